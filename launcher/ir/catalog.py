@@ -1,0 +1,78 @@
+"""What the models are: read from GGUF headers, or made from what the catalogue declares. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from launcher.ir.config import ArchitectureConfig
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One tensor: GGUF name, GGML type (`q4_K`, `f32`), shape in GGML order (ne0 is the row), bytes."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+class FilePart(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a (split) GGUF. `inode` is (st_dev, st_ino) where the file is at hand, for sharing."""
+
+    path: str
+    size_bytes: int
+    inode: tuple[int, int] | None = None
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A model in one quantization: all that a plan needs to know of it.
+
+    `source` is `gguf` when the header was read, `declared` when it was made from the catalogue; `measured` is
+    reserved for a proof by the server itself. `parts` are absolute or model_dir-relative paths in load order.
+    """
+
+    model: str
+    quantization: str
+    source: Literal["gguf", "declared", "measured"]
+    architecture: ArchitectureConfig
+    tensors: tuple[Tensor, ...]
+    parts: tuple[FilePart, ...]
+    header_digest: str = ""
+
+    @property
+    def path(self) -> str:
+        """The file passed to `--model`: part 1."""
+        return self.parts[0].path
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of all parts."""
+        return sum(p.size_bytes for p in self.parts)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Sum of all tensors."""
+        return sum(t.size_bytes for t in self.tensors)
+
+
+class ProjectorFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A multimodal projector. `compute_bytes` 0 = not declared."""
+
+    model: str
+    path: str
+    tensor_bytes: int
+    compute_bytes: int
+    source: Literal["gguf", "declared"]
+
+
+class Catalog(msgspec.Struct, frozen=True, kw_only=True):
+    """Every model file that the fleet uses, keyed `model@quantization`; projectors keyed by model."""
+
+    files: dict[str, ModelFile]
+    projectors: dict[str, ProjectorFile] = {}
+
+    def get(self, model: str, quantization: str) -> ModelFile | None:
+        """The file of `model` in `quantization`, if the catalogue has it."""
+        return self.files.get(f"{model}@{quantization}")

@@ -1,0 +1,558 @@
+"""What the user wrote, validated: the composed config as frozen types. Pure.
+
+Field names are the YAML keys. A field named `*_bytes` also takes `"18GB"` or `"500GiB"` (see `launcher.sizes`).
+A field without a default must be written. `ConfigDict` maps are keyed by the name other entries refer to.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from launcher.errors import Location
+
+ByteSize = Annotated[int, "bytes"]
+"""Bytes; the config decoder also accepts a string with a unit."""
+
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+LoadMode = Literal["mmap", "mlock", "mmap+mlock", "none", "dio"]
+FlashAttention = Literal["auto", "on", "off"]
+
+
+# --- hardware -----------------------------------------------------------------------------------------------
+
+
+class NumaNodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One NUMA node: its id, its logical CPUs as a Linux list (`0-47,96-143`), its memory."""
+
+    id: int
+    cpus: str
+    ram_bytes: ByteSize
+
+
+class CpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The host's processors. `nodes` empty means one node holding everything."""
+
+    sockets: int = 1
+    physical_cores: int
+    logical_cores: int
+    model: str = ""
+    features: tuple[str, ...] = ()
+    """Instruction sets that change memory (`amx_int8`, `avx512f`, `avx2`): llama.cpp repacks weights for them."""
+    nodes: tuple[NumaNodeConfig, ...] = ()
+
+
+class GpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One accelerator. `backend` is llama.cpp's; the device is named as the map key (`cuda0`)."""
+
+    backend: Literal["cuda", "vulkan", "rocm", "sycl", "metal", "rpc"]
+    vram_bytes: ByteSize
+    model: str = ""
+    target_min: float = 0.90
+    target_max: float = 0.95
+    """Share of `vram_bytes` that a plan should use, and must not exceed."""
+    endpoint: str | None = None
+    """`host:port` of the ggml-rpc-server, for backend rpc."""
+
+
+class HardwareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The machine a fleet is compiled for. RAM budget = ram_bytes - ram_reserve_bytes."""
+
+    name: str
+    description: str = ""
+    cpu: CpuConfig
+    ram_bytes: ByteSize
+    ram_reserve_bytes: ByteSize = 0
+    """For the system and its buffers; never planned."""
+    gpus: dict[str, GpuConfig] = {}
+    memlock_bytes: ByteSize | None = None
+    """RLIMIT_MEMLOCK of the processes; absent means unlimited."""
+    model_dir: str = "."
+    """Where relative model paths start."""
+
+
+# --- catalogue ----------------------------------------------------------------------------------------------
+
+
+class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Public hyper-parameters of a model, by llama.cpp's names; enough to size it with no file at hand.
+
+    Per-layer values may be lists. Zero or absent means that the architecture does not have it.
+    """
+
+    arch: str
+    """GGUF `general.architecture`: qwen2, qwen3moe, granitehybrid …"""
+    n_layer: int
+    n_embd: int
+    n_head: int | tuple[int, ...]
+    n_head_kv: int | tuple[int, ...]
+    n_vocab: int
+    n_ctx_train: int
+    n_ff: int | tuple[int, ...] = 0
+    key_length: int = 0
+    """Head size of K; 0 means n_embd / n_head."""
+    value_length: int = 0
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    """Q, K and V carry biases (qwen2)."""
+    qk_norm: bool = False
+    causal: bool = True
+    pooling: str | None = None
+    # experts
+    n_expert: int = 0
+    n_expert_used: int = 0
+    n_ff_exp: int = 0
+    n_expert_shared: int = 0
+    n_ff_shexp: int = 0
+    n_layer_dense_lead: int = 0
+    n_expert_used_min: int = 0
+    """Fewest experts with coherent output, as found by people who ran it; 0 = unknown."""
+    # sliding window
+    n_swa: int = 0
+    swa_pattern: int | tuple[bool, ...] = 0
+    """p: layer il slides iff il % p < p-1; or one flag a layer."""
+    key_length_swa: int = 0
+    value_length_swa: int = 0
+    # multi-head latent attention
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 0
+    rope_dim: int = 0
+    key_length_mla: int = 0
+    value_length_mla: int = 0
+    # recurrent layers
+    ssm_d_conv: int = 0
+    ssm_d_inner: int = 0
+    ssm_d_state: int = 0
+    ssm_n_group: int = 0
+    ssm_dt_rank: int = 0
+    full_attention_interval: int = 0
+    n_layer_kv: int = 0
+    """Layers that own KV when later layers share it (gemma3n); 0 = all."""
+    n_embd_per_layer: int = 0
+    n_token_types: int = 0
+    n_merges: int = 0
+    """BPE merges of the tokenizer; sizes the vocabulary's host memory."""
+    tokenizer: str = "gpt2"
+    """GGUF `tokenizer.ggml.model`: gpt2 (byte-level BPE), llama (SPM), bert (WordPiece)."""
+    tokenizer_pre: str = ""
+    bos_token_id: int | None = None
+
+
+class ModelFileConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One GGUF of a model. `bytes` is the published size, if known; split files name part 1."""
+
+    path: str
+    bytes: ByteSize | None = None
+    parts: int = 1
+
+
+class ProjectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A multimodal projector (mmproj) GGUF."""
+
+    path: str
+    bytes: ByteSize | None = None
+    compute_bytes: ByteSize = 0
+    """Worst-case compute buffer of the image encoder, when measured."""
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model: what it is, where its hyper-parameters were read, and its files by quantization."""
+
+    title: str
+    source: str
+    """Where the hyper-parameters were read (a public config.json, a model card)."""
+    license: str = ""
+    architecture: ArchitectureConfig
+    files: dict[str, ModelFileConfig]
+    projector: ProjectorConfig | None = None
+    domains: tuple[str, ...] = ()
+    """What it is good at, for routing (`coding_architecture`, `reasoning`)."""
+    notes: tuple[str, ...] = ()
+
+
+class QuantizationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A quantization mix: which GGML type each kind of tensor gets.
+
+    `mix` names llama.cpp's file type whose per-tensor rules apply (`Q4_K_M`); `default_type` is the type of
+    ordinary 2-D weights under it. `block` and `block_bytes` are that type's exact GGML block sizes.
+    """
+
+    mix: str
+    default_type: str
+    block: int
+    block_bytes: int
+    description: str = ""
+    quality_loss: str = ""
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A llama-server binary: where it is and which recorded dialect it speaks when it is not at hand."""
+
+    binary: str
+    """A path, a name on PATH, or `pkg://package/file` inside an installed Python package."""
+    dialect: str
+    """Name of a recorded dialect (`b10434`), used when the binary cannot be probed."""
+    library_path: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+
+
+# --- fleet --------------------------------------------------------------------------------------------------
+
+
+class TierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When servers of a tier run. hot: from start to stop; warm: on demand; cold: files on disk only."""
+
+    start: Literal["boot", "demand", "never"]
+    idle_timeout_s: float = 0
+    """Stop after this long without a request in flight; 0 = never."""
+    expansion_threshold: int = 0
+    """Requests in flight in a pool above which another server of the pool is started; 0 = never expand."""
+    oom_score_adjust: int = 0
+
+
+class DraftConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A draft model for speculative decoding, with its own KV types."""
+
+    model: str
+    quantization: str
+    n_max: int = 16
+    n_min: int = 0
+    p_min: float | None = None
+    cache_type_k: KvType = "f16"
+    cache_type_v: KvType = "f16"
+    n_gpu_layers: int | Literal["all"] = 0
+
+
+class NgramConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Speculation from n-grams of the context (`lookup` in the seed documents)."""
+
+    kind: Literal["simple", "map-k", "map-k4v", "mod", "cache"] = "simple"
+    n_max: int | None = None
+
+
+class NumaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Memory policy of a process, as numactl knows it."""
+
+    policy: Literal["interleave", "preferred", "bind"]
+    nodes: tuple[int, ...] = ()
+    """Empty with interleave means all nodes."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One llama-server: what it serves, where, and every choice that changes its memory or behaviour."""
+
+    model: str
+    quantization: str
+    tier: str
+    roles: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    description: str = ""
+    engine: str = "default"
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """Absent: the entry of this server's name in `ports`."""
+    # context and slots
+    slots: int | None = None
+    """Absent: the server's own auto (4 slots, unified KV)."""
+    n_ctx: int | None = None
+    n_ctx_per_slot: int | None = None
+    """Exactly one of n_ctx (whole) and n_ctx_per_slot; both absent: the model's training context."""
+    kv_unified: bool | None = None
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    flash_attention: FlashAttention = "auto"
+    cache_type_k: KvType = "f16"
+    cache_type_v: KvType = "f16"
+    swa_full: bool = False
+    context_checkpoints: int = 32
+    cache_ram_mib: int = 8192
+    """Prompt cache in host memory; 0 = off, -1 = no limit."""
+    embedding: bool = False
+    pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
+    # weights
+    load_mode: LoadMode = "mmap"
+    repack: bool = True
+    projector: bool = False
+    experts_used: int | None = None
+    # placement
+    devices: tuple[str, ...] = ()
+    """Names from hardware.gpus; empty = CPU only."""
+    n_gpu_layers: int | Literal["all", "auto"] = 0
+    n_cpu_moe: int = 0
+    tensor_split: tuple[float, ...] = ()
+    kv_offload: bool = True
+    threads: int | None = None
+    threads_batch: int | None = None
+    cpus: str | None = None
+    """Logical CPUs the process may use, as a Linux list."""
+    numa: NumaConfig | None = None
+    # speculation
+    draft: DraftConfig | None = None
+    ngram: NgramConfig | None = None
+    # lifecycle
+    exclusive: str | None = None
+    """Servers of one exclusive group never run at once; they may share a port and a device."""
+    default: bool = False
+    """In an exclusive group: the member that is started first."""
+    after: tuple[str, ...] = ()
+    start_timeout_s: float = 180
+    stall_timeout_s: float = 60
+    request_timeout_s: float = 600
+    stop_grace_s: float = 10
+    fatal: bool = True
+    """Whether the fleet's start fails when this server does."""
+    # other
+    reasoning: Literal["auto", "on", "off"] = "auto"
+    request_defaults: dict[str, Any] = {}
+    extra_args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    waive: tuple[str | dict[str, str], ...] = ()
+    """Codes of warnings accepted here, each with a reason: `- cpu/oversubscribed: never busy together`."""
+
+
+class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A container image to run as a service."""
+
+    image: str
+    ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A process beside the llama-servers that counts in ports, RAM and threads.
+
+    Exactly one of `command`, `container` and `builtin` (our own front).
+    """
+
+    description: str = ""
+    model: str = ""
+    host: str = "127.0.0.1"
+    port: int | None = None
+    command: tuple[str, ...] = ()
+    container: ContainerConfig | None = None
+    builtin: Literal["front"] | None = None
+    health_path: str = "/health"
+    ram_bytes: ByteSize = 0
+    threads: int = 0
+    start_timeout_s: float = 60
+    fatal: bool = True
+    tier: str = "hot"
+    env: dict[str, str] = {}
+
+
+class HookConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something done once after every HOT server is ready, in order. Exactly one of http, command, python."""
+
+    description: str = ""
+    http: str | None = None
+    """`server/path`: posts `body` to that server, e.g. `embedder_0/embedding`."""
+    body: dict[str, Any] = {}
+    command: tuple[str, ...] = ()
+    python: str | None = None
+    """Entry point `module:function`."""
+    timeout_s: float = 30
+    on_failure: Literal["fail", "warn"] = "warn"
+    enabled: bool = True
+
+
+# --- routing and orchestration ------------------------------------------------------------------------------
+
+
+class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Servers that take the same kinds of task, in order of preference; later ones join on expansion."""
+
+    servers: tuple[str, ...]
+    task_types: tuple[str, ...] = ()
+
+
+class BreakerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Circuit breaker of an upstream."""
+
+    failures: int = 3
+    open_s: float = 30
+    open_max_s: float = 300
+
+
+class EscalationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """To a stronger role when an answer is not good enough (not for failures: that is fallback)."""
+
+    chain: dict[str, str] = {}
+    max_retries: int = 2
+    max_escalations: int = 2
+
+
+class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who answers what. Names in values are servers, roles or aliases."""
+
+    default: str | None = None
+    """Answers when a request names no model."""
+    pools: dict[str, PoolConfig] = {}
+    fallback: dict[str, tuple[str, ...]] = {}
+    escalation: EscalationConfig = EscalationConfig()
+    breaker: BreakerConfig = BreakerConfig()
+    timeouts_s: dict[str, float] = {}
+    """Answer timeout by role, over the server's own request_timeout_s."""
+
+
+class ValidationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Generate, validate, commit: which server judges, and how often a block may be corrected."""
+
+    validator: str
+    policy: Literal["none", "final", "block_by_block"] = "block_by_block"
+    max_corrections: int = 3
+    system_prompt: str = ""
+
+
+class WarmPoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Model files kept resident in RAM so that a swap reads memory, not disk."""
+
+    models_min: int = 2
+    models_max: int = 3
+    ram_bytes: ByteSize = 0
+    predict: dict[str, str] = {}
+    """Domain → server likely to be needed next."""
+    patterns: tuple[tuple[str, ...], ...] = ()
+    """Sequences of servers: when all but the last just ran, the last is likely next."""
+
+
+class RungConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One rung of the ladder taken after out-of-memory. Absent fields stay as planned."""
+
+    server: str | None = None
+    quantization: str | None = None
+    n_ctx: int | None = None
+    cache_type_k: KvType | None = None
+    cache_type_v: KvType | None = None
+    n_gpu_layers: int | None = None
+
+
+class OrchestrationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first seed document's engine: a router, a validator, one worker at a time."""
+
+    router: str
+    workers: tuple[str, ...] = ()
+    router_timeout_s: float = 10
+    validation: ValidationConfig | None = None
+    prompts: dict[str, str] = {}
+    """System prompt by server."""
+    policies: dict[str, Literal["none", "final", "block_by_block"]] = {}
+    """Validation policy by domain."""
+    warm_pool: WarmPoolConfig | None = None
+    oom_ladder: tuple[RungConfig, ...] = ()
+    swap_target_s: float | None = None
+    tokens_per_second_min: float | None = None
+
+
+# --- runtime and deployment ---------------------------------------------------------------------------------
+
+
+class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The one HTTP port that clients talk to."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key_file: str | None = None
+    max_body_bytes: ByteSize = 64 * 1024**2
+    max_header_bytes: ByteSize = 64 * 1024
+    header_timeout_s: float = 10
+    idle_timeout_s: float = 75
+    connect_timeout_s: float = 5
+    queue_size: int = 256
+    queue_timeout_s: float = 60
+    allowed_hosts: tuple[str, ...] = ()
+    access_log: bool = False
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the supervisor behaves."""
+
+    front: FrontConfig = FrontConfig()
+    state_dir: str | None = None
+    """Absent: `$XDG_STATE_HOME/launch`."""
+    log_max_bytes: ByteSize = 16 * 1024**2
+    log_files: int = 3
+    parallel_start_below_bytes: ByteSize = 8 * 1024**3
+    """Models smaller than this start together; bigger ones one after another."""
+    max_parallel_starts: int = 4
+    backoff_s: float = 0.5
+    backoff_max_s: float = 30
+    crash_loop_failures: int = 5
+    crash_loop_window_s: float = 120
+    health_interval_s: float = 5
+    health_failures: int = 3
+    drain_timeout_s: float = 10
+
+
+class DeployConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How units are written."""
+
+    unit_prefix: str = "launch"
+    user: str | None = None
+    """Absent: DynamicUser."""
+    output_dir: str = "generated"
+    python: str = "/usr/bin/env"
+    hardening: bool = True
+    watchdog: bool = False
+
+
+class ProfileConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which part of the fleet a deployment runs."""
+
+    name: str
+    description: str = ""
+
+
+class StatedTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Figures that documents state; the plan says where the computed ones differ. Never used otherwise."""
+
+    hot_ram_bytes: ByteSize | None = None
+    kv_reserve_bytes: ByteSize | None = None
+    servers: int | None = None
+    source: str = ""
+
+
+class FleetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole composed config."""
+
+    hardware: HardwareConfig
+    profile: ProfileConfig
+    models: dict[str, ModelConfig]
+    quantizations: dict[str, QuantizationConfig]
+    tiers: dict[str, TierConfig]
+    engines: dict[str, EngineConfig]
+    ports: dict[str, int] = {}
+    servers: dict[str, ServerConfig] = {}
+    services: dict[str, ServiceConfig] = {}
+    hooks: dict[str, HookConfig] = {}
+    routing: RoutingConfig = RoutingConfig()
+    orchestration: OrchestrationConfig | None = None
+    runtime: RuntimeConfig = RuntimeConfig()
+    deploy: DeployConfig = DeployConfig()
+    include_warm: tuple[str, ...] = ()
+    stated: StatedTotals | None = None
+    waive: tuple[str | dict[str, str], ...] = ()
+
+
+class SourceMap(msgspec.Struct, frozen=True, kw_only=True):
+    """Where each dotted key of the composed config was written. List items are `key.0`."""
+
+    locations: dict[str, Location]
+
+    def find(self, key: str) -> Location | None:
+        """Location of `key`, or of its nearest written ancestor."""
+        while key:
+            if key in self.locations:
+                return self.locations[key]
+            key = key.rpartition(".")[0]
+        return None
+
+
+class Composed(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of the config stage: the typed config, where each value came from, and the plain tree."""
+
+    fleet: FleetConfig
+    sources: SourceMap
+    tree: dict[str, Any]
+    findings: tuple[Any, ...] = ()

@@ -1,0 +1,210 @@
+"""What the runtime reads: the fleet manifest and the routing table. Pure.
+
+The runtime imports no other stage's types but `DeviceMemory`'s plain figures, copied here as maps of bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+FLEET_SCHEMA = "launch.fleet/v1"
+ROUTES_SCHEMA = "launch.routes/v1"
+
+
+class DeviceNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process takes on a device, in bytes (see `launcher.ir.plan.DeviceMemory`)."""
+
+    device: str
+    committed_bytes: int
+    peak_bytes: int
+    file_bytes: int
+    locked_bytes: int = 0
+
+
+class ServerUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """One llama-server process as the supervisor runs it. `argv[0]` is the binary."""
+
+    name: str
+    roles: tuple[str, ...]
+    aliases: tuple[str, ...]
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    host: str
+    port: int
+    model: str
+    """Display name: the model entry and quantization."""
+    model_path: str
+    files: tuple[str, ...]
+    """Every file that must exist before a start: model parts, draft, projector."""
+    slots: int
+    n_ctx_per_slot: int
+    probe: Literal["completion", "embedding", "rerank"]
+    """How readiness is proven after /health and /props."""
+    tier: str
+    start: Literal["boot", "demand", "never"]
+    idle_timeout_s: float
+    expansion_threshold: int
+    exclusive: str | None
+    default: bool
+    after: tuple[str, ...]
+    start_timeout_s: float
+    stall_timeout_s: float
+    request_timeout_s: float
+    stop_grace_s: float
+    fatal: bool
+    request_defaults: dict[str, Any]
+    memory: tuple[DeviceNeed, ...]
+    argv_digest: str
+
+
+class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """A process beside the llama-servers; `argv` is empty for our own front."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    host: str
+    port: int
+    health_path: str
+    start: Literal["boot", "demand", "never"]
+    start_timeout_s: float
+    fatal: bool
+    ram_bytes: int
+    builtin: str | None
+    container: str | None
+    description: str = ""
+    model: str = ""
+
+
+class HookUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """A step after ready. For http: `server` and `path`, body as JSON."""
+
+    name: str
+    server: str | None
+    path: str | None
+    body: dict[str, Any]
+    command: tuple[str, ...]
+    python: str | None
+    timeout_s: float
+    on_failure: Literal["fail", "warn"]
+
+
+class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a device the fleet may use."""
+
+    name: str
+    kind: Literal["ram", "gpu"]
+    capacity_bytes: int
+    budget_bytes: int
+
+
+class FrontUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """The front's listening socket and limits."""
+
+    host: str
+    port: int
+    api_key_file: str | None
+    max_body_bytes: int
+    max_header_bytes: int
+    header_timeout_s: float
+    idle_timeout_s: float
+    connect_timeout_s: float
+    queue_size: int
+    queue_timeout_s: float
+    allowed_hosts: tuple[str, ...]
+    access_log: bool
+
+
+class SupervisorUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """Supervision settings (see `launcher.ir.config.RuntimeConfig`)."""
+
+    state_dir: str | None
+    log_max_bytes: int
+    log_files: int
+    backoff_s: float
+    backoff_max_s: float
+    crash_loop_failures: int
+    crash_loop_window_s: float
+    health_interval_s: float
+    health_failures: int
+    drain_timeout_s: float
+    max_parallel_starts: int
+
+
+class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`fleet.json`: everything that the runtime needs, and nothing that it must compute.
+
+    `servers` are in start order; `after` edges say what must be ready first.
+    """
+
+    schema: str = FLEET_SCHEMA
+    deployment: str
+    input_digest: str
+    launch_version: str
+    hardware: str
+    devices: tuple[DeviceBudget, ...]
+    servers: tuple[ServerUnit, ...]
+    services: tuple[ServiceUnit, ...]
+    hooks: tuple[HookUnit, ...]
+    supervisor: SupervisorUnit
+
+
+class RouteTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream server of the routing table."""
+
+    name: str
+    host: str
+    port: int
+    slots: int
+    n_ctx_per_slot: int
+    model: str
+    roles: tuple[str, ...]
+    aliases: tuple[str, ...]
+    start: Literal["boot", "demand", "never"]
+    exclusive: str | None
+    request_timeout_s: float
+    request_defaults: dict[str, Any]
+    embedding: bool
+    modalities: tuple[str, ...]
+
+
+class RoutePool(msgspec.Struct, frozen=True, kw_only=True):
+    """Servers that share task types, in order of preference."""
+
+    name: str
+    servers: tuple[str, ...]
+    task_types: tuple[str, ...]
+    expansion_threshold: int
+
+
+class BreakerUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """Circuit breaker: opens after `failures` in a row, for `open_s`, doubling to `open_max_s`."""
+
+    failures: int
+    open_s: float
+    open_max_s: float
+
+
+class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`routes.json`: every name a request may use → servers, in order of preference.
+
+    `names` maps server names, roles, aliases and model names to one or more servers (replicas).
+    """
+
+    schema: str = ROUTES_SCHEMA
+    deployment: str
+    input_digest: str
+    front: FrontUnit
+    targets: dict[str, RouteTarget]
+    names: dict[str, tuple[str, ...]]
+    default: str | None
+    pools: tuple[RoutePool, ...]
+    fallback: dict[str, tuple[str, ...]]
+    escalation: dict[str, str]
+    max_retries: int
+    max_escalations: int
+    breaker: BreakerUnit
+    timeouts_s: dict[str, float]
+    orchestration: dict[str, Any] | None = None

@@ -1,0 +1,47 @@
+"""What the machine has now. Pure types; `launcher.hardware` fills them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class HostNode(msgspec.Struct, frozen=True, kw_only=True):
+    """One NUMA node as /sys shows it."""
+
+    id: int
+    cpus: str
+    ram_bytes: int
+    free_bytes: int
+
+
+class HostGpu(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU as NVML shows it."""
+
+    name: str
+    backend: str
+    model: str
+    vram_bytes: int
+    free_bytes: int
+    driver: str = ""
+
+
+class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU, memory, GPUs and limits of this host. `memlock_bytes` None = unlimited.
+
+    RAM figures are bounded by this process's cgroup where one limits it. `cpus` are those we may run on.
+    """
+
+    hostname: str
+    cpu_model: str
+    features: tuple[str, ...]
+    sockets: int
+    physical_cores: int
+    logical_cores: int
+    cpus: str
+    ram_bytes: int
+    available_bytes: int
+    nodes: tuple[HostNode, ...]
+    gpus: tuple[HostGpu, ...]
+    memlock_bytes: int | None
+    page_bytes: int = 4096
+    numactl: str | None = None

@@ -1,0 +1,98 @@
+"""What is running now, as rooms of the runtime show it to each other. Pure types and protocols."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+ServerState = Literal["stopped", "starting", "ready", "sleeping", "stopping", "backoff", "failed"]
+
+
+class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One server or service as `launch status` shows it. Bytes measured are None where not known.
+
+    `drift` names what differs between the running argv and the compiled one ("" = nothing).
+    """
+
+    name: str
+    kind: Literal["server", "service"]
+    state: ServerState
+    port: int
+    pid: int | None = None
+    model: str = ""
+    tier: str = ""
+    roles: tuple[str, ...] = ()
+    started_at: float | None = None
+    """Unix time."""
+    ready_s: float | None = None
+    """Seconds from spawn to proven ready."""
+    restarts: int = 0
+    exit_code: int | None = None
+    error: str | None = None
+    log_file: str | None = None
+    log_tail: tuple[str, ...] = ()
+    planned_bytes: dict[str, int] = {}
+    measured_bytes: dict[str, int] = {}
+    in_flight: int = 0
+    slots: int = 0
+    tokens_per_second: float | None = None
+    drift: str = ""
+
+
+class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole fleet: who runs it, and every process. `schema` is `launch.status/v1`."""
+
+    schema: str = "launch.status/v1"
+    deployment: str
+    input_digest: str
+    runtime_pid: int | None
+    front: str | None
+    """URL of the front, None when no runtime serves it."""
+    ready: bool
+    """Every HOT server is ready."""
+    processes: tuple[ProcessStatus, ...]
+
+
+class Unavailable(Exception):
+    """A server cannot take a request now. `retry_after_s` is what the client is told, if a retry may help."""
+
+    def __init__(self, code: str, message: str, *, retry_after_s: float | None = None) -> None:
+        """`code` is stable (`server_failed`, `start_timeout`, `queue_full`)."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class Upstreams(Protocol):
+    """What the data plane may ask of whoever runs the servers. All calls are made in the runtime's loop."""
+
+    def state(self, name: str) -> ServerState:
+        """State of server `name` now; no waiting, no locks."""
+
+    async def wake(self, name: str, timeout_s: float) -> None:
+        """Return once `name` is ready, starting it if it is started on demand. Raises Unavailable."""
+
+    def enter(self, name: str) -> None:
+        """A request to `name` begins: it is busy until `leave`."""
+
+    def leave(self, name: str, *, ok: bool) -> None:
+        """A request to `name` ended; `ok` False when the upstream failed it."""
+
+
+class Control(Protocol):
+    """What the control API may ask of the runtime."""
+
+    def status(self) -> FleetStatus:
+        """Every process now."""
+
+    async def stop(self, names: tuple[str, ...]) -> None:
+        """Stop these servers, or everything and the runtime itself when empty. KeyError on an unknown name."""
+
+    async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
+        """Take over the manifest in `deployment_dir` (None = the present one) and restart `names`.
+
+        Returns `{"started": [...], "stopped": [...], "restarted": [...], "kept": [...]}`. With empty `names`,
+        only what changed is restarted. KeyError on an unknown name.
+        """

@@ -1,0 +1,173 @@
+"""What will run and what it takes. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from launcher.errors import Finding
+from launcher.ir.config import (
+    DraftConfig,
+    FlashAttention,
+    FleetConfig,
+    KvType,
+    LoadMode,
+    NgramConfig,
+    NumaConfig,
+    ServiceConfig,
+    TierConfig,
+)
+
+
+class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """What one server takes on one device, in bytes. Field names are CONTRACT's.
+
+    `committed` = cannot be reclaimed, at load; `peak` = with full slots and checkpoints; `growth` = optional
+    (prompt cache); `file` = file-backed pages, reclaimable, needed for speed; `locked` = of all, mlocked.
+    model_bytes + kv + recurrent + output + compute + draft + projector + overhead = committed + file.
+    """
+
+    device: str
+    model_bytes: int = 0
+    kv_bytes: int = 0
+    recurrent_bytes: int = 0
+    output_bytes: int = 0
+    compute_bytes: int = 0
+    draft_bytes: int = 0
+    projector_bytes: int = 0
+    overhead_bytes: int = 0
+    committed_bytes: int = 0
+    peak_bytes: int = 0
+    growth_bytes: int = 0
+    file_bytes: int = 0
+    locked_bytes: int = 0
+    shared_with: tuple[str, ...] = ()
+    """Servers that map the same file, where the load mode shares its pages; counted once, at the first by name."""
+
+    @property
+    def planned_bytes(self) -> int:
+        """Resident after start: committed plus file-backed."""
+        return self.committed_bytes + self.file_bytes
+
+    @property
+    def resident_peak_bytes(self) -> int:
+        """The most that is resident without the optional growth: peak plus file-backed."""
+        return self.peak_bytes + self.file_bytes
+
+
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One NUMA node's share."""
+
+    id: int
+    capacity_bytes: int
+    planned_bytes: int
+
+
+class DevicePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One memory: capacity, what may be planned, the HOT set, and the worst set that the tiers allow."""
+
+    name: str
+    kind: Literal["ram", "gpu"]
+    capacity_bytes: int
+    budget_bytes: int
+    planned_bytes: int
+    peak_bytes: int
+    nodes: tuple[NodePlan, ...] = ()
+
+
+class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One llama-server with every choice made: nothing here is left to the binary's defaults.
+
+    Contexts are in tokens after llama.cpp's padding. `n_gpu_layers` is a number. Spelling is render's work.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    aliases: tuple[str, ...]
+    tier: str
+    engine: str
+    host: str
+    port: int
+    model: str
+    quantization: str
+    model_path: str
+    file_parts: tuple[str, ...]
+    arch: str
+    source: Literal["gguf", "declared", "measured"]
+    slots: int
+    n_ctx: int
+    n_ctx_per_slot: int
+    n_ctx_train: int
+    kv_unified: bool
+    n_batch: int
+    n_ubatch: int
+    flash_attention: FlashAttention
+    cache_type_k: KvType
+    cache_type_v: KvType
+    swa_full: bool
+    context_checkpoints: int
+    cache_ram_mib: int
+    embedding: bool
+    pooling: str | None
+    load_mode: LoadMode
+    repack: bool
+    projector_path: str | None
+    expert_override: tuple[str, int] | None
+    """`(architecture.expert_used_count, n)` for --override-kv."""
+    devices: tuple[str, ...]
+    n_gpu_layers: int
+    n_cpu_moe: int
+    tensor_split: tuple[float, ...]
+    kv_offload: bool
+    threads: int
+    threads_batch: int
+    cpus: str | None
+    numa: NumaConfig | None
+    draft: DraftConfig | None
+    draft_path: str | None
+    ngram: NgramConfig | None
+    exclusive: str | None
+    default: bool
+    after: tuple[str, ...]
+    start_timeout_s: float
+    stall_timeout_s: float
+    request_timeout_s: float
+    stop_grace_s: float
+    fatal: bool
+    reasoning: str
+    request_defaults: dict[str, Any]
+    extra_args: tuple[str, ...]
+    env: dict[str, str]
+    memory: tuple[DeviceMemory, ...]
+
+
+class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A service with its port settled."""
+
+    name: str
+    port: int
+    config: ServiceConfig
+
+
+class PlanTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over the fleet, computed, never typed. `hot_ram_bytes` and `warm_ram_bytes` are planned RAM."""
+
+    hot_ram_bytes: int
+    warm_ram_bytes: int
+    kv_bytes: int
+    threads: int
+
+
+class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole decision: servers in start order, services, devices, totals, and findings that do not stop it."""
+
+    deployment: str
+    input_digest: str
+    config: FleetConfig
+    tiers: dict[str, TierConfig]
+    devices: tuple[DevicePlan, ...]
+    servers: tuple[ServerPlan, ...]
+    services: tuple[ServicePlan, ...]
+    totals: PlanTotals
+    findings: tuple[Finding, ...]

