@@ -54,7 +54,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[ProcessStatus, ...]
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A server cannot take a request now. `retry_after_s` is what the client is told, if a retry may help."""
 
     def __init__(self, code: str, message: str, *, retry_after_s: float | None = None) -> None:
@@ -72,7 +72,7 @@ class Upstreams(Protocol):
         """State of server `name` now; no waiting, no locks."""
 
     async def wake(self, name: str, timeout_s: float) -> None:
-        """Return once `name` is ready, starting it if it is started on demand. Raises Unavailable."""
+        """Return once `name` is ready, starting it if it is started on demand. Raises UnavailableError."""
 
     def enter(self, name: str) -> None:
         """A request to `name` begins: it is busy until `leave`."""
