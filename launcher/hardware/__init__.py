@@ -1,1 +1,11 @@
-"""Room to be built."""
+"""The host as it is: CPUs, memory, GPUs, limits, ports. I/O.
+
+In: this machine (/proc, /sys, psutil, NVML, rlimits). Out: `HostInventory`; a hardware config of this machine
+(`hardware=auto`); findings about a manifest that this host cannot run now.
+"""
+
+from launcher.hardware.checks import HostFacts, check_host, gather_facts
+from launcher.hardware.inventory import take_inventory
+from launcher.hardware.probe import hardware_tree
+
+__all__ = ["HostFacts", "check_host", "gather_facts", "hardware_tree", "take_inventory"]

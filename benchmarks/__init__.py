@@ -1,0 +1,1 @@
+"""Benchmarks: each compares with the thing it must beat, in one run."""

@@ -1,0 +1,279 @@
+"""Every command with its options and help; what they do is in the files beside this one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.cli.complete import complete_deployed, complete_overrides
+from launcher.cli.terminal import Terminal
+
+app = typer.Typer(
+    name="launch",
+    help=(
+        "Compile and run a fleet of llama.cpp servers.\n\n"
+        "\b\n"
+        "launch hardware=auto profile=dev            start the embedded default fleet\n"
+        "launch plan hardware=epyc profile=hot_only  what would run, and what it takes\n"
+        "launch servers.assistant.slots=4            any value can be overridden (Hydra's grammar)\n"
+    ),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[OVERRIDES]...",
+        help="Hydra overrides: hardware=epyc servers.coder.slots=4 +server=mine ~servers.worker_vision",
+        autocompletion=complete_overrides,
+        show_default=False,
+    ),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Servers or services.", autocompletion=complete_deployed),
+]
+ConfigDir = Annotated[
+    list[Path] | None,
+    typer.Option("--config-dir", help="Your own config groups, searched before the packaged ones; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas: docs/schemas).")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colour, also on a terminal (NO_COLOR works too).")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: command lines, every start.")]
+
+
+def command_names() -> frozenset[str]:
+    """Names of all commands."""
+    return frozenset(c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None)
+
+
+def run_app(words: list[str]) -> int:
+    """Runs one command line; usage errors exit 2 as Typer reports them. Returns the exit code."""
+    result = app(words, standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _request(overrides: list[str] | None, config_dir: list[Path] | None) -> tuple[list[str], list[Path]]:
+    """Overrides and config dirs as lists; the directories absolute, because `reload` may run elsewhere."""
+    return list(overrides or ()), [d.absolute() for d in config_dir or ()]
+
+
+@app.command()
+def up(
+    overrides: Overrides = None,
+    *,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once the fleet is ready; it runs on.")] = False,
+    config_dir: ConfigDir = None,
+    json: Json = False,
+    no_color: NoColor = False,
+    verbose: Verbose = False,
+) -> int:
+    """Start a fleet, wait until it is ready, serve it; Ctrl-C drains and stops.
+
+    \b
+    launch up profile=dev
+    launch hardware=epyc profile=hot_only --detach
+    """
+    from launcher.cli.fleet import bring_up
+
+    return bring_up(*_request(overrides, config_dir), detach=detach, as_json=json, no_color=no_color, verbose=verbose)
+
+
+@app.command()
+def plan(
+    overrides: Overrides = None,
+    *,
+    config_dir: ConfigDir = None,
+    json: Json = False,
+    no_color: NoColor = False,
+    verbose: Verbose = False,
+) -> int:
+    """Show what would run, what it takes on every device, and what is wrong. Touches nothing.
+
+    \b
+    launch plan hardware=epyc profile=hot_only
+    launch plan hardware=sovereign profile=three_tier --json
+    """
+    from launcher.cli.build import show
+
+    return show(*_request(overrides, config_dir), as_json=json, no_color=no_color, verbose=verbose)
+
+
+@app.command()
+def render(
+    overrides: Overrides = None,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 8 when files on disk differ.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Write nothing; show how files on disk differ.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Parent folder; default: deploy.output_dir.")
+    ] = None,
+    config_dir: ConfigDir = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Write commands, systemd units, manifest and routes to generated/DEPLOYMENT/.
+
+    \b
+    launch render hardware=epyc profile=hot_only
+    launch render hardware=epyc profile=hot_only --check
+    """
+    from launcher.cli.build import write
+
+    return write(
+        *_request(overrides, config_dir), check=check, diff=diff, output=output, as_json=json, no_color=no_color
+    )
+
+
+@app.command()
+def check(
+    overrides: Overrides = None,
+    *,
+    config_dir: ConfigDir = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Hold the plan against this host: binary, flags, files, memory, locks, ports.
+
+    \b
+    launch check hardware=epyc profile=hot_only
+    """
+    from launcher.cli.build import examine
+
+    return examine(*_request(overrides, config_dir), as_json=json, no_color=no_color)
+
+
+@app.command()
+def status(
+    names: Names = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="One live screen; Ctrl-C ends it.")] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Show every process of every running fleet: state, pid, model, memory."""
+    from launcher.cli.running import show_status
+
+    return show_status(tuple(names or ()), watch=watch, as_json=json, no_color=no_color)
+
+
+@app.command()
+def stop(
+    names: Names = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Stop every fleet and its runtime.")] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Drain and stop servers, or all of them.
+
+    \b
+    launch stop coder
+    launch stop --all
+    """
+    from launcher.cli.running import stop_servers
+
+    return stop_servers(tuple(names or ()), everything=everything, as_json=json, no_color=no_color)
+
+
+@app.command()
+def reload(
+    names: Names = None,
+    *,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Compile again with the overrides of `up`, show what changes, restart only that (and NAMES)."""
+    from launcher.cli.running import reload_servers
+
+    return reload_servers(tuple(names or ()), as_json=json, no_color=no_color)
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="Server or service.", autocompletion=complete_deployed)],
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
+) -> int:
+    """Print a server's log."""
+    from launcher.cli.running import show_logs
+
+    return show_logs(name, follow=follow, lines=lines)
+
+
+@app.command()
+def config(
+    overrides: Overrides = None,
+    *,
+    config_dir: ConfigDir = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Show the composed config, each value with where it was written.
+
+    \b
+    launch config hardware=epyc profile=hot_only
+    launch config servers.assistant.slots=4 --json
+    """
+    from launcher.cli.build import show_config
+
+    return show_config(*_request(overrides, config_dir), as_json=json, no_color=no_color)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A model file; of a split one, part 1.")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="n_ctx=16384 slots=2 n_ubatch=256 …")
+    ] = None,
+    *,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Show what a model file is, and what a server needs to run it.
+
+    \b
+    launch inspect model.gguf n_ctx=16384 slots=2 cache_type_k=q8_0
+    """
+    from launcher.cli.build import inspect_file
+
+    return inspect_file(file, list(fields or ()), as_json=json, no_color=no_color)
+
+
+@app.command()
+def explain(
+    code: Annotated[str | None, typer.Argument(help="A finding's code; none lists all.")] = None,
+    *,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Explain a finding: what it means, an example, how to fix it.
+
+    \b
+    launch explain plan/ram-over-budget
+    """
+    from launcher.cli.explain import show_explanation
+
+    return show_explanation(code, as_json=json, no_color=no_color)
+
+
+@app.command()
+def serve(
+    directory: Annotated[Path, typer.Argument(help="A rendered deployment: generated/NAME.")],
+    *,
+    no_color: NoColor = False,
+    verbose: Verbose = False,
+) -> int:
+    """Run a rendered deployment: the runtime alone, without the compiler (what a unit runs)."""
+    from launcher.cli.progress import Progress
+    from launcher.runtime import run
+
+    progress = Progress(Terminal(sys.stderr, no_color=no_color), verbose=verbose)
+    return run(directory, on_event=progress)

@@ -1,0 +1,61 @@
+"""The command line before Typer sees it, and completion of overrides. Pure but for the group listing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+_OVERRIDE = re.compile(r"(?:\+\+?|~)?[A-Za-z_][\w./@-]*=.*|[~+][A-Za-z_][\w./@-]*", re.DOTALL)
+_FLAGS = frozenset({"--json", "--no-color", "--verbose", "-v"})
+_WITH_VALUE = frozenset({"--config-dir"})
+
+
+def is_override(word: str) -> bool:
+    """Whether `word` is a Hydra override (`a=b`, `+a=b`, `~a`) and not a command."""
+    return _OVERRIDE.fullmatch(word) is not None
+
+
+def with_command(argv: Sequence[str], commands: Collection[str]) -> list[str]:
+    """`argv` with global options moved behind the command, and `up` put in when the first word is an override.
+
+    `--detach hardware=dev` is `up --detach hardware=dev`; words that are neither stay for Typer to refuse.
+    """
+    words = list(argv)
+    leading: list[str] = []
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        word = words[at]
+        if word in _WITH_VALUE and at + 1 < len(words):
+            leading += words[at : at + 2]
+            at += 2
+        elif word in _FLAGS or word.partition("=")[0] in _WITH_VALUE or word == "--detach":
+            leading.append(word)
+            at += 1
+        else:
+            break
+    rest = words[at:]
+    if rest and rest[0] in commands:
+        return [rest[0], *leading, *rest[1:]]
+    if rest and is_override(rest[0]):
+        return ["up", *leading, *rest]
+    return [*leading, *rest]
+
+
+def complete_override(
+    args: Sequence[str], incomplete: str, options: Mapping[str, Sequence[str]], keys: Sequence[str]
+) -> list[str]:
+    """Candidates for the override being typed.
+
+    Bash splits `hardware=ep` into three words at `=` and wants only what follows it; zsh and fish give one word
+    and want it whole. `options` are groups with their choices, `keys` dotted keys that take a value.
+    """
+    if incomplete == "=" and args:
+        return list(options.get(args[-1].lstrip("+~"), ()))
+    if len(args) >= 2 and args[-1] == "=":
+        return [o for o in options.get(args[-2].lstrip("+~"), ()) if o.startswith(incomplete)]
+    name, equals, value = incomplete.partition("=")
+    if equals:
+        return [f"{name}={o}" for o in options.get(name.lstrip("+~"), ()) if o.startswith(value)]
+    prefix = incomplete[: len(incomplete) - len(incomplete.lstrip("+~"))]
+    typed = incomplete[len(prefix) :]
+    return [f"{prefix}{k}=" for k in sorted({*options, *keys}) if k.startswith(typed)]

@@ -1,0 +1,33 @@
+"""Findings as text, the way compilers print them (CONTRACT "Finding")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from launcher.cli.terminal import Terminal
+from launcher.errors import Finding
+
+_STYLE = {"error": "red", "warning": "yellow", "note": "cyan"}
+_RANK = {"error": 0, "warning": 1, "note": 2}
+
+
+def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
+    """Errors first, each with its place, notes and fixes."""
+    for finding in sorted(findings, key=lambda f: _RANK[f.severity]):
+        place = f"{finding.location}: " if finding.location else ""
+        head = terminal.style(f"{finding.severity}[{finding.code}]", _STYLE[finding.severity], "bold")
+        terminal.line(f"{place}{head}: {finding.message}")
+        for note in finding.notes:
+            terminal.line(f"  = {note}")
+        for fix in finding.fixes:
+            effect = f" {fix.effect}" if fix.effect else ""
+            terminal.line(f"  = fix: {terminal.style(fix.override, 'green')}{effect}")
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """`1 error, 2 warnings, 3 notes`."""
+    counts = dict.fromkeys(_RANK, 0)
+    for finding in findings:
+        counts[finding.severity] += 1
+    parts = [f"{n} {severity}{'s' if n != 1 else ''}" for severity, n in counts.items() if n]
+    return ", ".join(parts) or "no findings"

@@ -1,0 +1,114 @@
+"""`launch plan` for people: servers, memory as bars, findings."""
+
+from __future__ import annotations
+
+from launcher.cli.findings import show_findings, summary
+from launcher.cli.terminal import Terminal
+from launcher.compiler import Compilation
+from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan
+from launcher.sizes import GIB, MIB, gib
+
+_NUMBERS = frozenset({1, 5, 6, 7, 8, 9, 10, 11})
+
+
+def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = False) -> None:
+    """The whole plan. `verbose` adds each server's command line."""
+    plan = compiled.plan
+    terminal.line(f"{terminal.style(plan.deployment, 'bold')}  {plan.config.profile.description}".rstrip())
+    terminal.line()
+    _servers(terminal, plan)
+    if plan.services:
+        terminal.line()
+        _services(terminal, plan)
+    terminal.line()
+    for device in plan.devices:
+        _device(terminal, device)
+    totals = plan.totals
+    terminal.line()
+    terminal.line(
+        f"{len(plan.servers)} servers, {len(plan.services)} services; HOT {gib(totals.hot_ram_bytes)} of RAM"
+        + (f", WARM {gib(totals.warm_ram_bytes)}" if totals.warm_ram_bytes else "")
+        + f", K/V {gib(totals.kv_bytes)}, {totals.threads} threads on {plan.config.hardware.cpu.physical_cores} cores"
+    )
+    if verbose:
+        import shlex
+
+        for name, argv in compiled.argv.items():
+            terminal.line()
+            terminal.line(terminal.style(name, "bold"))
+            terminal.line(f"  {shlex.join(argv)}")
+    terminal.line()
+    show_findings(terminal, compiled.findings)
+    terminal.line(summary(compiled.findings))
+
+
+def _size(size_bytes: int) -> str:
+    """Short size for a column: `17.3G`, `412M`, `-`."""
+    if size_bytes == 0:
+        return "-"
+    return f"{size_bytes / GIB:.1f}G" if size_bytes >= GIB else f"{size_bytes / MIB:.0f}M"
+
+
+def _servers(terminal: Terminal, plan: FleetPlan) -> None:
+    """One row a server and device."""
+    header = (
+        "SERVER",
+        "PORT",
+        "TIER",
+        "MODEL",
+        "DEVICE",
+        "SLOTS",
+        "CTX/SLOT",
+        "MODEL",
+        "K/V",
+        "COMPUTE",
+        "OTHER",
+        "TOTAL",
+    )
+    rows = []
+    for server in plan.servers:
+        for index, memory in enumerate(server.memory):
+            known = memory.model_bytes + memory.kv_bytes + memory.compute_bytes
+            total = memory.committed_bytes + memory.file_bytes
+            cells = (
+                *(_identity(server) if index == 0 else ("", "", "", "")),
+                memory.device,
+                *((str(server.slots), str(server.n_ctx_per_slot)) if index == 0 else ("", "")),
+                _size(memory.model_bytes),
+                _size(memory.kv_bytes),
+                _size(memory.compute_bytes),
+                _size(max(0, total - known)),
+                _size(total),
+            )
+            rows.append(cells)
+    terminal.table(header, rows, right=_NUMBERS)
+
+
+def _identity(server: ServerPlan) -> tuple[str, str, str, str]:
+    """Name, port, tier, model of a server's first row."""
+    return server.name, str(server.port), server.tier, f"{server.model} {server.quantization}"
+
+
+def _services(terminal: Terminal, plan: FleetPlan) -> None:
+    """One row a service."""
+    rows = [
+        (s.name, str(s.port), _size(s.config.ram_bytes), s.config.model or s.config.description) for s in plan.services
+    ]
+    terminal.table(("SERVICE", "PORT", "RAM", "WHAT"), rows, right=frozenset({1, 2}))
+
+
+def _device(terminal: Terminal, device: DevicePlan) -> None:
+    """A bar a memory: planned of budget, the peak beside it."""
+    share = device.planned_bytes / device.budget_bytes if device.budget_bytes else 1.0
+    colour = "red" if max(device.planned_bytes, device.peak_bytes) > device.budget_bytes else "green"
+    terminal.line(
+        f"{device.name:<8} {terminal.style(terminal.bar(share), colour)} {share:>6.1%}  "
+        f"{gib(device.planned_bytes)} planned, {gib(device.peak_bytes)} peak, {gib(device.budget_bytes)} budget "
+        f"of {gib(device.capacity_bytes)}"
+    )
+    for node in device.nodes:
+        share = node.planned_bytes / node.capacity_bytes if node.capacity_bytes else 1.0
+        terminal.line(
+            f"  node{node.id:<2} {terminal.bar(share)} {share:>6.1%}  "
+            f"{gib(node.planned_bytes)} planned of {gib(node.capacity_bytes)}"
+        )

@@ -1,0 +1,139 @@
+"""The compiler's table of contents: overrides in, a checked deployment out.
+
+overrides ─config→ FleetConfig ─catalog→ Catalog ─plan→ FleetPlan ─render→ Deployment
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher import __version__, catalog, config, engine, plan
+from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, has_errors
+from launcher.files import packaged_dir
+from launcher.ir.catalog import Catalog
+from launcher.ir.config import Composed, FleetConfig
+from launcher.ir.deployment import Deployment
+from launcher.ir.dialect import Dialect
+from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.ir.plan import FleetPlan
+from launcher.render import render_argv
+
+
+class Compilation(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one compile found out. `findings` are located and cover every stage, errors included."""
+
+    composed: Composed
+    catalog: Catalog
+    plan: FleetPlan
+    engines: dict[str, tuple[str, Dialect]]
+    """Engine name → (binary, dialect)."""
+    argv: dict[str, tuple[str, ...]]
+    """Server name → command line."""
+    findings: tuple[Finding, ...]
+
+    def require(self) -> None:
+        """Raises the error class of the first stage that found an error."""
+        for error, prefixes in STAGES:
+            stage = [f for f in self.findings if f.code.startswith(prefixes)]
+            if has_errors(stage):
+                raise error(f for f in self.findings if f.severity == "error")
+
+
+STAGES: tuple[tuple[type[LaunchError], tuple[str, ...]], ...] = (
+    (ConfigError, ("config/",)),
+    (CatalogError, ("catalog/",)),
+    (PlanError, ("plan/", "cpu/")),
+    (EngineError, ("engine/",)),
+)
+
+
+def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Compilation:
+    """Compose, size, plan and spell the fleet that `overrides` describe.
+
+    `config_dirs` are the user's own groups, searched before the packaged ones. Raises ConfigError or CatalogError
+    when there is nothing to plan; later errors are in `findings` (see `Compilation.require`).
+    """
+    composed = config.compose(
+        overrides,
+        config_dirs=(*config_dirs, packaged_dir("conf")),
+        virtual={"hardware/auto": _probe_hardware},
+    )
+    fleet = composed.fleet
+    try:
+        models, found = catalog.build(fleet)
+        engines = {name: _engine(fleet, name) for name in sorted({s.engine for s in fleet.servers.values()})}
+    except LaunchError as error:
+        raise type(error)(config.locate(error.findings, composed.sources)) from None
+    planned = plan.plan_fleet(
+        fleet, models, deployment=deployment_name(fleet), input_digest=_input_digest(composed.tree, models, engines)
+    )
+    argv: dict[str, tuple[str, ...]] = {}
+    spelled: list[Finding] = []
+    for server in planned.servers:
+        binary, dialect = engines[server.engine]
+        argv[server.name], complaints = render_argv(server, dialect, binary)
+        spelled += complaints
+    findings = (*composed.findings, *found, *planned.findings, *spelled)
+    return Compilation(
+        composed=composed,
+        catalog=models,
+        plan=planned,
+        engines=engines,
+        argv=argv,
+        findings=config.locate(findings, composed.sources),
+    )
+
+
+def render(compiled: Compilation) -> tuple[Deployment, FleetManifest, RoutingTable]:
+    """The files of a compilation without errors, as values. Raises what `Compilation.require` raises."""
+    from launcher.render import render_fleet
+
+    compiled.require()
+    rendered = render_fleet(compiled.plan, compiled.engines, _templates(), __version__)
+    if has_errors(rendered.findings):
+        raise EngineError(config.locate(rendered.findings, compiled.composed.sources))
+    return rendered.deployment, rendered.manifest, rendered.routes
+
+
+def deployment_name(fleet: FleetConfig) -> str:
+    """`epyc-hot_only`: what a deployment's folder and state are called."""
+    return f"{fleet.hardware.name}-{fleet.profile.name}"
+
+
+def _probe_hardware() -> dict[str, Any]:
+    """This host as a hardware fragment."""
+    from launcher.hardware import hardware_tree, take_inventory
+
+    return hardware_tree(take_inventory())
+
+
+def _engine(fleet: FleetConfig, name: str) -> tuple[str, Dialect]:
+    """Binary and dialect of an engine. `dialect: probe` asks the binary itself."""
+    entry = fleet.engines[name]
+    binary = engine.resolve_binary(entry)
+    if entry.dialect == "probe":
+        return binary, engine.probe(Path(binary), None)
+    return binary, engine.recorded(entry.dialect)
+
+
+def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, tuple[str, Dialect]]) -> str:
+    """sha256 over all that decides the output: the config (models in use only), headers, dialects, our version."""
+    used = {file.model for file in models.files.values()}
+    inputs = {
+        "version": __version__,
+        "config": tree | {"models": {k: v for k, v in tree.get("models", {}).items() if k in used}},
+        "headers": {key: file.header_digest for key, file in models.files.items() if file.source == "gguf"},
+        "dialects": {name: dialect.version for name, (_, dialect) in engines.items()},
+    }
+    return "sha256:" + hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()
+
+
+def _templates() -> dict[str, str]:
+    """Every packaged template by name."""
+    root = packaged_dir("templates")
+    return {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in sorted(root.rglob("*.j2"))}

@@ -1,0 +1,151 @@
+"""Reads this host into a `HostInventory`."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+from pathlib import Path
+
+import psutil
+
+from launcher.hardware.cpulist import format_cpulist, parse_cpulist
+from launcher.ir.host import HostGpu, HostInventory, HostNode
+
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon", "asimd", "i8mm", "sve")
+"""CPU flags that decide which weights llama.cpp repacks."""
+
+
+def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc")) -> HostInventory:
+    """CPU, memory, GPUs and limits of this host now; what cannot be read is left at its plain default."""
+    memory = psutil.virtual_memory()
+    limit = cgroup_memory_limit(sys_root, proc_root)
+    model, flags = _cpuinfo(proc_root)
+    ours = frozenset(os.sched_getaffinity(0))
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    total, available = memory.total, memory.available
+    if limit is not None:
+        maximum, used = limit
+        total, available = min(total, maximum), min(available, max(0, maximum - used))
+    logical = psutil.cpu_count() or len(ours)
+    return HostInventory(
+        hostname=os.uname().nodename,
+        cpu_model=model,
+        features=tuple(f for f in FEATURES if f in flags),
+        sockets=_sockets(sys_root),
+        physical_cores=psutil.cpu_count(logical=False) or logical,
+        logical_cores=logical,
+        cpus=format_cpulist(ours),
+        ram_bytes=total,
+        available_bytes=available,
+        nodes=_nodes(sys_root),
+        gpus=nvidia_gpus(),
+        # CAP_IPC_LOCK, which root has, lifts the limit
+        memlock_bytes=None if soft == resource.RLIM_INFINITY or os.geteuid() == 0 else soft,
+        page_bytes=os.sysconf("SC_PAGE_SIZE"),
+        numactl=shutil.which("numactl"),
+    )
+
+
+def _read(path: Path) -> str | None:
+    """Text of a pseudo-file, None where it is not there or not readable."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _cpuinfo(proc_root: Path) -> tuple[str, frozenset[str]]:
+    """Name and flags of the first processor."""
+    text = _read(proc_root / "cpuinfo") or ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return (name[1].strip() if name else ""), frozenset(flags[1].split() if flags else ())
+
+
+def _sockets(sys_root: Path) -> int:
+    """Distinct physical packages, at least 1."""
+    packages = {
+        text.strip()
+        for path in (sys_root / "devices/system/cpu").glob("cpu[0-9]*/topology/physical_package_id")
+        if (text := _read(path))
+    }
+    return max(1, len(packages))
+
+
+def _nodes(sys_root: Path) -> tuple[HostNode, ...]:
+    """NUMA nodes that have memory, by id."""
+    nodes = []
+    for path in (sys_root / "devices/system/node").glob("node[0-9]*"):
+        info = dict(re.findall(r"(MemTotal|MemFree):\s+(\d+) kB", _read(path / "meminfo") or ""))
+        if int(info.get("MemTotal", 0)) == 0:
+            continue
+        cpus = (_read(path / "cpulist") or "").strip()
+        nodes.append(
+            HostNode(
+                id=int(path.name[4:]),
+                cpus=format_cpulist(parse_cpulist(cpus)),
+                ram_bytes=int(info["MemTotal"]) * 1024,
+                free_bytes=int(info.get("MemFree", 0)) * 1024,
+            )
+        )
+    return tuple(sorted(nodes, key=lambda node: node.id))
+
+
+def cgroup_memory_limit(sys_root: Path, proc_root: Path) -> tuple[int, int] | None:
+    """(limit, used) in bytes of the tightest memory cgroup above this process, v1 or v2; None when unlimited."""
+    tightest: tuple[int, int] | None = None
+    for line in (_read(proc_root / "self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit_name, used_name = sys_root / "fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root = sys_root / "fs/cgroup/memory"
+            limit_name, used_name = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        parts = [p for p in path.split("/") if p]
+        for depth in range(len(parts), -1, -1):
+            group = root.joinpath(*parts[:depth])
+            limit, used = (_read(group / limit_name) or "").strip(), (_read(group / used_name) or "").strip()
+            # v1 writes "no limit" as a huge page-rounded number
+            if not limit.isdigit() or int(limit) >= 1 << 60:
+                continue
+            room = (int(limit), int(used) if used.isdigit() else 0)
+            if tightest is None or room[0] - room[1] < tightest[0] - tightest[1]:
+                tightest = room
+    return tightest
+
+
+def nvidia_gpus() -> tuple[HostGpu, ...]:
+    """NVIDIA GPUs through NVML, named `cuda0` … in NVML order; none where there is no driver."""
+    if not Path("/dev/nvidiactl").exists():
+        return ()
+    import pynvml  # noqa: PLC0415 - 20 ms that only a host with the driver pays
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        driver = str(pynvml.nvmlSystemGetDriverVersion())
+        gpus = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            gpus.append(
+                HostGpu(
+                    name=f"cuda{index}",
+                    backend="cuda",
+                    model=str(pynvml.nvmlDeviceGetName(handle)),
+                    vram_bytes=int(memory.total),
+                    free_bytes=int(memory.free),
+                    driver=driver,
+                )
+            )
+        return tuple(gpus)
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()

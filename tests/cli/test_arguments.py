@@ -1,0 +1,66 @@
+"""The command line before Typer: the default command, global options, completion."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.cli.app import command_names
+from launcher.cli.arguments import complete_override, is_override, with_command
+
+OPTIONS = {"hardware": ["auto", "epyc", "sovereign"], "profile": ["dev", "full"]}
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["hardware=epyc", "profile=hot_only"], ["up", "hardware=epyc", "profile=hot_only"]),
+        (["--detach", "hardware=dev"], ["up", "--detach", "hardware=dev"]),
+        (["--config-dir", "mine", "a=1"], ["up", "--config-dir", "mine", "a=1"]),
+        (["--json", "plan", "a=1"], ["plan", "--json", "a=1"]),
+        (["--config-dir=mine", "plan"], ["plan", "--config-dir=mine"]),
+        (["~servers.worker_vision"], ["up", "~servers.worker_vision"]),
+        (["+server=mine"], ["up", "+server=mine"]),
+        (["++a.b=1"], ["up", "++a.b=1"]),
+        (["plan", "a=1"], ["plan", "a=1"]),
+        (["--help"], ["--help"]),
+        (["nonsense"], ["nonsense"]),
+        ([], []),
+    ],
+)
+def test_first_override_means_up(argv: list[str], words: list[str]) -> None:
+    """An override as the first word is `up`; global options move behind the command."""
+    assert with_command(argv, command_names()) == words
+
+
+@given(st.lists(st.text(max_size=20), max_size=6))
+def test_no_word_is_lost(argv: list[str]) -> None:
+    """Whatever is typed, every word reaches Typer; at most `up` is added."""
+    words = with_command(argv, command_names())
+    assert sorted(words) in (sorted(argv), sorted([*argv, "up"]))
+
+
+def test_a_path_is_not_an_override() -> None:
+    """Words without `=` and without a sign are commands or their arguments."""
+    assert not is_override("model.gguf")
+    assert not is_override("-x=1")
+    assert is_override("servers.a.env.X=a b\nc")
+
+
+@pytest.mark.parametrize(
+    ("args", "incomplete", "expected"),
+    [
+        (["plan"], "hardware=", ["hardware=auto", "hardware=epyc", "hardware=sovereign"]),
+        (["plan"], "hardware=e", ["hardware=epyc"]),
+        (["plan", "hardware"], "=", ["auto", "epyc", "sovereign"]),
+        (["plan", "hardware", "="], "so", ["sovereign"]),
+        (["plan"], "pro", ["profile="]),
+        (["plan"], "+pro", ["+profile="]),
+        (["plan"], "include", ["include_warm="]),
+        (["plan"], "nothing=", []),
+    ],
+)
+def test_overrides_complete(args: list[str], incomplete: str, expected: list[str]) -> None:
+    """Groups complete to `group=`, then to their options; bash's split at `=` is understood."""
+    assert complete_override(args, incomplete, OPTIONS, ["include_warm"]) == expected

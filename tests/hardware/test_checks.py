@@ -1,0 +1,159 @@
+"""The plan against a host: every check triggers on a host that lacks something, and none on one that has all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from launcher.hardware import HostFacts, check_host, gather_facts, take_inventory
+from launcher.hardware.checks import port_owner
+from launcher.ir.fleet import (
+    BreakerUnit,
+    DeviceBudget,
+    DeviceNeed,
+    FleetManifest,
+    FrontUnit,
+    RoutingTable,
+    ServerUnit,
+    SupervisorUnit,
+)
+from launcher.ir.host import HostGpu, HostInventory
+from launcher.sizes import GIB
+
+HOST = HostInventory(
+    hostname="h", cpu_model="", features=(), sockets=1, physical_cores=4, logical_cores=8, cpus="0-7",
+    ram_bytes=32 * GIB, available_bytes=24 * GIB, nodes=(), gpus=(), memlock_bytes=None, numactl=None,
+)  # fmt: skip
+
+
+def server(**changes: object) -> ServerUnit:
+    """A small server that any host can run."""
+    base = ServerUnit(
+        name="a", roles=(), aliases=(), argv=("sh", "-c", "true"), env={}, host="127.0.0.1", port=1, model="m",
+        model_path="/dev/null", files=("/dev/null",), slots=1, n_ctx_per_slot=256, probe="completion", tier="hot",
+        start="boot", idle_timeout_s=0, expansion_threshold=0, exclusive=None, default=False, after=(),
+        start_timeout_s=1, stall_timeout_s=1, request_timeout_s=1, stop_grace_s=1, fatal=True, request_defaults={},
+        memory=(DeviceNeed(device="ram", committed_bytes=GIB, peak_bytes=GIB, file_bytes=GIB),), argv_digest="",
+    )  # fmt: skip
+    return msgspec.structs.replace(base, **changes)
+
+
+def fleet(*servers: ServerUnit) -> FleetManifest:
+    """A manifest with these servers on one RAM and one GPU."""
+    return FleetManifest(
+        deployment="d", input_digest="", launch_version="", hardware="h",
+        devices=(DeviceBudget(name="ram", kind="ram", capacity_bytes=32 * GIB, budget_bytes=32 * GIB),
+                 DeviceBudget(name="cuda0", kind="gpu", capacity_bytes=8 * GIB, budget_bytes=8 * GIB)),
+        servers=servers, services=(), hooks=(),
+        supervisor=SupervisorUnit(
+            state_dir=None, log_max_bytes=1, log_files=1, backoff_s=1, backoff_max_s=1, crash_loop_failures=1,
+            crash_loop_window_s=1, health_interval_s=1, health_failures=1, drain_timeout_s=1, max_parallel_starts=1,
+        ),
+    )  # fmt: skip
+
+
+def routes(port: int) -> RoutingTable:
+    """A routing table whose front listens on `port`."""
+    return RoutingTable(
+        deployment="d", input_digest="", targets={}, names={}, default=None, pools=(), fallback={}, escalation={},
+        max_retries=0, max_escalations=0, breaker=BreakerUnit(failures=3, open_s=1, open_max_s=1), timeouts_s={},
+        front=FrontUnit(
+            host="127.0.0.1", port=port, api_key_file=None, max_body_bytes=1, max_header_bytes=1, header_timeout_s=1,
+            idle_timeout_s=1, connect_timeout_s=1, queue_size=1, queue_timeout_s=1, allowed_hosts=(), access_log=False,
+        ),
+    )  # fmt: skip
+
+
+def codes(manifest: FleetManifest, facts: HostFacts) -> list[str]:
+    """Codes of all findings."""
+    return [f.code for f in check_host(manifest, facts)]
+
+
+def test_a_host_that_has_everything_is_silent(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """No finding on a real host with files, program, ports and memory for a tiny server."""
+    manifest = fleet(server(port=free_port()))
+    facts = gather_facts(manifest, routes(free_port()), take_inventory(), running={}, state_dir=tmp_path / "not/yet")
+    assert codes(manifest, facts) == []
+
+
+def test_everything_missing_is_all_said_at_once(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """Missing file, missing binary and a taken port are found together, each naming what it is about."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        manifest = fleet(server(files=("/nowhere/model.gguf",), argv=("/nowhere/llama-server",), port=port))
+        facts = gather_facts(manifest, routes(free_port()), HOST, running={}, state_dir=tmp_path)
+        findings = check_host(manifest, facts)
+    assert [f.code for f in findings] == ["host/file-missing", "engine/missing-binary", "host/port-taken"]
+    assert "/nowhere/model.gguf: No such file or directory" in findings[0].notes
+    assert str(port) in findings[2].message
+    assert "pid" in findings[2].message
+
+
+def test_our_own_running_server_is_not_a_stranger(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """The port and the memory of a server of this fleet that already runs are counted as ours."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        manifest = fleet(server(port=holder.getsockname()[1]))
+        facts = gather_facts(manifest, routes(free_port()), HOST, running={"a": GIB}, state_dir=tmp_path)
+    assert facts.our_bytes == GIB
+    assert codes(manifest, facts) == []
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"), [(GIB // 2, ["host/ram-short"]), (3 * GIB // 2, ["host/ram-tight"]), (2 * GIB, [])]
+)
+def test_ram_is_what_is_available_now(available: int, expected: list[str]) -> None:
+    """Committed bytes must fit; file-backed bytes that do not only warn."""
+    host = msgspec.structs.replace(HOST, available_bytes=available)
+    assert codes(fleet(server()), HostFacts(host=host)) == expected
+
+
+def test_missing_ram_is_named() -> None:
+    """The message says how much is missing."""
+    host = msgspec.structs.replace(HOST, available_bytes=GIB // 2)
+    (finding,) = check_host(fleet(server()), HostFacts(host=host))
+    assert "1.5 GiB of RAM are missing" in finding.message
+
+
+def test_gpus_must_exist_and_have_room() -> None:
+    """A planned GPU that is not there, and one that is full, are errors."""
+    need = DeviceNeed(device="cuda0", committed_bytes=4 * GIB, peak_bytes=4 * GIB, file_bytes=0)
+    manifest = fleet(server(memory=(need,)))
+    assert codes(manifest, HostFacts(host=HOST)) == ["host/gpu-missing"]
+    for free, expected in ((3 * GIB, ["host/vram-short"]), (5 * GIB, [])):
+        card = HostGpu(name="cuda0", backend="cuda", model="", vram_bytes=8 * GIB, free_bytes=free)
+        assert codes(manifest, HostFacts(host=msgspec.structs.replace(HOST, gpus=(card,)))) == expected
+
+
+def test_locked_bytes_need_the_limit() -> None:
+    """A lock beyond RLIMIT_MEMLOCK is an error with an override that removes it."""
+    need = DeviceNeed(device="ram", committed_bytes=0, peak_bytes=0, file_bytes=GIB, locked_bytes=GIB)
+    manifest = fleet(server(memory=(need,)))
+    host = msgspec.structs.replace(HOST, memlock_bytes=8 << 20)
+    (finding,) = check_host(manifest, HostFacts(host=host))
+    assert finding.code == "host/memlock"
+    assert finding.fixes[0].override == "servers.a.load_mode=mmap"
+    assert codes(manifest, HostFacts(host=HOST)) == []
+
+
+def test_numactl_and_cpus_are_looked_for() -> None:
+    """A server behind numactl needs it, and a CPU list must be within what we are given."""
+    manifest = fleet(server(argv=("numactl", "--interleave=all", "llama-server-x")))
+    facts = HostFacts(host=HOST, missing_programs=("llama-server-x", "numactl"))
+    assert codes(manifest, facts) == ["engine/missing-binary", "host/numactl-missing"]
+    bound = fleet(server(argv=("taskset", "--cpu-list", "6-9", "x")))
+    assert codes(bound, HostFacts(host=HOST)) == ["host/cpus-missing"]
+    assert codes(fleet(server(argv=("taskset", "--cpu-list", "6-7", "x"))), HostFacts(host=HOST)) == []
+
+
+def test_a_full_disk_is_a_warning() -> None:
+    """Too little room for logs is said before a server writes the first line."""
+    assert codes(fleet(server()), HostFacts(host=HOST, disk_free={"/state": 1})) == ["host/disk-short"]
+
+
+def test_a_port_of_a_foreign_address_is_refused_with_a_reason() -> None:
+    """An address that is not this host's cannot be bound; the reason is the system's."""
+    assert port_owner("192.0.2.1", 80) is not None

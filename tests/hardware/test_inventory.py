@@ -1,0 +1,85 @@
+"""This host, and made-up hosts, as inventories and as hardware configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.hardware.cpulist import format_cpulist, parse_cpulist
+from launcher.hardware.inventory import cgroup_memory_limit, take_inventory
+from launcher.hardware.probe import hardware_tree
+from launcher.ir.config import HardwareConfig
+from launcher.sizes import GIB
+
+
+def test_this_host_is_measured() -> None:
+    """Memory and cores agree with psutil, and the probe decodes as a hardware config that leaves a reserve."""
+    host = take_inventory()
+    assert 0 < host.available_bytes <= host.ram_bytes <= psutil.virtual_memory().total
+    assert parse_cpulist(host.cpus)
+    config = msgspec.convert(hardware_tree(host), HardwareConfig)
+    assert 0 < config.ram_bytes - config.ram_reserve_bytes < host.ram_bytes
+
+
+def write(root: Path, path: str, text: str) -> None:
+    """A pseudo-file under a made-up root."""
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+
+
+def test_two_nodes_are_listed(tmp_path: Path) -> None:
+    """A two-node host gives two nodes in its hardware config, and a node without memory is left out."""
+    for node, cpus in ((0, "0-3"), (1, "4-7")):
+        write(tmp_path, f"devices/system/node/node{node}/cpulist", cpus + "\n")
+        write(
+            tmp_path,
+            f"devices/system/node/node{node}/meminfo",
+            f"Node {node} MemTotal: 1024 kB\nNode 0 MemFree: 512 kB\n",
+        )
+    write(tmp_path, "devices/system/node/node2/meminfo", "Node 2 MemTotal: 0 kB\n")
+    host = take_inventory(sys_root=tmp_path)
+    assert [(n.id, n.cpus, n.ram_bytes, n.free_bytes) for n in host.nodes] == [
+        (0, "0-3", 1 << 20, 1 << 19),
+        (1, "4-7", 1 << 20, 1 << 19),
+    ]
+    assert [n["id"] for n in hardware_tree(host)["cpu"]["nodes"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "limit_name", "used_name"),
+    [
+        ("0::/a/b", "fs/cgroup", "memory.max", "memory.current"),
+        ("4:cpu,memory:/a/b", "fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_the_tightest_cgroup_counts(tmp_path: Path, line: str, folder: str, limit_name: str, used_name: str) -> None:
+    """A limit on any ancestor bounds us, in both cgroup versions; `max` and v1's huge number are no limit."""
+    write(tmp_path, "proc/self/cgroup", line + "\n")
+    write(tmp_path, f"sys/{folder}/a/b/{limit_name}", "max\n" if folder == "fs/cgroup" else "9223372036854771712\n")
+    write(tmp_path, f"sys/{folder}/a/{limit_name}", f"{3 * GIB}\n")
+    write(tmp_path, f"sys/{folder}/a/{used_name}", f"{1 * GIB}\n")
+    assert cgroup_memory_limit(tmp_path / "sys", tmp_path / "proc") == (3 * GIB, 1 * GIB)
+
+
+def test_no_cgroup_is_no_limit(tmp_path: Path) -> None:
+    """Where nothing limits, nothing is claimed."""
+    assert cgroup_memory_limit(tmp_path, tmp_path) is None
+
+
+@given(st.sets(st.integers(0, 300)))
+def test_cpulists_round_trip(cpus: set[int]) -> None:
+    """A set written as a Linux list reads back the same."""
+    assert parse_cpulist(format_cpulist(cpus)) == cpus
+
+
+@pytest.mark.parametrize("text", ["a", "1-", "3-1", "-1", "0-99999999"])
+def test_bad_cpulists_are_refused(text: str) -> None:
+    """Anything but numbers and rising ranges is a ValueError, and a silly range builds no giant set."""
+    with pytest.raises(ValueError, match=r".+"):
+        parse_cpulist(text)
