@@ -106,6 +106,10 @@ class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     n_expert_shared: int = 0
     n_ff_shexp: int = 0
     n_layer_dense_lead: int = 0
+    n_layer_nextn: int = 0
+    """Layers at the end that predict further tokens (MTP); counted in n_layer, loaded for draft-mtp only."""
+    n_embd_latent: int = 0
+    """Width of the experts' input when it is not n_embd (nemotron_h_moe `moe_latent_size`)."""
     n_expert_used_min: int = 0
     """Fewest experts with coherent output, as found by people who ran it; 0 = unknown."""
     # sliding window
@@ -127,6 +131,8 @@ class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     ssm_n_group: int = 0
     ssm_dt_rank: int = 0
     full_attention_interval: int = 0
+    shortconv_l_cache: int = 0
+    """Length of the short convolution of lfm2; its recurrent layers keep l_cache - 1 positions of n_embd."""
     n_layer_kv: int = 0
     """Layers that own KV when later layers share it (gemma3n); 0 = all."""
     n_embd_per_layer: int = 0
