@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -55,3 +57,17 @@ def no_orphans() -> Iterator[None]:
         if p.pid not in before and "llama-server" in " ".join(p.info["cmdline"] or ())
     ]
     assert left == []
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`(arch, quantization=…, seed=…, **shape) -> Path`: a tiny random-weight GGUF, written once a session."""
+    from tests.tinymodels import write
+
+    directory = tmp_path_factory.mktemp("tiny-models")
+
+    @functools.cache
+    def get(arch: str, **wanted: Any) -> Path:
+        return write(arch, directory, **wanted)
+
+    return get
