@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import os
 import socket
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,15 +50,17 @@ def free_port() -> Callable[[], int]:
 
 
 @pytest.fixture
-def no_orphans() -> Iterator[None]:
-    """Fails when the test leaves a child process behind."""
-    before = {p.pid for p in psutil.process_iter()}
+def no_orphans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails when a process that the test started, however it detached, is left behind; ends it then."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("LAUNCH_TEST_MARK", mark)
     yield
-    left = [
-        p.info
-        for p in psutil.process_iter(["pid", "name", "cmdline"])
-        if p.pid not in before and "llama-server" in " ".join(p.info["cmdline"] or ())
-    ]
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("LAUNCH_TEST_MARK") == mark and process.pid != os.getpid():
+                left.append(f"{process.pid} {process.status()} {' '.join(process.cmdline())[:200]}")
+                process.kill()
     assert left == []
 
 
