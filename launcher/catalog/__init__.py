@@ -1,1 +1,33 @@
-"""Room to be built."""
+"""In: the models that a fleet names. Out: `Catalog` (from GGUF headers, or from what is declared) and findings.
+
+I/O: reads headers, never weights. `synthesise`, `complete` and the layouts behind them are pure.
+"""
+
+from launcher.catalog.architecture import architecture_from_header
+from launcher.catalog.file_types import MIXES, Mix, find_mix
+from launcher.catalog.files import describe, load_model, read_header
+from launcher.catalog.fleet import build
+from launcher.catalog.gguf import BadHeader, Header, parse_header
+from launcher.catalog.layouts import LAYOUTS
+from launcher.catalog.locate import resolve_path
+from launcher.catalog.synthesis import synthesise
+from launcher.catalog.traits import complete, is_recurrent
+
+__all__ = [
+    "LAYOUTS",
+    "MIXES",
+    "BadHeader",
+    "Header",
+    "Mix",
+    "architecture_from_header",
+    "build",
+    "complete",
+    "describe",
+    "find_mix",
+    "is_recurrent",
+    "load_model",
+    "parse_header",
+    "read_header",
+    "resolve_path",
+    "synthesise",
+]

@@ -1,0 +1,200 @@
+"""From a GGUF header to an architecture. Pure.
+
+Key names: llama.cpp src/llama-arch.cpp `LLM_KV_NAMES`; their meaning: src/llama-model.cpp `load_hparams`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from launcher.catalog.gguf import BadHeader, Header
+from launcher.catalog.traits import ENCODERS, MAX_LAYERS, complete
+from launcher.ir.config import ArchitectureConfig
+
+_POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+"""llama.h `enum llama_pooling_type`."""
+
+_SCALAR_KEYS = {
+    "n_expert": "expert_count",
+    "n_expert_shared": "expert_shared_count",
+    "n_ff_shexp": "expert_shared_feed_forward_length",
+    "n_layer_dense_lead": "leading_dense_block_count",
+    "n_layer_nextn": "nextn_predict_layers",
+    "n_embd_latent": "moe_latent_size",
+    "key_length": "attention.key_length",
+    "value_length": "attention.value_length",
+    "n_swa": "attention.sliding_window",
+    "key_length_swa": "attention.key_length_swa",
+    "value_length_swa": "attention.value_length_swa",
+    "q_lora_rank": "attention.q_lora_rank",
+    "kv_lora_rank": "attention.kv_lora_rank",
+    "key_length_mla": "attention.key_length_mla",
+    "value_length_mla": "attention.value_length_mla",
+    "rope_dim": "rope.dimension_count",
+    "ssm_d_conv": "ssm.conv_kernel",
+    "ssm_d_inner": "ssm.inner_size",
+    "ssm_d_state": "ssm.state_size",
+    "ssm_n_group": "ssm.group_count",
+    "ssm_dt_rank": "ssm.time_step_rank",
+    "full_attention_interval": "full_attention_interval",
+    "shortconv_l_cache": "shortconv.l_cache",
+    "n_embd_per_layer": "embedding_length_per_layer_input",
+}
+"""Optional whole numbers, by the field they fill; 0 when absent."""
+
+_VISION_KEYS = {"n_layer": "block_count", "n_embd": "embedding_length", "n_ff": "feed_forward_length"}
+
+
+def architecture_from_header(header: Header) -> ArchitectureConfig:
+    """The architecture that a header describes, with llama.cpp's defaults filled in (`traits.complete`).
+
+    Raises BadHeader (`catalog/corrupt-header`) when a key that every model has is absent, or a value has the wrong
+    type or length.
+    """
+    return architecture_from_headers((header,))
+
+
+def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig:
+    """The same for a split model: metadata from the first part, tensors from all."""
+    keys = _Keys(headers[0].values)
+    if keys.arch == "clip":
+        return _projector(keys)
+    shapes = {t.name: t.shape for header in headers for t in header.tensors}
+    n_layer = keys.number("block_count")
+    if n_layer > MAX_LAYERS:
+        raise _wrong(f"{keys.arch}.block_count is {n_layer:,}; {MAX_LAYERS:,} is the most")
+    fields: dict[str, Any] = {field: keys.optional(key) for field, key in _SCALAR_KEYS.items()}
+    heads = keys.per_layer("attention.head_count", n_layer, default=0)
+    fields |= {
+        "arch": keys.arch,
+        "n_layer": n_layer,
+        "n_embd": keys.number("embedding_length"),
+        "n_ctx_train": keys.number("context_length"),
+        "n_head": heads,
+        "n_head_kv": keys.per_layer("attention.head_count_kv", n_layer, default=heads),
+        "n_ff": keys.per_layer("feed_forward_length", n_layer, default=0),
+        "n_vocab": _n_vocab(headers[0], keys, shapes),
+        "n_ff_exp": keys.largest("expert_feed_forward_length"),
+        "n_expert_used": keys.largest("expert_used_count"),
+        "swa_pattern": keys.pattern("attention.sliding_window_pattern", n_layer),
+        "n_layer_kv": _n_layer_kv(keys, n_layer),
+        "tied_embeddings": "output.weight" not in shapes and keys.arch not in ENCODERS,
+        "attention_bias": any(n.endswith((".attn_q.bias", ".attn_qkv.bias")) for n in shapes),
+        "qk_norm": any(n.endswith(".attn_q_norm.weight") for n in shapes),
+        "causal": keys.flag("attention.causal", default=True),
+        "pooling": _POOLING.get(keys.optional("pooling_type", absent=-1)),
+    }
+    return complete(ArchitectureConfig(**fields, **_tokenizer(headers[0], keys)))
+
+
+class _Keys:
+    """Typed reads of a header's values; `{arch}.` is put in front of a key."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """Find the architecture's name."""
+        arch = values.get("general.architecture")
+        if not isinstance(arch, str) or not arch:
+            raise _wrong(f"general.architecture is {arch!r}; it must name an architecture")
+        self.arch, self._values = arch, values
+
+    def raw(self, key: str) -> Any:
+        """The value of a key with its whole name."""
+        return self._values.get(key)
+
+    def number(self, key: str) -> int:
+        """A whole number that must be there."""
+        name = f"{self.arch}.{key}"
+        if name not in self._values:
+            raise _wrong(f"the key {name} is absent")
+        return _whole(self._values[name], name)
+
+    def optional(self, key: str, *, absent: int = 0) -> int:
+        """A whole number, or `absent`. A per-layer list of one value is that value."""
+        name = f"{self.arch}.{key}"
+        value = self._values.get(name, absent)
+        if value == absent:
+            return absent
+        return _whole(value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value, name)
+
+    def largest(self, key: str) -> int:
+        """A whole number or the largest of a per-layer list; 0 when absent."""
+        name = f"{self.arch}.{key}"
+        value = self._values.get(name, 0)
+        return max((_whole(v, name) for v in value), default=0) if isinstance(value, tuple) else _whole(value, name)
+
+    def per_layer(self, key: str, n_layer: int, *, default: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        """A whole number for all layers, or one a layer. A list of equal ones is one number."""
+        name = f"{self.arch}.{key}"
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, tuple):
+            return _whole(value, name)
+        if len(value) != n_layer:
+            raise _wrong(f"{name} has {len(value)} elements for {n_layer} layers")
+        numbers = tuple(_whole(v, name) for v in value)
+        return numbers[0] if len(set(numbers)) == 1 else numbers
+
+    def pattern(self, key: str, n_layer: int) -> int | tuple[bool, ...]:
+        """Which layers slide: a period, or one flag a layer; 0 when absent."""
+        name = f"{self.arch}.{key}"
+        value = self._values.get(name, 0)
+        if not isinstance(value, tuple):
+            return _whole(value, name)
+        if len(value) < n_layer:
+            raise _wrong(f"{name} has {len(value)} elements for {n_layer} layers")
+        return tuple(bool(v) for v in value[:n_layer])
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """A boolean, or `default`."""
+        return bool(self._values.get(f"{self.arch}.{key}", default))
+
+
+def _whole(value: Any, name: str) -> int:
+    """`value` as a whole number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _wrong(f"{name} is {value!r}; it must be a whole number")
+    return value
+
+
+def _wrong(message: str) -> BadHeader:
+    """Metadata that no model can have."""
+    return BadHeader("catalog/corrupt-header", message, "convert the model again, or fetch it anew")
+
+
+def _n_vocab(header: Header, keys: _Keys, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Size of the vocabulary: the tokens listed, else `vocab_size`, else the rows of the token embedding."""
+    listed = header.lengths.get("tokenizer.ggml.tokens", 0) or keys.optional("vocab_size")
+    shape = shapes.get("token_embd.weight", ())
+    return listed or (shape[1] if len(shape) > 1 else 0)
+
+
+def _n_layer_kv(keys: _Keys, n_layer: int) -> int:
+    """Layers that own KV, where the last ones share it; 0 = all."""
+    shared = keys.optional("attention.shared_kv_layers")
+    return max(n_layer - shared, 0) if shared else 0
+
+
+def _tokenizer(header: Header, keys: _Keys) -> dict[str, Any]:
+    """The fields that describe the vocabulary."""
+    bos = keys.raw("tokenizer.ggml.bos_token_id")
+    model, pre = keys.raw("tokenizer.ggml.model"), keys.raw("tokenizer.ggml.pre")
+    types = keys.raw("tokenizer.ggml.token_type_count")
+    return {
+        "tokenizer": model if isinstance(model, str) else "none",
+        "tokenizer_pre": pre if isinstance(pre, str) else "",
+        "bos_token_id": bos if type(bos) is int else None,
+        "n_merges": header.lengths.get("tokenizer.ggml.merges", 0),
+        "n_token_types": types if type(types) is int and types > 0 else 0,
+    }
+
+
+def _projector(keys: _Keys) -> ArchitectureConfig:
+    """A multimodal projector: the shape of its vision (or audio) encoder; no vocabulary, no context."""
+    kind = "vision" if keys.raw("clip.vision.block_count") is not None else "audio"
+    sizes: dict[str, Any] = {field: keys.optional(f"{kind}.{key}") for field, key in _VISION_KEYS.items()}
+    heads = keys.optional(f"{kind}.attention.head_count")
+    return ArchitectureConfig(
+        arch="clip", n_head=heads, n_head_kv=heads, n_vocab=0, n_ctx_train=0, causal=False, tokenizer="none", **sizes
+    )

@@ -1,0 +1,143 @@
+"""From a fleet's config to its catalogue: every model file that servers, drafts and fallback rungs name. I/O."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+
+from launcher.catalog.declared import compare, declared_file, with_human_knowledge
+from launcher.catalog.file_types import MIXES, Mix, find_mix
+from launcher.catalog.files import file_mix, load_model
+from launcher.catalog.locate import resolve_path
+from launcher.catalog.projector import projector_file
+from launcher.errors import CatalogError, Finding
+from launcher.ir.catalog import Catalog, ModelFile, ProjectorFile
+from launcher.ir.config import FleetConfig
+
+Use = tuple[str, str, str]
+"""A model, a quantization, and the config key that asks for them."""
+
+
+def build(fleet: FleetConfig) -> tuple[Catalog, tuple[Finding, ...]]:
+    """The catalogue of a fleet, and every finding about it, errors included; raises nothing.
+
+    A file that exists is read and overrules what is declared; one that does not is made from the declaration.
+    Entries with an error are left out. `launcher.errors.has_errors` says whether to go on.
+    """
+    files: dict[str, ModelFile] = {}
+    projectors: dict[str, ProjectorFile] = {}
+    findings: list[Finding] = []
+    seen: set[tuple[str, str]] = set()
+    for model, quantization, key in _uses(fleet):
+        if (model, quantization) not in seen:
+            seen.add((model, quantization))
+            file, found = _model_file(fleet, model, quantization, key)
+            findings += found
+            if file is not None:
+                files[f"{model}@{quantization}"] = file
+    for model in sorted({s.model for s in fleet.servers.values() if s.projector}):
+        config = fleet.models.get(model)
+        if config is not None and config.projector is not None:
+            projector, found = projector_file(config, model, fleet.hardware.model_dir)
+            findings += found
+            if projector is not None:
+                projectors[model] = projector
+    return Catalog(files=files, projectors=projectors), tuple(dict.fromkeys(findings))
+
+
+def _uses(fleet: FleetConfig) -> Iterator[Use]:
+    """Every (model, quantization) that the fleet may load, with the key that names it."""
+    for name, server in sorted(fleet.servers.items()):
+        yield server.model, server.quantization, f"servers.{name}"
+        if server.draft is not None:
+            yield server.draft.model, server.draft.quantization, f"servers.{name}.draft"
+    yield from _ladder(fleet)
+
+
+def _ladder(fleet: FleetConfig) -> Iterator[Use]:
+    """What the rungs of the out-of-memory ladder load. A rung without a server applies to every worker that can."""
+    if fleet.orchestration is None:
+        return
+    for i, rung in enumerate(fleet.orchestration.oom_ladder):
+        key = f"orchestration.oom_ladder.{i}"
+        for name in (rung.server,) if rung.server else fleet.orchestration.workers:
+            server = fleet.servers.get(name)
+            config = fleet.models.get(server.model) if server else None
+            if server is None or config is None or not rung.quantization:
+                continue
+            if rung.server or rung.quantization in config.files:
+                yield server.model, rung.quantization, key
+
+
+def _model_file(
+    fleet: FleetConfig, model: str, quantization: str, key: str
+) -> tuple[ModelFile | None, tuple[Finding, ...]]:
+    """One model file, read or made."""
+    config = fleet.models.get(model)
+    if config is None:
+        return None, (_dangling("model", model, f"{key}.model", fleet.models),)
+    entry = config.files.get(quantization)
+    if entry is None:
+        return None, (_dangling("quantization", quantization, f"{key}.quantization", config.files, f" of {model}"),)
+    path_key = f"models.{model}.files.{quantization}.path"
+    mix_name = fleet.quantizations[quantization].mix if quantization in fleet.quantizations else quantization
+    try:
+        path = resolve_path(entry.path, fleet.hardware.model_dir, key=path_key)
+        if os.path.lexists(path):
+            return _read(fleet, model, quantization, path, mix_name)
+    except CatalogError as error:
+        return None, error.findings
+    except ValueError as error:
+        return None, (
+            Finding(code="catalog/unreadable", severity="error", key=path_key, message=f"{entry.path!r}: {error}"),
+        )
+    mix, doubts = _mix(fleet, quantization, mix_name)
+    if mix is None:
+        return None, doubts
+    file, found = declared_file(config, model, quantization, mix, path)
+    return file, doubts + found
+
+
+def _read(
+    fleet: FleetConfig, model: str, quantization: str, path: str, mix_name: str
+) -> tuple[ModelFile | None, tuple[Finding, ...]]:
+    """A model file that is at hand, held against its declaration."""
+    config, key = fleet.models[model], f"models.{model}.files.{quantization}.path"
+    file, header = load_model(path, model=model, quantization=quantization, key=key)
+    if file.architecture.arch == "clip":
+        message = f"{path!r} is a multimodal projector, not a model"
+        return None, (Finding(code="catalog/not-a-model", severity="error", key=key, message=message),)
+    findings = compare(config, file, quantization, file_mix(header), mix_name)
+    return with_human_knowledge(file, config.architecture), findings
+
+
+def _mix(fleet: FleetConfig, quantization: str, name: str) -> tuple[Mix | None, tuple[Finding, ...]]:
+    """The mix of that name; for one that llama.cpp does not have, all matrices in the declared type, with a warning."""
+    mix = find_mix(name)
+    if mix is not None:
+        return mix, ()
+    config = fleet.quantizations.get(quantization)
+    base = find_mix(config.default_type) if config else None
+    near = difflib.get_close_matches(name.upper(), MIXES, 1)
+    finding = Finding(
+        code="catalog/unknown-mix",
+        severity="error" if base is None else "warning",
+        key=f"quantizations.{quantization}.mix",
+        message=f"llama.cpp has no quantization mix {name!r}"
+        + (f"; its tensors are taken as {base.base}, as default_type says" if base else ""),
+        notes=(f"did you mean {near[0]}?",) if near else (f"there are {', '.join(MIXES)}",),
+    )
+    return base, (finding,)
+
+
+def _dangling(kind: str, name: str, key: str, known: Mapping[str, object], of: str = "") -> Finding:
+    """A name that the catalogue does not have."""
+    near = difflib.get_close_matches(name, known, 1)
+    return Finding(
+        code=f"catalog/unknown-{kind}",
+        severity="error",
+        key=key,
+        message=f"there is no {kind} {name!r}{of}",
+        notes=(f"did you mean {near[0]!r}?",) if near else (f"there are {', '.join(sorted(known)) or 'none'}",),
+    )

@@ -1,0 +1,341 @@
+"""A GGUF header, read without numpy and without the weights.
+
+In: a binary stream at its start and the file's size. Out: `Header`, or `BadHeader`. Reads the stream, nothing else.
+Format: llama.cpp ggml/src/gguf.cpp (`gguf_init_from_reader`), versions 2 and 3. What llama.cpp refuses is refused here.
+String arrays (150,000 tokens, as many merges) are walked for their length and not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from typing import BinaryIO
+
+import msgspec
+
+from launcher.catalog.ggml_types import REMOVED, TYPES
+from launcher.ir.catalog import Tensor
+
+Value = int | float | bool | str | tuple[int | float | bool, ...]
+"""A metadata value that is kept: a scalar, or a short array of numbers."""
+
+MAX_HEADER_BYTES = 256 * 1024**2
+"""A header that is longer is refused, so that a corrupt file costs seconds at worst and never the machine's memory."""
+MAX_KEPT = 4096
+"""Longest numeric array whose elements are kept; of longer ones only the length is."""
+MAX_KEYS = 65_536
+MAX_NAME_BYTES = 63
+"""GGML_MAX_NAME less the terminator."""
+MAX_DIMS = 4
+DEFAULT_ALIGNMENT = 32
+VERSIONS = (2, 3)
+
+_FIRST_READ = 256 * 1024
+_LARGEST_READ = 8 * 1024**2
+_INT64_MAX = 2**63 - 1
+
+_STRING, _ARRAY = 8, 9
+_SCALARS: dict[int, struct.Struct] = {
+    number: struct.Struct("<" + code)
+    for number, code in (
+        (0, "B"),
+        (1, "b"),
+        (2, "H"),
+        (3, "h"),
+        (4, "I"),
+        (5, "i"),
+        (6, "f"),
+        (7, "?"),
+        (10, "Q"),
+        (11, "q"),
+        (12, "d"),
+    )
+}
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_KIND_AND_COUNT = struct.Struct("<IQ")
+_TYPE_AND_OFFSET = struct.Struct("<IQ")
+_PREAMBLE = struct.Struct("<4sIQQ")
+_SHAPES = {n: struct.Struct(f"<{n}Q") for n in range(1, MAX_DIMS + 1)}
+
+_RESUME = "resume or repeat the download, or remove the file to plan from the declared architecture"
+
+
+class BadHeader(Exception):  # noqa: N818 - a verdict about a file, turned into a Finding at the room's edge
+    """A file that is no loadable GGUF. `code` is a finding's code, `notes` say what to do."""
+
+    def __init__(self, code: str, message: str, *notes: str) -> None:
+        """Keep the three."""
+        super().__init__(message)
+        self.code, self.message, self.notes = code, message, notes
+
+
+def _corrupt(message: str) -> BadHeader:
+    """A header that contradicts the format."""
+    return BadHeader(
+        "catalog/corrupt-header", message, "fetch the file again; compare its checksum with the publisher's"
+    )
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What one GGUF file says of itself. Offsets and sizes in bytes.
+
+    `values` holds scalars and short numeric arrays, `lengths` the length of every array. `offsets` (one a tensor)
+    count from `data_start`. `digest` is the sha256 of the first `header_bytes` bytes.
+    """
+
+    version: int
+    values: dict[str, Value]
+    lengths: dict[str, int]
+    tensors: tuple[Tensor, ...]
+    offsets: tuple[int, ...]
+    alignment: int
+    header_bytes: int
+    data_start: int
+    file_bytes: int
+    digest: str
+
+
+class _Window:
+    """The part of a stream read so far, and where the reader stands. Grows as the header turns out longer."""
+
+    __slots__ = ("data", "file_bytes", "pos", "stream")
+
+    def __init__(self, stream: BinaryIO, file_bytes: int) -> None:
+        """Start at the stream's beginning with nothing read."""
+        self.stream, self.file_bytes = stream, file_bytes
+        self.data = bytearray()
+        self.pos = 0
+
+    def reserve(self, count: int) -> int:
+        """Make `count` bytes from the current position available; the position. Raises BadHeader at the end."""
+        end = self.pos + count
+        if end > len(self.data):
+            self._grow(end)
+        return self.pos
+
+    def _grow(self, end: int) -> None:
+        """Read on until `end`."""
+        if end > self.file_bytes:
+            raise BadHeader(
+                "catalog/truncated",
+                f"the header is cut: it goes on to byte {end:,} or beyond, but the file has {self.file_bytes:,} bytes; "
+                f"at least {end - self.file_bytes:,} are missing",
+                _RESUME,
+            )
+        if end > MAX_HEADER_BYTES:
+            raise _corrupt(f"the header claims more than {MAX_HEADER_BYTES // 1024**2} MiB at byte {self.pos:,}")
+        while len(self.data) < end:
+            have = len(self.data)
+            chunk = self.stream.read(max(end - have, min(max(have, _FIRST_READ), _LARGEST_READ)))
+            if not chunk:
+                raise BadHeader("catalog/truncated", f"the file shrank to {have:,} bytes while it was read", _RESUME)
+            self.data += chunk
+
+    def unpack(self, layout: struct.Struct) -> tuple[int, ...]:
+        """The next values of `layout`."""
+        at = self.reserve(layout.size)
+        self.pos = at + layout.size
+        return layout.unpack_from(self.data, at)
+
+    def text(self, what: str) -> str:
+        """The next length-prefixed UTF-8 string; `what` names it in errors."""
+        (length,) = self.unpack(_U64)
+        if length > MAX_HEADER_BYTES:
+            raise _corrupt(f"{what} claims {length:,} bytes")
+        at = self.reserve(length)
+        self.pos = at + length
+        try:
+            return self.data[at : self.pos].decode()
+        except UnicodeDecodeError as error:
+            raise _corrupt(f"{what} at byte {at:,} is not UTF-8: {error.reason}") from None
+
+    def skip_strings(self, count: int) -> None:
+        """Step over `count` strings. The hot loop of a header: about 80 ns a string."""
+        length_at = _U64.unpack_from
+        while count:
+            data, pos, done = self.data, self.pos, 0
+            try:
+                for done in range(count):  # noqa: B007 - read below, to go on after more was read
+                    pos += 8 + length_at(data, pos)[0]
+            except (struct.error, OverflowError, IndexError):
+                count -= done
+            else:
+                count = 0
+            if pos - self.pos > MAX_HEADER_BYTES:
+                raise _corrupt(f"a string array at byte {self.pos:,} holds a string that is longer than any header")
+            self.pos = pos
+            self.reserve(8 if count else 0)
+
+
+def parse_header(stream: BinaryIO, file_bytes: int) -> Header:
+    """The header of the GGUF in `stream`, whose file has `file_bytes` bytes; raises BadHeader, or OSError on reading.
+
+    Also checks that every tensor lies inside the file, to the byte.
+    """
+    window = _Window(stream, file_bytes)
+    version, n_tensors, n_keys = _preamble(window)
+    values, lengths = _metadata(window, n_keys)
+    alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1) or alignment > 2**30:
+        raise _corrupt(f"general.alignment is {alignment!r}; it must be a power of two")
+    tensors, offsets = _tensor_table(window, n_tensors, alignment)
+    end = window.pos
+    data_start = -(-end // alignment) * alignment
+    _check_extent(tensors, offsets, data_start, file_bytes)
+    with memoryview(window.data) as view:
+        digest = hashlib.sha256(view[:end]).hexdigest()
+    return Header(
+        version=version,
+        values=values,
+        lengths=lengths,
+        tensors=tensors,
+        offsets=offsets,
+        alignment=alignment,
+        header_bytes=end,
+        data_start=data_start,
+        file_bytes=file_bytes,
+        digest=digest,
+    )
+
+
+def _preamble(window: _Window) -> tuple[int, int, int]:
+    """Version, number of tensors, number of keys."""
+    if window.file_bytes == 0:
+        raise BadHeader("catalog/truncated", "the file is empty", _RESUME)
+    at = window.reserve(min(4, window.file_bytes))
+    magic = bytes(window.data[at : at + 4])
+    if not b"GGUF".startswith(magic):
+        hint = "it is from before GGUF: convert the model again" if magic in _ANCIENT else "is this the right file?"
+        raise BadHeader("catalog/not-gguf", f"the file starts with {magic!r}, not with b'GGUF'", hint)
+    at = window.reserve(_PREAMBLE.size)
+    _, version, n_tensors, n_keys = _PREAMBLE.unpack_from(window.data, at)
+    window.pos += _PREAMBLE.size
+    if version not in VERSIONS:
+        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+        if swapped in VERSIONS:
+            raise BadHeader(
+                "catalog/unsupported-version",
+                f"the file is big-endian GGUF version {swapped}; only little-endian files load here",
+                "convert it with gguf_convert_endian.py of the gguf package, or take a little-endian file",
+            )
+        raise BadHeader(
+            "catalog/unsupported-version",
+            f"GGUF version {version} is not supported; versions {VERSIONS[0]} and {VERSIONS[-1]} are",
+            "convert the model again" if version < VERSIONS[0] else "it may need a newer launch and llama.cpp",
+        )
+    if n_keys > MAX_KEYS or n_tensors > MAX_KEYS * 16:
+        raise _corrupt(f"the header claims {n_keys:,} keys and {n_tensors:,} tensors")
+    return version, n_tensors, n_keys
+
+
+_ANCIENT = (b"lmgg", b"fmgg", b"tjgg", b"algg")
+"""ggml, ggmf, ggjt, ggla: formats before GGUF, as they lie in the file."""
+
+
+def _metadata(window: _Window, n_keys: int) -> tuple[dict[str, Value], dict[str, int]]:
+    """Every key's value where it is kept, and every array's length."""
+    values: dict[str, Value] = {}
+    lengths: dict[str, int] = {}
+    for _ in range(n_keys):
+        key = window.text("a key")
+        if key in values or key in lengths:
+            raise _corrupt(f"the key {key!r} occurs twice")
+        (kind,) = window.unpack(_U32)
+        if kind == _STRING:
+            values[key] = window.text(key)
+        elif kind == _ARRAY:
+            lengths[key], kept = _array(window, key)
+            if kept is not None:
+                values[key] = kept
+        else:
+            (values[key],) = window.unpack(_scalar(kind, key))
+    return values, lengths
+
+
+def _scalar(kind: int, key: str) -> struct.Struct:
+    """The layout of a scalar of value type `kind`."""
+    layout = _SCALARS.get(kind)
+    if layout is None:
+        raise _corrupt(f"{key!r} has value type {kind}, which GGUF does not define")
+    return layout
+
+
+def _array(window: _Window, key: str) -> tuple[int, tuple[int | float | bool, ...] | None]:
+    """Length of the array at hand and, of a short numeric one, its elements."""
+    kind, count = window.unpack(_KIND_AND_COUNT)
+    smallest = _U64.size if kind == _STRING else _scalar(kind, key).size
+    if count * smallest > MAX_HEADER_BYTES:
+        raise _corrupt(f"the array {key!r} claims {count:,} elements")
+    if kind == _STRING:
+        window.skip_strings(count)
+        return count, None
+    at = window.reserve(count * smallest)
+    window.pos += count * smallest
+    if count > MAX_KEPT:
+        return count, None
+    return count, struct.unpack_from(f"<{count}{_scalar(kind, key).format[1:]}", window.data, at)
+
+
+def _tensor_table(window: _Window, n_tensors: int, alignment: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Every tensor's info and its offset; each must start where the one before it ends, padded."""
+    tensors: list[Tensor] = []
+    offsets: list[int] = []
+    names: set[str] = set()
+    expected = 0
+    for _ in range(n_tensors):
+        tensor, offset = _tensor(window)
+        if tensor.name in names:
+            raise _corrupt(f"the tensor {tensor.name!r} occurs twice")
+        if offset != expected:
+            raise _corrupt(f"the tensor {tensor.name!r} is at offset {offset:,}; {expected:,} was expected")
+        names.add(tensor.name)
+        tensors.append(tensor)
+        offsets.append(offset)
+        expected += -(-tensor.size_bytes // alignment) * alignment
+    return tuple(tensors), tuple(offsets)
+
+
+def _tensor(window: _Window) -> tuple[Tensor, int]:
+    """The next tensor info and its offset."""
+    name = window.text("a tensor name")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise _corrupt(f"a tensor name has {len(name.encode()):,} bytes; {MAX_NAME_BYTES} is the most")
+    (n_dims,) = window.unpack(_U32)
+    if n_dims > MAX_DIMS:
+        raise _corrupt(f"the tensor {name!r} claims {n_dims:,} dimensions")
+    shape = window.unpack(_SHAPES[n_dims]) if n_dims else (1,)
+    number, offset = window.unpack(_TYPE_AND_OFFSET)
+    kind = TYPES.get(number)
+    if kind is None:
+        known = REMOVED.get(number)
+        raise BadHeader(
+            "catalog/corrupt-header",
+            f"the tensor {name!r} has type {number}"
+            + (f" ({known}), which llama.cpp removed" if known else ", unknown"),
+            "quantize the model again" if known else "it may need a newer launch and llama.cpp",
+        )
+    weights = math.prod(shape)
+    if weights > _INT64_MAX:
+        raise _corrupt(f"the tensor {name!r} has the shape {shape}, more weights than 64 bits count")
+    if shape[0] % kind.block:
+        raise _corrupt(f"the tensor {name!r} of type {kind.name} has rows of {shape[0]}, no multiple of {kind.block}")
+    size = weights // kind.block * kind.block_bytes
+    return Tensor(name=name, type=kind.name, shape=shape, size_bytes=size), offset
+
+
+def _check_extent(tensors: tuple[Tensor, ...], offsets: tuple[int, ...], data_start: int, file_bytes: int) -> None:
+    """Every tensor lies inside the file. Source: llama-model-loader.cpp `llama_tensor_weight`."""
+    if not tensors:
+        return
+    needed = data_start + offsets[-1] + tensors[-1].size_bytes
+    if needed <= file_bytes:
+        return
+    cut = next(t.name for t, at in zip(tensors, offsets, strict=True) if data_start + at + t.size_bytes > file_bytes)
+    raise BadHeader(
+        "catalog/truncated",
+        f"the file has {file_bytes:,} bytes but its tensor table needs {needed:,}: {needed - file_bytes:,} are "
+        f"missing, from {cut} on",
+        _RESUME,
+    )

@@ -1,0 +1,295 @@
+"""The tensors of each architecture: names and shapes, before any type is chosen. Pure.
+
+Shapes are in GGML order, ne0 (the row) first. Source: llama.cpp src/models/*.cpp (`load_arch_tensors`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from launcher.catalog.blocks import (
+    Layer,
+    Part,
+    Parts,
+    attention,
+    biases,
+    experts,
+    feed_forward,
+    ffn,
+    gated_delta,
+    latent_attention,
+    mamba2,
+    norm,
+    qk_norm,
+    shared_width,
+)
+from launcher.catalog.traits import ENCODERS, GATED_DELTA, at_layer, is_recurrent
+from launcher.ir.config import ArchitectureConfig
+
+
+def layer_kind(a: ArchitectureConfig, il: int) -> Layer:
+    """The kind of layer `il`."""
+    nextn = il >= a.n_layer - a.n_layer_nextn
+    experts = a.n_expert > 0 and il >= a.n_layer_dense_lead
+    return Layer(
+        at_layer(a.n_head, il), at_layer(a.n_head_kv, il), at_layer(a.n_ff, il), is_recurrent(a, il), experts, nextn
+    )
+
+
+def model_parts(a: ArchitectureConfig) -> Parts:
+    """Tensors outside the layers, in llama-quantize's order (by name)."""
+    if a.arch in ENCODERS:
+        if a.arch == "bert":
+            yield Part("position_embd.weight", (a.n_embd, a.n_ctx_train))
+        yield Part("token_embd.weight", (a.n_embd, a.n_vocab))
+        yield Part("token_embd_norm.bias", (a.n_embd,))
+        yield Part("token_embd_norm.weight", (a.n_embd,))
+        if a.n_token_types:
+            yield Part("token_types.weight", (a.n_embd, a.n_token_types))
+        return
+    if not a.tied_embeddings:
+        yield Part("output.weight", (a.n_embd, a.n_vocab))
+    if a.arch not in _NORM_AT_EMBEDDING:
+        yield Part("output_norm.weight", (a.n_embd,))
+    yield Part("token_embd.weight", (a.n_embd, a.n_vocab))
+    if a.arch in _NORM_AT_EMBEDDING:
+        yield Part("token_embd_norm.weight", (a.n_embd,))
+
+
+_NORM_AT_EMBEDDING = frozenset({"lfm2", "lfm2moe"})
+"""Where the output norm is called token_embd_norm."""
+
+
+def layer_parts(a: ArchitectureConfig, kind: Layer) -> tuple[Part, ...]:
+    """Tensors of one layer. For an architecture not in `LAYOUTS`: a generic transformer of these sizes."""
+    parts = tuple(LAYOUTS.get(a.arch, _generic)(a, kind))
+    return parts + tuple(_nextn(a)) if kind.nextn else parts
+
+
+# --- layers ---------------------------------------------------------------------------------------------------
+
+
+def _llama(a: ArchitectureConfig, k: Layer) -> Parts:
+    """llama, qwen2, qwen3, their mixtures of experts, granite, gemma: pre-norm attention and feed-forward."""
+    yield norm("attn_norm", a.n_embd)
+    yield from attention(a, k)
+    if a.qk_norm or a.arch in _ALWAYS_QK_NORM:
+        yield from qk_norm(a)
+    yield norm("ffn_norm", a.n_embd)
+    yield from feed_forward(a, k)
+    if k.experts and a.arch in _GATED_SHARED:
+        yield Part("ffn_gate_inp_shexp.weight", (a.n_embd,))
+    if a.arch in _SANDWICH:
+        yield norm("post_attention_norm", a.n_embd)
+        yield norm("post_ffw_norm", a.n_embd)
+
+
+_ALWAYS_QK_NORM = frozenset({"qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "gemma3", "gemma-embedding"})
+_GATED_SHARED = frozenset({"qwen2moe"})
+_SANDWICH = frozenset({"gemma2", "gemma3", "gemma-embedding"})
+
+
+def _phi3(a: ArchitectureConfig, k: Layer) -> Parts:
+    """One matrix for Q, K and V, one for gate and up."""
+    qkv = a.key_length * k.n_head + (a.key_length + a.value_length) * k.n_head_kv
+    yield norm("attn_norm", a.n_embd)
+    yield Part("attn_output.weight", (a.value_length * k.n_head, a.n_embd))
+    yield Part("attn_qkv.weight", (a.n_embd, qkv))
+    yield Part("ffn_down.weight", (k.n_ff, a.n_embd))
+    yield norm("ffn_norm", a.n_embd)
+    yield Part("ffn_up.weight", (a.n_embd, 2 * k.n_ff))
+
+
+def _olmo2(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Norms after attention and feed-forward; Q and K are normed over all heads at once."""
+    yield from attention(a, k)
+    yield norm("attn_k_norm", a.key_length * k.n_head_kv)
+    yield norm("attn_q_norm", a.key_length * k.n_head)
+    yield from ffn(a, k.n_ff)
+    yield norm("post_attention_norm", a.n_embd)
+    yield norm("post_ffw_norm", a.n_embd)
+
+
+def _bert(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Biases everywhere, norms after, no gate."""
+    width = a.key_length * k.n_head
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        yield Part(f"{name}.weight", (a.n_embd, width))
+        yield Part(f"{name}.bias", (width,))
+    yield Part("ffn_down.weight", (k.n_ff, a.n_embd))
+    yield Part("ffn_up.weight", (a.n_embd, k.n_ff))
+    yield from biases(("ffn_down", a.n_embd), ("ffn_up", k.n_ff))
+    for name in ("attn_output_norm", "layer_output_norm"):
+        yield norm(name, a.n_embd)
+        yield Part(f"{name}.bias", (a.n_embd,))
+
+
+def _granite_hybrid(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Mamba-2 or attention, then dense or expert feed-forward."""
+    yield norm("attn_norm", a.n_embd)
+    yield from mamba2(a) if k.recurrent else attention(a, k)
+    yield norm("ffn_norm", a.n_embd)
+    yield from feed_forward(a, k)
+
+
+def _nemotron_h(a: ArchitectureConfig, k: Layer) -> Parts:
+    """One of Mamba-2, attention and feed-forward a layer."""
+    yield norm("attn_norm", a.n_embd)
+    if k.recurrent:
+        yield from mamba2(a)
+    elif not k.n_ff:
+        yield from attention(a, k)
+    elif not k.experts:
+        yield from ffn(a, k.n_ff, gate=False)
+    else:
+        yield Part("exp_probs_b.bias", (a.n_expert,))
+        yield from experts(a, gate=False)
+        if a.n_embd_latent:
+            yield Part("ffn_latent_down.weight", (a.n_embd, a.n_embd_latent))
+            yield Part("ffn_latent_up.weight", (a.n_embd_latent, a.n_embd))
+        yield from ffn(a, shared_width(a), "_shexp", gate=False)
+
+
+def _falcon_h1(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Mamba-2 and attention side by side."""
+    yield norm("attn_norm", a.n_embd)
+    yield from mamba2(a)
+    yield from attention(a, k)
+    yield norm("ffn_norm", a.n_embd)
+    yield from ffn(a, k.n_ff)
+
+
+def _gated_delta_hybrid(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Gated delta net, or gated attention; experts with a gated shared one (dense for qwen35)."""
+    yield norm("attn_norm", a.n_embd)
+    if k.recurrent:
+        yield from gated_delta(a)
+    else:
+        yield from attention(a, k, gated=True)
+        yield from qk_norm(a)
+    yield from feed_forward(a, k)
+    if k.experts:
+        yield Part("ffn_gate_inp_shexp.weight", (a.n_embd,))
+    yield norm("post_attention_norm", a.n_embd)
+
+
+def _gpt_oss(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Biases on everything, attention sinks."""
+    q, kv = a.key_length * k.n_head, a.key_length * k.n_head_kv
+    yield norm("attn_norm", a.n_embd)
+    yield from (p for p in attention(a, k) if not p.name.endswith(".bias"))
+    yield from biases(("attn_k", kv), ("attn_output", a.n_embd), ("attn_q", q), ("attn_v", kv))
+    yield norm("attn_sinks", k.n_head)
+    yield from experts(a)
+    yield Part("ffn_gate_inp.bias", (a.n_expert,))
+    yield Part("ffn_down_exps.bias", (a.n_embd, a.n_expert))
+    yield Part("ffn_gate_exps.bias", (a.n_ff_exp, a.n_expert))
+    yield Part("ffn_up_exps.bias", (a.n_ff_exp, a.n_expert))
+    yield norm("post_attention_norm", a.n_embd)
+
+
+def _deepseek2(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Latent attention; a dense lead, then experts with shared ones."""
+    yield norm("attn_norm", a.n_embd)
+    yield from latent_attention(a, k)
+    if k.experts and a.n_expert >= _BIASED_ROUTER:
+        yield Part("exp_probs_b.bias", (a.n_expert,))
+    yield norm("ffn_norm", a.n_embd)
+    yield from feed_forward(a, k)
+
+
+_BIASED_ROUTER = 256
+"""DeepSeek's models from V3 on (256 experts) correct the router with a bias; V2 (64, 160) does not."""
+
+
+def _glm4_moe(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Post-attention norm instead of a feed-forward norm; biased router; a dense lead."""
+    yield norm("attn_norm", a.n_embd)
+    yield from attention(a, k)
+    if a.qk_norm:
+        yield from qk_norm(a)
+    if k.experts:
+        yield Part("exp_probs_b.bias", (a.n_expert,))
+    yield from feed_forward(a, k)
+    yield norm("post_attention_norm", a.n_embd)
+
+
+def _lfm2(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Short convolution, or attention; then feed-forward."""
+    yield norm("attn_norm", a.n_embd)
+    if k.recurrent:
+        yield Part("shortconv.conv.weight", (a.shortconv_l_cache, a.n_embd))
+        yield Part("shortconv.in_proj.weight", (a.n_embd, 3 * a.n_embd))
+        yield Part("shortconv.out_proj.weight", (a.n_embd, a.n_embd))
+    else:
+        yield from attention(a, k)
+        yield from qk_norm(a)
+    if k.experts and a.arch == "lfm2moe":
+        yield Part("exp_probs_b.bias", (a.n_expert,))
+    yield norm("ffn_norm", a.n_embd)
+    yield from feed_forward(a, k)
+
+
+def _generic(a: ArchitectureConfig, k: Layer) -> Parts:
+    """An upper bound for a transformer of unknown kind: everything that its sizes allow at once."""
+    for name in ("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm"):
+        yield norm(name, a.n_embd)
+    if a.kv_lora_rank and a.key_length_mla:
+        yield from latent_attention(a, k)
+    else:
+        yield from attention(a, k)
+        yield from qk_norm(a)
+    if a.ssm_d_inner:
+        yield from mamba2(a)
+    yield from feed_forward(a, k)
+
+
+def _nextn(a: ArchitectureConfig) -> Parts:
+    """What a layer that predicts a further token adds."""
+    yield Part("nextn.eh_proj.weight", (2 * a.n_embd, a.n_embd))
+    for name in ("nextn.enorm", "nextn.hnorm", "nextn.shared_head_norm"):
+        yield norm(name, a.n_embd)
+    if a.arch in _NEXTN_VOCABULARY:
+        yield Part("nextn.embed_tokens.weight", (a.n_embd, a.n_vocab))
+        yield Part("nextn.shared_head_head.weight", (a.n_embd, a.n_vocab))
+
+
+_NEXTN_VOCABULARY = frozenset({"glm4moe", "deepseek2"})
+"""Where further-token layers carry their own embedding and output matrix."""
+
+LAYOUTS: dict[str, Callable[[ArchitectureConfig, Layer], Parts]] = {
+    **dict.fromkeys(
+        (
+            "llama",
+            "mistral3",
+            "qwen2",
+            "qwen2moe",
+            "qwen2vl",
+            "qwen3",
+            "qwen3moe",
+            "qwen3vl",
+            "qwen3vlmoe",
+            "granite",
+            "granitemoe",
+            "gemma",
+            "gemma2",
+            "gemma3",
+            "gemma-embedding",
+        ),
+        _llama,
+    ),
+    **dict.fromkeys(GATED_DELTA, _gated_delta_hybrid),
+    "phi3": _phi3,
+    "olmo2": _olmo2,
+    "bert": _bert,
+    "granitehybrid": _granite_hybrid,
+    "nemotron_h": _nemotron_h,
+    "nemotron_h_moe": _nemotron_h,
+    "falcon-h1": _falcon_h1,
+    "gpt-oss": _gpt_oss,
+    "deepseek2": _deepseek2,
+    "glm4moe": _glm4_moe,
+    "lfm2": _lfm2,
+    "lfm2moe": _lfm2,
+}
+"""Layer tensors by architecture. `mistral` files say `llama`."""
