@@ -1,0 +1,230 @@
+"""Ask a llama-server binary what it accepts; read and write recorded dialects. The room's only I/O."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from launcher.engine.help import parse_help
+from launcher.errors import EngineError, Finding, Fix
+from launcher.ir.config import EngineConfig
+from launcher.ir.dialect import Dialect
+
+RECORDED_DIR = Path(__file__).parent / "recorded"
+PACKAGE_SCHEME = "pkg://"
+PROBE_TIMEOUT_S = 20.0
+"""`--help` of a CUDA build loads its backends first: seconds on a cold disk."""
+TAIL_LINES = 8
+FLAGS_MIN = 40
+"""Real builds list some 250 flags; fewer than this is another program's help."""
+
+_BUILD = re.compile(r"version:\s+(?:\S+ \(build (\d+), commit (\w+)\)|(\d+) \((\w+)\))")
+
+
+def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
+    """The program that `engine.binary` names: an absolute path, or a bare name left for PATH at run time.
+
+    `pkg://package/file` is found through the package's spec, without importing it. Raises EngineError
+    (`engine/missing-binary`, at `key`.binary) when that package is not installed.
+    """
+    if not engine.binary.startswith(PACKAGE_SCHEME):
+        return engine.binary
+    package, _, inner = engine.binary.removeprefix(PACKAGE_SCHEME).partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations or not inner:
+        raise EngineError([_missing(key, f"no installed Python package provides {engine.binary}", package)])
+    return str(Path(spec.submodule_search_locations[0], inner))
+
+
+def locate_binary(binary: str) -> Path | None:
+    """The file that running `binary` would execute now, or None: a path as it is, a bare name through PATH."""
+    if "/" in binary:
+        return Path(binary) if Path(binary).is_file() else None
+    found = shutil.which(binary)
+    return Path(found) if found else None
+
+
+def probe(
+    binary: Path,
+    cache_dir: Path | None,
+    *,
+    key: str = "engine",
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = PROBE_TIMEOUT_S,
+) -> Dialect:
+    """What `binary` accepts, by its own `--help` and `--version`, each within `timeout_s`.
+
+    Cached in `cache_dir` under the sha256 of the binary, of what lies beside it, and of `env` (which is added to
+    ours: a library path): a llama-server may be a stub of 14 kB whose flags live in a shared library.
+    Raises EngineError: `engine/missing-binary`, `engine/probe-failed`, at `key`.binary.
+    """
+    located = locate_binary(str(binary))
+    if located is None:
+        what = f"there is no file {binary}" if "/" in str(binary) else f"there is no {binary} on PATH"
+        raise EngineError([_missing(key, what)])
+    if not os.access(located, os.X_OK):
+        raise EngineError([_failed(key, f"{located} is not executable", (f"chmod +x {located}",))])
+    try:
+        digest = _sha256(located)
+    except OSError as error:
+        raise EngineError([_failed(key, f"{located} cannot be read: {error.strerror}")]) from None
+    cached = cache_dir / f"{_cache_key(located, digest, env or {})}.json" if cache_dir else None
+    if cached is not None and (dialect := _read_cached(cached)) is not None:
+        return dialect
+    help_text = _ask(located, "--help", key, env, timeout_s)
+    version = _ask(located, "--version", key, env, timeout_s)
+    flags = parse_help(help_text)
+    if len(flags) < FLAGS_MIN or not any("--model" in f.names for f in flags):
+        raise EngineError([_failed(key, f"{located} --help is not llama-server's: {len(flags)} flags")])
+    first_line = next((line for line in version.splitlines() if line.startswith("version:")), "").strip()
+    dialect = Dialect(name=_name(first_line), version=first_line, digest=f"sha256:{digest}", flags=flags)
+    if cached is not None:
+        _write_atomically(cached, msgspec.json.encode(dialect))
+    return dialect
+
+
+def recorded_names() -> tuple[str, ...]:
+    """Names of the dialects that come with the package, oldest build first."""
+    return tuple(sorted((p.stem for p in RECORDED_DIR.glob("*.json")), key=lambda n: (len(n), n)))
+
+
+def recorded(name: str, *, key: str = "engine") -> Dialect:
+    """The recorded dialect `name` (`b10434`). Raises EngineError (`engine/unknown-dialect`, at `key`.dialect)."""
+    names = recorded_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        finding = Finding(
+            code="engine/unknown-dialect",
+            severity="error",
+            key=f"{key}.dialect",
+            message=f"no recorded dialect {name!r}; there are {', '.join(names)}",
+            notes=(f"did you mean {near[0]!r}?",) if near else (),
+            fixes=(Fix(override=f"{key}.dialect={near[0] if near else names[-1]}"),),
+        )
+        raise EngineError([finding])
+    return msgspec.json.decode((RECORDED_DIR / f"{name}.json").read_bytes(), type=Dialect)
+
+
+def record(name: str, binary: Path, directory: Path = RECORDED_DIR) -> Path:
+    """Probe `binary` and keep its dialect as `directory`/`name`.json, one flag a line; returns that path."""
+    dialect = msgspec.structs.replace(probe(binary, None), name=name)
+    head = msgspec.json.encode({"name": dialect.name, "version": dialect.version, "digest": dialect.digest})
+    lines = b",\n".join(msgspec.json.encode(_sparse(flag)) for flag in dialect.flags)
+    path = directory / f"{name}.json"
+    path.write_bytes(head[:-1] + b',"flags":[\n' + lines + b"\n]}\n")
+    return path
+
+
+def _sparse(flag: msgspec.Struct) -> dict[str, object]:
+    """`flag` as JSON values, fields at their defaults left out."""
+    return {k: v for k, v in msgspec.to_builtins(flag).items() if v or k == "arity"}
+
+
+def _ask(binary: Path, flag: str, key: str, env: Mapping[str, str] | None, timeout_s: float) -> str:
+    """Output of `binary flag`; stdout, or stderr where that is empty (`--version`). Raises EngineError."""
+    try:
+        child = subprocess.Popen(
+            [binary, flag],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise EngineError([_failed(key, f"{binary} cannot be run: {error.strerror}")]) from None
+    with child:
+        try:
+            out, err = child.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+            raise EngineError([_failed(key, f"{binary} {flag} did not answer in {timeout_s:g} s")]) from None
+    if child.returncode != 0:
+        raise EngineError([_died(key, binary, flag, child.returncode, err or out)])
+    return out if out.strip() else err
+
+
+def _died(key: str, binary: Path, flag: str, status: int, output: str) -> Finding:
+    """The finding for an exit other than 0: how it ended, the tail of what it said, and what helps."""
+    how = f"was killed by signal {-status}" if status < 0 else f"exited {status}"
+    tail = tuple(line.strip() for line in output.splitlines()[-TAIL_LINES:] if line.strip())
+    remedy: tuple[str, ...] = ()
+    if "error while loading shared libraries" in output:
+        remedy = (f"put the directory of that library into {key}.library_path",)
+    elif -status == signal.SIGILL:
+        remedy = ("this build uses CPU instructions that this machine lacks; use a build for it",)
+    return _failed(key, f"{binary} {flag} {how}", (*tail, *remedy))
+
+
+def _failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding:
+    """An `engine/probe-failed` error at the engine's binary."""
+    return Finding(code="engine/probe-failed", severity="error", key=f"{key}.binary", message=message, notes=notes)
+
+
+def _missing(key: str, message: str, package: str | None = None) -> Finding:
+    """An `engine/missing-binary` error at the engine's binary, with what to do about it."""
+    remedy = f"install {package}, or " if package else ""
+    note = f"{remedy}set {key}.binary to the path of a llama-server; planning needs none: {key}.dialect is used then"
+    return Finding(code="engine/missing-binary", severity="error", key=f"{key}.binary", message=message, notes=(note,))
+
+
+def _name(version_line: str) -> str:
+    """`b10434` from a version line with a real build number, else `commit-7e4c0a9`, else `unknown`."""
+    match = _BUILD.search(version_line)
+    if match is None:
+        return "unknown"
+    number, commit = (match[1], match[2]) if match[1] else (match[3], match[4])
+    return f"b{number}" if int(number) > 1 else f"commit-{commit}"
+
+
+def _sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cache_key(binary: Path, digest: str, env: Mapping[str, str]) -> str:
+    """Hex name under which a probe is kept: the binary's bytes, and size and mtime of each library it may load."""
+    directories = [binary.resolve().parent, *(Path(d) for d in env.get("LD_LIBRARY_PATH", "").split(":") if d)]
+    key = hashlib.sha256(f"{digest}\n{sorted(env.items())}\n".encode(errors="surrogateescape"))
+    for directory in directories:
+        for library in sorted(directory.glob("lib*.so*")):
+            status = library.stat()
+            key.update(f"{library.name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return key.hexdigest()
+
+
+def _read_cached(path: Path) -> Dialect | None:
+    """The dialect kept at `path`; None when there is none that can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Dialect)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` whole or not at all; a cache that cannot be written is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(path)
+    except OSError:
+        return

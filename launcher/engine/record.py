@@ -1,0 +1,15 @@
+"""`python -m launcher.engine.record NAME BINARY`: keep a build's dialect as packaged data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from launcher.engine.probe import record
+
+USAGE = "usage: python -m launcher.engine.record NAME BINARY"
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(USAGE)
+    record(sys.argv[1], Path(sys.argv[2]))
