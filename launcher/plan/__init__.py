@@ -1,1 +1,24 @@
-"""Room to be built."""
+"""Decide what will run and what it takes.
+
+In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pure: no file, clock or machine.
+
+`plan_fleet` is the stage; `settle` and `estimate` answer for one model (`launch inspect`); `apply_waivers` also
+serves the findings of other stages.
+"""
+
+from launcher.plan.fleet import plan_fleet
+from launcher.plan.memory import Companions, estimate
+from launcher.plan.settings import Settings
+from launcher.plan.settle import Settled, settle
+from launcher.plan.waivers import apply_waivers, sort_findings
+
+__all__ = [
+    "Companions",
+    "Settings",
+    "Settled",
+    "apply_waivers",
+    "estimate",
+    "plan_fleet",
+    "settle",
+    "sort_findings",
+]

@@ -1,0 +1,70 @@
+"""What can be wrong with a plan: one function a check, all of them in `CHECKS`.
+
+In: `Planning`. Out: findings. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from launcher.errors import Finding
+from launcher.plan.checks.budgets import (
+    check_budgets,
+    check_nodes,
+    check_prompt_caches,
+    check_stated,
+    check_vram_target,
+    check_warm_pool,
+)
+from launcher.plan.checks.contexts import (
+    check_cache_blocks,
+    check_embedding_batch,
+    check_flash_attention,
+    check_slot_context,
+)
+from launcher.plan.checks.ladder import check_ladder
+from launcher.plan.checks.models import (
+    check_draft,
+    check_experts,
+    check_projector,
+    check_shared_files,
+    check_speculation,
+)
+from launcher.plan.checks.planning import Planning
+from launcher.plan.checks.processes import (
+    check_cpusets,
+    check_memlock,
+    check_offload,
+    check_port_conflicts,
+    check_threads,
+    check_timeouts,
+    check_unused_ports,
+)
+
+CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
+    check_budgets,
+    check_nodes,
+    check_vram_target,
+    check_prompt_caches,
+    check_warm_pool,
+    check_ladder,
+    check_stated,
+    check_slot_context,
+    check_embedding_batch,
+    check_flash_attention,
+    check_cache_blocks,
+    check_experts,
+    check_draft,
+    check_speculation,
+    check_projector,
+    check_shared_files,
+    check_port_conflicts,
+    check_unused_ports,
+    check_threads,
+    check_cpusets,
+    check_memlock,
+    check_timeouts,
+    check_offload,
+)
+
+__all__ = ["CHECKS", "Planning"]

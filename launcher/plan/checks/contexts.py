@@ -1,0 +1,84 @@
+"""Contexts, batches and caches of a server. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from launcher.errors import Finding
+from launcher.plan.checks.planning import Planning, finding, set_field
+from launcher.plan.memory.compute import QUANTISED
+from launcher.plan.memory.kv import ROW
+from launcher.plan.memory.layers import key_length, value_length
+
+
+def check_slot_context(planning: Planning) -> Iterator[Finding]:
+    """`plan/slot-context`: an embedder's slot takes less than the model does."""
+    for server in planning.running:
+        settings, trained = server.settings, server.model.architecture.n_ctx_train
+        if not settings.embedding or settings.n_ctx_per_slot >= trained:
+            continue
+        asked = server.config.n_ctx
+        padding = ""
+        if asked and not settings.kv_unified and asked // settings.slots < settings.n_ctx_seq:
+            padding = f" ({asked} over {settings.slots} slots is {asked // settings.slots}, padded to 256s)"
+        field, value = ("n_ctx_per_slot", trained)
+        if asked:
+            field, value = ("n_ctx", trained * settings.slots)
+        yield finding(
+            "warning",
+            "plan/slot-context",
+            f"{server.key}.{'n_ctx' if asked else 'n_ctx_per_slot'}",
+            f"a slot has {settings.n_ctx_per_slot} tokens{padding}, the model takes {trained}",
+            fixes=(set_field(server, field, value),),
+        )
+
+
+def check_embedding_batch(planning: Planning) -> Iterator[Finding]:
+    """`plan/embedding-batch`: an embedder's batch is smaller than a slot's context."""
+    for server in planning.running:
+        settings = server.settings
+        if settings.embedding and min(settings.n_batch, settings.n_ubatch) < settings.n_ctx_per_slot:
+            yield finding(
+                "warning",
+                "plan/embedding-batch",
+                f"{server.key}.n_ubatch",
+                f"a text is embedded in one micro-batch of {settings.n_ubatch} tokens, a slot takes "
+                f"{settings.n_ctx_per_slot}: longer texts are refused",
+                fixes=(set_field(server, "n_ubatch", settings.n_ctx_per_slot),),
+            )
+
+
+def check_flash_attention(planning: Planning) -> Iterator[Finding]:
+    """`plan/flash-attention-required`: a quantised V cache without flash attention makes the server exit."""
+    for server in planning.running:
+        settings = server.settings
+        if settings.cache_type_v in QUANTISED and not settings.flash_attention:
+            yield finding(
+                "error",
+                "plan/flash-attention-required",
+                f"{server.key}.flash_attention",
+                f"a V cache of {settings.cache_type_v} needs flash attention, which is off",
+                fixes=(set_field(server, "flash_attention", "on"), set_field(server, "cache_type_v", "f16")),
+            )
+
+
+def check_cache_blocks(planning: Planning) -> Iterator[Finding]:
+    """`plan/cache-type-block`: heads are not whole blocks of the K or V type, which llama.cpp refuses.
+
+    It refuses encoders too, which have no cache (llama-context.cpp llama_init_from_model).
+    """
+    for server in planning.running:
+        arch = server.model.architecture
+        widths = (
+            ("cache_type_k", server.settings.cache_type_k, key_length(arch)),
+            ("cache_type_v", server.settings.cache_type_v, value_length(arch)),
+        )
+        for field, kind, width in widths:
+            if width % ROW[kind][1]:
+                yield finding(
+                    "error",
+                    "plan/cache-type-block",
+                    f"{server.key}.{field}",
+                    f"heads of {width} values are not whole blocks of {ROW[kind][1]}, as {kind} needs",
+                    fixes=(set_field(server, field, "f16"),),
+                )

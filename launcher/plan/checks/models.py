@@ -1,0 +1,127 @@
+"""Whether model, draft, projector and experts go together. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from launcher.errors import Finding, Fix
+from launcher.plan.checks.planning import Planning, finding, set_field
+from launcher.plan.memory import SHARING_MODES, is_mla, layers
+from launcher.plan.memory.assemble import file_identity
+from launcher.plan.server import Planned
+from launcher.sizes import gib
+
+VOCABULARY_TOLERANCE = 128
+"""Tokens by which draft and target may differ (SPEC_VOCAB_MAX_SIZE_DIFFERENCE, common/speculative.cpp)."""
+
+
+def check_experts(planning: Planning) -> Iterator[Finding]:
+    """`plan/moe-experts`: more experts than there are aborts the server, too few give fluent garbage."""
+    for server in planning.running:
+        used, arch, key = server.config.experts_used, server.model.architecture, f"{server.key}.experts_used"
+        if used is None:
+            continue
+        if not arch.n_expert:
+            message = f"{server.config.model} has no experts"
+            yield finding("error", "plan/moe-experts", key, message, fixes=(_remove(server, "experts_used"),))
+        elif not 1 <= used <= arch.n_expert:
+            message = f"experts_used={used}, but {server.config.model} has {arch.n_expert} experts"
+            fixes = (set_field(server, "experts_used", arch.n_expert_used or arch.n_expert),)
+            yield finding("error", "plan/moe-experts", key, message, fixes=fixes)
+        elif used < arch.n_expert_used_min:
+            message = (
+                f"with {used} experts {server.config.model} is fluent but wrong: it needs {arch.n_expert_used_min}"
+            )
+            fixes = (set_field(server, "experts_used", arch.n_expert_used_min),)
+            yield finding("warning", "plan/moe-experts", key, message, fixes=fixes)
+
+
+def _remove(server: Planned, field: str) -> Fix:
+    """The override that takes a field away."""
+    return set_field(server, field, "null")
+
+
+def check_draft(planning: Planning) -> Iterator[Finding]:
+    """`plan/draft-vocabulary`: the draft's tokens are not the target's, so it would be dropped silently."""
+    for server in planning.running:
+        if server.draft is None:
+            continue
+        target, draft = server.model.architecture, server.draft.architecture
+        reasons = []
+        if abs(target.n_vocab - draft.n_vocab) > VOCABULARY_TOLERANCE:
+            reasons.append(f"{draft.n_vocab} tokens, the target has {target.n_vocab}")
+        if target.tokenizer != draft.tokenizer:
+            reasons.append(f"a {draft.tokenizer} tokenizer, the target's is {target.tokenizer}")
+        if None not in (target.bos_token_id, draft.bos_token_id) and target.bos_token_id != draft.bos_token_id:
+            reasons.append(f"BOS {draft.bos_token_id}, the target's is {target.bos_token_id}")
+        if reasons:
+            message = f"{server.draft.model} cannot draft for {server.config.model}: it has {'; '.join(reasons)}"
+            yield finding(
+                "error", "plan/draft-vocabulary", f"{server.key}.draft", message, fixes=(_remove(server, "draft"),)
+            )
+
+
+def check_speculation(planning: Planning) -> Iterator[Finding]:
+    """`plan/speculation-unsupported`: models whose state cannot be rolled back, images, embeddings."""
+    for server in planning.running:
+        for field in ("draft", "ngram"):
+            if getattr(server.config, field) is None:
+                continue
+            why = _no_speculation(server)
+            if why:
+                message = f"{server.config.model} {why}: speculation is not supported"
+                key = f"{server.key}.{field}"
+                yield finding("error", "plan/speculation-unsupported", key, message, fixes=(_remove(server, field),))
+
+
+def _no_speculation(server: Planned) -> str:
+    """Why this server cannot speculate; "" when it can."""
+    arch = server.model.architecture
+    if layers(arch).recurrent:
+        return "has recurrent layers"
+    if is_mla(arch):
+        return "has latent attention (MLA)"
+    if server.config.projector:
+        return "reads images here"
+    return "serves embeddings here" if server.config.embedding else ""
+
+
+def check_projector(planning: Planning) -> Iterator[Finding]:
+    """`plan/projector-missing`: images are asked for, but the model has no projector; or its compute is unknown."""
+    for server in planning.running:
+        if not server.config.projector:
+            continue
+        key = f"{server.key}.projector"
+        if server.projector is None:
+            message = f"{server.config.model} has no projector in the catalogue"
+            fixes = (set_field(server, "projector", "false"),)
+            yield finding("error", "plan/projector-missing", key, message, fixes=fixes)
+        elif not server.projector.compute_bytes:
+            message = "the projector's compute buffer is not declared and not counted"
+            yield finding("note", "plan/projector-compute", f"models.{server.config.model}.projector", message)
+
+
+def check_shared_files(planning: Planning) -> Iterator[Finding]:
+    """`plan/file-shared`, `plan/model-duplicated`: one file served by several servers."""
+    users: defaultdict[str, list[Planned]] = defaultdict(list)
+    for server in planning.running:
+        users[file_identity(server.model)].append(server)
+    for servers in users.values():
+        groups = {s.config.exclusive for s in servers}
+        if len(servers) < 2 or (len(groups) == 1 and None not in groups):
+            continue
+        names = ", ".join(s.name for s in servers)
+        copies = [s for s in servers if s.config.load_mode not in SHARING_MODES]
+        model = servers[0]
+        key = f"{model.key}.load_mode"
+        if not copies:
+            message = f"{names} map one file of {gib(model.model.file_bytes)}: its pages are counted once"
+            yield finding("note", "plan/file-shared", key, message)
+            continue
+        size = gib(model.model.file_bytes)
+        message = f"{names} load the same file of {size}, {len(copies)} of them into memory of their own"
+        locked = any(s.config.load_mode == "mlock" for s in copies)
+        mode = "mmap+mlock" if locked else "mmap"
+        fixes = tuple(set_field(s, "load_mode", mode) for s in copies)
+        yield finding("warning", "plan/model-duplicated", key, message, fixes=fixes)

@@ -1,0 +1,47 @@
+"""What every check may look at. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from launcher.errors import Finding, Fix, Severity
+from launcher.ir.catalog import Catalog
+from launcher.ir.config import FleetConfig
+from launcher.ir.plan import DevicePlan, PlanTotals, ServicePlan
+from launcher.plan.memory import WeightTables
+from launcher.plan.server import Planned
+
+
+class Planning(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan in progress: servers in start order, memory added up, nothing judged yet."""
+
+    fleet: FleetConfig
+    catalog: Catalog
+    servers: tuple[Planned, ...]
+    services: tuple[ServicePlan, ...]
+    devices: tuple[DevicePlan, ...]
+    totals: PlanTotals
+    tables: WeightTables
+
+    @property
+    def running(self) -> tuple[Planned, ...]:
+        """Servers that may ever run."""
+        return tuple(s for s in self.servers if s.starts != "never")
+
+
+def finding(
+    severity: Severity,
+    code: str,
+    key: str,
+    message: str,
+    *,
+    notes: tuple[str, ...] = (),
+    fixes: tuple[Fix, ...] = (),
+) -> Finding:
+    """A finding, in the order that reads well in a check."""
+    return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)
+
+
+def set_field(server: Planned, field: str, value: object, effect: str = "") -> Fix:
+    """The override that sets a server's field."""
+    return Fix(override=f"{server.key}.{field}={value}", effect=effect)

@@ -1,0 +1,173 @@
+"""Ports, threads, limits and timeouts of processes. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import msgspec
+
+from launcher.errors import Finding
+from launcher.plan.checks.planning import Planning, finding, set_field
+from launcher.plan.cpuset import parse_cpus, physical_cores
+from launcher.plan.devices import starts, worst
+from launcher.sizes import gib
+
+ANYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
+
+
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
+    """Who listens where. `exclusive` members of one group take turns."""
+
+    key: str
+    host: str
+    port: int
+    exclusive: str | None = None
+
+
+def listeners(planning: Planning) -> tuple[Listener, ...]:
+    """Every socket of the fleet; the front once, also where a service stands for it."""
+    front = planning.fleet.runtime.front
+    found = [
+        Listener(key=s.key, host=s.config.host, port=s.plan.port, exclusive=s.config.exclusive)
+        for s in planning.running
+        if s.plan.port
+    ]
+    found += [
+        Listener(key=f"services.{s.name}", host=s.config.host, port=s.port)
+        for s in planning.services
+        if s.port and s.config.builtin is None and starts(planning.fleet, s) != "never"
+    ]
+    return (*found, Listener(key="runtime.front", host=front.host, port=front.port))
+
+
+def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
+    """`plan/port-conflict`: two processes on one address, or one number under two names."""
+    seen: defaultdict[int, list[Listener]] = defaultdict(list)
+    for new in listeners(planning):
+        for old in seen[new.port]:
+            same_host = new.host == old.host or {new.host, old.host} & ANYWHERE
+            turns = new.exclusive is not None and new.exclusive == old.exclusive
+            if same_host and not turns:
+                message = f"{new.key} and {old.key} both listen on {new.host}:{new.port}"
+                yield finding("error", "plan/port-conflict", f"{new.key}.port", message)
+        seen[new.port].append(new)
+    names: dict[int, str] = {}
+    taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
+    for name, port in planning.fleet.ports.items():
+        other = names.setdefault(port, name)
+        if other != name and (name not in taking_turns or taking_turns.get(other) != taking_turns[name]):
+            message = f"ports gives {port} to {other} and to {name}"
+            yield finding("error", "plan/port-conflict", f"ports.{name}", message)
+
+
+def check_unused_ports(planning: Planning) -> Iterator[Finding]:
+    """`plan/port-unused`: a documented port that nothing uses; a stated count of servers that is not theirs."""
+    fleet = planning.fleet
+    used = {listener.port for listener in listeners(planning)} | {s.port for s in planning.services}
+    used |= {s.plan.port for s in planning.servers}
+    unused = {name: port for name, port in fleet.ports.items() if port not in used}
+    if unused:
+        listed = ", ".join(f"{port} ({name})" for name, port in sorted(unused.items(), key=lambda item: item[1]))
+        key = f"ports.{next(iter(unused))}" if len(unused) == 1 else "ports"
+        yield finding("note", "plan/port-unused", key, f"nothing in this deployment is started on {listed}")
+    count = sum(1 for s in planning.servers if s.initial)
+    if fleet.stated and fleet.stated.servers is not None and fleet.stated.servers != count:
+        source = f" ({fleet.stated.source})" if fleet.stated.source else ""
+        message = f"{fleet.stated.servers} servers are stated{source}, {count} are up after start"
+        yield finding("note", "plan/port-unused", "stated.servers", message)
+
+
+def check_threads(planning: Planning) -> Iterator[Finding]:
+    """`cpu/oversubscribed`: more threads at once than physical cores, in all or in a server's own cpuset."""
+    cores = planning.fleet.hardware.cpu.physical_cores
+    threads = worst(planning.servers, lambda s: s.settings.threads)
+    if threads > cores:
+        many = sorted(planning.running, key=lambda s: (-s.settings.threads, s.name))[:4]
+        yield finding(
+            "warning",
+            "cpu/oversubscribed",
+            "hardware.cpu.physical_cores",
+            f"{threads} threads of servers that may be busy at once, on {cores} physical cores "
+            f"({planning.fleet.hardware.cpu.logical_cores} logical)",
+            notes=tuple(f"{s.name} has {s.settings.threads} threads" for s in many),
+        )
+    for server in planning.running:
+        own, what = cores, "the host"
+        if server.config.cpus:
+            try:
+                own, what = physical_cores(parse_cpus(server.config.cpus), planning.fleet.hardware.cpu), "its cpuset"
+            except ValueError:
+                continue
+        if server.settings.threads > own:
+            message = f"{server.settings.threads} threads, but {what} has {own} physical cores"
+            fixes = (set_field(server, "threads", own),)
+            yield finding("warning", "cpu/oversubscribed", f"{server.key}.threads", message, fixes=fixes)
+
+
+def check_cpusets(planning: Planning) -> Iterator[Finding]:
+    """`cpu/cpuset-straddles`: a cpuset on several NUMA nodes without a memory policy."""
+    try:
+        nodes = {n.id: parse_cpus(n.cpus) for n in planning.fleet.hardware.cpu.nodes}
+    except ValueError:
+        return
+    for server in planning.running:
+        if not server.config.cpus or server.config.numa:
+            continue
+        try:
+            cpus = parse_cpus(server.config.cpus)
+        except ValueError:
+            continue
+        touched = [str(node) for node, own in nodes.items() if cpus & own]
+        if len(touched) > 1:
+            message = f"cpus {server.config.cpus} lie on nodes {', '.join(touched)}: give numa a policy"
+            yield finding("warning", "cpu/cpuset-straddles", f"{server.key}.cpus", message)
+
+
+def check_memlock(planning: Planning) -> Iterator[Finding]:
+    """`plan/memlock-limit`: a process locks more than RLIMIT_MEMLOCK lets it."""
+    limit = planning.fleet.hardware.memlock_bytes
+    if limit is None:
+        return
+    for server in planning.running:
+        locked = sum(part.locked for part in server.parts)
+        if locked > limit:
+            message = f"{gib(locked)} is to be locked, the limit (memlock) is {gib(limit)}: it would not be pinned"
+            fixes = (set_field(server, "load_mode", "mmap"),)
+            yield finding("warning", "plan/memlock-limit", f"{server.key}.load_mode", message, fixes=fixes)
+
+
+def check_timeouts(planning: Planning) -> Iterator[Finding]:
+    """`plan/timeout-order`: an inner timeout that cannot fire before the outer one."""
+    for server in planning.running:
+        config = server.config
+        if config.stall_timeout_s > config.start_timeout_s > 0:
+            message = (
+                f"a start is called stalled after {config.stall_timeout_s:g} s without progress, "
+                f"but it is given up after {config.start_timeout_s:g} s"
+            )
+            yield finding("warning", "plan/timeout-order", f"{server.key}.stall_timeout_s", message)
+    orchestration = planning.fleet.orchestration
+    router = next((s for s in planning.servers if orchestration and s.name == orchestration.router), None)
+    if orchestration and router:
+        outer = planning.fleet.routing.timeouts_s.get(router.name, router.config.request_timeout_s)
+        if orchestration.router_timeout_s >= outer:
+            message = f"the router is given {orchestration.router_timeout_s:g} s, its server answers within {outer:g} s"
+            yield finding("warning", "plan/timeout-order", "orchestration.router_timeout_s", message)
+
+
+def check_offload(planning: Planning) -> Iterator[Finding]:
+    """`plan/gpu-unused-layers`: devices without layers, or layers without devices."""
+    for server in planning.running:
+        key = f"{server.key}.n_gpu_layers"
+        asked = server.config.n_gpu_layers
+        if server.settings.devices and not server.settings.n_gpu_layers:
+            message = f"devices are given ({', '.join(server.settings.devices)}), but no layer is offloaded"
+            yield finding(
+                "warning", "plan/gpu-unused-layers", key, message, fixes=(set_field(server, "n_gpu_layers", "all"),)
+            )
+        elif not server.config.devices and asked not in (0, "auto"):
+            message = f"n_gpu_layers={asked}, but no devices are given: the server runs on the CPU"
+            yield finding(
+                "warning", "plan/gpu-unused-layers", key, message, fixes=(set_field(server, "n_gpu_layers", 0),)
+            )

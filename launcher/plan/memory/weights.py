@@ -1,0 +1,229 @@
+"""Weights: where tensors land, and the copies that the CPU backend makes of them. Pure.
+
+Source: llama-model.cpp load_tensors and make_cpu_buft_list, llama-model-loader.cpp create_tensor,
+ggml-cpu/amx/mmq.cpp ggml_backend_amx_get_alloc_size, ggml-cpu/repack.cpp.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from math import prod
+
+import msgspec
+
+from launcher.ir.catalog import ModelFile, Tensor
+from launcher.plan.memory.layers import split_name
+from launcher.plan.memory.parts import Part
+from launcher.plan.memory.placement import layer_devices
+from launcher.plan.settings import RAM, Settings
+
+AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
+"""Types with AMX kernels → what ne0 must be a multiple of."""
+AMX_EXTRA = {"q8_0": (4, 32), "q4_k": (4, 256), "q5_k": (4, 256), "iq4_xs": (2, 256)}
+"""Bytes that the tile layout adds, per so many weights."""
+REPACK_AVX2 = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"})
+REPACK_AVX512 = REPACK_AVX2 | {"q2_k"}
+INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "rope_freqs", "rope_factors")
+"""Names of tensors that always stay on the CPU."""
+NOT_MATMUL = ("_norm", "conv1d", "ssm_a", "ssm_d", "attn_sinks", "time_", "altup_", "rel_b")
+"""Marks of weights that other operations than MUL_MAT read: extra buffer types refuse them."""
+EXPERTS = ("ffn_up", "ffn_down", "ffn_gate", "ffn_gate_up")
+FILE_ALIGNMENT = 32
+SHARING_MODES = frozenset({"mmap", "mmap+mlock"})
+LOCKING_MODES = frozenset({"mlock", "mmap+mlock"})
+
+
+class Group(msgspec.Struct, kw_only=True):
+    """Tensors that are placed together, in bytes.
+
+    `tensors` on a device. On the CPU `plain` stay as they are in the file, between offsets `first` and `last`, and
+    the rest becomes `copies` of anonymous memory.
+    """
+
+    tensors: int = 0
+    plain: int = 0
+    copies: int = 0
+    first: int = -1
+    last: int = -1
+
+    def add(self, size: int, copy: int, start: int) -> None:
+        """Count one tensor of `size` bytes at offset `start`, of which the CPU makes a copy of `copy` bytes."""
+        self.tensors += size
+        if copy:
+            self.copies += copy
+            return
+        self.plain += size
+        if self.first < 0 or start < self.first:
+            self.first = start
+        self.last = max(self.last, start + size)
+
+
+class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's tensors by where they can go: one pass over the header serves every placement."""
+
+    dense: tuple[Group, ...]
+    """Per layer, what is not an expert bank."""
+    experts: tuple[Group, ...]
+    inputs: Group
+    output: Group
+    tied: Group | None
+    """The embedding once more, as the output of models without one."""
+    largest: int
+    count: int
+
+
+class CpuCopies(msgspec.Struct, frozen=True, kw_only=True):
+    """Which extra buffer types this CPU and these settings use."""
+
+    amx: bool
+    repack: frozenset[str]
+
+
+def cpu_copies(settings: Settings) -> CpuCopies:
+    """Extra buffer types in use: none with --no-repack, nor where a GPU's host buffer comes before them."""
+    features = settings.cpu_features
+    if not settings.repack or (settings.devices and settings.host_buffer):
+        return CpuCopies(amx=False, repack=frozenset())
+    types = REPACK_AVX512 if "avx512f" in features else REPACK_AVX2 if "avx2" in features else frozenset[str]()
+    return CpuCopies(amx="amx_int8" in features, repack=types)
+
+
+class Role(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What becomes of tensors of one name, type and shape: the bytes of their CPU copy, and who they go with."""
+
+    copy: int
+    is_input: bool
+    is_bank: bool
+
+
+def role(stem: str, tensor: Tensor, copies: CpuCopies) -> Role:
+    """The role of `tensor`, whose name within its layer is `stem`."""
+    is_input = stem.startswith(INPUT)
+    matmul = not is_input and not any(mark in stem for mark in NOT_MATMUL)
+    banks = "exps." in stem and stem.split(".", 1)[0].replace("_chexps", "").replace("_exps", "") in EXPERTS
+    return Role(copy=copied_bytes(tensor, copies) if matmul else 0, is_input=is_input, is_bank=banks)
+
+
+def copied_bytes(tensor: Tensor, copies: CpuCopies) -> int:
+    """Bytes of the CPU's rearranged copy of a matrix; 0 where it is used as it is in the file."""
+    dims = sum(1 for n in tensor.shape if n > 1)
+    if dims < 2:
+        return 0
+    kind, row = tensor.type.lower(), tensor.shape[0]
+    rows = tensor.shape[1] if len(tensor.shape) > 1 else 1
+    banks = dims > 2 and "exps" in tensor.name
+    if copies.amx and not banks and kind in AMX_ROW and rows % 32 == 0 and row % AMX_ROW[kind] == 0:
+        extra, per = AMX_EXTRA.get(kind, (0, 1))
+        return tensor.size_bytes + prod(tensor.shape) // per * extra
+    if kind in copies.repack and rows % 8 == 0 and (banks or dims == 2):
+        return tensor.size_bytes
+    return 0
+
+
+class WeightTables:
+    """Tables of the models weighed so far: one pass over each header, however often a plan asks."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str, str, CpuCopies], WeightTable] = {}
+
+    def of(self, model: ModelFile, n_layer: int, settings: Settings) -> WeightTable:
+        """The table of `model` on the CPU of `settings`."""
+        key = (model.path, model.header_digest, cpu_copies(settings))
+        if key not in self._tables:
+            self._tables[key] = weigh(model, n_layer, key[2])
+        return self._tables[key]
+
+
+def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
+    """The tensors of `model` grouped; those of layers at or above `n_layer` (multi-token prediction) are skipped."""
+    dense = tuple(Group() for _ in range(n_layer))
+    experts = tuple(Group() for _ in range(n_layer))
+    inputs, output = Group(), Group()
+    roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
+    offset = largest = count = 0
+    for tensor in model.tensors:
+        size = tensor.size_bytes
+        start, offset = offset, offset + -(-size // FILE_ALIGNMENT) * FILE_ALIGNMENT
+        layer, stem = split_name(tensor.name)
+        if layer >= n_layer:
+            continue
+        key = (stem, tensor.type, tensor.shape)
+        if key not in roles:
+            roles[key] = role(stem, tensor, copies)
+        kind = roles[key]
+        if layer >= 0:
+            group = experts[layer] if kind.is_bank else dense[layer]
+        else:
+            group = inputs if kind.is_input else output
+        group.add(size, kind.copy, start)
+        largest, count = max(largest, size), count + 1
+    return WeightTable(
+        dense=dense,
+        experts=experts,
+        inputs=inputs,
+        output=output,
+        tied=_tied(model, copies),
+        largest=largest,
+        count=count,
+    )
+
+
+def _tied(model: ModelFile, copies: CpuCopies) -> Group | None:
+    """The embedding once more, where it is also the output matrix: nothing where both stay plain on the CPU."""
+    by_name = {t.name: t for t in model.tensors if t.name in {"token_embd.weight", "output.weight"}}
+    embedding = by_name.get("token_embd.weight")
+    if embedding is None or "output.weight" in by_name or not model.architecture.causal:
+        return None
+    return Group(tensors=embedding.size_bytes, copies=copied_bytes(embedding, copies))
+
+
+def weight_parts(table: WeightTable, settings: Settings, source: str) -> Iterator[Part]:
+    """Model bytes by device: on the host the mapping (or plain buffer) and the copies, on devices the tensors."""
+    n_layer = len(table.dense)
+    places = layer_devices(n_layer, settings)
+    on_device: defaultdict[str, int] = defaultdict(int)
+    host = [table.inputs]
+    placed = [
+        *zip(places, table.dense, strict=False),
+        *((RAM if il < settings.n_cpu_moe else places[il], group) for il, group in enumerate(table.experts)),
+        (places[-1], table.output),
+        *([(places[-1], table.tied)] if table.tied else []),
+    ]
+    for place, group in placed:
+        if place == RAM:
+            host.append(group)
+        else:
+            on_device[place] += group.tensors
+    yield host_weights(host, settings, source=source, largest=table.largest)
+    for device, size in on_device.items():
+        yield Part(device=device, component="model", committed=size)
+
+
+def host_weights(groups: list[Group], settings: Settings, *, source: str, largest: int) -> Part:
+    """The CPU's share: anonymous copies, and the rest file-backed (mmap) or in a buffer of its own.
+
+    A mapping spans first to last CPU tensor. mlock pins the mapping or the plain buffer, never the copies
+    (they are not host buffers to llama.cpp); without mmap the largest tensor passes through a staging buffer.
+    """
+    copies = sum(g.copies for g in groups)
+    plain = sum(g.plain for g in groups)
+    locking = settings.load_mode in LOCKING_MODES
+    if settings.load_mode in SHARING_MODES:
+        spans = [(g.first, g.last) for g in groups if g.first >= 0]
+        mapped = max((last for _, last in spans), default=0) - min((first for first, _ in spans), default=0)
+        return Part(
+            device=RAM,
+            component="model",
+            committed=copies,
+            file=mapped,
+            locked=mapped if locking else 0,
+            source=source,
+        )
+    return Part(
+        device=RAM,
+        component="model",
+        committed=copies + plain,
+        locked=plain if locking else 0,
+        transient=largest if copies or settings.devices else 0,
+    )

@@ -1,0 +1,211 @@
+"""Every server field resolved to what llama-server will make of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from launcher.errors import Finding
+from launcher.ir.catalog import ModelFile
+from launcher.ir.config import HardwareConfig, ServerConfig
+from launcher.plan.cpuset import parse_cpus, physical_cores
+from launcher.plan.memory import (
+    AUTO_SLOTS,
+    SLOTS_MAX,
+    Companions,
+    WeightTables,
+    add_up,
+    resolve_context,
+    served_architecture,
+    server_parts,
+)
+from launcher.plan.settings import Settings
+
+HOST_BUFFERS = frozenset({"cuda", "rocm", "vulkan", "sycl"})
+"""Backends with a host buffer type, which llama.cpp prefers to repacked CPU weights (make_cpu_buft_list)."""
+NO_COMPANIONS = Companions()
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one server, and what was noticed on the way."""
+
+    settings: Settings
+    findings: tuple[Finding, ...]
+
+
+def settle(
+    config: ServerConfig,
+    model: ModelFile,
+    hardware: HardwareConfig | None = None,
+    *,
+    key: str = "server",
+    beside: Companions = NO_COMPANIONS,
+    tables: WeightTables | None = None,
+) -> Settled:
+    """Settings of `config` serving `model` on `hardware` (absent: a host without GPUs and extra instructions).
+
+    `key` is the dotted config key of the server, for findings. `beside` and `tables` serve to fit `n_gpu_layers: auto`.
+    """
+    findings: list[Finding] = []
+    arch = served_architecture(model)
+    slots = _slots(config, key, findings)
+    unified = config.kv_unified if config.kv_unified is not None else config.slots is None
+    wanted = _context(config, slots, model, key, findings)
+    context = resolve_context(
+        n=wanted,
+        slots=slots,
+        unified=unified,
+        n_batch=config.n_batch,
+        n_ubatch=config.n_ubatch,
+        causal=arch.causal,
+        embedding=config.embedding,
+        n_ctx_train=arch.n_ctx_train,
+    )
+    if arch.n_ctx_train and wanted > arch.n_ctx_train * slots:
+        findings.append(_over_training(key, config, wanted // slots, arch.n_ctx_train))
+    devices = tuple(_devices(config, hardware, key, findings))
+    threads = config.threads or _threads(config, hardware, key, findings)
+    settings = Settings(
+        slots=slots,
+        n_ctx=context.n_ctx,
+        n_ctx_seq=context.n_ctx_seq,
+        n_ctx_per_slot=context.n_ctx_per_slot,
+        kv_unified=unified,
+        n_batch=context.n_batch,
+        n_ubatch=context.n_ubatch,
+        causal=arch.causal,
+        embedding=config.embedding,
+        flash_attention=config.flash_attention != "off",
+        cache_type_k=config.cache_type_k,
+        cache_type_v=config.cache_type_v,
+        swa_full=config.swa_full,
+        context_checkpoints=config.context_checkpoints,
+        cache_ram_mib=config.cache_ram_mib,
+        load_mode=config.load_mode,
+        repack=config.repack,
+        n_expert_used=config.experts_used or arch.n_expert_used,
+        devices=devices,
+        n_gpu_layers=arch.n_layer + 1,
+        n_cpu_moe=min(config.n_cpu_moe, arch.n_layer),
+        tensor_split=_split(config, hardware, devices),
+        kv_offload=config.kv_offload,
+        host_buffer=hardware is not None and any(hardware.gpus[d].backend in HOST_BUFFERS for d in devices),
+        cpu_features=frozenset(hardware.cpu.features if hardware else ()),
+        threads=threads,
+        threads_batch=config.threads_batch or threads,
+        draft_n_max=config.draft.n_max if config.draft else 0,
+        ngram=config.ngram,
+    )
+    layers = _gpu_layers(config, model, hardware, settings, beside=beside, tables=tables or WeightTables())
+    return Settled(settings=msgspec.structs.replace(settings, n_gpu_layers=layers), findings=tuple(findings))
+
+
+def _slots(config: ServerConfig, key: str, findings: list[Finding]) -> int:
+    """Slots within 1..256; absent means the server's own auto."""
+    slots = config.slots if config.slots is not None else AUTO_SLOTS
+    if 1 <= slots <= SLOTS_MAX:
+        return slots
+    findings.append(_error("plan/slots-range", f"{key}.slots", f"slots={slots}: llama-server takes 1 to {SLOTS_MAX}"))
+    return min(max(slots, 1), SLOTS_MAX)
+
+
+def _context(config: ServerConfig, slots: int, model: ModelFile, key: str, findings: list[Finding]) -> int:
+    """Tokens asked for in all: n_ctx, or n_ctx_per_slot for each slot, or the training context."""
+    if config.n_ctx is not None and config.n_ctx_per_slot is not None:
+        message = f"both n_ctx={config.n_ctx} and n_ctx_per_slot={config.n_ctx_per_slot} are given: write one"
+        findings.append(_error("plan/context-twice", f"{key}.n_ctx", message))
+    if config.n_ctx_per_slot is not None:
+        asked, field = config.n_ctx_per_slot * slots, "n_ctx_per_slot"
+    else:
+        asked, field = config.n_ctx or 0, "n_ctx"
+    if asked < 0:
+        findings.append(_error("plan/context-range", f"{key}.{field}", f"{field} is negative: {asked}"))
+    trained = model.architecture.n_ctx_train or AUTO_SLOTS * SLOTS_MAX
+    return asked if asked > 0 else trained
+
+
+def _over_training(key: str, config: ServerConfig, n_ctx_slot: int, n_ctx_train: int) -> Finding:
+    """A slot is given more context than the model was trained with."""
+    field = "n_ctx_per_slot" if config.n_ctx_per_slot is not None else "n_ctx"
+    return Finding(
+        code="plan/context-over-training",
+        severity="warning",
+        key=f"{key}.{field}",
+        message=(
+            f"{n_ctx_slot} tokens are allocated for a slot, but the model was trained with {n_ctx_train}: "
+            f"the server caps every slot at {n_ctx_train}, the rest is never used"
+        ),
+    )
+
+
+def _devices(config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]) -> Iterator[str]:
+    """The server's devices that the hardware has."""
+    known = hardware.gpus if hardware else {}
+    for device in config.devices:
+        if device in known:
+            yield device
+            continue
+        have = ", ".join(known) or "none"
+        findings.append(_error("plan/unknown-device", f"{key}.devices", f"no GPU is named {device}; there are: {have}"))
+
+
+def _split(config: ServerConfig, hardware: HardwareConfig | None, devices: tuple[str, ...]) -> tuple[float, ...]:
+    """Share of the layers a device, summing to 1: as written, else by memory (llama.cpp goes by free memory)."""
+    written = config.tensor_split
+    if len(written) != len(devices) or sum(written) <= 0:
+        written = tuple(float(hardware.gpus[d].vram_bytes) for d in devices) if hardware else ()
+    total = sum(written) or 1.0
+    return tuple(share / total for share in written)
+
+
+def _threads(config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]) -> int:
+    """Physical cores of the server's cpuset, or of the host."""
+    if hardware is None:
+        return 1
+    if config.cpus is None:
+        return hardware.cpu.physical_cores
+    try:
+        cpus = parse_cpus(config.cpus)
+    except ValueError as error:
+        findings.append(_error("plan/cpu-list", f"{key}.cpus", f"not a list of CPUs: {config.cpus!r} ({error})"))
+        return hardware.cpu.physical_cores
+    return physical_cores(cpus, hardware.cpu)
+
+
+def _gpu_layers(
+    config: ServerConfig,
+    model: ModelFile,
+    hardware: HardwareConfig | None,
+    settings: Settings,
+    *,
+    beside: Companions,
+    tables: WeightTables,
+) -> int:
+    """n_gpu_layers as a number, the output layer counted: all, as written, or the most that fits (auto)."""
+    whole = settings.n_gpu_layers
+    if not settings.devices or hardware is None:
+        return 0
+    if config.n_gpu_layers == "all":
+        return whole
+    if config.n_gpu_layers != "auto":
+        return min(max(config.n_gpu_layers, 0), whole)
+    budgets = {d: int(hardware.gpus[d].vram_bytes * hardware.gpus[d].target_max) for d in settings.devices}
+
+    def fits(layers: int) -> bool:
+        tried = msgspec.structs.replace(settings, n_gpu_layers=layers)
+        memory = add_up(server_parts(model, tried, beside, tables))
+        return all(m.peak_bytes <= budgets[m.device] for m in memory if m.device in budgets)
+
+    if fits(whole):
+        return whole
+    low, high = 0, whole - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _error(code: str, key: str, message: str) -> Finding:
+    """A finding that stops the plan."""
+    return Finding(code=code, severity="error", key=key, message=message)

@@ -1,0 +1,70 @@
+"""Warnings that the config accepts, each with a reason. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from launcher.errors import Finding
+from launcher.ir.config import FleetConfig
+
+PLAN_CODES = ("plan/", "cpu/")
+"""Findings of this stage; waivers of other stages' findings are theirs to report as unused."""
+SEVERITIES = {"error": 0, "warning": 1, "note": 2}
+
+
+class Waiver(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted code: where it is written, which keys it covers ("" = all), and why."""
+
+    key: str
+    scope: str
+    code: str
+    reason: str
+
+    def covers(self, finding: Finding) -> bool:
+        """Whether `finding` has this code and lies in this scope."""
+        inside = not self.scope or finding.key == self.scope or finding.key.startswith(f"{self.scope}.")
+        return finding.code == self.code and inside
+
+
+def apply_waivers(fleet: FleetConfig, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """`findings` without the warnings and notes that are waived with a reason, plus what is wrong with waivers.
+
+    Errors stay. Sorted by severity, then key, then code.
+    """
+    waivers = tuple(_waivers(fleet))
+    found = tuple(findings)
+    kept = [f for f in found if f.severity == "error" or not any(w.reason and w.covers(f) for w in waivers)]
+    return sort_findings((*kept, *(note for w in waivers if (note := _judge(w, found)))))
+
+
+def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings by severity, then key, then code and message."""
+    return tuple(sorted(findings, key=lambda f: (SEVERITIES[f.severity], f.key, f.code, f.message)))
+
+
+def _waivers(fleet: FleetConfig) -> Iterator[Waiver]:
+    """Every waiver of the fleet and its servers."""
+    scopes = [("waive", "", fleet.waive)]
+    scopes += [(f"servers.{n}.waive", f"servers.{n}", s.waive) for n, s in fleet.servers.items()]
+    for key, scope, entries in scopes:
+        for index, entry in enumerate(entries):
+            pairs = entry.items() if isinstance(entry, dict) else [(entry, "")]
+            for code, reason in pairs:
+                yield Waiver(key=f"{key}.{index}", scope=scope, code=code, reason=(reason or "").strip())
+
+
+def _judge(waiver: Waiver, findings: tuple[Finding, ...]) -> Finding | None:
+    """What is wrong with a waiver: it names an error, lacks a reason, or matches nothing."""
+    matching = [f for f in findings if waiver.covers(f)]
+    if any(f.severity == "error" for f in matching):
+        message = f"{waiver.code} is an error here: errors cannot be waived"
+        return Finding(code="config/waiver-of-error", severity="warning", key=waiver.key, message=message)
+    if matching and not waiver.reason:
+        message = f"the waiver of {waiver.code} has no reason and is not applied: write `- {waiver.code}: why`"
+        return Finding(code="plan/waiver-unused", severity="note", key=waiver.key, message=message)
+    if not matching and waiver.code.startswith(PLAN_CODES):
+        message = f"nothing here yields {waiver.code}: the waiver can go"
+        return Finding(code="plan/waiver-unused", severity="note", key=waiver.key, message=message)
+    return None
