@@ -1,0 +1,229 @@
+"""The control API: status, stop, reload, logs. Mounted under `/api` on the front, and served on a unix socket. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import msgspec
+
+from launcher.errors import LaunchError
+from launcher.ir.live import Control, ProcessStatus
+from launcher.route.asgi import ASGIApp
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_MAX_LINES = 10_000
+_BLOCK_BYTES = 64 * 1024
+_FOLLOW_EVERY_S = 0.25
+_MAX_BODY_BYTES = 64 * 1024
+
+
+class StopBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /api/stop`: servers to stop; none means everything, the runtime included."""
+
+    names: tuple[str, ...] = ()
+
+
+class ReloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /api/reload`: servers to restart (none: what changed), and the deployment to take over."""
+
+    names: tuple[str, ...] = ()
+    deployment_dir: str | None = None
+
+
+class ApiError(Exception):
+    """A control request that is answered with an error and a stable `code`."""
+
+    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
+        """`more` goes into the error object as it is."""
+        super().__init__(message)
+        self.status = status
+        self.error = {"code": code, "message": message, **more}
+
+
+class _Endpoints:
+    """The API's functions over one Control."""
+
+    def __init__(self, control: Control) -> None:
+        """Nothing is cached."""
+        self._control = control
+
+    async def status(self, _: Request) -> Response:
+        """`GET /api/status`: the FleetStatus."""
+        return _json(self._control.status())
+
+    async def stop(self, request: Request) -> Response:
+        """`POST /api/stop`."""
+        body = await _body(request, StopBody)
+        self._check(body.names)
+        await self._control.stop(body.names)
+        return _json({"stopped": body.names, "all": not body.names})
+
+    async def reload(self, request: Request) -> Response:
+        """`POST /api/reload`: what was started, stopped, restarted and kept."""
+        body = await _body(request, ReloadBody)
+        try:
+            return _json(await self._control.reload(body.names, body.deployment_dir))
+        except KeyError as error:
+            raise self._unknown(str(error.args[0] if error.args else "")) from None
+
+    async def logs(self, request: Request) -> Response:
+        """`GET /api/logs/NAME?lines=200&follow=1`: the end of a log as text, and what is added to it."""
+        from starlette.responses import PlainTextResponse, StreamingResponse  # noqa: PLC0415  # late: 60 ms
+
+        name = request.path_params["name"]
+        process = self._check((name,))[0]
+        text = request.query_params.get("lines", "200")
+        lines = int(text) if text.isascii() and text.isdigit() else 0
+        if not 0 < lines <= _MAX_LINES:
+            raise ApiError(400, "invalid_request", f"lines must be a number from 1 to {_MAX_LINES}")
+        if process.log_file is None:
+            return PlainTextResponse("".join(f"{line}\n" for line in process.log_tail[-lines:]))
+        path = Path(process.log_file)
+        if request.query_params.get("follow", "0") in ("", "0", "false"):
+            return PlainTextResponse(tail(path, lines)[0])
+        return StreamingResponse(follow(path, lines), media_type="text/plain", headers={"x-accel-buffering": "no"})
+
+    def _check(self, names: tuple[str, ...]) -> list[ProcessStatus]:
+        """The processes of these names. Raises ApiError 404 for one that is none."""
+        known = {p.name: p for p in self._control.status().processes} if names else {}
+        for name in names:
+            if name not in known:
+                raise self._unknown(name)
+        return [known[name] for name in names]
+
+    def _unknown(self, name: str) -> ApiError:
+        """The answer for a name that the fleet does not have."""
+        known = [p.name for p in self._control.status().processes]
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else f"; known are {', '.join(known)}"
+        return ApiError(404, "unknown_server", f"the fleet has no {name!r}{hint}")
+
+
+def control_app(control: Control) -> ASGIApp:
+    """The control API as an ASGI app. It checks no caller: whoever mounts it does."""
+    from starlette.applications import Starlette  # noqa: PLC0415  # late: starlette costs 60 ms
+    from starlette.exceptions import HTTPException  # noqa: PLC0415
+    from starlette.routing import Route  # noqa: PLC0415
+
+    endpoints = _Endpoints(control)
+    routes = [
+        Route("/api/status", endpoints.status, methods=["GET"]),
+        Route("/api/stop", endpoints.stop, methods=["POST"]),
+        Route("/api/reload", endpoints.reload, methods=["POST"]),
+        Route("/api/logs/{name}", endpoints.logs, methods=["GET"]),
+    ]
+    handlers: dict[Any, Any] = {
+        ApiError: _on_api_error,
+        LaunchError: _on_launch_error,
+        HTTPException: _on_http_exception,
+        Exception: _on_bug,
+    }
+    return cast("ASGIApp", Starlette(routes=routes, exception_handlers=handlers))
+
+
+def tail(path: Path, lines: int) -> tuple[str, int]:
+    """The last `lines` lines of a file, and the offset of its end. A file that is missing is empty."""
+    try:
+        with path.open("rb") as file:
+            end = position = file.seek(0, 2)
+            data = b""
+            while position > 0 and data.count(b"\n") <= lines:
+                step = min(_BLOCK_BYTES, position)
+                position -= step
+                file.seek(position)
+                data = file.read(step) + data
+    except FileNotFoundError:
+        return "", 0
+    return b"".join(data.splitlines(keepends=True)[-lines:]).decode("utf-8", "replace"), end
+
+
+async def follow(path: Path, lines: int) -> AsyncIterator[bytes]:
+    """The end of a file, then what is added to it, across rotation and truncation, until the reader leaves."""
+    text, offset = tail(path, lines)
+    inode = _inode(path)
+    yield text.encode()
+    while True:
+        await asyncio.sleep(_FOLLOW_EVERY_S)
+        now = _inode(path)
+        if now is None:
+            continue
+        if now != inode:
+            inode, offset = now, 0
+        added, offset = _added(path, offset)
+        if added:
+            yield added
+
+
+def _inode(path: Path) -> int | None:
+    """Identity of the file now at `path`."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _added(path: Path, offset: int) -> tuple[bytes, int]:
+    """What stands after `offset`, and the new end; a file that shrank is read from its beginning."""
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, 2) < offset:
+                offset = 0
+            file.seek(offset)
+            data = file.read(_BLOCK_BYTES)
+    except FileNotFoundError:
+        return b"", 0
+    return data, offset + len(data)
+
+
+async def _body(request: Request, kind: type[T]) -> T:
+    """The JSON body as `kind`; an empty one is all defaults. Raises ApiError."""
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > _MAX_BODY_BYTES:
+            raise ApiError(413, "body_too_large", f"the body exceeds {_MAX_BODY_BYTES} bytes")
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, "invalid_request", str(error)) from None
+
+
+def _json(value: object, status: int = 200) -> Response:
+    """A JSON response."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _on_api_error(_: Request, error: ApiError) -> Response:
+    """Our own errors."""
+    return _json({"error": error.error}, error.status)
+
+
+def _on_launch_error(_: Request, error: LaunchError) -> Response:
+    """The runtime refuses: its findings, with the exit code that the command line gives them."""
+    code = error.findings[0].code if error.findings else "refused"
+    body = {"code": code, "message": str(error), "findings": error.findings, "exit_code": error.exit_code}
+    return _json({"error": body}, 409)
+
+
+def _on_http_exception(_: Request, error: Any) -> Response:
+    """Unknown paths and methods."""
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    response = _json({"error": {"code": code, "message": error.detail}}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _on_bug(_: Request, __: Exception) -> Response:
+    """A bug of ours; Starlette raises it again for the log."""
+    return _json({"error": {"code": "internal_error", "message": "an internal error; see the log"}}, 500)

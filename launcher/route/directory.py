@@ -1,0 +1,109 @@
+"""Names → servers: what a request's model means, what stands in when it has failed, how long it may take. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from launcher.errors import ConfigError, Finding
+from launcher.ir.fleet import RouteTarget, RoutingTable
+from launcher.route.problem import HttpError
+
+_SHOWN_NAME = 100
+"""Characters of an unknown name that an error repeats."""
+_SHOWN_NAMES = 40
+
+
+class Directory:
+    """A routing table made ready for look-ups. Raises ConfigError when a name leads to no server."""
+
+    def __init__(self, table: RoutingTable) -> None:
+        """Compute every name's tiers once."""
+        self.table = table
+        findings = tuple(_dangling(table))
+        if findings:
+            raise ConfigError(findings)
+        self._tiers = {name: tuple(_tiers(table, name)) for name in (*table.names, *table.targets)}
+
+    def asked(self, model: str | None) -> str:
+        """The name a request is for: the one it gives, else the table's default.
+
+        Raises HttpError 404 `model_not_found` with the nearest names, 400 `model_required`.
+        """
+        if model is not None:
+            if model in self._tiers:
+                return model
+            raise self._unknown(model)
+        if self.table.default is None:
+            raise HttpError(400, "model_required", "the request names no model, and there is no default", param="model")
+        return self.table.default
+
+    def tiers(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """Servers of a known name: its own first, then its fallbacks, nearest first; no server twice."""
+        return self._tiers[name]
+
+    def timeout_s(self, name: str, target: RouteTarget) -> float:
+        """How long an answer from `target` may take: by the role asked for, by its first role, or its own."""
+        by_role = self.table.timeouts_s
+        for key in (name, *target.roles):
+            if key in by_role:
+                return by_role[key]
+        return target.request_timeout_s
+
+    def names(self) -> list[str]:
+        """Every name a request may use, sorted."""
+        return sorted(self._tiers)
+
+    def _unknown(self, model: str) -> HttpError:
+        """The answer for a name that nothing serves."""
+        shown = model if len(model) <= _SHOWN_NAME else model[:_SHOWN_NAME] + "…"
+        near = difflib.get_close_matches(model[:_SHOWN_NAME], self._tiers, n=3)
+        hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        known = self.names()
+        more = f", and {len(known) - _SHOWN_NAMES} more" if len(known) > _SHOWN_NAMES else ""
+        message = f"model {shown!r} does not exist: {hint}known are {', '.join(known[:_SHOWN_NAMES])}{more}"
+        return HttpError(404, "model_not_found", message, param="model")
+
+
+def _tiers(table: RoutingTable, name: str) -> Iterable[tuple[str, ...]]:
+    """The servers of `name`, then of its fallbacks breadth first, without repeating a server."""
+    seen: set[str] = set()
+    queue = [name]
+    queued = {name}
+    while queue:
+        here = queue.pop(0)
+        servers = tuple(s for s in _servers(table, here) if s not in seen)
+        seen.update(servers)
+        if servers:
+            yield servers
+        roles = (role for s in servers for role in table.targets[s].roles)
+        for key in (here, *servers, *roles):
+            new = [n for n in table.fallback.get(key, ()) if n not in queued]
+            queue += new
+            queued.update(new)
+
+
+def _servers(table: RoutingTable, name: str) -> tuple[str, ...]:
+    """The servers that `name` stands for."""
+    return table.names.get(name, (name,))
+
+
+def _dangling(table: RoutingTable) -> Iterable[Finding]:
+    """Names, fallbacks and the default that lead to no server of the table."""
+    for name, servers in table.names.items():
+        for server in servers:
+            if server not in table.targets:
+                yield _finding(f"names.{name}", server)
+    for name, others in table.fallback.items():
+        for other in others:
+            if other not in table.names and other not in table.targets:
+                yield _finding(f"fallback.{name}", other)
+    default = table.default
+    if default is not None and default not in table.names and default not in table.targets:
+        yield _finding("default", default)
+
+
+def _finding(key: str, name: str) -> Finding:
+    """A name of the routing table that means nothing."""
+    message = f"{name!r} is no server of the routing table: render the deployment again"
+    return Finding(code="route/dangling-name", severity="error", key=key, message=message)

@@ -1,0 +1,312 @@
+"""The front: one ASGI app that answers for the whole fleet. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+
+import msgspec
+
+from launcher.ir.fleet import FrontUnit, RoutingTable
+from launcher.ir.live import UnavailableError, Upstreams
+from launcher.route import pages
+from launcher.route.asgi import ASGIApp, Receive, Scope, Send
+from launcher.route.client import Client, ClientGoneError, Reply, Turn, too_large
+from launcher.route.directory import Directory
+from launcher.route.guard import OPEN_PATHS, Guard, is_loopback
+from launcher.route.peek import peek
+from launcher.route.problem import HttpError
+from launcher.route.relay import Attempt, answer_to
+from launcher.route.target import SERVING, Target, choose
+from launcher.route.upstream import UpstreamError
+from launcher.route.wire import Request, RequestIds, cors_headers, preflight_headers
+
+_LOG = logging.getLogger("launch.route")
+_ACCESS = logging.getLogger("launch.access")
+_NO_SLOT_ENDINGS = ("/tokenize", "/detokenize", "/apply-template", "/count_tokens", "/input_tokens")
+"""Requests that llama-server answers without a slot."""
+_LEFT = 499
+"""Counted for a client that left; never sent."""
+_UNSTEADY_ROUNDS = 3
+_CSP = [(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")]
+
+
+class View(msgspec.Struct, frozen=True):
+    """Everything that comes from one routing table; requests in flight keep theirs across a reload."""
+
+    table: RoutingTable
+    directory: Directory
+    guard: Guard
+    targets: dict[str, Target]
+
+
+class Front:
+    """The data plane as an ASGI app. Raises ConfigError or HostError for a table that cannot be served safely."""
+
+    def __init__(self, table: RoutingTable, upstreams: Upstreams, *, control: ASGIApp | None = None) -> None:
+        """`control` answers under `/api/`, for clients on this machine only."""
+        self._upstreams = upstreams
+        self._control = control
+        self._ids = RequestIds()
+        self._refused: Counter[str] = Counter()
+        self._created = int(time.time())
+        self._view = self._make_view(table, {})
+
+    @property
+    def unit(self) -> FrontUnit:
+        """Limits and address of the table that is served now."""
+        return self._view.table.front
+
+    def replace_table(self, table: RoutingTable) -> None:
+        """Serve another table from the next request on; requests in flight finish on the old one.
+
+        Raises like the constructor, and then keeps the old table.
+        """
+        old = self._view.targets
+        self._view = self._make_view(table, old)
+        for name, target in old.items():
+            if self._view.targets.get(name) is not target:
+                target.pool.close()
+
+    def close(self) -> None:
+        """Close idle upstream connections; the others end with their requests."""
+        for target in self._view.targets.values():
+            target.pool.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        if scope["type"] != "http":
+            raise ValueError(f"the front speaks http, not {scope['type']}")
+        started = time.perf_counter()
+        turn = Turn(scope, receive, send)
+        request, client, reply = turn.request, turn.client, turn.reply
+        request.id = reply.request_id = self._ids.accept(request.seen.get(b"x-request-id"))
+        code = ""
+        try:
+            await self._answer(self._view, turn)
+        except HttpError as error:
+            code = error.code
+            await self._refuse(error, turn)
+        except ClientGoneError:
+            reply.status = reply.status or _LEFT
+        except asyncio.CancelledError:
+            if not client.gone:
+                await self._refuse(stopping(), turn)
+        except Exception:  # noqa: BLE001  # a bug of ours must not leave a client without an answer
+            _LOG.exception("request %s failed", reply.request_id)
+            code = "internal_error"
+            await self._refuse(HttpError(500, code, "an internal error; see the log"), turn)
+        finally:
+            client.close()
+            if self.unit.access_log:
+                ms = (time.perf_counter() - started) * 1000
+                _ACCESS.info(
+                    "%s %s %s %d %s %.1f ms", request.id, request.method, request.path, reply.status, code or "-", ms
+                )
+
+    def _make_view(self, table: RoutingTable, old: dict[str, Target]) -> View:
+        """Everything for `table`; servers at the same address keep their connections, counts and breakers."""
+        directory = Directory(table)
+        guard = Guard(table.front)
+        targets: dict[str, Target] = {}
+        for name, unit in table.targets.items():
+            known = old.get(name)
+            if known is not None and known.same_address(unit):
+                known.update(unit)
+                targets[name] = known
+            else:
+                targets[name] = Target(unit)
+        return View(table, directory, guard, targets)
+
+    # answering
+
+    async def _answer(self, view: View, turn: Turn) -> None:
+        """Check who asks, then answer here, hand to the control API, or forward."""
+        guard, request, reply = view.guard, turn.request, turn.reply
+        seen = request.seen
+        host, origin = seen.get(b"host"), seen.get(b"origin")
+        request.refuse_unusable()
+        guard.check_host(host, request.version)
+        is_control = request.path.startswith("/api/") and self._control is not None
+        if origin is not None:
+            guard.check_origin(origin, host, same=is_control)
+            reply.extra = cors_headers(origin)
+        if request.method == "OPTIONS":
+            await reply.whole(204, b"text/plain", b"", preflight_headers(request))
+            return
+        if guard.has_keys and request.path not in OPEN_PATHS:
+            guard.check_key(seen.get(b"authorization"), seen.get(b"x-api-key"))
+        if is_control:
+            await self._to_control(turn)
+        elif request.method not in ("GET", "HEAD") or not await self._answer_here(view, request, reply):
+            await self._forward(view, turn)
+
+    async def _to_control(self, turn: Turn) -> None:
+        """Hand a request of this machine to the control API."""
+        address = turn.scope.get("client")
+        if address is None or not is_loopback(address[0]):
+            raise HttpError(403, "control_is_local", "the control API answers clients on this machine only")
+        assert self._control is not None  # noqa: S101  # asked before
+        await self._control(turn.scope, turn.receive, turn.reply.raw)
+
+    async def _answer_here(self, view: View, request: Request, reply: Reply) -> bool:
+        """Answer a GET about the fleet itself; False when it is not one."""
+        state_of = self._upstreams.state
+        path = request.path
+        if path in ("/health", "/v1/health"):
+            await _json(reply, 200, {"status": "ok"})
+        elif path == "/ready":
+            waiting = pages.not_ready(view.table, state_of)
+            await _json(reply, 503 if waiting else 200, {"ready": not waiting, "waiting": waiting})
+        elif path == "/metrics":
+            text = pages.metrics_text(view.targets, state_of, self._refused)
+            await reply.whole(200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
+        elif path == "/":
+            front = view.table.front
+            host = request.seen.get(b"host", b"").decode("latin-1") or f"{front.host}:{front.port}"
+            page = pages.home_page(view.table, state_of, f"http://{host}")
+            await reply.whole(200, b"text/html; charset=utf-8", page.encode(), _CSP)
+        elif path in ("/v1/models", "/models", "/v1/models/", "/models/"):
+            await _json(reply, 200, pages.models_list(view.table, state_of, self._created))
+        elif path.startswith(("/v1/models/", "/models/")):
+            name = view.directory.asked(path.partition("/models/")[2])
+            unit = view.targets[view.directory.tiers(name)[0][0]].unit
+            await _json(reply, 200, pages.model_entry(unit, state_of(unit.name), self._created))
+        else:
+            return False
+        return True
+
+    async def _refuse(self, error: HttpError, turn: Turn) -> None:
+        """Answer with an error, unless an answer has begun: then that one is cut."""
+        self._refused[error.code] += 1
+        if turn.reply.status:
+            if not turn.reply.finished:
+                turn.reply.abort()
+            return
+        if b"expect" in turn.request.seen:
+            error.close = True  # whether the body follows is the client's choice now: the framing is lost
+        await turn.reply.error(error, turn.request, turn.client)
+
+    # forwarding
+
+    async def _forward(self, view: View, turn: Turn) -> None:
+        """Read the request, find its server, pass the answer on."""
+        request = turn.request
+        if request.has_body:
+            limit = view.table.front.max_body_bytes
+            announced = request.content_length()
+            if announced is not None and announced > limit:
+                raise too_large(limit)
+            request.body = await turn.client.body(limit)
+        seen = request.seen
+        found = peek(request.body, seen.get(b"content-type", b""), request.query, seen.get(b"x-model"))
+        asked = view.directory.asked(found.model)
+        failure: HttpError | None = None
+        now = asyncio.get_running_loop().time
+        only_look = request.method in ("GET", "HEAD")
+        tiers = view.directory.tiers(asked)
+        for tier in tiers[:1] if only_look else tiers:
+            targets = [view.targets[name] for name in tier]
+            while targets:
+                choice = choose(targets, self._upstreams.state, now())
+                if choice is None or (choice.asleep and only_look):
+                    break
+                targets.remove(choice.target)
+                try:
+                    await self._ask(view, asked, choice.target, turn)
+                except UnavailableError as error:
+                    failure = HttpError(503, error.code, error.message, retry_after_s=error.retry_after_s)
+                except UpstreamError as error:
+                    failure = answer_to(error, choice.target.name)
+                    if error.reason != "unreachable":
+                        raise failure from error
+                else:
+                    return
+        raise failure or self._why_not([view.targets[n] for n in tiers[0]], now())
+
+    async def _ask(self, view: View, asked: str, target: Target, turn: Turn) -> None:
+        """One try at one server, from its gate to its accounts. Raises UnavailableError, UpstreamError."""
+        request = turn.request
+        takes_slot = request.method not in ("GET", "HEAD") and not request.path.endswith(_NO_SLOT_ENDINGS)
+        timeout_s = view.directory.timeout_s(asked, target.unit)
+        began = time.perf_counter()
+        await self._admit(view, target, turn.client, takes_slot=takes_slot, wake_timeout_s=timeout_s)
+        ok = True
+        status = 0
+        try:
+            target.begin()
+            defaults = target.unit.request_defaults
+            body = with_defaults(request.body, defaults) if defaults and takes_slot else request.body
+            attempt = Attempt(turn, body, target)
+            await attempt.run(timeout_s=timeout_s, connect_timeout_s=view.table.front.connect_timeout_s)
+            target.succeeded()
+            status = turn.reply.status
+        except UpstreamError as error:
+            if error.reason in ("client_gone", "stopping"):
+                target.abandoned()
+                status = _LEFT
+            else:
+                ok = False
+                status = answer_to(error, target.name).status
+                target.failed(asyncio.get_running_loop().time(), view.table.breaker)
+            raise
+        except BaseException:
+            target.abandoned()
+            raise
+        finally:
+            if takes_slot:
+                target.gate.release()
+            self._upstreams.leave(target.name, ok=ok)
+            target.tally.add(status or _LEFT, time.perf_counter() - began)
+
+    async def _admit(
+        self, view: View, target: Target, client: Client, *, takes_slot: bool, wake_timeout_s: float
+    ) -> None:
+        """Wait until `target` serves and has a slot, then mark it busy. No waiting at all when both are so."""
+        front, gate = view.table.front, target.gate
+        for _ in range(_UNSTEADY_ROUNDS):
+            if self._upstreams.state(target.name) not in SERVING:
+                await client.unless_gone(self._upstreams.wake(target.name, wake_timeout_s))
+            if takes_slot and not gate.try_acquire():
+                waiting = gate.acquire(queue_size=front.queue_size, timeout_s=front.queue_timeout_s)
+                await client.unless_gone(waiting)
+            if self._upstreams.state(target.name) in SERVING:
+                self._upstreams.enter(target.name)
+                return
+            if takes_slot:
+                gate.release()
+        message = f"server {target.name!r} does not stay ready"
+        raise UnavailableError("server_unsteady", message, retry_after_s=1)
+
+    def _why_not(self, targets: list[Target], now: float) -> HttpError:
+        """The answer when no server of a name, nor a fallback, can be asked."""
+        states = {t.name: self._upstreams.state(t.name) for t in targets}
+        waits = [t.breaker.open_until - now for t in targets if states[t.name] in SERVING and t.breaker.open_s]
+        if waits:
+            message = f"server {targets[0].name!r} failed repeatedly and is given a pause"
+            return HttpError(503, "breaker_open", message, retry_after_s=max(1.0, min(waits)))
+        shown = ", ".join(f"{name} is {state}" for name, state in states.items())
+        code = "server_failed" if "failed" in states.values() else "server_stopped"
+        return HttpError(503, code, f"no server can answer: {shown}", retry_after_s=5)
+
+
+def with_defaults(body: bytes, defaults: dict[str, object]) -> bytes:
+    """`body` with the keys of `defaults` that it lacks, other values verbatim; unchanged if it is no JSON object."""
+    try:
+        given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return body
+    missing = {k: v for k, v in defaults.items() if k not in given}
+    return msgspec.json.encode({**given, **missing}) if missing else body
+
+
+def stopping() -> HttpError:
+    """The answer to what the end of the drain cut off."""
+    return HttpError(503, "front_stopping", "the front is stopping", retry_after_s=1)
+
+
+async def _json(reply: Reply, status: int, value: object) -> None:
+    """Answer with JSON."""
+    await reply.whole(status, b"application/json", msgspec.json.encode(value))

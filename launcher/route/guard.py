@@ -1,0 +1,121 @@
+"""Who may ask: Host and Origin checks against DNS rebinding and other sites' pages, API keys. I/O: the key file."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from pathlib import Path
+
+from launcher.errors import ConfigError, Finding, HostError
+from launcher.ir.fleet import FrontUnit
+from launcher.route.problem import HttpError
+
+_LOCAL_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+OPEN_PATHS = frozenset({"/health", "/v1/health", "/ready"})
+"""Paths that probes read without a key."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def require_key_for_public(host: str, api_key_file: str | None) -> None:
+    """ConfigError when the front would listen beyond this machine without asking for a key."""
+    if is_loopback(host) or api_key_file is not None:
+        return
+    finding = Finding(
+        code="route/public-without-key",
+        severity="error",
+        key="runtime.front.host",
+        message=f"the front would listen on {host}, beyond this machine, without an API key",
+        notes=("set runtime.front.api_key_file to a file with one key a line, or listen on 127.0.0.1",),
+    )
+    raise ConfigError([finding])
+
+
+def read_keys(api_key_file: str) -> tuple[bytes, ...]:
+    """SHA-256 digests of the keys in a file, one key a line, `#` begins a comment line. Raises HostError."""
+    key = "runtime.front.api_key_file"
+    try:
+        lines = Path(api_key_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        message = f"the API key file {api_key_file} cannot be read: {reason}"
+        finding = Finding(code="route/key-file-unreadable", severity="error", key=key, message=message)
+        raise HostError([finding]) from None
+    keys = [line.strip() for line in lines]
+    digests = tuple(hashlib.sha256(k.encode()).digest() for k in keys if k and not k.startswith("#"))
+    if not digests:
+        message = f"the API key file {api_key_file} holds no key"
+        raise HostError([Finding(code="route/key-file-empty", severity="error", key=key, message=message)])
+    return digests
+
+
+class Guard:
+    """The checks of one front. Raises ConfigError or HostError when it cannot be made safe."""
+
+    def __init__(self, unit: FrontUnit) -> None:
+        """Read the key file, once."""
+        require_key_for_public(unit.host, unit.api_key_file)
+        self._keys = () if unit.api_key_file is None else read_keys(unit.api_key_file)
+        allowed = {h.lower().encode() for h in unit.allowed_hosts}
+        self._any_host = b"*" in allowed or (not is_loopback(unit.host) and not allowed)
+        self._hosts = _LOCAL_NAMES | allowed | {_bracketed(unit.host).encode()}
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests must present a key."""
+        return bool(self._keys)
+
+    def check_host(self, host: bytes | None, http_version: str) -> None:
+        """HttpError 403 for a Host that this front does not answer to; 400 where HTTP/1.1 requires one."""
+        if host is None:
+            if http_version == "1.0":
+                return
+            raise HttpError(400, "host_required", "the request has no Host header", close=True)
+        if not self._any_host and host_name(host) not in self._hosts:
+            raise HttpError(403, "host_not_allowed", "this front does not answer to that Host; see allowed_hosts")
+
+    def check_origin(self, origin: bytes | None, host: bytes | None, *, same: bool = False) -> None:
+        """HttpError 403 for a browser page of another site; with `same`, of any origin but this very one."""
+        if origin is None:
+            return
+        authority = origin.partition(b"://")[2].lower()
+        if authority and host is not None and authority == host.lower():
+            return
+        if not same and host_name(authority) in self._hosts:
+            return
+        raise HttpError(403, "origin_not_allowed", "pages of that origin may not use this front; see allowed_hosts")
+
+    def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> None:
+        """HttpError 401 unless keys are off, or one is presented. Constant time in the presented key."""
+        if not self._keys:
+            return
+        presented = x_api_key
+        if authorization is not None and authorization[:7].lower() == b"bearer ":
+            presented = authorization[7:].strip()
+        if presented is None:
+            raise HttpError(401, "api_key_required", "an API key is required: Authorization: Bearer, or x-api-key")
+        digest = hashlib.sha256(presented).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._keys]  # all of them, always
+        if not any(matches):
+            raise HttpError(401, "invalid_api_key", "the API key is not valid")
+
+
+def host_name(authority: bytes) -> bytes:
+    """The host of `host[:port]`, lowered; IPv6 keeps its brackets."""
+    if authority.startswith(b"["):
+        return authority[: authority.find(b"]") + 1].lower()
+    return authority.partition(b":")[0].lower()
+
+
+def _bracketed(host: str) -> str:
+    """`host` as a Host header writes it."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host.lower()

@@ -1,0 +1,151 @@
+"""Which model a request names, read without decoding the rest of its body. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from launcher.route.problem import HttpError
+
+
+class Peek(msgspec.Struct, frozen=True, gc=False):
+    """What routing needs of a request: the model it names, if any, and whether it asks for a stream."""
+
+    model: str | None = None
+    stream: Any = False
+
+
+_DECODER = msgspec.json.Decoder(Peek)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:]', re.DOTALL)
+_ESCAPED_LETTER = b"\\u006"
+"""m, o, d, e and l are U+006D, 6F, 64, 65 and 6C: a key can spell `model` with escapes only through this."""
+_PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)')
+_DISPOSITION = re.compile(rb"^content-disposition\s*:\s*form-data\s*(.*)$", re.IGNORECASE | re.MULTILINE)
+_OPAQUE = (b"application/octet-stream", b"audio/", b"image/", b"video/", b"text/plain")
+
+
+def peek(body: bytes, content_type: bytes, query: bytes, header: bytes | None) -> Peek:
+    """The model that a request names: in its JSON or form body, else `?model=`, else `x-model`; "" names none.
+
+    Raises HttpError 400 for a body that is no JSON object, names two models, or names one that is no string.
+    """
+    found = _peek_body(body, content_type)
+    if found.model:
+        return found
+    if query and (named := query_model(query)):
+        return Peek(named, found.stream)
+    if header:
+        return Peek(header.decode("latin-1").strip(), found.stream)
+    return Peek(None, found.stream)
+
+
+def query_model(query: bytes) -> str | None:
+    """The value of `model` in a query string; HttpError 400 when it is given twice."""
+    values = parse_qs(query.decode("latin-1"), encoding="utf-8", errors="replace").get("model")
+    if values is None:
+        return None
+    if len(values) > 1:
+        raise _two_models()
+    return values[0]
+
+
+def _peek_body(body: bytes, content_type: bytes) -> Peek:
+    """Peek at `body` as its content type says; a body that nothing declares is JSON, as llama-server reads it."""
+    if not body:
+        return Peek()
+    kind = content_type.lower()
+    if kind.startswith(b"multipart/form-data"):
+        return peek_multipart(body, content_type)
+    if kind.startswith(_OPAQUE):
+        return Peek()
+    return peek_json(body)
+
+
+def peek_json(body: bytes) -> Peek:
+    """`model` and `stream` of a JSON object; other values are skipped unread."""
+    try:
+        found = _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        if "$.model" in message:
+            raise HttpError(400, "invalid_model", f"model must be a string: {message}", param="model") from None
+        raise HttpError(400, "invalid_json", f"the body must be a JSON object: {message}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise HttpError(400, "invalid_json", "the body is nested too deeply") from None
+    if (body.count(b'"model"') > 1 or _ESCAPED_LETTER in body) and count_key(body, "model") > 1:
+        raise _two_models()
+    return found
+
+
+def count_key(body: bytes, key: str) -> int:
+    """How often the outermost object of the valid JSON text `body` has `key`, in whatever spelling."""
+    depth = count = 0
+    last: bytes | None = None
+    for match in _TOKEN.finditer(body):
+        token = match[0]
+        if token == b":":
+            if depth == 1 and last is not None and msgspec.json.decode(last) == key:
+                count += 1
+        elif token in b"{[":
+            depth += 1
+        elif token in b"}]":
+            depth -= 1
+        last = token if token.startswith(b'"') else None
+    return count
+
+
+def peek_multipart(body: bytes, content_type: bytes) -> Peek:
+    """`model` and `stream` of a form, found between its boundaries; file contents are not looked at."""
+    boundary = dict(_parameters(content_type)).get(b"boundary", b"")
+    if not 0 < len(boundary) <= 70:
+        raise HttpError(400, "invalid_form", "multipart/form-data without a usable boundary")
+    delimiter = b"--" + boundary
+    model: str | None = None
+    stream = False
+    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter)
+    if start < 0:
+        raise HttpError(400, "invalid_form", "the form's boundary does not occur in its body")
+    while True:
+        head_start = body.index(delimiter, start) + len(delimiter)
+        end = body.find(b"\r\n" + delimiter, head_start)
+        if end < 0:
+            return Peek(model, stream)
+        field, value = _part(body, head_start, end)
+        if field == b"model":
+            if model is not None:
+                raise _two_models()
+            model = value.decode("utf-8", "replace")
+        elif field == b"stream":
+            stream = value.strip().lower() in (b"true", b"1")
+        start = end + 2
+
+
+def _part(body: bytes, start: int, end: int) -> tuple[bytes, bytes]:
+    """Field name and value of the form part in body[start:end]; a file's value is left out."""
+    head_end = body.find(b"\r\n\r\n", start, end)
+    if head_end < 0:
+        return b"", b""
+    disposition = _DISPOSITION.search(body[start:head_end].replace(b"\r\n", b"\n"))
+    if disposition is None:
+        return b"", b""
+    parameters = dict(_parameters(disposition[1]))
+    name = parameters.get(b"name", b"")
+    return (name, b"") if b"filename" in parameters else (name, body[head_end + 4 : end])
+
+
+def _parameters(value: bytes) -> list[tuple[bytes, bytes]]:
+    """`; key=value` parameters of a header, keys lowered, quotes removed."""
+    return [
+        (key.lower(), re.sub(rb"\\(.)", rb"\1", text[1:-1]) if text.startswith(b'"') else text)
+        for key, text in _PARAMETER.findall(value)
+    ]
+
+
+def _two_models() -> HttpError:
+    """The answer to a request that could be routed two ways."""
+    return HttpError(400, "duplicate_model", "the request names a model more than once", param="model")

@@ -1,0 +1,87 @@
+"""What goes wrong with a request, and how each API writes it: OpenAI's and Anthropic's error shapes. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Shape = Literal["openai", "anthropic"]
+
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error"}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    500: "api_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class HttpError(Exception):
+    """A request that is answered with an error.
+
+    `status` is the HTTP status, `code` is stable (`model_not_found`), `param` names the offending field,
+    `retry_after_s` is told to the client where a retry may help, `close` ends the client's connection.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        close: bool = False,
+    ) -> None:
+        """Keep the parts; the text of the exception is `message`."""
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.close = close
+
+
+def shape_of(path: str) -> Shape:
+    """The API whose errors a client of `path` understands."""
+    return "anthropic" if path.startswith("/v1/messages") else "openai"
+
+
+def error_object(error: HttpError, shape: Shape, request_id: str) -> dict[str, Any]:
+    """The error as `shape` writes it. The stable `code` is in both."""
+    if shape == "anthropic":
+        kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+        return {
+            "type": "error",
+            "error": {"type": kind, "message": error.message, "code": error.code},
+            "request_id": request_id,
+        }
+    kind = _OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def error_body(error: HttpError, shape: Shape, request_id: str) -> bytes:
+    """`error_object` as JSON."""
+    return msgspec.json.encode(error_object(error, shape, request_id))
+
+
+def error_event(error: HttpError, path: str, request_id: str, *, at_boundary: bool) -> bytes:
+    """A server-sent event that says why a stream ends early.
+
+    Anthropic's clients and OpenAI's responses API read the event's name, chat completions only its data.
+    `at_boundary` False means that an event was cut: a blank line ends it first.
+    """
+    shape = shape_of(path)
+    value = error_object(error, shape, request_id)
+    named = shape == "anthropic"
+    if path.endswith("/responses"):
+        named = True
+        value |= {"type": "error", "code": error.code, "message": error.message, "param": error.param}
+    prefix = b"" if at_boundary else b"\n\n"
+    return prefix + (b"event: error\n" if named else b"") + b"data: " + msgspec.json.encode(value) + b"\n\n"

@@ -1,0 +1,101 @@
+"""The front on a socket: uvicorn with our protocol, started and drained by whoever owns the process. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from launcher.errors import Finding, HostError
+from launcher.route.front import Front
+from launcher.route.guard import require_key_for_public
+from launcher.route.protocol import FrontProtocol
+
+_BACKLOG = 2048
+_CANCELLED_WITHIN_S = 2.0
+"""What cancelled requests may take to end."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the runtime owns the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+async def serve(
+    front: Front,
+    *,
+    host: str,
+    port: int,
+    sock: socket.socket | None = None,
+    shutdown: asyncio.Event,
+    drain_timeout_s: float,
+) -> None:
+    """Serve `front` until `shutdown` is set; then finish what is in flight, for at most `drain_timeout_s`.
+
+    `sock` is a bound socket to use instead of `host` and `port`; it is closed at the end. Raises HostError when the
+    address cannot be had, ConfigError when it is public and no key is asked for.
+    """
+    if sock is None:
+        sock = bind(front, host, port)
+    elif sock.family in (socket.AF_INET, socket.AF_INET6):
+        require_key_for_public(sock.getsockname()[0], front.unit.api_key_file)
+    settings: dict[str, Any] = {
+        "http": functools.partial(FrontProtocol, front),
+        "timeout_keep_alive": front.unit.idle_timeout_s,
+        "timeout_graceful_shutdown": drain_timeout_s,
+    }
+    config = uvicorn.Config(
+        front,
+        loop="none",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        **settings,
+    )
+    server = _Server(config)
+    stopper = asyncio.get_running_loop().create_task(_stop_on(server, shutdown))
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        stopper.cancel()
+        tasks = list(server.server_state.tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCELLED_WITHIN_S)
+        for connection in list(server.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        front.close()
+        sock.close()
+
+
+def bind(front: Front, host: str, port: int) -> socket.socket:
+    """A listening socket for `front`. Raises HostError when the address cannot be had, ConfigError as `serve`."""
+    require_key_for_public(host, front.unit.api_key_file)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        message = f"the front cannot listen on {host}:{port}: {error.strerror or error}"
+        finding = Finding(code="route/cannot-listen", severity="error", key="runtime.front.port", message=message)
+        raise HostError([finding]) from None
+
+
+async def _stop_on(server: uvicorn.Server, shutdown: asyncio.Event) -> None:
+    """Tell uvicorn to end once `shutdown` is set."""
+    await shutdown.wait()
+    server.should_exit = True

@@ -1,0 +1,113 @@
+"""One upstream server while the front runs: its slots, connections, breaker and figures; and which one to ask. I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from launcher.ir.fleet import BreakerUnit, RouteTarget
+from launcher.ir.live import ServerState
+from launcher.route import breaker
+from launcher.route.gate import Gate
+from launcher.route.upstream import Pool
+
+SERVING: frozenset[ServerState] = frozenset({"ready", "sleeping"})
+"""States in which the process answers; a sleeping llama-server wakes itself."""
+_SPARE_CONNECTIONS = 4
+"""Idle connections kept beyond one a slot, for requests that take none."""
+
+
+class Tally:
+    """Answered requests by status, and the seconds they took from arrival to last byte."""
+
+    __slots__ = ("by_status", "seconds")
+
+    def __init__(self) -> None:
+        """Nothing counted."""
+        self.by_status: Counter[int] = Counter()
+        self.seconds = 0.0
+
+    def add(self, status: int, seconds: float) -> None:
+        """Count one."""
+        self.by_status[status] += 1
+        self.seconds += seconds
+
+
+class Target:
+    """One upstream server."""
+
+    __slots__ = ("authority", "breaker", "gate", "header", "name", "pool", "tally", "unit")
+
+    def __init__(self, unit: RouteTarget) -> None:
+        """Nothing is connected until a request comes."""
+        host = f"[{unit.host}]" if ":" in unit.host else unit.host
+        self.name = unit.name
+        self.header = unit.name.encode()
+        self.authority = f"{host}:{unit.port}".encode()
+        self.pool = Pool(unit.host, unit.port, max_idle=unit.slots + _SPARE_CONNECTIONS)
+        self.gate = Gate(unit.slots)
+        self.breaker = breaker.CLOSED
+        self.tally = Tally()
+        self.unit = unit
+
+    def update(self, unit: RouteTarget) -> None:
+        """Take over a new entry for the same address."""
+        self.unit = unit
+        self.gate.resize(unit.slots)
+        self.pool.max_idle = unit.slots + _SPARE_CONNECTIONS
+
+    def same_address(self, unit: RouteTarget) -> bool:
+        """Whether `unit` is served by the same host and port."""
+        return (self.unit.host, self.unit.port) == (unit.host, unit.port)
+
+    def begin(self) -> None:
+        """A request goes to this server."""
+        self.breaker = breaker.on_start(self.breaker)
+
+    def succeeded(self) -> None:
+        """It answered."""
+        self.breaker = breaker.on_success(self.breaker)
+
+    def failed(self, now: float, unit: BreakerUnit) -> None:
+        """It did not; its idle connections are not to be trusted either."""
+        self.breaker = breaker.on_failure(self.breaker, now, unit)
+        self.pool.forget_idle()
+
+    def abandoned(self) -> None:
+        """The client left first."""
+        self.breaker = breaker.on_abandon(self.breaker)
+
+
+class Choice(msgspec.Struct, frozen=True, gc=False):
+    """The server to ask, and whether it must be woken first."""
+
+    target: Target
+    asleep: bool = False
+
+
+def choose(targets: Iterable[Target], state_of: Callable[[str], ServerState], now: float) -> Choice | None:
+    """The serving target with most free slots (the first of equals), else one that can be waited for, else None.
+
+    A server that is not serving will prove its readiness anew, so its breaker is closed.
+    """
+    best: Target | None = None
+    asleep: Target | None = None
+    for target in targets:
+        state = state_of(target.name)
+        if state in SERVING:
+            if breaker.admits(target.breaker, now) and (best is None or target.gate.free > best.gate.free):
+                best = target
+            continue
+        target.breaker = breaker.CLOSED
+        if asleep is None and can_wake(state, target.unit):
+            asleep = target
+    if best is not None:
+        return Choice(best)
+    return None if asleep is None else Choice(asleep, asleep=True)
+
+
+def can_wake(state: ServerState, unit: RouteTarget) -> bool:
+    """Whether waiting may help: it is on its way up, or it is started on demand."""
+    return state in ("starting", "backoff") or (unit.start == "demand" and state in ("stopped", "stopping"))

@@ -1,0 +1,314 @@
+"""Connections to one llama-server: HTTP/1.1 on httptools, kept alive, one request at a time each. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Literal, cast
+
+import httptools
+
+from launcher.route.asgi import RawHeaders
+
+HIGH_WATER_BYTES = 256 * 1024
+"""Response bytes held for a slow client before the upstream is no longer read."""
+MAX_HEAD_BYTES = 256 * 1024
+STALE_WITHIN_S = 1.0
+"""A kept-alive connection that closes without an answer this soon had been closed before the request came."""
+
+Failure = Literal["unreachable", "stale", "died", "garbage", "timeout", "client_gone", "stopping"]
+
+
+class UpstreamError(Exception):
+    """An exchange that the upstream, or the front on someone's behalf, cut short.
+
+    `unreachable`: no connection, nothing was sent. `stale`: a reused connection was closed before any answer.
+    `died`: closed during the exchange. `garbage`: the answer is not HTTP. The others were decided here.
+    """
+
+    def __init__(self, reason: Failure, message: str) -> None:
+        """`message` says it for a person."""
+        super().__init__(message)
+        self.reason = reason
+
+
+class Connection(asyncio.Protocol):
+    """One connection. `send` begins an exchange; `head`, then `read` until b"", take the answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Not connected until asyncio says so."""
+        self._loop = loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._head_only = False
+        self._informational = False
+        self._sent_at = 0.0
+        self._head_bytes = 0
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._paused = False
+        self._until_eof = False
+        self._keep_alive = False
+        self._dirty = False
+        self.transport: asyncio.Transport | None = None
+        self.busy = False
+        self.reused = False
+        self.received = False
+        self.status = 0
+        self.headers: RawHeaders = []
+        self.head_done = False
+        self.complete = False
+        self.error: UpstreamError | None = None
+
+    # what the front does with it
+
+    def send(self, head: bytes, body: bytes, *, head_only: bool) -> None:
+        """Begin an exchange. `head_only` for HEAD: the answer has no body whatever its headers say."""
+        assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
+        self.busy = True
+        self._head_only = head_only
+        self._sent_at = self._loop.time()
+        self.received = self.head_done = self.complete = False
+        self._until_eof = self._keep_alive = False
+        self._head_bytes = 0
+        if len(body) < HIGH_WATER_BYTES:
+            self.transport.write(head + body if body else head)
+        else:
+            self.transport.writelines((head, body))
+
+    async def head(self) -> None:
+        """Wait until `status` and `headers` are known. Raises UpstreamError."""
+        while not self.head_done:
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, b"" at its end. Raises UpstreamError once all that came was read."""
+        while True:
+            if self._chunks:
+                return self.take()
+            if self.complete:
+                return b""
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+
+    def take(self) -> bytes:
+        """Everything of the body that has come and was not read yet."""
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered = 0
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+        return data
+
+    @property
+    def drained(self) -> bool:
+        """The answer is complete and all of it was taken."""
+        return self.complete and not self._chunks
+
+    def abort(self, error: UpstreamError) -> None:
+        """Give the exchange up now: what was not read is dropped, and llama-server sees its client leave."""
+        if self.complete and not self.busy:
+            return
+        self._chunks.clear()
+        self.complete = False
+        self._fail(error)
+
+    def finish(self) -> bool:
+        """End the exchange. True when the connection can serve another; else it is closed."""
+        reusable = (
+            self.drained
+            and self._keep_alive
+            and not self._dirty
+            and self.error is None
+            and self.transport is not None
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
+        )
+        self.busy = False
+        self.headers = []
+        self.reused = True
+        if not reusable:
+            self.close()
+        return reusable
+
+    def close(self) -> None:
+        """Close at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def alive(self) -> bool:
+        """Whether an idle connection can still be used, as far as is known here."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer; without a request, or after its answer, they make the connection unusable."""
+        if not self.busy:
+            self.close()
+            return
+        self.received = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self.complete:
+                self._dirty = True
+            else:
+                self._fail(UpstreamError("garbage", f"the server's answer is not HTTP: {error}"))
+                return
+        if not self.head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._fail(UpstreamError("garbage", f"the server's headers exceed {MAX_HEAD_BYTES} bytes"))
+            return
+        if self._buffered > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+        self._notify()
+
+    def eof_received(self) -> None:
+        """The upstream ends: the end of an answer without a length, the death of any other."""
+        if self.busy and self.head_done and self._until_eof and not self.complete:
+            self.complete = True
+            self._notify()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed, by whichever side."""
+        if not self.busy or self.complete:
+            return
+        if self.error is None:
+            early = self._loop.time() - self._sent_at < STALE_WITHIN_S
+            stale = self.reused and not self.received and early
+            how = "reset" if exc is not None else "closed"
+            self.error = UpstreamError("stale" if stale else "died", f"the server {how} the connection")
+        self._notify()
+
+    # httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        """A status line begins; a second one after the answer was not asked for."""
+        if self.complete:
+            self._dirty = True
+            return
+        self.headers = []
+        self._informational = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header line; trailers are dropped."""
+        if not self.head_done:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is known, or was an interim one."""
+        if self.complete:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._informational = True
+            return
+        self.status = status
+        self._until_eof = status not in (204, 304) and not any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self.headers
+        )
+        self.head_done = True
+        if self._head_only:
+            self._keep_alive = False
+            self.complete = True
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of the body."""
+        if not self.complete:
+            self._chunks.append(body)
+            self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        """The answer ends as its framing says."""
+        if self._informational or self.complete:
+            return
+        self._keep_alive = self._parser.should_keep_alive()
+        self.complete = True
+
+    # waiting
+
+    async def _wait(self) -> None:
+        """Sleep until something changes."""
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _notify(self) -> None:
+        """Wake the reader."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: UpstreamError) -> None:
+        """Remember the first error, close, wake the reader."""
+        if self.error is None:
+            self.error = error
+        self.close()
+        self._notify()
+
+
+class Pool:
+    """Idle connections to one host and port, newest first."""
+
+    def __init__(self, host: str, port: int, *, max_idle: int) -> None:
+        """`max_idle` connections are kept at most."""
+        self.host = host
+        self.port = port
+        self.max_idle = max_idle
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    def take(self) -> Connection | None:
+        """An idle connection that was not closed yet."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.alive:
+                return connection
+        return None
+
+    async def connect(self, timeout_s: float) -> Connection:
+        """A fresh connection. Raises UpstreamError `unreachable`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, connection = await loop.create_connection(lambda: Connection(loop), self.host, self.port)
+        except TimeoutError:
+            raise UpstreamError("unreachable", f"no connection within {timeout_s:g} s") from None
+        except OSError as error:
+            raise UpstreamError("unreachable", f"no connection: {error.strerror or error}") from None
+        return connection
+
+    def put_back(self, connection: Connection) -> None:
+        """Take a connection back after its exchange; unusable or surplus ones are closed."""
+        if not connection.finish():
+            return
+        if self._closed or len(self._idle) >= self.max_idle:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def forget_idle(self) -> None:
+        """Close the idle connections: the server behind them is gone or another."""
+        for connection in self._idle:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed already
+                connection.close()
+        self._idle.clear()
+
+    def close(self) -> None:
+        """Close idle connections now, and the others when their exchange ends."""
+        self._closed = True
+        self.forget_idle()
