@@ -118,5 +118,5 @@ def _default(flat: str) -> str | None:
     for i in range(start, len(flat)):
         depth += {"(": 1, ")": -1}.get(flat[i], 0)
         if depth == 0:
-            return flat[start + len("(default: ") : i]
+            return flat[start + len("(default: ") : i].strip() or None
     return None

