@@ -274,11 +274,13 @@ def test_workstation_orchestration(workstation):
 
 
 def test_oom_ladder_starts_with_a_smaller_file(workstation):
-    """First Q3, then less context, then 8-bit K/V, then fewer layers; a rung repeats what the one before changed."""
-    ladder = workstation.orchestration.oom_ladder
-    assert {r.quantization for r in ladder} == {"q3_k_m"}
-    written = [{f for f in r.__struct_fields__ if getattr(r, f) is not None} for r in ladder]
+    """First Q3, then less context in 8-bit K/V, then fewer layers; the last rung needs no other file."""
+    *smaller, last = workstation.orchestration.oom_ladder
+    assert {r.quantization for r in smaller} == {"q3_k_m"}
+    written = [{f for f in r.__struct_fields__ if getattr(r, f) is not None} for r in smaller]
     assert all(a < b for a, b in itertools.pairwise(written))
+    assert last.quantization is None
+    assert last.n_gpu_layers < smaller[-1].n_gpu_layers
 
 
 def test_workstation_host(workstation):
