@@ -113,9 +113,11 @@ def test_a_profile_picks_its_engine_and_the_command_line_wins(fleet):
     assert fleet("profile=hot_only", "hardware=epyc", "engine=embedded").engines["default"].binary.startswith("pkg://")
 
 
-def test_config_composes_without_the_catalogue():
-    """Hydra alone, from conf/ as it lies there, accepts config.yaml."""
+@PAIRS
+def test_plain_hydra_composes_it(profile, hardware):
+    """Ordinary Hydra accepts conf/ as it lies there; only the catalogue, which our loader always adds, is absent."""
+    amends_models = profile == "three_tier"
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = compose("config", ["hardware=dev"])
-    assert list(tree.servers) == ["assistant"]
-    assert "models" not in tree
+        tree = compose("config", [f"profile={profile}", f"hardware={hardware}"])
+    assert tree.servers
+    assert ("models" in tree) is amends_models
