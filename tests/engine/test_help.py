@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.engine import parse_help, recorded
@@ -103,7 +103,7 @@ def test_nothing_in_other_texts() -> None:
     assert parse_help("error: no such option\n  --indented\n") == ()
 
 
-_word = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
+_word = st.text("abcxyz", min_size=1, max_size=8)
 _long = st.lists(_word, min_size=1, max_size=3).map(lambda w: "--" + "-".join(w)).filter(lambda n: "--no-" not in n)
 _entry = st.tuples(
     st.lists(_long, min_size=1, max_size=3, unique=True),
@@ -123,6 +123,7 @@ def written(names: list[str], hint: str, text: str, env: str | None) -> str:
     return "\n".join([head.ljust(40) + lines[0], *(" " * 40 + line for line in lines[1:])])
 
 
+@settings(max_examples=30)
 @given(st.lists(_entry, max_size=8))
 def test_whatever_llama_cpp_writes_is_read_back(entries: list[tuple[list[str], str, str, str | None]]) -> None:
     """Names, arity, help and environment survive the layout, for long and short heads."""

@@ -1,0 +1,76 @@
+"""The JSON documents that commands print, as types, so that their schemas are published from one definition. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from launcher.errors import Finding
+from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals
+
+PLAN_SCHEMA = "launch.plan/v1"
+INSPECT_SCHEMA = "launch.inspect/v1"
+STATUS_SCHEMA = "launch.status/v1"
+
+
+class HardwareDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine that was planned for. GPUs have no nodes."""
+
+    name: str
+    devices: tuple[DevicePlan, ...]
+
+
+class ServerDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One server. `n_ctx` and `n_ctx_per_slot` in tokens, memory in bytes."""
+
+    name: str
+    roles: tuple[str, ...]
+    port: int
+    tier: str
+    model: str
+    quantization: str
+    slots: int
+    n_ctx: int
+    n_ctx_per_slot: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    memory: tuple[DeviceMemory, ...]
+    source: Literal["gguf", "declared", "measured"]
+
+
+class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One service beside the servers."""
+
+    name: str
+    port: int
+    ram_bytes: int
+
+
+class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch plan --json`. A plan that failed has findings, and nothing where the plan would be."""
+
+    schema: Literal["launch.plan/v1"] = PLAN_SCHEMA
+    deployment: str
+    input_digest: str
+    hardware: HardwareDocument
+    servers: tuple[ServerDocument, ...]
+    services: tuple[ServiceDocument, ...]
+    totals: PlanTotals
+    findings: tuple[Finding, ...]
+
+
+class InspectDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch inspect --json`: a model file, and what it needs with the given server fields. Contexts in tokens."""
+
+    schema: Literal["launch.inspect/v1"] = INSPECT_SCHEMA
+    file: str
+    architecture: str
+    parameters: int
+    tensors: int
+    file_bytes: int
+    context_length: int
+    n_ctx: int
+    n_ctx_per_slot: int
+    memory: tuple[DeviceMemory, ...]
+    findings: tuple[Finding, ...] = ()

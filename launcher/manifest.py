@@ -1,0 +1,216 @@
+"""The documents that leave a compile: `fleet.json`, `routes.json`, `launch plan --json`, and their schemas. Pure.
+
+Bytes are deterministic: two spaces, sorted keys, a trailing newline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from launcher.errors import ConfigError, Finding
+from launcher.ir.documents import (
+    INSPECT_SCHEMA,
+    PLAN_SCHEMA,
+    STATUS_SCHEMA,
+    HardwareDocument,
+    InspectDocument,
+    PlanDocument,
+    ServerDocument,
+    ServiceDocument,
+)
+from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
+from launcher.ir.live import FleetStatus
+from launcher.ir.plan import FleetPlan, PlanTotals
+
+DOCUMENTS: dict[str, type[msgspec.Struct]] = {
+    FLEET_SCHEMA: FleetManifest,
+    ROUTES_SCHEMA: RoutingTable,
+    PLAN_SCHEMA: PlanDocument,
+    INSPECT_SCHEMA: InspectDocument,
+    STATUS_SCHEMA: FleetStatus,
+}
+"""Schema name → the type that defines it."""
+
+RESTART_FIELDS = ("argv", "env", "host", "port", "files")
+"""What a running server cannot take over: a change restarts it. Everything else is the runtime's own."""
+
+SERVICE_RESTART_FIELDS = ("argv", "env", "host", "port")
+
+_Document = TypeVar("_Document", bound=msgspec.Struct)
+
+
+class ManifestDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """What taking over a new manifest does: names, sorted; `restarted` says why."""
+
+    started: tuple[str, ...]
+    stopped: tuple[str, ...]
+    restarted: dict[str, str]
+    kept: tuple[str, ...]
+
+
+def argv_digest(argv: Iterable[str]) -> str:
+    """`sha256:…` of a command line: its words in UTF-8, each ended by NUL, as /proc/PID/cmdline shows them."""
+    words = b"".join(word.encode(errors="surrogatepass") + b"\0" for word in argv)
+    return f"sha256:{hashlib.sha256(words).hexdigest()}"
+
+
+def encode_fleet(manifest: FleetManifest) -> bytes:
+    """`fleet.json`."""
+    return encode_document(manifest)
+
+
+def encode_routes(table: RoutingTable) -> bytes:
+    """`routes.json`."""
+    return encode_document(table)
+
+
+def decode_fleet(data: bytes, source: str = "fleet.json") -> FleetManifest:
+    """The manifest in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
+    return _decode(data, FleetManifest, FLEET_SCHEMA, source)
+
+
+def decode_routes(data: bytes, source: str = "routes.json") -> RoutingTable:
+    """The routing table in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
+    return _decode(data, RoutingTable, ROUTES_SCHEMA, source)
+
+
+def encode_document(document: object) -> bytes:
+    """`document` (a Struct or plain values) as indented JSON with sorted keys and a trailing newline."""
+    return msgspec.json.format(msgspec.json.encode(document, order="deterministic"), indent=2) + b"\n"
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of the document `name` (`launch.plan/v1`). KeyError for an unknown name."""
+    schema = msgspec.json.schema(DOCUMENTS[name])
+    definition = schema["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    definition["properties"]["schema"] = {"const": name}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{name}", **schema}
+
+
+def plan_document(
+    plan: FleetPlan,
+    argv: Mapping[str, tuple[str, ...]],
+    env: Mapping[str, Mapping[str, str]],
+    findings: Iterable[Finding] | None = None,
+) -> dict[str, Any]:
+    """`launch plan --json` for `plan`, with argv and environment by server; `findings` default to the plan's own."""
+    document = PlanDocument(
+        deployment=plan.deployment,
+        input_digest=plan.input_digest,
+        hardware=HardwareDocument(name=plan.config.hardware.name, devices=plan.devices),
+        servers=tuple(
+            ServerDocument(
+                name=s.name,
+                roles=s.roles,
+                port=s.port,
+                tier=s.tier,
+                model=s.model,
+                quantization=s.quantization,
+                slots=s.slots,
+                n_ctx=s.n_ctx,
+                n_ctx_per_slot=s.n_ctx_per_slot,
+                argv=argv[s.name],
+                env=dict(env.get(s.name, {})),
+                memory=s.memory,
+                source=s.source,
+            )
+            for s in plan.servers
+        ),
+        services=tuple(ServiceDocument(name=s.name, port=s.port, ram_bytes=s.config.ram_bytes) for s in plan.services),
+        totals=plan.totals,
+        findings=tuple(plan.findings if findings is None else findings),
+    )
+    built: dict[str, Any] = msgspec.to_builtins(document)
+    return built
+
+
+def failed_plan_document(
+    findings: Iterable[Finding], *, deployment: str = "", input_digest: str = "", hardware: str = ""
+) -> dict[str, Any]:
+    """`launch plan --json` where no plan was reached: the findings, and nothing else."""
+    document = PlanDocument(
+        deployment=deployment,
+        input_digest=input_digest,
+        hardware=HardwareDocument(name=hardware, devices=()),
+        servers=(),
+        services=(),
+        totals=PlanTotals(hot_ram_bytes=0, warm_ram_bytes=0, kv_bytes=0, threads=0),
+        findings=tuple(findings),
+    )
+    built: dict[str, Any] = msgspec.to_builtins(document)
+    return built
+
+
+def diff_manifests(old: FleetManifest, new: FleetManifest) -> ManifestDiff:
+    """What changes for processes when `new` replaces `old`; servers and services alike."""
+    before, after = _processes(old), _processes(new)
+    both = sorted(before.keys() & after.keys())
+    reasons = {name: _why_restart(before[name], after[name]) for name in both}
+    return ManifestDiff(
+        started=tuple(sorted(after.keys() - before.keys())),
+        stopped=tuple(sorted(before.keys() - after.keys())),
+        restarted={name: reason for name, reason in reasons.items() if reason},
+        kept=tuple(name for name, reason in reasons.items() if not reason),
+    )
+
+
+def _processes(manifest: FleetManifest) -> dict[str, ServerUnit | ServiceUnit]:
+    """Servers and services by name."""
+    servers: dict[str, ServerUnit | ServiceUnit] = {server.name: server for server in manifest.servers}
+    return {**servers, **{service.name: service for service in manifest.services}}
+
+
+def _why_restart(old: ServerUnit | ServiceUnit, new: ServerUnit | ServiceUnit) -> str:
+    """Why a process cannot go on as it is ("" if it can): what differs, words of argv spelled out."""
+    if type(old) is not type(new):
+        return "server and service changed places"
+    fields = RESTART_FIELDS if isinstance(new, ServerUnit) else SERVICE_RESTART_FIELDS
+    changed = [name for name in fields if getattr(old, name) != getattr(new, name)]
+    parts = [_argv_change(old.argv, new.argv) if name == "argv" else name for name in changed]
+    return "; ".join(parts)
+
+
+def _argv_change(old: tuple[str, ...], new: tuple[str, ...]) -> str:
+    """`argv: --ctx-size 4096 → 8192`: the first words that differ, with the flag before them."""
+    shorter = min(len(old), len(new))
+    first = next((i for i in range(shorter) if old[i] != new[i]), shorter)
+    was, now = (words[first] if first < len(words) else "(end)" for words in (old, new))
+    flag = new[first - 1] if first and new[first - 1].startswith("-") and not now.startswith("-") else ""
+    return f"argv: {flag} {was} → {now}".replace("  ", " ")
+
+
+def _decode(data: bytes, kind: type[_Document], schema: str, source: str) -> _Document:
+    """A document of type `kind`. Raises ConfigError with one finding.
+
+    `manifest/unreadable`: torn, or not JSON; `manifest/foreign`: JSON of another kind; `manifest/other-version`: of
+    another version of launch; `manifest/invalid`: of this version, but a value is missing or of the wrong type.
+    """
+    try:
+        plain = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([_refused("unreadable", source, f"it is no JSON: {error}")]) from None
+    found = plain.get("schema") if isinstance(plain, dict) else None
+    if found != schema:
+        family = schema.rpartition("/")[0]
+        if isinstance(found, str) and found.rpartition("/")[0] == family:
+            raise ConfigError([_refused("other-version", source, f"it is {found}, this launch reads {schema}")])
+        raise ConfigError([_refused("foreign", source, f"it is {found or 'no document of ours'}, not {schema}")])
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError([_refused("invalid", source, str(error))]) from None
+
+
+def _refused(code: str, source: str, why: str) -> Finding:
+    """The finding for a document that cannot be used, with the way to get a good one."""
+    return Finding(
+        code=f"manifest/{code}",
+        severity="error",
+        key="",
+        message=f"{source} cannot be used: {why}",
+        notes=("run `launch render` to write it again",),
+    )

@@ -1,0 +1,101 @@
+"""A server's command line in the words of one build. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from launcher.errors import Finding
+from launcher.ir.config import GpuConfig
+from launcher.ir.dialect import Dialect, Flag
+from launcher.ir.plan import ServerPlan
+from launcher.render.characters import bad_characters
+from launcher.render.devices import place
+from launcher.render.extra import check_environment, check_extra_args, named_flags
+from launcher.render.spellings import TABLE, Alternatives, Meaning
+from launcher.render.values import refused_value
+
+
+def render_argv(
+    server: ServerPlan, dialect: Dialect, binary: str, gpus: Mapping[str, GpuConfig] | None = None
+) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+    """The words that start `server` with `binary`, and what `dialect` refuses of them.
+
+    A memory policy or CPU list becomes a `numactl` or `taskset` prefix, which replaces itself by the binary.
+    `gpus` is hardware.gpus, needed only for devices that are reached by RPC or not named like `cuda0`.
+    Findings: `engine/unknown-flag`, `engine/bad-value`, `engine/deprecated-flag`, `engine/flag-conflict`,
+    `engine/secret-in-argv`, `render/unknown-device`, `render/no-endpoint`, `render/bad-character`.
+    """
+    words, findings = server_words(server, dialect, binary, gpus)
+    return (*placement_prefix(server), *words), findings
+
+
+def server_words(
+    server: ServerPlan, dialect: Dialect, binary: str, gpus: Mapping[str, GpuConfig] | None = None
+) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+    """As `render_argv`, without the prefix: systemd places the process itself."""
+    index = dialect.index()
+    placement, found = place(server.devices, gpus or {}, f"servers.{server.name}.devices")
+    findings = list(found)
+    theirs = named_flags(server.extra_args, index)
+    words = [binary]
+    for meaning in TABLE:
+        if meaning.soft and any(index.get(flag) in theirs for flag in meaning.owns if flag in index):
+            continue
+        alternatives = meaning.spell(server, placement)
+        chosen = next((a for a in alternatives if not refusals(a, index)), None)
+        if chosen is not None:
+            words += chosen
+        elif alternatives:
+            findings.append(_unspoken(meaning, alternatives, server, dialect, index))
+    findings += check_extra_args(server, dialect, index)
+    findings += check_environment(server, index)
+    argv = (*words, *server.extra_args)
+    findings += bad_characters(argv, f"servers.{server.name}")
+    return argv, tuple(findings)
+
+
+def placement_prefix(server: ServerPlan) -> tuple[str, ...]:
+    """`numactl …` for a memory policy (with the CPUs), `taskset …` for CPUs alone, nothing otherwise."""
+    if server.numa is None:
+        return ("taskset", "--cpu-list", server.cpus) if server.cpus else ()
+    nodes = ",".join(str(n) for n in server.numa.nodes) or "all"
+    policy = {"interleave": "interleave", "preferred": "preferred", "bind": "membind"}[server.numa.policy]
+    cpus = (f"--physcpubind={server.cpus}",) if server.cpus else ()
+    return ("numactl", *cpus, f"--{policy}={nodes}", "--")
+
+
+def refusals(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[str, ...]:
+    """Why a build would not take `words` (flags with their values), one sentence each; empty if it takes them."""
+    reasons: list[str] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        flag = index.get(word)
+        if flag is None:
+            return (f"{word} is not known",)
+        if flag.removed:
+            return (f"{word} was removed: {flag.help}",)
+        arity = 0 if word in flag.negations else flag.arity
+        values = words[position + 1 : position + 1 + arity]
+        if len(values) < arity:
+            return (f"{word} takes a value",)
+        reasons += [reason for value in values if (reason := refused_value(flag, word, value))]
+        position += 1 + arity
+        if position < len(words) and words[position] not in index:
+            return (*reasons, f"{word} takes no value" if arity == 0 else f"{words[position]} is not known")
+    return tuple(reasons)
+
+
+def _unspoken(
+    meaning: Meaning, alternatives: Alternatives, server: ServerPlan, dialect: Dialect, index: Mapping[str, Flag]
+) -> Finding:
+    """The finding for a choice that this build has no words for."""
+    key = ".".join(filter(None, ("servers", server.name, meaning.key)))
+    tried = [" ".join(words) for words in alternatives if words]
+    return Finding(
+        code="engine/unknown-flag",
+        severity="error",
+        key=key,
+        message=f"llama-server {dialect.name} cannot be told {meaning.key or 'this'}: it refuses `{tried[0]}`",
+        notes=tuple(reason for words in alternatives for reason in refusals(words, index)),
+    )

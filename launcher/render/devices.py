@@ -1,0 +1,69 @@
+"""Names that llama.cpp gives to devices. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from launcher.errors import Finding, Fix
+from launcher.ir.config import GpuConfig
+
+BACKEND_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "rocm": "ROCm", "sycl": "SYCL", "metal": "Metal", "rpc": "RPC"}
+"""llama.cpp's device names are these plus a number from 0 (ggml_backend_dev_name of each backend)."""
+
+_OWN_NAME = re.compile(rf"({'|'.join(BACKEND_NAMES)})(\d+)")
+
+
+class Placement(NamedTuple):
+    """Devices by llama.cpp's names, in order, and the `host:port` of each RPC server among them."""
+
+    devices: tuple[str, ...]
+    rpc: tuple[str, ...]
+
+
+def place(names: tuple[str, ...], gpus: Mapping[str, GpuConfig], key: str) -> tuple[Placement, tuple[Finding, ...]]:
+    """llama.cpp's names of the devices `names`, for `--device` and `--rpc`; findings at `key` for unknown ones.
+
+    A name of the form `cuda1` says backend and number itself. Others are found in `gpus` (hardware.gpus): the
+    number is the position among the entries of that backend. RPC devices count in the order of their endpoints.
+    """
+    devices: list[str] = []
+    rpc: list[str] = []
+    findings: list[Finding] = []
+    for name in names:
+        own = _OWN_NAME.fullmatch(name)
+        gpu = gpus.get(name)
+        if gpu is not None and gpu.backend == "rpc":
+            if gpu.endpoint is None:
+                findings.append(_no_endpoint(name))
+            devices.append(f"RPC{len(rpc)}")
+            rpc.append(gpu.endpoint or "")
+        elif own is not None and (gpu is None or gpu.backend == own[1]):
+            devices.append(f"{BACKEND_NAMES[own[1]]}{own[2]}")
+        elif gpu is not None:
+            siblings = [n for n, g in gpus.items() if g.backend == gpu.backend]
+            devices.append(f"{BACKEND_NAMES[gpu.backend]}{siblings.index(name)}")
+        else:
+            findings.append(_unknown(name, gpus, key))
+    return Placement(devices=tuple(devices), rpc=tuple(rpc)), tuple(findings)
+
+
+def _unknown(name: str, gpus: Mapping[str, GpuConfig], key: str) -> Finding:
+    """The finding for a device that hardware.gpus does not have."""
+    there = ", ".join(gpus) or "none"
+    return Finding(
+        code="render/unknown-device", severity="error", key=key, message=f"no device {name!r}; hardware has {there}"
+    )
+
+
+def _no_endpoint(name: str) -> Finding:
+    """The finding for an RPC device that nobody can reach."""
+    key = f"hardware.gpus.{name}.endpoint"
+    return Finding(
+        code="render/no-endpoint",
+        severity="error",
+        key=key,
+        message=f"device {name} has backend rpc but no endpoint",
+        fixes=(Fix(override=f"{key}=127.0.0.1:50052", effect="where its ggml-rpc-server listens"),),
+    )

@@ -1,0 +1,139 @@
+"""Checks of what the user adds by hand: `extra_args` and `env`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from launcher.errors import Finding, Fix, Severity
+from launcher.ir.dialect import Dialect, Flag
+from launcher.ir.plan import ServerPlan
+from launcher.render.spellings import TABLE, Meaning
+from launcher.render.values import refused_value
+
+SECRET_FLAGS = {"--api-key": "--api-key-file", "--hf-token": None}
+"""Flags whose value is a secret → the flag that reads it from a file."""
+
+
+def named_flags(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[Flag, ...]:
+    """The flags of the dialect that `words` use."""
+    return tuple(flag for _, _, flag, _ in _walk(words, index) if flag is not None)
+
+
+def check_extra_args(server: ServerPlan, dialect: Dialect, index: Mapping[str, Flag]) -> list[Finding]:
+    """Every word of `extra_args` against the dialect, and against the flags that the compiler decides."""
+    owners = _owners(index)
+    findings: list[Finding] = []
+    for position, word, flag, values in _walk(server.extra_args, index):
+        key = f"servers.{server.name}.extra_args.{position}"
+        if flag is None:
+            findings.append(_unknown(key, word, dialect, index, _owner_before(server.extra_args, position, index)))
+            continue
+        if flag.removed:
+            message = f"llama-server {dialect.name} has removed {word}"
+            findings.append(_finding("engine/unknown-flag", key, message, (flag.help,)))
+        elif flag.deprecated:
+            message = f"{word} is deprecated in llama-server {dialect.name}"
+            findings.append(_finding("engine/deprecated-flag", key, message, (flag.deprecated,), warning=True))
+        findings += _check_values(key, word, flag, values)
+        if secret := next((name for name in SECRET_FLAGS if name in flag.names), None):
+            findings.append(_secret(key, secret))
+        if (meaning := owners.get(flag.names[0])) is not None:
+            findings.append(_conflict(key, word, meaning, server))
+        elif "--override-kv" in flag.names and server.expert_override and server.expert_override[0] in "".join(values):
+            findings.append(_conflict(key, word, next(m for m in TABLE if m.key == "experts_used"), server))
+    return findings
+
+
+def check_environment(server: ServerPlan, index: Mapping[str, Flag]) -> list[Finding]:
+    """Variables of `env` that llama-server reads as flags which the compiler decides."""
+    owners = _owners(index)
+    by_variable = {flag.env: flag for flag in index.values() if flag.env and flag.names[0] in owners}
+    return [
+        _conflict(f"servers.{server.name}.env.{name}", name, owners[by_variable[name].names[0]], server)
+        for name in server.env
+        if name in by_variable
+    ]
+
+
+def _walk(words: tuple[str, ...], index: Mapping[str, Flag]) -> Iterator[tuple[int, str, Flag | None, tuple[str, ...]]]:
+    """Position, word, its flag (None where a flag should stand and none does) and the values that follow."""
+    position = 0
+    while position < len(words):
+        word = words[position]
+        flag = index.get(word)
+        arity = 0 if flag is None or word in flag.negations else flag.arity
+        yield position, word, flag, words[position + 1 : position + 1 + arity]
+        position += 1 + arity
+
+
+def _owners(index: Mapping[str, Flag]) -> dict[str, Meaning]:
+    """First spelling of each flag that the plan depends on → its meaning. A removed flag belongs to nobody."""
+    return {
+        index[name].names[0]: meaning
+        for meaning in TABLE
+        if not meaning.soft
+        for name in meaning.owns
+        if name in index and not index[name].removed
+    }
+
+
+def _owner_before(words: tuple[str, ...], position: int, index: Mapping[str, Flag]) -> str | None:
+    """The switch before `position`, if the word there looks like a value meant for it (`--embedding false`)."""
+    before = index.get(words[position - 1]) if position else None
+    return words[position - 1] if before is not None and not words[position].startswith("-") else None
+
+
+def _unknown(key: str, word: str, dialect: Dialect, index: Mapping[str, Flag], switch: str | None) -> Finding:
+    """The finding for a word that is no flag of this build."""
+    if switch is not None:
+        message = f"llama-server {dialect.name} refuses {word!r}: {switch} takes no value"
+        return _finding("engine/unknown-flag", key, message, ("leave a switch out to turn it off",))
+    name, equals, _ = word.partition("=")
+    if equals and name in index:
+        message = f"llama-server {dialect.name} refuses {word!r}"
+        return _finding("engine/unknown-flag", key, message, ("write flag and value as two items",))
+    import difflib  # noqa: PLC0415 # needed only to say what is wrong
+
+    near = difflib.get_close_matches(word, index, n=1)
+    notes = (f"did you mean {near[0]}?",) if near else ()
+    return _finding("engine/unknown-flag", key, f"llama-server {dialect.name} has no flag {word}", notes)
+
+
+def _check_values(key: str, word: str, flag: Flag, values: tuple[str, ...]) -> Iterator[Finding]:
+    """Findings for missing and refused values behind `word`."""
+    arity = 0 if word in flag.negations else flag.arity
+    if len(values) < arity:
+        yield _finding("engine/bad-value", key, f"{word} takes {arity} value{'s' * (arity > 1)}, {len(values)} given")
+    for value in values:
+        if reason := refused_value(flag, word, value):
+            yield _finding("engine/bad-value", key, reason)
+
+
+def _secret(key: str, flag: str) -> Finding:
+    """The finding for a secret on a command line, where every user of the host can read it."""
+    instead = SECRET_FLAGS[flag]
+    notes = (f"put it into a file that only the server can read, and use {instead}",) if instead else ()
+    return _finding("engine/secret-in-argv", key, f"{flag} would show a secret in argv", notes)
+
+
+def _conflict(key: str, word: str, meaning: Meaning, server: ServerPlan) -> Finding:
+    """The finding for a flag that the compiler decides, with the config key that says it."""
+    if not meaning.key:
+        return _finding("engine/flag-conflict", key, f"{word} is decided by the compiler; the plan depends on it")
+    override = f"servers.{server.name}.{meaning.key}"
+    message = f"{word} is decided by {override}: the plan would not know of a second say"
+    return _finding("engine/flag-conflict", key, message, fixes=(Fix(override=f"{override}=…"),))
+
+
+def _finding(
+    code: str,
+    key: str,
+    message: str,
+    notes: tuple[str, ...] = (),
+    *,
+    fixes: tuple[Fix, ...] = (),
+    warning: bool = False,
+) -> Finding:
+    """A finding of this room: an error unless it is a `warning`."""
+    severity: Severity = "warning" if warning else "error"
+    return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)

@@ -1,0 +1,181 @@
+"""systemd units of a fleet: one service a server, one target and one slice a tier. Pure.
+
+Facts behind the choices are in the templates beside the lines they explain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from launcher.errors import Finding
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.render.command import Command
+from launcher.render.probes import proof_request, reachable_url
+from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command
+
+LIBEXEC_DIR = "/usr/local/libexec/launch"
+"""Where an install puts `libexec/` of the deployment."""
+
+RAM = "ram"
+MIB = 1024**2
+GPU_HOST_BYTES = 2048 * MIB
+"""Room for a GPU driver's host memory, which no plan counts."""
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 # names of what ProtectHome and PrivateTmp hide
+"""Directories that the sandbox hides; files of a server below them are bound in, read-only."""
+
+_DEVICES_BY_BACKEND = {
+    "cuda": ("char-nvidia", "char-nvidia-uvm", "char-nvidia-caps"),
+    "vulkan": ("char-nvidia", "char-nvidia-uvm", "char-nvidia-caps", "char-drm"),
+    "rocm": ("char-drm", "/dev/kfd"),
+    "sycl": ("char-drm",),
+}
+_GROUPS = ("render", "video")
+
+
+def service_values(
+    server: ServerPlan, plan: FleetPlan, command: Command, libexec_dir: str
+) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+    """Everything that `server.service.j2` needs for `server`; `command` is how it is run."""
+    deploy, runtime = plan.config.deploy, plan.config.runtime
+    gpus = [plan.config.hardware.gpus[name] for name in server.devices if name in plan.config.hardware.gpus]
+    allow = tuple(dict.fromkeys(d for gpu in gpus for d in _DEVICES_BY_BACKEND.get(gpu.backend, ())))
+    hidden = _hidden_paths(server, command.words[0])
+    attempts = max(1, runtime.crash_loop_failures)
+    values = {
+        "unit": unit_name(plan, server.name),
+        "description": " ".join(f"llama-server {server.name}: {server.model} {server.quantization}".split()).replace(
+            "%", "%%"
+        ),
+        "after": ("network.target", *(unit_name(plan, n) for n in _ordered_after(server, plan))),
+        "conflicts": tuple(unit_name(plan, n) for n in _rivals(server, plan)),
+        "target": target_name(plan, server.tier),
+        "slice": slice_name(plan, server.tier),
+        "start_limit_burst": attempts,
+        "start_limit_interval_s": math.ceil(
+            max(runtime.crash_loop_window_s, attempts * (server.start_timeout_s + runtime.backoff_s) * 1.1)
+        ),
+        "digest": command.digest,
+        "command": " \\\n    ".join(_lines(quote_command(command.words))),
+        "gate": " ".join(quote_command(_gate(server, libexec_dir))),
+        "start_timeout_s": math.ceil(server.start_timeout_s),
+        "stop_timeout_s": math.ceil(server.stop_grace_s),
+        "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
+        "environment": quote_assignments(command.env),
+        "memory_max": memory_max(server),
+        "memlock": "infinity" if "mlock" in server.load_mode else "8M",
+        "oom_score_adjust": plan.tiers[server.tier].oom_score_adjust,
+        "cpus": server.cpus,
+        "numa_policy": server.numa.policy if server.numa else None,
+        "numa_mask": (",".join(str(n) for n in server.numa.nodes) or "all") if server.numa else None,
+        "user": deploy.user,
+        "groups": _GROUPS if any(d in ("char-drm", "/dev/kfd") for d in allow) else (),
+        "cache_directory": f"{deploy.unit_prefix}-{server.name}" if allow else None,
+        "hardening": deploy.hardening,
+        "bind_read_only": tuple(quote_bind(path) for path in hidden),
+        "denied_calls": "~@privileged" if allow or _needs_resources(server) else "~@privileged @resources",
+        "port": server.port,
+        "loopback": server.host in LOOPBACK and not any(gpu.backend == "rpc" for gpu in gpus),
+        "device_allow": allow,
+    }
+    return values, tuple(_bad_paths(server, hidden))
+
+
+def memory_max(server: ServerPlan) -> str:
+    """Bytes for `MemoryMax=`, or `infinity` where the prompt cache has no limit or nothing was planned.
+
+    peak + growth + every page of the mapped files + 10 % + 512 MiB: with a mapping, a limit below anonymous plus
+    file-backed memory does not fail, it crawls. Shared pages count here for each server: the first to touch pays.
+    """
+    ram = [m for m in server.memory if m.device == RAM]
+    if not ram or server.cache_ram_mib < 0:
+        return "infinity"
+    mapped = server.load_mode in ("mmap", "mmap+mlock")
+    private = sum(max(m.peak_bytes, m.committed_bytes) + m.growth_bytes for m in ram)
+    files = sum(max(m.file_bytes, m.model_bytes + m.draft_bytes if mapped else 0) for m in ram)
+    total = private + files
+    return str(total + total // 10 + 512 * MIB + (GPU_HOST_BYTES if server.devices else 0))
+
+
+def tier_values(plan: FleetPlan, tier: str) -> dict[str, Any]:
+    """What the target and the slice of `tier` need. Of an exclusive group the target starts the default member."""
+    members = [s for s in plan.servers if s.tier == tier and (s.exclusive is None or s.default)]
+    return {
+        "tier": tier,
+        "wants": tuple(unit_name(plan, s.name) for s in members),
+        "boot": plan.tiers[tier].start == "boot",
+    }
+
+
+def unit_name(plan: FleetPlan, server: str) -> str:
+    """`launch-NAME.service`."""
+    return f"{plan.config.deploy.unit_prefix}-{server}.service"
+
+
+def target_name(plan: FleetPlan, tier: str) -> str:
+    """`launch-TIER.target`."""
+    return f"{plan.config.deploy.unit_prefix}-{tier}.target"
+
+
+def slice_name(plan: FleetPlan, tier: str) -> str:
+    """`launch-TIER.slice`; systemd makes it a child of `launch.slice`."""
+    return f"{plan.config.deploy.unit_prefix}-{tier}.slice"
+
+
+def _ordered_after(server: ServerPlan, plan: FleetPlan) -> tuple[str, ...]:
+    """Servers that are waited for: the plan's edges, and rivals, which must have stopped.
+
+    One direction is enough (systemd.unit(5), Before=/After=): a stop is ordered before a start either way, and both
+    directions would be a cycle. So only rivals that come before `server` in the plan.
+    """
+    earlier = [s.name for s in plan.servers[: plan.servers.index(server)]]
+    return tuple(dict.fromkeys((*server.after, *(n for n in _rivals(server, plan) if n in earlier))))
+
+
+def _rivals(server: ServerPlan, plan: FleetPlan) -> tuple[str, ...]:
+    """The other members of the server's exclusive group."""
+    if server.exclusive is None:
+        return ()
+    return tuple(s.name for s in plan.servers if s.exclusive == server.exclusive and s.name != server.name)
+
+
+def _gate(server: ServerPlan, libexec_dir: str) -> tuple[str, ...]:
+    """Command of the readiness gate for `server`."""
+    path, body = proof_request(server)
+    return (f"{libexec_dir}/launch-gate", server.name, reachable_url(server.host, server.port), path, body)
+
+
+def _needs_resources(server: ServerPlan) -> bool:
+    """Whether the server itself sets memory policy, affinity or priority (`--numa`, `--prio`, `--cpu-…`)."""
+    return any(word.startswith(("--numa", "--prio", "--cpu-", "-C", "--poll")) for word in server.extra_args)
+
+
+def _hidden_paths(server: ServerPlan, binary: str) -> tuple[str, ...]:
+    """What the sandbox would hide from `server`: its files, and the directory of its binary (libraries lie there)."""
+    files = (*server.file_parts, server.model_path, server.draft_path, server.projector_path)
+    wanted = [f for f in files if f] + ([binary.rpartition("/")[0]] if binary.startswith("/") else [])
+    return tuple(sorted({path for path in wanted if path.startswith(tuple(f"{d}/" for d in HIDDEN))}))
+
+
+def _bad_paths(server: ServerPlan, paths: tuple[str, ...]) -> Iterator[Finding]:
+    """Findings for paths that `BindReadOnlyPaths=` has no way to write."""
+    for path in paths:
+        if any(c < " " for c in path):
+            message = f"{path!r} has a control character and cannot be bound into a sandbox"
+            yield Finding(
+                code="render/bad-character", severity="error", key=f"servers.{server.name}.model", message=message
+            )
+
+
+def _lines(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Quoted `words`, one flag with its values a line."""
+    lines: list[str] = []
+    for word in words:
+        if lines and not word.startswith(("-", '"-')):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return tuple(lines)
