@@ -48,7 +48,8 @@ def declared_file(
     estimate = total + (header if a.tokenizer != "none" else 0)
     if entry.bytes is not None and abs(entry.bytes - estimate) > SIZE_TOLERANCE * estimate and a.arch in LAYOUTS:
         findings += (_size_mismatch(f"{key}.files.{quantization}.bytes", entry.bytes, estimate, mix),)
-    parts = _parts(path, entry.bytes or estimate)
+    published = entry.bytes if entry.bytes is not None and entry.bytes >= total else estimate
+    parts = _parts(path, published)
     if entry.parts not in {1, len(parts)}:
         at = f"{key}.files.{quantization}.parts"
         findings += (_mismatch(at, "the number of parts", entry.parts, f"{len(parts)} by its name"),)

@@ -1,0 +1,1 @@
+"""Tests of the catalogue: GGUF headers, architectures, synthesised tensors, fleets."""
