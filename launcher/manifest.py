@@ -79,8 +79,13 @@ def decode_routes(data: bytes, source: str = "routes.json") -> RoutingTable:
 
 
 def encode_document(document: object) -> bytes:
-    """`document` (a Struct or plain values) as indented JSON with sorted keys and a trailing newline."""
-    return msgspec.json.format(msgspec.json.encode(document, order="deterministic"), indent=2) + b"\n"
+    """`document` (a Struct or plain values) as indented JSON with sorted keys and a trailing newline.
+
+    A Struct goes through its own types once, so that 60 in a field of floats is the 60.0 it is read back as.
+    """
+    if isinstance(document, msgspec.Struct):
+        document = msgspec.json.decode(msgspec.json.encode(document), type=type(document))
+    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 
 def json_schema(name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A llama-server binary → its `Dialect`: every flag, arity, choice and removal.
 
 In: a binary (probed by its own `--help`), or the name of a recorded dialect. Out: `launcher.ir.dialect.Dialect`.
-I/O in `probe` only; `help` and `check` are pure.
+I/O in `probe` only; `help` is pure.
 """
 
 from launcher.engine.help import parse_help

@@ -1,0 +1,223 @@
+"""systemd units, judged by systemd itself."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from launcher.engine import recorded
+from launcher.ir.config import DeployConfig, GpuConfig, NumaConfig, RuntimeConfig
+from launcher.ir.plan import DeviceMemory, FleetPlan
+from launcher.render import Rendered, render_fleet
+from launcher.render.units import memory_max
+from tests.render.plan_factory import MIB, fleet_plan, server_plan
+from tests.render.test_quoting import specifiers, systemd_words, variables
+
+NEWEST = recorded("b10434")
+HOSTILE = 'a b"c\\d%n$HOME;#\n\té'
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
+
+
+def rendered(plan: FleetPlan, templates: dict[str, str], **options: Any) -> Rendered:
+    """`plan` with a binary that is there."""
+    return render_fleet(plan, {"default": ("/bin/true", NEWEST)}, templates, "0.1.0", **options)
+
+
+def unit(result: Rendered, name: str) -> str:
+    """Text of a unit."""
+    return next(f.text for f in result.deployment.files if f.path == f"systemd/{name}")
+
+
+def values(text: str, key: str) -> list[str]:
+    """Values of `key` in a unit, continued lines joined."""
+    return re.findall(rf"^{key}=(.*)$", text.replace("\\\n", " "), re.MULTILINE)
+
+
+def everything() -> FleetPlan:
+    """A fleet with every shape of unit: plain, NUMA, GPU of each backend, hidden paths, exclusive, hostile words."""
+    gpus = {
+        f"{backend}0": GpuConfig(backend=backend, vram_bytes=1 << 34, endpoint="10.0.0.2:50052")  # type: ignore[arg-type] # a literal
+        for backend in ("cuda", "vulkan", "rocm", "sycl", "rpc")
+    }
+    return fleet_plan(
+        server_plan("plain"),
+        server_plan("numa", port=8081, numa=NumaConfig(policy="interleave"), cpus="0-1", load_mode="mmap+mlock"),
+        server_plan("bind", port=8082, numa=NumaConfig(policy="bind", nodes=(0,)), tier="warm", after=("plain",)),
+        server_plan("home", port=8084, model_path='/home/u/a b:"%.gguf', file_parts=(), host="0.0.0.0"),
+        server_plan("hostile", port=8085, extra_args=("--reverse-prompt", HOSTILE), env={"X": HOSTILE}),
+        *(
+            server_plan(name, port=8090, devices=(name,), n_gpu_layers=99, exclusive="gpu", default=name == "cuda0")
+            for name in gpus
+        ),
+        server_plan("cold", port=8099, tier="cold"),
+        gpus=gpus,
+    )
+
+
+@pytest.fixture
+def installed(templates: dict[str, str], tmp_path: Path) -> Path:
+    """Every unit of that fleet in one directory, the gate beside it."""
+    result = rendered(everything(), templates, libexec_dir=str(tmp_path / "libexec"))
+    assert result.findings == ()
+    for file in result.deployment.files:
+        path = tmp_path / file.path
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(file.text)
+        path.chmod(0o755 if file.executable else 0o644)
+    return tmp_path / "systemd"
+
+
+@needs_systemd
+def test_systemd_finds_nothing_to_say(installed: Path) -> None:
+    """`systemd-analyze verify` exits 0 with an empty stderr (it exits 0 for unknown keys, too)."""
+    units = sorted(installed.iterdir())
+    assert len(units) == 10 + 2 * 2
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    ("server", "limit"),
+    [("plain", 1.0), ("numa", 1.0), ("hostile", 1.0), ("cuda0", 1.5), ("vulkan0", 1.5), ("rocm0", 1.5)],
+)
+def test_exposure(installed: Path, server: str, limit: float) -> None:
+    """The exposure level that systemd computes: 1.0 on the CPU, 1.5 with a GPU, where 9.6 is no sandbox at all."""
+    path = installed / f"launch-{server}.service"
+    result = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    level = re.search(r"Overall exposure level for .*: ([\d.]+)", result.stdout)
+    assert level is not None
+    assert float(level[1]) <= limit
+
+
+def test_the_command_is_the_argv(templates: dict[str, str]) -> None:
+    """ExecStart= and Environment= parsed by systemd's rules give back argv and env, hostile words included."""
+    result = rendered(everything(), templates)
+    text = unit(result, "launch-hostile.service")
+    (line,) = re.findall(r"^ExecStart=((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    program, *rest = (specifiers(w) for w in systemd_words(line))
+    assert (program, *map(variables, rest)) == result.commands["hostile"].argv
+    (assignment,) = values(text, "Environment")
+    assert [specifiers(w) for w in systemd_words(assignment)] == [f"X={HOSTILE}"]
+
+
+def test_systemd_places_the_process(templates: dict[str, str]) -> None:
+    """CPUAffinity= and NUMAPolicy= instead of numactl, which is in the script for people."""
+    result = rendered(everything(), templates)
+    text = unit(result, "launch-numa.service")
+    assert "numactl" not in text
+    assert (values(text, "CPUAffinity"), values(text, "NUMAPolicy"), values(text, "NUMAMask")) == (
+        ["0-1"],
+        ["interleave"],
+        ["all"],
+    )
+    assert values(text, "LimitMEMLOCK") == ["infinity"]
+    script = next(f for f in result.deployment.files if f.path == "commands/numa.sh")
+    assert "numactl" in script.text
+    assert script.executable
+
+
+def test_order_tiers_and_rivals(templates: dict[str, str]) -> None:
+    """After= from the plan, one target a tier, exclusive servers stop each other and only the default starts."""
+    result = rendered(everything(), templates)
+    assert values(unit(result, "launch-bind.service"), "After") == ["network.target launch-plain.service"]
+    assert values(unit(result, "launch-bind.service"), "PartOf") == ["launch-warm.target"]
+    hot = unit(result, "launch-hot.target")
+    wanted = values(hot, "Wants")[0].split()
+    assert wanted == [f"launch-{n}.service" for n in ("plain", "numa", "home", "hostile", "cuda0")]
+    assert values(hot, "WantedBy") == ["multi-user.target"]
+    assert "[Install]" not in unit(result, "launch-warm.target")
+    conflicts = {
+        name: values(unit(result, f"launch-{name}.service"), "Conflicts") for name in ("cuda0", "rpc0", "plain")
+    }
+    assert "launch-rpc0.service" in conflicts["cuda0"][0]
+    assert "launch-cuda0.service" in conflicts["rpc0"][0]
+    assert conflicts["plain"] == []
+    assert not [f.path for f in result.deployment.files if "cold" in f.path and "systemd" in f.path]
+
+
+def test_restarts_are_bounded_by_load_time(templates: dict[str, str]) -> None:
+    """Five loads of 600 s each must fit into the interval, or the limit would never trip."""
+    plan = fleet_plan(server_plan(start_timeout_s=600.0), runtime=RuntimeConfig(crash_loop_failures=5))
+    text = unit(rendered(plan, templates), "launch-frontdoor.service")
+    assert values(text, "StartLimitBurst") == ["5"]
+    assert int(values(text, "StartLimitIntervalSec")[0]) > 5 * 600
+    assert values(text, "TimeoutStartSec") == ["600"]
+
+
+def test_memory_max() -> None:
+    """Private memory, growth and, with a mapping, every mapped page; no limit where the prompt cache has none."""
+    plan = server_plan()
+    (ram,) = plan.memory
+    wanted = ram.peak_bytes + ram.growth_bytes + ram.model_bytes
+    assert int(memory_max(plan)) == wanted + wanted // 10 + 512 * MIB
+    shared = msgspec.structs.replace(plan, memory=(msgspec.structs.replace(ram, file_bytes=0, shared_with=("a",)),))
+    assert memory_max(shared) == memory_max(plan)
+    locked = msgspec.structs.replace(plan, load_mode="none", memory=(msgspec.structs.replace(ram, file_bytes=0),))
+    assert int(memory_max(locked)) < int(memory_max(plan))
+    assert memory_max(server_plan(cache_ram_mib=-1)) == "infinity"
+    assert memory_max(server_plan(memory=())) == "infinity"
+    gpu = server_plan(devices=("cuda0",), memory=(ram, DeviceMemory(device="cuda0", committed_bytes=1 << 34)))
+    assert int(memory_max(gpu)) - int(memory_max(plan)) == 2048 * MIB
+
+
+def test_what_the_sandbox_lets_through(templates: dict[str, str]) -> None:
+    """Loopback only where the server listens on loopback; files below /home bound in; device nodes per backend."""
+    result = rendered(everything(), templates)
+    home, plain, cuda = (unit(result, f"launch-{n}.service") for n in ("home", "plain", "cuda0"))
+    assert values(plain, "IPAddressDeny") == ["any"]
+    assert values(home, "IPAddressDeny") == values(unit(result, "launch-rpc0.service"), "IPAddressDeny") == []
+    (bound,) = values(home, "BindReadOnlyPaths")
+    assert [specifiers(w) for w in systemd_words(bound, escapes=False)] == ['/home/u/a b:"%.gguf']
+    assert values(plain, "ProtectHome") == ["yes"]
+    assert values(plain, "SocketBindAllow") == ["tcp:8080"]
+    assert values(cuda, "DeviceAllow") == ["char-nvidia rw", "char-nvidia-uvm rw", "char-nvidia-caps rw"]
+    for text in (cuda,):
+        assert values(text, "MemoryDenyWriteExecute") == values(text, "ProcSubset") == []
+    assert "~@privileged @resources" in values(plain, "SystemCallFilter")
+    assert "~@privileged" in values(cuda, "SystemCallFilter")
+
+
+def test_deploy_settings(templates: dict[str, str]) -> None:
+    """A user, another prefix, no sandbox; a watchdog is said not to exist yet."""
+    deploy = DeployConfig(unit_prefix="llm", user="llama", hardening=False, watchdog=True)
+    result = rendered(fleet_plan(server_plan(), deploy=deploy), templates)
+    text = unit(result, "llm-frontdoor.service")
+    assert values(text, "User") == ["llama"]
+    assert "DynamicUser" not in text
+    assert "NoNewPrivileges" not in text
+    assert values(text, "Slice") == ["llm-hot.slice"]
+    assert [(f.code, f.severity) for f in result.findings] == [("render/watchdog", "warning")]
+
+
+def test_provenance(templates: dict[str, str]) -> None:
+    """Every text file says who made it from what; the digest of a unit changes only with its own command."""
+    result = rendered(everything(), templates)
+    digest = "sha256:" + "0" * 64
+    expected = f"# Generated by launch 0.1.0 for deployment epyc-hot_only from {digest}. Do not edit."
+    for file in result.deployment.files:
+        if not file.path.endswith(".json"):
+            assert expected in file.text.splitlines()[:2]
+            assert file.text.endswith("\n")
+    assert values(unit(result, "launch-plain.service"), "X-Launch-Digest") == [result.commands["plain"].digest]
+
+
+@pytest.mark.parametrize("name", ["../etc", "a b", "a/b", "-x", ".x", ""])
+def test_names_that_would_leave_the_directory(name: str, templates: dict[str, str]) -> None:
+    """A server's name becomes a path and a unit: an error, before anything is written."""
+    result = rendered(fleet_plan(server_plan(name)), templates)
+    assert ("render/bad-name", "error") in [(f.code, f.severity) for f in result.findings]
