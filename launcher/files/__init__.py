@@ -1,1 +1,36 @@
-"""Room to be built."""
+"""Files on disk: atomic writes, locks with an owner, where state lives, where packaged data lies.
+
+In: a `Deployment` value, a deployment's name. Out: files written whole or not at all, and how the disk differs
+from a `Deployment`. I/O.
+"""
+
+from __future__ import annotations
+
+from launcher.files.atomic import write_atomic
+from launcher.files.deployment import (
+    FileDifference,
+    WriteReport,
+    compare_deployment,
+    owned_files,
+    write_deployment,
+)
+from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
+from launcher.files.packaged import packaged_dir
+from launcher.files.state import deployment_state_dir, known_deployments, state_root
+
+__all__ = [
+    "FileDifference",
+    "LockHeldError",
+    "LockOwner",
+    "OwnedLock",
+    "WriteReport",
+    "compare_deployment",
+    "deployment_state_dir",
+    "known_deployments",
+    "lock_owner",
+    "owned_files",
+    "packaged_dir",
+    "state_root",
+    "write_atomic",
+    "write_deployment",
+]

@@ -1,1 +1,44 @@
-"""Room to be built."""
+"""Running a fleet: processes started in order, proven ready, watched, restarted, stopped, and found again.
+
+In: a `FleetManifest`. Out: running processes, `FleetStatus`, events; implements `Upstreams` of `launcher.ir.live`.
+I/O, except `lifecycle`, `ledger`, `reload`, `diagnose`, `spec` and `events`, which are pure and decide.
+"""
+
+from __future__ import annotations
+
+from launcher.supervise.diagnose import Diagnosis, diagnose
+from launcher.supervise.identity import RecordStore, ServerRecord
+from launcher.supervise.ledger import Resident, choose_victims
+from launcher.supervise.offline import (
+    LOCK_NAME,
+    Orphan,
+    OrphanReport,
+    RuntimeAliveError,
+    offline_status,
+    stop_orphans,
+)
+from launcher.supervise.ports import PortOwner, port_owner
+from launcher.supervise.procfs import boot_id, proc_stat
+from launcher.supervise.reload import Changes
+from launcher.supervise.supervisor import Supervisor
+
+__all__ = [
+    "LOCK_NAME",
+    "Changes",
+    "Diagnosis",
+    "Orphan",
+    "OrphanReport",
+    "PortOwner",
+    "RecordStore",
+    "Resident",
+    "RuntimeAliveError",
+    "ServerRecord",
+    "Supervisor",
+    "boot_id",
+    "choose_victims",
+    "diagnose",
+    "offline_status",
+    "port_owner",
+    "proc_stat",
+    "stop_orphans",
+]

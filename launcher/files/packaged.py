@@ -1,0 +1,24 @@
+"""Data that ships with the package: `conf/` and `templates/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import launcher
+
+
+def packaged_dir(kind: Literal["conf", "templates"]) -> Path:
+    """The directory `conf` or `templates`: the checkout's, beside the package, else the wheel's copy inside it.
+
+    A checkout is known by its `pyproject.toml`, so that a `conf/` in site-packages is never ours.
+    Raises FileNotFoundError when neither exists.
+    """
+    package = Path(launcher.__file__).resolve().parent
+    checkout = package.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
+        return checkout / kind
+    packaged = package / "_packaged" / kind
+    if packaged.is_dir():
+        return packaged
+    raise FileNotFoundError(f"the installation lacks its {kind}/ directory: looked at {checkout / kind} and {packaged}")

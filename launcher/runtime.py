@@ -1,0 +1,331 @@
+"""The runtime: from `generated/<deployment>/` to a served fleet, in one process and one event loop.
+
+Lock → adopt or stop leftovers → open the front (it answers /health while models load) → start servers in order →
+serve → drain → stop. `python -m launcher.runtime DIR` is what `spawn_detached` and units run. I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import ConfigError, Finding, HostError, LaunchError
+from launcher.files import (
+    LockHeldError,
+    LockOwner,
+    OwnedLock,
+    deployment_state_dir,
+    write_atomic,
+)
+from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.ir.live import FleetStatus
+from launcher.manifest import decode_fleet, decode_routes
+from launcher.supervise import LOCK_NAME, Supervisor, boot_id, proc_stat
+from launcher.supervise.control import ControlClient, NoRuntimeError, bind_control
+from launcher.supervise.detached import spawn_runtime
+from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, RuntimeStarted, encode_event
+
+__all__ = ["ControlClient", "NoRuntimeError", "read_deployment", "run", "spawn_detached"]
+
+_LOG = logging.getLogger("launch.runtime")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def ignore_event(_: AnyEvent) -> None:
+    """For callers that do not watch."""
+
+
+def run(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event) -> int:
+    """Run the deployment in the foreground until SIGTERM, SIGINT or a stop over the control socket; 0 then.
+
+    `on_event` is called in the event loop and must not block. A second signal kills instead of draining.
+    Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a fatal server
+    did not become ready; everything that was started is stopped), each after a `FleetFailed` event.
+    """
+    import uvloop  # noqa: PLC0415 - only who runs a fleet pays for it
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_Runtime(deployment_dir, on_event).main())
+    except LaunchError as error:
+        on_event(FleetFailed(exit_code=error.exit_code, findings=error.findings))
+        raise
+    return 0
+
+
+def spawn_detached(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event) -> int:
+    """Run the deployment in the background; return the runtime's pid once the fleet is ready. Raises as `run`."""
+    manifest, _ = read_deployment(deployment_dir)
+    state_dir = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
+    return spawn_runtime(deployment_dir, state_dir, on_event)
+
+
+def read_deployment(deployment_dir: Path) -> tuple[FleetManifest, RoutingTable]:
+    """`fleet.json` and `routes.json` of a rendered deployment. Raises ConfigError."""
+    texts = []
+    for name in ("fleet.json", "routes.json"):
+        path = deployment_dir / name
+        try:
+            texts.append((path.read_bytes(), str(path)))
+        except OSError as error:
+            message = f"{path} cannot be read: {error.strerror or error}"
+            notes = ("`launch render` writes it",)
+            finding = Finding(code="manifest/missing", severity="error", key="", message=message, notes=notes)
+            raise ConfigError([finding]) from None
+    return decode_fleet(*texts[0]), decode_routes(*texts[1])
+
+
+class _Runtime:
+    """One run of one deployment; implements `launcher.ir.live.Control`."""
+
+    def __init__(self, deployment_dir: Path, on_event: Callable[[AnyEvent], None]) -> None:
+        """Reads the manifest. Raises ConfigError."""
+        self._directory = deployment_dir.absolute()
+        self._on_event = on_event
+        self._manifest, self._table = read_deployment(self._directory)
+        self._state_dir = deployment_state_dir(
+            self._manifest.deployment, self._manifest.supervisor.state_dir, create=True
+        )
+        unit = self._table.front
+        host = "127.0.0.1" if unit.host in ("0.0.0.0", "::") else unit.host  # noqa: S104 - shown, not bound
+        self._url = f"http://{f'[{host}]' if ':' in host else host}:{unit.port}"
+        self._supervisor = Supervisor(
+            self._manifest,
+            state_dir=self._state_dir,
+            write=lambda path, data: write_atomic(path, data, mode=0o600),
+            emit=self._emit,
+            front=self._url,
+        )
+        self._supervisor.runtime_pid = os.getpid()
+        self._front: Any = None
+        self._told = asyncio.Event()
+        self._reason = "control"
+        self._serving: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+
+    # --- Control ---------------------------------------------------------------------------------------------
+
+    def status(self) -> FleetStatus:
+        """Every process now."""
+        return self._supervisor.status()
+
+    async def stop(self, names: tuple[str, ...]) -> None:
+        """Stop `names`; with none, have everything end (at once it returns: the answer itself is in flight)."""
+        if names:
+            await self._supervisor.stop(names)
+        else:
+            self._told.set()
+
+    async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
+        """Take over a manifest and its routes. ConfigError when they are not of this deployment, or unreadable."""
+        async with self._reloading:
+            directory = self._directory if deployment_dir is None else Path(deployment_dir)
+            manifest, table = read_deployment(directory)
+            if manifest.deployment != self._manifest.deployment:
+                message = f"{directory} is {manifest.deployment}, this runtime serves {self._manifest.deployment}"
+                finding = Finding(code="manifest/other-deployment", severity="error", key="", message=message)
+                raise ConfigError([finding])
+            unknown = set(names) - {p.name for p in self.status().processes} - {s.name for s in manifest.servers}
+            if unknown:
+                raise KeyError(min(unknown))
+            self._front.replace_table(table)
+            changes = await self._supervisor.reload(manifest, names)
+            self._directory, self._manifest, self._table = directory, manifest, table
+            return {
+                "started": list(changes.started),
+                "stopped": list(changes.stopped),
+                "restarted": list(changes.restarted),
+                "kept": list(changes.kept),
+            }
+
+    # --- the run ---------------------------------------------------------------------------------------------
+
+    async def main(self) -> None:
+        """The whole run, with the deployment's lock held."""
+        lock = OwnedLock(self._state_dir / LOCK_NAME)
+        stat = proc_stat(os.getpid())
+        owner = LockOwner(
+            pid=os.getpid(),
+            start_ticks=stat.start_ticks if stat else 0,
+            boot_id=boot_id(),
+            deployment=self._manifest.deployment,
+            deployment_dir=str(self._directory),
+            front=self._url,
+        )
+        try:
+            lock.acquire(owner)
+        except LockHeldError as error:
+            raise HostError([_held(self._manifest.deployment, error)]) from None
+        try:
+            with self._signals():
+                await self._hold()
+        finally:
+            lock.release()
+
+    async def _hold(self) -> None:
+        """Open the doors, run the fleet until told, close in order."""
+        from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
+
+        control = route.control_app(self)
+        self._front = route.Front(self._table, self._supervisor, control=control)
+        unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
+        sock = route.bind(self._front, unit.host, unit.port)
+        closing = asyncio.Event()
+        self._emit(
+            RuntimeStarted(
+                deployment=self._manifest.deployment,
+                pid=os.getpid(),
+                state_dir=str(self._state_dir),
+                front=self._url,
+                processes=self._supervisor.boot_names(),
+            )
+        )
+        async with _served(control, bind_control(self._state_dir)):
+            self._serving = asyncio.create_task(
+                route.serve(
+                    self._front, host=unit.host, port=unit.port, sock=sock, shutdown=closing, drain_timeout_s=drain_s
+                )
+            )
+            try:
+                await self._run_fleet(self._serving)
+            finally:
+                closing.set()
+                await asyncio.gather(self._serving, return_exceptions=True)
+                await self._supervisor.stop_all(self._reason)
+
+    async def _run_fleet(self, serving: asyncio.Task[None]) -> None:
+        """Adopt, start, then wait to be told to end. Raises what made it impossible to go on."""
+        told = asyncio.create_task(self._told.wait())
+        starting = asyncio.create_task(self._start())
+        try:
+            await asyncio.wait({told, starting, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() and not starting.exception():
+                await asyncio.wait({told, serving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            starting.cancel()
+            told.cancel()
+            await asyncio.gather(starting, told, return_exceptions=True)
+        for task in (starting, serving):
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def _start(self) -> None:
+        """Find what an earlier runtime left, start the rest, tell systemd."""
+        await self._supervisor.recover()
+        await self._supervisor.start()
+        _notify("READY=1")
+
+    def _emit(self, event: AnyEvent) -> None:
+        """Pass an event on; whoever watches cannot stop the fleet by failing."""
+        try:
+            self._on_event(event)
+        except Exception:  # noqa: BLE001 - whatever it is, it is logged
+            _LOG.exception("the watcher of events failed")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Any:
+        """Within the block the first SIGTERM, SIGINT or SIGHUP ends in order, the next ones by force."""
+        loop = asyncio.get_running_loop()
+        ours = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
+        for number in ours:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in ours:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """End; if that is under way, end now."""
+        if self._told.is_set():
+            self._supervisor.kill_all()
+            if self._serving is not None:
+                self._serving.cancel()
+            return
+        self._reason = number.name
+        _notify("STOPPING=1")
+        self._told.set()
+
+
+@contextlib.asynccontextmanager
+async def _served(app: Any, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` on `sock` within the block."""
+    import uvicorn  # noqa: PLC0415 - late, as above
+
+    class Server(uvicorn.Server):
+        """Without signal handlers: those are the runtime's."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Any:
+            """Capture none."""
+            yield
+
+    config = uvicorn.Config(
+        app, loop="none", lifespan="off", log_config=None, log_level="critical", timeout_graceful_shutdown=2
+    )
+    server = Server(config)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+        sock.close()
+
+
+def _held(deployment: str, error: LockHeldError) -> Finding:
+    """The finding for a second runtime."""
+    owner = error.owner
+    who = f"process {owner.pid} ({owner.deployment_dir})" if owner else "another process"
+    return Finding(
+        code="supervise/already-running",
+        severity="error",
+        key="",
+        message=f"{deployment} is already run by {who}",
+        notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
+    )
+
+
+def _notify(message: str) -> None:
+    """Tell systemd (`NOTIFY_SOCKET`), where it runs us."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`python -m launcher.runtime DIR [--events-fd N]`: run DIR; events as JSON lines to N until ready or failed."""
+    directory, descriptor = Path(argv[0]), int(argv[2]) if argv[1:2] == ["--events-fd"] else -1
+    if descriptor >= 0:
+        os.set_inheritable(descriptor, False)
+
+    def on_event(event: AnyEvent) -> None:
+        nonlocal descriptor
+        line = encode_event(event)
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+        if descriptor >= 0:
+            # Whoever watched may be gone: that is no reason to stop.
+            with contextlib.suppress(OSError):
+                os.write(descriptor, line)
+            if isinstance(event, (FleetReady, FleetFailed)):
+                os.close(descriptor)
+                descriptor = -1
+
+    try:
+        return run(directory, on_event=on_event)
+    except LaunchError as error:
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+"""Talking to a living runtime over its unix socket, and where that socket is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from launcher.errors import (
+    CatalogError,
+    ConfigError,
+    EngineError,
+    Finding,
+    HostError,
+    LaunchError,
+    PlanError,
+    SuperviseError,
+)
+from launcher.ir.live import FleetStatus
+from launcher.supervise.offline import runtime_pid
+
+SOCKET_NAME = "control.sock"
+_MAX_SOCKET_PATH = 100
+"""sun_path holds 108 bytes; longer paths go through a descriptor of the directory."""
+_CONNECT_S = 5.0
+_POLL_S = 0.05
+_CLASSES: dict[int, type[LaunchError]] = {
+    c.exit_code: c for c in (ConfigError, CatalogError, PlanError, EngineError, HostError, SuperviseError)
+}
+
+
+class NoRuntimeError(Exception):
+    """Nobody answers for this deployment: no runtime lives, or it is just starting or ending."""
+
+
+class _Error(msgspec.Struct):
+    """The error object of the control API."""
+
+    code: str = ""
+    message: str = ""
+    findings: tuple[Finding, ...] = ()
+    exit_code: int = 0
+
+
+class _ErrorBody(msgspec.Struct):
+    """Body of an answer that is an error."""
+
+    error: _Error = msgspec.field(default_factory=_Error)
+
+
+@contextlib.contextmanager
+def socket_address(state_dir: Path) -> Iterator[str]:
+    """A path of the control socket that fits into an address, valid within the block."""
+    path = state_dir / SOCKET_NAME
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        yield str(path)
+        return
+    descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+    finally:
+        os.close(descriptor)
+
+
+def bind_control(state_dir: Path) -> socket.socket:
+    """The control socket, bound, for its owner only. The caller holds the lock, so an old one is a leftover."""
+    (state_dir / SOCKET_NAME).unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with socket_address(state_dir) as address:
+        sock.bind(address)
+    (state_dir / SOCKET_NAME).chmod(0o600)
+    return sock
+
+
+class ControlClient:
+    """Asks the runtime of one deployment; blocking. A context manager.
+
+    Every method raises NoRuntimeError when no runtime answers, KeyError with a message for an unknown name, and the
+    runtime's own LaunchError where it refuses.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        """`state_dir` is the deployment's (`launcher.files.deployment_state_dir`). Raises NoRuntimeError."""
+        import httpx  # noqa: PLC0415 - 0.2 s that other commands need not pay
+
+        if not (state_dir / SOCKET_NAME).exists():
+            raise NoRuntimeError(f"no runtime serves {state_dir}")
+        self._state_dir = state_dir
+        self._stack = contextlib.ExitStack()
+        address = self._stack.enter_context(socket_address(state_dir))
+        transport = httpx.HTTPTransport(uds=address)
+        timeout = httpx.Timeout(None, connect=_CONNECT_S)
+        self._client = self._stack.enter_context(
+            httpx.Client(transport=transport, base_url="http://launch", timeout=timeout)
+        )
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stack.close()
+
+    def status(self) -> FleetStatus:
+        """Every process now."""
+        return msgspec.json.decode(self._call("GET", "/api/status"), type=FleetStatus)
+
+    def stop(self, names: tuple[str, ...] = (), *, wait_s: float | None = None) -> None:
+        """Stop `names` and return when they are gone; with none, everything and the runtime itself.
+
+        `wait_s` bounds the wait for the runtime's end (None = as long as it takes); TimeoutError when it passed.
+        """
+        self._call("POST", "/api/stop", {"names": names})
+        deadline = None if wait_s is None else time.monotonic() + wait_s
+        while not names and runtime_pid(self._state_dir) is not None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"the runtime still runs after {wait_s:g} s")
+            time.sleep(_POLL_S)
+
+    def reload(self, names: tuple[str, ...] = (), deployment_dir: Path | None = None) -> dict[str, Any]:
+        """See `launcher.ir.live.Control.reload`; returns when what is started again is ready or has failed."""
+        directory = None if deployment_dir is None else str(deployment_dir.absolute())
+        raw = self._call("POST", "/api/reload", {"names": names, "deployment_dir": directory})
+        changes: dict[str, Any] = msgspec.json.decode(raw)
+        return changes
+
+    def _call(self, method: str, path: str, body: Any = None) -> bytes:
+        """One request; the body of a good answer."""
+        import httpx  # noqa: PLC0415 - as above
+
+        content = None if body is None else msgspec.json.encode(body)
+        try:
+            answer = self._client.request(method, path, content=content)
+        except httpx.TransportError as error:
+            raise NoRuntimeError(f"the runtime of {self._state_dir} does not answer: {error}") from None
+        if answer.status_code == 200:
+            return answer.content
+        try:
+            found = msgspec.json.decode(answer.content, type=_ErrorBody).error
+        except msgspec.DecodeError:
+            found = _Error(message=answer.text)
+        if answer.status_code == 404:
+            raise KeyError(found.message)
+        if found.exit_code in _CLASSES:
+            raise _CLASSES[found.exit_code](found.findings)
+        raise RuntimeError(f"the runtime answered {answer.status_code}: {found.message}")

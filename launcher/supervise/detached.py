@@ -1,0 +1,84 @@
+"""A runtime of its own in the background, whose start is watched through a pipe of events."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from launcher.errors import CatalogError, ConfigError, EngineError, Finding, HostError, LaunchError, SuperviseError
+from launcher.supervise import logs
+from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, decode_event
+
+_LOG_NAME = "runtime.log"
+_LOG_FILES = 3
+_TAIL_LINES = 20
+_CLASSES: dict[int, type[LaunchError]] = {
+    c.exit_code: c for c in (ConfigError, CatalogError, EngineError, HostError, SuperviseError)
+}
+
+
+def spawn_runtime(deployment_dir: Path, state_dir: Path, on_event: Callable[[AnyEvent], None]) -> int:
+    """Start `python -m launcher.runtime` for `deployment_dir` in a session of its own; return its pid once ready.
+
+    Its output goes to `STATE_DIR/runtime.log`. Raises the LaunchError that it ended with, SuperviseError when it
+    died without one. Interrupted (Ctrl-C), it is stopped with all its servers, then KeyboardInterrupt goes on.
+    """
+    log = state_dir / _LOG_NAME
+    logs.shift(log, _LOG_FILES)
+    reading, writing = os.pipe()
+    output = logs.open_log(log)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "launcher.runtime", str(deployment_dir.absolute()), "--events-fd", str(writing)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(writing,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(writing)
+        os.close(output)
+    with os.fdopen(reading, "rb") as pipe:
+        try:
+            for event in _events(pipe):
+                on_event(event)
+                if isinstance(event, FleetReady):
+                    _let_go(child)
+                    return child.pid
+                if isinstance(event, FleetFailed):
+                    child.wait()
+                    raise _CLASSES.get(event.exit_code, SuperviseError)(event.findings)
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGTERM)
+            child.wait()
+            raise
+    code = child.wait()
+    finding = Finding(
+        code="supervise/runtime-died",
+        severity="error",
+        key="",
+        message=f"the runtime ended with {code} before the fleet was ready",
+        notes=(f"the end of {log}:", *logs.tail(log, _TAIL_LINES)),
+    )
+    raise SuperviseError([finding])
+
+
+def _events(pipe: Iterator[bytes]) -> Iterator[AnyEvent]:
+    """Events of the pipe until it closes; a line that is none is skipped."""
+    for line in pipe:
+        try:
+            yield decode_event(line)
+        except msgspec.DecodeError:
+            continue
+
+
+def _let_go(child: subprocess.Popen[bytes]) -> None:
+    """The runtime outlives us: no warning about a child that still runs."""
+    child.returncode = 0

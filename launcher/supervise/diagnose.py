@@ -1,0 +1,189 @@
+"""What an exit code and the end of a log mean, in words, with a remedy. Pure.
+
+The signatures were seen from real llama-servers (build b10434); the first that matches wins, so a root cause
+stands above what follows from it.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import msgspec
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a server failed. `code` is stable; `line` is the log line that says so ("" for none)."""
+
+    code: str
+    cause: str
+    remedy: str
+    line: str = ""
+
+
+class _Signature(msgspec.Struct, frozen=True):
+    """A pattern of one log line; groups of the pattern fill `{0}`, `{1}` in cause and remedy."""
+
+    pattern: str
+    code: str
+    cause: str
+    remedy: str
+
+
+_SIGNATURES = tuple(
+    _Signature(*row)
+    for row in (
+        (
+            r"couldn't bind HTTP server socket.*?port:? *(\d+)",
+            "supervise/port-busy",
+            "port {0} is already in use, or its address is not this host's",
+            "stop what holds the port, or set another `port`",
+        ),
+        (
+            r"gguf_init_from_file: failed to open GGUF file '([^']*)'",
+            "supervise/model-missing",
+            "the model file {0} cannot be opened",
+            "check the path, and that this user may read it",
+        ),
+        (
+            r"failed to load GGUF split from (.*)",
+            "supervise/split-missing",
+            "a part of the split model is missing: {0}",
+            "fetch all parts into one directory",
+        ),
+        (
+            r"(failed to read key-value pairs|tensor '.*' data is not within the file bounds)",
+            "supervise/model-truncated",
+            "the model file is truncated or corrupt",
+            "fetch it again and compare its size",
+        ),
+        (
+            r"(failed to read magic|invalid magic characters)",
+            "supervise/not-gguf",
+            "the model file is empty or not GGUF",
+            "check that the path is a .gguf file, not a pointer to one",
+        ),
+        (
+            r"unknown model architecture: '([^']*)'",
+            "supervise/unknown-architecture",
+            "this build does not know the architecture {0}",
+            "use a newer llama-server (`engine`), or another model",
+        ),
+        (
+            r"mismatch between text model \(n_embd = (\d+)\) and mmproj \(n_embd = (\d+)\)",
+            "supervise/projector-mismatch",
+            "the projector (width {1}) belongs to another model (width {0})",
+            "use the projector that was published with the model",
+        ),
+        (
+            r"(the argument has been removed.*)",
+            "supervise/removed-flag",
+            "this build no longer has a flag that was passed: {0}",
+            "`launch render` again with this binary's dialect",
+        ),
+        (
+            r"error: invalid argument: (\S+)",
+            "supervise/unknown-flag",
+            "this build does not know the flag {0}",
+            "`launch render` again with this binary's dialect, or correct `extra_args`",
+        ),
+        (
+            r'error while handling argument "([^"]*)": (.*)',
+            "supervise/bad-flag-value",
+            "the flag {0} refuses its value: {1}",
+            "correct the field behind it, or `extra_args`",
+        ),
+        (
+            r"quantized V cache requires flash_attn|V cache quantization requires flash_attn",
+            "supervise/v-cache-needs-fa",
+            "a quantised V cache needs flash attention",
+            "set `flash_attention=on`, or `cache_type_v=f16`",
+        ),
+        (
+            r"failed to allocate buffer for kv cache",
+            "supervise/kv-out-of-memory",
+            "the K/V cache does not fit",
+            "lower `n_ctx` or `slots`, or set `cache_type_k=q8_0`",
+        ),
+        (
+            r"((?:cudaMalloc failed|CUDA error): out of memory|OutOfDeviceMemory|to allocate (?!CPU|AMX)\S+ buffer)",
+            "supervise/vram-out-of-memory",
+            "the device has too little memory: {0}",
+            "lower `n_gpu_layers` or `n_ctx`, or free the device",
+        ),
+        (
+            r"(ggml_aligned_malloc: insufficient memory|unable to allocate \S+ buffer|std::bad_alloc)",
+            "supervise/out-of-memory",
+            "the weights or buffers do not fit into memory: {0}",
+            "free memory, or choose a smaller quantization or context",
+        ),
+        (
+            r"failed to create context with model",
+            "supervise/no-context",
+            "no context could be made",
+            "lower `n_ctx`, `slots` or `n_ubatch`",
+        ),
+        (
+            r"(GGML_ASSERT\(.*?\) failed.*)",
+            "supervise/assertion",
+            "llama.cpp stopped itself: {0}",
+            "a bug or an unsupported combination: try `repack=false`, other K/V types, or another build",
+        ),
+        (
+            r"error while loading shared libraries: (\S+)",
+            "supervise/library-missing",
+            "the binary lacks the shared library {0}",
+            "set `engine.library_path`, or install it",
+        ),
+        (
+            r"(?:failed|unable) to load model,? '?([^']*)'?",
+            "supervise/model-refused",
+            "the model could not be loaded",
+            "read the log lines above",
+        ),
+    )
+)
+
+_COMPILED = tuple((re.compile(s.pattern), s) for s in _SIGNATURES)
+
+
+def diagnose(exit_code: int | None, tail: tuple[str, ...], *, asked_to_stop: bool = False) -> Diagnosis:
+    """The likeliest cause of an end with `exit_code` (negative = signal, None = unknown) after the lines `tail`.
+
+    `asked_to_stop`: we had sent the signal ourselves, so it is no cause. Signatures rank by their place in the
+    table; among lines the first match is taken.
+    """
+    for pattern, signature in _COMPILED:
+        for line in tail:
+            match = pattern.search(line)
+            if match:
+                groups = [g or "" for g in match.groups()]
+                return Diagnosis(
+                    code=signature.code,
+                    cause=signature.cause.format(*groups),
+                    remedy=signature.remedy,
+                    line=line.strip(),
+                )
+    return _by_code(exit_code, asked_to_stop=asked_to_stop)
+
+
+def _by_code(exit_code: int | None, *, asked_to_stop: bool) -> Diagnosis:
+    """What the exit code alone says."""
+    if exit_code == -signal.SIGKILL and not asked_to_stop:
+        return Diagnosis(
+            code="supervise/killed",
+            cause="killed by SIGKILL: by the kernel for want of memory, or by somebody",
+            remedy="look for `oom-kill` in the kernel's log; compare planned and measured memory in `launch status`",
+        )
+    if exit_code in (-signal.SIGABRT, 128 + signal.SIGABRT):
+        return Diagnosis(code="supervise/aborted", cause="it aborted (SIGABRT)", remedy="read its log")
+    if exit_code in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL):
+        name = signal.Signals(-exit_code).name
+        remedy = "SIGILL: the build does not suit this CPU; SIGBUS: the model file shrank while mapped; else a bug"
+        return Diagnosis(code="supervise/crashed", cause=f"it crashed ({name})", remedy=remedy)
+    if exit_code == 0:
+        return Diagnosis(code="supervise/exited", cause="it exited by itself without an error", remedy="read its log")
+    if exit_code == 127:
+        return Diagnosis(code="supervise/not-found", cause="a program was not found (127)", remedy="check `binary`")
+    shown = "an unknown code" if exit_code is None else f"code {exit_code}" if exit_code > 0 else f"signal {-exit_code}"
+    return Diagnosis(code="supervise/exited", cause=f"it exited with {shown}", remedy="read its log")

@@ -1,0 +1,155 @@
+"""Which process is ours: one typed state file a server, and the check that comes before every signal.
+
+A state file is only a claim. A pid counts as ours when this boot, the start time and the argv agree with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from launcher.supervise import procfs
+
+MARKER = "LAUNCH_STATE_FILE"
+"""Environment variable of every process we start: the path of its state file."""
+
+
+class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The state file of one process. `pid` 0: about to be spawned (its writer died in between if it stays so).
+
+    `started_at` is Unix time; `start_ticks` and `boot_id` see `launcher.supervise.procfs`.
+    """
+
+    schema: Literal["launch.state/v1"] = "launch.state/v1"
+    deployment: str
+    input_digest: str
+    name: str
+    kind: Literal["server", "service"]
+    roles: tuple[str, ...]
+    tier: str
+    argv: tuple[str, ...]
+    argv_digest: str
+    host: str
+    port: int
+    model: str
+    log_file: str
+    stop_grace_s: float
+    started_at: float
+    pid: int = 0
+    start_ticks: int = 0
+    boot_id: str = ""
+    ready_s: float | None = None
+    restarts: int = 0
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
+    """A state file that cannot be trusted, and why."""
+
+    path: str
+    reason: str
+
+
+class RecordStore:
+    """The state files of one deployment, in `STATE_DIR/servers/NAME.json`.
+
+    `write(path, data)` must replace a file atomically; None makes the store read-only.
+    """
+
+    def __init__(self, state_dir: Path, write: Callable[[Path, bytes], None] | None = None) -> None:
+        """`state_dir` need not exist for reading."""
+        self.directory = state_dir / "servers"
+        self._write = write
+
+    def path(self, name: str) -> Path:
+        """Where the state file of `name` lies."""
+        return self.directory / f"{name}.json"
+
+    def save(self, record: ServerRecord) -> None:
+        """Write the state file of `record.name`."""
+        if self._write is None:
+            raise RuntimeError("this store is read-only")
+        self._write(self.path(record.name), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+    def remove(self, name: str) -> None:
+        """Forget `name`: its process has ended."""
+        self.path(name).unlink(missing_ok=True)
+
+    def discard(self, bad: Rejected) -> None:
+        """Forget a state file that cannot be trusted."""
+        Path(bad.path).unlink(missing_ok=True)
+
+    def read(self, deployment: str | None = None) -> tuple[tuple[ServerRecord, ...], tuple[Rejected, ...]]:
+        """Every state file, sorted by name, and those that are torn, foreign, empty, or of another version.
+
+        A file is foreign when it names another server than its own name says, or another deployment.
+        """
+        records, rejected = [], []
+        for path in sorted(self.directory.glob("*.json")):
+            result = _read(path, deployment)
+            if isinstance(result, Rejected):
+                rejected.append(result)
+            else:
+                records.append(result)
+        return tuple(records), tuple(rejected)
+
+
+def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
+    """One state file, or why it is not to be trusted."""
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=ServerRecord)
+    except (OSError, msgspec.DecodeError) as error:
+        return Rejected(path=str(path), reason=f"unreadable: {error}")
+    if record.name != path.stem or (deployment is not None and record.deployment != deployment):
+        return Rejected(path=str(path), reason=f"it describes {record.name!r} of deployment {record.deployment!r}")
+    return record
+
+
+def argv_agrees(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
+    """Whether a process that was started as `argv` may show `running` now.
+
+    Equal; or `running` is the end of `argv`, as after `numactl … llama-server …`; or `argv` is the end of
+    `running`, as for a script behind an interpreter.
+    """
+    if not argv or not running:
+        return False
+    return argv[-len(running) :] == running or running[-len(argv) :] == argv
+
+
+def is_ours(record: ServerRecord) -> bool:
+    """Whether `record.pid` is, now, the living process that the record describes."""
+    return mismatch(record) is None
+
+
+def mismatch(record: ServerRecord) -> str | None:
+    """Why `record.pid` is not the process of `record`; None when it is."""
+    if record.pid <= 1:
+        return "no process was recorded"
+    if record.boot_id != procfs.boot_id():
+        return "the machine was restarted since"
+    stat = procfs.proc_stat(record.pid)
+    if stat is None or stat.state in ("Z", "X"):
+        return "the process has ended"
+    if stat.start_ticks != record.start_ticks:
+        return f"pid {record.pid} now belongs to another process (started at another time)"
+    running = procfs.cmdline(record.pid)
+    if not argv_agrees(record.argv, running):
+        shown = " ".join(running)[:120]
+        return f"pid {record.pid} runs something else: {shown}"
+    return None
+
+
+def find_unrecorded(path: Path, record: ServerRecord) -> ServerRecord | None:
+    """The process of a state file without a pid (the runtime died between spawn and write), if it lives.
+
+    It carries the state file's path in its environment, leads its own session, and shows the recorded argv.
+    """
+    for pid in procfs.pids():
+        stat = procfs.proc_stat(pid)
+        if stat is None or stat.session != pid or not argv_agrees(record.argv, procfs.cmdline(pid)):
+            continue
+        if procfs.environment(pid, MARKER) == str(path):
+            return msgspec.structs.replace(record, pid=pid, start_ticks=stat.start_ticks, boot_id=procfs.boot_id())
+    return None

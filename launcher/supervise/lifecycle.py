@@ -1,0 +1,273 @@
+"""Life of one process as a pure function `(life, event, now) → (life, actions)`. Pure.
+
+Time is a float of seconds from any fixed point; jitter comes in with the event that needs it. `Spawn` is asked
+for only while nothing is alive, and `alive` ends only with `Exited`, so that there are never two processes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from launcher.ir.live import ServerState
+
+KILL_WAIT_S = 5.0
+"""How long after SIGKILL an exit may take (a process in uninterruptible sleep) before we say so."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Time limits and restart rules of one process, in seconds; `stall_timeout_s` 0 = never stalled."""
+
+    start_timeout_s: float
+    stall_timeout_s: float
+    stop_grace_s: float
+    backoff_s: float
+    backoff_max_s: float
+    crash_loop_failures: int
+    crash_loop_window_s: float
+
+
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one process is in its life.
+
+    `wanted`: it should run. `alive`: a process exists. `proven`: it was ready since it was last asked to start,
+    so a failure now is worth a restart. `failing`: why we are stopping it although it is wanted. `since`: when the
+    state began. `failures`: where on the clock of seconds served (`served_s`) it failed.
+    """
+
+    state: ServerState = "stopped"
+    wanted: bool = False
+    alive: bool = False
+    proven: bool = False
+    killed: bool = False
+    failing: str | None = None
+    error: str | None = None
+    since: float = 0.0
+    progress_at: float = 0.0
+    deadline: float | None = None
+    failures: tuple[float, ...] = ()
+    served_s: float = 0.0
+    restarts: int = 0
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Somebody wants it to run. `adopt`: its process exists already."""
+
+    adopt: bool = False
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Nobody wants it to run. `force`: kill at once."""
+
+    force: bool = False
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Readiness was proven."""
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """It wrote to its log or loaded more memory while starting."""
+
+
+class Slept(msgspec.Struct, frozen=True):
+    """The server's own sleep began (`asleep`) or ended."""
+
+    asleep: bool
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """It is alive and cannot be used: `reason`. `final`: another try would end the same way."""
+
+    reason: str
+    final: bool = False
+
+
+class Exited(msgspec.Struct, frozen=True):
+    """The process ended. `reason` says how; `jitter` in [0, 1) spreads restarts."""
+
+    reason: str
+    jitter: float = 0.5
+
+
+class SpawnFailed(msgspec.Struct, frozen=True):
+    """No process came to be: `reason`. `jitter` as in `Exited`."""
+
+    reason: str
+    jitter: float = 0.5
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time passed; `deadline_of` says when one is due."""
+
+
+Event = Start | Stop | Ready | Progress | Slept | Broken | Exited | SpawnFailed | Tick
+Action = Literal["spawn", "probe", "terminate", "kill"]
+
+
+def step(life: Life, event: Event, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+    """The next life and what must be done for it, in order."""
+    match event:
+        case Start():
+            return _start(life, event, now, policy)
+        case Stop():
+            return _stop(life, event, now, policy)
+        case Ready():
+            return _ready(life, now), ()
+        case Progress():
+            return msgspec.structs.replace(life, progress_at=now), ()
+        case Slept():
+            return _slept(life, event), ()
+        case Broken():
+            return _broken(life, event, now, policy)
+        case Exited():
+            return _exited(life, event, now, policy)
+        case SpawnFailed():
+            return _exited(life, Exited(event.reason, event.jitter), now, policy)
+        case Tick():
+            return _tick(life, now, policy)
+
+
+def deadline_of(life: Life, policy: Policy) -> float | None:
+    """When the next `Tick` is due, or None."""
+    if life.state == "starting" and policy.stall_timeout_s > 0:
+        stalled = life.progress_at + policy.stall_timeout_s
+        return stalled if life.deadline is None else min(stalled, life.deadline)
+    return life.deadline
+
+
+def backoff_s(failures: int, jitter: float, policy: Policy) -> float:
+    """Pause before restart number `failures`: doubling from `backoff_s` to `backoff_max_s`, of which half is jitter."""
+    doubled = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(failures - 1, 60))
+    return doubled * (0.5 + 0.5 * jitter)
+
+
+def _start(life: Life, event: Start, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+    """Begin, unless a process exists; one that is stopping is followed by a new one."""
+    if life.state == "stopping" and life.failing is None:
+        return msgspec.structs.replace(life, wanted=True, proven=False, failures=()), ()
+    if life.state not in ("stopped", "failed", "backoff") or life.alive:
+        return life, ()
+    fresh = msgspec.structs.replace(life, wanted=True, proven=False, failures=(), error=None)
+    return _begin(fresh, now, policy, adopt=event.adopt)
+
+
+def _ready(life: Life, now: float) -> Life:
+    """READY, if it was starting."""
+    if life.state != "starting":
+        return life
+    return msgspec.structs.replace(life, state="ready", proven=True, deadline=None, error=None, since=now)
+
+
+def _slept(life: Life, event: Slept) -> Life:
+    """Between READY and SLEEPING, which both take requests."""
+    if life.state not in ("ready", "sleeping"):
+        return life
+    return msgspec.structs.replace(life, state="sleeping" if event.asleep else "ready")
+
+
+def _served(life: Life, now: float) -> Life:
+    """Add the time it was ready to its account: the crash-loop window counts only that (a load takes minutes)."""
+    if life.state not in ("ready", "sleeping"):
+        return life
+    return msgspec.structs.replace(life, served_s=life.served_s + now - life.since)
+
+
+def _begin(life: Life, now: float, policy: Policy, *, adopt: bool = False) -> tuple[Life, tuple[Action, ...]]:
+    """STARTING, with its clock running."""
+    begun = msgspec.structs.replace(
+        life,
+        state="starting",
+        alive=True,
+        killed=False,
+        failing=None,
+        since=now,
+        progress_at=now,
+        deadline=now + policy.start_timeout_s,
+    )
+    return begun, ("probe",) if adopt else ("spawn", "probe")
+
+
+def _stop(life: Life, event: Stop, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+    """End it: at once where nothing is alive, else SIGTERM, grace, SIGKILL."""
+    life = msgspec.structs.replace(life, wanted=False)
+    if not life.alive:
+        return msgspec.structs.replace(life, state="stopped", deadline=None, since=now, failures=()), ()
+    if life.state == "failed" or (life.state == "stopping" and event.force and not life.killed):
+        killing = msgspec.structs.replace(life, state="stopping", failing=None, killed=True, deadline=now + KILL_WAIT_S)
+        return killing, ("kill",)
+    if life.state == "stopping":
+        return msgspec.structs.replace(life, failing=None), ()
+    return _terminate(life, None, now, policy, force=event.force)
+
+
+def _terminate(
+    life: Life, failing: str | None, now: float, policy: Policy, *, force: bool = False
+) -> tuple[Life, tuple[Action, ...]]:
+    """STOPPING, with the grace running."""
+    life = _served(life, now)
+    grace = KILL_WAIT_S if force else policy.stop_grace_s
+    stopping = msgspec.structs.replace(
+        life, state="stopping", failing=failing, killed=force, since=now, deadline=now + grace
+    )
+    return stopping, ("kill",) if force else ("terminate",)
+
+
+def _broken(life: Life, event: Broken, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+    """Stop it because it is of no use; whether it comes back is decided when it is gone."""
+    if life.state not in ("starting", "ready", "sleeping"):
+        return life, ()
+    if event.final:
+        life = msgspec.structs.replace(life, proven=False)
+    return _terminate(life, event.reason, now, policy)
+
+
+def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+    """Stopped as asked, or a failure: back off while it was ever ready and is no crash loop, else FAILED."""
+    if not life.alive:
+        return life, ()
+    life = _served(msgspec.structs.replace(life, alive=False), now)
+    if life.state == "stopping" and life.failing is None:
+        stopped = msgspec.structs.replace(life, state="stopped", deadline=None, since=now)
+        return _begin(stopped, now, policy) if life.wanted else (stopped, ())
+    if life.state == "failed":
+        return life, ()
+    reason = life.failing or event.reason
+    window = policy.crash_loop_window_s
+    recent = (*(t for t in life.failures if life.served_s - t < window), life.served_s)
+    life = msgspec.structs.replace(life, failures=recent)
+    if not life.proven:
+        return _failed(life, reason, now), ()
+    if len(recent) >= policy.crash_loop_failures:
+        return _failed(life, f"{reason} (failure {len(recent)} within {window:g} s of service: given up)", now), ()
+    pause = backoff_s(len(recent), event.jitter, policy)
+    return (
+        msgspec.structs.replace(life, state="backoff", failing=None, error=reason, since=now, deadline=now + pause),
+        (),
+    )
+
+
+def _failed(life: Life, reason: str, now: float) -> Life:
+    """FAILED, until somebody starts or stops it."""
+    return msgspec.structs.replace(life, state="failed", failing=None, error=reason, since=now, deadline=None)
+
+
+def _tick(life: Life, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+    """What a passed deadline means in each state."""
+    due = deadline_of(life, policy)
+    if due is None or now < due:
+        return life, ()
+    if life.state == "starting":
+        if life.deadline is not None and now >= life.deadline:
+            reason = f"not ready after {policy.start_timeout_s:g} s"
+        else:
+            reason = f"stalled: no log output and no memory loaded for {policy.stall_timeout_s:g} s"
+        return _terminate(life, reason, now, policy)
+    if life.state == "stopping" and not life.killed:
+        return msgspec.structs.replace(life, killed=True, deadline=now + KILL_WAIT_S), ("kill",)
+    if life.state == "stopping":
+        return _failed(life, f"does not die: still there {KILL_WAIT_S:g} s after SIGKILL", now), ()
+    if life.state == "backoff":
+        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1), now, policy)
+    return life, ()

@@ -1,0 +1,85 @@
+"""Log files of servers: written by the server itself, so they survive us; read from their end when asked.
+
+The server has the file open for appending (no pipe: a pipe's reader would die with us, and a grandchild could hold
+it). One file a run: `NAME.log` is moved to `NAME.log.1` and so on before a start. While it runs, a file above its
+limit is copied to `NAME.log.1` and truncated; lines written in that instant are lost, which a log may.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+TAIL_LINES = 200
+_TAIL_BYTES = 64 * 1024
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def open_log(path: Path) -> int:
+    """A descriptor of `path` for appending; the caller closes it."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def shift(path: Path, files: int) -> None:
+    """Make room for a new `path`: `.1` becomes `.2`, `path` becomes `.1`; at most `files` files in all remain."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    _shift_old(path, files)
+    if files > 1:
+        path.rename(_old(path, 1))
+    else:
+        path.unlink()
+
+
+def cut(path: Path, files: int, max_bytes: int) -> bool:
+    """Keep a file that is being written below `max_bytes`; whether it was above. Blocks for the copy."""
+    if not path.exists() or path.stat().st_size <= max_bytes:
+        return False
+    _shift_old(path, files)
+    with path.open("rb+") as file:
+        if files > 1:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - max_bytes))
+            _old(path, 1).write_bytes(file.read(max_bytes))
+        file.truncate(0)
+    return True
+
+
+def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
+    """The last `lines` lines of `path` (of its last 64 KiB), without colours; empty when there is no file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            raw = file.read(_TAIL_BYTES)
+    except OSError:
+        return ()
+    text = raw.decode(errors="replace")
+    if size > _TAIL_BYTES:
+        text = text.partition("\n")[2] or text
+    return tuple(_ANSI.sub("", line).rstrip() for line in text.splitlines()[-lines:])
+
+
+def size_bytes(path: Path) -> int:
+    """Size of the log now; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _shift_old(path: Path, files: int) -> None:
+    """Move `.1` to `.2` and so on, dropping the oldest."""
+    for number in range(files - 1, 0, -1):
+        old = _old(path, number)
+        if not old.exists():
+            continue
+        if number + 1 >= files:
+            old.unlink()
+        else:
+            old.rename(_old(path, number + 1))
+
+
+def _old(path: Path, number: int) -> Path:
+    """`NAME.log.N`."""
+    return path.with_name(f"{path.name}.{number}")

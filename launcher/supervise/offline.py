@@ -1,0 +1,180 @@
+"""What can be said and done about a fleet whose runtime is gone: from its state files alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from launcher.ir.live import FleetStatus, ProcessStatus
+from launcher.supervise import logs, procfs
+from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch
+from launcher.supervise.process import adopt
+
+LOCK_NAME = "runtime.lock"
+_KILL_WAIT_S = 5.0
+
+
+class RuntimeAliveError(Exception):
+    """A runtime holds the deployment: ask it instead."""
+
+
+class Orphan(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one process of a dead runtime. `outcome` `survived`: SIGKILL did not end it in 5 s."""
+
+    name: str
+    pid: int
+    outcome: str
+
+
+class OrphanReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `stop_orphans` did: processes ended, and state files that were not trusted (nothing was signalled)."""
+
+    stopped: tuple[Orphan, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def living_records(store: RecordStore, deployment: str | None = None) -> tuple[list[ServerRecord], list[Rejected]]:
+    """State files whose process lives and is ours; and those that cannot be trusted, with the reason.
+
+    A file whose process simply ended is neither.
+    """
+    records, rejected = store.read(deployment)
+    living, bad = [], list(rejected)
+    for record in records:
+        found = record if record.pid else find_unrecorded(store.path(record.name), record)
+        if found is None:
+            continue
+        why = mismatch(found)
+        if why is None:
+            living.append(found)
+        elif why.startswith("pid "):
+            bad.append(Rejected(path=str(store.path(record.name)), reason=why))
+    return living, bad
+
+
+def offline_status(state_dir: Path) -> FleetStatus:
+    """What runs of the fleet in `state_dir`, from its state files: the processes that live.
+
+    For a fleet whose runtime is gone; `runtime_pid` is set when one lives after all (ask that one). `deployment` is
+    the directory's name; a state file that is not trusted gives a `failed` entry with the reason.
+    """
+    store = RecordStore(state_dir)
+    living, rejected = living_records(store)
+    processes = [
+        ProcessStatus(
+            name=record.name,
+            kind=record.kind,
+            state="ready" if record.ready_s is not None else "starting",
+            port=record.port,
+            pid=record.pid,
+            model=record.model,
+            tier=record.tier,
+            roles=record.roles,
+            started_at=record.started_at,
+            ready_s=record.ready_s,
+            restarts=record.restarts,
+            error="runs without a runtime",
+            log_file=record.log_file,
+            log_tail=logs.tail(Path(record.log_file), 20),
+            measured_bytes=procfs.memory_bytes(record.pid),
+        )
+        for record in living
+    ]
+    processes += [
+        ProcessStatus(
+            name=Path(bad.path).stem, kind="server", state="failed", port=0, error=f"state file: {bad.reason}"
+        )
+        for bad in rejected
+    ]
+    return FleetStatus(
+        deployment=state_dir.name,
+        input_digest=living[0].input_digest if living else "",
+        runtime_pid=runtime_pid(state_dir),
+        front=None,
+        ready=False,
+        processes=tuple(sorted(processes, key=lambda p: p.name)),
+    )
+
+
+def stop_orphans(state_dir: Path, *, grace_s: float | None = None) -> OrphanReport:
+    """Stop exactly the processes that a dead runtime of `state_dir` left: SIGTERM, grace, SIGKILL. Blocks.
+
+    `grace_s` None uses each server's own. Raises RuntimeAliveError when a runtime lives; holds its lock meanwhile.
+    """
+    if not (state_dir / "servers").is_dir():
+        return OrphanReport(stopped=(), rejected=())
+    with _no_runtime(state_dir):
+        store = RecordStore(state_dir)
+        living, rejected = living_records(store)
+        stopped = stop_records(living, grace_s=grace_s)
+        for orphan in stopped:
+            if orphan.outcome != "survived":
+                store.remove(orphan.name)
+        records, _ = store.read()
+        for record in records:
+            if record.name not in {r.name for r in living} and mismatch(record) is not None:
+                store.remove(record.name)
+        (state_dir / "control.sock").unlink(missing_ok=True)
+    return OrphanReport(stopped=stopped, rejected=tuple(rejected))
+
+
+def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = None) -> tuple[Orphan, ...]:
+    """End the processes of `records`, all at once, and wait; those that are not what they were are left alone."""
+    taken = [(record, running) for record in records if (running := adopt(record)) is not None]
+    for _, running in taken:
+        running.terminate()
+    outcomes: dict[str, str] = {}
+    waiting = list(taken)
+    begun = time.monotonic()
+    for deadline_s, outcome in ((grace_s, "stopped"), (_KILL_WAIT_S, "killed")):
+        still = []
+        for record, running in waiting:
+            limit_s = record.stop_grace_s if deadline_s is None else deadline_s
+            if running.wait_gone(max(0.0, begun + limit_s - time.monotonic())):
+                outcomes[record.name] = outcome
+            else:
+                still.append((record, running))
+        waiting, begun = still, time.monotonic()
+        if outcome == "stopped":
+            for _, running in waiting:
+                running.kill()
+    for record, running in taken:
+        running.release()
+        outcomes.setdefault(record.name, "survived")
+    return tuple(Orphan(name=r.name, pid=r.pid, outcome=outcomes[r.name]) for r, _ in taken)
+
+
+def runtime_pid(state_dir: Path) -> int | None:
+    """The process that holds the runtime's lock, if one does and the file names it."""
+    try:
+        with _no_runtime(state_dir):
+            return None
+    except RuntimeAliveError:
+        try:
+            named = msgspec.json.decode((state_dir / LOCK_NAME).read_bytes())
+        except (OSError, msgspec.DecodeError):
+            return None
+        return named.get("pid") if isinstance(named, dict) else None
+
+
+@contextmanager
+def _no_runtime(state_dir: Path) -> Iterator[None]:
+    """Hold the runtime's lock, so that none starts meanwhile. Raises RuntimeAliveError."""
+    if not state_dir.is_dir():
+        yield
+        return
+    descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeAliveError(f"a runtime holds {state_dir / LOCK_NAME}") from None
+        yield
+    finally:
+        os.close(descriptor)

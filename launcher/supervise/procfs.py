@@ -1,0 +1,95 @@
+"""What /proc says about a process: enough to know that a pid still means the process it meant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+_PROC = Path("/proc")
+
+
+class ProcStat(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of /proc/PID/stat.
+
+    `start_ticks` counts clock ticks since boot and never changes; `cpu_ticks` is user plus system time; `state` Z is
+    a zombie: dead, not yet reaped.
+    """
+
+    pid: int
+    state: str
+    ppid: int
+    group: int
+    session: int
+    cpu_ticks: int
+    start_ticks: int
+    rss_bytes: int
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot: pids and start ticks mean nothing across boots."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def proc_stat(pid: int) -> ProcStat | None:
+    """The process `pid` now, or None when there is none."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # The name is in parentheses and may hold anything, parentheses too.
+    fields = text[text.rindex(")") + 2 :].split()
+    return ProcStat(
+        pid=pid,
+        state=fields[0],
+        ppid=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
+        start_ticks=int(fields[19]),
+        rss_bytes=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+    )
+
+
+def cmdline(pid: int) -> tuple[str, ...]:
+    """The argv of `pid` now; empty when it is gone, a zombie, or not ours to read."""
+    try:
+        raw = (_PROC / str(pid) / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ()
+    return tuple(os.fsdecode(part) for part in raw.removesuffix(b"\0").split(b"\0")) if raw else ()
+
+
+def environment(pid: int, name: str) -> str | None:
+    """Value of `name` in the environment that `pid` was started with, where we may read it."""
+    try:
+        raw = (_PROC / str(pid) / "environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    prefix = os.fsencode(name) + b"="
+    return next((os.fsdecode(v.removeprefix(prefix)) for v in raw.split(b"\0") if v.startswith(prefix)), None)
+
+
+def pids() -> Iterator[int]:
+    """Every pid now."""
+    for entry in os.listdir(_PROC):  # noqa: PTH208 - a scan of all processes; Path objects double its time
+        if entry.isdecimal():
+            yield int(entry)
+
+
+def session_members(session: int) -> tuple[ProcStat, ...]:
+    """Living processes of `session` (a server's own session: the server and what it forked)."""
+    stats = (proc_stat(pid) for pid in pids())
+    return tuple(s for s in stats if s is not None and s.session == session and s.state != "Z")
+
+
+def memory_bytes(pid: int) -> dict[str, int]:
+    """Measured memory of `pid` by device: `ram`, resident now (VmRSS: anonymous and file-backed). Empty when gone."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return {}
+    resident = next((line for line in lines if line.startswith("VmRSS:")), None)
+    return {} if resident is None else {"ram": int(resident.split()[1]) * 1024}

@@ -1,0 +1,153 @@
+"""Proof that a server is ready: it is our child that answers, with our model, and it gives a token.
+
+Steps: our process listens on the port; `/health` is 200 (503 = loading); `/props` shows the model path and slots;
+one token, embedding or score comes out. The caller owns the timers (start, stall) and notices the process's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from launcher.supervise import http, logs, ports, procfs
+from launcher.supervise.spec import ProcessSpec
+
+_POLL_FIRST_S = 0.015
+_POLL_MAX_S = 0.25
+_POLL_GROWTH = 1.3
+_ASK_S = 2.0
+"""/health and /props answer from the HTTP threads, at once."""
+_RSS_STEP_BYTES = 4 * 1024**2
+_TOKEN_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
+    "completion": ("/completion", {"prompt": "a", "n_predict": 1, "cache_prompt": False, "temperature": 0}),
+    "embedding": ("/embedding", {"content": "a"}),
+    "rerank": ("/v1/rerank", {"query": "a", "documents": ["a"]}),
+}
+
+
+class UnfitError(Exception):
+    """It answers, but it is not what was planned, and waiting does not change that."""
+
+
+async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
+    """Return once the process `pid` is proven ready as `spec`; waits without an end of its own.
+
+    `token` False leaves out the last step (a server that was proven before and may be busy).
+    Raises UnfitError when a stranger has the port, or the model or slots differ, or no token can come out.
+    """
+    await _until_healthy(spec, pid)
+    if spec.probe == "health":
+        return
+    headers = auth_headers(spec)
+    _check_props(spec, await _ask(spec, "/props", headers))
+    if token:
+        path, body = _TOKEN_PROBES[spec.probe]
+        reply = await http.request(
+            spec.host, spec.port, path, body=body, headers=headers, timeout_s=spec.policy.start_timeout_s
+        )
+        _check_token(spec, path, reply)
+
+
+async def healthy(spec: ProcessSpec, timeout_s: float) -> bool:
+    """Whether `/health` answers 2xx within `timeout_s`."""
+    try:
+        reply = await http.request(spec.host, spec.port, spec.health_path, timeout_s=timeout_s)
+    except OSError:
+        return False
+    return 200 <= reply.status < 300
+
+
+async def asleep(spec: ProcessSpec, timeout_s: float) -> bool:
+    """Whether llama-server has unloaded its model by itself (`--sleep-idle-seconds`); asking does not wake it."""
+    try:
+        reply = await http.request(spec.host, spec.port, "/props", timeout_s=timeout_s, headers=auth_headers(spec))
+    except OSError:
+        return False
+    props = reply.json()
+    return isinstance(props, dict) and props.get("is_sleeping") is True
+
+
+async def watch_progress(pid: int, log: Path, interval_s: float, on_progress: Callable[[], None]) -> None:
+    """Call `on_progress` whenever the log or the resident memory of `pid` grew, until cancelled."""
+    last = (-1, -1)
+    while True:
+        stat = procfs.proc_stat(pid)
+        now = (logs.size_bytes(log), stat.rss_bytes // _RSS_STEP_BYTES if stat else -1)
+        if now != last:
+            last = now
+            on_progress()
+        await asyncio.sleep(interval_s)
+
+
+def auth_headers(spec: ProcessSpec) -> dict[str, str]:
+    """Authorization for a server that was given `--api-key-file`: its first key. The key stays in memory."""
+    if "--api-key-file" not in spec.argv[:-1]:
+        return {}
+    try:
+        text = Path(spec.argv[spec.argv.index("--api-key-file") + 1]).read_text()
+    except OSError:
+        return {}
+    keys = (line.strip() for line in text.splitlines())
+    key = next((k for k in keys if k and not k.startswith("#")), None)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+async def _until_healthy(spec: ProcessSpec, pid: int) -> None:
+    """Poll, fast at first, until `/health` is 2xx from our own process."""
+    pause = _POLL_FIRST_S
+    while True:
+        if await healthy(spec, _ASK_S):
+            if spec.container or ports.listens(pid, spec.port):
+                return
+            owner = ports.port_owner(spec.port)
+            if owner is not None:
+                raise UnfitError(f"port {spec.port} is answered by {owner}, not by the server that was started")
+        await asyncio.sleep(pause)
+        pause = min(_POLL_MAX_S, pause * _POLL_GROWTH)
+
+
+async def _ask(spec: ProcessSpec, path: str, headers: dict[str, str]) -> http.Reply:
+    """GET `path`, again while the server is not there or still loading."""
+    pause = _POLL_FIRST_S
+    while True:
+        try:
+            reply = await http.request(spec.host, spec.port, path, timeout_s=_ASK_S, headers=headers)
+            if reply.status != 503:
+                return reply
+        except OSError:
+            pass
+        await asyncio.sleep(pause)
+        pause = min(_POLL_MAX_S, pause * _POLL_GROWTH)
+
+
+def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
+    """`/props` must show the planned model and slots."""
+    props = reply.json()
+    if reply.status != 200 or not isinstance(props, dict):
+        raise UnfitError(f"/props answers {reply.status}: {_short(reply)}")
+    path = str(props.get("model_path", ""))
+    if os.path.realpath(path) != os.path.realpath(spec.model_path):
+        raise UnfitError(f"/props shows the model {path or 'none'}, planned is {spec.model_path}")
+    if props.get("total_slots") != spec.slots:
+        raise UnfitError(f"/props shows {props.get('total_slots')} slots, planned are {spec.slots}")
+
+
+def _check_token(spec: ProcessSpec, path: str, reply: http.Reply) -> None:
+    """The answer to the token probe must hold a token, a vector or a score."""
+    answer = reply.json()
+    if reply.status == 200:
+        if spec.probe == "completion" and isinstance(answer, dict) and answer.get("tokens_predicted", 0) >= 1:
+            return
+        if spec.probe == "embedding" and isinstance(answer, list) and answer and answer[0].get("embedding"):
+            return
+        if spec.probe == "rerank" and isinstance(answer, dict) and answer.get("results"):
+            return
+    raise UnfitError(f"{path} gave no {spec.probe} (status {reply.status}): {_short(reply)}")
+
+
+def _short(reply: http.Reply) -> str:
+    """The beginning of a body, for a message."""
+    return reply.body[:200].decode(errors="replace")

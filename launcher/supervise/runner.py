@@ -1,0 +1,385 @@
+"""One process of the fleet in the event loop: carries out what the lifecycle decides, and tells it what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from launcher.ir.live import ServerState
+from launcher.supervise import events, logs, ports, process, readiness
+from launcher.supervise.diagnose import Diagnosis, diagnose
+from launcher.supervise.identity import RecordStore, ServerRecord
+from launcher.supervise.lifecycle import (
+    Action,
+    Broken,
+    Event,
+    Exited,
+    Life,
+    Progress,
+    Ready,
+    SpawnFailed,
+    Start,
+    Stop,
+    Tick,
+    deadline_of,
+    step,
+)
+from launcher.supervise.spec import ProcessSpec
+
+_USABLE = ("ready", "sleeping")
+_EXIT_NOTICE_S = 0.2
+"""How long the end of a process may take to be noticed after its connection broke."""
+
+
+class Home(msgspec.Struct, frozen=True, kw_only=True):
+    """What all processes of a deployment share. `emit` gets every event; it must not block."""
+
+    deployment: str
+    input_digest: str
+    state_dir: Path
+    store: RecordStore
+    emit: Callable[[events.AnyEvent], None]
+    log_files: int
+    log_max_bytes: int
+
+
+class Runner:
+    """One server or service: its spec, its life, its process, and the requests in it."""
+
+    def __init__(self, spec: ProcessSpec, home: Home) -> None:
+        """Nothing is started yet."""
+        self.spec = spec
+        self.life = Life()
+        self.record: ServerRecord | None = None
+        self.failure: Diagnosis | None = None
+        self.exit_code: int | None = None
+        self.ready_s: float | None = None
+        self.in_flight = 0
+        self.leases = 0
+        """Waiters that were promised this server and have not entered yet."""
+        self.last_used = 0.0
+        self.last_ok = 0.0
+        self.draining = False
+        self.held = False
+        """An operator stopped it: no request starts it again."""
+        self.unhealthy = 0
+        self._home = home
+        self._process: process.RunningProcess | None = None
+        self._probe: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._quiet: asyncio.Event | None = None
+        self._why = "stop"
+        self._proven_before = False
+
+    # --- what others see ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ServerState:
+        """The state that requests go by: a draining server takes none."""
+        return "stopping" if self.draining else self.life.state
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent now."""
+        return not self.draining and self.life.state in _USABLE
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is in it, or promised to it."""
+        return self.in_flight > 0 or self.leases > 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def log_file(self) -> Path:
+        """Where it writes its log."""
+        return self._home.state_dir / "logs" / f"{self.spec.name}.log"
+
+    async def until(self, *states: ServerState) -> ServerState:
+        """Wait until the life is in one of `states`; gives which."""
+        while self.life.state not in states:
+            await self._changed.wait()
+        return self.life.state
+
+    # --- requests ------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """A request begins."""
+        self.in_flight += 1
+
+    def leave(self, *, ok: bool) -> None:
+        """A request ended."""
+        self.in_flight -= 1
+        self.last_used = asyncio.get_running_loop().time()
+        if ok:
+            self.last_ok = self.last_used
+        self.check_quiet()
+
+    def check_quiet(self) -> None:
+        """Wake `drain` when nothing is in flight any more."""
+        if self._quiet is not None and not self.busy:
+            self._quiet.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more requests and wait until none is in flight; False when `timeout_s` passed first."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.busy:
+                    self._quiet = asyncio.Event()
+                    await self._quiet.wait()
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            return False
+        return True
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Have it run."""
+        self.held = False
+        self.draining = False
+        self._proven_before = False
+        self.dispatch(Start())
+
+    def adopt(self, record: ServerRecord) -> bool:
+        """Take over the process of `record`; False when it is not there any more."""
+        taken = process.adopt(record)
+        if taken is None:
+            return False
+        self._process = taken
+        self.record = record
+        self._proven_before = record.ready_s is not None
+        self._home.store.save(record)
+        taken.watch(self._exited)
+        self._home.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid))
+        self.dispatch(Start(adopt=True))
+        return True
+
+    def stop(self, why: str, *, force: bool = False) -> None:
+        """Have it not run. `why` as in `ServerStopping`."""
+        self._why = why
+        self.dispatch(Stop(force=force))
+
+    def broken(self, reason: str, code: str, *, final: bool = False) -> None:
+        """It is alive and of no use; the lifecycle decides what follows."""
+        self._why = "unhealthy"
+        self.failure = Diagnosis(code=code, cause=reason, remedy="read its log")
+        self.dispatch(Broken(reason, final=final))
+
+    def dispatch(self, event: Event) -> None:
+        """Feed `event` to the lifecycle, carry out its actions, tell what changed."""
+        now = asyncio.get_running_loop().time()
+        before = self.life
+        self.life, actions = step(before, event, now, self.spec.policy)
+        for action in actions:
+            self._act(action)
+        self._arm()
+        if self.life.state != before.state:
+            self._tell(before)
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    def abandon(self) -> None:
+        """Let go of the process without ending it."""
+        self._cancel_probe()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._process is not None:
+            self._process.release()
+
+    # --- actions -----------------------------------------------------------------------------------------------
+
+    def _act(self, action: Action) -> None:
+        """Carry out one action."""
+        if action == "spawn":
+            self._spawn()
+        elif action == "probe" and self._process is not None:
+            self._probe = asyncio.get_running_loop().create_task(self._prove(self._process.pid))
+        elif action == "terminate" and self._process is not None:
+            self._cancel_probe()
+            self._process.terminate()
+        elif action == "kill" and self._process is not None:
+            self._cancel_probe()
+            self._process.kill()
+
+    def _spawn(self) -> None:
+        """Start the process, unless something is in the way; the state file names it before and after."""
+        problem = self._obstacle()
+        if problem is None:
+            try:
+                self._launch()
+            except OSError as error:
+                problem = Diagnosis(
+                    code="supervise/cannot-execute", cause=f"cannot start {self.spec.argv[0]}: {error}", remedy=""
+                )
+        if problem is not None:
+            self.failure = problem
+            self.exit_code = None
+            self._home.store.remove(self.spec.name)
+            reason = SpawnFailed(problem.cause, jitter=random.random())  # noqa: S311 - spreads restarts
+            asyncio.get_running_loop().call_soon(self.dispatch, reason)
+
+    def _obstacle(self) -> Diagnosis | None:
+        """Why a start cannot succeed, found before a process is made."""
+        spec = self.spec
+        if shutil.which(spec.argv[0]) is None:
+            code = "supervise/container-engine-missing" if spec.container else "supervise/binary-missing"
+            remedy = "install it, or set `engine`"
+            return Diagnosis(code=code, cause=f"{spec.argv[0]} is not there or not executable", remedy=remedy)
+        missing = [file for file in spec.files if not Path(file).exists()]
+        if missing:
+            cause = f"missing: {', '.join(missing[:3])}"
+            return Diagnosis(code="supervise/model-missing", cause=cause, remedy="fetch it, or correct the path")
+        owner = ports.port_owner(spec.port)
+        if owner is not None:
+            cause = f"port {spec.port} is held by {owner}, which this fleet did not start"
+            return Diagnosis(code="supervise/port-busy", cause=cause, remedy="stop it, or set another `port`")
+        return None
+
+    def _launch(self) -> None:
+        """Spawn, record, watch. Raises OSError."""
+        spec, home = self.spec, self._home
+        record = ServerRecord(
+            deployment=home.deployment,
+            input_digest=home.input_digest,
+            name=spec.name,
+            kind=spec.kind,
+            roles=spec.roles,
+            tier=spec.tier,
+            argv=spec.argv,
+            argv_digest=spec.argv_digest,
+            host=spec.host,
+            port=spec.port,
+            model=spec.model,
+            log_file=str(self.log_file),
+            stop_grace_s=spec.policy.stop_grace_s,
+            started_at=time.time(),
+            restarts=self.life.restarts,
+        )
+        home.store.save(record)
+        logs.shift(self.log_file, home.log_files)
+        started = process.spawn(spec.argv, spec.env, self.log_file, home.store.path(spec.name))
+        self.record = msgspec.structs.replace(record, **process.birth(started.pid))
+        self.failure, self.exit_code, self.ready_s, self.unhealthy = None, None, None, 0
+        self._process = started
+        started.watch(self._exited)
+        home.store.save(self.record)
+        home.emit(
+            events.ServerStarting(
+                name=spec.name,
+                pid=started.pid,
+                port=spec.port,
+                log_file=str(self.log_file),
+                restart=self.life.restarts,
+            )
+        )
+
+    async def _prove(self, pid: int) -> None:
+        """Wait for readiness and report it, or what makes it impossible."""
+        interval_s = min(1.0, max(0.05, self.spec.policy.stall_timeout_s / 4))
+        watcher = asyncio.create_task(
+            readiness.watch_progress(pid, self.log_file, interval_s, lambda: self.dispatch(Progress()))
+        )
+        try:
+            await readiness.prove(self.spec, pid, token=not self._proven_before)
+        except readiness.UnfitError as error:
+            await asyncio.sleep(_EXIT_NOTICE_S)
+            self.broken(str(error), "supervise/unfit", final=True)
+        except OSError as error:
+            await asyncio.sleep(_EXIT_NOTICE_S)
+            self.broken(f"the readiness probe failed: {error or type(error).__name__}", "supervise/not-ready")
+        else:
+            self.dispatch(Ready())
+        finally:
+            watcher.cancel()
+
+    def _exited(self, code: int | None) -> None:
+        """The process is gone."""
+        self._cancel_probe()
+        self._process = None
+        self.exit_code = code
+        self._home.store.remove(self.spec.name)
+        if self.life.failing is None and self.life.state != "stopping":
+            self.failure = self._diagnose(code)
+        reason = self.failure.cause if self.failure is not None else process.describe_exit(code)
+        self.dispatch(Exited(reason, jitter=random.random()))  # noqa: S311 - spreads restarts
+
+    def _diagnose(self, code: int | None) -> Diagnosis:
+        """Why it ended; a port that is taken is named with its owner."""
+        found = diagnose(code, logs.tail(self.log_file))
+        if found.code == "supervise/port-busy":
+            owner = ports.port_owner(self.spec.port)
+            if owner is not None:
+                return msgspec.structs.replace(found, cause=f"port {self.spec.port} is held by {owner}")
+        return found
+
+    def _cancel_probe(self) -> None:
+        """End the readiness probe; one that reports right now ends by itself."""
+        probe, self._probe = self._probe, None
+        if probe is not None and probe is not asyncio.current_task():
+            probe.cancel()
+
+    def _arm(self) -> None:
+        """Set the timer to the lifecycle's next deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+        due = deadline_of(self.life, self.spec.policy)
+        loop = asyncio.get_running_loop()
+        self._timer = None if due is None else loop.call_at(due, self.dispatch, Tick())
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def _tell(self, before: Life) -> None:
+        """Emit what a change of state means to those outside."""
+        name, life = self.spec.name, self.life
+        if life.state == "ready" and before.state == "starting":
+            self._became_ready(before)
+        elif life.state == "stopping" and life.failing is None:
+            self._home.emit(events.ServerStopping(name=name, why=self._why))
+        elif life.state == "stopped":
+            self.draining = False
+            self._home.emit(events.ServerStopped(name=name))
+        elif life.state in ("backoff", "failed"):
+            self.draining = False
+            self._home.emit(self.failed_event())
+
+    def _became_ready(self, before: Life) -> None:
+        """Record and tell it."""
+        self.ready_s = self.life.since - before.since
+        self.last_used = self.life.since
+        if self.record is not None and self.pid is not None:
+            if self._proven_before and self.record.ready_s is not None:
+                self.ready_s = self.record.ready_s
+            self.record = msgspec.structs.replace(self.record, ready_s=self.ready_s)
+            self._home.store.save(self.record)
+            self._home.emit(events.ServerReady(name=self.spec.name, pid=self.pid, seconds=self.ready_s))
+
+    def failed_event(self) -> events.ServerFailed:
+        """The failure with its cause and the end of the log."""
+        life = self.life
+        if self.failure is None:
+            code = "supervise/stalled" if (life.error or "").startswith("stalled") else "supervise/not-ready"
+            self.failure = Diagnosis(code=code, cause=life.error or "", remedy="read its log")
+        retry_s = None if life.deadline is None else life.deadline - life.since
+        return events.ServerFailed(
+            name=self.spec.name,
+            code=self.failure.code,
+            cause=life.error or self.failure.cause,
+            remedy=self.failure.remedy,
+            exit_code=self.exit_code,
+            tail=logs.tail(self.log_file) if self.record is not None else (),
+            fatal=self.spec.fatal,
+            final=life.state == "failed",
+            retry_s=retry_s,
+        )

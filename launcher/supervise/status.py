@@ -1,0 +1,80 @@
+"""The fleet as `launch status` shows it."""
+
+from __future__ import annotations
+
+from launcher.ir.live import ProcessStatus
+from launcher.supervise import logs, procfs
+from launcher.supervise.identity import argv_agrees
+from launcher.supervise.runner import Runner
+from launcher.supervise.spec import ProcessSpec
+
+_TAIL_LINES = 20
+
+
+def process_status(runner: Runner, *, note: str = "") -> ProcessStatus:
+    """One process now. `note` is added to its drift (a server that the manifest no longer has)."""
+    spec, life, record = runner.spec, runner.life, runner.record
+    pid = runner.pid
+    failed = life.state in ("failed", "backoff")
+    drift = [note] if note else []
+    if pid is not None and record is not None:
+        drift += argv_drift(record.argv, spec.argv)
+        running = procfs.cmdline(pid)
+        if running and not argv_agrees(record.argv, running):
+            drift.append(f"the process shows another argv: {' '.join(running)[:200]}")
+    return ProcessStatus(
+        name=spec.name,
+        kind=spec.kind,
+        state=runner.state,
+        port=spec.port,
+        pid=pid,
+        model=spec.model,
+        tier=spec.tier,
+        roles=spec.roles,
+        started_at=record.started_at if record is not None and pid is not None else None,
+        ready_s=runner.ready_s,
+        restarts=life.restarts,
+        exit_code=runner.exit_code,
+        error=life.error or life.failing,
+        log_file=str(runner.log_file) if record is not None else None,
+        log_tail=logs.tail(runner.log_file, _TAIL_LINES) if failed and record is not None else (),
+        planned_bytes=planned_bytes(spec),
+        measured_bytes=procfs.memory_bytes(pid) if pid is not None else {},
+        in_flight=runner.in_flight,
+        slots=spec.slots,
+        drift="; ".join(drift),
+    )
+
+
+def planned_bytes(spec: ProcessSpec) -> dict[str, int]:
+    """Planned bytes by device, resident after start: committed plus file-backed."""
+    planned: dict[str, int] = {}
+    for need in spec.needs:
+        planned[need.device] = planned.get(need.device, 0) + need.committed_bytes + need.file_bytes
+    return planned
+
+
+def argv_drift(running: tuple[str, ...], compiled: tuple[str, ...]) -> list[str]:
+    """Where the running argv differs from the compiled one, as `running → compiled` by argument; empty = nowhere."""
+    if running == compiled:
+        return []
+    old, new = _options(running), _options(compiled)
+    changed = [
+        f"{key}: {' '.join(old.get(key, ('absent',))) or 'set'} → {' '.join(new.get(key, ('absent',))) or 'set'}"
+        for key in (*old, *(k for k in new if k not in old))
+        if old.get(key) != new.get(key)
+    ]
+    return changed or ["the same arguments in another order"]
+
+
+def _options(argv: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The argv as option → values; what stands before the first option belongs to `argv[0]`."""
+    options: dict[str, tuple[str, ...]] = {}
+    key = "binary"
+    for part in argv:
+        if part.startswith("-") and not part[1:2].isdigit():
+            key = part
+            options.setdefault(key, ())
+        else:
+            options[key] = (*options.get(key, ()), part)
+    return options

@@ -1,0 +1,331 @@
+"""The fleet in one event loop: start in order, keep running, stop; implements `Upstreams` and most of `Control`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher.errors import Finding, SuperviseError
+from launcher.ir.fleet import FleetManifest
+from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
+from launcher.supervise import events
+from launcher.supervise.hooks import run_hook
+from launcher.supervise.identity import RecordStore
+from launcher.supervise.offline import living_records, stop_records
+from launcher.supervise.reload import Changes, compare_specs
+from launcher.supervise.runner import Home, Runner
+from launcher.supervise.spec import ProcessSpec, process_specs
+from launcher.supervise.status import process_status
+from launcher.supervise.upkeep import Upkeep
+from launcher.supervise.waker import Waker
+
+_TAIL_IN_FINDING = 20
+
+
+class Supervisor:
+    """Every process of one deployment. All methods are called in one event loop.
+
+    `write(path, data)` replaces a file atomically; `emit` gets every event and must not block; `front` is the URL
+    under which the builtin front answers. The caller holds the deployment's lock.
+    """
+
+    def __init__(
+        self,
+        manifest: FleetManifest,
+        *,
+        state_dir: Path,
+        write: Callable[[Path, bytes], None],
+        emit: Callable[[events.AnyEvent], None],
+        front: str | None = None,
+    ) -> None:
+        """Nothing is started or adopted yet."""
+        self.manifest = manifest
+        self.front = front
+        self.runtime_pid: int | None = None
+        self._emit = emit
+        self._home = Home(
+            deployment=manifest.deployment,
+            input_digest=manifest.input_digest,
+            state_dir=state_dir,
+            store=RecordStore(state_dir, write),
+            emit=emit,
+            log_files=manifest.supervisor.log_files,
+            log_max_bytes=manifest.supervisor.log_max_bytes,
+        )
+        self._specs = process_specs(manifest)
+        self._runners = {s.name: Runner(s, self._home) for s in self._specs.values() if not s.builtin}
+        budgets = {device.name: device.budget_bytes for device in manifest.devices}
+        self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
+        self._upkeep = Upkeep(self._runners, manifest.supervisor)
+        self._settled: dict[str, asyncio.Event] = {}
+
+    # --- Upstreams -----------------------------------------------------------------------------------------
+
+    def state(self, name: str) -> ServerState:
+        """State of `name` now; an unknown name is stopped."""
+        runner = self._runners.get(name)
+        return "stopped" if runner is None else runner.state
+
+    async def wake(self, name: str, timeout_s: float) -> None:
+        """See `launcher.ir.live.Upstreams`."""
+        await self._waker.wake(name, timeout_s)
+
+    def enter(self, name: str) -> None:
+        """A request to `name` begins."""
+        self._runners[name].enter()
+
+    def leave(self, name: str, *, ok: bool) -> None:
+        """A request to `name` ended. A server that a reload removed meanwhile is forgotten."""
+        runner = self._runners.get(name)
+        if runner is not None:
+            runner.leave(ok=ok)
+
+    # --- start and stop --------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Adopt what an earlier runtime left and what is as compiled; stop the rest of it; report what is not ours."""
+        store = self._home.store
+        records, rejected = await asyncio.to_thread(living_records, store, self.manifest.deployment)
+        for bad in rejected:
+            self._emit(events.StateIgnored(path=bad.path, reason=bad.reason))
+            store.discard(bad)
+        leftovers = []
+        for record in records:
+            runner = self._runners.get(record.name)
+            wanted = runner is not None and runner.spec.start != "never"
+            if runner is None or not wanted or record.argv != runner.spec.argv or not runner.adopt(record):
+                leftovers.append(record)
+        for record in leftovers:
+            self._emit(events.ServerStopping(name=record.name, why="changed"))
+        for orphan in await asyncio.to_thread(stop_records, leftovers):
+            self._emit(events.ServerStopped(name=orphan.name))
+            store.remove(orphan.name)
+        living = {name for name, runner in self._runners.items() if runner.life.alive}
+        for record in store.read()[0]:
+            if record.name not in living:
+                store.remove(record.name)
+
+    async def start(self) -> None:
+        """Start everything of `start=boot` along its `after` edges; return when all is ready or failed harmlessly.
+
+        Raises SuperviseError when a fatal one fails; then everything, adopted ones too, is stopped.
+        """
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        boot = self.boot_names()
+        self._settled = {name: asyncio.Event() for name in boot}
+        limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for position, name in enumerate(boot):
+                    earlier = [d for d in self._specs[name].after if d in boot[:position]]
+                    group.create_task(self._boot(name, earlier, limit))
+            await self._run_hooks()
+        except BaseExceptionGroup as errors:
+            await self.stop_all("a fatal failure")
+            findings = [f for e in errors.exceptions if isinstance(e, SuperviseError) for f in e.findings]
+            if not findings:
+                raise
+            raise SuperviseError(findings) from None
+        except SuperviseError:
+            await self.stop_all("a fatal failure")
+            raise
+        self._upkeep.start()
+        ready = tuple(name for name in boot if self._runners[name].usable)
+        self._emit(
+            events.FleetReady(
+                seconds=loop.time() - begun,
+                front=self.front,
+                ready=ready,
+                failed=tuple(name for name in boot if name not in ready),
+            )
+        )
+
+    async def stop_all(self, reason: str, *, force: bool = False) -> None:
+        """Stop everything and wait until it is gone. Called again with `force`, it kills."""
+        self._emit(events.Stopping(reason=reason))
+        self._upkeep.stop()
+        await self._waker.close()
+        for runner in self._runners.values():
+            runner.stop("stop", force=force)
+        for runner in self._runners.values():
+            await runner.until("stopped", "failed")
+        self._emit(events.Stopped())
+
+    def kill_all(self) -> None:
+        """SIGKILL to everything now; `stop_all`, which is under way, then ends."""
+        for runner in self._runners.values():
+            runner.stop("stop", force=True)
+
+    async def stop(self, names: tuple[str, ...]) -> None:
+        """Stop `names`, drained; no request starts a boot server again until `reload`. KeyError on an unknown name."""
+        runners = [self._runners[name] for name in names]
+        for runner in runners:
+            runner.held = runner.spec.start == "boot"
+        await asyncio.gather(*(self._drain_and_stop(r, "stop") for r in runners))
+
+    async def reload(self, manifest: FleetManifest, names: tuple[str, ...]) -> Changes:
+        """Take over `manifest`; restart `names`, or with none, what changed. KeyError on an unknown name.
+
+        With `names`, other servers that changed keep running as they are, and `status` shows their drift.
+        """
+        new = process_specs(manifest)
+        for name in names:
+            if name not in new and name not in self._runners:
+                raise KeyError(name)
+        running = {n: r.record.argv for n, r in self._runners.items() if r.life.alive and r.record is not None}
+        changes = compare_specs(self._specs, new, running, names)
+        self.manifest = manifest
+        self._waker.budgets = {device.name: device.budget_bytes for device in manifest.devices}
+        going = [self._runners[n] for n in (*changes.stopped, *changes.restarted)]
+        for runner in going:
+            runner.draining = True  # at once: no request may meet the new routes with the old process
+        await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
+        for name in changes.stopped:
+            del self._runners[name]
+        kept_old = {n: self._specs[n] for n in changes.kept if n not in new}
+        self._specs = {**kept_old, **new}
+        for name, spec in new.items():
+            if spec.builtin:
+                continue
+            if name in self._runners:
+                self._runners[name].spec = spec
+            else:
+                self._runners[name] = Runner(spec, self._home)
+        await self._bring_back((*changes.started, *changes.restarted))
+        self._emit(
+            events.FleetReloaded(
+                started=changes.started, stopped=changes.stopped, restarted=changes.restarted, kept=changes.kept
+            )
+        )
+        return changes
+
+    def abandon(self) -> None:
+        """Let go of every process without ending one: what a dying runtime does, on purpose."""
+        self._upkeep.stop()
+        for runner in self._runners.values():
+            runner.abandon()
+
+    # --- status ------------------------------------------------------------------------------------------------
+
+    def boot_names(self) -> tuple[str, ...]:
+        """What is started at boot, in order: of an exclusive group only its default, else its first."""
+        boot: list[str] = []
+        groups: dict[str, str] = {}
+        for spec in self._specs.values():
+            if spec.start == "boot" and spec.default and spec.exclusive is not None:
+                groups.setdefault(spec.exclusive, spec.name)
+        for spec in self._specs.values():
+            if spec.start != "boot" or spec.builtin:
+                continue
+            if spec.exclusive is None or groups.setdefault(spec.exclusive, spec.name) == spec.name:
+                boot.append(spec.name)
+        return tuple(boot)
+
+    def status(self) -> FleetStatus:
+        """Every process now, in start order; `ready` when every boot server takes requests."""
+        processes = [
+            process_status(r, note="" if n in self._specs else "no longer compiled") for n, r in self._runners.items()
+        ]
+        processes += [self._builtin(spec) for spec in self._specs.values() if spec.builtin]
+        order = {name: position for position, name in enumerate(self._specs)}
+        processes.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
+        return FleetStatus(
+            deployment=self.manifest.deployment,
+            input_digest=self.manifest.input_digest,
+            runtime_pid=self.runtime_pid,
+            front=self.front,
+            ready=self.ready(),
+            processes=tuple(processes),
+        )
+
+    def ready(self) -> bool:
+        """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""
+        serving = {r.spec.exclusive for r in self._runners.values() if r.spec.exclusive and r.usable}
+        servers = [self._runners[name] for name in self.boot_names() if self._specs[name].kind == "server"]
+        return all(r.usable or r.spec.exclusive in serving for r in servers)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _boot(self, name: str, earlier: list[str], limit: asyncio.Semaphore) -> None:
+        """Start one boot process after `earlier`; SuperviseError when it fails and is fatal."""
+        runner = self._runners[name]
+        try:
+            for dependency in earlier:
+                await self._settled[dependency].wait()
+            async with limit:
+                if not runner.life.alive:
+                    runner.start()
+                state = await runner.until("ready", "sleeping", "failed", "stopped")
+        finally:
+            self._settled[name].set()
+        if state == "failed" and _is_fatal(runner):
+            raise SuperviseError([failure_finding(runner)])
+
+    async def _run_hooks(self) -> None:
+        """Run the manifest's hooks in order. SuperviseError when one fails that must not."""
+        loop = asyncio.get_running_loop()
+        for hook in self.manifest.hooks:
+            begun = loop.time()
+            error = await run_hook(hook, self._specs, self._home.state_dir)
+            self._emit(events.HookDone(name=hook.name, seconds=loop.time() - begun, error=error))
+            if error is not None and hook.on_failure == "fail":
+                message = f"hook {hook.name} failed: {error}"
+                raise SuperviseError(
+                    [Finding(code="supervise/hook-failed", severity="error", key=f"hooks.{hook.name}", message=message)]
+                )
+
+    async def _drain_and_stop(self, runner: Runner, why: str) -> None:
+        """Let requests in flight end, then stop, and wait for the end."""
+        if runner.life.state in ("ready", "sleeping"):
+            await runner.drain(self.manifest.supervisor.drain_timeout_s)
+        runner.stop(why)
+        await runner.until("stopped", "failed")
+        runner.draining = False
+
+    async def _bring_back(self, names: tuple[str, ...]) -> None:
+        """Start `names` after a reload, a few at a time, and wait until each is ready or failed."""
+        limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
+
+        async def bring(runner: Runner) -> None:
+            async with limit:
+                runner.start()
+                await runner.until("ready", "sleeping", "failed", "stopped")
+
+        await asyncio.gather(*(bring(self._runners[n]) for n in names if n in self._runners))
+
+    def _builtin(self, spec: ProcessSpec) -> ProcessStatus:
+        """Our own front: it runs while we do."""
+        return ProcessStatus(
+            name=spec.name,
+            kind="service",
+            state="ready" if self.front else "stopped",
+            port=spec.port,
+            pid=self.runtime_pid if self.front else None,
+            model=spec.model,
+        )
+
+
+def failure_finding(runner: Runner) -> Finding:
+    """Why a process failed, with the remedy and the end of its log as notes."""
+    spec, event = runner.spec, runner.failed_event()
+    lines = event.tail[-_TAIL_IN_FINDING:]
+    notes = [event.remedy] if event.remedy else []
+    if event.exit_code is not None:
+        notes.append(f"exit code {event.exit_code}")
+    if lines:
+        notes += [f"the end of {runner.log_file}:", *lines]
+    return Finding(
+        code=event.code,
+        severity="error",
+        key=f"{spec.kind}s.{spec.name}",
+        message=f"{spec.name}: {event.cause}",
+        notes=tuple(notes),
+    )
+
+
+def _is_fatal(runner: Runner) -> bool:
+    """Whether its failure stops the fleet; an absent container engine never does."""
+    missing_engine = runner.failure is not None and runner.failure.code == "supervise/container-engine-missing"
+    return runner.spec.fatal and not missing_engine

@@ -1,0 +1,85 @@
+"""What must be looked at again and again while the fleet serves: health, idleness, log sizes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from launcher.ir.fleet import SupervisorUnit
+from launcher.supervise import logs, readiness
+from launcher.supervise.lifecycle import Slept
+from launcher.supervise.runner import Runner
+
+_LOG = logging.getLogger("launch.supervise")
+_ASK_MIN_S = 0.5
+_SLEEP_FLAG = "--sleep-idle-seconds"
+
+
+class Upkeep:
+    """Two loops over `runners`, a live view, from `start` to `stop`."""
+
+    def __init__(self, runners: Mapping[str, Runner], settings: SupervisorUnit) -> None:
+        """Keeps references only."""
+        self._runners = runners
+        self._settings = settings
+        self._ask_s = max(_ASK_MIN_S, settings.health_interval_s)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin; a second call does nothing."""
+        if not self._tasks:
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(self._watch_health()), loop.create_task(self._keep_house())]
+
+    def stop(self) -> None:
+        """End both loops."""
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+
+    async def _watch_health(self) -> None:
+        """Ask every ready process, all at once, every `health_interval_s`."""
+        while True:
+            await asyncio.sleep(self._settings.health_interval_s)
+            await asyncio.gather(*(self._check(r) for r in tuple(self._runners.values()) if r.usable))
+
+    async def _check(self, runner: Runner) -> None:
+        """One health check; `health_failures` in a row end the process. An answered request is proof of life too."""
+        loop = asyncio.get_running_loop()
+        asked_at, pid = loop.time(), runner.pid
+        answered = await readiness.healthy(runner.spec, self._ask_s)
+        if runner.pid != pid or not runner.usable:
+            return
+        if answered or runner.last_ok >= asked_at:
+            runner.unhealthy = 0
+            if _SLEEP_FLAG in runner.spec.argv:
+                runner.dispatch(Slept(await readiness.asleep(runner.spec, self._ask_s)))
+            return
+        runner.unhealthy += 1
+        if runner.unhealthy >= self._settings.health_failures:
+            reason = f"{runner.spec.health_path} did not answer {runner.unhealthy} times in a row"
+            runner.broken(reason, "supervise/unhealthy")
+
+    async def _keep_house(self) -> None:
+        """Stop what has been idle too long; keep logs below their limit."""
+        while True:
+            idle_limits = [r.spec.idle_timeout_s for r in self._runners.values() if r.spec.idle_timeout_s > 0]
+            await asyncio.sleep(max(0.05, min([1.0, *(limit / 4 for limit in idle_limits)])))
+            now = asyncio.get_running_loop().time()
+            for runner in tuple(self._runners.values()):
+                limit = runner.spec.idle_timeout_s
+                stoppable = runner.spec.start == "demand" and limit > 0 and runner.usable and not runner.busy
+                if stoppable and now - runner.last_used >= limit:
+                    runner.stop("idle")
+                await self._cut_log(runner)
+
+    async def _cut_log(self, runner: Runner) -> None:
+        """Rotate one log if it is too long."""
+        if logs.size_bytes(runner.log_file) > self._settings.log_max_bytes:
+            try:
+                await asyncio.to_thread(
+                    logs.cut, runner.log_file, self._settings.log_files, self._settings.log_max_bytes
+                )
+            except OSError:
+                _LOG.exception("cannot rotate %s", runner.log_file)

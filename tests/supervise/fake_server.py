@@ -1,0 +1,128 @@
+"""A scripted stand-in for llama-server, for faults that a real one will not show.
+
+`python fake_server.py --port N --model PATH [--slots N] [--fault WORD]…` with the words below. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+FAULTS = (
+    "hang-loading",  # /health stays 503, nothing is logged
+    "slow-loading",  # 503 for 0.6 s, logging all the while
+    "exit-134",  # aborts after an assertion
+    "exit-1",  # ends at once
+    "ignore-term",  # only SIGKILL ends it
+    "flood-log",  # writes 1 MiB to its log before it serves, and more with every request
+    "grandchild",  # forks a child that ignores SIGTERM and keeps the log open
+    "no-token",  # healthy, and /completion never answers
+    "wrong-model",  # /props shows another model
+    "deaf",  # healthy at first, then /health never answers again
+    "die-after-ready",  # exits with 3 soon after the first completion
+)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers what the readiness probes ask."""
+
+    protocol_version = "HTTP/1.1"
+    options: argparse.Namespace
+    began = 0.0
+    tokens = 0
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
+        """No access log."""
+
+    def do_GET(self) -> None:
+        """`/health` and `/props`."""
+        faults = self.options.fault
+        if self.path == "/health":
+            loading = "hang-loading" in faults or ("slow-loading" in faults and time.monotonic() - Handler.began < 0.6)
+            if "deaf" in faults and Handler.tokens:
+                time.sleep(3600)
+            self.answer(503 if loading else 200, {"status": "ok"})
+        else:
+            model = "/other.gguf" if "wrong-model" in faults else self.options.model
+            self.answer(200, {"model_path": model, "total_slots": self.options.slots})
+
+    def do_POST(self) -> None:
+        """`/completion`; `{"sleep_s": x}` holds the answer back."""
+        body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+        if "no-token" in self.options.fault:
+            time.sleep(3600)
+        time.sleep(float(body.get("sleep_s", 0)))
+        Handler.tokens += 1
+        self.answer(200, {"content": "a", "tokens_predicted": 1})
+        if "flood-log" in self.options.fault:
+            flood()
+        if "die-after-ready" in self.options.fault:
+            time.sleep(0.05)
+            os._exit(3)
+
+    def answer(self, status: int, value: object) -> None:
+        """Send JSON."""
+        raw = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+
+def say(text: str) -> None:
+    """Write a line of log."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def flood() -> None:
+    """Write 1 MiB of log."""
+    say("\n".join(["x" * 1023] * 1024))
+
+
+def misbehave(faults: list[str]) -> None:
+    """What happens before the socket opens."""
+    if "exit-1" in faults:
+        sys.exit("error: invalid argument: --nonsense")
+    if "exit-134" in faults:
+        say("/src/ggml.c:42: GGML_ASSERT(n > 0) failed")
+        os.abort()
+    if "ignore-term" in faults:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if "flood-log" in faults:
+        flood()
+    if "grandchild" in faults:
+        script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
+        subprocess.Popen([sys.executable, "-c", script])
+
+
+def main() -> None:
+    """Parse, misbehave, serve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--model", default="")
+    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--fault", action="append", default=[], choices=FAULTS)
+    parser.add_argument("--note", default="")
+    Handler.options = parser.parse_args()
+    misbehave(Handler.options.fault)
+    Handler.began = time.monotonic()
+    server = ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
+    server.daemon_threads = True
+    if "slow-loading" in Handler.options.fault:
+        say("loading")
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
