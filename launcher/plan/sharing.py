@@ -6,8 +6,10 @@ from collections import defaultdict
 
 import msgspec
 
-from launcher.plan.memory import add_up
+from launcher.plan.memory import Part, add_up
 from launcher.plan.server import Planned
+
+NEVER = 2
 
 
 def share(servers: tuple[Planned, ...]) -> tuple[Planned, ...]:
@@ -35,9 +37,6 @@ def share(servers: tuple[Planned, ...]) -> tuple[Planned, ...]:
     return tuple(_without(s, owned[s.name], partners[s.name]) if s.name in partners else s for s in servers)
 
 
-NEVER = 2
-
-
 def _rank(server: Planned) -> int:
     """0: up from start to stop; 1: up on demand; 2: may be down while others need the pages."""
     if server.config.exclusive or server.starts == "never":
@@ -47,9 +46,12 @@ def _rank(server: Planned) -> int:
 
 def _without(server: Planned, owned: dict[str, int], partners: set[str]) -> Planned:
     """`server` without the pages that another one is counted for."""
-    parts = tuple(
-        msgspec.structs.replace(p, file=max(0, p.file - owned[p.source])) if p.source in owned and p.file else p
-        for p in server.parts
-    )
+    parts = tuple(_less(p, owned[p.source]) if p.file and p.source in owned else p for p in server.parts)
     memory = add_up(parts, shared={"ram": tuple(sorted(partners))})
     return msgspec.structs.replace(server, plan=msgspec.structs.replace(server.plan, memory=memory))
+
+
+def _less(part: Part, pages: int) -> Part:
+    """`part` without the `pages` bytes of its file that are counted elsewhere, locked or not."""
+    counted = min(part.file, pages)
+    return msgspec.structs.replace(part, file=part.file - counted, locked=max(0, part.locked - counted))

@@ -19,11 +19,13 @@ WORTH = 64 * MIB
 CONTEXT_FLOOR = 4096
 """No fix proposes a smaller context for a slot."""
 BIGGEST = 3
+SPEED, PRECISION, CONTEXT, QUALITY = range(4)
+"""What a remedy loses, cheapest first: prompt speed, hardly measurable precision, context, quality."""
 WIDE = frozenset({"f32", "f16", "bf16"})
 
 
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
-    """Overrides of one server, what they lose (0 speed, 1 hardly anything, 2 context, 3 quality), what they save."""
+    """Overrides of one server, what they lose, what they save in bytes."""
 
     loss: int
     override: str
@@ -32,11 +34,14 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def remedies(planning: Planning, device: str, excess: int) -> tuple[Fix, ...]:
-    """Fixes for `device` being `excess` bytes over, cheapest loss first, then by what they save."""
+    """Fixes for `device` being `excess` bytes over, cheapest loss first, then by what they save.
+
+    Quantizations lose more the more they save, so among them the smallest saving comes first.
+    """
     users = [(size, s) for s in planning.running if (size := _peak(add_up(s.parts), device))]
     biggest = [s for _, s in sorted(users, key=lambda pair: (-pair[0], pair[1].name))[:BIGGEST]]
     found = [r for server in biggest for r in _of(planning, server, device) if r.saves >= WORTH]
-    found.sort(key=lambda r: (r.loss, -r.saves, r.override))
+    found.sort(key=lambda r: (r.loss, r.saves if r.loss == QUALITY else -r.saves, r.override))
     return tuple(Fix(override=r.override, effect=_effect(r, excess)) for r in found)
 
 
@@ -74,15 +79,15 @@ def _changes(server: Planned) -> Iterator[tuple[int, dict[str, object]]]:
     """Changes worth pricing, with what they lose. Contexts are halved, down to a floor."""
     config, settings = server.config, server.settings
     if config.repack:
-        yield 0, {"repack": False}
+        yield SPEED, {"repack": False}
     if settings.flash_attention and {settings.cache_type_k, settings.cache_type_v} & WIDE:
-        yield 1, {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+        yield PRECISION, {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
     per_slot = settings.n_ctx_seq // (settings.slots if settings.kv_unified else 1) // 2
     if per_slot >= CONTEXT_FLOOR:
         if config.n_ctx_per_slot is not None:
-            yield 2, {"n_ctx_per_slot": pad(per_slot)}
+            yield CONTEXT, {"n_ctx_per_slot": pad(per_slot)}
         else:
-            yield 2, {"n_ctx": pad(per_slot) * settings.slots}
+            yield CONTEXT, {"n_ctx": pad(per_slot) * settings.slots}
 
 
 def _quantizations(planning: Planning, server: Planned) -> Iterator[tuple[int, dict[str, object]]]:
@@ -92,7 +97,7 @@ def _quantizations(planning: Planning, server: Planned) -> Iterator[tuple[int, d
         known = planning.catalog.get(server.config.model, name)
         size = known.file_bytes if known else file.bytes
         if size is not None and size < server.model.file_bytes:
-            yield 3, {"quantization": name}
+            yield QUALITY, {"quantization": name}
 
 
 def _file_saving(planning: Planning, server: Planned, changed: ServerConfig) -> int:
