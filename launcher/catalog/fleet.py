@@ -39,7 +39,9 @@ def build(fleet: FleetConfig) -> tuple[Catalog, tuple[Finding, ...]]:
     for model in sorted({s.model for s in fleet.servers.values() if s.projector}):
         config = fleet.models.get(model)
         if config is not None and config.projector is not None:
-            projector, found = projector_file(config, model, fleet.hardware.model_dir)
+            widths = (f.architecture.n_embd for f in files.values() if f.model == model)
+            n_embd = next(widths, config.architecture.n_embd)
+            projector, found = projector_file(config, model, fleet.hardware.model_dir, n_embd)
             findings += found
             if projector is not None:
                 projectors[model] = projector
@@ -88,10 +90,6 @@ def _model_file(
             return _read(fleet, model, quantization, path, mix_name)
     except CatalogError as error:
         return None, error.findings
-    except ValueError as error:
-        return None, (
-            Finding(code="catalog/unreadable", severity="error", key=path_key, message=f"{entry.path!r}: {error}"),
-        )
     mix, doubts = _mix(fleet, quantization, mix_name)
     if mix is None:
         return None, doubts

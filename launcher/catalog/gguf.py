@@ -103,11 +103,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 class _Window:
     """The part of a stream read so far, and where the reader stands. Grows as the header turns out longer."""
 
-    __slots__ = ("data", "file_bytes", "pos", "stream")
+    __slots__ = ("data", "exact", "file_bytes", "pos", "stream")
 
-    def __init__(self, stream: BinaryIO, file_bytes: int) -> None:
+    def __init__(self, stream: BinaryIO, file_bytes: int, *, exact: bool) -> None:
         """Start at the stream's beginning with nothing read."""
-        self.stream, self.file_bytes = stream, file_bytes
+        self.stream, self.file_bytes, self.exact = stream, file_bytes, exact
         self.data = b""
         self.pos = 0
 
@@ -159,9 +159,13 @@ class _Window:
     def skip_strings(self, count: int) -> None:
         """Step over `count` strings: the hot loop of a header.
 
-        A chunk at a time, as if every length fitted its lowest byte (40 ns a string). That holds when the chunk has
-        exactly seven zero bytes a string, the upper bytes of its length; else it is walked again in full.
+        A chunk at a time, as if every length fitted its lowest byte (40 ns a string). That is taken to hold when the
+        chunk has seven zero bytes a string, the upper bytes of its length. Text with zero bytes can deceive this;
+        then what follows does not parse, and `parse_header` reads again with `exact`.
         """
+        if self.exact:
+            self._skip_exactly(count)
+            return
         while count:
             chunk = min(count, _CHUNK)
             data, start, pos = self.data, self.pos, self.pos
@@ -200,7 +204,14 @@ def parse_header(stream: BinaryIO, file_bytes: int) -> Header:
 
     Also checks that every tensor lies inside the file, to the byte.
     """
-    window = _Window(stream, file_bytes)
+    try:
+        return _parse(_Window(stream, file_bytes, exact=False))
+    except BadHeader:
+        return _parse(_Window(stream, file_bytes, exact=True))
+
+
+def _parse(window: _Window) -> Header:
+    """The header at the window's start."""
     version, n_tensors, n_keys = _preamble(window)
     values, lengths = _metadata(window, n_keys)
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -209,7 +220,7 @@ def parse_header(stream: BinaryIO, file_bytes: int) -> Header:
     tensors, offsets = _tensor_table(window, n_tensors, alignment)
     end = window.pos
     data_start = -(-end // alignment) * alignment
-    _check_extent(tensors, offsets, data_start, file_bytes)
+    _check_extent(tensors, offsets, data_start, window.file_bytes)
     return Header(
         version=version,
         values=values,
@@ -219,7 +230,7 @@ def parse_header(stream: BinaryIO, file_bytes: int) -> Header:
         alignment=alignment,
         header_bytes=end,
         data_start=data_start,
-        file_bytes=file_bytes,
+        file_bytes=window.file_bytes,
         digest=hashlib.sha256(memoryview(window.data)[:end]).hexdigest(),
     )
 

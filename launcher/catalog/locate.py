@@ -16,9 +16,11 @@ _SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf",
 def resolve_path(path: str, model_dir: str, *, key: str = "") -> str:
     """The path of a model file: `pkg://package/file` in a package, absolute as is, else under `model_dir`.
 
-    The package is found without importing it. Raises CatalogError (`catalog/missing-package`, at `key`) when it is
-    not installed. Nothing is said of whether the file exists.
+    The package is found without importing it; whether the file exists is not asked. Raises CatalogError at `key`:
+    `catalog/missing-package` when the package is not installed, `catalog/unreadable` when no file can have this path.
     """
+    if not path or "\0" in path:
+        raise CatalogError([_unusable(path, key)])
     if not path.startswith(PACKAGE_SCHEME):
         return os.path.join(model_dir, path)  # noqa: PTH118 - a string is wanted, and "./x" kept as it was written
     package, _, inside = path.removeprefix(PACKAGE_SCHEME).partition("/")
@@ -26,6 +28,11 @@ def resolve_path(path: str, model_dir: str, *, key: str = "") -> str:
     if folder is None or not inside:
         raise CatalogError([_no_package(path, package, inside, key)])
     return os.path.join(folder, inside)  # noqa: PTH118 - as above
+
+
+def _unusable(path: str, key: str) -> Finding:
+    """A path that no file can have."""
+    return Finding(code="catalog/unreadable", severity="error", key=key, message=f"{path!r} cannot be a file's path")
 
 
 def _package_folder(package: str) -> str | None:

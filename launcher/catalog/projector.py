@@ -12,8 +12,10 @@ from launcher.ir.catalog import ProjectorFile
 from launcher.ir.config import ModelConfig, ProjectorConfig
 
 
-def projector_file(config: ModelConfig, model: str, model_dir: str) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
-    """The projector of a model that has one, with its findings; None when it cannot be sized.
+def projector_file(
+    config: ModelConfig, model: str, model_dir: str, n_embd: int
+) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
+    """The projector of a model of width `n_embd`, with its findings; None when it cannot be sized.
 
     Absent files count with their declared size; without one: `catalog/projector-size-unknown`.
     """
@@ -23,11 +25,9 @@ def projector_file(config: ModelConfig, model: str, model_dir: str) -> tuple[Pro
     try:
         path = resolve_path(entry.path, model_dir, key=f"{key}.path")
         if os.path.lexists(path):
-            return _read(config, entry, model, path)
+            return _read(entry, model, path, n_embd)
     except CatalogError as error:
         return None, error.findings
-    except ValueError as error:
-        return None, (_error("catalog/unreadable", f"{key}.path", f"{entry.path!r}: {error}"),)
     if entry.bytes is None:
         message = f"the projector of {model} is not at {path!r} and declares no size"
         return None, (_error("catalog/projector-size-unknown", key, message, f"write its size: {key}.bytes=…"),)
@@ -46,7 +46,7 @@ def _file(entry: ProjectorConfig, model: str, path: str, tensor_bytes: int, *, r
 
 
 def _read(
-    config: ModelConfig, entry: ProjectorConfig, model: str, path: str
+    entry: ProjectorConfig, model: str, path: str, n_embd: int
 ) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
     """A projector at hand: it must be one, and fit the model's width."""
     key = f"models.{model}.projector.path"
@@ -55,7 +55,7 @@ def _read(
     if arch != "clip":
         message = f"{path!r} is a model of architecture {arch!r}, not a multimodal projector"
         return None, (_error("catalog/projector-mismatch", key, message),)
-    widths, n_embd = _widths(header), config.architecture.n_embd
+    widths = _widths(header)
     findings: tuple[Finding, ...] = ()
     if widths and n_embd not in widths:
         message = f"{path!r} projects to {'/'.join(map(str, widths))} dimensions, but {model} has {n_embd}"
