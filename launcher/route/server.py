@@ -17,12 +17,53 @@ from launcher.route.guard import require_key_for_public
 from launcher.route.protocol import FrontProtocol
 
 _BACKLOG = 2048
+_POLL_S = 0.01
 _CANCELLED_WITHIN_S = 2.0
 """What cancelled requests may take to end."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: the runtime owns the signals."""
+    """uvicorn's server without its signal handlers (the runtime owns the signals), stopped by an event."""
+
+    def __init__(self, config: uvicorn.Config, shutdown: asyncio.Event, drain_timeout_s: float) -> None:
+        """Serves until `shutdown` is set, and then what is in flight for `drain_timeout_s`."""
+        super().__init__(config)
+        self._shutdown = shutdown
+        self._drain_timeout_s = drain_timeout_s
+
+    async def main_loop(self) -> None:
+        """Sleep until it is time to stop; renew the Date header every second."""
+        while not self._shutdown.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._shutdown.wait(), 1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more; let what is in flight end, then cancel it."""
+        for server in self.servers:
+            server.close()
+        for sock in sockets or ():
+            sock.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_timeout_s):
+                while state.connections or state.tasks:  # noqa: ASYNC110  # uvicorn offers no event for it
+                    await asyncio.sleep(_POLL_S)
+        for task in (tasks := list(state.tasks)):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCELLED_WITHIN_S)
+        for connection in list(state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def stop_now(self) -> None:
+        """End without a drain, when the serving task itself was cancelled."""
+        if self.started:
+            self._drain_timeout_s = 0
+            await self.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -51,7 +92,6 @@ async def serve(
     settings: dict[str, Any] = {
         "http": functools.partial(FrontProtocol, front),
         "timeout_keep_alive": front.unit.idle_timeout_s,
-        "timeout_graceful_shutdown": drain_timeout_s,
     }
     config = uvicorn.Config(
         front,
@@ -67,18 +107,13 @@ async def serve(
         backlog=_BACKLOG,
         **settings,
     )
-    server = _Server(config)
-    stopper = asyncio.get_running_loop().create_task(_stop_on(server, shutdown))
+    server = _Server(config, shutdown, drain_timeout_s)
     try:
         await server.serve(sockets=[sock])
+    except asyncio.CancelledError:
+        await server.stop_now()
+        raise
     finally:
-        stopper.cancel()
-        tasks = list(server.server_state.tasks)
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CANCELLED_WITHIN_S)
-        for connection in list(server.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
         front.close()
         sock.close()
 
@@ -93,9 +128,3 @@ def bind(front: Front, host: str, port: int) -> socket.socket:
         message = f"the front cannot listen on {host}:{port}: {error.strerror or error}"
         finding = Finding(code="route/cannot-listen", severity="error", key="runtime.front.port", message=message)
         raise HostError([finding]) from None
-
-
-async def _stop_on(server: uvicorn.Server, shutdown: asyncio.Event) -> None:
-    """Tell uvicorn to end once `shutdown` is set."""
-    await shutdown.wait()
-    server.should_exit = True

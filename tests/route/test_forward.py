@@ -65,15 +65,18 @@ async def test_stream_is_passed_on_unbuffered() -> None:
         writer.write(b"0\r\n\r\n")
         await reader.read()
 
-    async with Upstream(script) as up, running(Front(table(target("m", up.port)), StaticUpstreams())) as port:
-        async with RawClient(port) as client:
-            client.send(post({"model": "m", "stream": True}))
-            status, headers = await client.head()
-            assert (status, headers["x-accel-buffering"]) == (200, "no")
-            for i in range(3):
-                assert await client.chunk() == b"data: %d\n\n" % i
-                step.set()
-            assert await client.chunk() == b""
+    async with (
+        Upstream(script) as up,
+        running(Front(table(target("m", up.port)), StaticUpstreams())) as port,
+        RawClient(port) as client,
+    ):
+        client.send(post({"model": "m", "stream": True}))
+        status, headers = await client.head()
+        assert (status, headers["x-accel-buffering"]) == (200, "no")
+        for i in range(3):
+            assert await client.chunk() == b"data: %d\n\n" % i
+            step.set()
+        assert await client.chunk() == b""
 
 
 async def test_chunked_request_gets_a_length() -> None:
@@ -89,12 +92,15 @@ async def test_chunked_request_gets_a_length() -> None:
 
 async def test_byte_by_byte() -> None:
     """A request that comes one byte at a time is a request."""
-    async with answering(OK) as up, running(Front(table(target("m", up.port)), StaticUpstreams())) as port:
-        async with RawClient(port) as client:
-            for byte in post({"model": "m"}):
-                client.send(bytes([byte]))
-                await asyncio.sleep(0)
-            assert (await client.answer()).status == 200
+    async with (
+        answering(OK) as up,
+        running(Front(table(target("m", up.port)), StaticUpstreams())) as port,
+        RawClient(port) as client,
+    ):
+        for byte in post({"model": "m"}):
+            client.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await client.answer()).status == 200
 
 
 async def test_answer_byte_by_byte() -> None:
@@ -116,34 +122,43 @@ async def test_answer_byte_by_byte() -> None:
 async def test_pipelined_requests_are_answered_in_order() -> None:
     """Five requests in one segment give five answers in their order."""
     answers = [f"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{i}".encode() for i in range(5)]
-    async with answering(*answers) as up, running(Front(table(target("m", up.port)), StaticUpstreams())) as port:
-        async with RawClient(port) as client:
-            client.send(post({"model": "m"}) * 5)
-            assert [(await client.answer()).body for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    async with (
+        answering(*answers) as up,
+        running(Front(table(target("m", up.port)), StaticUpstreams())) as port,
+        RawClient(port) as client,
+    ):
+        client.send(post({"model": "m"}) * 5)
+        assert [(await client.answer()).body for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_expect_continue() -> None:
     """A client that asks first is told to go on, and then answered."""
     raw = post({"model": "m"}, "/x", "Expect: 100-continue")
     head, _, body = raw.partition(b"\r\n\r\n")
-    async with answering(OK) as up, running(Front(table(target("m", up.port)), StaticUpstreams())) as port:
-        async with RawClient(port) as client:
-            client.send(head + b"\r\n\r\n")
-            assert (await client.head())[0] == 100
-            assert (await client.ask(body)).status == 200
+    async with (
+        answering(OK) as up,
+        running(Front(table(target("m", up.port)), StaticUpstreams())) as port,
+        RawClient(port) as client,
+    ):
+        client.send(head + b"\r\n\r\n")
+        assert (await client.head())[0] == 100
+        assert (await client.ask(body)).status == 200
     assert up.requests[0].header("expect") is None
 
 
 async def test_upgrade_offer_does_not_lose_the_body() -> None:
     """Java's client offers h2c with its body; the offer is ignored, the connection goes on."""
     raw = post({"model": "m", "x": 1}, "/x", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: a")
-    async with answering(OK) as up, running(Front(table(target("m", up.port)), StaticUpstreams())) as port:
-        async with RawClient(port) as client:
-            assert (await client.ask(raw)).status == 200
-            client.send(raw[:-4])
-            await asyncio.sleep(0.01)
-            assert (await client.ask(raw[-4:])).status == 200
-            assert (await client.ask(post({"model": "m"}))).status == 200
+    async with (
+        answering(OK) as up,
+        running(Front(table(target("m", up.port)), StaticUpstreams())) as port,
+        RawClient(port) as client,
+    ):
+        assert (await client.ask(raw)).status == 200
+        client.send(raw[:-4])
+        await asyncio.sleep(0.01)
+        assert (await client.ask(raw[-4:])).status == 200
+        assert (await client.ask(post({"model": "m"}))).status == 200
     assert [json.loads(r.body).get("x") for r in up.requests] == [1, 1, None]
     assert up.requests[0].header("upgrade") is None
     assert up.requests[0].header("http2-settings") is None
@@ -246,13 +261,16 @@ async def test_backpressure_on_a_slow_client() -> None:
             sent += len(block)
         await reader.read()
 
-    async with Upstream(script) as up, running(Front(table(target("m", up.port)), StaticUpstreams())) as port:
-        async with RawClient(port) as client:
-            client.send(post({"model": "m"}))
-            await client.head()
-            last = -1
-            while last != sent:
-                last = sent
-                await asyncio.sleep(0.1)
-            assert sent < total // 2
-            assert len(await client.reader.readexactly(total)) == total
+    async with (
+        Upstream(script) as up,
+        running(Front(table(target("m", up.port)), StaticUpstreams())) as port,
+        RawClient(port) as client,
+    ):
+        client.send(post({"model": "m"}))
+        await client.head()
+        last = -1
+        while last != sent:
+            last = sent
+            await asyncio.sleep(0.1)
+        assert sent < total // 2
+        assert len(await client.reader.readexactly(total)) == total
