@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,11 +17,12 @@ from launcher.errors import CatalogError, ConfigError, EngineError, Finding, Lau
 from launcher.files import packaged_dir
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import Composed, FleetConfig
-from launcher.ir.deployment import Deployment
 from launcher.ir.dialect import Dialect
-from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.plan import FleetPlan
-from launcher.render import render_argv
+from launcher.render import Command, render_commands
+
+if TYPE_CHECKING:
+    from launcher.render import Rendered
 
 
 class Compilation(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +33,8 @@ class Compilation(msgspec.Struct, frozen=True, kw_only=True):
     plan: FleetPlan
     engines: dict[str, tuple[str, Dialect]]
     """Engine name → (binary, dialect)."""
-    argv: dict[str, tuple[str, ...]]
-    """Server name → command line."""
+    commands: dict[str, Command]
+    """Server name → command line and environment."""
     findings: tuple[Finding, ...]
 
     def require(self) -> None:
@@ -48,7 +49,7 @@ STAGES: tuple[tuple[type[LaunchError], tuple[str, ...]], ...] = (
     (ConfigError, ("config/",)),
     (CatalogError, ("catalog/",)),
     (PlanError, ("plan/", "cpu/")),
-    (EngineError, ("engine/",)),
+    (EngineError, ("engine/", "render/")),
 )
 
 
@@ -58,11 +59,7 @@ def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     `config_dirs` are the user's own groups, searched before the packaged ones. Raises ConfigError or CatalogError
     when there is nothing to plan; later errors are in `findings` (see `Compilation.require`).
     """
-    composed = config.compose(
-        overrides,
-        config_dirs=(*config_dirs, packaged_dir("conf")),
-        virtual={"hardware/auto": _probe_hardware},
-    )
+    composed = compose_config(overrides, config_dirs=config_dirs)
     fleet = composed.fleet
     try:
         models, found = catalog.build(fleet)
@@ -72,24 +69,28 @@ def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     planned = plan.plan_fleet(
         fleet, models, deployment=deployment_name(fleet), input_digest=_input_digest(composed.tree, models, engines)
     )
-    argv: dict[str, tuple[str, ...]] = {}
-    spelled: list[Finding] = []
-    for server in planned.servers:
-        binary, dialect = engines[server.engine]
-        argv[server.name], complaints = render_argv(server, dialect, binary)
-        spelled += complaints
-    findings = (*composed.findings, *found, *planned.findings, *spelled)
+    commands, spelled = render_commands(planned, engines)
+    findings = plan.apply_waivers(fleet, (*composed.findings, *found, *planned.findings, *spelled))
     return Compilation(
         composed=composed,
         catalog=models,
         plan=planned,
         engines=engines,
-        argv=argv,
+        commands=commands,
         findings=config.locate(findings, composed.sources),
     )
 
 
-def render(compiled: Compilation) -> tuple[Deployment, FleetManifest, RoutingTable]:
+def compose_config(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Composed:
+    """The first stage alone. Raises ConfigError."""
+    return config.compose(
+        overrides,
+        config_dirs=(*config_dirs, packaged_dir("conf")),
+        virtual={"hardware/auto": _probe_hardware},
+    )
+
+
+def render(compiled: Compilation) -> Rendered:
     """The files of a compilation without errors, as values. Raises what `Compilation.require` raises."""
     from launcher.render import render_fleet
 
@@ -97,7 +98,7 @@ def render(compiled: Compilation) -> tuple[Deployment, FleetManifest, RoutingTab
     rendered = render_fleet(compiled.plan, compiled.engines, _templates(), __version__)
     if has_errors(rendered.findings):
         raise EngineError(config.locate(rendered.findings, compiled.composed.sources))
-    return rendered.deployment, rendered.manifest, rendered.routes
+    return rendered
 
 
 def deployment_name(fleet: FleetConfig) -> str:
@@ -115,10 +116,11 @@ def _probe_hardware() -> dict[str, Any]:
 def _engine(fleet: FleetConfig, name: str) -> tuple[str, Dialect]:
     """Binary and dialect of an engine. `dialect: probe` asks the binary itself."""
     entry = fleet.engines[name]
-    binary = engine.resolve_binary(entry)
+    key = f"engines.{name}"
+    binary = engine.resolve_binary(entry, key=key)
     if entry.dialect == "probe":
-        return binary, engine.probe(Path(binary), None)
-    return binary, engine.recorded(entry.dialect)
+        return binary, engine.probe(Path(binary), None, key=key)
+    return binary, engine.recorded(entry.dialect, key=key)
 
 
 def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, tuple[str, Dialect]]) -> str:

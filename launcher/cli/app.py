@@ -69,6 +69,9 @@ def up(
     overrides: Overrides = None,
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the fleet is ready; it runs on.")] = False,
+    ask: Annotated[
+        str | None, typer.Option("--ask", help="When ready, ask the fleet this and print the answer.")
+    ] = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -82,7 +85,9 @@ def up(
     """
     from launcher.cli.fleet import bring_up
 
-    return bring_up(*_request(overrides, config_dir), detach=detach, as_json=json, no_color=no_color, verbose=verbose)
+    return bring_up(
+        *_request(overrides, config_dir), detach=detach, ask=ask, as_json=json, no_color=no_color, verbose=verbose
+    )
 
 
 @app.command()
@@ -242,7 +247,7 @@ def inspect(
     \b
     launch inspect model.gguf n_ctx=16384 slots=2 cache_type_k=q8_0
     """
-    from launcher.cli.build import inspect_file
+    from launcher.cli.inspect import inspect_file
 
     return inspect_file(file, list(fields or ()), as_json=json, no_color=no_color)
 

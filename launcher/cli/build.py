@@ -10,7 +10,8 @@ import msgspec
 from launcher.cli.findings import show_findings, summary
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
+from launcher.errors import STALE_EXIT_CODE, Finding, HostError, LaunchError, has_errors
+from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 
 
@@ -35,7 +36,9 @@ def show(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_col
     if as_json:
         from launcher.manifest import plan_document
 
-        print_json(out, plan_document(compiled.plan, compiled.argv, compiled.findings))
+        argv = {name: command.argv for name, command in compiled.commands.items()}
+        env = {name: command.env for name, command in compiled.commands.items()}
+        print_json(out, plan_document(compiled.plan, argv, env, compiled.findings))
     else:
         from launcher.cli.plan_view import show_plan
 
@@ -59,47 +62,63 @@ def write(
 
     out, err = terminals(no_color=no_color)
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
-    deployment, _, _ = render(compiled)
-    target = (output or Path(compiled.plan.config.deploy.output_dir)) / deployment.name
-    changes = compare_deployment(deployment, target)
+    rendered = render(compiled)
+    target = (output or Path(compiled.plan.config.deploy.output_dir)) / rendered.deployment.name
+    changes = compare_deployment(rendered.deployment, target)
     if as_json:
         print_json(out, {"schema": "launch.render/v1", "directory": str(target), "changes": changes})
     elif diff:
-        for change in changes:
-            for line in change.diff:
-                colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-                out.line(out.style(line, colour) if colour else line)
+        for line in (line for change in changes for line in change.diff):
+            colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+            out.line(out.style(line, colour) if colour else line)
     else:
-        show_findings(err, compiled.findings)
+        show_findings(err, (*compiled.findings, *rendered.findings))
         for change in changes:
             out.line(f"{change.kind:<8} {target / change.path}")
-        out.line(f"{len(deployment.files)} files in {target}, {len(changes)} changed")
+        out.line(f"{len(rendered.deployment.files)} files in {target}, {len(changes)} differ")
     if check:
         return STALE_EXIT_CODE if changes else 0
     if not diff:
-        write_deployment(deployment, target)
+        write_deployment(rendered.deployment, target)
     return 0
 
 
 def host_findings(compiled: Compilation, manifest: FleetManifest, routes: RoutingTable) -> tuple[Finding, ...]:
     """What this host has against running `manifest` now, located in the config."""
-    from launcher import config, engine, hardware
+    from launcher import config, hardware
     from launcher.files import deployment_state_dir
     from launcher.supervise import offline_status
 
     state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
     alive = offline_status(state)
-    running = {p.name: sum(p.measured_bytes.values()) for p in (alive.processes if alive else ()) if p.pid is not None}
-    if alive is not None and alive.runtime_pid is not None:
+    running = {p.name: sum(p.measured_bytes.values()) for p in alive.processes if p.pid is not None}
+    if alive.runtime_pid is not None:
         running["front"] = 0
     facts = hardware.gather_facts(manifest, routes, hardware.take_inventory(), running=running, state_dir=state)
-    found = list(hardware.check_host(manifest, facts))
-    for binary in sorted({compiled.engines[s.engine][0] for s in compiled.plan.servers}):
-        found += engine.check_binary(
-            binary,
-            {s.name: compiled.argv[s.name] for s in compiled.plan.servers if compiled.engines[s.engine][0] == binary},
-        )
+    found = [*hardware.check_host(manifest, facts), *_binary_findings(compiled)]
     return config.locate(found, compiled.composed.sources)
+
+
+def _binary_findings(compiled: Compilation) -> list[Finding]:
+    """What the binaries on this host refuse of the command lines that were written for recorded builds."""
+    from launcher import engine
+    from launcher.files import state_root
+    from launcher.render import render_commands
+
+    findings: list[Finding] = []
+    real: dict[str, tuple[str, Dialect]] = {}
+    for name, (binary, recorded) in compiled.engines.items():
+        real[name] = (binary, recorded)
+        if engine.locate_binary(binary) is None:
+            continue  # the host's check says so
+        entry = compiled.plan.config.engines[name]
+        try:
+            env = {"LD_LIBRARY_PATH": ":".join(entry.library_path)} if entry.library_path else None
+            real[name] = (binary, engine.probe(Path(binary), state_root() / "dialects", key=f"engines.{name}", env=env))
+        except LaunchError as error:
+            findings += error.findings
+    _, refused = render_commands(compiled.plan, real)
+    return [*findings, *(f for f in refused if f not in compiled.findings)]
 
 
 def examine(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:
@@ -108,8 +127,9 @@ def examine(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_
 
     out, _ = terminals(no_color=no_color)
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
-    _, manifest, routes = render(compiled)
-    findings = (*compiled.findings, *host_findings(compiled, manifest, routes))
+    rendered = render(compiled)
+    manifest = rendered.manifest
+    findings = (*compiled.findings, *host_findings(compiled, manifest, rendered.routes))
     if as_json:
         print_json(out, {"schema": "launch.check/v1", "deployment": manifest.deployment, "findings": findings})
     else:
@@ -135,21 +155,3 @@ def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool,
         shown = msgspec.json.encode(value).decode() if not isinstance(value, str) else value
         out.line(f"{f'{key}: {shown}':<{width}}  {out.style(str(place) if place else 'default', 'dim')}")
     return 0
-
-
-def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool) -> int:
-    """`launch inspect`."""
-    from launcher import catalog, config, plan
-    from launcher.manifest import inspect_document
-
-    out, _ = terminals(no_color=no_color)
-    model = catalog.describe(file)
-    server = config.decode_fields(fields)
-    inspected = plan.inspect_model(model, server)
-    if as_json:
-        print_json(out, inspect_document(model, inspected))
-        return 0
-    from launcher.cli.inspect_view import show_model
-
-    show_model(out, model, inspected)
-    return ConfigError.exit_code if has_errors(inspected.findings) else 0

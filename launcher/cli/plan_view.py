@@ -33,10 +33,10 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
     if verbose:
         import shlex
 
-        for name, argv in compiled.argv.items():
+        for name, command in compiled.commands.items():
             terminal.line()
             terminal.line(terminal.style(name, "bold"))
-            terminal.line(f"  {shlex.join(argv)}")
+            terminal.line(f"  {shlex.join(command.argv)}")
     terminal.line()
     show_findings(terminal, compiled.findings)
     terminal.line(summary(compiled.findings))
@@ -91,7 +91,7 @@ def _identity(server: ServerPlan) -> tuple[str, str, str, str]:
 
 def _services(terminal: Terminal, plan: FleetPlan) -> None:
     """One row a service."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (s.name, str(s.port), _size(s.config.ram_bytes), s.config.model or s.config.description) for s in plan.services
     ]
     terminal.table(("SERVICE", "PORT", "RAM", "WHAT"), rows, right=frozenset({1, 2}))

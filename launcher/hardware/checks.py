@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding, Fix
-from launcher.hardware.cpulist import parse_cpulist
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
 from launcher.ir.host import HostInventory
 from launcher.sizes import GIB, gib

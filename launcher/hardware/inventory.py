@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from launcher.hardware.cpulist import format_cpulist, parse_cpulist
+from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.ir.host import HostGpu, HostInventory, HostNode
 
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon", "asimd", "i8mm", "sve")

@@ -1,20 +1,8 @@
-"""Linux CPU lists and the physical cores behind them. Pure."""
+"""Physical cores behind logical CPUs. Pure."""
 
 from __future__ import annotations
 
 from launcher.ir.config import CpuConfig
-
-
-def parse_cpus(text: str) -> frozenset[int]:
-    """Logical CPUs of a Linux list (`0-47,96-143`). Raises ValueError when it is not one."""
-    cpus: set[int] = set()
-    for item in text.split(","):
-        first, dash, last = item.strip().partition("-")
-        start, end = int(first), int(last if dash else first)
-        if end < start:
-            raise ValueError(f"{item} runs backwards")
-        cpus.update(range(start, end + 1))
-    return frozenset(cpus)
 
 
 def physical_cores(cpus: frozenset[int], cpu: CpuConfig) -> int:

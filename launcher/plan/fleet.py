@@ -14,7 +14,7 @@ from launcher.plan.memory import WeightTables
 from launcher.plan.order import start_order
 from launcher.plan.server import Planned, plan_server
 from launcher.plan.sharing import share
-from launcher.plan.waivers import apply_waivers
+from launcher.plan.waivers import sort_findings
 
 
 def plan_fleet(fleet: FleetConfig, catalog: Catalog, *, deployment: str, input_digest: str) -> FleetPlan:
@@ -44,7 +44,7 @@ def plan_fleet(fleet: FleetConfig, catalog: Catalog, *, deployment: str, input_d
         servers=tuple(s.plan for s in servers),
         services=services,
         totals=planning.totals,
-        findings=apply_waivers(fleet, findings),
+        findings=sort_findings(findings),
     )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
+from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig, ServerConfig
-from launcher.plan.cpuset import parse_cpus, physical_cores
+from launcher.plan.cpuset import physical_cores
 from launcher.plan.memory import (
     AUTO_SLOTS,
     SLOTS_MAX,
@@ -166,7 +167,7 @@ def _threads(config: ServerConfig, hardware: HardwareConfig | None, key: str, fi
     if config.cpus is None:
         return hardware.cpu.physical_cores
     try:
-        cpus = parse_cpus(config.cpus)
+        cpus = parse_cpulist(config.cpus)
     except ValueError as error:
         findings.append(_error("plan/cpu-list", f"{key}.cpus", f"not a list of CPUs: {config.cpus!r} ({error})"))
         return hardware.cpu.physical_cores

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.hardware.cpulist import format_cpulist, parse_cpulist
+from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.hardware.inventory import cgroup_memory_limit, take_inventory
 from launcher.hardware.probe import hardware_tree
 from launcher.ir.config import HardwareConfig

@@ -21,7 +21,7 @@ from launcher.ir.config import (
     TierConfig,
 )
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.plan import plan_fleet
+from launcher.plan import apply_waivers, plan_fleet
 from launcher.sizes import GIB
 
 BLOCK = {"q4_k": (144, 256), "q6_k": (210, 256), "q8_0": (34, 32), "q4_1": (20, 32), "f16": (2, 1), "f32": (4, 1)}
@@ -221,11 +221,12 @@ def catalog(*models: ModelFile, projectors: dict[str, ProjectorFile] | None = No
 
 
 def planned(servers: dict[str, ServerConfig], *models: ModelFile, **fields: Any) -> FleetPlan:
-    """The plan of such a fleet."""
+    """The plan of such a fleet, its waivers applied as the compiler does."""
     projectors = fields.pop("projectors", None)
-    return plan_fleet(
+    plan = plan_fleet(
         fleet(servers, **fields), catalog(*models, projectors=projectors), deployment="test", input_digest="sha256:0"
     )
+    return msgspec.structs.replace(plan, findings=apply_waivers(plan.config, plan.findings))
 
 
 def only(plan: FleetPlan, name: str) -> ServerPlan:

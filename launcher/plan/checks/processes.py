@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding
 from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.cpuset import parse_cpus, physical_cores
+from launcher.plan.cpuset import physical_cores
 from launcher.plan.devices import starts, worst
 from launcher.sizes import gib
 
@@ -96,7 +97,7 @@ def check_threads(planning: Planning) -> Iterator[Finding]:
         own, what = cores, "the host"
         if server.config.cpus:
             try:
-                own, what = physical_cores(parse_cpus(server.config.cpus), planning.fleet.hardware.cpu), "its cpuset"
+                own, what = physical_cores(parse_cpulist(server.config.cpus), planning.fleet.hardware.cpu), "its cpuset"
             except ValueError:
                 continue
         if server.settings.threads > own:
@@ -108,14 +109,14 @@ def check_threads(planning: Planning) -> Iterator[Finding]:
 def check_cpusets(planning: Planning) -> Iterator[Finding]:
     """`cpu/cpuset-straddles`: a cpuset on several NUMA nodes without a memory policy."""
     try:
-        nodes = {n.id: parse_cpus(n.cpus) for n in planning.fleet.hardware.cpu.nodes}
+        nodes = {n.id: parse_cpulist(n.cpus) for n in planning.fleet.hardware.cpu.nodes}
     except ValueError:
         return
     for server in planning.running:
         if not server.config.cpus or server.config.numa:
             continue
         try:
-            cpus = parse_cpus(server.config.cpus)
+            cpus = parse_cpulist(server.config.cpus)
         except ValueError:
             continue
         touched = [str(node) for node, own in nodes.items() if cpus & own]

@@ -1,0 +1,126 @@
+"""`launch up`: compile, check this host, hand the deployment to a runtime, show how it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from launcher.cli.build import host_findings
+from launcher.cli.findings import show_findings
+from launcher.cli.progress import JsonProgress, Progress
+from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import compile_fleet, render
+from launcher.errors import Finding, HostError, SuperviseError, has_errors
+from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment
+from launcher.ir.fleet import FleetManifest
+from launcher.supervise.events import AnyEvent, FleetReady
+
+REQUEST_NAME = "request.json"
+DEPLOYMENT_NAME = "deployment"
+
+
+class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `up` was asked for, kept so that `reload` can compile the same again. Paths are absolute."""
+
+    schema: str = "launch.request/v1"
+    overrides: tuple[str, ...]
+    config_dirs: tuple[str, ...]
+
+
+class Announcer:
+    """Progress, and when the fleet is ready: how to talk to it, and the answer to `--ask`."""
+
+    def __init__(self, progress: Progress | JsonProgress, out: Terminal | None, model: str, ask: str | None) -> None:
+        """`out` None says nothing more than the events; `model` is the name to ask."""
+        self._progress = progress
+        self._out = out
+        self._model = model
+        self._ask = ask
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Takes one event."""
+        self._progress(event)
+        if isinstance(event, FleetReady) and self._out is not None and event.front:
+            self._announce(self._out, event.front)
+
+    def _announce(self, out: Terminal, front: str) -> None:
+        """A request that anyone can paste; with a question, its answer first."""
+        from launcher.cli.ask import ask_in_background, curl
+
+        if self._ask:
+            ask_in_background(out, front, self._model, self._ask)
+        else:
+            out.line(curl(front, self._model, "Say hello."))
+
+
+def bring_up(
+    overrides: list[str],
+    config_dirs: list[Path],
+    *,
+    detach: bool,
+    ask: str | None,
+    as_json: bool,
+    no_color: bool,
+    verbose: bool,
+) -> int:
+    """Everything before the first process is checked; nothing is started when this host cannot run the plan."""
+    out, err = terminals(no_color=no_color)
+    compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    rendered = render(compiled)
+    manifest = rendered.manifest
+    show_findings(err, [f for f in compiled.findings if f.severity != "note" or verbose])
+    found = host_findings(compiled, manifest, rendered.routes)
+    if has_errors(found):
+        raise HostError(found)
+    show_findings(err, found)
+    state = _state_dir(manifest)
+    request = UpRequest(overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs))
+    target = state / DEPLOYMENT_NAME
+    write_deployment(rendered.deployment, target)
+    write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
+    progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
+    model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
+    announcer = Announcer(progress, None if as_json else out, model, ask)
+    if detach:
+        from launcher.runtime import spawn_detached
+
+        spawn_detached(target, on_event=announcer)
+        return 0
+    from launcher.runtime import run
+
+    return run(target, on_event=announcer)
+
+
+def _state_dir(manifest: FleetManifest) -> Path:
+    """The deployment's state directory, made; where config puts it elsewhere, the usual place points to it."""
+    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
+    usual = state_root() / manifest.deployment
+    if state != usual and not usual.exists():
+        usual.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        usual.unlink(missing_ok=True)
+        usual.symlink_to(state)
+    return state
+
+
+def recompile(state: Path) -> tuple[Path, tuple[Finding, ...]]:
+    """Compile what the fleet in `state` was started with, write it there, return its directory and the findings.
+
+    Raises SuperviseError when `up` left no request there, and whatever a compile raises; then nothing is written.
+    """
+    try:
+        request = msgspec.json.decode((state / REQUEST_NAME).read_bytes(), type=UpRequest)
+    except (OSError, msgspec.DecodeError) as error:
+        finding = Finding(
+            code="supervise/no-request",
+            severity="error",
+            key="",
+            message=f"{state / REQUEST_NAME} cannot be read: {error}",
+            notes=("a fleet that `launch serve` runs is reloaded by rendering again and restarting serve",),
+        )
+        raise SuperviseError([finding]) from None
+    compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
+    rendered = render(compiled)
+    target = state / DEPLOYMENT_NAME
+    write_deployment(rendered.deployment, target)
+    return target, tuple(f for f in compiled.findings if f.severity != "note")

@@ -1,0 +1,161 @@
+"""Runtime events for people: live lines on a terminal, one plain line an event in a pipe."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from launcher.cli.terminal import Terminal
+from launcher.supervise.events import (
+    AnyEvent,
+    FleetFailed,
+    FleetReady,
+    FleetReloaded,
+    HookDone,
+    RuntimeStarted,
+    ServerAdopted,
+    ServerFailed,
+    ServerReady,
+    ServerStarting,
+    ServerStopped,
+    ServerStopping,
+    StateIgnored,
+    Stopped,
+    Stopping,
+)
+
+_TICK_S = 0.2
+_TAIL_LINES = 12
+
+
+def _moved(event: FleetReloaded) -> list[str]:
+    """What a reload did, a line a verb."""
+    moved = (("started", event.started), ("restarted", event.restarted), ("stopped", event.stopped))
+    return [f"  {verb}: {', '.join(names)}" for verb, names in moved if names]
+
+
+def _ready(event: FleetReady) -> list[str]:
+    """The line that people wait for."""
+    failed = f", {len(event.failed)} failed: {', '.join(event.failed)}" if event.failed else ""
+    return [f"ready in {event.seconds:.2f} s: {len(event.ready)} running{failed}"]
+
+
+_TEXTS: dict[type, Callable[[Any], list[str]]] = {
+    RuntimeStarted: lambda e: [f"starting {e.deployment}: {len(e.processes)} to start"],
+    ServerStarting: lambda e: [f"  {e.name}: started, pid {e.pid}, port {e.port}, log {e.log_file}"],
+    ServerReady: lambda e: [f"✓ {e.name} ready in {e.seconds:.2f} s"],
+    ServerAdopted: lambda e: [f"✓ {e.name} was running already, pid {e.pid}"],
+    ServerStopping: lambda e: [f"  {e.name}: stopping ({e.why})"],
+    ServerStopped: lambda _: [],
+    HookDone: lambda e: [f"! {e.name}: {e.error}" if e.error else f"✓ {e.name} done in {e.seconds:.2f} s"],
+    StateIgnored: lambda e: [f"! {e.path} was not trusted: {e.reason}"],
+    FleetReady: _ready,
+    FleetFailed: lambda _: [],
+    FleetReloaded: _moved,
+    Stopping: lambda e: [f"stopping ({e.reason})"],
+    Stopped: lambda _: ["stopped"],
+}
+
+
+class Progress:
+    """Shows events as they come. While servers start on a terminal, their elapsed times are redrawn."""
+
+    def __init__(self, terminal: Terminal, *, verbose: bool = False) -> None:
+        """`terminal` is stderr: stdout carries answers."""
+        self._terminal = terminal
+        self._verbose = verbose
+        self._starting: dict[str, float] = {}
+        self._drawn = 0
+        self._lock = threading.Lock()
+        self._ticker: threading.Thread | None = None
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Takes one event."""
+        with self._lock:
+            self._erase()
+            self._track(event)
+            for line in self._lines(event):
+                self._terminal.line(line)
+            self._draw()
+        if self._starting and self._terminal.interactive and self._ticker is None:
+            self._ticker = threading.Thread(target=self._tick, daemon=True, name="progress")
+            self._ticker.start()
+
+    def _track(self, event: AnyEvent) -> None:
+        """Which servers are being waited for."""
+        match event:
+            case ServerStarting(name=name):
+                self._starting[name] = time.monotonic()
+            case ServerReady(name=name) | ServerFailed(name=name) | ServerStopped(name=name):
+                self._starting.pop(name, None)
+            case FleetReady() | FleetFailed() | Stopping() | Stopped():
+                self._starting.clear()
+
+    def _lines(self, event: AnyEvent) -> list[str]:
+        """What an event says; empty for those that only move the live lines."""
+        if isinstance(event, ServerFailed):
+            return self._failure(event)
+        if isinstance(event, ServerStarting) and self._terminal.interactive and not self._verbose:
+            return []
+        if isinstance(event, ServerStopping) and not self._verbose:
+            return []
+        text = _TEXTS[type(event)](event)
+        marks = {"✓": "green", "!": "yellow"}
+        styled = [
+            f"  {self._terminal.style(line[0], marks[line[0]])}{line[1:]}" if line[0] in marks else line
+            for line in text
+        ]
+        return [self._terminal.style(line, "bold") for line in styled] if isinstance(event, FleetReady) else styled
+
+    def _failure(self, event: ServerFailed) -> list[str]:
+        """Cause, remedy and the last lines of the log."""
+        style = self._terminal.style
+        again = f"; trying again in {event.retry_s:.1f} s" if event.retry_s is not None else ""
+        lines = [f"  {style('✗', 'red')} {event.name}: {event.cause}{again}"]
+        if event.remedy:
+            lines.append(f"    = {event.remedy}")
+        lines += [style(f"    | {line}", "dim") for line in event.tail[-_TAIL_LINES:]]
+        return lines
+
+    def _tick(self) -> None:
+        """Redraws elapsed times while anything starts."""
+        while True:
+            time.sleep(_TICK_S)
+            with self._lock:
+                self._erase()
+                if not self._starting:
+                    self._ticker = None
+                    return
+                self._draw()
+
+    def _erase(self) -> None:
+        """Takes the live lines back."""
+        if self._drawn:
+            self._terminal.stream.write(f"\x1b[{self._drawn}F\x1b[J")
+            self._drawn = 0
+
+    def _draw(self) -> None:
+        """One line for what is being waited for."""
+        if not self._terminal.interactive or not self._starting:
+            return
+        now = time.monotonic()
+        shown = [f"{name} {now - since:.0f} s" for name, since in self._starting.items()]
+        text = f"  … {', '.join(shown)}"
+        self._terminal.line(self._terminal.style(text[: self._terminal.width - 1], "dim"))
+        self._drawn = 1
+
+
+class JsonProgress:
+    """Events as JSON lines, for scripts."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        """`terminal` is stdout: with `--json` the events are the answer."""
+        self._terminal = terminal
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Takes one event."""
+        self._terminal.line(msgspec.json.encode(event).decode())

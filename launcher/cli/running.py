@@ -1,0 +1,225 @@
+"""Commands about fleets that run: status, stop, reload, logs."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from launcher.cli.build import print_json
+from launcher.cli.findings import show_findings
+from launcher.cli.terminal import Terminal, terminals
+from launcher.errors import Finding, SuperviseError
+from launcher.files import deployment_state_dir, known_deployments
+from launcher.ir.live import FleetStatus, ProcessStatus
+from launcher.sizes import gib
+from launcher.supervise import offline_status, stop_orphans
+
+_STATE_STYLE = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "stopping": "yellow"}
+_WATCH_S = 1.0
+_STOP_WAIT_S = 120.0
+
+
+def fleets() -> dict[Path, FleetStatus]:
+    """Every fleet with a living process or runtime, by its state directory: asked of its runtime where one lives."""
+    from launcher.runtime import ControlClient, NoRuntimeError
+
+    found: dict[Path, FleetStatus] = {}
+    for name in known_deployments():
+        directory = deployment_state_dir(name)
+        status = offline_status(directory)
+        if status.runtime_pid is not None:
+            # while it starts or ends, what its state files say is the best that is known
+            with contextlib.suppress(NoRuntimeError), ControlClient(directory) as control:
+                status = control.status()
+        if status.runtime_pid is not None or status.processes:
+            found[directory] = status
+    return found
+
+
+def running_names() -> list[str]:
+    """Names of all processes of all running fleets."""
+    return [p.name for status in fleets().values() for p in status.processes]
+
+
+def _require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None:
+    """Raises SuperviseError for names that no running fleet has."""
+    known = sorted({p.name for status in statuses for p in status.processes})
+    findings = []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'nothing runs'}"
+            findings.append(
+                Finding(
+                    code="supervise/unknown-name",
+                    severity="error",
+                    key=f"servers.{name}",
+                    message=f"no running fleet has {name}",
+                    notes=(hint,),
+                )
+            )
+    if findings:
+        raise SuperviseError(findings)
+
+
+def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color: bool) -> int:
+    """`launch status`. Exit code 7 when something that should run has failed."""
+    out, _ = terminals(no_color=no_color)
+    while True:
+        statuses = list(fleets().values())
+        _require_known(names, statuses)
+        if as_json:
+            print_json(out, {"schema": "launch.statuses/v1", "fleets": statuses})
+        else:
+            if watch and out.interactive:
+                out.stream.write("\x1b[H\x1b[J")
+            for status in statuses:
+                _fleet(out, status, names)
+            if not statuses:
+                out.line("nothing runs; start the default fleet with: launch profile=dev")
+        if not watch:
+            broken = any(p.state in {"failed", "backoff"} for s in statuses for p in s.processes)
+            return SuperviseError.exit_code if broken else 0
+        time.sleep(_WATCH_S)
+
+
+def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
+    """One fleet as a table, then what is wrong with its processes."""
+    runtime = f"runtime pid {status.runtime_pid}" if status.runtime_pid else out.style("no runtime", "red")
+    front = f", front {status.front}" if status.front else ""
+    out.line(f"{out.style(status.deployment, 'bold')}  {'ready' if status.ready else 'not ready'}, {runtime}{front}")
+    shown = [p for p in status.processes if not names or p.name in names]
+    header = ("COMPONENT", "PORT", "PID", "STATUS", "MODEL", "PLANNED", "MEASURED", "BUSY", "TOK/S", "RESTARTS", "UP")
+    rows = [_row(p) for p in shown]
+    out.table(header, rows, right=frozenset({1, 2, 5, 6, 7, 8, 9, 10}))
+    for process in shown:
+        if process.error:
+            style = _STATE_STYLE.get(process.state, "yellow")
+            out.line(f"  {out.style(process.name, style)}: {process.error}")
+        if process.drift:
+            out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
+
+
+def _row(process: ProcessStatus) -> tuple[str, ...]:
+    """One process as cells."""
+    up = f"{time.time() - process.started_at:.0f}s" if process.started_at and process.pid else ""
+    busy = f"{process.in_flight}/{process.slots}" if process.slots else ""
+    return (
+        process.name,
+        str(process.port),
+        str(process.pid or ""),
+        process.state,
+        process.model,
+        gib(sum(process.planned_bytes.values())) if process.planned_bytes else "",
+        gib(sum(process.measured_bytes.values())) if process.measured_bytes else "",
+        busy,
+        f"{process.tokens_per_second:.1f}" if process.tokens_per_second else "",
+        str(process.restarts),
+        up,
+    )
+
+
+def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_color: bool) -> int:
+    """`launch stop`. Fleets whose runtime is gone are stopped from their state files."""
+    from launcher.runtime import ControlClient
+
+    out, err = terminals(no_color=no_color)
+    statuses = fleets()
+    if not names and not everything:
+        from launcher.errors import ConfigError
+
+        finding = Finding(
+            code="config/usage",
+            severity="error",
+            key="",
+            message="stop what? name servers, or stop all of them",
+            notes=("launch stop NAME…", "launch stop --all"),
+        )
+        raise ConfigError([finding])
+    _require_known(names, statuses.values())
+    stopped: list[str] = []
+    for directory, status in statuses.items():
+        mine = tuple(p.name for p in status.processes if p.name in names)
+        if not everything and not mine:
+            continue
+        if status.runtime_pid is not None:
+            with ControlClient(directory) as control:
+                control.stop(() if everything else mine, wait_s=_STOP_WAIT_S)
+            stopped += mine or [p.name for p in status.processes if p.pid is not None]
+        else:
+            report = stop_orphans(directory)
+            stopped += [o.name for o in report.stopped]
+            for bad in report.rejected:
+                err.line(f"{bad.path} was not trusted, nothing was signalled: {bad.reason}")
+    if as_json:
+        print_json(out, {"schema": "launch.stop/v1", "stopped": stopped})
+    else:
+        out.line(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+    return 0
+
+
+def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> int:
+    """`launch reload`: compile again with the overrides of `up`, hand the result to the runtime."""
+    from launcher.cli.fleet import recompile
+    from launcher.runtime import ControlClient
+
+    out, err = terminals(no_color=no_color)
+    statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None}
+    _require_known(names, statuses.values())
+    results = []
+    for directory, status in statuses.items():
+        mine = tuple(p.name for p in status.processes if p.name in names)
+        if names and not mine:
+            continue
+        target, findings = recompile(directory)
+        show_findings(err, findings)
+        with ControlClient(directory) as control:
+            done = control.reload(mine, target)
+        results.append({"deployment": status.deployment, **done})
+    if as_json:
+        print_json(out, {"schema": "launch.reload/v1", "fleets": results})
+        return 0
+    for result in results:
+        for verb in ("started", "restarted", "stopped", "kept"):
+            if result.get(verb):
+                out.line(f"{verb}: {', '.join(result[verb])}")
+    if not results:
+        out.line("nothing runs")
+    return 0
+
+
+def show_logs(name: str, *, follow: bool, lines: int) -> int:
+    """`launch logs`. A log that is cut or replaced meanwhile is followed from its new start."""
+    out, _ = terminals()
+    statuses = list(fleets().values())
+    files = [p.log_file for s in statuses for p in s.processes if p.name == name and p.log_file]
+    if not files:
+        files = [str(f) for d in known_deployments() for f in (deployment_state_dir(d) / "logs").glob(f"{name}.log")]
+    if not files:
+        _require_known((name,), statuses)
+        return 0
+    path = Path(files[0])
+    from launcher.supervise.logs import tail
+
+    for line in tail(path, lines):
+        out.line(line)
+    position = path.stat().st_size if path.exists() else 0
+    while follow:
+        time.sleep(0.2)
+        try:
+            size = path.stat().st_size
+            position = min(position, size) if size >= position else 0
+            with path.open("rb") as file:
+                file.seek(position)
+                chunk = file.read(1 << 20)
+        except FileNotFoundError:
+            position = 0
+            continue
+        position += len(chunk)
+        if chunk:
+            out.stream.write(chunk.decode(errors="replace"))
+            out.stream.flush()
+    return 0
