@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.findings import show_findings, summary
+from launcher.cli.findings import show_findings, shown_place, summary
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import STALE_EXIT_CODE, Finding, HostError, LaunchError, has_errors
@@ -153,5 +153,5 @@ def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool,
     width = min(72, max((len(f"{k}: {v}") for k, v, _ in values), default=0))
     for key, value, place in values:
         shown = msgspec.json.encode(value).decode() if not isinstance(value, str) else value
-        out.line(f"{f'{key}: {shown}':<{width}}  {out.style(str(place) if place else 'default', 'dim')}")
+        out.line(f"{f'{key}: {shown}':<{width}}  {out.style(shown_place(place) if place else 'default', 'dim')}")
     return 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from launcher.cli.terminal import Terminal
-from launcher.errors import Finding
+from launcher.errors import Finding, Location
 
 _STYLE = {"error": "red", "warning": "yellow", "note": "cyan"}
 _RANK = {"error": 0, "warning": 1, "note": 2}
@@ -14,7 +15,7 @@ _RANK = {"error": 0, "warning": 1, "note": 2}
 def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
     """Errors first, each with its place, notes and fixes."""
     for finding in sorted(findings, key=lambda f: _RANK[f.severity]):
-        place = f"{finding.location}: " if finding.location else ""
+        place = f"{shown_place(finding.location)}: " if finding.location else ""
         head = terminal.style(f"{finding.severity}[{finding.code}]", _STYLE[finding.severity], "bold")
         terminal.line(f"{place}{head}: {finding.message}")
         for note in finding.notes:
@@ -22,6 +23,12 @@ def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
         for fix in finding.fixes:
             effect = f" {fix.effect}" if fix.effect else ""
             terminal.line(f"  = fix: {terminal.style(fix.override, 'green')}{effect}")
+
+
+def shown_place(location: Location) -> str:
+    """`file:line:column`, the file as one would type it from here."""
+    here = f"{Path.cwd()}/"
+    return str(location).removeprefix(here)
 
 
 def summary(findings: Iterable[Finding]) -> str:

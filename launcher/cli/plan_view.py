@@ -65,7 +65,7 @@ def _servers(terminal: Terminal, plan: FleetPlan) -> None:
         "OTHER",
         "TOTAL",
     )
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for server in plan.servers:
         for index, memory in enumerate(server.memory):
             known = memory.model_bytes + memory.kv_bytes + memory.compute_bytes

@@ -31,6 +31,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LOG_ROOM_BYTES = 1 * GIB
+_FILES_SHOWN = 3
 
 
 def gather_facts(
@@ -61,11 +62,14 @@ def gather_facts(
     )
 
 
-def _programs(server: ServerUnit) -> Iterator[str]:
+def _programs(server: ServerUnit) -> tuple[str, ...]:
     """The programs that `server.argv` runs: the binary, behind numactl or taskset where those wrap it."""
-    yield server.argv[0]
-    if Path(server.argv[0]).name in {"numactl", "taskset"}:
-        yield from (a for a in server.argv[1:4] if Path(a).name.startswith("llama-server"))
+    wrapper = Path(server.argv[0]).name
+    if wrapper == "numactl" and "--" in server.argv:
+        return server.argv[0], server.argv[server.argv.index("--") + 1]
+    if wrapper == "taskset":
+        return server.argv[0], server.argv[3]
+    return (server.argv[0],)
 
 
 def _unreadable(path: str) -> str | None:
@@ -125,20 +129,25 @@ def check_host(manifest: FleetManifest, facts: HostFacts) -> tuple[Finding, ...]
 
 
 def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """One finding a server: which of its files are not there."""
+    """One finding for each set of files that are not there, with the servers that need them."""
+    needed: dict[tuple[str, ...], list[str]] = {}
     for server in manifest.servers:
-        gone = [p for p in server.files if p in facts.missing_files] if server.start != "never" else []
+        gone = tuple(p for p in server.files if p in facts.missing_files) if server.start != "never" else ()
         if gone:
-            yield Finding(
-                code="host/file-missing",
-                severity="error",
-                key=f"servers.{server.name}.model",
-                message=f"{server.name}: {len(gone)} of {len(server.files)} model files cannot be read",
-                notes=(
-                    *(f"{p}: {facts.missing_files[p]}" for p in gone),
-                    "put the files there, or name where they are: hardware.model_dir=DIR",
-                ),
-            )
+            needed.setdefault(gone, []).append(server.name)
+    for gone, servers in needed.items():
+        count = f"{len(gone)} model files" if len(gone) > 1 else "a model file"
+        yield Finding(
+            code="host/file-missing",
+            severity="error",
+            key=f"servers.{servers[0]}.model",
+            message=f"{', '.join(servers)}: {count} cannot be read",
+            notes=(
+                *(f"{p}: {facts.missing_files[p]}" for p in gone[:_FILES_SHOWN]),
+                *((f"and {len(gone) - _FILES_SHOWN} more",) if len(gone) > _FILES_SHOWN else ()),
+                "put the files there, or name where they are: hardware.model_dir=DIR",
+            ),
+        )
 
 
 def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
@@ -291,4 +300,4 @@ def _disk(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
             )
 
 
-CHECKS: tuple[HostCheck, ...] = (_files, _programs_found, _ram, _vram, _memlock, _ports, _cpus, _disk)
+CHECKS: tuple[HostCheck, ...] = (_ram, _vram, _files, _programs_found, _memlock, _ports, _cpus, _disk)

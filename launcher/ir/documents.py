@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from launcher.errors import Finding
 from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals
 
-PLAN_SCHEMA = "launch.plan/v1"
-INSPECT_SCHEMA = "launch.inspect/v1"
-STATUS_SCHEMA = "launch.status/v1"
+PLAN_SCHEMA: Final = "launch.plan/v1"
+INSPECT_SCHEMA: Final = "launch.inspect/v1"
+STATUS_SCHEMA: Final = "launch.status/v1"
 
 
 class HardwareDocument(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,6 +93,15 @@ def test_everything_missing_is_all_said_at_once(tmp_path: Path, free_port: Calla
     assert "pid" in findings[2].message
 
 
+def test_replicas_that_lack_one_file_are_one_finding() -> None:
+    """Servers that need the same missing files are named together; long lists are cut."""
+    parts = tuple(f"/m/{n}.gguf" for n in range(8))
+    facts = HostFacts(host=HOST, missing_files=dict.fromkeys(parts, "No such file or directory"))
+    (finding,) = check_host(fleet(server(files=parts), server(name="b", files=parts)), facts)
+    assert finding.message == "a, b: 8 model files cannot be read"
+    assert "and 5 more" in finding.notes
+
+
 def test_our_own_running_server_is_not_a_stranger(tmp_path: Path, free_port: Callable[[], int]) -> None:
     """The port and the memory of a server of this fleet that already runs are counted as ours."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -141,7 +150,7 @@ def test_locked_bytes_need_the_limit() -> None:
 
 def test_numactl_and_cpus_are_looked_for() -> None:
     """A server behind numactl needs it, and a CPU list must be within what we are given."""
-    manifest = fleet(server(argv=("numactl", "--interleave=all", "llama-server-x")))
+    manifest = fleet(server(argv=("numactl", "--physcpubind=0", "--interleave=all", "--", "llama-server-x")))
     facts = HostFacts(host=HOST, missing_programs=("llama-server-x", "numactl"))
     assert codes(manifest, facts) == ["engine/missing-binary", "host/numactl-missing"]
     bound = fleet(server(argv=("taskset", "--cpu-list", "6-9", "x")))
