@@ -29,7 +29,7 @@ from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.manifest import decode_fleet, decode_routes
 from launcher.supervise import LOCK_NAME, Supervisor, boot_id, proc_stat
-from launcher.supervise.control import ControlClient, NoRuntimeError, bind_control
+from launcher.supervise.control import ControlClient, NoRuntimeError, bind_control, unbind_control
 from launcher.supervise.detached import spawn_runtime
 from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, RuntimeStarted, encode_event
 
@@ -188,7 +188,7 @@ class _Runtime:
                 processes=self._supervisor.boot_names(),
             )
         )
-        async with _served(control, bind_control(self._state_dir)):
+        async with _served(control, self._state_dir):
             self._serving = asyncio.create_task(
                 route.serve(
                     self._front, host=unit.host, port=unit.port, sock=sock, shutdown=closing, drain_timeout_s=drain_s
@@ -256,8 +256,8 @@ class _Runtime:
 
 
 @contextlib.asynccontextmanager
-async def _served(app: Any, sock: socket.socket) -> AsyncIterator[None]:
-    """Serve `app` on `sock` within the block."""
+async def _served(app: Any, state_dir: Path) -> AsyncIterator[None]:
+    """Serve `app` on the control socket within the block."""
     import uvicorn  # noqa: PLC0415 - late, as above
 
     class Server(uvicorn.Server):
@@ -272,13 +272,14 @@ async def _served(app: Any, sock: socket.socket) -> AsyncIterator[None]:
         app, loop="none", lifespan="off", log_config=None, log_level="critical", timeout_graceful_shutdown=2
     )
     server = Server(config)
+    sock = bind_control(state_dir)
     task = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         yield
     finally:
         server.should_exit = True
         await asyncio.gather(task, return_exceptions=True)
-        sock.close()
+        unbind_control(state_dir, sock)
 
 
 def _held(deployment: str, error: LockHeldError) -> Finding:

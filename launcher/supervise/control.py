@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,6 @@ SOCKET_NAME = "control.sock"
 _MAX_SOCKET_PATH = 100
 """sun_path holds 108 bytes; longer paths go through a descriptor of the directory."""
 _CONNECT_S = 5.0
-_POLL_S = 0.05
 _CLASSES: dict[int, type[LaunchError]] = {
     c.exit_code: c for c in (ConfigError, CatalogError, PlanError, EngineError, HostError, SuperviseError)
 }
@@ -79,6 +78,41 @@ def bind_control(state_dir: Path) -> socket.socket:
     return sock
 
 
+def unbind_control(state_dir: Path, sock: socket.socket) -> None:
+    """Close the control socket and remove its name."""
+    sock.close()
+    (state_dir / SOCKET_NAME).unlink(missing_ok=True)
+
+
+def _knock(state_dir: Path) -> None:
+    """Raise NoRuntimeError unless somebody listens."""
+    if not (state_dir / SOCKET_NAME).exists():
+        raise NoRuntimeError(f"no runtime serves {state_dir}")
+    with socket_address(state_dir) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(address)
+        except OSError as error:
+            raise NoRuntimeError(f"no runtime serves {state_dir}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int | None) -> Iterator[select.poll | None]:
+    """Something to poll for the end of `pid`; None when there is no such process."""
+    try:
+        descriptor = os.pidfd_open(pid) if pid is not None else -1
+    except OSError:
+        descriptor = -1
+    if descriptor < 0:
+        yield None
+        return
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    try:
+        yield poller
+    finally:
+        os.close(descriptor)
+
+
 class ControlClient:
     """Asks the runtime of one deployment; blocking. A context manager.
 
@@ -88,10 +122,9 @@ class ControlClient:
 
     def __init__(self, state_dir: Path) -> None:
         """`state_dir` is the deployment's (`launcher.files.deployment_state_dir`). Raises NoRuntimeError."""
+        _knock(state_dir)
         import httpx  # noqa: PLC0415 - 0.2 s that other commands need not pay
 
-        if not (state_dir / SOCKET_NAME).exists():
-            raise NoRuntimeError(f"no runtime serves {state_dir}")
         self._state_dir = state_dir
         self._stack = contextlib.ExitStack()
         address = self._stack.enter_context(socket_address(state_dir))
@@ -124,12 +157,11 @@ class ControlClient:
 
         `wait_s` bounds the wait for the runtime's end (None = as long as it takes); TimeoutError when it passed.
         """
-        self._call("POST", "/api/stop", {"names": names})
-        deadline = None if wait_s is None else time.monotonic() + wait_s
-        while not names and runtime_pid(self._state_dir) is not None:
-            if deadline is not None and time.monotonic() > deadline:
+        runtime = None if names else runtime_pid(self._state_dir)
+        with _pidfd(runtime) as watched:
+            self._call("POST", "/api/stop", {"names": names})
+            if watched is not None and not watched.poll(None if wait_s is None else wait_s * 1000):
                 raise TimeoutError(f"the runtime still runs after {wait_s:g} s")
-            time.sleep(_POLL_S)
 
     def reload(self, names: tuple[str, ...] = (), deployment_dir: Path | None = None) -> dict[str, Any]:
         """See `launcher.ir.live.Control.reload`; returns when what is started again is ready or has failed."""

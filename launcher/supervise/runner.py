@@ -126,22 +126,31 @@ class Runner:
         self.check_quiet()
 
     def check_quiet(self) -> None:
-        """Wake `drain` when nothing is in flight any more."""
-        if self._quiet is not None and not self.busy:
+        """Let `drain` look again: a request or a promise ended."""
+        if self._quiet is not None:
             self._quiet.set()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take no more requests and wait until none is in flight; False when `timeout_s` passed first."""
-        self.draining = True
+        """Take no more requests and wait until none is in flight; False when `timeout_s` passed first.
+
+        Who was promised this server enters first: else two servers that are swapped in turn never serve anybody.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                while self.busy:
-                    self._quiet = asyncio.Event()
-                    await self._quiet.wait()
-                    await asyncio.sleep(0)
+                await self._while(lambda: self.leases > 0)
+                self.draining = True
+                await self._while(lambda: self.busy)
         except TimeoutError:
             return False
+        finally:
+            self.draining = True
         return True
+
+    async def _while(self, holds: Callable[[], bool]) -> None:
+        """Wait as long as `holds()`, looked at after every request."""
+        while holds():
+            self._quiet = asyncio.Event()
+            await self._quiet.wait()
 
     # --- life ------------------------------------------------------------------------------------------------
 

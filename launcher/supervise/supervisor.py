@@ -54,11 +54,13 @@ class Supervisor:
             log_max_bytes=manifest.supervisor.log_max_bytes,
         )
         self._specs = process_specs(manifest)
+        self._compiled = frozenset(self._specs)
         self._runners = {s.name: Runner(s, self._home) for s in self._specs.values() if not s.builtin}
         budgets = {device.name: device.budget_bytes for device in manifest.devices}
         self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
         self._upkeep = Upkeep(self._runners, manifest.supervisor)
         self._settled: dict[str, asyncio.Event] = {}
+        self._ended = False
 
     # --- Upstreams -----------------------------------------------------------------------------------------
 
@@ -142,16 +144,26 @@ class Supervisor:
             )
         )
 
-    async def stop_all(self, reason: str, *, force: bool = False) -> None:
-        """Stop everything and wait until it is gone. Called again with `force`, it kills."""
-        self._emit(events.Stopping(reason=reason))
+    async def stop_all(self, reason: str) -> None:
+        """Stop everything and wait until it is gone, also what a cut-short `recover` did not get to adopt.
+
+        A second call waits too, and says nothing again.
+        """
+        told, self._ended = self._ended, True
+        if not told:
+            self._emit(events.Stopping(reason=reason))
         self._upkeep.stop()
+        self._waker.closed = True
+        for runner in self._runners.values():
+            runner.stop("stop")
         await self._waker.close()
         for runner in self._runners.values():
-            runner.stop("stop", force=force)
-        for runner in self._runners.values():
             await runner.until("stopped", "failed")
-        self._emit(events.Stopped())
+        left, _ = await asyncio.to_thread(living_records, self._home.store, self.manifest.deployment)
+        for orphan in await asyncio.to_thread(stop_records, left):
+            self._home.store.remove(orphan.name)
+        if not told:
+            self._emit(events.Stopped())
 
     def kill_all(self) -> None:
         """SIGKILL to everything now; `stop_all`, which is under way, then ends."""
@@ -186,6 +198,7 @@ class Supervisor:
             del self._runners[name]
         kept_old = {n: self._specs[n] for n in changes.kept if n not in new}
         self._specs = {**kept_old, **new}
+        self._compiled = frozenset(new)
         for name, spec in new.items():
             if spec.builtin:
                 continue
@@ -226,7 +239,8 @@ class Supervisor:
     def status(self) -> FleetStatus:
         """Every process now, in start order; `ready` when every boot server takes requests."""
         processes = [
-            process_status(r, note="" if n in self._specs else "no longer compiled") for n, r in self._runners.items()
+            process_status(r, note="" if n in self._compiled else "no longer compiled")
+            for n, r in self._runners.items()
         ]
         processes += [self._builtin(spec) for spec in self._specs.values() if spec.builtin]
         order = {name: position for position, name in enumerate(self._specs)}

@@ -1,0 +1,214 @@
+"""State files: what is trusted, what is signalled, what an orphan is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.files import LockOwner, OwnedLock, write_atomic
+from launcher.supervise import (
+    LOCK_NAME,
+    RecordStore,
+    RuntimeAliveError,
+    ServerRecord,
+    offline_status,
+    process,
+    stop_orphans,
+)
+from launcher.supervise.identity import MARKER, argv_agrees, is_ours, mismatch
+
+SLEEPER = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
+
+
+def record(**changes: Any) -> ServerRecord:
+    """A record with plain values."""
+    base = ServerRecord(
+        deployment="test",
+        input_digest="sha256:0",
+        name="one",
+        kind="server",
+        roles=("chat",),
+        tier="hot",
+        argv=SLEEPER,
+        argv_digest="",
+        host="127.0.0.1",
+        port=1,
+        model="m",
+        log_file="",
+        stop_grace_s=2,
+        started_at=0,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+Sleeper = Callable[..., tuple[subprocess.Popen[bytes], ServerRecord]]
+
+
+@pytest.fixture
+def sleeper(no_orphans: None) -> Iterator[Sleeper]:
+    """Starts a process in its own session, with a record that describes it truly."""
+    children = []
+
+    def start(**changes: Any) -> tuple[subprocess.Popen[bytes], ServerRecord]:
+        env = changes.pop("env", None)
+        child = subprocess.Popen(changes.get("argv", SLEEPER), start_new_session=True, env=env)
+        children.append(child)
+        return child, record(**{**process.birth(child.pid), **changes})
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def save(state_dir: Path, *records: ServerRecord) -> RecordStore:
+    """Write state files."""
+    store = RecordStore(state_dir, write_atomic)
+    for one in records:
+        store.save(one)
+    return store
+
+
+def ended(child: subprocess.Popen[bytes]) -> bool:
+    """Whether `child` ends within a second."""
+    try:
+        child.wait(1)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def test_orphans_are_shown_and_exactly_they_are_stopped(state_dir: Path, sleeper: Sleeper) -> None:
+    """Without a runtime: status lists what lives, stop ends it and nothing else."""
+    ours, mine = sleeper()
+    stranger, _ = sleeper(name="two")
+    save(state_dir, mine)
+    status = offline_status(state_dir)
+    assert [(p.name, p.pid, p.state) for p in status.processes] == [("one", ours.pid, "starting")]
+    report = stop_orphans(state_dir)
+    assert [(o.name, o.outcome) for o in report.stopped] == [("one", "stopped")]
+    assert ended(ours)
+    assert stranger.poll() is None
+    assert offline_status(state_dir).processes == ()
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        {"start_ticks": 12345},
+        {"boot_id": "another boot"},
+        {"argv": ("/usr/bin/llama-server", "--port", "1")},
+        {"pid": 1},
+        {"pid": 0},
+        {"pid": -1},
+        {"pid": 2**31 - 1},
+        {"pid": 2**70},
+    ],
+)
+def test_a_forged_record_is_never_signalled(state_dir: Path, sleeper: Sleeper, forgery: dict[str, Any]) -> None:
+    """A pid whose start time, boot or argv differ is somebody else's."""
+    victim, true = sleeper()
+    forged = msgspec.structs.replace(true, **forgery)
+    assert not is_ours(forged)
+    assert process.adopt(forged) is None
+    if forged.pid < 2**63:
+        save(state_dir, forged)
+    assert stop_orphans(state_dir).stopped == ()
+    assert victim.poll() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\x00\xff\xfe",
+        msgspec.json.encode({"schema": "launch.state/v0", "name": "one"}),
+        msgspec.json.encode({**msgspec.to_builtins(record()), "schema": "launch.state/v9"}),
+        msgspec.json.encode({**msgspec.to_builtins(record()), "pid": "7"}),
+        msgspec.json.encode(record(name="other")),
+    ],
+)
+def test_a_state_file_that_is_not_whole_and_ours_is_reported(state_dir: Path, content: bytes) -> None:
+    """Torn, empty, of another version, or of another server: named with a reason, never trusted."""
+    (state_dir / "servers/one.json").write_bytes(content)
+    (entry,) = offline_status(state_dir).processes
+    assert (entry.name, entry.state, entry.pid) == ("one", "failed", None)
+    assert "state file" in (entry.error or "")
+    report = stop_orphans(state_dir)
+    assert (report.stopped, len(report.rejected)) == ((), 1)
+
+
+def test_a_process_whose_record_was_not_finished_is_found(state_dir: Path, sleeper: Sleeper) -> None:
+    """The runtime died between spawn and write: the marker in the environment names the state file."""
+    store = save(state_dir, record())
+    child, _ = sleeper(env={MARKER: str(store.path("one"))})
+    deadline = time.monotonic() + 5
+    while not (report := stop_orphans(state_dir)).stopped and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [o.pid for o in report.stopped] == [child.pid]
+    assert ended(child)
+
+
+def test_stop_orphans_refuses_while_a_runtime_lives(state_dir: Path, sleeper: Sleeper) -> None:
+    """The lock decides; status then names the runtime."""
+    child, mine = sleeper()
+    save(state_dir, mine)
+    lock = OwnedLock(state_dir / LOCK_NAME)
+    lock.acquire(LockOwner(pid=4711, start_ticks=1, boot_id="b"))
+    with pytest.raises(RuntimeAliveError):
+        stop_orphans(state_dir)
+    assert offline_status(state_dir).runtime_pid == 4711
+    lock.release()
+    assert offline_status(state_dir).runtime_pid is None
+    assert child.poll() is None
+
+
+def test_an_orphan_that_ignores_sigterm_is_killed(state_dir: Path, sleeper: Sleeper) -> None:
+    """Grace, then SIGKILL, and the report says so."""
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    child, mine = sleeper(argv=(sys.executable, "-S", "-c", script))
+    time.sleep(0.3)
+    save(state_dir, mine)
+    assert [o.outcome for o in stop_orphans(state_dir, grace_s=0.2).stopped] == ["killed"]
+    assert ended(child)
+
+
+def test_an_absent_state_directory_is_an_empty_fleet(tmp_path: Path) -> None:
+    """Nothing was ever started: nothing runs, nothing is stopped, nothing is created."""
+    assert offline_status(tmp_path / "none").processes == ()
+    assert stop_orphans(tmp_path / "none").stopped == ()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_zombie_is_dead(sleeper: Sleeper) -> None:
+    """A process that ended and was not reaped yet is not ours any more."""
+    child, mine = sleeper()
+    child.kill()
+    deadline = time.monotonic() + 5
+    while (why := mismatch(mine)) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert why == "the process has ended"
+
+
+words = st.lists(st.text(max_size=3), min_size=1, max_size=5).map(tuple)
+
+
+@given(words, words)
+def test_wrappers_agree_and_strangers_do_not(prefix: tuple[str, ...], argv: tuple[str, ...]) -> None:
+    """`numactl … server …` may show as `server …`, a script behind its interpreter; another argv never."""
+    assert argv_agrees(argv, argv)
+    assert argv_agrees(prefix + argv, argv)
+    assert argv_agrees(argv, prefix + argv)
+    assert not argv_agrees(argv, ())
+    assert not argv_agrees((*argv, "x"), (*argv, "y"))

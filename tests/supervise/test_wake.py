@@ -1,0 +1,203 @@
+"""Servers on demand: single flight, exclusive groups, room, idleness."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.ir.fleet import DeviceNeed
+from launcher.ir.live import UnavailableError
+from launcher.supervise import Resident, choose_victims, events
+from tests.supervise.conftest import fake, real
+
+FreePort = Callable[[], int]
+
+
+def need(size: int) -> tuple[DeviceNeed, ...]:
+    """So much RAM."""
+    return (DeviceNeed(device="ram", committed_bytes=size, peak_bytes=size, file_bytes=0),)
+
+
+async def test_one_start_serves_many_waiters(fleet: Any, free_port: FreePort) -> None:
+    """Eight wakes at once make one process; the server is ready for all."""
+    supervisor, watcher = fleet(fake("warm", free_port(), start="demand"))
+    await supervisor.start()
+    assert supervisor.state("warm") == "stopped"
+    await asyncio.gather(*(supervisor.wake("warm", 10) for _ in range(8)))
+    assert supervisor.state("warm") == "ready"
+    assert len(watcher.of(events.ServerStarting)) == 1
+
+
+async def test_a_wake_says_why_it_cannot(fleet: Any, free_port: FreePort) -> None:
+    """Each reason has its code: unknown, failed, too slow, no room."""
+    supervisor, _ = fleet(
+        fake("bad", free_port(), "exit-1", start="demand"),
+        fake("slow", free_port(), "hang-loading", start="demand"),
+        fake("huge", free_port(), start="demand", memory=need(2000)),
+    )
+    await supervisor.start()
+    for name, code in (
+        ("nobody", "unknown_server"),
+        ("bad", "server_failed"),
+        ("slow", "start_timeout"),
+        ("huge", "no_room"),
+    ):
+        with pytest.raises(UnavailableError) as caught:
+            await supervisor.wake(name, 1)
+        assert caught.value.code == code
+
+
+async def test_nothing_is_started_for_nobody(fleet: Any, free_port: FreePort) -> None:
+    """A waiter leaves while the start is still queued behind a drain: nothing is spawned, the other lives on."""
+    supervisor, watcher = fleet(
+        fake("a", free_port(), start="demand", exclusive="g"), fake("b", free_port(), start="demand", exclusive="g")
+    )
+    await supervisor.start()
+    await supervisor.wake("a", 10)
+    supervisor.enter("a")
+    waiting = asyncio.create_task(supervisor.wake("b", 10))
+    await asyncio.sleep(0.1)
+    assert supervisor.state("a") == "stopping"
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await asyncio.sleep(0.05)
+    assert supervisor.state("a") == "ready"
+    supervisor.leave("a", ok=True)
+    assert watcher.of(events.ServerStarting, "b") == []
+
+
+async def test_an_exclusive_group_runs_one_member_and_drains_it(fleet: Any, free_port: FreePort) -> None:
+    """Its default starts; a wake of the other waits for the request in flight, then swaps, on the same port."""
+    port = free_port()
+    supervisor, watcher = fleet(
+        fake("a", port, exclusive="g"),
+        fake("b", port, exclusive="g", default=True),
+    )
+    await supervisor.start()
+    assert (supervisor.state("a"), supervisor.state("b")) == ("stopped", "ready")
+    supervisor.enter("b")
+    waking = asyncio.create_task(supervisor.wake("a", 10))
+    await asyncio.sleep(0.2)
+    assert (supervisor.state("b"), watcher.of(events.ServerStopping)) == ("stopping", [])
+    supervisor.leave("b", ok=True)
+    await waking
+    assert (supervisor.state("a"), supervisor.state("b")) == ("ready", "stopped")
+    assert supervisor.status().ready
+
+
+async def test_a_failed_swap_brings_the_previous_one_back(fleet: Any, free_port: FreePort) -> None:
+    """The other member cannot start: an error, and the one that was running runs again."""
+    supervisor, watcher = fleet(
+        fake("good", free_port(), exclusive="g", default=True), fake("bad", free_port(), "exit-1", exclusive="g")
+    )
+    await supervisor.start()
+    with pytest.raises(UnavailableError, match="nonsense"):
+        await supervisor.wake("bad", 10)
+    await watcher.until(events.ServerReady, "good", 2)
+    assert supervisor.state("good") == "ready"
+
+
+async def test_competing_wakes_of_a_group_are_all_served(fleet: Any, free_port: FreePort) -> None:
+    """Two models take turns under requests that arrive together: nobody starves, never two processes at once."""
+    port = free_port()
+    supervisor, _ = fleet(
+        fake("a", port, exclusive="g", start="demand"), fake("b", port, exclusive="g", start="demand")
+    )
+    await supervisor.start()
+    served = []
+
+    async def ask(name: str) -> None:
+        while supervisor.state(name) != "ready":
+            await supervisor.wake(name, 20)
+        supervisor.enter(name)
+        alive = [r.spec.name for r in supervisor._runners.values() if r.life.alive]
+        assert alive == [name]
+        await asyncio.sleep(0.01)
+        served.append(name)
+        supervisor.leave(name, ok=True)
+
+    await asyncio.gather(*(ask(name) for name in "abababab"))
+    assert sorted(served) == list("aaaabbbb")
+
+
+async def test_an_idle_server_is_stopped_and_wakes_again(
+    fleet: Any, free_port: FreePort, llama_server: Path, tiny_models: Callable[..., Path]
+) -> None:
+    """WARM: gone after its idle time, not while a request is in flight; the next request starts it."""
+    supervisor, watcher = fleet(
+        real("warm", free_port(), llama_server, tiny_models("llama"), start="demand", idle_timeout_s=0.3)
+    )
+    await supervisor.start()
+    await supervisor.wake("warm", 10)
+    supervisor.enter("warm")
+    await asyncio.sleep(0.6)
+    assert supervisor.state("warm") == "ready"
+    supervisor.leave("warm", ok=True)
+    assert (await watcher.until(events.ServerStopping, "warm")).why == "idle"
+    await watcher.until(events.ServerStopped, "warm")
+    await supervisor.wake("warm", 10)
+    assert supervisor.state("warm") == "ready"
+
+
+async def test_room_is_made_by_the_least_recently_used(fleet: Any, free_port: FreePort) -> None:
+    """A third server does not fit beside two: the one that was used longest ago goes, a busy one never."""
+    supervisor, watcher = fleet(
+        *(fake(name, free_port(), start="demand", memory=need(400)) for name in ("a", "b", "c", "d"))
+    )
+    await supervisor.start()
+    await supervisor.wake("a", 10)
+    await supervisor.wake("b", 10)
+    await supervisor.wake("c", 10)
+    assert [supervisor.state(n) for n in "abc"] == ["stopped", "ready", "ready"]
+    assert watcher.of(events.ServerStopping, "a")[0].why == "evicted"
+    supervisor.enter("b")
+    await asyncio.sleep(0.1)
+    await supervisor.wake("d", 10)
+    assert [supervisor.state(n) for n in "bcd"] == ["ready", "stopped", "ready"]
+    supervisor.enter("d")
+    with pytest.raises(UnavailableError, match="no room"):
+        await supervisor.wake("a", 10)
+    supervisor.leave("b", ok=True)
+    supervisor.leave("d", ok=True)
+
+
+residents = st.lists(
+    st.builds(
+        Resident,
+        name=st.uuids().map(str),
+        needs=st.dictionaries(st.sampled_from(["ram", "cuda0"]), st.integers(0, 50)),
+        last_used=st.integers(0, 5).map(float),
+        busy=st.booleans(),
+        pinned=st.booleans(),
+    ),
+    max_size=7,
+)
+devices = st.dictionaries(st.sampled_from(["ram", "cuda0"]), st.integers(0, 100))
+
+
+@given(target=devices, running=residents, budget=devices)
+def test_victims_are_enough_needed_and_allowed(
+    target: dict[str, int], running: list[Resident], budget: dict[str, int]
+) -> None:
+    """What is stopped makes room; never a busy or pinned one; nobody in vain; None only when nothing helps."""
+
+    def fits(stopped: set[str]) -> bool:
+        left = [r for r in running if r.name not in stopped]
+        return all(
+            target.get(d, 0) + sum(r.needs.get(d, 0) for r in left) <= size for d, size in budget.items() if d in target
+        )
+
+    movable = {r.name for r in running if not r.busy and not r.pinned}
+    victims = choose_victims(target, running, budget)
+    if victims is None:
+        assert not fits(movable)
+        return
+    assert set(victims) <= movable
+    assert fits(set(victims))
+    assert all(not fits(set(victims) - {name}) for name in victims)
