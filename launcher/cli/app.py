@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from launcher.cli.complete import complete_deployed, complete_overrides
 from launcher.cli.terminal import Terminal
+from launcher.errors import ConfigError
 
 app = typer.Typer(
     name="launch",
@@ -20,7 +22,6 @@ app = typer.Typer(
         "launch plan hardware=epyc profile=hot_only  what would run, and what it takes\n"
         "launch servers.assistant.slots=4            any value can be overridden (Hydra's grammar)\n"
     ),
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -53,9 +54,19 @@ def command_names() -> frozenset[str]:
     return frozenset(c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None)
 
 
+# Typer brings its own copy of Click and does not export this class
+_USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
 def run_app(words: list[str]) -> int:
-    """Runs one command line; usage errors exit 2 as Typer reports them. Returns the exit code."""
-    result = app(words, standalone_mode=False)
+    """Runs one command line and returns its exit code; usage errors are shown as Typer shows them."""
+    try:
+        result = app(words or ["--help"], standalone_mode=False)
+    except typer.Abort:
+        return 128 + signal.SIGINT
+    except _USAGE_ERROR as error:
+        error.show()
+        return ConfigError.exit_code
     return result if isinstance(result, int) else 0
 
 

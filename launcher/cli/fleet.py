@@ -14,6 +14,7 @@ from launcher.compiler import compile_fleet, render
 from launcher.errors import Finding, HostError, SuperviseError, has_errors
 from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment
 from launcher.ir.fleet import FleetManifest
+from launcher.supervise import offline_status
 from launcher.supervise.events import AnyEvent, FleetReady
 
 REQUEST_NAME = "request.json"
@@ -74,6 +75,7 @@ def bring_up(
     if has_errors(found):
         raise HostError(found)
     show_findings(err, found)
+    _require_stopped(manifest)
     state = _state_dir(manifest)
     request = UpRequest(overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs))
     target = state / DEPLOYMENT_NAME
@@ -90,6 +92,21 @@ def bring_up(
     from launcher.runtime import run
 
     return run(target, on_event=announcer)
+
+
+def _require_stopped(manifest: FleetManifest) -> None:
+    """Raises HostError when a runtime serves this deployment: its files must not change under it."""
+    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
+    pid = offline_status(state).runtime_pid
+    if pid is not None:
+        finding = Finding(
+            code="supervise/already-running",
+            severity="error",
+            key="",
+            message=f"{manifest.deployment} is already running, its runtime is pid {pid}",
+            notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
+        )
+        raise HostError([finding])
 
 
 def _state_dir(manifest: FleetManifest) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import combinations
 
 import msgspec
 
@@ -21,6 +22,8 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """Who listens where. `exclusive` members of one group take turns."""
 
     key: str
+    port_key: str
+    """Where its port was written: its own field, or its entry in `ports`."""
     host: str
     port: int
     exclusive: str | None = None
@@ -30,35 +33,54 @@ def listeners(planning: Planning) -> tuple[Listener, ...]:
     """Every socket of the fleet; the front once, also where a service stands for it."""
     front = planning.fleet.runtime.front
     found = [
-        Listener(key=s.key, host=s.config.host, port=s.plan.port, exclusive=s.config.exclusive)
+        Listener(
+            key=s.key,
+            port_key=f"{s.key}.port" if s.config.port else f"ports.{s.name}",
+            host=s.config.host,
+            port=s.plan.port,
+            exclusive=s.config.exclusive,
+        )
         for s in planning.running
         if s.plan.port
     ]
     found += [
-        Listener(key=f"services.{s.name}", host=s.config.host, port=s.port)
+        Listener(
+            key=f"services.{s.name}",
+            port_key=f"services.{s.name}.port" if s.config.port else f"ports.{s.name}",
+            host=s.config.host,
+            port=s.port,
+        )
         for s in planning.services
         if s.port and s.config.builtin is None and starts(planning.fleet, s) != "never"
     ]
-    return (*found, Listener(key="runtime.front", host=front.host, port=front.port))
+    return (*found, Listener(key="runtime.front", port_key="runtime.front.port", host=front.host, port=front.port))
 
 
 def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
-    """`plan/port-conflict`: two processes on one address, or one number under two names."""
-    seen: defaultdict[int, list[Listener]] = defaultdict(list)
-    for new in listeners(planning):
-        for old in seen[new.port]:
-            same_host = new.host == old.host or {new.host, old.host} & ANYWHERE
-            turns = new.exclusive is not None and new.exclusive == old.exclusive
-            if same_host and not turns:
-                message = f"{new.key} and {old.key} both listen on {new.host}:{new.port}"
-                yield finding("error", "plan/port-conflict", f"{new.key}.port", message)
-        seen[new.port].append(new)
+    """`plan/port-conflict`: two processes on one address, said at each; or one number under two names in `ports`.
+
+    Each place is named, because the one that is wrong may be either.
+    """
+    clashes: defaultdict[str, list[str]] = defaultdict(list)
+    found = {listener.key: listener for listener in listeners(planning)}
+    for one, other in combinations(found.values(), 2):
+        same_host = one.host == other.host or {one.host, other.host} & ANYWHERE
+        turns = one.exclusive is not None and one.exclusive == other.exclusive
+        if one.port == other.port and same_host and not turns:
+            clashes[one.key].append(other.key)
+            clashes[other.key].append(one.key)
+    for key, others in clashes.items():
+        listener = found[key]
+        message = f"{key} listens on {listener.host}:{listener.port}, and so does {' and '.join(others)}"
+        yield finding("error", "plan/port-conflict", listener.port_key, message)
     names: dict[int, str] = {}
     taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
+    said = {found[key].port_key for key in clashes}
     for name, port in planning.fleet.ports.items():
-        other = names.setdefault(port, name)
-        if other != name and (name not in taking_turns or taking_turns.get(other) != taking_turns[name]):
-            message = f"ports gives {port} to {other} and to {name}"
+        other_name = names.setdefault(port, name)
+        shared = name in taking_turns and taking_turns.get(other_name) == taking_turns[name]
+        if other_name != name and not shared and not {f"ports.{name}", f"ports.{other_name}"} <= said:
+            message = f"ports gives {port} to {other_name} and to {name}"
             yield finding("error", "plan/port-conflict", f"ports.{name}", message)
 
 

@@ -1,0 +1,70 @@
+"""Running `launch` as a whole process, the way people do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LAUNCH = Path(sys.executable).with_name("launch")
+
+
+class Cli:
+    """`launch` in its own state root and working directory; fleets on ports that were free."""
+
+    def __init__(self, home: Path, free_port: Callable[[], int]) -> None:
+        self.home = home
+        self.env = os.environ | {"XDG_STATE_HOME": str(home / "state"), "HOME": str(home), "NO_COLOR": "1"}
+        self.front_port, self.server_port = free_port(), free_port()
+        self.front = f"http://127.0.0.1:{self.front_port}"
+        self.dev = (
+            "hardware=dev",
+            "profile=dev",
+            f"runtime.front.port={self.front_port}",
+            f"servers.assistant.port={self.server_port}",
+            "servers.assistant.n_ctx_per_slot=512",
+            "servers.assistant.cache_ram_mib=0",
+        )
+
+    def run(self, *args: str, code: int | None = 0, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """Runs `launch ARGS`; checks the exit code unless `code` is None, and that no traceback came out."""
+        done = subprocess.run(
+            [LAUNCH, *args], cwd=self.home, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        assert code is None or done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def json(self, *args: str, code: int | None = 0) -> dict[str, Any]:
+        """What `launch ARGS --json` prints."""
+        document: dict[str, Any] = json.loads(self.run(*args, "--json", code=code).stdout)
+        return document
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """`launch ARGS` in the background, output piped."""
+        return subprocess.Popen(
+            [LAUNCH, *args],
+            cwd=self.home,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def process(self, name: str = "assistant") -> dict[str, Any]:
+        """One process of `launch status --json`."""
+        fleets = self.json("status", code=None)["fleets"]
+        return next(p for fleet in fleets for p in fleet["processes"] if p["name"] == name)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, free_port: Callable[[], int], no_orphans: None) -> Cli:
+    """A command line with nothing running; the test fails when it leaves a process."""
+    return Cli(tmp_path, free_port)

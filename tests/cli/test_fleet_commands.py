@@ -1,0 +1,142 @@
+"""`launch up`, `status`, `logs`, `reload`, `stop` with the real llama-server and the real small model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.cli.conftest import Cli
+
+pytestmark = pytest.mark.xdist_group("fleet")
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
+    """The first true value of `condition`; fails when none comes."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    return pytest.fail("it never became true")
+
+
+def client(cli: Cli) -> openai.OpenAI:
+    """The public client, pointed at the front."""
+    return openai.OpenAI(base_url=f"{cli.front}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def chat(cli: Cli, model: str, **options: Any) -> Any:
+    """One short chat."""
+    message: Any = {"role": "user", "content": "Say hello."}
+    return client(cli).chat.completions.create(model=model, messages=[message], max_tokens=8, **options)
+
+
+def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
+    """The whole life of a detached fleet, seen through commands and the public client."""
+    done = cli.run("up", *cli.dev, "--detach")
+    assert "ready in" in done.stderr
+    assert "curl" in done.stdout
+
+    for name in ("assistant", "smollm2"):
+        assert chat(cli, name).choices[0].message.content
+    assert "".join(c.choices[0].delta.content or "" for c in chat(cli, "assistant", stream=True) if c.choices)
+    assert "assistant" in [m.id for m in client(cli).models.list()]
+    with pytest.raises(openai.NotFoundError, match="asistant"):
+        chat(cli, "asistant")
+    assert httpx.get(f"{cli.front}/ready").status_code == 200
+
+    before = cli.process()
+    assert (before["state"], before["restarts"]) == ("ready", 0)
+    os.kill(before["pid"], signal.SIGKILL)
+    after = eventually(lambda: (p := cli.process())["state"] == "ready" and p["pid"] != before["pid"] and p)
+    assert after["restarts"] == 1
+    assert chat(cli, "assistant").choices[0].message.content
+
+    assert "smollm2" in cli.run("status").stdout.lower()
+    assert cli.run("logs", "assistant", "-n", "5").stdout.strip()
+    assert "assistent" in cli.run("stop", "assistent", code=7).stderr
+    assert "did you mean assistant" in cli.run("logs", "assistent", code=7).stderr
+    assert "already running" in cli.run("up", *cli.dev, "--detach", code=6).stderr
+
+    kept = cli.json("reload")["fleets"][0]
+    assert kept["kept"] == ["assistant"]
+    restarted = cli.json("reload", "assistant")["fleets"][0]
+    assert restarted["restarted"] == ["assistant"]
+    assert chat(cli, "assistant").choices[0].message.content
+
+    cli.run("stop", "--all")
+    assert cli.json("status") == {"schema": "launch.statuses/v1", "fleets": []}
+    assert "nothing was running" in cli.run("stop", "--all").stdout
+
+
+def test_ctrl_c_leaves_nothing_behind(cli: Cli) -> None:
+    """Foreground, plain lines in a pipe, exit code 0, every process gone (the fixture looks)."""
+    with cli.start("up", *cli.dev, "--ask", "Say hello.") as process:
+        lines: list[str] = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C stops everything" in line:
+                os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0
+    text = "".join(lines)
+    assert "assistant: started, pid" in text
+    assert "you: Say hello." in text
+    assert "stopped" in lines[-1]
+    assert "\x1b" not in text
+
+
+def test_stop_under_load_leaves_no_process(cli: Cli) -> None:
+    """Streams are running when `stop --all` comes; each ends, with an answer or an error, and so does everything."""
+    cli.run("up", *cli.dev, "--detach")
+    ended = []
+
+    def stream() -> None:
+        """Reads one long stream to its end, whatever that is."""
+        message: Any = {"role": "user", "content": "Count to a thousand."}
+        with contextlib.suppress(openai.APIError, httpx.HTTPError):
+            for _ in client(cli).chat.completions.create(
+                model="assistant", messages=[message], max_tokens=400, stream=True
+            ):
+                pass
+        ended.append(True)
+
+    threads = [threading.Thread(target=stream) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: cli.process()["in_flight"] > 0)
+    cli.run("stop", "--all")
+    for thread in threads:
+        thread.join(30)
+    assert len(ended) == 6
+
+
+def test_a_start_that_fails_says_why_and_stops(cli: Cli) -> None:
+    """The cause and the log's tail are shown, the exit code is SuperviseError's, nothing runs on."""
+    done = cli.run("up", *cli.dev, "servers.assistant.extra_args=[--chat-template-file,/nowhere]", "--detach", code=7)
+    assert "assistant" in done.stderr
+    assert "/nowhere" in done.stderr
+    assert cli.json("status")["fleets"] == []
+
+
+def test_servers_of_a_killed_runtime_are_found_again(cli: Cli) -> None:
+    """After kill -9 of the runtime, `status` shows its server, `stop` ends exactly that."""
+    cli.run("up", *cli.dev, "--detach")
+    fleet = cli.json("status")["fleets"][0]
+    os.kill(fleet["runtime_pid"], signal.SIGKILL)
+    eventually(lambda: not psutil.pid_exists(fleet["runtime_pid"]))
+    left = cli.json("status")["fleets"][0]
+    assert left["runtime_pid"] is None
+    assert [p["pid"] for p in left["processes"]] == [p["pid"] for p in fleet["processes"]]
+    assert "stopped assistant" in cli.run("stop", "--all").stdout
+    assert not psutil.pid_exists(left["processes"][0]["pid"])

@@ -1,0 +1,26 @@
+"""What the documentation shows is done here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.cli.conftest import Cli, cli
+
+__all__ = ["cli"]
+ROOT = Path(__file__).parents[2]
+
+
+def test_two_yaml_files_add_a_model_and_a_server(cli: Cli) -> None:
+    """The files shown in CONTRIBUTING are written as shown, and the commands below them plan."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = re.findall(r"```yaml\n# (mine/\S+)\n(.*?)```", text, re.DOTALL)
+    assert [path for path, _ in blocks] == ["mine/model/tiny_chat.yaml", "mine/server/tiny.yaml"]
+    for path, body in blocks:
+        (cli.home / path).parent.mkdir(parents=True, exist_ok=True)
+        (cli.home / path).write_text(body)
+    assert "launch --config-dir mine plan profile=dev +server=tiny" in text
+    plan = cli.json("--config-dir", "mine", "plan", "profile=dev", "+server=tiny")
+    tiny = next(s for s in plan["servers"] if s["name"] == "tiny")
+    assert (tiny["port"], tiny["slots"], tiny["n_ctx_per_slot"], tiny["source"]) == (8137, 2, 2048, "gguf")
+    assert {f["code"] for f in plan["findings"]} <= {"cpu/oversubscribed", "plan/file-shared"}
