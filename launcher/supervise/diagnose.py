@@ -40,16 +40,16 @@ _SIGNATURES = tuple(
             "stop what holds the port, or set another `port`",
         ),
         (
-            r"gguf_init_from_file: failed to open GGUF file '([^']*)'",
-            "supervise/model-missing",
-            "the model file {0} cannot be opened",
-            "check the path, and that this user may read it",
-        ),
-        (
             r"failed to load GGUF split from (.*)",
             "supervise/split-missing",
             "a part of the split model is missing: {0}",
             "fetch all parts into one directory",
+        ),
+        (
+            r"gguf_init_from_file: failed to open GGUF file '([^']*)'",
+            "supervise/model-missing",
+            "the model file {0} cannot be opened",
+            "check the path, and that this user may read it",
         ),
         (
             r"(failed to read key-value pairs|tensor '.*' data is not within the file bounds)",
@@ -112,7 +112,7 @@ _SIGNATURES = tuple(
             "lower `n_gpu_layers` or `n_ctx`, or free the device",
         ),
         (
-            r"(ggml_aligned_malloc: insufficient memory|unable to allocate \S+ buffer|std::bad_alloc)",
+            r"(ggml_aligned_malloc: insufficient memory|(?:unable|failed) to allocate \S+ buffer|std::bad_alloc)",
             "supervise/out-of-memory",
             "the weights or buffers do not fit into memory: {0}",
             "free memory, or choose a smaller quantization or context",

@@ -1,0 +1,193 @@
+"""Files: atomic writes, locks that name their owner, deployments written, compared and pruned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import launcher
+from launcher.files import (
+    LockHeldError,
+    LockOwner,
+    OwnedLock,
+    compare_deployment,
+    deployment_state_dir,
+    known_deployments,
+    lock_owner,
+    packaged_dir,
+    state_root,
+    write_atomic,
+    write_deployment,
+)
+from launcher.ir.deployment import Deployment, RenderedFile
+
+
+def deployment(**files: str) -> Deployment:
+    """A deployment of text files; `__` in a name stands for `/`, and `run` is executable."""
+    rendered = [
+        RenderedFile(path=name.replace("__", "/"), text=text, executable=name == "run") for name, text in files.items()
+    ]
+    return Deployment(name="d", input_digest="sha256:0", files=tuple(sorted(rendered, key=lambda f: f.path)))
+
+
+def test_an_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
+    """Content and mode are new, nothing else is left in the directory."""
+    path = tmp_path / "f"
+    write_atomic(path, "old and longer")
+    write_atomic(path, b"new", mode=0o600)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o600)
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """The target cannot be replaced: an error, the old content, no temporary file."""
+    target = tmp_path / "d"
+    (target / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="d"):
+        write_atomic(target, "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+OWNER = LockOwner(pid=7, start_ticks=8, boot_id="b", deployment="d", deployment_dir="/g/d")
+
+
+def test_a_lock_names_its_owner_until_released(tmp_path: Path) -> None:
+    """The second one is told who holds it; after release nobody does."""
+    lock = OwnedLock(tmp_path / "lock")
+    assert lock_owner(lock.path) is None
+    lock.acquire(OWNER)
+    with pytest.raises(LockHeldError, match="process 7") as caught:
+        OwnedLock(lock.path).acquire(OWNER)
+    assert caught.value.owner == OWNER
+    assert lock_owner(lock.path) == OWNER
+    lock.release()
+    lock.release()
+    assert lock_owner(lock.path) is None
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    """Killed with -9, the holder holds nothing, and a torn name does not confuse."""
+    script = (
+        "import sys, time; from pathlib import Path; from launcher.files import *; lock = OwnedLock(Path(sys.argv[1]));"
+        "lock.acquire(LockOwner(pid=1, start_ticks=2, boot_id='b')); print(flush=True); time.sleep(60)"
+    )
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert lock_owner(path) == LockOwner(pid=1, start_ticks=2, boot_id="b")
+        path.write_text("{torn")
+        assert lock_owner(path) == LockOwner(pid=0, start_ticks=0, boot_id="")
+        holder.kill()
+    assert lock_owner(path) is None
+    OwnedLock(path).acquire(OWNER)
+
+
+def test_state_roots_are_looked_up_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LAUNCH_STATE_DIR, the manifest, systemd, XDG, the home directory."""
+    env = {"XDG_STATE_HOME": "/x", "STATE_DIRECTORY": "/sd:/other", "LAUNCH_STATE_DIR": "/l"}
+    assert state_root("/m", env) == Path("/l")
+    del env["LAUNCH_STATE_DIR"]
+    assert state_root("/m", env) == Path("/m")
+    assert state_root(None, env) == Path("/sd")
+    del env["STATE_DIRECTORY"]
+    assert state_root(None, env) == Path("/x/launch")
+    monkeypatch.setenv("HOME", "/home/u")
+    assert state_root(None, {"XDG_STATE_HOME": "relative"}) == Path("/home/u/.local/state/launch")
+
+
+def test_state_directories_are_private_and_made_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0700 for the deployment; a name that is no directory name is refused."""
+    monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "s"))
+    assert not deployment_state_dir("epyc-full").exists()
+    assert known_deployments() == ()
+    made = deployment_state_dir("epyc-full", create=True)
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert known_deployments() == ("epyc-full",)
+    for name in ("../x", "", "a/b", ".", ".hidden", "a\n"):
+        with pytest.raises(ValueError, match="not a deployment name"):
+            deployment_state_dir(name)
+
+
+def test_packaged_data_is_found_in_the_checkout() -> None:
+    """Beside the package, where pyproject.toml is."""
+    assert packaged_dir("conf") == Path(launcher.__file__).parent.parent / "conf"
+
+
+def test_writing_twice_writes_once(tmp_path: Path) -> None:
+    """The second call touches nothing; comparing says the same."""
+    files = deployment(a="1\n", sub__b="2\n", run="#!/bin/sh\n")
+    assert {d.kind for d in compare_deployment(files, tmp_path / "g")} == {"missing"}
+    first = write_deployment(files, tmp_path / "g")
+    assert first.written == ("a", "run", "sub/b")
+    assert (tmp_path / "g/run").stat().st_mode & 0o111
+    assert compare_deployment(files, tmp_path / "g") == ()
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "g").rglob("*")}
+    again = write_deployment(files, tmp_path / "g")
+    assert (again.written, again.unchanged) == ((), ("a", "run", "sub/b"))
+    assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "g").rglob("*")}
+
+
+def test_a_comparison_says_what_differs(tmp_path: Path) -> None:
+    """Changed, missing, extra and mode, with a unified diff of each; files of others are not looked at."""
+    write_deployment(deployment(a="1\n2\n", b="x\n", gone="old\n", run="r\n"), tmp_path)
+    (tmp_path / "b").unlink()
+    (tmp_path / "run").chmod(0o644)
+    (tmp_path / "theirs").write_text("not ours")
+    found = {d.path: d for d in compare_deployment(deployment(a="1\n3\n", b="x\n", run="r\n"), tmp_path)}
+    assert {p: d.kind for p, d in found.items()} == {"a": "changed", "b": "missing", "gone": "extra", "run": "mode"}
+    assert found["a"].diff == ("--- a/a", "+++ b/a", "@@ -1,2 +1,2 @@", " 1", "-2", "+3")
+    assert found["b"].diff[:2] == ("--- /dev/null", "+++ b/b")
+    assert found["gone"].diff[:2] == ("--- a/gone", "+++ /dev/null")
+
+
+def test_only_what_we_wrote_is_pruned(tmp_path: Path) -> None:
+    """Stale files go with their emptied directories; an edited one and the user's own stay."""
+    write_deployment(deployment(keep="k", sub__stale="s", edited="e"), tmp_path)
+    (tmp_path / "edited").write_text("by hand")
+    (tmp_path / "theirs.conf").write_text("drop-in")
+    report = write_deployment(deployment(keep="k"), tmp_path)
+    assert (report.pruned, report.kept) == (("sub/stale",), ("edited",))
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == [".launch-files.json", "edited", "keep", "theirs.conf"]
+
+
+def test_a_symlink_is_replaced_not_followed(tmp_path: Path) -> None:
+    """What a link in the directory points at is not ours to write."""
+    outside = tmp_path / "outside"
+    outside.write_text("theirs")
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g/a").symlink_to(outside)
+    write_deployment(deployment(a="ours"), tmp_path / "g")
+    assert (outside.read_text(), (tmp_path / "g/a").read_text()) == ("theirs", "ours")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../b", "", ".launch-files.json"])
+def test_a_path_that_leaves_the_directory_is_refused(tmp_path: Path, path: str) -> None:
+    """Nothing is written then."""
+    bad = Deployment(name="d", input_digest="", files=(RenderedFile(path=path, text=""),))
+    with pytest.raises(ValueError, match="not a path"):
+        write_deployment(bad, tmp_path / "g")
+    assert not (tmp_path / "g").exists()
+
+
+names = st.text("abc", min_size=1, max_size=3)
+
+
+@given(st.dictionaries(names, st.text(max_size=20)), st.dictionaries(names, st.text(max_size=20)))
+def test_what_is_written_compares_equal(
+    tmp_path_factory: pytest.TempPathFactory, before: dict[str, str], after: dict[str, str]
+) -> None:
+    """Whatever lay there from an earlier deployment, writing the next one leaves exactly that."""
+    directory = tmp_path_factory.mktemp("g")
+    for content in (before, after):
+        write_deployment(deployment(**content), directory)
+    assert compare_deployment(deployment(**after), directory) == ()
+    assert {p.name for p in directory.iterdir()} == {*after, ".launch-files.json"}

@@ -1,0 +1,187 @@
+"""Small parts: logs, drift, reload decisions, ports, HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.supervise import http, logs, port_owner
+from launcher.supervise.events import FleetReady, ServerFailed, decode_event, encode_event
+from launcher.supervise.process import describe_exit
+from launcher.supervise.readiness import auth_headers
+from launcher.supervise.reload import compare_specs
+from launcher.supervise.spec import process_specs
+from launcher.supervise.status import argv_drift
+from tests.supervise.conftest import fake, manifest
+
+
+def test_a_tail_is_bounded_and_plain(tmp_path: Path) -> None:
+    """The last lines, without colours, of any size of file; none of a file that is not there."""
+    log = tmp_path / "x.log"
+    assert logs.tail(log) == ()
+    log.write_bytes(b"\xff\xfe\n" + b"line\n" * 100_000 + b"\x1b[31mred\x1b[0m\nlast")
+    assert logs.tail(log, 3) == ("line", "red", "last")
+    assert len(logs.tail(log)) == logs.TAIL_LINES
+
+
+def test_logs_shift_and_keep_their_number(tmp_path: Path) -> None:
+    """Each run has a file; the oldest is dropped; an empty one is not kept."""
+    log = tmp_path / "x.log"
+    for run in range(5):
+        logs.shift(log, 3)
+        log.write_text(str(run))
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"x.log": "4", "x.log.1": "3", "x.log.2": "2"}
+    log.write_text("")
+    logs.shift(log, 3)
+    assert (tmp_path / "x.log.1").read_text() == "3"
+    log.write_text("5")
+    logs.shift(log, 1)
+    assert not log.exists()
+
+
+def test_a_log_that_is_written_is_cut_in_place(tmp_path: Path) -> None:
+    """The writer's descriptor goes on; the last bytes are kept beside; the file is private."""
+    log = tmp_path / "x.log"
+    descriptor = logs.open_log(log)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    os.write(descriptor, b"a" * 50 + b"b" * 100)
+    assert logs.cut(log, 3, 100)
+    os.write(descriptor, b"c")
+    os.close(descriptor)
+    assert (log.read_bytes(), (tmp_path / "x.log.1").read_bytes()) == (b"c", b"b" * 100)
+    assert not logs.cut(log, 3, 100)
+
+
+def test_drift_names_the_arguments_that_differ() -> None:
+    """Changed, added, removed, another binary; negative numbers are values."""
+    old = ("/a/llama-server", "-c", "4096", "--mlock", "--temp", "-1")
+    new = ("/b/llama-server", "-c", "8192", "--temp", "-1", "--jinja")
+    assert argv_drift(old, old) == []
+    assert argv_drift(old, new) == [
+        "binary: /a/llama-server → /b/llama-server",
+        "-c: 4096 → 8192",
+        "--mlock: set → absent",
+        "--jinja: absent → set",
+    ]
+    assert argv_drift(("x", "-a", "-b"), ("x", "-b", "-a")) == ["the same arguments in another order"]
+
+
+def test_a_reload_touches_what_it_must() -> None:
+    """Timeouts change in place; argv restarts; a demand server that sleeps stays asleep; names narrow it."""
+    old = process_specs(manifest(fake("a", 1), fake("b", 2), fake("c", 3, start="demand"), fake("d", 4)))
+    new = process_specs(
+        manifest(
+            fake("a", 1, start_timeout_s=99),
+            fake("b", 2, note="x"),
+            fake("c", 3, note="x", start="demand"),
+            fake("e", 5),
+        )
+    )
+    running = {name: old[name].argv for name in "abd"}
+    changes = compare_specs(old, new, running, ())
+    assert msgspec.to_builtins(changes) == {
+        "started": ("e",),
+        "stopped": ("d",),
+        "restarted": ("b",),
+        "kept": ("a", "c"),
+    }
+    narrow = compare_specs(old, new, running, ("a",))
+    assert (narrow.restarted, narrow.started, narrow.stopped) == (("a",), (), ())
+    assert compare_specs(old, old, {**running, "a": ("other",)}, ()).restarted == ("a",)
+
+
+names = st.sets(st.sampled_from("abcd"))
+
+
+@given(before=names, after=names, chosen=names, alive=names)
+def test_a_reload_sorts_every_name_once(before: set[str], after: set[str], chosen: set[str], alive: set[str]) -> None:
+    """Every name of either manifest gets exactly one fate, and only what exists is restarted."""
+    old = process_specs(manifest(*(fake(n, 1) for n in sorted(before))))
+    new = process_specs(manifest(*(fake(n, 1) for n in sorted(after))))
+    running = {n: old[n].argv for n in alive & before}
+    changes = compare_specs(old, new, running, tuple(chosen))
+    fates = [*changes.started, *changes.stopped, *changes.restarted, *changes.kept]
+    assert sorted(fates) == sorted(before | after)
+    assert set(changes.restarted) <= set(running) & after
+    assert set(changes.stopped) <= before
+
+
+def test_a_port_is_traced_to_its_process() -> None:
+    """IPv4 and IPv6; nobody on a port that was closed."""
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.create_server((host, 0), family=family) as sock:
+            port = sock.getsockname()[1]
+            owner = port_owner(port)
+            assert owner is not None
+            assert (owner.pid, f"(pid {os.getpid()})" in str(owner)) == (os.getpid(), True)
+        assert port_owner(port) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 200),
+        (b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n", 503),
+        (b"SSH-2.0-OpenSSH\r\n", None),
+        (b"", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 5_000_000, None),
+    ],
+)
+async def test_the_http_client_takes_answers_and_survives_the_rest(answer: bytes, outcome: int | None) -> None:
+    """Length, chunks; what is no HTTP, closes early or is endless is a connection error."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        if outcome is None:
+            with pytest.raises(ConnectionError):
+                await http.request("127.0.0.1", port, "/", timeout_s=5)
+        else:
+            reply = await http.request("0.0.0.0", port, "/", timeout_s=5, body={})
+            assert (reply.status, reply.json()) == (outcome, {})
+
+
+async def test_the_http_client_is_bounded_in_time() -> None:
+    """A listener that never answers costs the timeout, no more."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TimeoutError):
+        await http.request("127.0.0.1", silent.getsockname()[1], "/", timeout_s=0.1)
+
+
+def test_an_api_key_file_is_used_and_never_shown(tmp_path: Path) -> None:
+    """The first key that is no comment; none when the file is absent."""
+    keys = tmp_path / "keys"
+    keys.write_text("# comment\n\nsecret\nother\n")
+    spec = process_specs(manifest(fake("a", 1, argv=("llama-server", "--api-key-file", str(keys)))))["a"]
+    assert auth_headers(spec) == {"Authorization": "Bearer secret"}
+    keys.unlink()
+    assert auth_headers(spec) == {}
+
+
+def test_events_survive_the_pipe() -> None:
+    """Each line decodes to the event that was sent."""
+    for event in (
+        FleetReady(seconds=1.5, front=None, ready=("a",)),
+        ServerFailed(name="a", code="c", cause="é\n", tail=("x",), retry_s=0.1),
+    ):
+        line = encode_event(event)
+        assert (decode_event(line), line.count(b"\n")) == (event, 1)
+
+
+def test_exits_are_described() -> None:
+    """Codes, signals by name, unknown ones."""
+    assert describe_exit(1) == "exited with code 1"
+    assert describe_exit(-9) == "killed by SIGKILL"
+    assert describe_exit(-250) == "killed by signal 250"
+    assert "unknown" in describe_exit(None)
