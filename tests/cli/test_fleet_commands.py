@@ -30,6 +30,14 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
     return pytest.fail("it never became true")
 
 
+def gone(pid: int) -> bool:
+    """Whether process `pid` has ended, reaped by its parent or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def client(cli: Cli) -> openai.OpenAI:
     """The public client, pointed at the front."""
     return openai.OpenAI(base_url=f"{cli.front}/v1", api_key="none", max_retries=0, timeout=60)
@@ -134,9 +142,9 @@ def test_servers_of_a_killed_runtime_are_found_again(cli: Cli) -> None:
     cli.run("up", *cli.dev, "--detach")
     fleet = cli.json("status")["fleets"][0]
     os.kill(fleet["runtime_pid"], signal.SIGKILL)
-    eventually(lambda: not psutil.pid_exists(fleet["runtime_pid"]))
+    eventually(lambda: gone(fleet["runtime_pid"]))
     left = cli.json("status")["fleets"][0]
     assert left["runtime_pid"] is None
     assert [p["pid"] for p in left["processes"]] == [p["pid"] for p in fleet["processes"]]
     assert "stopped assistant" in cli.run("stop", "--all").stdout
-    assert not psutil.pid_exists(left["processes"][0]["pid"])
+    assert gone(left["processes"][0]["pid"])
