@@ -1,0 +1,269 @@
+"""Value overrides (`a.b=1`, `+a.b=1`, `++a.b=1`, `~a.b`) applied to the merged tree. Pure.
+
+Hydra's semantics, with one ease: `=` also accepts a key that no file wrote but the config types declare
+(`servers.frontdoor.kv_unified=true`), where plain Hydra would want a `+`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from launcher.config.located import ABSENT, MISSING, LocatedTree, child, joined
+from launcher.config.nearest import listing, nearest
+from launcher.config.schema import Anything, Shape, Table, declared_keys, inner
+from launcher.config.typed import Typed, refused
+from launcher.errors import Finding, Fix
+
+COLLECTIONS = ("servers", "services", "models", "quantizations", "tiers", "hooks", "engines", "hardware", "runtime")
+"""Where to look for a key whose first part was left out (`frontdoor.slots=4`)."""
+
+
+class Misfit(Exception):  # noqa: N818 - it is a finding on its way out, not an error of ours
+    """An override that cannot be applied."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+def assign(located: LocatedTree, overrides: Iterable[Typed], shape: Shape, groups: Sequence[str] = ()) -> list[Finding]:
+    """Apply `overrides` in order to `located`, whose root has `shape`; what cannot be applied is a finding.
+
+    `groups` are config groups, for a group name that was misspelled.
+    """
+    findings = []
+    for override in overrides:
+        try:
+            _apply(_Target(located, override, shape, groups))
+        except Misfit as misfit:
+            findings.append(misfit.finding)
+    return findings
+
+
+class _Target:
+    """One override and the tree it is for."""
+
+    def __init__(self, located: LocatedTree, override: Typed, shape: Shape, groups: Sequence[str]) -> None:
+        self.located = located
+        self.override = override
+        self.shape = shape
+        self.groups = groups
+        self.parts = override.key.split(".")
+
+
+def _apply(target: _Target) -> None:
+    """Apply one override, or raise Misfit."""
+    override, meaning = target.override, target.override.meaning
+    if meaning.package is not None:
+        raise Misfit(_unknown_group(target))
+    if meaning.is_delete():
+        _delete(target)
+        return
+    if meaning.is_add() or meaning.is_force_add():
+        undeclared = _undeclared(target)
+        if undeclared is not None:
+            raise Misfit(unknown_key(target, undeclared))
+    if meaning.is_add():
+        present = target.located.find(target.parts)
+        if present not in (ABSENT, None, MISSING) and not isinstance(override.value, dict | list):
+            fix = Fix(override=override.text[1:], effect="changes the value that is there")
+            raise Misfit(refused(override, f"{override.text!r}: {override.key} is there already", fixes=(fix,)))
+        _force(target)
+    elif meaning.is_force_add():
+        _force(target)
+    else:
+        _change(target)
+
+
+def _undeclared(target: _Target) -> int | None:
+    """The position of the first part of the key that no file wrote where only declared keys may stand."""
+    shape: Shape | None = target.shape
+    for i, part in enumerate(target.parts):
+        declared = declared_keys(shape)
+        if declared and part not in declared and target.located.find(target.parts[: i + 1]) is ABSENT:
+            return i
+        shape = None if shape is None else inner(shape, part)
+    return None
+
+
+def _delete(target: _Target) -> None:
+    """`~a.b` and `~a.b=value`."""
+    override, parts = target.override, target.parts
+    present = target.located.find(parts)
+    if present is ABSENT or present is None or present == MISSING:
+        raise Misfit(unknown_key(target, _first_unknown(target)))
+    if override.value is not None and override.value != present:
+        fix = Fix(override=f"~{override.key}", effect="removes it whatever its value")
+        message = f"{override.text!r}: {override.key} has another value"
+        raise Misfit(refused(override, message, fixes=(fix,)))
+    parent = target.located.find(parts[:-1])
+    if isinstance(parent, list):
+        note = f"write the whole list: {'.'.join(parts[:-1])}=[…]"
+        raise Misfit(refused(override, f"{override.text!r}: items of a list cannot be removed", notes=(note,)))
+    del parent[parts[-1]]
+    target.located.forget(override.key)
+
+
+def _change(target: _Target) -> None:
+    """`a.b=value`: every step must be there, or be declared by the types."""
+    shape: Shape | None = target.shape
+    node: Any = target.located.tree
+    for i, part in enumerate(target.parts):
+        below = child(node, part)
+        if below is ABSENT and not (part in declared_keys(shape) and (node is ABSENT or _mapping_or_null(node))):
+            raise Misfit(unknown_key(target, i))
+        shape = None if shape is None else inner(shape, part)
+        node = below
+    value = target.override.value
+    if isinstance(value, dict) and isinstance(node, dict):
+        _refuse_new_keys(target, value, node, shape, target.override.key)
+    _force(target)
+
+
+def _mapping_or_null(node: Any) -> bool:
+    """Whether a declared key may be created in `node`."""
+    return isinstance(node, dict) or node is None or node == MISSING
+
+
+def _refuse_new_keys(
+    target: _Target, value: dict[Any, Any], node: dict[Any, Any], shape: Shape | None, key: str
+) -> None:
+    """Raise Misfit when merging `value` into `node` would make a key that nothing declares."""
+    for name, item in value.items():
+        below = node.get(name, ABSENT)
+        if below is ABSENT and name not in declared_keys(shape):
+            names = sorted({str(k) for k in node} | set(declared_keys(shape)))
+            near = nearest(str(name), names)
+            notes = (f"did you mean {near}?",) if near else ()
+            fix = Fix(override=f"+{target.override.text.lstrip('+')}", effect=f"adds {name} where names are free")
+            finding = _unknown(target, joined(key, name), fixes=(fix,), notes=(*notes, listing("there", names)))
+            raise Misfit(finding)
+        if isinstance(item, dict) and isinstance(below, dict):
+            _refuse_new_keys(target, item, below, inner(shape, name) if shape else None, joined(key, name))
+
+
+def _force(target: _Target) -> None:
+    """Write the value, making mappings on the way."""
+    located, override, parts = target.located, target.override, target.parts
+    node: Any = located.tree
+    for i, part in enumerate(parts[:-1]):
+        below = child(node, part)
+        if not isinstance(below, dict | list):
+            located.put(node, _index(target, node, part), {}, ".".join(parts[: i + 1]), override.location)
+            below = child(node, part)
+        node = below
+    last = _index(target, node, parts[-1])
+    present = child(node, parts[-1])
+    value = override.value
+    _refuse_other_kind(override, value, present, override.key)
+    if isinstance(value, dict) and isinstance(present, dict):
+        located.merge_at(present, value, override.key, override.location)
+    else:
+        located.put(node, last, value, override.key, override.location)
+
+
+def _refuse_other_kind(override: Typed, value: Any, present: Any, key: str) -> None:
+    """Raise Misfit when a list would replace a mapping or a mapping a list, at any depth of a merge."""
+    if isinstance(value, dict) and isinstance(present, dict):
+        for name, item in value.items():
+            _refuse_other_kind(override, item, present.get(name, ABSENT), joined(key, name))
+    elif isinstance(value, dict | list) and isinstance(present, dict | list) and type(value) is not type(present):
+        kinds = ("a list", "a mapping") if isinstance(value, list) else ("a mapping", "a list")
+        fix = Fix(override=f"~{key}", effect="removes what is there")
+        message = f"{override.text!r}: {kinds[0]} cannot replace {kinds[1]} at {key}"
+        raise Misfit(refused(override, message, fixes=(fix,)))
+
+
+def _index(target: _Target, node: Any, part: str) -> Any:
+    """`part` as a key of the mapping or list `node`."""
+    if not isinstance(node, list):
+        return part
+    if child(node, part) is ABSENT:
+        override = target.override
+        note = f"the list has {len(node)} items, counted from 0; or write the whole list"
+        raise Misfit(refused(override, f"{override.text!r}: the list has no item {part}", notes=(note,)))
+    return int(part)
+
+
+def _first_unknown(target: _Target) -> int:
+    """The position of the first part of the key that is not in the tree."""
+    for i in range(len(target.parts)):
+        if target.located.find(target.parts[: i + 1]) is ABSENT:
+            return i
+    return len(target.parts) - 1
+
+
+def unknown_key(target: _Target, position: int) -> Finding:
+    """The finding for a key whose part at `position` is neither written nor declared."""
+    override, parts = target.override, target.parts
+    prefix, part = parts[:position], parts[position]
+    parent = target.located.find(prefix)
+    shape: Shape | None = target.shape
+    for step in prefix:
+        shape = None if shape is None else inner(shape, step)
+    names = {*declared_keys(shape), *(map(str, parent) if isinstance(parent, dict) else ())}
+    fixes: list[Fix] = []
+    near = nearest(part, names)
+    if position == 0:
+        group = nearest(part, target.groups) if len(parts) == 1 else None
+        if group is not None and part not in names:
+            return _unknown_group(target)
+        near = _with_collection(target, part) or near
+    if near is not None and near != part:
+        key = ".".join([*prefix, near, *parts[position + 1 :]])
+        fixes.append(_respelled(override, key))
+    free = isinstance(shape, Table | Anything)
+    if free and not override.meaning.is_delete() and position == len(parts) - 1:
+        fixes.append(Fix(override=f"+{override.text}", effect=f"adds {override.key}"))
+    where = f"in {'.'.join(prefix)}" if prefix else "top-level keys"
+    note = listing(where, names) if names else f"{'.'.join(prefix)} is a value and has no keys"
+    return _unknown(target, ".".join(parts[: position + 1]), fixes=tuple(fixes), notes=(note,))
+
+
+def _with_collection(target: _Target, part: str) -> str | None:
+    """`servers.frontdoor` for `frontdoor`."""
+    for collection in COLLECTIONS:
+        entries = target.located.tree.get(collection)
+        names = {*declared_keys(inner(target.shape, collection)), *(entries if isinstance(entries, dict) else ())}
+        if part in names:
+            return f"{collection}.{part}"
+    return None
+
+
+def _respelled(override: Typed, key: str) -> Fix:
+    """The same override at another key, which is written or declared, so that it needs no `+`."""
+    sign = "~" if override.meaning.is_delete() else ""
+    equals, value = override.text.partition("=")[1:]
+    return Fix(override=f"{sign}{key}{equals}{value}", effect=f"did you mean {key}?")
+
+
+def _unknown(target: _Target, key: str, *, fixes: tuple[Fix, ...], notes: tuple[str, ...]) -> Finding:
+    """A `config/unknown-key` error about `key`."""
+    return Finding(
+        code="config/unknown-key",
+        severity="error",
+        key=target.override.key,
+        message=f"{target.override.text!r}: there is no {key}",
+        notes=notes,
+        fixes=fixes,
+        location=target.override.location,
+    )
+
+
+def _unknown_group(target: _Target) -> Finding:
+    """The finding for a group choice whose group does not exist."""
+    override = target.override
+    near = nearest(override.key, target.groups)
+    package = f"@{override.meaning.package}" if override.meaning.package is not None else ""
+    sign = override.text[: len(override.text) - len(override.text.lstrip("+~"))]
+    equals, value = override.text.partition("=")[1:]
+    return Finding(
+        code="config/unknown-group",
+        severity="error",
+        key=override.key,
+        message=f"there is no config group {override.key}/",
+        notes=(listing("groups", target.groups),),
+        fixes=(Fix(override=f"{sign}{near}{package}{equals}{value}", effect=f"did you mean {near}?"),) if near else (),
+        location=override.location,
+    )

@@ -1,0 +1,250 @@
+"""Which config files make up the config: Hydra's defaults-list algorithm, with every mistake collected. Pure.
+
+Hydra stops at the first mistake. Here a wrong name is noted, taken for an empty file, and the algorithm runs
+again; likewise an override that fits nothing is noted and left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+from hydra import version
+from hydra._internal.defaults_list import Overrides, _create_defaults_list
+from hydra.core.default_element import InputDefault, ResultDefault
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from launcher.config.fragments import CATALOGUE_GROUPS, ENTRY_GROUPS
+from launcher.config.index import PRIMARY, ConfigIndex
+from launcher.config.nearest import listing, nearest
+from launcher.config.repository import FragmentRepository
+from launcher.config.typed import Typed, refused
+from launcher.errors import Finding, Fix, Location
+
+_ABOUT = re.compile(r"Could not (override|delete) '([^'=]+)")
+_MULTIPLE = re.compile(r"Multiple values for ([^ ]+)\.")
+
+
+class Choices(msgspec.Struct, frozen=True):
+    """The files in merge order. `known` are the groups that a plain `group=option` can choose."""
+
+    defaults: tuple[ResultDefault, ...]
+    known: frozenset[str]
+    findings: tuple[Finding, ...]
+
+
+class _Overrides(Overrides):
+    """Hydra's record of overrides and choices.
+
+    Hydra makes an OmegaConf node of `known_choices` for every file, for defaults lists that interpolate another
+    choice; that is half of the algorithm's time. So the choices are shown only once some file interpolates.
+    """
+
+    def __init__(self, repository: FragmentRepository, groups: Sequence[Typed]) -> None:
+        self.chosen: dict[str, str | None] = {}
+        self.shown = True
+        self.repository = repository
+        super().__init__(repo=repository, overrides_list=[o.meaning for o in groups])
+        self.shown = False
+
+    @property
+    def known_choices(self) -> dict[str, str | None]:
+        """Group → what was chosen so far, where anybody may look."""
+        return self.chosen if self.shown or self.repository.interpolates else {}
+
+    @known_choices.setter
+    def known_choices(self, choices: dict[str, str | None]) -> None:
+        self.chosen = choices
+
+    def set_known_choice(self, default: InputDefault) -> None:
+        """Note a choice; Hydra refuses two for one key."""
+        self.shown = True
+        super().set_known_choice(default)
+        self.shown = False
+
+
+def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices | None:
+    """Run Hydra's algorithm with the group overrides `groups`; None when there is nothing to merge at all.
+
+    Findings come back in the result, or are added to the repository's when there is no result.
+    """
+    version.setbase("1.3")  # Hydra's current rules; older ones print deprecation warnings
+    left, findings = _checked(repository.index, groups)
+    while True:
+        try:
+            overrides = _Overrides(repository, left)
+            # hydra.defaults_list.create_defaults_list, with our Overrides
+            defaults, _ = _create_defaults_list(repository, PRIMARY, overrides, prepend_hydra=False, skip_missing=True)
+            overrides.ensure_overrides_used()
+            overrides.ensure_deletions_used()
+        except MissingConfigException as error:
+            path = error.missing_cfg_file or ""
+            if not path or path in repository.phantoms:
+                findings.append(_failed(repository, error))
+                break
+            findings.append(_not_found(repository, path, error))
+            repository.phantoms.add(path)
+        except (HydraException, OmegaConfBaseException, ValueError, AssertionError, TypeError, RecursionError) as error:
+            # Hydra asserts on what users write, and a defaults list that names itself recurses
+            culprit = _culprit(left, str(error))
+            if culprit is None:
+                findings.append(_failed(repository, error))
+                break
+            findings.append(_unfit(repository.index, culprit, str(error)))
+            left.remove(culprit)
+        else:
+            return Choices(tuple(defaults), frozenset(overrides.chosen), tuple(findings))
+    repository.findings.extend(findings)
+    return None
+
+
+def _checked(index: ConfigIndex, groups: Sequence[Typed]) -> tuple[list[Typed], list[Finding]]:
+    """The overrides whose options exist, and findings about the others."""
+    good, findings = [], []
+    for override in groups:
+        problems = list(_problems(index, override))
+        findings.extend(problems)
+        if not problems:
+            good.append(override)
+    return good, findings
+
+
+def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:
+    """What is wrong with one group override, taken alone."""
+    group, value, meaning = override.key, override.value, override.meaning
+    if meaning.is_delete():
+        if value is None or isinstance(value, str):
+            return []
+        fix = Fix(override=f"~{group}", effect="removes the choice whatever it is")
+        return [refused(override, f"{override.text!r}: a config group is removed by name", fixes=(fix,))]
+    if meaning.is_force_add():
+        fix = Fix(override=override.text[1:], effect="adds to the defaults list")
+        return [refused(override, f"{override.text!r}: a group cannot be added by force", fixes=(fix,))]
+    options = value if isinstance(value, list) else [value]
+    if not value or not all(isinstance(option, str) for option in options):
+        message = f"{override.text!r}: a config group is chosen by name"
+        return [refused(override, message, notes=(listing(f"in {group}/", index.options(group)),))]
+    plain = not meaning.is_add() and override.meaning.package is None
+    if plain and group in CATALOGUE_GROUPS:
+        return [_catalogue_choice(override)]
+    known = index.options(group)
+    return [unknown_option(group, option, known, override) for option in options if option not in known]
+
+
+def _catalogue_choice(override: Typed) -> Finding:
+    """The finding for `model=x`: everything in a catalogue group is loaded, and servers refer to it."""
+    group = override.key
+    fix = Fix(override=f"servers.NAME.{group}={override.value_text}", effect=f"for the server NAME: its {group}")
+    return refused(
+        override,
+        f"{override.text!r}: every file of {group}/ is loaded already; a {group} is chosen for each server",
+        fixes=(fix,),
+    )
+
+
+def unknown_option(group: str, option: str, options: Sequence[str], override: Typed) -> Finding:
+    """The finding for an option that a group does not have."""
+    near = nearest(option, options)
+    fixes: tuple[Fix, ...] = ()
+    if near is not None:
+        head, _, value = override.text.partition("=")
+        changed = re.sub(rf"(?<![\w./-]){re.escape(option)}(?![\w./-])", near, value)
+        fixes = (Fix(override=f"{head}={changed}", effect=f"did you mean {near}?"),)
+    return Finding(
+        code="config/unknown-option",
+        severity="error",
+        key=group.replace("/", "."),
+        message=f"the group {group}/ has no option {option!r}",
+        notes=(listing(f"in {group}/", options),),
+        fixes=fixes,
+        location=override.location,
+    )
+
+
+def _not_found(repository: FragmentRepository, path: str, error: Exception) -> Finding:
+    """The finding for a defaults list that names a file which is not there."""
+    index = repository.index
+    group, _, option = path.rpartition("/")
+    location = repository.mentions.get(path) or _list_named_in(repository, str(error))
+    if group and group not in index.groups:
+        near = nearest(group, index.groups)
+        notes = (f"did you mean {near}/?",) if near else ()
+        return Finding(
+            code="config/unknown-group",
+            severity="error",
+            key=group.replace("/", "."),
+            message=f"there is no config group {group}/ (wanted for {option!r})",
+            notes=(*notes, listing("groups", index.groups)),
+            location=location,
+        )
+    options = index.options(group) if group else [p for p in index.files if "/" not in p]
+    near = nearest(option, options)
+    message = f"the group {group}/ has no option {option!r}" if group else f"there is no config file {option}.yaml"
+    notes = (f"did you mean {near}?",) if near else ()
+    return Finding(
+        code="config/unknown-option",
+        severity="error",
+        key=group.replace("/", "."),
+        message=message,
+        notes=(*notes, listing(f"in {group}/" if group else "files", options)),
+        location=location,
+    )
+
+
+def _culprit(overrides: Sequence[Typed], message: str) -> Typed | None:
+    """The typed override that Hydra's error text is about, if it is about one."""
+    about, multiple = _ABOUT.search(message), _MULTIPLE.search(message)
+    key = about[2] if about else multiple[1] if multiple else None
+    if key is None or message.startswith("In '"):
+        return None
+    same = [o for o in overrides if o.position and o.meaning.get_key_element().lstrip("+~") == key]
+    return same[-1] if same else None
+
+
+def _unfit(index: ConfigIndex, override: Typed, message: str) -> Finding:
+    """The finding for a group override that the defaults list has no place for."""
+    group, text = override.key, override.text
+    if _MULTIPLE.search(message):
+        note = f"name them in one list: +{group}=[a,b]"
+        return refused(override, f"{text!r}: {group} is chosen twice", notes=(note,))
+    if override.meaning.is_delete():
+        entry = ENTRY_GROUPS.get(group)
+        note = f"remove an entry with ~{entry}.NAME" if entry else f"nothing chooses {group}"
+        return refused(override, f"{text!r}: no plain choice of {group} in the defaults list", notes=(note,))
+    fix = Fix(override=f"+{text}", effect="adds it to the defaults list")
+    return refused(
+        override,
+        f"{text!r}: the defaults list has no plain choice of {group} to replace",
+        fixes=(fix,),
+        notes=(listing(f"in {group}/", index.options(group)),),
+    )
+
+
+def _failed(repository: FragmentRepository, error: Exception) -> Finding:
+    """The finding for a defaults list that Hydra refuses as a whole."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = lines[0] if lines else type(error).__name__
+    if isinstance(error, RecursionError):
+        message = "a defaults list leads back to itself"
+    elif isinstance(error, AssertionError):
+        message, lines = "Hydra cannot make sense of this defaults list", []
+    note = "a defaults list names each group once; `override` items come last"
+    return Finding(
+        code="config/defaults",
+        severity="error",
+        key="defaults",
+        message=message,
+        notes=(*lines[1:], note),
+        location=_list_named_in(repository, str(error)),
+    )
+
+
+def _list_named_in(repository: FragmentRepository, message: str) -> Location:
+    """The defaults list of the file that Hydra's `In 'file': …` names, else of the primary config."""
+    inside = re.match(r"In '?([^':]+)'?: ", message)
+    fragment = repository.fragments.get(inside[1] if inside else PRIMARY)
+    if fragment is None or not fragment.marks:
+        return Location(file=repository.index.files[PRIMARY], line=1)
+    return fragment.marks.get("defaults", fragment.marks[""])

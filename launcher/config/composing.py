@@ -1,0 +1,144 @@
+"""The config stage from end to end; imported late, because Hydra is slow to import. I/O: reads config files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from launcher.config.assignments import assign
+from launcher.config.choices import Choices, choose
+from launcher.config.decode import decode
+from launcher.config.included import INCLUDE, include, listed_twice
+from launcher.config.index import PRIMARY, ConfigIndex, index_of
+from launcher.config.interpolation import has_interpolations, resolve
+from launcher.config.located import LocatedTree
+from launcher.config.origin import locate
+from launcher.config.references import check_references
+from launcher.config.repository import FragmentRepository, Virtual
+from launcher.config.schema import shape_of
+from launcher.config.typed import Typed, appended, parse_overrides
+from launcher.errors import ConfigError, Finding, Fix, Location, has_errors
+from launcher.ir.config import Composed, FleetConfig, SourceMap
+
+
+class Assembled(msgspec.Struct, frozen=True):
+    """The merged tree with overrides applied, before its values are checked."""
+
+    located: LocatedTree
+    choices: Choices
+    findings: tuple[Finding, ...]
+
+
+def compose_fleet(overrides: Sequence[str], config_dirs: Sequence[Path], virtual: Virtual) -> Composed:
+    """See `launcher.config.compose`."""
+    index = index_of(config_dirs, tuple(virtual))
+    typed, findings = parse_overrides(overrides)
+    if not has_errors(index.findings) and PRIMARY not in index.files:
+        findings.append(_no_primary(config_dirs))
+    findings[:0] = index.findings
+    repository = FragmentRepository(index, virtual)
+    assembled = None if PRIMARY not in index.files else _with_included(repository, typed)
+    findings += repository.findings
+    if assembled is None:
+        raise ConfigError(findings)
+    findings += assembled.findings
+    incomplete = _incomplete(repository, findings)
+    tree, locations = assembled.located.tree, assembled.located.locations
+    sources = SourceMap(locations=locations)
+    unresolved: list[Finding] = []
+    if has_interpolations(tree):
+        tree, unresolved = resolve(tree)
+        findings += locate(unresolved, sources)
+        incomplete = incomplete or bool(unresolved)
+    fleet, problems = decode(tree)
+    blanked = {finding.key for finding in unresolved}
+    problems = [p for p in problems if p.key not in blanked]
+    if incomplete:
+        # what a missing file would have brought is not also missing
+        problems = [p for p in problems if p.code != "config/missing"]
+    elif all("." in problem.key for problem in problems):
+        problems += check_references(fleet)
+    said = {finding.key for finding in findings if finding.key.startswith(f"{INCLUDE}.")}
+    problems = [p for p in problems if p.key not in said]
+    problems = [_with_group_choices(p, index, assembled.choices) for p in problems]
+    findings += locate(problems, sources, default=Location(file=index.files[PRIMARY], line=1))
+    if has_errors(findings):
+        raise ConfigError(findings)
+    return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(findings))
+
+
+def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:
+    """Assemble, and again with the servers that `include_warm` lists and the fleet lacks.
+
+    The list may come from a file, so it is known only after a first pass; the files of that pass are kept.
+    """
+    first = _assemble(repository, typed)
+    if first is None:
+        return None
+    included = first.located.tree.get(INCLUDE)
+    if not isinstance(included, list) or not included or not all(isinstance(name, str) for name in included):
+        return first  # decoding says what is wrong with it
+    resolved = include(repository, first.located.tree, included)
+    result = _assemble(repository, [*typed, appended("server", resolved.added)]) if resolved.added else first
+    if result is None:
+        return None
+    findings = locate(resolved.findings, SourceMap(locations=result.located.locations))
+    return Assembled(result.located, result.choices, result.findings + findings)
+
+
+def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:
+    """Choose the files, merge them in order, and apply the value overrides."""
+    groups: list[Typed] = []
+    values: list[Typed] = []
+    for override in typed:
+        is_group = repository.group_exists(override.key) and not isinstance(override.value, dict)
+        (groups if is_group else values).append(override)
+    choices = choose(repository, groups)
+    if choices is None:
+        return None
+    located = LocatedTree()
+    for fragment in repository.catalogue:
+        if not fragment.broken:
+            located.embed(fragment.tree, fragment.home, fragment.marks)
+    for default in choices.defaults:
+        fragment = repository.fragments[default.config_path or ""]
+        if not fragment.broken:
+            located.embed(fragment.tree, default.package or "", fragment.marks)
+    findings = [*choices.findings, *listed_twice(repository, choices)]
+    findings += assign(located, values, shape_of(FleetConfig), tuple(repository.index.groups))
+    return Assembled(located, choices, tuple(findings))
+
+
+def _incomplete(repository: FragmentRepository, findings: Sequence[Finding]) -> bool:
+    """Whether something that was asked for is not in the tree, so that what lacks is not a finding of its own."""
+    lacking = {"config/unknown-group", "config/unknown-option", "config/unreadable", "config/defaults"}
+    return (
+        bool(repository.phantoms)
+        or any(fragment.broken for fragment in repository.fragments.values())
+        or any(finding.code in lacking and finding.severity == "error" for finding in findings)
+    )
+
+
+def _with_group_choices(finding: Finding, index: ConfigIndex, choices: Choices) -> Finding:
+    """A missing top-level key that is a config group is remedied by choosing an option."""
+    if finding.code != "config/missing" or finding.key not in index.groups:
+        return finding
+    sign = "" if finding.key in choices.known else "+"
+    fixes = tuple(Fix(override=f"{sign}{finding.key}={option}") for option in index.options(finding.key)[:3])
+    message = f"no {finding.key} is chosen"
+    return msgspec.structs.replace(finding, message=message, fixes=fixes)
+
+
+def _no_primary(config_dirs: Sequence[Path]) -> Finding:
+    """The finding for directories without a config.yaml."""
+    searched = ", ".join(map(str, config_dirs)) or "no directory"
+    return Finding(
+        code="config/unreadable",
+        severity="error",
+        key="",
+        message=f"there is no {PRIMARY}.yaml in {searched}",
+        notes=("name the directory that has it with --config-dir",),
+        location=Location(file=str(config_dirs[0]), line=1) if config_dirs else None,
+    )

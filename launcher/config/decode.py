@@ -1,0 +1,307 @@
+"""The plain tree → the typed config, with every problem of every key found in one go. Pure.
+
+Where a value is wrong, a stand-in of the right type takes its place, so that the rest can still be checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from launcher.config.located import MISSING, joined
+from launcher.config.nearest import did_you_mean, listing, nearest, set_to, spell
+from launcher.config.ranges import Range, range_of, words
+from launcher.config.schema import (
+    Anything,
+    Choice,
+    Either,
+    Flag,
+    Many,
+    Number,
+    Record,
+    Shape,
+    Size,
+    Table,
+    Text,
+    describe,
+    fields_of,
+    shape_of,
+)
+from launcher.errors import Finding, Fix
+from launcher.ir.config import FleetConfig
+from launcher.sizes import parse_size
+
+_ANY: Range = (None, None)
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+
+
+def decode(tree: Mapping[str, Any]) -> tuple[FleetConfig, list[Finding]]:
+    """`tree` as a FleetConfig, and what is wrong with it.
+
+    With any error among the findings the config holds stand-ins, good only for finding further errors.
+    """
+    return decode_struct(FleetConfig, tree)
+
+
+def decode_struct(struct: type[_Struct], tree: Mapping[str, Any]) -> tuple[_Struct, list[Finding]]:
+    """As `decode`, for any config type."""
+    decoder = _Decoder()
+    value = decoder.value(shape_of(struct), dict(tree), "", _ANY)
+    if not isinstance(value, struct):
+        raise TypeError("a record decodes to its struct")
+    return value, decoder.findings
+
+
+def stand_in(shape: Shape) -> Any:
+    """An empty value of `shape`."""
+    match shape:
+        case Either(nullable=True) | Anything():
+            return None
+        case Either(options=options):
+            return stand_in(options[0])
+        case Text():
+            return ""
+        case Flag():
+            return False
+        case Number() | Size():
+            return 0
+        case Choice(options=options):
+            return options[0]
+        case Many():
+            return ()
+        case Table():
+            return {}
+        case Record(struct=struct):
+            fields = fields_of(struct)
+            return struct(**{name: stand_in(f.shape) if f.required else f.default for name, f in fields.items()})
+
+
+class _Decoder:
+    """Walks shapes and values together, collecting findings."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self._by_shape: dict[type, Callable[..., Any]] = {
+            Anything: self.anything,
+            Text: self.text,
+            Flag: self.flag,
+            Number: self.number,
+            Size: self.size,
+            Choice: self.choice,
+            Many: self.many,
+            Table: self.table,
+            Record: self.record,
+            Either: self.either,
+        }
+
+    def value(self, shape: Shape, raw: Any, key: str, allowed: Range) -> Any:
+        """`raw` as `shape`; `allowed` is the range of the numbers in it."""
+        return self._by_shape[type(shape)](shape, raw, key, allowed)
+
+    def error(self, code: str, key: str, message: str, *notes: str, fixes: tuple[Fix, ...] = ()) -> None:
+        """Note one error."""
+        self.findings.append(Finding(code=code, severity="error", key=key, message=message, notes=notes, fixes=fixes))
+
+    def wrong(self, shape: Shape, raw: Any, key: str) -> Any:
+        """Note a `config/type` error and give a stand-in."""
+        if shape == Text() and isinstance(raw, bool | int | float):
+            notes: tuple[str, ...] = ("YAML reads it as a number or a flag: put it in quotes",)
+        else:
+            notes = ("null is not allowed here: leave the key out for its default",) if raw is None else ()
+        fixes = _type_fixes(shape, raw, key)
+        self.error(
+            "config/type",
+            key,
+            f"{key} must be {describe(shape)}, not {_shown(raw)}",
+            *(notes or (f"write {describe(shape)}",)),
+            fixes=fixes,
+        )
+        return stand_in(shape)
+
+    def anything(self, shape: Anything, raw: Any, key: str, allowed: Range) -> Any:
+        """Whatever is there, with mapping keys that JSON can hold."""
+        del shape, allowed
+        if isinstance(raw, dict):
+            for name in raw:
+                if not isinstance(name, str):
+                    self.error(
+                        "config/type",
+                        joined(key, name),
+                        f"{key}: the key {name!r} must be a string",
+                        "put it in quotes",
+                    )
+            return {str(name): self.anything(Anything(), v, joined(key, name), _ANY) for name, v in raw.items()}
+        if isinstance(raw, list):
+            return [self.anything(Anything(), v, joined(key, i), _ANY) for i, v in enumerate(raw)]
+        return raw
+
+    def text(self, shape: Text, raw: Any, key: str, allowed: Range) -> Any:
+        """A string."""
+        del allowed
+        return raw if isinstance(raw, str) else self.wrong(shape, raw, key)
+
+    def flag(self, shape: Flag, raw: Any, key: str, allowed: Range) -> Any:
+        """True or false."""
+        del allowed
+        return raw if isinstance(raw, bool) else self.wrong(shape, raw, key)
+
+    def number(self, shape: Number, raw: Any, key: str, allowed: Range) -> Any:
+        """An integer, or a number where one may be; never a flag, never a string of digits."""
+        if isinstance(raw, bool) or not isinstance(raw, int if shape.whole else int | float):
+            return self.wrong(shape, raw, key)
+        low, high = allowed
+        if (low is not None and raw < low) or (high is not None and raw > high) or not _finite(raw):
+            limits = words(allowed) if allowed != _ANY else "a finite number of at most 64 bits"
+            self.error("config/range", key, f"{key} is {raw}, and must be {limits}", f"allowed: {limits}")
+            return stand_in(shape)
+        return raw if shape.whole else float(raw)
+
+    def size(self, shape: Size, raw: Any, key: str, allowed: Range) -> Any:
+        """Bytes, from an integer or a string with a unit."""
+        if isinstance(raw, bool) or not isinstance(raw, int | str):
+            return self.wrong(shape, raw, key)
+        try:
+            size = parse_size(raw)
+        except ValueError as error:
+            self.error("config/size", key, f"{key}: {error}", "write bytes, or a number with MB, GB, MiB or GiB")
+            return 0
+        if (allowed[0] is not None and size < allowed[0]) or not _finite(size):
+            self.error("config/range", key, f"{key} is {size} bytes", "write the real size")
+            return 0
+        return size
+
+    def choice(self, shape: Choice, raw: Any, key: str, allowed: Range) -> Any:
+        """One of some strings."""
+        del allowed
+        if isinstance(raw, str) and raw in shape.options:
+            return raw
+        notes = [listing("choices", shape.options)]
+        fixes: tuple[Fix, ...] = ()
+        if isinstance(raw, str):
+            fixes = did_you_mean(key, raw, shape.options)
+        elif isinstance(raw, bool):
+            word = "on" if raw else "off"
+            notes.append("YAML reads a bare on, off, yes or no as true or false: put it in quotes")
+            fixes = (set_to(key, word),) if word in shape.options else ()
+        self.error("config/choice", key, f"{key} is {_shown(raw)}, not {describe(shape)}", *notes, fixes=fixes)
+        return stand_in(shape)
+
+    def many(self, shape: Many, raw: Any, key: str, allowed: Range) -> Any:
+        """A list, as a tuple."""
+        if not isinstance(raw, list):
+            return self.wrong(shape, raw, key)
+        return tuple(self.value(shape.item, item, joined(key, i), allowed) for i, item in enumerate(raw))
+
+    def table(self, shape: Table, raw: Any, key: str, allowed: Range) -> Any:
+        """A mapping with free names."""
+        if not isinstance(raw, dict):
+            return self.wrong(shape, raw, key)
+        result = {}
+        for name, value in raw.items():
+            if isinstance(name, str) and name:
+                result[name] = self.value(shape.value, value, joined(key, name), allowed)
+            else:
+                self.error(
+                    "config/type", joined(key, name), f"{key}: the name {name!r} must be a string", "put it in quotes"
+                )
+        return result
+
+    def record(self, shape: Record, raw: Any, key: str, allowed: Range) -> Any:
+        """A mapping with declared keys, as its struct."""
+        del allowed
+        if not isinstance(raw, dict):
+            return self.wrong(shape, raw, key)
+        struct, fields = shape.struct, fields_of(shape.struct)
+        values = {}
+        for name, field in fields.items():
+            value = raw.get(name, MISSING)
+            if isinstance(value, str) and value == MISSING:
+                if field.required or name in raw:
+                    values[name] = self.missing(field.shape, joined(key, name))
+                continue
+            values[name] = self.value(field.shape, value, joined(key, name), range_of(struct.__name__, name))
+        for name, value in raw.items():
+            if name not in fields:
+                self.unknown(joined(key, name), name, value, tuple(fields))
+        return struct(**values)
+
+    def missing(self, shape: Shape, key: str) -> Any:
+        """Note a required key that nobody wrote, and give a stand-in."""
+        self.error("config/missing", key, f"{key} must be written: {describe(shape)}", f"write it: {key}=…")
+        return stand_in(shape)
+
+    def unknown(self, key: str, name: Any, value: Any, names: tuple[str, ...]) -> None:
+        """Note a key that the types do not declare."""
+        near = nearest(str(name), names)
+        notes = ((f"did you mean {near}?",) if near else ()) + (listing("known keys", names),)
+        dotted = all(part.replace("-", "_").isidentifier() for part in key.split("."))
+        fixes = (Fix(override=f"~{key}", effect="leaves it out"),) if value is not None and dotted else ()
+        self.error("config/unknown-key", key, f"there is no key {key}", *notes, fixes=fixes)
+
+    def either(self, shape: Either, raw: Any, key: str, allowed: Range) -> Any:
+        """One of several shapes: the one that takes this kind of value."""
+        if raw is None and shape.nullable:
+            return None
+        for option in shape.options:
+            if _takes(option, raw):
+                return self.value(option, raw, key, allowed)
+        if len(shape.options) == 1:
+            return self.value(shape.options[0], raw, key, allowed)
+        return self.wrong(shape, raw, key)
+
+
+def _takes(shape: Shape, raw: Any) -> bool:
+    """Whether `raw` is the kind of YAML value that `shape` is written as."""
+    match shape:
+        case Text() | Choice():
+            return isinstance(raw, str)
+        case Flag():
+            return isinstance(raw, bool)
+        case Number(whole=whole):
+            return isinstance(raw, int if whole else int | float) and not isinstance(raw, bool)
+        case Many():
+            return isinstance(raw, list)
+        case Table() | Record():
+            return isinstance(raw, dict)
+        case _:
+            return True
+
+
+def _finite(number: float) -> bool:
+    """Whether a number is neither infinite nor nan, and an integer fits in 64 bits as JSON readers expect."""
+    return abs(number) < 2**63 if isinstance(number, int) else math.isfinite(number)
+
+
+def _shown(raw: Any) -> str:
+    """A wrong value in words, short."""
+    if raw is None:
+        return "null"
+    if isinstance(raw, bool):
+        return "true" if raw else "false"
+    if isinstance(raw, dict):
+        return "a mapping"
+    if isinstance(raw, list):
+        return "a list"
+    text = repr(raw)
+    kind = "the string " if isinstance(raw, str) else ""
+    return kind + (text if len(text) <= 60 else text[:57] + "…")
+
+
+def _type_fixes(shape: Shape, raw: Any, key: str) -> tuple[Fix, ...]:
+    """An override that writes what was plainly meant."""
+    if isinstance(shape, Either):
+        return tuple(fix for option in shape.options for fix in _type_fixes(option, raw, key))[:1]
+    if isinstance(shape, Number) and isinstance(raw, str):
+        try:
+            number = int(raw) if shape.whole else float(raw)
+        except ValueError:
+            return ()
+        return (set_to(key, number, "the number"),) if _finite(number) else ()
+    if shape == Text() and isinstance(raw, int | float) and not isinstance(raw, bool):
+        return (Fix(override=f"{key}='{raw}'", effect="the string"),)
+    if isinstance(shape, Many) and _takes(shape.item, raw) and not isinstance(shape.item, Anything):
+        return (Fix(override=f"{key}=[{spell(raw)}]", effect="a list of one"),)
+    return ()

@@ -1,0 +1,108 @@
+"""Which config files there are: group → options over several directories. I/O: lists directories.
+
+Hydra's rule: groups are the union of all directories; a file of an earlier directory shadows the same
+group and name in a later one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from launcher.errors import Finding, Location
+
+PRIMARY = "config"
+"""Name of the primary config: `config.yaml` at the top of a config directory."""
+
+MAX_DEPTH = 5
+"""How deep groups nest (`server/gpu/…`); a symlink to a parent directory must not go on for ever."""
+
+
+class ConfigIndex(msgspec.Struct, frozen=True):
+    """`files`: config path (`server/frontdoor`) → file; `groups`: group → its options, sorted."""
+
+    files: Mapping[str, str]
+    groups: Mapping[str, tuple[str, ...]]
+    findings: tuple[Finding, ...]
+
+    def options(self, group: str) -> tuple[str, ...]:
+        """The options of `group`; none for an unknown one."""
+        return self.groups.get(group, ())
+
+
+def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = ()) -> ConfigIndex:
+    """List `config_dirs` (first wins) and add the `virtual` config paths (`hardware/auto`).
+
+    Findings: `config/unreadable` for a directory that is missing, is a file, or may not be listed.
+    """
+    files: dict[str, str] = {}
+    options: dict[str, set[str]] = {}
+    findings = []
+    for directory in config_dirs:
+        try:
+            for path, file in _walk(str(directory), "", MAX_DEPTH):
+                if file is None:
+                    options.setdefault(path, set())
+                    continue
+                if file.endswith(".yml"):
+                    findings.append(_unread(file))
+                    continue
+                files.setdefault(path, file)
+                options.setdefault(path.rpartition("/")[0], set()).add(path.rpartition("/")[2])
+        except OSError as error:
+            findings.append(unreadable(error.filename or str(directory), error))
+    for path in virtual:
+        group, _, option = path.rpartition("/")
+        options.setdefault(group, set()).add(option)
+    options.pop("", None)
+    return ConfigIndex(
+        files, {group: tuple(sorted(names)) for group, names in sorted(options.items())}, tuple(findings)
+    )
+
+
+def _walk(directory: str, group: str, depth: int) -> Iterator[tuple[str, str | None]]:
+    """(config path, file) of each YAML file below `directory`, and (group, None) of each subdirectory."""
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            name = entry.name
+            if name.startswith((".", "__")):
+                continue
+            path = f"{group}/{name}" if group else name
+            if entry.is_dir():
+                yield path, None
+                if depth > 1:
+                    yield from _walk(entry.path, path, depth - 1)
+            elif name.endswith((".yaml", ".yml")):
+                yield path.removesuffix(".yaml"), entry.path
+
+
+def _unread(file: str) -> Finding:
+    """The warning for a file that Hydra's rule passes over."""
+    return Finding(
+        code="config/unreadable",
+        severity="warning",
+        key="",
+        message=f"{file} is not read: config files end in .yaml",
+        notes=(f"rename it to {file.removesuffix('.yml')}.yaml",),
+        location=Location(file=file, line=1),
+    )
+
+
+def unreadable(file: str, error: OSError | UnicodeDecodeError) -> Finding:
+    """The finding for a file or directory that the system does not let us read, or that is not UTF-8."""
+    if isinstance(error, UnicodeDecodeError):
+        before = error.object[: error.start]
+        start = before.rfind(b"\n") + 1
+        location = Location(file=file, line=before.count(b"\n") + 1, column=error.start - start + 1)
+        message = f"{file} is not UTF-8: byte 0x{error.object[error.start]:02x}"
+        note = "save the file as UTF-8"
+    else:
+        location = Location(file=file, line=1)
+        message = f"cannot read {file}: {error.strerror or error}"
+        note = "a config directory must be a readable directory with readable *.yaml files"
+    return Finding(
+        code="config/unreadable", severity="error", key="", message=message, notes=(note,), location=location
+    )

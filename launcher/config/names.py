@@ -1,0 +1,99 @@
+"""What the names in a fleet stand for: servers, their roles and their aliases. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from launcher.config.nearest import listing, nearest, set_to
+from launcher.errors import Finding, Fix
+from launcher.ir.config import FleetConfig
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def addressable(fleet: FleetConfig) -> set[str]:
+    """Every name that a request or a rule may use: servers, roles and aliases."""
+    names = set(fleet.servers)
+    for server in fleet.servers.values():
+        names.update(server.roles, server.aliases)
+    return names
+
+
+def dangling(
+    key: str,
+    name: str,
+    kind: str,
+    names: Iterable[str],
+    *,
+    fixes: tuple[Fix, ...] | None = None,
+    severity: str = "error",
+) -> Finding:
+    """The `config/dangling` finding for `name` at `key`, which no `kind` in `names` has.
+
+    `fixes` replace the one made here, which writes the nearest name at `key`.
+    """
+    known = sorted(names)
+    near = nearest(name, known)
+    if fixes is None:
+        fixes = () if near is None else (set_to(key, near, f"did you mean {near}?"),)
+    notes = (f"did you mean {near}?",) if near else ()
+    return Finding(
+        code="config/dangling",
+        severity="warning" if severity == "warning" else "error",
+        key=key,
+        message=f"{key} names the {kind} {name!r}, which does not exist",
+        notes=(*notes, listing(f"{kind}s", known)),
+        fixes=fixes,
+    )
+
+
+def check_names(fleet: FleetConfig) -> Iterator[Finding]:
+    """Server and service names end in file names, unit names and URLs: letters, digits, - and _."""
+    for collection, entries in (("servers", fleet.servers), ("services", fleet.services)):
+        for name in entries:
+            if not _NAME.fullmatch(name):
+                yield Finding(
+                    code="config/bad-name",
+                    severity="error",
+                    key=f"{collection}.{name}",
+                    message=f"{name!r} cannot be the name of one of the {collection}",
+                    notes=("use letters, digits, - and _, starting with a letter or digit",),
+                )
+
+
+def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:
+    """A name must lead to one server; only a role may be shared, by replicas."""
+    for name in fleet.services.keys() & fleet.servers.keys():
+        yield _clash(f"services.{name}", name, f"the server servers.{name}")
+    owners: dict[str, str] = {}
+    for server_name, server in fleet.servers.items():
+        for i, alias in enumerate(server.aliases):
+            key = f"servers.{server_name}.aliases.{i}"
+            left = [a for a in server.aliases if a != alias]
+            drop = set_to(f"servers.{server_name}.aliases", left, f"leaves {alias} to the other")
+            if alias in fleet.servers and alias != server_name:
+                yield _clash(key, alias, f"the server servers.{alias}", drop)
+            elif alias in owners:
+                yield _clash(key, alias, f"an alias of {owners[alias]}", drop)
+            else:
+                others = [n for n, s in fleet.servers.items() if n != server_name and alias in s.roles]
+                if others:
+                    yield _clash(key, alias, f"a role of servers.{others[0]}", drop)
+            owners.setdefault(alias, f"servers.{server_name}")
+        for i, role in enumerate(server.roles):
+            namesake = fleet.servers.get(role)
+            if role != server_name and namesake is not None and role not in namesake.roles:
+                yield _clash(f"servers.{server_name}.roles.{i}", role, f"the server servers.{role}")
+
+
+def _clash(key: str, name: str, other: str, *fixes: Fix) -> Finding:
+    """A `config/duplicate-name` error."""
+    return Finding(
+        code="config/duplicate-name",
+        severity="error",
+        key=key,
+        message=f"{key} uses the name {name!r}, which is also {other}",
+        fixes=fixes,
+        notes=("a server's name and its aliases must be its own; replicas share a role",),
+    )

@@ -1,0 +1,94 @@
+"""The values that are plainly wrong whatever the fleet: one table. Pure."""
+
+from __future__ import annotations
+
+Range = tuple[float | None, float | None]
+
+_PORT: Range = (1, 65535)
+_POSITIVE: Range = (1, None)
+_NOT_NEGATIVE: Range = (0, None)
+_SHARE: Range = (0, 1)
+
+BY_NAME: dict[str, Range] = {
+    "port": _PORT,
+    "ports": _PORT,
+    # threads and slots
+    "slots": _POSITIVE,
+    "threads": _POSITIVE,
+    "threads_batch": _POSITIVE,
+    "n_ctx": _POSITIVE,
+    "n_ctx_per_slot": _POSITIVE,
+    "n_batch": _POSITIVE,
+    "n_ubatch": _POSITIVE,
+    "experts_used": _POSITIVE,
+    "physical_cores": _POSITIVE,
+    "logical_cores": _POSITIVE,
+    "sockets": _POSITIVE,
+    "n_layer": _POSITIVE,
+    "n_embd": _POSITIVE,
+    "n_vocab": _POSITIVE,
+    "parts": _POSITIVE,
+    "block": _POSITIVE,
+    "block_bytes": _POSITIVE,
+    "max_parallel_starts": _POSITIVE,
+    "crash_loop_failures": _POSITIVE,
+    "health_failures": _POSITIVE,
+    "failures": _POSITIVE,
+    "log_files": _POSITIVE,
+    "cache_ram_mib": (-1, None),
+    "context_checkpoints": _NOT_NEGATIVE,
+    "n_gpu_layers": _NOT_NEGATIVE,
+    "n_cpu_moe": _NOT_NEGATIVE,
+    "tensor_split": _NOT_NEGATIVE,
+    "n_max": _NOT_NEGATIVE,
+    "n_min": _NOT_NEGATIVE,
+    "p_min": _SHARE,
+    "target_min": _SHARE,
+    "target_max": _SHARE,
+    "expansion_threshold": _NOT_NEGATIVE,
+    "oom_score_adjust": (-1000, 1000),
+    "max_retries": _NOT_NEGATIVE,
+    "max_escalations": _NOT_NEGATIVE,
+    "max_corrections": _NOT_NEGATIVE,
+    "models_min": _NOT_NEGATIVE,
+    "models_max": _NOT_NEGATIVE,
+    "queue_size": _NOT_NEGATIVE,
+    "open_s": _NOT_NEGATIVE,
+    "open_max_s": _NOT_NEGATIVE,
+    "backoff_s": _NOT_NEGATIVE,
+    "backoff_max_s": _NOT_NEGATIVE,
+    "health_interval_s": _NOT_NEGATIVE,
+    "swap_target_s": _NOT_NEGATIVE,
+    "tokens_per_second_min": _NOT_NEGATIVE,
+    "crash_loop_window_s": _NOT_NEGATIVE,
+    "start_timeout_s": _NOT_NEGATIVE,
+    "stall_timeout_s": _NOT_NEGATIVE,
+    "request_timeout_s": _NOT_NEGATIVE,
+    "idle_timeout_s": _NOT_NEGATIVE,
+    "header_timeout_s": _NOT_NEGATIVE,
+    "connect_timeout_s": _NOT_NEGATIVE,
+    "queue_timeout_s": _NOT_NEGATIVE,
+    "drain_timeout_s": _NOT_NEGATIVE,
+    "router_timeout_s": _NOT_NEGATIVE,
+    "timeout_s": _NOT_NEGATIVE,
+    "timeouts_s": _NOT_NEGATIVE,
+    "stop_grace_s": _NOT_NEGATIVE,
+}
+"""Smallest and largest allowed value of a field, by its name in the config types; for a map, of each value."""
+
+EXCEPTIONS: dict[str, Range] = {
+    "ServiceConfig.threads": _NOT_NEGATIVE,  # 0: the service's threads are not counted
+    "HardwareConfig.ram_bytes": _POSITIVE,
+}
+"""Ranges of fields that share a name with another but not its range, as `Struct.field`."""
+
+
+def range_of(struct: str, field: str) -> Range:
+    """The range of `field` of the config type `struct`; (None, None) when anything goes."""
+    return EXCEPTIONS.get(f"{struct}.{field}") or BY_NAME.get(field, (None, None))
+
+
+def words(allowed: Range) -> str:
+    """The range for people: `1 to 65535`, `0 or more`."""
+    low, high = allowed
+    return f"{low} or more" if high is None else f"{low} to {high}"

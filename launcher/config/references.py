@@ -1,0 +1,331 @@
+"""Names that must lead somewhere: one function a rule, all of them in `CHECKS`. Pure.
+
+Each check takes the decoded config and yields findings that speak in config keys. A new rule is one function
+and its place in the tuple. Empty names are stand-ins for values that are wrong already, and are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from launcher.config.names import addressable, check_duplicate_names, check_names, dangling
+from launcher.config.nearest import spell
+from launcher.errors import Finding, Fix
+from launcher.ir.config import FleetConfig
+
+Check = Callable[[FleetConfig], Iterable[Finding]]
+
+
+def check_included(fleet: FleetConfig) -> Iterator[Finding]:
+    """Every server of include_warm is in the fleet by that name (its file may say another)."""
+    yield from _members("include_warm", fleet.include_warm, "server", set(fleet.servers))
+
+
+def check_models(fleet: FleetConfig) -> Iterator[Finding]:
+    """Every server's and draft's model exists, and has a file in the quantization asked for."""
+    for name, server in fleet.servers.items():
+        yield from _model_file(fleet, f"servers.{name}", server.model, server.quantization)
+        if server.draft is not None:
+            yield from _model_file(fleet, f"servers.{name}.draft", server.draft.model, server.draft.quantization)
+
+
+def _model_file(fleet: FleetConfig, key: str, model_name: str, quantization: str) -> Iterator[Finding]:
+    """One reference to a model file."""
+    model = fleet.models.get(model_name)
+    if model_name and model is None:
+        yield dangling(f"{key}.model", model_name, "model", fleet.models)
+    if not quantization:
+        return
+    if quantization not in fleet.quantizations:
+        names = model.files if model is not None and model.files else fleet.quantizations
+        yield dangling(f"{key}.quantization", quantization, "quantization", names)
+    elif model is not None and quantization not in model.files:
+        fixes = tuple(
+            Fix(override=f"{key}.quantization={spell(q)}", effect=f"the file {model.files[q].path}")
+            for q in sorted(model.files)[:2]
+        )
+        yield Finding(
+            code="config/dangling",
+            severity="error",
+            key=f"{key}.quantization",
+            message=f"{key}.quantization is {quantization!r}, and the model {model_name!r} has no such file",
+            notes=(f"files of {model_name}: " + (", ".join(sorted(model.files)) or "none"),),
+            fixes=fixes,
+        )
+
+
+def check_catalogue(fleet: FleetConfig) -> Iterator[Finding]:
+    """Every file of every model is in a quantization that exists."""
+    for name, model in fleet.models.items():
+        for quantization in model.files:
+            if quantization not in fleet.quantizations:
+                yield dangling(
+                    f"models.{name}.files.{quantization}", quantization, "quantization", fleet.quantizations, fixes=()
+                )
+
+
+def check_tiers(fleet: FleetConfig) -> Iterator[Finding]:
+    """Every server and service is in a tier that exists."""
+    for collection, entries in (("servers", fleet.servers), ("services", fleet.services)):
+        for name, entry in entries.items():
+            if entry.tier and entry.tier not in fleet.tiers:
+                yield dangling(f"{collection}.{name}.tier", entry.tier, "tier", fleet.tiers)
+
+
+def check_engines(fleet: FleetConfig) -> Iterator[Finding]:
+    """Every server's engine exists."""
+    for name, server in fleet.servers.items():
+        if server.engine and server.engine not in fleet.engines:
+            yield dangling(f"servers.{name}.engine", server.engine, "engine", fleet.engines)
+
+
+def check_devices(fleet: FleetConfig) -> Iterator[Finding]:
+    """Every device of a server is a GPU of the hardware."""
+    for name, server in fleet.servers.items():
+        yield from _members(f"servers.{name}.devices", server.devices, "GPU", set(fleet.hardware.gpus))
+
+
+def check_start_order(fleet: FleetConfig) -> Iterator[Finding]:
+    """Servers start after servers or services that exist, and never after themselves."""
+    names = {*fleet.servers, *fleet.services}
+    for name, server in fleet.servers.items():
+        yield from _members(f"servers.{name}.after", server.after, "server", names)
+    graph = {name: [n for n in server.after if n in fleet.servers] for name, server in fleet.servers.items()}
+    for cycle in _cycles(graph):
+        yield _cycle(f"servers.{cycle[0]}.after", cycle, "start after one another")
+
+
+def check_routing(fleet: FleetConfig) -> Iterator[Finding]:
+    """Pools, fallbacks, escalations, timeouts and the default name servers, roles or aliases that exist.
+
+    A rule *for* a name that does not exist is only dead, so it is a warning.
+    """
+    names, routing = addressable(fleet), fleet.routing
+    if routing.default and routing.default not in names:
+        yield dangling("routing.default", routing.default, "server", names)
+    for pool, config in routing.pools.items():
+        yield from _members(f"routing.pools.{pool}.servers", config.servers, "server", names)
+    for name, targets in routing.fallback.items():
+        yield from _members(f"routing.fallback.{name}", targets, "server", names)
+    chain = "routing.escalation.chain"
+    for name, target in routing.escalation.chain.items():
+        if target and target not in names:
+            yield dangling(f"{chain}.{name}", target, "server", names, fixes=_nearest_or_gone(f"{chain}.{name}"))
+    yield from _keys("routing.fallback", routing.fallback, names)
+    yield from _keys(chain, routing.escalation.chain, names)
+    yield from _keys("routing.timeouts_s", routing.timeouts_s, names)
+
+
+def check_escalation_cycles(fleet: FleetConfig) -> Iterator[Finding]:
+    """Escalation always reaches a stronger role, so its chain has an end.
+
+    Fallback may be mutual (the architects stand in for one another): the runtime tries no server twice for one
+    request, so a cycle there ends by itself and is not looked for.
+    """
+    graph = {name: [target] for name, target in fleet.routing.escalation.chain.items()}
+    for cycle in _cycles(graph):
+        yield _cycle(f"routing.escalation.chain.{cycle[0]}", cycle, "escalate to one another")
+
+
+def check_orchestration(fleet: FleetConfig) -> Iterator[Finding]:
+    """The router, the validator, the workers and everything said about them exist."""
+    orchestration = fleet.orchestration
+    if orchestration is None:
+        return
+    names = addressable(fleet)
+    single = {"orchestration.router": orchestration.router}
+    if orchestration.validation is not None:
+        single["orchestration.validation.validator"] = orchestration.validation.validator
+    warm_pool = orchestration.warm_pool
+    if warm_pool is not None:
+        single |= {f"orchestration.warm_pool.predict.{d}": server for d, server in warm_pool.predict.items()}
+        for i, pattern in enumerate(warm_pool.patterns):
+            yield from _members(f"orchestration.warm_pool.patterns.{i}", pattern, "server", names, removable=False)
+    for i, rung in enumerate(orchestration.oom_ladder):
+        if rung.server:
+            single[f"orchestration.oom_ladder.{i}.server"] = rung.server
+        if rung.quantization and rung.quantization not in fleet.quantizations:
+            key = f"orchestration.oom_ladder.{i}.quantization"
+            yield dangling(key, rung.quantization, "quantization", fleet.quantizations)
+    for key, name in single.items():
+        if name and name not in names:
+            yield dangling(key, name, "server", names)
+    yield from _members("orchestration.workers", orchestration.workers, "server", names)
+    yield from _keys("orchestration.prompts", orchestration.prompts, names)
+
+
+def check_hooks(fleet: FleetConfig) -> Iterator[Finding]:
+    """A hook does one thing, and posts to a server that exists."""
+    names = addressable(fleet)
+    for name, hook in fleet.hooks.items():
+        key = f"hooks.{name}"
+        given = [f for f in ("http", "command", "python") if getattr(hook, f)]
+        if len(given) != 1:
+            yield _exactly_one(key, ("http", "command", "python"), given)
+        if not hook.http or not hook.enabled:
+            continue
+        server, slash, path = hook.http.partition("/")
+        if server not in names:
+            yield dangling(f"{key}.http", server, "server", names, fixes=_respelled_hook(key, server, path, names))
+        elif not slash:
+            yield Finding(
+                code="config/type",
+                severity="error",
+                key=f"{key}.http",
+                message=f"{key}.http is {hook.http!r}, and must be `server/path`",
+                notes=(f"for example {server}/embedding",),
+            )
+
+
+def _respelled_hook(key: str, server: str, path: str, names: Iterable[str]) -> tuple[Fix, ...]:
+    """The hook with the nearest server, or without it."""
+    found = dangling(f"{key}.http", server, "server", names).fixes
+    respelled = tuple(Fix(override=f"{fix.override}/{path}", effect=fix.effect) for fix in found)
+    return respelled or (Fix(override=f"{key}.enabled=false", effect="skips the hook"),)
+
+
+def check_ports(fleet: FleetConfig) -> Iterator[Finding]:
+    """Every server and service has a port, its own or in `ports`; the built-in front has its own."""
+    used = {*fleet.ports.values(), fleet.runtime.front.port}
+    for collection, entries in (("servers", fleet.servers), ("services", fleet.services)):
+        for name, entry in entries.items():
+            if entry.port is not None or name in fleet.ports or getattr(entry, "builtin", None):
+                continue
+            port = next((p for p in range(max(used) + 1, 65536) if p not in used), 0)
+            used.add(port)
+            yield Finding(
+                code="config/missing",
+                severity="error",
+                key=f"{collection}.{name}.port",
+                message=f"{collection}.{name} has no port: neither {collection}.{name}.port nor ports.{name}",
+                notes=("give each server its own port",),
+                fixes=(Fix(override=f"+ports.{name}={port}", effect="a port nothing else uses"),) if port else (),
+            )
+
+
+def check_exclusive_fields(fleet: FleetConfig) -> Iterator[Finding]:
+    """Fields of which at most one, or exactly one, may be written."""
+    for name, server in fleet.servers.items():
+        if server.n_ctx is not None and server.n_ctx_per_slot is not None:
+            yield Finding(
+                code="config/conflict",
+                severity="error",
+                key=f"servers.{name}.n_ctx_per_slot",
+                message=f"servers.{name} has both n_ctx ({server.n_ctx}) and n_ctx_per_slot ({server.n_ctx_per_slot})",
+                notes=("n_ctx is for all slots together, n_ctx_per_slot for each: write one of them",),
+                fixes=(
+                    Fix(override=f"servers.{name}.n_ctx=null", effect="keeps n_ctx_per_slot"),
+                    Fix(override=f"servers.{name}.n_ctx_per_slot=null", effect="keeps n_ctx"),
+                ),
+            )
+    kinds = ("command", "container", "builtin")
+    for name, service in fleet.services.items():
+        given = [f for f in kinds if getattr(service, f)]
+        if len(given) != 1:
+            yield _exactly_one(f"services.{name}", kinds, given)
+
+
+def _exactly_one(key: str, fields: tuple[str, ...], given: list[str]) -> Finding:
+    """The finding for none or several of `fields`."""
+    said = " and ".join(given) if given else "none"
+    return Finding(
+        code="config/conflict",
+        severity="error",
+        key=key,
+        message=f"{key} needs exactly one of {', '.join(fields)}, and has {said}",
+        notes=("write one and remove the others",),
+    )
+
+
+def _members(
+    key: str, members: tuple[str, ...], kind: str, names: set[str], *, removable: bool = True
+) -> Iterator[Finding]:
+    """Members of a list that do not exist; the fix is the list with the nearest name, or without them."""
+    for i, member in enumerate(members):
+        if not member or member in names:
+            continue
+        rest = [m for m in members if m in names]
+        remove = Fix(override=f"{key}={spell(rest)}", effect=f"leaves {member} out")
+        fixes = dangling(f"{key}.{i}", member, kind, names).fixes or ((remove,) if removable else ())
+        yield dangling(f"{key}.{i}", member, kind, names, fixes=fixes)
+
+
+def _keys(key: str, table: Mapping[str, object], names: set[str]) -> Iterator[Finding]:
+    """Rules for names that do not exist: warnings."""
+    for name in table:
+        if name not in names:
+            fix = Fix(override=f"~{key}.{name}", effect="drops the rule")
+            yield dangling(f"{key}.{name}", name, "server", names, fixes=(fix,), severity="warning")
+
+
+def _nearest_or_gone(key: str) -> tuple[Fix, ...]:
+    """The override that drops `key`."""
+    return (Fix(override=f"~{key}", effect="drops the rule"),)
+
+
+def _cycles(graph: Mapping[str, list[str]]) -> list[list[str]]:
+    """Each cycle once, starting at its first name by the graph's order."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+    for start in graph:
+        if start in done:
+            continue
+        path: list[str] = []
+        stack = [(start, iter(graph[start]))]
+        path.append(start)
+        while stack:
+            node, targets = stack[-1]
+            for target in targets:
+                if target in path:
+                    found.append(path[path.index(target) :])
+                elif target in graph and target not in done:
+                    path.append(target)
+                    stack.append((target, iter(graph[target])))
+                    break
+            else:
+                stack.pop()
+                path.pop()
+                done.add(node)
+    return found
+
+
+def _cycle(key: str, cycle: list[str], what: str) -> Finding:
+    """A `config/cycle` error."""
+    fix = (
+        Fix(override=f"~{key}", effect="breaks the cycle there")
+        if key.startswith("routing.")
+        else Fix(override=f"{key}=[]", effect="breaks the cycle there")
+    )
+    return Finding(
+        code="config/cycle",
+        severity="error",
+        key=key,
+        message=f"{key}: these {what}: " + " → ".join([*cycle, cycle[0]]),
+        notes=("one of them must be the last",),
+        fixes=(fix,),
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    check_names,
+    check_duplicate_names,
+    check_included,
+    check_models,
+    check_catalogue,
+    check_tiers,
+    check_engines,
+    check_devices,
+    check_start_order,
+    check_routing,
+    check_escalation_cycles,
+    check_orchestration,
+    check_hooks,
+    check_ports,
+    check_exclusive_fields,
+)
+"""Every rule, in the order its findings are reported."""
+
+
+def check_references(fleet: FleetConfig) -> list[Finding]:
+    """All findings of all checks."""
+    return [finding for check in CHECKS for finding in check(fleet)]

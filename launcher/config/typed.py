@@ -1,0 +1,146 @@
+"""The overrides as they were typed, parsed with Hydra's own grammar. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.errors import HydraException
+
+from launcher.config.nearest import spell
+from launcher.errors import Finding, Fix, Location
+
+COMMAND_LINE = "<command line>"
+"""File name of locations that are positions of overrides, from 1."""
+
+
+_HOW_TO = "write KEY=VALUE, +KEY=VALUE to add, ~KEY to remove; quote values with spaces or special characters"
+
+
+class Typed(msgspec.Struct, frozen=True):
+    """One override: its position on the command line (from 1; 0 when we added it), its text, its meaning."""
+
+    position: int
+    text: str
+    meaning: Override
+
+    @property
+    def key(self) -> str:
+        """The dotted key or the group, without package."""
+        return self.meaning.key_or_group
+
+    @property
+    def value(self) -> Any:
+        """The plain value; None also where there is none."""
+        return self.meaning.value()
+
+    @property
+    def location(self) -> Location:
+        """Where it was typed."""
+        return command_line(self.position)
+
+    @property
+    def value_text(self) -> str:
+        """The text after the first `=`."""
+        return self.text.partition("=")[2]
+
+
+def command_line(position: int) -> Location:
+    """The location of the override at `position`."""
+    return Location(file=COMMAND_LINE, line=position)
+
+
+def parse_overrides(texts: Sequence[str]) -> tuple[list[Typed], list[Finding]]:
+    """Parse every override; grammar errors and sweeps are `config/override` findings, all of them."""
+    parser = OverridesParser.create()
+    typed, findings = [], []
+    for position, text in enumerate(texts, 1):
+        try:
+            text.encode()  # argv may carry bytes that are not UTF-8
+            meaning = parser.parse_rule(text, "override")
+        except (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError) as error:
+            # Hydra's cast functions raise what Python raises
+            findings.append(_unparsed(text, position, error))
+            continue
+        override = Typed(position, text, meaning)
+        if not override.key.strip("."):
+            findings.append(refused(override, f"{text!r} names no key", notes=(_HOW_TO,)))
+        elif meaning.is_sweep_override():
+            findings.append(_sweep(override))
+        else:
+            typed.append(override)
+    return typed, findings
+
+
+def appended(group: str, options: Iterable[str]) -> Typed:
+    """`+group=[options]`, as if typed."""
+    names = list(options)
+    meaning = Override(type=OverrideType.ADD, key_or_group=group, value_type=ValueType.ELEMENT, _value=list[Any](names))
+    text = f"+{group}={spell(names)}"
+    meaning.input_line = text
+    return Typed(0, text, meaning)
+
+
+def refused(override: Typed, message: str, *, notes: tuple[str, ...] = (), fixes: tuple[Fix, ...] = ()) -> Finding:
+    """A `config/override` error about one override."""
+    return Finding(
+        code="config/override",
+        severity="error",
+        key=override.key,
+        message=message,
+        notes=notes,
+        fixes=fixes,
+        location=override.location,
+    )
+
+
+def _unparsed(text: str, position: int, error: Exception) -> Finding:
+    """The finding for text that Hydra's grammar refuses."""
+    key, equals, value = text.partition("=")
+    reason = str(error).partition("\n")[0] or "there is a character that does not belong here"
+    fixes: tuple[Fix, ...] = ()
+    bare_key = key.strip().lstrip("+~")
+    if (
+        equals
+        and bare_key
+        and text.isprintable()
+        and not set(value) & set("[]{}()'\"")
+        and all(part.isidentifier() for part in bare_key.split("."))
+    ):
+        fixes = (Fix(override=f"{key.strip()}={_quoted(value)}", effect="quotes the value"),)
+    return Finding(
+        code="config/override",
+        severity="error",
+        key=bare_key,
+        message=f"cannot read the override {text!r}: {reason}",
+        notes=(_HOW_TO,),
+        fixes=fixes,
+        location=command_line(position),
+    )
+
+
+def _quoted(value: str) -> str:
+    """`value` as a quoted string, whatever it looks like."""
+    spelled = spell(value)
+    return spelled if spelled[:1] == "'" else f"'{spelled}'"
+
+
+def _sweep(override: Typed) -> Finding:
+    """The finding for several values at once."""
+    value = override.value_text
+    fixes: tuple[Fix, ...] = ()
+    if override.meaning.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
+        head = override.text.partition("=")[0]
+        fixes = (
+            Fix(override=f"{head}=[{value}]", effect="one list"),
+            Fix(override=f"{head}={_quoted(value)}", effect="one string"),
+        )
+    return refused(
+        override,
+        f"{override.text!r} gives several values, and a fleet is compiled once",
+        notes=("run the command once for each value to compare them",),
+        fixes=fixes,
+    )
