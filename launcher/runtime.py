@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.manifest import decode_fleet, decode_routes
 from launcher.supervise import LOCK_NAME, Supervisor, boot_id, proc_stat
-from launcher.supervise.control import ControlClient, NoRuntimeError, bind_control, unbind_control
+from launcher.supervise.control import ControlClient, NoRuntimeError, serve_control
 from launcher.supervise.detached import spawn_runtime
 from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, RuntimeStarted, encode_event
 
@@ -43,9 +43,10 @@ def ignore_event(_: AnyEvent) -> None:
     """For callers that do not watch."""
 
 
-def run(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event) -> int:
+def run(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event, route_only: bool = False) -> int:
     """Run the deployment in the foreground until SIGTERM, SIGINT or a stop over the control socket; 0 then.
 
+    `route_only` starts and stops no server: the front alone, for fleets whose processes systemd owns.
     `on_event` is called in the event loop and must not block. A second signal kills instead of draining.
     Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a fatal server
     did not become ready; everything that was started is stopped), each after a `FleetFailed` event.
@@ -54,7 +55,9 @@ def run(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_e
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_Runtime(deployment_dir, on_event).main())
+            runner.run(
+                _route_only(deployment_dir, on_event) if route_only else _Runtime(deployment_dir, on_event).main()
+            )
     except LaunchError as error:
         on_event(FleetFailed(exit_code=error.exit_code, findings=error.findings))
         raise
@@ -94,9 +97,7 @@ class _Runtime:
         self._state_dir = deployment_state_dir(
             self._manifest.deployment, self._manifest.supervisor.state_dir, create=True
         )
-        unit = self._table.front
-        host = "127.0.0.1" if unit.host in ("0.0.0.0", "::") else unit.host  # noqa: S104 - shown, not bound
-        self._url = f"http://{f'[{host}]' if ':' in host else host}:{unit.port}"
+        self._url = _url(self._table)
         self._supervisor = Supervisor(
             self._manifest,
             state_dir=self._state_dir,
@@ -165,7 +166,7 @@ class _Runtime:
         except LockHeldError as error:
             raise HostError([_held(self._manifest.deployment, error)]) from None
         try:
-            with self._signals():
+            with _signals(self._on_signal):
                 await self._hold()
         finally:
             lock.release()
@@ -188,7 +189,7 @@ class _Runtime:
                 processes=self._supervisor.boot_names(),
             )
         )
-        async with _served(control, self._state_dir):
+        async with serve_control(control, self._state_dir):
             self._serving = asyncio.create_task(
                 route.serve(
                     self._front, host=unit.host, port=unit.port, sock=sock, shutdown=closing, drain_timeout_s=drain_s
@@ -230,19 +231,6 @@ class _Runtime:
         except Exception:  # noqa: BLE001 - whatever it is, it is logged
             _LOG.exception("the watcher of events failed")
 
-    @contextlib.contextmanager
-    def _signals(self) -> Any:
-        """Within the block the first SIGTERM, SIGINT or SIGHUP ends in order, the next ones by force."""
-        loop = asyncio.get_running_loop()
-        ours = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
-        for number in ours:
-            loop.add_signal_handler(number, self._on_signal, number)
-        try:
-            yield
-        finally:
-            for number in ours:
-                loop.remove_signal_handler(number)
-
     def _on_signal(self, number: signal.Signals) -> None:
         """End; if that is under way, end now."""
         if self._told.is_set():
@@ -255,31 +243,48 @@ class _Runtime:
         self._told.set()
 
 
-@contextlib.asynccontextmanager
-async def _served(app: Any, state_dir: Path) -> AsyncIterator[None]:
-    """Serve `app` on the control socket within the block."""
-    import uvicorn  # noqa: PLC0415 - late, as above
+async def _route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None]) -> None:
+    """The front alone, until SIGTERM: somebody else (systemd units) keeps the servers running."""
+    from launcher import route  # noqa: PLC0415 - late, as above
 
-    class Server(uvicorn.Server):
-        """Without signal handlers: those are the runtime's."""
+    manifest, table = read_deployment(deployment_dir)
+    front = route.Front(table, route.StaticUpstreams())
+    sock = route.bind(front, table.front.host, table.front.port)
+    url = _url(table)
+    told = asyncio.Event()
+    on_event(RuntimeStarted(deployment=manifest.deployment, pid=os.getpid(), state_dir="", front=url, processes=()))
+    on_event(FleetReady(seconds=0, front=url, ready=()))
+    _notify("READY=1")
+    with _signals(lambda _: told.set()):
+        await route.serve(
+            front,
+            host=table.front.host,
+            port=table.front.port,
+            sock=sock,
+            shutdown=told,
+            drain_timeout_s=manifest.supervisor.drain_timeout_s,
+        )
 
-        @contextlib.contextmanager
-        def capture_signals(self) -> Any:
-            """Capture none."""
-            yield
 
-    config = uvicorn.Config(
-        app, loop="none", lifespan="off", log_config=None, log_level="critical", timeout_graceful_shutdown=2
-    )
-    server = Server(config)
-    sock = bind_control(state_dir)
-    task = asyncio.create_task(server.serve(sockets=[sock]))
+@contextlib.contextmanager
+def _signals(on_signal: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Within the block SIGTERM, SIGINT and SIGHUP (unless ignored, as under nohup) call `on_signal`."""
+    loop = asyncio.get_running_loop()
+    ours = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in ours:
+        loop.add_signal_handler(number, on_signal, number)
     try:
         yield
     finally:
-        server.should_exit = True
-        await asyncio.gather(task, return_exceptions=True)
-        unbind_control(state_dir, sock)
+        for number in ours:
+            loop.remove_signal_handler(number)
+
+
+def _url(table: RoutingTable) -> str:
+    """Where the front is reached from this machine."""
+    unit = table.front
+    host = "127.0.0.1" if unit.host in ("0.0.0.0", "::") else unit.host  # noqa: S104 - shown, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{unit.port}"
 
 
 def _held(deployment: str, error: LockHeldError) -> Finding:
@@ -304,8 +309,11 @@ def _notify(message: str) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """`python -m launcher.runtime DIR [--events-fd N]`: run DIR; events as JSON lines to N until ready or failed."""
-    directory, descriptor = Path(argv[0]), int(argv[2]) if argv[1:2] == ["--events-fd"] else -1
+    """`python -m launcher.runtime DIR [--route-only] [--events-fd N]`; events as JSON lines on stderr.
+
+    The events up to ready or failed also go to descriptor N. The exit code is that of the LaunchError.
+    """
+    descriptor = int(argv[argv.index("--events-fd") + 1]) if "--events-fd" in argv else -1
     if descriptor >= 0:
         os.set_inheritable(descriptor, False)
 
@@ -323,7 +331,7 @@ def main(argv: Sequence[str]) -> int:
                 descriptor = -1
 
     try:
-        return run(directory, on_event=on_event)
+        return run(Path(argv[0]), on_event=on_event, route_only="--route-only" in argv)
     except LaunchError as error:
         return error.exit_code
 

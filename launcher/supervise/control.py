@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -82,6 +83,33 @@ def unbind_control(state_dir: Path, sock: socket.socket) -> None:
     """Close the control socket and remove its name."""
     sock.close()
     (state_dir / SOCKET_NAME).unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def serve_control(app: Any, state_dir: Path) -> AsyncIterator[None]:
+    """Serve `app` on the control socket within the block."""
+    import uvicorn  # noqa: PLC0415 - 0.1 s that clients need not pay
+
+    class Server(uvicorn.Server):
+        """Without signal handlers: those are the runtime's."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Any:
+            """Capture none."""
+            yield
+
+    config = uvicorn.Config(
+        app, loop="none", lifespan="off", log_config=None, log_level="critical", timeout_graceful_shutdown=2
+    )
+    server = Server(config)
+    sock = bind_control(state_dir)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+        unbind_control(state_dir, sock)
 
 
 def _knock(state_dir: Path) -> None:

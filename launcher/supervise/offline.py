@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,17 +102,18 @@ def offline_status(state_dir: Path) -> FleetStatus:
     )
 
 
-def stop_orphans(state_dir: Path, *, grace_s: float | None = None) -> OrphanReport:
+def stop_orphans(state_dir: Path, names: Collection[str] = (), *, grace_s: float | None = None) -> OrphanReport:
     """Stop exactly the processes that a dead runtime of `state_dir` left: SIGTERM, grace, SIGKILL. Blocks.
 
-    `grace_s` None uses each server's own. Raises RuntimeAliveError when a runtime lives; holds its lock meanwhile.
+    With `names`, only those. `grace_s` None uses each server's own. Raises RuntimeAliveError when a runtime lives;
+    holds its lock meanwhile.
     """
     if not (state_dir / "servers").is_dir():
         return OrphanReport(stopped=(), rejected=())
     with _no_runtime(state_dir):
         store = RecordStore(state_dir)
         living, rejected = living_records(store)
-        stopped = stop_records(living, grace_s=grace_s)
+        stopped = stop_records([r for r in living if not names or r.name in names], grace_s=grace_s)
         for orphan in stopped:
             if orphan.outcome != "survived":
                 store.remove(orphan.name)

@@ -101,6 +101,15 @@ def test_orphans_are_shown_and_exactly_they_are_stopped(state_dir: Path, sleeper
     assert offline_status(state_dir).processes == ()
 
 
+def test_only_named_orphans_are_stopped(state_dir: Path, sleeper: Sleeper) -> None:
+    """The others go on, and stay known."""
+    (one, first), (two, second) = sleeper(), sleeper(name="two")
+    save(state_dir, first, second)
+    assert [o.name for o in stop_orphans(state_dir, ["two"]).stopped] == ["two"]
+    assert (ended(two), one.poll()) == (True, None)
+    assert [p.name for p in offline_status(state_dir).processes] == ["one"]
+
+
 @pytest.mark.parametrize(
     "forgery",
     [

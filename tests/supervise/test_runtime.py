@@ -21,7 +21,7 @@ from launcher.files import deployment_state_dir, lock_owner
 from launcher.ir.fleet import HookUnit, ServiceUnit
 from launcher.runtime import ControlClient, NoRuntimeError, run, spawn_detached
 from launcher.supervise import LOCK_NAME, events, offline_status, stop_orphans
-from tests.supervise.conftest import SUPERVISOR, fake, manifest, real, write_deployment_dir
+from tests.supervise.conftest import FAKE, SUPERVISOR, fake, manifest, real, write_deployment_dir
 
 FreePort = Callable[[], int]
 Deploy = Callable[..., Path]
@@ -367,6 +367,22 @@ def test_idle_and_exclusive_work_through_the_front(deploy: Any, state_dir: Path,
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(ask, "ababab")) == {200}
+
+
+def test_the_front_alone_routes_to_servers_of_others(deploy: Any, state_dir: Path, free_port: FreePort) -> None:
+    """Route only: no process is started, requests reach what already listens, SIGTERM ends it, the server lives."""
+    port = free_port()
+    directory = deploy(fake("a", port))
+    with subprocess.Popen([sys.executable, "-S", str(FAKE), "--port", str(port)]) as theirs:
+        front = subprocess.Popen(
+            [sys.executable, "-m", "launcher.runtime", str(directory), "--route-only"], stderr=subprocess.DEVNULL
+        )
+        wait_until(lambda: _answers(f"{deploy.front}/health") and _answers(f"http://127.0.0.1:{port}/health"))
+        assert httpx.post(f"{deploy.front}/completion", json={"model": "a"}).status_code == 200
+        front.send_signal(signal.SIGTERM)
+        assert (front.wait(10), theirs.poll()) == (0, None)
+        assert offline_status(state_dir).processes == ()
+        theirs.kill()
 
 
 def _answers(url: str) -> bool:
