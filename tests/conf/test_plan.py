@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.catalog import build
-from launcher.plan import plan_fleet
+from launcher.plan import apply_waivers, plan_fleet
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def plan(fleet):
         config = fleet(*overrides)
         catalog, findings = build(config)
         result = plan_fleet(config, catalog, deployment="test", input_digest="")
-        return result, (*findings, *result.findings)
+        return result, apply_waivers(config, (*findings, *result.findings))
 
     return planned
 
@@ -63,3 +63,11 @@ def test_a_repacked_copy_is_what_the_big_ones_avoid(plan, server):
     more = copied.devices[0].planned_bytes - plain.devices[0].planned_bytes
     file = next(m.file_bytes for s in plain.servers if s.name == server for m in s.memory)
     assert more > file / 2
+
+
+def test_a_burst_worker_can_be_included_by_its_documented_name(plan):
+    """`include_warm=[worker_fast_1]` adds 8102 to the HOT set of hot_only and breaks no rule."""
+    result, findings = plan("profile=hot_only", "hardware=epyc", "include_warm=[worker_fast_1]")
+    worker = next(s for s in result.servers if s.name == "worker_fast_1")
+    assert (worker.port, worker.tier) == (8102, "hot")
+    assert [f for f in findings if f.severity != "note"] == []
