@@ -114,6 +114,7 @@ def check_routing(fleet: FleetConfig) -> Iterator[Finding]:
     yield from _keys("routing.fallback", routing.fallback, names)
     yield from _keys(chain, routing.escalation.chain, names)
     yield from _keys("routing.timeouts_s", routing.timeouts_s, names)
+    yield from _keys("routing.n_ctx_min", routing.n_ctx_min, names)
 
 
 def check_escalation_cycles(fleet: FleetConfig) -> Iterator[Finding]:

@@ -400,6 +400,8 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     breaker: BreakerConfig = BreakerConfig()
     timeouts_s: dict[str, float] = {}
     """Answer timeout by role, over the server's own request_timeout_s."""
+    n_ctx_min: dict[str, int] = {}
+    """Tokens that a slot must have, by role."""
 
 
 class ValidationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

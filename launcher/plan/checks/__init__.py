@@ -20,8 +20,11 @@ from launcher.plan.checks.contexts import (
     check_cache_blocks,
     check_embedding_batch,
     check_flash_attention,
+    check_role_context,
     check_slot_context,
+    check_slow_cache,
 )
+from launcher.plan.checks.cpus import check_cpusets, check_numa, check_overlap, check_threads
 from launcher.plan.checks.ladder import check_ladder
 from launcher.plan.checks.models import (
     check_draft,
@@ -32,14 +35,12 @@ from launcher.plan.checks.models import (
 )
 from launcher.plan.checks.planning import Planning
 from launcher.plan.checks.processes import (
-    check_cpusets,
     check_memlock,
     check_offload,
     check_port_conflicts,
-    check_threads,
-    check_timeouts,
     check_unused_ports,
 )
+from launcher.plan.checks.timeouts import check_timeouts
 
 CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_budgets,
@@ -50,9 +51,11 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_ladder,
     check_stated,
     check_slot_context,
+    check_role_context,
     check_embedding_batch,
     check_flash_attention,
     check_cache_blocks,
+    check_slow_cache,
     check_experts,
     check_draft,
     check_speculation,
@@ -62,6 +65,8 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_unused_ports,
     check_threads,
     check_cpusets,
+    check_overlap,
+    check_numa,
     check_memlock,
     check_timeouts,
     check_offload,

@@ -10,6 +10,8 @@ from launcher.plan.memory.compute import QUANTISED
 from launcher.plan.memory.kv import ROW
 from launcher.plan.memory.layers import key_length, value_length
 
+SLOW_V = frozenset({"q4_0", "q4_1", "iq4_nl"})
+
 
 def check_slot_context(planning: Planning) -> Iterator[Finding]:
     """`plan/slot-context`: an embedder's slot takes less than the model does."""
@@ -31,6 +33,39 @@ def check_slot_context(planning: Planning) -> Iterator[Finding]:
             f"a slot has {settings.n_ctx_per_slot} tokens{padding}, the model takes {trained}",
             fixes=(set_field(server, field, value),),
         )
+
+
+def check_role_context(planning: Planning) -> Iterator[Finding]:
+    """`plan/role-context`: a slot has fewer tokens than a role of the server needs (`routing.n_ctx_min`)."""
+    for server in planning.running:
+        needs = {n: planning.fleet.routing.n_ctx_min.get(n, 0) for n in (server.name, *server.config.roles)}
+        role = max(needs, key=needs.__getitem__)
+        settings, need = server.settings, needs[role]
+        if settings.n_ctx_per_slot >= need:
+            continue
+        trained = server.model.architecture.n_ctx_train
+        asked = server.config.n_ctx
+        field, value = ("n_ctx", need * settings.slots) if asked else ("n_ctx_per_slot", need)
+        yield finding(
+            "error",
+            "plan/role-context",
+            f"{server.key}.{field}",
+            f"a slot has {settings.n_ctx_per_slot} tokens, the role {role} needs {need}",
+            notes=(f"{server.config.model} was trained with {trained}: another model is needed",)
+            if 0 < trained < need
+            else (),
+            fixes=() if 0 < trained < need else (set_field(server, field, value),),
+        )
+
+
+def check_slow_cache(planning: Planning) -> Iterator[Finding]:
+    """`plan/slow-cache-type`: a V cache of four bits saves memory and costs speed."""
+    for server in planning.running:
+        kind = server.settings.cache_type_v
+        if kind in SLOW_V and not server.settings.embedding:
+            message = f"a V cache of {kind} is slow: every attention unpacks it; q8_0 takes about twice the memory"
+            fixes = (set_field(server, "cache_type_v", "q8_0"),)
+            yield finding("note", "plan/slow-cache-type", f"{server.key}.cache_type_v", message, fixes=fixes)
 
 
 def check_embedding_batch(planning: Planning) -> Iterator[Finding]:

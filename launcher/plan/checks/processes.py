@@ -1,4 +1,4 @@
-"""Ports, threads, limits and timeouts of processes. Pure."""
+"""Ports, limits and devices of processes. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from itertools import combinations
 
 import msgspec
 
-from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding
 from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.cpuset import physical_cores
-from launcher.plan.devices import starts, worst
+from launcher.plan.devices import starts
 from launcher.sizes import gib
 
 ANYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
@@ -101,52 +99,6 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
         yield finding("note", "plan/port-unused", "stated.servers", message)
 
 
-def check_threads(planning: Planning) -> Iterator[Finding]:
-    """`cpu/oversubscribed`: more threads at once than physical cores, in all or in a server's own cpuset."""
-    cores = planning.fleet.hardware.cpu.physical_cores
-    threads = worst(planning.servers, lambda s: s.settings.threads)
-    if threads > cores:
-        many = sorted(planning.running, key=lambda s: (-s.settings.threads, s.name))[:4]
-        yield finding(
-            "warning",
-            "cpu/oversubscribed",
-            "hardware.cpu.physical_cores",
-            f"{threads} threads of servers that may be busy at once, on {cores} physical cores "
-            f"({planning.fleet.hardware.cpu.logical_cores} logical)",
-            notes=tuple(f"{s.name} has {s.settings.threads} threads" for s in many),
-        )
-    for server in planning.running:
-        own, what = cores, "the host"
-        if server.config.cpus:
-            try:
-                own, what = physical_cores(parse_cpulist(server.config.cpus), planning.fleet.hardware.cpu), "its cpuset"
-            except ValueError:
-                continue
-        if server.settings.threads > own:
-            message = f"{server.settings.threads} threads, but {what} has {own} physical cores"
-            fixes = (set_field(server, "threads", own),)
-            yield finding("warning", "cpu/oversubscribed", f"{server.key}.threads", message, fixes=fixes)
-
-
-def check_cpusets(planning: Planning) -> Iterator[Finding]:
-    """`cpu/cpuset-straddles`: a cpuset on several NUMA nodes without a memory policy."""
-    try:
-        nodes = {n.id: parse_cpulist(n.cpus) for n in planning.fleet.hardware.cpu.nodes}
-    except ValueError:
-        return
-    for server in planning.running:
-        if not server.config.cpus or server.config.numa:
-            continue
-        try:
-            cpus = parse_cpulist(server.config.cpus)
-        except ValueError:
-            continue
-        touched = [str(node) for node, own in nodes.items() if cpus & own]
-        if len(touched) > 1:
-            message = f"cpus {server.config.cpus} lie on nodes {', '.join(touched)}: give numa a policy"
-            yield finding("warning", "cpu/cpuset-straddles", f"{server.key}.cpus", message)
-
-
 def check_memlock(planning: Planning) -> Iterator[Finding]:
     """`plan/memlock-limit`: a process locks more than RLIMIT_MEMLOCK lets it."""
     limit = planning.fleet.hardware.memlock_bytes
@@ -158,25 +110,6 @@ def check_memlock(planning: Planning) -> Iterator[Finding]:
             message = f"{gib(locked)} is to be locked, the limit (memlock) is {gib(limit)}: it would not be pinned"
             fixes = (set_field(server, "load_mode", "mmap"),)
             yield finding("warning", "plan/memlock-limit", f"{server.key}.load_mode", message, fixes=fixes)
-
-
-def check_timeouts(planning: Planning) -> Iterator[Finding]:
-    """`plan/timeout-order`: an inner timeout that cannot fire before the outer one."""
-    for server in planning.running:
-        config = server.config
-        if config.stall_timeout_s > config.start_timeout_s > 0:
-            message = (
-                f"a start is called stalled after {config.stall_timeout_s:g} s without progress, "
-                f"but it is given up after {config.start_timeout_s:g} s"
-            )
-            yield finding("warning", "plan/timeout-order", f"{server.key}.stall_timeout_s", message)
-    orchestration = planning.fleet.orchestration
-    router = next((s for s in planning.servers if orchestration and s.name == orchestration.router), None)
-    if orchestration and router:
-        outer = planning.fleet.routing.timeouts_s.get(router.name, router.config.request_timeout_s)
-        if orchestration.router_timeout_s >= outer:
-            message = f"the router is given {orchestration.router_timeout_s:g} s, its server answers within {outer:g} s"
-            yield finding("warning", "plan/timeout-order", "orchestration.router_timeout_s", message)
 
 
 def check_offload(planning: Planning) -> Iterator[Finding]:
