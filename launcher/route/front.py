@@ -13,66 +13,63 @@ from launcher.ir.fleet import FrontUnit, RoutingTable
 from launcher.ir.live import UnavailableError, Upstreams
 from launcher.route import pages
 from launcher.route.asgi import ASGIApp, Receive, Scope, Send
+from launcher.route.body import for_target
 from launcher.route.client import Client, ClientGoneError, Reply, Turn, too_large
+from launcher.route.deadlines import Deadlines
 from launcher.route.directory import Directory
+from launcher.route.express import LEFT
 from launcher.route.guard import OPEN_PATHS, Guard, is_loopback
+from launcher.route.passage import NO_SLOT_ENDINGS
 from launcher.route.peek import peek
 from launcher.route.problem import HttpError
 from launcher.route.relay import Attempt, answer_to
 from launcher.route.target import SERVING, Target, choose
 from launcher.route.upstream import UpstreamError
+from launcher.route.view import View
 from launcher.route.wire import Request, RequestIds, cors_headers, preflight_headers
 
 _LOG = logging.getLogger("launch.route")
 _ACCESS = logging.getLogger("launch.access")
-_NO_SLOT_ENDINGS = ("/tokenize", "/detokenize", "/apply-template", "/count_tokens", "/input_tokens")
-"""Requests that llama-server answers without a slot."""
-_LEFT = 499
-"""Counted for a client that left; never sent."""
 _UNSTEADY_ROUNDS = 3
 _CSP = [(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")]
-
-
-class View(msgspec.Struct, frozen=True):
-    """Everything that comes from one routing table; requests in flight keep theirs across a reload."""
-
-    table: RoutingTable
-    directory: Directory
-    guard: Guard
-    targets: dict[str, Target]
 
 
 class Front:
     """The data plane as an ASGI app. Raises ConfigError or HostError for a table that cannot be served safely."""
 
-    def __init__(self, table: RoutingTable, upstreams: Upstreams, *, control: ASGIApp | None = None) -> None:
-        """`control` answers under `/api/`, for clients on this machine only."""
-        self._upstreams = upstreams
+    def __init__(
+        self, table: RoutingTable, upstreams: Upstreams, *, control: ASGIApp | None = None, express: bool = True
+    ) -> None:
+        """`control` answers under `/api/`, for clients on this machine only. `express` False: ASGI path only."""
+        self.express = express
+        self.deadlines = Deadlines()
+        self.upstreams = upstreams
         self._control = control
-        self._ids = RequestIds()
-        self._refused: Counter[str] = Counter()
+        self.ids = RequestIds()
+        self.refused: Counter[str] = Counter()
         self._created = int(time.time())
-        self._view = self._make_view(table, {})
+        self.view = self._make_view(table, {})
 
     @property
     def unit(self) -> FrontUnit:
         """Limits and address of the table that is served now."""
-        return self._view.table.front
+        return self.view.table.front
 
     def replace_table(self, table: RoutingTable) -> None:
         """Serve another table from the next request on; requests in flight finish on the old one.
 
         Raises like the constructor, and then keeps the old table.
         """
-        old = self._view.targets
-        self._view = self._make_view(table, old)
+        old = self.view.targets
+        self.view = self._make_view(table, old)
         for name, target in old.items():
-            if self._view.targets.get(name) is not target:
+            if self.view.targets.get(name) is not target:
                 target.pool.close()
 
     def close(self) -> None:
         """Close idle upstream connections; the others end with their requests."""
-        for target in self._view.targets.values():
+        self.deadlines.close()
+        for target in self.view.targets.values():
             target.pool.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,15 +79,15 @@ class Front:
         started = time.perf_counter()
         turn = Turn(scope, receive, send)
         request, client, reply = turn.request, turn.client, turn.reply
-        request.id = reply.request_id = self._ids.accept(request.seen.get(b"x-request-id"))
+        request.id = reply.request_id = self.ids.accept(request.seen.get(b"x-request-id"))
         code = ""
         try:
-            await self._answer(self._view, turn)
+            await self._answer(self.view, turn)
         except HttpError as error:
             code = error.code
             await self._refuse(error, turn)
         except ClientGoneError:
-            reply.status = reply.status or _LEFT
+            reply.status = reply.status or LEFT
         except asyncio.CancelledError:
             if not client.gone:
                 await self._refuse(stopping(), turn)
@@ -101,10 +98,14 @@ class Front:
         finally:
             client.close()
             if self.unit.access_log:
-                ms = (time.perf_counter() - started) * 1000
-                _ACCESS.info(
-                    "%s %s %s %d %s %.1f ms", request.id, request.method, request.path, reply.status, code or "-", ms
-                )
+                seconds = time.perf_counter() - started
+                self.log_access(request.id, request.method, request.path, reply.status, code or "-", seconds)
+
+    def log_access(  # noqa: PLR0917  # the columns of a line
+        self, request_id: str, method: str, path: str, status: int, code: str, seconds: float
+    ) -> None:
+        """One line of the access log."""
+        _ACCESS.info("%s %s %s %d %s %.1f ms", request_id, method, path, status, code, seconds * 1000)
 
     def _make_view(self, table: RoutingTable, old: dict[str, Target]) -> View:
         """Everything for `table`; servers at the same address keep their connections, counts and breakers."""
@@ -153,7 +154,7 @@ class Front:
 
     async def _answer_here(self, view: View, request: Request, reply: Reply) -> bool:
         """Answer a GET about the fleet itself; False when it is not one."""
-        state_of = self._upstreams.state
+        state_of = self.upstreams.state
         path = request.path
         if path in ("/health", "/v1/health"):
             await _json(reply, 200, {"status": "ok"})
@@ -161,7 +162,7 @@ class Front:
             waiting = pages.not_ready(view.table, state_of)
             await _json(reply, 503 if waiting else 200, {"ready": not waiting, "waiting": waiting})
         elif path == "/metrics":
-            text = pages.metrics_text(view.targets, state_of, self._refused)
+            text = pages.metrics_text(view.targets, state_of, self.refused)
             await reply.whole(200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
         elif path == "/":
             front = view.table.front
@@ -180,7 +181,7 @@ class Front:
 
     async def _refuse(self, error: HttpError, turn: Turn) -> None:
         """Answer with an error, unless an answer has begun: then that one is cut."""
-        self._refused[error.code] += 1
+        self.refused[error.code] += 1
         if turn.reply.status:
             if not turn.reply.finished:
                 turn.reply.abort()
@@ -210,7 +211,7 @@ class Front:
         for tier in tiers[:1] if only_look else tiers:
             targets = [view.targets[name] for name in tier]
             while targets:
-                choice = choose(targets, self._upstreams.state, now())
+                choice = choose(targets, self.upstreams.state, now())
                 if choice is None or (choice.asleep and only_look):
                     break
                 targets.remove(choice.target)
@@ -229,7 +230,7 @@ class Front:
     async def _ask(self, view: View, asked: str, target: Target, turn: Turn) -> None:
         """One try at one server, from its gate to its accounts. Raises UnavailableError, UpstreamError."""
         request = turn.request
-        takes_slot = request.method not in ("GET", "HEAD") and not request.path.endswith(_NO_SLOT_ENDINGS)
+        takes_slot = request.method not in ("GET", "HEAD") and not request.path.endswith(NO_SLOT_ENDINGS)
         timeout_s = view.directory.timeout_s(asked, target.unit)
         began = time.perf_counter()
         await self._admit(view, target, turn.client, takes_slot=takes_slot, wake_timeout_s=timeout_s)
@@ -237,8 +238,7 @@ class Front:
         status = 0
         try:
             target.begin()
-            defaults = target.unit.request_defaults
-            body = with_defaults(request.body, defaults) if defaults and takes_slot else request.body
+            body = for_target(request.body, target.unit) if takes_slot else request.body
             attempt = Attempt(turn, body, target)
             await attempt.run(timeout_s=timeout_s, connect_timeout_s=view.table.front.connect_timeout_s)
             target.succeeded()
@@ -246,7 +246,7 @@ class Front:
         except UpstreamError as error:
             if error.reason in ("client_gone", "stopping"):
                 target.abandoned()
-                status = _LEFT
+                status = LEFT
             else:
                 ok = False
                 status = answer_to(error, target.name).status
@@ -258,8 +258,8 @@ class Front:
         finally:
             if takes_slot:
                 target.gate.release()
-            self._upstreams.leave(target.name, ok=ok)
-            target.tally.add(status or _LEFT, time.perf_counter() - began)
+            self.upstreams.leave(target.name, ok=ok)
+            target.tally.add(status or LEFT, time.perf_counter() - began)
 
     async def _admit(
         self, view: View, target: Target, client: Client, *, takes_slot: bool, wake_timeout_s: float
@@ -267,13 +267,13 @@ class Front:
         """Wait until `target` serves and has a slot, then mark it busy. No waiting at all when both are so."""
         front, gate = view.table.front, target.gate
         for _ in range(_UNSTEADY_ROUNDS):
-            if self._upstreams.state(target.name) not in SERVING:
-                await client.unless_gone(self._upstreams.wake(target.name, wake_timeout_s))
+            if self.upstreams.state(target.name) not in SERVING:
+                await client.unless_gone(self.upstreams.wake(target.name, wake_timeout_s))
             if takes_slot and not gate.try_acquire():
                 waiting = gate.acquire(queue_size=front.queue_size, timeout_s=front.queue_timeout_s)
                 await client.unless_gone(waiting)
-            if self._upstreams.state(target.name) in SERVING:
-                self._upstreams.enter(target.name)
+            if self.upstreams.state(target.name) in SERVING:
+                self.upstreams.enter(target.name)
                 return
             if takes_slot:
                 gate.release()
@@ -282,7 +282,7 @@ class Front:
 
     def _why_not(self, targets: list[Target], now: float) -> HttpError:
         """The answer when no server of a name, nor a fallback, can be asked."""
-        states = {t.name: self._upstreams.state(t.name) for t in targets}
+        states = {t.name: self.upstreams.state(t.name) for t in targets}
         waits = [t.breaker.open_until - now for t in targets if states[t.name] in SERVING and t.breaker.open_s]
         if waits:
             message = f"server {targets[0].name!r} failed repeatedly and is given a pause"
@@ -290,16 +290,6 @@ class Front:
         shown = ", ".join(f"{name} is {state}" for name, state in states.items())
         code = "server_failed" if "failed" in states.values() else "server_stopped"
         return HttpError(503, code, f"no server can answer: {shown}", retry_after_s=5)
-
-
-def with_defaults(body: bytes, defaults: dict[str, object]) -> bytes:
-    """`body` with the keys of `defaults` that it lacks, other values verbatim; unchanged if it is no JSON object."""
-    try:
-        given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
-        return body
-    missing = {k: v for k, v in defaults.items() if k not in given}
-    return msgspec.json.encode({**given, **missing}) if missing else body
 
 
 def stopping() -> HttpError:

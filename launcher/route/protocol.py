@@ -7,16 +7,22 @@ headers, an Upgrade that is ignored without losing the body (Java's client offer
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from launcher.route.client import ABORT_EXTENSION
+from launcher.route.express import Express, depart
+from launcher.route.passage import Passage, passage
 from launcher.route.problem import HttpError, error_body
 
 if TYPE_CHECKING:
     from launcher.route.front import Front
+
+
+_EXPRESS_DIGITS = 6
+"""A body of a million bytes or more is read by the ASGI path, which holds its sender back."""
 
 
 class FrontProtocol(HttpToolsProtocol):
@@ -31,6 +37,12 @@ class FrontProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_is_for = ""
         self._replaying = False
+        self._length: bytes | None = None
+        self._passage: Passage | None = None
+        self._parts: list[bytes] | None = None
+        self._express: Express | None = None
+        self._idle_since = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     # asyncio's callbacks
 
@@ -42,11 +54,22 @@ class FrontProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._disarm()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        express, self._express = self._express, None
+        if express is not None:
+            express.client_left()
         super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self._express is not None:
+            self._express.progress()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests; what is still missing afterwards gets a deadline."""
-        self._unset_keepalive_if_required()
+        self._idle_since = 0.0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -65,8 +88,10 @@ class FrontProtocol(HttpToolsProtocol):
                 self._refuse_head()
             elif self._timer_is_for != "head":
                 self._arm("head", self._front.unit.header_timeout_s)
+        elif self._parts is not None:
+            self._arm("body", self._front.unit.idle_timeout_s)
         elif cycle is None or cycle.response_complete:
-            if self._timer is None and self.timeout_keep_alive_task is None:
+            if self._timer is None and not self._idle_since:
                 self._arm("head", self._front.unit.header_timeout_s)
         elif cycle.more_body:
             self._arm("body", self._front.unit.idle_timeout_s)
@@ -81,18 +106,23 @@ class FrontProtocol(HttpToolsProtocol):
             return
         self._in_head = True
         self._head_bytes = 0
-        super().on_message_begin()
-        self.scope["extensions"] = {ABORT_EXTENSION: {"call": self.abort}}
+        self.url = b""
+        self.headers = []
+        self._length = None
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
         if not self._replaying:
-            super().on_url(url)
+            self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header line; trailers are dropped, so that none passes as a header."""
         if self._in_head and not self._replaying:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"content-length":
+                self._length = value
+            else:
+                self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is known: the request begins, unless its head is too big."""
@@ -102,20 +132,150 @@ class FrontProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self._front.unit.max_header_bytes:
             self._refuse_head()
-            return
-        super().on_headers_complete()
+        elif self._may_be_express():
+            self._parts = []
+        else:
+            self._begin_cycle()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body, unless the request was refused."""
-        if not self.transport.is_closing():
+        if self._parts is not None:
+            self._parts.append(body)
+        elif not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request ends; one that asks for an upgrade only seems to, its body is still to come."""
+        parts = self._parts
+        if parts is not None:
+            self._parts = None
+            if not self.transport.is_closing():
+                self._depart(parts[0] if len(parts) == 1 else b"".join(parts))
+            return
         if self.transport.is_closing() or (self.parser.should_upgrade() and not self._replaying):
             return
         self._replaying = False
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is complete: the next pipelined request, or rest. One timer for all rests: it is not moved."""
+        self.server_state.total_requests += 1
+        self._express = None
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._rested)
+
+    def _rested(self) -> None:
+        """Close the connection if it was idle all the time, else look again when that may be so."""
+        self._idle_timer = None
+        if not self._idle_since:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left <= 0:
+            self.timeout_keep_alive_handler()
+        else:
+            self._idle_timer = self.loop.call_later(left, self._rested)
+
+    # the two paths
+
+    def _may_be_express(self) -> bool:
+        """Whether the head, known now, allows the fast path."""
+        parser = self.parser
+        if self._length is None or not self._front.express or len(self._length) > _EXPRESS_DIGITS:
+            return False
+        if parser.get_method() != b"POST" or not parser.should_keep_alive() or parser.get_http_version() != "1.1":
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        view = self._front.view
+        if int(self._length) > view.table.front.max_body_bytes:
+            return False
+        known = self._passage
+        if known is None or not known.matches(view, self.url, self.headers):
+            known = self._passage = passage(view, self.url, self.headers)
+        return known is not None
+
+    def _depart(self, body: bytes) -> None:
+        """The whole request is here: send it on its way."""
+        assert self._passage is not None  # noqa: S101  # asked for before the body was collected
+        express = depart(self._front, self, self._passage, body)
+        if express is None:
+            self.begin_asgi(self._passage, body)
+            return
+        self._express = express
+        self.cycle = express  # type: ignore[assignment]  # it has what uvicorn asks a cycle for
+        express.start()
+
+    def begin_asgi(self, head: Passage, body: bytes) -> None:
+        """Give a request that came whole to the ASGI path; the parser may be at a later one already."""
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": [*head.headers, (b"content-length", b"%d" % len(body))],
+            "state": {},
+            "method": "POST",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "extensions": {ABORT_EXTENSION: {"call": self.abort}},
+        }
+        cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=self._express is None or self._express.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body += body
+        cycle.more_body = False
+        cycle.message_event.set()
+        if self._express is None or cast("object", self.cycle) is self._express:
+            self.cycle = cycle
+        self._express = None
+        self._start_asgi_task(cycle, self.app)
+
+    def shutdown(self) -> None:
+        """No further request after those that began; one whose body still comes has begun."""
+        parts = self._parts
+        if parts is not None:
+            self._parts = None
+            self._begin_cycle()
+            self.cycle.body += b"".join(parts)
+        super().shutdown()
+
+    def _begin_cycle(self) -> None:
+        """Start uvicorn's cycle for the head that was read."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        headers = headers if self._length is None else [*headers, (b"content-length", self._length)]
+        self.headers = self.scope["headers"] = headers
+        self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        self.scope["extensions"] = {ABORT_EXTENSION: {"call": self.abort}}
+        super().on_headers_complete()
+
+    def cut_short(self) -> None:
+        """The front's drain is over: end what the fast path has in flight."""
+        if self._express is not None:
+            self._express.stop()
 
     # ours
 

@@ -86,7 +86,10 @@ class Attempt:
 
     async def _pass_on(self, connection: Connection) -> None:
         """Give the answer to the client as it comes."""
-        headers, is_events = response_headers(connection.headers, self.target.header, self._request.id)
+        came = connection.headers
+        if connection.length is not None:
+            came = [*came, (b"content-length", connection.length)]
+        headers, is_events = response_headers(came, self.target.header, self._request.id)
         tail = b""
         try:
             await self._reply.start(connection.status, headers)

@@ -51,6 +51,9 @@ class _Server(uvicorn.Server):
             async with asyncio.timeout(self._drain_timeout_s):
                 while state.connections or state.tasks:  # noqa: ASYNC110  # uvicorn offers no event for it
                     await asyncio.sleep(_POLL_S)
+        for connection in list(state.connections):
+            if isinstance(connection, FrontProtocol):
+                connection.cut_short()
         for task in (tasks := list(state.tasks)):
             task.cancel()
         if tasks:

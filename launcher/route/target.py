@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,7 +12,11 @@ from launcher.ir.fleet import BreakerUnit, RouteTarget
 from launcher.ir.live import ServerState
 from launcher.route import breaker
 from launcher.route.gate import Gate
+from launcher.route.tokens import Tokens
 from launcher.route.upstream import Pool
+
+if TYPE_CHECKING:
+    from launcher.route.express import AnswerHead
 
 SERVING: frozenset[ServerState] = frozenset({"ready", "sleeping"})
 """States in which the process answers; a sleeping llama-server wakes itself."""
@@ -38,7 +43,7 @@ class Tally:
 class Target:
     """One upstream server."""
 
-    __slots__ = ("authority", "breaker", "gate", "header", "name", "pool", "tally", "unit")
+    __slots__ = ("answer_head", "authority", "breaker", "gate", "header", "name", "pool", "tally", "tokens", "unit")
 
     def __init__(self, unit: RouteTarget) -> None:
         """Nothing is connected until a request comes."""
@@ -50,6 +55,8 @@ class Target:
         self.gate = Gate(unit.slots)
         self.breaker = breaker.CLOSED
         self.tally = Tally()
+        self.tokens = Tokens()
+        self.answer_head: AnswerHead | None = None
         self.unit = unit
 
     def update(self, unit: RouteTarget) -> None:

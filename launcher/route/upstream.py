@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Literal, cast
 
 import httptools
@@ -33,13 +34,18 @@ class UpstreamError(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One connection. `send` begins an exchange; `head`, then `read` until b"", take the answer."""
+    """One connection. `send` begins an exchange; `head`, then `read` until b"", take the answer.
+
+    Who does not wait sets `watcher`: it is called whenever something changed, and looks at `head_done`, `buffered`,
+    `complete` and `error`.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Not connected until asyncio says so."""
         self._loop = loop
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
+        self.watcher: Callable[[], object] | None = None
         self._head_only = False
         self._informational = False
         self._sent_at = 0.0
@@ -56,6 +62,8 @@ class Connection(asyncio.Protocol):
         self.received = False
         self.status = 0
         self.headers: RawHeaders = []
+        """All but content-length, which is apart because it alone differs from answer to answer."""
+        self.length: bytes | None = None
         self.head_done = False
         self.complete = False
         self.error: UpstreamError | None = None
@@ -106,6 +114,11 @@ class Connection(asyncio.Protocol):
         return data
 
     @property
+    def buffered(self) -> bool:
+        """Whether `take` has something to give."""
+        return bool(self._chunks)
+
+    @property
     def drained(self) -> bool:
         """The answer is complete and all of it was taken."""
         return self.complete and not self._chunks
@@ -130,6 +143,7 @@ class Connection(asyncio.Protocol):
             and self.transport.get_write_buffer_size() == 0
         )
         self.busy = False
+        self.watcher = None
         self.headers = []
         self.reused = True
         if not reusable:
@@ -201,12 +215,17 @@ class Connection(asyncio.Protocol):
             self._dirty = True
             return
         self.headers = []
+        self.length = None
         self._informational = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header line; trailers are dropped."""
         if not self.head_done:
-            self.headers.append((name.lower(), value))
+            name = name.lower()
+            if name == b"content-length":
+                self.length = value
+            else:
+                self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is known, or was an interim one."""
@@ -217,8 +236,10 @@ class Connection(asyncio.Protocol):
             self._informational = True
             return
         self.status = status
-        self._until_eof = status not in (204, 304) and not any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self.headers
+        self._until_eof = (
+            self.length is None
+            and status not in (204, 304)
+            and not any(name == b"transfer-encoding" for name, _ in self.headers)
         )
         self.head_done = True
         if self._head_only:
@@ -250,7 +271,9 @@ class Connection(asyncio.Protocol):
 
     def _notify(self) -> None:
         """Wake the reader."""
-        if self._waiter is not None and not self._waiter.done():
+        if self.watcher is not None:
+            self.watcher()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _fail(self, error: UpstreamError) -> None:

@@ -14,7 +14,18 @@ import httpx
 import pytest
 import uvloop
 
+from launcher.route import Front
 from tests.route.fleet import free_port
+
+_BOTH_PATHS = (
+    "test_forward",
+    "test_routing",
+    "test_upstream_faults",
+    "test_client_faults",
+    "test_guard",
+    "test_robust",
+)
+"""Modules whose every test runs twice: with the fast path, and with the ASGI path only."""
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -50,3 +61,19 @@ def _healthy(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of the front's HTTP over both of its paths."""
+    if metafunc.module.__name__.rpartition(".")[2] in _BOTH_PATHS:
+        metafunc.fixturenames.append("path_taken")
+        metafunc.parametrize("path_taken", ["express", "asgi"], indirect=True)
+
+
+@pytest.fixture
+def path_taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of its paths a front takes that is not told."""
+    path: str = request.param
+    defaults: Any = Front.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "express", path == "express")
+    return path

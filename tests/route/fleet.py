@@ -217,9 +217,10 @@ async def running(front: Front, *, drain_timeout_s: float = 0.2) -> AsyncIterato
     finally:
         shutdown.set()
         await asyncio.wait_for(task, WAIT_S)
-        view = front._view
+        view = front.view
+        assert len(front.deadlines) == 0
         assert {n: t.gate.in_flight for n, t in view.targets.items() if t.gate.in_flight} == {}
-        upstreams: Upstreams = front._upstreams
+        upstreams: Upstreams = front.upstreams
         if isinstance(upstreams, StaticUpstreams):
             assert set(upstreams.in_flight.values()) <= {0}
 

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from launcher.ir.fleet import BreakerUnit
 from launcher.route import breaker
+from launcher.route.body import with_defaults
 from launcher.route.breaker import CLOSED, Breaker
 from launcher.route.directory import Directory
-from launcher.route.front import with_defaults
 from launcher.route.gate import Gate
 from launcher.route.peek import count_key, peek, peek_json, peek_multipart
 from launcher.route.problem import HttpError, error_event

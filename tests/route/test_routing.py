@@ -127,7 +127,7 @@ async def test_admission_is_first_come_first_served() -> None:
     unit = front_unit(queue_size=2)
     async with Holding() as up:
         front = Front(table(target("m", up.port, slots=1), front=unit), FakeFleet())
-        gate = front._view.targets["m"].gate
+        gate = front.view.targets["m"].gate
         async with running(front) as port:
             first = asyncio.create_task(ask(port, post({"model": "m", "n": 1})))
             await until(lambda: len(up.requests) == 1)
@@ -289,8 +289,8 @@ async def test_reload_keeps_counts_and_takes_new_slots() -> None:
         front = Front(table(target("m", up.port, slots=1)), FakeFleet())
         async with running(front) as port:
             tasks = [asyncio.create_task(ask(port, post({"model": "m"}))) for _ in range(3)]
-            await until(lambda: len(front._view.targets["m"].gate.waiters) == 2)
-            assert len(up.requests) == 1
+            await until(lambda: len(front.view.targets["m"].gate.waiters) == 2)
+            await until(lambda: len(up.requests) == 1)
             front.replace_table(table(target("m", up.port, slots=3)))
             await until(lambda: len(up.requests) == 3)
             up.gate.set()
