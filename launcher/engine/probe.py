@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import mmap
 import os
 import re
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from launcher.engine.architectures import architectures
 from launcher.engine.help import parse_help
 from launcher.errors import EngineError, Finding, Fix
 from launcher.ir.config import EngineConfig
@@ -65,6 +67,7 @@ def probe(
     key: str = "engine",
     env: Mapping[str, str] | None = None,
     timeout_s: float = PROBE_TIMEOUT_S,
+    candidates: Iterable[str] = (),
 ) -> Dialect:
     """What `binary` accepts, by its own `--help` and `--version`, each within `timeout_s`.
 
@@ -91,9 +94,12 @@ def probe(
     if len(flags) < FLAGS_MIN or not any("--model" in f.names for f in flags):
         raise EngineError([_failed(key, f"{located} --help is not llama-server's: {len(flags)} flags")])
     first_line = next((line for line in version.splitlines() if line.startswith("version:")), "").strip()
-    dialect = Dialect(name=_name(first_line), version=first_line, digest=f"sha256:{digest}", flags=flags)
+    known = _architectures(located, env or {}, candidates or _recorded_architectures())
+    dialect = Dialect(
+        name=_name(first_line), version=first_line, digest=f"sha256:{digest}", flags=flags, architectures=known
+    )
     if cached is not None:
-        _write_atomically(cached, msgspec.json.encode(dialect))
+        write_atomically(cached, msgspec.json.encode(dialect))
     return dialect
 
 
@@ -119,14 +125,38 @@ def recorded(name: str, *, key: str = "engine") -> Dialect:
     return msgspec.json.decode((RECORDED_DIR / f"{name}.json").read_bytes(), type=Dialect)
 
 
-def record(name: str, binary: Path, directory: Path = RECORDED_DIR) -> Path:
-    """Probe `binary` and keep its dialect as `directory`/`name`.json, one flag a line; returns that path."""
-    dialect = msgspec.structs.replace(probe(binary, None), name=name)
-    head = msgspec.json.encode({"name": dialect.name, "version": dialect.version, "digest": dialect.digest})
+def record(name: str, binary: Path, directory: Path = RECORDED_DIR, *, candidates: Iterable[str] = ()) -> Path:
+    """Probe `binary` and keep its dialect as `directory`/`name.json`, one flag a line; returns that path.
+
+    `candidates` are architectures that it may know beside those that its table lists (see `architectures`).
+    """
+    dialect = msgspec.structs.replace(probe(binary, None, candidates=tuple(candidates)), name=name)
+    about = ("name", "version", "digest", "architectures")
+    head = msgspec.json.encode({field: getattr(dialect, field) for field in about})
     lines = b",\n".join(msgspec.json.encode(_sparse(flag)) for flag in dialect.flags)
     path = directory / f"{name}.json"
     path.write_bytes(head[:-1] + b',"flags":[\n' + lines + b"\n]}\n")
     return path
+
+
+def _recorded_architectures() -> tuple[str, ...]:
+    """Every architecture of every recorded dialect."""
+    return tuple(sorted({a for name in recorded_names() for a in recorded(name).architectures}))
+
+
+def _architectures(binary: Path, env: Mapping[str, str], candidates: Iterable[str]) -> tuple[str, ...]:
+    """What the llama library of `binary` knows: in the binary itself, beside it, or on its library path."""
+    directories = [binary.resolve().parent, *(Path(d) for d in env.get("LD_LIBRARY_PATH", "").split(":") if d)]
+    libraries = [p for d in directories for p in sorted(d.glob("libllama.so*"))]
+    for path in (*libraries, binary):
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
+                found = architectures(library, candidates)
+        except (OSError, ValueError):
+            continue
+        if found:
+            return found
+    return ()
 
 
 def _sparse(flag: msgspec.Struct) -> dict[str, object]:

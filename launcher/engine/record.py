@@ -12,4 +12,6 @@ USAGE = "usage: python -m launcher.engine.record NAME BINARY"
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         raise SystemExit(USAGE)
-    record(sys.argv[1], Path(sys.argv[2]))
+    from gguf import MODEL_ARCH_NAMES
+
+    record(sys.argv[1], Path(sys.argv[2]), candidates=MODEL_ARCH_NAMES.values())

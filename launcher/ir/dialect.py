@@ -24,12 +24,16 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """Every flag of one build. `digest` is the sha256 of the binary it was probed from ("" if recorded by hand)."""
+    """Every flag of one build. `digest` is the sha256 of the binary it was probed from ("" if recorded by hand).
+
+    `architectures`: the models it loads, by GGUF `general.architecture`; empty when that is not known.
+    """
 
     name: str
     version: str
     digest: str = ""
     flags: tuple[Flag, ...]
+    architectures: tuple[str, ...] = ()
 
     def index(self) -> dict[str, Flag]:
         """Spelling → flag, negations included; build it once and keep it."""

@@ -10,7 +10,7 @@ from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import ServerPlan
 from launcher.render.characters import bad_characters
 from launcher.render.devices import place
-from launcher.render.extra import check_environment, check_extra_args, named_flags
+from launcher.render.extra import check_architecture, check_environment, check_extra_args, named_flags
 from launcher.render.spellings import TABLE, Alternatives, Meaning
 from launcher.render.values import refused_value
 
@@ -23,7 +23,8 @@ def render_argv(
     A memory policy or CPU list becomes a `numactl` or `taskset` prefix, which replaces itself by the binary.
     `gpus` is hardware.gpus, needed only for devices that are reached by RPC or not named like `cuda0`.
     Findings: `engine/unknown-flag`, `engine/bad-value`, `engine/deprecated-flag`, `engine/flag-conflict`,
-    `engine/secret-in-argv`, `render/unknown-device`, `render/no-endpoint`, `render/bad-character`.
+    `engine/secret-in-argv`, `engine/unknown-architecture`, `engine/override-key`,
+    `render/unknown-device`, `render/no-endpoint`, `render/bad-character`.
     """
     words, findings = server_words(server, dialect, binary, gpus)
     return (*placement_prefix(server), *words), findings
@@ -35,7 +36,7 @@ def server_words(
     """As `render_argv`, without the prefix: systemd places the process itself."""
     index = dialect.index()
     placement, found = place(server.devices, gpus or {}, f"servers.{server.name}.devices")
-    findings = list(found)
+    findings = [*found, *check_architecture(server, dialect)]
     theirs = named_flags(server.extra_args, index)
     words = [binary]
     for meaning in TABLE:

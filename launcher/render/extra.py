@@ -12,6 +12,8 @@ from launcher.render.values import refused_value
 
 SECRET_FLAGS = {"--api-key": "--api-key-file", "--hf-token": None}
 """Flags whose value is a secret → the flag that reads it from a file."""
+COMMON_KEYS = ("general.", "tokenizer.", "adapter.", "quantize.", "split.", "clip.")
+"""Beginnings of metadata keys that every architecture has."""
 
 
 def named_flags(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[Flag, ...]:
@@ -38,10 +40,31 @@ def check_extra_args(server: ServerPlan, dialect: Dialect, index: Mapping[str, F
         if secret := next((name for name in SECRET_FLAGS if name in flag.names), None):
             findings.append(_secret(key, secret))
         if (meaning := owners.get(flag.names[0])) is not None:
-            findings.append(_conflict(key, word, meaning, server))
+            findings.append(_conflict(key, word, meaning, _without(server, position, values)))
         elif "--override-kv" in flag.names and server.expert_override and server.expert_override[0] in "".join(values):
-            findings.append(_conflict(key, word, next(m for m in TABLE if m.key == "experts_used"), server))
+            meaning = next(m for m in TABLE if m.key == "experts_used")
+            findings.append(_conflict(key, word, meaning, _without(server, position, values)))
+        elif "--override-kv" in flag.names:
+            findings += _unread_keys(key, values, server)
     return findings
+
+
+def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding]:
+    """The build loads models of this architecture, where it is known which it loads."""
+    if not dialect.architectures or server.arch in dialect.architectures:
+        return
+    message = f"llama-server {dialect.name} does not know models of architecture {server.arch}"
+    notes = ("a newer build may: engines.NAME for it, and servers.NAME.engine",)
+    yield _finding("engine/unknown-architecture", f"servers.{server.name}.model", message, notes)
+
+
+def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Iterator[Finding]:
+    """Metadata keys that this model does not have: the server takes them without a word and reads them never."""
+    for value in ",".join(values).split(","):
+        name = value.partition("=")[0]
+        if name and not name.startswith((f"{server.arch}.", *COMMON_KEYS)):
+            message = f"no {server.arch} model has {name}: the server would accept it and never read it"
+            yield _finding("engine/override-key", key, message, (f"its keys begin with {server.arch}.",), warning=True)
 
 
 def check_environment(server: ServerPlan, index: Mapping[str, Flag]) -> list[Finding]:
@@ -49,7 +72,12 @@ def check_environment(server: ServerPlan, index: Mapping[str, Flag]) -> list[Fin
     owners = _owners(index)
     by_variable = {flag.env: flag for flag in index.values() if flag.env and flag.names[0] in owners}
     return [
-        _conflict(f"servers.{server.name}.env.{name}", name, owners[by_variable[name].names[0]], server)
+        _conflict(
+            f"servers.{server.name}.env.{name}",
+            name,
+            owners[by_variable[name].names[0]],
+            f"~servers.{server.name}.env.{name}",
+        )
         for name in server.env
         if name in by_variable
     ]
@@ -116,13 +144,22 @@ def _secret(key: str, flag: str) -> Finding:
     return _finding("engine/secret-in-argv", key, f"{flag} would show a secret in argv", notes)
 
 
-def _conflict(key: str, word: str, meaning: Meaning, server: ServerPlan) -> Finding:
-    """The finding for a flag that the compiler decides, with the config key that says it."""
+def _without(server: ServerPlan, position: int, values: tuple[str, ...]) -> str:
+    """The override that takes the flag at `position` and its values out of `extra_args`."""
+    rest = (*server.extra_args[:position], *server.extra_args[position + 1 + len(values) :])
+    words = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in rest)
+    return f"servers.{server.name}.extra_args=[{words}]"
+
+
+def _conflict(key: str, word: str, meaning: Meaning, remove: str) -> Finding:
+    """The finding for a flag that the compiler decides, with the config key that says it and how to take it away."""
+    server = ".".join(key.split(".")[:2])
     if not meaning.key:
-        return _finding("engine/flag-conflict", key, f"{word} is decided by the compiler; the plan depends on it")
-    override = f"servers.{server.name}.{meaning.key}"
-    message = f"{word} is decided by {override}: the plan would not know of a second say"
-    return _finding("engine/flag-conflict", key, message, fixes=(Fix(override=f"{override}=…"),))
+        message, effect = f"{word} is decided by the compiler; the plan depends on it", "leaves it to the compiler"
+    else:
+        message = f"{word} is decided by {server}.{meaning.key}: the plan would not know of a second say"
+        effect = f"leaves it to {server}.{meaning.key}"
+    return _finding("engine/flag-conflict", key, message, fixes=(Fix(override=remove, effect=effect),))
 
 
 def _finding(

@@ -106,16 +106,17 @@ def test_bad_values(extra: tuple[str, ...], part: str) -> None:
     ],
 )
 def test_what_the_compiler_decides(extra: tuple[str, ...], key: str) -> None:
-    """By any spelling, also where we would have said nothing; the fix is the config key."""
+    """By any spelling, also where we would have said nothing; the fix takes it away and names the config key."""
     (finding,) = findings(*extra)
     assert finding.code == "engine/flag-conflict"
-    assert finding.fixes[0].override == f"servers.frontdoor.{key}=…"
+    assert finding.fixes[0].override == "servers.frontdoor.extra_args=[]"
+    assert finding.fixes[0].effect == f"leaves it to servers.frontdoor.{key}"
 
 
-def test_fit_has_no_key_and_no_fix() -> None:
+def test_fit_has_no_key() -> None:
     """A second fit by the server would change the plan."""
     (finding,) = findings("--fit", "on")
-    assert (finding.code, finding.fixes) == ("engine/flag-conflict", ())
+    assert (finding.code, finding.fixes[0].effect) == ("engine/flag-conflict", "leaves it to the compiler")
 
 
 def test_our_habits_give_way() -> None:
@@ -133,7 +134,8 @@ def test_expert_counts_have_one_say() -> None:
     assert codes("--override-kv", "qwen3moe.expert_used_count=int:4", **override) == [
         ("engine/flag-conflict", "extra_args.0")
     ]
-    assert codes("--override-kv", "a.b=int:4", **override) == []
+    assert codes("--override-kv", "qwen3moe.rope.scale=int:4", **override) == []
+    assert codes("--override-kv", "a.b=int:4", **override) == [("engine/override-key", "extra_args.0")]
 
 
 def test_deprecated_is_a_warning() -> None:
