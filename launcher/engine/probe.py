@@ -82,10 +82,10 @@ def probe(
     if not os.access(located, os.X_OK):
         raise EngineError([_failed(key, f"{located} is not executable", (f"chmod +x {located}",))])
     try:
-        digest = _sha256(located)
+        digest = sha256_of(located)
     except OSError as error:
         raise EngineError([_failed(key, f"{located} cannot be read: {error.strerror}")]) from None
-    cached = cache_dir / f"{_cache_key(located, digest, env or {})}.json" if cache_dir else None
+    cached = cache_dir / f"{cache_key(located, digest, env or {})}.json" if cache_dir else None
     if cached is not None and (dialect := _read_cached(cached)) is not None:
         return dialect
     help_text = _ask(located, "--help", key, env, timeout_s)
@@ -224,13 +224,13 @@ def _name(version_line: str) -> str:
     return f"b{number}" if int(number) > 1 else f"commit-{commit}"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """Hex sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cache_key(binary: Path, digest: str, env: Mapping[str, str]) -> str:
+def cache_key(binary: Path, digest: str, env: Mapping[str, str]) -> str:
     """Hex name under which a probe is kept: the binary's bytes, and size and mtime of each library it may load."""
     directories = [binary.resolve().parent, *(Path(d) for d in env.get("LD_LIBRARY_PATH", "").split(":") if d)]
     key = hashlib.sha256(f"{digest}\n{sorted(env.items())}\n".encode(errors="surrogateescape"))
@@ -249,7 +249,7 @@ def _read_cached(path: Path) -> Dialect | None:
         return None
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all; a cache that cannot be written is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

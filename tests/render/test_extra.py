@@ -134,7 +134,7 @@ def test_expert_counts_have_one_say() -> None:
     assert codes("--override-kv", "qwen3moe.expert_used_count=int:4", **override) == [
         ("engine/flag-conflict", "extra_args.0")
     ]
-    assert codes("--override-kv", "qwen3moe.rope.scale=int:4", **override) == []
+    assert codes("--override-kv", "llama.rope.scale=int:4", **override) == []
     assert codes("--override-kv", "a.b=int:4", **override) == [("engine/override-key", "extra_args.0")]
 
 
