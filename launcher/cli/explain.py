@@ -40,6 +40,7 @@ STAGES = (
         name="Engine", prefixes=("engine", "render"), exit_code=5, when="writing command lines and units for a build"
     ),
     Stage(name="Host", prefixes=("host",), exit_code=6, when="`check` and `up`: holding the plan against this host"),
+    Stage(name="Install", prefixes=("install",), exit_code=6, when="`install` and `uninstall`: putting units in place"),
     Stage(name="Manifest", prefixes=("manifest",), exit_code=2, when="reading a rendered deployment"),
     Stage(name="Supervise", prefixes=("supervise",), exit_code=7, when="starting and watching servers"),
     Stage(name="Route", prefixes=("route",), exit_code=6, when="opening the one port that clients talk to"),
