@@ -15,14 +15,19 @@ _RANK = {"error": 0, "warning": 1, "note": 2}
 def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
     """Errors first, each with its place, notes and fixes."""
     for finding in sorted(findings, key=lambda f: _RANK[f.severity]):
-        place = f"{shown_place(finding.location)}: " if finding.location else ""
+        place = f"{printable(shown_place(finding.location))}: " if finding.location else ""
         head = terminal.style(f"{finding.severity}[{finding.code}]", _STYLE[finding.severity], "bold")
-        terminal.line(f"{place}{head}: {finding.message}")
+        terminal.line(f"{place}{head}: {printable(finding.message)}")
         for note in finding.notes:
-            terminal.line(f"  = {note}")
+            terminal.line(f"  = {printable(note)}")
         for fix in finding.fixes:
-            effect = f" {fix.effect}" if fix.effect else ""
-            terminal.line(f"  = fix: {terminal.style(fix.override, 'green')}{effect}")
+            effect = f" {printable(fix.effect)}" if fix.effect else ""
+            terminal.line(f"  = fix: {terminal.style(printable(fix.override), 'green')}{effect}")
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped: what a user wrote must not drive the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def shown_place(location: Location) -> str:
