@@ -25,6 +25,7 @@ from launcher.ir.documents import (
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
 from launcher.ir.live import FleetStatus
 from launcher.ir.plan import FleetPlan, PlanTotals
+from launcher.ir.proof import Proof
 
 DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     FLEET_SCHEMA: FleetManifest,
@@ -101,6 +102,7 @@ def plan_document(
     argv: Mapping[str, tuple[str, ...]],
     env: Mapping[str, Mapping[str, str]],
     findings: Iterable[Finding] | None = None,
+    proof: Proof | None = None,
 ) -> dict[str, Any]:
     """`launch plan --json` for `plan`, with argv and environment by server; `findings` default to the plan's own."""
     document = PlanDocument(
@@ -128,6 +130,7 @@ def plan_document(
         services=tuple(ServiceDocument(name=s.name, port=s.port, ram_bytes=s.config.ram_bytes) for s in plan.services),
         totals=plan.totals,
         findings=tuple(plan.findings if findings is None else findings),
+        proof=proof,
     )
     built: dict[str, Any] = msgspec.to_builtins(document)
     return built

@@ -1,6 +1,7 @@
 """In: the models that a fleet names. Out: `Catalog` (from GGUF headers, or from what is declared) and findings.
 
-I/O: reads headers, never weights. `synthesise`, `complete` and the layouts behind them are pure.
+I/O: reads headers, never weights; writes sparse files for dry runs. `synthesise`, `complete` and the layouts are
+pure.
 """
 
 from launcher.catalog.architecture import architecture_from_header
@@ -10,6 +11,7 @@ from launcher.catalog.fleet import build
 from launcher.catalog.gguf import BadHeader, Header, parse_header
 from launcher.catalog.layouts import LAYOUTS
 from launcher.catalog.locate import resolve_path
+from launcher.catalog.sparse import sparse_header, write_sparse
 from launcher.catalog.synthesis import synthesise
 from launcher.catalog.traits import complete, is_recurrent
 
@@ -29,5 +31,7 @@ __all__ = [
     "parse_header",
     "read_header",
     "resolve_path",
+    "sparse_header",
     "synthesise",
+    "write_sparse",
 ]

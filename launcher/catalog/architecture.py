@@ -15,7 +15,7 @@ from launcher.ir.config import ArchitectureConfig
 _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 """llama.h `enum llama_pooling_type`."""
 
-_SCALAR_KEYS = {
+SCALAR_KEYS = {
     "n_expert": "expert_count",
     "n_expert_shared": "expert_shared_count",
     "n_ff_shexp": "expert_shared_feed_forward_length",
@@ -64,7 +64,7 @@ def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig
     n_layer = keys.number("block_count")
     if n_layer > MAX_LAYERS:
         raise _wrong(f"{keys.arch}.block_count is {n_layer:,}; {MAX_LAYERS:,} is the most")
-    fields: dict[str, Any] = {field: keys.optional(key) for field, key in _SCALAR_KEYS.items()}
+    fields: dict[str, Any] = {field: keys.optional(key) for field, key in SCALAR_KEYS.items()}
     heads = keys.per_layer("attention.head_count", n_layer, default=0)
     fields |= {
         "arch": keys.arch,

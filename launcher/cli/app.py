@@ -46,6 +46,12 @@ ConfigDir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas: docs/schemas).")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour, also on a terminal (NO_COLOR works too).")]
+Prove = Annotated[
+    bool, typer.Option("--prove", help="Check the memory with the server's own dry run; needs no model file.")
+]
+ProveWith = Annotated[
+    str | None, typer.Option("--prove-with", metavar="BINARY", help="--prove, with this llama-server.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: command lines, every start.")]
 
 
@@ -105,6 +111,8 @@ def up(
 def plan(
     overrides: Overrides = None,
     *,
+    prove: Prove = False,
+    prove_with: ProveWith = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -115,10 +123,12 @@ def plan(
     \b
     launch plan hardware=epyc profile=hot_only
     launch plan hardware=sovereign profile=three_tier --json
+    launch plan hardware=epyc profile=hot_only --prove
     """
     from launcher.cli.build import show
 
-    return show(*_request(overrides, config_dir), as_json=json, no_color=no_color, verbose=verbose)
+    prover = (prove_with or "") if prove or prove_with else None
+    return show(*_request(overrides, config_dir), as_json=json, no_color=no_color, verbose=verbose, prover=prover)
 
 
 @app.command()
@@ -250,6 +260,8 @@ def inspect(
         list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="n_ctx=16384 slots=2 n_ubatch=256 …")
     ] = None,
     *,
+    prove: Prove = False,
+    prove_with: ProveWith = None,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -260,7 +272,8 @@ def inspect(
     """
     from launcher.cli.inspect import inspect_file
 
-    return inspect_file(file, list(fields or ()), as_json=json, no_color=no_color)
+    prover = (prove_with or "") if prove or prove_with else None
+    return inspect_file(file, list(fields or ()), as_json=json, no_color=no_color, prover=prover)
 
 
 @app.command()

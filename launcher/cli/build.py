@@ -29,20 +29,34 @@ def exit_code(compiled: Compilation) -> int:
     return 0
 
 
-def show(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool, verbose: bool) -> int:
-    """`launch plan`."""
+def show(
+    overrides: list[str],
+    config_dirs: list[Path],
+    *,
+    as_json: bool,
+    no_color: bool,
+    verbose: bool,
+    prover: str | None = None,
+) -> int:
+    """`launch plan`. `prover`: the binary to prove with, empty for the configured one; None = no proof."""
     out, _ = terminals(no_color=no_color)
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    proof = None
+    if prover is not None:
+        from launcher.proving import prove
+
+        proof, found = prove(compiled, binary=prover or None)
+        compiled = msgspec.structs.replace(compiled, findings=(*compiled.findings, *found))
     if as_json:
         from launcher.manifest import plan_document
 
         argv = {name: command.argv for name, command in compiled.commands.items()}
         env = {name: command.env for name, command in compiled.commands.items()}
-        print_json(out, plan_document(compiled.plan, argv, env, compiled.findings))
+        print_json(out, plan_document(compiled.plan, argv, env, compiled.findings, proof))
     else:
         from launcher.cli.plan_view import show_plan
 
-        show_plan(out, compiled, verbose=verbose)
+        show_plan(out, compiled, verbose=verbose, proof=proof)
     return exit_code(compiled)
 
 

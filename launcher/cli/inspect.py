@@ -10,15 +10,18 @@ import msgspec
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError
+from launcher.errors import ConfigError, PlanError
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.documents import InspectDocument
 from launcher.sizes import gib
 
 
-def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool) -> int:
-    """Reads the header of `file`, applies `fields` (server fields as overrides) and prints or dumps the result."""
+def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool, prover: str | None = None) -> int:
+    """Reads the header of `file`, applies `fields` (server fields as overrides) and prints or dumps the result.
+
+    `prover`: the binary that proves it by its dry run, empty for the embedded one; None = no proof.
+    """
     from launcher import catalog, config, plan
     from launcher.hardware import hardware_tree, take_inventory
 
@@ -29,6 +32,12 @@ def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool
     settled = plan.settle(server, model, host)
     if any(f.severity == "error" for f in settled.findings):
         raise ConfigError(settled.findings)
+    proof, findings = None, settled.findings
+    if prover is not None:
+        from launcher.proving import prove_file
+
+        proof, found = prove_file(model, server, host, binary=prover or None)
+        findings += found
     document = InspectDocument(
         file=str(file),
         architecture=model.architecture.arch,
@@ -39,14 +48,20 @@ def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool
         n_ctx=settled.settings.n_ctx,
         n_ctx_per_slot=settled.settings.n_ctx_per_slot,
         memory=plan.estimate(model, settled.settings),
-        findings=settled.findings,
+        findings=findings,
+        proof=proof,
     )
     if as_json:
         print_json(out, document)
     else:
         _show(out, model, document)
-        show_findings(err, settled.findings)
-    return 0
+        if proof is not None:
+            from launcher.cli.prove_view import show_proof
+
+            out.line()
+            show_proof(out, proof)
+        show_findings(err, findings)
+    return PlanError.exit_code if any(f.severity == "error" for f in findings) else 0
 
 
 def _elements(shape: tuple[int, ...]) -> int:

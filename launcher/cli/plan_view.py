@@ -6,13 +6,14 @@ from launcher.cli.findings import show_findings, summary
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation
 from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan
+from launcher.ir.proof import Proof
 from launcher.sizes import GIB, MIB, gib
 
 _NUMBERS = frozenset({1, 5, 6, 7, 8, 9, 10, 11})
 
 
-def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = False) -> None:
-    """The whole plan. `verbose` adds each server's command line."""
+def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = False, proof: Proof | None = None) -> None:
+    """The whole plan, with its proof where there is one. `verbose` adds each server's command line."""
     plan = compiled.plan
     terminal.line(f"{terminal.style(plan.deployment, 'bold')}  {plan.config.profile.description}".rstrip())
     terminal.line()
@@ -37,6 +38,11 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
             terminal.line()
             terminal.line(terminal.style(name, "bold"))
             terminal.line(f"  {shlex.join(command.argv)}")
+    if proof is not None:
+        from launcher.cli.prove_view import show_proof
+
+        terminal.line()
+        show_proof(terminal, proof)
     terminal.line()
     show_findings(terminal, compiled.findings)
     terminal.line(summary(compiled.findings))

@@ -8,6 +8,7 @@ import msgspec
 
 from launcher.errors import Finding
 from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals
+from launcher.ir.proof import Proof
 
 PLAN_SCHEMA: Final = "launch.plan/v1"
 INSPECT_SCHEMA: Final = "launch.inspect/v1"
@@ -58,6 +59,8 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[ServiceDocument, ...]
     totals: PlanTotals
     findings: tuple[Finding, ...]
+    proof: Proof | None = None
+    """With `--prove`: what the server itself says."""
 
 
 class InspectDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,3 +77,4 @@ class InspectDocument(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx_per_slot: int
     memory: tuple[DeviceMemory, ...]
     findings: tuple[Finding, ...] = ()
+    proof: Proof | None = None

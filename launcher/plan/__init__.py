@@ -8,6 +8,7 @@ serves the findings of other stages.
 
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.memory import Companions, estimate
+from launcher.plan.proof import differences, is_mismatch, proof_findings, unshared_memory
 from launcher.plan.settings import Settings
 from launcher.plan.settle import Settled, settle
 from launcher.plan.waivers import apply_waivers, sort_findings
@@ -17,8 +18,12 @@ __all__ = [
     "Settings",
     "Settled",
     "apply_waivers",
+    "differences",
     "estimate",
+    "is_mismatch",
     "plan_fleet",
+    "proof_findings",
     "settle",
     "sort_findings",
+    "unshared_memory",
 ]

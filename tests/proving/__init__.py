@@ -1,0 +1,1 @@
+"""Plans held against the real server's own dry run."""
