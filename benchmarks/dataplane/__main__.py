@@ -1,73 +1,81 @@
-"""`python -m benchmarks.dataplane [--rounds N] [--seconds S]`: the front beside direct, as ratios."""
+"""`python -m benchmarks.dataplane [--rounds N] [--seconds S]`: the front beside direct and HAProxy, as ratios.
+
+wrk and HAProxy come from Debian (`apt-get install wrk haproxy`). All sides are asked in turn in every round, so that
+whatever else the machine does falls on all of them; medians of the rounds are printed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
+import os
+import shutil
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
-import uvloop
+from benchmarks.dataplane import sides
+from benchmarks.dataplane.front_process import KEY
+from benchmarks.dataplane.idle import idle_streams
+from benchmarks.dataplane.wrk import Figures, measure, script
 
-from benchmarks.dataplane.load import measure
-
-HERE = Path(__file__).parent
-CASES = {"p50 at c=1": (1, False), "requests/s at c=32": (32, False), "200-chunk streams/s at c=8": (8, True)}
-
-
-def free_port() -> int:
-    """A loopback port nobody holds now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def running(argv: list[str], port: int) -> Iterator[None]:
-    """A process that listens on `port`, ended afterwards."""
-    process = subprocess.Popen(argv)
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{argv} does not listen on {port}")
-            time.sleep(0.02)
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
+CASES = {
+    "p50 at c=1": (1, "/v1/chat/completions"),
+    "requests/s at c=32": (32, "/v1/chat/completions"),
+    "200-chunk streams/s at c=8": (8, "/stream"),
+}
+Results = dict[tuple[str, str], list[Figures]]
 
 
 def main() -> None:
     """Alternate rounds, print medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--seconds", type=int, default=2)
     options = parser.parse_args()
-    direct, front = free_port(), free_port()
-    instant = [sys.executable, "-m", "benchmarks.dataplane.instant", str(direct)]
-    ours = [str(HERE / "front"), str(front), f"http://127.0.0.1:{direct}"]
-    results: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    with running(instant, direct), running(ours, front):
+    missing = [name for name in ("wrk", "haproxy") if shutil.which(name) is None]
+    if missing:
+        sys.exit(f"missing: {', '.join(missing)}; sudo apt-get install {' '.join(missing)}")
+    results: Results = {}
+    print(f"load of the machine before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs")
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        plain = script(directory / "plain.lua", key=None)
+        keyed = script(directory / "keyed.lua", key=KEY)
+        ports = {side: sides.free_port() for side in ("direct", "HAProxy", "front", "front, guarded")}
+        upstream = ports["direct"]
+        argvs = {
+            "direct": sides.instant(upstream),
+            "HAProxy": sides.haproxy(ports["HAProxy"], upstream, directory),
+            "front": sides.front(ports["front"], upstream),
+            "front, guarded": sides.front(ports["front, guarded"], upstream, "--guarded"),
+        }
+        pids = {side: stack.enter_context(sides.running(argv, ports[side])) for side, argv in argvs.items()}
         for _ in range(options.rounds):
-            for name, (clients, stream) in CASES.items():
-                for side, port in (("direct", direct), ("front", front)):
-                    figures = measure(port, clients=clients, stream=stream, seconds=options.seconds)
-                    results.setdefault((name, side), []).append(uvloop.run(figures))
-    for name in CASES:
-        column = 0 if name.startswith("p50") else 1
-        a, b = (statistics.median(r[column] for r in results[name, side]) for side in ("direct", "front"))
-        if column == 0:
-            print(f"{name}: direct {a * 1e6:.0f} µs, front {b * 1e6:.0f} µs, added {(b - a) * 1e6:.0f} µs")
-        else:
-            print(f"{name}: direct {a:.0f}, front {b:.0f}, ratio {b / a:.2f}")
+            for case, (clients, path) in CASES.items():
+                for side, port in ports.items():
+                    lua = keyed if side == "front, guarded" else plain
+                    url = f"http://127.0.0.1:{port}{path}"
+                    figures = measure(url, lua, clients=clients, seconds=options.seconds)
+                    results.setdefault((case, side), []).append(figures)
+        report(results, list(ports))
+        grown = idle_streams(ports["front"], pids["front"], 1000)
+        print(f"1000 idle streams: {grown / 2**20:.1f} MiB")
+
+
+def report(results: Results, names: list[str]) -> None:
+    """Medians, and what they are of direct's."""
+    for case in CASES:
+        print(case)
+        for side in names:
+            rounds = results[case, side]
+            if case.startswith("p50"):
+                here, direct = (statistics.median(r.p50_s for r in x) for x in (rounds, results[case, "direct"]))
+                print(f"  {side:15} {here * 1e6:7.0f} µs  added {(here - direct) * 1e6:6.0f} µs")
+            else:
+                here, direct = (statistics.median(r.per_second for r in x) for x in (rounds, results[case, "direct"]))
+                print(f"  {side:15} {here:7.0f} /s  {here / direct:6.2f} × direct")
 
 
 if __name__ == "__main__":

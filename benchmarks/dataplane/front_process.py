@@ -1,10 +1,14 @@
-"""`front PORT UPSTREAM_URL`: the front as the runtime serves it, with one model `m`."""
+"""`front PORT UPSTREAM_URL [--guarded]`: the front as the runtime serves it, with one model `m`.
+
+`--guarded` asks for an API key (`KEY`) and gives the model slots for 32 requests, the rest queue.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
+import tempfile
 from urllib.parse import urlsplit
 
 import uvloop
@@ -12,18 +16,20 @@ import uvloop
 from launcher.ir.fleet import BreakerUnit, FrontUnit, RouteTarget, RoutingTable
 from launcher.route import Front, StaticUpstreams, serve
 
+KEY = "benchmark-key"
+GUARDED_SLOTS = 32
 SLOTS = 1024
 """More than any round's clients: the queue is not what is measured."""
 
 
-def routing_table(port: int, upstream_url: str) -> RoutingTable:
+def routing_table(port: int, upstream_url: str, *, key_file: str | None = None) -> RoutingTable:
     """A table with the one model `m`, at `upstream_url`."""
     url = urlsplit(upstream_url)
     unit = RouteTarget(
         name="m",
         host=url.hostname or "127.0.0.1",
         port=url.port or 80,
-        slots=SLOTS,
+        slots=GUARDED_SLOTS if key_file else SLOTS,
         n_ctx_per_slot=4096,
         model="m",
         roles=(),
@@ -38,7 +44,7 @@ def routing_table(port: int, upstream_url: str) -> RoutingTable:
     front = FrontUnit(
         host="127.0.0.1",
         port=port,
-        api_key_file=None,
+        api_key_file=key_file,
         max_body_bytes=64 << 20,
         max_header_bytes=64 << 10,
         header_timeout_s=10,
@@ -66,14 +72,18 @@ def routing_table(port: int, upstream_url: str) -> RoutingTable:
     )
 
 
-async def main(port: int, upstream_url: str) -> None:
+async def main(port: int, upstream_url: str, *, guarded: bool) -> None:
     """Serve until SIGTERM or SIGINT."""
     shutdown = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, shutdown.set)
-    front = Front(routing_table(port, upstream_url), StaticUpstreams())
+    with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
+        keys.write(KEY + "\n")
+        keys.flush()
+        table = routing_table(port, upstream_url, key_file=keys.name if guarded else None)
+        front = Front(table, StaticUpstreams())
     await serve(front, host="127.0.0.1", port=port, shutdown=shutdown, drain_timeout_s=1)
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), sys.argv[2]))
+    uvloop.run(main(int(sys.argv[1]), sys.argv[2], guarded="--guarded" in sys.argv[3:]))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.dataplane.instant PORT`: an upstream that answers at once, or streams 200 events at once."""
+"""`python -m benchmarks.dataplane.instant PORT`: an upstream that answers, or streams 200 events, at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ CHUNKS = 200
 
 
 class Instant(asyncio.Protocol):
-    """Answers each request when its announced length is there; `/stream` gives 200 chunks, one a loop iteration."""
+    """Answers each request when its announced length is there.
+
+    `/stream` gives 200 chunks, one a loop iteration; `/idle` gives one and then nothing.
+    """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
@@ -34,16 +37,20 @@ class Instant(asyncio.Protocol):
             length = int(head[start:].split(b"\r\n", 1)[0])
             if len(self.data) < end + 4 + length:
                 return
-            streams = b"/stream " in head
+            streams, idles = b"/stream " in head, b"/idle " in head
             self.data = self.data[end + 4 + length :]
             if streams:
                 self.transport.write(STREAM_HEAD)
                 self.loop.call_soon(self.chunk, CHUNKS)
+            elif idles:
+                self.transport.write(STREAM_HEAD + CHUNK)
             else:
                 self.transport.write(ANSWER)
 
     def chunk(self, left: int) -> None:
         """One chunk, then the next one."""
+        if self.transport.is_closing():
+            return
         if left == 0:
             self.transport.write(b"0\r\n\r\n")
             return

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from launcher.route import breaker
 from launcher.route.body import for_target
 from launcher.route.client import ClientGoneError
-from launcher.route.peek import peek
+from launcher.route.peek import peek, peek_json
 from launcher.route.problem import HttpError, error_body, error_event, shape_of
 from launcher.route.relay import answer_to
 from launcher.route.target import SERVING, Target, choose
@@ -372,18 +372,20 @@ def depart(front: Front, protocol: FrontProtocol, passage: Passage, body: bytes)
     """Begin the exchange, or None where the ASGI path must decide. `HttpError`s are left to it too."""
     view = passage.view
     try:
-        found = peek(body, passage.content_type, passage.query, passage.model)
-        asked = view.directory.asked(found.model)
-        names = view.directory.tiers(asked)[0]
+        asked = peek_json(body).model if passage.is_json else None
+        if not asked:
+            asked = peek(body, passage.content_type, passage.query, passage.model).model
+        target = view.only.get(asked) if asked else None
+        if target is None:
+            asked = view.directory.asked(asked)
+            targets = [view.targets[name] for name in view.directory.tiers(asked)[0]]
+            choice = choose(targets, front.upstreams.state, protocol.loop.time())
+            if choice is None or choice.asleep:
+                return None
+            target = choice.target
     except HttpError:
         return None
-    target = view.targets[names[0]]
-    if len(names) > 1:
-        targets = [view.targets[name] for name in names]
-        choice = choose(targets, front.upstreams.state, protocol.loop.time())
-        if choice is None or choice.asleep:
-            return None
-        target = choice.target
+    assert asked is not None  # noqa: S101  # the directory gives the default's name
     if target.breaker is not breaker.CLOSED or front.upstreams.state(target.name) not in SERVING:
         return None
     if passage.takes_slot and not target.gate.try_acquire():

@@ -119,7 +119,9 @@ class Front:
                 targets[name] = known
             else:
                 targets[name] = Target(unit)
-        return View(table, directory, guard, targets)
+        tiers = {name: directory.tiers(name)[0] for name in directory.names()}
+        only = {name: targets[first[0]] for name, first in tiers.items() if len(first) == 1}
+        return View(table, directory, guard, targets, only)
 
     # answering
 

@@ -30,6 +30,7 @@ class Passage:
     __slots__ = (
         "content_type",
         "headers",
+        "is_json",
         "lines",
         "model",
         "path",
@@ -51,6 +52,7 @@ class Passage:
         self.raw_path = request.raw_path
         self.query = request.query
         self.content_type = request.seen.get(b"content-type", b"")
+        self.is_json = self.content_type[:16].lower() == b"application/json"
         self.model = request.seen.get(b"x-model")
         self.request_id = request.seen.get(b"x-request-id")
         self.takes_slot = not request.path.endswith(NO_SLOT_ENDINGS)

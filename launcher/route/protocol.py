@@ -34,6 +34,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._front = front
         self._in_head = False
         self._head_bytes = 0
+        self._read_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_is_for = ""
         self._replaying = False
@@ -70,6 +71,7 @@ class FrontProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of requests; what is still missing afterwards gets a deadline."""
         self._idle_since = 0.0
+        self._read_bytes = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -77,7 +79,9 @@ class FrontProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.refuse(HttpError(400, "invalid_http", "the request is not valid HTTP"))
         if self.parser is not None and not self.transport.is_closing():
-            self._set_deadline(len(data))
+            cycle = self.cycle
+            if self._in_head or self._timer is not None or cycle is None or cycle.response_complete or cycle.more_body:
+                self._set_deadline(len(data))
 
     def _set_deadline(self, received_bytes: int) -> None:
         """Give what is missing after these bytes a deadline: a head's is fixed, a body's moves with each part."""
@@ -129,8 +133,8 @@ class FrontProtocol(HttpToolsProtocol):
         if self._replaying or self.transport.is_closing():
             return
         self._in_head = False
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self._front.unit.max_header_bytes:
+        limit = self._front.view.table.front.max_header_bytes
+        if self._head_bytes + self._read_bytes > limit and self._head_size() > limit:
             self._refuse_head()
         elif self._may_be_express():
             self._parts = []
@@ -187,14 +191,14 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _may_be_express(self) -> bool:
         """Whether the head, known now, allows the fast path."""
-        parser = self.parser
-        if self._length is None or not self._front.express or len(self._length) > _EXPRESS_DIGITS:
+        parser, front, cycle = self.parser, self._front, self.cycle
+        if self._length is None or not front.express or len(self._length) > _EXPRESS_DIGITS:
             return False
         if parser.get_method() != b"POST" or not parser.should_keep_alive() or parser.get_http_version() != "1.1":
             return False
-        if self.cycle is not None and not self.cycle.response_complete:
+        if cycle is not None and not cycle.response_complete:
             return False
-        view = self._front.view
+        view = front.view
         if int(self._length) > view.table.front.max_body_bytes:
             return False
         known = self._passage
@@ -302,6 +306,10 @@ class FrontProtocol(HttpToolsProtocol):
                 )
             )
         self.transport.close()
+
+    def _head_size(self) -> int:
+        """Bytes of the head's target and lines."""
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _refuse_head(self) -> None:
         """The head is beyond the limit."""

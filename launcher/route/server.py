@@ -51,16 +51,20 @@ class _Server(uvicorn.Server):
             async with asyncio.timeout(self._drain_timeout_s):
                 while state.connections or state.tasks:  # noqa: ASYNC110  # uvicorn offers no event for it
                     await asyncio.sleep(_POLL_S)
-        for connection in list(state.connections):
-            if isinstance(connection, FrontProtocol):
-                connection.cut_short()
-        for task in (tasks := list(state.tasks)):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CANCELLED_WITHIN_S)
+        await self._cut_short()
         for connection in list(state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
+
+    async def _cut_short(self) -> None:
+        """End what the drain left, on both paths."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, FrontProtocol):
+                connection.cut_short()
+        for task in (tasks := list(self.server_state.tasks)):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCELLED_WITHIN_S)
 
     async def stop_now(self) -> None:
         """End without a drain, when the serving task itself was cancelled."""

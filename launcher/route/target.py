@@ -36,7 +36,8 @@ class Tally:
 
     def add(self, status: int, seconds: float) -> None:
         """Count one."""
-        self.by_status[status] += 1
+        by_status = self.by_status
+        by_status[status] = by_status.get(status, 0) + 1
         self.seconds += seconds
 
 

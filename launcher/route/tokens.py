@@ -24,9 +24,10 @@ class Tokens:
 
     def read(self, before: bytes, last: bytes) -> tuple[int, int]:
         """Add what the last two parts of an answer report; prompt and generated tokens of this answer."""
-        tail = last[-_TAIL_BYTES:] if len(last) >= _TAIL_BYTES else (before + last)[-_TAIL_BYTES:]
-        if b'_tokens"' not in tail and b'_n"' not in tail:
+        tail = last if len(last) >= _TAIL_BYTES or not before else before[-_TAIL_BYTES:] + last
+        if tail.rfind(b'_tokens"', -_TAIL_BYTES) < 0 and tail.rfind(b'_n"', -_TAIL_BYTES) < 0:
             return 0, 0
+        tail = tail[-_TAIL_BYTES:]
         prompt, output = _number(_PROMPT, tail), _number(_OUTPUT, tail)
         self.prompt += prompt
         self.generated += output

@@ -17,3 +17,5 @@ class View(msgspec.Struct, frozen=True):
     directory: Directory
     guard: Guard
     targets: dict[str, Target]
+    only: dict[str, Target]
+    """Names that one server answers to."""
