@@ -186,4 +186,5 @@ def _by_code(exit_code: int | None, *, asked_to_stop: bool) -> Diagnosis:
     if exit_code == 127:
         return Diagnosis(code="supervise/not-found", cause="a program was not found (127)", remedy="check `binary`")
     shown = "an unknown code" if exit_code is None else f"code {exit_code}" if exit_code > 0 else f"signal {-exit_code}"
-    return Diagnosis(code="supervise/exited", cause=f"it exited with {shown}", remedy="read its log")
+    remedy = "read its log; or run its command by hand: as it exits, llama-server may lose its last lines"
+    return Diagnosis(code="supervise/exited", cause=f"it exited with {shown}", remedy=remedy)

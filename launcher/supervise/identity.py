@@ -5,6 +5,7 @@ A state file is only a claim. A pid counts as ours when this boot, the start tim
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,8 @@ import msgspec
 
 from launcher.supervise import procfs
 
+_LOOKS = 20
+_LOOK_PAUSE_S = 0.001
 MARKER = "LAUNCH_STATE_FILE"
 """Environment variable of every process we start: the path of its state file."""
 
@@ -134,11 +137,24 @@ def mismatch(record: ServerRecord) -> str | None:
         return "the process has ended"
     if stat.start_ticks != record.start_ticks:
         return f"pid {record.pid} now belongs to another process (started at another time)"
-    running = procfs.cmdline(record.pid)
+    running = _settled_cmdline(record.pid)
+    if not running:
+        return "the process has ended"
     if not argv_agrees(record.argv, running):
         shown = " ".join(running)[:120]
         return f"pid {record.pid} runs something else: {shown}"
     return None
+
+
+def _settled_cmdline(pid: int) -> tuple[str, ...]:
+    """The argv of `pid`; empty only if it ended meanwhile (in the middle of an exec it is empty for an instant)."""
+    for _ in range(_LOOKS):
+        running = procfs.cmdline(pid)
+        stat = procfs.proc_stat(pid)
+        if running or stat is None or stat.state in ("Z", "X"):
+            break
+        time.sleep(_LOOK_PAUSE_S)
+    return running
 
 
 def find_unrecorded(path: Path, record: ServerRecord) -> ServerRecord | None:

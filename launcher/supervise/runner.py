@@ -325,13 +325,19 @@ class Runner:
         self.dispatch(Exited(reason, jitter=random.random()))  # noqa: S311 - spreads restarts
 
     def _diagnose(self, code: int | None) -> Diagnosis:
-        """Why it ended; a port that is taken is named with its owner."""
+        """Why it ended; a port that is taken is named with its owner.
+
+        A llama-server that exits at once may lose its last lines (its logger is a thread), so that a taken port is
+        looked for even when the log does not say so.
+        """
         found = diagnose(code, logs.tail(self.log_file))
-        if found.code == "supervise/port-busy":
-            owner = ports.port_owner(self.spec.port)
-            if owner is not None:
-                return msgspec.structs.replace(found, cause=f"port {self.spec.port} is held by {owner}")
-        return found
+        unexplained = found.code == "supervise/exited" and self.life.state == "starting"
+        owner = ports.port_owner(self.spec.port) if unexplained or found.code == "supervise/port-busy" else None
+        if owner is None:
+            return found
+        cause = f"port {self.spec.port} is held by {owner}"
+        remedy = "stop it, or set another `port`"
+        return Diagnosis(code="supervise/port-busy", cause=cause, remedy=remedy, line=found.line)
 
     def _cancel_probe(self) -> None:
         """End the readiness probe; one that reports right now ends by itself."""

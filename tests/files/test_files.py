@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import launcher
@@ -181,6 +181,7 @@ def test_a_path_that_leaves_the_directory_is_refused(tmp_path: Path, path: str) 
 names = st.text("abc", min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, st.text(max_size=20)), st.dictionaries(names, st.text(max_size=20)))
 def test_what_is_written_compares_equal(
     tmp_path_factory: pytest.TempPathFactory, before: dict[str, str], after: dict[str, str]

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.files import LockOwner, OwnedLock, write_atomic
@@ -213,6 +213,7 @@ def test_a_zombie_is_dead(sleeper: Sleeper) -> None:
 words = st.lists(st.text(max_size=3), min_size=1, max_size=5).map(tuple)
 
 
+@settings(deadline=None)
 @given(words, words)
 def test_wrappers_agree_and_strangers_do_not(prefix: tuple[str, ...], argv: tuple[str, ...]) -> None:
     """`numactl … server …` may show as `server …`, a script behind its interpreter; another argv never."""

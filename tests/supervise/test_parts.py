@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.supervise import http, logs, port_owner
@@ -101,6 +101,7 @@ def test_a_reload_touches_what_it_must() -> None:
 names = st.sets(st.sampled_from("abcd"))
 
 
+@settings(deadline=None)
 @given(before=names, after=names, chosen=names, alive=names)
 def test_a_reload_sorts_every_name_once(before: set[str], after: set[str], chosen: set[str], alive: set[str]) -> None:
     """Every name of either manifest gets exactly one fate, and only what exists is restarted."""

@@ -77,10 +77,15 @@ async def test_a_broken_model_is_an_error_with_the_end_of_its_log(
     """The cause in words, the log in the notes, and everything that was started is stopped."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(tiny_models("llama").read_bytes()[:-100])
-    supervisor, _ = fleet(fake("good", free_port()), real("bad", free_port(), llama_server, broken, after=("good",)))
-    with pytest.raises(SuperviseError) as caught:
-        await supervisor.start()
-    (finding,) = caught.value.findings
+    for _ in range(5):  # the real server may lose its last lines as it exits: then once more
+        supervisor, _ = fleet(
+            fake("good", free_port()), real("bad", free_port(), llama_server, broken, after=("good",))
+        )
+        with pytest.raises(SuperviseError) as caught:
+            await supervisor.start()
+        (finding,) = caught.value.findings
+        if finding.code != "supervise/exited":
+            break
     assert (finding.code, finding.key) == ("supervise/model-truncated", "servers.bad")
     assert any("not within the file bounds" in note for note in finding.notes)
     assert {p.state for p in supervisor.status().processes} == {"stopped"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.ir.fleet import DeviceNeed
@@ -49,7 +49,7 @@ async def test_a_wake_says_why_it_cannot(fleet: Any, free_port: FreePort) -> Non
         ("huge", "no_room"),
     ):
         with pytest.raises(UnavailableError) as caught:
-            await supervisor.wake(name, 1)
+            await supervisor.wake(name, 0.5 if name == "slow" else 20)
         assert caught.value.code == code
 
 
@@ -181,6 +181,7 @@ residents = st.lists(
 devices = st.dictionaries(st.sampled_from(["ram", "cuda0"]), st.integers(0, 100))
 
 
+@settings(deadline=None)
 @given(target=devices, running=residents, budget=devices)
 def test_victims_are_enough_needed_and_allowed(
     target: dict[str, int], running: list[Resident], budget: dict[str, int]
