@@ -16,6 +16,7 @@ from launcher.route.client import ABORT_EXTENSION
 from launcher.route.express import Express, depart
 from launcher.route.passage import Passage, passage
 from launcher.route.problem import HttpError, error_body
+from launcher.route.repeat import RepeatedHead, repeated_head
 
 if TYPE_CHECKING:
     from launcher.route.front import Front
@@ -42,6 +43,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._passage: Passage | None = None
         self._parts: list[bytes] | None = None
         self._express: Express | None = None
+        self._repeat: RepeatedHead | None = None
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -70,6 +72,12 @@ class FrontProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests; what is still missing afterwards gets a deadline."""
+        if self._repeat is not None and self._idle_since and not self._in_head:
+            start = self._repeat.body_start(data)
+            if start and self._again(data[start:]):
+                return
+        before = self.cycle
+        fresh = not self._in_head and self._parts is None and (before is None or before.response_complete)
         self._idle_since = 0.0
         self._read_bytes = len(data)
         try:
@@ -82,6 +90,19 @@ class FrontProtocol(HttpToolsProtocol):
             cycle = self.cycle
             if self._in_head or self._timer is not None or cycle is None or cycle.response_complete or cycle.more_body:
                 self._set_deadline(len(data))
+            if fresh and self._express is not None and self._repeat is None:
+                self._repeat = repeated_head(data)
+
+    def _again(self, body: bytes) -> bool:
+        """Send another request with the last one's head on its way; False when the table is another by now."""
+        known = self._passage
+        if known is None or known.view is not self._front.view:
+            return False
+        self._idle_since = 0.0
+        if self._timer is not None:
+            self._disarm()
+        self._depart(known, body)
+        return True
 
     def _set_deadline(self, received_bytes: int) -> None:
         """Give what is missing after these bytes a deadline: a head's is fixed, a body's moves with each part."""
@@ -153,8 +174,8 @@ class FrontProtocol(HttpToolsProtocol):
         parts = self._parts
         if parts is not None:
             self._parts = None
-            if not self.transport.is_closing():
-                self._depart(parts[0] if len(parts) == 1 else b"".join(parts))
+            if not self.transport.is_closing() and self._passage is not None:
+                self._depart(self._passage, parts[0] if len(parts) == 1 else b"".join(parts))
             return
         if self.transport.is_closing() or (self.parser.should_upgrade() and not self._replaying):
             return
@@ -204,14 +225,14 @@ class FrontProtocol(HttpToolsProtocol):
         known = self._passage
         if known is None or not known.matches(view, self.url, self.headers):
             known = self._passage = passage(view, self.url, self.headers)
+            self._repeat = None
         return known is not None
 
-    def _depart(self, body: bytes) -> None:
+    def _depart(self, head: Passage, body: bytes) -> None:
         """The whole request is here: send it on its way."""
-        assert self._passage is not None  # noqa: S101  # asked for before the body was collected
-        express = depart(self._front, self, self._passage, body)
+        express = depart(self._front, self, head, body)
         if express is None:
-            self.begin_asgi(self._passage, body)
+            self.begin_asgi(head, body)
             return
         self._express = express
         self.cycle = express  # type: ignore[assignment]  # it has what uvicorn asks a cycle for

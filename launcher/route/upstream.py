@@ -10,6 +10,7 @@ from typing import Literal, cast
 import httptools
 
 from launcher.route.asgi import RawHeaders
+from launcher.route.repeat import RepeatedHead, repeated_head
 
 HIGH_WATER_BYTES = 256 * 1024
 """Response bytes held for a slow client before the upstream is no longer read."""
@@ -46,6 +47,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self.watcher: Callable[[], object] | None = None
+        self._repeat: RepeatedHead | None = None
+        self._repeated: RawHeaders = []
         self._head_only = False
         self._informational = False
         self._sent_at = 0.0
@@ -171,6 +174,12 @@ class Connection(asyncio.Protocol):
         if not self.busy:
             self.close()
             return
+        if self._repeat is not None and not self.received and not self._head_only:
+            start = self._repeat.body_start(data)
+            if start:
+                self._answered_again(data[start:])
+                return
+        first = not self.received
         self.received = True
         try:
             self._parser.feed_data(data)
@@ -188,6 +197,23 @@ class Connection(asyncio.Protocol):
         if self._buffered > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
+        if first and self.complete and self._repeat is None and self._may_repeat():
+            self._repeat = repeated_head(data)
+            self._repeated = self.headers
+        self._notify()
+
+    def _may_repeat(self) -> bool:
+        """Whether the answer that is complete was an ordinary one, whose head the next may have too."""
+        return self.status == 200 and self._keep_alive and not (self._dirty or self._informational or self._head_only)
+
+    def _answered_again(self, body: bytes) -> None:
+        """A whole answer came, with the head of an earlier one."""
+        self.received = self.head_done = self.complete = self._keep_alive = True
+        self.status = 200
+        self.headers = self._repeated
+        self.length = b"%d" % len(body)
+        if body:
+            self._chunks.append(body)
         self._notify()
 
     def eof_received(self) -> None:

@@ -1,0 +1,46 @@
+"""Heads that come again: the same bytes as last time on this connection, but for the digits of Content-Length. Pure.
+
+A client's requests, and a server's answers, differ on a kept-alive connection in their bodies only. llhttp has judged
+the head once; bytes that are equal need not be judged again.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,8})[ \t]*\r\n", re.IGNORECASE)
+_MAX_DIGITS = 8
+
+
+class RepeatedHead:
+    """A head that was parsed once, as what stands before and after the digits of its Content-Length."""
+
+    __slots__ = ("_after", "_before", "_start")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        """`after` ends with the blank line."""
+        self._before = before
+        self._after = after
+        self._start = len(before)
+
+    def body_start(self, data: bytes) -> int:
+        """Where the body begins, if `data` is this head again and the whole of its body and nothing more; else 0."""
+        if not data.startswith(self._before):
+            return 0
+        end = data.find(b"\r\n", self._start, self._start + _MAX_DIGITS + 2)
+        digits = data[self._start : end] if end > 0 else b""
+        if not digits.isdigit() or not data.startswith(self._after, end):
+            return 0
+        start = end + len(self._after)
+        return start if len(data) == start + int(digits) else 0
+
+
+def repeated_head(data: bytes) -> RepeatedHead | None:
+    """What to compare later messages with, if `data` is one whole message with a Content-Length."""
+    head_end = data.find(b"\r\n\r\n") + 4
+    if head_end < 4:
+        return None
+    match = _LENGTH.search(data, 0, head_end)
+    if match is None or len(data) != head_end + int(match[1]):
+        return None
+    return RepeatedHead(data[: match.start(1)], data[match.end(1) : head_end])
