@@ -52,6 +52,9 @@ STAGES: tuple[tuple[type[LaunchError], tuple[str, ...]], ...] = (
     (EngineError, ("engine/", "render/")),
 )
 
+CONSEQUENT = ("plan/dangling-reference", "plan/projector-missing", "plan/port-unused")
+"""What a plan lacks because the catalogue refused a file: said by the catalogue's own finding."""
+
 
 def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Compilation:
     """Compose, size, plan and spell the fleet that `overrides` describe.
@@ -70,7 +73,9 @@ def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
         fleet, models, deployment=deployment_name(fleet), input_digest=_input_digest(composed.tree, models, engines)
     )
     commands, spelled = render_commands(planned, engines)
-    findings = plan.apply_waivers(fleet, (*composed.findings, *found, *planned.findings, *spelled))
+    consequent = CONSEQUENT if has_errors(found) else ()
+    decided = (f for f in planned.findings if f.code not in consequent)
+    findings = plan.apply_waivers(fleet, (*composed.findings, *found, *decided, *spelled))
     return Compilation(
         composed=composed,
         catalog=models,

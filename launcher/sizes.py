@@ -47,7 +47,9 @@ def parse_size(text: str | int) -> int:
 
 
 def gib(size_bytes: int) -> str:
-    """`size_bytes` in GiB with one decimal, for people: `17.3 GiB`; below 1 GiB in MiB."""
+    """`size_bytes` in GiB with one decimal, for people: `17.3 GiB`; below 1 GiB in MiB, below 1 MiB in KiB."""
+    if 0 < abs(size_bytes) < MIB:
+        return f"{size_bytes / 1024:.0f} KiB"
     if abs(size_bytes) < GIB:
         return f"{size_bytes / MIB:.0f} MiB"
     return f"{size_bytes / GIB:.1f} GiB"

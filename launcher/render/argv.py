@@ -51,7 +51,9 @@ def server_words(
     findings += check_extra_args(server, dialect, index)
     findings += check_environment(server, index)
     argv = (*words, *server.extra_args)
-    findings += bad_characters(argv, f"servers.{server.name}")
+    findings += bad_characters(words, f"servers.{server.name}")
+    for position, word in enumerate(server.extra_args):
+        findings += bad_characters([word], f"servers.{server.name}.extra_args.{position}")
     return argv, tuple(findings)
 
 

@@ -123,5 +123,6 @@ def check_shared_files(planning: Planning) -> Iterator[Finding]:
         message = f"{names} load the same file of {size}, {len(copies)} of them into memory of their own"
         locked = any(s.config.load_mode == "mlock" for s in copies)
         mode = "mmap+mlock" if locked else "mmap"
-        fixes = tuple(set_field(s, "load_mode", mode) for s in copies)
+        together = " ".join(set_field(s, "load_mode", mode).override for s in copies)
+        fixes = (Fix(override=together, effect="maps the file, so that its pages are shared"),)
         yield finding("warning", "plan/model-duplicated", key, message, fixes=fixes)

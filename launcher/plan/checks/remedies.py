@@ -19,8 +19,8 @@ WORTH = 64 * MIB
 CONTEXT_FLOOR = 4096
 """No fix proposes a smaller context for a slot."""
 BIGGEST = 3
-SPEED, PRECISION, CONTEXT, QUALITY = range(4)
-"""What a remedy loses, cheapest first: prompt speed, hardly measurable precision, context, quality."""
+SPEED, PRECISION, SLOTS, CONTEXT, QUALITY, TIER = range(6)
+"""What a remedy loses, cheapest first: prompt speed, precision, concurrency, context, quality, the server."""
 WIDE = frozenset({"f32", "f16", "bf16"})
 
 
@@ -60,6 +60,9 @@ def _peak(memory: tuple[DeviceMemory, ...], device: str) -> int:
 def _of(planning: Planning, server: Planned, device: str) -> Iterator[Remedy]:
     """Every remedy of one server."""
     before = _peak(add_up(server.parts), device)
+    cold = next((name for name, tier in planning.fleet.tiers.items() if tier.start == "never"), None)
+    if cold and len(planning.running) > 1:
+        yield Remedy(loss=TIER, override=f"{server.key}.tier={cold}", saves=before)
     for loss, changes in (*_changes(server), *_quantizations(planning, server)):
         override = " ".join(f"{server.key}.{field}={_spell(value)}" for field, value in changes.items())
         changed = msgspec.structs.replace(server.config, **changes)
@@ -82,6 +85,8 @@ def _changes(server: Planned) -> Iterator[tuple[int, dict[str, object]]]:
         yield SPEED, {"repack": False}
     if settings.flash_attention and {settings.cache_type_k, settings.cache_type_v} & WIDE:
         yield PRECISION, {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+    if settings.slots > 1 and config.n_ctx_per_slot is not None:
+        yield SLOTS, {"slots": settings.slots // 2}
     per_slot = settings.n_ctx_seq // (settings.slots if settings.kv_unified else 1) // 2
     if per_slot >= CONTEXT_FLOOR:
         if config.n_ctx_per_slot is not None:
