@@ -43,9 +43,11 @@ FAILURE_LINES = {
 
 @pytest.fixture(autouse=True)
 def no_children_left() -> Iterator[None]:
-    """Every test ends without a child process of ours."""
+    """Every test ends without a child process that it started."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
-    assert [child for child in psutil.Process().children(recursive=True) if "llama" in child.name()] == []
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    assert [child for child in left if "llama" in child.name()] == []
 
 
 def completion(server: RunningServer, prompt: str = "Hello", **fields: Any) -> dict[str, Any]:
