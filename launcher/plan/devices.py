@@ -14,7 +14,10 @@ from launcher.plan.settings import RAM
 
 
 def elect(servers: Sequence[Planned]) -> tuple[Planned, ...]:
-    """`servers` with at most one initial member an exclusive group: its default, else the first as listed."""
+    """`servers` with at most one initial member an exclusive group: its default, else the first as listed.
+
+    That member's plan is marked `default`, so that nobody downstream has to choose again.
+    """
     first: dict[str, str] = {}
     for server in sorted(servers, key=lambda s: not s.config.default):
         if server.config.exclusive and server.initial:
@@ -24,7 +27,14 @@ def elect(servers: Sequence[Planned]) -> tuple[Planned, ...]:
         group = server.config.exclusive
         return server.initial and (not group or first[group] == server.name)
 
-    return tuple(msgspec.structs.replace(s, initial=initial(s)) for s in servers)
+    def elected(server: Planned) -> Planned:
+        """`server` with the verdict."""
+        chosen = initial(server)
+        default = chosen if server.config.exclusive and server.initial else server.plan.default
+        plan = msgspec.structs.replace(server.plan, default=default)
+        return msgspec.structs.replace(server, initial=chosen, plan=plan)
+
+    return tuple(map(elected, servers))
 
 
 def worst(servers: Iterable[Planned], value: Callable[[Planned], int]) -> int:
