@@ -518,6 +518,7 @@ class StatedTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hot_ram_bytes: ByteSize | None = None
     kv_reserve_bytes: ByteSize | None = None
     servers: int | None = None
+    services: int | None = None
     source: str = ""
 
 

@@ -145,8 +145,11 @@ def _secret(key: str, flag: str) -> Finding:
 
 
 def _without(server: ServerPlan, position: int, values: tuple[str, ...]) -> str:
-    """The override that takes the flag at `position` and its values out of `extra_args`."""
-    rest = (*server.extra_args[:position], *server.extra_args[position + 1 + len(values) :])
+    """The override that takes the flag at `position`, its values and what was meant for one out of `extra_args`."""
+    end = position + 1 + len(values)
+    while end < len(server.extra_args) and not server.extra_args[end].startswith("-"):
+        end += 1
+    rest = (*server.extra_args[:position], *server.extra_args[end:])
     words = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in rest)
     return f"servers.{server.name}.extra_args=[{words}]"
 

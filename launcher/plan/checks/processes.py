@@ -92,11 +92,18 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
         listed = ", ".join(f"{port} ({name})" for name, port in sorted(unused.items(), key=lambda item: item[1]))
         key = f"ports.{next(iter(unused))}" if len(unused) == 1 else "ports"
         yield finding("note", "plan/port-unused", key, f"nothing in this deployment is started on {listed}")
-    count = sum(1 for s in planning.servers if s.initial)
-    if fleet.stated and fleet.stated.servers is not None and fleet.stated.servers != count:
-        source = f" ({fleet.stated.source})" if fleet.stated.source else ""
-        message = f"{fleet.stated.servers} servers are stated{source}, {count} are up after start"
-        yield finding("note", "plan/port-unused", "stated.servers", message)
+    if fleet.stated is None:
+        return
+    source = f" ({fleet.stated.source})" if fleet.stated.source else ""
+    up = {
+        "servers": sum(1 for s in planning.servers if s.initial),
+        "services": sum(1 for s in planning.services if starts(fleet, s) == "boot"),
+    }
+    for what, count in up.items():
+        said = getattr(fleet.stated, what)
+        if said is not None and said != count:
+            message = f"{said} {what} are stated{source}, {count} are up after start"
+            yield finding("note", "plan/port-unused", f"stated.{what}", message)
 
 
 def check_memlock(planning: Planning) -> Iterator[Finding]:
