@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from launcher.errors import Finding
 from launcher.ir.catalog import Catalog
@@ -17,7 +17,14 @@ from launcher.plan.sharing import share
 from launcher.plan.waivers import sort_findings
 
 
-def plan_fleet(fleet: FleetConfig, catalog: Catalog, *, deployment: str, input_digest: str) -> FleetPlan:
+def plan_fleet(
+    fleet: FleetConfig,
+    catalog: Catalog,
+    *,
+    deployment: str,
+    input_digest: str,
+    checks: Iterable[Callable[[Planning], Iterator[Finding]]] = CHECKS,
+) -> FleetPlan:
     """The whole decision. Always returns; everything found, errors too, is in `findings`, sorted."""
     findings: list[Finding] = []
     tables = WeightTables()
@@ -34,7 +41,7 @@ def plan_fleet(fleet: FleetConfig, catalog: Catalog, *, deployment: str, input_d
         tables=tables,
     )
     findings += cycles
-    findings += (finding for check in CHECKS for finding in check(planning))
+    findings += (finding for check in checks for finding in check(planning))
     return FleetPlan(
         deployment=deployment,
         input_digest=input_digest,

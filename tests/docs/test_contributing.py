@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+from launcher.plan import plan_fleet
 from tests.cli.conftest import Cli, cli
+from tests.plan import fleets
 
 __all__ = ["cli"]
 ROOT = Path(__file__).parents[2]
@@ -24,3 +27,21 @@ def test_two_yaml_files_add_a_model_and_a_server(cli: Cli) -> None:
     tiny = next(s for s in plan["servers"] if s["name"] == "tiny")
     assert (tiny["port"], tiny["slots"], tiny["n_ctx_per_slot"], tiny["source"]) == (8137, 2, 2048, "gguf")
     assert {f["code"] for f in plan["findings"]} <= {"cpu/oversubscribed", "plan/file-shared"}
+
+
+def test_the_example_check_checks() -> None:
+    """The function shown in CONTRIBUTING finds slots without threads in a planned fleet, nothing where all is well."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (source,) = re.findall(r"```python\n(from collections.*?)```", text, re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(compile(source, "CONTRIBUTING.md", "exec"), namespace)  # noqa: S102 - our own text
+
+    def fixes(threads: int) -> list[str]:
+        """What the example proposes for four slots on `threads` threads."""
+        fleet = fleets.fleet({"a": fleets.server(slots=4, threads=threads)})
+        checks = (namespace["check_slot_threads"],)
+        plan = plan_fleet(fleet, fleets.catalog(), deployment="d", input_digest="", checks=checks)
+        return [fix.override for finding in plan.findings for fix in finding.fixes]
+
+    assert fixes(threads=1) == ["servers.a.threads=4"]
+    assert fixes(threads=4) == []
