@@ -15,18 +15,19 @@ from launcher.sizes import GIB, MIB
 
 from .fleets import GEMMA3_270M, LLAMA_8B, QWEN3_30B, SMOLLM2, hardware, model_file, server, tensors
 
+COMPUTE_OVER = 1.06
 AMX = ("amx_int8", "avx512f", "avx2")
 SMOLLM2_ROWS: list[tuple[dict[str, Any], float, float, float, float]] = [
-    ({"n_ctx": 4096}, 90, 18.00, 207.9, 223.1),
-    ({"n_ctx": 8192, "slots": None}, 180, 22.00, 299.2, 314.4),
-    ({"n_ctx": 5000, "slots": 3}, 118.125, 15.78, 236.8, 252.0),
-    ({"n_ctx": 8192, "cache_type_k": "q8_0", "cache_type_v": "q8_0"}, 95.625, 23.14, 213.9, 229.1),
-    ({"n_ctx": 8192, "n_ubatch": 2048}, 180, 86.50, 298.1, 327.3),
-    ({"n_ctx": 4096, "flash_attention": "off"}, 90, 88.00, 208.0, 240.8),
-    ({"n_ctx": 4096, "load_mode": "none"}, 90, 18.00, 237.1, 252.3),
-    ({"n_ctx": 4096, "repack": False}, 90, 18.00, 112.4, 127.6),
+    ({"n_ctx": 4096}, 90, 17.51, 207.9, 223.1),
+    ({"n_ctx": 8192, "slots": None}, 180, 21.51, 299.2, 314.4),
+    ({"n_ctx": 5000, "slots": 3}, 118.125, 15.29, 236.8, 252.0),
+    ({"n_ctx": 8192, "cache_type_k": "q8_0", "cache_type_v": "q8_0"}, 95.625, 20.42, 213.9, 229.1),
+    ({"n_ctx": 8192, "n_ubatch": 2048}, 180, 86.05, 298.1, 327.3),
+    ({"n_ctx": 4096, "flash_attention": "off"}, 90, 86.38, 208.0, 240.8),
+    ({"n_ctx": 4096, "load_mode": "none"}, 90, 17.51, 237.1, 252.3),
+    ({"n_ctx": 4096, "repack": False}, 90, 17.51, 112.4, 127.6),
 ]
-"""Flags; KV and compute (closed form) in MiB; anonymous memory measured at load and after a request."""
+"""Flags; KV and compute (as the server logged it) in MiB; anonymous memory measured at load and after a request."""
 
 
 def bound_mib(arch: ArchitectureConfig, settings: Settings) -> float:
@@ -36,12 +37,12 @@ def bound_mib(arch: ArchitectureConfig, settings: Settings) -> float:
 
 @pytest.mark.parametrize(("flags", "kv", "compute", "at_load", "after"), SMOLLM2_ROWS)
 def test_smollm2_rows(flags: dict[str, Any], kv: float, compute: float, at_load: float, after: float) -> None:
-    """KV exact; compute as the document computed it; what the process really took is never above the plan."""
+    """KV exact; compute a close bound; what the process really took is never above the plan."""
     model = model_file(SMOLLM2, kind="q4_1", embedding="q8_0")
     settings = settle(server(**flags), model, hardware(features=AMX)).settings
     (ram,) = estimate(model, settings)
     assert ram.kv_bytes / MIB == kv
-    assert bound_mib(SMOLLM2, settings) == pytest.approx(compute, abs=0.01)
+    assert compute <= bound_mib(SMOLLM2, settings) <= compute * COMPUTE_OVER
     uncomputed = ram.committed_bytes - ram.compute_bytes
     assert at_load <= uncomputed / MIB <= at_load * 1.1 + 1
     assert after <= ram.peak_bytes / MIB
@@ -57,14 +58,14 @@ def test_smollm2_weights_are_mapped_and_copied() -> None:
         assert ram.file_bytes / MIB == pytest.approx(0 if flags.get("load_mode") else 92.10, abs=0.02)
 
 
-@pytest.mark.parametrize(("swa_full", "kv", "compute"), [(False, 111, 51.25), (True, 576, 82.25)])
+@pytest.mark.parametrize(("swa_full", "kv", "compute"), [(False, 111, 50.77), (True, 576, 81.77)])
 def test_gemma3_rows(swa_full: bool, kv: float, compute: float) -> None:
     """Sliding layers keep a window; with swa_full everything."""
     model = model_file(GEMMA3_270M)
     settings = settle(server(n_ctx=32768, swa_full=swa_full), model, hardware()).settings
     (ram,) = estimate(model, settings)
     assert ram.kv_bytes / MIB == kv
-    assert bound_mib(GEMMA3_270M, settings) == pytest.approx(compute, abs=0.01)
+    assert compute <= bound_mib(GEMMA3_270M, settings) <= compute * COMPUTE_OVER
 
 
 def on_device(arch: ArchitectureConfig, **flags: Any) -> tuple[tuple[float, float, float], tuple[float, float], float]:

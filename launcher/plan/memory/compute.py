@@ -1,7 +1,7 @@
-"""Compute buffers: an upper bound fitted to llama.cpp's sched_reserve (CPU). Pure.
+"""Compute buffers: what llama.cpp's sched_reserve takes on a CPU, as the largest set of values live at once. Pure.
 
-On 425 combinations of full-size shapes it was never under and at most 28 % over (61 % for a MoE without gate); a
-first version was 6.7 % under on architectures that it had not seen, hence `with_margin`.
+Found by fitting integer coefficients to dry runs of random shapes: exact for transformers, dense or of experts, and
+for encoders; an upper bound for recurrent hybrids and latent attention (`benchmarks/memory`, docs/memory.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from launcher.ir.config import ArchitectureConfig
 from launcher.plan.memory.context import pad
 from launcher.plan.memory.kv import sliding_cells
-from launcher.plan.memory.layers import Layers, is_mla, key_length, widest
+from launcher.plan.memory.layers import Layers, is_mla, key_length, value_length, widest
 from launcher.plan.memory.output import outputs_max
 from launcher.plan.memory.parts import Part
 from launcher.plan.memory.placement import fully_offloaded
@@ -36,6 +36,9 @@ SWEPT = frozenset(
         "nemotron_h",
         "nemotron_h_moe",
         "deepseek2",
+        "qwen3vlmoe",
+        "qwen35moe",
+        "bert",
     }
 )
 """Architectures that the formulas were compared with."""
@@ -44,26 +47,41 @@ DELTA_NET = frozenset({"qwen3next", "qwen35", "qwen35moe", "kimi-linear"})
 GATED_QUERY = frozenset({"qwen3next", "qwen35", "qwen35moe"})
 """attn_q is twice as wide."""
 F32 = 4
-UNPLACED = MIB // 2
+INPUTS = 24
+"""Values a token of the graph's inputs: tokens, positions, outputs, K/V indices."""
+INPUTS_BASE = 16 * 1024
+V_INDEX = 8
+"""Bytes of an index into the V cache, which without flash attention is transposed: one for every value of a token."""
+ROTATED = 16
+"""Further values a token where K/V are quantised, beside the matrix that rotates them."""
+NEMOTRON = frozenset({"nemotron_h", "nemotron_h_moe"})
+"""No gate beside the up projection."""
+SANDWICH_NORMS = frozenset({"gemma2", "gemma3", "gemma3n", "gemma-embedding"})
+"""Norms on both sides of each half; the rotated queries stay with quantised K/V."""
+NO_QUERY_LEFTOVER = frozenset({"granitehybrid"})
+"""Mixtures of experts whose largest feed-forward follows a recurrent layer; the router's output stays."""
 QUANTISED = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"})
 
 
 class ComputeBound(msgspec.Struct, frozen=True, kw_only=True):
-    """Without margin: attention masks, the largest phase of a graph, and one row of activations (E·u·4)."""
+    """Without margin: masks, the largest phase of a graph, inputs, and one row of activations (E·u·4)."""
 
     masks: int
     phase: int
+    inputs: int
     row: int
 
     @property
     def whole(self) -> int:
         """The buffer of a backend that computes everything."""
-        return self.masks + self.phase + UNPLACED
+        return self.masks + self.phase + self.inputs
 
 
 def with_margin(arch: ArchitectureConfig, size: int) -> int:
-    """`size` plus 10 % and 16 MiB on architectures that were swept, 30 % and 16 MiB on others."""
-    return size + size * (10 if arch.arch in SWEPT else 30) // 100 + 16 * MIB
+    """`size` plus 1 % and 0.25 MiB on architectures that were swept, 30 % and 16 MiB on others."""
+    if arch.arch in SWEPT:
+        return size + size // 100 + MIB // 4
+    return size + size * 30 // 100 + 16 * MIB
 
 
 def micro_batch(settings: Settings) -> int:
@@ -77,19 +95,40 @@ def head_width(arch: ArchitectureConfig) -> int:
     return widest(arch.n_head) * head * (2 if arch.arch in GATED_QUERY else 1)
 
 
+def quantised(settings: Settings) -> bool:
+    """Whether K or V are kept in blocks."""
+    return bool({settings.cache_type_k, settings.cache_type_v} & QUANTISED)
+
+
 def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> ComputeBound:
-    """The closed form of MEMORY.md: masks + the largest of feed-forward, attention, recurrent and logits."""
+    """Masks + the largest of feed-forward, attention, recurrent and logits + what only inputs take."""
     u = micro_batch(settings)
-    phases = [
-        _feed_forward(arch, settings, u),
-        _attention(arch, kinds, settings, u),
-        _recurrent(arch, kinds, settings, u),
-        min(u, outputs_max(settings)) * arch.n_vocab * F32 + 4 * arch.n_embd * u * F32,
-    ]
-    extra = 0
-    if {settings.cache_type_k, settings.cache_type_v} & QUANTISED:
-        extra = u * F32 * head_width(arch) + key_length(arch) ** 2 * F32
-    return ComputeBound(masks=_masks(arch, kinds, settings, u), phase=max(phases) + extra, row=arch.n_embd * u * F32)
+    phase = max(phases(arch, kinds, settings, u).values())
+    inputs = u * INPUTS * F32 + INPUTS_BASE + (MIB // 2 if kinds.recurrent else 0)
+    if quantised(settings) and not is_mla(arch):
+        inputs += (key_length(arch) ** 2 + u * ROTATED) * F32
+    if not settings.flash_attention and not is_mla(arch):
+        caches = bool(kinds.full) + bool(kinds.sliding)
+        inputs += caches * u * V_INDEX * widest(arch.n_head_kv) * value_length(arch)
+    return ComputeBound(masks=_masks(arch, kinds, settings, u), phase=phase, inputs=inputs, row=arch.n_embd * u * F32)
+
+
+def phases(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> dict[str, int]:
+    """Bytes that are live at once in each part of the graph, for a micro-batch of `u` tokens."""
+    if not arch.causal and not (kinds.full or kinds.sliding or kinds.recurrent):
+        return {"feed_forward": _encoder(arch, settings, u)}
+    return {
+        "feed_forward": u * F32 * _feed_forward(arch, settings),
+        "attention": _attention(arch, kinds, settings, u),
+        "recurrent": _recurrent(arch, kinds, settings, u),
+        "logits": min(u, outputs_max(settings)) * arch.n_vocab * F32 + 4 * arch.n_embd * u * F32,
+    }
+
+
+def _encoder(arch: ArchitectureConfig, settings: Settings, u: int) -> int:
+    """BERT-like: no gate, no logits; attention within the batch."""
+    scores = 0 if settings.flash_attention else widest(arch.n_head) * u
+    return u * F32 * max(3 * arch.n_embd + widest(arch.n_ff), 6 * arch.n_embd + scores)
 
 
 def _masks(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> int:
@@ -103,31 +142,49 @@ def _masks(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) 
     return u * (2 if settings.flash_attention else F32) * cells
 
 
-def _feed_forward(arch: ArchitectureConfig, settings: Settings, u: int) -> int:
-    """Dense or expert feed-forward, whichever is larger."""
-    width = 3 * arch.n_embd + head_width(arch)
-    dense = 3 * widest(arch.n_ff) + width
+def _feed_forward(arch: ArchitectureConfig, settings: Settings) -> int:
+    """Values a token of the dense or the expert feed-forward, whichever is larger.
+
+    Gate, up and their product are live together, above three rows and the queries' leftover. The down projection
+    of all experts used needs room of its own where it does not fit into gate and up.
+    """
+    matrices = 2 if arch.arch in NEMOTRON else 3
+    rest = 3 * arch.n_embd + head_width(arch)
+    if arch.arch in DELTA_NET:
+        rest = 4 * arch.n_embd
+    elif arch.arch in SANDWICH_NORMS and quantised(settings):
+        rest += head_width(arch)
+    elif arch.arch in NO_QUERY_LEFTOVER and arch.n_expert:
+        rest = 3 * arch.n_embd + 2 * arch.n_expert
+    dense = matrices * widest(arch.n_ff) + rest
+    if not arch.n_expert:
+        return dense
     k = settings.n_expert_used
-    shared = arch.n_ff_shexp or arch.n_expert_shared * arch.n_ff_exp
-    experts = k * arch.n_embd + 3 * k * arch.n_ff_exp + width + shared if arch.n_expert else 0
-    return u * F32 * max(dense, experts)
+    down = k * arch.n_embd
+    if is_mla(arch):
+        shared = arch.n_ff_shexp or arch.n_expert_shared * arch.n_ff_exp
+        return max(dense, down + 3 * k * arch.n_ff_exp + rest - arch.n_embd + shared)
+    if down <= (matrices - 1) * k * arch.n_ff_exp:
+        down = 0
+    experts = matrices * k * arch.n_ff_exp + down + rest
+    return experts if arch.n_layer_dense_lead == 0 else max(dense, experts)
 
 
 def _attention(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> int:
     """Attention; without flash attention the scores of every head over every cell."""
     heads = widest(arch.n_head)
-    kv = 2 * max(1, widest(arch.n_head_kv)) * key_length(arch)
     if is_mla(arch):
-        flash = 6 * arch.n_embd + 2 * heads * key_length(arch) + head_width(arch) + kv
+        values = 6 * arch.n_embd + 2 * heads * key_length(arch) + head_width(arch) + 2 * key_length(arch)
     else:
-        flash = 3 * arch.n_embd + 3 * head_width(arch) + kv
-    size = u * F32 * flash
-    if not settings.flash_attention:
-        cached = kinds.full or kinds.sliding
-        cells = (settings.n_ctx_seq if kinds.full else sliding_cells(arch, settings)) if cached else u
-        size += u * heads * F32 * cells
-        if is_mla(arch):
-            size += cells * settings.streams * arch.kv_lora_rank * 2
+        values = 3 * arch.n_embd + 2 * head_width(arch)
+        if arch.arch in DELTA_NET:
+            values += arch.n_embd + 2 * widest(arch.n_head_kv) * key_length(arch)
+    if settings.flash_attention:
+        return u * F32 * (values + 2 * key_length(arch))
+    cells = settings.n_ctx_seq if kinds.full else sliding_cells(arch, settings)
+    size = u * F32 * (values + heads * cells)
+    if is_mla(arch):
+        size += cells * settings.streams * arch.kv_lora_rank * 2
     return size
 
 
@@ -138,7 +195,7 @@ def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: i
     conv, inner, state = conv_dim(arch), arch.ssm_d_inner, arch.ssm_d_state
     history = 2 * max(0, arch.ssm_d_conv - 1) * conv
     if arch.arch in DELTA_NET:
-        tokens = 3 * conv + 2 * inner + 3 * arch.n_embd
+        tokens = 3 * arch.n_embd + max(3 * conv, conv + 4 * inner)
         return u * F32 * tokens + settings.slots * F32 * (2 * inner * state + history)
     projection = 2 * inner + 2 * arch.ssm_n_group * state + arch.ssm_dt_rank
     tokens = projection + 2 * conv + inner + 4 * arch.n_embd
