@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from launcher.errors import ConfigError, Finding, HostError, LaunchError
 from launcher.files import (
     LockHeldError,
@@ -43,10 +45,17 @@ def ignore_event(_: AnyEvent) -> None:
     """For callers that do not watch."""
 
 
-def run(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event, route_only: bool = False) -> int:
+def run(
+    deployment_dir: Path,
+    *,
+    on_event: Callable[[AnyEvent], None] = ignore_event,
+    route_only: bool = False,
+    api_key_file: Path | None = None,
+) -> int:
     """Run the deployment in the foreground until SIGTERM, SIGINT or a stop over the control socket; 0 then.
 
-    `route_only` starts and stops no server: the front alone, for fleets whose processes systemd owns.
+    `route_only` starts and stops no server: the front alone, for fleets whose processes systemd owns; it
+    reads its keys from `api_key_file` where that is given (a unit's credential), else where the routes say.
     `on_event` is called in the event loop and must not block. A second signal kills instead of draining.
     Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a fatal server
     did not become ready; everything that was started is stopped), each after a `FleetFailed` event.
@@ -56,7 +65,9 @@ def run(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_e
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
-                _route_only(deployment_dir, on_event) if route_only else _Runtime(deployment_dir, on_event).main()
+                _route_only(deployment_dir, on_event, api_key_file)
+                if route_only
+                else _Runtime(deployment_dir, on_event).main()
             )
     except LaunchError as error:
         on_event(FleetFailed(exit_code=error.exit_code, findings=error.findings))
@@ -243,19 +254,30 @@ class _Runtime:
         self._told.set()
 
 
-async def _route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None]) -> None:
+async def _route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None], api_key_file: Path | None) -> None:
     """The front alone, until SIGTERM: somebody else (systemd units) keeps the servers running."""
     from launcher import route  # noqa: PLC0415 - late, as above
 
-    manifest, table = read_deployment(deployment_dir)
+    manifest, table = _with_keys(deployment_dir, api_key_file)
     front = route.Front(table, route.StaticUpstreams())
     sock = route.bind(front, table.front.host, table.front.port)
     url = _url(table)
     told = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        """SIGHUP: read the routes again, or keep the old ones; any other ends."""
+        if number != signal.SIGHUP:
+            told.set()
+            return
+        try:
+            front.replace_table(_with_keys(deployment_dir, api_key_file)[1])
+        except LaunchError as error:
+            _LOG.error("the routes are kept: %s", error)
+
     on_event(RuntimeStarted(deployment=manifest.deployment, pid=os.getpid(), state_dir="", front=url, processes=()))
     on_event(FleetReady(seconds=0, front=url, ready=()))
     _notify("READY=1")
-    with _signals(lambda _: told.set()):
+    with _signals(on_signal):
         await route.serve(
             front,
             host=table.front.host,
@@ -264,6 +286,15 @@ async def _route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None]
             shutdown=told,
             drain_timeout_s=manifest.supervisor.drain_timeout_s,
         )
+
+
+def _with_keys(deployment_dir: Path, api_key_file: Path | None) -> tuple[FleetManifest, RoutingTable]:
+    """The deployment, with its keys read from `api_key_file` where that is given. Raises ConfigError."""
+    manifest, table = read_deployment(deployment_dir)
+    if api_key_file is not None:
+        unit = msgspec.structs.replace(table.front, api_key_file=str(api_key_file))
+        table = msgspec.structs.replace(table, front=unit)
+    return manifest, table
 
 
 @contextlib.contextmanager

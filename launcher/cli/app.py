@@ -294,9 +294,62 @@ def explain(
 
 
 @app.command()
+def install(
+    what: Overrides = None,
+    *,
+    user: Annotated[bool, typer.Option("--user", help="Units of this user, without root.")] = False,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Install into this tree (an image); nothing is started.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; show every line that would change.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite installed files that were edited by hand.")] = False,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start and restart what changed.")] = True,
+    config_dir: ConfigDir = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Put a fleet's units in place, start them, restart only what changed. WHAT: overrides, or a rendered folder.
+
+    \b
+    launch install hardware=epyc profile=hot_only --dry-run
+    launch install generated/epyc-hot_only
+    """
+    from launcher.cli.deploy import InstallOptions, install_fleet
+
+    options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=start)
+    return install_fleet(*_request(what, config_dir), options=options, as_json=json, no_color=no_color)
+
+
+@app.command()
+def uninstall(
+    name: Annotated[str, typer.Argument(help="An installed deployment: epyc-hot_only.")],
+    *,
+    user: Annotated[bool, typer.Option("--user", help="Units of this user.")] = False,
+    root: Annotated[Path | None, typer.Option("--root", help="Uninstall from this tree (an image).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; show what would go.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remove files that were edited by hand, too.")] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Stop an installed fleet and remove what install wrote; your drop-ins stay."""
+    from launcher.cli.deploy import InstallOptions, uninstall_fleet
+
+    options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=True)
+    return uninstall_fleet(name, options=options, as_json=json, no_color=no_color)
+
+
+@app.command()
 def serve(
     directory: Annotated[Path, typer.Argument(help="A rendered deployment: generated/NAME.")],
     *,
+    route_only: Annotated[
+        bool, typer.Option("--route-only", help="The front alone: start and stop no server, systemd does.")
+    ] = False,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="With --route-only: keys are read here instead.")
+    ] = None,
     no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
@@ -305,4 +358,4 @@ def serve(
     from launcher.runtime import run
 
     progress = Progress(Terminal(sys.stderr, no_color=no_color), verbose=verbose)
-    return run(directory, on_event=progress)
+    return run(directory, on_event=progress, route_only=route_only, api_key_file=api_key_file)

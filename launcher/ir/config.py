@@ -503,6 +503,14 @@ class DeployConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     python: str = "/usr/bin/env"
     hardening: bool = True
     watchdog: bool = False
+    scope: Literal["system", "user"] = "system"
+    """Units of the machine, or of one user without root (`launch install --user`): no sandbox that needs root."""
+    launch: str = "/usr/local/bin/launch"
+    """The `launch` program that the front's unit runs, on the machine where it is installed."""
+    warm: Literal["socket", "manual"] = "socket"
+    """Who starts servers of a tier that starts on demand: a socket on their port, or nobody but `systemctl`."""
+    targets: tuple[Literal["llama_swap", "router", "prometheus", "grafana"], ...] = ()
+    """What else is written from the plan, below `exports/`."""
 
 
 class ProfileConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

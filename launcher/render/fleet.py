@@ -13,18 +13,13 @@ from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.plan import FleetPlan
 from launcher.manifest import encode_fleet, encode_routes
+from launcher.render.beside_units import command_values, front_values, warm_values
 from launcher.render.command import Command, Engines, render_commands
 from launcher.render.fleet_manifest import fleet_manifest
 from launcher.render.routes import routing_table
 from launcher.render.shell_quote import shell_exports, shell_lines
-from launcher.render.units import (
-    LIBEXEC_DIR,
-    service_values,
-    slice_name,
-    target_name,
-    tier_values,
-    unit_name,
-)
+from launcher.render.unit_names import FRONT, front_tier, slice_name, socket_path, target_name, unit_name
+from launcher.render.units import service_values, tier_values
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,10 +28,18 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 """What may become part of a path and of a unit's name."""
 
 SERVICE_TEMPLATE = "systemd/server.service.j2"
+FRONT_TEMPLATE = "systemd/front.service.j2"
+COMMAND_UNIT_TEMPLATE = "systemd/command.service.j2"
 TARGET_TEMPLATE = "systemd/tier.target.j2"
 SLICE_TEMPLATE = "systemd/tier.slice.j2"
 COMMAND_TEMPLATE = "commands/server.sh.j2"
-GATE_TEMPLATE = "libexec/launch-gate.j2"
+SOCKET_TEMPLATE = "systemd/warm.socket.j2"
+PROXY_TEMPLATE = "systemd/warm-proxy.service.j2"
+REVIVE_TEMPLATE = "systemd/revive.service.j2"
+REVIVE_S = 30
+"""How long the port of a server that failed to start stays closed."""
+LIBEXEC = ("launch-drain", "launch-gate", "launch-notify")
+"""Programs that units run, each of a template of its name in `libexec/`."""
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,27 +57,23 @@ def render_fleet(
     engines: Engines,
     templates: Mapping[str, str],
     launch_version: str,
-    *,
-    libexec_dir: str = LIBEXEC_DIR,
 ) -> Rendered:
     """`plan` as files; the same input gives the same bytes.
 
     `engines`: name → binary and dialect, one for each engine that a server names. `templates`: text by path below
     `templates/`. Findings are those of `render_argv`, and `render/bad-name`,
-    `render/hook-left-out`, `render/watchdog`.
+    `render/hook-left-out`.
     """
     commands, findings = render_commands(plan, engines)
     manifest, left_out = fleet_manifest(plan, commands, launch_version)
     routes = routing_table(plan)
     environment = _environment(templates)
     values = {"header": _header(plan, launch_version), "deployment": plan.deployment}
-    units, bad_paths = _units(plan, commands, environment, values, libexec_dir)
+    units, bad_paths = _units(plan, commands, environment, values)
     files = [
         RenderedFile(path="fleet.json", text=encode_fleet(manifest).decode()),
         RenderedFile(path="routes.json", text=encode_routes(routes).decode()),
-        RenderedFile(
-            path="libexec/launch-gate", text=environment.get_template(GATE_TEMPLATE).render(values), executable=True
-        ),
+        *(_program(name, environment, values) for name in LIBEXEC),
         *_commands(plan, commands, environment, values),
         *units,
     ]
@@ -85,7 +84,7 @@ def render_fleet(
         manifest=manifest,
         routes=routes,
         commands=commands,
-        findings=(*_bad_names(plan), *findings, *left_out, *bad_paths, *_watchdog(plan)),
+        findings=(*_bad_names(plan), *findings, *left_out, *bad_paths),
     )
 
 
@@ -127,49 +126,69 @@ def _commands(
     return files
 
 
+def _program(name: str, environment: Environment, values: Mapping[str, str]) -> RenderedFile:
+    """A program that units run."""
+    text = environment.get_template(f"libexec/{name}.j2").render(values)
+    return RenderedFile(path=f"libexec/{name}", text=text, executable=True)
+
+
 def _units(
     plan: FleetPlan,
     commands: Mapping[str, Command],
     environment: Environment,
     values: Mapping[str, str],
-    libexec_dir: str,
 ) -> tuple[list[RenderedFile], list[Finding]]:
     """Services, targets and slices. A tier that is never started has no units."""
     files: list[RenderedFile] = []
     findings: list[Finding] = []
-    service = environment.get_template(SERVICE_TEMPLATE)
+
+    def add(template: str, name: str, unit: Mapping[str, object]) -> None:
+        """One unit."""
+        text = environment.get_template(template).render({**values, **unit})
+        files.append(RenderedFile(path=f"{units_dir(plan)}/{name}", text=text))
+
     started = [server for server in plan.servers if plan.tiers[server.tier].start != "never"]
     for server in started:
-        unit, found = service_values(server, plan, commands[server.name], libexec_dir)
-        text = service.render({**values, **unit})
-        files.append(RenderedFile(path=f"systemd/{unit_name(plan, server.name)}", text=text))
+        unit, found = service_values(server, plan, commands[server.name])
+        add(SERVICE_TEMPLATE, unit_name(plan, server.name), unit)
         findings += found
-    for tier in sorted({server.tier for server in started}):
-        tier_of = {**values, **tier_values(plan, tier)}
-        for template, name in ((TARGET_TEMPLATE, target_name(plan, tier)), (SLICE_TEMPLATE, slice_name(plan, tier))):
-            text = environment.get_template(template).render(tier_of)
-            files.append(RenderedFile(path=f"systemd/{name}", text=text))
+    behind = [server for server in started if socket_path(plan, server)]
+    for server in behind:
+        warm = warm_values(server, plan)
+        add(SOCKET_TEMPLATE, warm["unit"], warm)
+        add(PROXY_TEMPLATE, warm["proxy"], warm)
+    if behind:
+        add(REVIVE_TEMPLATE, f"{plan.config.deploy.unit_prefix}-revive@.service", {"pause_s": REVIVE_S})
+    services = [s for s in plan.services if s.config.command and plan.tiers[s.config.tier].start != "never"]
+    for service in services:
+        add(COMMAND_UNIT_TEMPLATE, unit_name(plan, service.name), command_values(service, plan))
+    tiers = {server.tier for server in started} | {service.config.tier for service in services}
+    if started and (tier_of_front := front_tier(plan)) is not None:
+        add(FRONT_TEMPLATE, unit_name(plan, FRONT), front_values(plan))
+        tiers.add(tier_of_front)
+    for tier in sorted(tiers):
+        add(TARGET_TEMPLATE, target_name(plan, tier), tier_values(plan, tier))
+        add(SLICE_TEMPLATE, slice_name(plan, tier), tier_values(plan, tier))
     return files, findings
+
+
+def units_dir(plan: FleetPlan) -> str:
+    """Folder of the units in a deployment: `systemd`, or `systemd-user` for one user's."""
+    return "systemd-user" if plan.config.deploy.scope == "user" else "systemd"
 
 
 def _bad_names(plan: FleetPlan) -> tuple[Finding, ...]:
     """Errors for names that would not be file and unit names."""
     names = [(f"servers.{s.name}", s.name) for s in plan.servers] + [(f"tiers.{t}", t) for t in plan.tiers]
+    names += [(f"services.{s.name}", s.name) for s in plan.services]
     return tuple(
         Finding(
             code="render/bad-name",
             severity="error",
             key=key,
-            message=f"{name!r} cannot name a file and a unit: letters, digits, '_', '-' and '.', not first '.' or '-'",
+            message=f"{name!r} cannot name a file and a unit: letters, digits, '_', '-' and '.', not first '.' or '-', "
+            "and not 'front', which is our own",
         )
         for key, name in names
-        if not NAME.fullmatch(name)
+        if not NAME.fullmatch(name) or name == FRONT
     )
-
-
-def _watchdog(plan: FleetPlan) -> tuple[Finding, ...]:
-    """The warning for `deploy.watchdog`, which units do not have yet."""
-    if not plan.config.deploy.watchdog:
-        return ()
-    message = "units are written without a watchdog: a server that hangs is not restarted by systemd"
-    return (Finding(code="render/watchdog", severity="warning", key="deploy.watchdog", message=message),)

@@ -14,16 +14,31 @@ from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command
 from launcher.render.probes import proof_request, reachable_url
 from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command
+from launcher.render.unit_names import (
+    FRONT,
+    LOOPBACK,
+    front_tier,
+    libexec_dir,
+    shared_user,
+    slice_name,
+    socket_path,
+    target_name,
+    unit_name,
+)
 
-LIBEXEC_DIR = "/usr/local/libexec/launch"
-"""Where an install puts `libexec/` of the deployment."""
+EXPOSURE_CPU, EXPOSURE_GPU, EXPOSURE_PYTHON, EXPOSURE_UNIX = 1.0, 1.5, 1.5, 0.3
+"""What `systemd-analyze security` may say at most of each kind of unit; `launch install` holds units to it."""
+EXPOSURE_NOTIFY = EXPOSURE_OPEN = 0.2
+"""More for a watchdog (NotifyAccess=all), and for a server that other machines reach."""
+
+WATCHDOG_S = 12
+"""A server that has not answered for so long is killed and started again (`deploy.watchdog`)."""
 
 RAM = "ram"
 MIB = 1024**2
 GPU_HOST_BYTES = 2048 * MIB
 """Room for a GPU driver's host memory, which no plan counts."""
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 # names of what ProtectHome and PrivateTmp hide
 """Directories that the sandbox hides; files of a server below them are bound in, read-only."""
 
@@ -36,15 +51,22 @@ _DEVICES_BY_BACKEND = {
 _GROUPS = ("render", "video")
 
 
-def service_values(
-    server: ServerPlan, plan: FleetPlan, command: Command, libexec_dir: str
-) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """Everything that `server.service.j2` needs for `server`; `command` is how it is run."""
     deploy, runtime = plan.config.deploy, plan.config.runtime
     gpus = [plan.config.hardware.gpus[name] for name in server.devices if name in plan.config.hardware.gpus]
     allow = tuple(dict.fromkeys(d for gpu in gpus for d in _DEVICES_BY_BACKEND.get(gpu.backend, ())))
     hidden = _hidden_paths(server, command.words[0])
     attempts = max(1, runtime.crash_loop_failures)
+    path = socket_path(plan, server)
+    url = f"unix:{path}" if path else reachable_url(server.host, server.port)
+    words = command.words if path is None else _on_socket(command.words, path)
+    proof = (server.name, url, *proof_request(server))
+    exposure = EXPOSURE_GPU if allow else EXPOSURE_UNIX if path else EXPOSURE_CPU
+    loopback = server.host in LOOPBACK and not any(gpu.backend == "rpc" for gpu in gpus)
+    exposure += EXPOSURE_NOTIFY * deploy.watchdog + EXPOSURE_OPEN * (not loopback)
+    drains = server.exclusive is not None
+    drain_s = math.ceil(runtime.drain_timeout_s)
     values = {
         "unit": unit_name(plan, server.name),
         "description": " ".join(f"llama-server {server.name}: {server.model} {server.quantization}".split()).replace(
@@ -59,10 +81,16 @@ def service_values(
             max(runtime.crash_loop_window_s, attempts * (server.start_timeout_s + runtime.backoff_s) * 1.1)
         ),
         "digest": command.digest,
-        "command": " \\\n    ".join(_lines(quote_command(command.words))),
-        "gate": " ".join(quote_command(_gate(server, libexec_dir))),
+        "command": " \\\n    ".join(_lines(_quoted(words, wrapped=deploy.watchdog))),
+        "gate": libexec_command(plan, "launch-gate", *proof),
+        "notify": libexec_command(plan, "launch-notify", str(WATCHDOG_S // 4), *proof),
+        "watchdog_s": WATCHDOG_S if deploy.watchdog else None,
+        "drain": libexec_command(plan, "launch-drain", url, str(drain_s)) if drains else None,
+        "socket": path is not None,
+        "shared_user": shared_user(plan, server.name),
+        "private_network": path is not None and not allow,
         "start_timeout_s": math.ceil(server.start_timeout_s),
-        "stop_timeout_s": math.ceil(server.stop_grace_s),
+        "stop_timeout_s": max(math.ceil(server.stop_grace_s), drain_s + 5 if drains else 0),
         "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
         "environment": quote_assignments(command.env),
         "memory_max": memory_max(server),
@@ -71,14 +99,16 @@ def service_values(
         "cpus": server.cpus,
         "numa_policy": server.numa.policy if server.numa else None,
         "numa_mask": (",".join(str(n) for n in server.numa.nodes) or "all") if server.numa else None,
+        "user_scope": deploy.scope == "user",
         "user": deploy.user,
+        "exposure": round(exposure, 1),
         "groups": _GROUPS if any(d in ("char-drm", "/dev/kfd") for d in allow) else (),
         "cache_directory": f"{deploy.unit_prefix}-{server.name}" if allow else None,
         "hardening": deploy.hardening,
         "bind_read_only": tuple(quote_bind(path) for path in hidden),
         "denied_calls": "~@privileged" if allow or _needs_resources(server) else "~@privileged @resources",
-        "port": server.port,
-        "loopback": server.host in LOOPBACK and not any(gpu.backend == "rpc" for gpu in gpus),
+        "ports": () if path else (server.port,),
+        "loopback": loopback,
         "device_allow": allow,
     }
     return values, tuple(_bad_paths(server, hidden))
@@ -102,27 +132,21 @@ def memory_max(server: ServerPlan) -> str:
 
 def tier_values(plan: FleetPlan, tier: str) -> dict[str, Any]:
     """What the target and the slice of `tier` need. Of an exclusive group the target starts the default member."""
-    members = [s for s in plan.servers if s.tier == tier and (s.exclusive is None or s.default)]
+    here = [s for s in plan.servers if s.tier == tier]
+    sockets = [s.name for s in here if socket_path(plan, s)]
+    members = [s.name for s in here if (s.exclusive is None or s.default) and s.name not in sockets]
+    members += [s.name for s in plan.services if s.config.tier == tier and s.config.builtin is None]
+    if tier == front_tier(plan):
+        members.append(FRONT)
     return {
         "tier": tier,
-        "wants": tuple(unit_name(plan, s.name) for s in members),
-        "boot": plan.tiers[tier].start == "boot",
+        "wants": (
+            *(unit_name(plan, name) for name in members),
+            *(unit_name(plan, name, "socket") for name in sockets),
+        ),
+        "boot": plan.tiers[tier].start == "boot" or bool(sockets),
+        "boot_target": "default.target" if plan.config.deploy.scope == "user" else "multi-user.target",
     }
-
-
-def unit_name(plan: FleetPlan, server: str) -> str:
-    """`launch-NAME.service`."""
-    return f"{plan.config.deploy.unit_prefix}-{server}.service"
-
-
-def target_name(plan: FleetPlan, tier: str) -> str:
-    """`launch-TIER.target`."""
-    return f"{plan.config.deploy.unit_prefix}-{tier}.target"
-
-
-def slice_name(plan: FleetPlan, tier: str) -> str:
-    """`launch-TIER.slice`; systemd makes it a child of `launch.slice`."""
-    return f"{plan.config.deploy.unit_prefix}-{tier}.slice"
 
 
 def _ordered_after(server: ServerPlan, plan: FleetPlan) -> tuple[str, ...]:
@@ -142,10 +166,20 @@ def _rivals(server: ServerPlan, plan: FleetPlan) -> tuple[str, ...]:
     return tuple(s.name for s in plan.servers if s.exclusive == server.exclusive and s.name != server.name)
 
 
-def _gate(server: ServerPlan, libexec_dir: str) -> tuple[str, ...]:
-    """Command of the readiness gate for `server`."""
-    path, body = proof_request(server)
-    return (f"{libexec_dir}/launch-gate", server.name, reachable_url(server.host, server.port), path, body)
+def libexec_command(plan: FleetPlan, program: str, *words: str) -> str:
+    """One of the deployment's own programs with `words`, as a line of a unit."""
+    return " ".join((f"{libexec_dir(plan)}/{program}", *quote_command(("", *words))[1:]))
+
+
+def _on_socket(words: tuple[str, ...], path: str) -> tuple[str, ...]:
+    """A server's `words` with `--host` a unix socket (llama-server takes a host that ends in .sock for one)."""
+    at = words.index("--host") + 1
+    return (*words[:at], path, *words[at + 1 :])
+
+
+def _quoted(words: tuple[str, ...], *, wrapped: bool) -> tuple[str, ...]:
+    """`words` for ExecStart=; behind a wrapper the binary is a word like the others."""
+    return quote_command(("", *words))[1:] if wrapped else quote_command(words)
 
 
 def _needs_resources(server: ServerPlan) -> bool:

@@ -97,10 +97,14 @@ def result(request: pytest.FixtureRequest) -> Rendered:
 
 
 def test_files(result: Rendered) -> None:
-    """Sorted by path, each once; scripts are executable; the JSON files are the manifest and the table."""
+    """Sorted by path, each once; scripts are executable; the JSON files are the manifest and the table.
+
+    Units: six servers, two for each of two tiers, the front, and socket, proxy and reviver
+    of the warm server, one command.
+    """
     files = {f.path: f for f in result.deployment.files}
     assert list(files) == sorted(files)
-    assert len(files) == len(result.deployment.files) == 2 + 1 + 6 + 6 + 2 * 2
+    assert len(files) == len(result.deployment.files) == 2 + 3 + 6 + (6 + 2 * 2 + 1 + 3 + 1)
     assert {p for p, f in files.items() if f.executable} == {
         p for p in files if p.startswith(("commands/", "libexec/"))
     }
@@ -273,7 +277,13 @@ def test_orchestration_travels_as_plain_values(templates: dict[str, str]) -> Non
 def test_an_empty_fleet(templates: dict[str, str]) -> None:
     """No servers: documents, a gate, no units."""
     rendered = render_fleet(fleet_plan(), {}, templates, "0.1.0")
-    assert [f.path for f in rendered.deployment.files] == ["fleet.json", "libexec/launch-gate", "routes.json"]
+    assert [f.path for f in rendered.deployment.files] == [
+        "fleet.json",
+        "libexec/launch-drain",
+        "libexec/launch-gate",
+        "libexec/launch-notify",
+        "routes.json",
+    ]
     assert rendered.routes.names == {}
 
 

@@ -181,7 +181,7 @@ def test_the_plan_document_is_the_contract() -> None:
     plan = fleet_plan(server_plan("a"), findings=(FINDING,))
     document = json.loads(json.dumps(plan_document(plan, {"a": ("x", "--y")}, {"a": {"K": "v"}})))
     assert set(document) == {
-        *("schema", "deployment", "input_digest", "hardware", "servers", "services", "totals", "findings"),
+        *("schema", "deployment", "input_digest", "hardware", "servers", "services", "totals", "proof", "findings"),
     }
     assert document["hardware"]["name"] == "epyc"
     device = {"name", "kind", "capacity_bytes", "budget_bytes", "planned_bytes", "peak_bytes", "nodes"}

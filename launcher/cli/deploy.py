@@ -1,0 +1,195 @@
+"""`launch install` and `launch uninstall`: a rendered deployment as systemd units of this machine, a user or a tree."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from launcher.cli.build import print_json
+from launcher.cli.findings import show_findings
+from launcher.cli.terminal import Terminal, terminals
+from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, has_errors
+from launcher.files import compare_deployment, owned_files, write_atomic
+from launcher.install import (
+    Change,
+    Layout,
+    Report,
+    Systemd,
+    install,
+    installed_names,
+    plan_changes,
+    plan_removal,
+    read_record,
+    uninstall,
+    verify_units,
+)
+from launcher.install.changes import SIGNS
+from launcher.install.ownership import digest, shown
+from launcher.ir.deployment import Deployment, RenderedFile
+
+
+class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of both commands."""
+
+    user: bool
+    root: Path | None
+    dry_run: bool
+    force: bool
+    start: bool
+
+    def layout(self) -> Layout:
+        """Where files go."""
+        scope: Literal["system", "user"] = "user" if self.user else "system"
+        root = (self.root or Path("/")).absolute()
+        return Layout(scope=scope, root=root, home=Path.home())
+
+
+def install_fleet(
+    what: list[str], config_dirs: list[Path], *, options: InstallOptions, as_json: bool, no_color: bool
+) -> int:
+    """Read or compile, compare, verify, and only then write."""
+    out, err = terminals(no_color=no_color)
+    layout = options.layout()
+    directory = Path(what[0]) if len(what) == 1 and "=" not in what[0] else None
+    if directory is None:
+        deployment, stale = _compiled(what, config_dirs, layout, err)
+        if stale:
+            raise_stale(err, deployment, stale)
+            return STALE_EXIT_CODE
+    else:
+        deployment = read_bundle(directory)
+    _require_scope(deployment, layout)
+    changes = plan_changes(deployment, layout, force=options.force)
+    coming = {Path(shown(c.path, layout)) for c in changes.changes}
+    findings = [*changes.findings, *(verify_units(deployment, layout, coming) if changes.changes else ())]
+    if has_errors(findings):
+        raise HostError(findings)
+    show_findings(err, findings)
+    if options.dry_run:
+        _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
+        return 0
+    _require_rights(layout)
+    report = install(changes, layout, Systemd(layout), _write, start=options.start)
+    _show_report(out, deployment.name, report, as_json=as_json)
+    return 0
+
+
+def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_color: bool) -> int:
+    """Stop and remove an installed deployment."""
+    out, err = terminals(no_color=no_color)
+    layout = options.layout()
+    record = read_record(name, layout)
+    if record is None:
+        there = ", ".join(installed_names(layout)) or "none"
+        message = f"{name} is not installed here; installed: {there}"
+        raise HostError([Finding(code="install/not-installed", severity="error", key="", message=message)])
+    changes = plan_removal(record, layout, force=options.force)
+    show_findings(err, [f for f in changes.findings if f.severity != "error"])
+    if options.dry_run:
+        _show_changes(out, changes.changes, layout, as_json=as_json, deployment=name)
+        return 0
+    _require_rights(layout)
+    report = uninstall(changes, layout, Systemd(layout))
+    _show_report(out, name, report, as_json=as_json)
+    return 0
+
+
+def read_bundle(directory: Path) -> Deployment:
+    """A rendered folder as a value. ConfigError when it is none, or is not what `launch render` wrote."""
+    from launcher.runtime import read_deployment
+
+    manifest, _ = read_deployment(directory)
+    owned = owned_files(directory)
+    files, wrong = [], []
+    for path, expected in sorted(owned.items()):
+        file = directory / path
+        raw = file.read_bytes() if file.is_file() else b""
+        if digest(raw) != expected:
+            wrong.append(path)
+            continue
+        executable = bool(file.stat().st_mode & 0o100)
+        files.append(RenderedFile(path=path, text=raw.decode(), executable=executable))
+    if wrong or not owned:
+        what = (
+            f"{len(wrong)} files differ from what was rendered: {', '.join(wrong[:5])}" if wrong else "its list is gone"
+        )
+        message = f"{directory} is no whole rendered deployment: {what}"
+        notes = ("`launch render` writes it again; own settings belong into drop-ins on the target",)
+        raise ConfigError([Finding(code="install/damaged", severity="error", key="", message=message, notes=notes)])
+    return Deployment(name=manifest.deployment, input_digest=manifest.input_digest, files=tuple(files))
+
+
+def raise_stale(err: Terminal, deployment: Deployment, stale: tuple[str, ...]) -> None:
+    """Say that what is on disk is not what the config compiles to."""
+    message = f"{deployment.name} on disk is not what the config compiles to: {len(stale)} files differ"
+    notes = (f"first {stale[0]}", "look with `launch render … --diff`, accept with `launch render …`, then install")
+    show_findings(err, [Finding(code="install/stale", severity="error", key="", message=message, notes=notes)])
+
+
+def _compiled(
+    overrides: list[str], config_dirs: list[Path], layout: Layout, err: Terminal
+) -> tuple[Deployment, tuple[str, ...]]:
+    """What `overrides` compile to, and what differs in the rendered folder, if there is one."""
+    from launcher.compiler import compile_fleet, render
+
+    scope = ["deploy.scope=user"] if layout.scope == "user" else []
+    compiled = compile_fleet([*overrides, *scope], config_dirs=config_dirs)
+    rendered = render(compiled)
+    show_findings(err, [f for f in (*compiled.findings, *rendered.findings) if f.severity != "note"])
+    folder = Path(compiled.plan.config.deploy.output_dir) / rendered.deployment.name
+    stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) and not scope else ()
+    return rendered.deployment, tuple(difference.path for difference in stale)
+
+
+def _require_scope(deployment: Deployment, layout: Layout) -> None:
+    """ConfigError when the units were rendered for the other kind of manager."""
+    theirs = any(f.path.startswith("systemd-user/") for f in deployment.files)
+    if theirs != (layout.scope == "user"):
+        message = f"{deployment.name} was rendered with deploy.scope={'user' if theirs else 'system'}"
+        note = "install it with --user" if theirs else "without --user, or render it with deploy.scope=user"
+        finding = Finding(code="install/scope", severity="error", key="deploy.scope", message=message, notes=(note,))
+        raise ConfigError([finding])
+
+
+def _require_rights(layout: Layout) -> None:
+    """HostError when system units are to be written by somebody who is not root."""
+    if layout.scope == "system" and layout.root == Path("/") and os.geteuid() != 0:
+        message = "units of the machine are installed by root"
+        notes = ("sudo launch install …, or units of your own: launch install --user …",)
+        raise HostError([Finding(code="install/not-root", severity="error", key="", message=message, notes=notes)])
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """Atomically, as everywhere."""
+    write_atomic(path, data, mode=mode)
+
+
+def _show_changes(
+    out: Terminal, changes: tuple[Change, ...], layout: Layout, *, as_json: bool, deployment: str
+) -> None:
+    """Each file with its sign, then its diff."""
+    if as_json:
+        rows = [{"path": shown(c.path, layout), "kind": c.kind, "restarts": c.restarts and c.unit} for c in changes]
+        print_json(out, {"schema": "launch.install/v1", "deployment": deployment, "dry_run": True, "changes": rows})
+        return
+    for change in changes:
+        out.line(out.style(f"{SIGNS[change.kind]} {shown(change.path, layout)}", "bold"))
+    for line in (line for change in changes for line in change.diff):
+        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        out.line(out.style(line, colour) if colour else line)
+    out.line(f"{deployment}: {len(changes)} files would change")
+
+
+def _show_report(out: Terminal, deployment: str, report: Report, *, as_json: bool) -> None:
+    """What was done."""
+    if as_json:
+        document = {"schema": "launch.install/v1", "deployment": deployment, "dry_run": False}
+        print_json(out, document | msgspec.to_builtins(report))
+        return
+    for verb in ("started", "restarted", "stopped"):
+        for unit in getattr(report, verb):
+            out.line(f"{verb:<9} {unit}")
+    out.line(f"{deployment}: {len(report.written)} files written, {len(report.removed)} removed")

@@ -1,0 +1,31 @@
+"""Rendered units put in place on a machine, and taken away again.
+
+In: a `Deployment` value. Out: files below /etc and /usr/local (or a user's own folders, or a tree), an ownership
+record, and a systemd that runs what they say. I/O: files and systemctl. Only files recorded as ours are changed.
+"""
+
+from __future__ import annotations
+
+from launcher.install.changes import Change, Changes, plan_changes, plan_removal
+from launcher.install.layout import Layout, placements
+from launcher.install.ownership import Record, installed_names, read_record
+from launcher.install.steps import Report, install, uninstall
+from launcher.install.systemd import Systemd
+from launcher.install.verify import verify_units
+
+__all__ = [
+    "Change",
+    "Changes",
+    "Layout",
+    "Record",
+    "Report",
+    "Systemd",
+    "install",
+    "installed_names",
+    "placements",
+    "plan_changes",
+    "plan_removal",
+    "read_record",
+    "uninstall",
+    "verify_units",
+]

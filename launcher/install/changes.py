@@ -1,0 +1,159 @@
+"""What an install would change: the files of a deployment held against the disk and the ownership record."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from launcher.errors import Finding
+from launcher.install.layout import Layout, is_unit, placements
+from launcher.install.ownership import Record, digest, installed_names, read_record, shown
+from launcher.ir.deployment import Deployment
+
+Kind = Literal["add", "change", "remove"]
+SIGNS: dict[Kind, str] = {"add": "+", "change": "~", "remove": "-"}
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One file that would be written or removed. `restarts`: more than comments of a unit differ."""
+
+    path: Path
+    kind: Kind
+    data: bytes = b""
+    mode: int = 0o644
+    unit: bool = False
+    restarts: bool = False
+    diff: tuple[str, ...] = ()
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that would change, in the order of the deployment's files, and what stands in the way."""
+
+    deployment: str
+    changes: tuple[Change, ...]
+    record: Record | None
+    """The record as it would be; None when nothing stays."""
+    findings: tuple[Finding, ...]
+
+
+def plan_changes(deployment: Deployment, layout: Layout, *, force: bool = False) -> Changes:
+    """What installing `deployment` would change; nothing when it is installed already.
+
+    Findings: `install/foreign-file` (there is a file that we did not write), `install/hand-edited` (we did, and
+    somebody changed it; with `force` it is overwritten, and this is a warning). Raises OSError, ValueError.
+    """
+    before = _record(deployment.name, layout)
+    owners = _owners(layout, besides=deployment.name)
+    changes: list[Change] = []
+    findings: list[Finding] = []
+    files: dict[str, str] = {}
+    for path, file in placements(deployment, layout).items():
+        name, data, mode = shown(path, layout), file.text.encode(), 0o755 if file.executable else 0o644
+        files[name] = digest(data)
+        old = _read(path)
+        if old == data and path.stat().st_mode & 0o777 == mode and before.files.get(name) == digest(data):
+            continue
+        if old is not None and old != data:
+            findings += _in_the_way(name, old, before, owners, force=force)
+        changes.append(
+            Change(
+                path=path,
+                kind="add" if old is None else "change",
+                data=data,
+                mode=mode,
+                unit=is_unit(path, layout),
+                restarts=old is None or body(old) != body(data),
+                diff=unified(name, old, data),
+            )
+        )
+    removed, kept = _removals(before, set(before.files) - set(files), layout, force=force)
+    record = Record(deployment=deployment.name, input_digest=deployment.input_digest, files=files)
+    return Changes(deployment=deployment.name, changes=(*changes, *removed), record=record, findings=(*findings, *kept))
+
+
+def plan_removal(record: Record, layout: Layout, *, force: bool = False) -> Changes:
+    """What uninstalling would remove. A file that somebody edited is in the way (`install/hand-edited`)."""
+    removed, kept = _removals(record, set(record.files), layout, force=force)
+    return Changes(deployment=record.deployment, changes=tuple(removed), record=None, findings=tuple(kept))
+
+
+def body(raw: bytes) -> bytes:
+    """A unit without comments and blank lines: what systemd reads of it."""
+    lines = (line for line in raw.splitlines() if line.strip() and not line.lstrip().startswith((b"#", b";")))
+    return b"\n".join(lines)
+
+
+def unified(name: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:
+    """Lines of one file's unified diff; None = there is no such file."""
+    before, after = ((raw or b"").decode(errors="replace").splitlines() for raw in (old, new))
+    names = ("/dev/null" if old is None else name, "/dev/null" if new is None else name)
+    return tuple(difflib.unified_diff(before, after, *names, lineterm=""))
+
+
+def _record(deployment: str, layout: Layout) -> Record:
+    """The record of `deployment`, empty when there is none."""
+    return read_record(deployment, layout) or Record(deployment=deployment, input_digest="")
+
+
+def _owners(layout: Layout, *, besides: str) -> dict[str, str]:
+    """Path → the other deployment that wrote it."""
+    others = (read_record(name, layout) for name in installed_names(layout) if name != besides)
+    return {path: other.deployment for other in others if other is not None for path in other.files}
+
+
+def _in_the_way(name: str, old: bytes, before: Record, owners: dict[str, str], *, force: bool) -> list[Finding]:
+    """What is wrong with replacing the content `old` of `name`."""
+    if name in before.files:
+        return [] if before.wrote(name, old) else [_hand_edited(name, force=force)]
+    whose = f"deployment {owners[name]}" if name in owners else "somebody else"
+    finding = Finding(
+        code="install/foreign-file",
+        severity="error",
+        key="deploy.unit_prefix",
+        message=f"{name} exists and was written by {whose}",
+        notes=("another deploy.unit_prefix gives this deployment names of its own",),
+    )
+    return [finding]
+
+
+def _removals(
+    record: Record, names: AbstractSet[str], layout: Layout, *, force: bool
+) -> tuple[list[Change], list[Finding]]:
+    """Files `names` of a record as removals; of those that somebody edited, a finding each."""
+    changes: list[Change] = []
+    findings: list[Finding] = []
+    for name in sorted(names):
+        path = layout.root / Path(name).relative_to("/")
+        old = _read(path)
+        if old is None:
+            continue
+        if not record.wrote(name, old):
+            findings.append(_hand_edited(name, force=force))
+            if not force:
+                continue
+        changes.append(
+            Change(path=path, kind="remove", unit=is_unit(path, layout), restarts=True, diff=unified(name, old, None))
+        )
+    return changes, findings
+
+
+def _hand_edited(name: str, *, force: bool) -> Finding:
+    """The finding for a file of ours that is no longer what we wrote."""
+    return Finding(
+        code="install/hand-edited",
+        severity="warning" if force else "error",
+        key="",
+        message=f"{name} was edited after it was installed" + (": the edit is lost" if force else ""),
+        notes=(f"put your own settings into {name}.d/*.conf, which launch never touches; --force drops the edit",),
+    )
+
+
+def _read(path: Path) -> bytes | None:
+    """Content of a file; None when there is none. A link is not followed: it counts as its target's name."""
+    if path.is_symlink():
+        return f"link to {path.readlink()}".encode()
+    return path.read_bytes() if path.exists() else None

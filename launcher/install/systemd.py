@@ -1,0 +1,112 @@
+"""systemctl, for one manager: the machine's, a user's, or the unit files of a tree that is not running."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launcher.errors import Finding, SuperviseError
+from launcher.install.layout import Layout
+
+_TIMEOUT_S = 3600.0
+"""Loading a fleet of big models may take that long; each unit has its own, shorter limit."""
+
+
+class Systemd:
+    """The manager that runs what is installed in `layout`; `running` is False where it does not run (a tree)."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Looks at nothing."""
+        self._layout = layout
+        self.running = layout.root == Path("/")
+
+    def reload(self) -> None:
+        """Have unit files read again. SuperviseError when the manager refuses."""
+        self._must(["daemon-reload"])
+
+    def enable(self, units: Sequence[str]) -> None:
+        """Start `units` at boot, without starting them now; works in a tree, too."""
+        if not self.running and self._layout.scope == "user":  # systemctl has no --root for users
+            for unit in units:
+                link = self._layout.units / "default.target.wants" / unit
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.is_symlink():
+                    link.symlink_to(f"../{unit}")
+        elif units:
+            self._must(["enable", "--quiet", *units])
+
+    def disable(self, units: Sequence[str]) -> None:
+        """The opposite; units that are gone do no harm."""
+        if not self.running and self._layout.scope == "user":
+            for unit in units:
+                (self._layout.units / "default.target.wants" / unit).unlink(missing_ok=True)
+        elif units:
+            self._run(["disable", "--quiet", *units])
+
+    def start(self, units: Sequence[str]) -> int:
+        """Start `units` and wait; systemd's exit status, 0 = all."""
+        return self._run(["start", *units]).returncode if units else 0
+
+    def restart(self, units: Sequence[str]) -> int:
+        """Restart `units` (those that do not run are started) and wait, ordered by their After=; 0 = all."""
+        return self._run(["restart", *units]).returncode if units else 0
+
+    def stop(self, units: Sequence[str]) -> None:
+        """Stop `units` and wait; forget their failures."""
+        if units:
+            self._run(["stop", *units])
+            self._run(["reset-failed", *units])
+
+    def stop_empty_slices(self, slices: Sequence[str]) -> None:
+        """Stop those of `slices` that no loaded unit is in: systemd makes them by itself and forgets to end them."""
+        users = {p.get("Slice") for p in self.properties(["*.service", "*.scope", "*.slice"], ("Slice",)).values()}
+        self.stop([name for name in slices if name not in users])
+
+    def reload_units(self, units: Sequence[str]) -> None:
+        """Have running `units` read their own configuration again; those that cannot are restarted."""
+        if units:
+            self._run(["try-reload-or-restart", *units])
+
+    def clean(self, units: Sequence[str]) -> None:
+        """Remove caches, state and credentials that systemd keeps for stopped `units`."""
+        for unit in units:
+            self._run(["clean", "--what=all", unit])
+
+    def properties(self, units: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Properties `names` of each of `units`; empty where the manager does not answer."""
+        if not units:
+            return {}
+        done = self._run(["show", f"--property={','.join(('Id', *names))}", *units])
+        found: dict[str, dict[str, str]] = {}
+        for block in done.stdout.split("\n\n"):
+            values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            if "Id" in values:
+                found[values.pop("Id")] = values
+        return found
+
+    def log(self, unit: str, lines: int = 12) -> tuple[str, ...]:
+        """The last lines of a unit's journal, without times."""
+        scope = "--user-unit" if self._layout.scope == "user" else "--unit"
+        argv = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", f"{scope}={unit}"]
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+        return tuple(done.stdout.splitlines())
+
+    def _must(self, words: Sequence[str]) -> None:
+        """Run, or raise SuperviseError with what systemctl said."""
+        done = self._run(words)
+        if done.returncode:
+            message = f"systemctl {words[0]} failed: {done.stderr.strip() or done.returncode}"
+            raise SuperviseError([Finding(code="install/systemctl", severity="error", key="", message=message)])
+
+    def _run(self, words: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """`systemctl` with `words` for this manager."""
+        scope = ["--user"] if self._layout.scope == "user" else []
+        tree = [] if self.running else [f"--root={self._layout.root}"]
+        argv = ["systemctl", "--no-pager", *scope, *tree, *words]
+        try:
+            return subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=env)
+        except FileNotFoundError:
+            message = "systemctl is not installed: this machine is not run by systemd"
+            finding = Finding(code="install/no-systemd", severity="error", key="", message=message)
+            raise SuperviseError([finding]) from None

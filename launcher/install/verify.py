@@ -1,0 +1,88 @@
+"""Units judged by systemd itself before they are installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from launcher.errors import Finding, Severity
+from launcher.install.layout import UNIT_FOLDERS, Layout
+from launcher.ir.deployment import Deployment
+
+_ABSENT = re.compile(r"Command (\S+) is not executable: No such file or directory")
+_EXPOSURE = re.compile(r"^X-Launch-Exposure=([\d.]+)$", re.MULTILINE)
+_LEVEL = re.compile(r"Overall exposure level for .*: ([\d.]+)")
+
+
+def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path] = ()) -> tuple[Finding, ...]:
+    """Errors where `systemd-analyze verify` says anything at all, or a sandbox is weaker than its unit claims.
+
+    `coming` are paths (as the machine names them) that the install is going to write. verify exits 0 for unknown keys,
+    so its stderr must be empty. Findings: `install/verify`, `install/exposure`, `install/no-systemd`.
+    """
+    folder = UNIT_FOLDERS[layout.scope]
+    units = {f.path.rpartition("/")[2]: f.text for f in deployment.files if f.path.startswith(f"{folder}/")}
+    if not units:
+        return ()
+    with tempfile.TemporaryDirectory(prefix="launch-verify-") as name:
+        directory = Path(name)
+        for unit, text in units.items():
+            (directory / unit).write_text(text, encoding="utf-8")
+        paths = sorted(directory.iterdir())
+        try:
+            return (*_verify(paths, layout, coming), *_exposed(units, directory, layout))
+        except FileNotFoundError:
+            message = "systemd-analyze is not installed: units cannot be verified"
+            severity: Severity = "error" if layout.root == Path("/") else "warning"
+            return (Finding(code="install/no-systemd", severity=severity, key="", message=message),)
+
+
+def _verify(paths: Iterable[Path], layout: Layout, coming: Collection[Path]) -> list[Finding]:
+    """A finding for each line that verify prints, but for programs that are about to be there."""
+    scope = ["--user"] if layout.scope == "user" else []
+    # a user's manager wants a runtime directory, and somebody who is not logged in has none
+    env = {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ}
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *scope, *paths], capture_output=True, text=True, check=False, env=env
+    )
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    said = [line for line in lines if not _will_be_there(line, layout, coming)]
+    if done.returncode and not lines:
+        said = [f"systemd-analyze verify exited with {done.returncode}"]
+    return [_said(line, layout) for line in dict.fromkeys(said)]
+
+
+def _said(line: str, layout: Layout) -> Finding:
+    """The finding for a line; a program that a tree lacks may yet be put there, so that is a warning."""
+    severity: Severity = "warning" if layout.root != Path("/") and _ABSENT.search(line) else "error"
+    return Finding(code="install/verify", severity=severity, key="", message=line)
+
+
+def _will_be_there(line: str, layout: Layout, coming: Collection[Path]) -> bool:
+    """Whether `line` complains of a program that this install writes, or that the tree has."""
+    absent = _ABSENT.search(line)
+    if absent is None:
+        return False
+    path = Path(absent[1])
+    return path in coming or (layout.root != Path("/") and (layout.root / path.relative_to("/")).exists())
+
+
+def _exposed(units: dict[str, str], directory: Path, layout: Layout) -> list[Finding]:
+    """A finding for each unit whose exposure level is above the one that it claims. Users' units claim none."""
+    findings = []
+    for unit, text in units.items():
+        claim = _EXPOSURE.search(text)
+        if claim is None or layout.scope == "user" or "NoNewPrivileges=" not in text:
+            continue
+        argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(directory / unit)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        level = _LEVEL.search(done.stdout)
+        if level is None or float(level[1]) > float(claim[1]):
+            found = level[1] if level else f"unknown ({done.stderr.strip()})"
+            message = f"{unit}: exposure level is {found}, at most {claim[1]} was promised"
+            findings.append(Finding(code="install/exposure", severity="error", key="deploy.hardening", message=message))
+    return findings

@@ -1,0 +1,113 @@
+"""Units beside the servers': the front, services that are commands, sockets and proxies. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
+from launcher.render.probes import reachable_url
+from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command
+from launcher.render.unit_names import (
+    FRONT,
+    LOOPBACK,
+    data_dir,
+    front_tier,
+    shared_user,
+    slice_name,
+    socket_path,
+    target_name,
+    unit_name,
+)
+from launcher.render.units import EXPOSURE_PYTHON, EXPOSURE_UNIX, HIDDEN, MIB, libexec_command
+
+FRONT_BYTES = 1024 * MIB
+"""The front's MemoryMax=: 60 MiB at rest, and room for the request bodies that it may hold."""
+
+
+def front_values(plan: FleetPlan) -> dict[str, Any]:
+    """What `front.service.j2` needs: the front alone over servers that systemd keeps running."""
+    deploy, front = plan.config.deploy, plan.config.runtime.front
+    key = ("--api-key-file", "%d/api-key") if front.api_key_file else ()
+    words = (*quote_command((deploy.launch, "serve", "--route-only", "--no-color")), *key, data_dir(plan))
+    tier = front_tier(plan)
+    return {
+        **_sandbox(plan, deploy.launch, (front.port,), loopback=True),
+        "unit": unit_name(plan, FRONT),
+        "description": f"launch front: one HTTP port for {plan.deployment}",
+        "target": target_name(plan, tier or ""),
+        "slice": slice_name(plan, tier) if tier else None,
+        "command": " ".join(words),
+        "stop_timeout_s": math.ceil(plan.config.runtime.drain_timeout_s) + 5,
+        "credential": quote_bind(front.api_key_file) if front.api_key_file else None,
+        "memory_max": str(FRONT_BYTES),
+        "loopback": front.host in LOOPBACK and all(s.host in LOOPBACK for s in plan.servers),
+    }
+
+
+def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
+    """What `command.service.j2` needs for a service that is a command."""
+    config, runtime = service.config, plan.config.runtime
+    attempts = max(1, runtime.crash_loop_failures)
+    slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
+    return {
+        **_sandbox(plan, config.command[0], (service.port,), loopback=config.host in LOOPBACK),
+        "unit": unit_name(plan, service.name),
+        "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
+        "target": target_name(plan, config.tier),
+        "slice": slice_name(plan, config.tier),
+        "start_limit_burst": attempts,
+        "start_limit_interval_s": math.ceil(max(runtime.crash_loop_window_s, slowest)),
+        "command": " ".join(quote_command(config.command)),
+        "gate": libexec_command(
+            plan, "launch-gate", "-", reachable_url(config.host, service.port) + config.health_path
+        ),
+        "start_timeout_s": math.ceil(config.start_timeout_s),
+        "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
+        "environment": quote_assignments(config.env),
+        "memory_max": str(config.ram_bytes + config.ram_bytes // 4 + 256 * MIB) if config.ram_bytes else "infinity",
+        "oom_score_adjust": plan.tiers[config.tier].oom_score_adjust,
+        "state_directory": f"{plan.config.deploy.unit_prefix}-{service.name}",
+    }
+
+
+def warm_values(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
+    """What `warm.socket.j2` and `warm-proxy.service.j2` need; only for servers with a `socket_path`."""
+    path = socket_path(plan, server) or ""
+    drain_s = math.ceil(plan.config.runtime.drain_timeout_s)
+    idle = math.ceil(plan.tiers[server.tier].idle_timeout_s)
+    host = f"[{server.host}]" if ":" in server.host else "127.0.0.1"
+    drain = libexec_command(plan, "launch-drain", f"unix:{path}", str(drain_s)) if server.exclusive else None
+    return {
+        **_sandbox(plan, "", (), loopback=True),
+        "private_network": True,
+        "exposure": EXPOSURE_UNIX,
+        "unit": unit_name(plan, server.name, "socket"),
+        "name": server.name,
+        "target": target_name(plan, server.tier),
+        "revive": f"{plan.config.deploy.unit_prefix}-revive@%n.service",
+        "address": f"{host}:{server.port}",
+        "proxy": unit_name(plan, f"{server.name}-proxy"),
+        "backend": unit_name(plan, server.name),
+        "idle": f"{idle}s" if idle else "infinity",
+        "path": path,
+        "drain": drain,
+        "stop_timeout_s": drain_s + 5,
+        "shared_user": shared_user(plan, server.name),
+    }
+
+
+def _sandbox(plan: FleetPlan, program: str, ports: tuple[int, ...], *, loopback: bool) -> dict[str, Any]:
+    """What `sandbox.j2` needs for a process without a GPU. A program below a hidden directory is bound in."""
+    hidden = program.startswith(tuple(f"{directory}/" for directory in HIDDEN))
+    return {
+        "user_scope": plan.config.deploy.scope == "user",
+        "user": plan.config.deploy.user,
+        "exposure": EXPOSURE_PYTHON,
+        "hardening": plan.config.deploy.hardening,
+        "bind_read_only": (quote_bind(program.rpartition("/")[0]),) if hidden else (),
+        "denied_calls": "~@privileged @resources",
+        "ports": ports,
+        "loopback": loopback,
+        "device_allow": (),
+    }

@@ -1,0 +1,59 @@
+"""Every shipped profile's units, judged by systemd: `verify` says nothing, `security` says what the docs say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from launcher.compiler import compile_fleet, render
+from tests.render.conftest import exposure, verify
+
+SHIPPED = ("hardware=dev profile=dev", "hardware=epyc profile=hot_only", "hardware=epyc profile=full",
+           "hardware=sovereign profile=three_tier")  # fmt: skip
+DOCS = Path(__file__).parents[2] / "docs/deploy.md"
+
+pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
+
+
+def units(overrides: str) -> dict[str, str]:
+    """Text of every unit of a deployment by name."""
+    files = render(compile_fleet(overrides.split())).deployment.files
+    return {f.path.removeprefix("systemd/"): f.text for f in files if f.path.startswith("systemd/")}
+
+
+@pytest.mark.parametrize("overrides", SHIPPED)
+def test_verified(overrides: str, tmp_path: Path) -> None:
+    """Status 0 and an empty stderr."""
+    assert verify(tmp_path, units(overrides)) == (0, "")
+
+
+def test_the_table_of_the_docs(tmp_path: Path) -> None:
+    """One row a kind of unit in docs/deploy.md: the worst level of that kind over all shipped profiles."""
+    worst: dict[str, float] = {}
+    judged: dict[str, float] = {}
+    for overrides in SHIPPED:
+        for name, text in units(overrides).items():
+            claim = re.search(r"^X-Launch-Exposure=(.*)$", text, re.MULTILINE)
+            if claim is None:
+                continue
+            # names, words and numbers do not count: units of one kind are judged once
+            shape = "\n".join(
+                line for line in text.splitlines() if not re.match(r"#| |Exec|Desc|X-|Environ|Memory", line)
+            )
+            if shape not in judged:
+                (tmp_path / name).write_text(text)
+                judged[shape] = exposure(tmp_path / name)
+            assert judged[shape] <= float(claim[1]), name
+            kind = "front" if name.endswith("front.service") else "GPU" if "char-nvidia" in text else None
+            kind = kind or ("proxy" if "proxyd" in text else "unix" if "server.sock" in text else None)
+            kind = kind or ("CPU" if "llama-server" in text else "command")
+            worst[kind] = max(worst.get(kind, 0), judged[shape])
+    assert worst["CPU"] <= 1.0
+    assert worst["unix"] <= 0.3
+    assert worst["GPU"] <= 1.5
+    assert worst["front"] <= 1.5
+    rows = dict(re.findall(r"^\| .*?<!-- (\w+) -->.*?\| ([\d.]+) \|$", DOCS.read_text(), re.MULTILINE))
+    assert {kind: float(level) for kind, level in rows.items()} == worst
