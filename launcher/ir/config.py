@@ -311,6 +311,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # other
     reasoning: Literal["auto", "on", "off"] = "auto"
     request_defaults: dict[str, Any] = {}
+    """Keys that the front adds to requests that lack them."""
+    request_set: dict[str, Any] = {}
+    """Keys that the front gives every request, whatever the client wrote."""
+    request_strip: tuple[str, ...] = ()
+    """Keys that the front takes out of every request."""
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     waive: tuple[str | dict[str, str], ...] = ()
@@ -462,6 +467,11 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     host: str = "127.0.0.1"
     port: int = 8000
     api_key_file: str | None = None
+    tls_cert_file: str | None = None
+    """PEM certificate chain; with `tls_key_file` the front speaks https."""
+    tls_key_file: str | None = None
+    journal_file: str | None = None
+    """One JSON line a request: who, which model, tokens, times; never the text."""
     max_body_bytes: ByteSize = 64 * 1024**2
     max_header_bytes: ByteSize = 64 * 1024
     header_timeout_s: float = 10

@@ -100,7 +100,7 @@ class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes: int
 
 
-class FrontUnit(msgspec.Struct, frozen=True, kw_only=True):
+class FrontUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The front's listening socket and limits."""
 
     host: str
@@ -115,6 +115,9 @@ class FrontUnit(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout_s: float
     allowed_hosts: tuple[str, ...]
     access_log: bool
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    journal_file: str | None = None
 
 
 class SupervisorUnit(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +154,7 @@ class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     supervisor: SupervisorUnit
 
 
-class RouteTarget(msgspec.Struct, frozen=True, kw_only=True):
+class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One upstream server of the routing table."""
 
     name: str
@@ -168,6 +171,10 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True):
     request_defaults: dict[str, Any]
     embedding: bool
     modalities: tuple[str, ...]
+    request_set: dict[str, Any] = {}
+    request_strip: tuple[str, ...] = ()
+    api_key_file: str | None = None
+    """Where the server's own key stands (`--api-key-file`); the front presents it."""
 
 
 class RoutePool(msgspec.Struct, frozen=True, kw_only=True):

@@ -140,6 +140,8 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     extra_args: tuple[str, ...]
     env: dict[str, str]
     memory: tuple[DeviceMemory, ...]
+    request_set: dict[str, Any] = {}
+    request_strip: tuple[str, ...] = ()
 
 
 class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -77,7 +78,20 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
         request_defaults=server.request_defaults,
         embedding=server.embedding or server.pooling == "rank",
         modalities=("text", "image") if server.projector_path else ("text",),
+        request_set=server.request_set,
+        request_strip=server.request_strip,
+        api_key_file=_own_key_file(server.extra_args),
     )
+
+
+def _own_key_file(extra_args: tuple[str, ...]) -> str | None:
+    """The file that `--api-key-file` among the extra arguments names: without its key the front would be refused."""
+    for flag, value in pairwise((*extra_args, "")):
+        if flag == "--api-key-file":
+            return value
+        if flag.startswith("--api-key-file="):
+            return flag.partition("=")[2]
+    return None
 
 
 def _front(plan: FleetPlan) -> FrontUnit:

@@ -57,6 +57,8 @@ NOT_FLAGS = {
     "stop_grace_s": "manifest",
     "fatal": "manifest",
     "request_defaults": "the front merges them into requests",
+    "request_set": "the front writes them into requests",
+    "request_strip": "the front takes them out of requests",
     "extra_args": "appended as they are, after a check",
     "env": "environment",
     "memory": "plan",

@@ -9,15 +9,22 @@ from launcher.ir.fleet import RouteTarget
 
 def for_target(body: bytes, unit: RouteTarget) -> bytes:
     """`body` as `unit` gets it: unchanged where its entry asks for nothing."""
-    defaults = unit.request_defaults
-    return with_defaults(body, defaults) if defaults else body
-
-
-def with_defaults(body: bytes, defaults: dict[str, object]) -> bytes:
-    """`body` with the keys of `defaults` that it lacks, other values verbatim; unchanged if it is no JSON object."""
-    try:
-        given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
+    if not (unit.request_defaults or unit.request_set or unit.request_strip):
         return body
-    missing = {k: v for k, v in defaults.items() if k not in given}
-    return msgspec.json.encode({**given, **missing}) if missing else body
+    return filtered(body, unit.request_defaults, unit.request_set, unit.request_strip)
+
+
+def filtered(body: bytes, defaults: dict[str, object], given: dict[str, object], strip: tuple[str, ...]) -> bytes:
+    """`body` without the keys of `strip`, with `given` over it and `defaults` under it; other values verbatim.
+
+    Unchanged if there is nothing to change, or it is no JSON object.
+    """
+    try:
+        sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body
+    kept = {k: v for k, v in sent.items() if k not in strip}
+    missing = {k: v for k, v in defaults.items() if k not in kept}
+    if not missing and not given and len(kept) == len(sent):
+        return body
+    return msgspec.json.encode({**kept, **missing, **given})

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from launcher.route.asgi import Message, RawHeaders, Receive, Scope, Send
+from launcher.route.keys import EVERYTHING
 from launcher.route.problem import HttpError, error_body, shape_of
 from launcher.route.wire import Request
 
@@ -172,7 +173,7 @@ class Reply:
 class Turn:
     """One request and its answer."""
 
-    __slots__ = ("client", "receive", "reply", "request", "scope")
+    __slots__ = ("client", "grant", "receive", "reply", "request", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """From what ASGI gives."""
@@ -181,6 +182,7 @@ class Turn:
         self.request = Request(scope)
         self.client = Client(receive)
         self.reply = Reply(scope, send)
+        self.grant = EVERYTHING
 
 
 def too_large(limit_bytes: int) -> HttpError:

@@ -24,6 +24,12 @@ class Directory:
         if findings:
             raise ConfigError(findings)
         self._tiers = {name: tuple(_tiers(table, name)) for name in (*table.names, *table.targets)}
+        for pool in table.pools:
+            self._tiers.setdefault(pool.name, (pool.servers,))
+        self._tasks: dict[str, str] = {}
+        for pool in table.pools:
+            for task_type in pool.task_types:
+                self._tasks.setdefault(task_type, pool.name)
 
     def asked(self, model: str | None) -> str:
         """The name a request is for: the one it gives, else the table's default.
@@ -37,6 +43,20 @@ class Directory:
         if self.table.default is None:
             raise HttpError(400, "model_required", "the request names no model, and there is no default", param="model")
         return self.table.default
+
+    def named(self, x_model: bytes | None, x_task_type: bytes | None) -> bytes | None:
+        """The name that header lines give: the model's, else the pool's that serves the task type.
+
+        Raises HttpError 400 `unknown_task_type`.
+        """
+        if x_model or not x_task_type:
+            return x_model
+        task_type = x_task_type.decode("latin-1").strip()
+        if task_type not in self._tasks:
+            known = ", ".join(sorted(self._tasks)) or "none"
+            message = f"no pool serves the task type {task_type[:_SHOWN_NAME]!r}; known are {known}"
+            raise HttpError(400, "unknown_task_type", message)
+        return self._tasks[task_type].encode()
 
     def tiers(self, name: str) -> tuple[tuple[str, ...], ...]:
         """Servers of a known name: its own first, then its fallbacks, nearest first; no server twice."""
@@ -90,10 +110,12 @@ def _servers(table: RoutingTable, name: str) -> tuple[str, ...]:
 
 def _dangling(table: RoutingTable) -> Iterable[Finding]:
     """Names, fallbacks and the default that lead to no server of the table."""
-    for name, servers in table.names.items():
+    groups = {f"names.{name}": servers for name, servers in table.names.items()}
+    groups |= {f"pools.{pool.name}": pool.servers for pool in table.pools}
+    for key, servers in groups.items():
         for server in servers:
             if server not in table.targets:
-                yield _finding(f"names.{name}", server)
+                yield _finding(key, server)
     for name, others in table.fallback.items():
         for other in others:
             if other not in table.names and other not in table.targets:

@@ -125,11 +125,12 @@ class Express:
         """Send the whole request; `progress` is called from then on."""
         passage, target = self._passage, self._target
         body = for_target(self._body, target.unit) if passage.takes_slot else self._body
-        head = b"%b%b%b%b\r\ncontent-length: %d\r\n\r\n" % (
+        head = b"%b%b%b%b\r\n%bcontent-length: %d\r\n\r\n" % (
             passage.start,
             target.authority,
             passage.lines,
             self.request_id.encode(),
+            target.authorization,
             len(body),
         )
         self._connection = connection
@@ -225,8 +226,7 @@ class Express:
     def _succeeded(self) -> None:
         """The answer is complete."""
         self._target.succeeded()
-        self._leave(self._status)
-        self._target.tokens.read(self._before, self._last)
+        self._leave(self._status, tokens=self._target.tokens.read(self._before, self._last))
         self._close_or_go_on()
 
     def _failed_early(self, error: UpstreamError) -> None:
@@ -298,7 +298,7 @@ class Express:
         self._target.abandoned()
         self._leave(LEFT)
 
-    def _leave(self, status: int | None, *, ok: bool = True) -> None:
+    def _leave(self, status: int | None, *, ok: bool = True, tokens: tuple[int, int] = (0, 0)) -> None:
         """Give back what was taken, count the request unless another path goes on with it (None)."""
         self.response_complete = True
         front, target = self._front, self._target
@@ -314,6 +314,18 @@ class Express:
         if status is not None:
             seconds = time.perf_counter() - self._began
             target.tally.add(status, seconds)
+            if front.journal is not None:
+                front.journal.add(
+                    request=self.request_id,
+                    caller=self._passage.grant.name,
+                    asked=self._asked,
+                    server=target.name,
+                    path=self._passage.path,
+                    status=status,
+                    seconds=seconds,
+                    prompt_tokens=tokens[0],
+                    generated_tokens=tokens[1],
+                )
             if front.unit.access_log:
                 front.log_access(self.request_id, "POST", self._passage.path, status, "-", seconds)
 
@@ -379,13 +391,18 @@ def depart(front: Front, protocol: FrontProtocol, passage: Passage, body: bytes)
         if target is None:
             asked = view.directory.asked(asked)
             targets = [view.targets[name] for name in view.directory.tiers(asked)[0]]
-            choice = choose(targets, front.upstreams.state, protocol.loop.time())
+            beginnings = front.sticky.beginnings(body) if len(targets) > 1 else []
+            preferred = front.sticky.server(beginnings)
+            choice = choose(targets, front.upstreams.state, protocol.loop.time(), preferred)
             if choice is None or choice.asleep:
                 return None
             target = choice.target
+            front.sticky.remember(beginnings, target.name)
     except HttpError:
         return None
     assert asked is not None  # noqa: S101  # the directory gives the default's name
+    if not passage.grant.may_ask(asked, target.name):
+        return None
     if target.breaker is not breaker.CLOSED or front.upstreams.state(target.name) not in SERVING:
         return None
     if passage.takes_slot and not target.gate.try_acquire():

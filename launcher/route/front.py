@@ -19,10 +19,12 @@ from launcher.route.deadlines import Deadlines
 from launcher.route.directory import Directory
 from launcher.route.express import LEFT
 from launcher.route.guard import OPEN_PATHS, Guard, is_loopback
+from launcher.route.journal import Journal
 from launcher.route.passage import NO_SLOT_ENDINGS
 from launcher.route.peek import peek
 from launcher.route.problem import HttpError
 from launcher.route.relay import Attempt, answer_to
+from launcher.route.sticky import Sticky
 from launcher.route.target import SERVING, Target, choose
 from launcher.route.upstream import UpstreamError
 from launcher.route.view import View
@@ -43,12 +45,15 @@ class Front:
         """`control` answers under `/api/`, for clients on this machine only. `express` False: ASGI path only."""
         self.express = express
         self.deadlines = Deadlines()
+        self.sticky = Sticky()
+        self.journal: Journal | None = None
         self.upstreams = upstreams
         self._control = control
         self.ids = RequestIds()
         self.refused: Counter[str] = Counter()
         self._created = int(time.time())
         self.view = self._make_view(table, {})
+        self.journal = _journal(table)
 
     @property
     def unit(self) -> FrontUnit:
@@ -61,7 +66,12 @@ class Front:
         Raises like the constructor, and then keeps the old table.
         """
         old = self.view.targets
-        self.view = self._make_view(table, old)
+        view = self._make_view(table, old)
+        if table.front.journal_file != self.unit.journal_file:
+            journal, self.journal = self.journal, _journal(table)
+            if journal is not None:
+                journal.close()
+        self.view = view
         for name, target in old.items():
             if self.view.targets.get(name) is not target:
                 target.pool.close()
@@ -69,6 +79,9 @@ class Front:
     def close(self) -> None:
         """Close idle upstream connections; the others end with their requests."""
         self.deadlines.close()
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
         for target in self.view.targets.values():
             target.pool.close()
 
@@ -140,7 +153,8 @@ class Front:
             await reply.whole(204, b"text/plain", b"", preflight_headers(request))
             return
         if guard.has_keys and request.path not in OPEN_PATHS:
-            guard.check_key(seen.get(b"authorization"), seen.get(b"x-api-key"))
+            turn.grant = guard.check_key(seen.get(b"authorization"), seen.get(b"x-api-key"))
+            turn.grant.check_scope("admin" if is_control else "infer")
         if is_control:
             await self._to_control(turn)
         elif request.method not in ("GET", "HEAD") or not await self._answer_here(view, request, reply):
@@ -197,15 +211,12 @@ class Front:
     async def _forward(self, view: View, turn: Turn) -> None:
         """Read the request, find its server, pass the answer on."""
         request = turn.request
-        if request.has_body:
-            limit = view.table.front.max_body_bytes
-            announced = request.content_length()
-            if announced is not None and announced > limit:
-                raise too_large(limit)
-            request.body = await turn.client.body(limit)
+        await _read_body(turn, view.table.front.max_body_bytes)
         seen = request.seen
-        found = peek(request.body, seen.get(b"content-type", b""), request.query, seen.get(b"x-model"))
+        named = view.directory.named(seen.get(b"x-model"), seen.get(b"x-task-type"))
+        found = peek(request.body, seen.get(b"content-type", b""), request.query, named)
         asked = view.directory.asked(found.model)
+        beginnings = self.sticky.beginnings(request.body) if asked not in view.only else []
         failure: HttpError | None = None
         now = asyncio.get_running_loop().time
         only_look = request.method in ("GET", "HEAD")
@@ -213,10 +224,13 @@ class Front:
         for tier in tiers[:1] if only_look else tiers:
             targets = [view.targets[name] for name in tier]
             while targets:
-                choice = choose(targets, self.upstreams.state, now())
+                choice = choose(targets, self.upstreams.state, now(), self.sticky.server(beginnings))
                 if choice is None or (choice.asleep and only_look):
                     break
                 targets.remove(choice.target)
+                if not turn.grant.may_ask(asked, choice.target.name):
+                    raise HttpError(403, "model_not_allowed", f"this API key may not ask {asked!r}", param="model")
+                self.sticky.remember(beginnings, choice.target.name)
                 try:
                     await self._ask(view, asked, choice.target, turn)
                 except UnavailableError as error:
@@ -238,6 +252,7 @@ class Front:
         await self._admit(view, target, turn.client, takes_slot=takes_slot, wake_timeout_s=timeout_s)
         ok = True
         status = 0
+        tokens = (0, 0)
         try:
             target.begin()
             body = for_target(request.body, target.unit) if takes_slot else request.body
@@ -245,6 +260,7 @@ class Front:
             await attempt.run(timeout_s=timeout_s, connect_timeout_s=view.table.front.connect_timeout_s)
             target.succeeded()
             status = turn.reply.status
+            tokens = attempt.tokens
         except UpstreamError as error:
             if error.reason in ("client_gone", "stopping"):
                 target.abandoned()
@@ -261,7 +277,20 @@ class Front:
             if takes_slot:
                 target.gate.release()
             self.upstreams.leave(target.name, ok=ok)
-            target.tally.add(status or LEFT, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            target.tally.add(status or LEFT, seconds)
+            if self.journal is not None:
+                self.journal.add(
+                    request=request.id,
+                    caller=turn.grant.name,
+                    asked=asked,
+                    server=target.name,
+                    path=request.path,
+                    status=status or LEFT,
+                    seconds=seconds,
+                    prompt_tokens=tokens[0],
+                    generated_tokens=tokens[1],
+                )
 
     async def _admit(
         self, view: View, target: Target, client: Client, *, takes_slot: bool, wake_timeout_s: float
@@ -297,6 +326,22 @@ class Front:
 def stopping() -> HttpError:
     """The answer to what the end of the drain cut off."""
     return HttpError(503, "front_stopping", "the front is stopping", retry_after_s=1)
+
+
+async def _read_body(turn: Turn, limit: int) -> None:
+    """Read the whole body, if there is one. Raises HttpError 413 beyond `limit` bytes."""
+    request = turn.request
+    if request.has_body:
+        announced = request.content_length()
+        if announced is not None and announced > limit:
+            raise too_large(limit)
+        request.body = await turn.client.body(limit)
+
+
+def _journal(table: RoutingTable) -> Journal | None:
+    """The journal that the table asks for. Raises HostError."""
+    path = table.front.journal_file
+    return None if path is None else Journal(path)
 
 
 async def _json(reply: Reply, status: int, value: object) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-from pathlib import Path
 
-from launcher.errors import ConfigError, Finding, HostError
+from launcher.errors import ConfigError, Finding
 from launcher.ir.fleet import FrontUnit
+from launcher.route.keys import EVERYTHING, Grant, Keys, read_keys
 from launcher.route.problem import HttpError
 
 _LOCAL_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
@@ -40,31 +38,13 @@ def require_key_for_public(host: str, api_key_file: str | None) -> None:
     raise ConfigError([finding])
 
 
-def read_keys(api_key_file: str) -> tuple[bytes, ...]:
-    """SHA-256 digests of the keys in a file, one key a line, `#` begins a comment line. Raises HostError."""
-    key = "runtime.front.api_key_file"
-    try:
-        lines = Path(api_key_file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        message = f"the API key file {api_key_file} cannot be read: {reason}"
-        finding = Finding(code="route/key-file-unreadable", severity="error", key=key, message=message)
-        raise HostError([finding]) from None
-    keys = [line.strip() for line in lines]
-    digests = tuple(hashlib.sha256(k.encode()).digest() for k in keys if k and not k.startswith("#"))
-    if not digests:
-        message = f"the API key file {api_key_file} holds no key"
-        raise HostError([Finding(code="route/key-file-empty", severity="error", key=key, message=message)])
-    return digests
-
-
 class Guard:
     """The checks of one front. Raises ConfigError or HostError when it cannot be made safe."""
 
     def __init__(self, unit: FrontUnit) -> None:
         """Read the key file, once."""
         require_key_for_public(unit.host, unit.api_key_file)
-        self._keys = () if unit.api_key_file is None else read_keys(unit.api_key_file)
+        self._keys = Keys(()) if unit.api_key_file is None else read_keys(unit.api_key_file)
         allowed = {h.lower().encode() for h in unit.allowed_hosts}
         self._any_host = b"*" in allowed or (not is_loopback(unit.host) and not allowed)
         self._hosts = _LOCAL_NAMES | allowed | {_bracketed(unit.host).encode()}
@@ -94,19 +74,19 @@ class Guard:
             return
         raise HttpError(403, "origin_not_allowed", "pages of that origin may not use this front; see allowed_hosts")
 
-    def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> None:
-        """HttpError 401 unless keys are off, or one is presented. Constant time in the presented key."""
+    def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> Grant:
+        """What the caller may do. HttpError 401 unless keys are off, or one is presented."""
         if not self._keys:
-            return
+            return EVERYTHING
         presented = x_api_key
         if authorization is not None and authorization[:7].lower() == b"bearer ":
             presented = authorization[7:].strip()
         if presented is None:
             raise HttpError(401, "api_key_required", "an API key is required: Authorization: Bearer, or x-api-key")
-        digest = hashlib.sha256(presented).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self._keys]  # all of them, always
-        if not any(matches):
+        grant = self._keys.grant(presented)
+        if grant is None:
             raise HttpError(401, "invalid_api_key", "the API key is not valid")
+        return grant
 
 
 def host_name(authority: bytes) -> bytes:

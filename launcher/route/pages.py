@@ -92,6 +92,28 @@ def metrics_text(targets: Mapping[str, Target], state_of: StateOf, refused: Mapp
         ((f'{s},state="{state_of(t.name)}"', 1) for s, t in servers),
     )
     family(
+        "launch_prompt_tokens_total",
+        "counter",
+        "Prompt tokens that answers reported.",
+        ((s, t.tokens.prompt) for s, t in servers),
+    )
+    family(
+        "launch_generated_tokens_total",
+        "counter",
+        "Generated tokens that answers reported.",
+        ((s, t.tokens.generated) for s, t in servers),
+    )
+    family(
+        "inference_tokens_per_second",
+        "gauge",
+        "Generation speed that the last answer reported.",
+        (
+            (f'model="{_label(t.unit.model)}",{s}', t.tokens.per_second)
+            for s, t in servers
+            if t.tokens.per_second is not None
+        ),
+    )
+    family(
         "launch_request_duration_seconds_sum",
         "counter",
         "Seconds of requests.",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from launcher.route.guard import OPEN_PATHS
+from launcher.route.keys import EVERYTHING, Grant
 from launcher.route.problem import HttpError
 from launcher.route.wire import Request
 
@@ -29,6 +30,7 @@ class Passage:
 
     __slots__ = (
         "content_type",
+        "grant",
         "headers",
         "is_json",
         "lines",
@@ -43,8 +45,9 @@ class Passage:
         "view",
     )
 
-    def __init__(self, view: View, url: bytes, headers: RawHeaders, request: Request) -> None:
-        """`request` is what the ASGI path would make of the same head; the checks were made."""
+    def __init__(self, view: View, url: bytes, headers: RawHeaders, request: Request, grant: Grant) -> None:
+        """`request` is what the ASGI path would make of the same head; the checks were made. Raises HttpError."""
+        self.grant = grant
         self.view = view
         self.url = url
         self.headers = headers
@@ -53,7 +56,7 @@ class Passage:
         self.query = request.query
         self.content_type = request.seen.get(b"content-type", b"")
         self.is_json = self.content_type[:16].lower() == b"application/json"
-        self.model = request.seen.get(b"x-model")
+        self.model = view.directory.named(request.seen.get(b"x-model"), request.seen.get(b"x-task-type"))
         self.request_id = request.seen.get(b"x-request-id")
         self.takes_slot = not request.path.endswith(NO_SLOT_ENDINGS)
         target = request.raw_path + b"?" + request.query if request.query else request.raw_path
@@ -89,8 +92,10 @@ def passage(view: View, url: bytes, headers: RawHeaders) -> Passage | None:
     try:
         request.refuse_unusable()
         view.guard.check_host(request.seen.get(b"host"), "1.1")
+        grant = EVERYTHING
         if view.guard.has_keys and request.path not in OPEN_PATHS:
-            view.guard.check_key(request.seen.get(b"authorization"), request.seen.get(b"x-api-key"))
+            grant = view.guard.check_key(request.seen.get(b"authorization"), request.seen.get(b"x-api-key"))
+            grant.check_scope("infer")
+        return Passage(view, url, headers, request, grant)
     except HttpError:
         return None
-    return Passage(view, url, headers, request)

@@ -29,6 +29,7 @@ class Attempt:
         "_sending",
         "_timer",
         "target",
+        "tokens",
     )
 
     def __init__(self, turn: Turn, body: bytes, target: Target) -> None:
@@ -44,6 +45,7 @@ class Attempt:
         self._sending = False
         self._timer: asyncio.TimerHandle | None = None
         self.target = target
+        self.tokens = (0, 0)
 
     async def run(self, *, timeout_s: float, connect_timeout_s: float) -> None:
         """Forward and answer. Raises UpstreamError; only `reply.status` == 0 leaves room for another answer."""
@@ -62,7 +64,7 @@ class Attempt:
 
     async def _answering(self, connect_timeout_s: float) -> Connection:
         """A connection on which the answer's head has come; a stale one is replaced by a fresh one, once."""
-        head = request_head(self._request, self.target.authority, len(self._body))
+        head = request_head(self._request, self.target.authority, len(self._body), self.target.authorization)
         connection = self.target.pool.take()
         if connection is not None:
             try:
@@ -90,18 +92,21 @@ class Attempt:
         if connection.length is not None:
             came = [*came, (b"content-length", connection.length)]
         headers, is_events = response_headers(came, self.target.header, self._request.id)
-        tail = b""
+        tail = before = last = b""
         try:
             await self._reply.start(connection.status, headers)
             while True:
                 data = await connection.read()
                 done = connection.drained
+                if data:
+                    before, last = last, data
                 if is_events:
                     tail = (tail + data)[-4:]
                 self._sending = True
                 await self._reply.body(data, more=not done)
                 self._sending = False
                 if done:
+                    self.tokens = self.target.tokens.read(before, last)
                     return
         except UpstreamError as error:
             if is_events and error.reason != "client_gone" and not self._client.gone:

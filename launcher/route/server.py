@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,6 +100,8 @@ async def serve(
     settings: dict[str, Any] = {
         "http": functools.partial(FrontProtocol, front),
         "timeout_keep_alive": front.unit.idle_timeout_s,
+        "ssl_certfile": front.unit.tls_cert_file,
+        "ssl_keyfile": front.unit.tls_key_file,
     }
     config = uvicorn.Config(
         front,
@@ -115,6 +118,15 @@ async def serve(
         **settings,
     )
     server = _Server(config, shutdown, drain_timeout_s)
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        sock.close()
+        message = f"TLS cannot be had from {front.unit.tls_cert_file} and {front.unit.tls_key_file}: {error}"
+        finding = Finding(
+            code="route/tls-unusable", severity="error", key="runtime.front.tls_cert_file", message=message
+        )
+        raise HostError([finding]) from None
     try:
         await server.serve(sockets=[sock])
     except asyncio.CancelledError:

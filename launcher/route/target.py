@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from launcher.errors import Finding, HostError
 from launcher.ir.fleet import BreakerUnit, RouteTarget
 from launcher.ir.live import ServerState
 from launcher.route import breaker
@@ -44,7 +46,19 @@ class Tally:
 class Target:
     """One upstream server."""
 
-    __slots__ = ("answer_head", "authority", "breaker", "gate", "header", "name", "pool", "tally", "tokens", "unit")
+    __slots__ = (
+        "answer_head",
+        "authority",
+        "authorization",
+        "breaker",
+        "gate",
+        "header",
+        "name",
+        "pool",
+        "tally",
+        "tokens",
+        "unit",
+    )
 
     def __init__(self, unit: RouteTarget) -> None:
         """Nothing is connected until a request comes."""
@@ -59,10 +73,12 @@ class Target:
         self.tokens = Tokens()
         self.answer_head: AnswerHead | None = None
         self.unit = unit
+        self.authorization = own_key(unit)
 
     def update(self, unit: RouteTarget) -> None:
         """Take over a new entry for the same address."""
         self.unit = unit
+        self.authorization = own_key(unit)
         self.gate.resize(unit.slots)
         self.pool.max_idle = unit.slots + _SPARE_CONNECTIONS
 
@@ -88,6 +104,21 @@ class Target:
         self.breaker = breaker.on_abandon(self.breaker)
 
 
+def own_key(unit: RouteTarget) -> bytes:
+    """The header line that this server asks the front for; b"" when it asks for none. Raises HostError."""
+    if unit.api_key_file is None:
+        return b""
+    try:
+        lines = Path(unit.api_key_file).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"the key file {unit.api_key_file} of server {unit.name!r} cannot be read: {error}"
+        key = f"servers.{unit.name}.extra_args"
+        raise HostError(
+            [Finding(code="route/key-file-unreadable", severity="error", key=key, message=message)]
+        ) from None
+    return b"authorization: Bearer %b\r\n" % lines[0].encode() if lines else b""
+
+
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """The server to ask, and whether it must be woken first."""
 
@@ -95,8 +126,12 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     asleep: bool = False
 
 
-def choose(targets: Iterable[Target], state_of: Callable[[str], ServerState], now: float) -> Choice | None:
+def choose(
+    targets: Iterable[Target], state_of: Callable[[str], ServerState], now: float, preferred: str | None = None
+) -> Choice | None:
     """The serving target with most free slots (the first of equals), else one that can be waited for, else None.
+
+    `preferred` is taken before others while it has a free slot: it has the prompt's beginning in its cache.
 
     A server that is not serving will prove its readiness anew, so its breaker is closed.
     """
@@ -105,7 +140,11 @@ def choose(targets: Iterable[Target], state_of: Callable[[str], ServerState], no
     for target in targets:
         state = state_of(target.name)
         if state in SERVING:
-            if breaker.admits(target.breaker, now) and (best is None or target.gate.free > best.gate.free):
+            if not breaker.admits(target.breaker, now):
+                continue
+            if target.name == preferred and target.gate.free > 0:
+                return Choice(target)
+            if best is None or target.gate.free > best.gate.free:
                 best = target
             continue
         target.breaker = breaker.CLOSED

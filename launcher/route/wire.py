@@ -26,14 +26,14 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that concern one connection only (RFC 9110 7.6.1), and those we answer ourselves."""
 _READ_ONLY = frozenset(
-    {b"authorization", b"content-length", b"host", b"origin", b"x-api-key", b"x-model", b"x-request-id"}
+    {b"authorization", b"content-length", b"host", b"origin", b"x-api-key", b"x-model", b"x-request-id", b"x-task-type"}
 )
 """Read here and not passed on: keys end at the front, the upstream is not a browser's peer."""
 _READ_AND_FORWARDED = frozenset({b"content-type"})
 _DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"server", b"date", b"x-accel-buffering", b"x-request-id", b"x-launch-server"}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_SINGLE = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"x-model", b"content-type"})
+_SINGLE = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"x-model", b"x-task-type", b"content-type"})
 
 
 class RequestIds:
@@ -115,10 +115,13 @@ def connection_tokens(value: bytes) -> frozenset[bytes]:
     return frozenset(tokens - {b"close", b"keep-alive", b"upgrade", b""})
 
 
-def request_head(request: Request, authority: bytes, body_bytes: int) -> bytes:
-    """The head that goes upstream, up to and with the blank line; a body of `body_bytes` follows."""
+def request_head(request: Request, authority: bytes, body_bytes: int, own: bytes = b"") -> bytes:
+    """The head that goes upstream, up to and with the blank line; a body of `body_bytes` follows.
+
+    `own` are header lines that the front itself adds for this server.
+    """
     target = request.raw_path + b"?" + request.query if request.query else request.raw_path
-    parts = [request.method.encode(), b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"]
+    parts = [request.method.encode(), b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n", own]
     for name, value in request.forwarded:
         parts += (name, b": ", value, b"\r\n")
     parts += (b"x-request-id: ", request.id.encode(), b"\r\n")

@@ -23,7 +23,7 @@ _BOTH_PATHS = (
     "test_upstream_faults",
     "test_client_faults",
     "test_guard",
-    "test_robust",
+    "test_semantics",
 )
 """Modules whose every test runs twice: with the fast path, and with the ASGI path only."""
 

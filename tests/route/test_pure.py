@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from launcher.ir.fleet import BreakerUnit
 from launcher.route import breaker
-from launcher.route.body import with_defaults
+from launcher.route.body import filtered
 from launcher.route.breaker import CLOSED, Breaker
 from launcher.route.directory import Directory
 from launcher.route.gate import Gate
@@ -229,9 +229,9 @@ def test_tiers_visit_no_server_twice(fallback: dict[str, tuple[str, ...]]) -> No
 @given(st.dictionaries(st.sampled_from("abc"), VALUES), st.dictionaries(st.sampled_from("abc"), VALUES))
 def test_defaults_never_override(body: dict[str, Any], defaults: dict[str, Any]) -> None:
     """A client's own values win; what is no object is left alone."""
-    merged = with_defaults(json.dumps(body).encode(), defaults)
+    merged = filtered(json.dumps(body).encode(), defaults, {}, ())
     assert json.loads(merged) == {**defaults, **body}
-    assert with_defaults(b"\xffnot json", defaults) == b"\xffnot json"
+    assert filtered(b"\xffnot json", defaults, {"a": 1}, ("b",)) == b"\xffnot json"
 
 
 @given(st.text(max_size=30), st.sampled_from(["/v1/chat/completions", "/v1/messages", "/v1/responses"]), st.booleans())

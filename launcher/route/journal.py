@@ -1,0 +1,49 @@
+"""The request journal: a JSON line a request: who, which model, tokens, times; never the text. I/O: a file."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import msgspec
+
+from launcher.errors import Finding, HostError
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One request. `at` is Unix time at its end, `seconds` from arrival to last byte."""
+
+    at: float
+    request: str
+    caller: str
+    asked: str
+    server: str
+    path: str
+    status: int
+    seconds: float
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class Journal:
+    """Appends entries to a file, one write each, so that lines of two writers never mix."""
+
+    def __init__(self, path: str) -> None:
+        """Opens the file, made readable by its owner only. Raises HostError."""
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            message = f"the journal {path} cannot be written: {error.strerror or error}"
+            key = "runtime.front.journal_file"
+            raise HostError(
+                [Finding(code="route/journal-unwritable", severity="error", key=key, message=message)]
+            ) from None
+
+    def add(self, **fields: Any) -> None:
+        """One request; `at` is now."""
+        os.write(self._fd, msgspec.json.encode(Entry(at=time.time(), **fields)) + b"\n")
+
+    def close(self) -> None:
+        """No more entries."""
+        os.close(self._fd)

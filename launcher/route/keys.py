@@ -1,0 +1,110 @@
+"""API keys: what the key file says, and whose key a request presents. I/O: the key file.
+
+One key a line, as it is or as `sha256:HEX` of it; then, separated by blanks, `name=`, `scopes=` (infer, admin; infer
+alone when nothing is said) and `models=` (the names that it may ask for, all when nothing is said). `#` begins a
+comment line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from launcher.errors import Finding, HostError
+from launcher.route.problem import HttpError
+
+KEY = "runtime.front.api_key_file"
+SCOPES = frozenset({"infer", "admin"})
+_HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """What the bearer of a key may do. `models` None: ask for any."""
+
+    name: str = ""
+    scopes: frozenset[str] = SCOPES
+    models: frozenset[str] | None = None
+
+    def check_scope(self, scope: str) -> None:
+        """HttpError 403 where the key was not made for this."""
+        if scope not in self.scopes:
+            raise HttpError(403, "scope_missing", f"this API key has no scope {scope!r}")
+
+    def may_ask(self, asked: str, server: str) -> bool:
+        """Whether a request for the name `asked`, answered by `server`, is within the key's models."""
+        return self.models is None or asked in self.models or server in self.models
+
+
+EVERYTHING = Grant()
+"""What callers may do where no keys are asked for."""
+
+
+class Keys:
+    """The keys of one file."""
+
+    def __init__(self, grants: Iterable[tuple[bytes, Grant]]) -> None:
+        """SHA-256 digests and what they grant."""
+        self._grants = tuple(grants)
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._grants)
+
+    def grant(self, presented: bytes) -> Grant | None:
+        """What a presented key grants; None for an unknown one. Takes as long whichever it is."""
+        digest = hashlib.sha256(presented).digest()
+        found: Grant | None = None
+        for known, grant in self._grants:
+            if hmac.compare_digest(digest, known):
+                found = grant
+        return found
+
+
+def read_keys(api_key_file: str) -> Keys:
+    """The keys in a file. Raises HostError, whose findings name lines and never repeat a key."""
+    try:
+        lines = Path(api_key_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        message = f"the API key file {api_key_file} cannot be read: {reason}"
+        finding = Finding(code="route/key-file-unreadable", severity="error", key=KEY, message=message)
+        raise HostError([finding]) from None
+    written = [
+        (n, line.split()) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
+    ]
+    parsed = [(n, _parse(words)) for n, words in written]
+    findings = [_bad_line(api_key_file, n, result) for n, result in parsed if isinstance(result, str)]
+    if findings:
+        raise HostError(findings)
+    if not parsed:
+        message = f"the API key file {api_key_file} holds no key"
+        raise HostError([Finding(code="route/key-file-empty", severity="error", key=KEY, message=message)])
+    return Keys(result for _, result in parsed if not isinstance(result, str))
+
+
+def _parse(words: list[str]) -> tuple[bytes, Grant] | str:
+    """One line's digest and grant, or what is wrong with it."""
+    hashed = _HASHED.fullmatch(words[0])
+    if hashed is None and words[0].startswith("sha256:"):
+        return "sha256: is followed by 64 hexadecimal digits"
+    digest = bytes.fromhex(hashed[1]) if hashed else hashlib.sha256(words[0].encode()).digest()
+    options = dict(word.partition("=")[::2] for word in words[1:])
+    unknown = options.keys() - {"name", "scopes", "models"}
+    if unknown or len(options) != len(words) - 1:
+        return "after the key stand name=, scopes= and models=, each once"
+    scopes = frozenset(options.get("scopes", "infer").split(","))
+    if scopes - SCOPES:
+        return f"scopes are {', '.join(sorted(SCOPES))}"
+    models = frozenset(options["models"].split(",")) if "models" in options else None
+    return digest, Grant(name=options.get("name", ""), scopes=scopes, models=models)
+
+
+def _bad_line(api_key_file: str, number: int, reason: str) -> Finding:
+    """A line that is no key's."""
+    message = f"{api_key_file}, line {number}: {reason}"
+    return Finding(code="route/key-file-line", severity="error", key=KEY, message=message)

@@ -1,0 +1,55 @@
+"""Which replica saw a prompt's beginning last, so that a conversation finds its prompt cache. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import msgspec
+
+_LENGTHS = (256, 1024, 4096, 16384)
+"""Bytes of a prompt's beginning that are remembered, each beside the shorter ones."""
+_ENTRIES = 8192
+"""Beginnings remembered, the least recently used forgotten first: about a megabyte."""
+
+
+class _Prompt(msgspec.Struct, frozen=True, gc=False):
+    """The parts of a request that begin the prompt, verbatim."""
+
+    system: msgspec.Raw = msgspec.Raw(b"")
+    messages: msgspec.Raw = msgspec.Raw(b"")
+    prompt: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
+_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Prompt)
+
+
+class Sticky:
+    """Prompt beginnings → the server that was last asked."""
+
+    def __init__(self) -> None:
+        """Nothing remembered."""
+        self._seen: OrderedDict[int, str] = OrderedDict()
+
+    def beginnings(self, body: bytes) -> list[int]:
+        """Hashes of the prompt's beginnings, the longest first; none for a short prompt or no JSON."""
+        try:
+            found = _DECODER.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return []
+        text = b"".join(map(bytes, (found.system, found.messages, found.prompt, found.input)))
+        return [hash(text[:length]) for length in reversed(_LENGTHS) if len(text) >= length]
+
+    def server(self, beginnings: list[int]) -> str | None:
+        """Who has the longest of these beginnings in its cache, as far as is known here."""
+        return next((self._seen[b] for b in beginnings if b in self._seen), None)
+
+    def remember(self, beginnings: list[int], server: str) -> None:
+        """`server` is asked with these."""
+        seen = self._seen
+        for beginning in beginnings:
+            seen[beginning] = server
+            seen.move_to_end(beginning)
+        while len(seen) > _ENTRIES:
+            seen.popitem(last=False)
