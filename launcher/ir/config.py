@@ -519,7 +519,7 @@ class DeployConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The `launch` program that the front's unit runs, on the machine where it is installed."""
     warm: Literal["socket", "manual"] = "socket"
     """Who starts servers of a tier that starts on demand: a socket on their port, or nobody but `systemctl`."""
-    targets: tuple[Literal["llama_swap", "router", "prometheus", "grafana"], ...] = ()
+    targets: tuple[Literal["llama_swap", "router", "prometheus", "alerts", "grafana"], ...] = ()
     """What else is written from the plan, below `exports/`."""
 
 

@@ -15,6 +15,7 @@ from launcher.ir.plan import FleetPlan
 from launcher.manifest import encode_fleet, encode_routes
 from launcher.render.beside_units import command_values, front_values, warm_values
 from launcher.render.command import Command, Engines, render_commands
+from launcher.render.exports import EXPORTS, export_values
 from launcher.render.fleet_manifest import fleet_manifest
 from launcher.render.routes import routing_table
 from launcher.render.shell_quote import shell_exports, shell_lines
@@ -70,12 +71,14 @@ def render_fleet(
     environment = _environment(templates)
     values = {"header": _header(plan, launch_version), "deployment": plan.deployment}
     units, bad_paths = _units(plan, commands, environment, values)
+    exports, inexpressible = _exports(plan, commands, engines, environment, values)
     files = [
         RenderedFile(path="fleet.json", text=encode_fleet(manifest).decode()),
         RenderedFile(path="routes.json", text=encode_routes(routes).decode()),
         *(_program(name, environment, values) for name in LIBEXEC),
         *_commands(plan, commands, environment, values),
         *units,
+        *exports,
     ]
     return Rendered(
         deployment=Deployment(
@@ -84,7 +87,7 @@ def render_fleet(
         manifest=manifest,
         routes=routes,
         commands=commands,
-        findings=(*_bad_names(plan), *findings, *left_out, *bad_paths),
+        findings=(*_bad_names(plan), *findings, *left_out, *bad_paths, *inexpressible),
     )
 
 
@@ -124,6 +127,24 @@ def _commands(
         )
         files.append(RenderedFile(path=f"commands/{server.name}.sh", text=text, executable=True))
     return files
+
+
+def _exports(
+    plan: FleetPlan,
+    commands: Mapping[str, Command],
+    engines: Engines,
+    environment: Environment,
+    values: Mapping[str, str],
+) -> tuple[list[RenderedFile], list[Finding]]:
+    """What `deploy.targets` asks for."""
+    files: list[RenderedFile] = []
+    findings: list[Finding] = []
+    for target in dict.fromkeys(plan.config.deploy.targets):
+        export, found = export_values(target, plan, commands, engines)
+        text = environment.get_template(f"exports/{EXPORTS[target]}.j2").render({**values, **export})
+        files.append(RenderedFile(path=f"exports/{EXPORTS[target]}", text=text))
+        findings += found
+    return files, findings
 
 
 def _program(name: str, environment: Environment, values: Mapping[str, str]) -> RenderedFile:

@@ -1,0 +1,197 @@
+"""The plan in other programs' words: llama-swap, llama.cpp's router, Prometheus, Grafana. Pure.
+
+One template below `templates/exports/` each; values are JSON text where YAML or JSON is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from launcher.errors import Finding
+from launcher.ir.dialect import Dialect, Flag
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.render.command import Command, Engines
+from launcher.render.probes import reachable_url
+from launcher.render.shell_quote import shell_lines
+
+EXPORTS: dict[str, str] = {
+    "llama_swap": "llama-swap.yaml",
+    "router": "router.ini",
+    "prometheus": "prometheus.yml",
+    "alerts": "alerts.yml",
+    "grafana": "grafana.json",
+}
+"""`deploy.targets` → file below `exports/`; its template has the same name with `.j2`."""
+
+_ROUTERS_OWN = ("--host", "--port", "--alias")
+"""What the router decides for its children (tools/server/server-models.cpp)."""
+
+_PANELS = (
+    ("Requests a second", "reqps", "sum by (server) (rate(launch_requests_total{%s}[1m]))", "{{server}}"),
+    ("Slots taken", "short", "launch_requests_in_flight{%s}", "{{server}}"),
+    ("Requests that wait", "short", "launch_requests_queued{%s}", "{{server}}"),
+    ("Generated tokens a second", "short", "rate(launch_generated_tokens_total{%s}[1m])", "{{server}}"),
+    ("Prompt tokens a second", "short", "rate(launch_prompt_tokens_total{%s}[1m])", "{{server}}"),
+    ("Refused a second", "reqps", "sum by (code) (rate(launch_requests_refused_total{%s}[1m]))", "{{code}}"),
+)
+
+
+def export_values(
+    target: str, plan: FleetPlan, commands: Mapping[str, Command], engines: Engines
+) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+    """What the template of `target` needs. KeyError for an unknown target.
+
+    Finding: `render/left-out`, a warning for a server that the target's format cannot describe.
+    """
+    values, findings = _BUILDERS[target](plan, commands, engines)
+    return values, tuple(findings)
+
+
+def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) -> tuple[dict[str, Any], list[Finding]]:
+    """Models by name, with a group for each exclusive group and one for what stays loaded."""
+    servers, findings = [], []
+    for server in _started(plan):
+        command = commands[server.name]
+        shell = " ".join(shell_lines(command.argv))
+        if "${" in shell:
+            findings.append(_left_out("llama_swap", server, "llama-swap would take ${ for a macro"))
+            continue
+        servers.append((server, command, shell))
+    kept = [server for server, _, _ in servers]
+    groups: dict[str, list[ServerPlan]] = {}
+    for server in kept:
+        groups.setdefault(server.exclusive or f"tier-{server.tier}", []).append(server)
+    values = {
+        "timeout_s": max([math.ceil(s.start_timeout_s) for s in kept], default=60),
+        "servers": [
+            {
+                "name": _json(server.name),
+                "shell": _json(shell),
+                "url": _json(reachable_url(server.host, server.port)),
+                "env": _json([f"{k}={v}" for k, v in command.env.items()]) if command.env else "",
+                "aliases": _json(aliases) if (aliases := _aliases(server, kept)) else "",
+                "idle_s": math.ceil(plan.tiers[server.tier].idle_timeout_s),
+            }
+            for server, command, shell in servers
+        ],
+        "groups": [
+            {
+                "name": _json(name),
+                "swap": _json(members[0].exclusive is not None),
+                "persistent": _json(members[0].exclusive is None and plan.tiers[members[0].tier].start == "boot"),
+                "members": _json([s.name for s in members]),
+            }
+            for name, members in groups.items()
+        ],
+        "preload": _json(_boot(plan, kept)) if _boot(plan, kept) else "",
+    }
+    return values, findings
+
+
+def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) -> tuple[dict[str, Any], list[Finding]]:
+    """One section a server; options are its flags without dashes."""
+    servers, findings = [], []
+    for server in _started(plan):
+        options = _options(commands[server.name].words[1:], engines[server.engine][1])
+        if isinstance(options, str):
+            findings.append(_left_out("router", server, options))
+            continue
+        servers.append({"section": server.name, "options": options, "boot": server.name in _boot(plan, [server])})
+    return {"servers": servers, "models_max": max(len(servers), 1)}, findings
+
+
+def _options(words: tuple[str, ...], dialect: Dialect) -> list[tuple[str, str]] | str:
+    """Flags with their values as keys of an INI section, or why that cannot be written."""
+    index: Mapping[str, Flag] = dialect.index()
+    options: dict[str, str] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        flag = index.get(word)
+        arity = 0 if flag is None or word in flag.negations else flag.arity
+        values = words[position + 1 : position + 1 + arity]
+        position += 1 + arity
+        if word in _ROUTERS_OWN:
+            continue
+        text = " ".join(values) if values else "true"
+        key = word.lstrip("-")
+        if key in options:
+            return f"{word} is given twice"
+        if arity > 1 or not text or text != text.strip() or any(c in text for c in ";#\n\r"):
+            return f"no INI line can carry the value of {word}"
+        options[key] = text
+    return list(options.items())
+
+
+def _scrape(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dict[str, Any], list[Finding]]:
+    """Addresses of the front and of every server that runs from boot."""
+    front = plan.config.runtime.front
+    boot = set(_boot(plan, list(plan.servers)))
+    values = {
+        "name": _json(plan.deployment),
+        "front": _json(reachable_url(front.host, front.port).removeprefix("http://")),
+        "key_file": _json(front.api_key_file) if front.api_key_file else "",
+        "scraped": [
+            {
+                "name": _json(server.name),
+                "tier": _json(server.tier),
+                "address": _json(reachable_url(server.host, server.port).removeprefix("http://")),
+                "start_s": math.ceil(server.start_timeout_s),
+            }
+            for server in plan.servers
+            if server.name in boot
+        ],
+    }
+    return values, []
+
+
+def _grafana(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dict[str, Any], list[Finding]]:
+    """One dashboard a deployment, over the front's metrics."""
+    label = f"deployment={_json(plan.deployment)}"
+    panels = [
+        {"title": _json(title), "unit": _json(unit), "expr": _json(expr % label), "legend": _json(legend)}
+        for title, unit, expr, legend in _PANELS
+    ]
+    values = {"title": _json(f"launch {plan.deployment}"), "uid": _json(f"launch-{plan.deployment}"[:40])}
+    return {**values, "panels": panels}, []
+
+
+_Builder = Callable[[FleetPlan, Mapping[str, Command], Engines], tuple[dict[str, Any], list[Finding]]]
+_BUILDERS: dict[str, _Builder] = {
+    "llama_swap": _llama_swap,
+    "router": _router,
+    "prometheus": _scrape,
+    "alerts": _scrape,
+    "grafana": _grafana,
+}
+
+
+def _started(plan: FleetPlan) -> list[ServerPlan]:
+    """Servers of tiers that are ever started."""
+    return [s for s in plan.servers if plan.tiers[s.tier].start != "never"]
+
+
+def _boot(plan: FleetPlan, servers: list[ServerPlan]) -> list[str]:
+    """Names of those of `servers` that run from boot: of an exclusive group the default."""
+    return [s.name for s in servers if plan.tiers[s.tier].start == "boot" and (s.exclusive is None or s.default)]
+
+
+def _aliases(server: ServerPlan, servers: list[ServerPlan]) -> list[str]:
+    """The server's other names that nobody else has: llama-swap knows no replicas."""
+    taken = {server.name} | {n for o in servers if o is not server for n in (o.name, *o.roles, *o.aliases)}
+    return [name for name in dict.fromkeys((*server.roles, *server.aliases)) if name not in taken]
+
+
+def _json(value: Any) -> str:
+    """`value` as JSON text, which is YAML, too."""
+    return msgspec.json.encode(value).decode()
+
+
+def _left_out(target: str, server: ServerPlan, why: str) -> Finding:
+    """The warning for a server that a target cannot describe."""
+    message = f"{EXPORTS[target]} leaves out {server.name}: {why}"
+    return Finding(code="render/left-out", severity="warning", key=f"servers.{server.name}", message=message)

@@ -1,0 +1,173 @@
+"""Files for other programs, judged by those programs where they can be had."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher.engine import probe, recorded
+from launcher.ir.config import DeployConfig
+from launcher.ir.dialect import Dialect
+from launcher.ir.plan import FleetPlan
+from launcher.render import Rendered, render_fleet
+from launcher.render.exports import EXPORTS
+from tests.render.conftest import get_json, running
+from tests.render.plan_factory import fleet_plan, server_plan
+
+ALL = DeployConfig(targets=tuple(EXPORTS))  # type: ignore[arg-type] # its own keys
+LLAMA_SWAP_KEYS = {"cmd", "proxy", "checkEndpoint", "env", "aliases", "ttl"}
+"""Keys of a model that we write, all in llama-swap's documented configuration (README, config.example.yaml)."""
+
+
+def a_fleet(**changes: Any) -> FleetPlan:
+    """Two residents, one with hostile words, an exclusive pair, one that is never started."""
+    return fleet_plan(
+        server_plan("frontdoor", aliases=("gpt-4o",), env={"X": "a b\"c'd"}),
+        server_plan("hostile", port=8081, roles=("worker",), extra_args=("--reverse-prompt", "a b\"c'd\n%$HOME;#é")),
+        server_plan("one", port=8082, exclusive="gpu", default=True, roles=("worker",)),
+        server_plan("two", port=8082, exclusive="gpu", tier="warm"),
+        server_plan("cold", port=8083, tier="cold"),
+        deploy=ALL,
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def result(request: pytest.FixtureRequest) -> Rendered:
+    """That fleet, rendered for every target."""
+    engines = {"default": ("/opt/llama-server", recorded("b10434"))}
+    return render_fleet(a_fleet(), engines, request.getfixturevalue("templates"), "0.1.0")
+
+
+def export(result: Rendered, target: str) -> str:
+    """Text of an export."""
+    return next(f.text for f in result.deployment.files if f.path == f"exports/{EXPORTS[target]}")
+
+
+@pytest.fixture(scope="session")
+def promtool(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program, of the machine or out of Debian's package (not installed)."""
+    if found := shutil.which("promtool"):
+        return found
+    folder = tmp_path_factory.mktemp("prometheus")
+    folder.chmod(0o777)
+    if shutil.which("apt-get") and shutil.which("dpkg"):
+        subprocess.run(["apt-get", "download", "-qq", "prometheus"], cwd=folder, capture_output=True, check=False)
+    package = next(folder.glob("*.deb"), None)
+    if package is None:
+        pytest.skip("promtool is not installed, and Debian's prometheus package cannot be fetched")
+    subprocess.run(["dpkg", "-x", package, folder], check=True)
+    return str(folder / "usr/bin/promtool")
+
+
+def test_what_cannot_be_said_is_said(result: Rendered) -> None:
+    """The INI has no way to write one server's words: a warning, and the others are there."""
+    assert [(f.code, f.severity, f.key) for f in result.findings] == [("render/left-out", "warning", "servers.hostile")]
+    assert "[hostile]" not in export(result, "router")
+
+
+def test_llama_swap(result: Rendered) -> None:
+    """Documented keys only; cmd splits into argv, hostile words included; exclusive servers swap, residents stay."""
+    document = yaml.safe_load(export(result, "llama_swap"))
+    assert set(document) == {"healthCheckTimeout", "models", "groups", "hooks"}
+    assert list(document["models"]) == ["frontdoor", "hostile", "one", "two"]
+    for name, model in document["models"].items():
+        assert set(model) <= LLAMA_SWAP_KEYS
+        assert tuple(shlex.split(model["cmd"])) == result.commands[name].argv
+    assert document["models"]["frontdoor"]["env"] == ["X=a b\"c'd"]
+    assert document["models"]["frontdoor"]["aliases"] == ["gpt-4o"]
+    assert "aliases" not in document["models"]["one"]
+    assert document["groups"]["gpu"] == {
+        "swap": True,
+        "exclusive": False,
+        "persistent": False,
+        "members": ["one", "two"],
+    }
+    assert document["groups"]["tier-hot"]["persistent"] is True
+    assert document["hooks"]["on_startup"]["preload"] == ["frontdoor", "hostile", "one"]
+
+
+@pytest.mark.parametrize("check", [("config", "--syntax-only", "prometheus"), ("rules", "alerts")])
+def test_prometheus(check: tuple[str, ...], result: Rendered, promtool: str, tmp_path: Path) -> None:
+    """Prometheus's own checker passes both files; what starts on demand is not scraped."""
+    path = tmp_path / "file.yml"
+    path.write_text(export(result, check[-1]))
+    subprocess.run([promtool, "check", *check[:-1], path], check=True, capture_output=True)
+    text = export(result, "prometheus")
+    assert '"two"' not in text
+    assert '"127.0.0.1:8080"' in text
+
+
+def test_grafana(result: Rendered) -> None:
+    """A dashboard of panels whose metrics the front really has."""
+    from launcher.route import pages
+
+    board = json.loads(export(result, "grafana"))
+    source = Path(pages.__file__).read_text()
+    assert len(board["panels"]) == 6
+    for panel in board["panels"]:
+        (target,) = panel["targets"]
+        metric = next(w for w in target["expr"].replace("(", " ").replace("{", " ").split() if w.startswith("launch_"))
+        assert metric in source
+
+
+def test_the_router_takes_the_presets(
+    llama_server: Path,
+    tiny_models: Callable[..., Path],
+    templates: dict[str, str],
+    free_port: Callable[[], int],
+    tmp_path: Path,
+) -> None:
+    """The real llama-server in router mode gives its children exactly the planned flags, and one answers."""
+    dialect = probe(llama_server, None)
+    model = str(tiny_models("llama"))
+    plan = fleet_plan(
+        server_plan("alpha", model_path=model, n_ctx=256, n_ctx_per_slot=128, cache_ram_mib=0),
+        server_plan("beta", model_path=model, tier="warm", kv_unified=True, flash_attention="off", load_mode="none"),
+        deploy=ALL,
+    )
+    rendered = render_fleet(plan, {"default": (str(llama_server), dialect)}, templates, "0.1.0")
+    (tmp_path / "router.ini").write_text(export(rendered, "router"))
+    port = free_port()
+    argv = (str(llama_server), "--models-preset", str(tmp_path / "router.ini"), "--port", str(port), "--offline")
+    url = f"http://127.0.0.1:{port}"
+    own = {"--host", "--port", "--alias"}
+    with running(argv, url, tmp_path / "log"):
+        models = {m["id"]: m["status"] for m in get_json(f"{url}/v1/models")["data"]}
+        assert set(models) == {"alpha", "beta"}
+        for name, status in models.items():
+            assert pairs(status["args"], own, dialect) >= pairs(rendered.commands[name].words, own, dialect)
+        deadline = time.monotonic() + 30
+        while {m["id"]: m["status"]["value"] for m in get_json(f"{url}/v1/models")["data"]}["alpha"] != "loaded":
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.1)
+        body = json.dumps({"model": "alpha", "prompt": "1", "max_tokens": 1})
+        said = subprocess.run(
+            ["curl", "-sf", "-d", body, "-H", "Content-Type: application/json", f"{url}/v1/completions"],
+            capture_output=True,
+            check=True,
+            env=os.environ,
+        )
+        assert b"choices" in said.stdout
+
+
+def pairs(words: Any, without: set[str], dialect: Dialect) -> set[tuple[Any, ...]]:
+    """Flags by their first name, whether negated, with their values; the binary and flags in `without` left out."""
+    groups: list[list[str]] = []
+    for word in list(words)[1:]:
+        if word.startswith("--"):
+            groups.append([word])
+        else:
+            groups[-1].append(word)
+    index = dialect.index()
+    return {(index[f].names[0], f in index[f].negations, *values) for f, *values in groups if f not in without}
