@@ -57,7 +57,7 @@ ROTATED = 16
 NEMOTRON = frozenset({"nemotron_h", "nemotron_h_moe"})
 """No gate beside the up projection."""
 SANDWICH_NORMS = frozenset({"gemma2", "gemma3", "gemma3n", "gemma-embedding"})
-"""Norms on both sides of each half; the rotated queries stay with quantised K/V."""
+"""Norms on both sides of each half; the queries stay with quantised K/V and without flash attention."""
 NO_QUERY_LEFTOVER = frozenset({"granitehybrid"})
 """Mixtures of experts whose largest feed-forward follows a recurrent layer; the router's output stays."""
 QUANTISED = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"})
@@ -78,9 +78,9 @@ class ComputeBound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def with_margin(arch: ArchitectureConfig, size: int) -> int:
-    """`size` plus 1 % and 0.25 MiB on architectures that were swept, 30 % and 16 MiB on others."""
+    """`size` plus 0.25 % and 0.125 MiB on architectures that were swept, 30 % and 16 MiB on others."""
     if arch.arch in SWEPT:
-        return size + size // 100 + MIB // 4
+        return size + size // 400 + MIB // 8
     return size + size * 30 // 100 + 16 * MIB
 
 
@@ -151,8 +151,8 @@ def _feed_forward(arch: ArchitectureConfig, settings: Settings) -> int:
     matrices = 2 if arch.arch in NEMOTRON else 3
     rest = 3 * arch.n_embd + head_width(arch)
     if arch.arch in DELTA_NET:
-        rest = 4 * arch.n_embd
-    elif arch.arch in SANDWICH_NORMS and quantised(settings):
+        rest = (4 if settings.flash_attention else 5) * arch.n_embd
+    elif arch.arch in SANDWICH_NORMS and (quantised(settings) or not settings.flash_attention):
         rest += head_width(arch)
     elif arch.arch in NO_QUERY_LEFTOVER and arch.n_expert:
         rest = 3 * arch.n_embd + 2 * arch.n_expert
@@ -174,11 +174,13 @@ def _attention(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: i
     """Attention; without flash attention the scores of every head over every cell."""
     heads = widest(arch.n_head)
     if is_mla(arch):
-        values = 6 * arch.n_embd + 2 * heads * key_length(arch) + head_width(arch) + 2 * key_length(arch)
+        values = 6 * arch.n_embd + head_width(arch) + (2 * heads + 2) * key_length(arch)
+        if not settings.flash_attention:
+            values = 15 * arch.n_embd // 2 + head_width(arch) + (heads + 4) * key_length(arch)
     else:
         values = 3 * arch.n_embd + 2 * head_width(arch)
         if arch.arch in DELTA_NET:
-            values += arch.n_embd + 2 * widest(arch.n_head_kv) * key_length(arch)
+            values = 4 * arch.n_embd + 3 * head_width(arch) // 2
     if settings.flash_attention:
         return u * F32 * (values + 2 * key_length(arch))
     cells = settings.n_ctx_seq if kinds.full else sliding_cells(arch, settings)

@@ -15,6 +15,8 @@ from launcher.plan.settings import RAM, Settings
 from launcher.sizes import MIB
 
 PROCESS = 15 * MIB // 2
+LIBRARIES = 26 * MIB
+"""Pages of the binary and its libraries (CPU and Vulkan builds); shared among servers, yet counted for each."""
 TOKEN = 230
 MERGE = 190
 CELL = 48
@@ -59,8 +61,8 @@ def context_overhead(arch: ArchitectureConfig, kinds: Layers, settings: Settings
 
 
 def process_overhead(arch: ArchitectureConfig, settings: Settings) -> Part:
-    """The process itself, its slots and its n-gram table."""
-    size = PROCESS + settings.slots * (SLOT + CANDIDATE * arch.n_vocab)
+    """The process itself with its libraries, its slots and its n-gram table."""
+    size = PROCESS + LIBRARIES + settings.slots * (SLOT + CANDIDATE * arch.n_vocab)
     if settings.ngram is not None and settings.ngram.kind == "mod":
         size += NGRAM_MOD
     return Part(device=RAM, component="overhead", committed=size)

@@ -1,0 +1,1 @@
+"""The memory plan held against the real server: `python -m benchmarks.memory [--seed N] [--random N] [--write]`."""
