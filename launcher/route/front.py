@@ -33,6 +33,7 @@ from launcher.route.wire import Request, RequestIds, cors_headers, preflight_hea
 _LOG = logging.getLogger("launch.route")
 _ACCESS = logging.getLogger("launch.access")
 _UNSTEADY_ROUNDS = 3
+_OPEN_CONTROL = frozenset((method, f"/api/{name}") for method in ("GET", "HEAD") for name in ("status", "openapi.json"))
 _CSP = [(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")]
 
 
@@ -156,15 +157,19 @@ class Front:
             turn.grant = guard.check_key(seen.get(b"authorization"), seen.get(b"x-api-key"))
             turn.grant.check_scope("admin" if is_control else "infer")
         if is_control:
-            await self._to_control(turn)
+            await self._to_control(view, turn)
         elif request.method not in ("GET", "HEAD") or not await self._answer_here(view, request, reply):
             await self._forward(view, turn)
 
-    async def _to_control(self, turn: Turn) -> None:
+    async def _to_control(self, view: View, turn: Turn) -> None:
         """Hand a request of this machine to the control API."""
         address = turn.scope.get("client")
         if address is None or not is_loopback(address[0]):
             raise HttpError(403, "control_is_local", "the control API answers clients on this machine only")
+        if not view.guard.has_keys and (turn.request.method, turn.request.path) not in _OPEN_CONTROL:
+            # every user and container of this machine reaches loopback: without keys it proves nothing
+            message = "stop, reload and logs go through `launch`, whose socket is private; here they need an API key"
+            raise HttpError(403, "control_needs_key", message)
         assert self._control is not None  # noqa: S101  # asked before
         await self._control(turn.scope, turn.receive, turn.reply.raw)
 

@@ -14,7 +14,7 @@ from launcher.errors import Finding, HostError
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.route import Front, control_app
 from launcher.route.api import follow, tail
-from tests.route.fleet import FakeFleet, ask, post, running, table, target, until
+from tests.route.fleet import FakeFleet, ask, front_unit, get, post, running, table, target, until
 
 
 class Recorded:
@@ -168,11 +168,26 @@ def test_tail_of_long_lines(tmp_path: Path) -> None:
     assert end == log.stat().st_size
 
 
-async def test_mounted_on_the_front() -> None:
+async def test_mounted_on_the_front(tmp_path: Path) -> None:
     """The front hands `/api/…` over with its body, and survives an app that raises after its answer."""
     control = Recorded()
-    async with running(Front(table(target("m", 1)), FakeFleet(), control=control_app(control))) as port:
-        answer = await ask(port, post(json.dumps({"names": ["m"]}).encode(), "/api/stop"))
-        bug = await ask(port, post({"deployment_dir": "/bug"}, "/api/reload"))
+    keys = tmp_path / "keys"
+    keys.write_text("secret scopes=admin\n")
+    keys.chmod(0o600)
+    routes = table(target("m", 1), front=front_unit(api_key_file=str(keys)))
+    async with running(Front(routes, FakeFleet(), control=control_app(control))) as port:
+        bearer = "Authorization: Bearer secret"
+        answer = await ask(port, post(json.dumps({"names": ["m"]}).encode(), "/api/stop", bearer))
+        bug = await ask(port, post({"deployment_dir": "/bug"}, "/api/reload", bearer))
     assert (answer.status, answer.json()["stopped"]) == (200, ["m"])
     assert (bug.status, bug.code) == (500, "internal_error")
+
+
+async def test_loopback_alone_is_no_permission() -> None:
+    """Every user of the machine reaches loopback: without keys the front shows the state and changes nothing."""
+    control = Recorded()
+    async with running(Front(table(target("m", 1)), FakeFleet(), control=control_app(control))) as port:
+        for path in ("/api/stop", "/api/reload", "/api/status"):
+            assert (await ask(port, post(b"{}", path))).code == "control_needs_key"
+        assert (await ask(port, get("/api/logs/m"))).code == "control_needs_key"
+        assert (await ask(port, get("/api/status"))).status == 200
