@@ -192,4 +192,6 @@ def _show_report(out: Terminal, deployment: str, report: Report, *, as_json: boo
     for verb in ("started", "restarted", "stopped"):
         for unit in getattr(report, verb):
             out.line(f"{verb:<9} {unit}")
+    for unit in report.absent:
+        out.line(f"{'absent':<9} {unit}: podman 4.4 or newer makes it of its .container file")
     out.line(f"{deployment}: {len(report.written)} files written, {len(report.removed)} removed")

@@ -18,6 +18,7 @@ from launcher.install.systemd import Systemd
 Write = Callable[[Path, bytes, int], None]
 """Replaces a file atomically: path, content, permission bits."""
 
+CONTAINER = ".container"
 _BOOT = re.compile(r"^WantedBy=", re.MULTILINE)
 _ORDER = re.compile(r"^After=(.*)$", re.MULTILINE)
 
@@ -31,6 +32,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     restarted: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    """Units that nobody has made: services of containers where podman's Quadlet is not installed."""
 
 
 def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *, start: bool) -> Report:
@@ -43,12 +46,13 @@ def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *,
     _refuse(changes)
     if changes.record is None:
         raise ValueError("these are changes of an uninstall")
-    gone = [c.path.name for c in changes.changes if c.kind == "remove" and c.unit and _is_loaded(c.path)]
+    gone = [unit_of(c.path) for c in changes.changes if c.kind == "remove" and c.unit and _is_loaded(c.path)]
     if gone and systemd.running:
         systemd.stop(gone)
     systemd.disable([name for name in gone if name.endswith((".target", ".socket"))])
     _write_files(changes, layout, write)
     units = [Path(name).name for name in changes.record.files if is_unit(layout.root / name[1:], layout)]
+    # of a Quadlet file podman makes the unit, so there is no text of ours to look at
     texts = {unit: (layout.units / unit).read_text() for unit in units if _is_loaded(layout.units / unit)}
     if any(c.unit for c in changes.changes):
         systemd.enable(_boots(texts))
@@ -67,7 +71,7 @@ def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *,
 def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
     """Stop, disable, remove, reload once. Raises HostError while edited files are in the way, OSError."""
     _refuse(changes)
-    units = [c.path.name for c in changes.changes if c.unit and _is_loaded(c.path)]
+    units = [unit_of(c.path) for c in changes.changes if c.unit and _is_loaded(c.path)]
     stateful = [c.path.name for c in changes.changes if c.unit and _keeps_state(c.path)]
     if systemd.running:
         order = sorted(units, key=lambda u: (not u.endswith((".socket", ".target")), u))
@@ -136,20 +140,24 @@ def _run_units(changes: Changes, texts: dict[str, str], systemd: Systemd, report
     Where only the files in `data` changed, units that can reload (the front) do that.
     """
     boot = _boots(texts)
-    altered = {c.path.name for c in changes.changes if c.unit and c.kind != "remove" and c.restarts}
+    altered = {unit_of(c.path) for c in changes.changes if c.unit and c.kind != "remove" and c.restarts}
     services = load_order({u: t for u, t in texts.items() if u.endswith((".service", ".socket"))})
+    services += tuple(unit_of(c.path) for c in changes.changes if c.path.suffix == CONTAINER and c.kind != "remove")
     before = systemd.properties(services, ("ActiveState",))
     running = {u for u in services if before.get(u, {}).get("ActiveState") in ("active", "activating", "reloading")}
     again = [u for u in services if u in altered and u in running]
     systemd.restart(again)
     if any(not c.unit and c.path.parent == data for c in changes.changes):
-        systemd.reload_units([u for u in services if u in running and u not in again and "\nExecReload=" in texts[u]])
+        systemd.reload_units(
+            [u for u in services if u in running and u not in again and "\nExecReload=" in texts.get(u, "")]
+        )
     systemd.start(boot)
     wanted = sorted({u for target in boot for u in _wants(texts[target])} | set(again))
-    after = systemd.properties(wanted, ("ActiveState",))
-    failed = tuple(u for u in wanted if after.get(u, {}).get("ActiveState") != "active")
-    started = tuple(u for u in wanted if u not in running and u not in failed)
-    report = msgspec.structs.replace(report, started=started, restarted=tuple(again), failed=failed)
+    after = systemd.properties(wanted, ("ActiveState", "LoadState"))
+    absent = tuple(u for u in wanted if after.get(u, {}).get("LoadState") == "not-found" and u not in texts)
+    failed = tuple(u for u in wanted if after.get(u, {}).get("ActiveState") != "active" and u not in absent)
+    started = tuple(u for u in wanted if u not in running and u not in failed and u not in absent)
+    report = msgspec.structs.replace(report, started=started, restarted=tuple(again), failed=failed, absent=absent)
     if failed:
         raise SuperviseError([_not_active(unit, systemd) for unit in failed])
     return report
@@ -190,9 +198,14 @@ def _not_active(unit: str, systemd: Systemd) -> Finding:
     return Finding(code="install/not-active", severity="error", key="", message=message, notes=systemd.log(unit))
 
 
+def unit_of(path: Path) -> str:
+    """The unit that the file at `path` is, or that podman makes of it."""
+    return f"{path.stem}.service" if path.suffix == CONTAINER else path.name
+
+
 def _is_loaded(path: Path) -> bool:
     """Whether systemd has a unit of the name of the file at `path`: not for templates, which only instances have."""
-    return path.exists() and "@." not in path.name and path.suffix != ".container"
+    return path.exists() and "@." not in path.name
 
 
 def _keeps_state(path: Path) -> bool:

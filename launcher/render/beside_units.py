@@ -65,10 +65,47 @@ def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         "start_timeout_s": math.ceil(config.start_timeout_s),
         "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
         "environment": quote_assignments(config.env),
-        "memory_max": str(config.ram_bytes + config.ram_bytes // 4 + 256 * MIB) if config.ram_bytes else "infinity",
+        "memory_max": str(_limit(config.ram_bytes)) if config.ram_bytes else "infinity",
         "oom_score_adjust": plan.tiers[config.tier].oom_score_adjust,
         "state_directory": f"{plan.config.deploy.unit_prefix}-{service.name}",
     }
+
+
+def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
+    """What `quadlet.container.j2` needs for a service that is a container.
+
+    Where the service is for this machine only, so are its published ports. Values that systemd splits are quoted.
+    """
+    config, runtime, container = service.config, plan.config.runtime, service.config.container
+    if container is None:
+        raise ValueError(f"{service.name} is no container")
+    attempts = max(1, runtime.crash_loop_failures)
+    slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
+    near = "127.0.0.1:" if config.host in LOOPBACK else ""
+    url = reachable_url(config.host, service.port)
+    return {
+        "unit": unit_name(plan, service.name),
+        "container": f"{plan.config.deploy.unit_prefix}-{service.name}",
+        "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
+        "target": target_name(plan, config.tier),
+        "slice": slice_name(plan, config.tier),
+        "image": container.image.replace("%", "%%"),
+        "ports": tuple(port if port.count(":") > 1 else near + port for port in container.ports),
+        "volumes": tuple(volume.replace("%", "%%") for volume in container.volumes),
+        "environment": quote_assignments(config.env),
+        "arguments": " ".join(quote_command(("", *container.args))[1:]),
+        "memory_bytes": _limit(config.ram_bytes) if config.ram_bytes else 0,
+        "gate": libexec_command(plan, "launch-gate", "-", f"{url}{config.health_path}"),
+        "start_timeout_s": math.ceil(config.start_timeout_s),
+        "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
+        "start_limit_burst": attempts,
+        "start_limit_interval_s": math.ceil(max(runtime.crash_loop_window_s, slowest)),
+    }
+
+
+def _limit(ram_bytes: int) -> int:
+    """The memory limit of a service that takes `ram_bytes`: a quarter and 256 MiB more."""
+    return ram_bytes + ram_bytes // 4 + 256 * MIB
 
 
 def warm_values(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:

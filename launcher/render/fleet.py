@@ -13,7 +13,7 @@ from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.plan import FleetPlan
 from launcher.manifest import encode_fleet, encode_routes
-from launcher.render.beside_units import command_values, front_values, warm_values
+from launcher.render.beside_units import command_values, container_values, front_values, warm_values
 from launcher.render.command import Command, Engines, render_commands
 from launcher.render.exports import EXPORTS, export_values
 from launcher.render.fleet_manifest import fleet_manifest
@@ -34,6 +34,7 @@ COMMAND_UNIT_TEMPLATE = "systemd/command.service.j2"
 TARGET_TEMPLATE = "systemd/tier.target.j2"
 SLICE_TEMPLATE = "systemd/tier.slice.j2"
 COMMAND_TEMPLATE = "commands/server.sh.j2"
+QUADLET_TEMPLATE = "systemd/quadlet.container.j2"
 SOCKET_TEMPLATE = "systemd/warm.socket.j2"
 PROXY_TEMPLATE = "systemd/warm-proxy.service.j2"
 REVIVE_TEMPLATE = "systemd/revive.service.j2"
@@ -183,7 +184,12 @@ def _units(
     services = [s for s in plan.services if s.config.command and plan.tiers[s.config.tier].start != "never"]
     for service in services:
         add(COMMAND_UNIT_TEMPLATE, unit_name(plan, service.name), command_values(service, plan))
-    tiers = {server.tier for server in started} | {service.config.tier for service in services}
+    containers = [s for s in plan.services if s.config.container and plan.tiers[s.config.tier].start != "never"]
+    for service in containers:
+        text = environment.get_template(QUADLET_TEMPLATE).render({**values, **container_values(service, plan)})
+        name = f"{plan.config.deploy.unit_prefix}-{service.name}.container"
+        files.append(RenderedFile(path=f"containers/{name}", text=text))
+    tiers = {server.tier for server in started} | {service.config.tier for service in (*services, *containers)}
     if started and (tier_of_front := front_tier(plan)) is not None:
         add(FRONT_TEMPLATE, unit_name(plan, FRONT), front_values(plan))
         tiers.add(tier_of_front)

@@ -100,11 +100,11 @@ def test_files(result: Rendered) -> None:
     """Sorted by path, each once; scripts are executable; the JSON files are the manifest and the table.
 
     Units: six servers, two for each of two tiers, the front, and socket, proxy and reviver
-    of the warm server, one command.
+    of the warm server, one command and one container.
     """
     files = {f.path: f for f in result.deployment.files}
     assert list(files) == sorted(files)
-    assert len(files) == len(result.deployment.files) == 2 + 3 + 6 + (6 + 2 * 2 + 1 + 3 + 1)
+    assert len(files) == len(result.deployment.files) == 2 + 3 + 6 + (6 + 2 * 2 + 1 + 3 + 1 + 1)
     assert {p for p, f in files.items() if f.executable} == {
         p for p in files if p.startswith(("commands/", "libexec/"))
     }

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from launcher.engine import recorded
-from launcher.ir.config import DeployConfig, GpuConfig, NumaConfig, RuntimeConfig, ServiceConfig
+from launcher.ir.config import ContainerConfig, DeployConfig, GpuConfig, NumaConfig, RuntimeConfig, ServiceConfig
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServicePlan
 from launcher.render import Rendered, render_fleet
 from launcher.render.units import memory_max
@@ -95,6 +95,26 @@ def test_exposure(templates: dict[str, str], tmp_path: Path) -> None:
     assert levels["launch-front.service"] <= 1.5
     assert levels["launch-bind.service"] <= 0.3
     assert max(levels.values()) <= 1.5
+
+
+def test_a_container_is_a_quadlet_file(templates: dict[str, str]) -> None:
+    """Documented keys of podman-systemd.unit(5) only; its ports are this machine's; the tier's target wants it."""
+    config = ServiceConfig(
+        container=ContainerConfig(image="x@sha256:0", ports=("8088:8080",), volumes=("v:/d",), args=("--a", HOSTILE)),
+        ram_bytes=MIB,
+        env={"X": HOSTILE},
+    )
+    service = ServicePlan(name="code", port=8088, config=config)
+    result = rendered(fleet_plan(server_plan(), services=(service,)), templates)
+    text = next(f.text for f in result.deployment.files if f.path == "containers/launch-code.container")
+    section = text[text.index("[Container]") : text.index("[Service]")]
+    assert set(re.findall(r"^(\w+)=", section, re.MULTILINE)) == {
+        *("ContainerName", "Image", "PublishPort", "Volume", "Environment", "Exec"),
+        *("ReadOnly", "DropCapability", "NoNewPrivileges", "PodmanArgs"),
+    }
+    assert values(text, "PublishPort") == ["127.0.0.1:8088:8080"]
+    assert [variables(specifiers(w)) for w in systemd_words(values(text, "Exec")[0])] == ["--a", HOSTILE]
+    assert "launch-code.service" in values(unit(result, "launch-hot.target"), "Wants")[0]
 
 
 def test_the_command_is_the_argv(templates: dict[str, str]) -> None:

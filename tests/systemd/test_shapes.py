@@ -63,7 +63,7 @@ def test_a_swap_waits_for_a_stream(fleet: Fleet) -> None:
     fleet.server("beta", exclusive="one", port=8081)
     fleet.install()
     host = fleet.host
-    body = json.dumps({"model": "alpha", "prompt": "1", "max_tokens": 1500, "stream": True, "ignore_eos": True})
+    body = json.dumps({"model": "alpha", "prompt": "1", "max_tokens": 600, "stream": True, "ignore_eos": True})
     argv = ["curl", "-sN", "-m", "60", "-d", body, "-H", "Content-Type: application/json"]
     with subprocess.Popen(
         host.command(*argv, "http://127.0.0.1:8081/v1/completions"), stdout=subprocess.PIPE, text=True
