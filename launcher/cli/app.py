@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from launcher.cli.complete import complete_deployed, complete_overrides
+from launcher.cli.complete import complete_codes, complete_deployed, complete_overrides
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError
 
@@ -61,7 +61,7 @@ def command_names() -> frozenset[str]:
 
 
 # Typer brings its own copy of Click and does not export this class
-_USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_USAGE_ERROR: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def run_app(words: list[str]) -> int:
@@ -70,6 +70,11 @@ def run_app(words: list[str]) -> int:
         result = app(words or ["--help"], standalone_mode=False)
     except typer.Abort:
         return 128 + signal.SIGINT
+    except SystemExit as ended:
+        # Click ends on its own when a reader goes away, with the exit code of a bug
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        raise
     except _USAGE_ERROR as error:
         error.show()
         return ConfigError.exit_code
@@ -278,7 +283,9 @@ def inspect(
 
 @app.command()
 def explain(
-    code: Annotated[str | None, typer.Argument(help="A finding's code; none lists all.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(help="A finding's code; none lists all.", autocompletion=complete_codes)
+    ] = None,
     *,
     json: Json = False,
     no_color: NoColor = False,

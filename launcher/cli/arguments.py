@@ -37,6 +37,10 @@ def with_command(argv: Sequence[str], commands: Collection[str]) -> list[str]:
     if rest and rest[0] in commands:
         return [rest[0], *leading, *rest[1:]]
     if rest and is_override(rest[0]):
+        later = [i for i, word in enumerate(rest) if word in commands]
+        if len(later) == 1:
+            # `launch profile=dev plan` can mean only one thing: a bare word is never an override
+            return [rest[later[0]], *leading, *rest[: later[0]], *rest[later[0] + 1 :]]
         return ["up", *leading, *rest]
     return [*leading, *rest]
 
@@ -47,7 +51,7 @@ def complete_override(
     """Candidates for the override being typed.
 
     Bash splits `hardware=ep` into three words at `=` and wants only what follows it; zsh and fish give one word
-    and want it whole. `options` are groups with their choices, `keys` dotted keys that take a value.
+    and want it whole. `options` are groups and keys with their choices, `keys` more dotted keys that take a value.
     """
     if incomplete == "=" and args:
         return list(options.get(args[-1].lstrip("+~"), ()))

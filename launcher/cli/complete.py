@@ -2,39 +2,84 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import typing
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from launcher.errors import LaunchError
+from launcher.ir.config import ServerConfig
 
 
-def complete_overrides(args: list[str], incomplete: str) -> list[str]:
-    """Groups, their options, and the keys that people override most."""
+def complete_overrides(incomplete: str) -> list[str]:
+    """Groups with their options, and the fields of the servers, with their choices."""
     from launcher import config
     from launcher.cli.arguments import complete_override
     from launcher.files import packaged_dir
 
-    dirs = [*_config_dirs(args), packaged_dir("conf")]
+    args, typed = words_before(os.environ, incomplete)
     try:
-        options = {group: list(names) for group, names in config.groups(dirs).items()}
+        groups = config.groups([*_config_dirs(args), packaged_dir("conf")])
     except (LaunchError, OSError):
         return []
+    options = {group: list(names) for group, names in groups.items()}
     options.setdefault("hardware", []).append("auto")
-    keys = [
-        *(f"servers.{name}.{field}" for name in options.get("server", ()) for field in ("slots", "quantization")),
-        "include_warm",
-        "runtime.front.port",
-    ]
-    return complete_override(args, incomplete, options, keys)
+    for name in groups.get("server", ()):
+        for field, choices in _server_fields(groups).items():
+            options[f"servers.{name}.{field}"] = choices
+    return complete_override(args, typed, options, ["include_warm", "runtime.front.port"])
 
 
-def complete_deployed(args: list[str], incomplete: str) -> list[str]:
+def _server_fields(groups: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """Fields of a server, with what may stand there where that is a short list."""
+    hints = typing.get_type_hints(ServerConfig)
+    fields: dict[str, list[str]] = {}
+    for field in msgspec.structs.fields(ServerConfig):
+        kinds = [hints[field.name], *typing.get_args(hints[field.name])]
+        literals = [
+            value for kind in kinds if typing.get_origin(kind) is typing.Literal for value in typing.get_args(kind)
+        ]
+        choices = ["true", "false"] if bool in kinds else [str(value) for value in literals]
+        fields[field.name] = list(groups.get(field.name, choices))
+    return fields
+
+
+def complete_deployed(incomplete: str) -> list[str]:
     """Names of servers and services of running fleets."""
     from launcher.cli.running import running_names
 
+    args, typed = words_before(os.environ, incomplete)
     try:
-        return sorted(n for n in running_names() if n.startswith(incomplete) and n not in args)
+        return sorted(n for n in running_names() if n.startswith(typed) and n not in args)
     except (LaunchError, OSError):
         return []
+
+
+def complete_codes(incomplete: str) -> list[str]:
+    """Codes of findings."""
+    from launcher.cli.explain import explanations
+
+    return [page.code for page in explanations() if page.code.startswith(incomplete)]
+
+
+def words_before(env: Mapping[str, str], incomplete: str) -> tuple[list[str], str]:
+    """The words before the one being typed, and that word, from what the shell passed.
+
+    Bash breaks words at `=` and shows them all in COMP_WORDS; Click drops the lone `=` that is being typed after.
+    """
+    if "COMP_WORDS" in env and "COMP_CWORD" in env:
+        words = env["COMP_WORDS"].split("\n") if "\n" in env["COMP_WORDS"] else env["COMP_WORDS"].split()
+        at = int(env["COMP_CWORD"])
+        return words[1:at], words[at] if at < len(words) else ""
+    try:
+        typed = shlex.split(env.get("_TYPER_COMPLETE_ARGS", ""))
+    except ValueError:
+        typed = []
+    before = typed[1:-1] if incomplete and typed[-1:] == [incomplete] else typed[1:]
+    return before, incomplete
 
 
 def _config_dirs(args: list[str]) -> list[Path]:

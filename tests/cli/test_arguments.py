@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from launcher.cli.app import command_names
 from launcher.cli.arguments import complete_override, is_override, with_command
+from launcher.cli.complete import words_before
 
 OPTIONS = {"hardware": ["auto", "epyc", "sovereign"], "profile": ["dev", "full"]}
 
@@ -24,6 +25,7 @@ OPTIONS = {"hardware": ["auto", "epyc", "sovereign"], "profile": ["dev", "full"]
         (["+server=mine"], ["up", "+server=mine"]),
         (["++a.b=1"], ["up", "++a.b=1"]),
         (["plan", "a=1"], ["plan", "a=1"]),
+        (["profile=dev", "plan", "--json"], ["plan", "profile=dev", "--json"]),
         (["--help"], ["--help"]),
         (["nonsense"], ["nonsense"]),
         ([], []),
@@ -64,3 +66,17 @@ def test_a_path_is_not_an_override() -> None:
 def test_overrides_complete(args: list[str], incomplete: str, expected: list[str]) -> None:
     """Groups complete to `group=`, then to their options; bash's split at `=` is understood."""
     assert complete_override(args, incomplete, OPTIONS, ["include_warm"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "incomplete", "expected"),
+    [
+        ({"COMP_WORDS": "launch\nplan\nhardware\n=", "COMP_CWORD": "3"}, "", (["plan", "hardware"], "=")),
+        ({"COMP_WORDS": "launch\nplan\nhardware\n=\nep", "COMP_CWORD": "4"}, "ep", (["plan", "hardware", "="], "ep")),
+        ({"_TYPER_COMPLETE_ARGS": "launch plan hardware=e"}, "hardware=e", (["plan"], "hardware=e")),
+        ({"_TYPER_COMPLETE_ARGS": "launch plan "}, "", (["plan"], "")),
+    ],
+)
+def test_shells_say_what_was_typed(env: dict[str, str], incomplete: str, expected: tuple[list[str], str]) -> None:
+    """Bash by words that it broke at `=`, zsh and fish by the line."""
+    assert words_before(env, incomplete) == expected
