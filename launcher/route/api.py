@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
+from launcher import __version__
 from launcher.errors import LaunchError
 from launcher.ir.live import Control, ProcessStatus
 from launcher.route.asgi import ASGIApp
+from launcher.route.openapi import openapi
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -92,6 +94,10 @@ class _Endpoints:
             return PlainTextResponse(tail(path, lines)[0])
         return StreamingResponse(follow(path, lines), media_type="text/plain", headers={"x-accel-buffering": "no"})
 
+    async def describe(self, _: Request) -> Response:
+        """`GET /api/openapi.json`: what this API is."""
+        return _json(openapi(__version__, {"stop": StopBody, "reload": ReloadBody}, _MAX_LINES))
+
     def _check(self, names: tuple[str, ...]) -> list[ProcessStatus]:
         """The processes of these names. Raises ApiError 404 for one that is none."""
         known = {p.name: p for p in self._control.status().processes} if names else {}
@@ -119,6 +125,7 @@ def control_app(control: Control) -> ASGIApp:
         Route("/api/status", endpoints.status, methods=["GET"]),
         Route("/api/stop", endpoints.stop, methods=["POST"]),
         Route("/api/reload", endpoints.reload, methods=["POST"]),
+        Route("/api/openapi.json", endpoints.describe, methods=["GET"]),
         Route("/api/logs/{name}", endpoints.logs, methods=["GET"]),
     ]
     handlers: dict[Any, Any] = {

@@ -191,6 +191,8 @@ class Express:
                 head += data
         if done and self._chunked:
             head += b"0\r\n\r\n"
+        if self._protocol.transport.is_closing():
+            return  # the end of the connection follows, and ends this too
         if head:
             self._protocol.transport.write(head)
         if done:
@@ -250,7 +252,7 @@ class Express:
         problem = answer_to(error, self._target.name)
         self._settle(error, problem.status)
         self._front.refused[problem.code] += 1
-        if not self._is_events or self._protocol.flow.write_paused:
+        if not self._is_events or self._protocol.flow.write_paused or self._protocol.transport.is_closing():
             self._protocol.transport.abort()
             return
         tail = (self._before + self._last)[-4:]
@@ -266,6 +268,8 @@ class Express:
     def _refuse(self, problem: HttpError) -> None:
         """Answer with an error of the front."""
         self._front.refused[problem.code] += 1
+        if self._protocol.transport.is_closing():
+            return
         data = error_body(problem, shape_of(self._passage.path), self.request_id)
         retry = b"" if problem.retry_after_s is None else b"retry-after: %d\r\n" % max(1, round(problem.retry_after_s))
         self.response_started = True

@@ -44,6 +44,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._parts: list[bytes] | None = None
         self._express: Express | None = None
         self._repeat: RepeatedHead | None = None
+        self._running: RequestResponseCycle | None = None
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -62,6 +63,7 @@ class FrontProtocol(HttpToolsProtocol):
         express, self._express = self._express, None
         if express is not None:
             express.client_left()
+        self._tell_running()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -326,7 +328,20 @@ class FrontProtocol(HttpToolsProtocol):
                     )
                 )
             )
+        self._tell_running()
         self.transport.close()
+
+    def _tell_running(self) -> None:
+        """Whoever answers now writes no more: uvicorn tells the last request of the connection only."""
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """A request begins on the ASGI path."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _head_size(self) -> int:
         """Bytes of the head's target and lines."""
