@@ -41,6 +41,10 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     assert {host.show(u, "ActiveState")["ActiveState"] for u in UNITS} == {"active"}
     assert {name: trio.chat(name) for name in NAMES} == dict.fromkeys(NAMES, 200)
 
+    if "memory" in host.run("cat", "/sys/fs/cgroup/cgroup.controllers").stdout.split():  # not where v1 holds it
+        limit = host.show(UNITS[0], "MemoryMax", "ControlGroup")
+        assert host.run("cat", f"/sys/fs/cgroup{limit['ControlGroup']}/memory.max").stdout.strip() == limit["MemoryMax"]
+
     for unit in ("launch-beta.service", "launch-front.service"):
         pid = host.main_pid(unit)
         host.run("kill", "-KILL", str(pid))

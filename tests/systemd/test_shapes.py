@@ -56,6 +56,32 @@ def test_a_request_starts_a_warm_server(fleet: Fleet) -> None:
     assert fleet.chat("beta") == 200
 
 
+def test_a_warm_server_that_cannot_load(fleet: Fleet) -> None:
+    """Each request gets a typed error; the socket that gives up is opened again, and serves once the model is whole."""
+    fleet.server("alpha", tier="warm")
+    fleet.install()
+    host = fleet.host
+    pause = host.root / "etc/systemd/system/launch-revive@.service.d"
+    pause.mkdir()
+    (pause / "short.conf").write_text(
+        "[Service]\nExecStart=\nExecStart=/bin/sh -c 'sleep 1; systemctl reset-failed %i; systemctl start %i'\n"
+    )
+    host.run("systemctl", "daemon-reload")
+    model, sound = host.root / "srv/models/tiny.gguf", host.root / "srv/models/sound.gguf"
+    model.rename(sound)
+    model.write_bytes(sound.read_bytes()[:-4096])
+    began = time.monotonic()
+    while host.show("launch-alpha.socket", "ActiveState")["ActiveState"] != "failed":
+        assert fleet.chat("alpha") in (500, 502, 503, 504)
+        assert time.monotonic() - began < 60
+    host.wait_state("launch-alpha.socket", "active")
+    host.run("systemctl", "reset-failed", "launch-alpha.service", check=False)
+    sound.rename(model)
+    while fleet.chat("alpha") != 200:
+        assert time.monotonic() - began < 90
+        time.sleep(0.5)
+
+
 def test_a_swap_waits_for_a_stream(fleet: Fleet) -> None:
     """Two exclusive servers: starting one drains the other; a stream that runs is answered to its end."""
     fleet.config["runtime"]["drain_timeout_s"] = 20
@@ -80,7 +106,7 @@ def test_a_swap_waits_for_a_stream(fleet: Fleet) -> None:
 
 
 def test_hostile_words_arrive(fleet: Fleet) -> None:
-    """Arguments, variables and a service's command reach the processes as they were written."""
+    """Arguments, variables and a command's words reach the processes as written; the front's keys may be root's."""
     script = fleet.host.root / "srv/service.py"
     script.write_text(
         "import http.server, json, os, sys\n"
@@ -91,6 +117,10 @@ def test_hostile_words_arrive(fleet: Fleet) -> None:
         "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()\n"
     )
     written = [text.replace("${", "\\${") for text in HOSTILE]  # OmegaConf's escape
+    keys = fleet.host.root / "etc/launch-keys"
+    keys.write_text("a-long-enough-key-0123456789\n")
+    keys.chmod(0o600)
+    fleet.config["runtime"]["front"]["api_key_file"] = "/etc/launch-keys"
     fleet.server("alpha", extra_args=[w for text in written for w in ("--reverse-prompt", text)], env={"X": HOSTILE[0]})
     fleet.config["services"] = {
         "echo": {
@@ -105,4 +135,7 @@ def test_hostile_words_arrive(fleet: Fleet) -> None:
     argv = (host.root / f"proc/{pid}/cmdline").read_bytes().decode().split("\0")
     assert [argv[i + 1] for i, word in enumerate(argv) if word == "--reverse-prompt"] == list(HOSTILE)
     assert f"X={HOSTILE[0]}" in (host.root / f"proc/{pid}/environ").read_bytes().decode().split("\0")
+    assert fleet.chat("alpha") == 401
+    given = host.run("curl", "-s", "-H", "Authorization: Bearer a-long-enough-key-0123456789", f"{FRONT}/v1/models")
+    assert '"alpha"' in given.stdout
     assert fleet.ask("http://127.0.0.1:9009", "/health")[1] == [list(HOSTILE), HOSTILE[2]]
