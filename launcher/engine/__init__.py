@@ -5,6 +5,7 @@ And what it says that a command line will take, from its own dry run (`prove`). 
 """
 
 from launcher.engine.breakdown import parse_breakdowns
+from launcher.engine.devices import list_devices
 from launcher.engine.help import parse_help
 from launcher.engine.probe import locate_binary, probe, record, recorded, recorded_names, resolve_binary
 from launcher.engine.prove import (
@@ -22,6 +23,7 @@ __all__ = [
     "DryRunError",
     "dry_run",
     "keep_proof",
+    "list_devices",
     "locate_binary",
     "parse_breakdowns",
     "parse_help",
