@@ -272,19 +272,37 @@ def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """CPU sets of the plan that this host does not have."""
+    """CPU sets and NUMA nodes of the plan that this host does not have."""
     ours = parse_cpulist(facts.host.cpus)
+    nodes = {str(n.id) for n in facts.host.nodes} or {"0"}
     for server in manifest.servers:
-        if "--cpu-list" not in server.argv and Path(server.argv[0]).name != "taskset":
-            continue
-        wanted = parse_cpulist(server.argv[server.argv.index("--cpu-list") + 1])
-        if not wanted <= ours:
+        cpus, wanted_nodes = _pinned(server.argv)
+        if cpus and not parse_cpulist(cpus) <= ours:
             yield Finding(
                 code="host/cpus-missing",
                 severity="error",
                 key=f"servers.{server.name}.cpus",
                 message=f"{server.name} runs on CPUs that this host does not give us: it has {facts.host.cpus}",
             )
+        if strange := ", ".join(n for n in wanted_nodes if n not in nodes):
+            yield Finding(
+                code="host/nodes-missing",
+                severity="error",
+                key=f"servers.{server.name}.numa",
+                message=f"{server.name} wants memory of NUMA node {strange}; this host has {', '.join(sorted(nodes))}",
+            )
+
+
+def _pinned(argv: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The CPU list and the NUMA nodes that a command line's prefix names; empty where it names none."""
+    wrapper = Path(argv[0]).name
+    if wrapper == "taskset":
+        return argv[argv.index("--cpu-list") + 1], ()
+    if wrapper != "numactl":
+        return "", ()
+    options = dict(word.partition("=")[::2] for word in argv[1 : argv.index("--")])
+    named = next((options[o] for o in ("--membind", "--preferred", "--interleave") if o in options), "all")
+    return options.get("--physcpubind", ""), () if named == "all" else tuple(named.split(","))
 
 
 def _disk(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:

@@ -85,6 +85,8 @@ BEYOND = {
     "plan/context-range": "the config stage refuses it first, tests/plan",
     "plan/unknown-device": "the config stage refuses it first, tests/plan",
     "plan/dangling-reference": "the config and catalogue stages refuse it first, tests/plan",
+    "engine/device-missing": "asks the binary on this host, tests/cli",
+    "render/left-out": "deploy's, tests/render",
     "plan/proof-failed": "`launch plan --prove`, which starts the server; tests/engine",
     "plan/proof-mismatch": "`launch plan --prove`; tests/engine",
     "plan/proof-other-binary": "`launch plan --prove`; tests/engine",

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher.hardware import HostFacts, check_host, gather_facts, take_inventory
+from launcher.hardware import HostFacts, check_host, describe_checks, gather_facts, take_inventory
 from launcher.hardware.checks import port_owner
 from launcher.ir.fleet import (
     BreakerUnit,
@@ -166,3 +166,34 @@ def test_a_full_disk_is_a_warning() -> None:
 def test_a_port_of_a_foreign_address_is_refused_with_a_reason() -> None:
     """An address that is not this host's cannot be bound; the reason is the system's."""
     assert port_owner("192.0.2.1", 80) is not None
+
+
+def test_numactl_prefixes_are_read() -> None:
+    """CPUs and nodes behind numactl, where this host has other ones."""
+    words = ("numactl", "--physcpubind=0-3", "--membind=0", "--", "llama-server")
+    assert not codes(fleet(server(argv=words)), HostFacts(host=HOST))
+    words = ("numactl", "--physcpubind=6-9", "--preferred=1", "--", "llama-server")
+    assert codes(fleet(server(argv=words)), HostFacts(host=HOST)) == ["host/cpus-missing", "host/nodes-missing"]
+    words = ("numactl", "--interleave=all", "--", "llama-server")
+    assert not codes(fleet(server(argv=words)), HostFacts(host=HOST))
+
+
+def test_what_was_looked_at_is_told_where_all_is_well_and_where_nothing_is() -> None:
+    """One line a subject, in both cases."""
+    manifest = fleet(server(memory=(DeviceNeed(device="ram", committed_bytes=GIB, peak_bytes=GIB, file_bytes=0),)))
+    well = dict(describe_checks(manifest, HostFacts(host=HOST, disk_free={"/state": 9 * GIB})))
+    assert well["memory"].startswith("1.0 GiB and 0 MiB of model files needed, 24.0 GiB of 32.0 GiB available now")
+    assert well["files"] == "1 to be read, all readable"
+    assert well["disk"] == "9.0 GiB free for state and logs in /state"
+    bare = HostFacts(
+        host=HOST,
+        missing_files={"/dev/null": "gone"},
+        missing_programs=("numactl",),
+        taken_ports={"a": "pid 1 (nginx)"},
+    )
+    ill = dict(describe_checks(manifest, bare))
+    assert ill["files"] == "1 to be read, 1 cannot be read"
+    assert ill["programs"] == "numactl not found"
+    assert ill["ports"] == "taken: a (pid 1 (nginx))"
+    assert ill["cuda0"].endswith("no such card")
+    assert set(ill) == set(well) - {"disk"}

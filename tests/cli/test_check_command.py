@@ -1,0 +1,37 @@
+"""`launch check` where all is well, and where nothing is."""
+
+from __future__ import annotations
+
+from .conftest import Cli
+
+SUBJECTS = ["engine default", "memory", "files", "programs", "locks", "ports", "cpus", "disk"]
+
+
+def test_all_is_well(cli: Cli) -> None:
+    """It says what it looked at, with numbers; the one note is about the fixture's own port."""
+    text = cli.run("check", *cli.dev).stdout
+    assert [line.split("  ")[0] for line in text.splitlines()[: len(SUBJECTS)]] == SUBJECTS
+    assert "flags of 1 servers" in text
+    assert "1 to be read, all readable" in text
+    assert text.rstrip().endswith("1 servers checked on this host, 1 note")
+
+
+def test_nothing_is(cli: Cli) -> None:
+    """The EPYC's fleet on this machine: every subject still has its line, and the findings say the rest."""
+    document = cli.json("check", "hardware=epyc", "profile=hot_only", code=6)
+    assert document["schema"] == "launch.check/v1"
+    said = {line["subject"]: line["found"] for line in document["checked"]}
+    assert list(said) == SUBJECTS
+    assert "is not here; planned for b10434" in said["engine default"]
+    assert "cannot be read" in said["files"]
+    codes = {f["code"] for f in document["findings"]}
+    assert {"host/file-missing", "host/ram-short", "engine/missing-binary", "host/cpus-missing"} <= codes
+
+
+def test_a_device_that_the_build_does_not_see(cli: Cli) -> None:
+    """The real build is asked which devices it sees."""
+    card = "hardware.gpus={vulkan7:{backend:vulkan,vram_bytes:4GiB,target_min:0}}"
+    uses = ("servers.assistant.devices=[vulkan7]", "servers.assistant.n_gpu_layers=all")
+    document = cli.json("check", *cli.dev, card, *uses, code=6)
+    found = {f["code"]: f["message"] for f in document["findings"]}
+    assert "sees no Vulkan7 here" in found["engine/device-missing"]

@@ -1,0 +1,45 @@
+"""The devices that a build sees, asked of the real one: none here, but those of an RPC server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher.engine import list_devices
+
+
+def test_no_device_on_a_machine_without(llama_server: Path) -> None:
+    """The build answers, with nothing."""
+    assert list_devices(llama_server) == ()
+
+
+def test_a_remote_device_is_seen(llama_server: Path, free_port: Callable[[], int], no_orphans: None) -> None:
+    """ggml-rpc-server stands for a GPU elsewhere."""
+    port = free_port()
+    with subprocess.Popen(
+        [llama_server.with_name("ggml-rpc-server"), "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as remote:
+        try:
+            for _ in range(200):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            assert list_devices(llama_server, rpc=f"127.0.0.1:{port}") == ("RPC0",)
+        finally:
+            remote.terminate()
+
+
+def test_what_cannot_say_is_not_known(tmp_path: Path) -> None:
+    """A missing binary, one that fails, one that says something else."""
+    assert list_devices(tmp_path / "gone") is None
+    for number, script in enumerate(("exit 1", "echo hello")):
+        program = tmp_path / f"program{number}"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        assert list_devices(program) is None
