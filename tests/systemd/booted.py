@@ -50,9 +50,9 @@ class BootedHost:
         """Process id of the host's PID 1, as seen from here."""
 
     def __enter__(self) -> Self:
-        for directory in self._cgroups:
-            directory.mkdir()
         try:
+            for directory in self._cgroups:
+                directory.mkdir()
             self._boot()
         except BaseException:
             self.close()
