@@ -23,28 +23,57 @@ def curl(front: str, model: str, text: str) -> str:
     return f"curl {front}/v1/chat/completions -H 'Content-Type: application/json' -d {data}"
 
 
-def ask_in_background(out: Terminal, front: str, model: str, text: str) -> threading.Thread:
-    """Ask from a thread: the caller's thread is the runtime's loop, which has to serve the request."""
-    thread = threading.Thread(target=ask, args=(out, front, model, text), daemon=True, name="ask")
-    thread.start()
-    return thread
+class Question:
+    """One question to the front, asked from a thread: the caller's is the runtime's loop, which must serve it."""
 
+    def __init__(self, out: Terminal, front: str, model: str, text: str) -> None:
+        """Nothing is asked yet."""
+        self._out = out
+        self._front = front
+        self._model = model
+        self._text = text
+        self._dropped = threading.Event()
 
-def ask(out: Terminal, front: str, model: str, text: str) -> None:
-    """Print the question, the answer, and how to ask again."""
-    import httpx
+    def ask(self) -> threading.Thread:
+        """Begin; the answer is printed as it comes."""
+        thread = threading.Thread(target=self._run, daemon=True, name="ask")
+        thread.start()
+        return thread
 
-    out.line(f"\n{out.style('you', 'bold')}: {text}")
-    try:
-        reply = httpx.post(f"{front}/v1/chat/completions", json=body(model, text), timeout=120)
-        reply.raise_for_status()
-        answer = reply.json()["choices"][0]["message"]["content"].strip()
-        speed = reply.json().get("timings", {}).get("predicted_per_second")
-    except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
-        out.line(f"no answer: {error}")
-        return
-    rate = f"  {out.style(f'({speed:.0f} tokens/s)', 'dim')}" if speed else ""
-    out.line(f"{out.style(model, 'bold')}: {answer}{rate}\n")
-    out.line(
-        f"Ask it yourself, from another terminal:\n\n  {curl(front, model, 'Say hello.')}\n\nCtrl-C stops everything."
-    )
+    def drop(self) -> None:
+        """The fleet stops: nobody waits for the answer any more."""
+        self._dropped.set()
+
+    def _run(self) -> None:
+        """Print the question, the answer, and how to ask again."""
+        import httpx
+
+        out = self._out
+        out.line(f"\n{out.style('you', 'bold')}: {self._text}")
+        try:
+            self._print_answer()
+        except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+            if not self._dropped.is_set():
+                out.line(f"no answer: {error}")
+            return
+        if not self._dropped.is_set():
+            command = curl(self._front, self._model, "Say hello.")
+            out.line(f"\nAsk it yourself, from another terminal:\n\n  {command}\n\nCtrl-C stops everything.")
+
+    def _print_answer(self) -> None:
+        """Stream the answer, then say how fast it came. Raises what httpx and a malformed answer raise."""
+        import httpx
+
+        out, speed = self._out, None
+        url, asked = f"{self._front}/v1/chat/completions", body(self._model, self._text) | {"stream": True}
+        out.write(f"{out.style(self._model, 'bold')}: ")
+        with httpx.stream("POST", url, json=asked, timeout=120) as reply:
+            reply.raise_for_status()
+            for line in reply.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = msgspec.json.decode(line.removeprefix("data: "))
+                speed = chunk.get("timings", {}).get("predicted_per_second", speed)
+                for choice in chunk.get("choices", ()):
+                    out.write(choice["delta"].get("content") or "")
+        out.line(f"  {out.style(f'({speed:.0f} tokens/s)', 'dim')}" if speed else "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import msgspec
 
+from launcher.cli.ask import Question, curl
 from launcher.cli.build import host_findings
 from launcher.cli.findings import show_findings
 from launcher.cli.progress import JsonProgress, Progress
@@ -15,7 +17,7 @@ from launcher.errors import Finding, HostError, SuperviseError, has_errors
 from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment
 from launcher.ir.fleet import FleetManifest
 from launcher.supervise import offline_status
-from launcher.supervise.events import AnyEvent, FleetReady
+from launcher.supervise.events import AnyEvent, FleetReady, Stopping
 
 REQUEST_NAME = "request.json"
 DEPLOYMENT_NAME = "deployment"
@@ -38,19 +40,28 @@ class Announcer:
         self._out = out
         self._model = model
         self._ask = ask
+        self._question: Question | None = None
+        self.was_ready = False
 
     def __call__(self, event: AnyEvent) -> None:
         """Takes one event."""
+        if isinstance(event, Stopping) and self._question is not None:
+            self._question.drop()
         self._progress(event)
-        if isinstance(event, FleetReady) and self._out is not None and event.front:
-            self._announce(self._out, event.front)
+        if isinstance(event, FleetReady):
+            self.was_ready = True
+            if self._out is not None and event.front:
+                self._announce(self._out, event.front)
+
+    def finish(self) -> None:
+        """Nobody waits any more."""
+        self._progress.finish()
 
     def _announce(self, out: Terminal, front: str) -> None:
         """A request that anyone can paste; with a question, its answer first."""
-        from launcher.cli.ask import ask_in_background, curl
-
         if self._ask:
-            ask_in_background(out, front, self._model, self._ask)
+            self._question = Question(out, front, self._model, self._ask)
+            self._question.ask()
         else:
             out.line(curl(front, self._model, "Say hello."))
 
@@ -84,14 +95,19 @@ def bring_up(
     progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
     model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
     announcer = Announcer(progress, None if as_json else out, model, ask)
-    if detach:
-        from launcher.runtime import spawn_detached
+    from launcher.runtime import run, spawn_detached
 
-        spawn_detached(target, on_event=announcer)
-        return 0
-    from launcher.runtime import run
-
-    return run(target, on_event=announcer)
+    try:
+        if detach:
+            spawn_detached(target, on_event=announcer)
+            return 0
+        code = run(target, on_event=announcer)
+    except KeyboardInterrupt:
+        announcer.finish()
+        err.line("stopped")
+        raise
+    # told to stop before it was ever ready: the start did not succeed
+    return code if announcer.was_ready else 128 + signal.SIGINT
 
 
 def _require_stopped(manifest: FleetManifest) -> None:

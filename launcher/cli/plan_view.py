@@ -24,13 +24,8 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
     terminal.line()
     for device in plan.devices:
         _device(terminal, device)
-    totals = plan.totals
     terminal.line()
-    terminal.line(
-        f"{len(plan.servers)} servers, {len(plan.services)} services; HOT {gib(totals.hot_ram_bytes)} of RAM"
-        + (f", WARM {gib(totals.warm_ram_bytes)}" if totals.warm_ram_bytes else "")
-        + f", K/V {gib(totals.kv_bytes)}, {totals.threads} threads on {plan.config.hardware.cpu.physical_cores} cores"
-    )
+    terminal.line(_sums(plan))
     if verbose:
         import shlex
 
@@ -46,6 +41,28 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
     terminal.line()
     show_findings(terminal, compiled.findings)
     terminal.line(summary(compiled.findings))
+
+
+def _sums(plan: FleetPlan) -> str:
+    """The fleet in one line."""
+    totals = plan.totals
+    counts = f"{_count(len(plan.servers), 'server')}, {_count(len(plan.services), 'service')}"
+    parts = [
+        f"{counts}; HOT {gib(totals.hot_ram_bytes)} of RAM",
+        f"K/V {gib(totals.kv_bytes)}",
+        f"{totals.threads} threads on {plan.config.hardware.cpu.physical_cores} cores",
+    ]
+    if totals.warm_ram_bytes:
+        parts.insert(1, f"WARM {gib(totals.warm_ram_bytes)}")
+    growth = sum(memory.growth_bytes for server in plan.servers for memory in server.memory)
+    if growth:
+        parts.append(f"prompt caches may grow by {gib(growth)} more")
+    return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    """`1 server`, `2 servers`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _size(size_bytes: int) -> str:

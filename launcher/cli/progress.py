@@ -85,6 +85,12 @@ class Progress:
             self._ticker = threading.Thread(target=self._tick, daemon=True, name="progress")
             self._ticker.start()
 
+    def finish(self) -> None:
+        """Take the live line back: nobody waits any more."""
+        with self._lock:
+            self._erase()
+            self._starting.clear()
+
     def _track(self, event: AnyEvent) -> None:
         """Which servers are being waited for."""
         match event:
@@ -159,3 +165,6 @@ class JsonProgress:
     def __call__(self, event: AnyEvent) -> None:
         """Takes one event."""
         self._terminal.line(msgspec.json.encode(event).decode())
+
+    def finish(self) -> None:
+        """There is nothing to take back."""

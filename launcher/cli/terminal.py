@@ -28,9 +28,13 @@ class Terminal:
         return f"\x1b[{';'.join(_CODES[n] for n in names)}m{text}\x1b[0m"
 
     def line(self, text: str = "") -> None:
-        """Writes one line; characters that the stream's encoding lacks are replaced."""
+        """Writes one line."""
+        self.write(text + "\n")
+
+    def write(self, text: str) -> None:
+        """Writes `text` at once; characters that the stream's encoding lacks are replaced."""
         encoding = self.stream.encoding or "utf-8"
-        self.stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+        self.stream.write(text.encode(encoding, "replace").decode(encoding))
         self.stream.flush()
 
     def bar(self, share: float, width: int = 30) -> str:
