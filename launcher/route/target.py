@@ -156,5 +156,6 @@ def choose(
 
 
 def can_wake(state: ServerState, unit: RouteTarget) -> bool:
-    """Whether waiting may help: it is on its way up, or it is started on demand."""
-    return state in ("starting", "backoff") or (unit.start == "demand" and state in ("stopped", "stopping"))
+    """Whether waiting may help: it is on its way up, or it is started on demand or takes turns with others."""
+    on_demand = unit.start == "demand" or unit.exclusive is not None
+    return state in ("starting", "backoff") or (on_demand and state in ("stopped", "stopping"))

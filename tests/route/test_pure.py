@@ -20,6 +20,7 @@ from launcher.route.directory import Directory
 from launcher.route.gate import Gate
 from launcher.route.peek import count_key, peek, peek_json, peek_multipart
 from launcher.route.problem import HttpError, error_event
+from launcher.route.target import can_wake
 from launcher.route.wire import Request, connection_tokens
 from tests.route.fleet import table, target
 
@@ -271,3 +272,20 @@ def test_request_reads_and_sorts_headers() -> None:
     request = Request(scope)
     assert request.forwarded == [(b"content-type", b"a/b"), (b"x-c", b"3")]
     assert not request.has_body
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "expected"),
+    [
+        ({}, "starting", True),
+        ({}, "backoff", True),
+        ({}, "stopped", False),
+        ({"start": "demand"}, "stopped", True),
+        ({"exclusive": "gpu"}, "stopped", True),
+        ({"exclusive": "gpu"}, "stopping", True),
+        ({"exclusive": "gpu"}, "failed", False),
+    ],
+)
+def test_what_can_be_waited_for(changes: dict[str, Any], state: Any, expected: bool) -> None:
+    """A server on its way up, one started on demand, and a member of an exclusive group that was swapped out."""
+    assert can_wake(state, target("m", 1, **changes)) is expected
