@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-dev embedded lint types layers unit generated bench clean
+.PHONY: help run test setup setup-dev embedded lint types layers unit generated bench fuzz clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,9 +73,13 @@ unit: setup-dev
 
 bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.cli_start
+	@$(BIN)/python -m benchmarks.dataplane
+	@$(BIN)/python -m benchmarks.plan_scale
+	@$(BIN)/python -m benchmarks.memory
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist
 
 fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or findings, never a crash
 	@LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200
+	@$(BIN)/python -m tests.route.fuzz --seconds 600

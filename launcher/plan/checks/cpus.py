@@ -12,6 +12,8 @@ from launcher.plan.cpuset import physical_cores
 from launcher.plan.devices import starts, worst
 from launcher.plan.server import Planned
 
+CROWDED_SHOWN = 4
+
 
 def cpus_of(server: Planned) -> frozenset[int] | None:
     """The CPUs that a server may use; None for all, or where the list is no list."""
@@ -95,7 +97,9 @@ def check_overlap(planning: Planning) -> Iterator[Finding]:
         message = (
             f"{len(crowded)} servers share cores with others and have more threads than these: busy together, all slow"
         )
-        yield finding("note", "cpu/cpuset-overlap", f"servers.{first}.cpus", message, notes=tuple(crowded))
+        rest = (f"and {len(crowded) - CROWDED_SHOWN} more",) if len(crowded) > CROWDED_SHOWN else ()
+        notes = (*crowded[:CROWDED_SHOWN], *rest)
+        yield finding("note", "cpu/cpuset-overlap", f"servers.{first}.cpus", message, notes=notes)
 
 
 def check_numa(planning: Planning) -> Iterator[Finding]:
