@@ -72,10 +72,13 @@ def report(results: Results, names: list[str]) -> None:
             rounds = results[case, side]
             if case.startswith("p50"):
                 here, direct = (statistics.median(r.p50_s for r in x) for x in (rounds, results[case, "direct"]))
-                print(f"  {side:15} {here * 1e6:7.0f} µs  added {(here - direct) * 1e6:6.0f} µs")
+                best = min(r.p50_s for r in rounds) - min(r.p50_s for r in results[case, "direct"])
+                added = f"added {(here - direct) * 1e6:5.0f} µs, {best * 1e6:5.0f} µs between the best rounds"
+                print(f"  {side:15} {here * 1e6:7.0f} µs  {added}")
             else:
                 here, direct = (statistics.median(r.per_second for r in x) for x in (rounds, results[case, "direct"]))
-                print(f"  {side:15} {here:7.0f} /s  {here / direct:6.2f} × direct")
+                best = max(r.per_second for r in rounds) / max(r.per_second for r in results[case, "direct"])
+                print(f"  {side:15} {here:7.0f} /s  {here / direct:6.2f} × direct, {best:.2f} × in the best rounds")
 
 
 if __name__ == "__main__":
