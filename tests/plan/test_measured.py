@@ -52,7 +52,11 @@ def test_smollm2_rows(flags: dict[str, Any], kv: float, compute: float, at_load:
 def test_smollm2_weights_are_mapped_and_copied() -> None:
     """187.44 MiB with AMX (92.10 mapped), 124.16 without mmap, 92.10 without repacking."""
     model = model_file(SMOLLM2, kind="q4_1", embedding="q8_0")
-    rows = {"mmap": ({}, 187.44), "none": ({"load_mode": "none"}, 124.16), "plain": ({"repack": False}, 92.10)}
+    rows: dict[str, tuple[dict[str, Any], float]] = {
+        "mmap": ({}, 187.44),
+        "none": ({"load_mode": "none"}, 124.16),
+        "plain": ({"repack": False}, 92.10),
+    }
     for flags, mib in rows.values():
         (ram,) = estimate(model, settle(server(**flags), model, hardware(features=AMX)).settings)
         assert ram.model_bytes / MIB == pytest.approx(mib, abs=0.02)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from launcher.catalog import describe
+from launcher.hardware import take_inventory
 from launcher.ir.config import ServerConfig
+from launcher.plan import plan_fleet
 from launcher.sizes import KIB, MIB
 from tests.tinymodels.running import RunningServer
 
-from .fleets import catalog, fleet, hardware, plan_fleet, server
+from .fleets import catalog, fleet, hardware, server
 from .test_real_server import flags
 
 TOLERANCE = 12 * MIB
@@ -41,8 +45,6 @@ def anonymous(pid: int) -> int:
 
 def file_and_private(path: Path, config: ServerConfig) -> tuple[int, int]:
     """File-backed and model bytes that the plan counts for two servers of `path`."""
-    from launcher.hardware import take_inventory
-
     model = describe(str(path))
     named = {name: _named(config, model.model, model.quantization) for name in ("a", "b")}
     host = hardware(features=take_inventory().features)
@@ -53,21 +55,21 @@ def file_and_private(path: Path, config: ServerConfig) -> tuple[int, int]:
 
 def _named(config: ServerConfig, model: str, quantization: str) -> ServerConfig:
     """`config` with the names that the file gives itself."""
-    import msgspec
-
     return msgspec.structs.replace(config, model=model, quantization=quantization)
 
 
 @pytest.mark.parametrize("mode", ["mmap", "none"])
-def test_two_replicas(llama_server: Path, smollm2: Path, no_orphans: None, mode: str) -> None:
+def test_two_replicas(llama_server: Path, smollm2: Path, tmp_path: Path, no_orphans: None, mode: str) -> None:
     """Under mmap both processes together hold the file once; under none each has its own copy."""
     config = server(n_ctx=1024, load_mode=mode, repack=False)
-    filed, weights = file_and_private(smollm2, config)
-    words = ("-m", smollm2, *flags(config))
+    path = tmp_path / "own.gguf"  # pages of the packaged file are shared with whoever else runs it now
+    shutil.copyfile(smollm2, path)
+    filed, weights = file_and_private(path, config)
+    words: tuple[str | Path, ...] = ("-m", path, *flags(config))
     with RunningServer(llama_server, *words) as one, RunningServer(llama_server, *words) as two:
-        shares = [smaps(s.pid, smollm2.name) for s in (one, two)]
+        shares = [smaps(s.pid, path.name) for s in (one, two)]
         private = [anonymous(s.pid) for s in (one, two)]
-    size = describe(str(smollm2)).tensor_bytes
+    size = describe(str(path)).tensor_bytes
     if mode == "mmap":
         assert filed == weights == pytest.approx(size, rel=0.01)
         assert sum(pss for _, pss in shares) == pytest.approx(filed, abs=TOLERANCE)

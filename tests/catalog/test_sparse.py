@@ -1,0 +1,41 @@
+"""Sparse files: what is written is what our own reader finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from launcher.catalog import complete, describe, find_mix, synthesise, write_sparse
+from launcher.ir.catalog import FilePart, ModelFile
+from launcher.ir.config import ArchitectureConfig
+
+from .architectures import PUBLISHED
+
+DISK = 2 * 1024 * 1024
+NOT_WRITTEN = {"n_merges", "tokenizer", "tokenizer_pre", "bos_token_id", "pooling", "n_expert_used_min", "n_ff"}
+"""Fields that a dry run does not need, and n_ff, which some loaders read as the experts' width."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_header_comes_back(tmp_path: Path, name: str) -> None:
+    """Same architecture, same tensors, the file's right length, next to no disk."""
+    fields, mix_name, _ = PUBLISHED[name]
+    architecture = complete(msgspec.convert(fields, ArchitectureConfig))
+    mix = find_mix(mix_name)
+    assert mix is not None
+    tensors, _ = synthesise(architecture, mix)
+    part = FilePart(path="absent.gguf", size_bytes=0)
+    model = ModelFile(
+        model="m", quantization="q", source="declared", architecture=architecture, tensors=tensors, parts=(part,)
+    )
+    path = tmp_path / "sparse.gguf"
+    write_sparse(model, path)
+    read = describe(str(path))
+    assert {t.name: (t.type, t.shape) for t in read.tensors} == {t.name: (t.type, t.shape) for t in tensors}
+    assert path.stat().st_size >= sum(t.size_bytes for t in tensors)
+    assert path.stat().st_blocks * 512 < DISK
+    for field in set(architecture.__struct_fields__) - NOT_WRITTEN:
+        mine, theirs = getattr(architecture, field), getattr(read.architecture, field)
+        assert mine == theirs or not mine, field
