@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import ConfigError, Finding, HostError, LaunchError
+from launcher.errors import ConfigError, Finding, HostError, LaunchError, SuperviseError
 from launcher.files import (
     LockHeldError,
     LockOwner,
@@ -30,7 +30,7 @@ from launcher.files import (
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.manifest import decode_fleet, decode_routes
-from launcher.supervise import LOCK_NAME, Supervisor, boot_id, proc_stat
+from launcher.supervise import LOCK_NAME, Supervisor, boot_id, proc_stat, stopping_finding
 from launcher.supervise.control import ControlClient, NoRuntimeError, serve_control
 from launcher.supervise.detached import spawn_runtime
 from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, RuntimeStarted, encode_event
@@ -122,6 +122,8 @@ class _Runtime:
         self._reason = "control"
         self._serving: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[dict[str, Any]]] = set()
+        self._ending = False
 
     # --- Control ---------------------------------------------------------------------------------------------
 
@@ -137,8 +139,31 @@ class _Runtime:
             self._told.set()
 
     async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
-        """Take over a manifest and its routes. ConfigError when they are not of this deployment, or unreadable."""
+        """Take over a manifest and its routes; several wait for each other.
+
+        Raises ConfigError when they are not of this deployment, or unreadable, SuperviseError when the fleet is
+        stopping, also when that begins meanwhile.
+        """
+        self._refuse_ending()
+        task = asyncio.create_task(self._take_over(names, deployment_dir))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if task.cancelled() and self._ending:
+                raise SuperviseError([stopping_finding(self._manifest.deployment)]) from None
+            raise
+
+    def _refuse_ending(self) -> None:
+        """Raises SuperviseError when everything was told to end."""
+        if self._ending or self._told.is_set():
+            raise SuperviseError([stopping_finding(self._manifest.deployment)])
+
+    async def _take_over(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
+        """One reload, when it is its turn."""
         async with self._reloading:
+            self._refuse_ending()
             directory = self._directory if deployment_dir is None else Path(deployment_dir)
             manifest, table = read_deployment(directory)
             if manifest.deployment != self._manifest.deployment:
@@ -209,9 +234,20 @@ class _Runtime:
             try:
                 await self._run_fleet(self._serving)
             finally:
+                await self._end_reloads()
                 closing.set()
                 await asyncio.gather(self._serving, return_exceptions=True)
                 await self._supervisor.stop_all(self._reason)
+        # Nothing can start a server any more; one that a late start left would live on without a runtime.
+        await self._supervisor.sweep()
+
+    async def _end_reloads(self) -> None:
+        """Cut short the reloads that run or wait, and refuse more: they would start what is being stopped."""
+        self._ending = True
+        reloads = tuple(self._reloads)
+        for task in reloads:
+            task.cancel()
+        await asyncio.gather(*reloads, return_exceptions=True)
 
     async def _run_fleet(self, serving: asyncio.Task[None]) -> None:
         """Adopt, start, then wait to be told to end. Raises what made it impossible to go on."""

@@ -20,7 +20,7 @@ from launcher.supervise.offline import (
 from launcher.supervise.ports import PortOwner, port_owner
 from launcher.supervise.procfs import boot_id, proc_stat
 from launcher.supervise.reload import Changes
-from launcher.supervise.supervisor import Supervisor
+from launcher.supervise.supervisor import Supervisor, stopping_finding
 
 __all__ = [
     "LOCK_NAME",
@@ -41,4 +41,5 @@ __all__ = [
     "port_owner",
     "proc_stat",
     "stop_orphans",
+    "stopping_finding",
 ]

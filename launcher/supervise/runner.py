@@ -68,6 +68,8 @@ class Runner:
         self.draining = False
         self.held = False
         """An operator stopped it: no request starts it again."""
+        self.closed = False
+        """The fleet ends: nothing starts it again."""
         self.unhealthy = 0
         self._home = home
         self._process: process.RunningProcess | None = None
@@ -155,7 +157,9 @@ class Runner:
     # --- life ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Have it run."""
+        """Have it run; nothing happens once it is `closed`."""
+        if self.closed:
+            return
         self.held = False
         self.draining = False
         self._proven_before = False

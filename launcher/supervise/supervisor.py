@@ -154,16 +154,22 @@ class Supervisor:
             self._emit(events.Stopping(reason=reason))
         self._upkeep.stop()
         self._waker.closed = True
-        for runner in self._runners.values():
+        # A reload may still be under way: it adds and removes runners only while the fleet has not ended.
+        for runner in tuple(self._runners.values()):
+            runner.closed = True
             runner.stop("stop")
         await self._waker.close()
-        for runner in self._runners.values():
+        for runner in tuple(self._runners.values()):
             await runner.until("stopped", "failed")
+        await self.sweep()
+        if not told:
+            self._emit(events.Stopped())
+
+    async def sweep(self) -> None:
+        """Stop what the state files still name: after `stop_all` there should be nothing."""
         left, _ = await asyncio.to_thread(living_records, self._home.store, self.manifest.deployment)
         for orphan in await asyncio.to_thread(stop_records, left):
             self._home.store.remove(orphan.name)
-        if not told:
-            self._emit(events.Stopped())
 
     def kill_all(self) -> None:
         """SIGKILL to everything now; `stop_all`, which is under way, then ends."""
@@ -181,7 +187,9 @@ class Supervisor:
         """Take over `manifest`; restart `names`, or with none, what changed. KeyError on an unknown name.
 
         With `names`, other servers that changed keep running as they are, and `status` shows their drift.
+        Raises SuperviseError once the fleet is stopping, also when that begins meanwhile: then nothing is started.
         """
+        self._refuse_ended()
         new = process_specs(manifest)
         for name in names:
             if name not in new and name not in self._runners:
@@ -194,6 +202,7 @@ class Supervisor:
         for runner in going:
             runner.draining = True  # at once: no request may meet the new routes with the old process
         await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
+        self._refuse_ended()
         for name in changes.stopped:
             del self._runners[name]
         kept_old = {n: self._specs[n] for n in changes.kept if n not in new}
@@ -207,6 +216,7 @@ class Supervisor:
             else:
                 self._runners[name] = Runner(spec, self._home)
         await self._bring_back((*changes.started, *changes.restarted))
+        self._refuse_ended()
         self._emit(
             events.FleetReloaded(
                 started=changes.started, stopped=changes.stopped, restarted=changes.restarted, kept=changes.kept
@@ -261,6 +271,11 @@ class Supervisor:
         return all(r.usable or r.spec.exclusive in serving for r in servers)
 
     # --- inside --------------------------------------------------------------------------------------------------
+
+    def _refuse_ended(self) -> None:
+        """Raises SuperviseError when the fleet is stopping."""
+        if self._ended:
+            raise SuperviseError([stopping_finding(self.manifest.deployment)])
 
     async def _boot(self, name: str, earlier: list[str], limit: asyncio.Semaphore) -> None:
         """Start one boot process after `earlier`; SuperviseError when it fails and is fatal."""
@@ -319,6 +334,17 @@ class Supervisor:
             pid=self.runtime_pid if self.front else None,
             model=spec.model,
         )
+
+
+def stopping_finding(deployment: str) -> Finding:
+    """Why nothing is taken over any more."""
+    return Finding(
+        code="supervise/stopping",
+        severity="error",
+        key="",
+        message=f"{deployment} is stopping: nothing is started or changed any more",
+        notes=("when it has ended, `launch up` starts it again",),
+    )
 
 
 def failure_finding(runner: Runner) -> Finding:
