@@ -14,7 +14,7 @@ from launcher.cli.progress import JsonProgress, Progress
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, render
 from launcher.errors import Finding, HostError, SuperviseError, has_errors
-from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment
+from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment, writing
 from launcher.ir.fleet import FleetManifest
 from launcher.supervise import offline_status
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
@@ -91,7 +91,8 @@ def bring_up(
     request = UpRequest(overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs))
     target = state / DEPLOYMENT_NAME
     write_deployment(rendered.deployment, target)
-    write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
+    with writing(state / REQUEST_NAME):
+        write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
     progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
     model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
     announcer = Announcer(progress, None if as_json else out, model, ask)
@@ -130,9 +131,10 @@ def _state_dir(manifest: FleetManifest) -> Path:
     state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
     usual = state_root() / manifest.deployment
     if state != usual and not usual.exists():
-        usual.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        usual.unlink(missing_ok=True)
-        usual.symlink_to(state)
+        with writing(usual):
+            usual.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            usual.unlink(missing_ok=True)
+            usual.symlink_to(state)
     return state
 
 

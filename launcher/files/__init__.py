@@ -16,6 +16,7 @@ from launcher.files.deployment import (
 )
 from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
 from launcher.files.packaged import packaged_dir
+from launcher.files.refusal import writing
 from launcher.files.state import deployment_state_dir, known_deployments, state_root
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "state_root",
     "write_atomic",
     "write_deployment",
+    "writing",
 ]

@@ -14,20 +14,36 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     Temporary file in the same directory, fsync, rename, fsync of the directory. Raises OSError; then `path` is
     as it was and no temporary file is left (only a crash leaves one, named `.NAME.*.tmp`).
     """
+    temporary = stage(path, data, mode)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        discard(temporary)
+        raise
+    sync_dir(path.parent)
+
+
+def stage(path: Path, data: bytes | str, mode: int) -> Path:
+    """A temporary file beside `path` with all of `data` on disk, ready to be renamed. Raises OSError, leaving none."""
     raw = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
+        discard(temporary)
         raise
-    sync_dir(path.parent)
+    return temporary
+
+
+def discard(temporary: Path) -> None:
+    """Remove what `stage` made, if it is still there."""
+    with contextlib.suppress(OSError):
+        temporary.unlink()
 
 
 def sync_dir(directory: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import hashlib
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import msgspec
 
-from launcher.files.atomic import sync_dir, write_atomic
+from launcher.files.atomic import discard, stage, sync_dir
+from launcher.files.refusal import cannot_write, writing
 from launcher.ir.deployment import Deployment, RenderedFile
 
 OWNED_NAME = ".launch-files.json"
@@ -56,43 +61,110 @@ def owned_files(directory: Path) -> dict[str, str]:
 def compare_deployment(deployment: Deployment, directory: Path) -> tuple[FileDifference, ...]:
     """How `directory` differs from `deployment`, sorted by path; empty when writing would change nothing.
 
-    Files that we did not write are not looked at.
+    Files that we did not write are not looked at. Raises HostError where writing it would.
     """
-    differences = [d for file in deployment.files if (d := _compare(file, directory)) is not None]
-    wanted = {file.path for file in deployment.files}
-    for path in sorted(set(owned_files(directory)) - wanted):
-        target = directory / _safe(path)
-        if target.is_file():
-            differences.append(FileDifference(path=path, kind="extra", diff=_unified(path, _read(target), None)))
+    _refuse_links(directory, (file.path for file in deployment.files))
+    with writing(directory):
+        differences = [d for file in deployment.files if (d := _compare(file, directory)) is not None]
+        wanted = {file.path for file in deployment.files}
+        for path in sorted(set(owned_files(directory)) - wanted):
+            target = directory / _safe(path)
+            if target.is_file() and _link_above(directory, path) is None:
+                differences.append(FileDifference(path=path, kind="extra", diff=_unified(path, _read(target), None)))
     return tuple(sorted(differences, key=lambda d: d.path))
 
 
 def write_deployment(deployment: Deployment, directory: Path) -> WriteReport:
-    """Write every file of `deployment` that differs, each atomically, then remove the stale ones that we own.
+    """Write every file of `deployment` that differs, then remove the stale ones that we own.
 
-    A second call writes nothing. A stale file that no longer has the content we wrote is kept. Raises OSError,
-    and ValueError on a path that leaves `directory`.
+    All new content is on disk in temporary files before the first one is renamed, so that a full disk changes
+    nothing. A second call writes nothing. A stale file that no longer has the content we wrote is kept.
+
+    Raises HostError `host/cannot-write` when the system refuses, or when `directory` or a directory in it is a
+    symlink; ValueError on a path that leaves `directory`.
     """
     for file in deployment.files:
         _safe(file.path)
-    directory.mkdir(parents=True, exist_ok=True)
-    before = owned_files(directory)
-    written, unchanged = [], []
-    for file in deployment.files:
-        if _compare(file, directory) is None:
-            unchanged.append(file.path)
-            continue
-        target = directory / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, file.text, mode=_mode(file))
-        written.append(file.path)
-    digests = {file.path: _digest(file.text.encode()) for file in deployment.files}
-    pruned, kept = _prune(directory, {p: d for p, d in before.items() if p not in digests})
-    owned = OwnedFiles(deployment=deployment.name, files=digests)
-    raw = msgspec.json.format(msgspec.json.encode(owned, order="sorted"), indent=2) + b"\n"
-    if not (directory / OWNED_NAME).is_file() or (directory / OWNED_NAME).read_bytes() != raw:
-        write_atomic(directory / OWNED_NAME, raw)
-    return WriteReport(written=tuple(written), unchanged=tuple(unchanged), pruned=pruned, kept=kept)
+    _refuse_links(directory, (file.path for file in deployment.files))
+    with writing(directory):
+        before = owned_files(directory)
+        changed = [file for file in deployment.files if _compare(file, directory) is not None]
+        content = {file.path: (file.text.encode(), _mode(file)) for file in changed}
+        digests = {file.path: _digest(file.text.encode()) for file in deployment.files}
+        owned = OwnedFiles(deployment=deployment.name, files=digests)
+        raw = msgspec.json.format(msgspec.json.encode(owned, order="sorted"), indent=2) + b"\n"
+        if not (directory / OWNED_NAME).is_file() or (directory / OWNED_NAME).read_bytes() != raw:
+            content[OWNED_NAME] = (raw, 0o644)  # the last: it never lists a file that is not there
+        _replace_all(directory, content)
+        pruned, kept = _prune(directory, {p: d for p, d in before.items() if p not in digests})
+    written = tuple(file.path for file in changed)
+    unchanged = tuple(file.path for file in deployment.files if file.path not in content)
+    return WriteReport(written=written, unchanged=unchanged, pruned=pruned, kept=kept)
+
+
+def _replace_all(directory: Path, content: Mapping[str, tuple[bytes, int]]) -> None:
+    """Write `content` (path → bytes and mode) below `directory`: every temporary file first, then every rename.
+
+    When something cannot be written no file has changed, and no new file or directory is left. Raises OSError.
+    """
+    staged: list[tuple[Path, Path]] = []
+    made: list[Path] = []
+    try:
+        for path, (data, mode) in content.items():
+            target = directory / path
+            _make_directories(target.parent, made)
+            _refuse_directory(target)  # a rename would find out, but too late
+            staged.append((stage(target, data, mode), target))
+        for temporary, target in staged:
+            temporary.replace(target)
+    except BaseException:
+        for temporary, _ in staged:
+            discard(temporary)
+        for parent in reversed(made):
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+    for parent in {target.parent for _, target in staged}:
+        sync_dir(parent)
+
+
+def _make_directories(directory: Path, made: list[Path]) -> None:
+    """Make `directory` and its parents, adding those that were missing to `made`, outermost first."""
+    missing = []
+    for part in (directory, *directory.parents):
+        if part.is_dir():
+            break
+        missing.append(part)
+    for part in reversed(missing):
+        part.mkdir()
+        made.append(part)
+
+
+def _refuse_directory(target: Path) -> None:
+    """Raise IsADirectoryError when no file can be at `target`."""
+    if target.is_dir() and not target.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+
+
+def _refuse_links(directory: Path, paths: Iterable[str]) -> None:
+    """Raise HostError when `directory` itself, or a directory in it on the way to one of `paths`, is a symlink.
+
+    Whoever may write the parent of `directory` could otherwise send our files anywhere. That parent is what the
+    user named (`--output`, `deploy.output_dir`): where it leads, by a symlink or not, is his business.
+    """
+    note = "remove the link, or write elsewhere: --output DIR, deploy.output_dir=DIR"
+    if directory.is_symlink():
+        raise cannot_write(directory, "it is a symlink, and a deployment's own directory must not be", note)
+    for path in paths:
+        link = _link_above(directory, path)
+        if link is not None:
+            raise cannot_write(directory / path, f"{link} is a symlink", note)
+
+
+def _link_above(directory: Path, path: str) -> Path | None:
+    """The first directory between `directory` and the file at `path` that is a symlink, if any is."""
+    above = [directory / parent for parent in reversed(_safe(path).parents[:-1])]
+    return next((part for part in above if part.is_symlink()), None)
 
 
 def _prune(directory: Path, stale: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -100,7 +172,7 @@ def _prune(directory: Path, stale: dict[str, str]) -> tuple[tuple[str, ...], tup
     pruned, kept = [], []
     for path, digest in sorted(stale.items()):
         target = directory / _safe(path)
-        if not target.is_file() or target.is_symlink():
+        if not target.is_file() or target.is_symlink() or _link_above(directory, path) is not None:
             continue
         if _digest(target.read_bytes()) != digest:
             kept.append(path)

@@ -86,7 +86,7 @@ def lock_owner(path: Path) -> LockOwner | None:
     """Who holds the lock at `path` now; None when nobody does. An unreadable name gives pid 0."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

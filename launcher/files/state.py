@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from launcher.files.refusal import writing
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*")
 
 
@@ -32,16 +34,17 @@ def state_root(configured: str | None = None, env: Mapping[str, str] | None = No
 def deployment_state_dir(deployment: str, configured: str | None = None, *, create: bool = False) -> Path:
     """State directory of `deployment` under `state_root(configured)`; mode 0700, made when `create`.
 
-    Raises ValueError when `deployment` cannot be a directory name, OSError when it cannot be made.
+    Raises ValueError when `deployment` cannot be a directory name, HostError when it cannot be made.
     """
     if not _NAME.fullmatch(deployment):
         raise ValueError(f"not a deployment name: {deployment!r}")
     directory = state_root(configured) / deployment
     if create:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory.chmod(0o700)
-        for part in ("servers", "logs"):
-            (directory / part).mkdir(exist_ok=True, mode=0o700)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            directory.chmod(0o700)
+            for part in ("servers", "logs"):
+                (directory / part).mkdir(exist_ok=True, mode=0o700)
     return directory
 
 

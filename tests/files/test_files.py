@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import launcher
+from launcher.errors import HostError
 from launcher.files import (
     LockHeldError,
     LockOwner,
@@ -192,3 +193,98 @@ def test_what_is_written_compares_equal(
         write_deployment(deployment(**content), directory)
     assert compare_deployment(deployment(**after), directory) == ()
     assert {p.name for p in directory.iterdir()} == {*after, ".launch-files.json"}
+
+
+def refused(wanted: Deployment, directory: Path) -> str:
+    """The message of the only finding when `wanted` cannot be written to `directory`."""
+    with pytest.raises(HostError) as caught:
+        write_deployment(wanted, directory)
+    (finding,) = caught.value.findings
+    assert (caught.value.exit_code, finding.code, finding.severity) == (6, "host/cannot-write", "error")
+    assert finding.notes
+    return finding.message
+
+
+def below(directory: Path) -> list[str]:
+    """Every path below `directory`, relative."""
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*"))
+
+
+def test_what_cannot_be_written_is_a_finding_and_changes_nothing(tmp_path: Path) -> None:
+    """A file where a directory should be, a directory where a file should be, a directory of the kernel's."""
+    (tmp_path / "generated").write_text("a file")
+    wanted = deployment(a="new", b="new", z__c="new")
+    assert refused(wanted, tmp_path / "generated" / "d") == f"cannot write {tmp_path}/generated: File exists"
+    assert refused(wanted, Path("/proc/1/d")) == "cannot write /proc/1/d: No such file or directory"
+    target = tmp_path / "d"
+    write_deployment(deployment(a="old"), target)
+    (target / "b" / "mine").mkdir(parents=True)
+    assert refused(wanted, target) == f"cannot write {target}/b: Is a directory"
+    assert (target / "a").read_text() == "old"
+    assert below(target) == [".launch-files.json", "a", "b", "b/mine"]
+
+
+def test_a_full_disk_leaves_the_old_deployment_whole(tmp_path: Path) -> None:
+    """The last of three files is larger than the process may write: the first two are as they were, nothing is new."""
+    target = tmp_path / "generated" / "d"
+    script = f"""
+import resource, sys
+from pathlib import Path
+from launcher.errors import HostError
+from launcher.files import write_deployment
+from launcher.ir.deployment import Deployment, RenderedFile
+files = [("a", "new"), ("sub/b", "new"), ("sub/deep/z", "z" * 100_000)]
+rendered = tuple(RenderedFile(path=p, text=t) for p, t in files)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    write_deployment(Deployment(name="d", input_digest="sha256:0", files=rendered), Path({str(target)!r}))
+except HostError as error:
+    print(error.findings[0].message)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"cannot write {target}: File too large\n"
+    assert below(tmp_path) == []
+    write_deployment(deployment(a="old"), target)
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert (target / "a").read_text() == "old"
+    assert below(target) == [".launch-files.json", "a"]
+
+
+@pytest.mark.parametrize("root", ["/proc/1", "/etc/passwd"])
+def test_a_state_directory_that_cannot_be_made_is_a_finding(root: str) -> None:
+    """What is no directory, or takes no files, is named with the reason; and nobody holds a lock in it."""
+    with pytest.raises(HostError, match=rf"cannot write {root}"):
+        deployment_state_dir("d", root, create=True)
+    assert lock_owner(Path(root) / "d" / "lock") is None
+
+
+def test_a_symlinked_deployment_is_refused(tmp_path: Path) -> None:
+    """Neither the deployment's directory nor one inside it may lead elsewhere; a parent that the user named may."""
+    elsewhere, generated = tmp_path / "elsewhere", tmp_path / "generated"
+    elsewhere.mkdir()
+    (elsewhere / "keep").write_text("precious")
+    generated.symlink_to(elsewhere)
+    wanted = deployment(a="x", sub__keep="x")
+    (generated / "d").symlink_to(tmp_path)
+    assert "is a symlink" in refused(wanted, generated / "d")
+    (generated / "d").unlink()
+    (elsewhere / "d").mkdir()
+    (elsewhere / "d" / "sub").symlink_to(elsewhere)
+    assert f"{generated}/d/sub is a symlink" in refused(wanted, generated / "d")
+    with pytest.raises(HostError, match="is a symlink"):
+        compare_deployment(wanted, generated / "d")
+    assert (elsewhere / "keep").read_text() == "precious"
+    (elsewhere / "d" / "sub").unlink()
+    write_deployment(wanted, generated / "d")
+    assert (elsewhere / "d" / "sub" / "keep").read_text() == "x"
+
+
+def test_pruning_does_not_follow_a_symlinked_directory(tmp_path: Path) -> None:
+    """A stale file of ours that is reached through a link now is somebody else's."""
+    target = tmp_path / "d"
+    write_deployment(deployment(a="x", sub__b="x"), target)
+    (target / "sub").rename(tmp_path / "moved")
+    (target / "sub").symlink_to(tmp_path / "moved")
+    assert compare_deployment(deployment(a="x"), target) == ()
+    write_deployment(deployment(a="x"), target)
+    assert (tmp_path / "moved" / "b").read_text() == "x"
