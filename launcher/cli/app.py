@@ -40,9 +40,23 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME]...", help="Servers or services.", autocompletion=complete_deployed),
 ]
+
+
+def _config_dir(text: str) -> Path:
+    """A directory that was named: an empty word (an unset variable in a script) would be the current one."""
+    if not text:
+        raise typer.BadParameter("the name is empty; the current directory is --config-dir .")
+    return Path(text)
+
+
 ConfigDir = Annotated[
     list[Path] | None,
-    typer.Option("--config-dir", help="Your own config groups, searched before the packaged ones; may be repeated."),
+    typer.Option(
+        "--config-dir",
+        parser=_config_dir,
+        metavar="PATH",
+        help="Your own config groups, searched before the packaged ones; may be repeated.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas: docs/schemas).")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour, also on a terminal (NO_COLOR works too).")]

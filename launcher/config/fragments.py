@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from launcher.config.index import unreadable
+from launcher.config.regular import read_regular
 from launcher.config.yamltree import parse_yaml
 from launcher.errors import Finding, Location
 
@@ -65,7 +65,7 @@ def _absolute(package: str) -> str:
 def read_fragment(path: str, file: str) -> Fragment:
     """Read the file of config path `path` (`server/frontdoor`). What is wrong with it is in its findings."""
     try:
-        text = Path(file).read_bytes().decode("utf-8-sig")
+        text = read_regular(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         return Fragment(file, None, {}, [], {}, (unreadable(file, error),), broken=True)
     package, header_findings = _package(text, file)

@@ -47,6 +47,9 @@ def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = ()) -> Config
                 if file is None:
                     options.setdefault(path, set())
                     continue
+                if file.endswith("/"):
+                    findings.append(_directory(file.rstrip("/")))
+                    continue
                 if file.endswith(".yml"):
                     findings.append(_unread(file))
                     continue
@@ -64,14 +67,19 @@ def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = ()) -> Config
 
 
 def _walk(directory: str, group: str, depth: int) -> Iterator[tuple[str, str | None]]:
-    """(config path, file) of each YAML file below `directory`, and (group, None) of each subdirectory."""
+    """(config path, file) of each YAML file below `directory`, and (group, None) of each subdirectory.
+
+    A directory that is named like a file comes as one, with a slash at its end.
+    """
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             name = entry.name
             if name.startswith((".", "__")):
                 continue
             path = f"{group}/{name}" if group else name
-            if entry.is_dir():
+            if entry.is_dir() and name.endswith((".yaml", ".yml")):
+                yield path, f"{entry.path}/"
+            elif entry.is_dir():
                 yield path, None
                 if depth > 1:
                     yield from _walk(entry.path, path, depth - 1)
@@ -88,6 +96,18 @@ def _unread(file: str) -> Finding:
         message=f"{file} is not read: config files end in .yaml",
         notes=(f"rename it to {file.removesuffix('.yml')}.yaml",),
         location=Location(file=file, line=1),
+    )
+
+
+def _directory(path: str) -> Finding:
+    """The warning for a directory that is named like a config file."""
+    return Finding(
+        code="config/unreadable",
+        severity="warning",
+        key="",
+        message=f"{path} is not read: it is a directory, and its name is that of a config file",
+        notes=("put a file in its place, or name a group without .yaml",),
+        location=Location(file=path, line=1),
     )
 
 

@@ -102,6 +102,9 @@ def parse_yaml(text: str, *, file: str, prefix: str) -> YamlText:
     except (yaml.YAMLError, ValueError) as error:
         builder.syntax(error, text)
         value = {}
+    except RecursionError:
+        builder.add("config/yaml", "", "not valid YAML: aliases lead to aliases too deeply", None)
+        value = {}
     finally:
         if loader is not None:
             loader.dispose()
@@ -178,9 +181,7 @@ class _Builder:
 
     def value(self, node: yaml.Node, key: str) -> Any:
         """The plain value of `node`, written at dotted `key`."""
-        self.count += 1
-        if self.count > MAX_NODES:
-            raise _unfit("aliases expand to too many values", node)
+        self.visit(node)
         if isinstance(node, yaml.ScalarNode):
             self.marks.setdefault(key, self.at(node.start_mark))
             return self.scalar(node)
@@ -196,6 +197,12 @@ class _Builder:
             return self.mapping(node, key)
         finally:
             self.open_nodes.discard(id(node))
+
+    def visit(self, node: yaml.Node) -> None:
+        """Count one more visit of a node: aliases and merges reach the same one often. Raises YAMLError."""
+        self.count += 1
+        if self.count > MAX_NODES:
+            raise _unfit("aliases expand to too many values", node)
 
     def mapping(self, node: yaml.Node, key: str) -> dict[Any, Any]:
         """A mapping; keys written twice are findings, keys of `<<` give way to written ones."""
@@ -231,10 +238,12 @@ class _Builder:
     def merged(self, node: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:
         """The pairs that `<<` brings in, nearest first."""
         for key_node, value_node in node.value:
+            self.visit(key_node)
             if key_node.tag != _MERGE:
                 continue
             sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             for source in sources:
+                self.visit(source)
                 if not isinstance(source, yaml.MappingNode) or id(source) in self.open_nodes:
                     raise _unfit("<< needs a mapping", key_node)
                 self.open_nodes.add(id(source))

@@ -86,6 +86,12 @@ def test_an_unreadable_config_dir_is_said(cli: Cli) -> None:
     assert "config/unreadable" in cli.run("plan", "--config-dir", "file", "profile=dev", code=2).stderr
 
 
+def test_an_empty_config_dir_is_refused(cli: Cli) -> None:
+    """An unset variable in a script does not mean the current directory."""
+    assert "the name is empty" in cli.run("plan", "--config-dir", "", "profile=dev", code=2).stderr
+    assert "the name is empty" in cli.run("--config-dir=", "plan", "profile=dev", code=2).stderr
+
+
 def test_a_truncated_model_is_refused_by_its_size(cli: Cli, smollm2: Path) -> None:
     """One byte short is enough, and the finding is at the path that was given."""
     short = cli.home / "short.gguf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ from tests.config.conftest import Conf
             "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)),
             "server/coder.yaml:1:10",
             "too many values",
+        ),
+        (
+            "a0: &a0 {k: 1}\n"
+            + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 12)),
+            "server/coder.yaml:1:5",
+            "too many values",
+        ),
+        (
+            "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} [{{k: [*a{i - 1}]}}]\n" for i in range(1, 3000)),
+            "server/coder.yaml:1:1",
+            "too deeply",
         ),
     ],
 )
@@ -221,6 +233,40 @@ def test_a_file_that_cannot_be_read_is_a_finding(conf: Conf) -> None:
     (conf.root / "server/coder.yaml").symlink_to("/proc/self/mem")
     finding = conf.finding()
     assert (finding.code, conf.where(finding)) == ("config/unreadable", "server/coder.yaml:1:1")
+
+
+@pytest.mark.parametrize("name", ["server/coder.yaml", "config.yaml"])
+def test_a_file_without_an_end_is_a_finding(conf: Conf, name: str) -> None:
+    """A FIFO that nobody writes to does not hang, a device does not fill the memory, nor does a huge file."""
+    path = conf.root / name
+    path.unlink()
+    os.mkfifo(path)
+    assert "not a regular file" in said(conf, name)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert "not a regular file" in said(conf, name)
+    path.unlink()
+    conf.write({name: "#" * (5 * 1024**2)})
+    assert "larger than 4 MiB" in said(conf, name)
+
+
+def said(conf: Conf, name: str) -> str:
+    """The message of the `config/unreadable` finding about the file `name`."""
+    found = [f for f in conf.findings() if f.code == "config/unreadable"]
+    assert [conf.where(f) for f in found] == [f"{name}:1:1"]
+    return found[0].message
+
+
+def test_a_directory_named_like_a_file_is_pointed_out(conf: Conf, tmp_path: Path) -> None:
+    """It is no group and shadows nothing, and that is not passed over in silence."""
+    (tmp_path / "own" / "server" / "coder.yaml").mkdir(parents=True)
+    composed = conf.compose(dirs=[tmp_path / "own", conf.root])
+    (warning,) = composed.findings
+    assert (warning.code, warning.severity) == ("config/unreadable", "warning")
+    assert str(warning.location) == f"{tmp_path}/own/server/coder.yaml:1:1"
+    assert "is a directory" in warning.message
+    assert "coder" in composed.fleet.servers
+    assert groups([tmp_path / "own"]) == {"server": ()}
 
 
 def test_a_directory_that_is_none_is_a_finding(conf: Conf, tmp_path: Path) -> None:
