@@ -154,8 +154,9 @@ class _Decoder:
             return self.wrong(shape, raw, key)
         low, high = allowed
         if (low is not None and raw < low) or (high is not None and raw > high) or not _finite(raw):
-            limits = words(allowed) if allowed != _ANY else "a finite number of at most 64 bits"
-            self.error("config/range", key, f"{key} is {raw}, and must be {limits}", f"allowed: {limits}")
+            limits = words(allowed) if allowed != _ANY else "of at most 64 bits"
+            limits = limits if _finite(raw) and allowed != _ANY else f"a finite number, {limits}"
+            self.error("config/range", key, f"{key} is {_digits(raw)}, and must be {limits}", f"allowed: {limits}")
             return stand_in(shape)
         return raw if shape.whole else float(raw)
 
@@ -169,7 +170,7 @@ class _Decoder:
             self.error("config/size", key, f"{key}: {error}", "write bytes, or a number with MB, GB, MiB or GiB")
             return 0
         if (allowed[0] is not None and size < allowed[0]) or not _finite(size):
-            self.error("config/range", key, f"{key} is {size} bytes", "write the real size")
+            self.error("config/range", key, f"{key} is {_digits(size)} bytes", "write the real size")
             return 0
         return size
 
@@ -275,6 +276,13 @@ def _finite(number: float) -> bool:
     return abs(number) < 2**63 if isinstance(number, int) else math.isfinite(number)
 
 
+def _digits(number: float) -> str:
+    """A number in words, short: Python refuses to print integers of thousands of digits."""
+    if isinstance(number, int) and abs(number) >= 10**30:
+        return f"a number of {number.bit_length()} bits"
+    return str(number)
+
+
 def _shown(raw: Any) -> str:
     """A wrong value in words, short."""
     if raw is None:
@@ -285,7 +293,7 @@ def _shown(raw: Any) -> str:
         return "a mapping"
     if isinstance(raw, list):
         return "a list"
-    text = repr(raw)
+    text = _digits(raw) if isinstance(raw, int) else repr(raw)
     kind = "the string " if isinstance(raw, str) else ""
     return kind + (text if len(text) <= 60 else text[:57] + "…")
 
@@ -300,7 +308,7 @@ def _type_fixes(shape: Shape, raw: Any, key: str) -> tuple[Fix, ...]:
         except ValueError:
             return ()
         return (set_to(key, number, "the number"),) if _finite(number) else ()
-    if shape == Text() and isinstance(raw, int | float) and not isinstance(raw, bool):
+    if shape == Text() and isinstance(raw, int | float) and not isinstance(raw, bool) and _finite(raw):
         return (Fix(override=f"{key}='{raw}'", effect="the string"),)
     if isinstance(shape, Many) and _takes(shape.item, raw) and not isinstance(shape.item, Anything):
         return (Fix(override=f"{key}=[{spell(raw)}]", effect="a list of one"),)

@@ -34,6 +34,9 @@ EXPOSURE_NOTIFY = EXPOSURE_OPEN = 0.2
 WATCHDOG_S = 12
 """A server that has not answered for so long is killed and started again (`deploy.watchdog`)."""
 
+LONGEST_S = 10**9
+"""The longest interval a unit gets (32 years): systemd counts microseconds in 64 bits, and refuses more."""
+
 RAM = "ram"
 MIB = 1024**2
 GPU_HOST_BYTES = 2048 * MIB
@@ -78,7 +81,10 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
         "slice": slice_name(plan, server.tier),
         "start_limit_burst": attempts,
         "start_limit_interval_s": math.ceil(
-            max(runtime.crash_loop_window_s, attempts * (server.start_timeout_s + runtime.backoff_s) * 1.1)
+            min(
+                LONGEST_S,
+                max(runtime.crash_loop_window_s, attempts * (server.start_timeout_s + runtime.backoff_s) * 1.1),
+            )
         ),
         "digest": command.digest,
         "command": " \\\n    ".join(_lines(_quoted(words, wrapped=deploy.watchdog))),

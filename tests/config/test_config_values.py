@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from launcher.config import server_from_fields
 from launcher.config.decode import decode, stand_in
 from launcher.config.ranges import BY_NAME, EXCEPTIONS
-from launcher.config.schema import Record, describe, fields_of, inner, shape_of
+from launcher.config.schema import Record, Shape, Table, describe, fields_of, inner, shape_of
 from launcher.errors import ConfigError
 from launcher.ir.config import FleetConfig, HardwareConfig, ModelConfig, ServerConfig
 from tests.config.conftest import FILES, Conf
@@ -298,3 +299,33 @@ def test_server_fields_are_decoded_alone() -> None:
         ("config/type", "<command line>:1:1"),
         ("config/unknown-key", "<command line>:3:1"),
     }
+
+
+def durations(shape: Shape, key: str) -> Iterator[str]:
+    """The dotted key of every `*_s` number of the config types, of the servers those of `frontdoor`."""
+    if isinstance(shape, Record):
+        for name, field in fields_of(shape.struct).items():
+            if name.endswith("_s") and not isinstance(field.shape, Table):
+                yield f"{key}{name}"
+            yield from durations(field.shape, f"{key}{name}.")
+    elif isinstance(shape, Table) and key == "servers.":
+        yield from durations(shape.value, "servers.frontdoor.")
+
+
+@pytest.mark.parametrize("key", [*durations(shape_of(FleetConfig), "")])
+def test_every_duration_has_an_end(conf: Conf, key: str) -> None:
+    """1e308 seconds would overflow whatever counts in smaller units; what is infinite must be finite."""
+    finding = conf.finding(f"++{key}=1e308")
+    assert (finding.code, finding.key) == ("config/range", key)
+    assert finding.message == f"{key} is 1e+308, and must be 0 to 10000000"
+    assert conf.finding(f"++{key}=inf").message == f"{key} is inf, and must be a finite number, 0 to 10000000"
+    conf.compose(f"++{key}=1e7")
+
+
+def test_a_number_of_thousands_of_digits_is_a_finding(conf: Conf) -> None:
+    """Python refuses to print such an integer, which is not the user's problem."""
+    digits = "0x" + "f" * 20_000
+    conf.write({"server/coder.yaml": f"model: {digits}\nquantization: q4_k_m\ntier: hot\nslots: {digits}\n"})
+    found = {f.key: f for f in conf.findings()}
+    assert "is a number of 80000 bits, and must be a finite number" in found["servers.coder.slots"].message
+    assert "80000 bits" in found["servers.coder.model"].message

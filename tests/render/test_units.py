@@ -174,6 +174,13 @@ def test_restarts_are_bounded_by_load_time(templates: dict[str, str]) -> None:
     assert values(text, "TimeoutStartSec") == ["600"]
 
 
+def test_the_start_interval_has_an_end(templates: dict[str, str]) -> None:
+    """Numbers as large as the config types hold make no interval that systemd refuses, and no overflow."""
+    plan = fleet_plan(server_plan(start_timeout_s=1e7), runtime=RuntimeConfig(crash_loop_failures=2**62))
+    text = unit(rendered(plan, templates), "launch-frontdoor.service")
+    assert values(text, "StartLimitIntervalSec") == ["1000000000"]
+
+
 def test_memory_max() -> None:
     """Private memory, growth and, with a mapping, every mapped page; no limit where the prompt cache has none."""
     plan = server_plan()
