@@ -113,7 +113,7 @@ def up(
     no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
-    """Start a fleet, wait until it is ready, serve it; Ctrl-C drains and stops.
+    """Start a fleet and serve it; Ctrl-C drains and stops.
 
     \b
     launch up profile=dev
@@ -137,7 +137,7 @@ def plan(
     no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
-    """Show what would run, what it takes on every device, and what is wrong. Touches nothing.
+    """Show what would run, what it takes, what is wrong.
 
     \b
     launch plan hardware=epyc profile=hot_only
@@ -163,7 +163,7 @@ def render(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Write commands, systemd units, manifest and routes to generated/DEPLOYMENT/.
+    """Write units, commands, manifest, routes to generated/.
 
     \b
     launch render hardware=epyc profile=hot_only
@@ -184,7 +184,7 @@ def check(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Hold the plan against this host: binary, flags, files, memory, locks, ports.
+    """Hold the plan against this host, now.
 
     \b
     launch check hardware=epyc profile=hot_only
@@ -202,7 +202,7 @@ def status(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Show every process of every running fleet: state, pid, model, memory."""
+    """Show what runs: state, pid, model, memory."""
     from launcher.cli.running import show_status
 
     return show_status(tuple(names or ()), watch=watch, as_json=json, no_color=no_color)
@@ -234,7 +234,7 @@ def reload(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Compile again with the overrides of `up`, show what changes, restart only that (and NAMES)."""
+    """Compile again, restart only what changed (and NAMES)."""
     from launcher.cli.running import reload_servers
 
     return reload_servers(tuple(names or ()), as_json=json, no_color=no_color)
@@ -261,10 +261,11 @@ def config(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Show the composed config, each value with where it was written.
+    """Show the config, each value with where it was written.
 
     \b
     launch config hardware=epyc profile=hot_only
+    launch config servers.assistant profile=dev     only what lies below a key
     launch config servers.assistant.slots=4 --json
     """
     from launcher.cli.build import show_config
@@ -284,7 +285,7 @@ def inspect(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Show what a model file is, and what a server needs to run it.
+    """Show what a model file is, and what it needs.
 
     \b
     launch inspect model.gguf n_ctx=16384 slots=2 cache_type_k=q8_0
@@ -304,7 +305,7 @@ def explain(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Explain a finding: what it means, an example, how to fix it.
+    """Explain a finding: meaning, example, remedy.
 
     \b
     launch explain plan/ram-over-budget
@@ -331,7 +332,7 @@ def install(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Put a fleet's units in place, start them, restart only what changed. WHAT: overrides, or a rendered folder.
+    """Put a fleet's units in place and start them.
 
     \b
     launch install hardware=epyc profile=hot_only --dry-run
@@ -354,7 +355,7 @@ def uninstall(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Stop an installed fleet and remove what install wrote; your drop-ins stay."""
+    """Stop an installed fleet, remove what install wrote.
     from launcher.cli.deploy import InstallOptions, uninstall_fleet
 
     options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=True)
@@ -374,7 +375,7 @@ def serve(
     no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
-    """Run a rendered deployment: the runtime alone, without the compiler (what a unit runs)."""
+    """Run a rendered deployment, without the compiler."""
     from launcher.cli.progress import Progress
     from launcher.runtime import run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import msgspec
 from launcher.cli.findings import show_findings, shown_place, summary
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import STALE_EXIT_CODE, Finding, HostError, LaunchError, has_errors
+from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
+from launcher.ir.config import FleetConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 
@@ -80,22 +82,28 @@ def write(
     rendered = render(compiled)
     target = (output or Path(compiled.plan.config.deploy.output_dir)) / rendered.deployment.name
     changes = compare_deployment(rendered.deployment, target)
+    written = not check and not diff
+    if written:
+        write_deployment(rendered.deployment, target)
     if as_json:
-        print_json(out, {"schema": "launch.render/v1", "directory": str(target), "changes": changes})
+        document = {"schema": "launch.render/v1", "directory": str(target), "written": written, "changes": changes}
+        print_json(out, document)
     elif diff:
         for line in (line for change in changes for line in change.diff):
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
             out.line(out.style(line, colour) if colour else line)
     else:
-        show_findings(err, (*compiled.findings, *rendered.findings))
+        show_findings(err, [f for f in (*compiled.findings, *rendered.findings) if f.severity != "note"])
         for change in changes:
-            out.line(f"{change.kind:<8} {target / change.path}")
-        out.line(f"{len(rendered.deployment.files)} files in {target}, {len(changes)} differ")
-    if check:
-        return STALE_EXIT_CODE if changes else 0
-    if not diff:
-        write_deployment(rendered.deployment, target)
-    return 0
+            verb = ("removed" if change.kind == "extra" else "wrote") if written else change.kind
+            out.line(f"{verb:<8} {target / change.path}")
+        files = f"{len(rendered.deployment.files)} files in {target}"
+        out.line(f"{files}, {len(changes)} {'written' if written else 'differ'}")
+        if written:
+            out.line(f"run it with: launch serve {target}; put its units in place with: launch install {target}")
+        elif changes:
+            out.line(f"write them with: launch render {shlex.join(overrides)}")
+    return STALE_EXIT_CODE if check and changes else 0
 
 
 def host_findings(compiled: Compilation, manifest: FleetManifest, routes: RoutingTable) -> tuple[Finding, ...]:
@@ -201,19 +209,56 @@ def examine(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_
 
 
 def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:
-    """`launch config`."""
+    """`launch config`: words that are no overrides are keys, and only what lies below them is shown."""
     from launcher import config
+    from launcher.cli.arguments import is_override
     from launcher.compiler import compose_config
 
-    out, _ = terminals(no_color=no_color)
-    composed = compose_config(overrides, config_dirs=config_dirs)
+    out, err = terminals(no_color=no_color)
+    asked = tuple(word for word in overrides if not is_override(word))
+    composed = compose_config([word for word in overrides if is_override(word)], config_dirs=config_dirs)
     values = [(key, value, composed.sources.find(key)) for key, value in config.flatten(composed.tree)]
+    if asked:
+        values = [row for row in values if any(f"{row[0]}.".startswith(f"{key}.") for key in asked)]
+        if not values:
+            raise ConfigError([_no_such_key(asked, composed.tree)])
+    elif not as_json:
+        used = _used(composed.fleet)
+        hidden = [row for row in values if _is_unused(row[0], used)]
+        values = [row for row in values if row not in hidden]
+        err.line(
+            f"models and quantizations that no server uses are left out ({len(hidden)} values): launch config models"
+        )
     if as_json:
         origins = {key: str(place) for key, _, place in values if place}
         print_json(out, {"schema": "launch.config/v1", "config": composed.tree, "origins": origins})
         return 0
-    width = min(72, max((len(f"{k}: {v}") for k, v, _ in values), default=0))
+    width = min(60, max((len(f"{k}: {v}") for k, v, _ in values), default=0))
     for key, value, place in values:
         shown = msgspec.json.encode(value).decode() if not isinstance(value, str) else value
         out.line(f"{f'{key}: {shown}':<{width}}  {out.style(shown_place(place) if place else 'default', 'dim')}")
     return 0
+
+
+def _used(fleet: FleetConfig) -> dict[str, set[str]]:
+    """The catalogue entries that servers and their drafts refer to."""
+    pairs = [(s.model, s.quantization) for s in fleet.servers.values()]
+    pairs += [(s.draft.model, s.draft.quantization) for s in fleet.servers.values() if s.draft]
+    return {"models": {model for model, _ in pairs}, "quantizations": {quantization for _, quantization in pairs}}
+
+
+def _is_unused(key: str, used: dict[str, set[str]]) -> bool:
+    """Whether `key` belongs to a catalogue entry that nothing refers to."""
+    group, _, rest = key.partition(".")
+    return group in used and rest.partition(".")[0] not in used[group]
+
+
+def _no_such_key(asked: tuple[str, ...], tree: dict[str, Any]) -> Finding:
+    """The finding for keys that the composed config does not have."""
+    return Finding(
+        code="config/unknown-key",
+        severity="error",
+        key=asked[0],
+        message=f"nothing lies below {', '.join(asked)}",
+        notes=(f"top-level keys: {', '.join(sorted(tree))}",),
+    )

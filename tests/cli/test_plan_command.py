@@ -161,6 +161,11 @@ def test_config_shows_where_each_value_was_written(cli: Cli) -> None:
     assert "assistant.yaml" in document["origins"]["servers.assistant.model"]
     text = cli.run("config", "hardware=dev", "profile=dev").stdout
     assert "servers.assistant.model: smollm2_135m" in text
+    assert "models.mythomax" not in text
+    below = cli.run("config", "servers.assistant", "hardware=dev", "profile=dev").stdout
+    assert {line.split(":")[0].rpartition(".")[0] for line in below.splitlines()} == {"servers.assistant"}
+    assert "models.mythomax" in cli.run("config", "models", "hardware=dev", "profile=dev").stdout
+    assert "servers" in cli.run("config", "serverz", "hardware=dev", "profile=dev", code=2).stderr
 
 
 def test_inspect_reads_a_model_and_sizes_it(cli: Cli, smollm2: Path) -> None:
