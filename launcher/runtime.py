@@ -30,8 +30,8 @@ from launcher.files import (
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.manifest import decode_fleet, decode_routes
-from launcher.supervise import LOCK_NAME, Supervisor, boot_id, proc_stat, stopping_finding
-from launcher.supervise.control import ControlClient, NoRuntimeError, serve_control
+from launcher.supervise import LOCK_NAME, Supervisor, boot_id, early_finding, proc_stat, stopping_finding
+from launcher.supervise.control import ControlClient, NoRuntimeError, control_socket, serve_control
 from launcher.supervise.detached import spawn_runtime
 from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, RuntimeStarted, encode_event
 
@@ -58,7 +58,8 @@ def run(
     reads its keys from `api_key_file` where that is given (a unit's credential), else where the routes say.
     `on_event` is called in the event loop and must not block. A second signal kills instead of draining.
     Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a fatal server
-    did not become ready; everything that was started is stopped), each after a `FleetFailed` event.
+    did not become ready, or a stop over the control socket came before all were; everything that was started is
+    stopped), each after a `FleetFailed` event.
     """
     import uvloop  # noqa: PLC0415 - only who runs a fleet pays for it
 
@@ -123,6 +124,7 @@ class _Runtime:
         self._serving: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
         self._reloads: set[asyncio.Task[dict[str, Any]]] = set()
+        self._started = False
         self._ending = False
 
     # --- Control ---------------------------------------------------------------------------------------------
@@ -197,17 +199,21 @@ class _Runtime:
             deployment_dir=str(self._directory),
             front=self._url,
         )
-        try:
-            lock.acquire(owner)
-        except LockHeldError as error:
-            raise HostError([_held(self._manifest.deployment, error)]) from None
-        try:
-            with _signals(self._on_signal):
-                await self._hold()
-        finally:
-            lock.release()
+        with _signals(self._on_signal):
+            try:
+                lock.acquire(owner)
+            except LockHeldError as error:
+                raise HostError([_held(self._manifest.deployment, error)]) from None
+            try:
+                # At once: who sees the lock held can ask from now on, and is answered when the doors open.
+                with control_socket(self._state_dir) as sock:
+                    await self._hold(sock)
+            finally:
+                # Nothing can start a server any more; one that a late start left would live on without a runtime.
+                await self._supervisor.sweep()
+                lock.release()
 
-    async def _hold(self) -> None:
+    async def _hold(self, control_sock: socket.socket) -> None:
         """Open the doors, run the fleet until told, close in order."""
         from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
@@ -225,7 +231,7 @@ class _Runtime:
                 processes=self._supervisor.boot_names(),
             )
         )
-        async with serve_control(control, self._state_dir):
+        async with serve_control(control, control_sock):
             self._serving = asyncio.create_task(
                 route.serve(
                     self._front, host=unit.host, port=unit.port, sock=sock, shutdown=closing, drain_timeout_s=drain_s
@@ -238,8 +244,6 @@ class _Runtime:
                 closing.set()
                 await asyncio.gather(self._serving, return_exceptions=True)
                 await self._supervisor.stop_all(self._reason)
-        # Nothing can start a server any more; one that a late start left would live on without a runtime.
-        await self._supervisor.sweep()
 
     async def _end_reloads(self) -> None:
         """Cut short the reloads that run or wait, and refuse more: they would start what is being stopped."""
@@ -264,11 +268,14 @@ class _Runtime:
         for task in (starting, serving):
             if task.done() and not task.cancelled():
                 task.result()
+        if not self._started and self._reason == "control":
+            raise SuperviseError([early_finding(self._manifest.deployment)])
 
     async def _start(self) -> None:
         """Find what an earlier runtime left, start the rest, tell systemd."""
         await self._supervisor.recover()
         await self._supervisor.start()
+        self._started = True
         _notify("READY=1")
 
     def _emit(self, event: AnyEvent) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from launcher.cli.build import print_json
@@ -15,7 +15,9 @@ from launcher.errors import Finding, SuperviseError
 from launcher.files import deployment_state_dir, known_deployments
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
-from launcher.supervise import offline_status, stop_orphans
+from launcher.supervise import RuntimeAliveError, end_runtime, offline_status, reach_runtime, stop_orphans
+from launcher.supervise.control import ControlClient, NoRuntimeError
+from launcher.supervise.ending import no_answer_finding
 
 _STATE_STYLE = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "stopping": "yellow"}
 _WATCH_S = 1.0
@@ -24,8 +26,6 @@ _STOP_WAIT_S = 120.0
 
 def fleets() -> dict[Path, FleetStatus]:
     """Every fleet with a living process or runtime, by its state directory: asked of its runtime where one lives."""
-    from launcher.runtime import ControlClient, NoRuntimeError
-
     found: dict[Path, FleetStatus] = {}
     for name in known_deployments():
         directory = deployment_state_dir(name)
@@ -88,7 +88,8 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
 
 def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     """One fleet as a table, then what is wrong with its processes."""
-    runtime = f"runtime pid {status.runtime_pid}" if status.runtime_pid else out.style("no runtime", "red")
+    named = f"runtime pid {status.runtime_pid}" if status.runtime_pid else out.style("its lock names no runtime", "red")
+    runtime = out.style("no runtime", "red") if status.runtime_pid is None else named
     front = f", front {status.front}" if status.front else ""
     out.line(f"{out.style(status.deployment, 'bold')}  {'ready' if status.ready else 'not ready'}, {runtime}{front}")
     shown = [p for p in status.processes if not names or p.name in names]
@@ -124,8 +125,6 @@ def _row(process: ProcessStatus) -> tuple[str, ...]:
 
 def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_color: bool) -> int:
     """`launch stop`. Fleets whose runtime is gone are stopped from their state files."""
-    from launcher.runtime import ControlClient
-
     out, err = terminals(no_color=no_color)
     statuses = fleets()
     if not names and not everything:
@@ -143,17 +142,14 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
     stopped: list[str] = []
     for directory, status in statuses.items():
         mine = tuple(p.name for p in status.processes if p.name in names)
-        if not everything and not mine:
-            continue
-        if status.runtime_pid is not None:
-            with ControlClient(directory) as control:
-                control.stop(() if everything else mine, wait_s=_STOP_WAIT_S)
-            stopped += mine or [p.name for p in status.processes if p.pid is not None]
-        else:
-            report = stop_orphans(directory)
-            stopped += [o.name for o in report.stopped]
-            for bad in report.rejected:
-                err.line(f"{bad.path} was not trusted, nothing was signalled: {bad.reason}")
+        if everything:
+            stopped += _stop_fleet(directory, status, err)
+        elif mine and status.runtime_pid is not None:
+            with _asked(directory) as control:
+                control.stop(mine)
+            stopped += mine
+        elif mine:
+            stopped += _stop_left(directory, mine, err)
     if as_json:
         print_json(out, {"schema": "launch.stop/v1", "stopped": stopped})
     else:
@@ -161,10 +157,45 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
     return 0
 
 
+def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str]:
+    """End a fleet, its runtime too, and what a dead runtime left of it; gives what was ended, by name."""
+    running = [p.name for p in status.processes if p.pid is not None]
+    if status.runtime_pid is not None:
+        end_runtime(directory, wait_s=_STOP_WAIT_S, say=err.line)
+        left = _stop_left(directory, (), err)
+        # one that is stopped before it started a server has only its own name
+        return running + [name for name in left if name not in running] or [status.deployment]
+    return _stop_left(directory, (), err)
+
+
+def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[str]:
+    """Stop what a dead runtime left, by its state files (all, or `names`). SuperviseError when one lives again."""
+    try:
+        report = stop_orphans(directory, names)
+    except RuntimeAliveError:
+        raise SuperviseError([no_answer_finding(directory)]) from None
+    for bad in report.rejected:
+        err.line(f"{bad.path} was not trusted, nothing was signalled: {bad.reason}")
+    return [o.name for o in report.stopped]
+
+
+@contextlib.contextmanager
+def _asked(directory: Path) -> Iterator[ControlClient]:
+    """The runtime of `directory`, to be asked. SuperviseError when it does not answer, or has no such name."""
+    try:
+        with reach_runtime(directory) as control:
+            yield control
+    except NoRuntimeError:
+        raise SuperviseError([no_answer_finding(directory)]) from None
+    except KeyError as error:
+        message = str(error.args[0])
+        finding = Finding(code="supervise/unknown-name", severity="error", key="", message=message)
+        raise SuperviseError([finding]) from None
+
+
 def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> int:
     """`launch reload`: compile again with the overrides of `up`, hand the result to the runtime."""
     from launcher.cli.fleet import recompile
-    from launcher.runtime import ControlClient
 
     out, err = terminals(no_color=no_color)
     statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None}
@@ -176,7 +207,7 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
             continue
         target, findings = recompile(directory)
         show_findings(err, findings)
-        with ControlClient(directory) as control:
+        with _asked(directory) as control:
             done = control.reload(mine, target)
         results.append({"deployment": status.deployment, **done})
     if as_json:

@@ -47,6 +47,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     input_digest: str
     runtime_pid: int | None
+    """None: no runtime lives. 0: its lock is held by a process that the lock does not name."""
     front: str | None
     """URL of the front, None when no runtime serves it."""
     ready: bool

@@ -7,14 +7,17 @@ I/O, except `lifecycle`, `ledger`, `reload`, `diagnose`, `spec` and `events`, wh
 from __future__ import annotations
 
 from launcher.supervise.diagnose import Diagnosis, diagnose
+from launcher.supervise.ending import early_finding, end_runtime, reach_runtime
 from launcher.supervise.identity import RecordStore, ServerRecord
 from launcher.supervise.ledger import Resident, choose_victims
 from launcher.supervise.offline import (
     LOCK_NAME,
+    LockHolder,
     Orphan,
     OrphanReport,
     RuntimeAliveError,
     offline_status,
+    runtime_holder,
     stop_orphans,
 )
 from launcher.supervise.ports import PortOwner, port_owner
@@ -26,6 +29,7 @@ __all__ = [
     "LOCK_NAME",
     "Changes",
     "Diagnosis",
+    "LockHolder",
     "Orphan",
     "OrphanReport",
     "PortOwner",
@@ -37,9 +41,13 @@ __all__ = [
     "boot_id",
     "choose_victims",
     "diagnose",
+    "early_finding",
+    "end_runtime",
     "offline_status",
     "port_owner",
     "proc_stat",
+    "reach_runtime",
+    "runtime_holder",
     "stop_orphans",
     "stopping_finding",
 ]

@@ -31,6 +31,7 @@ SOCKET_NAME = "control.sock"
 _MAX_SOCKET_PATH = 100
 """sun_path holds 108 bytes; longer paths go through a descriptor of the directory."""
 _CONNECT_S = 5.0
+_STATUS_S = 10.0
 _CLASSES: dict[int, type[LaunchError]] = {
     c.exit_code: c for c in (ConfigError, CatalogError, PlanError, EngineError, HostError, SuperviseError)
 }
@@ -69,24 +70,28 @@ def socket_address(state_dir: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-def bind_control(state_dir: Path) -> socket.socket:
-    """The control socket, bound, for its owner only. The caller holds the lock, so an old one is a leftover."""
-    (state_dir / SOCKET_NAME).unlink(missing_ok=True)
+@contextlib.contextmanager
+def control_socket(state_dir: Path) -> Iterator[socket.socket]:
+    """The control socket within the block, for its owner only; who connects waits until it is served.
+
+    The caller holds the lock, so an old one is a leftover.
+    """
+    path = state_dir / SOCKET_NAME
+    path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with socket_address(state_dir) as address:
-        sock.bind(address)
-    (state_dir / SOCKET_NAME).chmod(0o600)
-    return sock
-
-
-def unbind_control(state_dir: Path, sock: socket.socket) -> None:
-    """Close the control socket and remove its name."""
-    sock.close()
-    (state_dir / SOCKET_NAME).unlink(missing_ok=True)
+    try:
+        with socket_address(state_dir) as address:
+            sock.bind(address)
+        path.chmod(0o600)
+        sock.listen()
+        yield sock
+    finally:
+        sock.close()
+        path.unlink(missing_ok=True)
 
 
 @contextlib.asynccontextmanager
-async def serve_control(app: Any, state_dir: Path) -> AsyncIterator[None]:
+async def serve_control(app: Any, sock: socket.socket) -> AsyncIterator[None]:
     """Serve `app` on the control socket within the block."""
     import uvicorn  # noqa: PLC0415 - 0.1 s that clients need not pay
 
@@ -102,14 +107,12 @@ async def serve_control(app: Any, state_dir: Path) -> AsyncIterator[None]:
         app, loop="none", lifespan="off", log_config=None, log_level="critical", timeout_graceful_shutdown=2
     )
     server = Server(config)
-    sock = bind_control(state_dir)
     task = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         yield
     finally:
         server.should_exit = True
         await asyncio.gather(task, return_exceptions=True)
-        unbind_control(state_dir, sock)
 
 
 def _knock(state_dir: Path) -> None:
@@ -157,10 +160,7 @@ class ControlClient:
         self._stack = contextlib.ExitStack()
         address = self._stack.enter_context(socket_address(state_dir))
         transport = httpx.HTTPTransport(uds=address)
-        timeout = httpx.Timeout(None, connect=_CONNECT_S)
-        self._client = self._stack.enter_context(
-            httpx.Client(transport=transport, base_url="http://launch", timeout=timeout)
-        )
+        self._client = self._stack.enter_context(httpx.Client(transport=transport, base_url="http://launch"))
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -178,7 +178,7 @@ class ControlClient:
 
     def status(self) -> FleetStatus:
         """Every process now."""
-        return msgspec.json.decode(self._call("GET", "/api/status"), type=FleetStatus)
+        return msgspec.json.decode(self._call("GET", "/api/status", timeout_s=_STATUS_S), type=FleetStatus)
 
     def stop(self, names: tuple[str, ...] = (), *, wait_s: float | None = None) -> None:
         """Stop `names` and return when they are gone; with none, everything and the runtime itself.
@@ -198,13 +198,14 @@ class ControlClient:
         changes: dict[str, Any] = msgspec.json.decode(raw)
         return changes
 
-    def _call(self, method: str, path: str, body: Any = None) -> bytes:
-        """One request; the body of a good answer."""
+    def _call(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> bytes:
+        """One request; the body of a good answer. `timeout_s` bounds the wait for it."""
         import httpx  # noqa: PLC0415 - as above
 
         content = None if body is None else msgspec.json.encode(body)
         try:
-            answer = self._client.request(method, path, content=content)
+            timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
+            answer = self._client.request(method, path, content=content, timeout=timeout)
         except httpx.TransportError as error:
             raise NoRuntimeError(f"the runtime of {self._state_dir} does not answer: {error}") from None
         if answer.status_code == 200:

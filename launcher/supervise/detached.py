@@ -13,11 +13,14 @@ import msgspec
 
 from launcher.errors import CatalogError, ConfigError, EngineError, Finding, HostError, LaunchError, SuperviseError
 from launcher.supervise import logs
+from launcher.supervise.ending import early_finding
 from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, decode_event
 
 _LOG_NAME = "runtime.log"
 _LOG_FILES = 3
 _TAIL_LINES = 20
+_TOLD_CODES = (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+"""How a runtime ends that was told to, the signals before it listens for them."""
 _CLASSES: dict[int, type[LaunchError]] = {
     c.exit_code: c for c in (ConfigError, CatalogError, EngineError, HostError, SuperviseError)
 }
@@ -27,7 +30,8 @@ def spawn_runtime(deployment_dir: Path, state_dir: Path, on_event: Callable[[Any
     """Start `python -m launcher.runtime` for `deployment_dir` in a session of its own; return its pid once ready.
 
     Its output goes to `STATE_DIR/runtime.log`. Raises the LaunchError that it ended with, SuperviseError when it
-    died without one. Interrupted (Ctrl-C), it is stopped with all its servers, then KeyboardInterrupt goes on.
+    died without one, or was told to end before the fleet was ready. Interrupted (Ctrl-C), it is stopped with all
+    its servers, then KeyboardInterrupt goes on.
     """
     log = state_dir / _LOG_NAME
     logs.shift(log, _LOG_FILES)
@@ -60,6 +64,8 @@ def spawn_runtime(deployment_dir: Path, state_dir: Path, on_event: Callable[[Any
             child.wait()
             raise
     code = child.wait()
+    if code in _TOLD_CODES:
+        raise SuperviseError([early_finding(deployment_dir.name)])
     finding = Finding(
         code="supervise/runtime-died",
         severity="error",

@@ -18,10 +18,21 @@ from launcher.supervise.process import adopt
 
 LOCK_NAME = "runtime.lock"
 _KILL_WAIT_S = 5.0
+_LOOKS = 11
+_LOOK_PAUSE_S = 0.025
 
 
 class RuntimeAliveError(Exception):
     """A runtime holds the deployment: ask it instead."""
+
+
+class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a runtime's lock, as the lock file says (`launcher.files.LockOwner`). `pid` 0: nobody knows."""
+
+    pid: int = 0
+    start_ticks: int = 0
+    boot_id: str = ""
+    deployment_dir: str = ""
 
 
 class Orphan(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +72,8 @@ def living_records(store: RecordStore, deployment: str | None = None) -> tuple[l
 def offline_status(state_dir: Path) -> FleetStatus:
     """What runs of the fleet in `state_dir`, from its state files: the processes that live.
 
-    For a fleet whose runtime is gone; `runtime_pid` is set when one lives after all (ask that one). `deployment` is
+    For a fleet whose runtime is gone; `runtime_pid` is set when one lives after all (ask that one), and 0 when its
+    lock is held by nobody knows whom. `deployment` is
     the directory's name; a state file that is not trusted gives a `failed` entry with the reason.
     """
     store = RecordStore(state_dir)
@@ -152,16 +164,52 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
 
 
 def runtime_pid(state_dir: Path) -> int | None:
-    """The process that holds the runtime's lock, if one does and the file names it."""
+    """The process that holds the runtime's lock; 0: the lock names none that lives; None: it is free."""
+    holder = runtime_holder(state_dir)
+    return None if holder is None else holder.pid
+
+
+def runtime_holder(state_dir: Path) -> LockHolder | None:
+    """Who holds the runtime's lock now; None when nobody does.
+
+    A lock without a true name is looked at again for 0.25 s: its holder is just taking or dropping it.
+    """
+    for attempt in range(_LOOKS):
+        if attempt:
+            time.sleep(_LOOK_PAUSE_S)
+        if not _is_held(state_dir / LOCK_NAME):
+            return None
+        holder = _named_holder(state_dir / LOCK_NAME)
+        if holder is not None:
+            return holder
+    return LockHolder()
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process holds `lock` for itself; asked by a shared lock, so that two who ask do not see each other."""
     try:
-        with _no_runtime(state_dir):
-            return None
-    except RuntimeAliveError:
-        try:
-            named = msgspec.json.decode((state_dir / LOCK_NAME).read_bytes())
-        except (OSError, msgspec.DecodeError):
-            return None
-        return named.get("pid") if isinstance(named, dict) else None
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _named_holder(lock: Path) -> LockHolder | None:
+    """Whom the lock file names, if that process lives."""
+    try:
+        holder = msgspec.json.decode(lock.read_bytes(), type=LockHolder)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if holder.pid <= 1 or holder.boot_id != procfs.boot_id():
+        return None
+    stat = procfs.proc_stat(holder.pid)
+    return holder if stat is not None and stat.start_ticks == holder.start_ticks else None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import threading
@@ -148,3 +149,27 @@ def test_servers_of_a_killed_runtime_are_found_again(cli: Cli) -> None:
     assert [p["pid"] for p in left["processes"]] == [p["pid"] for p in fleet["processes"]]
     assert "stopped assistant" in cli.run("stop", "--all").stdout
     assert gone(left["processes"][0]["pid"])
+
+
+def test_stop_during_a_start_ends_it(cli: Cli) -> None:
+    """`stop --all` as soon as the lock is held: no traceback, exit 0; `up` says why it ended, with 7; nothing runs."""
+    with cli.start("up", *cli.dev, "--detach") as starting:
+        lock = next(iter(eventually(lambda: list((cli.home / "state/launch").glob("*/runtime.lock")))))
+        eventually(lambda: lock.read_bytes().strip())
+        assert "stopped" in cli.run("stop", "--all").stdout
+        assert starting.wait(30) == 7
+        assert starting.stdout is not None
+        assert "told to stop before it was ready" in starting.stdout.read()
+    assert cli.json("status")["fleets"] == []
+
+
+def test_commands_agree_about_a_lock_without_a_name(cli: Cli) -> None:
+    """`status` shows it, `stop` and `up` refuse, none with a traceback."""
+    state = cli.home / "state/launch/dev-dev"
+    (state / "servers").mkdir(parents=True)
+    (state / "runtime.lock").write_text('{"pid":"x"}')
+    with (state / "runtime.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "names no runtime" in cli.run("status").stdout
+        assert "does not name" in cli.run("stop", "--all", code=7).stderr
+        assert "already running" in cli.run("up", *cli.dev, "--detach", code=6).stderr

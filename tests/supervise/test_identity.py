@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -174,10 +175,10 @@ def test_stop_orphans_refuses_while_a_runtime_lives(state_dir: Path, sleeper: Sl
     child, mine = sleeper()
     save(state_dir, mine)
     lock = OwnedLock(state_dir / LOCK_NAME)
-    lock.acquire(LockOwner(pid=4711, start_ticks=1, boot_id="b"))
+    lock.acquire(LockOwner(**process.birth(os.getpid())))
     with pytest.raises(RuntimeAliveError):
         stop_orphans(state_dir)
-    assert offline_status(state_dir).runtime_pid == 4711
+    assert offline_status(state_dir).runtime_pid == os.getpid()
     lock.release()
     assert offline_status(state_dir).runtime_pid is None
     assert child.poll() is None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from launcher.errors import SuperviseError
 from launcher.files import lock_owner
 from launcher.runtime import ControlClient, spawn_detached
-from launcher.supervise import LOCK_NAME, events, offline_status
+from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, runtime_holder
 from tests.supervise.conftest import fake, manifest
 from tests.supervise.test_runtime import deploy, wait_until
 
@@ -62,3 +65,60 @@ async def test_a_reload_that_meets_the_end_starts_nothing(fleet: Any, free_port:
         await supervisor.reload(manifest(a), ("a",))
     assert {p.state for p in supervisor.status().processes} == {"stopped"}
     assert len(watcher.of(events.ServerStarting)) == 1
+
+
+def test_stop_meets_a_start_at_any_moment(deploy: Any, state_dir: Path, free_port: FreePort) -> None:
+    """As soon as the lock is held everything can be stopped; who started it is told that, and nothing runs."""
+    directory = deploy(fake("a", free_port(), "hang-loading"))
+    codes: list[str] = []
+
+    def up() -> None:
+        """A detached start; how it ended."""
+        try:
+            spawn_detached(directory)
+        except SuperviseError as error:
+            codes.append(error.findings[0].code)
+
+    starting = threading.Thread(target=up)
+    starting.start()
+    wait_until(lambda: runtime_holder(state_dir))
+    end_runtime(state_dir, wait_s=20, say=lambda _: None)
+    starting.join(20)
+    assert codes == ["supervise/stopped-early"]
+    assert (offline_status(state_dir).processes, runtime_holder(state_dir)) == ((), None)
+
+
+HOLDER = """
+import fcntl, os, sys, time
+from launcher.files import LockOwner, OwnedLock
+from launcher.supervise.process import birth
+from pathlib import Path
+OwnedLock(Path(sys.argv[1])).acquire(LockOwner(**birth(os.getpid())))
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_holder_that_never_listens_gets_sigterm(state_dir: Path, no_orphans: None) -> None:
+    """Whom the lock names truly is signalled after a while without a control socket; the wait is told."""
+    said: list[str] = []
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(state_dir / LOCK_NAME)], stdout=subprocess.PIPE) as held:
+        assert held.stdout is not None
+        held.stdout.readline()
+        end_runtime(state_dir, wait_s=20, say=said.append)
+        assert held.wait(10) == -15
+    assert any("SIGTERM" in line and str(held.pid) in line for line in said)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"pid":"x"}', b'{"pid":1,"start_ticks":1,"boot_id":"b"}', b"\xff"])
+def test_a_lock_without_a_true_name(state_dir: Path, text: bytes) -> None:
+    """It is held, by nobody knows whom: status says 0, and stop refuses to signal anybody."""
+    lock = state_dir / LOCK_NAME
+    lock.write_bytes(text)
+    with lock.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert offline_status(state_dir).runtime_pid == 0
+        if text == b"":
+            with pytest.raises(SuperviseError, match="does not name"):
+                end_runtime(state_dir, wait_s=20, say=lambda _: None)
+    assert offline_status(state_dir).runtime_pid is None

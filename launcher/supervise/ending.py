@@ -1,0 +1,108 @@
+"""Reaching and ending a runtime from outside, also while it is just starting or ending. I/O; blocks."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher.errors import Finding, SuperviseError
+from launcher.supervise.control import ControlClient, NoRuntimeError
+from launcher.supervise.offline import LOCK_NAME, runtime_holder
+from launcher.supervise.process import signal_exactly
+
+_PATIENCE_S = 2.0
+"""How long a runtime that holds its lock may take to open its control socket, or to let go of the lock."""
+_PAUSE_S = 0.05
+_SAY_AFTER_S = 2.0
+
+
+def reach_runtime(state_dir: Path) -> ControlClient:
+    """A client of the runtime of `state_dir`, waited for if it is just starting.
+
+    Raises SuperviseError `supervise/no-answer` when none lives (any more), or when it does not listen within 2 s.
+    """
+    patience = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return ControlClient(state_dir)
+        except NoRuntimeError:
+            if runtime_holder(state_dir) is None or time.monotonic() > patience:
+                raise SuperviseError([no_answer_finding(state_dir)]) from None
+        time.sleep(_PAUSE_S)
+
+
+def end_runtime(state_dir: Path, *, wait_s: float, say: Callable[[str], None]) -> None:
+    """End the runtime of `state_dir` with all its servers, and return when its lock is free; at once if it is.
+
+    It is asked over its control socket; when it holds the lock and does not listen for 2 s, it gets SIGTERM.
+    `say` gets a line for people when that takes long. Raises SuperviseError: `supervise/still-running` after
+    `wait_s`, `supervise/lock-unnamed` when nobody answers and the lock names no living process.
+    """
+    begun = time.monotonic()
+    deaf_since = begun
+    said = signalled = False
+    while (holder := runtime_holder(state_dir)) is not None:
+        now = time.monotonic()
+        if now - begun > wait_s:
+            raise SuperviseError([_still_running(state_dir, holder.pid, wait_s)])
+        if now - begun > _SAY_AFTER_S and not said:
+            say(f"waiting for the runtime of {state_dir.name} (pid {holder.pid}) to drain and end")
+            said = True
+        try:
+            with ControlClient(state_dir) as client:
+                client.stop(wait_s=_SAY_AFTER_S)
+            deaf_since = time.monotonic()
+        except TimeoutError:
+            deaf_since = time.monotonic()
+        except NoRuntimeError:
+            if time.monotonic() - deaf_since > _PATIENCE_S and not signalled:
+                if holder.pid == 0:
+                    raise SuperviseError([_unnamed(state_dir)]) from None
+                say(f"the runtime of {state_dir.name} (pid {holder.pid}) does not answer: it gets SIGTERM")
+                signalled = signal_exactly(holder.pid, holder.start_ticks, signal.SIGTERM)
+        time.sleep(_PAUSE_S)
+
+
+def no_answer_finding(state_dir: Path) -> Finding:
+    """Why a command did not reach its runtime."""
+    return Finding(
+        code="supervise/no-answer",
+        severity="error",
+        key="",
+        message=f"the runtime of {state_dir.name} does not answer: it is just starting or ending",
+        notes=("`launch status` shows what runs; try again",),
+    )
+
+
+def early_finding(deployment: str) -> Finding:
+    """Why a start did not come to its end."""
+    return Finding(
+        code="supervise/stopped-early",
+        severity="error",
+        key="",
+        message=f"{deployment} was told to stop before it was ready; everything that had been started is stopped",
+    )
+
+
+def _still_running(state_dir: Path, pid: int, wait_s: float) -> Finding:
+    """For a runtime that does not come to its end."""
+    return Finding(
+        code="supervise/still-running",
+        severity="error",
+        key="",
+        message=f"the runtime of {state_dir.name} (pid {pid}) was told to end and still runs after {wait_s:g} s",
+        notes=("`launch status` shows what it waits for", f"kill -9 {pid}, then `launch stop --all`, ends it by force"),
+    )
+
+
+def _unnamed(state_dir: Path) -> Finding:
+    """For a lock that is held by nobody knows whom."""
+    return Finding(
+        code="supervise/lock-unnamed",
+        severity="error",
+        key="",
+        message=f"{state_dir / LOCK_NAME} is held by a process that it does not name, and nobody answers",
+        notes=(f"`fuser {state_dir / LOCK_NAME}` shows who holds it",),
+    )
