@@ -332,7 +332,7 @@ def install(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Put a fleet's units in place and start them.
+    """Put a fleet's units in place and start them. WHAT: overrides, or a rendered folder.
 
     \b
     launch install hardware=epyc profile=hot_only --dry-run
@@ -355,7 +355,7 @@ def uninstall(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Stop an installed fleet, remove what install wrote.
+    """Stop an installed fleet, remove what install wrote."""
     from launcher.cli.deploy import InstallOptions, uninstall_fleet
 
     options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=True)
