@@ -32,7 +32,7 @@ from launcher.route.wire import Request, RequestIds, cors_headers, preflight_hea
 
 _LOG = logging.getLogger("launch.route")
 _ACCESS = logging.getLogger("launch.access")
-_UNSTEADY_ROUNDS = 3
+_UNSTEADY_PAUSE_S = 0.01
 _OPEN_CONTROL = frozenset((method, f"/api/{name}") for method in ("GET", "HEAD") for name in ("status", "openapi.json"))
 _CSP = [(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")]
 
@@ -300,9 +300,15 @@ class Front:
     async def _admit(
         self, view: View, target: Target, client: Client, *, takes_slot: bool, wake_timeout_s: float
     ) -> None:
-        """Wait until `target` serves and has a slot, then mark it busy. No waiting at all when both are so."""
+        """Wait until `target` serves and has a slot, then mark it busy. No waiting at all when both are so.
+
+        A server that takes turns with others may be swapped out again while we wait for a slot: then it is woken
+        anew, for as long as a request may queue.
+        """
         front, gate = view.table.front, target.gate
-        for _ in range(_UNSTEADY_ROUNDS):
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + front.queue_timeout_s
+        while True:
             if self.upstreams.state(target.name) not in SERVING:
                 await client.unless_gone(self.upstreams.wake(target.name, wake_timeout_s))
             if takes_slot and not gate.try_acquire():
@@ -313,8 +319,10 @@ class Front:
                 return
             if takes_slot:
                 gate.release()
-        message = f"server {target.name!r} does not stay ready"
-        raise UnavailableError("server_unsteady", message, retry_after_s=1)
+            if loop.time() >= give_up_at:
+                message = f"server {target.name!r} does not stay ready"
+                raise UnavailableError("server_unsteady", message, retry_after_s=1)
+            await asyncio.sleep(_UNSTEADY_PAUSE_S)
 
     def _why_not(self, targets: list[Target], now: float) -> HttpError:
         """The answer when no server of a name, nor a fallback, can be asked."""

@@ -264,8 +264,26 @@ async def test_server_that_stops_between_wake_and_send() -> None:
 
     fleet = FakeFleet(m="starting")
     fleet.on_wake = flap
-    async with running(Front(table(target("m", 1)), fleet)) as port:
+    impatient = table(target("m", 1), front=front_unit(queue_timeout_s=0.1))
+    async with running(Front(impatient, fleet)) as port:
         assert (await ask(port, post({"model": "m"}))).code == "server_unsteady"
+
+
+async def test_a_server_that_is_swapped_out_again_is_woken_again() -> None:
+    """Turns lost while waiting are no error: the request is answered within the time that it may queue."""
+    rounds = 0
+
+    async def lose_five_turns(name: str) -> None:
+        nonlocal rounds
+        rounds += 1
+        fleet.states[name] = "ready" if rounds > 5 else "stopped"
+
+    async with answering(OK) as up:
+        fleet = FakeFleet(m="stopped")
+        fleet.on_wake = lose_five_turns
+        async with running(Front(table(target("m", up.port, start="demand")), fleet)) as port:
+            assert (await ask(port, post({"model": "m"}))).status == 200
+    assert rounds == 6
 
 
 async def test_reload_swaps_the_table_and_lets_requests_finish() -> None:
