@@ -143,10 +143,10 @@ class _Runtime:
     async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """Take over a manifest and its routes; several wait for each other.
 
-        Raises ConfigError when they are not of this deployment, or unreadable, SuperviseError when the fleet is
-        stopping, also when that begins meanwhile.
+        Raises ConfigError when they are not of this deployment, or unreadable, SuperviseError while the fleet is
+        still starting, and when it is stopping, also when that begins meanwhile.
         """
-        self._refuse_ending()
+        self._refuse_unless_up()
         task = asyncio.create_task(self._take_over(names, deployment_dir))
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
@@ -157,15 +157,17 @@ class _Runtime:
                 raise SuperviseError([stopping_finding(self._manifest.deployment)]) from None
             raise
 
-    def _refuse_ending(self) -> None:
-        """Raises SuperviseError when everything was told to end."""
+    def _refuse_unless_up(self) -> None:
+        """Raises SuperviseError when everything was told to end, or has not come up yet."""
         if self._ending or self._told.is_set():
             raise SuperviseError([stopping_finding(self._manifest.deployment)])
+        if not self._started:
+            raise SuperviseError([_starting(self.status())])
 
     async def _take_over(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """One reload, when it is its turn."""
         async with self._reloading:
-            self._refuse_ending()
+            self._refuse_unless_up()
             directory = self._directory if deployment_dir is None else Path(deployment_dir)
             manifest, table = read_deployment(directory)
             if manifest.deployment != self._manifest.deployment:
@@ -371,6 +373,18 @@ def _held(deployment: str, error: LockHeldError) -> Finding:
         key="",
         message=f"{deployment} is already run by {who}",
         notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
+    )
+
+
+def _starting(status: FleetStatus) -> Finding:
+    """The finding for a reload that comes too early: two that start the same servers would meet."""
+    waiting = ", ".join(f"{p.name} ({p.state})" for p in status.processes if p.state not in ("ready", "sleeping"))
+    return Finding(
+        code="supervise/starting",
+        severity="error",
+        key="",
+        message=f"{status.deployment} is still starting: {waiting or 'its hooks run'}",
+        notes=("`launch status` shows when it is ready; reload then",),
     )
 
 

@@ -199,6 +199,15 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
 
     out, err = terminals(no_color=no_color)
     statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None}
+    if not statuses:
+        finding = Finding(
+            code="supervise/nothing-runs",
+            severity="error",
+            key="",
+            message="no runtime lives, so that nothing was reloaded",
+            notes=("`launch up` starts one; while it still compiles, it is not there yet",),
+        )
+        raise SuperviseError([finding])
     _require_known(names, statuses.values())
     results = []
     for directory, status in statuses.items():
@@ -217,8 +226,6 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
         for verb in ("started", "restarted", "stopped", "kept"):
             if result.get(verb):
                 out.line(f"{verb}: {', '.join(result[verb])}")
-    if not results:
-        out.line("nothing runs")
     return 0
 
 

@@ -173,3 +173,8 @@ def test_commands_agree_about_a_lock_without_a_name(cli: Cli) -> None:
         assert "names no runtime" in cli.run("status").stdout
         assert "does not name" in cli.run("stop", "--all", code=7).stderr
         assert "already running" in cli.run("up", *cli.dev, "--detach", code=6).stderr
+
+
+def test_a_reload_of_nothing_is_no_success(cli: Cli) -> None:
+    """Exit code 7: nothing was done, whether nothing runs or `up` has only just begun."""
+    assert "nothing was reloaded" in cli.run("reload", code=7).stderr

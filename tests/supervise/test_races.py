@@ -16,7 +16,7 @@ import pytest
 from launcher.errors import SuperviseError
 from launcher.files import lock_owner
 from launcher.runtime import ControlClient, spawn_detached
-from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, runtime_holder
+from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, reach_runtime, runtime_holder
 from tests.supervise.conftest import fake, manifest
 from tests.supervise.test_runtime import deploy, wait_until
 
@@ -122,3 +122,17 @@ def test_a_lock_without_a_true_name(state_dir: Path, text: bytes) -> None:
             with pytest.raises(SuperviseError, match="does not name"):
                 end_runtime(state_dir, wait_s=20, say=lambda _: None)
     assert offline_status(state_dir).runtime_pid is None
+
+
+def test_a_reload_during_the_start_is_refused(deploy: Any, state_dir: Path, free_port: FreePort) -> None:
+    """It says what still starts, whether the doors are open yet or not; the start goes on undisturbed."""
+    directory = deploy(fake("slow", free_port(), "slow-loading"))
+    starting = threading.Thread(target=spawn_detached, args=(directory,))
+    starting.start()
+    wait_until(lambda: runtime_holder(state_dir))
+    with reach_runtime(state_dir) as client:
+        with pytest.raises(SuperviseError, match="still starting: slow") as caught:
+            client.reload()
+        assert caught.value.findings[0].code == "supervise/starting"
+        starting.join(20)
+        assert client.reload()["kept"] == ["slow"]
