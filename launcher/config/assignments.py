@@ -235,7 +235,7 @@ def _respelled(override: Typed, key: str) -> Fix:
     """The same override at another key, which is written or declared, so that it needs no `+`."""
     sign = "~" if override.meaning.is_delete() else ""
     equals, value = override.text.partition("=")[1:]
-    return Fix(override=f"{sign}{key}{equals}{value}", effect=f"did you mean {key}?")
+    return Fix(override=f"{sign}{key}{equals}{value}", effect="the nearest key")
 
 
 def _unknown(target: _Target, key: str, *, fixes: tuple[Fix, ...], notes: tuple[str, ...]) -> Finding:
@@ -264,6 +264,6 @@ def _unknown_group(target: _Target) -> Finding:
         key=override.key,
         message=f"there is no config group {override.key}/",
         notes=(listing("groups", target.groups),),
-        fixes=(Fix(override=f"{sign}{near}{package}{equals}{value}", effect=f"did you mean {near}?"),) if near else (),
+        fixes=(Fix(override=f"{sign}{near}{package}{equals}{value}", effect="the nearest group"),) if near else (),
         location=override.location,
     )

@@ -151,7 +151,7 @@ def unknown_option(group: str, option: str, options: Sequence[str], override: Ty
     if near is not None:
         head, _, value = override.text.partition("=")
         changed = re.sub(rf"(?<![\w./-]){re.escape(option)}(?![\w./-])", near, value)
-        fixes = (Fix(override=f"{head}={changed}", effect=f"did you mean {near}?"),)
+        fixes = (Fix(override=f"{head}={changed}", effect="the nearest option"),)
     return Finding(
         code="config/unknown-option",
         severity="error",

@@ -52,7 +52,7 @@ def compose_fleet(overrides: Sequence[str], config_dirs: Sequence[Path], virtual
         tree, unresolved = resolve(tree)
         findings += locate(unresolved, sources)
         incomplete = incomplete or bool(unresolved)
-    fleet, problems = decode(tree)
+    fleet, problems = decode(tree, sources)
     blanked = {finding.key for finding in unresolved}
     problems = [p for p in problems if p.key not in blanked]
     if incomplete:

@@ -30,25 +30,28 @@ from launcher.config.schema import (
     fields_of,
     shape_of,
 )
+from launcher.config.typed import COMMAND_LINE
 from launcher.errors import Finding, Fix
-from launcher.ir.config import FleetConfig
+from launcher.ir.config import FleetConfig, SourceMap
 from launcher.sizes import parse_size
 
 _ANY: Range = (None, None)
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
-def decode(tree: Mapping[str, Any]) -> tuple[FleetConfig, list[Finding]]:
-    """`tree` as a FleetConfig, and what is wrong with it.
+def decode(tree: Mapping[str, Any], sources: SourceMap | None = None) -> tuple[FleetConfig, list[Finding]]:
+    """`tree` as a FleetConfig, and what is wrong with it; `sources` say which keys files wrote.
 
     With any error among the findings the config holds stand-ins, good only for finding further errors.
     """
-    return decode_struct(FleetConfig, tree)
+    return decode_struct(FleetConfig, tree, sources)
 
 
-def decode_struct(struct: type[_Struct], tree: Mapping[str, Any]) -> tuple[_Struct, list[Finding]]:
+def decode_struct(
+    struct: type[_Struct], tree: Mapping[str, Any], sources: SourceMap | None = None
+) -> tuple[_Struct, list[Finding]]:
     """As `decode`, for any config type."""
-    decoder = _Decoder()
+    decoder = _Decoder(sources or SourceMap(locations={}))
     value = decoder.value(shape_of(struct), dict(tree), "", _ANY)
     if not isinstance(value, struct):
         raise TypeError("a record decodes to its struct")
@@ -82,7 +85,8 @@ def stand_in(shape: Shape) -> Any:
 class _Decoder:
     """Walks shapes and values together, collecting findings."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: SourceMap) -> None:
+        self.sources = sources
         self.findings: list[Finding] = []
         self._by_shape: dict[type, Callable[..., Any]] = {
             Anything: self.anything,
@@ -237,7 +241,14 @@ class _Decoder:
     def unknown(self, key: str, name: Any, value: Any, names: tuple[str, ...]) -> None:
         """Note a key that the types do not declare."""
         near = nearest(str(name), names)
-        notes = ((f"did you mean {near}?",) if near else ()) + (listing("known keys", names),)
+        known = listing("known keys", names)
+        place = self.sources.find(key)
+        if place is not None and place.file != COMMAND_LINE:
+            # an override would hide the mistake, and the file would keep it
+            remedy = f"write {near} instead of {name}" if near else f"remove {name}"
+            self.error("config/unknown-key", key, f"there is no key {key}", f"in {place.file}: {remedy}", known)
+            return
+        notes = ((f"did you mean {near}?",) if near else ()) + (known,)
         dotted = all(part.replace("-", "_").isidentifier() for part in key.split("."))
         fixes = (Fix(override=f"~{key}", effect="leaves it out"),) if value is not None and dotted else ()
         self.error("config/unknown-key", key, f"there is no key {key}", *notes, fixes=fixes)

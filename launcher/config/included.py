@@ -80,7 +80,7 @@ def _unknown(key: str, name: str, names: Sequence[str], known: set[str]) -> Find
     near = nearest(name, known)
     fixes: tuple[Fix, ...] = ()
     if near is not None and near not in names:
-        fixes = (set_to(INCLUDE, [near if n == name else n for n in names], f"did you mean {near}?"),)
+        fixes = (set_to(INCLUDE, [near if n == name else n for n in names], "the nearest name"),)
     return Finding(
         code="config/unknown-option",
         severity="error",

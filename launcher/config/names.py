@@ -36,7 +36,7 @@ def dangling(
     known = sorted(names)
     near = nearest(name, known)
     if fixes is None:
-        fixes = () if near is None else (set_to(key, near, f"did you mean {near}?"),)
+        fixes = () if near is None else (set_to(key, near, "the nearest name"),)
     notes = (f"did you mean {near}?",) if near else ()
     return Finding(
         code="config/dangling",

@@ -62,4 +62,4 @@ def set_to(key: str, value: Any, effect: str = "") -> Fix:
 def did_you_mean(key: str, word: str, names: Iterable[object]) -> tuple[Fix, ...]:
     """An override that writes the nearest of `names` at `key`; nothing when none is near."""
     near = nearest(word, names)
-    return () if near is None else (set_to(key, near, f"did you mean {near}?"),)
+    return () if near is None else (set_to(key, near, "the nearest choice"),)

@@ -125,7 +125,7 @@ def test_sizes_take_units(conf: Conf) -> None:
 
 
 def test_unknown_keys_of_files_are_all_located(conf: Conf) -> None:
-    """At every depth, at once, with the nearest key; ~key works as a fix."""
+    """At every depth, at once, with the nearest key; what a file says is mended in the file, not by an override."""
     conf.write(
         {"server/coder.yaml": FILES["server/coder.yaml"] + "slotz: 3\ndraft: {modle: tiny}\n5: x\nnothing_like: null\n"}
     )
@@ -139,10 +139,42 @@ def test_unknown_keys_of_files_are_all_located(conf: Conf) -> None:
         "servers.coder.nothing_like",
     }
     assert conf.where(found["servers.coder.slotz"]) == "server/coder.yaml:6:8"
-    assert "did you mean slots?" in found["servers.coder.slotz"].notes
-    assert found["servers.coder.slotz"].fixes[0].override == "~servers.coder.slotz"
-    assert found["servers.coder.nothing_like"].fixes == ()
+    file = f"{conf.root}/server/coder.yaml"
+    assert f"in {file}: write slots instead of slotz" in found["servers.coder.slotz"].notes
+    assert f"in {file}: remove nothing_like" in found["servers.coder.nothing_like"].notes
+    assert [f.fixes for f in found.values() if f.code == "config/unknown-key"] == [()] * 4
     assert conf.where(found["servers.coder.draft.modle"]) == "server/coder.yaml:7:16"
+
+
+def test_an_unknown_key_of_a_typed_mapping_is_left_out_by_its_fix(conf: Conf) -> None:
+    """What the command line wrote the command line can take back."""
+    typed = "+servers.extra={model: tiny, quantization: q4_k_m, tier: hot, port: 9000, slotz: 4}"
+    finding = conf.finding(typed)
+    assert finding.notes[0] == "did you mean slots?"
+    assert [(f.override, f.effect) for f in finding.fixes] == [("~servers.extra.slotz", "leaves it out")]
+    conf.works(finding, typed)
+
+
+@pytest.mark.parametrize(
+    ("override", "effect"),
+    [
+        ("profile=dve", "the nearest option"),
+        ("profil=dev", "the nearest group"),
+        ("servers.coder.slotz=4", "the nearest key"),
+        ("servers.coder.tier=hott", "the nearest name"),
+        ("servers.coder.cache_type_k=q8", "the nearest choice"),
+        ("include_warm=[codr]", "the nearest name"),
+    ],
+)
+def test_effects_are_statements(conf: Conf, override: str, effect: str) -> None:
+    """They are printed behind the override of their fix, where a question reads badly."""
+    assert [fix.effect for fix in conf.finding(override).fixes] == [effect]
+
+
+def test_an_option_like_no_other_gets_the_list(conf: Conf) -> None:
+    """Every option is shown; none is proposed, because none is near."""
+    finding = conf.finding("profile=nope")
+    assert (finding.notes, finding.fixes) == (("in profile/: both, dev",), ())
 
 
 def test_an_unquoted_on_is_explained(conf: Conf) -> None:
