@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 
 _MAX_LINES = 10_000
+_LINES_DIGITS = 10
 _BLOCK_BYTES = 64 * 1024
 _FOLLOW_EVERY_S = 0.25
 _MAX_BODY_BYTES = 64 * 1024
@@ -84,7 +85,7 @@ class _Endpoints:
         name = request.path_params["name"]
         process = self._check((name,))[0]
         text = request.query_params.get("lines", "200")
-        lines = int(text) if text.isascii() and text.isdigit() else 0
+        lines = int(text) if text.isascii() and text.isdigit() and len(text) < _LINES_DIGITS else 0
         if not 0 < lines <= _MAX_LINES:
             raise ApiError(400, "invalid_request", f"lines must be a number from 1 to {_MAX_LINES}")
         if process.log_file is None:
@@ -134,7 +135,9 @@ def control_app(control: Control) -> ASGIApp:
         HTTPException: _on_http_exception,
         Exception: _on_bug,
     }
-    return cast("ASGIApp", Starlette(routes=routes, exception_handlers=handlers))
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # a redirect would be built from the Host header
+    return cast("ASGIApp", app)
 
 
 def tail(path: Path, lines: int) -> tuple[str, int]:

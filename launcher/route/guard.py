@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from launcher.errors import ConfigError, Finding
 from launcher.ir.fleet import FrontUnit
@@ -10,6 +11,7 @@ from launcher.route.keys import EVERYTHING, Grant, Keys, read_keys
 from launcher.route.problem import HttpError
 
 _LOCAL_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:@/?#\s]+)(?::\d{0,5})?")
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/ready"})
 """Paths that probes read without a key."""
 
@@ -90,10 +92,9 @@ class Guard:
 
 
 def host_name(authority: bytes) -> bytes:
-    """The host of `host[:port]`, lowered; IPv6 keeps its brackets."""
-    if authority.startswith(b"["):
-        return authority[: authority.find(b"]") + 1].lower()
-    return authority.partition(b":")[0].lower()
+    """The host of `host[:port]`, lowered; IPv6 keeps its brackets. Empty for anything else."""
+    match = _AUTHORITY.fullmatch(authority)
+    return match[1].lower() if match else b""
 
 
 def _bracketed(host: str) -> str:

@@ -126,7 +126,7 @@ async def test_logs(tmp_path: Path) -> None:
         assert (await client.get("/api/logs/m?lines=2")).text == "line 998\nline 999\n"
         assert len((await client.get("/api/logs/m")).text.splitlines()) == 200
         assert (await client.get("/api/logs/tailed?lines=1")).text == "two\n"
-        for bad in ("0", "-1", "x", "10001", "²"):
+        for bad in ("0", "-1", "x", "10001", "²", "9" * 5000):
             assert (await client.get(f"/api/logs/m?lines={bad}")).json()["error"]["code"] == "invalid_request"
         assert (await client.get("/api/logs/nope")).json()["error"]["code"] == "unknown_server"
         log.unlink()

@@ -205,3 +205,21 @@ def test_is_loopback(host: str, *, loopback: bool) -> None:
 def test_host_name() -> None:
     """The port is cut off, an IPv6 address keeps its brackets."""
     assert [host_name(h) for h in (b"A:1", b"[::1]:2", b"[::1", b"a")] == [b"a", b"[::1]", b"", b"a"]
+
+
+@pytest.mark.parametrize(
+    ("authority", "name"),
+    [
+        (b"localhost", b"localhost"),
+        (b"LocalHost:8000", b"localhost"),
+        (b"[::1]:80", b"[::1]"),
+        (b"localhost:1@evil.example", b""),
+        (b"localhost:evil.example/x", b""),
+        (b"[::1].evil.example", b""),
+        (b"localhost/", b""),
+        (b"", b""),
+    ],
+)
+def test_only_a_host_with_a_port_is_a_host(authority: bytes, name: bytes) -> None:
+    """What only begins like a host that is ours is none."""
+    assert host_name(authority) == name
