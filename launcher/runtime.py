@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +31,7 @@ from launcher.files import (
 )
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
-from launcher.manifest import decode_fleet, decode_routes
+from launcher.manifest import argv_digest, decode_fleet, decode_routes
 from launcher.supervise import LOCK_NAME, Supervisor, boot_id, early_finding, proc_stat, stopping_finding
 from launcher.supervise.control import ControlClient, NoRuntimeError, control_socket, serve_control
 from launcher.supervise.detached import spawn_runtime
@@ -83,19 +85,72 @@ def spawn_detached(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None]
     return spawn_runtime(deployment_dir, state_dir, on_event)
 
 
-def read_deployment(deployment_dir: Path) -> tuple[FleetManifest, RoutingTable]:
-    """`fleet.json` and `routes.json` of a rendered deployment. Raises ConfigError."""
-    texts = []
-    for name in ("fleet.json", "routes.json"):
-        path = deployment_dir / name
+def read_deployment(deployment_dir: Path, *, trusted: bool = False) -> tuple[FleetManifest, RoutingTable]:
+    """`fleet.json` and `routes.json` of a rendered deployment. Raises ConfigError.
+
+    With `trusted`, the directory and both files must be ours or root's, and nobody else's to write: what they say
+    is executed, and whoever asks for it over the control API need not be who wrote them.
+    """
+    fleet, routes = _read_pair(deployment_dir, trusted=trusted)
+    manifest = decode_fleet(fleet, str(deployment_dir / "fleet.json"))
+    table = decode_routes(routes, str(deployment_dir / "routes.json"))
+    for server in manifest.servers:
+        if server.argv_digest != argv_digest(server.argv):
+            message = (
+                f"{deployment_dir / 'fleet.json'} cannot be used: argv of {server.name} is not what its digest says"
+            )
+            notes = ("run `launch render` to write it again",)
+            raise ConfigError(
+                [Finding(code="manifest/invalid", severity="error", key="", message=message, notes=notes)]
+            )
+    return manifest, table
+
+
+def _read_pair(directory: Path, *, trusted: bool) -> tuple[bytes, bytes]:
+    """The bytes of both files, read through the descriptors that were looked at. Raises ConfigError."""
+    path = directory
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            texts.append((path.read_bytes(), str(path)))
-        except OSError as error:
-            message = f"{path} cannot be read: {error.strerror or error}"
-            notes = ("`launch render` writes it",)
-            finding = Finding(code="manifest/missing", severity="error", key="", message=message, notes=notes)
-            raise ConfigError([finding]) from None
-    return decode_fleet(*texts[0]), decode_routes(*texts[1])
+            if trusted:
+                _require_ours(path, os.fstat(descriptor))
+            texts = []
+            for name in ("fleet.json", "routes.json"):
+                path = directory / name
+                # never blocks, not even on a pipe that lies there
+                file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=descriptor)
+                with os.fdopen(file, "rb") as opened:
+                    if not stat.S_ISREG(os.fstat(file).st_mode):
+                        raise OSError(errno.EINVAL, "it is no regular file")
+                    if trusted:
+                        _require_ours(path, os.fstat(file))
+                    texts.append(opened.read())
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # ValueError: a path with NUL in it
+        message = f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}"
+        notes = ("`launch render` writes it",)
+        finding = Finding(code="manifest/missing", severity="error", key="", message=message, notes=notes)
+        raise ConfigError([finding]) from None
+    return texts[0], texts[1]
+
+
+def _require_ours(path: Path, facts: os.stat_result) -> None:
+    """Raises ConfigError unless `path` is ours or root's, and only its owner may write it."""
+    if facts.st_uid not in (0, os.getuid()):
+        why = f"it belongs to user {facts.st_uid}, this runtime runs as {os.getuid()}"
+    elif facts.st_mode & 0o022:
+        why = f"others than its owner may write it (mode {facts.st_mode & 0o7777:04o})"
+    else:
+        return
+    finding = Finding(
+        code="manifest/untrusted",
+        severity="error",
+        key="",
+        message=f"{path} is not taken over: {why}",
+        notes=(f"chmod go-w {path}, and have it owned by the user that runs the fleet",),
+    )
+    raise ConfigError([finding])
 
 
 class _Runtime:
@@ -168,12 +223,7 @@ class _Runtime:
         """One reload, when it is its turn."""
         async with self._reloading:
             self._refuse_unless_up()
-            directory = self._directory if deployment_dir is None else Path(deployment_dir)
-            manifest, table = read_deployment(directory)
-            if manifest.deployment != self._manifest.deployment:
-                message = f"{directory} is {manifest.deployment}, this runtime serves {self._manifest.deployment}"
-                finding = Finding(code="manifest/other-deployment", severity="error", key="", message=message)
-                raise ConfigError([finding])
+            directory, manifest, table = self._read(deployment_dir)
             unknown = set(names) - {p.name for p in self.status().processes} - {s.name for s in manifest.servers}
             if unknown:
                 raise KeyError(min(unknown))
@@ -187,15 +237,25 @@ class _Runtime:
                 "kept": list(changes.kept),
             }
 
+    def _read(self, deployment_dir: str | None) -> tuple[Path, FleetManifest, RoutingTable]:
+        """The deployment to take over (None = the present one), and where it is. Raises ConfigError."""
+        directory = self._directory if deployment_dir is None else Path(deployment_dir).absolute()
+        manifest, table = read_deployment(directory, trusted=True)
+        if manifest.deployment != self._manifest.deployment:
+            message = f"{directory} is {manifest.deployment}, this runtime serves {self._manifest.deployment}"
+            finding = Finding(code="manifest/other-deployment", severity="error", key="", message=message)
+            raise ConfigError([finding])
+        return directory, manifest, table
+
     # --- the run ---------------------------------------------------------------------------------------------
 
     async def main(self) -> None:
         """The whole run, with the deployment's lock held."""
         lock = OwnedLock(self._state_dir / LOCK_NAME)
-        stat = proc_stat(os.getpid())
+        mine = proc_stat(os.getpid())
         owner = LockOwner(
             pid=os.getpid(),
-            start_ticks=stat.start_ticks if stat else 0,
+            start_ticks=mine.start_ticks if mine else 0,
             boot_id=boot_id(),
             deployment=self._manifest.deployment,
             deployment_dir=str(self._directory),

@@ -15,6 +15,7 @@ from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, render
 from launcher.errors import Finding, HostError, SuperviseError, has_errors
 from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment, writing
+from launcher.ir.deployment import Deployment
 from launcher.ir.fleet import FleetManifest
 from launcher.supervise import offline_status
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
@@ -89,8 +90,7 @@ def bring_up(
     _require_stopped(manifest)
     state = _state_dir(manifest)
     request = UpRequest(overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs))
-    target = state / DEPLOYMENT_NAME
-    write_deployment(rendered.deployment, target)
+    target = _write(rendered.deployment, state)
     with writing(state / REQUEST_NAME):
         write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
     progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
@@ -138,6 +138,15 @@ def _state_dir(manifest: FleetManifest) -> Path:
     return state
 
 
+def _write(deployment: Deployment, state: Path) -> Path:
+    """Write the deployment into the state directory, where the runtime takes it over only if no other may write it."""
+    target = state / DEPLOYMENT_NAME
+    write_deployment(deployment, target)
+    with writing(target):
+        target.chmod(0o700)
+    return target
+
+
 def recompile(state: Path) -> tuple[Path, tuple[Finding, ...]]:
     """Compile what the fleet in `state` was started with, write it there, return its directory and the findings.
 
@@ -156,6 +165,5 @@ def recompile(state: Path) -> tuple[Path, tuple[Finding, ...]]:
         raise SuperviseError([finding]) from None
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
     rendered = render(compiled)
-    target = state / DEPLOYMENT_NAME
-    write_deployment(rendered.deployment, target)
+    target = _write(rendered.deployment, state)
     return target, tuple(f for f in compiled.findings if f.severity != "note")

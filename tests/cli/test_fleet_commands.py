@@ -178,3 +178,14 @@ def test_commands_agree_about_a_lock_without_a_name(cli: Cli) -> None:
 def test_a_reload_of_nothing_is_no_success(cli: Cli) -> None:
     """Exit code 7: nothing was done, whether nothing runs or `up` has only just begun."""
     assert "nothing was reloaded" in cli.run("reload", code=7).stderr
+
+
+def test_a_reload_works_under_a_lax_umask(cli: Cli) -> None:
+    """The deployment that `up` writes is its owner's alone, so that the runtime takes it over."""
+    before = os.umask(0o002)
+    try:
+        cli.run("up", *cli.dev, "--detach")
+    finally:
+        os.umask(before)
+    assert cli.json("reload")["fleets"][0]["kept"] == ["assistant"]
+    cli.run("stop", "--all")
