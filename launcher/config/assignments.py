@@ -217,7 +217,8 @@ def unknown_key(target: _Target, position: int) -> Finding:
     if free and not override.meaning.is_delete() and position == len(parts) - 1:
         fixes.append(Fix(override=f"+{override.text}", effect=f"adds {override.key}"))
     where = f"in {'.'.join(prefix)}" if prefix else "top-level keys"
-    note = listing(where, names) if names else f"{'.'.join(prefix)} is a value and has no keys"
+    empty = f"there are no {'.'.join(prefix)}" if free else f"{'.'.join(prefix)} is a value and has no keys"
+    note = listing(where, names) if names else empty
     return _unknown(target, ".".join(parts[: position + 1]), fixes=tuple(fixes), notes=(note,))
 
 

@@ -226,6 +226,16 @@ def _failed(repository: FragmentRepository, error: Exception) -> Finding:
     """The finding for a defaults list that Hydra refuses as a whole."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
+    cycle = _cycle(repository) if isinstance(error, RecursionError) else []
+    if cycle:
+        return Finding(
+            code="config/defaults",
+            severity="error",
+            key="defaults",
+            message="a defaults list leads back to itself: " + " → ".join([*cycle, cycle[0]]),
+            notes=("remove one of these from the defaults list that names it",),
+            location=repository.leads[cycle[0]][(*cycle[1:], cycle[0])[0]],
+        )
     if isinstance(error, RecursionError):
         message = "a defaults list leads back to itself"
     elif isinstance(error, AssertionError):
@@ -239,6 +249,26 @@ def _failed(repository: FragmentRepository, error: Exception) -> Finding:
         notes=(*lines[1:], note),
         location=_list_named_in(repository, str(error)),
     )
+
+
+def _cycle(repository: FragmentRepository) -> list[str]:
+    """Config paths whose defaults lists name one another, each the next and the last the first; empty without any."""
+    done: set[str] = set()
+    for start in repository.leads:
+        path = [start]
+        stack = [iter(repository.leads[start])]
+        while stack:
+            for named in stack[-1]:
+                if named in path:
+                    return path[path.index(named) :]
+                if named in repository.leads and named not in done:
+                    path.append(named)
+                    stack.append(iter(repository.leads[named]))
+                    break
+            else:
+                stack.pop()
+                done.add(path.pop())
+    return []
 
 
 def _list_named_in(repository: FragmentRepository, message: str) -> Location:

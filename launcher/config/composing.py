@@ -10,11 +10,12 @@ import msgspec
 from launcher.config.assignments import assign
 from launcher.config.choices import Choices, choose
 from launcher.config.decode import decode
+from launcher.config.fragments import ENTRY_GROUPS, Fragment
 from launcher.config.included import INCLUDE, include, listed_twice
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import has_interpolations, resolve
 from launcher.config.located import LocatedTree
-from launcher.config.origin import locate
+from launcher.config.origin import locate, shortened
 from launcher.config.references import check_references
 from launcher.config.repository import FragmentRepository, Virtual
 from launcher.config.schema import shape_of
@@ -34,7 +35,7 @@ class Assembled(msgspec.Struct, frozen=True):
 def compose_fleet(overrides: Sequence[str], config_dirs: Sequence[Path], virtual: Virtual) -> Composed:
     """See `launcher.config.compose`."""
     index = index_of(config_dirs, tuple(virtual))
-    typed, findings = parse_overrides(overrides)
+    typed, findings = parse_overrides(overrides, index.groups)
     if not has_errors(index.findings) and PRIMARY not in index.files:
         findings.append(_no_primary(config_dirs))
     findings[:0] = index.findings
@@ -42,8 +43,8 @@ def compose_fleet(overrides: Sequence[str], config_dirs: Sequence[Path], virtual
     assembled = None if PRIMARY not in index.files else _with_included(repository, typed)
     findings += repository.findings
     if assembled is None:
-        raise ConfigError(findings)
-    findings += assembled.findings
+        raise ConfigError(shortened(findings))
+    findings += _without_followers(repository, assembled.findings)
     incomplete = _incomplete(repository, findings)
     tree, locations = assembled.located.tree, assembled.located.locations
     sources = SourceMap(locations=locations)
@@ -65,8 +66,31 @@ def compose_fleet(overrides: Sequence[str], config_dirs: Sequence[Path], virtual
     problems = [_with_group_choices(p, index, assembled.choices) for p in problems]
     findings += locate(problems, sources, default=Location(file=index.files[PRIMARY], line=1))
     if has_errors(findings):
-        raise ConfigError(findings)
-    return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(findings))
+        raise ConfigError(shortened(findings))
+    return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(shortened(findings)))
+
+
+def _without_followers(repository: FragmentRepository, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings but those about keys that a file which could not be read, or does not exist, would have brought."""
+    homes = [_home(path, fragment) for path, fragment in repository.fragments.items() if fragment.broken]
+    follows = [
+        f
+        for f in findings
+        if f.code == "config/unknown-key"
+        and any(f"{f.key}.".startswith(f"{home}.") if home else "." in f.key for home in homes)
+    ]
+    return [f for f in findings if f not in follows]
+
+
+def _home(path: str, fragment: Fragment) -> str:
+    """Where the values of a broken file would go, by its header, or else by its group and name; empty for anywhere."""
+    if fragment.package is not None:
+        return fragment.home
+    group, _, name = path.rpartition("/")
+    entries = ENTRY_GROUPS.get(group)
+    if entries is None:
+        return "" if group == "profile" else group.replace("/", ".")  # profiles choose files for every key
+    return f"{entries}.{name}"
 
 
 def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from launcher.config.decode import decode_struct
+from launcher.config.origin import shortened
 from launcher.config.typed import parse_overrides
 from launcher.errors import ConfigError, Finding
 from launcher.ir.config import ServerConfig
@@ -24,7 +25,7 @@ def decode_fields(fields: Sequence[str]) -> ServerConfig:
     server, problems = decode_struct(ServerConfig, tree)
     findings += [_placed(problem, places) for problem in problems]
     if findings:
-        raise ConfigError(findings)
+        raise ConfigError(shortened(findings))
     return server
 
 

@@ -9,6 +9,9 @@ import msgspec
 from launcher.errors import Finding, Location
 from launcher.ir.config import SourceMap
 
+SHOWN_CHARACTERS = 500
+"""How much of a message or a note is shown: users paste whole files into values."""
+
 
 def locate(findings: Iterable[Finding], sources: SourceMap, default: Location | None = None) -> tuple[Finding, ...]:
     """The findings with `location` filled in from `key`.
@@ -19,6 +22,26 @@ def locate(findings: Iterable[Finding], sources: SourceMap, default: Location | 
     return tuple(
         f if f.location else msgspec.structs.replace(f, location=_find(f.key, sources, default)) for f in findings
     )
+
+
+def shortened(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings without the middle of texts longer than `SHOWN_CHARACTERS`, and without fixes that long."""
+    return [
+        msgspec.structs.replace(
+            f,
+            message=_short(f.message),
+            notes=tuple(_short(note) for note in f.notes),
+            fixes=tuple(fix for fix in f.fixes if len(fix.override) <= SHOWN_CHARACTERS),
+        )
+        for f in findings
+    ]
+
+
+def _short(text: str) -> str:
+    """`text` with its beginning and its end: a huge value is in the middle of what is said about it."""
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"{text[: SHOWN_CHARACTERS - 151]}…{text[-150:]}"
 
 
 def _find(key: str, sources: SourceMap, default: Location | None) -> Location | None:

@@ -30,7 +30,7 @@ class FragmentRepository(IConfigRepository):
 
     `findings` grows with what is wrong in the files read so far. A config path added to `phantoms` is taken for
     an empty file, so that one unknown name does not hide the next mistake. `interpolates` once some defaults list
-    read so far has a `${…}`.
+    read so far has a `${…}`. `leads` is what each file's defaults list names: config path → named path → where.
     """
 
     def __init__(self, index: ConfigIndex, virtual: Virtual) -> None:
@@ -41,6 +41,7 @@ class FragmentRepository(IConfigRepository):
         self.fragments: dict[str, Fragment] = {}
         self.interpolates = False
         self.mentions: dict[str, Location] = {}
+        self.leads: dict[str, dict[str, Location]] = {}
         self._results: dict[str, ConfigResult] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
@@ -153,6 +154,7 @@ class FragmentRepository(IConfigRepository):
             for name in names:
                 absolute = name.removeprefix("/") if name.startswith("/") or not directory else f"{directory}/{name}"
                 self.mentions.setdefault(absolute, mark)
+                self.leads.setdefault(config_path, {}).setdefault(absolute, mark)
         if config_path == PRIMARY and not any(e.is_self() for e in elements):
             # what Hydra does, but with a Python warning
             elements.append(ConfigDefault(path="_self_"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -10,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
 
-from launcher.config.nearest import spell
+from launcher.config.nearest import listing, nearest, spell
+from launcher.config.unread import why_unread
 from launcher.errors import Finding, Fix, Location
 
 COMMAND_LINE = "<command line>"
@@ -18,6 +20,29 @@ COMMAND_LINE = "<command line>"
 
 
 _HOW_TO = "write KEY=VALUE, +KEY=VALUE to add, ~KEY to remove; quote values with spaces or special characters"
+
+
+COMMANDS = frozenset(
+    [
+        "check",
+        "config",
+        "explain",
+        "inspect",
+        "install",
+        "logs",
+        "plan",
+        "reload",
+        "render",
+        "serve",
+        "status",
+        "stop",
+        "uninstall",
+        "up",
+    ]
+)
+"""Words that are commands when they come first; a test compares them with the command line's own."""
+
+_NO_GROUPS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 class Typed(msgspec.Struct, frozen=True):
@@ -53,8 +78,13 @@ def command_line(position: int) -> Location:
     return Location(file=COMMAND_LINE, line=position)
 
 
-def parse_overrides(texts: Sequence[str]) -> tuple[list[Typed], list[Finding]]:
-    """Parse every override; grammar errors and sweeps are `config/override` findings, all of them."""
+def parse_overrides(
+    texts: Sequence[str], groups: Mapping[str, Sequence[str]] = _NO_GROUPS
+) -> tuple[list[Typed], list[Finding]]:
+    """Parse every override; grammar errors and sweeps are `config/override` findings, all of them.
+
+    `groups` are config groups with their options, for words without a `=`.
+    """
     parser = OverridesParser.create()
     typed, findings = [], []
     for position, text in enumerate(texts, 1):
@@ -63,7 +93,7 @@ def parse_overrides(texts: Sequence[str]) -> tuple[list[Typed], list[Finding]]:
             meaning = parser.parse_rule(text, "override")
         except (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError) as error:
             # Hydra's cast functions raise what Python raises
-            findings.append(_unparsed(text, position, error))
+            findings.append(_unparsed(texts, position, str(error), groups))
             continue
         override = Typed(position, text, meaning)
         if not override.key.strip("."):
@@ -97,12 +127,14 @@ def refused(override: Typed, message: str, *, notes: tuple[str, ...] = (), fixes
     )
 
 
-def _unparsed(text: str, position: int, error: Exception) -> Finding:
+def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[str, Sequence[str]]) -> Finding:
     """The finding for text that Hydra's grammar refuses."""
+    text = texts[position - 1]
     key, equals, value = text.partition("=")
-    reason = str(error).partition("\n")[0] or "there is a character that does not belong here"
-    fixes: tuple[Fix, ...] = ()
     bare_key = key.strip().lstrip("+~")
+    if bare_key and not equals and not text.startswith("~"):
+        return _bare(texts, position, groups)
+    fixes: tuple[Fix, ...] = ()
     if (
         equals
         and bare_key
@@ -115,8 +147,32 @@ def _unparsed(text: str, position: int, error: Exception) -> Finding:
         code="config/override",
         severity="error",
         key=bare_key,
-        message=f"cannot read the override {text!r}: {reason}",
+        message=f"cannot read the override {text!r}: {why_unread(text, error)}",
         notes=(_HOW_TO,),
+        fixes=fixes,
+        location=command_line(position),
+    )
+
+
+def _bare(texts: Sequence[str], position: int, groups: Mapping[str, Sequence[str]]) -> Finding:
+    """The finding for a word without a `=`: a command in the wrong place, a group, or an option of a group."""
+    word = texts[position - 1].strip()
+    having = [group for group, options in groups.items() if word in options]
+    fixes = tuple(Fix(override=f"{group}={word}", effect=f"chooses it in {group}/") for group in having[:3])
+    if word in COMMANDS:
+        others = [text for i, text in enumerate(texts, 1) if i != position and text not in COMMANDS]
+        notes: tuple[str, ...] = (f"commands go first: {' '.join(['launch', word, *others])}",)
+    elif word.lstrip("+") in groups:
+        notes = (listing(f"choose one: {word}=…, of", groups[word.lstrip("+")]),)
+    else:
+        near = nearest(word, COMMANDS)
+        notes = (f"write KEY=VALUE: {word}=…", *((f"the command {near} goes first",) if near else ()))
+    return Finding(
+        code="config/override",
+        severity="error",
+        key="",
+        message=f"{word!r} is no override: it has no `=`",
+        notes=notes,
         fixes=fixes,
         location=command_line(position),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launcher.cli.app import command_names
 from launcher.config.assignments import assign
 from launcher.config.located import LocatedTree, flatten
 from launcher.config.nearest import spell
 from launcher.config.schema import Anything, shape_of
-from launcher.config.typed import parse_overrides
+from launcher.config.typed import COMMANDS, parse_overrides
 from launcher.errors import Finding, Location
 from launcher.ir.config import FleetConfig
+from tests.config.conftest import Conf
 
 NAMES = st.sampled_from("abc")
 SCALARS = st.one_of(
@@ -213,3 +216,75 @@ def test_junk_overrides_never_raise(texts: list[str]) -> None:
         assert finding.location is not None
         assert finding.location.file == "<command line>"
         assert finding.fixes or finding.notes
+
+
+TOKENS = re.compile(r"EQUAL|EOF|viable|expecting|extraneous|mismatched|recognition|Exception|KEY_SPECIAL")
+"""Words of the parser generator behind Hydra's grammar."""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("dev x", "is no override: it has no `=`"),
+        ("profile:dev", "is no override: it has no `=`"),
+        ("+", "it names no key"),
+        ("", "it names no key"),
+        ("a.=3", "cannot be a key"),
+        ("1a=3", "cannot be a key"),
+        ("a b=3", "cannot be a key"),
+        ("~a.b c", "cannot be a key"),
+        ("a=[1,2", "a bracket has no partner: ["),
+        ("a=[]]", "a bracket has no partner: ]"),
+        ("a=)", "a bracket has no partner: )"),
+        ("a='x", "a quote is opened and not closed"),
+        ("a=[1,,2]", "a list is [a,b]"),
+        ("a=x=y", "must be quoted"),
+        ("a=b#c", "must be quoted"),
+        ("a=foo(1)", "Unknown function 'foo'"),
+        ("a=int(x)", "'int(x)' cannot be evaluated: invalid literal"),
+    ],
+)
+def test_grammar_errors_are_in_plain_words(conf: Conf, text: str, said: str) -> None:
+    """What is wrong with it, and none of the parser's tokens."""
+    finding = conf.finding(text)
+    assert (finding.code, str(finding.location)) == ("config/override", "<command line>:1:1")
+    assert said in finding.message
+    assert not [t for t in (finding.message, *finding.notes) if TOKENS.search(t)]
+
+
+@given(st.text("a.b=[]{}(),:'\"+~@#$ \\é1", max_size=12))
+def test_no_text_shows_the_parsers_tokens(text: str) -> None:
+    """Whatever is typed."""
+    for finding in parse_overrides([text])[1]:
+        assert not TOKENS.search(finding.message)
+
+
+def test_a_bare_word_is_told_what_it_may_have_meant(conf: Conf) -> None:
+    """A command in the wrong place, an option of a group, a group, or nothing known."""
+    (command,) = conf.findings("profile=dev", "plan")
+    assert (str(command.location), command.notes) == (
+        "<command line>:2:1",
+        ("commands go first: launch plan profile=dev",),
+    )
+    option = conf.finding("both")
+    assert [f.override for f in option.fixes] == ["profile=both"]
+    conf.compose(option.fixes[0].override)
+    assert conf.finding("profile").notes == ("choose one: profile=…, of: both, dev",)
+    assert conf.finding("frobnicate").notes == ("write KEY=VALUE: frobnicate=…",)
+    assert command_names() == COMMANDS
+
+
+def test_huge_values_are_cut_out_of_messages(conf: Conf) -> None:
+    """The beginning and the end of a message stay; fixes that repeat the value are dropped."""
+    huge = "x" * 100_000
+    for override in (
+        f"servers.coder.slotz={huge}",
+        f"a='{huge}",
+        f"servers.coder.model={huge}",
+        huge,
+        f"profile={huge}",
+    ):
+        for finding in conf.findings(override):
+            assert all(len(t) <= 500 for t in (finding.message, *finding.notes, *(f.override for f in finding.fixes)))
+            assert finding.notes
+    assert conf.finding(f"servers.coder.slotz={huge}").message.endswith("there is no servers.coder.slotz")

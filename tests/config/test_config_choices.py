@@ -192,7 +192,7 @@ def test_mistakes_of_all_kinds_come_together(conf: Conf) -> None:
         ("  - override /hardware: laptop\n  - /server: [coder]\n", "config/defaults", 4, "must be at the end"),
         ("  - override /nowhere: x\n", "config/defaults", 2, "Could not override"),
         ("  - _self_\n  - _self_\n", "config/defaults", 2, "Duplicate _self_"),
-        ("  - bad\n", "config/defaults", 2, "leads back to itself"),
+        ("  - bad\n", "config/defaults", 3, "leads back to itself"),
     ],
 )
 def test_a_wrong_defaults_list_is_located(conf: Conf, defaults: str, code: str, where: int, said: str) -> None:

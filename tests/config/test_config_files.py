@@ -269,6 +269,44 @@ def test_a_directory_named_like_a_file_is_pointed_out(conf: Conf, tmp_path: Path
     assert groups([tmp_path / "own"]) == {"server": ()}
 
 
+@pytest.mark.parametrize("text", ["slots: [\n", "# @package servers.coder\nslots: [\n", None])
+def test_a_broken_file_has_no_followers(conf: Conf, text: str | None) -> None:
+    """An override of what the file would have brought is not also wrong; one of anything else still is."""
+    if text is None:
+        (conf.root / "server/coder.yaml").unlink()
+    else:
+        conf.write({"server/coder.yaml": text})
+    found = conf.findings("servers.coder.slots=4", "~servers.coder.tier")
+    assert [f.code for f in found] == ["config/unknown-option" if text is None else "config/yaml"]
+    codes = {f.code for f in conf.findings("servers.frontdoor.slotz=4", "servers.coder.slots=4")}
+    assert codes == {"config/unknown-key", "config/unknown-option" if text is None else "config/yaml"}
+
+
+def test_a_broken_profile_has_no_followers(conf: Conf) -> None:
+    """It would have brought the servers."""
+    conf.write({"profile/dev.yaml": "# @package _global_\ndefaults: [\n"})
+    assert [f.code for f in conf.findings("servers.coder.slots=4")] == ["config/yaml"]
+
+
+def test_a_fleet_without_servers_says_so(conf: Conf) -> None:
+    """An empty mapping is no value."""
+    conf.write({"profile/dev.yaml": "# @package _global_\nservers: {}\n"})
+    finding = next(f for f in conf.findings("servers.coder.slots=4") if f.code == "config/unknown-key")
+    assert "there are no servers" in finding.notes
+
+
+def test_a_cycle_of_defaults_is_shown_in_the_file_that_closes_it(conf: Conf, tmp_path: Path) -> None:
+    """Named with every file of it, at the line that leads on, not at the primary config."""
+    head = "# @package _global_\ndefaults:\n"
+    own = {"profile/a.yaml": f"{head}  - dev\n  - b\n", "profile/b.yaml": f"{head}  - /profile: [a]\n"}
+    conf.write(own)
+    finding = conf.finding("profile=a")
+    assert (finding.code, conf.where(finding)) == ("config/defaults", "profile/a.yaml:4:5")
+    assert finding.message == "a defaults list leads back to itself: profile/a → profile/b → profile/a"
+    conf.write({"profile/a.yaml": f"{head}  - a\n"})
+    assert conf.finding("profile=a").message.endswith(": profile/a → profile/a")
+
+
 def test_a_directory_that_is_none_is_a_finding(conf: Conf, tmp_path: Path) -> None:
     """Missing directories, files in their place, and directories without config.yaml."""
     (tmp_path / "file").write_text("")
