@@ -17,7 +17,7 @@ from launcher.errors import Finding, HostError, SuperviseError, has_errors
 from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment, writing
 from launcher.ir.deployment import Deployment
 from launcher.ir.fleet import FleetManifest
-from launcher.supervise import offline_status
+from launcher.supervise import LOCK_NAME, offline_status, runtime_holder
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
 
 REQUEST_NAME = "request.json"
@@ -116,11 +116,12 @@ def _require_stopped(manifest: FleetManifest) -> None:
     state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
     pid = offline_status(state).runtime_pid
     if pid is not None:
+        runtime = f"its runtime is pid {pid}" if pid else f"{state / LOCK_NAME} is held and does not say by whom"
         finding = Finding(
             code="supervise/already-running",
             severity="error",
             key="",
-            message=f"{manifest.deployment} is already running, its runtime is pid {pid}",
+            message=f"{manifest.deployment} is already running, {runtime}",
             notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
         )
         raise HostError([finding])
@@ -150,20 +151,30 @@ def _write(deployment: Deployment, state: Path) -> Path:
 def recompile(state: Path) -> tuple[Path, tuple[Finding, ...]]:
     """Compile what the fleet in `state` was started with, write it there, return its directory and the findings.
 
-    Raises SuperviseError when `up` left no request there, and whatever a compile raises; then nothing is written.
+    Raises SuperviseError when `up` left no request there, or when the runtime serves another directory than the one
+    that `up` writes, and whatever a compile raises; then nothing is written.
     """
+    holder = runtime_holder(state)
+    served = Path(holder.deployment_dir) if holder is not None else state / DEPLOYMENT_NAME
+    if served.resolve() != (state / DEPLOYMENT_NAME).resolve():
+        # A request here is one of an earlier `up`: it says nothing about what runs.
+        raise SuperviseError([_no_request(f"{state.name} was started from {served}, not by `launch up`")])
     try:
         request = msgspec.json.decode((state / REQUEST_NAME).read_bytes(), type=UpRequest)
     except (OSError, msgspec.DecodeError) as error:
-        finding = Finding(
-            code="supervise/no-request",
-            severity="error",
-            key="",
-            message=f"{state / REQUEST_NAME} cannot be read: {error}",
-            notes=("a fleet that `launch serve` runs is reloaded by rendering again and restarting serve",),
-        )
-        raise SuperviseError([finding]) from None
+        raise SuperviseError([_no_request(f"{state / REQUEST_NAME} cannot be read: {error}")]) from None
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
     rendered = render(compiled)
     target = _write(rendered.deployment, state)
     return target, tuple(f for f in compiled.findings if f.severity != "note")
+
+
+def _no_request(message: str) -> Finding:
+    """Why there is nothing to compile again."""
+    return Finding(
+        code="supervise/no-request",
+        severity="error",
+        key="",
+        message=message,
+        notes=("a fleet that `launch serve` runs is reloaded by rendering again and restarting serve",),
+    )

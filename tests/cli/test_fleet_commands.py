@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import threading
 import time
@@ -189,3 +190,18 @@ def test_a_reload_works_under_a_lax_umask(cli: Cli) -> None:
         os.umask(before)
     assert cli.json("reload")["fleets"][0]["kept"] == ["assistant"]
     cli.run("stop", "--all")
+
+
+def test_a_served_fleet_is_not_reloaded_from_an_old_request(cli: Cli) -> None:
+    """`up`, `stop`, then `serve` of another directory: the request of `up` is not what runs, and changes nothing."""
+    cli.run("up", *cli.dev, "--detach")
+    cli.run("stop", "--all")
+    state = cli.home / "state/launch/dev-dev"
+    shutil.copytree(state / "deployment", cli.home / "served")
+    with cli.start("serve", str(cli.home / "served")) as serving:
+        eventually(lambda: any(f["ready"] for f in cli.json("status", code=None)["fleets"]))
+        before = cli.process()["pid"]
+        assert "served, not by `launch up`" in cli.run("reload", "assistant", code=7).stderr
+        assert cli.process()["pid"] == before
+        cli.run("stop", "--all")
+        assert serving.wait(30) == 0
