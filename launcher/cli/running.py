@@ -106,7 +106,7 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
 
 def _row(process: ProcessStatus) -> tuple[str, ...]:
     """One process as cells."""
-    up = f"{time.time() - process.started_at:.0f}s" if process.started_at and process.pid else ""
+    up = f"{max(0.0, time.time() - process.started_at):.0f}s" if process.started_at and process.pid else ""
     busy = f"{process.in_flight}/{process.slots}" if process.slots else ""
     return (
         process.name,

@@ -16,6 +16,11 @@ from launcher.supervise import procfs
 
 _LOOKS = 20
 _LOOK_PAUSE_S = 0.001
+_CLOCK_SLACK_S = 86400.0
+"""How far the clock may have been set back since a server was started."""
+_LONGEST_S = 1e7
+_HIGHEST_PID = 1 << 22
+"""PID_MAX_LIMIT of Linux on 64 bits."""
 MARKER = "LAUNCH_STATE_FILE"
 """Environment variable of every process we start: the path of its state file."""
 
@@ -107,7 +112,27 @@ def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
         return Rejected(path=str(path), reason=f"unreadable: {error}")
     if record.name != path.stem or (deployment is not None and record.deployment != deployment):
         return Rejected(path=str(path), reason=f"it describes {record.name!r} of deployment {record.deployment!r}")
-    return record
+    wrong = _impossible(record)
+    return record if wrong is None else Rejected(path=str(path), reason=f"impossible: {wrong}")
+
+
+def _impossible(record: ServerRecord) -> str | None:
+    """A value that no runtime writes, and that would break whoever uses it; None when there is none."""
+    limits = (
+        ("started_at", record.started_at, time.time() + _CLOCK_SLACK_S),
+        ("stop_grace_s", record.stop_grace_s, _LONGEST_S),
+        ("ready_s", record.ready_s or 0, _LONGEST_S),
+        ("port", record.port, 65535),
+        ("pid", record.pid, _HIGHEST_PID),
+        ("start_ticks", record.start_ticks, 1 << 63),
+        ("restarts", record.restarts, 1 << 31),
+    )
+    for name, value, highest in limits:
+        if not 0 <= value <= highest:
+            return f"{name} {str(value)[:40]}"
+    if record.log_file and ("\0" in record.log_file or not Path(record.log_file).is_absolute()):
+        return f"log_file {record.log_file!r}"
+    return None
 
 
 def argv_agrees(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:

@@ -46,13 +46,13 @@ def cut(path: Path, files: int, max_bytes: int) -> bool:
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
-    """The last `lines` lines of `path` (of its last 64 KiB), without colours; empty when there is no file."""
+    """The last `lines` lines of `path` (of its last 64 KiB), without colours; empty when there is no such file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             raw = file.read(_TAIL_BYTES)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can be this (NUL in it)
         return ()
     text = raw.decode(errors="replace")
     if size > _TAIL_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from launcher.supervise import (
     RecordStore,
     RuntimeAliveError,
     ServerRecord,
+    logs,
     offline_status,
     process,
     stop_orphans,
@@ -223,3 +225,39 @@ def test_wrappers_agree_and_strangers_do_not(prefix: tuple[str, ...], argv: tupl
     assert argv_agrees(argv, prefix + argv)
     assert not argv_agrees(argv, ())
     assert not argv_agrees((*argv, "x"), (*argv, "y"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("log_file", "/x\0y"),
+        ("log_file", "relative.log"),
+        ("started_at", 1e308),
+        ("started_at", -1e308),
+        ("stop_grace_s", 1e308),
+        ("ready_s", -1.0),
+        ("port", 70000),
+        ("pid", 1 << 40),
+        ("pid", -5),
+        ("start_ticks", 1 << 80),
+        ("restarts", 1 << 40),
+    ],
+)
+def test_a_record_with_impossible_values_is_rejected(
+    state_dir: Path, sleeper: Sleeper, field: str, value: object
+) -> None:
+    """Shown as not trusted, with the field; nothing breaks and nothing is signalled."""
+    child, mine = sleeper()
+    plain = msgspec.to_builtins(mine) | {field: value}
+    (state_dir / "servers/one.json").write_bytes(json.dumps(plain).encode())
+    (shown,) = offline_status(state_dir).processes
+    assert (shown.state, shown.log_file) == ("failed", None)
+    assert "state file: " in (shown.error or "")
+    assert field in (shown.error or "")
+    assert stop_orphans(state_dir).stopped == ()
+    assert child.poll() is None
+
+
+def test_the_log_of_an_impossible_path_is_empty() -> None:
+    """NUL and lone surrogates are no path; nobody gets a traceback for them."""
+    assert logs.tail(Path("/x\0y")) == logs.tail(Path("/\ud800")) == ()
