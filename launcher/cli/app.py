@@ -234,7 +234,13 @@ def reload(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Compile again, restart only what changed (and NAMES)."""
+    """Compile again, restart only what changed (and NAMES).
+
+    \b
+    launch reload                              after your config files changed
+    launch reload servers.assistant.slots=4    with one more override, kept from now on
+    launch reload assistant                    restart it although nothing changed
+    """
     from launcher.cli.running import reload_servers
 
     return reload_servers(tuple(names or ()), as_json=json, no_color=no_color)

@@ -45,6 +45,17 @@ def with_command(argv: Sequence[str], commands: Collection[str]) -> list[str]:
     return [*leading, *rest]
 
 
+def later_wins(earlier: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
+    """Both lists of overrides as one, without the earlier ones whose key a later one names again."""
+    again = {_key(word) for word in later}
+    return (*(word for word in earlier if _key(word) not in again), *later)
+
+
+def _key(override: str) -> str:
+    """What an override is about: `a.b` of `+a.b=1`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def complete_override(
     args: Sequence[str], incomplete: str, options: Mapping[str, Sequence[str]], keys: Sequence[str]
 ) -> list[str]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
 from launcher.cli.build import host_findings
 from launcher.cli.findings import show_findings
 from launcher.cli.progress import JsonProgress, Progress
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, render
-from launcher.errors import Finding, HostError, SuperviseError, has_errors
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError, has_errors
 from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment, writing
 from launcher.ir.deployment import Deployment
 from launcher.ir.fleet import FleetManifest
@@ -91,8 +92,7 @@ def bring_up(
     state = _state_dir(manifest)
     request = UpRequest(overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs))
     target = _write(rendered.deployment, state)
-    with writing(state / REQUEST_NAME):
-        write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
+    _write_request(state, request)
     progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
     model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
     announcer = Announcer(progress, None if as_json else out, model, ask)
@@ -122,7 +122,7 @@ def _require_stopped(manifest: FleetManifest) -> None:
             severity="error",
             key="",
             message=f"{manifest.deployment} is already running, {runtime}",
-            notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
+            notes=("`launch status` shows it, `launch reload KEY=VALUE` changes it, `launch stop --all` ends it",),
         )
         raise HostError([finding])
 
@@ -148,8 +148,16 @@ def _write(deployment: Deployment, state: Path) -> Path:
     return target
 
 
-def recompile(state: Path) -> tuple[Path, tuple[Finding, ...]]:
+def _write_request(state: Path, request: UpRequest) -> None:
+    """Keep what was asked for. Raises HostError when it cannot be written."""
+    with writing(state / REQUEST_NAME):
+        write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
+
+
+def recompile(state: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, tuple[Finding, ...]]:
     """Compile what the fleet in `state` was started with, write it there, return its directory and the findings.
+
+    `overrides` are added to those of `up`, and kept for the next time.
 
     Raises SuperviseError when `up` left no request there, or when the runtime serves another directory than the one
     that `up` writes, and whatever a compile raises; then nothing is written.
@@ -163,10 +171,25 @@ def recompile(state: Path) -> tuple[Path, tuple[Finding, ...]]:
         request = msgspec.json.decode((state / REQUEST_NAME).read_bytes(), type=UpRequest)
     except (OSError, msgspec.DecodeError) as error:
         raise SuperviseError([_no_request(f"{state / REQUEST_NAME} cannot be read: {error}")]) from None
+    request = msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
     rendered = render(compiled)
+    if rendered.deployment.name != state.name:
+        raise ConfigError([_other_deployment(state.name, rendered.deployment.name)])
     target = _write(rendered.deployment, state)
+    _write_request(state, request)
     return target, tuple(f for f in compiled.findings if f.severity != "note")
+
+
+def _other_deployment(running: str, compiled: str) -> Finding:
+    """Why overrides that make another deployment are not for `reload`."""
+    return Finding(
+        code="manifest/other-deployment",
+        severity="error",
+        key="",
+        message=f"{running} runs, these overrides make {compiled}",
+        notes=("`launch stop --all` ends what runs; then `launch up` starts the other",),
+    )
 
 
 def _no_request(message: str) -> Finding:

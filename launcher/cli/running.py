@@ -11,7 +11,7 @@ from pathlib import Path
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import ConfigError, Finding, SuperviseError
 from launcher.files import deployment_state_dir, known_deployments
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
@@ -21,6 +21,7 @@ from launcher.supervise.ending import no_answer_finding
 
 _STATE_STYLE = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "stopping": "yellow"}
 _WATCH_S = 1.0
+_LEFT = frozenset({"COMPONENT", "STATUS", "MODEL"})
 _STOP_WAIT_S = 120.0
 
 
@@ -95,7 +96,12 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     shown = [p for p in status.processes if not names or p.name in names]
     header = ("COMPONENT", "PORT", "PID", "STATUS", "MODEL", "PLANNED", "MEASURED", "BUSY", "TOK/S", "RESTARTS", "UP")
     rows = [_row(p) for p in shown]
-    out.table(header, rows, right=frozenset({1, 2, 5, 6, 7, 8, 9, 10}))
+    kept = [i for i, title in enumerate(header) if title != "TOK/S" or any(row[i] for row in rows)]
+    out.table(
+        tuple(header[i] for i in kept),
+        [tuple(row[i] for i in kept) for row in rows],
+        right=frozenset(at for at, i in enumerate(kept) if header[i] not in _LEFT),
+    )
     for process in shown:
         if process.error:
             style = _STATE_STYLE.get(process.state, "yellow")
@@ -106,7 +112,7 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
 
 def _row(process: ProcessStatus) -> tuple[str, ...]:
     """One process as cells."""
-    up = f"{max(0.0, time.time() - process.started_at):.0f}s" if process.started_at and process.pid else ""
+    up = _duration(time.time() - process.started_at) if process.started_at and process.pid else ""
     busy = f"{process.in_flight}/{process.slots}" if process.slots else ""
     return (
         process.name,
@@ -123,13 +129,20 @@ def _row(process: ProcessStatus) -> tuple[str, ...]:
     )
 
 
+def _duration(seconds: float) -> str:
+    """`42s`, `8m 23s`, `3h 5m`, `12d 4h`."""
+    whole = max(0, int(seconds))
+    for size, unit, smaller, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // smaller}{part}"
+    return f"{whole}s"
+
+
 def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_color: bool) -> int:
     """`launch stop`. Fleets whose runtime is gone are stopped from their state files."""
     out, err = terminals(no_color=no_color)
     statuses = fleets()
-    if not names and not everything:
-        from launcher.errors import ConfigError
-
+    if bool(names) == everything:
         finding = Finding(
             code="config/usage",
             severity="error",
@@ -194,10 +207,13 @@ def _asked(directory: Path) -> Iterator[ControlClient]:
 
 
 def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> int:
-    """`launch reload`: compile again with the overrides of `up`, hand the result to the runtime."""
+    """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime."""
+    from launcher.cli.arguments import is_override
     from launcher.cli.fleet import recompile
 
     out, err = terminals(no_color=no_color)
+    overrides = tuple(word for word in names if is_override(word))
+    names = tuple(word for word in names if word not in overrides)
     statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None}
     if not statuses:
         finding = Finding(
@@ -214,7 +230,7 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
         mine = tuple(p.name for p in status.processes if p.name in names)
         if names and not mine:
             continue
-        target, findings = recompile(directory)
+        target, findings = recompile(directory, overrides)
         show_findings(err, findings)
         with _asked(directory) as control:
             done = control.reload(mine, target)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.cli.app import command_names
-from launcher.cli.arguments import complete_override, is_override, with_command
+from launcher.cli.arguments import complete_override, is_override, later_wins, with_command
 from launcher.cli.complete import words_before
 
 OPTIONS = {"hardware": ["auto", "epyc", "sovereign"], "profile": ["dev", "full"]}
@@ -80,3 +80,12 @@ def test_overrides_complete(args: list[str], incomplete: str, expected: list[str
 def test_shells_say_what_was_typed(env: dict[str, str], incomplete: str, expected: tuple[list[str], str]) -> None:
     """Bash by words that it broke at `=`, zsh and fish by the line."""
     assert words_before(env, incomplete) == expected
+
+
+def test_a_later_override_takes_the_place_of_an_earlier_one() -> None:
+    """Hydra refuses one group twice; `reload` means the last word."""
+    assert later_wins(("hardware=dev", "a.b=1", "+c=2"), ("hardware=auto", "++a.b=3")) == (
+        "+c=2",
+        "hardware=auto",
+        "++a.b=3",
+    )

@@ -82,6 +82,10 @@ def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
     assert kept["kept"] == ["assistant"]
     restarted = cli.json("reload", "assistant")["fleets"][0]
     assert restarted["restarted"] == ["assistant"]
+    assert cli.json("reload", "servers.assistant.slots=1")["fleets"][0]["restarted"] == ["assistant"]
+    assert cli.process()["slots"] == 1
+    assert "dev-dev runs" in cli.run("reload", "hardware=auto", code=2).stderr
+    assert cli.json("reload")["fleets"][0]["kept"] == ["assistant"]
     assert chat(cli, "assistant").choices[0].message.content
 
     cli.run("stop", "--all")
