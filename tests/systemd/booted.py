@@ -32,7 +32,7 @@ echo {name} > {work}/root/etc/hostname
 rm -rf {work}/root/etc/systemd/system/*.wants {work}/root/var/log/journal
 mkdir -p {work}/root/srv {work}/root/var/log/journal
 exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_LOG_LEVEL=warning systemd-nspawn --quiet \
-    --directory={work}/root --machine={name} --boot --register=no --keep-unit --console=pipe {network} \
+    --directory={work}/root --machine={name} --boot --register=no --keep-unit --console=pipe {network} {binds} \
     systemd.unit=basic.target
 """
 
@@ -40,9 +40,14 @@ exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_LOG_LEVEL=warning systemd-ns
 class BootedHost:
     """One host: boots on entry, is powered off at the end of the block; its root is a throw-away copy of ours."""
 
-    def __init__(self, *, network: str = "--private-network") -> None:
+    def __init__(self, *, network: str = "--private-network", binds: Mapping[str, Path | str] | None = None) -> None:
+        """`binds`: path on the host → directory of this machine that is read-only there.
+
+        Whatever of ours lies below /tmp, /run or a home is otherwise out of the host's, or its units', sight.
+        """
         self.name = f"launch-{uuid.uuid4().hex[:8]}"
         self._network = network
+        self._binds = shlex.join(f"--bind-ro={ours}:{theirs}" for theirs, ours in (binds or {}).items())
         self._cgroups = [d / self.name for d in _hierarchies()]
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._log = Path(f"/tmp/{self.name}.log")
@@ -126,7 +131,7 @@ class BootedHost:
     def _boot(self) -> None:
         """Start PID 1 and wait until it answers. RuntimeError with its console when it does not."""
         enter = "".join(f"echo $$ > {d}/cgroup.procs; " for d in self._cgroups)
-        setup = _SETUP.format(work=f"/run/{self.name}", name=self.name, network=self._network)
+        setup = _SETUP.format(work=f"/run/{self.name}", name=self.name, network=self._network, binds=self._binds)
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
                 ["sh", "-ec", f"{enter} exec unshare --mount sh -ec {shlex.quote(setup)}"],

@@ -17,6 +17,8 @@ from tests.systemd.booted import BootedHost, unavailable
 from tests.tinymodels import shape_of
 
 REPOSITORY = Path(__file__).parents[2]
+PACKAGES = Path("/opt/launch-packages")
+"""Where the host sees our installed packages."""
 FIRST_PORT = 8081
 FRONT_PORT = 8000
 FRONT = f"http://127.0.0.1:{FRONT_PORT}"
@@ -37,7 +39,12 @@ def can_boot() -> None:
 @pytest.fixture
 def host(can_boot: None) -> Iterator[BootedHost]:
     """A host of its own network, freshly booted."""
-    with BootedHost() as booted:
+    binds = {
+        "/opt/python": sys.base_prefix,
+        "/opt/launch-checkout": REPOSITORY,
+        str(PACKAGES): sysconfig.get_path("purelib"),
+    }
+    with BootedHost(binds=binds) as booted:
         yield booted
 
 
@@ -131,9 +138,7 @@ class Fleet:
 
 def _install_python(host: BootedHost) -> None:
     """`launch` as /usr/local/bin/launch: this Python may lie in a home, which units do not see."""
-    host.run("mkdir", "-p", "/opt/python")
-    host.run("mount", "--bind", sys.base_prefix, "/opt/python")
-    path = f"{sysconfig.get_path('purelib')}:{REPOSITORY}"
+    path = f"/opt/launch-checkout:{PACKAGES}"
     python = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     script = host.root / "usr/local/bin/launch"
     run = "from launcher.cli import main; main()"
@@ -145,4 +150,5 @@ def _install_python(host: BootedHost) -> None:
 @pytest.fixture
 def fleet(host: BootedHost, tiny_models: Callable[..., Path], llama_server: Path) -> Fleet:
     """No server yet."""
-    return Fleet(host, tiny_models("llama"), llama_server)
+    seen_there = PACKAGES / llama_server.relative_to(sysconfig.get_path("purelib"))
+    return Fleet(host, tiny_models("llama"), seen_there)
