@@ -32,6 +32,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 LOG_ROOM_BYTES = 1 * GIB
 _FILES_SHOWN = 3
+_ANOTHER = "another process"
+_HOLDERS = ("pid ", _ANOTHER)
 
 
 def gather_facts(
@@ -102,7 +104,7 @@ def port_owner(host: str, port: int) -> str | None:
                 return error.strerror or str(error)
         else:
             return None
-    return _listener(port) or "another process"
+    return _listener(port) or _ANOTHER
 
 
 def _listener(port: int) -> str | None:
@@ -266,7 +268,7 @@ def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
             code="host/port-taken",
             severity="error",
             key=key,
-            message=f"{name}: {number} is held by {owner}",
+            message=f"{name}: {number} {'is held by' if owner.startswith(_HOLDERS) else 'cannot be bound:'} {owner}",
             notes=("nothing that launch did not start is stopped; stop it, or choose another port",),
         )
 

@@ -165,7 +165,10 @@ def test_a_full_disk_is_a_warning() -> None:
 
 def test_a_port_of_a_foreign_address_is_refused_with_a_reason() -> None:
     """An address that is not this host's cannot be bound; the reason is the system's."""
-    assert port_owner("192.0.2.1", 80) is not None
+    reason = port_owner("192.0.2.1", 80)
+    assert reason
+    (finding,) = check_host(fleet(server()), HostFacts(host=HOST, taken_ports={"a": reason}))
+    assert finding.message == f"a: port 1 cannot be bound: {reason}"
 
 
 def test_numactl_prefixes_are_read() -> None:
