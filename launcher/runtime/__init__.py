@@ -1,0 +1,64 @@
+"""The runtime: from `generated/<deployment>/` to a served fleet, in one process and one event loop.
+
+Lock → adopt or stop leftovers → open the front (it answers /health while models load) → start servers in order →
+serve → drain → stop. `python -m launcher.runtime DIR` is what `spawn_detached` and units run. I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher.errors import LaunchError
+from launcher.files import deployment_state_dir
+from launcher.runtime.deployment import read_deployment
+from launcher.runtime.fleet import Runtime
+from launcher.runtime.front_only import route_only as serve_front_only
+from launcher.supervise.control import ControlClient, NoRuntimeError
+from launcher.supervise.detached import spawn_runtime
+from launcher.supervise.events import AnyEvent, FleetFailed
+
+__all__ = ["ControlClient", "NoRuntimeError", "read_deployment", "run", "spawn_detached"]
+
+
+def ignore_event(_: AnyEvent) -> None:
+    """For callers that do not watch."""
+
+
+def run(
+    deployment_dir: Path,
+    *,
+    on_event: Callable[[AnyEvent], None] = ignore_event,
+    route_only: bool = False,
+    api_key_file: Path | None = None,
+) -> int:
+    """Run the deployment in the foreground until SIGTERM, SIGINT or a stop over the control socket; 0 then.
+
+    `route_only` starts and stops no server: the front alone, for fleets whose processes systemd owns; it
+    reads its keys from `api_key_file` where that is given (a unit's credential), else where the routes say.
+    `on_event` is called in the event loop and must not block. A second signal kills instead of draining.
+    Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a fatal server
+    did not become ready, or a stop over the control socket came before all were; everything that was started is
+    stopped), each after a `FleetFailed` event.
+    """
+    import uvloop  # noqa: PLC0415 - only who runs a fleet pays for it
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(
+                serve_front_only(deployment_dir, on_event, api_key_file)
+                if route_only
+                else Runtime(deployment_dir, on_event).main()
+            )
+    except LaunchError as error:
+        on_event(FleetFailed(exit_code=error.exit_code, findings=error.findings))
+        raise
+    return 0
+
+
+def spawn_detached(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event) -> int:
+    """Run the deployment in the background; return the runtime's pid once the fleet is ready. Raises as `run`."""
+    manifest, _ = read_deployment(deployment_dir)
+    state_dir = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
+    return spawn_runtime(deployment_dir, state_dir, on_event)

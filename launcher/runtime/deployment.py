@@ -1,0 +1,80 @@
+"""Reading a rendered deployment, and whether what it says may be executed. I/O."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from launcher.errors import ConfigError, Finding
+from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.manifest import argv_digest, decode_fleet, decode_routes
+
+
+def read_deployment(deployment_dir: Path, *, trusted: bool = False) -> tuple[FleetManifest, RoutingTable]:
+    """`fleet.json` and `routes.json` of a rendered deployment. Raises ConfigError.
+
+    With `trusted`, the directory and both files must be ours or root's, and nobody else's to write: what they say
+    is executed, and whoever asks for it over the control API need not be who wrote them.
+    """
+    fleet, routes = _read_pair(deployment_dir, trusted=trusted)
+    manifest = decode_fleet(fleet, str(deployment_dir / "fleet.json"))
+    table = decode_routes(routes, str(deployment_dir / "routes.json"))
+    for server in manifest.servers:
+        if server.argv_digest != argv_digest(server.argv):
+            message = (
+                f"{deployment_dir / 'fleet.json'} cannot be used: argv of {server.name} is not what its digest says"
+            )
+            notes = ("run `launch render` to write it again",)
+            raise ConfigError(
+                [Finding(code="manifest/invalid", severity="error", key="", message=message, notes=notes)]
+            )
+    return manifest, table
+
+
+def _read_pair(directory: Path, *, trusted: bool) -> tuple[bytes, bytes]:
+    """The bytes of both files, read through the descriptors that were looked at. Raises ConfigError."""
+    path = directory
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if trusted:
+                _require_ours(path, os.fstat(descriptor))
+            texts = []
+            for name in ("fleet.json", "routes.json"):
+                path = directory / name
+                # never blocks, not even on a pipe that lies there
+                file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=descriptor)
+                with os.fdopen(file, "rb") as opened:
+                    if not stat.S_ISREG(os.fstat(file).st_mode):
+                        raise OSError(errno.EINVAL, "it is no regular file")
+                    if trusted:
+                        _require_ours(path, os.fstat(file))
+                    texts.append(opened.read())
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # ValueError: a path with NUL in it
+        message = f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}"
+        notes = ("`launch render` writes it",)
+        finding = Finding(code="manifest/missing", severity="error", key="", message=message, notes=notes)
+        raise ConfigError([finding]) from None
+    return texts[0], texts[1]
+
+
+def _require_ours(path: Path, facts: os.stat_result) -> None:
+    """Raises ConfigError unless `path` is ours or root's, and only its owner may write it."""
+    if facts.st_uid not in (0, os.getuid()):
+        why = f"it belongs to user {facts.st_uid}, this runtime runs as {os.getuid()}"
+    elif facts.st_mode & 0o022:
+        why = f"others than its owner may write it (mode {facts.st_mode & 0o7777:04o})"
+    else:
+        return
+    finding = Finding(
+        code="manifest/untrusted",
+        severity="error",
+        key="",
+        message=f"{path} is not taken over: {why}",
+        notes=(f"chmod go-w {path}, and have it owned by the user that runs the fleet",),
+    )
+    raise ConfigError([finding])

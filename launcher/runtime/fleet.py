@@ -1,0 +1,255 @@
+"""One run of one deployment: the lock, the doors, the fleet behind them, and what may be asked of it. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError
+from launcher.files import LockHeldError, LockOwner, OwnedLock, deployment_state_dir, write_atomic
+from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.ir.live import FleetStatus
+from launcher.runtime.deployment import read_deployment
+from launcher.runtime.host import front_url, notify, signals
+from launcher.supervise import LOCK_NAME, Supervisor, boot_id, early_finding, proc_stat, stopping_finding
+from launcher.supervise.control import control_socket, serve_control
+from launcher.supervise.events import AnyEvent, RuntimeStarted
+
+_LOG = logging.getLogger("launch.runtime")
+
+
+class Runtime:
+    """One run of one deployment; implements `launcher.ir.live.Control`."""
+
+    def __init__(self, deployment_dir: Path, on_event: Callable[[AnyEvent], None]) -> None:
+        """Reads the manifest. Raises ConfigError."""
+        self._directory = deployment_dir.absolute()
+        self._on_event = on_event
+        self._manifest, self._table = read_deployment(self._directory)
+        self._state_dir = deployment_state_dir(
+            self._manifest.deployment, self._manifest.supervisor.state_dir, create=True
+        )
+        self._url = front_url(self._table)
+        self._supervisor = Supervisor(
+            self._manifest,
+            state_dir=self._state_dir,
+            write=lambda path, data: write_atomic(path, data, mode=0o600),
+            emit=self._emit,
+            front=self._url,
+        )
+        self._supervisor.runtime_pid = os.getpid()
+        self._front: Any = None
+        self._told = asyncio.Event()
+        self._reason = "control"
+        self._serving: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[dict[str, Any]]] = set()
+        self._started = False
+        self._ending = False
+
+    # --- Control ---------------------------------------------------------------------------------------------
+
+    def status(self) -> FleetStatus:
+        """Every process now."""
+        return self._supervisor.status()
+
+    async def stop(self, names: tuple[str, ...]) -> None:
+        """Stop `names`; with none, have everything end (at once it returns: the answer itself is in flight)."""
+        if names:
+            await self._supervisor.stop(names)
+        else:
+            self._told.set()
+
+    async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
+        """Take over a manifest and its routes; several wait for each other.
+
+        Raises ConfigError when they are not of this deployment, or unreadable, SuperviseError while the fleet is
+        still starting, and when it is stopping, also when that begins meanwhile.
+        """
+        self._refuse_unless_up()
+        task = asyncio.create_task(self._take_over(names, deployment_dir))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if task.cancelled() and self._ending:
+                raise SuperviseError([stopping_finding(self._manifest.deployment)]) from None
+            raise
+
+    def _refuse_unless_up(self) -> None:
+        """Raises SuperviseError when everything was told to end, or has not come up yet."""
+        if self._ending or self._told.is_set():
+            raise SuperviseError([stopping_finding(self._manifest.deployment)])
+        if not self._started:
+            raise SuperviseError([_starting(self.status())])
+
+    async def _take_over(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
+        """One reload, when it is its turn."""
+        async with self._reloading:
+            self._refuse_unless_up()
+            directory, manifest, table = self._read(deployment_dir)
+            unknown = set(names) - {p.name for p in self.status().processes} - {s.name for s in manifest.servers}
+            if unknown:
+                raise KeyError(min(unknown))
+            self._front.replace_table(table)
+            changes = await self._supervisor.reload(manifest, names)
+            self._directory, self._manifest, self._table = directory, manifest, table
+            return {
+                "started": list(changes.started),
+                "stopped": list(changes.stopped),
+                "restarted": list(changes.restarted),
+                "kept": list(changes.kept),
+            }
+
+    def _read(self, deployment_dir: str | None) -> tuple[Path, FleetManifest, RoutingTable]:
+        """The deployment to take over (None = the present one), and where it is. Raises ConfigError."""
+        directory = self._directory if deployment_dir is None else Path(deployment_dir).absolute()
+        manifest, table = read_deployment(directory, trusted=True)
+        if manifest.deployment != self._manifest.deployment:
+            message = f"{directory} is {manifest.deployment}, this runtime serves {self._manifest.deployment}"
+            finding = Finding(code="manifest/other-deployment", severity="error", key="", message=message)
+            raise ConfigError([finding])
+        return directory, manifest, table
+
+    # --- the run ---------------------------------------------------------------------------------------------
+
+    async def main(self) -> None:
+        """The whole run, with the deployment's lock held."""
+        lock = OwnedLock(self._state_dir / LOCK_NAME)
+        mine = proc_stat(os.getpid())
+        owner = LockOwner(
+            pid=os.getpid(),
+            start_ticks=mine.start_ticks if mine else 0,
+            boot_id=boot_id(),
+            deployment=self._manifest.deployment,
+            deployment_dir=str(self._directory),
+            front=self._url,
+        )
+        with signals(self._on_signal):
+            try:
+                lock.acquire(owner)
+            except LockHeldError as error:
+                raise HostError([_held(self._manifest.deployment, error)]) from None
+            try:
+                # At once: who sees the lock held can ask from now on, and is answered when the doors open.
+                with control_socket(self._state_dir) as sock:
+                    await self._hold(sock)
+            finally:
+                # Nothing can start a server any more; one that a late start left would live on without a runtime.
+                await self._supervisor.sweep()
+                lock.release()
+
+    async def _hold(self, control_sock: socket.socket) -> None:
+        """Open the doors, run the fleet until told, close in order."""
+        from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
+
+        control = route.control_app(self)
+        self._front = route.Front(self._table, self._supervisor, control=control)
+        unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
+        sock = route.bind(self._front, unit.host, unit.port)
+        closing = asyncio.Event()
+        self._emit(
+            RuntimeStarted(
+                deployment=self._manifest.deployment,
+                pid=os.getpid(),
+                state_dir=str(self._state_dir),
+                front=self._url,
+                processes=self._supervisor.boot_names(),
+            )
+        )
+        async with serve_control(control, control_sock):
+            self._serving = asyncio.create_task(
+                route.serve(
+                    self._front, host=unit.host, port=unit.port, sock=sock, shutdown=closing, drain_timeout_s=drain_s
+                )
+            )
+            try:
+                await self._run_fleet(self._serving)
+            finally:
+                await self._end_reloads()
+                closing.set()
+                await asyncio.gather(self._serving, return_exceptions=True)
+                await self._supervisor.stop_all(self._reason)
+
+    async def _end_reloads(self) -> None:
+        """Cut short the reloads that run or wait, and refuse more: they would start what is being stopped."""
+        self._ending = True
+        reloads = tuple(self._reloads)
+        for task in reloads:
+            task.cancel()
+        await asyncio.gather(*reloads, return_exceptions=True)
+
+    async def _run_fleet(self, serving: asyncio.Task[None]) -> None:
+        """Adopt, start, then wait to be told to end. Raises what made it impossible to go on."""
+        told = asyncio.create_task(self._told.wait())
+        starting = asyncio.create_task(self._start())
+        try:
+            await asyncio.wait({told, starting, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() and not starting.exception():
+                await asyncio.wait({told, serving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            starting.cancel()
+            told.cancel()
+            await asyncio.gather(starting, told, return_exceptions=True)
+        for task in (starting, serving):
+            if task.done() and not task.cancelled():
+                task.result()
+        if not self._started and self._reason == "control":
+            raise SuperviseError([early_finding(self._manifest.deployment)])
+
+    async def _start(self) -> None:
+        """Find what an earlier runtime left, start the rest, tell systemd."""
+        await self._supervisor.recover()
+        await self._supervisor.start()
+        self._started = True
+        notify("READY=1")
+
+    def _emit(self, event: AnyEvent) -> None:
+        """Pass an event on; whoever watches cannot stop the fleet by failing."""
+        try:
+            self._on_event(event)
+        except Exception:  # noqa: BLE001 - whatever it is, it is logged
+            _LOG.exception("the watcher of events failed")
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """End; if that is under way, end now."""
+        if self._told.is_set():
+            self._supervisor.kill_all()
+            if self._serving is not None:
+                self._serving.cancel()
+            return
+        self._reason = number.name
+        notify("STOPPING=1")
+        self._told.set()
+
+
+def _held(deployment: str, error: LockHeldError) -> Finding:
+    """The finding for a second runtime."""
+    owner = error.owner
+    who = f"process {owner.pid} ({owner.deployment_dir})" if owner else "another process"
+    return Finding(
+        code="supervise/already-running",
+        severity="error",
+        key="",
+        message=f"{deployment} is already run by {who}",
+        notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
+    )
+
+
+def _starting(status: FleetStatus) -> Finding:
+    """The finding for a reload that comes too early: two that start the same servers would meet."""
+    waiting = ", ".join(f"{p.name} ({p.state})" for p in status.processes if p.state not in ("ready", "sleeping"))
+    return Finding(
+        code="supervise/starting",
+        severity="error",
+        key="",
+        message=f"{status.deployment} is still starting: {waiting or 'its hooks run'}",
+        notes=("`launch status` shows when it is ready; reload then",),
+    )
