@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import msgspec
 
 from launcher.ir.live import ServerState
-from launcher.supervise import events, logs, ports, process, readiness
-from launcher.supervise.diagnose import Diagnosis, diagnose
+from launcher.supervise import events, logs, process, readiness
+from launcher.supervise.causes import cause_of_end, obstacle
+from launcher.supervise.diagnose import Diagnosis
 from launcher.supervise.identity import RecordStore, ServerRecord
 from launcher.supervise.lifecycle import (
     Action,
@@ -31,6 +31,7 @@ from launcher.supervise.lifecycle import (
     step,
 )
 from launcher.supervise.spec import ProcessSpec
+from launcher.supervise.traffic import Traffic
 
 _USABLE = ("ready", "sleeping")
 _EXIT_NOTICE_S = 0.2
@@ -49,23 +50,18 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     log_max_bytes: int
 
 
-class Runner:
+class Runner(Traffic):
     """One server or service: its spec, its life, its process, and the requests in it."""
 
     def __init__(self, spec: ProcessSpec, home: Home) -> None:
         """Nothing is started yet."""
+        super().__init__()
         self.spec = spec
         self.life = Life()
         self.record: ServerRecord | None = None
         self.failure: Diagnosis | None = None
         self.exit_code: int | None = None
         self.ready_s: float | None = None
-        self.in_flight = 0
-        self.leases = 0
-        """Waiters that were promised this server and have not entered yet."""
-        self.last_used = 0.0
-        self.last_ok = 0.0
-        self.draining = False
         self.held = False
         """An operator stopped it: no request starts it again."""
         self.closed = False
@@ -76,7 +72,6 @@ class Runner:
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
-        self._quiet: asyncio.Event | None = None
         self._why = "stop"
         self._proven_before = False
 
@@ -93,11 +88,6 @@ class Runner:
         return not self.draining and self.life.state in _USABLE
 
     @property
-    def busy(self) -> bool:
-        """Whether a request is in it, or promised to it."""
-        return self.in_flight > 0 or self.leases > 0
-
-    @property
     def pid(self) -> int | None:
         """The process, while there is one."""
         return self._process.pid if self._process is not None else None
@@ -112,47 +102,6 @@ class Runner:
         while self.life.state not in states:
             await self._changed.wait()
         return self.life.state
-
-    # --- requests ------------------------------------------------------------------------------------------
-
-    def enter(self) -> None:
-        """A request begins."""
-        self.in_flight += 1
-
-    def leave(self, *, ok: bool) -> None:
-        """A request ended."""
-        self.in_flight -= 1
-        self.last_used = asyncio.get_running_loop().time()
-        if ok:
-            self.last_ok = self.last_used
-        self.check_quiet()
-
-    def check_quiet(self) -> None:
-        """Let `drain` look again: a request or a promise ended."""
-        if self._quiet is not None:
-            self._quiet.set()
-
-    async def drain(self, timeout_s: float) -> bool:
-        """Take no more requests and wait until none is in flight; False when `timeout_s` passed first.
-
-        Who was promised this server enters first: else two servers that are swapped in turn never serve anybody.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._while(lambda: self.leases > 0)
-                self.draining = True
-                await self._while(lambda: self.busy)
-        except TimeoutError:
-            return False
-        finally:
-            self.draining = True
-        return True
-
-    async def _while(self, holds: Callable[[], bool]) -> None:
-        """Wait as long as `holds()`, looked at after every request."""
-        while holds():
-            self._quiet = asyncio.Event()
-            await self._quiet.wait()
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -228,7 +177,7 @@ class Runner:
 
     def _spawn(self) -> None:
         """Start the process, unless something is in the way; the state file names it before and after."""
-        problem = self._obstacle()
+        problem = obstacle(self.spec)
         if problem is None:
             try:
                 self._launch()
@@ -242,23 +191,6 @@ class Runner:
             self._home.store.remove(self.spec.name)
             reason = SpawnFailed(problem.cause, jitter=random.random())  # noqa: S311 - spreads restarts
             asyncio.get_running_loop().call_soon(self.dispatch, reason)
-
-    def _obstacle(self) -> Diagnosis | None:
-        """Why a start cannot succeed, found before a process is made."""
-        spec = self.spec
-        if shutil.which(spec.argv[0]) is None:
-            code = "supervise/container-engine-missing" if spec.container else "supervise/binary-missing"
-            remedy = "install it, or set `engine`"
-            return Diagnosis(code=code, cause=f"{spec.argv[0]} is not there or not executable", remedy=remedy)
-        missing = [file for file in spec.files if not Path(file).exists()]
-        if missing:
-            cause = f"missing: {', '.join(missing[:3])}"
-            return Diagnosis(code="supervise/model-missing", cause=cause, remedy="fetch it, or correct the path")
-        owner = ports.port_owner(spec.port)
-        if owner is not None:
-            cause = f"port {spec.port} is held by {owner}, which this fleet did not start"
-            return Diagnosis(code="supervise/port-busy", cause=cause, remedy="stop it, or set another `port`")
-        return None
 
     def _launch(self) -> None:
         """Spawn, record, watch. Raises OSError."""
@@ -324,24 +256,9 @@ class Runner:
         self.exit_code = code
         self._home.store.remove(self.spec.name)
         if self.life.failing is None and self.life.state != "stopping":
-            self.failure = self._diagnose(code)
+            self.failure = cause_of_end(self.spec, self.log_file, code, starting=self.life.state == "starting")
         reason = self.failure.cause if self.failure is not None else process.describe_exit(code)
         self.dispatch(Exited(reason, jitter=random.random()))  # noqa: S311 - spreads restarts
-
-    def _diagnose(self, code: int | None) -> Diagnosis:
-        """Why it ended; a port that is taken is named with its owner.
-
-        A llama-server that exits at once may lose its last lines (its logger is a thread), so that a taken port is
-        looked for even when the log does not say so.
-        """
-        found = diagnose(code, logs.tail(self.log_file))
-        unexplained = found.code == "supervise/exited" and self.life.state == "starting"
-        owner = ports.port_owner(self.spec.port) if unexplained or found.code == "supervise/port-busy" else None
-        if owner is None:
-            return found
-        cause = f"port {self.spec.port} is held by {owner}"
-        remedy = "stop it, or set another `port`"
-        return Diagnosis(code="supervise/port-busy", cause=cause, remedy=remedy, line=found.line)
 
     def _cancel_probe(self) -> None:
         """End the readiness probe; one that reports right now ends by itself."""

@@ -1,0 +1,43 @@
+"""Why a process cannot start, or has ended: what the host shows, beside what its log says. I/O."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from launcher.supervise import logs, ports
+from launcher.supervise.diagnose import Diagnosis, diagnose
+from launcher.supervise.spec import ProcessSpec
+
+
+def obstacle(spec: ProcessSpec) -> Diagnosis | None:
+    """Why a start cannot succeed, found before a process is made."""
+    if shutil.which(spec.argv[0]) is None:
+        code = "supervise/container-engine-missing" if spec.container else "supervise/binary-missing"
+        remedy = "install it, or set `engine`"
+        return Diagnosis(code=code, cause=f"{spec.argv[0]} is not there or not executable", remedy=remedy)
+    missing = [file for file in spec.files if not Path(file).exists()]
+    if missing:
+        cause = f"missing: {', '.join(missing[:3])}"
+        return Diagnosis(code="supervise/model-missing", cause=cause, remedy="fetch it, or correct the path")
+    owner = ports.port_owner(spec.port)
+    if owner is not None:
+        cause = f"port {spec.port} is held by {owner}, which this fleet did not start"
+        return Diagnosis(code="supervise/port-busy", cause=cause, remedy="stop it, or set another `port`")
+    return None
+
+
+def cause_of_end(spec: ProcessSpec, log: Path, code: int | None, *, starting: bool) -> Diagnosis:
+    """Why it ended; a port that is taken is named with its owner.
+
+    A llama-server that exits at once may lose its last lines (its logger is a thread), so that a taken port is
+    looked for even when the log does not say so.
+    """
+    found = diagnose(code, logs.tail(log))
+    unexplained = found.code == "supervise/exited" and starting
+    owner = ports.port_owner(spec.port) if unexplained or found.code == "supervise/port-busy" else None
+    if owner is None:
+        return found
+    cause = f"port {spec.port} is held by {owner}"
+    remedy = "stop it, or set another `port`"
+    return Diagnosis(code="supervise/port-busy", cause=cause, remedy=remedy, line=found.line)
