@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +9,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.tinymodels import ARCHITECTURES, plan, write, write_parts, write_sparse
+from tests.tinymodels import ARCHITECTURES, PROJECTORS, plan, write, write_parts, write_sparse
 from tests.tinymodels.faulty import FAULTS, bit_rot, missing_part
 from tests.tinymodels.full_size import SHAPES, write_full_size
+from tests.tinymodels.picture import png
 from tests.tinymodels.running import RunningServer, ServerExitedError, memory_breakdown
 
 TinyModels = Callable[..., Path]
@@ -56,18 +54,6 @@ def completion(server: RunningServer, prompt: str = "Hello", **fields: Any) -> d
     assert status == 200, answer
     result: dict[str, Any] = answer
     return result
-
-
-def png(width: int, height: int) -> str:
-    """A grey ramp as a PNG data URL."""
-    rows = b"".join(b"\0" + bytes((x + y) % 256 for x in range(width) for _ in range(3)) for y in range(height))
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    image = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 @pytest.mark.parametrize(("arch", "quantization"), CASES, ids=["-".join(case) for case in CASES])
@@ -141,9 +127,10 @@ def test_a_server_that_is_not_ready_in_time_is_ended(llama_server: Path, tiny_mo
     assert server.process.returncode is not None
 
 
-def test_an_image_is_described(llama_server: Path, tiny_models: TinyModels) -> None:
-    """qwen2vl and its projector take an image through the chat endpoint."""
-    files = ("-m", tiny_models("qwen2vl"), "--mmproj", tiny_models("qwen2vl-projector"))
+@pytest.mark.parametrize("arch", PROJECTORS)
+def test_an_image_is_described(llama_server: Path, tiny_models: TinyModels, arch: str) -> None:
+    """Each model with a projector takes an image through the chat endpoint."""
+    files = ("-m", tiny_models(arch), "--mmproj", tiny_models(PROJECTORS[arch]))
     with RunningServer(llama_server, *files, *SMALL) as server:
         assert server.get("/props")[1]["modalities"]["vision"] is True
         content = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": png(64, 64)}}]

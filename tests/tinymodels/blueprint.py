@@ -49,6 +49,7 @@ class Shape:
     dt_rank: int = 0
     n_group: int = 0
     n_mtp: int = 0
+    n_deepstack: int = 0
 
     def with_overrides(self, overrides: dict[str, Any]) -> Shape:
         """The same shape with other numbers; an unknown name is a TypeError that gives the nearest one."""

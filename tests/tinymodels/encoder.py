@@ -1,4 +1,4 @@
-"""Encoders: bert (embeddings), and the vision projector of qwen2vl."""
+"""Encoders: bert (embeddings), and the vision projectors of qwen2vl and qwen3vlmoe."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from .blueprint import Blueprint, Shape, with_base
 SHAPES = {
     "bert": Shape(n_vocab=128, n_ctx_train=512, n_head_kv=4, head_dim=16, tied=True),
     "qwen2vl-projector": Shape(n_vocab=0, n_head=2, n_head_kv=2, head_dim=32),
+    "qwen3vl-projector": Shape(n_vocab=0, n_head=2, n_head_kv=2, head_dim=32, n_deepstack=1),
 }
 _CLS_POOLING = 2
-_PATCH = 14
+_PATCH = {"qwen2vl-projector": 14, "qwen3vl-projector": 16}
+_PATCHES = 8
+"""Patches along each side of an image."""
 
 
 def build(arch: str, s: Shape) -> Blueprint:
     """The blueprint of one encoder."""
-    return _bert(s) if arch == "bert" else _projector(s)
+    if arch == "bert":
+        return _bert(s)
+    return _qwen2vl(s, _PATCH[arch]) if arch == "qwen2vl-projector" else _qwen3vl(s, _PATCH[arch])
 
 
 def _bert(s: Shape) -> Blueprint:
@@ -36,13 +41,42 @@ def _bert(s: Shape) -> Blueprint:
     return b
 
 
-def _projector(s: Shape) -> Blueprint:
+def _qwen2vl(s: Shape, patch: int) -> Blueprint:
     """A Qwen2-VL vision tower; n_embd is both its own width and that of the text model it feeds."""
+    b = _tower("qwen2vl_merger", s, patch)
+    b.put(use_silu=False, use_gelu=False)
+    for _, at in b.blocks(s):
+        for part in ("attn_q", "attn_k", "attn_v"):
+            _linear(b, f"v.{at}.{part}", s.n_embd, s.n_embd)
+    return b
+
+
+def _qwen3vl(s: Shape, patch: int) -> Blueprint:
+    """A Qwen3-VL vision tower: learnt positions, one matrix for Q, K and V, layers that feed the text model's.
+
+    Sizes of its tensors: llama.cpp tools/mtmd/models/qwen3vl.cpp.
+    """
+    b = _tower("qwen3vl_merger", s, patch)
+    b.put(use_gelu=True, vision__spatial_merge_size=2)
+    b.put(vision__is_deepstack_layers=[il < s.n_deepstack for il in range(s.n_layer)])
+    b.plain("v.patch_embd.bias", s.n_embd)
+    b.plain("v.position_embd.weight", s.n_embd, _PATCHES**2)
+    for il, at in b.blocks(s):
+        _linear(b, f"v.{at}.attn_qkv", s.n_embd, 3 * s.n_embd)
+        if il < s.n_deepstack:
+            _layer_norm(b, f"v.deepstack.{il}.norm", 4 * s.n_embd)
+            _linear(b, f"v.deepstack.{il}.fc1", 4 * s.n_embd, 4 * s.n_embd)
+            _linear(b, f"v.deepstack.{il}.fc2", 4 * s.n_embd, s.n_embd)
+    return b
+
+
+def _tower(projector: str, s: Shape, patch: int) -> Blueprint:
+    """What both towers have: the first convolutions, norms, feed-forward halves and the projection of four patches."""
     b = Blueprint(architecture="clip")
-    b.put(has_vision_encoder=True, projector_type="qwen2vl_merger", use_silu=False, use_gelu=False)
+    b.put(has_vision_encoder=True, projector_type=projector)
     b.put(
-        vision__image_size=_PATCH * 8,
-        vision__patch_size=_PATCH,
+        vision__image_size=patch * _PATCHES,
+        vision__patch_size=patch,
         vision__embedding_length=s.n_embd,
         vision__feed_forward_length=s.n_ff,
         vision__projection_dim=s.n_embd,
@@ -53,11 +87,10 @@ def _projector(s: Shape) -> Blueprint:
         vision__image_std=[0.5, 0.5, 0.5],
     )
     for frame in ("", ".1"):
-        b.plain(f"v.patch_embd.weight{frame}", _PATCH, _PATCH, 3, s.n_embd)
+        b.plain(f"v.patch_embd.weight{frame}", patch, patch, 3, s.n_embd)
     for _, at in b.blocks(s):
         _layer_norm(b, f"v.{at}.ln1", s.n_embd)
-        for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
-            _linear(b, f"v.{at}.{part}", s.n_embd, s.n_embd)
+        _linear(b, f"v.{at}.attn_out", s.n_embd, s.n_embd)
         _layer_norm(b, f"v.{at}.ln2", s.n_embd)
         _linear(b, f"v.{at}.ffn_up", s.n_embd, s.n_ff)
         _linear(b, f"v.{at}.ffn_down", s.n_ff, s.n_embd)

@@ -11,7 +11,7 @@ _MOE = Shape(n_expert=8, n_expert_used=2, n_ff_exp=32)
 
 SHAPES = {
     "qwen3moe": _MOE,
-    "qwen3vlmoe": _MOE,
+    "qwen3vlmoe": replace(_MOE, n_deepstack=1),
     "gpt-oss": replace(_MOE, n_swa=128),
     # Neither n_lora_kv nor head_dim_v_mla is a multiple of 32: the AMX kernels of b10434 abort on those.
     "deepseek2": replace(
@@ -38,6 +38,7 @@ def build(arch: str, s: Shape) -> Blueprint:
     if arch == "deepseek2":
         return _deepseek2(b, s)
     if arch == "qwen3vlmoe":
+        b.put(n_deepstack_layers=s.n_deepstack)
         b.put(rope__dimension_sections=[s.head_dim // 8, s.head_dim * 3 // 16, s.head_dim * 3 // 16, 0])
     for _, at in b.blocks(s):
         b.norm(f"{at}.attn_norm.weight", s.n_embd)
