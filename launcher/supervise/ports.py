@@ -1,4 +1,4 @@
-"""Who listens on a TCP port, from /proc/net: to name a stranger, and to know that the listener is our child."""
+"""Who listens on a TCP port: to name a stranger, and to know that the listener is our child."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.supervise import procfs
-
-_LISTEN = "0A"
+from launcher.supervise.listeners import listening_inodes
 
 
 class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,21 +21,6 @@ class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         """`llama-server (pid 4711)`."""
         return f"{self.name} (pid {self.pid})" if self.pid is not None else self.name
-
-
-def listening_inodes(port: int) -> frozenset[str]:
-    """Socket inodes that listen on TCP `port` on any address, IPv4 and IPv6."""
-    found = set()
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(fields[9])
-    return frozenset(found)
 
 
 def holds_socket(pid: int, inodes: frozenset[str]) -> bool:
@@ -66,9 +50,9 @@ def listens(pid: int, port: int) -> bool:
     return any(holds_socket(member.pid, inodes) for member in procfs.session_members(pid) if member.pid != pid)
 
 
-def port_owner(port: int) -> PortOwner | None:
-    """Who listens on `port` now, or None when nobody does."""
-    inodes = listening_inodes(port)
+def port_owner(port: int, host: str = "") -> PortOwner | None:
+    """Who listens on `port` now (of any address, or where it is in the way of `host`), or None when nobody does."""
+    inodes = listening_inodes(port, host)
     if not inodes:
         return None
     for pid in procfs.pids():
