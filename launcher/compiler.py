@@ -106,6 +106,20 @@ def render(compiled: Compilation) -> Rendered:
     return rendered
 
 
+def hosts_of(compiled: Compilation) -> tuple[str, ...]:
+    """Names of the hosts that were compiled for, the front's first; none for a single machine."""
+    hosts = compiled.plan.config.hardware.hosts
+    first = plan.front_host(compiled.plan.config)
+    return (first, *(name for name in hosts if name != first)) if hosts else ()
+
+
+def on_host(compiled: Compilation, host: str) -> Compilation:
+    """What one host has of a compilation: its bundle is rendered from this. KeyError: no such host."""
+    part = plan.plan_of_host(compiled.plan, host)
+    commands = {server.name: compiled.commands[server.name] for server in part.servers}
+    return msgspec.structs.replace(compiled, plan=part, commands=commands)
+
+
 def deployment_name(fleet: FleetConfig) -> str:
     """`epyc-hot_only`: what a deployment's folder and state are called."""
     return f"{fleet.hardware.name}-{fleet.profile.name}"

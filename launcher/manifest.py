@@ -17,6 +17,7 @@ from launcher.ir.documents import (
     PLAN_SCHEMA,
     STATUS_SCHEMA,
     HardwareDocument,
+    HostDocument,
     InspectDocument,
     PlanDocument,
     ServerDocument,
@@ -108,7 +109,7 @@ def plan_document(
     document = PlanDocument(
         deployment=plan.deployment,
         input_digest=plan.input_digest,
-        hardware=HardwareDocument(name=plan.config.hardware.name, devices=plan.devices),
+        hardware=_hardware_document(plan),
         servers=tuple(
             ServerDocument(
                 name=s.name,
@@ -124,16 +125,29 @@ def plan_document(
                 env=dict(env.get(s.name, {})),
                 memory=s.memory,
                 source=s.source,
+                host=s.on or msgspec.UNSET,
+                address=s.host if s.on else msgspec.UNSET,
             )
             for s in plan.servers
         ),
-        services=tuple(ServiceDocument(name=s.name, port=s.port, ram_bytes=s.config.ram_bytes) for s in plan.services),
+        services=tuple(
+            ServiceDocument(name=s.name, port=s.port, ram_bytes=s.config.ram_bytes, host=s.on or msgspec.UNSET)
+            for s in plan.services
+        ),
         totals=plan.totals,
         findings=tuple(plan.findings if findings is None else findings),
         proof=proof,
     )
     built: dict[str, Any] = msgspec.to_builtins(document)
     return built
+
+
+def _hardware_document(plan: FleetPlan) -> HardwareDocument:
+    """The machine, or the machines and which of them has the front: the first of the plan's devices."""
+    hardware = plan.config.hardware
+    first = plan.devices[0].host if plan.devices else ""
+    hosts = tuple(HostDocument(name=n, address=h.address, front=n == first) for n, h in hardware.hosts.items())
+    return HardwareDocument(name=hardware.name, devices=plan.devices, hosts=hosts or msgspec.UNSET)
 
 
 def failed_plan_document(

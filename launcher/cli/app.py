@@ -66,6 +66,10 @@ Prove = Annotated[
 ProveWith = Annotated[
     str | None, typer.Option("--prove-with", metavar="BINARY", help="--prove, with this llama-server.")
 ]
+Host = Annotated[
+    str | None,
+    typer.Option("--host", metavar="NAME", help="Which of several hosts this is; default: this machine's name."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: command lines, every start.")]
 
 
@@ -108,6 +112,7 @@ def up(
     ask: Annotated[
         str | None, typer.Option("--ask", help="When ready, ask the fleet this and print the answer.")
     ] = None,
+    host: Host = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -122,7 +127,13 @@ def up(
     from launcher.cli.fleet import bring_up
 
     return bring_up(
-        *_request(overrides, config_dir), detach=detach, ask=ask, as_json=json, no_color=no_color, verbose=verbose
+        *_request(overrides, config_dir),
+        detach=detach,
+        ask=ask,
+        host=host,
+        as_json=json,
+        no_color=no_color,
+        verbose=verbose,
     )
 
 
@@ -180,6 +191,7 @@ def render(
 def check(
     overrides: Overrides = None,
     *,
+    host: Host = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -191,7 +203,7 @@ def check(
     """
     from launcher.cli.build import examine
 
-    return examine(*_request(overrides, config_dir), as_json=json, no_color=no_color)
+    return examine(*_request(overrides, config_dir), host=host, as_json=json, no_color=no_color)
 
 
 @app.command()
@@ -334,6 +346,7 @@ def install(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite installed files that were edited by hand.")] = False,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start and restart what changed.")] = True,
+    host: Host = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -346,7 +359,7 @@ def install(
     """
     from launcher.cli.deploy import InstallOptions, install_fleet
 
-    options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=start)
+    options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=start, host=host)
     return install_fleet(*_request(what, config_dir), options=options, as_json=json, no_color=no_color)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from launcher.cli.findings import show_findings, shown_place, summary
+from launcher.cli.presence import may_run
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
+from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
@@ -50,16 +52,20 @@ def show(
 
         proof, found = prove(compiled, binary=prover or None)
         compiled = msgspec.structs.replace(compiled, findings=(*compiled.findings, *found))
+    changes: tuple[FleetChange, ...] = ()
+    if may_run(compiled):
+
     if as_json:
         from launcher.manifest import plan_document
 
         argv = {name: command.argv for name, command in compiled.commands.items()}
         env = {name: command.env for name, command in compiled.commands.items()}
-        print_json(out, plan_document(compiled.plan, argv, env, compiled.findings, proof))
     else:
         from launcher.cli.plan_view import show_plan
 
         show_plan(out, compiled, verbose=verbose, proof=proof)
+        if changes:
+
     return exit_code(compiled)
 
 
@@ -74,17 +80,22 @@ def write(
     no_color: bool,
 ) -> int:
     """`launch render`."""
-    from launcher.compiler import render
-    from launcher.files import compare_deployment, write_deployment
+    from launcher.compiler import hosts_of, on_host, render
+    from launcher.files import FileDifference, compare_deployment, write_deployment
 
     out, err = terminals(no_color=no_color)
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
-    rendered = render(compiled)
-    target = (output or Path(compiled.plan.config.deploy.output_dir)) / rendered.deployment.name
-    changes = compare_deployment(rendered.deployment, target)
+    compiled.require()
+    target = (output or Path(compiled.plan.config.deploy.output_dir)) / compiled.plan.deployment
+    names = hosts_of(compiled)
+    bundles = {f"{name}/": render(on_host(compiled, name)) for name in names} if names else {"": render(compiled)}
     written = not check and not diff
-    if written:
-        write_deployment(rendered.deployment, target)
+    changes: list[FileDifference] = []
+    for below, rendered in bundles.items():
+        found = compare_deployment(rendered.deployment, target / below)
+        changes += (msgspec.structs.replace(change, path=f"{below}{change.path}") for change in found)
+        if written:
+            write_deployment(rendered.deployment, target / below)
     if as_json:
         document = {"schema": "launch.render/v1", "directory": str(target), "written": written, "changes": changes}
         print_json(out, document)
@@ -93,14 +104,16 @@ def write(
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
             out.line(out.style(line, colour) if colour else line)
     else:
-        show_findings(err, [f for f in (*compiled.findings, *rendered.findings) if f.severity != "note"])
+        findings = [f for rendered in bundles.values() for f in rendered.findings]
+        show_findings(err, [f for f in (*compiled.findings, *findings) if f.severity != "note"])
         for change in changes:
             verb = ("removed" if change.kind == "extra" else "wrote") if written else change.kind
             out.line(f"{verb:<8} {target / change.path}")
-        files = f"{len(rendered.deployment.files)} files in {target}"
+        files = f"{sum(len(r.deployment.files) for r in bundles.values())} files in {target}"
         out.line(f"{files}, {len(changes)} {'written' if written else 'differ'}")
         if written:
-            out.line(f"run it with: launch serve {target}; put its units in place with: launch install {target}")
+            for place in (target / below for below in bundles):
+                out.line(f"run it with: launch serve {place}; put its units in place with: launch install {place}")
         elif changes:
             out.line(f"write them with: launch render {shlex.join(overrides)}")
     return STALE_EXIT_CODE if check and changes else 0
@@ -185,12 +198,15 @@ def _missing_devices(
             )
 
 
-def examine(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:
-    """`launch check`."""
+def examine(
+    overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool, no_color: bool
+) -> int:
+    """`launch check`. `host`: which of several this is."""
+    from launcher.cli.host import of_host
     from launcher.compiler import render
 
     out, _ = terminals(no_color=no_color)
-    compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    compiled = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
     rendered = render(compiled)
     manifest = rendered.manifest
     found, checked = _examined(compiled, manifest, rendered.routes)

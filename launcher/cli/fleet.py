@@ -11,6 +11,7 @@ from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
 from launcher.cli.build import host_findings
 from launcher.cli.findings import show_findings
+from launcher.cli.host import of_host
 from launcher.cli.progress import JsonProgress, Progress
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, render
@@ -31,6 +32,8 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "launch.request/v1"
     overrides: tuple[str, ...]
     config_dirs: tuple[str, ...]
+    host: str | None = None
+    """Which of several hosts this is."""
 
 
 class Announcer:
@@ -74,13 +77,17 @@ def bring_up(
     *,
     detach: bool,
     ask: str | None,
+    host: str | None = None,
     as_json: bool,
     no_color: bool,
     verbose: bool,
 ) -> int:
-    """Everything before the first process is checked; nothing is started when this host cannot run the plan."""
+    """Everything before the first process is checked; nothing is started when this host cannot run the plan.
+
+    Of a fleet for several hosts, `host` (or the one named as this machine) runs its own part here.
+    """
     out, err = terminals(no_color=no_color)
-    compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    compiled = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
     rendered = render(compiled)
     manifest = rendered.manifest
     show_findings(err, [f for f in compiled.findings if f.severity != "note" or verbose])
@@ -90,7 +97,9 @@ def bring_up(
     show_findings(err, found)
     _require_stopped(manifest)
     state = _state_dir(manifest)
-    request = UpRequest(overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs))
+    request = UpRequest(
+        overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs), host=compiled.plan.on or None
+    )
     target = _write(rendered.deployment, state)
     _write_request(state, request)
     progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
@@ -173,6 +182,7 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, tuple
         raise SuperviseError([_no_request(f"{state / REQUEST_NAME} cannot be read: {error}")]) from None
     request = msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
+    compiled = of_host(compiled, request.host) if request.host else compiled
     rendered = render(compiled)
     if rendered.deployment.name != state.name:
         raise ConfigError([_other_deployment(state.name, rendered.deployment.name)])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from launcher.cli.findings import show_findings, summary
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation
-from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan
+from launcher.ir.config import HardwareConfig
+from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan, ServicePlan
 from launcher.ir.proof import Proof
 from launcher.sizes import GIB, MIB, gib
 
@@ -23,7 +24,7 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
         _services(terminal, plan)
     terminal.line()
     for device in plan.devices:
-        _device(terminal, device)
+        _device(terminal, device, plan)
     terminal.line()
     terminal.line(_sums(plan))
     if verbose:
@@ -50,7 +51,7 @@ def _sums(plan: FleetPlan) -> str:
     parts = [
         f"{counts}; HOT {gib(totals.hot_ram_bytes)} of RAM",
         f"K/V {gib(totals.kv_bytes)}",
-        f"{totals.threads} threads on {plan.config.hardware.cpu.physical_cores} cores",
+        f"{totals.threads} threads on {_cores(plan.config.hardware)} cores",
     ]
     if totals.warm_ram_bytes:
         parts.insert(1, f"WARM {gib(totals.warm_ram_bytes)}")
@@ -58,6 +59,12 @@ def _sums(plan: FleetPlan) -> str:
     if growth:
         parts.append(f"prompt caches may grow by {gib(growth)} more")
     return ", ".join(parts)
+
+
+def _cores(hardware: HardwareConfig) -> int:
+    """Physical cores, of all hosts."""
+    machines = [hardware.machine(name) for name in hardware.hosts] or [hardware]
+    return sum(machine.cpu.physical_cores for machine in machines)
 
 
 def _count(number: int, noun: str) -> str:
@@ -109,23 +116,30 @@ def _servers(terminal: Terminal, plan: FleetPlan) -> None:
 
 def _identity(server: ServerPlan) -> tuple[str, str, str, str]:
     """Name, port, tier, model of a server's first row."""
-    return server.name, str(server.port), server.tier, f"{server.model} {server.quantization}"
+    return server.name, _port(server), server.tier, f"{server.model} {server.quantization}"
+
+
+def _port(process: ServerPlan | ServicePlan) -> str:
+    """`8080`; of several hosts with whose it is: `beta:8080`."""
+    return f"{process.on}:{process.port}" if process.on else str(process.port)
 
 
 def _services(terminal: Terminal, plan: FleetPlan) -> None:
     """One row a service."""
     rows: list[tuple[str, ...]] = [
-        (s.name, str(s.port), _size(s.config.ram_bytes), s.config.model or s.config.description) for s in plan.services
+        (s.name, _port(s), _size(s.config.ram_bytes), s.config.model or s.config.description) for s in plan.services
     ]
     terminal.table(("SERVICE", "PORT", "RAM", "WHAT"), rows, right=frozenset({1, 2}))
 
 
-def _device(terminal: Terminal, device: DevicePlan) -> None:
-    """A bar a memory: planned of budget, the peak beside it."""
+def _device(terminal: Terminal, device: DevicePlan, plan: FleetPlan) -> None:
+    """A bar a memory: planned of budget, the peak beside it; of several hosts, with its host."""
+    hosts = plan.config.hardware.hosts
+    name = f"{device.host:<{max(len(n) for n in hosts)}} {device.name}" if device.host else device.name
     share = device.planned_bytes / device.budget_bytes if device.budget_bytes else 1.0
     colour = "red" if max(device.planned_bytes, device.peak_bytes) > device.budget_bytes else "green"
     terminal.line(
-        f"{device.name:<8} {terminal.style(terminal.bar(share), colour)} {share:>6.1%}  "
+        f"{name:<8} {terminal.style(terminal.bar(share), colour)} {share:>6.1%}  "
         f"{gib(device.planned_bytes)} planned, {gib(device.peak_bytes)} peak, {gib(device.budget_bytes)} budget "
         f"of {gib(device.capacity_bytes)}"
     )

@@ -6,6 +6,7 @@ and its place in the tuple. Empty names are stand-ins for values that are wrong 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from launcher.config.names import addressable, check_duplicate_names, check_names, dangling
@@ -80,9 +81,33 @@ def check_engines(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def check_devices(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every device of a server is a GPU of the hardware."""
+    """Every device of a server is a GPU of the hardware; of several hosts, of its own."""
+    hosts = fleet.hardware.hosts
+    front = fleet.runtime.front.host
+    first = front if front in hosts else next(iter(hosts), "")
     for name, server in fleet.servers.items():
-        yield from _members(f"servers.{name}.devices", server.devices, "GPU", set(fleet.hardware.gpus))
+        gpus = fleet.hardware.machine(server.host if server.host in hosts else first).gpus
+        yield from _members(f"servers.{name}.devices", server.devices, "GPU", set(gpus))
+
+
+def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
+    """Where there are several hosts, every `host` is one of them, or an address."""
+    hosts = fleet.hardware.hosts
+    written = {"runtime.front.host": fleet.runtime.front.host}
+    written |= {f"servers.{name}.host": server.host for name, server in fleet.servers.items()}
+    written |= {f"services.{name}.host": service.host for name, service in fleet.services.items()}
+    for key, host in written.items() if hosts else ():
+        if host and host not in hosts and host != "localhost" and not _is_address(host):
+            yield dangling(key, host, "host", hosts)
+
+
+def _is_address(text: str) -> bool:
+    """Whether `text` is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_start_order(fleet: FleetConfig) -> Iterator[Finding]:
@@ -316,6 +341,7 @@ CHECKS: tuple[Check, ...] = (
     check_tiers,
     check_engines,
     check_devices,
+    check_hosts,
     check_start_order,
     check_routing,
     check_escalation_cycles,

@@ -56,8 +56,26 @@ class GpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """`host:port` of the ggml-rpc-server, for backend rpc."""
 
 
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One machine of several. What it does not say is as `hardware` says. Model paths are the same on all."""
+
+    address: str
+    """Where the other hosts reach it; servers placed on it listen there."""
+    api_key_file: str | None = None
+    """Keys that its servers ask for (`--api-key-file`); the front presents the first, from the same path there."""
+    cpu: CpuConfig | None = None
+    ram_bytes: ByteSize | None = None
+    ram_reserve_bytes: ByteSize | None = None
+    gpus: dict[str, GpuConfig] | None = None
+    memlock_bytes: ByteSize | None = None
+
+
+HOST_FIELDS = ("cpu", "ram_bytes", "ram_reserve_bytes", "gpus", "memlock_bytes")
+"""What a host may have of its own."""
+
+
 class HardwareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The machine a fleet is compiled for. RAM budget = ram_bytes - ram_reserve_bytes."""
+    """The machine a fleet is compiled for, or each of several (`hosts`). RAM budget = ram_bytes - ram_reserve_bytes."""
 
     name: str
     description: str = ""
@@ -70,6 +88,16 @@ class HardwareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """RLIMIT_MEMLOCK of the processes; absent means unlimited."""
     model_dir: str = "."
     """Where relative model paths start."""
+    hosts: dict[str, HostConfig] = {}
+    """Several machines by name. Empty: one, this."""
+
+    def machine(self, host: str) -> HardwareConfig:
+        """The one machine `host`, with what it has of its own; of a single machine itself. KeyError: no such host."""
+        if not self.hosts:
+            return self
+        own = self.hosts[host]
+        given = {field: value for field in HOST_FIELDS if (value := getattr(own, field)) is not None}
+        return msgspec.structs.replace(self, hosts={}, **given)
 
 
 # --- catalogue ----------------------------------------------------------------------------------------------
@@ -256,6 +284,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     description: str = ""
     engine: str = "default"
     host: str = "127.0.0.1"
+    """The address to listen on, on the front's host; or the name of one of `hardware.hosts` to run there."""
     port: int | None = None
     """Absent: the entry of this server's name in `ports`."""
     # context and slots
@@ -340,6 +369,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     description: str = ""
     model: str = ""
     host: str = "127.0.0.1"
+    """As a server's."""
     port: int | None = None
     command: tuple[str, ...] = ()
     container: ContainerConfig | None = None
@@ -465,6 +495,7 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The one HTTP port that clients talk to."""
 
     host: str = "127.0.0.1"
+    """The address to listen on, on the first of `hardware.hosts`; or the name of one of them to run there."""
     port: int = 8000
     api_key_file: str | None = None
     tls_cert_file: str | None = None

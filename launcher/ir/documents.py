@@ -15,11 +15,20 @@ INSPECT_SCHEMA: Final = "launch.inspect/v1"
 STATUS_SCHEMA: Final = "launch.status/v1"
 
 
+class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine of several. `front`: the front runs there."""
+
+    name: str
+    address: str
+    front: bool
+
+
 class HardwareDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The machine that was planned for. GPUs have no nodes."""
 
     name: str
     devices: tuple[DevicePlan, ...]
+    hosts: tuple[HostDocument, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ServerDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +47,10 @@ class ServerDocument(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     memory: tuple[DeviceMemory, ...]
     source: Literal["gguf", "declared", "measured"]
+    host: str | msgspec.UnsetType = msgspec.UNSET
+    """Where it runs, of several hosts."""
+    address: str | msgspec.UnsetType = msgspec.UNSET
+    """Where it listens there."""
 
 
 class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +59,7 @@ class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     port: int
     ram_bytes: int
+    host: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):

@@ -152,6 +152,8 @@ class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[ServiceUnit, ...]
     hooks: tuple[HookUnit, ...]
     supervisor: SupervisorUnit
+    host: str | msgspec.UnsetType = msgspec.UNSET
+    """Of several hosts, the one whose processes these are."""
 
 
 class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -175,6 +177,8 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     request_strip: tuple[str, ...] = ()
     api_key_file: str | None = None
     """Where the server's own key stands (`--api-key-file`); the front presents it."""
+    on: str = ""
+    """The other host that it runs on; "" for one that runs beside this front."""
 
 
 class RoutePool(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,6 +74,8 @@ class DevicePlan(msgspec.Struct, frozen=True, kw_only=True):
     planned_bytes: int
     peak_bytes: int
     nodes: tuple[NodePlan, ...] = ()
+    host: str | msgspec.UnsetType = msgspec.UNSET
+    """Whose it is, where there are several hosts."""
 
 
 class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,14 +144,20 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     memory: tuple[DeviceMemory, ...]
     request_set: dict[str, Any] = {}
     request_strip: tuple[str, ...] = ()
+    on: str = ""
+    """The host that it runs on, where there are several; `host` is the address that it listens on."""
+
+
+
 
 
 class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A service with its port settled."""
+    """A service with its port and address settled. `on`: the host that it runs on, where there are several."""
 
     name: str
     port: int
     config: ServiceConfig
+    on: str = ""
 
 
 class PlanTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +170,11 @@ class PlanTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole decision: servers in start order, services, devices, totals, and findings that do not stop it."""
+    """The whole decision: servers in start order, services, devices, totals, and findings that do not stop it.
+
+    Of several hosts, or of one of them (`launcher.plan.plan_of_host`): then `on` names it, `front` says whether the
+    front runs there, and `remote` are the servers of other hosts that this front asks.
+    """
 
     deployment: str
     input_digest: str
@@ -173,3 +185,6 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[ServicePlan, ...]
     totals: PlanTotals
     findings: tuple[Finding, ...]
+    on: str = ""
+    front: bool = True
+    remote: tuple[ServerPlan, ...] = ()

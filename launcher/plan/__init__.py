@@ -2,11 +2,12 @@
 
 In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pure: no file, clock or machine.
 
-`plan_fleet` is the stage; `settle` and `estimate` answer for one model (`launch inspect`); `apply_waivers` also
-serves the findings of other stages.
+`plan_fleet` is the stage, `plan_of_host` one host's part of its plan; `settle` and `estimate` answer for one model
+(`launch inspect`); `apply_waivers` also serves the findings of other stages.
 """
 
 from launcher.plan.fleet import plan_fleet
+from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate
 from launcher.plan.proof import differences, is_mismatch, proof_findings, unshared_memory
 from launcher.plan.settings import Settings
@@ -20,8 +21,10 @@ __all__ = [
     "apply_waivers",
     "differences",
     "estimate",
+    "front_host",
     "is_mismatch",
     "plan_fleet",
+    "plan_of_host",
     "proof_findings",
     "settle",
     "sort_findings",

@@ -58,10 +58,14 @@ def starts(fleet: FleetConfig, service: ServicePlan) -> str:
 
 
 def device_plans(
-    fleet: FleetConfig, servers: Sequence[Planned], services: Sequence[ServicePlan]
+    fleet: FleetConfig, servers: Sequence[Planned], services: Sequence[ServicePlan], *, host: str = ""
 ) -> tuple[DevicePlan, ...]:
-    """RAM and every GPU: capacity, budget, planned (after start) and peak (the worst set that tiers allow)."""
+    """RAM and every GPU of a machine: capacity, budget, planned (after start), peak (the worst set that tiers allow).
+
+    `host`: its name among several.
+    """
     hardware = fleet.hardware
+    whose = host or msgspec.UNSET
     resident = sum(s.config.ram_bytes for s in services if starts(fleet, s) == "boot")
     possible = sum(s.config.ram_bytes for s in services if starts(fleet, s) != "never")
     ram = DevicePlan(
@@ -72,6 +76,7 @@ def device_plans(
         planned_bytes=planned_on(RAM, servers) + resident,
         peak_bytes=peak_on(RAM, servers) + possible,
         nodes=node_plans(fleet, servers, resident),
+        host=whose,
     )
     gpus = (
         DevicePlan(
@@ -81,6 +86,7 @@ def device_plans(
             budget_bytes=int(gpu.vram_bytes * gpu.target_max),
             planned_bytes=planned_on(name, servers),
             peak_bytes=peak_on(name, servers),
+            host=whose,
         )
         for name, gpu in hardware.gpus.items()
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from launcher.errors import Finding
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.plan.checks import CHECKS, Planning
+from launcher.plan.checks import CHECKS, WHOLE, Planning
 from launcher.plan.devices import device_plans, elect, totals
+from launcher.plan.hosts import Host, check_hosts, placed, split, told_by, without_foreign
 from launcher.plan.memory import WeightTables
 from launcher.plan.order import start_order
 from launcher.plan.server import Planned, plan_server
@@ -28,30 +29,60 @@ def plan_fleet(
     """The whole decision. Always returns; everything found, errors too, is in `findings`, sorted."""
     findings: list[Finding] = []
     tables = WeightTables()
-    servers = share(elect(tuple(_servers(fleet, catalog, findings, tables))))
-    servers, cycles = start_order(servers, fleet.runtime.parallel_start_below_bytes)
-    services = tuple(_services(fleet, findings))
-    planning = Planning(
-        fleet=fleet,
-        catalog=catalog,
-        servers=servers,
-        services=services,
-        devices=device_plans(fleet, servers, services),
-        totals=totals(fleet, servers, services),
-        tables=tables,
-    )
-    findings += cycles
-    findings += (finding for check in checks for finding in check(planning))
+    hosts = split(fleet)
+    parts = [_part(host, fleet, catalog, tables, findings) for host in hosts]
+    whole = parts[0] if len(parts) == 1 else _together(fleet, catalog, tables, parts)
+    checks = tuple(checks)
+    for host, part in zip(hosts, parts, strict=True):
+        own = checks if part is whole else (check for check in checks if check not in WHOLE)
+        findings += (told_by(finding, host) for check in own for finding in check(part))
+    if len(parts) > 1:
+        findings += (finding for check in checks if check in WHOLE for finding in check(whole))
+    findings += check_hosts(fleet)
     return FleetPlan(
         deployment=deployment,
         input_digest=input_digest,
         config=fleet,
         tiers=fleet.tiers,
-        devices=planning.devices,
-        servers=tuple(s.plan for s in servers),
-        services=services,
-        totals=planning.totals,
+        devices=whole.devices,
+        servers=tuple(s.plan for s in whole.servers),
+        services=whole.services,
+        totals=whole.totals,
         findings=sort_findings(findings),
+    )
+
+
+def _part(host: Host, fleet: FleetConfig, catalog: Catalog, tables: WeightTables, findings: list[Finding]) -> Planning:
+    """One host's servers and services, planned alone."""
+    planned = (placed(s, host) for s in _servers(host.fleet, catalog, findings, tables))
+    servers, foreign = without_foreign(share(elect(tuple(planned))), fleet.servers)
+    servers, cycles = start_order(servers, fleet.runtime.parallel_start_below_bytes)
+    findings += (*foreign, *cycles)
+    services = tuple(_services(host, findings))
+    return Planning(
+        fleet=host.fleet,
+        catalog=catalog,
+        servers=servers,
+        services=services,
+        devices=device_plans(host.fleet, servers, services, host=host.name),
+        totals=totals(host.fleet, servers, services),
+        tables=tables,
+        front=host.front,
+    )
+
+
+def _together(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, parts: Sequence[Planning]) -> Planning:
+    """Several hosts as one, for what concerns all of them."""
+    servers = tuple(s for part in parts for s in part.servers)
+    services = tuple(s for part in parts for s in part.services)
+    return Planning(
+        fleet=fleet,
+        catalog=catalog,
+        servers=servers,
+        services=services,
+        devices=tuple(d for part in parts for d in part.devices),
+        totals=totals(fleet, servers, services),
+        tables=tables,
     )
 
 
@@ -64,8 +95,9 @@ def _servers(fleet: FleetConfig, catalog: Catalog, findings: list[Finding], tabl
             yield planned
 
 
-def _services(fleet: FleetConfig, findings: list[Finding]) -> Iterator[ServicePlan]:
+def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
     """Services with their ports settled; our own front is where runtime.front says."""
+    fleet = host.fleet
     for name, service in fleet.services.items():
         port = service.port if service.port is not None else fleet.ports.get(name)
         if port is None and service.builtin == "front":
@@ -75,4 +107,4 @@ def _services(fleet: FleetConfig, findings: list[Finding]) -> Iterator[ServicePl
             findings.append(
                 Finding(code="plan/dangling-reference", severity="error", key=f"services.{name}.port", message=message)
             )
-        yield ServicePlan(name=name, port=port or 0, config=service)
+        yield ServicePlan(name=name, port=port or 0, config=service, on=host.name)

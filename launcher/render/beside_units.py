@@ -41,7 +41,7 @@ def front_values(plan: FleetPlan) -> dict[str, Any]:
         "stop_timeout_s": math.ceil(plan.config.runtime.drain_timeout_s) + 5,
         "credential": quote_bind(front.api_key_file) if front.api_key_file else None,
         "memory_max": str(FRONT_BYTES),
-        "loopback": front.host in LOOPBACK and all(s.host in LOOPBACK for s in plan.servers),
+        "loopback": front.host in LOOPBACK and all(s.host in LOOPBACK for s in (*plan.servers, *plan.remote)),
     }
 
 

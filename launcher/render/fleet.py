@@ -190,7 +190,7 @@ def _units(
         name = f"{plan.config.deploy.unit_prefix}-{service.name}.container"
         files.append(RenderedFile(path=f"containers/{name}", text=text))
     tiers = {server.tier for server in started} | {service.config.tier for service in (*services, *containers)}
-    if started and (tier_of_front := front_tier(plan)) is not None:
+    if (started or plan.remote) and (tier_of_front := front_tier(plan)) is not None:
         add(FRONT_TEMPLATE, unit_name(plan, FRONT), front_values(plan))
         tiers.add(tier_of_front)
     for tier in sorted(tiers):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from launcher.errors import Finding
 from launcher.ir.config import HookConfig, RuntimeConfig
 from launcher.ir.fleet import (
@@ -50,6 +52,7 @@ def fleet_manifest(
         services=tuple(_service_unit(service, plan) for service in plan.services),
         hooks=tuple(hooks),
         supervisor=_supervisor(plan.config.runtime),
+        host=plan.on or msgspec.UNSET,
     )
     return manifest, tuple(findings)
 

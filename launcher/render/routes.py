@@ -21,16 +21,18 @@ def routing_table(plan: FleetPlan) -> RoutingTable:
 
     Values of pools, fallback and escalation become server names (what this plan does not run is left out, and a
     server is no fallback of itself); their keys stay as written, to be looked up by the name that was asked for.
+    Of one host's plan the front asks its own servers and, where it is the fleet's, those of the other hosts.
     """
+    everyone = (*plan.servers, *plan.remote)
     routing = plan.config.routing
     orchestration = plan.config.orchestration
-    names = {name: resolve(name, plan.servers, _ranks(plan)) for name in all_names(plan.servers)}
+    names = {name: resolve(name, everyone, _ranks(plan)) for name in all_names(everyone)}
     escalation = {source: _servers((target,), names) for source, target in routing.escalation.chain.items()}
     return RoutingTable(
         deployment=plan.deployment,
         input_digest=plan.input_digest,
         front=_front(plan),
-        targets={server.name: _target(server, plan) for server in plan.servers},
+        targets={server.name: _target(server, plan) for server in everyone},
         names=names,
         default=_default(plan, names),
         pools=_pools(plan, names),
@@ -62,7 +64,8 @@ def _ranks(plan: FleetPlan) -> dict[str, int]:
 
 
 def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
-    """One upstream."""
+    """One upstream. Who runs on another host is started there, so that from here it is up, or does not answer."""
+    remote = server.on != plan.on
     return RouteTarget(
         name=server.name,
         host=server.host,
@@ -72,8 +75,8 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
         model=server.model,
         roles=server.roles,
         aliases=server.aliases,
-        start=plan.tiers[server.tier].start,
-        exclusive=server.exclusive,
+        start="boot" if remote else plan.tiers[server.tier].start,
+        exclusive=None if remote else server.exclusive,
         request_timeout_s=server.request_timeout_s,
         request_defaults=server.request_defaults,
         embedding=server.embedding or server.pooling == "rank",
@@ -81,6 +84,7 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
         request_set=server.request_set,
         request_strip=server.request_strip,
         api_key_file=_own_key_file(server.extra_args),
+        on=server.on if remote else "",
     )
 
 
@@ -104,11 +108,12 @@ def _front(plan: FleetPlan) -> FrontUnit:
 
 
 def _default(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> str | None:
-    """The server that answers when a request names none: as written, else the only one that completes text."""
+    """What answers when a request names none: as written (replicas by their name), else the only one for text."""
     written = plan.config.routing.default
     if written is not None:
-        return next(iter(names.get(written, ())), None)
-    completing = [s.name for s in plan.servers if not s.embedding and s.pooling != "rank"]
+        servers = names.get(written, ())
+        return written if len(servers) > 1 else next(iter(servers), None)
+    completing = [s.name for s in (*plan.servers, *plan.remote) if not s.embedding and s.pooling != "rank"]
     return completing[0] if len(completing) == 1 else None
 
 
@@ -117,7 +122,7 @@ def _pools(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> tuple[RoutePoo
 
     A pool expands at the lowest threshold above 0 among its servers' tiers.
     """
-    tier_of = {server.name: plan.tiers[server.tier] for server in plan.servers}
+    tier_of = {server.name: plan.tiers[server.tier] for server in (*plan.servers, *plan.remote)}
     pools: list[RoutePool] = []
     for name, pool in plan.config.routing.pools.items():
         servers = _servers(pool.servers, names)

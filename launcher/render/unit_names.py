@@ -29,7 +29,9 @@ def slice_name(plan: FleetPlan, tier: str) -> str:
 
 
 def front_tier(plan: FleetPlan) -> str | None:
-    """The tier whose target starts the front: the first that starts at boot; None where none does."""
+    """The tier whose target starts the front: the first that starts at boot; None for none, or a front elsewhere."""
+    if not plan.front:
+        return None
     return next((name for name in sorted(plan.tiers) if plan.tiers[name].start == "boot"), None)
 
 

@@ -92,12 +92,15 @@ class Runtime:
 
     async def _take_over(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """One reload, when it is its turn."""
+        from launcher import route  # noqa: PLC0415 - late, as below
+
         async with self._reloading:
             self._refuse_unless_up()
             directory, manifest, table = self._read(deployment_dir)
             unknown = set(names) - {p.name for p in self.status().processes} - {s.name for s in manifest.servers}
             if unknown:
                 raise KeyError(min(unknown))
+            self._front.upstreams = route.with_elsewhere(self._supervisor, table)
             self._front.replace_table(table)
             changes = await self._supervisor.reload(manifest, names)
             self._directory, self._manifest, self._table = directory, manifest, table
@@ -151,7 +154,7 @@ class Runtime:
         from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
         control = route.control_app(self)
-        self._front = route.Front(self._table, self._supervisor, control=control)
+        self._front = route.Front(self._table, route.with_elsewhere(self._supervisor, self._table), control=control)
         unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
         sock = route.bind(self._front, unit.host, unit.port)
         closing = asyncio.Event()

@@ -20,7 +20,7 @@ def obstacle(spec: ProcessSpec) -> Diagnosis | None:
     if missing:
         cause = f"missing: {', '.join(missing[:3])}"
         return Diagnosis(code="supervise/model-missing", cause=cause, remedy="fetch it, or correct the path")
-    owner = ports.port_owner(spec.port)
+    owner = ports.port_owner(spec.port, spec.host)
     if owner is not None:
         cause = f"port {spec.port} is held by {owner}, which this fleet did not start"
         return Diagnosis(code="supervise/port-busy", cause=cause, remedy="stop it, or set another `port`")

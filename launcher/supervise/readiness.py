@@ -102,7 +102,7 @@ async def _until_healthy(spec: ProcessSpec, pid: int) -> None:
         if await healthy(spec, _ASK_S):
             if spec.container or ports.listens(pid, spec.port):
                 return
-            owner = ports.port_owner(spec.port)
+            owner = ports.port_owner(spec.port, spec.host)
             if owner is not None:
                 raise UnfitError(f"port {spec.port} is answered by {owner}, not by the server that was started")
         await asyncio.sleep(pause)

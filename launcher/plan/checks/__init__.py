@@ -72,4 +72,9 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_offload,
 )
 
-__all__ = ["CHECKS", "Planning"]
+WHOLE: frozenset[Callable[[Planning], Iterator[Finding]]] = frozenset(
+    {check_stated, check_unused_ports, check_timeouts}
+)
+"""Checks that see a fleet of several hosts as one; each of the others sees one host after another."""
+
+__all__ = ["CHECKS", "WHOLE", "Planning"]

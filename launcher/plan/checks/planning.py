@@ -13,7 +13,10 @@ from launcher.plan.server import Planned
 
 
 class Planning(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan in progress: servers in start order, memory added up, nothing judged yet."""
+    """A plan in progress: servers in start order, memory added up, nothing judged yet.
+
+    It is one host's; checks of `WHOLE` see the fleet's, all hosts as one.
+    """
 
     fleet: FleetConfig
     catalog: Catalog
@@ -22,6 +25,8 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DevicePlan, ...]
     totals: PlanTotals
     tables: WeightTables
+    front: bool = True
+    """The fleet's front runs on this host."""
 
     @property
     def running(self) -> tuple[Planned, ...]:

@@ -51,6 +51,8 @@ def listeners(planning: Planning) -> tuple[Listener, ...]:
         for s in planning.services
         if s.port and s.config.builtin is None and starts(planning.fleet, s) != "never"
     ]
+    if not planning.front:
+        return tuple(found)
     return (*found, Listener(key="runtime.front", port_key="runtime.front.port", host=front.host, port=front.port))
 
 

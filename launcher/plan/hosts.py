@@ -1,0 +1,267 @@
+"""Several hosts: who runs where, each host's part of the config, and each host's part of the plan. Pure.
+
+A `host` in the config is an address to listen on, beside the front, or the name of one of `hardware.hosts`. Whatever
+a host runs listens on the host's address; what runs beside the front is asked on loopback.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from launcher.errors import Finding, Fix
+from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.plan.server import Planned
+
+LOOPBACK = "127.0.0.1"
+KEY_FLAG = "--api-key-file"
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """One host: its name ("" where there is but one), its part of the config, and whether the front runs there.
+
+    In `fleet`, hardware is the machine alone, servers, services, hooks and ports are its own, and every `host` is an
+    address.
+    """
+
+    name: str
+    fleet: FleetConfig
+    front: bool
+
+
+def front_host(fleet: FleetConfig) -> str:
+    """The host that the front runs on: the one it names, else the first."""
+    hosts = fleet.hardware.hosts
+    named = fleet.runtime.front.host
+    return named if named in hosts else next(iter(hosts), "")
+
+
+def split(fleet: FleetConfig) -> tuple[Host, ...]:
+    """Every host with its part of `fleet`, the front's first; a single machine has all of it, as it is."""
+    hosts = fleet.hardware.hosts
+    if not hosts:
+        return (Host(name="", fleet=fleet, front=True),)
+    first = front_host(fleet)
+    servers: defaultdict[str, dict[str, ServerConfig]] = defaultdict(dict)
+    services: defaultdict[str, dict[str, ServiceConfig]] = defaultdict(dict)
+    for name, server in fleet.servers.items():
+        servers[server.host if server.host in hosts else first][name] = _listening(server, hosts, first)
+    for name, service in fleet.services.items():
+        host = service.host if service.host in hosts else first
+        services[host][name] = msgspec.structs.replace(service, host=_address(service.host, hosts, first))
+    homes = {name: host for host, names in servers.items() for name in names}
+    homes |= {role: homes[n] for n, s in fleet.servers.items() for role in (*s.roles, *s.aliases) if role not in homes}
+    names = (first, *(name for name in hosts if name != first))
+    return tuple(
+        Host(name=name, fleet=_part(fleet, name, servers[name], services[name], homes), front=name == first)
+        for name in names
+    )
+
+
+def _part(
+    fleet: FleetConfig,
+    name: str,
+    servers: dict[str, ServerConfig],
+    services: dict[str, ServiceConfig],
+    homes: Mapping[str, str],
+) -> FleetConfig:
+    """What host `name` has of `fleet`. Its own front, where it is not the fleet's, is for itself alone."""
+    first = front_host(fleet)
+    front, hosts = fleet.runtime.front, fleet.hardware.hosts
+    if name == first:
+        listen = hosts[name].address if front.host in hosts else front.host
+        front = msgspec.structs.replace(front, host=listen)
+    else:
+        front = msgspec.structs.replace(
+            front, host=_own_loopback(hosts[name]), tls_cert_file=None, tls_key_file=None, allowed_hosts=()
+        )
+    mine = {*servers, *services}
+    return msgspec.structs.replace(
+        fleet,
+        hardware=fleet.hardware.machine(name),
+        servers=servers,
+        services=services,
+        ports={n: port for n, port in fleet.ports.items() if n in mine},
+        hooks={n: hook for n, hook in fleet.hooks.items() if _home_of(hook, homes, first) == name},
+        orchestration=fleet.orchestration if name == first else None,
+        runtime=msgspec.structs.replace(fleet.runtime, front=front),
+    )
+
+
+def _home_of(hook: HookConfig, homes: Mapping[str, str], first: str) -> str:
+    """Where a hook runs: with the server that it asks, else beside the front."""
+    return homes.get(hook.http.partition("/")[0], first) if hook.http else first
+
+
+def _listening(server: ServerConfig, hosts: Mapping[str, HostConfig], first: str) -> ServerConfig:
+    """`server` with the address that it listens on, and its host's key where it must ask for one."""
+    address = _address(server.host, hosts, first)
+    key = hosts[server.host].api_key_file if server.host in hosts else None
+    if key is not None and server.host != first and not _asks_for_key(server.extra_args):
+        return msgspec.structs.replace(server, host=address, extra_args=(*server.extra_args, KEY_FLAG, key))
+    return msgspec.structs.replace(server, host=address)
+
+
+def _asks_for_key(extra_args: Iterable[str]) -> bool:
+    """Whether a server has a key file of its own."""
+    return any(word == KEY_FLAG or word.startswith(f"{KEY_FLAG}=") for word in extra_args)
+
+
+def _address(written: str, hosts: Mapping[str, HostConfig], first: str) -> str:
+    """Where something listens that names `written` as its host."""
+    if written not in hosts:
+        return written
+    return _own_loopback(hosts[written]) if written == first else hosts[written].address
+
+
+def _own_loopback(host: HostConfig) -> str:
+    """The address under which a host asks itself: its own where that is loopback already (hosts of a test)."""
+    return host.address if is_loopback(host.address) else LOOPBACK
+
+
+def is_loopback(address: str) -> bool:
+    """Whether nobody but the host itself reaches `address`."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def placed(server: Planned, host: Host) -> Planned:
+    """`server` with its host in its plan, where there are several."""
+    if not host.name:
+        return server
+    return msgspec.structs.replace(server, plan=msgspec.structs.replace(server.plan, on=host.name))
+
+
+def without_foreign(
+    servers: Iterable[Planned], everyone: Mapping[str, object]
+) -> tuple[tuple[Planned, ...], list[Finding]]:
+    """`servers` of one host that wait only for one another; each other server that one was to wait for is a warning.
+
+    Hosts start by themselves: nobody there knows when a server elsewhere is ready.
+    """
+    ours = tuple(servers)
+    here = {s.name for s in ours}
+    findings: list[Finding] = []
+    kept = []
+    for server in ours:
+        foreign = [n for n in server.plan.after if n not in here and n in everyone]
+        if not foreign:
+            kept.append(server)
+            continue
+        after = tuple(n for n in server.plan.after if n not in foreign)
+        kept.append(msgspec.structs.replace(server, plan=msgspec.structs.replace(server.plan, after=after)))
+        message = f"{server.name} cannot wait for {', '.join(foreign)}: hosts start by themselves, and that is another"
+        key = f"{server.key}.after"
+        fix = Fix(override=f"{key}=[{','.join(n for n in server.config.after if n not in foreign)}]")
+        findings.append(_finding("warning", "plan/after-other-host", key, message, (fix,)))
+    return tuple(kept), findings
+
+
+def told_by(finding: Finding, host: Host) -> Finding:
+    """`finding` of one host's part, in terms of the whole config."""
+    if not host.name or not finding.key.startswith("hardware."):
+        return finding
+    key = f"hardware.hosts.{host.name}.{finding.key.removeprefix('hardware.')}"
+    return msgspec.structs.replace(finding, key=key, message=f"{host.name}: {finding.message}")
+
+
+def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
+    """`plan/host-address`, `plan/host-without-key`, `plan/remote-demand`: what keeps hosts from working together."""
+    hosts = fleet.hardware.hosts
+    first = front_host(fleet)
+    yield from _addresses(hosts)
+    demand: defaultdict[str, list[str]] = defaultdict(list)
+    open_: defaultdict[str, list[str]] = defaultdict(list)
+    for name, server in fleet.servers.items():
+        if server.host not in hosts or server.host == first:
+            continue
+        tier = fleet.tiers.get(server.tier)
+        start = tier.start if tier and name not in fleet.include_warm else "boot"
+        if start == "demand" or server.exclusive:
+            demand[server.host].append(name)
+        if start != "never" and not hosts[server.host].api_key_file and not _asks_for_key(server.extra_args):
+            open_[server.host].append(name)
+    for host, names in open_.items():
+        if not is_loopback(hosts[host].address):
+            key = f"hardware.hosts.{host}.api_key_file"
+            message = (
+                f"{_some(names)} on {host} listen on {hosts[host].address} and ask nobody for a key: "
+                "whoever reaches this address uses them"
+            )
+            fix = Fix(override=f"+{key}=/etc/launch/{host}.key", effect=f"a file with a key, on {host} and on {first}")
+            yield _finding("warning", "plan/host-without-key", key, message, (fix,))
+    for host, names in demand.items():
+        message = (
+            f"{_some(names)} on {host} start on demand or take turns, and the front runs on {first}: "
+            f"only units on {host} start them (launch install), `launch up --host {host}` does not"
+        )
+        yield _finding("warning", "plan/remote-demand", f"servers.{names[0]}.host", message)
+
+
+SHOWN = 3
+
+
+def _some(names: list[str]) -> str:
+    """The first of `names`, and how many more."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _addresses(hosts: Mapping[str, HostConfig]) -> Iterator[Finding]:
+    """Addresses that are shared, that are no address to ask, or that only their host itself reaches."""
+    count = Counter(host.address for host in hosts.values())
+    alone = [name for name, host in hosts.items() if is_loopback(host.address)]
+    for name, host in hosts.items():
+        address = host.address
+        if not address or any(c.isspace() or c in "/@[]" for c in address):
+            why = f"{address!r} is no address"
+        elif address in ("0.0.0.0", "::"):  # noqa: S104 - refused here, never bound
+            why = f"{address} means every address of a host, and names none"
+        elif count[address] > 1:
+            others = ", ".join(n for n, h in hosts.items() if h.address == address and n != name)
+            why = f"{address} is also the address of {others}"
+        elif name in alone and len(alone) < len(hosts):
+            why = f"{address} is reached from {name} itself only"
+        else:
+            continue
+        yield _finding("error", "plan/host-address", f"hardware.hosts.{name}.address", f"{name}: {why}")
+
+
+def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
+    """What one host has of a fleet's `plan`: what its bundle is rendered from. KeyError: no such host."""
+    host = next((h for h in split(plan.config) if h.name == name), None)
+    if host is None:
+        raise KeyError(name)
+    if not name:
+        return plan
+    local, elsewhere = _by_host(plan.servers, name)
+    return msgspec.structs.replace(
+        plan,
+        deployment=f"{plan.deployment}-{name}",
+        config=host.fleet,
+        devices=tuple(d for d in plan.devices if d.host == name),
+        servers=local,
+        services=tuple(s for s in plan.services if s.on == name),
+        on=name,
+        front=host.front,
+        remote=elsewhere if host.front else (),
+    )
+
+
+def _by_host(servers: Iterable[ServerPlan], name: str) -> tuple[tuple[ServerPlan, ...], tuple[ServerPlan, ...]]:
+    """Servers on host `name`, and the others."""
+    everyone = tuple(servers)
+    return tuple(s for s in everyone if s.on == name), tuple(s for s in everyone if s.on != name)
+
+
+def _finding(severity: str, code: str, key: str, message: str, fixes: tuple[Fix, ...] = ()) -> Finding:
+    """A finding about hosts."""
+    return Finding(
+        code=code, severity="error" if severity == "error" else "warning", key=key, message=message, fixes=fixes
+    )
