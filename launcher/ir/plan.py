@@ -144,6 +144,8 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     memory: tuple[DeviceMemory, ...]
     request_set: dict[str, Any] = {}
     request_strip: tuple[str, ...] = ()
+    draft_arch: str | None = None
+    slot_save_path: str | None = None
     on: str = ""
     """The host that it runs on, where there are several; `host` is the address that it listens on."""
 

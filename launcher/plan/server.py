@@ -129,6 +129,7 @@ def _server_plan(
         projector_path=beside.projector.path if beside.projector else None,
         expert_override=(f"{arch.arch}.expert_used_count", config.experts_used) if config.experts_used else None,
         draft_path=beside.draft.path if beside.draft else None,
+        draft_arch=beside.draft.architecture.arch if beside.draft else None,
         memory=(),
         **copied,
         **resolved,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from launcher.errors import Finding
-from launcher.ir.config import GpuConfig
+import msgspec
+
+from launcher.errors import Finding, Severity
+from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import ServerPlan
 from launcher.render.characters import bad_characters
@@ -31,9 +33,16 @@ def render_argv(
 
 
 def server_words(
-    server: ServerPlan, dialect: Dialect, binary: str, gpus: Mapping[str, GpuConfig] | None = None
+    server: ServerPlan,
+    dialect: Dialect,
+    binary: str,
+    gpus: Mapping[str, GpuConfig] | None = None,
+    config: ServerConfig | None = None,
 ) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
-    """As `render_argv`, without the prefix: systemd places the process itself."""
+    """As `render_argv`, without the prefix: systemd places the process itself.
+
+    `config` is what the server was written as: a choice that follows from another is found where that one stands.
+    """
     index = dialect.index()
     placement, found = place(server.devices, gpus or {}, f"servers.{server.name}.devices")
     findings = [*found, *check_architecture(server, dialect)]
@@ -44,10 +53,11 @@ def server_words(
             continue
         alternatives = meaning.spell(server, placement)
         chosen = next((a for a in alternatives if not refusals(a, index)), None)
-        if chosen is not None:
+        if chosen:
             words += chosen
-        elif alternatives:
-            findings.append(_unspoken(meaning, alternatives, server, dialect, index))
+        elif any(alternatives):
+            may_be_silent = chosen is not None
+            findings.append(_unspoken(asked_by(meaning, server, config), meaning, alternatives, dialect, may_be_silent))
     findings += check_extra_args(server, dialect, index)
     findings += check_environment(server, index)
     argv = (*words, *server.extra_args)
@@ -89,16 +99,31 @@ def refusals(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[str, ..
     return tuple(reasons)
 
 
-def _unspoken(
-    meaning: Meaning, alternatives: Alternatives, server: ServerPlan, dialect: Dialect, index: Mapping[str, Flag]
-) -> Finding:
-    """The finding for a choice that this build has no words for."""
-    key = ".".join(filter(None, ("servers", server.name, meaning.key)))
-    tried = [" ".join(words) for words in alternatives if words]
-    return Finding(
-        code="engine/unknown-flag",
-        severity="error",
-        key=key,
-        message=f"llama-server {dialect.name} cannot be told {meaning.key or 'this'}: it refuses `{tried[0]}`",
-        notes=tuple(reason for words in alternatives for reason in refusals(words, index)),
-    )
+def asked_by(meaning: Meaning, server: ServerPlan, config: ServerConfig | None) -> str:
+    """The config key that asks for a choice: its own, or that of what it follows from where its own is left out."""
+    own = ".".join(filter(None, ("servers", server.name, meaning.key)))
+    if config is None or not meaning.through or _is_written(config, meaning.key):
+        return own
+    absolute = (key.format(name=server.name) for key in meaning.through if "{" in key)
+    fields = (f"servers.{server.name}.{key}" for key in meaning.through if _is_written(config, key))
+    return next(iter((*fields, *absolute, own)))
+
+
+def _is_written(config: ServerConfig, field: str) -> bool:
+    """Whether a field differs from what it is when nobody writes it."""
+    known = next((f for f in msgspec.structs.fields(ServerConfig) if f.name == field), None)
+    return known is not None and getattr(config, field) != known.default
+
+
+def _unspoken(key: str, meaning: Meaning, alternatives: Alternatives, dialect: Dialect, may_be_silent: bool) -> Finding:
+    """The finding for a choice that this build has no words for: an error where saying nothing is wrong for sure."""
+    index = dialect.index()
+    first = " ".join(next(words for words in alternatives if words))
+    if may_be_silent:
+        severity: Severity = "note" if meaning.soft else "warning"
+        message = f"llama-server {dialect.name} does not know `{first}`: its own default stays"
+    else:
+        severity = "error"
+        message = f"llama-server {dialect.name} cannot be told {meaning.key or 'this'}: it refuses `{first}`"
+    notes = tuple(reason for words in alternatives for reason in refusals(words, index))
+    return Finding(code="engine/unknown-flag", severity=severity, key=key, message=message, notes=notes)

@@ -50,12 +50,13 @@ def check_extra_args(server: ServerPlan, dialect: Dialect, index: Mapping[str, F
 
 
 def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding]:
-    """The build loads models of this architecture, where it is known which it loads."""
-    if not dialect.architectures or server.arch in dialect.architectures:
-        return
-    message = f"llama-server {dialect.name} does not know models of architecture {server.arch}"
-    notes = ("a newer build may: engines.NAME for it, and servers.NAME.engine",)
-    yield _finding("engine/unknown-architecture", f"servers.{server.name}.model", message, notes)
+    """The build loads models of the server's and its draft's architecture, where it is known which it loads."""
+    for field, arch in (("model", server.arch), ("draft.model", server.draft_arch)):
+        if arch is None or not dialect.architectures or arch in dialect.architectures:
+            continue
+        message = f"llama-server {dialect.name} does not know models of architecture {arch}"
+        notes = ("a newer build may: engines.NAME for it, and servers.NAME.engine",)
+        yield _finding("engine/unknown-architecture", f"servers.{server.name}.{field}", message, notes)
 
 
 def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """Meaning → flags: the one table of how a server's choices are spelled for any llama-server build. Pure.
 
 Each row offers alternatives in order of preference; `launcher.render.argv` takes the first whose flags, arity and
-values the build accepts. An empty alternative `()` means that saying nothing is right for builds without the flag.
+values the build accepts. An empty alternative `()` means that a build without the flag is taken to know no other
+state: it may be started without a word, and a warning says so, since a flag may also be gone for a new name.
 Sources: llama.cpp common/arg.cpp of builds b10068, b10092 and b10434, and the names that older builds used.
 """
 
@@ -24,7 +25,8 @@ class Meaning(NamedTuple):
     """One choice: the ServerPlan fields it covers, its config key, every flag that decides it, how it is said.
 
     `key` is below `servers.NAME`. `owns` are the flags that `extra_args` may not use because the plan depends on
-    this choice; with `soft` it does not, and a flag in `extra_args` replaces ours.
+    this choice; with `soft` it does not, and a flag in `extra_args` replaces ours. `through`: what the choice follows
+    from where its own key is left out; a field of the server, or a whole key with `{name}` in it.
     """
 
     fields: tuple[str, ...]
@@ -32,6 +34,7 @@ class Meaning(NamedTuple):
     owns: tuple[str, ...]
     spell: Callable[[ServerPlan, Placement], Alternatives]
     soft: bool = False
+    through: tuple[str, ...] = ()
 
 
 NOT_FLAGS = {
@@ -43,6 +46,7 @@ NOT_FLAGS = {
     "quantization": "display",
     "file_parts": "the server finds parts by the name of the first",
     "arch": "plan",
+    "draft_arch": "plan",
     "source": "plan",
     "n_ctx_per_slot": "follows from n_ctx and slots",
     "n_ctx_train": "plan",
@@ -156,7 +160,9 @@ def _reasoning(s: ServerPlan, _: Placement) -> Alternatives:
     if s.embedding or s.pooling == "rank":
         return ()
     modern = ("--reasoning", s.reasoning)
-    return (modern, ("--reasoning-budget", "0")) if s.reasoning == "off" else (modern, ())
+    if s.reasoning == "off":
+        return (modern, ("--reasoning-budget", "0"))
+    return (modern, ()) if s.reasoning == "auto" else (modern,)
 
 
 _SPEC_MODEL = ("--spec-draft-model", "--model-draft")
@@ -190,15 +196,28 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(("model_path",), "model", _MODEL_SOURCES, lambda s, _: _say(s.model_path, "--model")),
     Meaning(("name",), "", ("--alias",), lambda s, _: _say(s.name, "--alias")),
     Meaning(("host",), "host", ("--host",), lambda s, _: _say(s.host, "--host")),
-    Meaning(("port",), "port", ("--port", "--reuse-port", "--api-prefix"), lambda s, _: _say(s.port, "--port")),
+    Meaning(
+        ("port",),
+        "port",
+        ("--port", "--reuse-port", "--api-prefix"),
+        lambda s, _: _say(s.port, "--port"),
+        through=("ports.{name}",),
+    ),
     # context and slots
-    Meaning(("n_ctx",), "n_ctx", ("--ctx-size",), lambda s, _: _say(s.n_ctx, "--ctx-size")),
+    Meaning(
+        ("n_ctx",),
+        "n_ctx",
+        ("--ctx-size",),
+        lambda s, _: _say(s.n_ctx, "--ctx-size"),
+        through=("n_ctx_per_slot",),
+    ),
     Meaning(("slots",), "slots", ("--parallel",), lambda s, _: _say(s.slots, "--parallel")),
     Meaning(
         ("kv_unified",),
         "kv_unified",
         ("--kv-unified", "--no-kv-unified"),
         lambda s, _: (("--kv-unified",),) if s.kv_unified else _unless_default("--no-kv-unified"),
+        through=("slots",),
     ),
     Meaning(("n_batch",), "n_batch", ("--batch-size",), lambda s, _: _say(s.n_batch, "--batch-size")),
     Meaning(("n_ubatch",), "n_ubatch", ("--ubatch-size",), lambda s, _: _say(s.n_ubatch, "--ubatch-size")),
@@ -222,7 +241,13 @@ TABLE: tuple[Meaning, ...] = (
         ("--cache-ram",),
         lambda s, _: _unless_default("--cache-ram", str(s.cache_ram_mib)),
     ),
-    Meaning(("embedding",), "embedding", _EMBEDDING, _embedding),
+    Meaning(
+        ("slot_save_path",),
+        "slot_save_path",
+        ("--slot-save-path",),
+        lambda s, _: _say(s.slot_save_path, "--slot-save-path") if s.slot_save_path else (),
+    ),
+    Meaning(("embedding",), "embedding", _EMBEDDING, _embedding, through=("pooling",)),
     Meaning(("pooling",), "pooling", ("--pooling",), lambda s, _: _say(s.pooling, "--pooling") if s.pooling else ()),
     # weights
     Meaning((), "", ("--fit", "--fit-target", "--fit-ctx"), lambda *_: _unless_default("--fit", "off")),
@@ -255,7 +280,11 @@ TABLE: tuple[Meaning, ...] = (
         lambda _, p: _say(",".join(p.devices), "--device") if p.devices else _unless_default("--device", "none"),
     ),
     Meaning(
-        ("n_gpu_layers",), "n_gpu_layers", ("--n-gpu-layers",), lambda s, _: _say(s.n_gpu_layers, "--n-gpu-layers")
+        ("n_gpu_layers",),
+        "n_gpu_layers",
+        ("--n-gpu-layers",),
+        lambda s, _: _say(s.n_gpu_layers, "--n-gpu-layers"),
+        through=("devices",),
     ),
     Meaning(
         ("n_cpu_moe",),
@@ -268,6 +297,7 @@ TABLE: tuple[Meaning, ...] = (
         "tensor_split",
         ("--tensor-split",),
         lambda s, _: _say(",".join(f"{x:g}" for x in s.tensor_split), "--tensor-split") if s.tensor_split else (),
+        through=("devices",),
     ),
     Meaning(
         ("kv_offload",),
@@ -275,9 +305,19 @@ TABLE: tuple[Meaning, ...] = (
         ("--kv-offload", "--no-kv-offload"),
         lambda s, _: _unless_default("--kv-offload") if s.kv_offload else (("--no-kv-offload",),),
     ),
-    Meaning(("threads",), "threads", ("--threads",), lambda s, _: _say(s.threads, "--threads")),
     Meaning(
-        ("threads_batch",), "threads_batch", ("--threads-batch",), lambda s, _: _say(s.threads_batch, "--threads-batch")
+        ("threads",),
+        "threads",
+        ("--threads",),
+        lambda s, _: _say(s.threads, "--threads"),
+        through=("cpus",),
+    ),
+    Meaning(
+        ("threads_batch",),
+        "threads_batch",
+        ("--threads-batch",),
+        lambda s, _: _say(s.threads_batch, "--threads-batch"),
+        through=("threads", "cpus"),
     ),
     # speculation
     Meaning(
@@ -286,7 +326,7 @@ TABLE: tuple[Meaning, ...] = (
         (*_SPEC_MODEL, "--hf-repo-draft"),
         _draft(_SPEC_MODEL, lambda s, _: s.draft_path),
     ),
-    Meaning(("draft", "ngram"), "ngram", ("--spec-type", "--spec-default"), _speculation),
+    Meaning(("draft", "ngram"), "ngram", ("--spec-type", "--spec-default"), _speculation, through=("draft",)),
     Meaning((), "draft.n_max", _SPEC_MAX, _draft(_SPEC_MAX, _draft_field("n_max"))),
     Meaning((), "draft.n_min", _SPEC_MIN, _draft(_SPEC_MIN, _draft_field("n_min"))),
     Meaning((), "draft.p_min", _SPEC_P, _draft(_SPEC_P, _draft_field("p_min"))),

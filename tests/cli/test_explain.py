@@ -27,7 +27,9 @@ CODE = re.compile(rf"(?:{PREFIXES})/[a-z0-9]+(?:-[a-z0-9]+)*")
 BEGUN = re.compile(rf"(?:{PREFIXES})/[a-z0-9-]*")
 LINE = re.compile(r"^(?:\S.*: )?((?:error|warning|note)\[.*)$")
 PAGES = {page.code: page for page in explanations()}
-BY_VARIABLE = {"catalog/unknown-mix", "config/dangling", "install/no-systemd", "plan/node-over-budget"}
+BY_VARIABLE = {
+    *("catalog/unknown-mix", "config/dangling", "engine/unknown-flag", "install/no-systemd", "plan/node-over-budget")
+}
 """Codes whose severity is decided before the call that names them."""
 
 
