@@ -7,9 +7,14 @@ import msgspec
 from launcher.ir.fleet import RouteTarget
 
 
+def changes_bodies(unit: RouteTarget) -> bool:
+    """Whether `unit`'s entry asks for a change at all."""
+    return bool(unit.request_defaults or unit.request_set or unit.request_strip)
+
+
 def for_target(body: bytes, unit: RouteTarget) -> bytes:
     """`body` as `unit` gets it: unchanged where its entry asks for nothing."""
-    if not (unit.request_defaults or unit.request_set or unit.request_strip):
+    if not changes_bodies(unit):
         return body
     return filtered(body, unit.request_defaults, unit.request_set, unit.request_strip)
 

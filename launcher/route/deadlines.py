@@ -34,6 +34,10 @@ class Deadlines:
         """`entry` ended in time; the timer finds nothing later, which is cheaper than moving it now."""
         self._entries.pop(entry, None)
 
+    def hand_over(self, entry: Overdue, other: Overdue) -> None:
+        """`other` has the deadline of `entry` from now on."""
+        self._entries[other] = self._entries.pop(entry)
+
     def close(self) -> None:
         """Forget everything."""
         self._entries.clear()

@@ -33,6 +33,10 @@ class WithElsewhere:
         if name not in self._elsewhere:
             self._own.leave(name, ok=ok)
 
+    async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+        """As `own` says; who runs elsewhere is not started from here."""
+        return name not in self._elsewhere and await self._own.second_chance(name, since, said)
+
 
 def with_elsewhere(own: Upstreams, table: RoutingTable) -> Upstreams:
     """`own` and the targets of `table` on other hosts; `own` itself where there are none."""

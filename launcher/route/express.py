@@ -52,6 +52,15 @@ class AnswerHead:
         return self.status == status and self.common is common and self.came == came
 
 
+def answer_head(target: Target, status: int, came: RawHeaders, protocol: FrontProtocol) -> AnswerHead:
+    """The head of an answer of `target` with the lines that `came`, kept for the next."""
+    common = protocol.server_state.default_headers
+    known = target.answer_head
+    if known is None or not known.matches(status, came, common):
+        known = target.answer_head = AnswerHead(status, came, common, target.header)
+    return known
+
+
 class Express:
     """One exchange on the fast path. To uvicorn it looks like a request cycle that runs."""
 
@@ -97,7 +106,7 @@ class Express:
         self._chunked = False
         self._is_events = False
         self._last = self._before = b""
-        self.request_id = front.ids.accept(passage.request_id)
+        self.request_id = ""
         self.response_started = False
         self.response_complete = False
         self.keep_alive = True
@@ -110,6 +119,7 @@ class Express:
     def start(self) -> None:
         """Send the request on an idle connection, or open one first."""
         target = self._target
+        self.request_id = self._front.ids.accept(self._passage.request_id)
         target.begin()
         self._front.upstreams.enter(target.name)
         loop = self._protocol.loop
@@ -120,6 +130,13 @@ class Express:
             self._send(connection)
         else:
             self._connect()
+
+    def go_on(self, connection: Connection, request_id: str, began: float) -> None:
+        """Take over an exchange that was sent already; its slot is taken, its deadline known."""
+        self._connection = connection
+        connection.watcher = self.progress
+        self.request_id = request_id
+        self._began = began
 
     def _send(self, connection: Connection) -> None:
         """Send the whole request; `progress` is called from then on."""
@@ -205,10 +222,7 @@ class Express:
         self.response_started = True
         target, status = self._target, connection.status
         self._status = status
-        common = self._protocol.server_state.default_headers
-        known = target.answer_head
-        if known is None or not known.matches(status, connection.headers, common):
-            known = target.answer_head = AnswerHead(status, connection.headers, common, target.header)
+        known = answer_head(target, status, connection.headers, self._protocol)
         self._is_events = known.is_events
         close = b"" if self.keep_alive else b"\r\nconnection: close"
         if not known.framed:
@@ -318,20 +332,8 @@ class Express:
         if status is not None:
             seconds = time.perf_counter() - self._began
             target.tally.add(status, seconds)
-            if front.journal is not None:
-                front.journal.add(
-                    request=self.request_id,
-                    caller=self._passage.grant.name,
-                    asked=self._asked,
-                    server=target.name,
-                    path=self._passage.path,
-                    status=status,
-                    seconds=seconds,
-                    prompt_tokens=tokens[0],
-                    generated_tokens=tokens[1],
-                )
-            if front.unit.access_log:
-                front.log_access(self.request_id, "POST", self._passage.path, status, "-", seconds)
+            if front.records:
+                front.record(self._passage, self.request_id, (self._asked, target), status, seconds, tokens)
 
     def _close_or_go_on(self) -> None:
         """The answer is written: keep the client's connection for the next request, or close it."""
@@ -408,6 +410,8 @@ def depart(front: Front, protocol: FrontProtocol, passage: Passage, body: bytes)
     if not passage.grant.may_ask(asked, target.name):
         return None
     if target.breaker is not breaker.CLOSED or front.upstreams.state(target.name) not in SERVING:
+        return None
+    if target.unit.rungs:  # it may have to be asked again
         return None
     if passage.takes_slot and not target.gate.try_acquire():
         return None

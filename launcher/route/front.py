@@ -20,9 +20,10 @@ from launcher.route.directory import Directory
 from launcher.route.express import LEFT
 from launcher.route.guard import OPEN_PATHS, Guard, is_loopback
 from launcher.route.journal import Journal
-from launcher.route.passage import NO_SLOT_ENDINGS
+from launcher.route.passage import NO_SLOT_ENDINGS, Passage
 from launcher.route.peek import peek
 from launcher.route.problem import HttpError
+from launcher.route.recovery import another_chance
 from launcher.route.relay import Attempt, answer_to
 from launcher.route.sticky import Sticky
 from launcher.route.target import SERVING, Target, choose
@@ -60,6 +61,11 @@ class Front:
     def unit(self) -> FrontUnit:
         """Limits and address of the table that is served now."""
         return self.view.table.front
+
+    @property
+    def records(self) -> bool:
+        """Whether answered requests are noted somewhere."""
+        return self.journal is not None or self.unit.access_log
 
     def replace_table(self, table: RoutingTable) -> None:
         """Serve another table from the next request on; requests in flight finish on the old one.
@@ -114,6 +120,32 @@ class Front:
             if self.unit.access_log:
                 seconds = time.perf_counter() - started
                 self.log_access(request.id, request.method, request.path, reply.status, code or "-", seconds)
+
+    def record(  # noqa: PLR0917  # one call for the two ends of the fast path
+        self,
+        passage: Passage,
+        request_id: str,
+        asked: tuple[str, Target],
+        status: int,
+        seconds: float,
+        tokens: tuple[int, int],
+    ) -> None:
+        """Note an answered request of the fast path wherever that is wanted; `asked` is a name and its server."""
+        name, target = asked
+        if self.journal is not None:
+            self.journal.add(
+                request=request_id,
+                caller=passage.grant.name,
+                asked=name,
+                server=target.name,
+                path=passage.path,
+                status=status,
+                seconds=seconds,
+                prompt_tokens=tokens[0],
+                generated_tokens=tokens[1],
+            )
+        if self.unit.access_log:
+            self.log_access(request_id, "POST", passage.path, status, "-", seconds)
 
     def log_access(  # noqa: PLR0917  # the columns of a line
         self, request_id: str, method: str, path: str, status: int, code: str, seconds: float
@@ -242,7 +274,9 @@ class Front:
                     failure = HttpError(503, error.code, error.message, retry_after_s=error.retry_after_s)
                 except UpstreamError as error:
                     failure = answer_to(error, choice.target.name)
-                    if error.reason != "unreachable":
+                    if await another_chance(self.upstreams, choice.target, error, turn):
+                        targets.insert(0, choice.target)
+                    elif error.reason != "unreachable":
                         raise failure from error
                 else:
                     return
@@ -262,6 +296,7 @@ class Front:
             target.begin()
             body = for_target(request.body, target.unit) if takes_slot else request.body
             attempt = Attempt(turn, body, target)
+            turn.sent_at = asyncio.get_running_loop().time()
             await attempt.run(timeout_s=timeout_s, connect_timeout_s=view.table.front.connect_timeout_s)
             target.succeeded()
             status = turn.reply.status

@@ -14,9 +14,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from launcher.route.client import ABORT_EXTENSION
 from launcher.route.express import Express, depart
+from launcher.route.lane import Lane
 from launcher.route.passage import Passage, passage
 from launcher.route.problem import HttpError, error_body
-from launcher.route.repeat import RepeatedHead, repeated_head
+from launcher.route.repeat import repeated_head
 
 if TYPE_CHECKING:
     from launcher.route.front import Front
@@ -43,7 +44,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._passage: Passage | None = None
         self._parts: list[bytes] | None = None
         self._express: Express | None = None
-        self._repeat: RepeatedHead | None = None
+        self._lane: Lane | None = None
         self._running: RequestResponseCycle | None = None
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -60,6 +61,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._disarm()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
+        self._leave_lane()
         express, self._express = self._express, None
         if express is not None:
             express.client_left()
@@ -74,10 +76,15 @@ class FrontProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests; what is still missing afterwards gets a deadline."""
-        if self._repeat is not None and self._idle_since and not self._in_head:
-            start = self._repeat.body_start(data)
-            if start and self._again(data[start:]):
-                return
+        lane = self._lane
+        if lane is not None:
+            if self._idle_since and not self._in_head:
+                body = lane.body_of(data)
+                if body is not None:
+                    self._again(lane, body)
+                    return
+            else:
+                lane.leave()
         before = self.cycle
         fresh = not self._in_head and self._parts is None and (before is None or before.response_complete)
         self._idle_since = 0.0
@@ -92,19 +99,28 @@ class FrontProtocol(HttpToolsProtocol):
             cycle = self.cycle
             if self._in_head or self._timer is not None or cycle is None or cycle.response_complete or cycle.more_body:
                 self._set_deadline(len(data))
-            if fresh and self._express is not None and self._repeat is None:
-                self._repeat = repeated_head(data)
+            if fresh and self._lane is None and self._express is not None and self._passage is not None:
+                head = repeated_head(data)
+                if head is not None:
+                    self._lane = Lane(self._front, self, self._passage, head)
 
-    def _again(self, body: bytes) -> bool:
-        """Send another request with the last one's head on its way; False when the table is another by now."""
-        known = self._passage
-        if known is None or known.view is not self._front.view:
-            return False
+    def _again(self, lane: Lane, body: bytes) -> None:
+        """Send another request with the last one's head on its way."""
         self._idle_since = 0.0
         if self._timer is not None:
             self._disarm()
-        self._depart(known, body)
-        return True
+        if not lane.depart(body):
+            self._depart(lane.passage, body)
+
+    def under_way(self, express: Express) -> None:
+        """The exchange on its way is `express` from now on."""
+        self._express = express
+        self.cycle = express  # type: ignore[assignment]  # it has what uvicorn asks a cycle for
+
+    def _leave_lane(self) -> None:
+        """Let the exchange on its way, if there is one, be told what happens here."""
+        if self._lane is not None:
+            self._lane.leave()
 
     def _set_deadline(self, received_bytes: int) -> None:
         """Give what is missing after these bytes a deadline: a head's is fixed, a body's moves with each part."""
@@ -227,7 +243,7 @@ class FrontProtocol(HttpToolsProtocol):
         known = self._passage
         if known is None or not known.matches(view, self.url, self.headers):
             known = self._passage = passage(view, self.url, self.headers)
-            self._repeat = None
+            self._lane = None
         return known is not None
 
     def _depart(self, head: Passage, body: bytes) -> None:
@@ -236,8 +252,7 @@ class FrontProtocol(HttpToolsProtocol):
         if express is None:
             self.begin_asgi(head, body)
             return
-        self._express = express
-        self.cycle = express  # type: ignore[assignment]  # it has what uvicorn asks a cycle for
+        self.under_way(express)
         express.start()
 
     def begin_asgi(self, head: Passage, body: bytes) -> None:
@@ -281,6 +296,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """No further request after those that began; one whose body still comes has begun."""
+        self._leave_lane()
         parts = self._parts
         if parts is not None:
             self._parts = None
@@ -301,6 +317,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def cut_short(self) -> None:
         """The front's drain is over: end what the fast path has in flight."""
+        self._leave_lane()
         if self._express is not None:
             self._express.stop()
 

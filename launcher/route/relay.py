@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 
 from launcher.route.client import ClientGoneError, Turn
 from launcher.route.problem import HttpError, error_event
+from launcher.route.recovery import held_back
 from launcher.route.target import Target
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.wire import request_head, response_headers
@@ -92,11 +94,13 @@ class Attempt:
         if connection.length is not None:
             came = [*came, (b"content-length", connection.length)]
         headers, is_events = response_headers(came, self.target.header, self._request.id)
-        tail = before = last = b""
+        tail = before = last = held = b""
+        if connection.status >= HTTPStatus.INTERNAL_SERVER_ERROR and self.target.unit.rungs:
+            held = await held_back(connection)
         try:
             await self._reply.start(connection.status, headers)
             while True:
-                data = await connection.read()
+                data, held = held or await connection.read(), b""
                 done = connection.drained
                 if data:
                     before, last = last, data
@@ -155,6 +159,8 @@ def answer_to(error: UpstreamError, server: str) -> HttpError:
         return HttpError(504, "upstream_timeout", message)
     if error.reason == "garbage":
         return HttpError(502, "upstream_garbage", message)
+    if error.reason == "out_of_memory":
+        return HttpError(503, "out_of_memory", f"server {server!r} is out of memory: {error}", retry_after_s=30)
     if error.reason == "stopping":
         return HttpError(503, "front_stopping", message, retry_after_s=1)
     return HttpError(502, "upstream_died", message)

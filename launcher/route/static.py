@@ -28,3 +28,7 @@ class StaticUpstreams:
     def leave(self, name: str, *, ok: bool) -> None:  # noqa: ARG002  # the protocol's
         """A request to `name` ended."""
         self.in_flight[name] -= 1
+
+    async def second_chance(self, name: str, since: float, said: str = "") -> bool:  # noqa: ARG002  # the protocol's
+        """Whoever keeps the servers running starts them as they are."""
+        return False

@@ -13,6 +13,7 @@ from launcher.errors import Finding, HostError
 from launcher.ir.fleet import BreakerUnit, RouteTarget
 from launcher.ir.live import ServerState
 from launcher.route import breaker
+from launcher.route.body import changes_bodies
 from launcher.route.gate import Gate
 from launcher.route.tokens import Tokens
 from launcher.route.upstream import Pool
@@ -51,6 +52,7 @@ class Target:
         "authority",
         "authorization",
         "breaker",
+        "changes_bodies",
         "gate",
         "header",
         "name",
@@ -74,11 +76,13 @@ class Target:
         self.answer_head: AnswerHead | None = None
         self.unit = unit
         self.authorization = own_key(unit)
+        self.changes_bodies = changes_bodies(unit)
 
     def update(self, unit: RouteTarget) -> None:
         """Take over a new entry for the same address."""
         self.unit = unit
         self.authorization = own_key(unit)
+        self.changes_bodies = changes_bodies(unit)
         self.gate.resize(unit.slots)
         self.pool.max_idle = unit.slots + _SPARE_CONNECTIONS
 

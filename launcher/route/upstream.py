@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import httptools
 
 from launcher.route.asgi import RawHeaders
 from launcher.route.repeat import RepeatedHead, repeated_head
+
+if TYPE_CHECKING:
+    from launcher.route.lane import Lane
 
 HIGH_WATER_BYTES = 256 * 1024
 """Response bytes held for a slow client before the upstream is no longer read."""
@@ -18,14 +21,15 @@ MAX_HEAD_BYTES = 256 * 1024
 STALE_WITHIN_S = 1.0
 """A kept-alive connection that closes without an answer this soon had been closed before the request came."""
 
-Failure = Literal["unreachable", "stale", "died", "garbage", "timeout", "client_gone", "stopping"]
+Failure = Literal["unreachable", "stale", "died", "garbage", "timeout", "client_gone", "stopping", "out_of_memory"]
 
 
 class UpstreamError(Exception):
     """An exchange that the upstream, or the front on someone's behalf, cut short.
 
     `unreachable`: no connection, nothing was sent. `stale`: a reused connection was closed before any answer.
-    `died`: closed during the exchange. `garbage`: the answer is not HTTP. The others were decided here.
+    `died`: closed during the exchange. `garbage`: the answer is not HTTP. `out_of_memory`:
+    it answered that, and lives. The others were decided here.
     """
 
     def __init__(self, reason: Failure, message: str) -> None:
@@ -48,7 +52,8 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self.watcher: Callable[[], object] | None = None
         self._repeat: RepeatedHead | None = None
-        self._repeated: RawHeaders = []
+        self.repeated: RawHeaders = []
+        self._lane: Lane | None = None
         self._head_only = False
         self._informational = False
         self._sent_at = 0.0
@@ -77,15 +82,42 @@ class Connection(asyncio.Protocol):
         """Begin an exchange. `head_only` for HEAD: the answer has no body whatever its headers say."""
         assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
         self.busy = True
-        self._head_only = head_only
         self._sent_at = self._loop.time()
-        self.received = self.head_done = self.complete = False
-        self._until_eof = self._keep_alive = False
-        self._head_bytes = 0
+        self._begin(head_only=head_only)
         if len(body) < HIGH_WATER_BYTES:
             self.transport.write(head + body if body else head)
         else:
             self.transport.writelines((head, body))
+
+    def _begin(self, *, head_only: bool) -> None:
+        """No byte of the answer came yet."""
+        self._head_only = head_only
+        self.received = self.head_done = self.complete = False
+        self._until_eof = self._keep_alive = False
+        self._head_bytes = 0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is open, and the head of its next answer may be known already."""
+        return self._repeat is not None and self.transport is not None and not self.transport.is_closing()
+
+    def carry(self, lane: Lane, request: bytes, now: float) -> None:
+        """Begin an exchange of `lane`'s, which alone is told how it goes on."""
+        assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
+        self.busy = True
+        self._lane = lane
+        self._sent_at = now
+        self.transport.write(request)
+
+    def carried(self) -> None:
+        """The exchange of a lane is over, its whole answer came."""
+        self._lane = None
+        self.busy = False
+
+    def uncarry(self) -> None:
+        """The exchange of a lane is an ordinary one from now on."""
+        self._lane = None
+        self._begin(head_only=False)
 
     async def head(self) -> None:
         """Wait until `status` and `headers` are known. Raises UpstreamError."""
@@ -169,8 +201,14 @@ class Connection(asyncio.Protocol):
         """Connected."""
         self.transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: C901  # the hot path
         """Bytes of the answer; without a request, or after its answer, they make the connection unusable."""
+        lane = self._lane
+        if lane is not None:
+            start = self._repeat.body_start(data) if self._repeat is not None else 0
+            if start and lane.arrive(data[start:]):
+                return
+            lane.leave()
         if not self.busy:
             self.close()
             return
@@ -199,7 +237,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
         if first and self.complete and self._repeat is None and self._may_repeat():
             self._repeat = repeated_head(data)
-            self._repeated = self.headers
+            self.repeated = self.headers
         self._notify()
 
     def _may_repeat(self) -> bool:
@@ -210,7 +248,7 @@ class Connection(asyncio.Protocol):
         """A whole answer came, with the head of an earlier one."""
         self.received = self.head_done = self.complete = self._keep_alive = True
         self.status = 200
-        self.headers = self._repeated
+        self.headers = self.repeated
         self.length = b"%d" % len(body)
         if body:
             self._chunks.append(body)
@@ -218,12 +256,16 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The upstream ends: the end of an answer without a length, the death of any other."""
+        if self._lane is not None:
+            self._lane.leave()
         if self.busy and self.head_done and self._until_eof and not self.complete:
             self.complete = True
             self._notify()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by whichever side."""
+        if self._lane is not None:
+            self._lane.leave()
         if not self.busy or self.complete:
             return
         if self.error is None:
@@ -328,6 +370,19 @@ class Pool:
             if connection.alive:
                 return connection
         return None
+
+    def take_repeating(self) -> Connection | None:
+        """An idle connection whose next answer may have a known head; None where the newest has none."""
+        idle = self._idle
+        return idle.pop() if idle and idle[-1].repeats else None
+
+    def put_back_whole(self, connection: Connection) -> None:
+        """Take a connection back after an exchange of a lane's, whose whole answer came."""
+        transport = connection.transport
+        if transport is None or len(self._idle) >= self.max_idle or self._closed or transport.get_write_buffer_size():
+            connection.close()
+        elif not transport.is_closing():
+            self._idle.append(connection)
 
     async def connect(self, timeout_s: float) -> Connection:
         """A fresh connection. Raises UpstreamError `unreachable`."""

@@ -41,14 +41,18 @@ class RequestIds:
 
     def __init__(self) -> None:
         """A random prefix, then a counter."""
-        self._prefix = f"req-{token_hex(6)}-"
+        self._prefix = f"req-{token_hex(6)}-".encode("ascii")
         self._count = count(1)
 
     def accept(self, given: bytes | None) -> str:
         """The client's own id when it is short and plain, else a new one."""
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode("ascii")
-        return f"{self._prefix}{next(self._count):x}"
+        return self.fresh().decode("ascii")
+
+    def fresh(self) -> bytes:
+        """A new id."""
+        return b"%b%x" % (self._prefix, next(self._count))
 
 
 class Request:
