@@ -81,5 +81,5 @@ clean: ## remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist
 
 fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or findings, never a crash
-	@LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200
+	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200
 	@$(BIN)/python -m tests.route.fuzz --seconds 600

@@ -46,7 +46,7 @@ class Compilation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STAGES: tuple[tuple[type[LaunchError], tuple[str, ...]], ...] = (
-    (ConfigError, ("config/",)),
+    (ConfigError, ("config/", "route/")),
     (CatalogError, ("catalog/",)),
     (PlanError, ("plan/", "cpu/")),
     (EngineError, ("engine/", "render/")),

@@ -111,10 +111,9 @@ def _is_address(text: str) -> bool:
 
 
 def check_start_order(fleet: FleetConfig) -> Iterator[Finding]:
-    """Servers start after servers or services that exist, and never after themselves."""
-    names = {*fleet.servers, *fleet.services}
+    """Servers start after servers that exist, and never after themselves; services start with them, not before."""
     for name, server in fleet.servers.items():
-        yield from _members(f"servers.{name}.after", server.after, "server", names)
+        yield from _members(f"servers.{name}.after", server.after, "server", set(fleet.servers))
     graph = {name: [n for n in server.after if n in fleet.servers] for name, server in fleet.servers.items()}
     for cycle in _cycles(graph):
         yield _cycle(f"servers.{cycle[0]}.after", cycle, "start after one another")

@@ -58,6 +58,12 @@ SERVICE = "services.s={command: [x], port: 9999"
             "servers.coder.after.0",
             "servers.coder.after.0=frontdoor",
         ),
+        (
+            ["servers.coder.after=[s]", f"+{SERVICE}}}"],
+            "config/dangling",
+            "servers.coder.after.0",
+            "servers.coder.after=[]",
+        ),
         (["servers.coder.after=[coder]"], "config/cycle", "servers.coder.after", "servers.coder.after=[]"),
         (
             ["servers.coder.after=[frontdoor]", "servers.frontdoor.after=[coder]"],
@@ -201,14 +207,13 @@ def test_a_name_that_leads_nowhere_is_a_finding(
         ["servers.coder.aliases=[coder]"],
         ["routing.default=frontdoor", "servers.frontdoor.aliases=[hello]", "routing.fallback={coder: [hello]}"],
         ["+ports.nobody=9000"],
-        ["servers.coder.after=[s]", f"+{SERVICE}}}"],
         ["+services.s={builtin: front}"],
         ["hooks={h: {http: nobody/x, enabled: false}}"],
         ["servers.coder.devices=[cuda0]"],
     ],
 )
 def test_what_is_allowed(conf: Conf, overrides: list[str]) -> None:
-    """Mutual fallback, shared roles, unused ports, a service to wait for, a hook that is off."""
+    """Mutual fallback, shared roles, unused ports, a hook that is off."""
     assert conf.compose(*overrides).findings == ()
 
 

@@ -25,6 +25,7 @@ from launcher.plan.checks.contexts import (
     check_slow_cache,
 )
 from launcher.plan.checks.cpus import check_cpusets, check_numa, check_overlap, check_threads
+from launcher.plan.checks.front import check_front
 from launcher.plan.checks.ladder import check_ladder
 from launcher.plan.checks.models import (
     check_draft,
@@ -70,6 +71,7 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_memlock,
     check_timeouts,
     check_offload,
+    check_front,
 )
 
 WHOLE: frozenset[Callable[[Planning], Iterator[Finding]]] = frozenset(
