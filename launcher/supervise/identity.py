@@ -16,8 +16,9 @@ from launcher.supervise import procfs
 
 _LOOKS = 20
 _LOOK_PAUSE_S = 0.001
-_CLOCK_SLACK_S = 86400.0
-"""How far the clock may have been set back since a server was started."""
+_LATEST_S = 1e11
+"""Unix time that no clock shows. An earlier one in the future is a clock that was set back since, which means nothing:
+pid, start ticks and boot say which process it is."""
 _LONGEST_S = 1e7
 _HIGHEST_PID = 1 << 22
 """PID_MAX_LIMIT of Linux on 64 bits."""
@@ -119,7 +120,7 @@ def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
 def _impossible(record: ServerRecord) -> str | None:
     """A value that no runtime writes, and that would break whoever uses it; None when there is none."""
     limits = (
-        ("started_at", record.started_at, time.time() + _CLOCK_SLACK_S),
+        ("started_at", record.started_at, _LATEST_S),
         ("stop_grace_s", record.stop_grace_s, _LONGEST_S),
         ("ready_s", record.ready_s or 0, _LONGEST_S),
         ("port", record.port, 65535),

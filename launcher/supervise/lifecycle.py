@@ -12,6 +12,9 @@ import msgspec
 
 from launcher.ir.live import ServerState
 
+LOOKS = 2
+"""How often a first start that failed without saying why is repeated (llama-server's logger is a thread: as it exits
+it may lose its last lines, about one time in five; it loses all of them one time in forty)."""
 KILL_WAIT_S = 5.0
 """How long after SIGKILL an exit may take (a process in uninterruptible sleep) before we say so."""
 
@@ -49,6 +52,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[float, ...] = ()
     served_s: float = 0.0
     restarts: int = 0
+    looks: int = 0
+    """Repetitions of a first start that failed without saying why."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -85,10 +90,16 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class Exited(msgspec.Struct, frozen=True):
-    """The process ended. `reason` says how; `jitter` in [0, 1) spreads restarts."""
+    """The process ended. `reason` says how; `jitter` in [0, 1) spreads restarts.
+
+    `unexplained`: neither its log nor its exit code says why.
+    """
 
     reason: str
     jitter: float = 0.5
+    unexplained: bool = False
+    again: bool = False
+    """It ran out of memory, and there is a smaller way to run it: that begins at once, and counts as no failure."""
 
 
 class SpawnFailed(msgspec.Struct, frozen=True):
@@ -146,10 +157,10 @@ def backoff_s(failures: int, jitter: float, policy: Policy) -> float:
 def _start(life: Life, event: Start, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
     """Begin, unless a process exists; one that is stopping is followed by a new one."""
     if life.state == "stopping" and life.failing is None:
-        return msgspec.structs.replace(life, wanted=True, proven=False, failures=()), ()
+        return msgspec.structs.replace(life, wanted=True, proven=False, failures=(), looks=0), ()
     if life.state not in ("stopped", "failed", "backoff") or life.alive:
         return life, ()
-    fresh = msgspec.structs.replace(life, wanted=True, proven=False, failures=(), error=None)
+    fresh = msgspec.structs.replace(life, wanted=True, proven=False, failures=(), error=None, looks=0)
     return _begin(fresh, now, policy, adopt=event.adopt)
 
 
@@ -234,10 +245,14 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life
     if life.state == "failed":
         return life, ()
     reason = life.failing or event.reason
+    if event.again:
+        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1), now, policy)
     window = policy.crash_loop_window_s
     recent = (*(t for t in life.failures if life.served_s - t < window), life.served_s)
     life = msgspec.structs.replace(life, failures=recent)
     if not life.proven:
+        if event.unexplained and life.failing is None and life.looks < LOOKS:
+            return _begin(msgspec.structs.replace(life, looks=life.looks + 1), now, policy)
         return _failed(life, reason, now), ()
     if len(recent) >= policy.crash_loop_failures:
         return _failed(life, f"{reason} (failure {len(recent)} within {window:g} s of service: given up)", now), ()

@@ -7,18 +7,27 @@ limit is copied to `NAME.log.1` and truncated; lines written in that instant are
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
 
+_LOG = logging.getLogger("launch.supervise")
 TAIL_LINES = 200
 _TAIL_BYTES = 64 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def open_log(path: Path) -> int:
-    """A descriptor of `path` for appending; the caller closes it."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """A descriptor of `path` for appending; the caller closes it.
+
+    Where none can be had (a full disk), the log goes nowhere: that is no reason not to serve. Raises OSError.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        _LOG.warning("%s cannot be written: %s", path, error.strerror or error)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def shift(path: Path, files: int) -> None:
@@ -33,16 +42,28 @@ def shift(path: Path, files: int) -> None:
 
 
 def cut(path: Path, files: int, max_bytes: int) -> bool:
-    """Keep a file that is being written below `max_bytes`; whether it was above. Blocks for the copy."""
+    """Keep a file that is being written below `max_bytes`; whether it was above. Blocks for the copy.
+
+    Where no copy can be kept (a full disk), it is cut all the same: that makes room.
+    """
     if not path.exists() or path.stat().st_size <= max_bytes:
         return False
     _shift_old(path, files)
     with path.open("rb+") as file:
         if files > 1:
             file.seek(max(0, file.seek(0, os.SEEK_END) - max_bytes))
-            _old(path, 1).write_bytes(file.read(max_bytes))
+            _copy(file.read(max_bytes), _old(path, 1))
         file.truncate(0)
     return True
+
+
+def _copy(text: bytes, target: Path) -> None:
+    """Write `target`, or leave none."""
+    try:
+        target.write_bytes(text)
+    except OSError as error:
+        _LOG.warning("%s cannot be written: %s", target, error.strerror or error)
+        target.unlink(missing_ok=True)
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ them), so there is no PR_SET_PDEATHSIG: the state files find them again. Linux 5
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ from typing import TypedDict
 from launcher.supervise import logs, procfs
 from launcher.supervise.identity import MARKER, ServerRecord, mismatch
 
+_LOG = logging.getLogger("launch.supervise")
 _NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 """systemd's messages to us, not to our children."""
 _CLEAR_ATTEMPTS = 50
@@ -53,8 +55,9 @@ class RunningProcess:
         loop.add_reader(self._pidfd, lambda: self._ended(on_exit))
 
     def terminate(self) -> None:
-        """SIGTERM to the whole session."""
+        """SIGTERM to the whole session, and SIGCONT, without which a stopped process never gets to act on it."""
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL to the whole session."""
@@ -118,11 +121,13 @@ class RunningProcess:
                 signal_exactly(member.pid, member.start_ticks, number)
 
 
-def spawn(argv: tuple[str, ...], env: Mapping[str, str], log: Path, state_file: Path) -> RunningProcess:
+def spawn(
+    argv: tuple[str, ...], env: Mapping[str, str], log: Path, state_file: Path, oom_score_adjust: int = 0
+) -> RunningProcess:
     """Start `argv` in its own session, output appended to `log`, input from nowhere.
 
-    The environment is ours, with `env` on top and the state file's path as a marker. Raises OSError when it cannot
-    be executed.
+    The environment is ours, with `env` on top and the state file's path as a marker. `oom_score_adjust` 0 leaves our
+    own; else it is set, as far as the kernel lets us. Raises OSError when it cannot be executed.
     """
     inherited = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
     output = logs.open_log(log)
@@ -137,7 +142,31 @@ def spawn(argv: tuple[str, ...], env: Mapping[str, str], log: Path, state_file: 
         )
     finally:
         os.close(output)
-    return RunningProcess(child.pid, os.pidfd_open(child.pid), child)
+    try:
+        pidfd = os.pidfd_open(child.pid)
+    except OSError:  # no descriptor left: what we cannot watch must not run
+        _kill_group(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
+    if oom_score_adjust:
+        _adjust_oom_score(child.pid, oom_score_adjust)
+    return RunningProcess(child.pid, pidfd, child)
+
+
+def _adjust_oom_score(pid: int, adjust: int) -> None:
+    """Have the kernel prefer or spare `pid` when memory runs out; lowering needs CAP_SYS_RESOURCE.
+
+    Without it the server keeps our own score, which is what systemd or the shell gave us.
+    """
+    path = Path(f"/proc/{pid}/oom_score_adj")
+    try:
+        path.write_text(str(max(-1000, min(1000, adjust))))
+    except PermissionError:
+        _LOG.warning(
+            "the kernel does not let us set oom_score_adj %d for pid %d: it needs CAP_SYS_RESOURCE", adjust, pid
+        )
+    except OSError:
+        return  # it ended already: whoever watches it will say so
 
 
 def adopt(record: ServerRecord) -> RunningProcess | None:

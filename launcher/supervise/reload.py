@@ -33,11 +33,13 @@ def compare_specs(
     new: Mapping[str, ProcessSpec],
     running: Mapping[str, tuple[str, ...]],
     names: tuple[str, ...],
+    held: frozenset[str] = frozenset(),
 ) -> Changes:
     """What to do on the way from `old` to `new`, where `running` gives the argv of what runs.
 
     With `names`, only these are touched (restarted even if unchanged); else everything that changed. Only what runs
-    is restarted, and only boot processes are started. The builtin front is nobody's process.
+    is restarted, and only boot processes are started, but none that an operator stopped (`held`) and that `names`
+    does not name. The builtin front is nobody's process.
     """
     chosen = set(names)
     started: list[str] = []
@@ -52,7 +54,7 @@ def compare_specs(
         if after is None or after.start == "never":
             (stopped if touched and before is not None else kept).append(name)
         elif name not in running:
-            boot = after.start == "boot" and (after.exclusive is None or before is None)
+            boot = after.start == "boot" and (after.exclusive is None or before is None) and name not in held
             (started if touched and (name in chosen or boot) else kept).append(name)
         elif touched and (name in chosen or before is None or needs_restart(before, after, running[name])):
             restarted.append(name)

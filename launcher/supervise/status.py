@@ -35,7 +35,7 @@ def process_status(runner: Runner, *, note: str = "") -> ProcessStatus:
         ready_s=runner.ready_s,
         restarts=life.restarts,
         exit_code=runner.exit_code,
-        error=life.error or life.failing,
+        error=life.error or life.failing or _why_not_served(runner),
         log_file=str(runner.log_file) if record is not None else None,
         log_tail=logs.tail(runner.log_file, _TAIL_LINES) if failed and record is not None else (),
         planned_bytes=planned_bytes(spec),
@@ -43,7 +43,17 @@ def process_status(runner: Runner, *, note: str = "") -> ProcessStatus:
         in_flight=runner.in_flight,
         slots=spec.slots,
         drift="; ".join(drift),
+        rung=runner.rungs.label,
     )
+
+
+def _why_not_served(runner: Runner) -> str | None:
+    """What keeps requests away although nothing failed."""
+    if runner.suspended:
+        return "its process is stopped by a signal (SIGSTOP or a debugger)"
+    if runner.held:
+        return f"stopped by an operator: `launch reload {runner.spec.name}`, or the next `launch up`, starts it"
+    return None
 
 
 def planned_bytes(spec: ProcessSpec) -> dict[str, int]:

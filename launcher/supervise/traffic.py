@@ -16,8 +16,18 @@ class Traffic:
         """Waiters that were promised this server and have not entered yet."""
         self.last_used = 0.0
         self.last_ok = 0.0
-        self.draining = False
-        self._quiet: asyncio.Event | None = None
+        self._draining = False
+        self._stir: asyncio.Event | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more requests, because it is about to be stopped."""
+        return self._draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self._draining = value
+        self.stir()
 
     @property
     def busy(self) -> bool:
@@ -34,12 +44,13 @@ class Traffic:
         self.last_used = asyncio.get_running_loop().time()
         if ok:
             self.last_ok = self.last_used
-        self.check_quiet()
+        self.stir()
 
-    def check_quiet(self) -> None:
-        """Let `drain` look again: a request or a promise ended."""
-        if self._quiet is not None:
-            self._quiet.set()
+    def stir(self) -> None:
+        """Let who waits look again: a request or a promise ended, or the process changed."""
+        if self._stir is not None:
+            self._stir.set()
+            self._stir = None
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no more requests and wait until none is in flight; False when `timeout_s` passed first.
@@ -48,17 +59,18 @@ class Traffic:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                await self._while(lambda: self.leases > 0)
+                await self.wait_while(lambda: self.leases > 0)
                 self.draining = True
-                await self._while(lambda: self.busy)
+                await self.wait_while(lambda: self.busy)
         except TimeoutError:
             return False
         finally:
             self.draining = True
         return True
 
-    async def _while(self, holds: Callable[[], bool]) -> None:
-        """Wait as long as `holds()`, looked at after every request."""
+    async def wait_while(self, holds: Callable[[], bool]) -> None:
+        """Wait as long as `holds()`, looked at after every `stir`."""
         while holds():
-            self._quiet = asyncio.Event()
-            await self._quiet.wait()
+            if self._stir is None:
+                self._stir = asyncio.Event()
+            await self._stir.wait()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from launcher.ir.live import UnavailableError
-from launcher.supervise.ledger import Resident, choose_victims, needs_bytes
+from launcher.supervise.room import Room
 from launcher.supervise.runner import Runner
 
 _LEASE_S = 0.05
@@ -15,7 +15,7 @@ _LEASE_S = 0.05
 
 
 class _Flight:
-    """One start that several waiters share."""
+    """One start that several waiters share. `lacks_room`: it waits for others to be idle."""
 
     def __init__(self) -> None:
         """Nobody waits yet, nothing was begun."""
@@ -23,12 +23,21 @@ class _Flight:
         self.waiters = 0
         self.begun = False
         self.granted = False
+        self.lacks_room = False
+
+    def waits_for_room(self) -> None:
+        """Nobody who could go for it is idle."""
+        self.lacks_room = True
+
+    def begins(self) -> None:
+        """From now on it goes on without waiters too."""
+        self.begun, self.lacks_room = True, False
 
 
 class Waker:
     """Implements `Upstreams.wake` over `runners` (a live view: entries come and go on reload).
 
-    `budgets`: bytes by device. `available_ram` gives what the system reports as free, or None.
+    `budgets`: bytes by device. `available`: see `Room`.
     """
 
     def __init__(
@@ -36,18 +45,15 @@ class Waker:
         runners: Mapping[str, Runner],
         budgets: Mapping[str, int],
         drain_timeout_s: float,
-        available_ram: Callable[[], int | None] | None = None,
+        available: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         """Keeps references only."""
-        self.budgets = budgets
+        self.room = Room(runners, budgets, available)
         self.closed = False
         self.drain_timeout_s = drain_timeout_s
         self._runners = runners
-        self._available_ram = available_ram or available_ram_bytes
         self._flights: dict[str, _Flight] = {}
         self._groups: dict[str, asyncio.Lock] = {}
-        # What one start decides about memory must hold until its server counts as running.
-        self._placing = asyncio.Lock()
 
     async def wake(self, name: str, timeout_s: float) -> None:
         """Return once `name` takes requests, starting it if it is started on demand. Raises UnavailableError.
@@ -61,15 +67,16 @@ class Waker:
             return
         if self.closed:
             raise UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5)
-        flight = self._flights.get(name) or self._take_off(name, runner)
+        flight = self._flights.get(name)
+        if flight is None or flight.granted:  # who comes after the promise was not counted in it
+            flight = self._take_off(name, runner)
         assert flight.task is not None  # noqa: S101 - set by _take_off
         flight.waiters += 1
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(flight.task)
         except TimeoutError:
-            message = f"server {name!r} was not ready within {timeout_s:g} s"
-            raise UnavailableError("start_timeout", message, retry_after_s=5) from None
+            raise _too_late(name, timeout_s, flight) from None
         except UnavailableError as error:
             # Each waiter raises its own: one object raised by many collects their tracebacks.
             raise UnavailableError(error.code, error.message, retry_after_s=error.retry_after_s) from None
@@ -108,7 +115,7 @@ class Waker:
     async def _fly(self, runner: Runner, flight: _Flight) -> None:
         """Bring `runner` up, then promise it to the waiters before another start may take it away."""
         try:
-            async with self._group_lock(runner.spec.exclusive):
+            async with self.turn(runner.spec.exclusive):
                 if runner.spec.start == "demand" or runner.spec.exclusive is not None:
                     await self._bring_up(runner, flight)
                 else:
@@ -121,9 +128,24 @@ class Waker:
                 raise
             raise UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5) from None
 
-    def _group_lock(self, group: str | None) -> asyncio.Lock:
-        """The lock of an exclusive group; servers of none have each their own."""
-        return asyncio.Lock() if group is None else self._groups.setdefault(group, asyncio.Lock())
+    @contextlib.asynccontextmanager
+    async def turn(self, *groups: str | None) -> AsyncIterator[None]:
+        """Nobody else starts or swaps members of these exclusive groups within the block (None is no group).
+
+        Reentry by the same task would wait for itself.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            for group in sorted({group for group in groups if group is not None}):
+                await stack.enter_async_context(self._groups.setdefault(group, asyncio.Lock()))
+            yield
+
+    def rivals(self, runner: Runner) -> Iterable[Runner]:
+        """The other members of its exclusive group that run or will run again by themselves."""
+        group = runner.spec.exclusive
+        if group is None:
+            return ()
+        members = [o for o in self._runners.values() if o is not runner and o.spec.exclusive == group]
+        return tuple(o for o in members if o.life.alive or o.life.wanted)
 
     async def _bring_up(self, runner: Runner, flight: _Flight) -> None:
         """Make room, start `runner`, and on failure bring back what it displaced."""
@@ -134,26 +156,23 @@ class Waker:
         await runner.until("stopped", "failed", "ready", "sleeping", "starting", "backoff")
         displaced: list[Runner] = []
         try:
-            await self._clear_group(runner, displaced)
+            await self.clear_group(runner, displaced)
             if runner.life.state in ("stopped", "failed"):
-                async with self._placing:
-                    await self._make_room(runner)
-                    flight.begun = True
-                    runner.start()
-            flight.begun = True
+                await self.room.place(runner, on_wait=flight.waits_for_room, on_start=flight.begins)
+            flight.begins()
             await _settle(runner)
         except BaseException:
-            if not self.closed:
+            if not self.closed and not runner.life.alive:
                 for other in displaced:
                     other.start()
             raise
 
-    async def _clear_group(self, runner: Runner, displaced: list[Runner]) -> None:
-        """Drain and stop the other members of the exclusive group, noting in `displaced` those that were running."""
-        group = runner.spec.exclusive
-        for other in [o for o in self._runners.values() if group is not None and o.spec.exclusive == group]:
-            if other is runner or other.life.state in ("stopped", "failed"):
-                continue
+    async def clear_group(self, runner: Runner, displaced: list[Runner]) -> None:
+        """Drain and stop the other members of the exclusive group, noting in `displaced` those that were running.
+
+        The caller has its `turn`. Raises UnavailableError when one does not end.
+        """
+        for other in self.rivals(runner):
             try:
                 await other.drain(self.drain_timeout_s)
                 displaced.append(other)
@@ -164,44 +183,20 @@ class Waker:
             if other.life.alive:
                 raise UnavailableError("server_stuck", f"{other.spec.name!r} does not end", retry_after_s=30)
 
-    async def _make_room(self, runner: Runner) -> None:
-        """Stop idle servers until `runner` fits its devices. Raises UnavailableError when it cannot."""
-        running = [
-            Resident(
-                name=other.spec.name,
-                needs=needs_bytes(other.spec.needs),
-                last_used=other.last_used,
-                busy=other.busy or other.life.state == "starting",
-                pinned=other.spec.start == "boot" and other.spec.exclusive is None,
-            )
-            for other in self._runners.values()
-            if other.life.alive
-        ]
-        need = needs_bytes(runner.spec.needs)
-        victims = choose_victims(need, running, self._budget(running))
-        if victims is None:
-            message = f"there is no room for {runner.spec.name!r} while others are busy"
-            raise UnavailableError("no_room", message, retry_after_s=10)
-        for name in victims:
-            self._runners[name].stop("evicted")
-        for name in victims:
-            await self._runners[name].until("stopped", "failed")
 
-    def _budget(self, running: list[Resident]) -> dict[str, int]:
-        """Bytes by device: the plan's budget, and for RAM not more than the system says is there."""
-        budget = dict(self.budgets)
-        available = self._available_ram()
-        if available is not None and "ram" in budget:
-            budget["ram"] = min(budget["ram"], available + sum(r.needs.get("ram", 0) for r in running))
-        return budget
+def _too_late(name: str, timeout_s: float, flight: _Flight) -> UnavailableError:
+    """What a waiter is told whose time is up."""
+    if flight.lacks_room:
+        message = f"there was no room for {name!r} within {timeout_s:g} s: others are busy"
+        return UnavailableError("no_room", message, retry_after_s=10)
+    message = f"server {name!r} was not ready within {timeout_s:g} s"
+    return UnavailableError("start_timeout", message, retry_after_s=5)
 
 
 async def _settle(runner: Runner) -> None:
     """Wait until `runner` takes requests. Raises UnavailableError when it will not."""
     name = runner.spec.name
-    if runner.life.state == "stopped":
-        raise UnavailableError("server_stopped", f"server {name!r} is stopped")
-    state = await runner.until("ready", "sleeping", "failed", "stopped")
+    state = await runner.settled()
     if state == "failed":
         raise UnavailableError("server_failed", f"server {name!r} failed: {runner.life.error}", retry_after_s=30)
     if state == "stopped":
@@ -211,12 +206,4 @@ async def _settle(runner: Runner) -> None:
 def _end_lease(runner: Runner) -> None:
     """A promised waiter has entered, or never will."""
     runner.leases -= 1
-    runner.check_quiet()
-
-
-def available_ram_bytes() -> int | None:
-    """MemAvailable of /proc/meminfo in bytes."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    runner.stir()

@@ -162,9 +162,13 @@ async def test_room_is_made_by_the_least_recently_used(fleet: Any, free_port: Fr
     assert [supervisor.state(n) for n in "bcd"] == ["ready", "stopped", "ready"]
     supervisor.enter("d")
     with pytest.raises(UnavailableError, match="no room"):
-        await supervisor.wake("a", 10)
-    supervisor.leave("b", ok=True)
+        await supervisor.wake("a", 0.2)
+    waiting = asyncio.create_task(supervisor.wake("a", 10))
+    await asyncio.sleep(0.1)
     supervisor.leave("d", ok=True)
+    await waiting
+    assert [supervisor.state(n) for n in "abd"] == ["ready", "ready", "stopped"]
+    supervisor.leave("b", ok=True)
 
 
 residents = st.lists(
@@ -172,7 +176,8 @@ residents = st.lists(
         Resident,
         name=st.uuids().map(str),
         needs=st.dictionaries(st.sampled_from(["ram", "cuda0"]), st.integers(0, 50)),
-        last_used=st.integers(0, 5).map(float),
+        idle_s=st.integers(0, 5).map(float),
+        reload_s=st.sampled_from([0.1, 1.0, 60.0]),
         busy=st.booleans(),
         pinned=st.booleans(),
     ),
