@@ -303,6 +303,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     context_checkpoints: int = 32
     cache_ram_mib: int = 8192
     """Prompt cache in host memory; 0 = off, -1 = no limit."""
+    slot_save_path: str | None = None
+    """Directory where slots are saved before a swap stops the server, and restored from after the swap back."""
     embedding: bool = False
     pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
     # weights
@@ -439,13 +441,45 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Tokens that a slot must have, by role."""
 
 
+ValidationPolicy = Literal["none", "final", "block_by_block"]
+
+
 class ValidationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Generate, validate, commit: which server judges, and how often a block may be corrected."""
 
     validator: str
-    policy: Literal["none", "final", "block_by_block"] = "block_by_block"
+    policy: ValidationPolicy = "block_by_block"
+    """Where neither the request, nor its model, nor its domain, nor the router says another."""
     max_corrections: int = 3
     system_prompt: str = ""
+    timeout_s: float = 60
+    """For one verdict, waiting included."""
+    block_tokens: int = 512
+    """Longest block."""
+    max_blocks: int = 32
+    """Most blocks of one answer."""
+    block_prompt: str = ""
+    """What a worker is told about blocks, after its own prompt; empty: the built-in text."""
+
+
+class RuleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`model: auto` without asking the router: the last user message has one of `words`."""
+
+    words: tuple[str, ...]
+    """Whole words or phrases; letter case does not matter."""
+    domain: str
+    model: str | None = None
+    """Absent: the first worker of the pool that serves the task type `domain`."""
+    policy: ValidationPolicy | None = None
+
+
+class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is remembered of projects."""
+
+    retention_days: float = 30
+    """Finished work, notes and journal older than this are dropped; 0 = never."""
+    context_blocks: int = 16
+    """Latest blocks of a project that a worker may be shown, as far as its slot has room."""
 
 
 class WarmPoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -480,8 +514,15 @@ class OrchestrationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     validation: ValidationConfig | None = None
     prompts: dict[str, str] = {}
     """System prompt by server."""
-    policies: dict[str, Literal["none", "final", "block_by_block"]] = {}
+    policies: dict[str, ValidationPolicy] = {}
     """Validation policy by domain."""
+    model_policies: dict[str, ValidationPolicy] = {}
+    """Validation policy by server, also for requests that name it themselves."""
+    rules: tuple[RuleConfig, ...] = ()
+    """Tried in order before the router is asked."""
+    confidence_min: float = 0
+    """Below this the router's decision is not taken, and the default server answers."""
+    memory: MemoryConfig = MemoryConfig()
     warm_pool: WarmPoolConfig | None = None
     oom_ladder: tuple[RungConfig, ...] = ()
     swap_target_s: float | None = None

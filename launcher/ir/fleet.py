@@ -23,7 +23,25 @@ class DeviceNeed(msgspec.Struct, frozen=True, kw_only=True):
     locked_bytes: int = 0
 
 
-class ServerUnit(msgspec.Struct, frozen=True, kw_only=True):
+class RungUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server is started as after out-of-memory, instead of what was planned. `label` says what is set.
+
+    `memory` is its price, as for a server.
+    """
+
+    label: str
+    argv: tuple[str, ...]
+    argv_digest: str
+    env: dict[str, str]
+    model: str
+    model_path: str
+    files: tuple[str, ...]
+    slots: int
+    n_ctx_per_slot: int
+    memory: tuple[DeviceNeed, ...]
+
+
+class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One llama-server process as the supervisor runs it. `argv[0]` is the binary."""
 
     name: str
@@ -57,6 +75,12 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True):
     request_defaults: dict[str, Any]
     memory: tuple[DeviceNeed, ...]
     argv_digest: str
+    rungs: tuple[RungUnit, ...] = ()
+    """What it is started as after out-of-memory, one after another."""
+    slot_save_path: str | None = None
+    """Directory where its slots are saved before a swap stops it, and restored from (`--slot-save-path`)."""
+    oom_score_adjust: int = 0
+    """Of its tier: how much rather (or less) than others the kernel ends it when memory runs out, -1000 to 1000."""
 
 
 class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +122,8 @@ class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["ram", "gpu"]
     capacity_bytes: int
     budget_bytes: int
+    worst_bytes: int = 0
+    """What the tiers allow to run at once takes at most; the rest of the budget is free for warm files."""
 
 
 class FrontUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -177,6 +203,8 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     request_strip: tuple[str, ...] = ()
     api_key_file: str | None = None
     """Where the server's own key stands (`--api-key-file`); the front presents it."""
+    rungs: int = 0
+    """How often it may be started with less after out-of-memory, and so a request be asked again."""
     on: str = ""
     """The other host that it runs on; "" for one that runs beside this front."""
 

@@ -38,10 +38,19 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 0
     tokens_per_second: float | None = None
     drift: str = ""
+    rung: str = ""
+    """After out-of-memory: where it stands on its ladder (`1/4: q3_k_m`); "" = as planned."""
+    in_ram_percent: float | None = None
+    """How much of its files is in RAM, where the warm pool looks after them and it can be measured."""
+    in_ram: str = ""
+    """What the warm pool does with its files: `warm`, `locked`, `loading`, "" = nothing."""
 
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole fleet: who runs it, and every process. `schema` is `launch.status/v1`."""
+    """The whole fleet: who runs it, and every process. `schema` is `launch.status/v1`.
+
+    `drift` says where what is installed, loaded or running has drifted apart beyond single processes.
+    """
 
     schema: str = "launch.status/v1"
     deployment: str
@@ -53,6 +62,8 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     """Every HOT server is ready."""
     processes: tuple[ProcessStatus, ...]
+    manager: Literal["runtime", "systemd", "systemd --user"] = "runtime"
+    drift: tuple[str, ...] = ()
 
 
 class UnavailableError(Exception):
@@ -80,6 +91,12 @@ class Upstreams(Protocol):
 
     def leave(self, name: str, *, ok: bool) -> None:
         """A request to `name` ended; `ok` False when the upstream failed it."""
+
+    async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+        """Whether a request that `name` failed may be asked again: it ran out of memory and is started with less.
+
+        `since`: when the request was sent, a time of the loop. `said`: what a server that lives says of its memory.
+        """
 
 
 class Control(Protocol):

@@ -150,7 +150,11 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The host that it runs on, where there are several; `host` is the address that it listens on."""
 
 
+class RungPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One rung of a worker's ladder: what it sets (for people), and the whole server as it would run there."""
 
+    label: str
+    server: ServerPlan
 
 
 class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +191,8 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[ServicePlan, ...]
     totals: PlanTotals
     findings: tuple[Finding, ...]
+    ladders: dict[str, tuple[RungPlan, ...]] = {}
+    """Worker → what it is started as after out-of-memory, one rung after another."""
     on: str = ""
     front: bool = True
     remote: tuple[ServerPlan, ...] = ()
