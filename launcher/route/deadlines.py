@@ -35,8 +35,10 @@ class Deadlines:
         self._entries.pop(entry, None)
 
     def hand_over(self, entry: Overdue, other: Overdue) -> None:
-        """`other` has the deadline of `entry` from now on."""
-        self._entries[other] = self._entries.pop(entry)
+        """`other` has the deadline of `entry` from now on, unless that has passed."""
+        at = self._entries.pop(entry, None)
+        if at is not None:
+            self._entries[other] = at
 
     def close(self) -> None:
         """Forget everything."""

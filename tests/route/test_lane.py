@@ -1,0 +1,312 @@
+"""The lane, which a connection's later requests take, against the ASGI path: no client can tell them apart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.route import Front
+from launcher.route.lane import Lane
+from launcher.route.repeat import repeated_head
+from tests.route.fleet import (
+    OK,
+    SSE_HEAD,
+    FakeFleet,
+    RawClient,
+    Upstream,
+    ask,
+    chunked,
+    front_unit,
+    get,
+    post,
+    running,
+    table,
+    target,
+    until,
+)
+
+pytestmark = pytest.mark.timeout(30)
+JSON = "Content-Type: application/json"
+PRIMING = 2
+"""After two exchanges both heads are known, and the third takes the lane."""
+
+
+def in_lanes() -> int:
+    """How many exchanges are under way in lanes, anywhere in this process."""
+    return sum(
+        1 for thing in gc.get_objects() if isinstance(thing, Lane) and thing._connection is not None
+    )  # nothing outside can see which way a request took
+
+
+class Primed(Upstream):
+    """An upstream that answers the first requests of a connection plainly, and then writes what a test says."""
+
+    def __init__(self, *writes: bytes, pause_s: float = 0.0, then_close: bool = True) -> None:
+        """`writes` are sent one by one, `pause_s` between them."""
+        self.carried = 0
+        self.asked = 0
+        self._writes, self._pause_s, self._then_close = writes, pause_s, then_close
+        super().__init__(self._answer)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Plain answers, then the test's."""
+        for _ in range(PRIMING):
+            await self.read(reader)
+            writer.write(OK)
+        await self.read(reader)
+        self.asked += 1
+        self.carried += in_lanes()
+        for data in self._writes:
+            writer.write(data)
+            await writer.drain()
+            await asyncio.sleep(self._pause_s)
+        if not self._then_close:
+            while True:
+                await self.read(reader)
+                writer.write(OK)
+
+
+@contextlib.asynccontextmanager
+async def primed(upstream: Upstream, *, express: bool = True, **changes: object) -> AsyncIterator[RawClient]:
+    """A client whose next request takes the lane."""
+    front = Front(table(target("m", upstream.port, **changes)), FakeFleet(), express=express)
+    async with running(front) as port, RawClient(port) as client:
+        for _ in range(PRIMING):
+            answer = await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))
+            assert answer.json() == {"ok": True}
+        yield client
+
+
+async def seen_by_client(upstream: Primed, *, express: bool, stream: bool = False) -> tuple[object, ...]:
+    """What the client gets for its third request, but for the request's id and the time."""
+    async with upstream, primed(upstream, express=express) as client:
+        client.send(post({"model": "m", "stream": stream}, "/v1/chat/completions", JSON))
+        try:
+            answer = await client.answer()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return ("cut",)
+        headers = {n: v for n, v in answer.headers.items() if n not in {"date", "x-request-id"}}
+        if not answer.clean:
+            return answer.status, "cut"
+        body = re.sub(rb"req-[0-9a-f]+-[0-9a-f]+", b"req", answer.body)
+        headers["content-length"] = str(len(body)) if "content-length" in headers else ""
+        return answer.status, headers, body, await after(client)
+
+
+async def after(client: RawClient) -> object:
+    """What the connection is good for afterwards."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        return (await client.ask(get("/health"))).status
+    return "closed"
+
+
+ANSWERS = {
+    "the same head": (OK,),
+    "another length": (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",),
+    "an empty body": (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n",),
+    "in two parts": (OK[:-4], OK[-4:]),
+    "head and body apart": (OK[: OK.index(b"{")], OK[OK.index(b"{") :]),
+    "byte by byte": tuple(bytes([b]) for b in OK),
+    "another header": (OK.replace(b"Content-Type", b"X-More: 1\r\nContent-Type"),),
+    "an error": (b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",),
+    "without a body": (b"HTTP/1.1 204 No Content\r\n\r\n",),
+    "interim first": (b"HTTP/1.1 100 Continue\r\n\r\n" + OK,),
+    "a stream": (SSE_HEAD + chunked(b"data: 1\n\n"), chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"),
+    "a stream cut": (SSE_HEAD + chunked(b"data: 1\n\n"),),
+    "chunked at once": (SSE_HEAD.replace(b"text/event-stream", b"application/json") + b"2\r\n{}\r\n0\r\n\r\n",),
+    "until it closes": (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{}",),
+    "too little": (OK.replace(b"11", b"99"),),
+    "too much": (OK.replace(b"11", b"9"),),
+    "two answers": (OK + OK,),
+    "one and a half": (OK + b"HTTP/1.1 200 OK\r\nCont",),
+    "a padded length": (OK.replace(b"11", b"0011"),),
+    "a signed length": (OK.replace(b"11", b"+11"),),
+    "two lengths": (OK.replace(b"Content-Type", b"Content-Length: 3\r\nContent-Type"),),
+    "garbage": (b"hello\r\n\r\n",),
+    "an upgrade": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",),
+    "connection: close": (OK.replace(b"Content-Type", b"Connection: close\r\nContent-Type"),),
+}
+
+
+@pytest.mark.parametrize("writes", ANSWERS.values(), ids=ANSWERS)
+async def test_an_answer_is_the_same_on_both_ways(writes: tuple[bytes, ...]) -> None:
+    """Ordinary or not, whole or in parts, right or wrong."""
+    lane, asgi = Primed(*writes, pause_s=0.002), Primed(*writes, pause_s=0.002)
+    got = await seen_by_client(lane, express=True)
+    assert got == await seen_by_client(asgi, express=False)
+    assert (lane.carried, asgi.carried) == (1, 0)
+
+
+async def test_a_server_that_goes_without_a_word() -> None:
+    """A request that reached a server which then closes: one more try on both ways, then 502."""
+    lane, asgi = Primed(), Primed()
+    assert await seen_by_client(lane, express=True) == await seen_by_client(asgi, express=False)
+    assert lane.carried == 1
+    assert lane.asked == asgi.asked
+
+
+async def test_hundreds_of_requests_get_their_own_answers() -> None:
+    """Bodies of many lengths, on a few connections at once."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            body = (await upstream.read(reader)).body
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
+            writer.write(body)
+
+    async def one_client(port: int, number: int) -> None:
+        async with RawClient(port) as client:
+            for turn in range(60):
+                sent = {"model": "m", "text": "x" * (turn * 7 + number), "who": [number, turn]}
+                assert (await client.ask(post(sent, "/v1/chat/completions", JSON))).json() == sent
+
+    upstream = Upstream(echo)
+    async with upstream, running(Front(table(target("m", upstream.port, slots=3)), FakeFleet())) as port:
+        await asyncio.gather(*(one_client(port, n) for n in range(6)))
+    assert len(upstream.requests) == 6 * 60
+
+
+async def test_a_client_that_leaves_ends_the_exchange() -> None:
+    """The upstream's connection is closed, which cancels the generation."""
+    upstream = Primed(then_close=False)
+    async with upstream:
+        async with primed(upstream) as client:
+            client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
+            await until(lambda: upstream.carried == 1)
+            client.writer.transport.abort()
+            await until(lambda: in_lanes() == 0)
+        await asyncio.wait_for(upstream.closed.wait(), 10)
+
+
+async def test_a_deadline_ends_the_exchange() -> None:
+    """504 after the server's request_timeout_s, and the connection goes on."""
+    upstream = Primed(then_close=False)
+    async with upstream, primed(upstream, request_timeout_s=0.3) as client:
+        answer = await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))
+        assert (answer.status, answer.code) == (504, "upstream_timeout")
+        assert upstream.carried == 1
+        assert await after(client) == 200
+
+
+async def test_a_second_request_behind_the_first() -> None:
+    """A pipelined request waits its turn."""
+    upstream = Primed(b"", OK, pause_s=0.1, then_close=False)
+    async with upstream, primed(upstream) as client:
+        client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
+        await until(lambda: upstream.carried == 1)
+        client.send(post({"model": "unknown"}, "/v1/chat/completions", JSON))
+        assert [(await client.answer()).status for _ in range(2)] == [200, 404]
+
+
+async def test_a_stop_lets_the_exchange_end() -> None:
+    """The drain waits for what is in a lane, and closes the connection afterwards."""
+    upstream = Primed(b"", OK, pause_s=0.1, then_close=False)
+    async with upstream:
+        front = Front(table(target("m", upstream.port)), FakeFleet())
+        async with contextlib.AsyncExitStack() as stack:
+            port = await stack.enter_async_context(running(front, drain_timeout_s=5))
+            async with RawClient(port) as client:
+                for _ in range(PRIMING):
+                    await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))
+                client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
+                await until(lambda: upstream.carried == 1)
+                stopping = asyncio.create_task(stack.pop_all().aclose())
+                answer = await client.answer()
+                assert (answer.status, answer.headers["connection"]) == (200, "close")
+            await stopping
+
+
+async def test_requests_that_need_another_way() -> None:
+    """No slot, another model, a name that is unknown, two models, a body that is no JSON: as ever."""
+    upstream = Primed(OK, then_close=False)
+    async with upstream, primed(upstream) as client:
+        for body, status in [
+            (b'{"model":"x"}', 404),
+            (b'{"model":"m","model":"m"}', 400),
+            (b"{", 400),
+            (b'{"model":1}', 400),
+            (b'{"mod\\u0065l":"m"}', 200),
+            (b"{}", 200),
+        ]:
+            assert (await client.ask(post(body, "/v1/chat/completions", JSON))).status == status, body
+
+
+async def test_a_new_table_closes_the_lane() -> None:
+    """The next request goes by the new table."""
+    upstream = Primed(OK, then_close=False)
+    async with upstream, Upstream(upstream._answer) as other:
+        front = Front(table(target("m", upstream.port)), FakeFleet())
+        async with running(front) as port, RawClient(port) as client:
+            for _ in range(PRIMING):
+                await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))
+            front.replace_table(table(target("other", other.port)))
+            assert (await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))).status == 404
+            assert (await client.ask(post({"model": "other"}, "/v1/chat/completions", JSON))).status == 200
+
+
+async def test_keys_hold_in_the_lane(tmp_path: object) -> None:
+    """A key that may ask for one model asks for no other on the same connection."""
+    keys = f"{tmp_path}/keys"
+    with open(keys, "w", encoding="utf-8") as file:  # noqa: ASYNC230, PTH123  # a test's own file
+        file.write("secret models=m\n")
+    async with Primed(OK, then_close=False) as upstream:
+        unit = front_unit(api_key_file=keys)
+        front = Front(table(target("m", upstream.port), target("n", upstream.port), front=unit), FakeFleet())
+        key = "Authorization: Bearer secret"
+        async with running(front) as port, RawClient(port) as client:
+            for model, status in [("m", 200), ("m", 200), ("m", 200), ("n", 403), ("m", 200)]:
+                answer = await client.ask(post({"model": model}, "/v1/chat/completions", JSON, key))
+                assert answer.status == status
+            assert (await ask(port, post({"model": "m"}, "/v1/chat/completions", JSON))).status == 401
+
+
+async def test_the_lane_is_counted() -> None:
+    """Metrics and the access log know requests of a lane."""
+    async with Primed(OK, then_close=False) as upstream, primed(upstream) as client:
+        for _ in range(3):
+            await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))
+        text = (await client.ask(get("/metrics"))).body.decode()
+    assert re.search(r'^launch_requests_total\{[^}]*status="200"[^}]*\} 5$', text, re.MULTILINE), text
+
+
+HEADERS = st.lists(st.tuples(st.sampled_from(["A", "Content-Typ", "X"]), st.text("ab 1:", max_size=6)), max_size=3)
+
+
+@given(
+    before=HEADERS,
+    after=HEADERS,
+    body=st.binary(max_size=40),
+    other=st.binary(max_size=120),
+    noise=st.binary(max_size=3),
+)
+def test_a_repeated_head_is_never_misread(
+    before: list[tuple[str, str]], after: list[tuple[str, str]], body: bytes, other: bytes, noise: bytes
+) -> None:
+    """Where a body is found, the message is the head with that very length and that body; others are left alone."""
+
+    def message(content: bytes) -> bytes:
+        lines = [*(f"{n}: {v}" for n, v in before), f"Content-Length: {len(content)}", *(f"{n}: {v}" for n, v in after)]
+        return "\r\n".join(["POST / HTTP/1.1", *lines, "", ""]).encode() + content
+
+    head = repeated_head(message(body))
+    assert head is not None
+    for data in (message(other), message(other) + noise, message(other)[:-1], noise + message(other), noise):
+        start = head.body_start(data)
+        assert start in (0, data.find(b"\r\n\r\n") + 4)
+        if start:
+            assert data == message(data[start:])
+    if len(str(len(other))) == len(str(len(other) + len(str(len(other))))):
+        assert head.body_start(message(other))
+
+
+def test_the_last_exchange_is_json() -> None:
+    """The plain answer that primes a lane is what it claims to be."""
+    assert json.loads(OK[OK.index(b"{") :]) == {"ok": True}
