@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from launcher.cli.findings import show_findings, shown_place, summary
+from launcher.cli.presence import may_run
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
+from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
@@ -50,16 +52,26 @@ def show(
 
         proof, found = prove(compiled, binary=prover or None)
         compiled = msgspec.structs.replace(compiled, findings=(*compiled.findings, *found))
+    changes: tuple[FleetChange, ...] = ()
+    if may_run(compiled):
+        from launcher.cli.coming import coming_changes
+
+        changes = coming_changes(compiled)
     if as_json:
         from launcher.manifest import plan_document
 
         argv = {name: command.argv for name, command in compiled.commands.items()}
         env = {name: command.env for name, command in compiled.commands.items()}
-        print_json(out, plan_document(compiled.plan, argv, env, compiled.findings, proof))
+        document = plan_document(compiled.plan, argv, env, compiled.findings, proof)
+        print_json(out, document | ({"changes": changes} if changes else {}))
     else:
         from launcher.cli.plan_view import show_plan
 
         show_plan(out, compiled, verbose=verbose, proof=proof)
+        if changes:
+            from launcher.cli.coming import show_coming
+
+            show_coming(out, changes)
     return exit_code(compiled)
 
 

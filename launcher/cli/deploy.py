@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,13 @@ from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, has_errors
-from launcher.files import compare_deployment, owned_files, write_atomic
+from launcher.files import compare_deployment, owned_files, write_atomic, writing
 from launcher.install import (
     Change,
+    Changes,
     Layout,
     Report,
+    Source,
     Systemd,
     install,
     installed_names,
@@ -39,6 +42,8 @@ class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
     force: bool
     start: bool
+    host: str | None = None
+    """Which of several hosts this is; absent: the one named as this machine."""
 
     def layout(self) -> Layout:
         """Where files go."""
@@ -53,28 +58,48 @@ def install_fleet(
     """Read or compile, compare, verify, and only then write."""
     out, err = terminals(no_color=no_color)
     layout = options.layout()
-    directory = Path(what[0]) if len(what) == 1 and "=" not in what[0] else None
-    if directory is None:
-        deployment, stale = _compiled(what, config_dirs, layout, err)
-        if stale:
-            raise_stale(err, deployment, stale)
-            return STALE_EXIT_CODE
+    if len(what) == 1 and "=" not in what[0]:
+        source = Source(folder=str(Path(what[0]).absolute()), host=options.host)
     else:
-        deployment = read_bundle(directory)
+        source = Source(overrides=tuple(what), config_dirs=tuple(map(str, config_dirs)), host=options.host)
+    deployment, stale = read_source(source, layout, err)
+    if stale:
+        show_findings(err, [stale_finding(deployment, stale)])
+        return STALE_EXIT_CODE
+    changes = judged(deployment, layout, source, err, force=options.force)
+    if options.dry_run:
+        _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
+        return 0
+    require_rights(layout, "installed")
+    report = put_in_place(changes, layout, start=options.start)
+    _show_report(out, deployment.name, report, as_json=as_json)
+    return 0
+
+
+def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployment, tuple[str, ...]]:
+    """What `source` is now, and the files in which its rendered folder, if there is one, differs from that."""
+    if source.folder:
+        return read_bundle(bundle_of(Path(source.folder), source.host)), ()
+    return _compiled(list(source.overrides), [Path(d) for d in source.config_dirs], layout, err, source.host)
+
+
+def judged(deployment: Deployment, layout: Layout, source: Source, err: Terminal, *, force: bool = False) -> Changes:
+    """What installing would change, once nothing stands in its way. ConfigError, HostError otherwise."""
     _require_scope(deployment, layout)
-    changes = plan_changes(deployment, layout, force=options.force)
+    changes = plan_changes(deployment, layout, source=source, force=force)
     coming = {Path(shown(c.path, layout)) for c in changes.changes}
     findings = [*changes.findings, *(verify_units(deployment, layout, coming) if changes.changes else ())]
     if has_errors(findings):
         raise HostError(findings)
     show_findings(err, findings)
-    if options.dry_run:
-        _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
-        return 0
-    _require_rights(layout)
-    report = install(changes, layout, Systemd(layout), _write, start=options.start)
-    _show_report(out, deployment.name, report, as_json=as_json)
-    return 0
+    return changes
+
+
+def put_in_place(changes: Changes, layout: Layout, *, start: bool) -> Report:
+    """Install; what the system refuses to write is a HostError."""
+    note = "what was written stays and is known as ours: run it again when that is mended, and it goes on from there"
+    with writing(layout.units, note):
+        return install(changes, layout, Systemd(layout), _write, start=start)
 
 
 def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_color: bool) -> int:
@@ -91,10 +116,29 @@ def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_col
     if options.dry_run:
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=name)
         return 0
-    _require_rights(layout)
-    report = uninstall(changes, layout, Systemd(layout))
+    require_rights(layout, "uninstalled")
+    with writing(layout.units, "what was removed is gone; run it again for the rest"):
+        report = uninstall(changes, layout, Systemd(layout))
     _show_report(out, name, report, as_json=as_json)
     return 0
+
+
+def bundle_of(directory: Path, host: str | None) -> Path:
+    """Where the bundle is that this host installs: `directory`, or its folder of one of several hosts.
+
+    Raises ConfigError when there are several and none of them is this one.
+    """
+    hosts = sorted(path.parent.name for path in directory.glob("*/fleet.json"))
+    if (directory / "fleet.json").exists() or not hosts:
+        return directory
+    wanted = host if host is not None else socket.gethostname().partition(".")[0]
+    if wanted in hosts:
+        return directory / wanted
+    message = f"{directory} has bundles of {len(hosts)} hosts, and {wanted} is none of them"
+    notes = (f"say which one: --host {' | '.join(hosts)}",)
+    raise ConfigError(
+        [Finding(code="config/which-host", severity="error", key="hardware.hosts", message=message, notes=notes)]
+    )
 
 
 def read_bundle(directory: Path) -> Deployment:
@@ -122,24 +166,26 @@ def read_bundle(directory: Path) -> Deployment:
     return Deployment(name=manifest.deployment, input_digest=manifest.input_digest, files=tuple(files))
 
 
-def raise_stale(err: Terminal, deployment: Deployment, stale: tuple[str, ...]) -> None:
-    """Say that what is on disk is not what the config compiles to."""
+def stale_finding(deployment: Deployment, stale: tuple[str, ...]) -> Finding:
+    """What is on disk is not what the config compiles to."""
     message = f"{deployment.name} on disk is not what the config compiles to: {len(stale)} files differ"
     notes = (f"first {stale[0]}", "look with `launch render … --diff`, accept with `launch render …`, then install")
-    show_findings(err, [Finding(code="install/stale", severity="error", key="", message=message, notes=notes)])
+    return Finding(code="install/stale", severity="error", key="", message=message, notes=notes)
 
 
 def _compiled(
-    overrides: list[str], config_dirs: list[Path], layout: Layout, err: Terminal
+    overrides: list[str], config_dirs: list[Path], layout: Layout, err: Terminal, host: str | None
 ) -> tuple[Deployment, tuple[str, ...]]:
-    """What `overrides` compile to, and what differs in the rendered folder, if there is one."""
+    """What `overrides` compile to for this host, and what differs in the rendered folder, if there is one."""
+    from launcher.cli.host import of_host
     from launcher.compiler import compile_fleet, render
 
     scope = ["deploy.scope=user"] if layout.scope == "user" else []
-    compiled = compile_fleet([*overrides, *scope], config_dirs=config_dirs)
+    whole = compile_fleet([*overrides, *scope], config_dirs=config_dirs)
+    compiled = of_host(whole, host)
     rendered = render(compiled)
     show_findings(err, [f for f in (*compiled.findings, *rendered.findings) if f.severity != "note"])
-    folder = Path(compiled.plan.config.deploy.output_dir) / rendered.deployment.name
+    folder = Path(compiled.plan.config.deploy.output_dir) / whole.plan.deployment / compiled.plan.on
     stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) and not scope else ()
     return rendered.deployment, tuple(difference.path for difference in stale)
 
@@ -154,11 +200,11 @@ def _require_scope(deployment: Deployment, layout: Layout) -> None:
         raise ConfigError([finding])
 
 
-def _require_rights(layout: Layout) -> None:
-    """HostError when system units are to be written by somebody who is not root."""
+def require_rights(layout: Layout, verb: str) -> None:
+    """HostError when units of the machine are to be `verb` (installed, stopped) by somebody who is not root."""
     if layout.scope == "system" and layout.root == Path("/") and os.geteuid() != 0:
-        message = "units of the machine are installed by root"
-        notes = ("sudo launch install …, or units of your own: launch install --user …",)
+        message = f"units of the machine are {verb} by root"
+        notes = ("sudo launch …; units of your own need no root: launch install --user …",)
         raise HostError([Finding(code="install/not-root", severity="error", key="", message=message, notes=notes)])
 
 

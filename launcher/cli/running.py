@@ -10,6 +10,14 @@ from pathlib import Path
 
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
+from launcher.cli.installed import (
+    fleet_status,
+    follow_journal,
+    installed_here,
+    names_of,
+    show_drift,
+    stop_installed,
+)
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, SuperviseError
 from launcher.files import deployment_state_dir, known_deployments
@@ -41,8 +49,9 @@ def fleets() -> dict[Path, FleetStatus]:
 
 
 def running_names() -> list[str]:
-    """Names of all processes of all running fleets."""
-    return [p.name for status in fleets().values() for p in status.processes]
+    """Names of all processes of all running and installed fleets."""
+    installed = [name for fleet in installed_here() for name in names_of(fleet)]
+    return [p.name for status in fleets().values() for p in status.processes] + installed
 
 
 def _require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None:
@@ -70,7 +79,7 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
     """`launch status`. Exit code 7 when something that should run has failed."""
     out, _ = terminals(no_color=no_color)
     while True:
-        statuses = list(fleets().values())
+        statuses = [*fleets().values(), *map(fleet_status, installed_here())]
         _require_known(names, statuses)
         if as_json:
             print_json(out, {"schema": "launch.statuses/v1", "fleets": statuses})
@@ -91,6 +100,8 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     """One fleet as a table, then what is wrong with its processes."""
     named = f"runtime pid {status.runtime_pid}" if status.runtime_pid else out.style("its lock names no runtime", "red")
     runtime = out.style("no runtime", "red") if status.runtime_pid is None else named
+    if status.manager != "runtime":
+        runtime = f"run by {status.manager}"
     front = f", front {status.front}" if status.front else ""
     out.line(f"{out.style(status.deployment, 'bold')}  {'ready' if status.ready else 'not ready'}, {runtime}{front}")
     shown = [p for p in status.processes if not names or p.name in names]
@@ -108,6 +119,7 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
             out.line(f"  {out.style(process.name, style)}: {process.error}")
         if process.drift:
             out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
+    show_drift(out, status)
 
 
 def _row(process: ProcessStatus) -> tuple[str, ...]:
@@ -139,9 +151,9 @@ def _duration(seconds: float) -> str:
 
 
 def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_color: bool) -> int:
-    """`launch stop`. Fleets whose runtime is gone are stopped from their state files."""
+    """`launch stop`. Fleets whose runtime is gone are stopped from their state files, installed ones by systemd."""
     out, err = terminals(no_color=no_color)
-    statuses = fleets()
+    statuses, managed = fleets(), installed_here()
     if bool(names) == everything:
         finding = Finding(
             code="config/usage",
@@ -151,7 +163,7 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
             notes=("launch stop NAME…", "launch stop --all"),
         )
         raise ConfigError([finding])
-    _require_known(names, statuses.values())
+    _require_known(names, [*statuses.values(), *map(fleet_status, managed)])
     stopped: list[str] = []
     for directory, status in statuses.items():
         mine = tuple(p.name for p in status.processes if p.name in names)
@@ -163,6 +175,10 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
             stopped += mine
         elif mine:
             stopped += _stop_left(directory, mine, err)
+    for installed in managed:
+        theirs = [name for name in names_of(installed) if name in names]
+        if everything or theirs:
+            stopped += stop_installed(installed, theirs)
     if as_json:
         print_json(out, {"schema": "launch.stop/v1", "stopped": stopped})
     else:
@@ -210,12 +226,14 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
     """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime."""
     from launcher.cli.arguments import is_override
     from launcher.cli.fleet import recompile
+    from launcher.cli.reinstall import reload_installed
 
     out, err = terminals(no_color=no_color)
     overrides = tuple(word for word in names if is_override(word))
     names = tuple(word for word in names if word not in overrides)
     statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None}
-    if not statuses:
+    managed = installed_here()
+    if not statuses and not managed:
         finding = Finding(
             code="supervise/nothing-runs",
             severity="error",
@@ -224,7 +242,7 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
             notes=("`launch up` starts one; while it still compiles, it is not there yet",),
         )
         raise SuperviseError([finding])
-    _require_known(names, statuses.values())
+    _require_known(names, [*statuses.values(), *map(fleet_status, managed)])
     results = []
     for directory, status in statuses.items():
         mine = tuple(p.name for p in status.processes if p.name in names)
@@ -235,6 +253,10 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
         with _asked(directory) as control:
             done = control.reload(mine, target)
         results.append({"deployment": status.deployment, **done})
+    for installed in managed:
+        theirs = [name for name in names_of(installed) if name in names]
+        if theirs or not names:
+            results.append({"deployment": installed.name, **reload_installed(installed, theirs, overrides, err)})
     if as_json:
         print_json(out, {"schema": "launch.reload/v1", "fleets": results})
         return 0
@@ -248,6 +270,9 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
 def show_logs(name: str, *, follow: bool, lines: int) -> int:
     """`launch logs`. A log that is cut or replaced meanwhile is followed from its new start."""
     out, _ = terminals()
+    for installed in installed_here():
+        if name in names_of(installed):
+            return follow_journal(installed, name, follow=follow, lines=lines)
     statuses = list(fleets().values())
     files = [p.log_file for s in statuses for p in s.processes if p.name == name and p.log_file]
     if not files:

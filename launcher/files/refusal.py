@@ -11,12 +11,15 @@ from launcher.errors import Finding, HostError
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError inside into HostError `host/cannot-write` that names the file, or else `path`, and the reason."""
+def writing(path: Path, *notes: str) -> Iterator[None]:
+    """Turn an OSError inside into HostError `host/cannot-write` that names the file, or else `path`, and the reason.
+
+    `notes` say what is left of it; none: that a deployment is written as a whole or not at all.
+    """
     try:
         yield
     except OSError as error:
-        raise cannot_write(_named(error, path), error.strerror or str(error)) from error
+        raise cannot_write(_named(error, path), error.strerror or str(error), *notes) from error
 
 
 def cannot_write(path: Path | str, reason: str, *notes: str) -> HostError:

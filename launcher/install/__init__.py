@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from launcher.install.changes import Change, Changes, plan_changes, plan_removal
 from launcher.install.layout import Layout, placements
-from launcher.install.ownership import Record, installed_names, read_record
+from launcher.install.ownership import Record, Source, installed_names, read_record
+from launcher.install.present import (
+    Component,
+    Installed,
+    Unit,
+    file_drift,
+    installed_fleet,
+    installed_fleets,
+    limit_drift,
+    loaded_drift,
+)
 from launcher.install.steps import Report, install, uninstall
 from launcher.install.systemd import Systemd
 from launcher.install.verify import verify_units
@@ -16,12 +26,21 @@ from launcher.install.verify import verify_units
 __all__ = [
     "Change",
     "Changes",
+    "Component",
+    "Installed",
     "Layout",
     "Record",
     "Report",
+    "Source",
     "Systemd",
+    "Unit",
+    "file_drift",
     "install",
+    "installed_fleet",
+    "installed_fleets",
     "installed_names",
+    "limit_drift",
+    "loaded_drift",
     "placements",
     "plan_changes",
     "plan_removal",

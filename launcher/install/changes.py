@@ -11,7 +11,7 @@ import msgspec
 
 from launcher.errors import Finding
 from launcher.install.layout import Layout, is_unit, placements
-from launcher.install.ownership import Record, digest, installed_names, read_record, shown
+from launcher.install.ownership import Record, Source, digest, installed_names, read_record, shown
 from launcher.ir.deployment import Deployment
 
 Kind = Literal["add", "change", "remove"]
@@ -40,8 +40,10 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
 
 
-def plan_changes(deployment: Deployment, layout: Layout, *, force: bool = False) -> Changes:
-    """What installing `deployment` would change; nothing when it is installed already.
+def plan_changes(
+    deployment: Deployment, layout: Layout, *, source: Source | None = None, force: bool = False
+) -> Changes:
+    """What installing `deployment`, which came from `source`, would change; nothing when it is installed already.
 
     Findings: `install/foreign-file` (there is a file that we did not write), `install/hand-edited` (we did, and
     somebody changed it; with `force` it is overwritten, and this is a warning). Raises OSError, ValueError.
@@ -71,7 +73,9 @@ def plan_changes(deployment: Deployment, layout: Layout, *, force: bool = False)
             )
         )
     removed, kept = _removals(before, set(before.files) - set(files), layout, force=force)
-    record = Record(deployment=deployment.name, input_digest=deployment.input_digest, files=files)
+    record = Record(
+        deployment=deployment.name, input_digest=deployment.input_digest, files=files, source=source or before.source
+    )
     return Changes(deployment=deployment.name, changes=(*changes, *removed), record=record, findings=(*findings, *kept))
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from launcher.ir.deployment import Deployment, RenderedFile
+from launcher.ir.deployment import RECORDS, Deployment, RenderedFile
 
 UNIT_FOLDERS = {"system": "systemd", "user": "systemd-user"}
 """Folder of the units in a deployment, by scope."""
@@ -52,7 +52,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def records(self) -> Path:
         """Ownership records, one a deployment."""
-        return self._at("/var/lib/launch/installed", ".local/share/launch/installed")
+        return self._at(RECORDS["system"], RECORDS["user"])
 
 
 def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFile]:

@@ -12,6 +12,16 @@ from launcher.install.layout import Layout
 SCHEMA = "launch.installed/v1"
 
 
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """What was installed: a rendered `folder`, else what `overrides` compiled to. All paths absolute."""
+
+    folder: str = ""
+    overrides: tuple[str, ...] = ()
+    config_dirs: tuple[str, ...] = ()
+    host: str | None = None
+    """Which of several hosts this is; None: the one named as this machine."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One installed deployment: path (below the root, absolute) → sha256 of what we wrote there."""
 
@@ -19,6 +29,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     input_digest: str
     files: dict[str, str] = {}
+    source: Source = Source()
     previous: dict[str, str] = {}
     """Digests from before, while an install is under way; a crash leaves them, and either content is ours."""
 

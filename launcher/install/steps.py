@@ -159,7 +159,7 @@ def _run_units(changes: Changes, texts: dict[str, str], systemd: Systemd, report
     started = tuple(u for u in wanted if u not in running and u not in failed and u not in absent)
     report = msgspec.structs.replace(report, started=started, restarted=tuple(again), failed=failed, absent=absent)
     if failed:
-        raise SuperviseError([_not_active(unit, systemd) for unit in failed])
+        raise SuperviseError([not_active(unit, systemd) for unit in failed])
     return report
 
 
@@ -191,7 +191,7 @@ def _wants(target: str) -> list[str]:
     return [unit for line in re.findall(r"^Wants=(.*)$", target, re.MULTILINE) for unit in line.split()]
 
 
-def _not_active(unit: str, systemd: Systemd) -> Finding:
+def not_active(unit: str, systemd: Systemd) -> Finding:
     """The finding for a unit that did not become active, with the end of its log."""
     found = systemd.properties([unit], ("Result", "ActiveState")).get(unit, {})
     message = f"{unit} is {found.get('ActiveState', 'unknown')} ({found.get('Result', 'unknown')})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.errors import Finding, SuperviseError
@@ -52,11 +53,13 @@ class Systemd:
         """Restart `units` (those that do not run are started) and wait, ordered by their After=; 0 = all."""
         return self._run(["restart", *units]).returncode if units else 0
 
-    def stop(self, units: Sequence[str]) -> None:
-        """Stop `units` and wait; forget their failures."""
-        if units:
-            self._run(["stop", *units])
-            self._run(["reset-failed", *units])
+    def stop(self, units: Sequence[str]) -> int:
+        """Stop `units` and wait; forget their failures. systemd's exit status, 0 = all."""
+        if not units:
+            return 0
+        status = self._run(["stop", *units]).returncode
+        self._run(["reset-failed", *units])
+        return status
 
     def stop_empty_slices(self, slices: Sequence[str]) -> None:
         """Stop those of `slices` that no loaded unit is in: systemd makes them by itself and forgets to end them."""
@@ -87,10 +90,16 @@ class Systemd:
 
     def log(self, unit: str, lines: int = 12) -> tuple[str, ...]:
         """The last lines of a unit's journal, without times."""
-        scope = "--user-unit" if self._layout.scope == "user" else "--unit"
-        argv = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", f"{scope}={unit}"]
+        # what a process wrote last may not be in the journal yet when systemd already knows that it ended
+        subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
+        argv = [*self.journal([unit], lines), "--output=cat"]
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
         return tuple(done.stdout.splitlines())
+
+    def journal(self, units: Sequence[str], lines: int) -> list[str]:
+        """The command line that prints the last `lines` of the journal of `units`."""
+        scope = "--user-unit" if self._layout.scope == "user" else "--unit"
+        return ["journalctl", "--no-pager", f"--lines={lines}", *(f"{scope}={unit}" for unit in units)]
 
     def _must(self, words: Sequence[str]) -> None:
         """Run, or raise SuperviseError with what systemctl said."""
@@ -99,14 +108,21 @@ class Systemd:
             message = f"systemctl {words[0]} failed: {done.stderr.strip() or done.returncode}"
             raise SuperviseError([Finding(code="install/systemctl", severity="error", key="", message=message)])
 
-    def _run(self, words: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """`systemctl` with `words` for this manager."""
         scope = ["--user"] if self._layout.scope == "user" else []
         tree = [] if self.running else [f"--root={self._layout.root}"]
         argv = ["systemctl", "--no-pager", *scope, *tree, *words]
         try:
-            return subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=env)
+            return subprocess.run(
+                argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=self._env()
+            )
         except FileNotFoundError:
             message = "systemctl is not installed: this machine is not run by systemd"
             finding = Finding(code="install/no-systemd", severity="error", key="", message=message)
             raise SuperviseError([finding]) from None
+
+    def _env(self) -> dict[str, str]:
+        """The environment; a user's manager is found by a directory that `su` and `cron` leave unnamed."""
+        user = {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"} if self._layout.scope == "user" else {}
+        return user | dict(os.environ)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+RECORDS: dict[Literal["system", "user"], str] = {
+    "system": "/var/lib/launch/installed",
+    "user": ".local/share/launch/installed",
+}
+"""Where installed deployments are recorded, each as NAME.json: on the machine, and below a user's home."""
 
 
 class RenderedFile(msgspec.Struct, frozen=True, kw_only=True):

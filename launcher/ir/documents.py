@@ -7,6 +7,7 @@ from typing import Final, Literal
 import msgspec
 
 from launcher.errors import Finding
+from launcher.ir.changes import FleetChange
 from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals
 from launcher.ir.proof import Proof
 
@@ -24,7 +25,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HardwareDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine that was planned for. GPUs have no nodes."""
+    """The machine that was planned for, or the machines. GPUs have no nodes."""
 
     name: str
     devices: tuple[DevicePlan, ...]
@@ -75,6 +76,8 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     proof: Proof | None = None
     """With `--prove`: what the server itself says."""
+    changes: tuple[FleetChange, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Where a fleet of this name runs: what taking over the plan would do to it."""
 
 
 class InspectDocument(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,7 +100,8 @@ class BootedHost:
         return int(self.show(unit, "MainPID")["MainPID"])
 
     def journal(self, unit: str) -> str:
-        """What the unit's processes and systemd said about it."""
+        """What the unit's processes and systemd said about it, up to now."""
+        self.run("journalctl", "--sync", check=False)
         return self.run("journalctl", "--no-pager", "-o", "cat", "-u", unit, check=False).stdout
 
     def wait_state(self, unit: str, state: str, timeout_s: float = 20) -> float:

@@ -114,11 +114,15 @@ class Fleet:
 
     def install(self, *words: str, code: int = 0) -> str:
         """Write the config and `launch install` it."""
+        self.write()
+        return self.launch("install", "--config-dir=/srv/conf", "hardware=dev", "profile=trio", *words, code=code)
+
+    def write(self) -> None:
+        """Write the config where the host finds it."""
         folder = self.host.root / "srv/conf/profile"
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(self.config, sort_keys=False)
         (folder / "trio.yaml").write_text(f"# @package _global_\n{text}")
-        return self.launch("install", "--config-dir=/srv/conf", "hardware=dev", "profile=trio", *words, code=code)
 
     def ask(self, url: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
         """Status and JSON of a request made on the host; status 0 when nothing answers."""

@@ -1,0 +1,138 @@
+"""What a plan would change where its fleet runs already: under our runtime, or installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.cli.installed import components_of, fleet_status, installed_here
+from launcher.cli.terminal import Terminal
+from launcher.compiler import Compilation, hosts_of, on_host, render
+from launcher.errors import LaunchError, has_errors
+from launcher.files import compare_deployment, deployment_state_dir, owned_files
+from launcher.install import Changes, Installed, plan_changes
+from launcher.install.steps import unit_of
+from launcher.ir.changes import FleetChange
+from launcher.ir.live import FleetStatus
+from launcher.manifest import ManifestDiff, decode_fleet, diff_manifests
+from launcher.render import Rendered
+from launcher.supervise import runtime_holder
+
+
+def coming_changes(compiled: Compilation) -> tuple[FleetChange, ...]:
+    """One for each fleet of the plan's name that runs here; none where the plan has errors."""
+    part = _of_this_host(compiled)
+    if part is None or has_errors(part.findings):
+        return ()
+    name = part.plan.deployment
+    state = deployment_state_dir(name)
+    holder = runtime_holder(state) if state.is_dir() else None
+    here = [installed for installed in installed_here() if installed.name == name]
+    if holder is None and not here:
+        return ()
+    rendered = render(part)
+    drift = _generated(compiled, part, rendered)
+    changes = [_installed_change(installed, rendered, drift) for installed in here]
+    if holder is not None:
+        directory = Path(holder.deployment_dir or state / "deployment")
+        changes += _runtime_change(directory, rendered, drift)
+    return tuple(changes)
+
+
+def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
+    """Each running fleet with `+`, `~` and `−` lines."""
+    for change in changes:
+        by = "our runtime" if change.manager == "runtime" else change.manager
+        verb = "`launch reload`" if change.manager == "runtime" else "`launch install`"
+        quiet = not (change.started or change.restarted or change.stopped)
+        out.line(out.style(f"runs here under {by}; {verb} would {'change nothing' if quiet else 'do'}", "bold"))
+        for name in change.started:
+            out.line(out.style(f"+ {name}  start", "green"))
+        for name, why in change.restarted.items():
+            out.line(out.style(f"~ {name}  restart: {why}", "yellow"))
+        for name in change.stopped:
+            out.line(out.style(f"- {name}  stop", "red"))
+        if change.kept and not quiet:
+            out.line(f"  {len(change.kept)} stay as they are")
+        for line in change.drift:
+            out.line(f"  {out.style('drift', 'yellow')}: {line}")
+
+
+def _of_this_host(compiled: Compilation) -> Compilation | None:
+    """The plan, of several hosts this one's part; None where this is none of them."""
+    names = hosts_of(compiled)
+    if not names:
+        return compiled
+    import socket
+
+    name = socket.gethostname().partition(".")[0]
+    return on_host(compiled, name) if name in names else None
+
+
+def _generated(compiled: Compilation, part: Compilation, rendered: Rendered) -> tuple[str, ...]:
+    """Where the rendered folder, if there is one, is not what the config compiles to."""
+    folder = Path(part.plan.config.deploy.output_dir) / compiled.plan.deployment / part.plan.on
+    stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) else ()
+    return (f"generated: {len(stale)} files in {folder} are not what the config compiles to",) if stale else ()
+
+
+def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str, ...]) -> FleetChange:
+    """What installing the rendered fleet would do. A unit that changed in more than comments is restarted."""
+    changes = plan_changes(rendered.deployment, installed.layout, force=True)
+    diff = diff_manifests(installed.manifest, rendered.manifest) if installed.manifest else None
+    status = fleet_status(installed)
+    touched = _units(changes, "change")
+    stopped = components_of(installed, _units(changes, "remove"))
+    restarted = {name: _reason(diff, name) for name in components_of(installed, touched)}
+    old = [p.name for p in status.processes]
+    new = [*(s.name for s in rendered.manifest.servers), *(s.name for s in rendered.manifest.services)]
+    return FleetChange(
+        manager=status.manager,
+        started=tuple(name for name in new if name not in old and _has_unit(changes, name)),
+        stopped=tuple(name for name in stopped if name not in new),
+        restarted=restarted,
+        kept=tuple(name for name in old if name not in restarted and name not in stopped),
+        drift=(*drift, *_drift(status)),
+    )
+
+
+def _units(changes: Changes, kind: str) -> list[str]:
+    """Units whose files are added, changed or removed, comments not counted."""
+    return [unit_of(c.path) for c in changes.changes if c.kind == kind and c.unit and c.restarts]
+
+
+def _has_unit(changes: Changes, name: str) -> bool:
+    """Whether a unit of component `name` is among what is added."""
+    return any(unit.endswith(f"-{name}.service") for unit in _units(changes, "add"))
+
+
+def _reason(diff: ManifestDiff | None, name: str) -> str:
+    """Why a unit changes: its argv where that is it."""
+    return (diff.restarted.get(name) if diff else None) or "its unit differs"
+
+
+def _drift(status: FleetStatus) -> Iterator[str]:
+    """Everything that has drifted, with names."""
+    yield from status.drift
+    for process in status.processes:
+        if process.drift:
+            yield f"{process.name}: {process.drift}"
+
+
+def _runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...]) -> list[FleetChange]:
+    """What a reload would do to the fleet that our runtime serves from `directory`."""
+    try:
+        old = decode_fleet((directory / "fleet.json").read_bytes())
+    except (OSError, LaunchError):
+        return []
+    diff = diff_manifests(old, rendered.manifest)
+    return [
+        FleetChange(
+            manager="runtime",
+            started=diff.started,
+            stopped=diff.stopped,
+            restarted=diff.restarted,
+            kept=diff.kept,
+            drift=drift,
+        )
+    ]

@@ -1,0 +1,228 @@
+"""Installed deployments as systemd has them now, and where file, memory and process have drifted apart.
+
+I/O: reads files, asks systemctl. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from launcher.errors import LaunchError
+from launcher.install.layout import Layout, is_unit
+from launcher.install.ownership import Record, installed_names, read_record
+from launcher.install.steps import unit_of
+from launcher.install.systemd import Systemd
+from launcher.install.unit_text import running_words
+from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.manifest import decode_fleet, decode_routes
+
+FRONT = "front"
+_NAMES = (
+    "LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ExecMainStatus", "NeedDaemonReload",
+    "FragmentPath", "DropInPaths", "ExecMainStartTimestampMonotonic", "OOMScoreAdjust", "MemoryMax", "ControlGroup",
+)  # fmt: skip
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """A unit as the manager has it. `pid` 0: no process. `argv` None: what it would run is for systemd alone to say."""
+
+    name: str
+    load: str = "not-found"
+    active: str = "inactive"
+    sub: str = ""
+    result: str = ""
+    pid: int = 0
+    restarts: int = 0
+    exit_status: int = 0
+    started_at: float | None = None
+    """Unix time at which its main process was started."""
+    needs_reload: bool = False
+    drop_ins: tuple[str, ...] = ()
+    argv: tuple[str, ...] | None = None
+    oom_score_adjust: int | None = None
+    memory_max: int | None = None
+    """Bytes; None: no limit."""
+    control_group: str = ""
+
+
+class Component(msgspec.Struct, frozen=True, kw_only=True):
+    """A server, service or the front: its service unit, and all its units in the order in which they are stopped."""
+
+    name: str
+    service: str
+    units: tuple[str, ...]
+
+
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """One installed deployment. `manifest` and `routes` are None where the files are gone or not ours any more."""
+
+    record: Record
+    layout: Layout
+    manifest: FleetManifest | None
+    routes: RoutingTable | None
+    components: tuple[Component, ...]
+    units: dict[str, Unit]
+
+    @property
+    def name(self) -> str:
+        """The deployment's name."""
+        return self.record.deployment
+
+
+def installed_fleets(layouts: Iterable[Layout]) -> tuple[Installed, ...]:
+    """Every deployment that is installed in one of `layouts`. Raises OSError, SuperviseError (no systemctl)."""
+    found = []
+    for layout in layouts:
+        for name in installed_names(layout):
+            record = read_record(name, layout)
+            if record is not None:
+                found.append(installed_fleet(record, layout))
+    return tuple(found)
+
+
+def installed_fleet(record: Record, layout: Layout) -> Installed:
+    """The deployment of `record`. Raises OSError, SuperviseError (no systemctl)."""
+    manifest, routes = _documents(layout.data(record.deployment))
+    paths = [layout.root / name[1:] for name in record.files]
+    names = [unit_of(p) for p in paths if is_unit(p, layout) and "@." not in p.name]
+    return Installed(
+        record=record,
+        layout=layout,
+        manifest=manifest,
+        routes=routes,
+        components=_components(names, manifest),
+        units=_ask(names, layout),
+    )
+
+
+def file_drift(installed: Installed) -> tuple[str, ...]:
+    """Files that are not what was installed: `NAME was edited`, `NAME is gone`."""
+    drift = []
+    for name in sorted(installed.record.files):
+        path = installed.layout.root / name[1:]
+        try:
+            if not installed.record.wrote(name, path.read_bytes()):
+                drift.append(f"{name} was edited after it was installed")
+        except FileNotFoundError:
+            drift.append(f"{name} is gone")
+        except PermissionError:
+            drift.append(f"{name} cannot be read by this user")
+    return tuple(drift)
+
+
+def loaded_drift(unit: Unit) -> tuple[str, ...]:
+    """Where what the manager has in memory is not what the unit's file says."""
+    drift = []
+    if unit.load != "loaded":
+        drift.append(f"{unit.name} is {unit.load}")
+    if unit.needs_reload:
+        drift.append(f"{unit.name} changed on disk since it was loaded")
+    return (*drift, *(f"drop-in {path}" for path in unit.drop_ins))
+
+
+def limit_drift(unit: Unit) -> tuple[str, ...]:
+    """Where the process has other limits than its unit, as far as /proc and the cgroup tell."""
+    if not unit.pid:
+        return ()
+    drift = []
+    score = _number(Path(f"/proc/{unit.pid}/oom_score_adj"))
+    if score is not None and unit.oom_score_adjust is not None and score != unit.oom_score_adjust:
+        drift.append(f"OOM score adjustment: {score} → {unit.oom_score_adjust}")
+    limit = _number(Path(f"/sys/fs/cgroup{unit.control_group}/memory.max"))
+    if limit is not None and unit.control_group and limit != unit.memory_max:
+        drift.append(f"memory limit: {limit} → {'none' if unit.memory_max is None else unit.memory_max}")
+    return tuple(drift)
+
+
+def _documents(folder: Path) -> tuple[FleetManifest | None, RoutingTable | None]:
+    """Manifest and routes in `folder`, where they can be read."""
+    try:
+        return decode_fleet((folder / "fleet.json").read_bytes()), decode_routes((folder / "routes.json").read_bytes())
+    except (OSError, LaunchError):  # what is wrong with them, file_drift says
+        return None, None
+
+
+def _components(units: list[str], manifest: FleetManifest | None) -> tuple[Component, ...]:
+    """Servers, services and the front, in the manifest's order; without one, every service by its unit's name."""
+    if manifest is None:
+        services = [unit.removesuffix(".service") for unit in units if unit.endswith(".service")]
+        return tuple(Component(name=s, service=f"{s}.service", units=(f"{s}.service",)) for s in services)
+    names = [*(s.name for s in manifest.servers), *(s.name for s in manifest.services)]
+    names += [FRONT] if FRONT not in names else []
+    prefix = _prefix(units, names)
+    found = []
+    for name in names:
+        mine = tuple(
+            unit
+            for unit in (f"{prefix}-{name}.socket", f"{prefix}-{name}-proxy.service", f"{prefix}-{name}.service")
+            if unit in units
+        )
+        if f"{prefix}-{name}.service" in mine:
+            found.append(Component(name=name, service=f"{prefix}-{name}.service", units=mine))
+    return tuple(found)
+
+
+def _prefix(units: list[str], names: list[str]) -> str:
+    """`deploy.unit_prefix`: what stands before most of `names` in `units`."""
+    tails = [f"-{name}.service" for name in names]
+    heads = [unit.removesuffix(tail) for unit in units for tail in tails if unit.endswith(tail)]
+    return max(sorted(set(heads)), key=heads.count, default="launch")
+
+
+def _ask(names: list[str], layout: Layout) -> dict[str, Unit]:
+    """Every unit of `names` as the manager has it."""
+    answers = Systemd(layout).properties(names, _NAMES)
+    return {name: _unit(name, answers[name]) if name in answers else Unit(name=name) for name in names}
+
+
+def _unit(name: str, values: dict[str, str]) -> Unit:
+    """A unit out of what `systemctl show` prints."""
+    drop_ins = tuple(values.get("DropInPaths", "").split())
+    files = (values.get("FragmentPath", ""), *drop_ins)
+    started_us = _digits(values.get("ExecMainStartTimestampMonotonic"))
+    return Unit(
+        name=name,
+        load=values.get("LoadState", ""),
+        active=values.get("ActiveState", ""),
+        sub=values.get("SubState", ""),
+        result=values.get("Result", ""),
+        pid=_digits(values.get("MainPID")) or 0,
+        restarts=_digits(values.get("NRestarts")) or 0,
+        exit_status=_digits(values.get("ExecMainStatus")) or 0,
+        started_at=time.time() - time.monotonic() + started_us / 1e6 if started_us else None,
+        needs_reload=values.get("NeedDaemonReload") == "yes",
+        drop_ins=drop_ins,
+        argv=running_words(_texts(files)) if name.endswith(".service") else None,
+        oom_score_adjust=_digits(values.get("OOMScoreAdjust")),
+        memory_max=_digits(values.get("MemoryMax")),
+        control_group=values.get("ControlGroup", ""),
+    )
+
+
+def _texts(files: Iterable[str]) -> list[str]:
+    """Contents of those of `files` that can be read."""
+    texts = []
+    for name in files:
+        try:
+            texts.append(Path(name).read_text(errors="replace") if name else "")
+        except OSError:
+            texts.append("")
+    return texts
+
+
+def _digits(text: str | None) -> int | None:
+    """`text` as a number; None for `infinity`, `[not set]` and the like."""
+    return int(text) if text and re.fullmatch(r"-?\d{1,18}", text) else None
+
+
+def _number(path: Path) -> int | None:
+    """The number in a kernel file, if it can be read and is one."""
+    try:
+        return _digits(path.read_text().strip())
+    except OSError:
+        return None

@@ -1,0 +1,94 @@
+"""What a service's unit file and its drop-ins say that it runs, in systemd's own syntax. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+_NAMED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "s": " "}
+_NUMBERS = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})")
+_PREFIXES = "-+!:"
+"""Marks before a program that do not change its argv (`@` does)."""
+
+
+def running_words(texts: Iterable[str]) -> tuple[str, ...] | None:
+    """The argv that a process of the service has, by its unit file and then its drop-ins, in that order.
+
+    Of our own wrapper (`launch-notify … -- COMMAND`), which becomes the server, what it becomes. None where only
+    systemd knows: no or several commands, specifiers, variables, syntax that systemd would refuse.
+    """
+    commands: list[str] = []
+    for text in texts:
+        for value in _values(text, "Service", "ExecStart"):
+            commands = [*commands, value] if value else []
+    if len(commands) != 1:
+        return None
+    try:
+        words = tuple(_plain(word, first=at == 0) for at, word in enumerate(_words(commands[0].lstrip(_PREFIXES))))
+    except ValueError:
+        return None
+    if words and words[0].endswith("/launch-notify") and "--" in words:
+        return words[words.index("--") + 1 :]
+    return words or None
+
+
+def _values(text: str, section: str, key: str) -> Iterator[str]:
+    """Values of `key` in `section`, continued lines joined."""
+    here, joined = "", ""
+    for part in text.splitlines():
+        if part.lstrip().startswith(("#", ";")):
+            continue
+        joined += part
+        if joined.endswith("\\"):
+            joined = f"{joined[:-1]} "
+            continue
+        line, joined = joined.strip(), ""
+        name, is_assignment, value = line.partition("=")
+        if line.startswith("["):
+            here = line.strip("[]")
+        elif is_assignment and here == section and name.strip() == key:
+            yield value.strip()
+
+
+def _words(value: str) -> Iterator[str]:
+    """The words of a command line (src/basic/extract-word.c). ValueError when a quote stays open."""
+    word, quote, position = None, "", 0
+    while position < len(value):
+        char = value[position]
+        position += 1
+        if char == "\\":
+            piece, length = _escape(value[position:])
+            word, position = (word or "") + piece, position + length
+        elif quote:
+            word, quote = ((word or ""), "") if char == quote else ((word or "") + char, quote)
+        elif char in "\"'":
+            quote, word = char, word or ""
+        elif char.isspace():
+            if word is not None:
+                yield word
+            word = None
+        else:
+            word = (word or "") + char
+    if quote:
+        raise ValueError("a quote is not closed")
+    if word is not None:
+        yield word
+
+
+def _escape(rest: str) -> tuple[str, int]:
+    """What an escape stands for, and how long it is behind its backslash (src/basic/escape.c)."""
+    if not rest:
+        raise ValueError("a backslash at the end")
+    if number := _NUMBERS.match(rest):
+        digits = number[1] or number[2] or number[3]
+        return chr(int(digits, 16) if digits else int(number[4], 8)), len(number[0])
+    return _NAMED.get(rest[0], rest[0]), 1
+
+
+def _plain(word: str, *, first: bool) -> str:
+    """`word` with `%%` and (but in the program's name) `$$` undone. ValueError for what else `%` and `$` begin."""
+    for mark in "%" if first else "%$":
+        if mark in word.replace(mark * 2, ""):
+            raise ValueError(f"{mark} is for systemd to replace")
+        word = word.replace(mark * 2, mark)
+    return word
