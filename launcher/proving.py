@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -27,6 +28,7 @@ from launcher.ir.config import (
     FleetConfig,
     GpuConfig,
     HardwareConfig,
+    HostConfig,
     ProfileConfig,
     ServerConfig,
     TierConfig,
@@ -35,6 +37,8 @@ from launcher.ir.dialect import Dialect
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
 from launcher.ir.proof import Breakdown, Proof, ServerProof
 from launcher.render import render_commands
+
+Machine = TypeVar("Machine", HardwareConfig, HostConfig)
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,19 +137,26 @@ def _prover(fleet: FleetConfig, binary: Path, dialect: Dialect) -> Iterator[Prov
     """Folders and stand-ins for the length of a proof, and the hardware that the server will see."""
     here = take_inventory()
     used = {device for server in fleet.servers.values() for device in server.devices}
-    absent = [name for name in fleet.hardware.gpus if name in used and not here.gpus]
+    machines: tuple[HardwareConfig | HostConfig, ...] = (fleet.hardware, *fleet.hardware.hosts.values())
+    absent = [name for machine in machines for name in machine.gpus or {} if name in used and not here.gpus]
     with tempfile.TemporaryDirectory(prefix="launch-prove-") as folder:
         stood = {name: f"{name}.stand-in" for name in absent}
-        gpus = {name: _seen(gpu, stood.get(name)) for name, gpu in fleet.hardware.gpus.items()}
-        cpu = msgspec.structs.replace(fleet.hardware.cpu, features=here.features)
+        hosts = {name: _as_seen(host, stood, here.features) for name, host in fleet.hardware.hosts.items()}
         yield Prover(
             binary=binary,
             dialect=dialect,
-            hardware=msgspec.structs.replace(fleet.hardware, gpus=gpus, cpu=cpu),
+            hardware=msgspec.structs.replace(_as_seen(fleet.hardware, stood, here.features), hosts=hosts),
             stand_ins=stood,
             folder=Path(folder),
             kept=state_root() / "proofs",
         )
+
+
+def _as_seen(machine: Machine, stood: Mapping[str, str], features: tuple[str, ...]) -> Machine:
+    """A machine with the instructions of this one, and its GPUs as the server will see them."""
+    cpu = machine.cpu and msgspec.structs.replace(machine.cpu, features=features)
+    gpus = machine.gpus and {name: _seen(gpu, stood.get(name)) for name, gpu in machine.gpus.items()}
+    return msgspec.structs.replace(machine, cpu=cpu, gpus=gpus)
 
 
 def _seen(gpu: GpuConfig, endpoint: str | None) -> GpuConfig:

@@ -135,11 +135,11 @@ def _services(terminal: Terminal, plan: FleetPlan) -> None:
 def _device(terminal: Terminal, device: DevicePlan, plan: FleetPlan) -> None:
     """A bar a memory: planned of budget, the peak beside it; of several hosts, with its host."""
     hosts = plan.config.hardware.hosts
-    name = f"{device.host:<{max(len(n) for n in hosts)}} {device.name}" if device.host else device.name
+    name = f"{device.host:<{max(map(len, hosts))}} {device.name:<6}" if device.host else f"{device.name:<8}"
     share = device.planned_bytes / device.budget_bytes if device.budget_bytes else 1.0
     colour = "red" if max(device.planned_bytes, device.peak_bytes) > device.budget_bytes else "green"
     terminal.line(
-        f"{name:<8} {terminal.style(terminal.bar(share), colour)} {share:>6.1%}  "
+        f"{name} {terminal.style(terminal.bar(share), colour)} {share:>6.1%}  "
         f"{gib(device.planned_bytes)} planned, {gib(device.peak_bytes)} peak, {gib(device.budget_bytes)} budget "
         f"of {gib(device.capacity_bytes)}"
     )

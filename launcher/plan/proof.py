@@ -9,6 +9,7 @@ from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import DeviceMemory
 from launcher.ir.proof import Breakdown, Difference, ProvenMemory, ServerProof
+from launcher.plan.hosts import split
 from launcher.plan.memory import WeightTables
 from launcher.plan.server import price
 from launcher.sizes import MIB, gib
@@ -29,11 +30,12 @@ def unshared_memory(fleet: FleetConfig, catalog: Catalog) -> dict[str, tuple[Dev
     """What each server takes alone, weights counted by tensor as a dry run does (a mapping has a range instead)."""
     tables = WeightTables()
     found = {}
-    for name, config in fleet.servers.items():
-        alone = msgspec.structs.replace(config, load_mode="none")
-        memory = price(fleet, catalog, alone, tables)
-        if memory is not None:
-            found[name] = memory
+    for host in split(fleet):
+        for name, config in host.fleet.servers.items():
+            alone = msgspec.structs.replace(config, load_mode="none")
+            memory = price(host.fleet, catalog, alone, tables)
+            if memory is not None:
+                found[name] = memory
     return found
 
 
