@@ -173,7 +173,7 @@ class Reply:
 class Turn:
     """One request and its answer."""
 
-    __slots__ = ("chances", "client", "grant", "receive", "reply", "request", "scope", "sent_at")
+    __slots__ = ("chances", "client", "decision", "grant", "receive", "reply", "request", "scope", "sent_at")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """From what ASGI gives."""
@@ -183,6 +183,8 @@ class Turn:
         self.client = Client(receive)
         self.reply = Reply(scope, send)
         self.grant = EVERYTHING
+        self.decision = ""
+        """Why it goes where it goes, where an orchestrator said so."""
         self.chances = 0
         """How often it was asked again after its server ran out of memory."""
         self.sent_at = 0.0

@@ -396,6 +396,8 @@ def depart(front: Front, protocol: FrontProtocol, passage: Passage, body: bytes)
         target = view.only.get(asked) if asked else None
         if target is None:
             asked = view.directory.asked(asked)
+            if asked in view.validated:
+                return None
             targets = [view.targets[name] for name in view.directory.tiers(asked)[0]]
             beginnings = front.sticky.beginnings(body) if len(targets) > 1 else []
             preferred = front.sticky.server(beginnings)

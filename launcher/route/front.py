@@ -9,6 +9,7 @@ from collections import Counter
 
 import msgspec
 
+from launcher.ir.exchange import Orchestrating, Refusal
 from launcher.ir.fleet import FrontUnit, RoutingTable
 from launcher.ir.live import UnavailableError, Upstreams
 from launcher.route import pages
@@ -19,6 +20,7 @@ from launcher.route.deadlines import Deadlines
 from launcher.route.directory import Directory
 from launcher.route.express import LEFT
 from launcher.route.guard import OPEN_PATHS, Guard, is_loopback
+from launcher.route.handover import as_http, hand_over
 from launcher.route.journal import Journal
 from launcher.route.passage import NO_SLOT_ENDINGS, Passage
 from launcher.route.peek import peek
@@ -34,6 +36,7 @@ from launcher.route.wire import Request, RequestIds, cors_headers, preflight_hea
 _LOG = logging.getLogger("launch.route")
 _ACCESS = logging.getLogger("launch.access")
 _UNSTEADY_PAUSE_S = 0.01
+_GENERATIONS = "/v1/generations/"
 _OPEN_CONTROL = frozenset((method, f"/api/{name}") for method in ("GET", "HEAD") for name in ("status", "openapi.json"))
 _CSP = [(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")]
 
@@ -42,10 +45,20 @@ class Front:
     """The data plane as an ASGI app. Raises ConfigError or HostError for a table that cannot be served safely."""
 
     def __init__(
-        self, table: RoutingTable, upstreams: Upstreams, *, control: ASGIApp | None = None, express: bool = True
+        self,
+        table: RoutingTable,
+        upstreams: Upstreams,
+        *,
+        control: ASGIApp | None = None,
+        express: bool = True,
+        orchestrator: Orchestrating | None = None,
     ) -> None:
-        """`control` answers under `/api/`, for clients on this machine only. `express` False: ASGI path only."""
+        """`control` answers under `/api/`, for clients on this machine only. `express` False: ASGI path only.
+
+        `orchestrator` serves by `table` too, and answers what no single server answers.
+        """
         self.express = express
+        self.orchestrator = orchestrator
         self.deadlines = Deadlines()
         self.sticky = Sticky()
         self.journal: Journal | None = None
@@ -56,16 +69,13 @@ class Front:
         self._created = int(time.time())
         self.view = self._make_view(table, {})
         self.journal = _journal(table)
+        self.records = self.journal is not None or table.front.access_log
+        """Whether answered requests are noted somewhere."""
 
     @property
     def unit(self) -> FrontUnit:
         """Limits and address of the table that is served now."""
         return self.view.table.front
-
-    @property
-    def records(self) -> bool:
-        """Whether answered requests are noted somewhere."""
-        return self.journal is not None or self.unit.access_log
 
     def replace_table(self, table: RoutingTable) -> None:
         """Serve another table from the next request on; requests in flight finish on the old one.
@@ -73,22 +83,34 @@ class Front:
         Raises like the constructor, and then keeps the old table.
         """
         old = self.view.targets
-        view = self._make_view(table, old)
+        orchestrator = self.orchestrator
+        if orchestrator is not None:
+            orchestrator.take_over(table)
+        try:
+            view = self._make_view(table, old)
+        except BaseException:
+            if orchestrator is not None:
+                orchestrator.take_over(self.view.table)
+            raise
         if table.front.journal_file != self.unit.journal_file:
             journal, self.journal = self.journal, _journal(table)
             if journal is not None:
                 journal.close()
         self.view = view
+        self.records = self.journal is not None or table.front.access_log
         for name, target in old.items():
             if self.view.targets.get(name) is not target:
                 target.pool.close()
 
     def close(self) -> None:
-        """Close idle upstream connections; the others end with their requests."""
+        """Close idle upstream connections, and what the orchestrator has open; the others end with their requests."""
+        if self.orchestrator is not None:
+            self.orchestrator.close()
         self.deadlines.close()
         if self.journal is not None:
             self.journal.close()
             self.journal = None
+            self.records = self.unit.access_log
         for target in self.view.targets.values():
             target.pool.close()
 
@@ -166,8 +188,11 @@ class Front:
             else:
                 targets[name] = Target(unit)
         tiers = {name: directory.tiers(name)[0] for name in directory.names()}
-        only = {name: targets[first[0]] for name, first in tiers.items() if len(first) == 1}
-        return View(table, directory, guard, targets, only)
+        orchestrator = self.orchestrator
+        validated = frozenset(tiers) & orchestrator.validated() if orchestrator is not None else frozenset()
+        auto = frozenset(orchestrator.names()) - frozenset(tiers) if orchestrator is not None else frozenset()
+        only = {n: targets[first[0]] for n, first in tiers.items() if len(first) == 1 and n not in validated}
+        return View(table, directory, guard, targets, only, auto, validated)
 
     # answering
 
@@ -190,6 +215,8 @@ class Front:
             turn.grant.check_scope("admin" if is_control else "infer")
         if is_control:
             await self._to_control(view, turn)
+        elif request.method == "GET" and request.path.startswith(_GENERATIONS) and self.orchestrator is not None:
+            await self._report(self.orchestrator, turn)
         elif request.method not in ("GET", "HEAD") or not await self._answer_here(view, request, reply):
             await self._forward(view, turn)
 
@@ -216,6 +243,8 @@ class Front:
             await _json(reply, 503 if waiting else 200, {"ready": not waiting, "waiting": waiting})
         elif path == "/metrics":
             text = pages.metrics_text(view.targets, state_of, self.refused)
+            if self.orchestrator is not None:
+                text += self.orchestrator.metrics()
             await reply.whole(200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
         elif path == "/":
             front = view.table.front
@@ -223,14 +252,26 @@ class Front:
             page = pages.home_page(view.table, state_of, f"http://{host}")
             await reply.whole(200, b"text/html; charset=utf-8", page.encode(), _CSP)
         elif path in ("/v1/models", "/models", "/v1/models/", "/models/"):
-            await _json(reply, 200, pages.models_list(view.table, state_of, self._created))
+            await _json(reply, 200, pages.models_list(view.table, state_of, self._created, view.auto))
         elif path.startswith(("/v1/models/", "/models/")):
-            name = view.directory.asked(path.partition("/models/")[2])
+            name = path.partition("/models/")[2]
+            if name in view.auto:
+                await _json(reply, 200, pages.auto_entry(name, self._created))
+                return True
+            name = view.directory.asked(name)
             unit = view.targets[view.directory.tiers(name)[0][0]].unit
             await _json(reply, 200, pages.model_entry(unit, state_of(unit.name), self._created))
         else:
             return False
         return True
+
+    async def _report(self, orchestrator: Orchestrating, turn: Turn) -> None:
+        """Answer what became of a generation. Raises HttpError."""
+        try:
+            data = await orchestrator.report(turn.request.path.removeprefix(_GENERATIONS), turn.grant.name)
+        except Refusal as refusal:
+            raise as_http(refusal) from refusal
+        await turn.reply.whole(200, b"application/json", data)
 
     async def _refuse(self, error: HttpError, turn: Turn) -> None:
         """Answer with an error, unless an answer has begun: then that one is cut."""
@@ -252,7 +293,22 @@ class Front:
         seen = request.seen
         named = view.directory.named(seen.get(b"x-model"), seen.get(b"x-task-type"))
         found = peek(request.body, seen.get(b"content-type", b""), request.query, named)
+        if found.model in view.auto and request.method == "POST":
+            await hand_over(self, turn, found.model or "")
+            return
         asked = view.directory.asked(found.model)
+        if self.orchestrator is not None and (asked in view.validated or b"x-validation-policy" in seen):
+            await hand_over(self, turn, asked)
+            return
+        await self.pass_on(view, turn, asked)
+
+    async def pass_on(self, view: View, turn: Turn, asked: str, *, granted: str = "") -> None:
+        """Find a server of the name `asked` and pass its answer on. Raises HttpError, ClientGoneError.
+
+        `granted` is the name that the caller's key must allow, where it is another.
+        """
+        request = turn.request
+        asked = view.directory.asked(asked)
         beginnings = self.sticky.beginnings(request.body) if asked not in view.only else []
         failure: HttpError | None = None
         now = asyncio.get_running_loop().time
@@ -265,7 +321,7 @@ class Front:
                 if choice is None or (choice.asleep and only_look):
                     break
                 targets.remove(choice.target)
-                if not turn.grant.may_ask(asked, choice.target.name):
+                if not turn.grant.may_ask(granted or asked, choice.target.name):
                     raise HttpError(403, "model_not_allowed", f"this API key may not ask {asked!r}", param="model")
                 self.sticky.remember(beginnings, choice.target.name)
                 try:
@@ -330,6 +386,7 @@ class Front:
                     seconds=seconds,
                     prompt_tokens=tokens[0],
                     generated_tokens=tokens[1],
+                    decision=turn.decision,
                 )
 
     async def _admit(

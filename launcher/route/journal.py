@@ -11,8 +11,8 @@ import msgspec
 from launcher.errors import Finding, HostError
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. `at` is Unix time at its end, `seconds` from arrival to last byte."""
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One request. `at` is Unix time at its end, `seconds` from arrival to last byte, `decision` why for `auto`."""
 
     at: float
     request: str
@@ -24,6 +24,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     prompt_tokens: int
     generated_tokens: int
+    decision: str = ""
 
 
 class Journal:

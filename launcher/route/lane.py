@@ -111,9 +111,12 @@ class Lane:
         request_id = self._id
         protocol.transport.write(b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (known.lines, request_id, len(body), body))
         self._connection = None
-        connection.carried()
         target.pool.put_back_whole(connection)
-        target.gate.release()
+        gate = target.gate
+        if gate.waiters:
+            gate.release()
+        else:
+            gate.in_flight -= 1
         front.deadlines.remove(self)
         front.upstreams.leave(target.name, ok=True)
         if target.breaker is not breaker.CLOSED:

@@ -34,9 +34,16 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int) -> dict[str
     }
 
 
-def models_list(table: RoutingTable, state_of: StateOf, created: int) -> dict[str, Any]:
-    """Every server, in the table's order. Both APIs' list fields; nothing is ever left for a second page."""
+def auto_entry(name: str, created: int) -> dict[str, Any]:
+    """A name behind which somebody decides who answers."""
+    entry = {"id": name, "object": "model", "created": created, "owned_by": "launch", "type": "model"}
+    return {**entry, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+
+
+def models_list(table: RoutingTable, state_of: StateOf, created: int, auto: Iterable[str] = ()) -> dict[str, Any]:
+    """Every server, in the table's order, then `auto`. Both APIs' list fields; nothing is left for a second page."""
     data = [model_entry(unit, state_of(name), created) for name, unit in table.targets.items()]
+    data += [auto_entry(name, created) for name in sorted(auto)]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, "has_more": False, **ends}
 

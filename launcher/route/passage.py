@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NO_SLOT_ENDINGS = ("/tokenize", "/detokenize", "/apply-template", "/count_tokens", "/input_tokens")
 """Requests that llama-server answers without a slot."""
-_UNUSUAL = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"origin"})
+_UNUSUAL = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"origin", b"x-validation-policy"})
 """Headers that only the ASGI path deals with."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -25,7 +26,8 @@ class HttpError(Exception):
     """A request that is answered with an error.
 
     `status` is the HTTP status, `code` is stable (`model_not_found`), `param` names the offending field,
-    `retry_after_s` is told to the client where a retry may help, `close` ends the client's connection.
+    `retry_after_s` is told to the client where a retry may help, `close` ends the client's connection, `details` are
+    further fields of the error object.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class HttpError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         close: bool = False,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the parts; the text of the exception is `message`."""
         super().__init__(message)
@@ -46,6 +49,7 @@ class HttpError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.close = close
+        self.details = details or {}
 
 
 def shape_of(path: str) -> Shape:
@@ -59,11 +63,12 @@ def error_object(error: HttpError, shape: Shape, request_id: str) -> dict[str, A
         kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
         return {
             "type": "error",
-            "error": {"type": kind, "message": error.message, "code": error.code},
+            "error": {"type": kind, "message": error.message, "code": error.code, **error.details},
             "request_id": request_id,
         }
     kind = _OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+    fields = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    return {"error": {**fields, **error.details}}
 
 
 def error_body(error: HttpError, shape: Shape, request_id: str) -> bytes:

@@ -51,9 +51,9 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self.watcher: Callable[[], object] | None = None
-        self._repeat: RepeatedHead | None = None
+        self.repeat: RepeatedHead | None = None
         self.repeated: RawHeaders = []
-        self._lane: Lane | None = None
+        self.lane: Lane | None = None
         self._head_only = False
         self._informational = False
         self._sent_at = 0.0
@@ -96,27 +96,17 @@ class Connection(asyncio.Protocol):
         self._until_eof = self._keep_alive = False
         self._head_bytes = 0
 
-    @property
-    def repeats(self) -> bool:
-        """Whether it is open, and the head of its next answer may be known already."""
-        return self._repeat is not None and self.transport is not None and not self.transport.is_closing()
-
     def carry(self, lane: Lane, request: bytes, now: float) -> None:
         """Begin an exchange of `lane`'s, which alone is told how it goes on."""
         assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
         self.busy = True
-        self._lane = lane
+        self.lane = lane
         self._sent_at = now
         self.transport.write(request)
 
-    def carried(self) -> None:
-        """The exchange of a lane is over, its whole answer came."""
-        self._lane = None
-        self.busy = False
-
     def uncarry(self) -> None:
         """The exchange of a lane is an ordinary one from now on."""
-        self._lane = None
+        self.lane = None
         self._begin(head_only=False)
 
     async def head(self) -> None:
@@ -203,17 +193,17 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:  # noqa: C901  # the hot path
         """Bytes of the answer; without a request, or after its answer, they make the connection unusable."""
-        lane = self._lane
+        lane = self.lane
         if lane is not None:
-            start = self._repeat.body_start(data) if self._repeat is not None else 0
+            start = self.repeat.body_start(data) if self.repeat is not None else 0
             if start and lane.arrive(data[start:]):
                 return
             lane.leave()
         if not self.busy:
             self.close()
             return
-        if self._repeat is not None and not self.received and not self._head_only:
-            start = self._repeat.body_start(data)
+        if self.repeat is not None and not self.received and not self._head_only:
+            start = self.repeat.body_start(data)
             if start:
                 self._answered_again(data[start:])
                 return
@@ -235,8 +225,8 @@ class Connection(asyncio.Protocol):
         if self._buffered > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
-        if first and self.complete and self._repeat is None and self._may_repeat():
-            self._repeat = repeated_head(data)
+        if first and self.complete and self.repeat is None and self._may_repeat():
+            self.repeat = repeated_head(data)
             self.repeated = self.headers
         self._notify()
 
@@ -256,16 +246,16 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The upstream ends: the end of an answer without a length, the death of any other."""
-        if self._lane is not None:
-            self._lane.leave()
+        if self.lane is not None:
+            self.lane.leave()
         if self.busy and self.head_done and self._until_eof and not self.complete:
             self.complete = True
             self._notify()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by whichever side."""
-        if self._lane is not None:
-            self._lane.leave()
+        if self.lane is not None:
+            self.lane.leave()
         if not self.busy or self.complete:
             return
         if self.error is None:
@@ -374,10 +364,17 @@ class Pool:
     def take_repeating(self) -> Connection | None:
         """An idle connection whose next answer may have a known head; None where the newest has none."""
         idle = self._idle
-        return idle.pop() if idle and idle[-1].repeats else None
+        if not idle:
+            return None
+        connection = idle[-1]
+        if connection.repeat is None or connection.transport is None or connection.transport.is_closing():
+            return None
+        return idle.pop()
 
     def put_back_whole(self, connection: Connection) -> None:
         """Take a connection back after an exchange of a lane's, whose whole answer came."""
+        connection.lane = None
+        connection.busy = False
         transport = connection.transport
         if transport is None or len(self._idle) >= self.max_idle or self._closed or transport.get_write_buffer_size():
             connection.close()

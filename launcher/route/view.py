@@ -18,4 +18,8 @@ class View(msgspec.Struct, frozen=True):
     guard: Guard
     targets: dict[str, Target]
     only: dict[str, Target]
-    """Names that one server answers to."""
+    """Names that one server answers to, and nobody validates."""
+    auto: frozenset[str] = frozenset()
+    """Names that an orchestrator answers to (`auto`)."""
+    validated: frozenset[str] = frozenset()
+    """Names whose answers an orchestrator validates."""

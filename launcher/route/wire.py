@@ -26,14 +26,26 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that concern one connection only (RFC 9110 7.6.1), and those we answer ourselves."""
 _READ_ONLY = frozenset(
-    {b"authorization", b"content-length", b"host", b"origin", b"x-api-key", b"x-model", b"x-request-id", b"x-task-type"}
+    {
+        b"authorization",
+        b"content-length",
+        b"host",
+        b"origin",
+        b"x-api-key",
+        b"x-generation-id",
+        b"x-model",
+        b"x-project",
+        b"x-request-id",
+        b"x-task-type",
+        b"x-validation-policy",
+    }
 )
 """Read here and not passed on: keys end at the front, the upstream is not a browser's peer."""
 _READ_AND_FORWARDED = frozenset({b"content-type"})
 _DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"server", b"date", b"x-accel-buffering", b"x-request-id", b"x-launch-server"}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_SINGLE = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"x-model", b"x-task-type", b"content-type"})
+_SINGLE = (_READ_ONLY - {b"content-length", b"x-request-id"}) | _READ_AND_FORWARDED
 
 
 class RequestIds:
@@ -167,7 +179,10 @@ def cors_headers(origin: bytes | None) -> RawHeaders:
         return []
     return [
         (b"access-control-allow-origin", origin),
-        (b"access-control-expose-headers", b"x-request-id, x-launch-server, retry-after"),
+        (
+            b"access-control-expose-headers",
+            b"x-request-id, x-launch-server, x-launch-decision, x-generation-id, retry-after",
+        ),
         (b"vary", b"origin"),
     ]
 
