@@ -172,10 +172,14 @@ def check_orchestration(fleet: FleetConfig) -> Iterator[Finding]:
         if rung.quantization and rung.quantization not in fleet.quantizations:
             key = f"orchestration.oom_ladder.{i}.quantization"
             yield dangling(key, rung.quantization, "quantization", fleet.quantizations)
+    for i, rule in enumerate(orchestration.rules):
+        if rule.model:
+            single[f"orchestration.rules.{i}.model"] = rule.model
     for key, name in single.items():
         if name and name not in names:
             yield dangling(key, name, "server", names)
     yield from _members("orchestration.workers", orchestration.workers, "server", names)
+    yield from _keys("orchestration.model_policies", orchestration.model_policies, names)
     yield from _keys("orchestration.prompts", orchestration.prompts, names)
 
 

@@ -1,4 +1,14 @@
-"""Requests → routed, generated, validated, committed. I/O.
+"""Requests → routed, generated, validated, committed.
 
-Nothing is here yet: the config group `orchestration/` is validated and planned for, and no request goes through it.
+In: requests for `model: auto`, or with a validation policy, as the front hands them over (`launcher.ir.exchange`), and
+the routing table's orchestration. Out: answers, and a project memory of what was decided, judged and committed. I/O:
+questions to the fleet's servers, a SQLite file; what is decided is pure (`cycle`, `decision`, `verdict`, `context`).
 """
+
+from __future__ import annotations
+
+from launcher.orchestrate.archive import ProjectSummary, export_project, list_projects
+from launcher.orchestrate.memory import FILE_NAME, Memory
+from launcher.orchestrate.orchestrator import Orchestrator
+
+__all__ = ["FILE_NAME", "Memory", "Orchestrator", "ProjectSummary", "export_project", "list_projects"]

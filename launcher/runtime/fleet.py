@@ -151,10 +151,15 @@ class Runtime:
 
     async def _hold(self, control_sock: socket.socket) -> None:
         """Open the doors, run the fleet until told, close in order."""
-        from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
+        from launcher import orchestrate, route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
         control = route.control_app(self)
-        self._front = route.Front(self._table, route.with_elsewhere(self._supervisor, self._table), control=control)
+        self._front = route.Front(
+            self._table,
+            route.with_elsewhere(self._supervisor, self._table),
+            control=control,
+            orchestrator=orchestrate.Orchestrator(self._table, lambda: self._state_dir),
+        )
         unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
         sock = route.bind(self._front, unit.host, unit.port)
         closing = asyncio.Event()

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.errors import LaunchError
+from launcher.files import deployment_state_dir
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.runtime.deployment import read_deployment
 from launcher.runtime.host import front_url, notify, signals
@@ -22,10 +23,15 @@ _LOG = logging.getLogger("launch.runtime")
 
 async def route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None], api_key_file: Path | None) -> None:
     """The front alone, until SIGTERM: somebody else (systemd units) keeps the servers running."""
-    from launcher import route  # noqa: PLC0415 - late, as above
+    from launcher import orchestrate, route  # noqa: PLC0415 - late, as above
 
     manifest, table = _with_keys(deployment_dir, api_key_file)
-    front = route.Front(table, route.StaticUpstreams())
+
+    def state_dir() -> Path:
+        """Where the project memory lies; only asked for where there is one."""
+        return deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
+
+    front = route.Front(table, route.StaticUpstreams(), orchestrator=orchestrate.Orchestrator(table, state_dir))
     sock = route.bind(front, table.front.host, table.front.port)
     url = front_url(table)
     told = asyncio.Event()

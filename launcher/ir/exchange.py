@@ -1,0 +1,115 @@
+"""What the data plane and the orchestration know of each other: one request, asked and answered. Types only. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from launcher.ir.fleet import RoutingTable
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Refusal(Exception):  # noqa: N818  # it is a refusal, as an HTTP answer is one
+    """A request that is answered with an error: HTTP status, stable code, and what belongs to it.
+
+    `details` are further fields of the error object. `retry_after_s` is told where a retry may help.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the parts; the text of the exception is `message`."""
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.details = dict(details or {})
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server answered to a question of ours."""
+
+    status: int
+    body: bytes
+    server: str
+
+
+class Exchange(Protocol):
+    """One client request in the hands of an orchestrator, and the fleet behind the front. In the runtime's loop."""
+
+    path: str
+    body: bytes
+    asked: str
+    """The name that the request gives; "" for none."""
+    request_id: str
+    caller: str
+    """Name of the caller's API key; "" where no keys are asked for."""
+
+    @property
+    def gone(self) -> bool:
+        """The client has left."""
+
+    @property
+    def finished(self) -> bool:
+        """The answer is complete."""
+
+    def header(self, name: bytes) -> str | None:
+        """A request header that the front reads, stripped."""
+
+    def may_ask(self, server: str) -> bool:
+        """Whether the caller's key allows `server`."""
+
+    async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float) -> Answered:
+        """Ask a server something on the way: woken, queued, counted like any request. Raises Refusal, TimeoutError."""
+
+    async def forward(self, server: str, decision: str, headers: Headers) -> None:
+        """Have `server` answer the client itself; `headers` go with its answer, `decision` into the front's journal."""
+
+    async def whole(self, status: int, data: bytes, headers: Headers) -> None:
+        """Answer the client with JSON."""
+
+    async def events(self, headers: Headers) -> None:
+        """Begin to answer with server-sent events."""
+
+    async def event(self, data: bytes, *, more: bool = True) -> None:
+        """One event, or several; the end when not `more`."""
+
+    async def fail(self, refusal: Refusal) -> None:
+        """Answer with an error: an event, where events have begun."""
+
+
+class Orchestrating(Protocol):
+    """Who answers the requests that no single server answers."""
+
+    def take_over(self, table: RoutingTable) -> None:
+        """Serve by another table from the next request on. Raises LaunchError, and then keeps the old one."""
+
+    def names(self) -> tuple[str, ...]:
+        """Names beside the fleet's own that requests may use (`auto`)."""
+
+    def validated(self) -> frozenset[str]:
+        """The fleet's names whose answers are always validated."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer a request for one of these names, or with a policy of its own. Raises Refusal."""
+
+    async def report(self, generation: str, caller: str) -> bytes:
+        """What became of a generation, as JSON. Raises Refusal 404."""
+
+    def metrics(self) -> str:
+        """Prometheus text of its own families."""
+
+    def close(self) -> None:
+        """No more requests."""

@@ -1,0 +1,83 @@
+"""What is in a project memory, for people and other programs: read beside the runtime that writes it. I/O: a file."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.errors import HostError
+from launcher.orchestrate.memory import unusable
+
+_PARTS = {
+    "generation": "SELECT * FROM generation WHERE project = :id ORDER BY began_at, id",
+    "block": "SELECT block.* FROM block JOIN generation ON generation.id = block.generation"
+    " WHERE generation.project = :id ORDER BY position",
+    "verdict": "SELECT verdict.* FROM verdict JOIN generation ON generation.id = verdict.generation"
+    " WHERE generation.project = :id ORDER BY verdict.id",
+    "note": "SELECT * FROM scratchpad WHERE project = :id ORDER BY id",
+    "journal": "SELECT * FROM journal WHERE project = :id ORDER BY seq",
+}
+"""Lines of an export, in order, and where they come from."""
+
+
+class ProjectSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One project; `last_at` is Unix time of its last journal entry."""
+
+    owner: str
+    name: str
+    generations: int
+    blocks: int
+    notes: int
+    last_at: float
+
+
+def list_projects(path: Path) -> list[ProjectSummary]:
+    """Every project of the memory at `path`, by owner and name. Raises HostError."""
+    with _reading(path) as db:
+        rows = db.execute(
+            "SELECT owner, name,"
+            " (SELECT count(*) FROM generation WHERE project = project.id) AS generations,"
+            " (SELECT count(*) FROM block JOIN generation ON generation.id = block.generation"
+            "  WHERE generation.project = project.id) AS blocks,"
+            " (SELECT count(*) FROM scratchpad WHERE project = project.id) AS notes,"
+            " (SELECT coalesce(max(at), created_at) FROM journal WHERE project = project.id) AS last_at"
+            " FROM project ORDER BY owner, name"
+        )
+        return [ProjectSummary(**dict(row)) for row in rows]
+
+
+def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | None:
+    """All that is known of a project, each value with what `line` it is; None where there is none. Raises HostError."""
+    with _reading(path) as db:
+        db.execute("BEGIN")  # one state of everything, whatever is written meanwhile
+        row = db.execute("SELECT * FROM project WHERE owner = ? AND name = ?", (owner, name)).fetchone()
+        if row is None:
+            return None
+        found: list[dict[str, Any]] = [{"line": "project", **dict(row)}]
+        for kind, query in _PARTS.items():
+            found += [{"line": kind, **dict(part)} for part in db.execute(query, {"id": row["id"]})]
+    for entry in found:
+        if "data" in entry:
+            entry["data"] = msgspec.json.decode(entry["data"])
+    return found
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that cannot write. Raises HostError."""
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    except sqlite3.Error as error:
+        raise HostError([unusable(path, str(error))]) from None
+    db.row_factory = sqlite3.Row
+    try:
+        yield db
+    except sqlite3.Error as error:
+        raise HostError([unusable(path, str(error))]) from None
+    finally:
+        db.close()

@@ -1,0 +1,256 @@
+"""Generate → validate → commit as a pure function: (state, event) → (state, actions).
+
+One action is done at a time, and its outcome is the next event. What a block went through ends in exactly one of:
+committed (after a verdict that passed it), or given up (with what went wrong last). A block has at most
+1 + max_corrections verdicts, whatever they are, so every run ends.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from launcher.orchestrate.verdict import Verdict
+
+Ends = Literal["", "stop", "length"]
+"""OpenAI's finish reason; "" for not yet."""
+MAX_WRITE_FAILURES = 2
+"""How often a worker may fail at one block before the answer is given up."""
+
+_GIVE_UP: dict[str, tuple[int, str]] = {
+    "fail": (422, "validation_exhausted"),
+    "malformed": (502, "validator_malformed"),
+    "contradictory": (502, "validator_contradictory"),
+    "timeout": (504, "validator_timeout"),
+    "unavailable": (503, "validator_unavailable"),
+}
+"""HTTP status and code of giving up, by the last verdict's kind."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What bounds one answer."""
+
+    max_corrections: int
+    max_blocks: int
+
+
+# --- events -------------------------------------------------------------------------------------------------
+
+
+class Wrote(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker wrote `text`. `last`: it said that nothing follows. `spent`: the client's token limit is reached."""
+
+    text: str
+    last: bool = False
+    spent: bool = False
+
+
+class WriteFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker did not answer; `again` when another try may help."""
+
+    status: int
+    code: str
+    message: str
+    again: bool = True
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """The validator's verdict, or why there is none."""
+
+    verdict: Verdict
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """The block is on disk."""
+
+
+class CommitFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """The block could not be written to disk."""
+
+    message: str
+
+
+class Cut(msgspec.Struct, frozen=True, kw_only=True):
+    """Nobody wants the rest."""
+
+
+Event = Wrote | WriteFailed | Judged | Committed | CommitFailed | Cut
+
+# --- actions ------------------------------------------------------------------------------------------------
+
+
+class Write(msgspec.Struct, frozen=True, kw_only=True):
+    """Have block `seq` written; with `rejected`, written anew because of `verdict`."""
+
+    seq: int
+    rejected: str = ""
+    verdict: Verdict | None = None
+
+
+class Judge(msgspec.Struct, frozen=True, kw_only=True):
+    """Have block `seq` judged for the `attempt`th time, from 1."""
+
+    seq: int
+    text: str
+    attempt: int
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """Write block `seq` with all its verdicts, in one transaction. `ends`: nothing follows it, and why."""
+
+    seq: int
+    text: str
+    verdicts: tuple[Verdict, ...]
+    ends: Ends
+
+
+class Deliver(msgspec.Struct, frozen=True, kw_only=True):
+    """Give block `seq`, which is committed, to the client."""
+
+    seq: int
+    text: str
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer is complete."""
+
+    reason: Ends
+
+
+class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer ends here, with an error; `verdicts` are those of the block that was not committed."""
+
+    status: int
+    code: str
+    message: str
+    seq: int
+    text: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+
+
+Action = Write | Judge | Commit | Deliver | Finish | GiveUp
+
+# --- the machine --------------------------------------------------------------------------------------------
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one answer stands. `seq` is the block that is worked on: so many are committed."""
+
+    limits: Limits
+    seq: int = 0
+    phase: Literal["writing", "judging", "committing", "done"] = "writing"
+    before: str = ""
+    """The block committed last."""
+    text: str = ""
+    last: bool = False
+    spent: bool = False
+    verdicts: tuple[Verdict, ...] = ()
+    write_failures: int = 0
+
+
+def begin(limits: Limits, committed: tuple[str, ...] = (), ends: Ends = "") -> tuple[State, tuple[Action, ...]]:
+    """The first state and what to do; `committed` are blocks of an earlier run, `ends` what the last of them said."""
+    state = State(limits=limits, seq=len(committed), before=committed[-1] if committed else "")
+    delivered: tuple[Action, ...] = tuple(Deliver(seq=i, text=text) for i, text in enumerate(committed))
+    if ends:
+        return _done(state), (*delivered, Finish(reason=ends))
+    return state, (*delivered, Write(seq=state.seq))
+
+
+def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+    """The next state and what to do. An event that the phase does not wait for changes nothing."""
+    if isinstance(event, Cut):
+        return _done(state), ()
+    match state.phase, event:
+        case "writing", Wrote():
+            return _wrote(state, event)
+        case "writing", WriteFailed():
+            return _write_failed(state, event)
+        case "judging", Judged():
+            return _judged(state, event.verdict)
+        case "committing", Committed():
+            return _committed(state)
+        case "committing", CommitFailed():
+            message = f"block {state.seq + 1} could not be saved: {event.message}"
+            return _done(state), (GiveUp(status=500, code="memory_failed", message=message, seq=state.seq),)
+    return state, ()
+
+
+def _wrote(state: State, event: Wrote) -> tuple[State, tuple[Action, ...]]:
+    """A block came; a worker that says nothing new at the beginning of a block has finished."""
+    fresh = not state.verdicts
+    nothing_new = not event.text or (fresh and event.text == state.before)
+    if nothing_new and fresh and state.seq:
+        return _done(state), (Finish(reason="length" if event.spent else "stop"),)
+    if not event.text:
+        failure = WriteFailed(status=502, code="worker_empty", message="the worker wrote nothing")
+        return _write_failed(state, failure)
+    state = msgspec.structs.replace(state, phase="judging", text=event.text, last=event.last, spent=event.spent)
+    return state, (Judge(seq=state.seq, text=event.text, attempt=len(state.verdicts) + 1),)
+
+
+def _write_failed(state: State, event: WriteFailed) -> tuple[State, tuple[Action, ...]]:
+    """No block came."""
+    failures = state.write_failures + 1
+    if not event.again or failures > MAX_WRITE_FAILURES:
+        give_up = GiveUp(
+            status=event.status,
+            code=event.code,
+            message=f"block {state.seq + 1}: {event.message}",
+            seq=state.seq,
+            text=state.text if state.verdicts else "",
+            verdicts=state.verdicts,
+        )
+        return _done(state), (give_up,)
+    return msgspec.structs.replace(state, write_failures=failures), (_write(state),)
+
+
+def _write(state: State) -> Write:
+    """Have the present block written: for the first time, or because of its last verdict."""
+    if not state.verdicts:
+        return Write(seq=state.seq)
+    return Write(seq=state.seq, rejected=state.text, verdict=state.verdicts[-1])
+
+
+def _judged(state: State, verdict: Verdict) -> tuple[State, tuple[Action, ...]]:
+    """A verdict, usable or not, uses up one attempt."""
+    state = msgspec.structs.replace(state, verdicts=(*state.verdicts, verdict))
+    if verdict.kind == "pass":
+        state = msgspec.structs.replace(state, phase="committing")
+        return state, (Commit(seq=state.seq, text=state.text, verdicts=state.verdicts, ends=_ends(state)),)
+    if len(state.verdicts) > state.limits.max_corrections:
+        status, code = _GIVE_UP[verdict.kind]
+        tries = len(state.verdicts)
+        message = f"block {state.seq + 1} was not accepted in {tries} verdict{'s' * (tries > 1)}: {verdict.reason}"
+        give_up = GiveUp(
+            status=status, code=code, message=message, seq=state.seq, text=state.text, verdicts=state.verdicts
+        )
+        return _done(state), (give_up,)
+    if verdict.kind == "fail":
+        return msgspec.structs.replace(state, phase="writing"), (_write(state),)
+    return state, (Judge(seq=state.seq, text=state.text, attempt=len(state.verdicts) + 1),)
+
+
+def _committed(state: State) -> tuple[State, tuple[Action, ...]]:
+    """A block is safe: give it away, then the next one."""
+    deliver = Deliver(seq=state.seq, text=state.text)
+    seq, ends = state.seq + 1, _ends(state)
+    if ends:
+        return _done(msgspec.structs.replace(state, seq=seq)), (deliver, Finish(reason=ends))
+    fresh = State(limits=state.limits, seq=seq, before=state.text)
+    return fresh, (deliver, Write(seq=seq))
+
+
+def _ends(state: State) -> Ends:
+    """Whether the present block is the last, and why."""
+    if state.spent:
+        return "length"
+    if state.last:
+        return "stop"
+    return "length" if state.seq + 1 >= state.limits.max_blocks else ""
+
+
+def _done(state: State) -> State:
+    """Nothing more will be done."""
+    return msgspec.structs.replace(state, phase="done")

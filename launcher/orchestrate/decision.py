@@ -1,0 +1,141 @@
+"""Who answers a request for `auto`, and how strictly it is checked. Pure.
+
+In order: the task type that the client names, the rules, the router, the front door.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from launcher.ir.config import ValidationPolicy
+from launcher.ir.exchange import Refusal
+from launcher.orchestrate.settings import POLICIES, Settings
+
+Source = Literal["named", "task_type", "rule", "router", "front_door"]
+_ROUTED_CHARACTERS = 4000
+"""How much of a request the router reads: its beginning and its end say what it is about."""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answers, and why. `policy` None: nobody has said yet. `why` says why an earlier source did not decide."""
+
+    model: str
+    domain: str = ""
+    policy: ValidationPolicy | None = None
+    confidence: float = 1.0
+    source: Source
+    why: str = ""
+
+    def header(self) -> str:
+        """As a response header shows it."""
+        fields = {
+            "domain": self.domain,
+            "model": self.model,
+            "policy": self.policy or "none",
+            "confidence": f"{self.confidence:g}",
+            "source": self.source,
+            "why": self.why,
+        }
+        return "; ".join(f"{key}={value}" for key, value in fields.items() if value)
+
+
+def by_task_type(settings: Settings, task_type: str) -> Decision:
+    """The pool that serves the task type a client names. Raises Refusal."""
+    if task_type not in settings.worker_of:
+        known = ", ".join(sorted(settings.worker_of)) or "none"
+        message = f"no pool serves the task type {task_type[:100]!r}; known are {known}"
+        raise Refusal(400, "unknown_task_type", message)
+    return Decision(model=settings.worker_of[task_type], domain=task_type, source="task_type")
+
+
+def by_rules(settings: Settings, text: str, allowed: Callable[[str], bool]) -> Decision | None:
+    """The first rule that has a word of `text` and a worker that may be asked."""
+    for rule in settings.rules:
+        model = rule.model or settings.worker_of.get(rule.domain)
+        if model and any(_contains(text, word) for word in rule.words) and allowed(model):
+            return Decision(model=model, domain=rule.domain, policy=rule.policy, source="rule")
+    return None
+
+
+def _contains(text: str, word: str) -> bool:
+    """Whether `word` stands in `text` as a word of its own, in whatever case."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def front_door(settings: Settings, why: str, allowed: Callable[[str], bool]) -> Decision:
+    """The default, when nobody decided. Raises Refusal where there is none that may be asked."""
+    for model in (settings.front_door, *settings.workers):
+        if model and allowed(model):
+            return Decision(model=model, confidence=0.0, source="front_door", why=why)
+    raise Refusal(403, "model_not_allowed", "this API key may ask none of the workers", param="model")
+
+
+def parse_decision(text: str, settings: Settings, workers: tuple[str, ...]) -> Decision | None:
+    """The router's answer, held against its schema; None where it is not by it."""
+    try:
+        found = msgspec.json.decode(text, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    known = found.domain in settings.domains and found.recommended_model in workers
+    if not known or found.validation_policy not in POLICIES or not 0 <= found.confidence <= 1:
+        return None
+    return Decision(
+        model=found.recommended_model,
+        domain=found.domain,
+        policy=found.validation_policy,
+        confidence=found.confidence,
+        source="router",
+    )
+
+
+class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The schema's object."""
+
+    domain: str
+    recommended_model: str
+    validation_policy: Literal["none", "final", "block_by_block"]
+    confidence: float
+
+
+def policy_of(settings: Settings, decision: Decision, requested: str | None) -> ValidationPolicy:
+    """How an answer is checked: as the request, its model, its domain, or the router says; else by default.
+
+    Raises Refusal for a policy that does not exist, or cannot be had.
+    """
+    if requested is not None:
+        if requested not in POLICIES:
+            message = f"there is no validation policy {requested[:100]!r}; known are {', '.join(POLICIES)}"
+            raise Refusal(400, "unknown_policy", message)
+        if requested != "none" and not settings.validator:
+            raise Refusal(400, "policy_unsupported", "this fleet has no validator")
+    if not settings.validator:
+        return "none"
+    by_model = settings.model_policies.get(decision.model)
+    by_domain = settings.policies.get(decision.domain)
+    asked: Any = requested
+    policy: ValidationPolicy = asked or by_model or by_domain or decision.policy or settings.validation.policy
+    return policy
+
+
+def router_question(settings: Settings, text: str, workers: tuple[str, ...]) -> dict[str, Any]:
+    """The chat request that has the router classify `text`."""
+    if len(text) > _ROUTED_CHARACTERS:
+        half = _ROUTED_CHARACTERS // 2
+        text = f"{text[:half]}\n…\n{text[-half:]}"
+    format_ = {"name": "decision", "strict": True, "schema": settings.schema(workers)}
+    return {
+        "messages": [
+            {"role": "system", "content": settings.router_prompt or _ROUTER_PROMPT},
+            {"role": "user", "content": text},
+        ],
+        "temperature": 0,
+        "max_tokens": 200,
+        "response_format": {"type": "json_schema", "json_schema": format_},
+    }
+
+
+_ROUTER_PROMPT = "Sort the request into one domain. Recommend one worker and one validation policy."

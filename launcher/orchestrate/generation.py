@@ -1,0 +1,305 @@
+"""One validated answer: does what the cycle says, and tells it what came of it. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from typing import Any, assert_never
+
+import msgspec
+
+from launcher.ir.exchange import Exchange, Headers, Refusal
+from launcher.orchestrate import cycle
+from launcher.orchestrate.answer import Shape
+from launcher.orchestrate.ask import Said, Sizes, chat
+from launcher.orchestrate.context import (
+    VERDICT_TOKENS,
+    Message,
+    Task,
+    judge_messages,
+    judge_pieces,
+    judge_question,
+    sampling,
+    split_done,
+    worker_messages,
+    worker_pieces,
+)
+from launcher.orchestrate.keeper import Keeper
+from launcher.orchestrate.memory import Opened
+from launcher.orchestrate.settings import Settings
+from launcher.orchestrate.tally import Tally
+from launcher.orchestrate.verdict import Verdict, parse_verdict
+
+_LEAST_ROOM_TOKENS = 64
+"""A prompt that leaves a worker less than this to write is refused."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be generated for a client. `token_limit` is its own, for the whole answer; None for none."""
+
+    model: str
+    task: Task
+    asked: str
+    """The request's text, for the validator."""
+    request: dict[str, Any]
+    token_limit: int | None
+    context_blocks: int
+    """How many of the project's earlier blocks the worker may be shown."""
+    stream: bool
+    stream_usage: bool
+    timeout_s: float
+    """For one answer of the worker; its server gives up by itself before."""
+
+
+class Generation:
+    """One run of the cycle for one client."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        job: Job,
+        opened: Opened,
+        headers: Headers,
+        *,
+        settings: Settings,
+        keeper: Keeper,
+        sizes: Sizes,
+        tally: Tally,
+    ) -> None:
+        """Nothing is asked yet. `headers` go with the answer."""
+        self._exchange = exchange
+        self._job = job
+        self._task = job.task
+        self._opened = opened
+        self._headers = headers
+        self._settings = settings
+        self._keeper = keeper
+        self._sizes = sizes
+        self._tally = tally
+        self._blocks = list(opened.committed)
+        self._delivered = 0
+        self._server = job.model
+        self._spent = 0
+        self._wrote = 0
+        self._usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        self._shape = Shape(generation=opened.id, model=job.model, created=int(time.time()))
+        self._over = opened.known == "complete"
+
+    async def run(self) -> None:
+        """Until the answer is complete or given up. What is committed stays, however this ends."""
+        validation = self._settings.validation
+        limits = cycle.Limits(
+            max_corrections=validation.max_corrections,
+            max_blocks=1 if self._job.task.whole else validation.max_blocks,
+        )
+        state, actions = cycle.begin(limits, self._opened.committed, self._opened.ends)
+        todo = deque(actions)
+        try:
+            await self._prepare()
+            while todo:
+                event = await self._do(todo.popleft())
+                if event is not None:
+                    state, actions = cycle.step(state, event)
+                    todo.extend(actions)
+        except asyncio.CancelledError:
+            await self._cut()
+            raise
+        except Refusal as refusal:
+            await self._end("failed", refusal.code, refusal.message)
+            raise
+        except Exception:
+            await self._end("failed", "internal_error", "an internal error")
+            raise
+
+    async def _prepare(self) -> None:
+        """Find what the project has. Raises Refusal where the worker of a resumed answer is gone."""
+        if self._job.model not in self._settings.slots:
+            message = f"the fleet has no {self._job.model!r} any more, which began this answer"
+            raise Refusal(409, "generation_mismatch", message)
+        if self._job.context_blocks:
+            memory = self._keeper.memory
+            blocks = await self._keeper.do(memory.recent_blocks, self._opened, self._job.context_blocks)
+            self._task = msgspec.structs.replace(self._task, project=blocks)
+
+    async def _do(self, action: cycle.Action) -> cycle.Event | None:
+        """Do one thing; its outcome, where the cycle waits for one."""
+        match action:
+            case cycle.Write():
+                return await self._write(action)
+            case cycle.Judge():
+                return await self._judge(action)
+            case cycle.Commit():
+                return await self._commit(action)
+            case cycle.Deliver():
+                await self._deliver(action)
+            case cycle.Finish():
+                await self._finish(action.reason)
+            case cycle.GiveUp():
+                await self._give_up(action)
+            case _:
+                assert_never(action)
+        return None
+
+    # the worker
+
+    async def _write(self, action: cycle.Write) -> cycle.Event:
+        """Have a block written."""
+        if action.verdict is not None:
+            self._tally.corrections += 1
+        try:
+            messages, room = await self._prompt(action)
+            question = sampling(self._job.request) | {"messages": messages, "max_tokens": room}
+            said = await chat(self._exchange, self._job.model, question, self._job.timeout_s)
+        except TimeoutError:
+            message = f"no answer within {self._job.timeout_s:g} s"
+            return cycle.WriteFailed(status=504, code="worker_timeout", message=message, again=False)
+        except Refusal as refusal:
+            again = refusal.status in (502, 503) and refusal.code != "front_stopping"
+            return cycle.WriteFailed(status=refusal.status, code=refusal.code, message=refusal.message, again=again)
+        self._server = said.server
+        self._count(said)
+        text, last = split_done(said.text)
+        limit = self._job.token_limit
+        spent = limit is not None and said.reason == "length" and self._spent + self._wrote >= limit
+        return cycle.Wrote(text=text, last=last or self._job.task.whole, spent=spent)
+
+    async def _prompt(self, action: cycle.Write) -> tuple[list[Message], int]:
+        """What the worker is shown, and how many tokens it may write. Raises Refusal, TimeoutError."""
+        job = self._job
+        slot = self._settings.slots[job.model]
+        left = None if job.token_limit is None else max(1, job.token_limit - self._spent)
+        most = left if job.task.whole else min(self._settings.validation.block_tokens, left or slot)
+        reserve = min(most or slot // 4, slot // 2)
+        pieces = worker_pieces(self._task, self._blocks)
+
+        def compose(chosen: Any) -> list[Message]:
+            """The prompt with these variants."""
+            return worker_messages(self._task, pieces, chosen, action.rejected, action.verdict)
+
+        timeout_s = job.timeout_s
+        found = await self._sizes.fitted(
+            self._exchange, job.model, pieces, compose, room=slot - reserve, timeout_s=timeout_s
+        )
+        if found is None:
+            room = slot - min(_LEAST_ROOM_TOKENS, reserve)
+            found = await self._sizes.fitted(self._exchange, job.model, pieces, compose, room=room, timeout_s=timeout_s)
+        if found is None:
+            message = f"the request does not fit a slot of {job.model!r}, which has {slot} tokens"
+            raise Refusal(400, "context_length_exceeded", message, param="messages")
+        messages, size = found
+        return messages, min(most or slot, slot - size)
+
+    def _count(self, said: Said) -> None:
+        """Add what a worker's answer took, corrections included."""
+        self._wrote = said.completion_tokens
+        self._usage["prompt_tokens"] += said.prompt_tokens
+        self._usage["completion_tokens"] += said.completion_tokens
+        self._usage["total_tokens"] += said.prompt_tokens + said.completion_tokens
+
+    # the validator
+
+    async def _judge(self, action: cycle.Judge) -> cycle.Judged:
+        """Have a block judged; that there is no verdict is one too."""
+        began = time.perf_counter()
+        timeout_s = self._settings.validation.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                verdict = await self._verdict(action)
+        except TimeoutError:
+            verdict = Verdict(kind="timeout", reason=f"no verdict within {timeout_s:g} s")
+        except Refusal as refusal:
+            verdict = Verdict(kind="timeout" if refusal.status == 504 else "unavailable", reason=refusal.message)
+        seconds = time.perf_counter() - began
+        verdict = msgspec.structs.replace(verdict, server=self._settings.validator, seconds=round(seconds, 6))
+        self._tally.judging.observe(seconds)
+        self._tally.verdicts[verdict.kind,] += 1
+        if verdict.kind != "pass":
+            correction = f"\n{verdict.correction}" if verdict.correction else ""
+            note = f"[{verdict.kind.upper()}] block {action.seq + 1}: {verdict.reason}{correction}"
+            await self._keeper.do(self._keeper.memory.note, self._opened.project, self._opened.id, note)
+        return cycle.Judged(verdict=verdict)
+
+    async def _verdict(self, action: cycle.Judge) -> Verdict:
+        """Ask the validator. Raises Refusal, TimeoutError."""
+        settings, name = self._settings, self._settings.validator
+        pieces = judge_pieces(self._job.asked, self._blocks, action.text)
+
+        def compose(chosen: Any) -> list[Message]:
+            """The prompt with these variants."""
+            return judge_messages(settings.validation.system_prompt, pieces, chosen)
+
+        timeout_s = settings.validation.timeout_s
+        room = settings.slots[name] - VERDICT_TOKENS
+        found = await self._sizes.fitted(self._exchange, name, pieces, compose, room=room, timeout_s=timeout_s)
+        if found is None:
+            message = f"the block does not fit a slot of {name!r}, which has {settings.slots[name]} tokens"
+            raise Refusal(422, "validator_context", message)
+        said = await chat(self._exchange, name, judge_question(found[0]), timeout_s)
+        return parse_verdict(said.text)
+
+    # what is kept and what goes out
+
+    async def _commit(self, action: cycle.Commit) -> cycle.Event:
+        """Put a block on disk."""
+        memory = self._keeper.memory
+        try:
+            await self._keeper.do(memory.commit, self._opened, action, self._server)
+        except (sqlite3.Error, ValueError) as error:
+            return cycle.CommitFailed(message=str(error))
+        self._blocks.append(action.text)
+        self._spent += self._wrote
+        self._tally.blocks += 1
+        return cycle.Committed()
+
+    async def _deliver(self, action: cycle.Deliver) -> None:
+        """Give a committed block to a client that streams."""
+        if not self._job.stream:
+            return
+        if not self._delivered:
+            await self._exchange.events(self._headers)
+        self._delivered += 1
+        await self._exchange.event(self._shape.block(action.seq, action.text))
+
+    async def _finish(self, reason: cycle.Ends) -> None:
+        """The answer is complete."""
+        await self._end("complete")
+        if not self._job.stream:
+            await self._exchange.whole(200, self._shape.whole(self._blocks, reason, self._usage), self._headers)
+            return
+        if not self._delivered:
+            await self._exchange.events(self._headers)
+        usage = self._usage if self._job.stream_usage else None
+        await self._exchange.event(self._shape.last(reason, usage), more=False)
+
+    async def _give_up(self, action: cycle.GiveUp) -> None:
+        """The answer ends with an error that has what was committed."""
+        await self._end("failed", action.code, action.message, action.seq, action.verdicts)
+        await self._exchange.fail(self._refusal(action.status, action.code, action.message))
+
+    async def _cut(self) -> None:
+        """The client left, or the runtime ends: say so on disk, and to a client that is still there."""
+        if self._exchange.gone:
+            await self._end("cancelled", "client_left", "the client left")
+            return
+        await self._end("interrupted", "front_stopping", "the runtime ended")
+        if not self._exchange.finished:
+            await self._exchange.fail(self._refusal(503, "front_stopping", "the front is stopping"))
+
+    def _refusal(self, status: int, code: str, message: str) -> Refusal:
+        """An error with what was committed, and the id to go on with."""
+        details = {"generation": self._opened.id, "committed": list(self._blocks)}
+        return Refusal(status, code, message, details=details)
+
+    async def _end(self, status: str, *rest: Any) -> None:
+        """Note how it ended, once; a disk that fails now takes nothing back."""
+        if self._over:
+            return
+        self._over = True
+        self._tally.generations[status,] += 1
+        try:
+            await self._keeper.do(self._keeper.memory.end, self._opened, status, *rest)
+        except sqlite3.Error:
+            if status == "complete":
+                raise

@@ -1,0 +1,33 @@
+"""The project memory for an event loop: its calls run one after another in a thread of their own. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from launcher.orchestrate.memory import Memory
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Keeper:
+    """A Memory whose disk writes do not hold the loop up. A call that was begun is done, whoever waits for it."""
+
+    def __init__(self, memory: Memory) -> None:
+        """Takes the memory over: nobody else calls it from now on."""
+        self.memory = memory
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
+
+    async def do(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of the memory, after all that were asked for before. Raises what it raises."""
+        call = functools.partial(method, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    def close(self) -> None:
+        """Finish what was asked for, then close the file."""
+        self._thread.shutdown(wait=True)
+        self.memory.close()

@@ -1,0 +1,290 @@
+"""Project memory: one SQLite database a deployment (WAL), for one writer. I/O: a file.
+
+A project has a state (its committed blocks, in order), a scratchpad (notes on the way) and a journal that only grows.
+Every method is one transaction, or reads only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.errors import Finding, HostError
+from launcher.orchestrate.cycle import Commit, Ends
+from launcher.orchestrate.tables import TABLES, VERSION
+from launcher.orchestrate.verdict import Verdict
+
+FILE_NAME = "memory.sqlite3"
+_BUSY_MS = 5000
+_KEY = "orchestration.memory"
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation as it was found or made. `known` is its status before; "" for a new one."""
+
+    id: str
+    project: int
+    known: str = ""
+    digest: str = ""
+    model: str = ""
+    domain: str = ""
+    policy: str = ""
+    committed: tuple[str, ...] = ()
+    ends: Ends = ""
+
+
+class Memory:
+    """The database. Not for several threads at once."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Opens or makes it; what was running belongs to a runtime that is dead, and is `interrupted` from now on.
+
+        Raises HostError where the file cannot be used.
+        """
+        self.path = path
+        self._clock = clock
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._prepare()
+            self.interrupted = self._interrupt()
+        except (OSError, sqlite3.Error) as error:
+            raise HostError([unusable(path, str(error))]) from None
+
+    def _prepare(self) -> None:
+        """Settings of the connection, and the tables where there are none. Raises HostError for another version."""
+        self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, VERSION):
+            why = f"it has version {version}, this launch writes version {VERSION}"
+            raise HostError([unusable(self.path, why)])
+        if version == 0:
+            self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+
+    def _interrupt(self) -> int:
+        """Mark what a dead runtime was at; how many there were."""
+        with self._transaction() as now:
+            rows = self._db.execute("SELECT id, project FROM generation WHERE status = 'running'").fetchall()
+            for generation, project in rows:
+                self._settle(generation, "interrupted", now, code="interrupted", message="the runtime ended")
+                self._write(now, project, generation, "interrupted", {"blocks": self._count(generation)})
+        return len(rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[float]:
+        """All or nothing; gives the time."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._clock()
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # what happens to a generation
+
+    def open(self, generation: str, owner: str, project: str, **fields: str) -> Opened:
+        """Make a generation, or find the one of that id; `fields` are digest, model, domain and policy.
+
+        One that exists keeps its fields, and is set running again only where it is of this owner and digest and not
+        running or complete.
+        """
+        with self._transaction() as now:
+            number = self._project(owner, project, now)
+            row = self._db.execute(
+                "SELECT project, status, digest, model, domain, policy FROM generation WHERE id = ?", (generation,)
+            ).fetchone()
+            if row is None:
+                self._db.execute(
+                    "INSERT INTO generation (id, project, digest, model, domain, policy, status, began_at, updated_at)"
+                    " VALUES (?, ?, ?, ?, ?, ?, 'running', ?, ?)",
+                    (generation, number, *(fields[f] for f in ("digest", "model", "domain", "policy")), now, now),
+                )
+                self._write(now, number, generation, "begin", fields)
+                return _opened(generation, number, fields)
+            status, digest = row[1:3]
+            known = dict(zip(("digest", "model", "domain", "policy"), row[2:], strict=True))
+            if row[0] != number or digest != fields["digest"]:
+                return Opened(id=generation, project=number, known="other")
+            blocks = self._db.execute(
+                "SELECT text, ends FROM block WHERE generation = ? ORDER BY seq", (generation,)
+            ).fetchall()
+            if status in ("failed", "cancelled", "interrupted"):
+                self._settle(generation, "running", now)
+                self._write(now, number, generation, "resume", {"blocks": len(blocks), "was": status})
+            return msgspec.structs.replace(
+                _opened(generation, number, known),
+                known=status,
+                committed=tuple(text for text, _ in blocks),
+                ends=blocks[-1][1] if blocks else "",
+            )
+
+    def commit(self, opened: Opened, block: Commit, server: str) -> None:
+        """A block and its verdicts. Raises sqlite3.Error, ValueError where it is not the next block."""
+        seq, verdicts = block.seq, block.verdicts
+        with self._transaction() as now:
+            if self._count(opened.id) != seq:
+                raise ValueError(f"block {seq} is not the next one")
+            self._db.execute(
+                "INSERT INTO block (generation, seq, text, server, ends, committed_at) VALUES (?, ?, ?, ?, ?, ?)",
+                (opened.id, seq, block.text, server, block.ends, now),
+            )
+            self._verdicts(opened.id, seq, verdicts, committed=True)
+            self._db.execute("UPDATE generation SET updated_at = ? WHERE id = ?", (now, opened.id))
+            data = {"seq": seq, "verdicts": [v.kind for v in verdicts], "characters": len(block.text)}
+            self._write(now, opened.project, opened.id, "commit", data)
+
+    def end(  # noqa: PLR0917  # what an end consists of
+        self,
+        opened: Opened,
+        status: str,
+        code: str = "",
+        message: str = "",
+        seq: int = 0,
+        verdicts: Sequence[Verdict] = (),
+    ) -> None:
+        """The generation is over: complete, failed, cancelled or interrupted; `verdicts` of a block given up."""
+        with self._transaction() as now:
+            self._verdicts(opened.id, seq, verdicts, committed=False)
+            self._settle(opened.id, status, now, code=code, message=message)
+            data: dict[str, Any] = {"blocks": self._count(opened.id)}
+            if code:
+                data |= {"code": code, "message": message, "verdicts": [v.kind for v in verdicts]}
+            self._write(now, opened.project, opened.id, status, data)
+
+    def note(self, project: int, generation: str, text: str) -> None:
+        """A line in the project's scratchpad."""
+        with self._transaction() as now:
+            self._db.execute(
+                "INSERT INTO scratchpad (project, generation, at, text) VALUES (?, ?, ?, ?)",
+                (project, generation, now, text),
+            )
+
+    def decided(self, owner: str, project: str, generation: str, data: dict[str, Any]) -> None:
+        """A routing decision: in the scratchpad and the journal."""
+        with self._transaction() as now:
+            number = self._project(owner, project, now)
+            line = "## Routing decision\n" + ", ".join(f"{key}: {value}" for key, value in data.items())
+            self._db.execute(
+                "INSERT INTO scratchpad (project, generation, at, text) VALUES (?, ?, ?, ?)",
+                (number, generation, now, line),
+            )
+            self._write(now, number, generation, "decision", data)
+
+    def _project(self, owner: str, name: str, now: float) -> int:
+        """The project's number; it is made on its first use."""
+        self._db.execute(
+            "INSERT INTO project (owner, name, created_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (owner, name, now)
+        )
+        row = self._db.execute("SELECT id FROM project WHERE owner = ? AND name = ?", (owner, name)).fetchone()
+        number: int = row[0]
+        return number
+
+    def _count(self, generation: str) -> int:
+        """How many blocks are committed."""
+        row = self._db.execute("SELECT count(*) FROM block WHERE generation = ?", (generation,)).fetchone()
+        count: int = row[0]
+        return count
+
+    def _verdicts(self, generation: str, seq: int, verdicts: Sequence[Verdict], *, committed: bool) -> None:
+        """All verdicts of one block."""
+        self._db.executemany(
+            "INSERT INTO verdict (generation, seq, attempt, kind, reason, correction, server, seconds, committed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (generation, seq, attempt, v.kind, v.reason, v.correction, v.server, v.seconds, committed)
+                for attempt, v in enumerate(verdicts, 1)
+            ],
+        )
+
+    def _settle(self, generation: str, status: str, now: float, *, code: str = "", message: str = "") -> None:
+        """Another status."""
+        self._db.execute(
+            "UPDATE generation SET status = ?, code = ?, message = ?, updated_at = ? WHERE id = ?",
+            (status, code, message, now, generation),
+        )
+
+    def _write(self, now: float, project: int, generation: str, kind: str, data: dict[str, Any]) -> None:
+        """An entry of the journal."""
+        self._db.execute(
+            "INSERT INTO journal (at, project, generation, kind, data) VALUES (?, ?, ?, ?, ?)",
+            (now, project, generation, kind, msgspec.json.encode(data).decode()),
+        )
+
+    # what is kept, and for how long
+
+    def recent_blocks(self, opened: Opened, limit: int) -> tuple[str, ...]:
+        """The project's latest blocks of other generations, oldest first."""
+        rows = self._db.execute(
+            "SELECT block.text FROM block JOIN generation ON generation.id = block.generation"
+            " WHERE generation.project = ? AND generation.id <> ? ORDER BY block.position DESC LIMIT ?",
+            (opened.project, opened.id, limit),
+        )
+        return tuple(row[0] for row in rows)[::-1]
+
+    def prune(self, days: float) -> int:
+        """Drop what ended, was noted or journalled more than `days` ago; how many generations that were."""
+        with self._transaction() as now:
+            before = now - days * 86400
+            self._db.execute("UPDATE horizon SET at = max(at, ?)", (before,))
+            dropped = self._db.execute(
+                "DELETE FROM generation WHERE status <> 'running' AND updated_at < ?", (before,)
+            ).rowcount
+            self._db.execute("DELETE FROM scratchpad WHERE at < ?", (before,))
+            self._db.execute("DELETE FROM journal WHERE at < ?", (before,))
+        return dropped
+
+    def forget(self, owner: str, name: str) -> bool:
+        """Drop a project with everything in it, its journal too; False when there is none."""
+        with self._transaction():
+            row = self._db.execute("SELECT id FROM project WHERE owner = ? AND name = ?", (owner, name)).fetchone()
+            if row is None:
+                return False
+            self._db.execute("INSERT INTO forgotten VALUES (?)", row)
+            self._db.execute("DELETE FROM journal WHERE project = ?", row)
+            self._db.execute("DELETE FROM project WHERE id = ?", row)
+            self._db.execute("DELETE FROM forgotten")
+        return True
+
+    def report(self, generation: str, owner: str) -> dict[str, Any] | None:
+        """What became of a generation of `owner`, with its blocks; None where there is none."""
+        row = self._db.execute(
+            "SELECT generation.id, project.name, model, domain, policy, status, code, message FROM generation"
+            " JOIN project ON project.id = generation.project WHERE generation.id = ? AND owner = ?",
+            (generation, owner),
+        ).fetchone()
+        if row is None:
+            return None
+        names = ("id", "project", "model", "domain", "policy", "status", "code", "message")
+        blocks = self._db.execute("SELECT text FROM block WHERE generation = ? ORDER BY seq", (generation,))
+        return {**dict(zip(names, row, strict=True)), "blocks": [text for (text,) in blocks]}
+
+
+def _opened(generation: str, project: int, fields: dict[str, str]) -> Opened:
+    """A generation with these fields and nothing committed."""
+    return msgspec.convert({"id": generation, "project": project, **fields}, Opened)
+
+
+def unusable(path: Path, why: str) -> Finding:
+    """The finding for a memory that cannot be opened."""
+    return Finding(
+        code="orchestrate/memory-unusable",
+        severity="error",
+        key=_KEY,
+        message=f"the project memory {path} cannot be used: {why}",
+        notes=("move the file away to begin with an empty one",),
+    )

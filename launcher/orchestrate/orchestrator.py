@@ -1,0 +1,295 @@
+"""Requests for `auto`, and requests whose answers are validated: decide, prepare, generate, report. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.ir.exchange import Exchange, Headers, Refusal
+from launcher.ir.fleet import RoutingTable
+from launcher.orchestrate.ask import Sizes, chat
+from launcher.orchestrate.context import request_text, task_of
+from launcher.orchestrate.decision import (
+    Decision,
+    by_rules,
+    by_task_type,
+    front_door,
+    parse_decision,
+    policy_of,
+    router_question,
+)
+from launcher.orchestrate.generation import Generation, Job
+from launcher.orchestrate.keeper import Keeper
+from launcher.orchestrate.memory import FILE_NAME, Memory, Opened
+from launcher.orchestrate.settings import AUTO, BLOCK_PROMPT, Settings, settings_of
+from launcher.orchestrate.tally import Tally
+
+_CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
+_TEXT_PATHS = _CHAT_PATHS | {
+    "/v1/completions",
+    "/completions",
+    "/completion",
+    "/v1/responses",
+    "/responses",
+    "/v1/messages",
+}
+"""Requests whose text says who should answer."""
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DAY_S = 86400.0
+_NOT_IN_DIGEST = ("stream", "stream_options")
+_HELD = ("other", "running", "complete")
+"""A generation found like this is not ours to end."""
+
+
+class Orchestrator:
+    """Implements `launcher.ir.exchange.Orchestrating` over a project memory in `state_dir()`, opened when needed."""
+
+    def __init__(self, table: RoutingTable, state_dir: Callable[[], Path]) -> None:
+        """Raises ConfigError for a foreign section of the table, HostError where the memory cannot be opened."""
+        self._state_dir = state_dir
+        self._settings: Settings | None = None
+        self._keeper: Keeper | None = None
+        self._sizes = Sizes()
+        self._tally = Tally()
+        self._pruned_at = 0.0
+        self.take_over(table)
+
+    def take_over(self, table: RoutingTable) -> None:
+        """Serve by another table. Raises like the constructor, and then keeps the old one."""
+        settings = settings_of(table)
+        if settings is not None and self._keeper is None:
+            self._keeper = Keeper(Memory(self._state_dir() / FILE_NAME))
+        self._settings = settings
+        self._sizes = Sizes()
+
+    def names(self) -> tuple[str, ...]:
+        """`auto`, where there is somebody to decide."""
+        return () if self._settings is None else (AUTO,)
+
+    def validated(self) -> frozenset[str]:
+        """Names whose answers are always validated."""
+        return frozenset() if self._settings is None else self._settings.validated
+
+    def metrics(self) -> str:
+        """Prometheus text; nothing where nothing is orchestrated."""
+        return "" if self._settings is None else self._tally.text()
+
+    def close(self) -> None:
+        """Finish what is being written, and close the memory."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
+
+    # one request
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer a request for `auto`, or one whose answer is validated. Raises Refusal."""
+        settings, keeper = self._settings, self._keeper
+        if settings is None or keeper is None:
+            raise Refusal(400, "policy_unsupported", "this fleet has no orchestration, and no validator")
+        body = _decoded(exchange)
+        named = exchange.asked != AUTO
+        decision = (
+            Decision(model=exchange.asked, source="named") if named else await self._decide(exchange, settings, body)
+        )
+        requested = exchange.header(b"x-validation-policy")
+        policy = policy_of(settings, decision, requested)
+        why = _unvalidated(exchange.path, body) if policy != "none" else ""
+        if why and requested is not None:
+            raise Refusal(400, "policy_unsupported", why)
+        policy = "none" if why else policy
+        decision = msgspec.structs.replace(decision, policy=policy)
+        project = _name(exchange, b"x-project", "default")
+        generation = _name(exchange, b"x-generation-id", uuid.uuid4().hex)
+        if not named:
+            key = (decision.source, decision.domain, decision.model, policy)
+            self._tally.decisions[key] += 1
+            data = msgspec.to_builtins(decision)
+            await keeper.do(keeper.memory.decided, exchange.caller, project, generation, data)
+        await self._prune(settings, keeper)
+        if policy == "none":
+            header = decision.header()
+            await exchange.forward(
+                decision.model, header, [(b"x-launch-decision", header.encode("latin-1", "replace"))]
+            )
+            return
+        job = _job(settings, body, decision, shared=exchange.header(b"x-project") is not None)
+        opened = await self._open(keeper, exchange, generation, project, _fields(exchange, body, decision))
+        if opened.known:
+            decision = msgspec.structs.replace(decision, model=opened.model, domain=opened.domain, policy=opened.policy)
+            job = _job(settings, body, decision, shared=exchange.header(b"x-project") is not None)
+        headers: Headers = [
+            (b"x-launch-decision", decision.header().encode("latin-1", "replace")),
+            (b"x-launch-server", opened.model.encode()),
+            (b"x-generation-id", opened.id.encode()),
+        ]
+        run = Generation(
+            exchange,
+            job,
+            opened,
+            headers,
+            settings=settings,
+            keeper=keeper,
+            sizes=self._sizes,
+            tally=self._tally,
+        )
+        await run.run()
+
+    async def _decide(self, exchange: Exchange, settings: Settings, body: dict[str, Any]) -> Decision:
+        """Who answers a request for `auto`. Raises Refusal."""
+        if exchange.path not in _TEXT_PATHS:
+            message = f"{exchange.path} has no text to decide by: name a model"
+            raise Refusal(400, "auto_unsupported", message, param="model")
+        task_type = exchange.header(b"x-task-type")
+        if task_type:
+            return by_task_type(settings, task_type)
+        text = request_text(body)
+        found = by_rules(settings, text, exchange.may_ask)
+        return found or await self._ask_router(exchange, settings, text)
+
+    async def _ask_router(self, exchange: Exchange, settings: Settings, text: str) -> Decision:
+        """The router's decision, or the front door's where it gives none in time. Raises Refusal."""
+        workers = tuple(w for w in settings.workers if exchange.may_ask(w))
+        if not workers or not text.strip() or not settings.domains:
+            return front_door(settings, "nothing_to_decide", exchange.may_ask)
+        began = time.perf_counter()
+        try:
+            question = router_question(settings, text, workers)
+            said = await chat(exchange, settings.router, question, settings.router_timeout_s)
+        except TimeoutError:
+            why = "router_timeout"
+        except Refusal as refusal:
+            why = "router_timeout" if refusal.status == 504 else "router_unavailable"
+        else:
+            found = parse_decision(said.text, settings, workers)
+            if found is not None and found.confidence >= settings.confidence_min:
+                return found
+            why = "router_malformed" if found is None else "router_unsure"
+        finally:
+            self._tally.routing.observe(time.perf_counter() - began)
+        return front_door(settings, why, exchange.may_ask)
+
+    async def _open(
+        self, keeper: Keeper, exchange: Exchange, generation: str, project: str, fields: dict[str, str]
+    ) -> Opened:
+        """A new generation, or the one that the client goes on with. Raises Refusal."""
+        memory = keeper.memory
+        opening = asyncio.ensure_future(keeper.do(memory.open, generation, exchange.caller, project, **fields))
+        try:
+            opened = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opened = await opening
+            if opened.known not in _HELD:
+                await keeper.do(memory.end, opened, "cancelled", "client_left", "the client left")
+            raise
+        if opened.known == "other":
+            raise Refusal(409, "generation_mismatch", f"generation {generation!r} is of another request")
+        if opened.known == "running":
+            raise Refusal(409, "generation_running", f"generation {generation!r} is being worked at", retry_after_s=1)
+        return opened
+
+    async def _prune(self, settings: Settings, keeper: Keeper) -> None:
+        """Once a day, drop what is too old."""
+        now = time.monotonic()
+        if settings.memory.retention_days and (not self._pruned_at or now - self._pruned_at > _DAY_S):
+            self._pruned_at = now
+            await keeper.do(keeper.memory.prune, settings.memory.retention_days)
+
+    async def report(self, generation: str, caller: str) -> bytes:
+        """What became of a generation of `caller`. Raises Refusal 404."""
+        keeper = self._keeper
+        found = None if keeper is None else await keeper.do(keeper.memory.report, generation, caller)
+        if found is None:
+            raise Refusal(404, "generation_not_found", f"there is no generation {generation[:100]!r}")
+        return msgspec.json.encode({"object": "generation", **found})
+
+
+def _decoded(exchange: Exchange) -> dict[str, Any]:
+    """The request's JSON object. Raises Refusal."""
+    try:
+        body: dict[str, Any] = msgspec.json.decode(exchange.body or b"{}", type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(400, "invalid_json", f"the body is no JSON object: {error}") from None
+    return body
+
+
+def _unvalidated(path: str, body: dict[str, Any]) -> str:
+    """Why the answer to a request cannot be validated; "" where it can."""
+    if path not in _CHAT_PATHS:
+        return "only chat completions are validated"
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages) or not messages:
+        return "messages must be a list of objects"
+    if any(isinstance(m.get("content"), list) and not _is_text(m["content"]) for m in messages):
+        return "only text is validated"
+    for key in ("tools", "functions", "response_format", "logprobs"):
+        if body.get(key):
+            return f"an answer with {key} is not validated"
+    return "" if body.get("n") in (None, 1) else "only one choice is validated"
+
+
+def _is_text(parts: list[Any]) -> bool:
+    """Whether a message's parts are all text."""
+    return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
+
+
+def _token_limit(body: dict[str, Any]) -> int | None:
+    """The client's limit for the whole answer. Raises Refusal."""
+    for key in ("max_completion_tokens", "max_tokens"):
+        value = body.get(key)
+        if value is None or value == -1:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise Refusal(400, "invalid_value", f"{key} must be a whole number above 0", param=key)
+        return value
+    return None
+
+
+def _name(exchange: Exchange, header: bytes, default: str) -> str:
+    """A name that a header gives. Raises Refusal."""
+    value = exchange.header(header)
+    if value is None:
+        return default
+    if not _NAME.fullmatch(value):
+        message = f"{header.decode()} must be 1 to 64 letters, digits, dots, dashes and underscores"
+        raise Refusal(400, "invalid_header", message)
+    return value
+
+
+def _fields(exchange: Exchange, body: dict[str, Any], decision: Decision) -> dict[str, str]:
+    """What is kept of a generation; the digest is of what a request must have in common to go on with it."""
+    kept = {key: value for key, value in body.items() if key not in _NOT_IN_DIGEST}
+    given = [kept, exchange.header(b"x-validation-policy"), exchange.header(b"x-task-type")]
+    return {
+        "digest": hashlib.sha256(msgspec.json.encode(given, order="sorted")).hexdigest(),
+        "model": decision.model,
+        "domain": decision.domain,
+        "policy": decision.policy or "none",
+    }
+
+
+def _job(settings: Settings, body: dict[str, Any], decision: Decision, *, shared: bool) -> Job:
+    """What the worker has to do; `shared`: it may be shown the project. Raises Refusal."""
+    whole = decision.policy == "final"
+    blocks = "" if whole else settings.validation.block_prompt or BLOCK_PROMPT
+    own = settings.prompts.get(decision.model, "")
+    options = body.get("stream_options")
+    return Job(
+        model=decision.model,
+        task=task_of(body["messages"], (own.strip(), blocks.strip()), whole=whole),
+        asked=request_text(body),
+        request=body,
+        token_limit=_token_limit(body),
+        context_blocks=settings.memory.context_blocks if shared else 0,
+        stream=body.get("stream") is True,
+        stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        timeout_s=settings.timeouts_s.get(decision.model, 0),
+    )

@@ -1,0 +1,131 @@
+"""What the orchestration of one routing table amounts to: names resolved, domains collected, schemas made. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from launcher.errors import ConfigError, Finding
+from launcher.ir.config import MemoryConfig, OrchestrationConfig, RuleConfig, ValidationConfig, ValidationPolicy
+from launcher.ir.fleet import RoutingTable
+
+AUTO = "auto"
+POLICIES: tuple[ValidationPolicy, ...] = ("none", "final", "block_by_block")
+CONFIDENCES = (0, 0.25, 0.5, 0.75, 1)
+"""What the router may answer; a grammar cannot bound a fraction, but it can list five."""
+
+BLOCK_PROMPT = """\
+Write the answer block by block. A block is one complete unit: one function, one class, one paragraph, one step.
+Each of your answers is exactly one block, without comments about it. When nothing is left to write, answer [DONE]."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The orchestration section of a routing table, made ready."""
+
+    router: str
+    router_prompt: str
+    router_timeout_s: float
+    confidence_min: float
+    rules: tuple[RuleConfig, ...]
+    workers: tuple[str, ...]
+    """Servers that the router may recommend."""
+    domains: tuple[str, ...]
+    """What a request may be about: the domains of policies and rules, and every pool's task types."""
+    worker_of: dict[str, str]
+    """Domain → the pool that serves it as a task type, or its only server."""
+    front_door: str | None
+    """Who answers when nobody decided."""
+    validator: str
+    """"" where nothing is validated."""
+    validation: ValidationConfig
+    prompts: dict[str, str]
+    """System prompt by server."""
+    policies: dict[str, ValidationPolicy]
+    model_policies: dict[str, ValidationPolicy]
+    """By every name that leads to the server."""
+    slots: dict[str, int]
+    """Name → tokens that a slot of its smallest server has."""
+    timeouts_s: dict[str, float]
+    """Name → when its servers have given up by themselves: waiting for a start, for a slot, for the answer."""
+    memory: MemoryConfig
+
+    @property
+    def validated(self) -> frozenset[str]:
+        """Every name whose answers are always validated."""
+        return frozenset(name for name, policy in self.model_policies.items() if policy != "none")
+
+    def schema(self, workers: tuple[str, ...]) -> dict[str, Any]:
+        """JSON Schema of a decision among `workers`."""
+        properties = {
+            "domain": {"enum": list(self.domains)},
+            "recommended_model": {"enum": list(workers)},
+            "validation_policy": {"enum": list(POLICIES)},
+            "confidence": {"enum": list(CONFIDENCES)},
+        }
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+
+
+def settings_of(table: RoutingTable) -> Settings | None:
+    """The settings of `table`; None where it orchestrates nothing. Raises ConfigError for a foreign section."""
+    if table.orchestration is None:
+        return None
+    try:
+        config = msgspec.convert(table.orchestration, OrchestrationConfig)
+    except msgspec.ValidationError as error:
+        message = f"the routing table's orchestration cannot be used: {error}"
+        notes = ("run `launch render` to write it again",)
+        raise ConfigError(
+            [Finding(code="manifest/invalid", severity="error", key="orchestration", message=message, notes=notes)]
+        ) from None
+    return _resolved(config, table)
+
+
+def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:
+    """Names as written → servers of the table; what the table does not run is left out."""
+
+    def server(name: str) -> str:
+        """The first server of a name; "" for none."""
+        return next(iter(table.names.get(name, (name,) if name in table.targets else ())), "")
+
+    workers = tuple(dict.fromkeys(s for w in config.workers if (s := server(w))))
+    worker_of = {
+        task_type: pool.servers[0] if len(pool.servers) == 1 else pool.name
+        for pool in reversed(table.pools)
+        for task_type in pool.task_types
+    }
+    domains = (*config.policies, *(rule.domain for rule in config.rules), *reversed(worker_of))
+    written = {s: policy for name, policy in config.model_policies.items() if (s := server(name))}
+    own = {name: (name,) for name in table.targets}
+    groups = {**{pool.name: pool.servers for pool in table.pools}, **own, **table.names}
+    units = {name: [table.targets[s] for s in servers] for name, servers in groups.items() if servers}
+    queue_s = table.front.queue_timeout_s
+    return Settings(
+        router=server(config.router),
+        router_prompt=_prompt(config, config.router, server),
+        router_timeout_s=config.router_timeout_s,
+        confidence_min=config.confidence_min,
+        rules=config.rules,
+        workers=workers,
+        domains=tuple(dict.fromkeys(domains)),
+        worker_of=worker_of,
+        front_door=table.default or next(iter(workers), None),
+        validator=server(config.validation.validator) if config.validation else "",
+        validation=config.validation or ValidationConfig(validator="", policy="none"),
+        prompts={s: prompt for name, prompt in config.prompts.items() if (s := server(name))},
+        policies=config.policies,
+        model_policies={n: written[s] for n, servers in groups.items() for s in reversed(servers) if s in written},
+        slots={name: min(unit.n_ctx_per_slot for unit in found) for name, found in units.items()},
+        timeouts_s={name: 2 * max(unit.request_timeout_s for unit in found) + queue_s for name, found in units.items()},
+        memory=config.memory,
+    )
+
+
+def _prompt(config: OrchestrationConfig, router: str, server: Any) -> str:
+    """The router's system prompt, written under any of its names."""
+    return next((text for name, text in config.prompts.items() if server(name) == server(router)), "")

@@ -1,0 +1,121 @@
+"""What a validator said: schema verdicts and the document's `[PASS]` / `[FAIL: reason]` texts. Pure.
+
+Only an answer that says PASS and nothing against it is a pass. Whatever cannot be read is not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+import msgspec
+
+Kind = Literal["pass", "fail", "malformed", "contradictory", "timeout", "unavailable"]
+_SHOWN = 200
+_NO_REASON = "no reason was given"
+_FENCE = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL | re.IGNORECASE)
+_PASS_ONLY = re.compile(r"\[PASS\]\.?", re.IGNORECASE)
+_MARKER = re.compile(r"\[(PASS|FAIL)\b", re.IGNORECASE)
+
+_REASON = {"type": "string", "maxLength": 200}
+_SAID = {"type": "string", "minLength": 1, "maxLength": 200}
+SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {"status": {"const": status}, "reason": reason, "correction": correction},
+            "required": ["status", "reason", "correction"],
+            "additionalProperties": False,
+        }
+        for status, reason, correction in (
+            ("PASS", _REASON, {"const": ""}),
+            ("FAIL", _SAID, {"type": "string", "minLength": 1, "maxLength": 300}),
+        )
+    ]
+}
+"""JSON Schema that the validator's answer is constrained by; a pass cannot ask for a correction under it."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """One judgement of one block. Only `pass` and `fail` are about the block; the others are about the validator."""
+
+    kind: Kind
+    reason: str = ""
+    correction: str = ""
+    server: str = ""
+    seconds: float = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it says something about the block."""
+        return self.kind in ("pass", "fail")
+
+
+def parse_verdict(text: str) -> Verdict:
+    """The verdict in a validator's answer; never raises."""
+    text = text.strip()
+    fenced = _FENCE.match(text)
+    inner = fenced[1].strip() if fenced else text
+    if inner.startswith("{"):
+        return _from_json(inner)
+    return _from_text(text)
+
+
+def _from_json(text: str) -> Verdict:
+    """A verdict by the schema; extra keys are ignored, a key that is given twice is not."""
+    try:
+        found = json.loads(text, object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        return _malformed(text, str(error))
+    status, reason, correction = found.get("status"), found.get("reason") or "", found.get("correction") or ""
+    if not isinstance(status, str) or not isinstance(reason, str) or not isinstance(correction, str):
+        return _malformed(text, "status, reason and correction must be strings")
+    if status == "FAIL":
+        return Verdict(kind="fail", reason=reason.strip() or _NO_REASON, correction=correction.strip())
+    if status != "PASS":
+        return _malformed(text, f"status is {status[:_SHOWN]!r}")
+    against = correction.strip() or (_MARKER.search(reason) or [""])[0][1:].upper() == "FAIL"
+    if against:
+        said = correction.strip() or reason.strip()
+        return Verdict(kind="contradictory", reason=f"PASS, and against it: {said[:_SHOWN]}")
+    return Verdict(kind="pass", reason=reason.strip())
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of `pairs`. Raises ValueError where a key occurs twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _from_text(text: str) -> Verdict:
+    """`[PASS]` alone, or `[FAIL: reason]` first and then what to change."""
+    said = {match[1].upper() for match in _MARKER.finditer(text)}
+    if len(said) > 1:
+        return Verdict(kind="contradictory", reason=f"both PASS and FAIL: {text[:_SHOWN]}")
+    if _PASS_ONLY.fullmatch(text):
+        return Verdict(kind="pass")
+    if text[:5].upper() != "[FAIL" or not said:
+        return _malformed(text, "neither a JSON verdict nor [PASS] or [FAIL: reason]")
+    end = _closing(text)
+    if end < 0:
+        return _malformed(text, "[FAIL is not closed")
+    reason = text[5:end].removeprefix(":").strip()
+    return Verdict(kind="fail", reason=reason or _NO_REASON, correction=text[end + 1 :].strip())
+
+
+def _closing(text: str) -> int:
+    """Where the bracket that opens `text` closes; a reason may have brackets of its own. -1 when it does not."""
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter == "[") - (letter == "]")
+        if depth == 0:
+            return i
+    return -1
+
+
+def _malformed(text: str, why: str) -> Verdict:
+    """The verdict that cannot be read."""
+    return Verdict(kind="malformed", reason=f"{why}: {text[:_SHOWN]!r}")
