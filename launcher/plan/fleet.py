@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from launcher.errors import Finding
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
-from launcher.ir.plan import FleetPlan, ServicePlan
+from launcher.ir.plan import FleetPlan, Residency, ServicePlan
 from launcher.plan.checks import CHECKS, WHOLE, Planning
-from launcher.plan.devices import device_plans, elect, totals
+from launcher.plan.devices import device_plans, elect, starts, totals
 from launcher.plan.hosts import Host, check_hosts, placed, split, told_by, without_foreign
+from launcher.plan.ladder import ladders
 from launcher.plan.memory import WeightTables
 from launcher.plan.order import start_order
 from launcher.plan.server import Planned, plan_server
@@ -49,6 +50,8 @@ def plan_fleet(
         services=whole.services,
         totals=whole.totals,
         findings=sort_findings(findings),
+        residency=tuple(table for part in parts if (table := _residency(part)) is not None),
+        ladders={w: rungs for host in hosts for w, rungs in ladders(host.fleet, catalog, tables).items()},
     )
 
 

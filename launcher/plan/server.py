@@ -139,7 +139,7 @@ def _server_plan(
 COPIED = (
     *("roles", "aliases", "engine", "host", "model", "quantization", "pooling", "cpus", "numa", "draft", "exclusive"),
     *("default", "after", "start_timeout_s", "stall_timeout_s", "request_timeout_s", "stop_grace_s", "fatal"),
-    *("reasoning", "request_defaults", "request_set", "request_strip", "extra_args", "env"),
+    *("reasoning", "request_defaults", "request_set", "request_strip", "extra_args", "env", "slot_save_path"),
 )
 """ServerPlan fields that are the config's own."""
 RESOLVED = (

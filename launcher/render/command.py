@@ -48,6 +48,28 @@ def render_commands(plan: FleetPlan, engines: Engines) -> tuple[dict[str, Comman
     return commands, tuple(findings)
 
 
+def rung_commands(plan: FleetPlan, engines: Engines) -> tuple[dict[str, tuple[Command, ...]], tuple[Finding, ...]]:
+    """The commands of every worker's ladder, and what the builds refuse of them but not of the worker itself."""
+    commands: dict[str, tuple[Command, ...]] = {}
+    findings: list[Finding] = []
+    for server in plan.servers:
+        rungs = [server_command(rung.server, plan, engines) for rung in plan.ladders.get(server.name, ())]
+        commands[server.name] = tuple(command for command, _ in rungs)
+        known = set(server_command(server, plan, engines)[1]) if rungs else set()
+        findings += dict.fromkeys(finding for _, found in rungs for finding in found if finding not in known)
+    return commands, tuple(findings)
+
+
+def server_command(server: ServerPlan, plan: FleetPlan, engines: Engines) -> tuple[Command, tuple[Finding, ...]]:
+    """The command of one server, and what its build refuses."""
+    binary, dialect = engines[server.engine]
+    gpus = plan.config.hardware.machine(server.on).gpus
+    words, found = server_words(server, dialect, binary, gpus, plan.config.servers.get(server.name))
+    env = server_environment(server, plan)
+    bad = bad_characters(env.values(), f"servers.{server.name}.env")
+    return Command(placement_prefix(server), words, env), (*found, *bad)
+
+
 def server_environment(server: ServerPlan, plan: FleetPlan) -> dict[str, str]:
     """Environment of `server`: the engine's library path and variables, then its own, which win."""
     engine = plan.config.engines.get(server.engine)

@@ -14,7 +14,7 @@ from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.plan import FleetPlan
 from launcher.manifest import encode_fleet, encode_routes
 from launcher.render.beside_units import command_values, container_values, front_values, warm_values
-from launcher.render.command import Command, Engines, render_commands
+from launcher.render.command import Command, Engines, render_commands, rung_commands
 from launcher.render.exports import EXPORTS, export_values
 from launcher.render.fleet_manifest import fleet_manifest
 from launcher.render.routes import routing_table
@@ -67,7 +67,8 @@ def render_fleet(
     `render/hook-left-out`.
     """
     commands, findings = render_commands(plan, engines)
-    manifest, left_out = fleet_manifest(plan, commands, launch_version)
+    rungs, refused = rung_commands(plan, engines)
+    manifest, left_out = fleet_manifest(plan, commands, launch_version, rungs)
     routes = routing_table(plan)
     environment = _environment(templates)
     values = {"header": _header(plan, launch_version), "deployment": plan.deployment}

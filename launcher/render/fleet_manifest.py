@@ -13,11 +13,12 @@ from launcher.ir.fleet import (
     DeviceNeed,
     FleetManifest,
     HookUnit,
+    RungUnit,
     ServerUnit,
     ServiceUnit,
     SupervisorUnit,
 )
-from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
+from launcher.ir.plan import FleetPlan, RungPlan, ServerPlan, ServicePlan
 from launcher.render.command import Command
 from launcher.render.names import resolve
 from launcher.render.probes import probe_kind
@@ -26,7 +27,10 @@ CONTAINER_TOOL = "podman"
 
 
 def fleet_manifest(
-    plan: FleetPlan, commands: Mapping[str, Command], launch_version: str
+    plan: FleetPlan,
+    commands: Mapping[str, Command],
+    launch_version: str,
+    rungs: Mapping[str, tuple[Command, ...]] | None = None,
 ) -> tuple[FleetManifest, tuple[Finding, ...]]:
     """The manifest of `plan`; a hook whose server is not part of the plan is left out with a note."""
     hooks: list[HookUnit] = []
@@ -45,10 +49,19 @@ def fleet_manifest(
         launch_version=launch_version,
         hardware=plan.config.hardware.name,
         devices=tuple(
-            DeviceBudget(name=d.name, kind=d.kind, capacity_bytes=d.capacity_bytes, budget_bytes=d.budget_bytes)
+            DeviceBudget(
+                name=d.name,
+                kind=d.kind,
+                capacity_bytes=d.capacity_bytes,
+                budget_bytes=d.budget_bytes,
+                worst_bytes=d.peak_bytes,
+            )
             for d in plan.devices
         ),
-        servers=tuple(_server_unit(server, plan, commands[server.name]) for server in plan.servers),
+        servers=tuple(
+            _server_unit(server, plan, commands[server.name], (rungs or {}).get(server.name, ()))
+            for server in plan.servers
+        ),
         services=tuple(_service_unit(service, plan) for service in plan.services),
         hooks=tuple(hooks),
         supervisor=_supervisor(plan.config.runtime),
@@ -57,10 +70,9 @@ def fleet_manifest(
     return manifest, tuple(findings)
 
 
-def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command) -> ServerUnit:
+def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: tuple[Command, ...]) -> ServerUnit:
     """One server as the supervisor runs it."""
     tier = plan.tiers[server.tier]
-    parts = server.file_parts or (server.model_path,)
     return ServerUnit(
         name=server.name,
         roles=server.roles,
@@ -71,7 +83,7 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command) -> Serve
         port=server.port,
         model=f"{server.model} {server.quantization}",
         model_path=server.model_path,
-        files=tuple(dict.fromkeys(f for f in (*parts, server.draft_path, server.projector_path) if f)),
+        files=_files(server),
         slots=server.slots,
         n_ctx_per_slot=server.n_ctx_per_slot,
         probe=probe_kind(server),
@@ -88,17 +100,49 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command) -> Serve
         stop_grace_s=server.stop_grace_s,
         fatal=server.fatal,
         request_defaults=server.request_defaults,
-        memory=tuple(
-            DeviceNeed(
-                device=m.device,
-                committed_bytes=m.committed_bytes,
-                peak_bytes=m.peak_bytes,
-                file_bytes=m.file_bytes,
-                locked_bytes=m.locked_bytes,
-            )
-            for m in server.memory
-        ),
+        memory=_needs(server),
         argv_digest=command.digest,
+        rungs=tuple(
+            _rung_unit(rung, spelled) for rung, spelled in zip(plan.ladders.get(server.name, ()), rungs, strict=False)
+        ),
+        slot_save_path=server.slot_save_path,
+    )
+
+
+def _rung_unit(rung: RungPlan, command: Command) -> RungUnit:
+    """One rung of its ladder."""
+    server = rung.server
+    return RungUnit(
+        label=rung.label,
+        argv=command.argv,
+        argv_digest=command.digest,
+        env=command.env,
+        model=f"{server.model} {server.quantization}",
+        model_path=server.model_path,
+        files=_files(server),
+        slots=server.slots,
+        n_ctx_per_slot=server.n_ctx_per_slot,
+        memory=_needs(server),
+    )
+
+
+def _files(server: ServerPlan) -> tuple[str, ...]:
+    """Every file that must be there before a start."""
+    parts = server.file_parts or (server.model_path,)
+    return tuple(dict.fromkeys(f for f in (*parts, server.draft_path, server.projector_path) if f))
+
+
+def _needs(server: ServerPlan) -> tuple[DeviceNeed, ...]:
+    """What it takes by device."""
+    return tuple(
+        DeviceNeed(
+            device=m.device,
+            committed_bytes=m.committed_bytes,
+            peak_bytes=m.peak_bytes,
+            file_bytes=m.file_bytes,
+            locked_bytes=m.locked_bytes,
+        )
+        for m in server.memory
     )
 
 

@@ -84,6 +84,7 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
         request_set=server.request_set,
         request_strip=server.request_strip,
         api_key_file=_own_key_file(server.extra_args),
+        rungs=0 if remote else len(plan.ladders.get(server.name, ())),
         on=server.on if remote else "",
     )
 

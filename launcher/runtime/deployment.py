@@ -22,7 +22,8 @@ def read_deployment(deployment_dir: Path, *, trusted: bool = False) -> tuple[Fle
     manifest = decode_fleet(fleet, str(deployment_dir / "fleet.json"))
     table = decode_routes(routes, str(deployment_dir / "routes.json"))
     for server in manifest.servers:
-        if server.argv_digest != argv_digest(server.argv):
+        digests = [(server.argv_digest, server.argv), *((rung.argv_digest, rung.argv) for rung in server.rungs)]
+        if any(digest != argv_digest(argv) for digest, argv in digests):
             message = (
                 f"{deployment_dir / 'fleet.json'} cannot be used: argv of {server.name} is not what its digest says"
             )

@@ -27,15 +27,15 @@ def obstacle(spec: ProcessSpec) -> Diagnosis | None:
     return None
 
 
-def cause_of_end(spec: ProcessSpec, log: Path, code: int | None, *, starting: bool) -> Diagnosis:
+def cause_of_end(spec: ProcessSpec, log: Path, code: int | None, *, starting: bool, oom_killed: bool) -> Diagnosis:
     """Why it ended; a port that is taken is named with its owner.
 
     A llama-server that exits at once may lose its last lines (its logger is a thread), so that a taken port is
-    looked for even when the log does not say so.
+    looked for even when the log does not say so. `oom_killed`: while it ran, the kernel killed for want of memory.
     """
-    found = diagnose(code, logs.tail(log))
+    found = diagnose(code, logs.tail(log), oom_killed=oom_killed)
     unexplained = found.code == "supervise/exited" and starting
-    owner = ports.port_owner(spec.port) if unexplained or found.code == "supervise/port-busy" else None
+    owner = ports.port_owner(spec.port, spec.host) if unexplained or found.code == "supervise/port-busy" else None
     if owner is None:
         return found
     cause = f"port {spec.port} is held by {owner}"

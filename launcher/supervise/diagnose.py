@@ -112,7 +112,8 @@ _SIGNATURES = tuple(
             "lower `n_gpu_layers` or `n_ctx`, or free the device",
         ),
         (
-            r"(ggml_aligned_malloc: insufficient memory|(?:unable|failed) to allocate \S+ buffer|std::bad_alloc)",
+            r"(ggml_aligned_malloc: insufficient memory|(?:unable|failed) to allocate (?:compute )?\S+ buffer"
+            r"|std::bad_alloc|GGML_ASSERT\(ctx->mem_buffer != NULL\))",
             "supervise/out-of-memory",
             "the weights or buffers do not fit into memory: {0}",
             "free memory, or choose a smaller quantization or context",
@@ -147,10 +148,13 @@ _SIGNATURES = tuple(
 _COMPILED = tuple((re.compile(s.pattern), s) for s in _SIGNATURES)
 
 
-def diagnose(exit_code: int | None, tail: tuple[str, ...], *, asked_to_stop: bool = False) -> Diagnosis:
+def diagnose(
+    exit_code: int | None, tail: tuple[str, ...], *, asked_to_stop: bool = False, oom_killed: bool = False
+) -> Diagnosis:
     """The likeliest cause of an end with `exit_code` (negative = signal, None = unknown) after the lines `tail`.
 
-    `asked_to_stop`: we had sent the signal ourselves, so it is no cause. Signatures rank by their place in the
+    `asked_to_stop`: we had sent the signal ourselves, so it is no cause. `oom_killed`: meanwhile the kernel's count of
+    processes killed for want of memory rose. Signatures rank by their place in the
     table; among lines the first match is taken.
     """
     for pattern, signature in _COMPILED:
@@ -164,11 +168,17 @@ def diagnose(exit_code: int | None, tail: tuple[str, ...], *, asked_to_stop: boo
                     remedy=signature.remedy,
                     line=line.strip(),
                 )
-    return _by_code(exit_code, asked_to_stop=asked_to_stop)
+    return _by_code(exit_code, asked_to_stop=asked_to_stop, oom_killed=oom_killed)
 
 
-def _by_code(exit_code: int | None, *, asked_to_stop: bool) -> Diagnosis:
+def _by_code(exit_code: int | None, *, asked_to_stop: bool, oom_killed: bool) -> Diagnosis:
     """What the exit code alone says."""
+    if exit_code == -signal.SIGKILL and not asked_to_stop and oom_killed:
+        return Diagnosis(
+            code="supervise/oom-killed",
+            cause="killed by the kernel, which was out of memory",
+            remedy="free memory, or plan less: compare planned and measured memory in `launch status`",
+        )
     if exit_code == -signal.SIGKILL and not asked_to_stop:
         return Diagnosis(
             code="supervise/killed",

@@ -61,6 +61,14 @@ class ServerFailed(Event, frozen=True, kw_only=True):
     retry_s: float | None = None
 
 
+class RungTaken(Event, frozen=True, kw_only=True):
+    """Out of memory: it is started on another `rung` of its ladder (`1/4: q3_k_m`); "" = climbed back, as planned."""
+
+    name: str
+    rung: str
+    why: str
+
+
 class ServerStopping(Event, frozen=True, kw_only=True):
     """SIGTERM was sent. `why`: stop, idle, evicted, exclusive, changed, unhealthy."""
 
@@ -130,6 +138,7 @@ AnyEvent = (
     | ServerAdopted
     | ServerReady
     | ServerFailed
+    | RungTaken
     | ServerStopping
     | ServerStopped
     | HookDone

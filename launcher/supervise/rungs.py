@@ -80,17 +80,17 @@ class Rungs:
         self._stand(climb(self.standing, now))
         return True
 
-    async def slipped(self) -> bool:
-        """Whether it went down just now, or does so within the time that an end takes to be noticed."""
-        at = self.standing.slipped_at
-        if at is not None and asyncio.get_running_loop().time() - at < _RECENT_S:
-            return True
-        try:
+    def slipped_since(self, since: float) -> bool:
+        """Whether it went down at or after `since`, a time of the loop."""
+        return self.standing.slipped_at is not None and self.standing.slipped_at >= since
+
+    async def slips(self, since: float) -> bool:
+        """Whether it went down since then, or does so within the time that an end takes to be noticed."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_NOTICE_S):
-                await self._slipped.wait()
-        except TimeoutError:
-            return False
-        return True
+                while not self.slipped_since(since):
+                    await self._slipped.wait()
+        return self.slipped_since(since)
 
     def _stand(self, standing: Standing) -> None:
         """Stand there from now on."""

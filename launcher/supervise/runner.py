@@ -30,6 +30,8 @@ from launcher.supervise.lifecycle import (
     deadline_of,
     step,
 )
+from launcher.supervise.oomkill import oom_kills
+from launcher.supervise.rungs import Rungs
 from launcher.supervise.spec import ProcessSpec
 from launcher.supervise.traffic import Traffic
 
@@ -56,7 +58,7 @@ class Runner(Traffic):
     def __init__(self, spec: ProcessSpec, home: Home) -> None:
         """Nothing is started yet."""
         super().__init__()
-        self.spec = spec
+        self.rungs = Rungs(spec)
         self.life = Life()
         self.record: ServerRecord | None = None
         self.failure: Diagnosis | None = None
@@ -71,9 +73,25 @@ class Runner(Traffic):
         self._process: process.RunningProcess | None = None
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()
+        self._waiting: list[tuple[tuple[ServerState, ...], asyncio.Future[ServerState]]] = []
         self._why = "stop"
+        self._oom_kills = 0
         self._proven_before = False
+
+    @property
+    def spec(self) -> ProcessSpec:
+        """What it is run as: the planned spec, or after out-of-memory a rung of its ladder."""
+        return self.rungs.spec
+
+    @spec.setter
+    def spec(self, planned: ProcessSpec) -> None:
+        self.rungs.take(planned)
+
+    @property
+    def running_argv(self) -> tuple[str, ...]:
+        """What runs, as a reload compares it: on a rung of its ladder it counts as run as planned."""
+        running = self.record.argv if self.record is not None else ()
+        return self.rungs.planned.argv if running == self.spec.argv else running
 
     # --- what others see ---------------------------------------------------------------------------------
 
@@ -212,9 +230,20 @@ class Runner(Traffic):
             started_at=time.time(),
             restarts=self.life.restarts,
         )
-        home.store.save(record)
-        logs.shift(self.log_file, home.log_files)
-        started = process.spawn(spec.argv, spec.env, self.log_file, home.store.path(spec.name))
+        try:
+            home.store.save(record)
+        except OSError as error:
+            cause = f"its state file {home.store.path(spec.name)} cannot be written: {error.strerror or error}"
+            return Diagnosis(code="supervise/state-unwritable", cause=cause, remedy="make room, or set `state_dir`")
+        try:
+            logs.shift(self.log_file, home.log_files)
+            self._oom_kills = oom_kills()
+            started = process.spawn(
+                spec.argv, spec.env, self.log_file, home.store.path(spec.name), spec.oom_score_adjust
+            )
+        except OSError as error:
+            cause = f"cannot start {spec.argv[0]}: {error}"
+            return Diagnosis(code="supervise/cannot-execute", cause=cause, remedy="")
         self.record = msgspec.structs.replace(record, **process.birth(started.pid))
         self.failure, self.exit_code, self.ready_s, self.unhealthy = None, None, None, 0
         self._process = started
@@ -229,6 +258,14 @@ class Runner(Traffic):
                 restart=self.life.restarts,
             )
         )
+        return None
+
+    def _keep(self, record: ServerRecord) -> None:
+        """Write what is known by now; if the disk refuses, what was written before the spawn still finds the server."""
+        try:
+            self._home.store.save(record)
+        except OSError as error:
+            _LOG.warning("the state file of %s is not up to date: %s", self.spec.name, error)
 
     async def _prove(self, pid: int) -> None:
         """Wait for readiness and report it, or what makes it impossible."""
@@ -256,9 +293,32 @@ class Runner(Traffic):
         self.exit_code = code
         self._home.store.remove(self.spec.name)
         if self.life.failing is None and self.life.state != "stopping":
-            self.failure = cause_of_end(self.spec, self.log_file, code, starting=self.life.state == "starting")
+            self.failure = cause_of_end(
+                self.spec,
+                self.log_file,
+                code,
+                starting=self.life.state == "starting",
+                oom_killed=oom_kills() > self._oom_kills,
+            )
         reason = self.failure.cause if self.failure is not None else process.describe_exit(code)
-        self.dispatch(Exited(reason, jitter=random.random()))  # noqa: S311 - spreads restarts
+        brief = asyncio.get_running_loop().time() - self.life.since < _BRIEF_S
+        unexplained = brief and self.failure is not None and self.failure.code == "supervise/exited"
+        again = self._slip()
+        jitter = random.random()  # noqa: S311 - spreads restarts
+        self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=again))
+
+    def _slip(self) -> bool:
+        """After out-of-memory: have it run on the next rung of its ladder; whether there is one."""
+        failure = self.failure
+        if failure is None or self.closed or not self.life.wanted or not self.rungs.slip(failure.code):
+            return False
+        self.draining = False
+        self.tell(events.RungTaken(name=self.spec.name, rung=self.rungs.label, why=failure.cause))
+        return True
+
+    def tell(self, event: events.AnyEvent) -> None:
+        """Pass an event on to whoever watches the fleet."""
+        self._home.emit(event)
 
     def _cancel_probe(self) -> None:
         """End the readiness probe; one that reports right now ends by itself."""

@@ -40,6 +40,12 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     container: bool = False
     builtin: bool = False
     needs: tuple[DeviceNeed, ...] = ()
+    rungs: tuple[ProcessSpec, ...] = ()
+    """What it is started as after out-of-memory, one after another (see `launcher.supervise.ladder`)."""
+    rung: str = ""
+    """Of a rung: what it sets, for people."""
+    slot_save_path: str | None = None
+    oom_score_adjust: int = 0
 
 
 def process_specs(manifest: FleetManifest) -> dict[str, ProcessSpec]:
@@ -76,7 +82,25 @@ def _server(unit: ServerUnit, supervisor: SupervisorUnit) -> ProcessSpec:
         default=unit.default,
         after=unit.after,
         needs=unit.memory,
+        oom_score_adjust=unit.oom_score_adjust,
+        slot_save_path=unit.slot_save_path,
     )
+    rungs = tuple(
+        msgspec.structs.replace(
+            planned,
+            argv=rung.argv,
+            argv_digest=rung.argv_digest,
+            env=rung.env,
+            model=rung.model,
+            model_path=rung.model_path,
+            files=rung.files,
+            slots=rung.slots,
+            needs=rung.memory,
+            rung=rung.label,
+        )
+        for rung in unit.rungs
+    )
+    return msgspec.structs.replace(planned, rungs=rungs)
 
 
 def _service(unit: ServiceUnit, supervisor: SupervisorUnit) -> ProcessSpec:

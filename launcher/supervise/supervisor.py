@@ -13,6 +13,7 @@ from launcher.supervise import events
 from launcher.supervise.hooks import run_hook
 from launcher.supervise.identity import RecordStore
 from launcher.supervise.offline import living_records, stop_records
+from launcher.supervise.recovery import second_chance
 from launcher.supervise.reload import Changes, compare_specs
 from launcher.supervise.runner import Home, Runner
 from launcher.supervise.spec import ProcessSpec, process_specs
@@ -83,6 +84,11 @@ class Supervisor:
         if runner is not None:
             runner.leave(ok=ok)
 
+    async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+        """See `launcher.ir.live.Upstreams`."""
+        runner = self._runners.get(name)
+        return runner is not None and await second_chance(runner, since, said, self.manifest.supervisor.drain_timeout_s)
+
     # --- start and stop --------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
@@ -96,7 +102,7 @@ class Supervisor:
         for record in records:
             runner = self._runners.get(record.name)
             wanted = runner is not None and runner.spec.start != "never"
-            if runner is None or not wanted or record.argv != runner.spec.argv or not runner.adopt(record):
+            if runner is None or not wanted or not runner.rungs.adopt(record.argv) or not runner.adopt(record):
                 leftovers.append(record)
         for record in leftovers:
             self._emit(events.ServerStopping(name=record.name, why="changed"))
@@ -194,17 +200,41 @@ class Supervisor:
         for name in names:
             if name not in new and name not in self._runners:
                 raise KeyError(name)
-        running = {n: r.record.argv for n, r in self._runners.items() if r.life.alive and r.record is not None}
-        changes = compare_specs(self._specs, new, running, names)
+        running = {n: r.running_argv for n, r in self._runners.items() if r.life.alive and r.record is not None}
+        held = frozenset(n for n, r in self._runners.items() if r.held)
+        changes = compare_specs(self._specs, new, running, names, held)
         self.manifest = manifest
-        self._waker.budgets = {device.name: device.budget_bytes for device in manifest.devices}
-        going = [self._runners[n] for n in (*changes.stopped, *changes.restarted)]
-        for runner in going:
-            runner.draining = True  # at once: no request may meet the new routes with the old process
-        await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
+        self._waker.room.budgets = {device.name: device.budget_bytes for device in manifest.devices}
+        touched = (*changes.stopped, *changes.restarted, *changes.started)
+        groups = {specs[n].exclusive for n in touched for specs in (self._specs, new) if n in specs}
+        back = [self._runners[n] for n in changes.restarted]
+        try:
+            async with self._waker.turn(*groups):
+                going = [self._runners[n] for n in (*changes.stopped, *changes.restarted)]
+                for runner in back:
+                    runner.returning = True
+                for runner in going:
+                    runner.draining = True  # at once: no request may meet the new routes with the old process
+                await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
+                self._refuse_ended()
+                self._take_over(new, changes)
+                await self._bring_back((*changes.started, *changes.restarted), names)
+        finally:
+            for runner in back:
+                runner.returning = False
+                runner.stir()
         self._refuse_ended()
+        self._emit(
+            events.FleetReloaded(
+                started=changes.started, stopped=changes.stopped, restarted=changes.restarted, kept=changes.kept
+            )
+        )
+        return changes
+
+    def _take_over(self, new: dict[str, ProcessSpec], changes: Changes) -> None:
+        """Replace the specs; what is gone is never started again, by no request that still waits for it."""
         for name in changes.stopped:
-            del self._runners[name]
+            self._runners.pop(name).closed = True
         kept_old = {n: self._specs[n] for n in changes.kept if n not in new}
         self._specs = {**kept_old, **new}
         self._compiled = frozenset(new)

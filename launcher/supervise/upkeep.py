@@ -7,8 +7,10 @@ import logging
 from collections.abc import Mapping
 
 from launcher.ir.fleet import SupervisorUnit
-from launcher.supervise import logs, readiness
+from launcher.supervise import logs, procfs, readiness
 from launcher.supervise.lifecycle import Slept
+from launcher.supervise.recovery import watch_ladders
+from launcher.supervise.room import available_bytes
 from launcher.supervise.runner import Runner
 
 _LOG = logging.getLogger("launch.supervise")
@@ -30,10 +32,12 @@ class Upkeep:
         """Begin; a second call does nothing."""
         if not self._tasks:
             loop = asyncio.get_running_loop()
-            self._tasks = [loop.create_task(self._watch_health()), loop.create_task(self._keep_house())]
+            ladders = watch_ladders(self._runners, available_bytes)
+            loops = (self._watch_pulse(), self._watch_health(), self._keep_house(), ladders)
+            self._tasks = [loop.create_task(work) for work in loops]
 
     def stop(self) -> None:
-        """End both loops."""
+        """End all loops."""
         for task in self._tasks:
             task.cancel()
         self._tasks = []

@@ -20,6 +20,7 @@ from launcher.ir.fleet import (
     FrontUnit,
     RouteTarget,
     RoutingTable,
+    RungUnit,
     ServerUnit,
     SupervisorUnit,
 )
@@ -107,6 +108,22 @@ def real(name: str, port: int, binary: Path, model: Path, *flags: str, **changes
     return unit(name, argv, port, str(model), files=(str(model),), **changes)
 
 
+def rung(label: str, server: ServerUnit, size: int = 50) -> RungUnit:
+    """A rung that runs as `server` would, and takes `size` bytes."""
+    return RungUnit(
+        label=label,
+        argv=server.argv,
+        argv_digest=server.argv_digest,
+        env=server.env,
+        model=server.model,
+        model_path=server.model_path,
+        files=server.files,
+        slots=server.slots,
+        n_ctx_per_slot=server.n_ctx_per_slot,
+        memory=(DeviceNeed(device="ram", committed_bytes=size, peak_bytes=size, file_bytes=0),),
+    )
+
+
 def manifest(*servers: ServerUnit, **changes: Any) -> FleetManifest:
     """A fleet of `servers`."""
     base = FleetManifest(
@@ -158,6 +175,7 @@ def routes(fleet: FleetManifest, front_port: int) -> RoutingTable:
                 request_defaults={},
                 embedding=False,
                 modalities=("text",),
+                rungs=len(s.rungs),
             )
             for s in fleet.servers
         },

@@ -1,4 +1,4 @@
-"""The ladder after out-of-memory: down at most once a failure, never below the last rung, up again when there is room."""
+"""The ladder after out-of-memory: down once a failure, never below the last rung, up again when there is room."""
 
 from __future__ import annotations
 

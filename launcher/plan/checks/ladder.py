@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from launcher.errors import Finding
-from launcher.ir.config import RungConfig, ServerConfig
+from launcher.ir.config import ServerConfig
 from launcher.plan.checks.planning import Planning, finding
+from launcher.plan.ladder import rung_config
 from launcher.plan.server import price
 from launcher.sizes import gib
 
@@ -21,7 +20,7 @@ def check_ladder(planning: Planning) -> Iterator[Finding]:
     for worker in orchestration.workers:
         before = price_of(planning, planning.fleet.servers.get(worker))
         for index, rung in enumerate(orchestration.oom_ladder):
-            after = price_of(planning, changed(planning, worker, rung))
+            after = price_of(planning, rung_config(planning.fleet, worker, rung))
             if before is None or after is None:
                 continue
             if all(after.get(device, 0) >= size for device, size in before.items()):
@@ -34,18 +33,6 @@ def check_ladder(planning: Planning) -> Iterator[Finding]:
                     f"not less than the {gib(before[device])} before it",
                 )
             before = after
-
-
-def changed(planning: Planning, worker: str, rung: RungConfig) -> ServerConfig | None:
-    """The server that a rung falls back to; None where the names lead nowhere."""
-    config = planning.fleet.servers.get(rung.server or worker)
-    if config is None:
-        return None
-    fields = ("quantization", "n_ctx", "cache_type_k", "cache_type_v", "n_gpu_layers")
-    given = {field: value for field in fields if (value := getattr(rung, field)) is not None}
-    if "n_ctx" in given:
-        given["n_ctx_per_slot"] = None
-    return msgspec.structs.replace(config, **given)
 
 
 def price_of(planning: Planning, config: ServerConfig | None) -> dict[str, int] | None:
