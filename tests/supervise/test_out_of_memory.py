@@ -1,0 +1,212 @@
+"""Out of memory, at start and in a request: down the ladder to a rung that serves, and the client never asks twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import psutil
+import pytest
+
+from launcher import route
+from launcher.ir.fleet import ServerUnit
+from launcher.ir.live import UnavailableError
+from launcher.supervise import Supervisor, diagnose, events
+from launcher.supervise.oomkill import oom_kills
+from launcher.supervise.recovery import climb_if_free
+from launcher.supervise.rungs import Rungs
+from launcher.supervise.spec import process_specs
+from tests.supervise.conftest import fake, real, routes, rung
+
+FreePort = Callable[[], int]
+
+
+def laddered(name: str, port: int, *steps: tuple[str, ...], **changes: Any) -> ServerUnit:
+    """A fake server: the faults as planned, then those of each rung."""
+    rungs = tuple(rung(f"rung {n}", fake(name, port, *faults)) for n, faults in enumerate(steps[1:], 1))
+    return fake(name, port, *steps[0], rungs=rungs, **changes)
+
+
+@contextlib.asynccontextmanager
+async def front_of(supervisor: Supervisor, port: int) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the front over `supervisor`."""
+    table = routes(supervisor.manifest, port)
+    front = route.Front(table, supervisor)
+    told = asyncio.Event()
+    sock = route.bind(front, "127.0.0.1", port)
+    serving = asyncio.create_task(
+        route.serve(front, host="127.0.0.1", port=port, sock=sock, shutdown=told, drain_timeout_s=1)
+    )
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        yield client
+    told.set()
+    await serving
+
+
+async def ask(client: httpx.AsyncClient, name: str, **body: Any) -> httpx.Response:
+    """One completion."""
+    return await client.post("/completion", json={"model": name, "prompt": "a", "n_predict": 1, **body})
+
+
+def taken(watcher: Any) -> list[str]:
+    """Rungs in the order they were taken."""
+    return [event.rung for event in watcher.of(events.RungTaken)]
+
+
+async def test_a_start_walks_down_to_a_rung_that_serves(fleet: Any, free_port: FreePort) -> None:
+    """Two settings do not fit, the third does: the fleet is ready, `status` shows the rung."""
+    unit = laddered("worker", free_port(), ("oom-at-start",), ("oom-at-start",), ())
+    supervisor, watcher = fleet(unit)
+    await supervisor.start()
+    assert supervisor.state("worker") == "ready"
+    assert taken(watcher) == ["1/2: rung 1", "2/2: rung 2"]
+    process = supervisor.status().processes[0]
+    assert (process.rung, process.restarts, process.drift) == ("2/2: rung 2", 2, "")
+    assert process.planned_bytes == {"ram": 50}
+
+
+async def test_a_ladder_has_an_end(fleet: Any, free_port: FreePort) -> None:
+    """Nothing fits: as many starts as there are settings, then the failure, with its cause."""
+    unit = laddered("worker", free_port(), *[("oom-at-start",)] * 3, start="demand")
+    supervisor, watcher = fleet(unit)
+    await supervisor.start()
+    with pytest.raises(UnavailableError, match="K/V cache does not fit"):
+        await supervisor.wake("worker", 20)
+    assert len(watcher.of(events.ServerStarting)) == 3
+    assert supervisor.state("worker") == "failed"
+
+
+async def test_only_out_of_memory_goes_down(fleet: Any, free_port: FreePort) -> None:
+    """A server that aborts for another reason fails as it always did."""
+    supervisor, watcher = fleet(laddered("worker", free_port(), ("exit-134",), (), start="demand"))
+    await supervisor.start()
+    with pytest.raises(UnavailableError):
+        await supervisor.wake("worker", 20)
+    assert taken(watcher) == []
+
+
+@pytest.mark.parametrize("fault", ["oom-dying", "oom-living"])
+async def test_the_request_succeeds_without_resending(fleet: Any, free_port: FreePort, fault: str) -> None:
+    """A server dies of, or reports, out-of-memory twice: one request, one 200, two rungs, six clients alike."""
+    unit = laddered("worker", free_port(), (fault,), (fault,), (), slots=2)
+    unit = msgspec.structs.replace(unit, argv=(*unit.argv, "--slots", "2"), argv_digest="")
+    rungs = tuple(msgspec.structs.replace(r, argv=(*r.argv, "--slots", "2"), slots=2) for r in unit.rungs)
+    supervisor, watcher = fleet(msgspec.structs.replace(unit, rungs=rungs))
+    await supervisor.start()
+    async with front_of(supervisor, free_port()) as client:
+        answers = await asyncio.gather(*(ask(client, "worker") for _ in range(6)))
+        assert [a.status_code for a in answers] == [200] * 6
+    assert taken(watcher) == ["1/2: rung 1", "2/2: rung 2"]
+
+
+async def test_a_request_that_no_rung_can_serve_is_told_so(fleet: Any, free_port: FreePort) -> None:
+    """The last rung has too little memory as well: a typed error, no endless circle."""
+    supervisor, watcher = fleet(laddered("worker", free_port(), ("oom-living",), ("oom-living",)))
+    await supervisor.start()
+    async with front_of(supervisor, free_port()) as client:
+        answer = await ask(client, "worker")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "out_of_memory")
+        assert "std::bad_alloc" in answer.text
+    assert taken(watcher) == ["1/1: rung 1"]
+
+
+async def test_it_climbs_back_when_there_is_room(fleet: Any, free_port: FreePort) -> None:
+    """After its pause, with nothing in it and memory free, and not before: then it runs as planned."""
+    supervisor, watcher = fleet(laddered("worker", free_port(), ("oom-living",), ()))
+    await supervisor.start()
+    async with front_of(supervisor, free_port()) as client:
+        assert (await ask(client, "worker")).status_code == 200
+    runner = supervisor._runners["worker"]
+    assert not climb_if_free(runner, {"ram": 10**9})
+    standing = runner.rungs.standing
+    runner.rungs.standing = msgspec.structs.replace(standing, climb_at=0.0)
+    assert not climb_if_free(runner, {"ram": 10})
+    supervisor.enter("worker")
+    assert not climb_if_free(runner, {"ram": 10**9})
+    supervisor.leave("worker", ok=True)
+    await runner.wait_while(lambda: runner.busy)
+    assert climb_if_free(runner, {"ram": 10**9})
+    await supervisor.wake("worker", 10)
+    assert supervisor.status().processes[0].rung == ""
+    assert taken(watcher) == ["1/1: rung 1", ""]
+    assert len(watcher.of(events.ServerStarting)) == 3
+
+
+async def test_a_rung_is_adopted_and_kept_by_a_reload(fleet: Any, free_port: FreePort) -> None:
+    """A process that runs on a rung is this server: it is adopted there, and a reload without a change keeps it."""
+    unit = laddered("worker", free_port(), ("oom-at-start",), ())
+    supervisor, _ = fleet(unit)
+    await supervisor.start()
+    changes = await supervisor.reload(supervisor.manifest, ())
+    assert changes.kept == ("worker",)
+    process = supervisor.status().processes[0]
+    assert (process.rung, process.drift) == ("1/1: rung 1", "")
+    found = Rungs(process_specs(supervisor.manifest)["worker"])
+    assert not found.adopt(("other",))
+    assert (found.adopt(unit.argv), found.label) == (True, "")
+    assert (found.adopt(unit.rungs[0].argv), found.label) == (True, "1/1: rung 1")
+    found.take(msgspec.structs.replace(found.planned, rungs=()))
+    assert (found.label, found.spec.argv) == ("", unit.argv)
+
+
+async def test_a_real_server_short_of_memory_walks_its_ladder(
+    fleet: Any, free_port: FreePort, llama_server: Path, smollm2: Path
+) -> None:
+    """`ulimit -v` leaves no room for a K/V cache of 65536 tokens: it serves with 512."""
+    port = free_port()
+
+    def limited(n_ctx: int) -> ServerUnit:
+        unit = real("worker", port, llama_server, smollm2, "-c", str(n_ctx))
+        return msgspec.structs.replace(unit, argv=("prlimit", f"--as={1200 * 1024**2}", "--", *unit.argv))
+
+    supervisor, watcher = fleet(msgspec.structs.replace(limited(65536), rungs=(rung("n_ctx 512", limited(512)),)))
+    await supervisor.start()
+    assert taken(watcher) == ["1/1: n_ctx 512"]
+    async with front_of(supervisor, free_port()) as client:
+        answer = await ask(client, "worker", prompt="Once upon a time", n_predict=4)
+        assert answer.json()["tokens_predicted"] == 4
+
+
+async def test_a_real_server_that_runs_out_of_memory_in_a_request(
+    fleet: Any, free_port: FreePort, llama_server: Path, tiny_models: Callable[..., Path]
+) -> None:
+    """Not a byte more once it is ready: a long prompt fails in it (`std::bad_alloc`), and the next rung answers."""
+    port, model = free_port(), tiny_models("llama")
+    planned = real("worker", port, llama_server, model, "-c", "8192", "-fa", "off", "-ub", "2048")
+    smaller = real("worker", port, llama_server, model, "-c", "8192", "-fa", "on", "-ub", "512")
+    supervisor, watcher = fleet(msgspec.structs.replace(planned, rungs=(rung("n_ubatch 512", smaller),)))
+    await supervisor.start()
+    pid = supervisor.status().processes[0].pid
+    assert pid is not None
+    size = psutil.Process(pid).memory_info().vms
+    resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
+    async with front_of(supervisor, free_port()) as client:
+        answer = await ask(client, "worker", prompt="a" * 5000, n_predict=4)
+        assert answer.status_code == 200
+        assert answer.json()["tokens_predicted"] == 4
+        metrics = (await client.get("/metrics")).text
+    assert taken(watcher) == ["1/1: n_ubatch 512"]
+    assert 'launch_requests_total{server="worker",status="200"} 1' in metrics
+
+
+def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(tmp_path: Path) -> None:
+    """SIGKILL with a risen count of out-of-memory kills is one; without, it is not. Both kinds of control group."""
+    assert diagnose(-signal.SIGKILL, (), oom_killed=True).code == "supervise/oom-killed"
+    assert diagnose(-signal.SIGKILL, (), oom_killed=False).code == "supervise/killed"
+    assert oom_kills(tmp_path) == 0
+    for path, text in (
+        ("proc/self/cgroup", "4:memory:/a/b\n0::/x\n"),
+        ("proc/vmstat", "pgfault 9\noom_kill 1\n"),
+        ("sys/fs/cgroup/x/memory.events", "low 0\noom 5\noom_kill 20\noom_group_kill 7\n"),
+        ("sys/fs/cgroup/memory/a/b/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 300\n"),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert oom_kills(tmp_path) == 321
