@@ -26,6 +26,9 @@ FAULTS = (
     "no-token",  # healthy, and /completion never answers
     "wrong-model",  # /props shows another model
     "deaf",  # healthy at first, then /health never answers again
+    "oom-at-start",  # ends as one that cannot allocate its K/V cache
+    "oom-dying",  # dies in a request as after cudaMalloc failed; the readiness probe is spared
+    "oom-living",  # answers a request with 500 and std::bad_alloc, and lives on
     "die-after-ready",  # exits with 3 soon after the first completion
 )
 
@@ -59,6 +62,12 @@ class Handler(BaseHTTPRequestHandler):
         if "no-token" in self.options.fault:
             time.sleep(3600)
         time.sleep(float(body.get("sleep_s", 0)))
+        if Handler.tokens and "oom-dying" in self.options.fault:
+            say("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory")
+            os.abort()
+        if Handler.tokens and "oom-living" in self.options.fault:
+            self.answer(500, {"error": {"code": 500, "message": "decode() failed: std::bad_alloc"}})
+            return
         Handler.tokens += 1
         self.answer(200, {"content": "a", "tokens_predicted": 1})
         if "flood-log" in self.options.fault:
@@ -92,6 +101,9 @@ def misbehave(faults: list[str]) -> None:
     """What happens before the socket opens."""
     if "exit-1" in faults:
         sys.exit("error: invalid argument: --nonsense")
+    if "oom-at-start" in faults:
+        say("llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache")
+        sys.exit(1)
     if "exit-134" in faults:
         say("/src/ggml.c:42: GGML_ASSERT(n > 0) failed")
         os.abort()
