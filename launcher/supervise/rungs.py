@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 
 import msgspec
@@ -13,7 +14,6 @@ from launcher.supervise.spec import ProcessSpec
 
 _NOTICE_S = 2.0
 """How long the end of a process may take to be noticed after its connection broke (it may write a core, or a trace)."""
-_RECENT_S = 10.0
 
 
 class Rungs:
