@@ -136,6 +136,7 @@ def plan_document(
         ),
         totals=plan.totals,
         findings=tuple(plan.findings if findings is None else findings),
+        coresidency=plan.residency or msgspec.UNSET,
         proof=proof,
     )
     built: dict[str, Any] = msgspec.to_builtins(document)

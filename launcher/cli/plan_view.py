@@ -25,6 +25,10 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
     terminal.line()
     for device in plan.devices:
         _device(terminal, device, plan)
+    if plan.residency:
+        from launcher.cli.together_view import show_residency
+
+        show_residency(terminal, plan)
     terminal.line()
     terminal.line(_sums(plan))
     if verbose:

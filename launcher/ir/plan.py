@@ -166,6 +166,31 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
     on: str = ""
 
 
+class ResidentSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Servers that may be up at once, beside those that always are, and into which no further one fits.
+
+    `bytes`: what is then taken by device, at peak, everything counted. `allowed` False: the sizes would allow it, an
+    exclusive group does not.
+    """
+
+    servers: tuple[str, ...]
+    bytes: dict[str, int]
+    allowed: bool
+
+
+class Residency(msgspec.Struct, frozen=True, kw_only=True):
+    """Co-residency of one host: who is always up, and every whole set of those that come and go.
+
+    `never`: who does not even fit beside those that are always up. `complete` False: there are more sets than listed.
+    """
+
+    always: tuple[str, ...]
+    sets: tuple[ResidentSet, ...]
+    never: tuple[str, ...] = ()
+    complete: bool = True
+    host: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class PlanTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over the fleet, computed, never typed. `hot_ram_bytes` and `warm_ram_bytes` are planned RAM."""
 
@@ -196,3 +221,5 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     on: str = ""
     front: bool = True
     remote: tuple[ServerPlan, ...] = ()
+    residency: tuple[Residency, ...] = ()
+    """One table a host where servers come and go."""

@@ -16,6 +16,7 @@ from launcher.plan.memory import WeightTables
 from launcher.plan.order import start_order
 from launcher.plan.server import Planned, plan_server
 from launcher.plan.sharing import share
+from launcher.plan.together import residency
 from launcher.plan.waivers import sort_findings
 
 
@@ -72,6 +73,12 @@ def _part(host: Host, fleet: FleetConfig, catalog: Catalog, tables: WeightTables
         tables=tables,
         front=host.front,
     )
+
+
+def _residency(part: Planning) -> Residency | None:
+    """Who of one host may be up at once."""
+    standing = sum(s.config.ram_bytes for s in part.services if starts(part.fleet, s) != "never")
+    return residency(part.servers, part.devices, standing=standing)
 
 
 def _together(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, parts: Sequence[Planning]) -> Planning:

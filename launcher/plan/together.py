@@ -1,0 +1,152 @@
+"""Co-residency: which of the servers that come and go may be up at once, by what they take. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from launcher.ir.plan import DevicePlan, Residency, ResidentSet
+from launcher.plan.memory import Part, add_up
+from launcher.plan.server import Planned
+from launcher.plan.settings import RAM
+
+STEPS = 20_000
+"""Choices that are tried at most; beyond, the table is cut and says so."""
+ROWS = 64
+"""Sets in a table at most."""
+
+
+def residency(servers: Sequence[Planned], devices: Sequence[DevicePlan], *, standing: int) -> Residency | None:
+    """The table of one host; None where nothing comes and goes.
+
+    Always up are the servers that start at boot and take no turns, and the services, which take `standing` bytes of
+    RAM. Each of the other servers is in every set that it fits into; a set is whole: nothing more fits. Sizes are
+    peaks with file pages, each file's counted once. A set that an exclusive group forbids is marked, because its sizes
+    alone would allow it.
+    """
+    always = tuple(s for s in servers if s.starts == "boot" and not s.config.exclusive)
+    choices = tuple(s for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive))
+    if not choices:
+        return None
+    budgets = {d.name: d.budget_bytes for d in devices}
+    search = _Search(choices, _Load(budgets, {RAM: standing}, always))
+    sets = [
+        ResidentSet(servers=tuple(s.name for s in chosen), bytes=load, allowed=_allowed(chosen))
+        for chosen, load in search.sets()
+    ]
+    sets.sort(key=lambda found: (-len(found.servers), found.servers))
+    return Residency(
+        host=devices[0].host,
+        always=tuple(s.name for s in always),
+        sets=tuple(sets),
+        never=tuple(s.name for s in search.never),
+        complete=search.complete,
+    )
+
+
+def _allowed(chosen: Iterable[Planned]) -> bool:
+    """Whether no two of `chosen` are of one exclusive group."""
+    groups = [s.config.exclusive for s in chosen if s.config.exclusive]
+    return len(groups) == len(set(groups))
+
+
+class _Load:
+    """What is taken on every device, with servers put in and taken out again."""
+
+    def __init__(self, budgets: dict[str, int], standing: dict[str, int], always: Iterable[Planned]) -> None:
+        """Starts with `always` on top of `standing`."""
+        self.budgets = budgets
+        self.peaks: defaultdict[str, int] = defaultdict(int, standing)
+        self.files: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        self._known: dict[str, tuple[dict[str, int], dict[tuple[str, str], int]]] = {}
+        for server in always:
+            self.put(server)
+
+    def _of(self, server: Planned) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+        """Peak by device, and file pages by device and file, of one server alone."""
+        if server.name not in self._known:
+            peaks = {m.device: m.peak_bytes for m in add_up(server.parts)}
+            self._known[server.name] = peaks, _pages(server.parts)
+        return self._known[server.name]
+
+    def put(self, server: Planned) -> None:
+        """It comes up."""
+        peaks, pages = self._of(server)
+        for device, size in peaks.items():
+            self.peaks[device] += size
+        for place, size in pages.items():
+            self.files[place].append(size)
+
+    def take(self, server: Planned) -> None:
+        """It goes."""
+        peaks, pages = self._of(server)
+        for device, size in peaks.items():
+            self.peaks[device] -= size
+        for place, size in pages.items():
+            self.files[place].remove(size)
+
+    def totals(self) -> dict[str, int]:
+        """Bytes by device."""
+        total = dict(self.peaks)
+        for (device, _), sizes in self.files.items():
+            if sizes:
+                total[device] = total.get(device, 0) + max(sizes)
+        return total
+
+    def fits(self) -> bool:
+        """Whether every budget holds."""
+        return all(size <= self.budgets.get(device, 0) for device, size in self.totals().items())
+
+    def would_fit(self, server: Planned) -> bool:
+        """Whether every budget would hold with `server`, too."""
+        self.put(server)
+        fits = self.fits()
+        self.take(server)
+        return fits
+
+
+def _pages(parts: Iterable[Part]) -> dict[tuple[str, str], int]:
+    """File-backed bytes by device and file."""
+    pages: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for part in parts:
+        if part.file:
+            pages[part.device, part.source] += part.file
+    return dict(pages)
+
+
+class _Search:
+    """Every whole set: one into which no other server fits. Depth first, taking before leaving out."""
+
+    def __init__(self, choices: Sequence[Planned], load: _Load) -> None:
+        """Who does not fit beside those that are always up is in no set."""
+        self.never = tuple(s for s in choices if not load.would_fit(s))
+        self._choices = tuple(s for s in choices if s not in self.never)
+        self._load = load
+        self._steps = 0
+        self._rows = 0
+        self.complete = True
+
+    def sets(self) -> Iterator[tuple[tuple[Planned, ...], dict[str, int]]]:
+        """The sets with what they take, those that are always up included."""
+        yield from self._from(0, (), ())
+
+    def _from(
+        self, at: int, chosen: tuple[Planned, ...], left: tuple[Planned, ...]
+    ) -> Iterator[tuple[tuple[Planned, ...], dict[str, int]]]:
+        """Sets that begin with `chosen` and leave out `left`, decided up to `at`."""
+        self._steps += 1
+        if self._steps > STEPS or self._rows >= ROWS:
+            self.complete = False
+            return
+        if at == len(self._choices):
+            if chosen and not any(self._load.would_fit(server) for server in left):
+                self._rows += 1
+                yield chosen, self._load.totals()
+            return
+        server = self._choices[at]
+        self._load.put(server)
+        fits = self._load.fits()
+        if fits:
+            yield from self._from(at + 1, (*chosen, server), left)
+        self._load.take(server)
+        yield from self._from(at + 1, chosen, (*left, server))
