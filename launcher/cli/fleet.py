@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
-from launcher.cli.build import host_findings
 from launcher.cli.findings import show_findings
 from launcher.cli.host import of_host
 from launcher.cli.progress import JsonProgress, Progress
 from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.this_host import examined
 from launcher.compiler import compile_fleet, render
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, has_errors
-from launcher.files import deployment_state_dir, state_root, write_atomic, write_deployment, writing
+from launcher.files import (
+    asked_at_ns,
+    deployment_state_dir,
+    start_under_way,
+    state_root,
+    write_atomic,
+    write_deployment,
+    writing,
+)
 from launcher.ir.deployment import Deployment
 from launcher.ir.fleet import FleetManifest
 from launcher.supervise import LOCK_NAME, offline_status, runtime_holder
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
+
+if TYPE_CHECKING:
+    from launcher.render import Rendered
 
 REQUEST_NAME = "request.json"
 DEPLOYMENT_NAME = "deployment"
@@ -87,11 +99,37 @@ def bring_up(
     Of a fleet for several hosts, `host` (or the one named as this machine) runs its own part here.
     """
     out, err = terminals(no_color=no_color)
+    asked_ns = asked_at_ns()
+    with start_under_way():
+        rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
+    manifest = rendered.manifest
+    progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
+    model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
+    announcer = Announcer(progress, None if as_json else out, model, ask)
+    from launcher.runtime import run, spawn_detached
+
+    try:
+        if detach:
+            spawn_detached(target, on_event=announcer, asked_ns=asked_ns)
+            return 0
+        code = run(target, on_event=announcer, asked_ns=asked_ns)
+    except KeyboardInterrupt:
+        announcer.finish()
+        err.line("stopped")
+        raise
+    # told to stop before it was ever ready: the start did not succeed
+    return code if announcer.was_ready else 128 + signal.SIGINT
+
+
+def _prepare(
+    overrides: list[str], config_dirs: list[Path], host: str | None, err: Terminal, *, verbose: bool
+) -> tuple[Rendered, Path]:
+    """Compile, check this host and write what the runtime reads; gives it and where it lies. Raises LaunchError."""
     compiled = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
     rendered = render(compiled)
     manifest = rendered.manifest
     show_findings(err, [f for f in compiled.findings if f.severity != "note" or verbose])
-    found = host_findings(compiled, manifest, rendered.routes)
+    found, _ = examined(compiled, manifest, rendered.routes)
     if has_errors(found):
         raise HostError(found)
     show_findings(err, found)
@@ -102,22 +140,7 @@ def bring_up(
     )
     target = _write(rendered.deployment, state)
     _write_request(state, request)
-    progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
-    model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
-    announcer = Announcer(progress, None if as_json else out, model, ask)
-    from launcher.runtime import run, spawn_detached
-
-    try:
-        if detach:
-            spawn_detached(target, on_event=announcer)
-            return 0
-        code = run(target, on_event=announcer)
-    except KeyboardInterrupt:
-        announcer.finish()
-        err.line("stopped")
-        raise
-    # told to stop before it was ever ready: the start did not succeed
-    return code if announcer.was_ready else 128 + signal.SIGINT
+    return rendered, target
 
 
 def _require_stopped(manifest: FleetManifest) -> None:

@@ -20,7 +20,7 @@ from launcher.cli.installed import (
 )
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, SuperviseError
-from launcher.files import deployment_state_dir, known_deployments
+from launcher.files import call_off, deployment_state_dir, known_deployments
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
 from launcher.supervise import RuntimeAliveError, end_runtime, offline_status, reach_runtime, stop_orphans
@@ -153,6 +153,7 @@ def _duration(seconds: float) -> str:
 def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_color: bool) -> int:
     """`launch stop`. Fleets whose runtime is gone are stopped from their state files, installed ones by systemd."""
     out, err = terminals(no_color=no_color)
+    called_off = everything and not names and call_off()
     statuses, managed = fleets(), installed_here()
     if bool(names) == everything:
         finding = Finding(
@@ -182,6 +183,8 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
     if as_json:
         print_json(out, {"schema": "launch.stop/v1", "stopped": stopped})
     else:
+        if called_off:
+            out.line("called off a start that was still compiling")
         out.line(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
     return 0
 

@@ -17,6 +17,7 @@ from launcher.files.deployment import (
 from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
 from launcher.files.packaged import packaged_dir
 from launcher.files.refusal import writing
+from launcher.files.starting import asked_at_ns, call_off, is_called_off, start_under_way
 from launcher.files.state import deployment_state_dir, known_deployments, state_root
 
 __all__ = [
@@ -25,12 +26,16 @@ __all__ = [
     "LockOwner",
     "OwnedLock",
     "WriteReport",
+    "asked_at_ns",
+    "call_off",
     "compare_deployment",
     "deployment_state_dir",
+    "is_called_off",
     "known_deployments",
     "lock_owner",
     "owned_files",
     "packaged_dir",
+    "start_under_way",
     "state_root",
     "write_atomic",
     "write_deployment",

@@ -32,14 +32,16 @@ def run(
     on_event: Callable[[AnyEvent], None] = ignore_event,
     route_only: bool = False,
     api_key_file: Path | None = None,
+    asked_ns: int | None = None,
 ) -> int:
     """Run the deployment in the foreground until SIGTERM, SIGINT or a stop over the control socket; 0 then.
 
     `route_only` starts and stops no server: the front alone, for fleets whose processes systemd owns; it
     reads its keys from `api_key_file` where that is given (a unit's credential), else where the routes say.
-    `on_event` is called in the event loop and must not block. A second signal kills instead of draining.
-    Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a fatal server
-    did not become ready, or a stop over the control socket came before all were; everything that was started is
+    `asked_ns` is when the start was asked for (`launcher.files.asked_at_ns`): if everything was told to stop since,
+    nothing is started. `on_event` is called in the event loop and must not block. A second signal kills instead of
+    draining. Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a
+    fatal server did not become ready, or everything was told to stop before all were; everything that was started is
     stopped), each after a `FleetFailed` event.
     """
     import uvloop  # noqa: PLC0415 - only who runs a fleet pays for it
@@ -49,7 +51,7 @@ def run(
             runner.run(
                 serve_front_only(deployment_dir, on_event, api_key_file)
                 if route_only
-                else Runtime(deployment_dir, on_event).main()
+                else Runtime(deployment_dir, on_event, asked_ns).main()
             )
     except LaunchError as error:
         on_event(FleetFailed(exit_code=error.exit_code, findings=error.findings))
@@ -57,8 +59,10 @@ def run(
     return 0
 
 
-def spawn_detached(deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event) -> int:
-    """Run the deployment in the background; return the runtime's pid once the fleet is ready. Raises as `run`."""
+def spawn_detached(
+    deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event, asked_ns: int | None = None
+) -> int:
+    """Run the deployment in the background; return the runtime's pid once the fleet is ready. All else as `run`."""
     manifest, _ = read_deployment(deployment_dir)
     state_dir = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
-    return spawn_runtime(deployment_dir, state_dir, on_event)
+    return spawn_runtime(deployment_dir, state_dir, on_event, asked_ns)

@@ -14,19 +14,21 @@ from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, encode_
 
 
 def main(argv: Sequence[str]) -> int:
-    """`python -m launcher.runtime DIR [--route-only] [--events-fd N]`; events as JSON lines on stderr.
+    """`python -m launcher.runtime DIR [--route-only] [--events-fd N] [--asked-ns N]`; events as JSON lines on stderr.
 
     The events up to ready or failed also go to descriptor N. The exit code is that of the LaunchError.
     """
     descriptor = int(argv[argv.index("--events-fd") + 1]) if "--events-fd" in argv else -1
+    asked_ns = int(argv[argv.index("--asked-ns") + 1]) if "--asked-ns" in argv else None
     if descriptor >= 0:
         os.set_inheritable(descriptor, False)
 
     def on_event(event: AnyEvent) -> None:
         nonlocal descriptor
         line = encode_event(event)
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
+        # Unbuffered: on a full disk a line is lost, and nothing else.
+        with contextlib.suppress(OSError):
+            os.write(2, line)
         if descriptor >= 0:
             # Whoever watched may be gone: that is no reason to stop.
             with contextlib.suppress(OSError):
@@ -36,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
                 descriptor = -1
 
     try:
-        return run(Path(argv[0]), on_event=on_event, route_only="--route-only" in argv)
+        return run(Path(argv[0]), on_event=on_event, route_only="--route-only" in argv, asked_ns=asked_ns)
     except LaunchError as error:
         return error.exit_code
 

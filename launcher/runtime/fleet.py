@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -12,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError
-from launcher.files import LockHeldError, LockOwner, OwnedLock, deployment_state_dir, write_atomic
+from launcher.files import (
+    LockHeldError,
+    LockOwner,
+    OwnedLock,
+    deployment_state_dir,
+    is_called_off,
+    write_atomic,
+    writing,
+)
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.runtime.deployment import read_deployment
@@ -27,8 +36,9 @@ _LOG = logging.getLogger("launch.runtime")
 class Runtime:
     """One run of one deployment; implements `launcher.ir.live.Control`."""
 
-    def __init__(self, deployment_dir: Path, on_event: Callable[[AnyEvent], None]) -> None:
-        """Reads the manifest. Raises ConfigError."""
+    def __init__(self, deployment_dir: Path, on_event: Callable[[AnyEvent], None], asked_ns: int | None = None) -> None:
+        """Reads the manifest. Raises ConfigError. `asked_ns`: see `launcher.runtime.run`."""
+        self._asked_ns = asked_ns
         self._directory = deployment_dir.absolute()
         self._on_event = on_event
         self._manifest, self._table = read_deployment(self._directory)
@@ -137,12 +147,18 @@ class Runtime:
         )
         with signals(self._on_signal):
             try:
-                lock.acquire(owner)
+                with writing(lock.path):
+                    lock.acquire(owner)
             except LockHeldError as error:
                 raise HostError([_held(self._manifest.deployment, error)]) from None
             try:
+                # With the lock held: whoever stops everything from now on finds it.
+                if self._asked_ns is not None and is_called_off(self._asked_ns):
+                    raise SuperviseError([early_finding(self._manifest.deployment)])
                 # At once: who sees the lock held can ask from now on, and is answered when the doors open.
-                with control_socket(self._state_dir) as sock:
+                with contextlib.ExitStack() as doors:
+                    with writing(self._state_dir):
+                        sock = doors.enter_context(control_socket(self._state_dir))
                     await self._hold(sock)
             finally:
                 # Nothing can start a server any more; one that a late start left would live on without a runtime.

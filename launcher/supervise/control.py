@@ -25,7 +25,8 @@ from launcher.errors import (
     SuperviseError,
 )
 from launcher.ir.live import FleetStatus
-from launcher.supervise.offline import runtime_pid
+from launcher.supervise.offline import runtime_holder, runtime_pid
+from launcher.supervise.procfs import is_suspended
 
 SOCKET_NAME = "control.sock"
 _MAX_SOCKET_PATH = 100
@@ -153,6 +154,9 @@ class ControlClient:
 
     def __init__(self, state_dir: Path) -> None:
         """`state_dir` is the deployment's (`launcher.files.deployment_state_dir`). Raises NoRuntimeError."""
+        holder = runtime_holder(state_dir)
+        if holder is not None and is_suspended(holder.pid):
+            raise NoRuntimeError(f"the runtime of {state_dir} (pid {holder.pid}) is stopped by a signal")
         _knock(state_dir)
         import httpx  # noqa: PLC0415 - 0.2 s that other commands need not pay
 
@@ -187,7 +191,8 @@ class ControlClient:
         """
         runtime = None if names else runtime_pid(self._state_dir)
         with _pidfd(runtime) as watched:
-            self._call("POST", "/api/stop", {"names": names})
+            # Everything: the answer is at once, the end comes later. Of single servers it comes when they are gone.
+            self._call("POST", "/api/stop", {"names": names}, timeout_s=None if names else _STATUS_S)
             if watched is not None and not watched.poll(None if wait_s is None else wait_s * 1000):
                 raise TimeoutError(f"the runtime still runs after {wait_s:g} s")
 

@@ -26,20 +26,25 @@ _CLASSES: dict[int, type[LaunchError]] = {
 }
 
 
-def spawn_runtime(deployment_dir: Path, state_dir: Path, on_event: Callable[[AnyEvent], None]) -> int:
+def spawn_runtime(
+    deployment_dir: Path, state_dir: Path, on_event: Callable[[AnyEvent], None], asked_ns: int | None = None
+) -> int:
     """Start `python -m launcher.runtime` for `deployment_dir` in a session of its own; return its pid once ready.
 
-    Its output goes to `STATE_DIR/runtime.log`. Raises the LaunchError that it ended with, SuperviseError when it
-    died without one, or was told to end before the fleet was ready. Interrupted (Ctrl-C), it is stopped with all
-    its servers, then KeyboardInterrupt goes on.
+    `asked_ns`: see `launcher.runtime.run`. Its output goes to `STATE_DIR/runtime.log`. Raises the LaunchError that it
+    ended with, SuperviseError when it died without one, or was told to end before the fleet was ready. Interrupted
+    (Ctrl-C), it is stopped with all its servers, then KeyboardInterrupt goes on.
     """
     log = state_dir / _LOG_NAME
     logs.shift(log, _LOG_FILES)
     reading, writing = os.pipe()
     output = logs.open_log(log)
+    argv = [sys.executable, "-m", "launcher.runtime", str(deployment_dir.absolute()), "--events-fd", str(writing)]
+    if asked_ns is not None:
+        argv += ["--asked-ns", str(asked_ns)]
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "launcher.runtime", str(deployment_dir.absolute()), "--events-fd", str(writing)],
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

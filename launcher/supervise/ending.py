@@ -11,6 +11,7 @@ from launcher.errors import Finding, SuperviseError
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.offline import LOCK_NAME, runtime_holder
 from launcher.supervise.process import signal_exactly
+from launcher.supervise.procfs import is_suspended
 
 _PATIENCE_S = 2.0
 """How long a runtime that holds its lock may take to open its control socket, or to let go of the lock."""
@@ -36,7 +37,8 @@ def reach_runtime(state_dir: Path) -> ControlClient:
 def end_runtime(state_dir: Path, *, wait_s: float, say: Callable[[str], None]) -> None:
     """End the runtime of `state_dir` with all its servers, and return when its lock is free; at once if it is.
 
-    It is asked over its control socket; when it holds the lock and does not listen for 2 s, it gets SIGTERM.
+    It is asked over its control socket; when it holds the lock and does not listen for 2 s, it gets SIGTERM. One that
+    is stopped by a signal is continued first: else it could hear neither.
     `say` gets a line for people when that takes long. Raises SuperviseError: `supervise/still-running` after
     `wait_s`, `supervise/lock-unnamed` when nobody answers and the lock names no living process.
     """
@@ -50,6 +52,9 @@ def end_runtime(state_dir: Path, *, wait_s: float, say: Callable[[str], None]) -
         if now - begun > _SAY_AFTER_S and not said:
             say(f"waiting for the runtime of {state_dir.name} (pid {holder.pid}) to drain and end")
             said = True
+        if is_suspended(holder.pid):
+            say(f"the runtime of {state_dir.name} (pid {holder.pid}) is stopped by a signal: it gets SIGCONT")
+            signal_exactly(holder.pid, holder.start_ticks, signal.SIGCONT)
         try:
             with ControlClient(state_dir) as client:
                 client.stop(wait_s=_SAY_AFTER_S)
@@ -67,6 +72,15 @@ def end_runtime(state_dir: Path, *, wait_s: float, say: Callable[[str], None]) -
 
 def no_answer_finding(state_dir: Path) -> Finding:
     """Why a command did not reach its runtime."""
+    holder = runtime_holder(state_dir)
+    if holder is not None and is_suspended(holder.pid):
+        return Finding(
+            code="supervise/no-answer",
+            severity="error",
+            key="",
+            message=f"the runtime of {state_dir.name} does not answer: it is stopped by a signal (SIGSTOP)",
+            notes=(f"kill -CONT {holder.pid} lets it go on", "`launch stop --all` ends it"),
+        )
     return Finding(
         code="supervise/no-answer",
         severity="error",

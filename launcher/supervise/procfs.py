@@ -85,6 +85,12 @@ def session_members(session: int) -> tuple[ProcStat, ...]:
     return tuple(s for s in stats if s is not None and s.session == session and s.state != "Z")
 
 
+def is_suspended(pid: int) -> bool:
+    """Whether `pid` is stopped by a signal, or by a debugger."""
+    stat = proc_stat(pid)
+    return stat is not None and stat.state in ("T", "t")
+
+
 def memory_bytes(pid: int) -> dict[str, int]:
     """Measured memory of `pid` by device: `ram`, resident now (VmRSS: anonymous and file-backed). Empty when gone."""
     try:

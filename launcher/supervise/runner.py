@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -36,6 +37,9 @@ from launcher.supervise.spec import ProcessSpec
 from launcher.supervise.traffic import Traffic
 
 _USABLE = ("ready", "sleeping")
+_LOG = logging.getLogger("launch.supervise")
+_BRIEF_S = 10.0
+"""A start that took longer is not repeated only to learn why it failed."""
 _EXIT_NOTICE_S = 0.2
 """How long the end of a process may take to be noticed after its connection broke."""
 
@@ -68,6 +72,10 @@ class Runner(Traffic):
         """An operator stopped it: no request starts it again."""
         self.closed = False
         """The fleet ends: nothing starts it again."""
+        self.returning = False
+        """A reload stops it in order to start it again: requests wait for it."""
+        self.suspended = False
+        """Its process is stopped by a signal (SIGSTOP, a debugger): it answers nothing, and may go on any time."""
         self.unhealthy = 0
         self._home = home
         self._process: process.RunningProcess | None = None
@@ -97,13 +105,22 @@ class Runner(Traffic):
 
     @property
     def state(self) -> ServerState:
-        """The state that requests go by: a draining server takes none."""
+        """What it does now; one that drains is as good as stopping."""
         return "stopping" if self.draining else self.life.state
+
+    @property
+    def outlook(self) -> ServerState:
+        """The state that requests go by: as `state`, but what will soon be back is worth waiting for."""
+        if self.returning and (self.draining or self.life.state in ("stopping", "stopped")):
+            return "starting"
+        if self.draining:
+            return "stopping"
+        return "backoff" if self.suspended and self.life.state in _USABLE else self.life.state
 
     @property
     def usable(self) -> bool:
         """Whether a request may be sent now."""
-        return not self.draining and self.life.state in _USABLE
+        return not self.draining and not self.suspended and self.life.state in _USABLE
 
     @property
     def pid(self) -> int | None:
@@ -116,9 +133,20 @@ class Runner(Traffic):
         return self._home.state_dir / "logs" / f"{self.spec.name}.log"
 
     async def until(self, *states: ServerState) -> ServerState:
-        """Wait until the life is in one of `states`; gives which."""
-        while self.life.state not in states:
-            await self._changed.wait()
+        """Wait until the life is, or for an instant was, in one of `states`; gives which."""
+        if self.life.state in states:
+            return self.life.state
+        reached: asyncio.Future[ServerState] = asyncio.get_running_loop().create_future()
+        self._waiting.append((states, reached))
+        try:
+            return await reached
+        finally:
+            self._waiting.remove((states, reached))
+
+    async def settled(self) -> ServerState:
+        """Wait until it takes requests, or will not before somebody starts it; gives the state then."""
+        over = ("failed", "stopped")
+        await self.wait_while(lambda: not self.usable and (self.returning or self.life.state not in over))
         return self.life.state
 
     # --- life ------------------------------------------------------------------------------------------------
@@ -140,7 +168,7 @@ class Runner(Traffic):
         self._process = taken
         self.record = record
         self._proven_before = record.ready_s is not None
-        self._home.store.save(record)
+        self._keep(record)
         taken.watch(self._exited)
         self._home.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid))
         self.dispatch(Start(adopt=True))
@@ -167,8 +195,14 @@ class Runner(Traffic):
         self._arm()
         if self.life.state != before.state:
             self._tell(before)
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
+            passed = [self.life.state]
+            if before.state == "stopping" and self.life.state == "starting":
+                passed.insert(0, "stopped")  # it was asked to start again meanwhile: the old process is gone
+            for states, waiter in self._waiting:
+                reached = next((state for state in passed if state in states), None)
+                if reached is not None and not waiter.done():
+                    waiter.set_result(reached)
+            self.stir()
 
     def abandon(self) -> None:
         """Let go of the process without ending it."""
@@ -197,12 +231,7 @@ class Runner(Traffic):
         """Start the process, unless something is in the way; the state file names it before and after."""
         problem = obstacle(self.spec)
         if problem is None:
-            try:
-                self._launch()
-            except OSError as error:
-                problem = Diagnosis(
-                    code="supervise/cannot-execute", cause=f"cannot start {self.spec.argv[0]}: {error}", remedy=""
-                )
+            problem = self._launch()
         if problem is not None:
             self.failure = problem
             self.exit_code = None
@@ -210,8 +239,11 @@ class Runner(Traffic):
             reason = SpawnFailed(problem.cause, jitter=random.random())  # noqa: S311 - spreads restarts
             asyncio.get_running_loop().call_soon(self.dispatch, reason)
 
-    def _launch(self) -> None:
-        """Spawn, record, watch. Raises OSError."""
+    def _launch(self) -> Diagnosis | None:
+        """Record, spawn, watch; or why that cannot be.
+
+        Without a state file nothing is started: a server that a killed runtime left could not be found again.
+        """
         spec, home = self.spec, self._home
         record = ServerRecord(
             deployment=home.deployment,
@@ -248,7 +280,7 @@ class Runner(Traffic):
         self.failure, self.exit_code, self.ready_s, self.unhealthy = None, None, None, 0
         self._process = started
         started.watch(self._exited)
-        home.store.save(self.record)
+        self._keep(self.record)
         home.emit(
             events.ServerStarting(
                 name=spec.name,
@@ -290,6 +322,7 @@ class Runner(Traffic):
         """The process is gone."""
         self._cancel_probe()
         self._process = None
+        self.suspended = False
         self.exit_code = code
         self._home.store.remove(self.spec.name)
         if self.life.failing is None and self.life.state != "stopping":
@@ -358,7 +391,7 @@ class Runner(Traffic):
             if self._proven_before and self.record.ready_s is not None:
                 self.ready_s = self.record.ready_s
             self.record = msgspec.structs.replace(self.record, ready_s=self.ready_s)
-            self._home.store.save(self.record)
+            self._keep(self.record)
             self._home.emit(events.ServerReady(name=self.spec.name, pid=self.pid, seconds=self.ready_s))
 
     def failed_event(self) -> events.ServerFailed:

@@ -58,7 +58,7 @@ def process_specs(manifest: FleetManifest) -> dict[str, ProcessSpec]:
 
 def _server(unit: ServerUnit, supervisor: SupervisorUnit) -> ProcessSpec:
     """A llama-server."""
-    return ProcessSpec(
+    planned = ProcessSpec(
         name=unit.name,
         kind="server",
         argv=unit.argv,

@@ -68,7 +68,7 @@ class Supervisor:
     def state(self, name: str) -> ServerState:
         """State of `name` now; an unknown name is stopped."""
         runner = self._runners.get(name)
-        return "stopped" if runner is None else runner.state
+        return "stopped" if runner is None else runner.outlook
 
     async def wake(self, name: str, timeout_s: float) -> None:
         """See `launcher.ir.live.Upstreams`."""
@@ -245,14 +245,6 @@ class Supervisor:
                 self._runners[name].spec = spec
             else:
                 self._runners[name] = Runner(spec, self._home)
-        await self._bring_back((*changes.started, *changes.restarted))
-        self._refuse_ended()
-        self._emit(
-            events.FleetReloaded(
-                started=changes.started, stopped=changes.stopped, restarted=changes.restarted, kept=changes.kept
-            )
-        )
-        return changes
 
     def abandon(self) -> None:
         """Let go of every process without ending one: what a dying runtime does, on purpose."""
@@ -313,8 +305,8 @@ class Supervisor:
         try:
             for dependency in earlier:
                 await self._settled[dependency].wait()
-            async with limit:
-                if not runner.life.alive:
+            async with self._waker.turn(runner.spec.exclusive), limit:
+                if not runner.life.alive and not self._waker.rivals(runner):
                     runner.start()
                 state = await runner.until("ready", "sleeping", "failed", "stopped")
         finally:
@@ -337,18 +329,28 @@ class Supervisor:
 
     async def _drain_and_stop(self, runner: Runner, why: str) -> None:
         """Let requests in flight end, then stop, and wait for the end."""
-        if runner.life.state in ("ready", "sleeping"):
-            await runner.drain(self.manifest.supervisor.drain_timeout_s)
-        runner.stop(why)
-        await runner.until("stopped", "failed")
-        runner.draining = False
+        try:
+            if runner.life.state in ("ready", "sleeping"):
+                await runner.drain(self.manifest.supervisor.drain_timeout_s)
+            runner.stop(why)
+            await runner.until("stopped", "failed")
+        finally:
+            runner.draining = False
 
-    async def _bring_back(self, names: tuple[str, ...]) -> None:
-        """Start `names` after a reload, a few at a time, and wait until each is ready or failed."""
+    async def _bring_back(self, names: tuple[str, ...], asked: tuple[str, ...]) -> None:
+        """Start `names` after a reload, a few at a time, and wait until each is ready or failed.
+
+        Of an exclusive group, what runs is displaced only by one that was `asked` for by name. The caller has the
+        groups' turns.
+        """
         limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
 
         async def bring(runner: Runner) -> None:
             async with limit:
+                if self._waker.rivals(runner):
+                    if runner.spec.name not in asked:
+                        return
+                    await self._waker.clear_group(runner, [])
                 runner.start()
                 await runner.until("ready", "sleeping", "failed", "stopped")
 

@@ -15,11 +15,15 @@ from launcher.supervise.runner import Runner
 
 _LOG = logging.getLogger("launch.supervise")
 _ASK_MIN_S = 0.5
+_PULSE_S = 0.25
+_SUSPENDED_S = 3.0
+"""How long a process may be stopped by a signal (a debugger looks at it) before it is ended and started anew."""
+_SERVING = ("ready", "sleeping")
 _SLEEP_FLAG = "--sleep-idle-seconds"
 
 
 class Upkeep:
-    """Two loops over `runners`, a live view, from `start` to `stop`."""
+    """Four loops over `runners`, a live view, from `start` to `stop`."""
 
     def __init__(self, runners: Mapping[str, Runner], settings: SupervisorUnit) -> None:
         """Keeps references only."""
@@ -41,6 +45,21 @@ class Upkeep:
         for task in self._tasks:
             task.cancel()
         self._tasks = []
+
+    async def _watch_pulse(self) -> None:
+        """Keep requests away from a process that is stopped by a signal; one that stays so is ended.
+
+        Looking costs a read of /proc: asking /health would not tell for seconds.
+        """
+        since: dict[int, float] = {}
+        while True:
+            await asyncio.sleep(_PULSE_S)
+            now = asyncio.get_running_loop().time()
+            stopped = {r.pid: r for r in tuple(self._runners.values()) if _is_suspended(r)}
+            since = {pid: since.get(pid, now) for pid in stopped if pid is not None}
+            for pid, runner in stopped.items():
+                if pid is not None and now - since[pid] >= _SUSPENDED_S:
+                    runner.broken(f"its process was stopped by a signal for {_SUSPENDED_S:g} s", "supervise/suspended")
 
     async def _watch_health(self) -> None:
         """Ask every ready process, all at once, every `health_interval_s`."""
@@ -87,3 +106,13 @@ class Upkeep:
                 )
             except OSError:
                 _LOG.exception("cannot rotate %s", runner.log_file)
+
+
+def _is_suspended(runner: Runner) -> bool:
+    """Whether its process is stopped now; the runner, and who waits for it, are told of a change."""
+    pid = runner.pid if runner.life.state in _SERVING else None
+    suspended = pid is not None and procfs.is_suspended(pid)
+    if runner.suspended != suspended:
+        runner.suspended = suspended
+        runner.stir()
+    return suspended
