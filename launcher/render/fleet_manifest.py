@@ -92,6 +92,7 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: t
         idle_timeout_s=tier.idle_timeout_s,
         expansion_threshold=tier.expansion_threshold,
         exclusive=server.exclusive,
+        oom_score_adjust=tier.oom_score_adjust,
         default=server.default,
         after=server.after,
         start_timeout_s=server.start_timeout_s,
