@@ -11,7 +11,7 @@ from benchmarks.memory.cases import Case
 from launcher.engine import dry_run
 from launcher.hardware import take_inventory
 from launcher.plan import estimate, settle
-from launcher.plan.memory.compute import micro_batch
+from launcher.plan.memory.compute_bound import micro_batch
 from launcher.sizes import MIB
 from tests.plan.fleets import hardware
 from tests.plan.test_real_server import flags, logged

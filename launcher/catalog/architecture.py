@@ -12,7 +12,7 @@ from launcher.catalog.gguf import BadHeader, Header
 from launcher.catalog.traits import ENCODERS, MAX_LAYERS, complete
 from launcher.ir.config import ArchitectureConfig
 
-_POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+POOLING = ("none", "mean", "cls", "last", "rank")
 """llama.h `enum llama_pooling_type`."""
 
 SCALAR_KEYS = {
@@ -83,7 +83,7 @@ def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig
         "attention_bias": any(n.endswith((".attn_q.bias", ".attn_qkv.bias")) for n in shapes),
         "qk_norm": any(n.endswith(".attn_q_norm.weight") for n in shapes),
         "causal": keys.flag("attention.causal", default=True),
-        "pooling": _POOLING.get(keys.optional("pooling_type", absent=-1)),
+        "pooling": dict(enumerate(POOLING)).get(keys.optional("pooling_type", absent=-1)),
     }
     return complete(ArchitectureConfig(**fields, **_tokenizer(headers[0], keys)))
 

@@ -155,7 +155,7 @@ def _falcon_h1(a: ArchitectureConfig, k: Layer) -> Parts:
     yield norm("attn_norm", a.n_embd)
     yield from mamba2(a)
     yield from attention(a, k)
-    yield norm("ffn_norm", a.n_embd)
+    yield Part("ffn_norm", (a.n_embd,))  # without a suffix: that is the name the loader asks for
     yield from ffn(a, k.n_ff)
 
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher.catalog.architecture import SCALAR_KEYS
+from launcher.catalog.architecture import POOLING, SCALAR_KEYS
 from launcher.catalog.ggml_types import BY_NAME
 from launcher.catalog.traits import SHARED_KV_FROM, SLIDING_PERIOD, complete
 from launcher.ir.catalog import ModelFile
@@ -70,6 +70,8 @@ def _keys(architecture: ArchitectureConfig) -> Iterator[tuple[str, Value]]:
     yield at + "attention.layer_norm_epsilon", 1e-5
     yield at + "attention.causal", a.causal
     yield at + "rope.freq_base", 10000.0
+    if a.pooling in POOLING:
+        yield at + "pooling_type", POOLING.index(a.pooling)
     yield at + "vocab_size", a.n_vocab
     yield "tokenizer.ggml.model", "none"
     if a.n_token_types:

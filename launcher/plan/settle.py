@@ -97,6 +97,7 @@ def settle(
         threads_batch=config.threads_batch or threads,
         draft_n_max=config.draft.n_max if config.draft else 0,
         ngram=config.ngram,
+        pooling=config.pooling or arch.pooling or "none",
     )
     layers = _gpu_layers(config, model, hardware, settings, beside=beside, tables=tables or WeightTables())
     return Settled(settings=msgspec.structs.replace(settings, n_gpu_layers=layers), findings=tuple(findings))

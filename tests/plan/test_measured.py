@@ -9,7 +9,7 @@ import pytest
 
 from launcher.ir.config import ArchitectureConfig, GpuConfig
 from launcher.plan import Settings, estimate, settle
-from launcher.plan.memory.compute import compute_bound
+from launcher.plan.memory.compute_bound import compute_bound
 from launcher.plan.memory.host import LIBRARIES
 from launcher.plan.memory.layers import layers
 from launcher.sizes import GIB, MIB

@@ -14,7 +14,7 @@ from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ServerConfig
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle
-from launcher.plan.memory.compute import compute_bound
+from launcher.plan.memory.compute_bound import compute_bound
 from launcher.plan.memory.layers import layers, served_architecture
 from launcher.sizes import MIB
 from tests.tinymodels import ARCHITECTURES, write

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from launcher.errors import Finding
 from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.memory.compute import QUANTISED
+from launcher.plan.memory.compute_bound import QUANTISED
 from launcher.plan.memory.kv import ROW
 from launcher.plan.memory.layers import key_length, value_length
 

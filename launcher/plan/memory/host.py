@@ -6,7 +6,7 @@ Constants were measured on llama-server b10434 (MEMORY.md), rounded up.
 from __future__ import annotations
 
 from launcher.ir.config import ArchitectureConfig
-from launcher.plan.memory.compute import head_width, micro_batch
+from launcher.plan.memory.compute_bound import head_width, micro_batch
 from launcher.plan.memory.kv import cells, token_bytes
 from launcher.plan.memory.layers import Layers, widest
 from launcher.plan.memory.parts import Part

@@ -7,7 +7,7 @@ ggml-cpu/amx/mmq.cpp ggml_backend_amx_get_alloc_size, ggml-cpu/repack.cpp.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from math import prod
 
 import msgspec
@@ -71,6 +71,10 @@ class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
     """The embedding once more, as the output of models without one."""
     largest: int
     count: int
+    kinds: tuple[dict[str, tuple[int, ...]], ...]
+    """Distinct sets of a layer's weights: name within the layer → shape."""
+    order: tuple[int, ...]
+    """Which of `kinds` each layer has."""
 
 
 class CpuCopies(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,11 +125,16 @@ def copied_bytes(tensor: Tensor, copies: CpuCopies) -> int:
     return 0
 
 
+Simulated = dict[tuple[Hashable, ...], int]
+
+
 class WeightTables:
     """Tables of the models weighed so far: one pass over each header, however often a plan asks."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str, CpuCopies], WeightTable] = {}
+        self.simulated: Simulated = {}
+        """Sizes of compute buffers, by what decides them: `compute` fills it."""
 
     def of(self, model: ModelFile, n_layer: int, settings: Settings) -> WeightTable:
         """The table of `model` on the CPU of `settings`."""
@@ -141,6 +150,7 @@ def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
     experts = tuple(Group() for _ in range(n_layer))
     inputs, output = Group(), Group()
     roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
+    shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in range(n_layer)]
     offset = largest = count = 0
     for tensor in model.tensors:
         size = tensor.size_bytes
@@ -154,10 +164,14 @@ def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
         kind = roles[key]
         if layer >= 0:
             group = experts[layer] if kind.is_bank else dense[layer]
+            shapes[layer][stem] = tensor.shape
         else:
             group = inputs if kind.is_input else output
         group.add(size, kind.copy, start)
         largest, count = max(largest, size), count + 1
+    distinct: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
+    for found in shapes:
+        distinct.setdefault(tuple(found.items()), len(distinct))
     return WeightTable(
         dense=dense,
         experts=experts,
@@ -166,6 +180,8 @@ def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
         tied=_tied(model, copies),
         largest=largest,
         count=count,
+        kinds=tuple(map(dict, distinct)),
+        order=tuple(distinct[tuple(found.items())] for found in shapes),
     )
 
 

@@ -1,0 +1,85 @@
+"""The size of a compute buffer, by building the graph and playing ggml's allocator. Pure.
+
+Layers repeat. The graph is built for a shorter walk through their kinds, in which every two neighbours occur once; the
+allocator then goes through all layers with the stretches found there, and remembers what each did to which heap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from launcher.ir.config import ArchitectureConfig
+from launcher.plan.memory.graph.allocator import Player, Segment, lifetimes
+from launcher.plan.memory.graph.batch import Batch, Build, NotSimulatedError, Weights
+from launcher.plan.memory.graph.models import KNOWN, MIXERS, SIMULATED, embed, finish, layer
+from launcher.plan.memory.layers import at, slides
+
+END = -1
+"""The number of what comes after the last layer, and before the first."""
+
+
+def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weights], order: Sequence[int]) -> int:
+    """Bytes of the buffer that one backend needs for the whole graph.
+
+    `order` has the index in `kinds` of each layer's weights. Raises NotSimulatedError for a graph that is not
+    described in `models`.
+    """
+    if arch.arch not in SIMULATED or not order:
+        raise NotSimulatedError(f"the graph of {arch.arch} is not described")
+    unknown = sorted({name for kind in kinds for name in kind} - KNOWN)
+    if unknown:
+        raise NotSimulatedError(f"weights that are not described: {', '.join(unknown)}")
+    numbers = number(arch, kinds, order)
+    kept = walk(numbers)
+    build = Build(arch, batch)
+    x = embed(build)
+    bounds = []
+    for il in kept:
+        x = layer(build, kinds[order[il]], il, x, last=il == len(order) - 1)
+        bounds.append(len(build.graph.nodes))
+    finish(build, x)
+    bounds.append(len(build.graph.nodes))
+    segments = lifetimes(build.graph.nodes, build.graph.inputs, bounds)
+    return _play(numbers, [*(numbers[il] for il in kept), END], segments, Player(build.graph.inputs))
+
+
+def number(arch: ArchitectureConfig, kinds: Sequence[Weights], order: Sequence[int]) -> list[int]:
+    """Layers by kind: equal weights, heads and window; the last of a kind, which may free inputs, is one of its own.
+
+    A layer that only feeds forward is evaluated with the one after it: what came before it is part of its kind.
+    """
+    traits = [(k, slides(arch, il), at(arch.n_head, il), at(arch.n_head_kv, il)) for il, k in enumerate(order)]
+    last = {trait: il for il, trait in enumerate(traits)}
+    known: dict[object, int] = {}
+    found = [END]
+    for il, trait in enumerate(traits):
+        before = None if MIXERS.intersection(kinds[order[il]]) else found[-1]
+        found.append(known.setdefault((trait, last[trait] == il, before), len(known)))
+    return found[1:]
+
+
+def walk(numbers: Sequence[int]) -> list[int]:
+    """Indices of layers to build: the same neighbours as in `numbers`, each pair at least once, detours left out."""
+    kept, seen, here = [0], set[tuple[int, int]](), 0
+    while here < len(numbers) - 1:
+        ahead = here
+        for i in range(here, len(numbers) - 1):
+            if numbers[i] == numbers[here]:
+                ahead = i
+            if (numbers[i], numbers[i + 1]) not in seen:
+                break
+        here = ahead + 1
+        seen.add((numbers[ahead], numbers[here]))
+        kept.append(here)
+    return kept
+
+
+def _play(numbers: Sequence[int], built: Sequence[int], segments: Sequence[Segment], player: Player) -> int:
+    """The peak of all layers, with the stretches that were found between neighbours of the same kinds."""
+    found: dict[tuple[int, int], int] = {}
+    for i, (before, after) in enumerate(zip([END, *built], built, strict=False)):
+        found.setdefault((before, after) if i else (END, END - 1), i)
+    path = [(END, END - 1), *zip(numbers, [*numbers[1:], END], strict=True)]
+    for pair in path:
+        player.play(found[pair], segments[found[pair]])
+    return player.peak
