@@ -1,0 +1,44 @@
+"""Listening sockets as the kernel tells them, and as /proc does."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from launcher.supervise import listeners, ports
+
+ADDRESSES = ("127.0.0.1", "::1", "0.0.0.0", "::")
+IN_THE_WAY = {
+    "127.0.0.1": {"127.0.0.1", "0.0.0.0", "::", "localhost", ""},
+    "::1": {"::1", "0.0.0.0", "::", "localhost", ""},
+    "0.0.0.0": {"127.0.0.1", "127.0.0.2", "::1", "0.0.0.0", "::", "localhost", ""},
+    "::": {"127.0.0.1", "127.0.0.2", "::1", "0.0.0.0", "::", "localhost", ""},
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_listener_is_found_where_it_is_in_the_way(address: str) -> None:
+    """Equal addresses and wildcards meet, others do not; the socket is ours; once closed it is gone."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+        sock.bind((address, 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        hosts = ("", "127.0.0.1", "127.0.0.2", "::1", "0.0.0.0", "::", "localhost")
+        assert {h for h in hosts if listeners.listening_inodes(port, h)} == IN_THE_WAY[address]
+        assert ports.listens(os.getpid(), port)
+        assert not ports.listens(1, port)
+    assert not listeners.listening_inodes(port)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_proc_says_the_same(address: str) -> None:
+    """What is read where the kernel does not answer has the same port, address and inode."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+        sock.bind((address, 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        asked, read = ({s for s in found() if s.port == port} for found in (listeners._asked, listeners._read))
+        assert asked == read
+        assert [s.inode for s in asked] == [os.fstat(sock.fileno()).st_ino]
