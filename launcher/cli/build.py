@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
-from launcher.ir.dialect import Dialect
-from launcher.ir.fleet import FleetManifest, RoutingTable
 
 
 def print_json(terminal: Terminal, document: Any) -> None:
@@ -125,97 +122,19 @@ def write(
     return STALE_EXIT_CODE if check and changes else 0
 
 
-def host_findings(compiled: Compilation, manifest: FleetManifest, routes: RoutingTable) -> tuple[Finding, ...]:
-    """What this host has against running `manifest` now, located in the config."""
-    return _examined(compiled, manifest, routes)[0]
-
-
-def _examined(
-    compiled: Compilation, manifest: FleetManifest, routes: RoutingTable
-) -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
-    """What this host has against running `manifest` now, and what was looked at: subject and what was found."""
-    from launcher import config, hardware
-    from launcher.files import deployment_state_dir
-    from launcher.supervise import offline_status
-
-    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
-    alive = offline_status(state)
-    running = {p.name: sum(p.measured_bytes.values()) for p in alive.processes if p.pid is not None}
-    if alive.runtime_pid is not None:
-        running["front"] = 0
-    facts = hardware.gather_facts(manifest, routes, hardware.take_inventory(), running=running, state_dir=state)
-    refused, binaries = _binary_findings(compiled)
-    found = [*hardware.check_host(manifest, facts), *refused]
-    return config.locate(found, compiled.composed.sources), (*binaries, *hardware.describe_checks(manifest, facts))
-
-
-def _binary_findings(compiled: Compilation) -> tuple[list[Finding], list[tuple[str, str]]]:
-    """What the binaries on this host refuse of the command lines that were written for recorded builds.
-
-    And a line for each engine: which build it is, how many flags of how many servers it was asked about.
-    """
-    from launcher import engine
-    from launcher.files import state_root
-    from launcher.render import render_commands
-
-    findings: list[Finding] = []
-    lines: list[tuple[str, str]] = []
-    real: dict[str, tuple[str, Dialect]] = {}
-    for name, (binary, recorded) in compiled.engines.items():
-        real[name] = (binary, recorded)
-        if engine.locate_binary(binary) is None:
-            lines.append((f"engine {name}", f"{binary} is not here; planned for {recorded.name}"))
-            continue  # the host's check says so
-        entry = compiled.plan.config.engines[name]
-        try:
-            env = {"LD_LIBRARY_PATH": ":".join(entry.library_path)} if entry.library_path else None
-            real[name] = (binary, engine.probe(Path(binary), state_root() / "dialects", key=f"engines.{name}", env=env))
-        except LaunchError as error:
-            findings += error.findings
-        findings += _missing_devices(compiled, name, Path(binary), env)
-        mine = [compiled.commands[s.name].argv for s in compiled.plan.servers if s.engine == name]
-        flags = {word for argv in mine for word in argv if word in real[name][1].index()}
-        lines.append((f"engine {name}", f"{real[name][1].name}: {len(flags)} flags of {len(mine)} servers, {binary}"))
-    _, refused = render_commands(compiled.plan, real)
-    return [*findings, *(f for f in refused if f not in compiled.findings)], lines
-
-
-def _missing_devices(
-    compiled: Compilation, engine_name: str, binary: Path, env: dict[str, str] | None
-) -> Iterator[Finding]:
-    """Devices of the command lines that the binary, with the libraries that it loads here, does not see."""
-    from launcher import engine
-
-    for server in compiled.plan.servers:
-        argv = compiled.commands[server.name].argv
-        wanted = argv[argv.index("--device") + 1].split(",") if server.devices and "--device" in argv else []
-        if server.engine != engine_name or not wanted:
-            continue
-        rpc = argv[argv.index("--rpc") + 1] if "--rpc" in argv else ""
-        seen = engine.list_devices(binary, rpc=rpc, env=env)
-        gone = [name for name in wanted if seen is not None and name not in seen]
-        if gone:
-            yield Finding(
-                code="engine/device-missing",
-                severity="error",
-                key=f"servers.{server.name}.devices",
-                message=f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(seen or ()) or 'no device'}",
-                notes=(f"a build for another backend, or the wrong libraries: engines.{engine_name}.library_path",),
-            )
-
-
 def examine(
     overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool, no_color: bool
 ) -> int:
     """`launch check`. `host`: which of several this is."""
     from launcher.cli.host import of_host
+    from launcher.cli.this_host import examined
     from launcher.compiler import render
 
     out, _ = terminals(no_color=no_color)
     compiled = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
     rendered = render(compiled)
     manifest = rendered.manifest
-    found, checked = _examined(compiled, manifest, rendered.routes)
+    found, checked = examined(compiled, manifest, rendered.routes)
     findings = (*compiled.findings, *found)
     if as_json:
         said = [{"subject": subject, "found": text} for subject, text in checked]

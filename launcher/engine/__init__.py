@@ -5,7 +5,7 @@ And what it says that a command line will take, from its own dry run (`prove`). 
 """
 
 from launcher.engine.breakdown import parse_breakdowns
-from launcher.engine.devices import list_devices
+from launcher.engine.devices import SeenDevice, list_devices
 from launcher.engine.help import parse_help
 from launcher.engine.probe import locate_binary, probe, record, recorded, recorded_names, resolve_binary
 from launcher.engine.prove import (
@@ -21,6 +21,7 @@ from launcher.engine.prove import (
 __all__ = [
     "EMBEDDED",
     "DryRunError",
+    "SeenDevice",
     "dry_run",
     "keep_proof",
     "list_devices",

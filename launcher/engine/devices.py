@@ -7,14 +7,26 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-_DEVICE = re.compile(r"^  (\w+): ", re.MULTILINE)
+from launcher.sizes import MIB
+
+_DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d+) MiB, (\d+) MiB free\))?\s*$", re.MULTILINE)
 LIST_TIMEOUT_S = 60.0
 """A CUDA build opens every card first."""
 
 
-def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None = None) -> tuple[str, ...] | None:
-    """Names for `--device` (`CUDA0`, `Vulkan1`, `RPC0`), with the servers `rpc` (`host:port,…`) added to them.
+class SeenDevice(NamedTuple):
+    """A device by its name for `--device` (`CUDA0`, `Vulkan1`, `RPC0`); sizes are 0 where the build gives none."""
+
+    name: str
+    model: str
+    total_bytes: int
+    free_bytes: int
+
+
+def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None = None) -> tuple[SeenDevice, ...] | None:
+    """The devices that `binary` sees, with the servers `rpc` (`host:port,…`) added to them.
 
     None when the build does not say: it fails, hangs, or is too old for the flag.
     """
@@ -34,4 +46,7 @@ def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None =
         return None
     if done.returncode or "Available devices:" not in done.stdout:
         return None
-    return tuple(_DEVICE.findall(done.stdout.partition("Available devices:")[2]))
+    found = _DEVICE.findall(done.stdout.partition("Available devices:")[2])
+    return tuple(
+        SeenDevice(name, model, int(total or 0) * MIB, int(free or 0) * MIB) for name, model, total, free in found
+    )

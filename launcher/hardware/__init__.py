@@ -4,7 +4,8 @@ In: this machine (/proc, /sys, psutil, NVML, rlimits). Out: `HostInventory`; a h
 (`hardware=auto`); findings about a manifest that this host cannot run now.
 """
 
-from launcher.hardware.checks import HostFacts, check_host, gather_facts
+from launcher.hardware.checks import check_host
+from launcher.hardware.facts import HostFacts, gather_facts
 from launcher.hardware.inventory import take_inventory
 from launcher.hardware.probe import hardware_tree
 from launcher.hardware.summary import describe_checks

@@ -1,125 +1,18 @@
-"""The plan against this host, now: files, memory, locks, ports, tools. Facts are gathered first, then judged."""
+"""The plan against this host, now: files, memory, locks, ports, tools. Judges facts that were gathered. Pure."""
 
 from __future__ import annotations
 
-import errno
-import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-
 from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding, Fix
-from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
-from launcher.ir.host import HostInventory
+from launcher.hardware.facts import HostFacts, programs_of
+from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.sizes import GIB, gib
-
-
-class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found on this host about one manifest. `our_bytes` is RAM that its running servers already hold."""
-
-    host: HostInventory
-    missing_files: dict[str, str] = {}
-    """Path → why it cannot be read."""
-    missing_programs: tuple[str, ...] = ()
-    taken_ports: dict[str, str] = {}
-    """Server, service or `front` → who holds its port."""
-    our_bytes: int = 0
-    disk_free: dict[str, int] = {}
-
 
 LOG_ROOM_BYTES = 1 * GIB
 _FILES_SHOWN = 3
-_ANOTHER = "another process"
-_HOLDERS = ("pid ", _ANOTHER)
-
-
-def gather_facts(
-    manifest: FleetManifest, routes: RoutingTable, host: HostInventory, *, running: dict[str, int], state_dir: Path
-) -> HostFacts:
-    """Looks at every file, program and port that `manifest` needs.
-
-    `running` maps servers of this fleet that already run to the bytes they hold: their ports are not taken by
-    strangers, and their memory is counted once.
-    """
-    started = [s for s in manifest.servers if s.start != "never"]
-    missing = {p: why for s in started for p in s.files if (why := _unreadable(p)) is not None}
-    programs = {a for s in started if s.name not in running for a in _programs(s)}
-    ports: dict[str, str] = {}
-    wanted = [(s.name, s.host, s.port) for s in started]
-    wanted += [(s.name, s.host, s.port) for s in manifest.services if s.builtin is None]
-    wanted.append(("front", routes.front.host, routes.front.port))
-    for name, address, port in wanted:
-        if name not in running and (owner := port_owner(address, port)) is not None:
-            ports[name] = owner
-    return HostFacts(
-        host=host,
-        missing_files=missing,
-        missing_programs=tuple(sorted(p for p in programs if shutil.which(p) is None)),
-        taken_ports=ports,
-        our_bytes=sum(running.values()),
-        disk_free={str(state_dir): _disk_free(state_dir)},
-    )
-
-
-def _programs(server: ServerUnit) -> tuple[str, ...]:
-    """The programs that `server.argv` runs: the binary, behind numactl or taskset where those wrap it."""
-    wrapper = Path(server.argv[0]).name
-    if wrapper == "numactl" and "--" in server.argv:
-        return server.argv[0], server.argv[server.argv.index("--") + 1]
-    if wrapper == "taskset":
-        return server.argv[0], server.argv[3]
-    return (server.argv[0],)
-
-
-def _unreadable(path: str) -> str | None:
-    """Why `path` cannot be read, None when it can."""
-    try:
-        with Path(path).open("rb") as file:
-            file.read(4)
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def _disk_free(path: Path) -> int:
-    """Free bytes where `path` is, or will be."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
-
-
-def port_owner(host: str, port: int) -> str | None:
-    """Who listens on `host:port`: `pid 123 (name)`, `another process`, or why we may not bind; None when free."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # as llama-server and uvicorn bind: TIME_WAIT does not count as taken
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                return error.strerror or str(error)
-        else:
-            return None
-    return _listener(port) or _ANOTHER
-
-
-def _listener(port: int) -> str | None:
-    """The process that listens on `port`, where we may know it."""
-    import psutil  # noqa: PLC0415 - only when a port is taken
-
-    try:
-        for connection in psutil.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port:
-                if connection.pid is None:
-                    return None
-                return f"pid {connection.pid} ({psutil.Process(connection.pid).name()})"
-    except psutil.Error:
-        return None
-    return None
 
 
 HostCheck = Callable[[FleetManifest, HostFacts], Iterator[Finding]]
@@ -155,7 +48,7 @@ def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """A binary or numactl that is not installed."""
     for program in facts.missing_programs:
-        users = [s.name for s in manifest.servers if program in tuple(_programs(s))]
+        users = [s.name for s in manifest.servers if program in programs_of(s)]
         if Path(program).name == "numactl":
             code, remedy = "host/numactl-missing", "apt-get install numactl, or drop the servers' numa policy"
         else:
@@ -222,13 +115,13 @@ def _vram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
         need = sum(m.committed_bytes for s in _boot_set(manifest) for m in s.memory if m.device == device.name)
         card = cards.get(device.name)
         if card is None:
-            if need:
+            if need and device.name not in facts.unseen_gpus:
                 yield Finding(
                     code="host/gpu-missing",
                     severity="error",
                     key=f"hardware.gpus.{device.name}",
                     message=f"no GPU {device.name} on this host; the fleet needs {gib(need)} on it",
-                    notes=(f"this host has: {', '.join(cards) or 'no GPU that NVML shows'}",),
+                    notes=(f"this host has: {', '.join(cards) or 'no GPU'}",),
                     fixes=(Fix(override="hardware=auto", effect="plans for the devices of this host"),),
                 )
         elif need > card.free_bytes and facts.our_bytes == 0:
@@ -261,14 +154,14 @@ def _memlock(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """Ports that somebody else holds."""
     ports = {s.name: s.port for s in manifest.servers} | {s.name: s.port for s in manifest.services}
-    for name, owner in facts.taken_ports.items():
+    for name, why in facts.taken_ports.items():
         key = "runtime.front.port" if name == "front" else f"ports.{name}"
         number = f"port {ports[name]}" if name in ports else "the front's port"
         yield Finding(
             code="host/port-taken",
             severity="error",
             key=key,
-            message=f"{name}: {number} {'is held by' if owner.startswith(_HOLDERS) else 'cannot be bound:'} {owner}",
+            message=f"{name}: {number} {why}",
             notes=("nothing that launch did not start is stopped; stop it, or choose another port",),
         )
 
@@ -293,6 +186,34 @@ def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
                 key=f"servers.{server.name}.numa",
                 message=f"{server.name} wants memory of NUMA node {strange}; this host has {', '.join(sorted(nodes))}",
             )
+
+
+def _quota(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+    """Threads of each server against the CPU time that the cgroup of this process is given."""
+    quota = facts.host.cpu_quota
+    if quota is None:
+        return
+    whole = max(1, int(quota))
+    for server in manifest.servers:
+        threads = _threads(server)
+        if server.start != "never" and threads > quota:
+            yield Finding(
+                code="host/cpu-quota",
+                severity="warning",
+                key=f"servers.{server.name}.threads",
+                message=(
+                    f"{server.name} has {threads} threads, but the cgroup here is given {quota:g} CPUs' time: "
+                    "all of them wait whenever it is used up"
+                ),
+                fixes=(Fix(override=f"servers.{server.name}.threads={whole}", effect="as many as are given"),),
+            )
+
+
+def _threads(server: ServerUnit) -> int:
+    """`--threads` of a command line; 0 where it has none."""
+    argv = server.argv
+    value = argv[argv.index("--threads") + 1] if "--threads" in argv[:-1] else ""
+    return int(value) if value.isdecimal() else 0
 
 
 def _pinned(argv: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -320,4 +241,4 @@ def _disk(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
             )
 
 
-CHECKS: tuple[HostCheck, ...] = (_ram, _vram, _files, _programs_found, _memlock, _ports, _cpus, _disk)
+CHECKS: tuple[HostCheck, ...] = (_ram, _vram, _files, _programs_found, _memlock, _ports, _cpus, _quota, _disk)

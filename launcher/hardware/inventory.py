@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from launcher.cpulist import format_cpulist, parse_cpulist
+from launcher.hardware.cgroups import cpu_quota, memory_limit, read
 from launcher.ir.host import HostGpu, HostInventory, HostNode
 
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon", "asimd", "i8mm", "sve")
@@ -20,7 +21,7 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon",
 def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc")) -> HostInventory:
     """CPU, memory, GPUs and limits of this host now; what cannot be read is left at its plain default."""
     memory = psutil.virtual_memory()
-    limit = cgroup_memory_limit(sys_root, proc_root)
+    limit = memory_limit(sys_root, proc_root)
     model, flags = _cpuinfo(proc_root)
     ours = frozenset(os.sched_getaffinity(0))
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -40,25 +41,18 @@ def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/pr
         ram_bytes=total,
         available_bytes=available,
         nodes=_nodes(sys_root),
-        gpus=nvidia_gpus(),
+        gpus=(*nvidia_gpus(), *amd_gpus(sys_root)),
         # CAP_IPC_LOCK, which root has, lifts the limit
         memlock_bytes=None if soft == resource.RLIM_INFINITY or os.geteuid() == 0 else soft,
         page_bytes=os.sysconf("SC_PAGE_SIZE"),
         numactl=shutil.which("numactl"),
+        cpu_quota=cpu_quota(sys_root, proc_root),
     )
-
-
-def _read(path: Path) -> str | None:
-    """Text of a pseudo-file, None where it is not there or not readable."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
 
 
 def _cpuinfo(proc_root: Path) -> tuple[str, frozenset[str]]:
     """Name and flags of the first processor."""
-    text = _read(proc_root / "cpuinfo") or ""
+    text = read(proc_root / "cpuinfo") or ""
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     return (name[1].strip() if name else ""), frozenset(flags[1].split() if flags else ())
@@ -69,7 +63,7 @@ def _sockets(sys_root: Path) -> int:
     packages = {
         text.strip()
         for path in (sys_root / "devices/system/cpu").glob("cpu[0-9]*/topology/physical_package_id")
-        if (text := _read(path))
+        if (text := read(path))
     }
     return max(1, len(packages))
 
@@ -78,10 +72,10 @@ def _nodes(sys_root: Path) -> tuple[HostNode, ...]:
     """NUMA nodes that have memory, by id."""
     nodes = []
     for path in (sys_root / "devices/system/node").glob("node[0-9]*"):
-        info = dict(re.findall(r"(MemTotal|MemFree):\s+(\d+) kB", _read(path / "meminfo") or ""))
+        info = dict(re.findall(r"(MemTotal|MemFree):\s+(\d+) kB", read(path / "meminfo") or ""))
         if int(info.get("MemTotal", 0)) == 0:
             continue
-        cpus = (_read(path / "cpulist") or "").strip()
+        cpus = (read(path / "cpulist") or "").strip()
         nodes.append(
             HostNode(
                 id=int(path.name[4:]),
@@ -91,31 +85,6 @@ def _nodes(sys_root: Path) -> tuple[HostNode, ...]:
             )
         )
     return tuple(sorted(nodes, key=lambda node: node.id))
-
-
-def cgroup_memory_limit(sys_root: Path, proc_root: Path) -> tuple[int, int] | None:
-    """(limit, used) in bytes of the tightest memory cgroup above this process, v1 or v2; None when unlimited."""
-    tightest: tuple[int, int] | None = None
-    for line in (_read(proc_root / "self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, limit_name, used_name = sys_root / "fs/cgroup", "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            root = sys_root / "fs/cgroup/memory"
-            limit_name, used_name = "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        parts = [p for p in path.split("/") if p]
-        for depth in range(len(parts), -1, -1):
-            group = root.joinpath(*parts[:depth])
-            limit, used = (_read(group / limit_name) or "").strip(), (_read(group / used_name) or "").strip()
-            # v1 writes "no limit" as a huge page-rounded number
-            if not limit.isdigit() or int(limit) >= 1 << 60:
-                continue
-            room = (int(limit), int(used) if used.isdigit() else 0)
-            if tightest is None or room[0] - room[1] < tightest[0] - tightest[1]:
-                tightest = room
-    return tightest
 
 
 def nvidia_gpus() -> tuple[HostGpu, ...]:
@@ -149,3 +118,24 @@ def nvidia_gpus() -> tuple[HostGpu, ...]:
         return ()
     finally:
         pynvml.nvmlShutdown()
+
+
+def amd_gpus(sys_root: Path) -> tuple[HostGpu, ...]:
+    """AMD GPUs through the amdgpu driver's files, named `rocm0` … in the order of their cards."""
+    gpus: list[HostGpu] = []
+    cards = (sys_root / "class/drm").glob("card[0-9]*")
+    for card in sorted((c for c in cards if c.name[4:].isdecimal()), key=lambda c: int(c.name[4:])):
+        total, used = (read(card / f"device/mem_info_vram_{what}") for what in ("total", "used"))
+        if total is None or used is None or not total.strip().isdecimal() or not used.strip().isdecimal():
+            continue
+        name = (read(card / "device/product_name") or "").strip()
+        gpus.append(
+            HostGpu(
+                name=f"rocm{len(gpus)}",
+                backend="rocm",
+                model=name or "AMD GPU",
+                vram_bytes=int(total),
+                free_bytes=max(0, int(total) - int(used)),
+            )
+        )
+    return tuple(gpus)

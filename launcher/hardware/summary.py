@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launcher.hardware.checks import HostFacts
+from launcher.hardware.facts import HostFacts
 from launcher.ir.fleet import FleetManifest
 from launcher.sizes import gib
 
@@ -28,7 +28,8 @@ def _lines(manifest: FleetManifest, facts: HostFacts) -> Iterator[tuple[str, str
     for device in (d for d in manifest.devices if d.kind == "gpu"):
         need = sum(m.committed_bytes for m in needs if m.device == device.name)
         card = next((g for g in host.gpus if g.name == device.name), None)
-        there = f"{gib(card.free_bytes)} of {gib(card.vram_bytes)} free on {card.model}" if card else "no such card"
+        none = "nobody here can list it" if device.name in facts.unseen_gpus else "no such card"
+        there = f"{gib(card.free_bytes)} of {gib(card.vram_bytes)} free on {card.model}" if card else none
         yield device.name, f"{gib(need)} needed, {there}"
     files = {p for s in manifest.servers if s.start != "never" for p in s.files}
     gone = files & set(facts.missing_files)
@@ -39,8 +40,9 @@ def _lines(manifest: FleetManifest, facts: HostFacts) -> Iterator[tuple[str, str
     limit = "no limit" if host.memlock_bytes is None else f"the limit is {gib(host.memlock_bytes)} a process"
     yield "locks", f"{gib(locked)} to be locked, {limit}" if locked else f"nothing to be locked, {limit}"
     listening = sum(1 for s in manifest.servers if s.start != "never") + len(manifest.services)
-    taken = ", ".join(f"{name} ({owner})" for name, owner in facts.taken_ports.items())
-    yield "ports", f"taken: {taken}" if taken else f"free, or ours: {listening} and the front"
-    yield "cpus", f"{host.physical_cores} cores, CPUs {host.cpus}, {max(1, len(host.nodes))} NUMA nodes"
+    taken = ", ".join(f"{name} {why}" for name, why in facts.taken_ports.items())
+    yield "ports", taken or f"free, or ours: {listening} and the front"
+    quota = "" if host.cpu_quota is None else f", {host.cpu_quota:g} CPUs' time"
+    yield "cpus", f"{host.physical_cores} cores, CPUs {host.cpus}, {max(1, len(host.nodes))} NUMA nodes{quota}"
     for path, free in facts.disk_free.items():
         yield "disk", f"{gib(free)} free for state and logs in {path}"

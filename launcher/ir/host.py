@@ -15,7 +15,7 @@ class HostNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostGpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU as NVML shows it."""
+    """One GPU as its driver, or a llama-server that was asked, shows it."""
 
     name: str
     backend: str
@@ -28,7 +28,8 @@ class HostGpu(msgspec.Struct, frozen=True, kw_only=True):
 class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     """CPU, memory, GPUs and limits of this host. `memlock_bytes` None = unlimited.
 
-    RAM figures are bounded by this process's cgroup where one limits it. `cpus` are those we may run on.
+    RAM figures are bounded by this process's cgroup where one limits it. `cpus` are those we may run on; `cpu_quota`
+    is how many CPUs' time its cgroup is given, None = as much as there is.
     """
 
     hostname: str
@@ -45,3 +46,4 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     memlock_bytes: int | None
     page_bytes: int = 4096
     numactl: str | None = None
+    cpu_quota: float | None = None

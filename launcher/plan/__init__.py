@@ -3,7 +3,7 @@
 In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pure: no file, clock or machine.
 
 `plan_fleet` is the stage, `plan_of_host` one host's part of its plan; `settle` and `estimate` answer for one model
-(`launch inspect`); `apply_waivers` also serves the findings of other stages.
+(`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages.
 """
 
 from launcher.plan.fleet import plan_fleet
@@ -12,7 +12,7 @@ from launcher.plan.memory import Companions, estimate
 from launcher.plan.proof import differences, is_mismatch, proof_findings, unshared_memory
 from launcher.plan.settings import Settings
 from launcher.plan.settle import Settled, settle
-from launcher.plan.waivers import apply_waivers, sort_findings
+from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
 
 __all__ = [
     "Companions",
@@ -29,4 +29,5 @@ __all__ = [
     "settle",
     "sort_findings",
     "unshared_memory",
+    "without_waived",
 ]

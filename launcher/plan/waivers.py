@@ -33,10 +33,15 @@ def apply_waivers(fleet: FleetConfig, findings: Iterable[Finding]) -> tuple[Find
 
     Errors stay. Sorted by severity, then key, then code.
     """
-    waivers = tuple(_waivers(fleet))
     found = tuple(findings)
-    kept = [f for f in found if f.severity == "error" or not any(w.reason and w.covers(f) for w in waivers)]
-    return sort_findings((*kept, *(note for w in waivers if (note := _judge(w, found)))))
+    kept = without_waived(fleet, found)
+    return sort_findings((*kept, *(note for w in _waivers(fleet) if (note := _judge(w, found)))))
+
+
+def without_waived(fleet: FleetConfig, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """`findings` without the warnings and notes that are waived with a reason. Errors stay."""
+    waivers = tuple(w for w in _waivers(fleet) if w.reason)
+    return tuple(f for f in findings if f.severity == "error" or not any(w.covers(f) for w in waivers))
 
 
 def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -52,6 +52,7 @@ NOT_FLAGS = {
     "n_ctx_train": "plan",
     "cpus": "taskset, numactl or CPUAffinity=",
     "numa": "numactl or NUMAPolicy=; --numa would turn off prefetching of the mapping",
+    "on": "chooses the host, whose bundle has the server",
     "exclusive": "manifest",
     "default": "manifest",
     "after": "manifest",

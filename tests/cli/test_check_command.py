@@ -11,7 +11,7 @@ def test_all_is_well(cli: Cli) -> None:
     """It says what it looked at, with numbers; the one note is about the fixture's own port."""
     text = cli.run("check", *cli.dev).stdout
     assert [line.split("  ")[0] for line in text.splitlines()[: len(SUBJECTS)]] == SUBJECTS
-    assert "flags of 1 servers" in text
+    assert "flags of 1 server," in text
     assert "1 to be read, all readable" in text
     assert text.rstrip().endswith("1 servers checked on this host, 1 note")
 

@@ -30,7 +30,9 @@ def test_a_remote_device_is_seen(llama_server: Path, free_port: Callable[[], int
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
                 time.sleep(0.05)
-            assert list_devices(llama_server, rpc=f"127.0.0.1:{port}") == ("RPC0",)
+            (seen,) = list_devices(llama_server, rpc=f"127.0.0.1:{port}") or ()
+            assert (seen.name, seen.model) == ("RPC0", f"127.0.0.1:{port}")
+            assert 0 < seen.free_bytes <= seen.total_bytes
         finally:
             remote.terminate()
 

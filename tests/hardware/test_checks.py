@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import msgspec
 import pytest
 
 from launcher.hardware import HostFacts, check_host, describe_checks, gather_facts, take_inventory
-from launcher.hardware.checks import port_owner
+from launcher.hardware.facts import port_taken
 from launcher.ir.fleet import (
     BreakerUnit,
     DeviceBudget,
@@ -23,6 +25,7 @@ from launcher.ir.fleet import (
 )
 from launcher.ir.host import HostGpu, HostInventory
 from launcher.sizes import GIB
+from launcher.supervise import port_owner
 
 HOST = HostInventory(
     hostname="h", cpu_model="", features=(), sockets=1, physical_cores=4, logical_cores=8, cpus="0-7",
@@ -85,12 +88,12 @@ def test_everything_missing_is_all_said_at_once(tmp_path: Path, free_port: Calla
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         manifest = fleet(server(files=("/nowhere/model.gguf",), argv=("/nowhere/llama-server",), port=port))
-        facts = gather_facts(manifest, routes(free_port()), HOST, running={}, state_dir=tmp_path)
+        front = routes(free_port())
+        facts = gather_facts(manifest, front, HOST, running={}, state_dir=tmp_path, owner=port_owner)
         findings = check_host(manifest, facts)
     assert [f.code for f in findings] == ["host/file-missing", "engine/missing-binary", "host/port-taken"]
     assert "/nowhere/model.gguf: No such file or directory" in findings[0].notes
-    assert str(port) in findings[2].message
-    assert "pid" in findings[2].message
+    assert re.fullmatch(rf"a: port {port} is held by \S+ \(pid {os.getpid()}\)", findings[2].message)
 
 
 def test_replicas_that_lack_one_file_are_one_finding() -> None:
@@ -137,6 +140,29 @@ def test_gpus_must_exist_and_have_room() -> None:
         assert codes(manifest, HostFacts(host=msgspec.structs.replace(HOST, gpus=(card,)))) == expected
 
 
+def test_a_gpu_that_nobody_can_list_is_not_called_missing() -> None:
+    """Of a backend that only a binary lists, where none is here: said as such, and no finding."""
+    need = DeviceNeed(device="cuda0", committed_bytes=4 * GIB, peak_bytes=4 * GIB, file_bytes=0)
+    manifest = fleet(server(memory=(need,)))
+    facts = HostFacts(host=HOST, unseen_gpus=("cuda0",))
+    assert codes(manifest, facts) == []
+    assert dict(describe_checks(manifest, facts))["cuda0"] == "4.0 GiB needed, nobody here can list it"
+
+
+def test_a_cpu_quota_bounds_threads() -> None:
+    """More threads than CPUs' time is a warning with a number that fits; as many are none, nor is a cold server."""
+    words = ("llama-server", "--threads", "4")
+    for quota, expected in ((None, []), (4.0, []), (2.5, ["host/cpu-quota"])):
+        facts = HostFacts(host=msgspec.structs.replace(HOST, cpu_quota=quota))
+        assert codes(fleet(server(argv=words)), facts) == expected
+        assert codes(fleet(server(argv=words, start="never")), facts) == []
+    (finding,) = check_host(fleet(server(argv=words)), facts)
+    assert finding.fixes[0].override == "servers.a.threads=2"
+    assert dict(describe_checks(fleet(server()), facts))["cpus"].endswith(", 2.5 CPUs' time")
+    for strange in (("x", "--threads"), ("x", "--threads", "many"), ("x",)):
+        assert codes(fleet(server(argv=strange)), facts) == []
+
+
 def test_locked_bytes_need_the_limit() -> None:
     """A lock beyond RLIMIT_MEMLOCK is an error with an override that removes it."""
     need = DeviceNeed(device="ram", committed_bytes=0, peak_bytes=0, file_bytes=GIB, locked_bytes=GIB)
@@ -165,10 +191,11 @@ def test_a_full_disk_is_a_warning() -> None:
 
 def test_a_port_of_a_foreign_address_is_refused_with_a_reason() -> None:
     """An address that is not this host's cannot be bound; the reason is the system's."""
-    reason = port_owner("192.0.2.1", 80)
+    reason = port_taken("192.0.2.1", 80)
     assert reason
+    assert reason.startswith("cannot be bound: ")
     (finding,) = check_host(fleet(server()), HostFacts(host=HOST, taken_ports={"a": reason}))
-    assert finding.message == f"a: port 1 cannot be bound: {reason}"
+    assert finding.message == f"a: port 1 {reason}"
 
 
 def test_numactl_prefixes_are_read() -> None:
@@ -192,11 +219,11 @@ def test_what_was_looked_at_is_told_where_all_is_well_and_where_nothing_is() -> 
         host=HOST,
         missing_files={"/dev/null": "gone"},
         missing_programs=("numactl",),
-        taken_ports={"a": "pid 1 (nginx)"},
+        taken_ports={"a": "is held by nginx (pid 1)"},
     )
     ill = dict(describe_checks(manifest, bare))
     assert ill["files"] == "1 to be read, 1 cannot be read"
     assert ill["programs"] == "numactl not found"
-    assert ill["ports"] == "taken: a (pid 1 (nginx))"
+    assert ill["ports"] == "a is held by nginx (pid 1)"
     assert ill["cuda0"].endswith("no such card")
     assert set(ill) == set(well) - {"disk"}

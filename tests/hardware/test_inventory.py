@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.cpulist import format_cpulist, parse_cpulist
-from launcher.hardware.inventory import cgroup_memory_limit, take_inventory
+from launcher.hardware.cgroups import cpu_quota, memory_limit
+from launcher.hardware.inventory import amd_gpus, take_inventory
 from launcher.hardware.probe import hardware_tree
 from launcher.ir.config import HardwareConfig
 from launcher.sizes import GIB
@@ -64,12 +65,43 @@ def test_the_tightest_cgroup_counts(tmp_path: Path, line: str, folder: str, limi
     write(tmp_path, f"sys/{folder}/a/b/{limit_name}", "max\n" if folder == "fs/cgroup" else "9223372036854771712\n")
     write(tmp_path, f"sys/{folder}/a/{limit_name}", f"{3 * GIB}\n")
     write(tmp_path, f"sys/{folder}/a/{used_name}", f"{1 * GIB}\n")
-    assert cgroup_memory_limit(tmp_path / "sys", tmp_path / "proc") == (3 * GIB, 1 * GIB)
+    assert memory_limit(tmp_path / "sys", tmp_path / "proc") == (3 * GIB, 1 * GIB)
 
 
 def test_no_cgroup_is_no_limit(tmp_path: Path) -> None:
     """Where nothing limits, nothing is claimed."""
-    assert cgroup_memory_limit(tmp_path, tmp_path) is None
+    assert memory_limit(tmp_path, tmp_path) is None
+    assert cpu_quota(tmp_path, tmp_path) is None
+
+
+def test_the_tightest_quota_counts(tmp_path: Path) -> None:
+    """Both cgroup versions; `max` and -1 are no quota, and a period of 0 is none either."""
+    write(tmp_path, "proc/self/cgroup", "0::/a/b\n4:cpu,cpuacct:/c\n")
+    write(tmp_path, "sys/fs/cgroup/a/b/cpu.max", "max 100000\n")
+    write(tmp_path, "sys/fs/cgroup/cpu.max", "100000 0\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/c/cpu.cfs_quota_us", "-1\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/c/cpu.cfs_period_us", "100000\n")
+    assert cpu_quota(tmp_path / "sys", tmp_path / "proc") is None
+    write(tmp_path, "sys/fs/cgroup/a/cpu.max", "250000 100000\n")
+    assert cpu_quota(tmp_path / "sys", tmp_path / "proc") == 2.5
+    write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "150000\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    assert take_inventory(sys_root=tmp_path / "sys", proc_root=tmp_path / "proc").cpu_quota == 1.5
+
+
+def test_amd_cards_are_read_from_their_driver(tmp_path: Path) -> None:
+    """Cards with memory files, in order of their numbers; connectors and other cards are passed over."""
+    for number, used in ((10, 1), (2, 3)):
+        write(tmp_path, f"class/drm/card{number}/device/mem_info_vram_total", f"{16 * GIB}\n")
+        write(tmp_path, f"class/drm/card{number}/device/mem_info_vram_used", f"{used * GIB}\n")
+    write(tmp_path, "class/drm/card2/device/product_name", "Radeon PRO W7900\n")
+    write(tmp_path, "class/drm/card0/device/vendor", "0x8086\n")
+    (tmp_path / "class/drm/card2-DP-1").mkdir()
+    assert [(g.name, g.backend, g.model, g.free_bytes // GIB) for g in amd_gpus(tmp_path)] == [
+        ("rocm0", "rocm", "Radeon PRO W7900", 13),
+        ("rocm1", "rocm", "AMD GPU", 15),
+    ]
+    assert amd_gpus(tmp_path / "nothing") == ()
 
 
 @given(st.sets(st.integers(0, 300)))

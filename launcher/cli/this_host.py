@@ -1,0 +1,149 @@
+"""A plan held against this host: its files, memory and ports, and the binaries that are really here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from launcher.compiler import Compilation
+from launcher.errors import Finding, LaunchError
+from launcher.ir.dialect import Dialect
+from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.ir.host import HostGpu, HostInventory
+
+LISTED_BY_DRIVERS = ("cuda", "rocm")
+"""Backends whose cards the inventory finds without a binary."""
+
+
+class Binaries(NamedTuple):
+    """What the binaries on this host say: findings, a line each for people, and the GPUs that they see."""
+
+    findings: tuple[Finding, ...]
+    lines: tuple[tuple[str, str], ...]
+    gpus: dict[str, HostGpu]
+    asked: bool
+
+
+def examined(
+    compiled: Compilation, manifest: FleetManifest, routes: RoutingTable
+) -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
+    """What this host has against running `manifest` now, located and without what the config waives.
+
+    And what was looked at: subject and what was found.
+    """
+    from launcher import config, hardware, plan
+    from launcher.files import deployment_state_dir
+    from launcher.supervise import offline_status, port_owner
+
+    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
+    alive = offline_status(state)
+    running = {p.name: sum(p.measured_bytes.values()) for p in alive.processes if p.pid is not None}
+    if alive.runtime_pid is not None:
+        running["front"] = 0
+    binaries = ask_binaries(compiled)
+    inventory = _with_gpus(hardware.take_inventory(), binaries.gpus)
+    facts = hardware.gather_facts(manifest, routes, inventory, running=running, state_dir=state, owner=port_owner)
+    facts = msgspec.structs.replace(facts, unseen_gpus=_unseen(compiled, binaries))
+    found = (*hardware.check_host(manifest, facts), *binaries.findings)
+    located = config.locate(plan.without_waived(compiled.plan.config, found), compiled.composed.sources)
+    return located, (*binaries.lines, *hardware.describe_checks(manifest, facts))
+
+
+def ask_binaries(compiled: Compilation) -> Binaries:
+    """What the binaries here refuse of command lines that were written for recorded builds, and the devices they see.
+
+    A line for each engine: which build it is, how many flags of how many servers it was asked about.
+    """
+    from launcher import engine
+    from launcher.files import state_root
+    from launcher.render import render_commands
+
+    findings: list[Finding] = []
+    lines: list[tuple[str, str]] = []
+    gpus: dict[str, HostGpu] = {}
+    real: dict[str, tuple[str, Dialect]] = dict(compiled.engines)
+    asked = False
+    for name, (binary, recorded) in compiled.engines.items():
+        if engine.locate_binary(binary) is None:
+            lines.append((f"engine {name}", f"{binary} is not here; planned for {recorded.name}"))
+            continue  # the host's check says so
+        entry = compiled.plan.config.engines[name]
+        env = {"LD_LIBRARY_PATH": ":".join(entry.library_path)} if entry.library_path else None
+        try:
+            real[name] = (binary, engine.probe(Path(binary), state_root() / "dialects", key=f"engines.{name}", env=env))
+        except LaunchError as error:
+            findings += error.findings
+        if compiled.plan.config.hardware.gpus:
+            seen, missing = _devices(compiled, name, Path(binary), env)
+            asked = asked or seen is not None
+            gpus |= seen or {}
+            findings += missing
+        mine = [compiled.commands[s.name].argv for s in compiled.plan.servers if s.engine == name]
+        flags = {word for argv in mine for word in argv if word in real[name][1].index()}
+        servers = f"{len(mine)} server{'s' * (len(mine) != 1)}"
+        lines.append((f"engine {name}", f"{real[name][1].name}: {len(flags)} flags of {servers}, {binary}"))
+    said = {(f.code, f.key) for f in compiled.findings}
+    _, refused = render_commands(compiled.plan, real)
+    findings += (f for f in refused if (f.code, f.key) not in said)
+    return Binaries(tuple(findings), tuple(lines), gpus, asked)
+
+
+def _devices(
+    compiled: Compilation, engine_name: str, binary: Path, env: Mapping[str, str] | None
+) -> tuple[dict[str, HostGpu] | None, list[Finding]]:
+    """The GPUs of the config that a binary sees (None where it does not say), and those its servers need and lack."""
+    from launcher import engine
+    from launcher.render.devices import place
+
+    gpus = compiled.plan.config.hardware.gpus
+    placed = {name: place((name,), gpus, "")[0] for name in gpus}
+    endpoints = ",".join(dict.fromkeys(e for at in placed.values() for e in at.rpc if e))
+    listed = engine.list_devices(binary, rpc=endpoints, env=env)
+    if listed is None:
+        return None, []
+    by_name = {device.name: device for device in listed}
+    remote = [name for name, gpu in gpus.items() if gpu.backend == "rpc"]
+    own = {n: f"RPC{remote.index(n)}" if n in remote else at.devices[0] for n, at in placed.items()}
+    seen = {}
+    for name, gpu in gpus.items():
+        if (device := by_name.get(own[name])) is not None:
+            seen[name] = HostGpu(
+                name=name,
+                backend=gpu.backend,
+                model=device.model,
+                vram_bytes=device.total_bytes,
+                free_bytes=device.free_bytes,
+            )
+    servers = [s for s in compiled.plan.servers if s.engine == engine_name]
+    missing = [
+        _missing(s.name, gone, tuple(by_name), engine_name)
+        for s in servers
+        if (gone := tuple(own[d] for d in s.devices if d not in seen))
+    ]
+    return seen, missing
+
+
+def _missing(server: str, gone: tuple[str, ...], there: tuple[str, ...], engine_name: str) -> Finding:
+    """The finding for devices that a server's binary, with the libraries that it loads here, does not see."""
+    return Finding(
+        code="engine/device-missing",
+        severity="error",
+        key=f"servers.{server}.devices",
+        message=f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(there) or 'no device'}",
+        notes=(f"a build for another backend, or the wrong libraries: engines.{engine_name}.library_path",),
+    )
+
+
+def _with_gpus(host: HostInventory, seen: Mapping[str, HostGpu]) -> HostInventory:
+    """The inventory with the cards that a binary sees and no driver lists."""
+    known = {gpu.name for gpu in host.gpus}
+    return msgspec.structs.replace(host, gpus=(*host.gpus, *(g for name, g in seen.items() if name not in known)))
+
+
+def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
+    """GPUs of the config whose backend only a binary lists, where none was there to ask."""
+    gpus: Iterator[tuple[str, str]] = ((n, g.backend) for n, g in compiled.plan.config.hardware.gpus.items())
+    return tuple(name for name, backend in gpus if not binaries.asked and backend not in LISTED_BY_DRIVERS)

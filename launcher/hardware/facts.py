@@ -1,0 +1,110 @@
+"""What this host has of what a manifest needs: looked up, not judged. I/O: files, ports, disks."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
+from launcher.ir.host import HostInventory
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found on this host about one manifest. `our_bytes` is RAM that its running servers already hold."""
+
+    host: HostInventory
+    missing_files: dict[str, str] = {}
+    """Path → why it cannot be read."""
+    missing_programs: tuple[str, ...] = ()
+    taken_ports: dict[str, str] = {}
+    """Server, service or `front` → why it cannot listen on its port: `is held by …`, `cannot be bound: …`."""
+    our_bytes: int = 0
+    disk_free: dict[str, int] = {}
+    unseen_gpus: tuple[str, ...] = ()
+    """GPUs that nobody here can list: of another backend than NVML's and amdgpu's, and no binary to ask."""
+
+
+def _nobody(_port: int, _host: str) -> None:
+    """A name for nobody who listens."""
+
+
+def gather_facts(
+    manifest: FleetManifest,
+    routes: RoutingTable,
+    host: HostInventory,
+    *,
+    running: dict[str, int],
+    state_dir: Path,
+    owner: Callable[[int, str], object | None] = _nobody,
+) -> HostFacts:
+    """Looks at every file, program and port that `manifest` needs.
+
+    `running` maps servers of this fleet that already run to the bytes they hold: their ports are not taken by
+    strangers, and their memory is counted once. `owner` names who listens on a port of an address.
+    """
+    started = [s for s in manifest.servers if s.start != "never"]
+    missing = {p: why for s in started for p in s.files if (why := _unreadable(p)) is not None}
+    programs = {a for s in started if s.name not in running for a in programs_of(s)}
+    ports: dict[str, str] = {}
+    wanted = [(s.name, s.host, s.port) for s in started]
+    wanted += [(s.name, s.host, s.port) for s in manifest.services if s.builtin is None]
+    wanted.append(("front", routes.front.host, routes.front.port))
+    for name, address, port in wanted:
+        if name not in running and (why := port_taken(address, port, owner)) is not None:
+            ports[name] = why
+    return HostFacts(
+        host=host,
+        missing_files=missing,
+        missing_programs=tuple(sorted(p for p in programs if shutil.which(p) is None)),
+        taken_ports=ports,
+        our_bytes=sum(running.values()),
+        disk_free={str(state_dir): _disk_free(state_dir)},
+    )
+
+
+def programs_of(server: ServerUnit) -> tuple[str, ...]:
+    """The programs that `server.argv` runs: the binary, behind numactl or taskset where those wrap it."""
+    wrapper = Path(server.argv[0]).name
+    if wrapper == "numactl" and "--" in server.argv:
+        return server.argv[0], server.argv[server.argv.index("--") + 1]
+    if wrapper == "taskset":
+        return server.argv[0], server.argv[3]
+    return (server.argv[0],)
+
+
+def _unreadable(path: str) -> str | None:
+    """Why `path` cannot be read, None when it can."""
+    try:
+        with Path(path).open("rb") as file:
+            file.read(4)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _disk_free(path: Path) -> int:
+    """Free bytes where `path` is, or will be."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def port_taken(host: str, port: int, owner: Callable[[int, str], object | None] = _nobody) -> str | None:
+    """`is held by llama-server (pid 123)`, or `cannot be bound: …` with the system's reason; None when free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # as llama-server and uvicorn bind: TIME_WAIT does not count as taken
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return f"cannot be bound: {error.strerror or error}"
+        else:
+            return None
+    return f"is held by {owner(port, host) or 'another process'}"
