@@ -151,5 +151,6 @@ def _device(terminal: Terminal, device: DevicePlan, plan: FleetPlan) -> None:
         share = node.planned_bytes / node.capacity_bytes if node.capacity_bytes else 1.0
         terminal.line(
             f"  node{node.id:<2} {terminal.bar(share)} {share:>6.1%}  "
-            f"{gib(node.planned_bytes)} planned of {gib(node.capacity_bytes)}"
+            f"{gib(node.planned_bytes)} planned, {gib(node.peak_bytes)} peak"
+            f"{f', {gib(node.locked_bytes)} locked' if node.locked_bytes else ''} of {gib(node.capacity_bytes)}"
         )

@@ -57,11 +57,13 @@ class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One NUMA node's share."""
+    """One NUMA node's share: after start, in the worst set that the tiers allow, and what of that is locked."""
 
     id: int
     capacity_bytes: int
     planned_bytes: int
+    peak_bytes: int = 0
+    locked_bytes: int = 0
 
 
 class DevicePlan(msgspec.Struct, frozen=True, kw_only=True):

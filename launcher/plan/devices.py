@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from launcher.ir.config import FleetConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, NodePlan, PlanTotals, ServicePlan
+from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, ServicePlan
+from launcher.plan.nodes import node_plans
 from launcher.plan.server import Planned
 from launcher.plan.settings import RAM
 
@@ -75,7 +76,7 @@ def device_plans(
         budget_bytes=max(0, hardware.ram_bytes - hardware.ram_reserve_bytes),
         planned_bytes=planned_on(RAM, servers) + resident,
         peak_bytes=peak_on(RAM, servers) + possible,
-        nodes=node_plans(fleet, servers, resident),
+        nodes=node_plans(hardware.cpu.nodes, servers, resident=resident, possible=possible),
         host=whose,
     )
     gpus = (
@@ -113,39 +114,6 @@ def _read(server: Planned, device: str, field: str) -> int:
     memory: DeviceMemory | None = server.on(device)
     value: int = getattr(memory, field) if memory else 0
     return value
-
-
-def node_plans(fleet: FleetConfig, servers: Sequence[Planned], services_bytes: int) -> tuple[NodePlan, ...]:
-    """Planned RAM a NUMA node: interleaved and unbound servers spread evenly, others go to the nodes they name.
-
-    What `preferred` cannot hold spills to the other nodes, evenly.
-    """
-    nodes = fleet.hardware.cpu.nodes
-    if not nodes:
-        return ()
-    planned = dict.fromkeys((n.id for n in nodes), 0)
-    capacity = {n.id: n.ram_bytes for n in nodes}
-    _spread(planned, services_bytes, list(planned))
-    for server in servers:
-        if not server.initial:
-            continue
-        numa = server.config.numa
-        size = _read(server, RAM, "planned_bytes")
-        chosen = [n for n in numa.nodes if n in planned] if numa else []
-        if numa and numa.policy == "preferred" and chosen:
-            room = max(0, sum(capacity[n] - planned[n] for n in chosen))
-            _spread(planned, min(size, room), chosen)
-            others = [n for n in planned if n not in chosen] or chosen
-            _spread(planned, size - min(size, room), others)
-        else:
-            _spread(planned, size, chosen or list(planned))
-    return tuple(NodePlan(id=n.id, capacity_bytes=n.ram_bytes, planned_bytes=planned[n.id]) for n in nodes)
-
-
-def _spread(planned: dict[int, int], size: int, nodes: Sequence[int]) -> None:
-    """Add `size` to `nodes`, evenly to the byte."""
-    for index, node in enumerate(nodes):
-        planned[node] += size // len(nodes) + (index < size % len(nodes))
 
 
 def totals(fleet: FleetConfig, servers: Sequence[Planned], services: Sequence[ServicePlan]) -> PlanTotals:

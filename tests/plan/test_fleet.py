@@ -183,6 +183,44 @@ def test_binding_more_than_a_node_has_is_an_error() -> None:
     assert "error plan/node-over-budget" in codes(plan)
 
 
+def test_nodes_hold_the_worst_set_and_what_is_locked() -> None:
+    """A WARM server counts in the peak, of an exclusive group the larger member; only locking modes lock."""
+    bind = NumaConfig(policy="bind", nodes=(1,))
+    servers = {
+        "a": server(numa=bind, load_mode="mmap+mlock"),
+        "b": server(numa=bind, tier="warm", exclusive="x", n_ctx=512),
+        "c": server(numa=bind, tier="warm", exclusive="x", n_ctx=8192),
+    }
+    plan = planned(servers, hardware=two_nodes(GIB))
+    a, c = only(plan, "a").memory[0], only(plan, "c").memory[0]
+    near, far = plan.devices[0].nodes
+    assert (near.peak_bytes, near.locked_bytes) == (0, 0)
+    assert (far.planned_bytes, far.locked_bytes) == (a.planned_bytes, a.locked_bytes)
+    assert a.locked_bytes > 0
+    assert far.peak_bytes == a.resident_peak_bytes + c.resident_peak_bytes
+
+
+def test_a_node_that_only_the_worst_set_overfills_is_an_error() -> None:
+    """What starts on demand is bound, too."""
+    bind = NumaConfig(policy="bind", nodes=(1,))
+    alone = planned({"a": server(numa=bind)}, hardware=two_nodes(GIB)).devices[0].nodes[1].peak_bytes
+    both = {"a": server(numa=bind), "b": server(numa=bind, tier="warm", load_mode="none")}
+    plan = planned(both, hardware=two_nodes(alone + MIB))
+    (found,) = [f for f in plan.findings if f.code == "plan/node-over-budget"]
+    assert (found.severity, "when all that the tiers allow is up" in found.message) == ("error", True)
+
+
+def test_more_locked_than_a_node_has_is_a_warning() -> None:
+    """Unbound memory falls back to other nodes, and is locked there."""
+    half = only(planned({"a": server(load_mode="mlock")}), "a").memory[0].locked_bytes // 2
+    sizes = ((0, half - 1), (1, GIB))
+    nodes = tuple(NumaNodeConfig(id=i, cpus=f"{4 * i}-{4 * i + 3}", ram_bytes=size) for i, size in sizes)
+    host = hardware(cpu=CpuConfig(physical_cores=8, logical_cores=8, nodes=nodes))
+    locked = planned({"a": server(load_mode="mlock")}, hardware=host)
+    assert "warning plan/node-over-budget" in codes(locked)
+    assert codes(planned({"a": server()}, hardware=host)) == []
+
+
 def test_server_plan_leaves_nothing_to_the_binary() -> None:
     """Slots, threads, layers, attention and experts are settled."""
     projector = ProjectorFile(model="tiny", path="/p.gguf", tensor_bytes=MIB, compute_bytes=2 * MIB, source="declared")

@@ -102,6 +102,7 @@ def test_any_fleet_is_planned(servers: list[ServerConfig]) -> None:
     for device in plan.devices:
         assert device.peak_bytes >= device.planned_bytes >= 0
         assert not device.nodes or sum(n.planned_bytes for n in device.nodes) == device.planned_bytes
+        assert not device.nodes or sum(n.peak_bytes for n in device.nodes) == device.peak_bytes
     order = {"error": 0, "warning": 1, "note": 2}
     keys = [(order[f.severity], f.key) for f in plan.findings]
     assert keys == sorted(keys)

@@ -57,16 +57,26 @@ def check_budgets(planning: Planning) -> Iterator[Finding]:
 
 
 def check_nodes(planning: Planning) -> Iterator[Finding]:
-    """`plan/node-over-budget`: bound memory exceeds a node (error), or preferred memory spills over (note)."""
+    """`plan/node-over-budget`: bound memory exceeds a node, more is locked than it has, preferred memory spills."""
     nodes = planning.devices[0].nodes
     for node in nodes:
-        users = [s for s in planning.servers if s.initial and s.config.numa and node.id in s.config.numa.nodes]
+        users = [s for s in planning.running if s.config.numa and node.id in s.config.numa.nodes]
         bound = [s for s in users if s.config.numa and s.config.numa.policy == "bind"]
         preferred = [s for s in users if s.config.numa and s.config.numa.policy == "preferred"]
-        wanted = sum(_ram(s) // len(s.config.numa.nodes) for s in (*bound, *preferred) if s.config.numa)
-        if node.planned_bytes > node.capacity_bytes and bound:
+        there = [s for s in (*bound, *preferred) if s.initial]
+        wanted = sum(_ram(s) // len(s.config.numa.nodes) for s in there if s.config.numa)
+        if max(node.planned_bytes, node.peak_bytes) > node.capacity_bytes and bound:
             severity: Severity = "error"
-            message = f"node {node.id} has {gib(node.capacity_bytes)} but {gib(node.planned_bytes)} is planned there"
+            at_start = node.planned_bytes > node.capacity_bytes
+            size = node.planned_bytes if at_start else node.peak_bytes
+            what = "is planned there" if at_start else "is needed there when all that the tiers allow is up and full"
+            message = f"node {node.id} has {gib(node.capacity_bytes)} but {gib(size)} {what}"
+        elif node.locked_bytes > node.capacity_bytes:
+            severity = "warning"
+            message = (
+                f"{gib(node.locked_bytes)} is to be locked on node {node.id}, which has {gib(node.capacity_bytes)}: "
+                "the rest is locked on other nodes, far from who reads it"
+            )
         elif preferred and wanted > node.capacity_bytes:
             severity = "note"
             message = (
