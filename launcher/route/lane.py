@@ -88,12 +88,9 @@ class Lane:
         self._body = body
         self._connection = connection
         self._began = time.perf_counter()
-        now = protocol.loop.time()
-        front.deadlines.add(self, protocol.loop, now + self._timeout_s)
-        head = self._start + request_id
-        connection.carry(
-            self, b"%b\r\n%bcontent-length: %d\r\n\r\n%b" % (head, target.authorization, len(body), body), now
-        )
+        front.deadlines.add(self, protocol.loop, protocol.loop.time() + self._timeout_s)
+        lines = self._start, request_id, target.authorization, len(body), body
+        connection.carry(self, b"%b%b\r\n%bcontent-length: %d\r\n\r\n%b" % lines)
         return True
 
     def arrive(self, body: bytes) -> bool:

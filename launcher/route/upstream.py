@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 HIGH_WATER_BYTES = 256 * 1024
 """Response bytes held for a slow client before the upstream is no longer read."""
 MAX_HEAD_BYTES = 256 * 1024
-STALE_WITHIN_S = 1.0
-"""A kept-alive connection that closes without an answer this soon had been closed before the request came."""
+_TCP_INFO_BYTES = 128
+_BYTES_ACKED = struct.Struct("=Q")
+_BYTES_ACKED_OFFSET = 120
+"""`tcpi_bytes_acked` in Linux's `struct tcp_info` (linux/tcp.h); it counts the SYN as one."""
 
 Failure = Literal["unreachable", "stale", "died", "garbage", "timeout", "client_gone", "stopping", "out_of_memory"]
 
@@ -27,7 +31,8 @@ Failure = Literal["unreachable", "stale", "died", "garbage", "timeout", "client_
 class UpstreamError(Exception):
     """An exchange that the upstream, or the front on someone's behalf, cut short.
 
-    `unreachable`: no connection, nothing was sent. `stale`: a reused connection was closed before any answer.
+    `unreachable`: no connection, nothing was sent. `stale`: a reused connection was closed already: the server's
+    kernel took no byte of the request, so that it cannot have begun.
     `died`: closed during the exchange. `garbage`: the answer is not HTTP. `out_of_memory`:
     it answered that, and lives. The others were decided here.
     """
@@ -56,7 +61,8 @@ class Connection(asyncio.Protocol):
         self.lane: Lane | None = None
         self._head_only = False
         self._informational = False
-        self._sent_at = 0.0
+        self._written = 0
+        self._written_before = 0
         self._head_bytes = 0
         self._chunks: list[bytes] = []
         self._buffered = 0
@@ -82,7 +88,8 @@ class Connection(asyncio.Protocol):
         """Begin an exchange. `head_only` for HEAD: the answer has no body whatever its headers say."""
         assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
         self.busy = True
-        self._sent_at = self._loop.time()
+        self._written_before = self._written
+        self._written += len(head) + len(body)
         self._begin(head_only=head_only)
         if len(body) < HIGH_WATER_BYTES:
             self.transport.write(head + body if body else head)
@@ -96,12 +103,13 @@ class Connection(asyncio.Protocol):
         self._until_eof = self._keep_alive = False
         self._head_bytes = 0
 
-    def carry(self, lane: Lane, request: bytes, now: float) -> None:
+    def carry(self, lane: Lane, request: bytes) -> None:
         """Begin an exchange of `lane`'s, which alone is told how it goes on."""
         assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
         self.busy = True
         self.lane = lane
-        self._sent_at = now
+        self._written_before = self._written
+        self._written += len(request)
         self.transport.write(request)
 
     def uncarry(self) -> None:
@@ -259,11 +267,24 @@ class Connection(asyncio.Protocol):
         if not self.busy or self.complete:
             return
         if self.error is None:
-            early = self._loop.time() - self._sent_at < STALE_WITHIN_S
-            stale = self.reused and not self.received and early
+            stale = self.reused and not self.received and not self._reached()
             how = "reset" if exc is not None else "closed"
             self.error = UpstreamError("stale" if stale else "died", f"the server {how} the connection")
         self._notify()
+
+    def _reached(self) -> bool:
+        """Whether a byte of the request may have come to the server: its kernel acknowledged it."""
+        sock: socket.socket | None = None if self.transport is None else self.transport.get_extra_info("socket")
+        if sock is None:
+            return True
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        except OSError:
+            return True
+        if len(info) < _TCP_INFO_BYTES:
+            return True
+        acknowledged: int = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_OFFSET)[0]
+        return acknowledged > self._written_before + 1
 
     # httptools' callbacks
 

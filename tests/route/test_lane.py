@@ -146,7 +146,7 @@ async def test_an_answer_is_the_same_on_both_ways(writes: tuple[bytes, ...]) -> 
 
 
 async def test_a_server_that_goes_without_a_word() -> None:
-    """A request that reached a server which then closes: one more try on both ways, then 502."""
+    """A request that reached a server which then closes is not sent again."""
     lane, asgi = Primed(), Primed()
     assert await seen_by_client(lane, express=True) == await seen_by_client(asgi, express=False)
     assert lane.carried == 1
