@@ -25,6 +25,7 @@ SCALAR_KEYS = {
     "key_length": "attention.key_length",
     "value_length": "attention.value_length",
     "n_swa": "attention.sliding_window",
+    "n_deepstack": "n_deepstack_layers",
     "key_length_swa": "attention.key_length_swa",
     "value_length_swa": "attention.value_length_swa",
     "q_lora_rank": "attention.q_lora_rank",

@@ -164,6 +164,8 @@ class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     n_layer_kv: int = 0
     """Layers that own KV when later layers share it (gemma3n); 0 = all."""
     n_embd_per_layer: int = 0
+    n_deepstack: int = 0
+    """Layers that get features of the image beside the embeddings (qwen3vl): every token's row is so much longer."""
     n_token_types: int = 0
     n_merges: int = 0
     """BPE merges of the tokenizer; sizes the vocabulary's host memory."""

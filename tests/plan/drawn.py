@@ -56,6 +56,8 @@ def architecture(rng: random.Random, name: str) -> ArchitectureConfig:
         "attention_bias": name in {"qwen2", "qwen2vl", "qwen2moe"} or (name == "glm4moe" and rng.random() < 0.5),
     }
     fields |= _experts(rng, name, fields) | _recurrent(rng, name, fields)
+    if name.startswith("qwen3vl"):
+        fields["n_deepstack"] = rng.choice([0, 1, 2])
     if name in SLIDING:
         fields["n_swa"] = rng.choice([128, 512, 1024])
     if name == "deepseek2":

@@ -78,8 +78,12 @@ def embed(b: Build) -> Value:
     g, tokens, a = b.graph, b.batch.tokens, b.arch
     ids = b.shared("tokens", tokens)
     g.expand(ids)
-    g.expand(b.shared("embeddings", a.n_embd, tokens, kind="f32"))
+    width = a.n_embd * (1 + a.n_deepstack)
+    g.expand(b.shared("embeddings", width, tokens, kind="f32"))
     x = g.new((a.n_embd, tokens), ids)
+    if a.n_deepstack:
+        padded = g.new((width, tokens), x)
+        x = b.once("embedded", lambda: g.view(padded, a.n_embd, tokens))
     if a.arch in SCALED_EMBEDDING:
         x = g.over(x)
     if a.arch == "bert":
@@ -90,7 +94,18 @@ def embed(b: Build) -> Value:
 
 
 def layer(b: Build, weights: Weights, il: int, x: Value, *, last: bool) -> Value:
-    """One layer's result; where `last`, of the wanted rows only."""
+    """One layer's result; where `last`, of the wanted rows only. The first get features of images on top."""
+    out = _layer(b, weights, il, x, last=last)
+    if il >= b.arch.n_deepstack:
+        return out
+    if last:
+        raise NotSimulatedError("features of images in the last layer")
+    features = b.graph.view(b.once("embedded", lambda: x), b.arch.n_embd, b.batch.tokens)
+    return b.graph.over(out, features)
+
+
+def _layer(b: Build, weights: Weights, il: int, x: Value, *, last: bool) -> Value:
+    """One layer's own result."""
     if b.arch.arch == "bert":
         return _encoder_layer(b, weights, il, x, last=last)
     if b.arch.arch in NO_ROPE:

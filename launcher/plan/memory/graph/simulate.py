@@ -48,7 +48,11 @@ def number(arch: ArchitectureConfig, kinds: Sequence[Weights], order: Sequence[i
 
     A layer that only feeds forward is evaluated with the one after it: what came before it is part of its kind.
     """
-    traits = [(k, slides(arch, il), at(arch.n_head, il), at(arch.n_head_kv, il)) for il, k in enumerate(order)]
+    deep = range(arch.n_deepstack)
+    traits = [
+        (k, slides(arch, il), at(arch.n_head, il), at(arch.n_head_kv, il), il if il in deep else END)
+        for il, k in enumerate(order)
+    ]
     last = {trait: il for il, trait in enumerate(traits)}
     known: dict[object, int] = {}
     found = [END]
