@@ -130,7 +130,7 @@ class Memory:
                 _opened(generation, number, known),
                 known=status,
                 committed=tuple(text for text, _ in blocks),
-                ends=blocks[-1][1] if blocks else "",
+                ends=blocks[-1][1] or ("stop" if status == "complete" else "") if blocks else "",
             )
 
     def commit(self, opened: Opened, block: Commit, server: str) -> None:

@@ -15,6 +15,7 @@ MATCHING = [
     ("hot_only", "epyc"),
     ("full", "epyc"),
     ("three_tier", "sovereign"),
+    ("three_tier_small", "dev"),
 ]
 PAIRS = pytest.mark.parametrize(("profile", "hardware"), MATCHING)
 

@@ -23,7 +23,14 @@ def plan(fleet):
 
 @pytest.mark.parametrize(
     ("profile", "hardware"),
-    [("dev", "dev"), ("epyc_dev", "epyc"), ("hot_only", "epyc"), ("full", "epyc"), ("three_tier", "sovereign")],
+    [
+        ("dev", "dev"),
+        ("epyc_dev", "epyc"),
+        ("hot_only", "epyc"),
+        ("full", "epyc"),
+        ("three_tier", "sovereign"),
+        ("three_tier_small", "dev"),
+    ],
 )
 def test_packaged_fleets_have_nothing_worse_than_notes(plan, profile, hardware):
     """Each packaged fleet fits its machine and breaks no rule but those it waives with a reason."""
