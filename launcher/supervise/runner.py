@@ -115,7 +115,10 @@ class Runner(Traffic):
             return "starting"
         if self.draining:
             return "stopping"
-        return "backoff" if self.suspended and self.life.state in _USABLE else self.life.state
+        restarts = self.life.state == "stopping" and self.life.failing is not None and self.life.proven
+        if restarts or (self.suspended and self.life.state in _USABLE):
+            return "backoff"
+        return self.life.state
 
     @property
     def usable(self) -> bool:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 FAULTS = (
@@ -30,6 +31,8 @@ FAULTS = (
     "oom-dying",  # dies in a request as after cudaMalloc failed; the readiness probe is spared
     "oom-living",  # answers a request with 500 and std::bad_alloc, and lives on
     "die-after-ready",  # exits with 3 soon after the first completion
+    "mute-once",  # ends without a word the first time (the file --note is there then), with its reason the second
+    "out-of-memory",  # says that memory ran out, and is killed
 )
 
 
@@ -48,7 +51,10 @@ class Handler(BaseHTTPRequestHandler):
         """`/health` and `/props`."""
         faults = self.options.fault
         if self.path == "/health":
-            loading = "hang-loading" in faults or ("slow-loading" in faults and time.monotonic() - Handler.began < 0.6)
+            slow = "slow-loading" in faults and time.monotonic() - Handler.began < 0.6
+            loading = "hang-loading" in faults or slow
+            if slow:
+                say("loading")
             if "deaf" in faults and Handler.tokens:
                 time.sleep(3600)
             self.answer(503 if loading else 200, {"status": "ok"})
@@ -97,13 +103,21 @@ def flood() -> None:
     say("\n".join(["x" * 1023] * 1024))
 
 
-def misbehave(faults: list[str]) -> None:
+def misbehave(faults: list[str], note: str) -> None:
     """What happens before the socket opens."""
     if "exit-1" in faults:
         sys.exit("error: invalid argument: --nonsense")
     if "oom-at-start" in faults:
         say("llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache")
         sys.exit(1)
+    if "mute-once" in faults:
+        if not Path(note).exists():
+            Path(note).touch()
+            sys.exit(1)
+        sys.exit("error: invalid argument: --nonsense")
+    if "out-of-memory" in faults:
+        say("ggml_aligned_malloc: insufficient memory (attempted to allocate 1000.00 MB)")
+        os.kill(os.getpid(), signal.SIGKILL)
     if "exit-134" in faults:
         say("/src/ggml.c:42: GGML_ASSERT(n > 0) failed")
         os.abort()
@@ -127,12 +141,10 @@ def main() -> None:
     parser.add_argument("--fault", action="append", default=[], choices=FAULTS)
     parser.add_argument("--note", default="")
     Handler.options = parser.parse_args()
-    misbehave(Handler.options.fault)
+    misbehave(Handler.options.fault, Handler.options.note)
     Handler.began = time.monotonic()
     server = ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
     server.daemon_threads = True
-    if "slow-loading" in Handler.options.fault:
-        say("loading")
     server.serve_forever()
 
 
