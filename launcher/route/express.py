@@ -405,6 +405,7 @@ def depart(front: Front, protocol: FrontProtocol, passage: Passage, body: bytes)
             if choice is None or choice.asleep:
                 return None
             target = choice.target
+            front.grow(view, asked)
             front.sticky.remember(beginnings, target.name)
     except HttpError:
         return None

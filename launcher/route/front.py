@@ -18,6 +18,7 @@ from launcher.route.body import for_target
 from launcher.route.client import Client, ClientGoneError, Reply, Turn, too_large
 from launcher.route.deadlines import Deadlines
 from launcher.route.directory import Directory
+from launcher.route.expansion import Expansion, thresholds
 from launcher.route.express import LEFT
 from launcher.route.guard import OPEN_PATHS, Guard, is_loopback
 from launcher.route.handover import as_http, hand_over
@@ -58,8 +59,11 @@ class Front:
         `orchestrator` serves by `table` too, and answers what no single server answers.
         """
         self.express = express
+        self.more_metrics: Callable[[], str] = str
+        """What whoever runs the servers adds to /metrics."""
         self.orchestrator = orchestrator
         self.deadlines = Deadlines()
+        self.expansion = Expansion()
         self.sticky = Sticky()
         self.journal: Journal | None = None
         self.upstreams = upstreams
@@ -107,6 +111,7 @@ class Front:
         if self.orchestrator is not None:
             self.orchestrator.close()
         self.deadlines.close()
+        self.expansion.close()
         if self.journal is not None:
             self.journal.close()
             self.journal = None
@@ -192,7 +197,7 @@ class Front:
         validated = frozenset(tiers) & orchestrator.validated() if orchestrator is not None else frozenset()
         auto = frozenset(orchestrator.names()) - frozenset(tiers) if orchestrator is not None else frozenset()
         only = {n: targets[first[0]] for n, first in tiers.items() if len(first) == 1 and n not in validated}
-        return View(table, directory, guard, targets, only, auto, validated)
+        return View(table, directory, guard, targets, only, auto, thresholds(table.pools, tiers), validated)
 
     # answering
 
@@ -314,6 +319,7 @@ class Front:
         now = asyncio.get_running_loop().time
         only_look = request.method in ("GET", "HEAD")
         tiers = view.directory.tiers(asked)
+        self.grow(view, asked)
         for tier in tiers[:1] if only_look else tiers:
             targets = [view.targets[name] for name in tier]
             while targets:
@@ -415,6 +421,12 @@ class Front:
                 message = f"server {target.name!r} does not stay ready"
                 raise UnavailableError("server_unsteady", message, retry_after_s=1)
             await asyncio.sleep(_UNSTEADY_PAUSE_S)
+
+    def grow(self, view: View, asked: str) -> None:
+        """One more request is for `asked`: start another server of its pool, if it has one that grows and is busy."""
+        if asked in view.growing:
+            targets = [view.targets[name] for name in view.directory.tiers(asked)[0]]
+            self.expansion.consider(targets, view.growing[asked], self.upstreams)
 
     def _why_not(self, targets: list[Target], now: float) -> HttpError:
         """The answer when no server of a name, nor a fallback, can be asked."""

@@ -21,5 +21,7 @@ class View(msgspec.Struct, frozen=True):
     """Names that one server answers to, and nobody validates."""
     auto: frozenset[str] = frozenset()
     """Names that an orchestrator answers to (`auto`)."""
+    growing: dict[str, int] = {}
+    """Names whose pool grows → requests in flight above which it does."""
     validated: frozenset[str] = frozenset()
     """Names whose answers an orchestrator validates."""
