@@ -24,9 +24,11 @@ from launcher.supervise.events import (
     ServerStarting,
     ServerStopped,
     ServerStopping,
+    SlotsRestored,
     StateIgnored,
     Stopped,
     Stopping,
+    Swapped,
 )
 
 _TICK_S = 0.2
@@ -50,6 +52,8 @@ _TEXTS: dict[type, Callable[[Any], list[str]]] = {
     ServerStarting: lambda e: [f"  {e.name}: started, pid {e.pid}, port {e.port}, log {e.log_file}"],
     ServerReady: lambda e: [f"✓ {e.name} ready in {e.seconds:.2f} s"],
     ServerAdopted: lambda e: [f"✓ {e.name} was running already, pid {e.pid}"],
+    Swapped: lambda e: [f"✓ {e.name} instead of {', '.join(e.instead_of)} in {e.seconds:.2f} s"],
+    SlotsRestored: lambda e: [f"  {e.name}: {e.tokens} tokens of {e.slots} slots are back"],
     RungTaken: lambda e: [f"! {e.name}: {e.why}; now {e.rung or 'as planned'}"],
     ServerStopping: lambda e: [f"  {e.name}: stopping ({e.why})"],
     ServerStopped: lambda _: [],

@@ -60,6 +60,8 @@ class Orchestrator:
         self._sizes = Sizes()
         self._tally = Tally()
         self._pruned_at = 0.0
+        self.on_domain: Callable[[str], object] = len
+        """Told what each request for `auto` is about, at once: it must not block."""
         self.take_over(table)
 
     def take_over(self, table: RoutingTable) -> None:
@@ -112,6 +114,7 @@ class Orchestrator:
         if not named:
             key = (decision.source, decision.domain, decision.model, policy)
             self._tally.decisions[key] += 1
+            self.on_domain(decision.domain)
             data = msgspec.to_builtins(decision)
             await keeper.do(keeper.memory.decided, exchange.caller, project, generation, data)
         await self._prune(settings, keeper)

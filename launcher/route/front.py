@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -250,6 +251,7 @@ class Front:
             text = pages.metrics_text(view.targets, state_of, self.refused)
             if self.orchestrator is not None:
                 text += self.orchestrator.metrics()
+            text += self.more_metrics()
             await reply.whole(200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
         elif path == "/":
             front = view.table.front

@@ -26,6 +26,7 @@ from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.runtime.deployment import read_deployment
 from launcher.runtime.host import front_url, notify, signals
+from launcher.runtime.observing import Observer
 from launcher.supervise import LOCK_NAME, Supervisor, boot_id, early_finding, proc_stat, stopping_finding
 from launcher.supervise.control import control_socket, serve_control
 from launcher.supervise.events import AnyEvent, RuntimeStarted
@@ -54,6 +55,7 @@ class Runtime:
             front=self._url,
         )
         self._supervisor.runtime_pid = os.getpid()
+        self._observer = Observer(self._manifest, self._table, lambda: self._supervisor.status().processes)
         self._front: Any = None
         self._told = asyncio.Event()
         self._reason = "control"
@@ -67,7 +69,7 @@ class Runtime:
 
     def status(self) -> FleetStatus:
         """Every process now."""
-        return self._supervisor.status()
+        return self._observer.status(self._supervisor.status())
 
     async def stop(self, names: tuple[str, ...]) -> None:
         """Stop `names`; with none, have everything end (at once it returns: the answer itself is in flight)."""
@@ -114,6 +116,7 @@ class Runtime:
             self._front.replace_table(table)
             changes = await self._supervisor.reload(manifest, names)
             self._directory, self._manifest, self._table = directory, manifest, table
+            self._observer.take_over(manifest, table)
             return {
                 "started": list(changes.started),
                 "stopped": list(changes.stopped),
@@ -170,11 +173,13 @@ class Runtime:
         from launcher import orchestrate, route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
         control = route.control_app(self)
+        orchestrator = orchestrate.Orchestrator(self._table, lambda: self._state_dir)
+        orchestrator.on_domain = self._observer.pool.domain
         self._front = route.Front(
             self._table,
             route.with_elsewhere(self._supervisor, self._table),
             control=control,
-            orchestrator=orchestrate.Orchestrator(self._table, lambda: self._state_dir),
+            orchestrator=orchestrator,
         )
         unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
         sock = route.bind(self._front, unit.host, unit.port)
@@ -194,6 +199,8 @@ class Runtime:
                     self._front, host=unit.host, port=unit.port, sock=sock, shutdown=closing, drain_timeout_s=drain_s
                 )
             )
+            self._front.more_metrics = self._observer.metrics
+            self._observer.start()
             try:
                 await self._run_fleet(self._serving)
             finally:
@@ -201,6 +208,7 @@ class Runtime:
                 closing.set()
                 await asyncio.gather(self._serving, return_exceptions=True)
                 await self._supervisor.stop_all(self._reason)
+                await self._observer.close()
 
     async def _end_reloads(self) -> None:
         """Cut short the reloads that run or wait, and refuse more: they would start what is being stopped."""
@@ -237,6 +245,7 @@ class Runtime:
 
     def _emit(self, event: AnyEvent) -> None:
         """Pass an event on; whoever watches cannot stop the fleet by failing."""
+        self._observer(event)
         try:
             self._on_event(event)
         except Exception:  # noqa: BLE001 - whatever it is, it is logged

@@ -69,6 +69,22 @@ class RungTaken(Event, frozen=True, kw_only=True):
     why: str
 
 
+class Swapped(Event, frozen=True, kw_only=True):
+    """`name` serves in place of `instead_of`, `seconds` after these took no more requests."""
+
+    name: str
+    instead_of: tuple[str, ...]
+    seconds: float
+
+
+class SlotsRestored(Event, frozen=True, kw_only=True):
+    """A server that was swapped back confirmed `tokens` of the `slots` that were saved when it was swapped out."""
+
+    name: str
+    slots: int
+    tokens: int
+
+
 class ServerStopping(Event, frozen=True, kw_only=True):
     """SIGTERM was sent. `why`: stop, idle, evicted, exclusive, changed, unhealthy."""
 
@@ -139,6 +155,8 @@ AnyEvent = (
     | ServerReady
     | ServerFailed
     | RungTaken
+    | Swapped
+    | SlotsRestored
     | ServerStopping
     | ServerStopped
     | HookDone

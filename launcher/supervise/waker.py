@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from launcher.ir.live import UnavailableError
+from launcher.supervise import events
 from launcher.supervise.room import Room
 from launcher.supervise.runner import Runner
 
@@ -155,12 +156,15 @@ class Waker:
             raise UnavailableError("server_stopped", f"server {runner.spec.name!r} was stopped by an operator")
         await runner.until("stopped", "failed", "ready", "sleeping", "starting", "backoff")
         displaced: list[Runner] = []
+        began = asyncio.get_running_loop().time()
         try:
             await self.clear_group(runner, displaced)
             if runner.life.state in ("stopped", "failed"):
                 await self.room.place(runner, on_wait=flight.waits_for_room, on_start=flight.begins)
             flight.begins()
             await _settle(runner)
+            if displaced:
+                _tell_swap(runner, displaced, began)
         except BaseException:
             if not self.closed and not runner.life.alive:
                 for other in displaced:
@@ -182,6 +186,13 @@ class Waker:
                 other.draining = False
             if other.life.alive:
                 raise UnavailableError("server_stuck", f"{other.spec.name!r} does not end", retry_after_s=30)
+
+
+def _tell_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> None:
+    """A swap is done: how long it took, from the beginning of the drain."""
+    instead_of = tuple(other.spec.name for other in displaced)
+    seconds = asyncio.get_running_loop().time() - began
+    runner.tell(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
 
 
 def _too_late(name: str, timeout_s: float, flight: _Flight) -> UnavailableError:

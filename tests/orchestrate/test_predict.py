@@ -111,7 +111,7 @@ def replay(*, spare: int, foresight: bool) -> tuple[float, int]:
 
 
 def test_two_repeating_patterns_are_hit_in_four_of_five_swaps() -> None:
-    """Six workers, room for one file beside the running one: 80 % hits; without foresight the same room has far fewer."""
+    """Six workers, room for one file beside the running one: 80 % hits; without foresight, far fewer."""
     hits, _ = replay(spare=1, foresight=True)
     blind, _ = replay(spare=1, foresight=False)
     assert hits >= 0.8
@@ -134,7 +134,7 @@ HELD = st.dictionaries(
     st.integers(0, 80),
     st.integers(0, 4),
 )
-def test_the_pool_keeps_its_limits_and_its_promises(  # noqa: PLR0917 - one argument a strategy
+def test_the_pool_keeps_its_limits_and_its_promises(
     predicted: list[str],
     others: list[str],
     held: dict[str, Held],

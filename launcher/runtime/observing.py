@@ -1,0 +1,185 @@
+"""What the runtime sees of its fleet: the warm pool, swaps, failures, memory; as status and as metrics. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.ir.live import FleetStatus, ProcessStatus
+from launcher.orchestrate.pool import WarmPool
+from launcher.orchestrate.tally import Histogram
+from launcher.supervise import events
+from launcher.supervise.room import available_bytes
+
+_GPU_EVERY_S = 5.0
+
+
+class Observer:
+    """Hears every event of one runtime. All methods are called in its event loop."""
+
+    def __init__(
+        self, manifest: FleetManifest, table: RoutingTable, processes: Callable[[], Iterable[ProcessStatus]]
+    ) -> None:
+        """`processes`: every process now, with what it measures. Nothing runs before `start`."""
+        self.pool = WarmPool(manifest, table, available=available_bytes)
+        self._processes = processes
+        self._gpus = tuple(device.name for device in manifest.devices if device.kind == "gpu")
+        self._swaps = Histogram()
+        self._failures: Counter[str] = Counter()
+        self._slips: Counter[str] = Counter()
+        self._restored: Counter[str] = Counter()
+        self._models = {unit.name: unit.model for unit in manifest.servers}
+        self._vram: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to keep files warm, and to ask the GPUs."""
+        self.pool.start()
+        if self._gpus and not self._tasks:
+            self._tasks = [asyncio.get_running_loop().create_task(self._watch_gpus())]
+
+    async def close(self) -> None:
+        """End what `start` began."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, self.pool.close(), return_exceptions=True)
+
+    def take_over(self, manifest: FleetManifest, table: RoutingTable) -> None:
+        """Another manifest."""
+        self._models = {unit.name: unit.model for unit in manifest.servers}
+        self.pool.take_over(manifest, table)
+
+    def __call__(self, event: events.AnyEvent) -> None:
+        """Note one event."""
+        match event:
+            case events.ServerStarting() | events.ServerAdopted():
+                self.pool.started(event.name)
+            case events.ServerStopped():
+                self.pool.ended(event.name)
+            case events.ServerFailed():
+                self._failures[event.name] += 1
+                self.pool.ended(event.name)
+            case events.RungTaken() if event.rung:
+                self._failures[event.name] += 1
+                self._slips[event.name] += 1
+            case events.Swapped():
+                self._swaps.observe(event.seconds)
+            case events.SlotsRestored():
+                self._restored[event.name] += event.tokens
+            case _:
+                pass
+
+    def status(self, status: FleetStatus) -> FleetStatus:
+        """`status` with how much of the workers' files is in RAM."""
+        processes = []
+        for process in status.processes:
+            percent, doing = self.pool.residency(process.name)
+            processes.append(msgspec.structs.replace(process, in_ram_percent=percent, in_ram=doing))
+        return msgspec.structs.replace(status, processes=tuple(processes))
+
+    def metrics(self) -> str:
+        """Prometheus text: the seed document's names, then ours."""
+        lines: list[str] = []
+
+        def family(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, float]]) -> None:
+            """One metric with its samples."""
+            lines.extend((f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"))
+            lines.extend(f"{name}{labels} {value:.10g}" for labels, value in samples)
+
+        processes = tuple(self._processes())
+        failures: Counter[str] = Counter()
+        for name, model in self._models.items():
+            failures[model] += self._failures[name]
+        lines += self._swaps.lines(
+            "model_swap_duration_seconds", "From a worker's drain until the other serves."
+        )
+        family(
+            "model_load_failures_total",
+            "counter",
+            "Starts that did not become ready, and processes that ended unasked.",
+            ((_labels(model=model), count) for model, count in sorted(failures.items())),
+        )
+        family("ram_used_bytes", "gauge", "RAM of this machine that is not available.", _samples(_ram_used()))
+        vram = [("", float(sum(self._vram.values())))] if self._vram else []
+        family("vram_used_bytes", "gauge", "Memory of the fleet's GPUs that is in use, where it can be asked.", vram)
+        family(
+            "launch_server_memory_bytes",
+            "gauge",
+            "Memory of a server by device, planned and measured.",
+            _memory(processes),
+        )
+        family(
+            "launch_server_restarts_total",
+            "counter",
+            "Restarts of a process that was not asked to end.",
+            ((_labels(server=p.name), p.restarts) for p in processes),
+        )
+        family(
+            "launch_out_of_memory_total",
+            "counter",
+            "Steps down the ladder.",
+            ((_labels(server=name), count) for name, count in sorted(self._slips.items())),
+        )
+        family(
+            "launch_server_rung",
+            "gauge",
+            "Where a server stands on its ladder; 0 = as planned.",
+            ((_labels(server=p.name), int(p.rung.partition("/")[0] or 0)) for p in processes if p.kind == "server"),
+        )
+        family(
+            "launch_slot_tokens_restored_total",
+            "counter",
+            "Tokens of saved slots that a server confirmed to have again after a swap.",
+            ((_labels(server=name), count) for name, count in sorted(self._restored.items())),
+        )
+        return "\n".join(lines) + "\n" + self.pool.metrics()
+
+    async def _watch_gpus(self) -> None:
+        """Ask the driver now and then, in a thread: it may take its time."""
+        from launcher.hardware.inventory import nvidia_gpus  # noqa: PLC0415 - only a fleet with GPUs pays
+
+        while True:
+            with contextlib.suppress(OSError):
+                found = await asyncio.to_thread(nvidia_gpus)
+                known = {gpu.name: gpu for gpu in found}
+                self._vram = {n: known[n].vram_bytes - known[n].free_bytes for n in self._gpus if n in known}
+            await asyncio.sleep(_GPU_EVERY_S)
+
+
+def _memory(processes: Iterable[ProcessStatus]) -> Iterable[tuple[str, float]]:
+    """Planned and measured bytes by server and device."""
+    for process in processes:
+        for kind, sizes in (("planned", process.planned_bytes), ("measured", process.measured_bytes)):
+            for device, size in sizes.items():
+                yield _labels(server=process.name, device=device, kind=kind), size
+
+
+def _ram_used() -> float | None:
+    """MemTotal less MemAvailable, in bytes; None where /proc is not there."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    known = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith(("MemTotal:", "MemAvail"))}
+    return 1024.0 * (int(known["MemTotal"]) - int(known["MemAvailable"])) if len(known) == 2 else None
+
+
+def _samples(value: float | None) -> Iterable[tuple[str, float]]:
+    """One sample without labels, or none."""
+    return () if value is None else (("", value),)
+
+
+def _labels(**labels: str) -> str:
+    """`{name="value"}` with the values escaped."""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    """`value` as a label value."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

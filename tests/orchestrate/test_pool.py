@@ -1,0 +1,192 @@
+"""The warm pool with real files: what is in RAM is measured, held, locked, let go; nothing waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from launcher.ir.fleet import DeviceBudget, DeviceNeed, FleetManifest
+from launcher.orchestrate import resident as program
+from launcher.orchestrate.pool import WarmPool
+from launcher.orchestrate.resident import Part
+from tests.supervise.conftest import fake, manifest, routes
+
+MIB = 1024**2
+SIZE = 4 * MIB
+Pool = Callable[..., WarmPool]
+PROGRAM = Path(program.__file__)
+PR_CAPBSET_DROP, CAP_IPC_LOCK = 24, 14
+
+
+def cold(path: Path, size: int = SIZE) -> Path:
+    """A file on the disk and not in RAM."""
+    path.write_bytes(os.urandom(size))
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+    return path
+
+
+def resident(path: Path) -> float:
+    """Percent of a file in RAM, as another program sees it."""
+    part = Part(str(path))
+    try:
+        return 100 * part.resident() / part.size
+    finally:
+        part.close()
+
+
+def fleet_of(directory: Path, names: str, free_bytes: int) -> FleetManifest:
+    """GPU workers with a file each; the plan leaves `free_bytes` of RAM."""
+    need = DeviceNeed(device="ram", committed_bytes=1, peak_bytes=1, file_bytes=0)
+    units = [
+        fake(name, 9, start="demand", exclusive="gpu", files=(str(directory / name),), memory=(need,)) for name in names
+    ]
+    units = [msgspec.structs.replace(unit, model_path=unit.files[0]) for unit in units]
+    ram = DeviceBudget(
+        name="ram", kind="ram", capacity_bytes=10**12, budget_bytes=10**11 + free_bytes, worst_bytes=10**11
+    )
+    return manifest(*units, devices=(ram,))
+
+
+def section(names: str, **pool: Any) -> dict[str, Any]:
+    """The orchestration of a routing table."""
+    return {"router": names[0], "workers": list(names), "warm_pool": pool}
+
+
+@pytest.fixture
+async def pool(tmp_path: Path, no_orphans: None) -> AsyncIterator[Pool]:
+    """`pool("abc", free_bytes=…, **warm_pool)` → a started pool over cold files of these names, closed at the end."""
+    made: list[WarmPool] = []
+
+    def make(names: str, *, free_bytes: int, available: int = 10**12, **config: Any) -> WarmPool:
+        for name in names:
+            cold(tmp_path / name)
+        fleet = fleet_of(tmp_path, names, free_bytes)
+        table = msgspec.structs.replace(routes(fleet, 9), orchestration=section(names, **config))
+        made.append(WarmPool(fleet, table, available=lambda: {"ram": available}))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.close()
+
+
+def first_to_go(pid: int) -> bool:
+    """Whether the kernel ends this process before any other when memory runs out."""
+    return Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+
+
+async def until(holds: Callable[[], object], timeout_s: float = 20) -> None:
+    """Poll until `holds()`."""
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110 - another process changes it, and signals nobody
+            await asyncio.sleep(0.02)
+
+
+def states(pool: WarmPool, names: str) -> list[str]:
+    """What the pool does with the files of each."""
+    return [pool.residency(name)[1] for name in names]
+
+
+async def test_it_holds_what_the_plan_left_room_for(pool: Pool, tmp_path: Path) -> None:
+    """Room for two of three: two are read and locked, measured from outside too; the third stays on the disk."""
+    warm = pool("abc", free_bytes=2 * SIZE + MIB, models_max=3)
+    await until(lambda: states(warm, "abc") == ["locked", "locked", ""])
+    assert [resident(tmp_path / name) for name in "abc"] == [100, 100, 0]
+    assert [warm.residency(name)[0] for name in "abc"] == [100, 100, 0]
+    assert f"launch_warm_pool_budget_bytes {2 * SIZE + MIB}" in warm.metrics()
+    descriptor = os.open(tmp_path / "a", os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+    assert resident(tmp_path / "a") == 100
+
+
+async def test_configured_bytes_count_and_models_do(pool: Pool, tmp_path: Path) -> None:
+    """The smaller of plan and configuration; never more models than configured; less where RAM is short."""
+    one = pool("ab", free_bytes=100 * SIZE, ram_bytes=SIZE, models_max=3)
+    await until(lambda: states(one, "ab") == ["locked", ""])
+    few = pool("ab", free_bytes=100 * SIZE, models_max=1)
+    await until(lambda: states(few, "ab") == ["locked", ""])
+    none = pool("ab", free_bytes=100 * SIZE, models_max=3, available=SIZE // 2)
+    await until(lambda: none.residency("b")[0] is not None)
+    assert states(none, "ab") == ["", ""]
+    assert none.budget_bytes == SIZE // 2
+
+
+async def test_the_predicted_one_comes_and_the_oldest_goes(pool: Pool, tmp_path: Path) -> None:
+    """`a` runs, then a rule says `c`: `b`, unused, goes and was a waste; `a` never goes; the swap to `c` is a hit."""
+    warm = pool("abc", free_bytes=2 * SIZE, models_max=1, predict={"code": "c"})
+    await until(lambda: states(warm, "a") == ["locked"])
+    warm.started("a")
+    await until(lambda: states(warm, "bc") == ["locked", ""])
+    warm.domain("code")
+    await until(lambda: states(warm, "bc") == ["", "locked"])
+    assert [resident(tmp_path / name) for name in "abc"] == [100, 0, 100]
+    warm.started("c")
+    warm.ended("a")
+    score = warm.score
+    assert (score.hits, score.foreseen, score.wasted_bytes >= SIZE // 2) == (2, 2, True)
+    metrics = warm.metrics()
+    assert "launch_warm_pool_hits_total 2" in metrics
+    assert f"launch_warm_pool_wasted_bytes_total {score.wasted_bytes}" in metrics
+
+
+async def test_a_child_that_dies_is_replaced_and_never_waited_for(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed: the pool knows nothing for a while, then holds again. Its runtime's end ends it, locks and all."""
+    monkeypatch.setattr("launcher.orchestrate.pool._AGAIN_S", 0.05)
+    warm = pool("a", free_bytes=SIZE, models_max=1)
+    await until(lambda: states(warm, "a") == ["locked"])
+    child = warm._child
+    assert child is not None
+    assert first_to_go(child.pid)
+    child.send_signal(signal.SIGKILL)
+    await until(lambda: warm._child is not child and states(warm, "a") == ["locked"])
+    second = warm._child
+    assert second is not None
+    await warm.close()
+    assert not psutil.pid_exists(second.pid)
+
+
+def test_the_child_ends_with_its_runtime(tmp_path: Path) -> None:
+    """No runtime at the other end of its pipe: it goes, in the middle of a big file too."""
+    path = cold(tmp_path / "big", 64 * MIB)
+    child = subprocess.Popen([sys.executable, "-I", "-S", str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = msgspec.json.encode({"hold": "big", "paths": [str(path), "/nowhere"], "lock": True})
+    child.communicate(command + b"\n", timeout=20)
+    assert child.returncode == 0
+
+
+def test_a_file_beyond_the_lock_limit_is_warm_and_not_locked(tmp_path: Path) -> None:
+    """`ulimit -l` below its size, without the privilege to ignore that: it is in RAM, and said not to be locked."""
+    path = cold(tmp_path / "model")
+
+    def lessen() -> None:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (MIB, MIB))
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK)
+
+    argv = [sys.executable, "-I", "-S", str(PROGRAM)]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=lessen)  # noqa: PLW1509 - no threads here
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(msgspec.json.encode({"hold": "m", "paths": [str(path)], "lock": True}) + b"\n")
+    child.stdin.flush()
+    facts: dict[str, Any] = {"loading": True}
+    while facts["loading"]:
+        facts = msgspec.json.decode(child.stdout.readline())
+    child.communicate(timeout=10)
+    assert (facts["resident"], facts["locked"]) == (SIZE, 0)
