@@ -29,6 +29,11 @@ from launcher.supervise.ending import no_answer_finding
 
 _STATE_STYLE = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "stopping": "yellow"}
 _WATCH_S = 1.0
+_COLUMNS = (
+    *("COMPONENT", "PORT", "PID", "STATUS", "MODEL", "PLANNED", "MEASURED", "IN RAM", "BUSY", "TOK/S", "RESTARTS"),
+    "UP",
+)
+_IF_KNOWN = frozenset({"IN RAM", "TOK/S"})
 _LEFT = frozenset({"COMPONENT", "STATUS", "MODEL"})
 _STOP_WAIT_S = 120.0
 
@@ -105,18 +110,19 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     front = f", front {status.front}" if status.front else ""
     out.line(f"{out.style(status.deployment, 'bold')}  {'ready' if status.ready else 'not ready'}, {runtime}{front}")
     shown = [p for p in status.processes if not names or p.name in names]
-    header = ("COMPONENT", "PORT", "PID", "STATUS", "MODEL", "PLANNED", "MEASURED", "BUSY", "TOK/S", "RESTARTS", "UP")
     rows = [_row(p) for p in shown]
-    kept = [i for i, title in enumerate(header) if title != "TOK/S" or any(row[i] for row in rows)]
+    kept = [i for i, title in enumerate(_COLUMNS) if title not in _IF_KNOWN or any(row[i] for row in rows)]
     out.table(
-        tuple(header[i] for i in kept),
+        tuple(_COLUMNS[i] for i in kept),
         [tuple(row[i] for i in kept) for row in rows],
-        right=frozenset(at for at, i in enumerate(kept) if header[i] not in _LEFT),
+        right=frozenset(at for at, i in enumerate(kept) if _COLUMNS[i] not in _LEFT),
     )
     for process in shown:
         if process.error:
             style = _STATE_STYLE.get(process.state, "yellow")
             out.line(f"  {out.style(process.name, style)}: {process.error}")
+        if process.rung:
+            out.line(f"  {process.name}: {out.style('out of memory', 'yellow')}: now on rung {process.rung}")
         if process.drift:
             out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
     show_drift(out, status)
@@ -134,6 +140,7 @@ def _row(process: ProcessStatus) -> tuple[str, ...]:
         process.model,
         gib(sum(process.planned_bytes.values())) if process.planned_bytes else "",
         gib(sum(process.measured_bytes.values())) if process.measured_bytes else "",
+        f"{process.in_ram_percent:.0f}% {process.in_ram}".strip() if process.in_ram_percent is not None else "",
         busy,
         f"{process.tokens_per_second:.1f}" if process.tokens_per_second else "",
         str(process.restarts),

@@ -1,0 +1,66 @@
+"""A swap of the exclusive worker under load, with real servers: nobody is lost, nobody answered by the wrong model."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.supervise import events
+from tests.supervise.conftest import real
+from tests.supervise.test_out_of_memory import ask, front_of
+
+FreePort = Callable[[], int]
+
+
+async def test_a_swap_under_load_loses_nobody(
+    fleet: Any, free_port: FreePort, llama_server: Path, tiny_models: Callable[..., Path]
+) -> None:
+    """Two models on one port, 50 mixed requests at once, streams too: 50 right answers, one process at a time."""
+    port, turns = free_port(), {"exclusive": "gpu", "start": "demand"}
+    units = [
+        real(name, port, llama_server, tiny_models("llama", seed=seed), "--alias", name, **turns)
+        for seed, name in ((1, "one"), (2, "two"))
+    ]
+    units[0] = msgspec.structs.replace(units[0], start="boot", default=True)
+    supervisor, watcher = fleet(*units)
+    await supervisor.start()
+    order = ["one", "two"] * 25
+    random.Random(5).shuffle(order)  # noqa: S311 - a fixed order
+
+    async with front_of(supervisor, free_port()) as client:
+        truth = {}
+        for name in ("one", "two"):
+            answer = (await ask(client, name, prompt="Once upon a time", n_predict=12, temperature=0)).json()
+            truth[name] = answer["content"]
+        assert truth["one"] != truth["two"]
+        before = len(watcher.of(events.Swapped))
+
+        async def one(number: int, name: str) -> tuple[str, str]:
+            await asyncio.sleep(number * 0.01)
+            answer = await ask(
+                client, name, prompt="Once upon a time", n_predict=12, temperature=0, stream=number % 5 == 0
+            )
+            assert answer.status_code == 200
+            if number % 5:
+                return answer.json()["model"], answer.json()["content"]
+            parts = [msgspec.json.decode(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+            return name, "".join(part["content"] for part in parts)
+
+        answers = await asyncio.gather(*(one(n, name) for n, name in enumerate(order)))
+    assert [text for _, text in answers] == [truth[name] for name in order]
+    assert all(model == name for (model, _), name in zip(answers, order, strict=True))
+    swaps = watcher.of(events.Swapped)[before:]
+    assert swaps
+    assert all(0 < swap.seconds < 60 and swap.instead_of != (swap.name,) for swap in swaps)
+    alive: set[str] = set()
+    for event in watcher.events:
+        if isinstance(event, events.ServerStarting):
+            alive.add(event.name)
+        elif isinstance(event, events.ServerStopped):
+            alive.discard(event.name)
+        assert len(alive) <= 1
