@@ -315,6 +315,61 @@ def inspect(
 
 
 @app.command()
+def checkpoint(
+    action: Annotated[
+        str,
+        typer.Argument(help="create, list, diff, restore, delete", autocompletion=complete_checkpoints),
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="A checkpoint; two for diff.", autocompletion=complete_checkpoints),
+    ] = None,
+    *,
+    deployment: Annotated[
+        str | None, typer.Option("--deployment", metavar="NAME", help="Which fleet, where several are known.")
+    ] = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """Keep a fleet as it runs; compare; run it again.
+
+    \b
+    launch checkpoint create before-update   the compiled fleet, digests of models and binaries, what runs
+    launch checkpoint diff before-update     what a restore would change now
+    launch checkpoint restore before-update  nothing is compiled; refused when a file is not what it was
+    launch checkpoint list
+    launch checkpoint delete before-update
+    """
+    from launcher.cli.checkpoint import run_checkpoint
+
+    return run_checkpoint(action, tuple(names or ()), deployment=deployment, as_json=json, no_color=no_color)
+
+
+@app.command()
+def memory(
+    project: Annotated[str | None, typer.Argument(help="All that is known of it, as JSON lines.")] = None,
+    *,
+    deployment: Annotated[str | None, typer.Option("--deployment", help="Of this deployment only.")] = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="Of the API key of this name only.")] = None,
+    forget: Annotated[bool, typer.Option("--forget", help="Drop the project and everything in it.")] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> int:
+    """List what is remembered of projects; export or forget one.
+
+    \b
+    launch memory
+    launch memory website > website.jsonl
+    launch memory website --forget
+    """
+    from launcher.cli.memory import show_memory
+
+    return show_memory(
+        project, deployment=deployment, owner=owner, forget=forget, as_json=json, no_color=no_color
+    )
+
+
+@app.command()
 def explain(
     code: Annotated[
         str | None, typer.Argument(help="A finding's code; none lists all.", autocompletion=complete_codes)

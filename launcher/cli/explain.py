@@ -44,6 +44,7 @@ STAGES = (
     Stage(name="Manifest", prefixes=("manifest",), exit_code=2, when="reading a rendered deployment"),
     Stage(name="Supervise", prefixes=("supervise",), exit_code=7, when="starting and watching servers"),
     Stage(name="Route", prefixes=("route",), exit_code=6, when="opening the one port that clients talk to"),
+    Stage(name="Orchestrate", prefixes=("orchestrate",), exit_code=6, when="opening the memory of projects"),
 )
 
 

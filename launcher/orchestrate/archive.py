@@ -1,4 +1,4 @@
-"""What is in a project memory, for people and other programs: read beside the runtime that writes it. I/O: a file."""
+"""What is in a project memory, for people and other programs, beside the runtime that writes it. I/O: a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher.errors import HostError
-from launcher.orchestrate.memory import unusable
+from launcher.orchestrate.memory import BUSY_MS, unusable
 
 _PARTS = {
     "generation": "SELECT * FROM generation WHERE project = :id ORDER BY began_at, id",
@@ -38,7 +38,7 @@ class ProjectSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_projects(path: Path) -> list[ProjectSummary]:
     """Every project of the memory at `path`, by owner and name. Raises HostError."""
-    with _reading(path) as db:
+    with _opened(path, "ro") as db:
         rows = db.execute(
             "SELECT owner, name,"
             " (SELECT count(*) FROM generation WHERE project = project.id) AS generations,"
@@ -53,7 +53,7 @@ def list_projects(path: Path) -> list[ProjectSummary]:
 
 def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | None:
     """All that is known of a project, each value with what `line` it is; None where there is none. Raises HostError."""
-    with _reading(path) as db:
+    with _opened(path, "ro") as db:
         db.execute("BEGIN")  # one state of everything, whatever is written meanwhile
         row = db.execute("SELECT * FROM project WHERE owner = ? AND name = ?", (owner, name)).fetchone()
         if row is None:
@@ -67,11 +67,27 @@ def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | 
     return found
 
 
+def forget_project(path: Path, owner: str, name: str) -> bool:
+    """Drop a project with everything in it, its journal too; False when there is none. Raises HostError."""
+    with _opened(path, "rw") as db:
+        db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("BEGIN IMMEDIATE")
+        row = db.execute("SELECT id FROM project WHERE owner = ? AND name = ?", (owner, name)).fetchone()
+        if row is not None:
+            db.execute("INSERT INTO forgotten VALUES (?)", tuple(row))
+            db.execute("DELETE FROM journal WHERE project = ?", tuple(row))
+            db.execute("DELETE FROM project WHERE id = ?", tuple(row))
+            db.execute("DELETE FROM forgotten")
+        db.execute("COMMIT")
+    return row is not None
+
+
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot write. Raises HostError."""
+def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """A connection to a file that is there (`ro`: one that cannot write). Raises HostError."""
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     except sqlite3.Error as error:
         raise HostError([unusable(path, str(error))]) from None
     db.row_factory = sqlite3.Row

@@ -22,7 +22,7 @@ from launcher.orchestrate.tables import TABLES, VERSION
 from launcher.orchestrate.verdict import Verdict
 
 FILE_NAME = "memory.sqlite3"
-_BUSY_MS = 5000
+BUSY_MS = 5000
 _KEY = "orchestration.memory"
 
 
@@ -60,7 +60,7 @@ class Memory:
 
     def _prepare(self) -> None:
         """Settings of the connection, and the tables where there are none. Raises HostError for another version."""
-        self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
@@ -247,18 +247,6 @@ class Memory:
             self._db.execute("DELETE FROM scratchpad WHERE at < ?", (before,))
             self._db.execute("DELETE FROM journal WHERE at < ?", (before,))
         return dropped
-
-    def forget(self, owner: str, name: str) -> bool:
-        """Drop a project with everything in it, its journal too; False when there is none."""
-        with self._transaction():
-            row = self._db.execute("SELECT id FROM project WHERE owner = ? AND name = ?", (owner, name)).fetchone()
-            if row is None:
-                return False
-            self._db.execute("INSERT INTO forgotten VALUES (?)", row)
-            self._db.execute("DELETE FROM journal WHERE project = ?", row)
-            self._db.execute("DELETE FROM project WHERE id = ?", row)
-            self._db.execute("DELETE FROM forgotten")
-        return True
 
     def report(self, generation: str, owner: str) -> dict[str, Any] | None:
         """What became of a generation of `owner`, with its blocks; None where there is none."""

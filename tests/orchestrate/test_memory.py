@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import HostError
-from launcher.orchestrate import FILE_NAME, Memory, export_project, list_projects
+from launcher.orchestrate import FILE_NAME, Memory, export_project, forget_project, list_projects
 from launcher.orchestrate.cycle import Commit
 from launcher.orchestrate.memory import Opened
 from launcher.orchestrate.verdict import Verdict
@@ -169,8 +169,8 @@ def test_export_and_forget(tmp_path: Path) -> None:
     }
     assert exported[-1]["data"] == {"model": "coder"}
     assert [(p.owner, p.name, p.blocks) for p in list_projects(path)] == [("", "p", 5), ("alice", "p", 0)]
-    assert memory.forget("", "p")
-    assert not memory.forget("", "p")
+    assert forget_project(path, "", "p")
+    assert not forget_project(path, "", "p")
     assert export_project(path, "", "p") is None
     assert [(p.owner, p.name) for p in list_projects(path)] == [("alice", "p")]
     assert memory._db.execute("SELECT count(*) FROM journal").fetchone() == (1,)

@@ -1,0 +1,91 @@
+"""Project memory on the command line: list, export, forget."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from launcher.cli.build import print_json
+from launcher.cli.terminal import terminals
+from launcher.errors import ConfigError, Finding
+from launcher.files import deployment_state_dir, known_deployments
+from launcher.orchestrate import FILE_NAME, ProjectSummary, export_project, forget_project, list_projects
+
+Found = tuple[str, Path, ProjectSummary]
+"""A deployment, its memory's file, a project in it."""
+
+
+def show_memory(
+    name: str | None, *, deployment: str | None, owner: str | None, forget: bool, as_json: bool, no_color: bool
+) -> int:
+    """Every project, or all of one as JSON lines; with `forget` it is dropped instead. Returns the exit code.
+
+    Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
+    """
+    projects = [
+        (where, path, project)
+        for where, path in _memories(deployment)
+        for project in list_projects(path)
+        if owner is None or project.owner == owner
+    ]
+    if name is None:
+        _list(projects, as_json=as_json, no_color=no_color)
+        return 0
+    where, path, project = _only(name, [found for found in projects if found[2].name == name], projects)
+    if forget:
+        forget_project(path, project.owner, name)
+        _, errors = terminals(no_color=no_color)
+        errors.line(f"forgot {name} of {where}: {project.generations} answers, {project.blocks} blocks")
+        return 0
+    for line in export_project(path, project.owner, name) or ():
+        sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+    return 0
+
+
+def _memories(deployment: str | None) -> list[tuple[str, Path]]:
+    """Deployments with a memory, and its file."""
+    known = [d for d in known_deployments() if deployment is None or d == deployment]
+    files = [(d, deployment_state_dir(d) / FILE_NAME) for d in known]
+    return [(d, path) for d, path in files if path.exists()]
+
+
+def _list(projects: list[Found], *, as_json: bool, no_color: bool) -> None:
+    """One line a project."""
+    terminal, _ = terminals(no_color=no_color)
+    if as_json:
+        rows = [{"deployment": where, **msgspec.to_builtins(project)} for where, _, project in projects]
+        print_json(terminal, {"projects": rows})
+        return
+    table: list[tuple[str, ...]] = [
+        (
+            where,
+            project.name,
+            project.owner or "-",
+            str(project.generations),
+            str(project.blocks),
+            str(project.notes),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(project.last_at)),
+        )
+        for where, _, project in projects
+    ]
+    header = ("DEPLOYMENT", "PROJECT", "OWNER", "ANSWERS", "BLOCKS", "NOTES", "LAST USED")
+    terminal.table(header, table, right=frozenset({3, 4, 5}))
+
+
+def _only(name: str, found: list[Found], known: list[Found]) -> Found:
+    """The one project of that name. Raises ConfigError."""
+    if len(found) == 1:
+        return found[0]
+    if found:
+        message = f"there are several projects {name!r}"
+        places = ", ".join(f"--deployment {where} --owner {p.owner or repr('')}" for where, _, p in found)
+        notes = (f"say which one: {places}",)
+    else:
+        message = f"there is no project {name!r}"
+        notes = ("known are " + (", ".join(sorted({p.name for _, _, p in known})) or "none"),)
+    raise ConfigError(
+        [Finding(code="orchestrate/unknown-project", severity="error", key="", message=message, notes=notes)]
+    )
