@@ -14,6 +14,7 @@ import msgspec
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.supervise import logs, procfs
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch
+from launcher.supervise.marks import unrecorded
 from launcher.supervise.process import adopt
 
 LOCK_NAME = "runtime.lock"
@@ -51,7 +52,7 @@ class OrphanReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def living_records(store: RecordStore, deployment: str | None = None) -> tuple[list[ServerRecord], list[Rejected]]:
-    """State files whose process lives and is ours; and those that cannot be trusted, with the reason.
+    """What lives and is ours, by its state file or else by its mark; and the files that cannot be trusted, and why.
 
     A file whose process simply ended is neither.
     """
@@ -66,7 +67,7 @@ def living_records(store: RecordStore, deployment: str | None = None) -> tuple[l
             living.append(found)
         elif why.startswith("pid "):
             bad.append(Rejected(path=str(store.path(record.name)), reason=why))
-    return living, bad
+    return living + unrecorded(store.directory, {record.name for record in living}), bad
 
 
 def offline_status(state_dir: Path) -> FleetStatus:
@@ -88,10 +89,12 @@ def offline_status(state_dir: Path) -> FleetStatus:
             model=record.model,
             tier=record.tier,
             roles=record.roles,
-            started_at=record.started_at,
+            started_at=record.started_at or None,
             ready_s=record.ready_s,
             restarts=record.restarts,
-            error="runs without a runtime",
+            error="runs without a runtime"
+            if record.input_digest
+            else "runs without a runtime, and no state file says so",
             log_file=record.log_file,
             log_tail=logs.tail(Path(record.log_file), 20),
             measured_bytes=procfs.memory_bytes(record.pid),
@@ -103,10 +106,11 @@ def offline_status(state_dir: Path) -> FleetStatus:
             name=Path(bad.path).stem, kind="server", state="failed", port=0, error=f"state file: {bad.reason}"
         )
         for bad in rejected
+        if Path(bad.path).stem not in {record.name for record in living}
     ]
     return FleetStatus(
         deployment=state_dir.name,
-        input_digest=living[0].input_digest if living else "",
+        input_digest=next((r.input_digest for r in living if r.input_digest), ""),
         runtime_pid=runtime_pid(state_dir),
         front=None,
         ready=False,

@@ -12,6 +12,7 @@ from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
 from launcher.supervise import events
 from launcher.supervise.hooks import run_hook
 from launcher.supervise.identity import RecordStore
+from launcher.supervise.marks import completed
 from launcher.supervise.offline import living_records, stop_records
 from launcher.supervise.recovery import second_chance
 from launcher.supervise.reload import Changes, compare_specs
@@ -102,7 +103,8 @@ class Supervisor:
         for record in records:
             runner = self._runners.get(record.name)
             wanted = runner is not None and runner.spec.start != "never"
-            if runner is None or not wanted or not runner.rungs.adopt(record.argv) or not runner.adopt(record):
+            whole = record if runner is None else completed(record, runner.spec)
+            if runner is None or not wanted or not runner.rungs.adopt(whole.argv) or not runner.adopt(whole):
                 leftovers.append(record)
         for record in leftovers:
             self._emit(events.ServerStopping(name=record.name, why="changed"))

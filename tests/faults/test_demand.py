@@ -47,7 +47,7 @@ async def test_more_than_the_queue_holds(sites: Any, free_port: FreePort) -> Non
 
 
 async def test_a_storm_that_disconnects(sites: Any, free_port: FreePort, llama_server: Path, smollm2: Path) -> None:
-    """A storm of 60 streaming clients that disconnect → generations cancelled, slots and descriptors free, next served."""
+    """A storm of 60 streaming clients that disconnect → slots and descriptors free, the next is served."""
     async with sites(real("one", free_port(), llama_server, smollm2)) as site:
         assert await site.ask("one") == (200, "")
         before = psutil.Process().num_fds()
@@ -85,7 +85,7 @@ async def test_killed_under_two_hundred_waiters(sites: Any, free_port: FreePort)
 
 
 async def test_stop_of_a_server_that_is_waited_for(sites: Any, free_port: FreePort) -> None:
-    """`stop NAME` of a WARM server that loads → the stop ends, who waits gets a typed 503, a later request starts it."""
+    """`stop NAME` of a WARM server that loads → it ends, who waits gets a typed 503, a later request starts it."""
     async with sites(fake("warm", free_port(), "slow-loading", start="demand")) as site:
         asked = asyncio.create_task(site.ask("warm"))
         await site.watcher.until(events.ServerStarting)
@@ -96,7 +96,7 @@ async def test_stop_of_a_server_that_is_waited_for(sites: Any, free_port: FreePo
 
 
 async def test_stop_of_a_boot_server_holds(sites: Any, free_port: FreePort) -> None:
-    """`stop NAME` of a boot server → stays stopped, said in `status`, through other reloads; `reload NAME` starts it."""
+    """`stop NAME` of a boot server → stays so, says `status`, through other reloads; `reload NAME` starts it."""
     a, b = fake("a", free_port()), fake("b", free_port())
     async with sites(a, b) as site:
         await site.supervisor.stop(("a",))
@@ -109,7 +109,7 @@ async def test_stop_of_a_boot_server_holds(sites: Any, free_port: FreePort) -> N
 
 
 async def test_stop_during_start(sites: Any, free_port: FreePort) -> None:
-    """Everything is stopped while one server is ready, one loads and one waits for it → nothing left, no start after."""
+    """Everything is stopped while one server is ready, one loads and one waits for it → nothing left."""
     loading = fake("b", free_port(), "hang-loading")
     async with sites(fake("a", free_port(), start="demand")) as site:
         starting = asyncio.create_task(site.supervisor.reload(manifest(fake("a", free_port()), loading), ()))

@@ -1,0 +1,73 @@
+"""Processes of ours whose state file is lost or spoilt: known by the mark that they carry in their environment.
+
+The mark is the path of the state file, set when we spawned them. It names no stranger: who copies it into a process
+of his own can only have that process ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+
+from launcher.supervise import procfs
+from launcher.supervise.identity import MARKER, ServerRecord, argv_agrees
+from launcher.supervise.spec import ProcessSpec
+
+_GRACE_S = 10.0
+
+
+def unrecorded(directory: Path, known: Collection[str]) -> list[ServerRecord]:
+    """Records, as far as /proc tells, of marked processes whose names are not `known`.
+
+    `directory` is that of the state files. Their `input_digest` is empty: what they run is known, what they are is not.
+    """
+    found = []
+    for pid in procfs.pids():
+        path = Path(procfs.environment(pid, MARKER) or "/")
+        if path.parent != directory or path.suffix != ".json" or path.stem in known:
+            continue
+        stat, argv = procfs.proc_stat(pid), procfs.cmdline(pid)
+        if stat is None or stat.session != pid or stat.state == "Z" or not argv:
+            continue  # what a server forked carries its mark too, and ends with its session
+        found.append(
+            ServerRecord(
+                deployment=directory.parent.name,
+                input_digest="",
+                name=path.stem,
+                kind="server",
+                roles=(),
+                tier="",
+                argv=argv,
+                argv_digest="",
+                host="",
+                port=0,
+                model="",
+                log_file=str(directory.parent / "logs" / f"{path.stem}.log"),
+                stop_grace_s=_GRACE_S,
+                started_at=0.0,
+                pid=pid,
+                start_ticks=stat.start_ticks,
+                boot_id=procfs.boot_id(),
+            )
+        )
+    return found
+
+
+def completed(record: ServerRecord, spec: ProcessSpec) -> ServerRecord:
+    """`record` with what `spec` says about it, if it was found by its mark and runs what `spec` would run."""
+    if record.input_digest or not argv_agrees(spec.argv, record.argv):
+        return record
+    return msgspec.structs.replace(
+        record,
+        kind=spec.kind,
+        roles=spec.roles,
+        tier=spec.tier,
+        argv=spec.argv,
+        argv_digest=spec.argv_digest,
+        host=spec.host,
+        port=spec.port,
+        model=spec.model,
+        stop_grace_s=spec.policy.stop_grace_s,
+    )
