@@ -7,6 +7,7 @@ from typing import Any
 
 from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
 from launcher.render.probes import reachable_url
+from launcher.render.server_keys import own_key_file
 from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command
 from launcher.render.unit_names import (
     FRONT,
@@ -28,7 +29,8 @@ FRONT_BYTES = 1024 * MIB
 def front_values(plan: FleetPlan) -> dict[str, Any]:
     """What `front.service.j2` needs: the front alone over servers that systemd keeps running."""
     deploy, front = plan.config.deploy, plan.config.runtime.front
-    key = ("--api-key-file", "%d/api-key") if front.api_key_file else ()
+    credential = front.api_key_file and deploy.scope != "user"
+    key = ("--api-key-file", "%d/api-key") if credential else ()
     words = (*quote_command((deploy.launch, "serve", "--route-only", "--no-color")), *key, data_dir(plan))
     tier = front_tier(plan)
     return {
@@ -39,10 +41,20 @@ def front_values(plan: FleetPlan) -> dict[str, Any]:
         "slice": slice_name(plan, tier) if tier else None,
         "command": " ".join(words),
         "stop_timeout_s": math.ceil(plan.config.runtime.drain_timeout_s) + 5,
-        "credential": quote_bind(front.api_key_file) if front.api_key_file else None,
+        "credentials": _front_credentials(plan),
         "memory_max": str(FRONT_BYTES),
         "loopback": front.host in LOOPBACK and all(s.host in LOOPBACK for s in (*plan.servers, *plan.remote)),
     }
+
+
+def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
+    """Key files that systemd reads for the front, as `ID:PATH`: its own, and those of servers that ask for a key."""
+    if plan.config.deploy.scope == "user":
+        return ()
+    front = plan.config.runtime.front.api_key_file
+    files = {"api-key": front} if front else {}
+    files |= {f"key-{s.name}": key for s in (*plan.servers, *plan.remote) if (key := own_key_file(s.extra_args))}
+    return tuple(f"{name}:{quote_bind(path)}" for name, path in files.items())
 
 
 def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:

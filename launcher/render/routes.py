@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from launcher.ir.fleet import BreakerUnit, FrontUnit, RoutePool, RouteTarget, RoutingTable
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.names import all_names, resolve
+from launcher.render.server_keys import own_key_file
 
 START_RANK = {"boot": 0, "demand": 1, "never": 2}
 """Resident servers are preferred to those that must be started."""
@@ -83,20 +83,10 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
         modalities=("text", "image") if server.projector_path else ("text",),
         request_set=server.request_set,
         request_strip=server.request_strip,
-        api_key_file=_own_key_file(server.extra_args),
+        api_key_file=own_key_file(server.extra_args),
         rungs=0 if remote else len(plan.ladders.get(server.name, ())),
         on=server.on if remote else "",
     )
-
-
-def _own_key_file(extra_args: tuple[str, ...]) -> str | None:
-    """The file that `--api-key-file` among the extra arguments names: without its key the front would be refused."""
-    for flag, value in pairwise((*extra_args, "")):
-        if flag == "--api-key-file":
-            return value
-        if flag.startswith("--api-key-file="):
-            return flag.partition("=")[2]
-    return None
 
 
 def _front(plan: FleetPlan) -> FrontUnit:

@@ -13,7 +13,8 @@ from launcher.errors import Finding
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command
 from launcher.render.probes import proof_request, reachable_url
-from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command
+from launcher.render.server_keys import own_key_file, with_credential
+from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command, quote_word
 from launcher.render.unit_names import (
     FRONT,
     LOOPBACK,
@@ -69,6 +70,11 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
     loopback = server.host in LOOPBACK and not any(gpu.backend == "rpc" for gpu in gpus)
     exposure += EXPOSURE_NOTIFY * deploy.watchdog + EXPOSURE_OPEN * (not loopback)
     drains = server.exclusive is not None
+    keys = own_key_file(server.extra_args)
+    credential = keys is not None and deploy.scope != "user"
+    as_root = "+" if credential else ""
+    quoted = _quoted(words, wrapped=deploy.watchdog)
+    quoted = with_credential(words, quoted) if credential else quoted
     drain_s = math.ceil(runtime.drain_timeout_s)
     values = {
         "unit": unit_name(plan, server.name),
@@ -87,11 +93,13 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
             )
         ),
         "digest": command.digest,
-        "command": " \\\n    ".join(_lines(_quoted(words, wrapped=deploy.watchdog))),
-        "gate": libexec_command(plan, "launch-gate", *proof),
+        "command": " \\\n    ".join(_lines(quoted)),
+        "credential": quote_bind(keys) if credential and keys else None,
+        "key_file": quote_word(f"LAUNCH_KEY_FILE={keys}") if keys else None,
+        "gate": as_root + libexec_command(plan, "launch-gate", *proof),
         "notify": libexec_command(plan, "launch-notify", str(WATCHDOG_S // 4), *proof),
         "watchdog_s": WATCHDOG_S if deploy.watchdog else None,
-        "drain": libexec_command(plan, "launch-drain", url, str(drain_s)) if drains else None,
+        "drain": as_root + libexec_command(plan, "launch-drain", url, str(drain_s)) if drains else None,
         "socket": path is not None,
         "shared_user": shared_user(plan, server.name),
         "private_network": path is not None and not allow,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -113,7 +114,7 @@ def own_key(unit: RouteTarget) -> bytes:
     if unit.api_key_file is None:
         return b""
     try:
-        lines = Path(unit.api_key_file).read_text(encoding="utf-8").split()
+        lines = _key_file(unit.name, unit.api_key_file).read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         message = f"the key file {unit.api_key_file} of server {unit.name!r} cannot be read: {error}"
         key = f"servers.{unit.name}.extra_args"
@@ -121,6 +122,13 @@ def own_key(unit: RouteTarget) -> bytes:
             [Finding(code="route/key-file-unreadable", severity="error", key=key, message=message)]
         ) from None
     return b"authorization: Bearer %b\r\n" % lines[0].encode() if lines else b""
+
+
+def _key_file(server: str, path: str) -> Path:
+    """The key file at `path`, or the copy that systemd made of it for this process, because it may be root's alone."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    copy = Path(directory, f"key-{server}") if directory else None
+    return copy if copy is not None and copy.exists() else Path(path)
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):

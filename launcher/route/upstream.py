@@ -13,6 +13,7 @@ import httptools
 
 from launcher.route.asgi import RawHeaders
 from launcher.route.repeat import RepeatedHead, repeated_head
+from launcher.route.silence import expect_acknowledgements
 
 if TYPE_CHECKING:
     from launcher.route.lane import Lane
@@ -407,11 +408,12 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(lambda: Connection(loop), self.host, self.port)
+                transport, connection = await loop.create_connection(lambda: Connection(loop), self.host, self.port)
         except TimeoutError:
             raise UpstreamError("unreachable", f"no connection within {timeout_s:g} s") from None
         except OSError as error:
             raise UpstreamError("unreachable", f"no connection: {error.strerror or error}") from None
+        expect_acknowledgements(transport.get_extra_info("socket"))
         return connection
 
     def put_back(self, connection: Connection) -> None:

@@ -39,20 +39,29 @@ def can_boot() -> None:
 @pytest.fixture
 def host(can_boot: None) -> Iterator[BootedHost]:
     """A host of its own network, freshly booted."""
-    binds = {
+    with BootedHost(binds=binds()) as booted:
+        yield booted
+
+
+def binds() -> dict[str, Path | str]:
+    """What a host sees of this machine that may lie where its units do not look."""
+    return {
         "/opt/python": sys.base_prefix,
         "/opt/launch-checkout": REPOSITORY,
         str(PACKAGES): sysconfig.get_path("purelib"),
     }
-    with BootedHost(binds=binds) as booted:
-        yield booted
+
+
+def binary_there(llama_server: Path) -> Path:
+    """Where a host sees our llama-server."""
+    return PACKAGES / llama_server.relative_to(sysconfig.get_path("purelib"))
 
 
 class Fleet:
     """A fleet on a booted host: config written to /srv/conf there, models beside it, compiled and installed there."""
 
     def __init__(self, host: BootedHost, model: Path, binary: Path) -> None:
-        self.host = host
+        self.host, self.model, self.binary = host, model, binary
         _install_python(host)
         models = host.root / "srv/models"
         models.mkdir(parents=True)
@@ -154,5 +163,4 @@ def _install_python(host: BootedHost) -> None:
 @pytest.fixture
 def fleet(host: BootedHost, tiny_models: Callable[..., Path], llama_server: Path) -> Fleet:
     """No server yet."""
-    seen_there = PACKAGES / llama_server.relative_to(sysconfig.get_path("purelib"))
-    return Fleet(host, tiny_models("llama"), seen_there)
+    return Fleet(host, tiny_models("llama"), binary_there(llama_server))
