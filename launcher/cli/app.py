@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from launcher.cli.complete import complete_codes, complete_deployed, complete_overrides
+from launcher.cli.complete import complete_checkpoints, complete_codes, complete_deployed, complete_overrides
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError
 

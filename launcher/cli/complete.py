@@ -58,6 +58,21 @@ def complete_deployed(incomplete: str) -> list[str]:
         return []
 
 
+def complete_checkpoints(incomplete: str) -> list[str]:
+    """The actions of `checkpoint`, then the names of checkpoints."""
+    from launcher.cli.checkpoint import ACTIONS
+    from launcher.files import checkpoint_names, deployment_state_dir, known_deployments
+
+    args, typed = words_before(os.environ, incomplete)
+    words = [word for word in args if not word.startswith("-")]
+    if words[:1] != ["checkpoint"] or len(words) == 1:
+        return [action for action in ACTIONS if action.startswith(typed)]
+    if words[1] in ("create", "list"):
+        return []
+    names = {name for known in known_deployments() for name in checkpoint_names(deployment_state_dir(known))}
+    return sorted(name for name in names if name.startswith(typed))
+
+
 def complete_codes(incomplete: str) -> list[str]:
     """Codes of findings."""
     from launcher.cli.explain import explanations

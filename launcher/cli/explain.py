@@ -43,6 +43,9 @@ STAGES = (
     Stage(name="Install", prefixes=("install",), exit_code=6, when="`install` and `uninstall`: putting units in place"),
     Stage(name="Manifest", prefixes=("manifest",), exit_code=2, when="reading a rendered deployment"),
     Stage(name="Supervise", prefixes=("supervise",), exit_code=7, when="starting and watching servers"),
+    Stage(
+        name="Checkpoint", prefixes=("checkpoint",), exit_code=2, when="keeping a fleet as it runs, and restoring it"
+    ),
     Stage(name="Route", prefixes=("route",), exit_code=6, when="opening the one port that clients talk to"),
     Stage(name="Orchestrate", prefixes=("orchestrate",), exit_code=6, when="opening the memory of projects"),
 )
@@ -212,8 +215,8 @@ conf/server/frontdoor.yaml:6:10: error[plan/ram-over-budget]: ram has a budget o
 you to fill in.
 
 An **error** stops: nothing is written or started. A **warning** is probably a mistake, and a **note** is worth knowing.
-Warnings and notes of a compile (not those about this host) can be accepted where they are written, for one server or
-for the whole fleet, with a reason; without one the waiver is not applied. Errors cannot be waived.
+Warnings and notes, also those about this host, can be accepted where they are written, for one server or for the whole
+fleet, with a reason; without one the waiver is not applied. Errors cannot be waived.
 
 ```yaml
 waive:

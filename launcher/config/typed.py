@@ -25,6 +25,7 @@ _HOW_TO = "write KEY=VALUE, +KEY=VALUE to add, ~KEY to remove; quote values with
 COMMANDS = frozenset(
     [
         "check",
+        "checkpoint",
         "config",
         "explain",
         "inspect",

@@ -7,6 +7,17 @@ from a `Deployment`. I/O.
 from __future__ import annotations
 
 from launcher.files.atomic import write_atomic
+from launcher.files.checkpoints import (
+    Checkpoint,
+    Covered,
+    checkpoint_dir,
+    checkpoint_files,
+    checkpoint_names,
+    delete_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from launcher.files.covered import changed_files, changed_since, cover, files_of
 from launcher.files.deployment import (
     FileDifference,
     WriteReport,
@@ -14,6 +25,7 @@ from launcher.files.deployment import (
     owned_files,
     write_deployment,
 )
+from launcher.files.digests import FileDigest, file_digests
 from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
 from launcher.files.packaged import packaged_dir
 from launcher.files.refusal import writing
@@ -21,20 +33,34 @@ from launcher.files.starting import asked_at_ns, call_off, is_called_off, start_
 from launcher.files.state import deployment_state_dir, known_deployments, state_root
 
 __all__ = [
+    "Checkpoint",
+    "Covered",
     "FileDifference",
+    "FileDigest",
     "LockHeldError",
     "LockOwner",
     "OwnedLock",
     "WriteReport",
     "asked_at_ns",
     "call_off",
+    "changed_files",
+    "changed_since",
+    "checkpoint_dir",
+    "checkpoint_files",
+    "checkpoint_names",
     "compare_deployment",
+    "cover",
+    "delete_checkpoint",
     "deployment_state_dir",
+    "file_digests",
+    "files_of",
     "is_called_off",
     "known_deployments",
     "lock_owner",
     "owned_files",
     "packaged_dir",
+    "read_checkpoint",
+    "save_checkpoint",
     "start_under_way",
     "state_root",
     "write_atomic",

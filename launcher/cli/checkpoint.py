@@ -1,0 +1,289 @@
+"""`launch checkpoint`: keep what a fleet was compiled to and run with, compare, and run exactly that again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher import __version__
+from launcher.cli.build import print_json
+from launcher.cli.checkpoint_view import difference_document, show_difference
+from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME
+from launcher.cli.running import fleets
+from launcher.cli.terminal import Terminal, terminals
+from launcher.errors import CatalogError, ConfigError, Finding, SuperviseError
+from launcher.files import (
+    Checkpoint,
+    FileDigest,
+    changed_files,
+    checkpoint_files,
+    checkpoint_names,
+    cover,
+    delete_checkpoint,
+    deployment_state_dir,
+    file_digests,
+    files_of,
+    known_deployments,
+    read_checkpoint,
+    save_checkpoint,
+    state_root,
+)
+from launcher.ir.fleet import FleetManifest
+from launcher.manifest import decode_fleet
+from launcher.sizes import GIB, gib
+from launcher.supervise import runtime_holder
+
+ACTIONS = ("create", "list", "diff", "restore", "delete")
+_SAY_ABOVE_BYTES = 1 * GIB
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_CONFIG_FILES = 2000
+
+
+def run_checkpoint(
+    action: str, names: tuple[str, ...], *, deployment: str | None, as_json: bool, no_color: bool
+) -> int:
+    """`launch checkpoint ACTION [NAME [OTHER]]`. Raises ConfigError for wrong words, and what is refused."""
+    out, err = terminals(no_color=no_color)
+    least, most = {"list": (0, 0), "diff": (1, 2)}.get(action, (1, 1))
+    if action not in ACTIONS or not least <= len(names) <= most:
+        raise ConfigError([_usage(action)])
+    if action == "list":
+        return _list(deployment, out, as_json=as_json)
+    state = _state_of(deployment, None if action == "create" else names[0])
+    if action == "create":
+        document = _create(state, names[0], err)
+    elif action == "diff":
+        document = _diff(state, names[0], names[1] if len(names) == 2 else None, err)
+    elif action == "restore":
+        from launcher.cli.restore import restore
+
+        document = restore(state, read_checkpoint(state, names[0]), err)
+    else:
+        delete_checkpoint(state, names[0])
+        document = {"schema": "launch.checkpoint-deleted/v1", "deployment": state.name, "name": names[0]}
+    if as_json:
+        print_json(out, document)
+    elif action == "diff":
+        show_difference(out, document)
+    else:
+        out.line(_said(action, document))
+    return 0
+
+
+def digested(paths: Iterable[str], err: Terminal) -> dict[str, FileDigest]:
+    """The digest, now, of every file in `paths`; says when a big one is read."""
+
+    def on_file(path: str, size_bytes: int) -> None:
+        """One line for what takes seconds."""
+        if size_bytes >= _SAY_ABOVE_BYTES:
+            err.line(f"reading {path}, {gib(size_bytes)}")
+
+    return file_digests(paths, state_root() / "digests.json", on_file=on_file)
+
+
+def require_files(checkpoint: Checkpoint, digests: Mapping[str, FileDigest]) -> None:
+    """Raises CatalogError, naming every file that is not what it was."""
+    findings = changed_files(checkpoint.covered, digests)
+    if findings:
+        raise CatalogError(findings)
+
+
+def running_deployment(state: Path) -> Path:
+    """The compiled deployment that runs, or was last brought up, from `state`."""
+    holder = runtime_holder(state)
+    return Path(holder.deployment_dir) if holder is not None and holder.deployment_dir else state / DEPLOYMENT_NAME
+
+
+def _state_of(deployment: str | None, checkpoint: str | None) -> Path:
+    """The state directory meant: named, of the one that has this checkpoint, of the one that runs, or the only one."""
+    known = known_deployments()
+    if deployment is not None:
+        if deployment not in known:
+            hint = f"known: {', '.join(known) or 'none'}"
+            raise ConfigError([_refused("unknown-deployment", f"there is no deployment {deployment}", hint)])
+        return deployment_state_dir(deployment)
+    states = [deployment_state_dir(name) for name in known]
+    having = [s for s in states if checkpoint is not None and checkpoint in checkpoint_names(s)]
+    running = [s for s in states if runtime_holder(s) is not None]
+    for choice in (having, running, [s for s in states if (s / DEPLOYMENT_NAME).is_dir()]):
+        if len(choice) == 1:
+            return choice[0]
+        if choice:
+            message = f"several deployments are possible: {', '.join(s.name for s in choice)}"
+            raise ConfigError([_refused("which-deployment", message, "name one: --deployment NAME")])
+    raise ConfigError([_refused("nothing-there", "no fleet runs, and none was ever brought up here", "launch up …")])
+
+
+def _create(state: Path, name: str, err: Terminal) -> dict[str, Any]:
+    """Write a checkpoint of what runs (or was last brought up)."""
+    source = running_deployment(state)
+    files, executable = _tree(source)
+    manifest = decode_fleet(files.get("fleet.json", b""), str(source / "fleet.json"))
+    status = fleets().get(state)
+    if status is not None and status.runtime_pid and status.input_digest != manifest.input_digest:
+        message = f"{source} was compiled anew, and {state.name} still runs what was there before"
+        raise SuperviseError([_refused("not-what-runs", message, "`launch reload` takes it over")])
+    covered, findings = cover(manifest, digested(files_of(manifest), err))
+    if findings:
+        raise CatalogError(findings)
+    request = _request(state) if source == state / DEPLOYMENT_NAME else None
+    content = {f"deployment/{path}": data for path, data in files.items()}
+    content |= {f"inputs/{path}": data for path, data in _inputs(request).items()}
+    checkpoint = Checkpoint(
+        name=name,
+        deployment=state.name,
+        created_at=time.time(),
+        launch_version=__version__,
+        input_digest=manifest.input_digest,
+        request=request,
+        covered=covered,
+        executable=executable,
+        status=status,
+    )
+    where = save_checkpoint(state, checkpoint, content)
+    return {"schema": "launch.checkpoint-created/v1", "path": str(where), **_entry(checkpoint, content)}
+
+
+def _diff(state: Path, name: str, other: str | None, err: Terminal) -> dict[str, Any]:
+    """What a restore would change: from now, or from the checkpoint `other`."""
+    checkpoint = read_checkpoint(state, name)
+    manifest = decode_fleet(checkpoint_files(state, checkpoint, "deployment")["fleet.json"])
+    before: FleetManifest | None
+    if other is not None:
+        base = read_checkpoint(state, other)
+        before = decode_fleet(checkpoint_files(state, base, "deployment")["fleet.json"])
+        digests = {c.path: FileDigest(path=c.path, size_bytes=c.size_bytes, digest=c.digest) for c in base.covered}
+        kept = {c.path: FileDigest(path=c.path, error=f"not part of {other}") for c in checkpoint.covered}
+        inputs, request, status = checkpoint_files(state, base, "inputs"), base.request, base.status
+        found = {path: digests.get(path, absent) for path, absent in kept.items()}
+    else:
+        files, _ = _tree(running_deployment(state))
+        before = decode_fleet(files["fleet.json"]) if files else None
+        request = _request(state)
+        inputs, status = _inputs(checkpoint.request), fleets().get(state)
+        found = digested((c.path for c in checkpoint.covered), err)
+    return difference_document(
+        checkpoint,
+        manifest,
+        checkpoint_files(state, checkpoint, "inputs"),
+        against=other or "now",
+        before=before,
+        request=request,
+        inputs=inputs,
+        digests=found,
+        status=status,
+    )
+
+
+def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
+    """Every checkpoint of every deployment (or of one), newest last; damaged ones too."""
+    states = [_state_of(deployment, None)] if deployment else [deployment_state_dir(n) for n in known_deployments()]
+    entries: list[dict[str, Any]] = []
+    for state in states:
+        for name in checkpoint_names(state):
+            try:
+                checkpoint = read_checkpoint(state, name)
+            except ConfigError as error:
+                entries.append({"deployment": state.name, "name": name, "damaged": error.findings[0].message})
+                continue
+            entries.append(_entry(checkpoint, checkpoint.contents))
+    entries.sort(key=lambda e: e.get("created_at", 0))
+    if as_json:
+        print_json(out, {"schema": "launch.checkpoints/v1", "checkpoints": entries})
+    elif not entries:
+        out.line("there are no checkpoints; `launch checkpoint create NAME` makes one")
+    else:
+        header = ("CHECKPOINT", "DEPLOYMENT", "CREATED", "SERVERS", "RUNNING", "FILES", "INPUT")
+        out.table(header, [_cells(entry) for entry in entries], right=frozenset({3, 4, 5}))
+    return 0
+
+
+def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """One checkpoint as cells."""
+    if "damaged" in entry:
+        return (entry["name"], entry["deployment"], "damaged", "", "", "", "")
+    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["created_at"]))
+    digest = entry["input_digest"].removeprefix("sha256:")[:12]
+    counts = (str(entry["servers"]), str(entry["running"]), gib(entry["covered_bytes"]))
+    return (entry["name"], entry["deployment"], created, *counts, digest)
+
+
+def _entry(checkpoint: Checkpoint, contents: Iterable[str]) -> dict[str, Any]:
+    """A checkpoint in numbers."""
+    processes = checkpoint.status.processes if checkpoint.status else ()
+    return {
+        "deployment": checkpoint.deployment,
+        "name": checkpoint.name,
+        "created_at": checkpoint.created_at,
+        "input_digest": checkpoint.input_digest,
+        "launch_version": checkpoint.launch_version,
+        "servers": len({name for c in checkpoint.covered for name in c.servers}),
+        "running": sum(p.pid is not None for p in processes),
+        "covered_files": len(checkpoint.covered),
+        "covered_bytes": sum(c.size_bytes for c in checkpoint.covered),
+        "config_files": sum(path.startswith("inputs/") for path in contents),
+    }
+
+
+def _said(action: str, document: Mapping[str, Any]) -> str:
+    """What was done, in a line."""
+    name, deployment = document["name"], document["deployment"]
+    if action == "create":
+        return (
+            f"{name}: {deployment} with {document['covered_files']} files ({gib(document['covered_bytes'])}) "
+            f"and their digests, {document['running']} running, in {document['path']}"
+        )
+    if action == "restore":
+        done = [f"{verb} {', '.join(document[verb])}" for verb in ("started", "restarted", "stopped") if document[verb]]
+        return f"{deployment} is {name} again: {'; '.join(done) or 'nothing had changed'}"
+    return f"deleted {name} of {deployment}"
+
+
+def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Every file below a compiled deployment, and which are programs; nothing where there is none."""
+    files: dict[str, bytes] = {}
+    programs = []
+    for path in sorted(directory.rglob("*")) if directory.is_dir() else ():
+        if path.is_file() and not path.is_symlink():
+            name = path.relative_to(directory).as_posix()
+            files[name] = path.read_bytes()
+            if path.stat().st_mode & 0o100:
+                programs.append(name)
+    return files, tuple(programs)
+
+
+def _request(state: Path) -> dict[str, Any] | None:
+    """What `up` was asked for, as it stands in its file."""
+    try:
+        found = msgspec.json.decode((state / REQUEST_NAME).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _inputs(request: Mapping[str, Any] | None) -> dict[str, bytes]:
+    """The user's config files, by number of their `--config-dir` and path in it."""
+    files: dict[str, bytes] = {}
+    for number, directory in enumerate((request or {}).get("config_dirs", ())):
+        for path in sorted(Path(directory).rglob("*.y*ml")):
+            if len(files) < _MAX_CONFIG_FILES and path.is_file() and path.stat().st_size <= _MAX_CONFIG_BYTES:
+                files[f"{number}/{path.relative_to(directory).as_posix()}"] = path.read_bytes()
+    return files
+
+
+def _usage(action: str) -> Finding:
+    """For words that are no checkpoint command."""
+    uses = ("create NAME", "list", "diff NAME [OTHER]", "restore NAME", "delete NAME")
+    if action in ACTIONS:
+        message = f"launch checkpoint {next(use for use in uses if use.split()[0] == action)}"
+        return _refused("usage", f"the names do not fit: {message}", "launch checkpoint --help")
+    return _refused("usage", f"{action!r} is no action of checkpoint", *(f"launch checkpoint {use}" for use in uses))
+
+
+def _refused(code: str, message: str, *notes: str) -> Finding:
+    """An error about checkpoints."""
+    return Finding(code=f"checkpoint/{code}", severity="error", key="", message=message, notes=notes)

@@ -1,0 +1,159 @@
+"""`launch checkpoint restore`: the compiled fleet of a checkpoint, run again and looked at; nothing is compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.cli.checkpoint import digested, require_files, running_deployment
+from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME
+from launcher.cli.progress import Progress
+from launcher.cli.terminal import Terminal
+from launcher.errors import ConfigError, Finding, SuperviseError
+from launcher.files import Checkpoint, changed_since, checkpoint_files, write_atomic, write_deployment, writing
+from launcher.ir.deployment import Deployment, RenderedFile
+from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.ir.live import FleetStatus
+from launcher.manifest import argv_digest, decode_fleet, decode_routes, diff_manifests
+from launcher.supervise import RecordStore, end_runtime, reach_runtime, runtime_holder, stop_orphans
+
+_END_WAIT_S = 120.0
+_UP = ("ready", "sleeping")
+
+
+def restore(state: Path, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any]:
+    """Run what `checkpoint` holds, and verify it; gives what was started, restarted, stopped and kept.
+
+    Raises CatalogError, naming each file that differs, before anything is changed; SuperviseError
+    when a process that was up does not come up, or is not what was recorded.
+    """
+    require_files(checkpoint, digested((c.path for c in checkpoint.covered), err))
+    files = checkpoint_files(state, checkpoint, "deployment")
+    manifest, table = decode_fleet(files["fleet.json"]), decode_routes(files["routes.json"])
+    before = _served(running_deployment(state)) if runtime_holder(state) is not None else None
+    in_place = before is not None and _same_frame(before, (manifest, table))
+    if before is not None and not in_place:
+        err.line("the front or the supervisor differs: the whole fleet is started anew")
+        end_runtime(state, wait_s=_END_WAIT_S, say=err.line)
+    target = _write(state, checkpoint, files)
+    if in_place:
+        done = _take_over(state, target, checkpoint)
+    else:
+        stop_orphans(state)
+        _start(target, err)
+        changes = diff_manifests(before[0], manifest) if before is not None else None
+        names = [*(s.name for s in manifest.servers), *(s.name for s in manifest.services)]
+        done = {"started": names, "restarted": [], "stopped": list(changes.stopped) if changes else [], "kept": []}
+    status = _as_it_was(state, checkpoint)
+    findings = _verify(state, manifest, checkpoint, status)
+    if findings:
+        raise SuperviseError(findings)
+    return {"schema": "launch.checkpoint-restored/v1", "deployment": state.name, "name": checkpoint.name, **done}
+
+
+def _served(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
+    """What a runtime serves, where its files still say so."""
+    try:
+        fleet, routes = (directory / "fleet.json").read_bytes(), (directory / "routes.json").read_bytes()
+        return decode_fleet(fleet), decode_routes(routes)
+    except (OSError, ConfigError):
+        return None
+
+
+def _same_frame(old: tuple[FleetManifest, RoutingTable], new: tuple[FleetManifest, RoutingTable]) -> bool:
+    """Whether a running runtime can take over: what it reads only at its start is the same."""
+    return (old[0].supervisor, old[1].front) == (new[0].supervisor, new[1].front)
+
+
+def _write(state: Path, checkpoint: Checkpoint, files: dict[str, bytes]) -> Path:
+    """Put the compiled files, and what they were compiled from, where `up` puts them."""
+    rendered = tuple(
+        RenderedFile(path=path, text=data.decode(), executable=path in checkpoint.executable)
+        for path, data in sorted(files.items())
+        if path != ".launch-files.json"
+    )
+    target = state / DEPLOYMENT_NAME
+    write_deployment(
+        Deployment(name=checkpoint.deployment, input_digest=checkpoint.input_digest, files=rendered), target
+    )
+    with writing(target):
+        target.chmod(0o700)
+        if checkpoint.request is not None:
+            write_atomic(state / REQUEST_NAME, msgspec.json.encode(checkpoint.request))
+    return target
+
+
+def _take_over(state: Path, target: Path, checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Have the living runtime run it: what changed, and what was started before its files were put back."""
+    started_at = {record.name: record.started_at for record in RecordStore(state).read()[0]}
+    stale = {
+        name
+        for covered in checkpoint.covered
+        for name in covered.servers
+        if name in started_at and changed_since(covered.path, started_at[name])
+    }
+    with reach_runtime(state) as control:
+        done = {verb: list(names) for verb, names in control.reload((), target).items() if isinstance(names, list)}
+        again = tuple(sorted(stale & set(done["kept"])))
+        if again:
+            control.reload(again, target)
+    done["restarted"] += again
+    done["kept"] = [name for name in done["kept"] if name not in again]
+    return done
+
+
+def _start(target: Path, err: Terminal) -> None:
+    """Start a runtime in the background, shown as `up` shows it. Raises what it ended with."""
+    from launcher.runtime import spawn_detached
+
+    progress = Progress(err)
+    try:
+        spawn_detached(target, on_event=progress)
+    finally:
+        progress.finish()
+
+
+def _as_it_was(state: Path, checkpoint: Checkpoint) -> FleetStatus:
+    """Start what ran on demand, stop what an operator had stopped; the fleet then."""
+    was = {p.name: p for p in checkpoint.status.processes} if checkpoint.status is not None else {}
+    with reach_runtime(state) as control:
+        now = {p.name: p for p in control.status().processes}
+        wake = tuple(n for n, p in was.items() if p.state in _UP and n in now and now[n].state not in _UP)
+        halt = tuple(n for n, p in was.items() if p.state == "stopped" and n in now and now[n].state in _UP)
+        if wake:
+            control.reload(wake)
+        if halt:
+            control.stop(halt)
+        return control.status()
+
+
+def _verify(state: Path, manifest: FleetManifest, checkpoint: Checkpoint, status: FleetStatus) -> tuple[Finding, ...]:
+    """What is not as the checkpoint says: input, processes that should be up, command lines."""
+    found = []
+    if status.input_digest != checkpoint.input_digest:
+        found.append(("input_digest", f"the runtime serves {status.input_digest}, not {checkpoint.input_digest}"))
+    records = {record.name: record for record in RecordStore(state).read()[0]}
+    argv = {s.name: s.argv for s in manifest.servers}
+    was = checkpoint.status.processes if checkpoint.status is not None else status.processes
+    up = {p.name for p in was if p.state in _UP}
+    for process in status.processes:
+        if process.name in up and process.state not in _UP:
+            found.append((process.name, f"{process.name} is {process.state}: {process.error or 'it was up'}"))
+        elif process.drift:
+            found.append((process.name, f"{process.name} differs from what is compiled: {process.drift}"))
+        elif process.pid is not None and process.name in argv and process.name in records:
+            running = argv_digest(records[process.name].argv)
+            if running != argv_digest(argv[process.name]):
+                found.append((process.name, f"{process.name} runs another command line than the checkpoint's"))
+    return tuple(
+        Finding(
+            code="checkpoint/not-restored",
+            severity="error",
+            key=f"servers.{name}",
+            message=message,
+            notes=("`launch status` and `launch logs` show more",),
+        )
+        for name, message in found
+    )
