@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.ir.live import ServerState
-from launcher.supervise import events, logs, process, readiness
+from launcher.supervise import events, logs, process, readiness, slots
 from launcher.supervise.causes import cause_of_end, obstacle
 from launcher.supervise.diagnose import Diagnosis
 from launcher.supervise.identity import RecordStore, ServerRecord
@@ -38,6 +38,8 @@ from launcher.supervise.traffic import Traffic
 
 _USABLE = ("ready", "sleeping")
 _LOG = logging.getLogger("launch.supervise")
+FAILED_PAUSE_S = 30.0
+"""After which a request may try a failed server again that is started on demand (`Retry-After` of its 503)."""
 _BRIEF_S = 10.0
 """A start that took longer is not repeated only to learn why it failed."""
 _EXIT_NOTICE_S = 0.2
@@ -77,6 +79,8 @@ class Runner(Traffic):
         self.suspended = False
         """Its process is stopped by a signal (SIGSTOP, a debugger): it answers nothing, and may go on any time."""
         self.unhealthy = 0
+        self.saved: dict[str, int] = {}
+        """Tokens by file of the slots that were saved when it was swapped out."""
         self._home = home
         self._process: process.RunningProcess | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -118,7 +122,12 @@ class Runner(Traffic):
         restarts = self.life.state == "stopping" and self.life.failing is not None and self.life.proven
         if restarts or (self.suspended and self.life.state in _USABLE):
             return "backoff"
-        return self.life.state
+        return "stopped" if self.life.state == "failed" and self._may_retry() else self.life.state
+
+    def _may_retry(self) -> bool:
+        """Whether a request may start it again although it failed: on demand, after the pause that clients are told."""
+        rested = asyncio.get_running_loop().time() - self.life.since >= FAILED_PAUSE_S
+        return rested and self.spec.start == "demand" and not self.life.alive
 
     @property
     def usable(self) -> bool:
@@ -273,6 +282,8 @@ class Runner(Traffic):
         try:
             logs.shift(self.log_file, home.log_files)
             self._oom_kills = oom_kills()
+            if spec.slot_save_path is not None:
+                slots.prepare(spec.slot_save_path)
             started = process.spawn(
                 spec.argv, spec.env, self.log_file, home.store.path(spec.name), spec.oom_score_adjust
             )
@@ -317,6 +328,7 @@ class Runner(Traffic):
             await asyncio.sleep(_EXIT_NOTICE_S)
             self.broken(f"the readiness probe failed: {error or type(error).__name__}", "supervise/not-ready")
         else:
+            await slots.restore_slots(self)
             self.dispatch(Ready())
         finally:
             watcher.cancel()

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from launcher.ir.live import UnavailableError
 from launcher.supervise import events
 from launcher.supervise.room import Room
-from launcher.supervise.runner import Runner
+from launcher.supervise.runner import FAILED_PAUSE_S, Runner
+from launcher.supervise.slots import save_slots
 
 _LEASE_S = 0.05
 """How long a waiter may take from its promise to `enter` before the server may be taken away again."""
@@ -178,8 +179,10 @@ class Waker:
         """
         for other in self.rivals(runner):
             try:
-                await other.drain(self.drain_timeout_s)
+                drained = await other.drain(self.drain_timeout_s)
                 displaced.append(other)
+                if drained:
+                    await save_slots(other)
                 other.stop("exclusive")
                 await other.until("stopped", "failed")
             finally:
@@ -209,7 +212,9 @@ async def _settle(runner: Runner) -> None:
     name = runner.spec.name
     state = await runner.settled()
     if state == "failed":
-        raise UnavailableError("server_failed", f"server {name!r} failed: {runner.life.error}", retry_after_s=30)
+        raise UnavailableError(
+            "server_failed", f"server {name!r} failed: {runner.life.error}", retry_after_s=FAILED_PAUSE_S
+        )
     if state == "stopped":
         raise UnavailableError("server_stopped", f"server {name!r} is stopped")
 

@@ -177,7 +177,7 @@ async def test_loader_that_hangs(sites: Any, free_port: FreePort) -> None:
 
 
 async def test_no_token(sites: Any, free_port: FreePort) -> None:
-    """healthy, but no token comes out → not READY: FAILED after `start_timeout_s`."""
+    """Healthy, but no token comes out → not READY: FAILED after `start_timeout_s`."""
     async with sites(fake("dumb", free_port(), "no-token", start_timeout_s=1), fails=True) as site:
         assert site.watcher.of(events.ServerFailed)[0].code == "supervise/not-ready"
         assert site.watcher.of(events.ServerReady) == []
