@@ -112,8 +112,10 @@ _SIGNATURES = tuple(
             "lower `n_gpu_layers` or `n_ctx`, or free the device",
         ),
         (
-            r"(ggml_aligned_malloc: insufficient memory|(?:unable|failed) to allocate (?:compute )?\S+ buffer"
-            r"|std::bad_alloc|GGML_ASSERT\(ctx->mem_buffer != NULL\))",
+            (
+                r"(ggml_aligned_malloc: insufficient memory|(?:unable|failed) to allocate (?:compute )?\S+ buffer"
+                r"|std::bad_alloc|GGML_ASSERT\(ctx->mem_buffer != NULL\))"
+            ),
             "supervise/out-of-memory",
             "the weights or buffers do not fit into memory: {0}",
             "free memory, or choose a smaller quantization or context",
