@@ -136,6 +136,7 @@ def plan_document(
         ),
         totals=plan.totals,
         findings=tuple(plan.findings if findings is None else findings),
+        solved=plan.solved or msgspec.UNSET,
         coresidency=plan.residency or msgspec.UNSET,
         proof=proof,
     )

@@ -54,6 +54,9 @@ def _uses(fleet: FleetConfig) -> Iterator[Use]:
         yield server.model, server.quantization, f"servers.{name}"
         if server.draft is not None:
             yield server.draft.model, server.draft.quantization, f"servers.{name}.draft"
+        if "quantization" in server.fill and server.model in fleet.models:
+            for quantization in fleet.models[server.model].files:
+                yield server.model, quantization, f"servers.{name}"
     yield from _ladder(fleet)
 
 

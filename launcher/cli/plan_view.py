@@ -25,6 +25,10 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
     terminal.line()
     for device in plan.devices:
         _device(terminal, device, plan)
+    if plan.solved:
+        from launcher.cli.solved_view import show_solved
+
+        show_solved(terminal, plan.solved)
     if plan.residency:
         from launcher.cli.together_view import show_residency
 

@@ -320,6 +320,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     n_gpu_layers: int | Literal["all", "auto"] = 0
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
+    fill: tuple[Literal["experts", "quantization", "context"], ...] = ()
+    """What the plan may choose better than written, until the devices are full: fewer expert banks on the host
+    (`n_cpu_moe`), a larger file of the model, more context a slot. What is written is the least that will do."""
     kv_offload: bool = True
     threads: int | None = None
     threads_batch: int | None = None

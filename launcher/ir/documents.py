@@ -8,7 +8,7 @@ import msgspec
 
 from launcher.errors import Finding
 from launcher.ir.changes import FleetChange
-from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, Residency
+from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, Residency, Solved
 from launcher.ir.proof import Proof
 
 PLAN_SCHEMA: Final = "launch.plan/v1"
@@ -74,6 +74,8 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[ServiceDocument, ...]
     totals: PlanTotals
     findings: tuple[Finding, ...]
+    solved: tuple[Solved, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Where servers leave layers, experts, quantization or context open: what was chosen, and what would not fit."""
     coresidency: tuple[Residency, ...] | msgspec.UnsetType = msgspec.UNSET
     """Where servers start on demand or take turns: which may be up at once, a table a host."""
     proof: Proof | None = None

@@ -193,6 +193,19 @@ class Residency(msgspec.Struct, frozen=True, kw_only=True):
     host: str | msgspec.UnsetType = msgspec.UNSET
 
 
+class Solved(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plan chose for a server that left something open.
+
+    `chosen`: field → value. `beyond`: why no better value was chosen, one sentence a field; a field at its best has
+    none. `fits` False: not even the least that will do fits, and that was taken.
+    """
+
+    server: str
+    chosen: dict[str, Any]
+    beyond: tuple[str, ...]
+    fits: bool
+
+
 class PlanTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over the fleet, computed, never typed. `hot_ram_bytes` and `warm_ram_bytes` are planned RAM."""
 
@@ -223,5 +236,6 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     on: str = ""
     front: bool = True
     remote: tuple[ServerPlan, ...] = ()
+    solved: tuple[Solved, ...] = ()
     residency: tuple[Residency, ...] = ()
     """One table a host where servers come and go."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import msgspec
+
 from launcher.errors import Finding
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
-from launcher.ir.plan import FleetPlan, Residency, ServicePlan
+from launcher.ir.plan import FleetPlan, Residency, ServicePlan, Solved
 from launcher.plan.checks import CHECKS, WHOLE, Planning
 from launcher.plan.devices import device_plans, elect, starts, totals
 from launcher.plan.hosts import Host, check_hosts, placed, split, told_by, without_foreign
@@ -16,6 +18,7 @@ from launcher.plan.memory import WeightTables
 from launcher.plan.order import start_order
 from launcher.plan.server import Planned, plan_server
 from launcher.plan.sharing import share
+from launcher.plan.solve import solve
 from launcher.plan.together import residency
 from launcher.plan.waivers import sort_findings
 
@@ -31,8 +34,8 @@ def plan_fleet(
     """The whole decision. Always returns; everything found, errors too, is in `findings`, sorted."""
     findings: list[Finding] = []
     tables = WeightTables()
-    hosts = split(fleet)
-    parts = [_part(host, fleet, catalog, tables, findings) for host in hosts]
+    hosts, solved = _solved(split(fleet), catalog, tables)
+    parts = [_part(host, fleet, catalog, tables, findings, solved=solved) for host in hosts]
     whole = parts[0] if len(parts) == 1 else _together(fleet, catalog, tables, parts)
     checks = tuple(checks)
     for host, part in zip(hosts, parts, strict=True):
@@ -51,12 +54,32 @@ def plan_fleet(
         services=whole.services,
         totals=whole.totals,
         findings=sort_findings(findings),
+        solved=solved,
         residency=tuple(table for part in parts if (table := _residency(part)) is not None),
         ladders={w: rungs for host in hosts for w, rungs in ladders(host.fleet, catalog, tables).items()},
     )
 
 
-def _part(host: Host, fleet: FleetConfig, catalog: Catalog, tables: WeightTables, findings: list[Finding]) -> Planning:
+def _solved(
+    hosts: Iterable[Host], catalog: Catalog, tables: WeightTables
+) -> tuple[tuple[Host, ...], tuple[Solved, ...]]:
+    """`hosts` with everything chosen that they leave open."""
+    found = [(host, *solve(host.fleet, catalog, tables)) for host in hosts]
+    chosen = tuple(
+        host if fleet is host.fleet else msgspec.structs.replace(host, fleet=fleet) for host, fleet, _ in found
+    )
+    return chosen, tuple(choice for _, _, choices in found for choice in choices)
+
+
+def _part(
+    host: Host,
+    fleet: FleetConfig,
+    catalog: Catalog,
+    tables: WeightTables,
+    findings: list[Finding],
+    *,
+    solved: tuple[Solved, ...],
+) -> Planning:
     """One host's servers and services, planned alone."""
     planned = (placed(s, host) for s in _servers(host.fleet, catalog, findings, tables))
     servers, foreign = without_foreign(share(elect(tuple(planned))), fleet.servers)
@@ -71,6 +94,7 @@ def _part(host: Host, fleet: FleetConfig, catalog: Catalog, tables: WeightTables
         devices=device_plans(host.fleet, servers, services, host=host.name),
         totals=totals(host.fleet, servers, services),
         tables=tables,
+        solved=solved,
         front=host.front,
     )
 

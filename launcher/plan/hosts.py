@@ -251,6 +251,7 @@ def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
         on=name,
         front=host.front,
         remote=elsewhere if host.front else (),
+        solved=tuple(choice for choice in plan.solved if choice.server in host.fleet.servers),
         residency=tuple(table for table in plan.residency if table.host == name),
     )
 

@@ -12,6 +12,7 @@ from launcher.ir.proof import Breakdown, Difference, ProvenMemory, ServerProof
 from launcher.plan.hosts import split
 from launcher.plan.memory import WeightTables
 from launcher.plan.server import price
+from launcher.plan.solve import solve
 from launcher.sizes import MIB, gib
 
 LOG_STEP = MIB // 100
@@ -31,9 +32,10 @@ def unshared_memory(fleet: FleetConfig, catalog: Catalog) -> dict[str, tuple[Dev
     tables = WeightTables()
     found = {}
     for host in split(fleet):
-        for name, config in host.fleet.servers.items():
+        chosen, _ = solve(host.fleet, catalog, tables)
+        for name, config in chosen.servers.items():
             alone = msgspec.structs.replace(config, load_mode="none")
-            memory = price(host.fleet, catalog, alone, tables)
+            memory = price(chosen, catalog, alone, tables)
             if memory is not None:
                 found[name] = memory
     return found

@@ -100,12 +100,16 @@ def check_vram_target(planning: Planning) -> Iterator[Finding]:
         gpu = planning.fleet.hardware.gpus[device.name]
         if not 0 < device.peak_bytes < gpu.vram_bytes * gpu.target_min:
             continue
+        users = {s.name for s in planning.running if s.on(device.name)}
+        tried = tuple(why for choice in planning.solved if choice.server in users for why in choice.beyond)
         yield finding(
             "note",
             "plan/vram-target",
             f"hardware.gpus.{device.name}.target_min",
             f"{device.name}: {_share(device.peak_bytes, device)} of {gib(gpu.vram_bytes)} is used at most, "
-            f"the target is {gpu.target_min:.0%} to {gpu.target_max:.0%}: a larger context or quantization fits",
+            f"the target is {gpu.target_min:.0%} to {gpu.target_max:.0%}: "
+            + ("nothing better fits of what was left open" if tried else "a larger context or quantization fits"),
+            notes=tried,
         )
 
 

@@ -7,7 +7,7 @@ import msgspec
 from launcher.errors import Finding, Fix, Severity
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
-from launcher.ir.plan import DevicePlan, PlanTotals, ServicePlan
+from launcher.ir.plan import DevicePlan, PlanTotals, ServicePlan, Solved
 from launcher.plan.memory import WeightTables
 from launcher.plan.server import Planned
 
@@ -25,6 +25,7 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DevicePlan, ...]
     totals: PlanTotals
     tables: WeightTables
+    solved: tuple[Solved, ...] = ()
     front: bool = True
     """The fleet's front runs on this host."""
 

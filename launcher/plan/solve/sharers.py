@@ -1,0 +1,137 @@
+"""The steps of filling devices, one after another, for servers that share some. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from launcher.ir.catalog import Catalog
+from launcher.ir.config import FleetConfig, ServerConfig
+from launcher.ir.plan import Solved
+from launcher.plan.memory import WeightTables
+from launcher.plan.settings import RAM
+from launcher.plan.solve.frontier import Candidate, Vector, best
+from launcher.plan.solve.options import IN_ORDER, Option
+from launcher.plan.solve.splits import Pricer
+from launcher.sizes import gib
+
+Offers = Mapping[str, tuple[Option, ...]]
+"""Options of one step by server; none for a server that leaves nothing open there."""
+
+
+class Sharers:
+    """Servers `names` that share `devices` with one another, and with the rest of `running`, which is as it is.
+
+    `chosen` has their configs with what was chosen so far.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetConfig,
+        catalog: Catalog,
+        tables: WeightTables,
+        running: Mapping[str, ServerConfig],
+        *,
+        names: tuple[str, ...],
+        devices: tuple[str, ...],
+    ) -> None:
+        """Whatever is open gets the least that will do, until it is its turn."""
+        self._fleet, self._catalog, self._names, self._devices = fleet, catalog, names, devices
+        self._running = running
+        self._pricer = Pricer(fleet, catalog, tables, devices)
+        self._room = tuple(self._budget(device) for device in devices)
+        self._others = {
+            name: self._pricer.sizes(server)
+            for name, server in running.items()
+            if name not in names and (RAM in devices or set(devices) & set(server.devices))
+        }
+        self.chosen = {name: running[name] for name in names}
+        self._steps = [{name: tuple(step(fleet, catalog, running[name])) for name in names} for step in IN_ORDER]
+        for offers in self._steps:
+            self._take(offers, None)
+
+    def choose(self) -> tuple[Solved, ...]:
+        """Take every step; say what was chosen, and what was not."""
+        if len(self._names) == 1 and not any(self._exclusive(name) for name in self._others):
+            self._pricer.room = tuple(
+                room - sum(taken) for room, *taken in zip(self._room, *self._others.values(), strict=True)
+            )
+        fits = True
+        values: dict[str, dict[str, Any]] = {name: {} for name in self._names}
+        beyond: dict[str, list[str]] = {name: [] for name in self._names}
+        for offers in self._steps:
+            picks = self._pick(offers)
+            fits = fits and picks is not None
+            self._take(offers, picks)
+            for name, offered in offers.items():
+                at = picks[name] if picks is not None else len(offered) - 1
+                if offered:
+                    values[name] |= {f: v for f, v in offered[at].changes.items() if v is not None}
+                if offered and at and picks is not None:
+                    beyond[name].append(self._why(name, offered[at - 1]))
+        for name, server in self.chosen.items():
+            self.chosen[name] = split = self._pricer.settled(server)
+            if split.tensor_split != server.tensor_split:
+                values[name]["tensor_split"] = list(split.tensor_split)
+        return tuple(
+            Solved(server=name, chosen=values[name], beyond=tuple(beyond[name]), fits=fits) for name in self._names
+        )
+
+    def _budget(self, device: str) -> int:
+        """What may be planned on `device`; of RAM what services leave of it."""
+        hardware = self._fleet.hardware
+        if device != RAM:
+            return int(hardware.gpus[device].vram_bytes * hardware.gpus[device].target_max)
+        services = sum(service.ram_bytes for service in self._fleet.services.values())
+        return max(0, hardware.ram_bytes - hardware.ram_reserve_bytes - services)
+
+    def _take(self, offers: Offers, picks: Mapping[str, int] | None) -> None:
+        """Set what was picked; with None the least that will do."""
+        for name, offered in offers.items():
+            if offered:
+                option = offered[picks[name] if picks is not None else -1]
+                self.chosen[name] = msgspec.structs.replace(self.chosen[name], **option.changes)
+
+    def _exclusive(self, name: str) -> str | None:
+        """The exclusive group of a server."""
+        return self._running[name].exclusive
+
+    def _pick(self, offers: Offers) -> dict[str, int] | None:
+        """Which option of each server is best; None where nothing fits."""
+        candidates = {name: self._candidates(name, offers[name]) for name in self._names}
+        candidates |= {name: (Candidate(0, size),) for name, size in self._others.items()}
+        groups: dict[str, list[str]] = {}
+        for name in (n for n in self._running if n in candidates):
+            group = self._exclusive(name)
+            groups.setdefault(f"group {group}" if group else f"server {name}", []).append(name)
+        picks = best([[candidates[name] for name in members] for members in groups.values()], self._room)
+        order = [name for members in groups.values() for name in members]
+        return None if picks is None else dict(zip(order, picks, strict=True))
+
+    def _candidates(self, name: str, offered: tuple[Option, ...]) -> tuple[Candidate, ...]:
+        """Every option of a server with its size; where it has none, what it is now."""
+        server = self.chosen[name]
+        if not offered:
+            return (Candidate(0, self._pricer.sizes(server)),)
+        changed = (msgspec.structs.replace(server, **option.changes) for option in offered)
+        return tuple(
+            Candidate(option.cost, self._pricer.sizes(config)) for option, config in zip(offered, changed, strict=True)
+        )
+
+    def _why(self, name: str, better: Option) -> str:
+        """What the next better option of server `name` would need more than there is, all else as chosen."""
+        said = ", ".join(f"{field}={value}" for field, value in better.changes.items() if value is not None)
+        mine = self._exclusive(name)
+        beside: dict[str, list[Vector]] = {}
+        for other in (n for n in self._running if n in (*self._names, *self._others) and n != name):
+            group = self._exclusive(other)
+            if group is None or group != mine:
+                size = self._others.get(other) or self._pricer.sizes(self.chosen[other])
+                beside.setdefault(f"group {group}" if group else f"server {other}", []).append(size)
+        own = self._pricer.sizes(msgspec.structs.replace(self.chosen[name], **better.changes))
+        sizes = [own, *(tuple(map(max, zip(*members, strict=True))) for members in beside.values())]
+        over = {d: sum(taken) - room for d, room, *taken in zip(self._devices, self._room, *sizes, strict=True)}
+        worst = max(over, key=over.__getitem__)
+        return f"{said} needs {gib(over[worst])} more on {worst}" if over[worst] > 0 else f"{said}: others come first"

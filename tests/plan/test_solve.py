@@ -1,0 +1,286 @@
+"""Filling devices: what is chosen fits, and brute force over every combination finds nothing better."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.ir.catalog import Catalog
+from launcher.ir.config import FleetConfig, GpuConfig, HardwareConfig, RoutingConfig, ServerConfig
+from launcher.ir.plan import FleetPlan
+from launcher.plan import plan_fleet
+from launcher.plan.memory import WeightTables
+from launcher.plan.server import price
+from launcher.plan.solve import solve
+from launcher.plan.solve.frontier import Candidate, best
+from launcher.plan.solve.options import IN_ORDER
+from launcher.sizes import GIB, MIB
+
+from .fleets import (
+    LLAMA_8B,
+    QWEN3_30B,
+    TINY,
+    catalog,
+    declared,
+    fleet,
+    hardware,
+    model_file,
+    only,
+    planned,
+    server,
+    with_fields,
+)
+
+DENSE = with_fields(TINY, n_layer=5, n_embd=256, n_head=8, n_head_kv=4, n_ff=1024, n_ctx_train=4096)
+MIXED = with_fields(QWEN3_30B, n_layer=4, n_embd=256, n_head=8, n_expert=8, n_ff_exp=256, n_vocab=320, n_ctx_train=3072)
+KINDS = {"q4_k": "q4_k", "q8_0": "q8_0"}
+FILES = tuple(
+    model_file(arch, name=name, quantization=q, kind=q)
+    for name, arch in (("dense", DENSE), ("mixed", MIXED))
+    for q in KINDS
+)
+MODELS = {name: declared(name, arch, dict.fromkeys(KINDS, 0)) for name, arch in (("dense", DENSE), ("mixed", MIXED))}
+
+
+def cards(*vram_bytes: int) -> HardwareConfig:
+    """A host with cards of these sizes, all of which may be used."""
+    gpus = {f"cuda{i}": GpuConfig(backend="cuda", vram_bytes=size, target_max=1) for i, size in enumerate(vram_bytes)}
+    return msgspec.structs.replace(hardware(), gpus=gpus)
+
+
+def leaving_open(model: str = "dense", **fields: Any) -> ServerConfig:
+    """A server that leaves its layers open."""
+    given: dict[str, Any] = {"devices": ("cuda0",), "n_gpu_layers": "auto", "quantization": "q4_k", "n_ctx": None}
+    return server(model=model, **(given | {"n_ctx_per_slot": 1024} | fields))
+
+
+def peaks(config: FleetConfig, files: Catalog, one: ServerConfig, tables: WeightTables) -> dict[str, int]:
+    """Peak bytes by device of one server."""
+    return {m.device: m.resident_peak_bytes for m in price(config, files, one, tables) or ()}
+
+
+def brute_force(config: FleetConfig, files: Catalog) -> tuple[Any, ...] | None:
+    """The least of (sum of costs, costs) of every step, over every combination that fits the cards."""
+    tables = WeightTables()
+    variants: dict[str, list[tuple[tuple[int, ...], dict[str, int]]]] = {}
+    for name, one in config.servers.items():
+        offers = [tuple(step(config, files, one)) or (None,) for step in IN_ORDER]
+        variants[name] = []
+        for options in product(*offers):
+            changed = one
+            for option in options:
+                changed = msgspec.structs.replace(changed, **option.changes) if option else changed
+            costs = tuple(option.cost if option else 0 for option in options)
+            variants[name].append((costs, peaks(config, files, changed, tables)))
+    groups: dict[str, list[str]] = {}
+    for name, one in config.servers.items():
+        groups.setdefault(one.exclusive or f"server {name}", []).append(name)
+    order = [name for members in groups.values() for name in members]
+    found = None
+    for combination in product(*(variants[name] for name in order)):
+        chosen = dict(zip(order, combination, strict=True))
+        fits = all(
+            sum(max(chosen[n][1].get(device, 0) for n in members) for members in groups.values()) <= gpu.vram_bytes
+            for device, gpu in config.hardware.gpus.items()
+        )
+        if fits:
+            by_step = [tuple(chosen[n][0][i] for n in order) for i in range(len(IN_ORDER))]
+            worth = tuple((sum(costs), costs) for costs in by_step)
+            found = worth if found is None else min(found, worth)
+    return found
+
+
+def worth_of(config: FleetConfig, files: Catalog, chosen: FleetConfig) -> tuple[Any, ...]:
+    """The same figure for what was chosen."""
+    groups: dict[str, list[str]] = {}
+    for name, one in config.servers.items():
+        groups.setdefault(one.exclusive or f"server {name}", []).append(name)
+    worth = []
+    for step in IN_ORDER:
+        costs = []
+        for name in (n for members in groups.values() for n in members):
+            offers = tuple(step(config, files, config.servers[name]))
+            has = chosen.servers[name]
+            costs.append(
+                next(o.cost for o in offers if all(getattr(has, f) == v for f, v in o.changes.items())) if offers else 0
+            )
+        worth.append((sum(costs), tuple(costs)))
+    return tuple(worth)
+
+
+openings = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(["dense", "mixed"]),
+        "exclusive": st.sampled_from([None, None, "x"]),
+        "n_gpu_layers": st.sampled_from(["auto", "auto", "all", 2]),
+        "n_cpu_moe": st.integers(0, 4),
+        "fill": st.sets(st.sampled_from(["experts", "quantization", "context"]), max_size=2).map(
+            lambda names: tuple(sorted(names))
+        ),
+        "slots": st.integers(1, 2),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(openings, min_size=1, max_size=2), st.integers(26_000, 70_000))
+def test_nothing_better_fits(fields: list[dict[str, Any]], kib_each: int) -> None:
+    """One or two servers on a card, whatever they leave open: the worth is the best of all combinations."""
+    servers = {f"s{i}": leaving_open(**given) for i, given in enumerate(fields)}
+    config = fleet(servers, hardware=cards(kib_each * 1024 * len(fields)), models=MODELS)
+    files = catalog(*FILES)
+    chosen, solved = solve(config, files, WeightTables())
+    expected = brute_force(config, files)
+    if not solved:
+        assert chosen is config
+        return
+    assert all(choice.fits for choice in solved) == (expected is not None)
+    if expected is not None:
+        assert worth_of(config, files, chosen) == expected
+        plan = plan_fleet(config, files, deployment="t", input_digest="")
+        assert not [f for f in plan.findings if f.code == "plan/vram-over-budget"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(18, 60), min_size=2, max_size=3), st.sampled_from(["dense", "mixed"]))
+def test_no_other_split_takes_more_layers(vram_mib: list[int], model: str) -> None:
+    """Every way to divide every number of layers over two or three cards is tried."""
+    config = fleet(
+        {"s": leaving_open(model, devices=tuple(f"cuda{i}" for i in range(len(vram_mib))), n_ctx_per_slot=3072)},
+        hardware=cards(*(size * MIB for size in vram_mib)),
+        models=MODELS,
+    )
+    files = catalog(*FILES)
+    tables = WeightTables()
+    chosen, (solved,) = solve(config, files, tables)
+    whole = (DENSE if model == "dense" else MIXED).n_layer + 1
+
+    def fits(one: ServerConfig) -> bool:
+        taken = peaks(config, files, one, tables)
+        return all(taken.get(d, 0) <= gpu.vram_bytes for d, gpu in config.hardware.gpus.items())
+
+    most = -1
+    for count in range(whole + 1):
+        for cut in product(range(count + 1), repeat=len(vram_mib) - 1):
+            bounds = (0, *sorted(cut), count)
+            shares = tuple(
+                max(0.0, b - a + (0.5 if b == count else 0) - (0.5 if a == 0 else 0)) for a, b in pairwise(bounds)
+            )
+            if fits(msgspec.structs.replace(config.servers["s"], n_gpu_layers=count, tensor_split=shares)):
+                most = max(most, count)
+    assert solved.fits == (most >= 0)
+    if most >= 0:
+        assert chosen.servers["s"].n_gpu_layers == most
+        assert fits(chosen.servers["s"])
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=3),
+            min_size=1,
+            max_size=2,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.tuples(st.integers(0, 15), st.integers(0, 15)),
+)
+def test_the_frontier_loses_nothing(groups: list[Any], room: tuple[int, int]) -> None:
+    """Two devices, servers that take turns: as good as trying everything."""
+    offered = [[[Candidate(cost, (a, b)) for cost, a, b in options] for options in group] for group in groups]
+    found = best(offered, room)
+    flat = [options for group in offered for options in group]
+    worths = []
+    for picks in product(*(range(len(options)) for options in flat)):
+        taken = iter(zip(flat, picks, strict=True))
+        sizes = [[next(taken) for _ in group] for group in offered]
+        used = [sum(max(o[p].size[d] for o, p in group) for group in sizes) for d in (0, 1)]
+        if all(u <= r for u, r in zip(used, room, strict=True)):
+            costs = tuple(o[p].cost for o, p in zip(flat, picks, strict=True))
+            worths.append((sum(costs), costs, picks))
+    assert found == (min(worths)[2] if worths else None)
+
+
+def test_two_servers_share_a_card() -> None:
+    """Both say auto: together they fit, which each alone with the whole card would not."""
+    models = (model_file(LLAMA_8B, name="eight", quantization="q4_k", kind="q4_k"),)
+    one = leaving_open("eight", n_ctx_per_slot=8192)
+    config = {"hardware": cards(8 * GIB), "models": {"eight": declared("eight", LLAMA_8B, {"q4_k": 0})}}
+    plan = planned({"a": one, "b": msgspec.structs.replace(one, port=9009)}, *models, **config)
+    card = next(d for d in plan.devices if d.name == "cuda0")
+    assert 0.9 * card.budget_bytes <= card.peak_bytes <= card.budget_bytes
+    layers = [only(plan, name).n_gpu_layers for name in "ab"]
+    assert 33 < sum(layers) < 66
+    said = {s.server: s for s in plan.solved}
+    assert said["a"].chosen == {"n_gpu_layers": layers[0]}
+    assert all("needs" in why or "others come first" in why for s in plan.solved for why in s.beyond)
+
+
+def test_a_card_is_filled_with_context_and_quality() -> None:
+    """All layers fit the smallest file: then a better file, then more context, to within one step of the budget."""
+    files = tuple(model_file(LLAMA_8B, name="eight", quantization=q, kind=q) for q in ("q4_k", "q8_0"))
+    models = {"eight": declared("eight", LLAMA_8B, {"q4_k": 0, "q8_0": 0})}
+    one = leaving_open("eight", fill=("quantization", "context"))
+    plan = planned({"a": one}, *files, hardware=cards(16 * GIB), models=models)
+    found = only(plan, "a")
+    assert (found.n_gpu_layers, found.quantization) == (33, "q8_0")
+    assert found.n_ctx_per_slot % 1024 == 0
+    card = next(d for d in plan.devices if d.name == "cuda0")
+    assert 0.95 * card.budget_bytes < card.peak_bytes <= card.budget_bytes
+    (choice,) = plan.solved
+    assert choice.beyond[0].startswith(f"n_ctx_per_slot={found.n_ctx_per_slot + 1024} needs ")
+
+
+def test_experts_come_off_the_host_as_far_as_they_fit() -> None:
+    """`n_cpu_moe` is the most; fewer banks stay on the host where the card has room."""
+    files = (model_file(QWEN3_30B, name="moe", quantization="q4_k", kind="q4_k"),)
+    models = {"moe": declared("moe", QWEN3_30B, {"q4_k": 0})}
+    one = leaving_open("moe", n_gpu_layers="all", n_cpu_moe=48, fill=("experts",))
+    plan = planned({"a": one}, *files, hardware=cards(12 * GIB), models=models)
+    assert 0 < only(plan, "a").n_cpu_moe < 48
+    card = next(d for d in plan.devices if d.name == "cuda0")
+    assert 0.95 * card.budget_bytes < card.peak_bytes <= card.budget_bytes
+
+
+def test_without_a_card_ram_is_filled() -> None:
+    """A server on the CPU that leaves its context open takes what the others leave."""
+    arch = with_fields(LLAMA_8B, n_ctx_train=1_048_576)
+    files = (model_file(arch, name="long", quantization="q4_k", kind="q4_k"),)
+    models = {"long": declared("long", arch, {"q4_k": 0})}
+    one = leaving_open("long", devices=(), n_gpu_layers=0, fill=("context",))
+    plan = planned({"a": one}, *files, hardware=hardware(ram_bytes=64 * GIB), models=models)
+    ram = plan.devices[0]
+    assert 0.97 * ram.budget_bytes < ram.peak_bytes <= ram.budget_bytes
+
+
+def test_where_nothing_fits_the_least_is_planned_and_the_check_says_so() -> None:
+    """A card that cannot even hold the least."""
+    one = leaving_open("dense", n_gpu_layers="all", fill=("context", "quantization"))
+    plan = planned({"a": one}, *FILES, hardware=cards(MIB), models=MODELS)
+    (choice,) = plan.solved
+    assert (choice.fits, choice.beyond) == (False, ())
+    assert (only(plan, "a").quantization, only(plan, "a").n_ctx_per_slot) == ("q4_k", 1024)
+    assert [f.code for f in plan.findings if f.severity == "error"] == ["plan/vram-over-budget"]
+
+
+def test_nothing_open_changes_nothing() -> None:
+    """The config is the same object, and nothing was chosen."""
+    config = fleet({"a": server()})
+    assert solve(config, catalog(), WeightTables()) == (config, ())
+    plan: FleetPlan = planned({"a": server()})
+    assert plan.solved == ()
+
+
+@pytest.mark.parametrize(("needed", "expected"), [(0, 1024), (3000, 3000)])
+def test_the_least_context_is_what_the_roles_need(needed: int, expected: int) -> None:
+    """`routing.n_ctx_min` is a floor, and it is not rounded away."""
+    one = leaving_open("dense", n_ctx_per_slot=None, roles=("r",), n_gpu_layers="all", fill=("context",))
+    routing = RoutingConfig(n_ctx_min={"r": needed} if needed else {})
+    plan = planned({"a": one}, *FILES, hardware=cards(MIB), models=MODELS, routing=routing)
+    assert plan.solved[0].chosen["n_ctx_per_slot"] == expected
