@@ -70,6 +70,23 @@ def no_orphans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert left == []
 
 
+@pytest.fixture(autouse=True)
+def speaks_as_listed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What tests/cases/elsewhere.toml says of a test is true: it speaks one code, it must not speak another."""
+    from tests.cases.elsewhere import spoken_by, unspoken_by
+
+    triggers, spares = spoken_by(request.node.nodeid), unspoken_by(request.node.nodeid)
+    if not triggers and not spares:
+        yield
+        return
+    from tests.recorder import recorded_codes
+
+    with recorded_codes() as seen:
+        yield
+    assert triggers <= seen, f"tests/cases/elsewhere.toml says that this test triggers {sorted(triggers - seen)}"
+    assert not spares & seen, f"tests/cases/elsewhere.toml says that this test must not trigger {sorted(spares & seen)}"
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`(arch, quantization=…, seed=…, **shape) -> Path`: a tiny random-weight GGUF, written once a session."""

@@ -49,17 +49,22 @@ def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Findi
     """A binary or numactl that is not installed."""
     for program in facts.missing_programs:
         users = [s.name for s in manifest.servers if program in programs_of(s)]
+        fixes: tuple[Fix, ...] = ()
         if Path(program).name == "numactl":
             code, remedy = "host/numactl-missing", "apt-get install numactl, or drop the servers' numa policy"
+            without = " ".join(f"servers.{name}.numa=null" for name in users)
+            fixes = (Fix(override=without, effect="leaves their memory to the kernel"),)
         else:
             code, remedy = "engine/missing-binary", "engines.default.binary=/path/to/llama-server, or engine=embedded"
-        yield Finding(
-            code=code,
-            severity="error",
-            key="engines.default.binary",
-            message=f"{program} is not on this host; {len(users)} servers run it",
-            notes=(remedy,),
-        )
+        if users:
+            yield Finding(
+                code=code,
+                severity="error",
+                key="engines.default.binary",
+                message=f"{program} is not on this host; {len(users)} servers run it",
+                notes=(remedy,),
+                fixes=fixes,
+            )
 
 
 def _ram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
@@ -178,6 +183,7 @@ def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
                 severity="error",
                 key=f"servers.{server.name}.cpus",
                 message=f"{server.name} runs on CPUs that this host does not give us: it has {facts.host.cpus}",
+                fixes=(Fix(override=f"servers.{server.name}.cpus=null", effect="leaves it to the scheduler"),),
             )
         if strange := ", ".join(n for n in wanted_nodes if n not in nodes):
             yield Finding(
@@ -185,6 +191,7 @@ def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
                 severity="error",
                 key=f"servers.{server.name}.numa",
                 message=f"{server.name} wants memory of NUMA node {strange}; this host has {', '.join(sorted(nodes))}",
+                fixes=(Fix(override=f"servers.{server.name}.numa=null", effect="leaves its memory to the kernel"),),
             )
 
 
@@ -237,7 +244,7 @@ def _disk(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
                 severity="warning",
                 key="runtime.state_dir",
                 message=f"{gib(free)} free for state and logs in {path}",
-                fixes=(Fix(override="runtime.state_dir=DIR", effect="puts them elsewhere"),),
+                notes=("runtime.state_dir=DIR puts them elsewhere",),
             )
 
 

@@ -3,7 +3,11 @@
 The whole grammar (a line's `#:` comment, or `#!` behind the value that a finding is about):
 
     #: overrides: servers.a.slots=4 …            typed after `launch plan`
-    #: gguf: FILE ARCH QUANTIZATION [FAULT]       a tiny model (tests/tinymodels), written into the model directory
+    #: gguf: FILE ARCH QUANTIZATION [FAULT]       a tiny model (tests/tinymodels), written into the model directory;
+                                                  FAULT is one of tests/tinymodels/faulty, or `part NUMBER of 2`
+    #: link: FILE TARGET                          a link in the model directory
+    #: host: {available_bytes: 8GiB, …}           then `launch check`, on a host with these facts: fields of HostFacts
+                                                  and HostInventory; what is not said is as the base's machine has it
     #: file: PATH [executable]                    another file, of the lines that follow, in the case's config directory
     #: error CODE [KEY] [at FILE:LINE] [says …]   a finding that is written elsewhere
     #: not CODE                                   this case is a near miss of that code
@@ -20,7 +24,9 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import yaml
 
 ROOT = Path(__file__).parent
 SEVERITIES = "error|warning|note"
@@ -63,6 +69,8 @@ class Case(NamedTuple):
     overrides: tuple[str, ...]
     sources: tuple[Source, ...]
     models: tuple[tuple[str, ...], ...]
+    links: tuple[tuple[str, ...], ...]
+    host: dict[str, Any] | None
     expected: tuple[Expected, ...]
     near_misses: tuple[str, ...]
     argv: tuple[Words, ...]
@@ -79,8 +87,9 @@ def read_case(path: Path) -> Case:
     """The case in `path`. Raises ValueError for a comment that is not in the grammar."""
     sources = _split(path)
     expected = [e for source in sources for e in _inline(source)]
-    said: dict[str, list[tuple[str, ...]]] = {"overrides": [], "gguf": [], "renders": [], "not": []}
+    said: dict[str, list[tuple[str, ...]]] = {"overrides": [], "gguf": [], "link": [], "renders": [], "not": []}
     argv: list[Words] = []
+    host: dict[str, Any] | None = None
     for line in path.read_text(encoding="utf-8").splitlines():
         directive = line.removeprefix("#:").strip() if line.startswith("#:") else ""
         if not directive or directive.startswith("file: "):
@@ -88,6 +97,8 @@ def read_case(path: Path) -> Case:
         kind, _, rest = directive.partition(" ")
         if words := _ARGV.match(directive):
             argv.append(Words(words[1], words[2] == "has", tuple(shlex.split(words[3]))))
+        elif kind == "host:":
+            host = yaml.safe_load(rest)
         elif finding := _FINDING.match(directive):
             expected.append(Expected(finding[1], finding[2], finding[3], finding[4], finding[5] or ""))
         elif kind.removesuffix(":") in said:
@@ -101,6 +112,8 @@ def read_case(path: Path) -> Case:
         overrides=(*overrides, *([f"+case={path.stem}"] if has_config else [])),
         sources=sources if has_config else sources[1:],
         models=tuple((*words[:3], " ".join(words[3:])) for words in said["gguf"]),
+        links=tuple(said["link"]),
+        host=host,
         expected=tuple(expected),
         near_misses=tuple(code for codes in said["not"] for code in codes),
         argv=tuple(argv),

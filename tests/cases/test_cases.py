@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-import tomllib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from launcher.cli.explain import explanations
 from launcher.errors import Finding
 from tests.cases.case import ROOT, Case, Expected, Words, find_cases, read_case
 from tests.cases.conftest import Outcome, Workbench
+from tests.cases.elsewhere import is_written, pairs, source_of
+from tests.cases.test_logs import LOGS, expected_of
 
 CASES = find_cases()
 
@@ -73,44 +75,30 @@ def _show(bench: Workbench, finding: Finding) -> str:
     return f"{finding.severity} {finding.code} {finding.key} at {bench.place(finding)} says {finding.message}{notes}"
 
 
-BEYOND = {
-    "config/usage": "the command line's own, tests/cli",
-    "config/unknown-code": "`launch explain`, tests/cli",
-    "catalog/missing-file": "a dangling link, tests/catalog; a path that is absent is planned from its declaration",
-    "catalog/split-part-missing": "a case has one file a model, tests/catalog",
-    "catalog/unknown-model": "the config stage refuses it first, tests/catalog",
-    "catalog/unknown-quantization": "the config stage refuses it first, tests/catalog",
-    "plan/slots-range": "slots=0 is refused by the config stage",
-    "plan/context-twice": "the config stage refuses it first, tests/plan",
-    "plan/context-range": "the config stage refuses it first, tests/plan",
-    "plan/unknown-device": "the config stage refuses it first, tests/plan",
-    "plan/dangling-reference": "the config and catalogue stages refuse it first, tests/plan",
-    "engine/device-missing": "asks the binary on this host, tests/cli",
-    "render/left-out": "deploy's, tests/render",
-    "plan/proof-failed": "`launch plan --prove`, which starts the server; tests/engine",
-    "plan/proof-mismatch": "`launch plan --prove`; tests/engine",
-    "plan/proof-other-binary": "`launch plan --prove`; tests/engine",
-    "plan/start-unknown": "the config stage refuses it first, tests/plan",
-    "plan/start-cycle": "the config stage refuses it first, tests/plan",
-    "render/unknown-device": "the config stage refuses it first, tests/render",
-    "render/hook-left-out": "the config stage refuses it first, tests/render",
-    "render/watchdog": "deploy's, tests/render",
-}
-"""Codes that no case can trigger through a whole compile, and where they are tested instead."""
-STAGES = ("config/", "catalog/", "plan/", "cpu/", "engine/", "render/")
-
-
-def test_every_code_has_cases_both_ways() -> None:
-    """Each code of the compiler is expected by a case and missed narrowly by another."""
-    pages = tomllib.loads((ROOT.parents[1] / "launcher" / "cli" / "explanations.toml").read_text(encoding="utf-8"))
-    codes = {code for code in pages if code.startswith(STAGES)}
+def test_every_code_has_a_trigger_and_a_near_miss() -> None:
+    """Each page of `launch explain` is of a code that a case, a log or a listed test triggers, and another misses."""
+    codes = {page.code for page in explanations()}
     cases = [read_case(path) for path in CASES]
     triggered = {e.code for case in cases for e in case.expected}
     missed = {code for case in cases for code in case.near_misses}
-    assert codes - triggered - set(BEYOND) == set()
-    assert triggered - codes == set()
-    assert triggered - missed - NEVER_NARROW == set()
+    of_logs = {expected_of(path)[0] for path in LOGS}
+    lacking = sorted(codes - triggered - of_logs - pairs().keys())
+    assert lacking == [], "add a case (CONTRIBUTING.md says how), or name two tests in tests/cases/elsewhere.toml"
+    assert sorted((triggered | missed | of_logs | pairs().keys()) - codes) == []
+    assert sorted(triggered - missed - NEVER_NARROW - pairs().keys()) == []
+    assert sorted(pairs().keys() & of_logs) == []
+    assert len(of_logs) > 10
     assert len(cases) >= 150
+
+
+@pytest.mark.parametrize("code", pairs())
+def test_listed_tests_are_there(code: str) -> None:
+    """Both exist, and one with parameters has the code among them; what they speak is seen by `speaks_as_listed`."""
+    pair = pairs()[code]
+    assert pair.triggers != pair.spares
+    for test in pair:
+        assert source_of(test) is not None, f"there is no test {test}"
+    assert "[" not in pair.triggers or "[asgi]" in pair.triggers or is_written(code, pair.triggers)
 
 
 NEVER_NARROW = {"config/yaml", "config/duplicate-key", "config/package-header", "config/defaults", "config/bad-name"}

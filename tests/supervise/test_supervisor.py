@@ -122,6 +122,18 @@ async def test_a_server_that_does_not_become_ready_is_named_with_its_cause(
     assert expected[1] in caught.value.findings[0].message
 
 
+async def test_a_file_that_is_no_program_is_named(fleet: Any, free_port: FreePort, tmp_path: Path) -> None:
+    """It may be executed, and the kernel does not know how."""
+    program = tmp_path / "llama-server"
+    program.write_bytes(b"\0\0\0\0")
+    program.chmod(0o755)
+    supervisor, _ = fleet(fake("one", free_port(), argv=(str(program),)))
+    with pytest.raises(SuperviseError) as caught:
+        await supervisor.start()
+    assert caught.value.findings[0].code == "supervise/cannot-execute"
+    assert "Exec format error" in caught.value.findings[0].message
+
+
 async def test_a_failure_that_is_not_fatal_leaves_the_rest_running(fleet: Any, free_port: FreePort) -> None:
     """The fleet is ready, and says what failed."""
     supervisor, watcher = fleet(fake("bad", free_port(), "exit-1", fatal=False), fake("good", free_port()))
