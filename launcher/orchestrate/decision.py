@@ -6,16 +6,19 @@ In order: the task type that the client names, the rules, the router, the front 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from launcher.ir.config import ValidationPolicy
 from launcher.ir.exchange import Refusal
+from launcher.orchestrate.context import Message, Piece
 from launcher.orchestrate.settings import POLICIES, Settings
 
 Source = Literal["named", "task_type", "rule", "router", "front_door"]
+DECISION_TOKENS = 200
+"""Tokens that a decision may take."""
 _ROUTED_CHARACTERS = 4000
 """How much of a request the router reads: its beginning and its end say what it is about."""
 
@@ -121,19 +124,32 @@ def policy_of(settings: Settings, decision: Decision, requested: str | None) -> 
     return policy
 
 
-def router_question(settings: Settings, text: str, workers: tuple[str, ...]) -> dict[str, Any]:
-    """The chat request that has the router classify `text`."""
-    if len(text) > _ROUTED_CHARACTERS:
-        half = _ROUTED_CHARACTERS // 2
-        text = f"{text[:half]}\n…\n{text[-half:]}"
+def router_pieces(text: str) -> tuple[Piece, ...]:
+    """What the router may be shown of a request: all, or ever less from its beginning and its end."""
+    sizes = (_ROUTED_CHARACTERS // share for share in (1, 2, 4, 8))
+    return (Piece(name="request", variants=tuple(_both_ends(text, size) for size in sizes), rank=0),)
+
+
+def _both_ends(text: str, size: int) -> str:
+    """`text`, or as much of its beginning and its end as makes `size` characters."""
+    half = size // 2
+    return text if len(text) <= size else f"{text[:half]}\n…\n{text[-half:]}"
+
+
+def router_messages(settings: Settings, pieces: Sequence[Piece], chosen: Sequence[int]) -> list[Message]:
+    """The router's prompt with the chosen variant of each piece."""
+    text = "".join(piece.variants[variant] for piece, variant in zip(pieces, chosen, strict=True))
+    prompt = settings.router_prompt or _ROUTER_PROMPT
+    return [{"role": "system", "content": prompt}, {"role": "user", "content": text}]
+
+
+def router_question(settings: Settings, messages: Sequence[Message], workers: tuple[str, ...]) -> dict[str, Any]:
+    """The chat request for a decision among `workers`."""
     format_ = {"name": "decision", "strict": True, "schema": settings.schema(workers)}
     return {
-        "messages": [
-            {"role": "system", "content": settings.router_prompt or _ROUTER_PROMPT},
-            {"role": "user", "content": text},
-        ],
+        "messages": list(messages),
         "temperature": 0,
-        "max_tokens": 200,
+        "max_tokens": DECISION_TOKENS,
         "response_format": {"type": "json_schema", "json_schema": format_},
     }
 

@@ -7,7 +7,7 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ import msgspec
 from launcher.ir.exchange import Exchange, Headers, Refusal
 from launcher.ir.fleet import RoutingTable
 from launcher.orchestrate.ask import Sizes, chat
-from launcher.orchestrate.context import request_text, task_of
+from launcher.orchestrate.context import Message, request_text, task_of
 from launcher.orchestrate.decision import (
+    DECISION_TOKENS,
     Decision,
     by_rules,
     by_task_type,
     front_door,
     parse_decision,
     policy_of,
+    router_messages,
+    router_pieces,
     router_question,
 )
 from launcher.orchestrate.generation import Generation, Job
@@ -165,20 +168,36 @@ class Orchestrator:
             return front_door(settings, "nothing_to_decide", exchange.may_ask)
         began = time.perf_counter()
         try:
-            question = router_question(settings, text, workers)
-            said = await chat(exchange, settings.router, question, settings.router_timeout_s)
+            async with asyncio.timeout(settings.router_timeout_s):
+                said = await self._routed(exchange, settings, text, workers)
         except TimeoutError:
             why = "router_timeout"
         except Refusal as refusal:
             why = "router_timeout" if refusal.status == 504 else "router_unavailable"
         else:
-            found = parse_decision(said.text, settings, workers)
+            found = parse_decision(said, settings, workers)
             if found is not None and found.confidence >= settings.confidence_min:
                 return found
             why = "router_malformed" if found is None else "router_unsure"
         finally:
             self._tally.routing.observe(time.perf_counter() - began)
         return front_door(settings, why, exchange.may_ask)
+
+    async def _routed(self, exchange: Exchange, settings: Settings, text: str, workers: tuple[str, ...]) -> str:
+        """The router's answer. Raises Refusal, TimeoutError."""
+        router, timeout_s = settings.router, settings.router_timeout_s
+        pieces = router_pieces(text)
+
+        def compose(chosen: Sequence[int]) -> list[Message]:
+            """The prompt with these variants."""
+            return router_messages(settings, pieces, chosen)
+
+        room = settings.slots[router] - DECISION_TOKENS
+        found = await self._sizes.fitted(exchange, router, pieces, compose, room=room, timeout_s=timeout_s)
+        if found is None:
+            raise Refusal(400, "router_context", f"the prompt of {router!r} does not fit its slot")
+        said = await chat(exchange, router, router_question(settings, found[0], workers), timeout_s)
+        return said.text
 
     async def _open(
         self, keeper: Keeper, exchange: Exchange, generation: str, project: str, fields: dict[str, str]

@@ -9,13 +9,14 @@ from typing import Any
 
 import httpx
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.orchestrate.decision import parse_decision
 from launcher.orchestrate.settings import settings_of
-from tests.orchestrate.scripted import DIE, ORCHESTRATION, Fleet, decides, fleet_table, scripted_fleet
+from tests.orchestrate.scripted import DIE, ORCHESTRATION, decides, fleet_table, scripted_fleet
 from tests.route.fleet import front_unit, until
 
 
@@ -55,6 +56,20 @@ async def test_the_router_decides(tmp_path: Path) -> None:
         labels = 'source="router",domain="general",model="talker",policy="none"'
         assert f"launch_auto_decisions_total{{{labels}}} 1" in metrics
         assert "launch_routing_seconds_count 1" in metrics
+
+
+async def test_the_router_sees_what_its_slot_holds(tmp_path: Path) -> None:
+    """Of a text beyond its slot, by its own count, it gets beginning and end; the answer is a decision all the same."""
+    async with scripted_fleet(tmp_path, router=(decides("general", "talker"),)) as fleet:
+        unit = fleet.front.view.table
+        small = {**unit.targets, "router": msgspec.structs.replace(unit.targets["router"], n_ctx_per_slot=512)}
+        fleet.front.replace_table(msgspec.structs.replace(unit, targets=small))
+        words = [f"w{n}" for n in range(700)]
+        found = await fleet.chat(" ".join(words))
+        assert decision(found)["source"] == "router"
+        shown = fleet.router.chats[0]["messages"][1]["content"]
+        assert len(shown.split()) + fleet.router.chats[0]["max_tokens"] < 512
+        assert (shown.split()[0], shown.split()[-1]) == ("w0", "w699")
 
 
 async def test_rules_come_before_the_router(tmp_path: Path) -> None:
@@ -190,16 +205,10 @@ async def test_a_fleet_with_a_server_called_auto_keeps_it(tmp_path: Path) -> Non
     """The operator's own name wins."""
     async with scripted_fleet(tmp_path) as fleet:
         own = {**fleet.front.view.table.names, "auto": ("talker",)}
-        fleet.front.replace_table(type(fleet.front.view.table)(**_fields(fleet) | {"names": own}))
+        fleet.front.replace_table(msgspec.structs.replace(fleet.front.view.table, names=own))
         response = await fleet.chat("Refactor.")
         assert "x-launch-decision" not in response.headers
         assert response.headers["x-launch-server"] == "talker"
-
-
-def _fields(fleet: Fleet) -> dict[str, Any]:
-    """The present table's fields."""
-    table = fleet.front.view.table
-    return {name: getattr(table, name) for name in table.__struct_fields__}
 
 
 async def test_the_fronts_journal_has_the_decision(tmp_path: Path) -> None:
@@ -209,6 +218,7 @@ async def test_the_fronts_journal_has_the_decision(tmp_path: Path) -> None:
         await fleet.chat()
         await fleet.chat(model="talker")
     lines = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    lines = [line for line in lines if line["path"].endswith("/completions")]  # not what was counted before
     assert [line["server"] for line in lines] == ["router", "talker", "talker"]
     assert "source=router" in lines[1]["decision"]
     assert "decision" not in lines[0].keys() | lines[2].keys()

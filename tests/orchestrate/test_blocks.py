@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.orchestrate.scripted import DIE, PASS, Fleet, fail, scripted_fleet
@@ -320,13 +321,12 @@ async def test_the_prompt_fits_the_slot_by_the_servers_own_count(tmp_path: Path)
 
     request = "please " * 20
     async with scripted_fleet(tmp_path, coder=(long,)) as fleet:
-        for name in ("coder", "validator"):
-            unit = fleet.front.view.table.targets[name]
-            small = {"n_ctx_per_slot": 256 if name == "coder" else 512}
-            fleet.front.view.table.targets[name] = type(unit)(
-                **{f: getattr(unit, f) for f in unit.__struct_fields__} | small
-            )
-        fleet.front.replace_table(fleet.front.view.table)
+        table = fleet.front.view.table
+        small = {
+            name: msgspec.structs.replace(table.targets[name], n_ctx_per_slot=size)
+            for name, size in (("coder", 256), ("validator", 512))
+        }
+        fleet.front.replace_table(msgspec.structs.replace(table, targets={**table.targets, **small}))
         response = await fleet.chat(request, model="coder", headers=BLOCKS)
         assert len(fleet.blocks) == 8, response.text
         for chats, slot in ((fleet.coder.chats, 256), (fleet.validator.chats, 512)):
