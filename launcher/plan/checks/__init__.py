@@ -41,6 +41,7 @@ from launcher.plan.checks.processes import (
     check_port_conflicts,
     check_unused_ports,
 )
+from launcher.plan.checks.slot_saving import check_slot_saving
 from launcher.plan.checks.timeouts import check_timeouts
 
 CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
@@ -50,6 +51,7 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_prompt_caches,
     check_warm_pool,
     check_ladder,
+    check_slot_saving,
     check_stated,
     check_slot_context,
     check_role_context,
