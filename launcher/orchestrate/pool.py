@@ -74,7 +74,10 @@ class WarmPool:
         self._held: dict[str, float] = {}
         self._running: set[str] = set()
         self._unused: set[str] = set()
+        self._asked: set[str] = set()
         self._reads: dict[str, int] = {}
+        self._declared: tuple[tuple[str, ...], dict[str, str], tuple[tuple[str, ...], ...]] = ((), {}, ())
+        self._predictor = Predictor((), {})
         self.take_over(manifest, table)
 
     def take_over(self, manifest: FleetManifest, table: RoutingTable) -> None:
@@ -86,9 +89,15 @@ class WarmPool:
         self._units = {name: units[name] for name in names if name in units}
         self._everyone = units
         self._files = {unit.model_path: unit.files for unit in self._units.values()}
-        self._predictor = Predictor(self._units, self._config.predict, tuple(tuple(p) for p in self._config.patterns))
+        declared = (tuple(self._units), self._config.predict, tuple(tuple(p) for p in self._config.patterns))
+        if declared != self._declared:
+            self._declared = declared
+            self._predictor = Predictor(*declared)
         ram = next((d for d in manifest.devices if d.kind == "ram"), None)
         self._free_bytes = max(0, ram.budget_bytes - ram.worst_bytes) if ram else 0
+        if self._child is not None:
+            self._watch()
+            self.decide()
 
     @property
     def budget_bytes(self) -> int:
@@ -156,11 +165,14 @@ class WarmPool:
         for key in moves.load:
             self._held[key] = time.monotonic()
             self._unused.add(key)
+        for key in self._held.keys() - self._asked - planned:
+            self._asked.add(key)
             self._say(hold=key, paths=self._files[key], lock=True)
 
     def _drop(self, key: str) -> None:
         """Let go of a model's files."""
         del self._held[key]
+        self._asked.discard(key)
         facts = self._facts.get(key)
         wasted = facts.read - self._reads.get(key, 0) if facts is not None and key in self._unused else 0
         self._reads[key] = facts.read if facts is not None else 0
@@ -214,10 +226,8 @@ class WarmPool:
         child = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, start_new_session=True)
         self._child = child
         try:
-            for key, paths in self._files.items():
-                self._say(watch=key, paths=paths)
-            for key in self._held:
-                self._say(hold=key, paths=self._files.get(key, ()), lock=True)
+            self._asked.clear()
+            self._watch()
             assert child.stdout is not None  # noqa: S101 - a pipe was asked for
             while line := await child.stdout.readline():
                 self._heard(msgspec.json.decode(line, type=Residency))
@@ -225,6 +235,11 @@ class WarmPool:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await child.wait()
+
+    def _watch(self) -> None:
+        """Have the child look at every worker's files."""
+        for key, paths in self._files.items():
+            self._say(watch=key, paths=paths)
 
     def _heard(self, facts: Residency) -> None:
         """The child says something new."""
