@@ -69,10 +69,13 @@ class Exchange(Protocol):
         """A request header that the front reads, stripped."""
 
     def may_ask(self, server: str) -> bool:
-        """Whether the caller's key allows `server`."""
+        """Whether the caller's key allows every server of this name."""
 
-    async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float) -> Answered:
-        """Ask a server something on the way: woken, queued, counted like any request. Raises Refusal, TimeoutError."""
+    async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float, as_caller: bool = False) -> Answered:
+        """Ask a server something on the way: woken, queued, counted like any request. Raises Refusal, TimeoutError.
+
+        `as_caller`: whoever answers, a fallback too, is one that the caller's key allows.
+        """
 
     async def forward(self, server: str, decision: str, headers: Headers) -> None:
         """Have `server` answer the client itself; `headers` go with its answer, `decision` into the front's journal."""

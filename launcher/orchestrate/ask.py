@@ -68,11 +68,12 @@ class _Tokens(msgspec.Struct):
     tokens: list[Any]
 
 
-async def chat(exchange: Exchange, server: str, question: dict[str, Any], timeout_s: float) -> Said:
-    """Ask `server` for a chat completion, whole. Raises Refusal, TimeoutError."""
+async def chat(
+    exchange: Exchange, server: str, question: dict[str, Any], timeout_s: float, *, as_caller: bool = False
+) -> Said:
+    """Ask `server` for a chat completion, whole. Raises Refusal, TimeoutError. `as_caller`: see `Exchange.ask`."""
     body = msgspec.json.encode({"model": server, "cache_prompt": True, **question, "stream": False})
-    found = await _ask(exchange, server, CHAT, body, _Completion, timeout_s=timeout_s)
-    answer, by = found
+    answer, by = await _ask(exchange, server, CHAT, body, _Completion, timeout_s=timeout_s, as_caller=as_caller)
     if not answer.choices:
         raise Refusal(502, "server_garbage", f"server {by!r} answered without a choice")
     choice = answer.choices[0]
@@ -150,10 +151,17 @@ class Sizes:
 
 
 async def _ask(
-    exchange: Exchange, server: str, path: str, body: bytes, kind: type[Any], *, timeout_s: float
+    exchange: Exchange,
+    server: str,
+    path: str,
+    body: bytes,
+    kind: type[Any],
+    *,
+    timeout_s: float,
+    as_caller: bool = False,
 ) -> tuple[Any, str]:
     """Ask, and read the answer as `kind`. Raises Refusal for an error or anything that is not one, TimeoutError."""
-    answered = await exchange.ask(server, path, body, timeout_s=timeout_s)
+    answered = await exchange.ask(server, path, body, timeout_s=timeout_s, as_caller=as_caller)
     if answered.status != 200:
         status = 400 if answered.status < 500 else 502
         code = "server_refused" if status == 400 else "server_error"

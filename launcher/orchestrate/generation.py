@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections import deque
 from typing import Any, assert_never
@@ -151,7 +150,7 @@ class Generation:
         try:
             messages, room = await self._prompt(action)
             question = sampling(self._job.request) | {"messages": messages, "max_tokens": room}
-            said = await chat(self._exchange, self._job.model, question, self._job.timeout_s)
+            said = await chat(self._exchange, self._job.model, question, self._job.timeout_s, as_caller=True)
         except TimeoutError:
             message = f"no answer within {self._job.timeout_s:g} s"
             return cycle.WriteFailed(status=504, code="worker_timeout", message=message, again=False)
@@ -246,8 +245,8 @@ class Generation:
         memory = self._keeper.memory
         try:
             await self._keeper.do(memory.commit, self._opened, action, self._server)
-        except (sqlite3.Error, ValueError) as error:
-            return cycle.CommitFailed(message=str(error))
+        except Refusal as refusal:
+            return cycle.CommitFailed(message=refusal.message)
         self._blocks.append(action.text)
         self._spent += self._wrote
         self._tally.blocks += 1
@@ -285,6 +284,8 @@ class Generation:
             return
         await self._end("interrupted", "front_stopping", "the runtime ended")
         if not self._exchange.finished:
+            found = await self._keeper.do(self._keeper.memory.report, self._opened.id, self._exchange.caller)
+            self._blocks = found["blocks"] if found else self._blocks  # the last may have been committed just now
             await self._exchange.fail(self._refusal(503, "front_stopping", "the front is stopping"))
 
     def _refusal(self, status: int, code: str, message: str) -> Refusal:
@@ -300,6 +301,6 @@ class Generation:
         self._tally.generations[status,] += 1
         try:
             await self._keeper.do(self._keeper.memory.end, self._opened, status, *rest)
-        except sqlite3.Error:
+        except Refusal:
             if status == "complete":
                 raise

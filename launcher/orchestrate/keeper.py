@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from launcher.ir.exchange import Refusal
 from launcher.orchestrate.memory import Memory
 
 P = ParamSpec("P")
@@ -23,9 +25,19 @@ class Keeper:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
 
     async def do(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a method of the memory, after all that were asked for before. Raises what it raises."""
+        """Call a method of the memory, after all that were asked for before. Raises Refusal where the disk fails.
+
+        Who is cancelled meanwhile still waits until the call is done.
+        """
         call = functools.partial(method, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        done = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, call))
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait({done})
+            raise
+        except sqlite3.Error as error:
+            raise Refusal(503, "memory_failed", f"the project memory cannot be used: {error}") from error
 
     def close(self) -> None:
         """Finish what was asked for, then close the file."""

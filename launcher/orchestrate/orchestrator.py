@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import time
 import uuid
@@ -45,11 +46,20 @@ _TEXT_PATHS = _CHAT_PATHS | {
     "/v1/messages",
 }
 """Requests whose text says who should answer."""
+_LOG = logging.getLogger("launch.orchestrate")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DAY_S = 86400.0
 _NOT_IN_DIGEST = ("stream", "stream_options")
 _HELD = ("other", "running", "complete")
 """A generation found like this is not ours to end."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where what comes of a request is kept. `shared`: in a project that the client named, which it may be shown."""
+
+    project: str
+    generation: str
+    shared: bool
 
 
 class Orchestrator:
@@ -99,39 +109,71 @@ class Orchestrator:
         """Answer a request for `auto`, or one whose answer is validated. Raises Refusal."""
         settings, keeper = self._settings, self._keeper
         if settings is None or keeper is None:
+            if exchange.header(b"x-validation-policy") == "none":
+                await exchange.forward(exchange.asked, "", [])
+                return
             raise Refusal(400, "policy_unsupported", "this fleet has no orchestration, and no validator")
         body = _decoded(exchange)
         named = exchange.asked != AUTO
         decision = (
             Decision(model=exchange.asked, source="named") if named else await self._decide(exchange, settings, body)
         )
+        if not exchange.may_ask(decision.model):
+            raise Refusal(403, "model_not_allowed", f"this API key may not ask {decision.model!r}", param="model")
         requested = exchange.header(b"x-validation-policy")
         policy = policy_of(settings, decision, requested)
         why = _unvalidated(exchange.path, body) if policy != "none" else ""
         if why and requested is not None:
             raise Refusal(400, "policy_unsupported", why)
-        policy = "none" if why else policy
-        decision = msgspec.structs.replace(decision, policy=policy)
-        project = _name(exchange, b"x-project", "default")
-        generation = _name(exchange, b"x-generation-id", uuid.uuid4().hex)
-        if not named:
-            key = (decision.source, decision.domain, decision.model, policy)
-            self._tally.decisions[key] += 1
-            self.on_domain(decision.domain)
-            data = msgspec.to_builtins(decision)
-            await keeper.do(keeper.memory.decided, exchange.caller, project, generation, data)
-        await self._prune(settings, keeper)
-        if policy == "none":
+        decision = msgspec.structs.replace(decision, policy="none" if why else policy)
+        place = Place(
+            project=_name(exchange, b"x-project", "default"),
+            generation=_name(exchange, b"x-generation-id", uuid.uuid4().hex),
+            shared=exchange.header(b"x-project") is not None,
+        )
+        await self._note(exchange, settings, keeper, decision, place)
+        if decision.policy == "none":
             header = decision.header()
-            await exchange.forward(
-                decision.model, header, [(b"x-launch-decision", header.encode("latin-1", "replace"))]
-            )
-            return
-        job = _job(settings, body, decision, shared=exchange.header(b"x-project") is not None)
-        opened = await self._open(keeper, exchange, generation, project, _fields(exchange, body, decision))
+            headers = [(b"x-launch-decision", header.encode("latin-1", "replace"))]
+            await exchange.forward(decision.model, header, headers)
+        else:
+            await self._generate(exchange, settings, keeper, body, decision, place=place)
+
+    async def _note(
+        self, exchange: Exchange, settings: Settings, keeper: Keeper, decision: Decision, place: Place
+    ) -> None:
+        """Count and keep a decision about `auto`; a disk that fails does not refuse the request."""
+        try:
+            if decision.source != "named":
+                policy = decision.policy or "none"
+                self._tally.decisions[decision.source, decision.domain, decision.model, policy] += 1
+                self.on_domain(decision.domain)
+                data = msgspec.to_builtins(decision)
+                await keeper.do(keeper.memory.decided, exchange.caller, place.project, place.generation, data)
+            now = time.monotonic()
+            days = settings.memory.retention_days
+            if days and (not self._pruned_at or now - self._pruned_at > _DAY_S):
+                self._pruned_at = now
+                await keeper.do(keeper.memory.prune, days)
+        except Refusal as refusal:
+            _LOG.warning("a decision is not noted: %s", refusal.message)
+
+    async def _generate(
+        self,
+        exchange: Exchange,
+        settings: Settings,
+        keeper: Keeper,
+        body: dict[str, Any],
+        decision: Decision,
+        *,
+        place: Place,
+    ) -> None:
+        """A validated answer: a new one, or one that the client goes on with. Raises Refusal."""
+        job = _job(settings, body, decision, shared=place.shared)
+        opened = await self._open(keeper, exchange, place, _fields(exchange, body, decision))
         if opened.known:
             decision = msgspec.structs.replace(decision, model=opened.model, domain=opened.domain, policy=opened.policy)
-            job = _job(settings, body, decision, shared=exchange.header(b"x-project") is not None)
+            job = _job(settings, body, decision, shared=place.shared)
         headers: Headers = [
             (b"x-launch-decision", decision.header().encode("latin-1", "replace")),
             (b"x-launch-server", opened.model.encode()),
@@ -199,12 +241,11 @@ class Orchestrator:
         said = await chat(exchange, router, router_question(settings, found[0], workers), timeout_s)
         return said.text
 
-    async def _open(
-        self, keeper: Keeper, exchange: Exchange, generation: str, project: str, fields: dict[str, str]
-    ) -> Opened:
+    async def _open(self, keeper: Keeper, exchange: Exchange, place: Place, fields: dict[str, str]) -> Opened:
         """A new generation, or the one that the client goes on with. Raises Refusal."""
-        memory = keeper.memory
-        opening = asyncio.ensure_future(keeper.do(memory.open, generation, exchange.caller, project, **fields))
+        memory, generation = keeper.memory, place.generation
+        call = keeper.do(memory.open, generation, exchange.caller, place.project, **fields)
+        opening = asyncio.ensure_future(call)
         try:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -217,13 +258,6 @@ class Orchestrator:
         if opened.known == "running":
             raise Refusal(409, "generation_running", f"generation {generation!r} is being worked at", retry_after_s=1)
         return opened
-
-    async def _prune(self, settings: Settings, keeper: Keeper) -> None:
-        """Once a day, drop what is too old."""
-        now = time.monotonic()
-        if settings.memory.retention_days and (not self._pruned_at or now - self._pruned_at > _DAY_S):
-            self._pruned_at = now
-            await keeper.do(keeper.memory.prune, settings.memory.retention_days)
 
     async def report(self, generation: str, caller: str) -> bytes:
         """What became of a generation of `caller`. Raises Refusal 404."""

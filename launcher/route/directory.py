@@ -31,6 +31,10 @@ class Directory:
             for task_type in pool.task_types:
                 self._tasks.setdefault(task_type, pool.name)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether `name` leads to a server."""
+        return name in self._tiers
+
     def asked(self, model: str | None) -> str:
         """The name a request is for: the one it gives, else the table's default.
 

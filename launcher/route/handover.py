@@ -52,15 +52,19 @@ class Handover:
         return None if value is None else value.decode("latin-1").strip()
 
     def may_ask(self, server: str) -> bool:
-        """Whether the caller's key allows `server`."""
-        return self._turn.grant.may_ask(self.asked, server)
+        """Whether the caller's key allows every server of this name."""
+        directory = self._front.view.directory
+        servers = directory.tiers(server)[0] if server in directory else (server,)
+        return all(self._turn.grant.may_ask(self.asked, name) for name in servers)
 
-    async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float) -> Answered:
+    async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float, as_caller: bool = False) -> Answered:
         """Ask a server something on the way. Raises Refusal, TimeoutError."""
         question = _Question(path, body, self.request_id)
+        if as_caller:
+            question.turn.grant = self._turn.grant
         try:
             async with asyncio.timeout(timeout_s):
-                await self._front.pass_on(self._front.view, question.turn, server)
+                await self._front.pass_on(self._front.view, question.turn, server, granted=self.asked)
         except HttpError as error:
             raise Refusal(error.status, error.code, error.message, retry_after_s=error.retry_after_s) from error
         finally:

@@ -186,6 +186,13 @@ async def test_keys_bound_what_auto_may_choose(tmp_path: Path) -> None:
         assert narrow.headers["x-launch-server"] == "talker"
         schema = fleet.router.chats[-1]["response_format"]["json_schema"]["schema"]
         assert schema["properties"]["recommended_model"]["enum"] == ["talker"]
+        for fields, more in (
+            ({"model": "coder"}, {"X-Validation-Policy": "final"}),
+            ({"model": "auto"}, {"X-Task-Type": "code"}),
+            ({"model": "code"}, {"X-Validation-Policy": "block_by_block"}),
+        ):
+            refused = await fleet.chat(headers={"Authorization": "Bearer some"} | more, **fields)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
 
 
 async def test_auto_is_listed_and_absent_without_orchestration(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +385,26 @@ async def test_a_project_remembers(tmp_path: Path) -> None:
         assert "alpha" in prompts[2]
         assert "alpha" not in prompts[4]
         assert fleet.rows("SELECT name FROM project") == [("a",), ("b",)]
+
+
+def forbid(fleet: Fleet, table: str) -> None:
+    """From now on nothing can be written to a table, as on a full disk."""
+    with contextlib.closing(sqlite3.connect(fleet.path)) as db:
+        db.execute(f"CREATE TRIGGER full BEFORE INSERT ON {table} BEGIN SELECT RAISE (ABORT, 'disk full'); END")
+
+
+async def test_a_block_that_cannot_be_saved_is_not_delivered(tmp_path: Path) -> None:
+    """A disk that fails ends a validated answer with a typed error; what nobody validates is answered all the same."""
+    async with scripted_fleet(tmp_path, coder=("one", "[DONE]")) as fleet:
+        forbid(fleet, "block")
+        response = await ask(fleet)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["committed"]) == (500, "memory_failed", [])
+        assert fleet.journal == ["begin", "failed"]
+    other = tmp_path / "other"
+    other.mkdir()
+    async with scripted_fleet(other, coder=("one",)) as fleet:
+        forbid(fleet, "journal")
+        assert (await fleet.chat("Refactor.", headers={"X-Validation-Policy": "none"})).status_code == 200
+        response = await ask(fleet)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "memory_failed")
