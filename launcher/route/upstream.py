@@ -23,6 +23,7 @@ HIGH_WATER_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 256 * 1024
 _TCP_INFO_BYTES = 128
 _BYTES_ACKED = struct.Struct("=Q")
+_TELLING = frozenset({b"content-type", b"server"})
 _BYTES_ACKED_OFFSET = 120
 """`tcpi_bytes_acked` in Linux's `struct tcp_info` (linux/tcp.h); it counts the SYN as one."""
 
@@ -336,8 +337,17 @@ class Connection(asyncio.Protocol):
         """The answer ends as its framing says."""
         if self._informational or self.complete:
             return
-        self._keep_alive = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.should_keep_alive() and not self._ends_with_stream()
         self.complete = True
+
+    def _ends_with_stream(self) -> bool:
+        """Whether the server closes the connection now although its head says nothing of it.
+
+        llama-server does after every stream (server-http.cpp: its content provider returns false at the end, which
+        cpp-httplib takes for a failed write); the next request on it would be lost.
+        """
+        lines = [(name, value[:17].lower()) for name, value in self.headers if name in _TELLING]
+        return (b"content-type", b"text/event-stream") in lines and (b"server", b"llama.cpp") in lines
 
     # waiting
 

@@ -122,6 +122,7 @@ class Runtime:
                 "stopped": list(changes.stopped),
                 "restarted": list(changes.restarted),
                 "kept": list(changes.kept),
+                "failed": {name: self._supervisor.why_failed(name) for name in changes.failed},
             }
 
     def _read(self, deployment_dir: str | None) -> tuple[Path, FleetManifest, RoutingTable]:

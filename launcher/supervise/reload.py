@@ -10,12 +10,13 @@ from launcher.supervise.spec import ProcessSpec
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """Names by what a reload does to them, each sorted. `started` and `restarted` run afterwards."""
+    """Names by what a reload does to them, each sorted. `failed` of `started` and `restarted` did not come up."""
 
     started: tuple[str, ...]
     stopped: tuple[str, ...]
     restarted: tuple[str, ...]
     kept: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
 
 def needs_restart(old: ProcessSpec, new: ProcessSpec, running_argv: tuple[str, ...] | None) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+
+import msgspec
 
 from launcher.errors import Finding, SuperviseError
 from launcher.ir.fleet import FleetManifest
@@ -16,9 +18,10 @@ from launcher.supervise.marks import completed
 from launcher.supervise.offline import living_records, stop_records
 from launcher.supervise.recovery import second_chance
 from launcher.supervise.reload import Changes, compare_specs
+from launcher.supervise.rolling import replicas_of, waves
 from launcher.supervise.runner import Home, Runner
 from launcher.supervise.spec import ProcessSpec, process_specs
-from launcher.supervise.status import process_status
+from launcher.supervise.status import argv_drift, process_status
 from launcher.supervise.upkeep import Upkeep
 from launcher.supervise.waker import Waker
 
@@ -209,20 +212,11 @@ class Supervisor:
         self._waker.room.budgets = {device.name: device.budget_bytes for device in manifest.devices}
         touched = (*changes.stopped, *changes.restarted, *changes.started)
         groups = {specs[n].exclusive for n in touched for specs in (self._specs, new) if n in specs}
-        back = [self._runners[n] for n in changes.restarted]
         try:
             async with self._waker.turn(*groups):
-                going = [self._runners[n] for n in (*changes.stopped, *changes.restarted)]
-                for runner in back:
-                    runner.returning = True
-                for runner in going:
-                    runner.draining = True  # at once: no request may meet the new routes with the old process
-                await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
-                self._refuse_ended()
-                self._take_over(new, changes)
-                await self._bring_back((*changes.started, *changes.restarted), names)
+                changes = await self._roll(changes, new, names)
         finally:
-            for runner in back:
+            for runner in self._runners.values():
                 runner.returning = False
                 runner.stir()
         self._refuse_ended()
@@ -233,8 +227,47 @@ class Supervisor:
         )
         return changes
 
-    def _take_over(self, new: dict[str, ProcessSpec], changes: Changes) -> None:
-        """Replace the specs; what is gone is never started again, by no request that still waits for it."""
+    async def _roll(self, changes: Changes, new: dict[str, ProcessSpec], names: tuple[str, ...]) -> Changes:
+        """Carry out `changes`, replicas one after the other; gives what became of them.
+
+        When a restarted replica does not come up, those that would follow are left as they are: they still serve.
+        """
+        first, *later = waves(changes.restarted, self._specs, new) or ((),)
+        waiting = {name for wave in later for name in wave}
+        await self._end((*changes.stopped, *first), returning=first)
+        self._take_over(new, changes, keep=waiting)
+        for name in changes.started:
+            self._runners[name].returning = True
+        await self._bring_back((*changes.started, *first), names)
+        spared: set[str] = set()
+        for wave in later:
+            broken = [n for n, r in self._runners.items() if r.life.state == "failed" and n in changes.restarted]
+            going = tuple(name for name in wave if not replicas_of(name, broken, new))
+            spared |= set(wave) - set(going)
+            await self._end(going, returning=going)
+            for name in going:
+                self._runners[name].spec = new[name]
+            await self._bring_back(going, names)
+        touched = (*changes.started, *changes.restarted)
+        return msgspec.structs.replace(
+            changes,
+            restarted=tuple(n for n in changes.restarted if n not in spared),
+            kept=tuple(sorted({*changes.kept, *spared})),
+            failed=tuple(n for n in touched if n in self._runners and self._runners[n].life.state == "failed"),
+        )
+
+    async def _end(self, names: tuple[str, ...], *, returning: tuple[str, ...]) -> None:
+        """Drain and stop `names`; requests to those that are `returning` wait for them."""
+        going = [self._runners[name] for name in names]
+        for name in returning:
+            self._runners[name].returning = True
+        for runner in going:
+            runner.draining = True  # at once: no request may meet the new routes with the old process
+        await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
+        self._refuse_ended()
+
+    def _take_over(self, new: dict[str, ProcessSpec], changes: Changes, *, keep: Collection[str] = ()) -> None:
+        """Replace the specs, those of `keep` later; what is gone is never started again by who still waits for it."""
         for name in changes.stopped:
             self._runners.pop(name).closed = True
         kept_old = {n: self._specs[n] for n in changes.kept if n not in new}
@@ -244,9 +277,14 @@ class Supervisor:
             if spec.builtin:
                 continue
             if name in self._runners:
-                self._runners[name].spec = spec
+                if name not in keep:
+                    self._runners[name].spec = spec
             else:
                 self._runners[name] = Runner(spec, self._home)
+
+    def why_failed(self, name: str) -> str:
+        """What `name` failed of; "" when it did not."""
+        return self._runners[name].life.error or ""
 
     def abandon(self) -> None:
         """Let go of every process without ending one: what a dying runtime does, on purpose."""
@@ -272,10 +310,7 @@ class Supervisor:
 
     def status(self) -> FleetStatus:
         """Every process now, in start order; `ready` when every boot server takes requests."""
-        processes = [
-            process_status(r, note="" if n in self._compiled else "no longer compiled")
-            for n, r in self._runners.items()
-        ]
+        processes = [process_status(r, note=self._beyond(n, r)) for n, r in self._runners.items()]
         processes += [self._builtin(spec) for spec in self._specs.values() if spec.builtin]
         order = {name: position for position, name in enumerate(self._specs)}
         processes.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
@@ -287,6 +322,12 @@ class Supervisor:
             ready=self.ready(),
             processes=tuple(processes),
         )
+
+    def _beyond(self, name: str, runner: Runner) -> str:
+        """How `runner` differs from what is compiled, beyond its own spec: gone, or spared by a reload that failed."""
+        if name not in self._compiled:
+            return "no longer compiled"
+        return "; ".join(argv_drift(runner.spec.argv, self._specs[name].argv))
 
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""
@@ -309,7 +350,7 @@ class Supervisor:
                 await self._settled[dependency].wait()
             async with self._waker.turn(runner.spec.exclusive), limit:
                 if not runner.life.alive and not self._waker.rivals(runner):
-                    runner.start()
+                    await self._waker.start_in_room(runner)
                 state = await runner.until("ready", "sleeping", "failed", "stopped")
         finally:
             self._settled[name].set()
@@ -353,7 +394,7 @@ class Supervisor:
                     if runner.spec.name not in asked:
                         return
                     await self._waker.clear_group(runner, [])
-                runner.start()
+                await self._waker.start_in_room(runner)
                 await runner.until("ready", "sleeping", "failed", "stopped")
 
         await asyncio.gather(*(bring(self._runners[n]) for n in names if n in self._runners))

@@ -225,7 +225,13 @@ def test_reload_restarts_only_what_changed(deploy: Any, state_dir: Path, free_po
         drift = {p.name: p.drift for p in client.status().processes}
         assert drift == {"keep": "", "change": "--note: absent → x", "gone": "no longer compiled", "new": ""}
         changes = client.reload()
-        assert changes == {"started": ["new"], "stopped": ["gone"], "restarted": ["change"], "kept": ["keep"]}
+        assert changes == {
+            "started": ["new"],
+            "stopped": ["gone"],
+            "restarted": ["change"],
+            "kept": ["keep"],
+            "failed": {},
+        }
         assert {p.name: (p.state, p.drift) for p in client.status().processes} == {
             "keep": ("ready", ""),
             "change": ("ready", ""),
