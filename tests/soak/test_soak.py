@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak.once import once
 from tests.soak.soak import soak, tiny_fleet
 
 SECONDS = 60.0
+REQUESTS = 200
 
 
 @pytest.mark.timeout(300)
@@ -28,3 +30,14 @@ async def test_a_minute_of_kills_swaps_and_reloads(
     assert report["outcomes"]["answered"] > 200
     assert report["chaos"]["killed"] > 5
     assert report["events"]["ServerStopping exclusive"] > 5
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.xdist_group("soak")
+async def test_no_request_begins_twice(tmp_path: Path, no_orphans: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends once, answered by its own server or refused with a type; `make soak` asks ten thousand times."""
+    monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
+    report = await once(REQUESTS, tmp_path, seed=2)
+    assert report["wrong"] == []
+    assert report["outcomes"]["answered"] > REQUESTS // 2
+    assert report["begun"] <= REQUESTS
