@@ -15,22 +15,24 @@ _SIGNS = re.compile(
     re.IGNORECASE,
 )
 """What llama-server's error bodies say (`decode() failed: std::bad_alloc`), and its backends' allocators."""
+_EVENT_END = re.compile(rb"\r?\n\r?\n")
+_ERROR_EVENT = re.compile(rb'(?:event: ?error\r?\n)?(?:data|error): ?\{.{0,40}"error"')
 _QUOTED = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){1,300})')
 
 
-async def held_back(connection: Connection) -> bytes:
-    """The body of an error, as far as it was read to see what it says. Raises UpstreamError when it says out of memory.
+async def held_back(connection: Connection, *, is_events: bool) -> bytes:
+    """The body of an error, or the first event of a stream, read to see what it says; to be passed on before the rest.
 
-    For servers that can be started with less: any other answer is passed on as it comes.
+    For servers that can be started with less. Raises UpstreamError when it says out of memory (a stream that fails
+    before its first token has status 200, and an error as its first event).
     """
-    parts: list[bytes] = []
-    size = 0
-    while size < _MAX_ERROR_BYTES and not connection.drained:
-        part = await connection.read()
-        parts.append(part)
-        size += len(part)
-    body = b"".join(parts)
-    if connection.drained and _SIGNS.search(body):
+    body = b""
+    while len(body) < _MAX_ERROR_BYTES and not connection.drained:
+        body += await connection.read()
+        if is_events and _EVENT_END.search(body):
+            break
+    is_error = _ERROR_EVENT.match(body) if is_events else connection.drained
+    if is_error and _SIGNS.search(body):
         quoted = _QUOTED.search(body)
         raise UpstreamError("out_of_memory", (quoted[1] if quoted else body[:300]).decode(errors="replace"))
     return body

@@ -95,8 +95,8 @@ class Attempt:
             came = [*came, (b"content-length", connection.length)]
         headers, is_events = response_headers(came, self.target.header, self._request.id)
         tail = before = last = held = b""
-        if connection.status >= HTTPStatus.INTERNAL_SERVER_ERROR and self.target.unit.rungs:
-            held = await held_back(connection)
+        if self.target.unit.rungs and (is_events or connection.status >= HTTPStatus.INTERNAL_SERVER_ERROR):
+            held = await held_back(connection, is_events=is_events)
         try:
             await self._reply.start(connection.status, headers)
             while True:

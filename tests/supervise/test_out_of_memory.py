@@ -174,8 +174,13 @@ async def test_a_real_server_short_of_memory_walks_its_ladder(
         assert answer.json()["tokens_predicted"] == 4
 
 
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_real_server_that_runs_out_of_memory_in_a_request(
-    fleet: Any, free_port: FreePort, llama_server: Path, tiny_models: Callable[..., Path]
+    fleet: Any,
+    free_port: FreePort,
+    llama_server: Path,
+    tiny_models: Callable[..., Path],
+    stream: bool,
 ) -> None:
     """Not a byte more once it is ready: a long prompt fails in it (`std::bad_alloc`), and the next rung answers."""
     port, model = free_port(), tiny_models("llama")
@@ -188,9 +193,11 @@ async def test_a_real_server_that_runs_out_of_memory_in_a_request(
     size = psutil.Process(pid).memory_info().vms
     resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
     async with front_of(supervisor, free_port()) as client:
-        answer = await ask(client, "worker", prompt="a" * 5000, n_predict=4)
+        body = {"model": "worker", "messages": [{"role": "user", "content": "a" * 5000}], "max_tokens": 4}
+        answer = await client.post("/v1/chat/completions", json={**body, "stream": stream})
         assert answer.status_code == 200
-        assert answer.json()["tokens_predicted"] == 4
+        assert '"finish_reason":"length"' in answer.text
+        assert "bad_alloc" not in answer.text
         metrics = (await client.get("/metrics")).text
     assert taken(watcher) == ["1/1: n_ubatch 512"]
     assert 'launch_requests_total{server="worker",status="200"} 1' in metrics
