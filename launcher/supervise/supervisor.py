@@ -327,7 +327,7 @@ class Supervisor:
         """How `runner` differs from what is compiled, beyond its own spec: gone, or spared by a reload that failed."""
         if name not in self._compiled:
             return "no longer compiled"
-        return "; ".join(argv_drift(runner.spec.argv, self._specs[name].argv))
+        return "; ".join(argv_drift(runner.rungs.planned.argv, self._specs[name].argv))
 
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""
