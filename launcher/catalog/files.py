@@ -86,7 +86,8 @@ def _read(path: str, key: str) -> tuple[Header, FilePart]:
             found = os.fstat(stream.fileno())
             _check_regular(found.st_mode)
             header = parse_header(stream, found.st_size)
-            return header, FilePart(path=path, size_bytes=found.st_size, inode=(found.st_dev, found.st_ino))
+            inode, tensors = (found.st_dev, found.st_ino), len(header.tensors)
+            return header, FilePart(path=path, size_bytes=found.st_size, inode=inode, tensors=tensors)
     except BadHeader as bad:
         raise CatalogError([_finding(bad, path, key)]) from None
     except (OSError, ValueError) as error:

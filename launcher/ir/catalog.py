@@ -19,11 +19,15 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class FilePart(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a (split) GGUF. `inode` is (st_dev, st_ino) where the file is at hand, for sharing."""
+    """One file of a (split) GGUF. `inode` is (st_dev, st_ino) where the file is at hand, for sharing.
+
+    `tensors`: how many of the model's tensors, in order, it holds; 0 where that is not known.
+    """
 
     path: str
     size_bytes: int
     inode: tuple[int, int] | None = None
+    tensors: int = 0
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):

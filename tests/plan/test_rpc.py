@@ -16,7 +16,7 @@ from launcher.hardware import take_inventory
 from launcher.ir.config import GpuConfig, HardwareConfig, ServerConfig
 from launcher.plan import estimate, settle
 from launcher.sizes import GIB, MIB
-from tests.tinymodels import write
+from tests.tinymodels import write, write_parts
 from tests.tinymodels.running import BARE, RunningServer
 
 from .fleets import hardware, server
@@ -52,9 +52,11 @@ def measured(binary: Path, path: Path, config: ServerConfig) -> dict[str, dict[s
     flags += ["--tensor-split", ",".join(f"{x:g}" for x in config.tensor_split)] if config.tensor_split else []
     flags += ["--n-cpu-moe", str(config.n_cpu_moe)] if config.n_cpu_moe else []
     flags += [] if config.kv_offload else ["--no-kv-offload"]
+    flags += [] if config.repack else ["--no-repack"]
     names = ",".join(f"RPC{i}" for i in range(len(config.devices)))
     with stand_in_devices(binary, len(config.devices)) as endpoints:
-        words = ["-m", path, *flags, "--rpc", ",".join(endpoints), "--device", names]
+        words = ["-m", path, *flags]
+        words += ["--rpc", ",".join(endpoints), "--device", names] if endpoints else ["--device", "none"]
         with RunningServer(binary, *words, flags=(*ON_DEVICES, "-lv", "4")) as running:
             log = running.log()
     found: defaultdict[str, dict[str, float]] = defaultdict(lambda: {"model": 0.0, "KV": 0.0, "RS": 0.0})
@@ -101,3 +103,14 @@ def test_other_architectures_are_split_alike(
     """Experts on the host, recurrent state with its layer, sliding windows."""
     config = server(**({"devices": ("rpc0", "rpc1"), "n_ctx": 2048, "n_gpu_layers": "all"} | fields))
     compare(llama_server, write(arch, tmp_path, n_layer=6) if arch == "qwen3moe" else write(arch, tmp_path), config)
+
+
+@pytest.mark.parametrize("layers", [0, 3, 7, "all"])
+def test_a_split_file_is_mapped_part_by_part(
+    llama_server: Path, tmp_path: Path, no_orphans: None, layers: int | str
+) -> None:
+    """Of each part from the first to the last tensor that stays on the host, not across the parts between."""
+    first, *_ = write_parts("llama", tmp_path, parts=4, n_layer=8)
+    devices = ("rpc0",) if layers else ()
+    config = server(devices=devices, n_ctx=512, n_gpu_layers=layers, repack=False)
+    compare(llama_server, first, config)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from launcher.ir.catalog import FilePart
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle
 from launcher.plan.memory.layers import split_name
@@ -170,3 +172,26 @@ def test_auto_layers_are_the_most_that_fit() -> None:
         config = server(devices=("cuda0",), n_gpu_layers=layers)
         gpu = estimate(model, settle(config, model, tight_host).settings)[1]
         assert (gpu.peak_bytes <= budget) is fits
+
+
+def test_a_part_without_host_tensors_is_not_mapped() -> None:
+    """Tensors on the host at both ends of a model, devices in between: each part has a span of its own."""
+    arch = with_fields(TINY, n_layer=6)
+    whole = model_file(arch, quantization="f16", kind="f16", embedding="f16")
+    names = [t.name for t in whole.tensors]
+    moved = tuple(sorted(whole.tensors, key=lambda t: t.name == "token_embd.weight"))  # the embedding last
+    size = sum(t.size_bytes for t in moved)
+    per_part = len(names) // 3
+    counts = (per_part, per_part, len(names) - 2 * per_part)
+    parts = tuple(FilePart(path=f"/m-{i}", size_bytes=size // 3, tensors=n) for i, n in enumerate(counts))
+    split = msgspec.structs.replace(whole, tensors=moved, parts=parts)
+    joined = msgspec.structs.replace(whole, tensors=moved)
+    one = server(devices=("cuda0",), n_gpu_layers=6, load_mode="mmap")
+    host = hardware(gpus={"cuda0": GIB})
+    mapped = {
+        label: estimate(model, settle(one, model, host).settings)[0].file_bytes
+        for label, model in (("split", split), ("joined", joined))
+    }
+    on_host = [t for t in moved if t.name == "token_embd.weight" or t.name.startswith("blk.0.")]
+    assert mapped["joined"] > 0.9 * size
+    assert mapped["split"] == sum(t.size_bytes for t in on_host)

@@ -41,10 +41,12 @@ def write(arch: str, directory: Path, *, quantization: str = "f16", seed: int = 
     return path
 
 
-def write_parts(arch: str, directory: Path, *, parts: int = 2, quantization: str = "f16", seed: int = 0) -> list[Path]:
+def write_parts(
+    arch: str, directory: Path, *, parts: int = 2, quantization: str = "f16", seed: int = 0, **shape_overrides: int
+) -> list[Path]:
     """Write a tiny model split as llama-gguf-split does; part 1 is the one to pass to the server."""
-    blueprint, signs = plan(arch)
-    stem = _stem(arch, quantization, seed, {})
+    blueprint, signs = plan(arch, **shape_overrides)
+    stem = _stem(arch, quantization, seed, shape_overrides)
     return storage.write_parts(
         directory, stem, blueprint, quantization=quantization, seed=seed, signs=signs, parts=parts
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
+from itertools import accumulate
 from math import prod
 
 import msgspec
@@ -37,15 +38,14 @@ LOCKING_MODES = frozenset({"mlock", "mmap+mlock"})
 class Group(msgspec.Struct, kw_only=True):
     """Tensors that are placed together, in bytes.
 
-    `tensors` on a device. On the CPU `plain` stay as they are in the file, between offsets `first` and `last`, and
-    the rest becomes `copies` of anonymous memory.
+    `tensors` on a device. On the CPU `plain` stay as they are in the file, of each part between the offsets that
+    `spans` gives, and the rest becomes `copies` of anonymous memory.
     """
 
     tensors: int = 0
     plain: int = 0
     copies: int = 0
-    first: int = -1
-    last: int = -1
+    spans: dict[int, tuple[int, int]] = {}
 
     def add(self, size: int, copy: int, start: int) -> None:
         """Count one tensor of `size` bytes at offset `start`, of which the CPU makes a copy of `copy` bytes."""
@@ -54,9 +54,8 @@ class Group(msgspec.Struct, kw_only=True):
             self.copies += copy
             return
         self.plain += size
-        if self.first < 0 or start < self.first:
-            self.first = start
-        self.last = max(self.last, start + size)
+        first, last = self.spans.get(part, (start, 0))
+        self.spans[part] = (min(first, start), max(last, start + size))
 
 
 class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +151,11 @@ def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
     roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
     shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in range(n_layer)]
     offset = largest = count = 0
-    for tensor in model.tensors:
+    ends = list(accumulate(part.tensors for part in model.parts)) if all(p.tensors for p in model.parts) else []
+    part = 0
+    for index, tensor in enumerate(model.tensors):
+        if part < len(ends) - 1 and index >= ends[part]:
+            part, offset = part + 1, 0
         size = tensor.size_bytes
         start, offset = offset, offset + -(-size // FILE_ALIGNMENT) * FILE_ALIGNMENT
         layer, stem = split_name(tensor.name)
@@ -167,7 +170,7 @@ def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
             shapes[layer][stem] = tensor.shape
         else:
             group = inputs if kind.is_input else output
-        group.add(size, kind.copy, start)
+        group.add(size, kind.copy, start, part)
         largest, count = max(largest, size), count + 1
     distinct: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
     for found in shapes:
@@ -219,15 +222,19 @@ def weight_parts(table: WeightTable, settings: Settings, source: str) -> Iterato
 def host_weights(groups: list[Group], settings: Settings, *, source: str, largest: int) -> Part:
     """The CPU's share: anonymous copies, and the rest file-backed (mmap) or in a buffer of its own.
 
-    A mapping spans first to last CPU tensor. mlock pins the mapping or the plain buffer, never the copies
-    (they are not host buffers to llama.cpp); without mmap the largest tensor passes through a staging buffer.
+    Of each part of the file a mapping spans the first to the last CPU tensor. mlock pins the mapping or the plain
+    buffer, never the copies (they are not host buffers to llama.cpp); without mmap the largest tensor passes through
+    a staging buffer.
     """
     copies = sum(g.copies for g in groups)
     plain = sum(g.plain for g in groups)
     locking = settings.load_mode in LOCKING_MODES
     if settings.load_mode in SHARING_MODES:
-        spans = [(g.first, g.last) for g in groups if g.first >= 0]
-        mapped = max((last for _, last in spans), default=0) - min((first for first, _ in spans), default=0)
+        mapped = sum(
+            max(g.spans[part][1] for g in groups if part in g.spans)
+            - min(g.spans[part][0] for g in groups if part in g.spans)
+            for part in {part for g in groups for part in g.spans}
+        )
         return Part(
             device=RAM,
             component="model",
