@@ -47,8 +47,8 @@ class Group(msgspec.Struct, kw_only=True):
     copies: int = 0
     spans: dict[int, tuple[int, int]] = {}
 
-    def add(self, size: int, copy: int, start: int) -> None:
-        """Count one tensor of `size` bytes at offset `start`, of which the CPU makes a copy of `copy` bytes."""
+    def add(self, size: int, copy: int, start: int, part: int = 0) -> None:
+        """Count one tensor of `size` bytes at `start` in file `part`, of which the CPU makes a copy of `copy` bytes."""
         self.tensors += size
         if copy:
             self.copies += copy
