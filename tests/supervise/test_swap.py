@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher.supervise import events
-from tests.supervise.conftest import real
+from tests.supervise.conftest import fake, real
 from tests.supervise.test_out_of_memory import ask, front_of
 
 FreePort = Callable[[], int]
@@ -64,3 +64,23 @@ async def test_a_swap_under_load_loses_nobody(
         elif isinstance(event, events.ServerStopped):
             alive.discard(event.name)
         assert len(alive) <= 1
+
+
+async def test_a_swap_that_fails_is_rolled_back_and_everybody_answered(fleet: Any, free_port: FreePort) -> None:
+    """The other worker cannot start: who asked for it is told why, who asked for the first is served by it again."""
+    port = free_port()
+    good, bad = (
+        fake("good", port, exclusive="gpu", default=True),
+        fake("bad", port, "exit-1", exclusive="gpu", start="demand"),
+    )
+    supervisor, watcher = fleet(good, bad)
+    await supervisor.start()
+    async with front_of(supervisor, free_port()) as client:
+        order = ["good", "bad", "good", "good", "bad", "good"] * 3
+        answers = await asyncio.gather(*(ask(client, name) for name in order))
+        told = {(name, answer.status_code) for name, answer in zip(order, answers, strict=True)}
+        assert told == {("good", 200), ("bad", 503)}
+        assert all("nonsense" in a.text for n, a in zip(order, answers, strict=True) if n == "bad")
+        assert (await ask(client, "good")).status_code == 200
+    assert watcher.of(events.Swapped, "bad") == []
+    assert supervisor.state("good") == "ready"

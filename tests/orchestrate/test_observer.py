@@ -1,0 +1,86 @@
+"""What the runtime counts beside serving: the seed document's metrics by their exact names, and ours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from launcher.ir.live import FleetStatus, ProcessStatus
+from launcher.route import Front, StaticUpstreams
+from launcher.route.pages import metrics_text
+from launcher.runtime.observing import Observer
+from launcher.supervise import events
+from tests.orchestrate.test_pool import fleet_of, section
+from tests.supervise.conftest import routes
+
+MIB = 1024**2
+LINE = re.compile(r'[a-z_]+(\{([a-z_]+="(?:[^"\\]|\\.)*",?)*\})? [0-9.e+-]+')
+
+
+def observer(directory: Path) -> Observer:
+    """Of a fleet with two GPU workers and a pool; nothing is started."""
+    fleet = fleet_of(directory, "ab", 10 * MIB)
+    table = msgspec.structs.replace(routes(fleet, 9), orchestration=section("ab", models_max=1))
+    process = ProcessStatus(
+        name="a", kind="server", state="ready", port=9, rung="2/4: q3", restarts=3, planned_bytes={"ram": 7}
+    )
+    return Observer(fleet, table, lambda: (process,))
+
+
+def test_the_seeds_metrics_have_their_names(tmp_path: Path) -> None:
+    """A swap, failures, an out-of-memory: counted, in a text that a scraper reads."""
+    seen = observer(tmp_path)
+    for event in (
+        events.Swapped(name="a", instead_of=("b",), seconds=0.7),
+        events.ServerFailed(name="b", code="supervise/crashed", cause="it crashed"),
+        events.RungTaken(name="a", rung="1/4: q3", why="out of memory"),
+        events.RungTaken(name="a", rung="", why="there is room again"),
+        events.SlotsRestored(name="a", slots=2, tokens=80),
+    ):
+        seen(event)
+    text = seen.metrics()
+    lines = text.splitlines()
+    for expected in (
+        'model_swap_duration_seconds_bucket{le="0.5"} 0',
+        'model_swap_duration_seconds_bucket{le="1"} 1',
+        "model_swap_duration_seconds_sum 0.7",
+        "model_swap_duration_seconds_count 1",
+        'model_load_failures_total{model="a"} 1',
+        'model_load_failures_total{model="b"} 1',
+        'launch_out_of_memory_total{server="a"} 1',
+        'launch_server_rung{server="a"} 2',
+        'launch_server_restarts_total{server="a"} 3',
+        'launch_server_memory_bytes{server="a",device="ram",kind="planned"} 7',
+        'launch_slot_tokens_restored_total{server="a"} 80',
+        "launch_warm_pool_hits_total 0",
+        f"launch_warm_pool_budget_bytes {10 * MIB}",
+        "# TYPE vram_used_bytes gauge",
+        "# TYPE model_swap_duration_seconds histogram",
+    ):
+        assert expected in lines
+    used = next(float(line.split()[1]) for line in lines if line.startswith("ram_used_bytes "))
+    assert used > 10 * MIB
+    assert all(line.startswith("# ") or LINE.fullmatch(line) for line in lines)
+    families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(families) == len(set(families))
+
+
+def test_tokens_per_second_carry_the_model(tmp_path: Path) -> None:
+    """The front's own part has the seed's fifth name, and what the runtime adds comes after it."""
+    fleet = fleet_of(tmp_path, "ab", MIB)
+    front = Front(routes(fleet, 9), StaticUpstreams())
+    front.view.targets["a"].tokens.per_second = 21.5
+    text = metrics_text(front.view.targets, StaticUpstreams().state, {})
+    assert 'inference_tokens_per_second{model="a",server="a"} 21.5' in text
+    assert front.more_metrics() == ""
+    front.close()
+
+
+def test_status_says_what_is_in_ram(tmp_path: Path) -> None:
+    """Before the pool has looked nothing is claimed."""
+    seen = observer(tmp_path)
+    process = ProcessStatus(name="a", kind="server", state="ready", port=9)
+    status = FleetStatus(deployment="d", input_digest="", runtime_pid=1, front=None, ready=True, processes=(process,))
+    assert seen.status(status).processes[0].in_ram_percent is None
