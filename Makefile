@@ -83,3 +83,4 @@ clean: ## remove what the targets above made
 fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or findings, never a crash
 	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200
 	@$(BIN)/python -m tests.route.fuzz --seconds 600
+	@LAUNCH_FUZZ_SHAPES=2000 LAUNCH_FUZZ_SEED=$$(date +%s) $(BIN)/pytest -n 2 -q tests/plan/test_compute.py --timeout 1200

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from launcher.catalog import describe
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ServerConfig
 from launcher.plan.memory import served_architecture
+from tests.plan import drawn
 from tests.plan.fleets import server
-from tests.tinymodels import ARCHITECTURES, write
+from tests.tinymodels import ARCHITECTURES, shape_of, write
 from tests.tinymodels.full_size import SHAPES, write_full_size
 
 TINY: tuple[dict[str, Any], ...] = (
@@ -25,6 +29,14 @@ FULL: tuple[dict[str, Any], ...] = (
     {"n_ctx": 16384, "slots": None, "n_ubatch": 1024},
     {"n_ctx": 5000, "slots": 3, "n_ubatch": 256, "flash_attention": "off"},
 )
+_MIDDLING: dict[str, int] = {"n_head": 16, "n_head_kv": 4, "head_dim": 64, "n_vocab": 32000}
+_MIXED: dict[str, int] = {"n_ff_exp": 256, "n_expert": 32, "n_expert_used": 4}
+MIDDLING: dict[str, dict[str, int]] = {
+    "llama": {**_MIDDLING, "n_embd": 1024, "n_layer": 6, "n_ff": 4096},
+    "qwen3moe": {**_MIDDLING, **_MIXED, "n_embd": 512, "n_layer": 6},
+    "granitehybrid": {**_MIDDLING, **_MIXED, "n_embd": 512, "n_layer": 8, "d_inner": 1024, "dt_rank": 16},
+}
+"""Models of hundreds of megabytes that are started for real: there 5 % is more than a page or two."""
 
 
 class Case(NamedTuple):
@@ -38,21 +50,48 @@ class Case(NamedTuple):
     drawn: bool
 
 
-def cases(folder: Path, seed: int, draws: int) -> list[Case]:
-    """Every tiny architecture started for real, every real shape as a sparse file, and `draws` random ones of each."""
+def cases(folder: Path, seed: int, draws: int) -> Iterator[Case]:
+    """Every tiny architecture started for real, every real shape as a sparse file, then `draws` random ones of each.
+
+    Of the random ones a quarter is started for real.
+    """
     rng = random.Random(seed)
-    found = [_case(name, folder, fields) for name in ARCHITECTURES for fields in TINY]
-    found += [_case(name, folder, fields) for name in SHAPES for fields in FULL]
-    found += [_case(rng.choice(ARCHITECTURES), folder, _draw(rng), drawn=True) for _ in range(draws)]
-    found += [_case(rng.choice(tuple(SHAPES)), folder, _draw(rng), drawn=True) for _ in range(draws)]
-    return found
+    yield from (_live(name, folder, fields) for name in ARCHITECTURES for fields in TINY)
+    for name, sizes in MIDDLING.items():
+        yield _live(name, folder, {"n_ctx": 2048, "slots": 2}, quantization="q8_0", sizes=sizes)
+    for name in SHAPES:
+        path = write_full_size(name, folder)
+        model = describe(str(path))
+        yield from (Case(name, path, model, _possible(model, f), live=False, drawn=False) for f in FULL)
+    for i in range(draws):
+        if i % 4 == 3:
+            name = rng.choice(ARCHITECTURES)
+            yield _live(name, folder, _draw(rng), sizes=_sizes(rng, name), random_draw=True)
+            continue
+        arch = drawn.architecture(rng, rng.choice(drawn.ARCHITECTURES))
+        config = drawn.config(rng, arch)
+        model, path = drawn.model(arch, folder, f"drawn-{i}")
+        yield Case(_described(arch.arch, model), path, model, config, live=False, drawn=True)
+
+
+def _described(name: str, model: ModelFile) -> str:
+    """A drawn model in short: architecture, layers, width, heads."""
+    a = model.architecture
+    heads = "/".join(str(v if isinstance(v, int) else max(v)) for v in (a.n_head, a.n_head_kv))
+    return f"{name} {a.n_layer}×{a.n_embd} {heads}·{a.key_length}"
+
+
+def _sizes(rng: random.Random, name: str) -> dict[str, int]:
+    """Other sizes of a tiny model: those that its loader does not tie to each other."""
+    sizes = {"n_vocab": rng.randrange(400, 9000), "n_layer": shape_of(name).n_layer * rng.choice([1, 2])}
+    return sizes | ({"n_ff": 32 * rng.randrange(4, 40)} if shape_of(name).n_ff else {})
 
 
 def _draw(rng: random.Random) -> dict[str, Any]:
     """Random fields."""
     slots = rng.choice([1, 2, 3, 4, 6, None])
     fields: dict[str, Any] = {
-        "n_ctx": rng.randrange(1024, 65536),
+        "n_ctx": rng.randrange(1024, 30000),
         "slots": slots,
         "n_ubatch": rng.choice([64, 128, 256, 512, 768, 1024, 2048]),
         "kv_unified": True if slots is None or rng.random() < 0.2 else None,
@@ -64,16 +103,28 @@ def _draw(rng: random.Random) -> dict[str, Any]:
     return fields | {"cache_type_k": kind, "cache_type_v": kind}
 
 
-def _case(name: str, folder: Path, fields: dict[str, Any], *, drawn: bool = False) -> Case:
-    """One case; what this build cannot do is taken out of `fields`."""
-    live = name not in SHAPES
-    path = write(name, folder) if live else write_full_size(name, folder)
+def _live(
+    name: str,
+    folder: Path,
+    fields: dict[str, Any],
+    *,
+    quantization: str = "f16",
+    sizes: dict[str, int] | None = None,
+    random_draw: bool = False,
+) -> Case:
+    """One model with weights."""
+    path = write(name, folder, quantization=quantization, **(sizes or {}))
     model = describe(str(path))
+    shown = _described(name, model) if sizes else name
+    return Case(shown, path, model, _possible(model, fields), live=True, drawn=random_draw)
+
+
+def _possible(model: ModelFile, fields: dict[str, Any]) -> ServerConfig:
+    """A server with `fields`, less what this build cannot do."""
     arch = served_architecture(model)
-    fields = dict(fields)
     if not arch.causal:
-        fields |= {"embedding": True, "n_ctx": min(fields["n_ctx"], 4 * arch.n_ctx_train)}
+        fields = fields | {"embedding": True, "n_ctx": min(fields["n_ctx"], 4 * arch.n_ctx_train)}
         fields |= {"cache_type_k": "f16", "cache_type_v": "f16"}
-    if arch.arch == "deepseek2":
-        fields |= {"repack": False}  # this build aborts on latent attention with AMX
-    return Case(name, path, model, server(**fields), live, drawn)
+    config = server(**fields)
+    # this build aborts on latent attention with AMX
+    return msgspec.structs.replace(config, repack=False) if arch.arch == "deepseek2" else config

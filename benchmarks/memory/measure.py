@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,27 +13,40 @@ import msgspec
 from benchmarks.memory.cases import Case
 from launcher.engine import dry_run
 from launcher.hardware import take_inventory
-from launcher.plan import estimate, settle
-from launcher.plan.memory.compute_bound import micro_batch
-from launcher.sizes import MIB
+from launcher.ir.plan import DeviceMemory
+from launcher.plan import Settings, estimate, settle
+from launcher.sizes import KIB, MIB
 from tests.plan.fleets import hardware
-from tests.plan.test_real_server import flags, logged
-from tests.tinymodels.running import RunningServer
+from tests.plan.test_real_server import BUFFER, flags
+from tests.tinymodels.running import BARE, RunningServer
+
+FILL = 16_384
+"""Tokens up to which every slot is filled; beyond, one slot is."""
+PATIENCE_S = 300.0
+_RSS = re.compile(r"^Rss:\s+(\d+) kB", re.MULTILINE)
+
+
+class Resident(NamedTuple):
+    """RSS of one process in MiB: once ready, and after requests that filled its slots; and what was planned for both.
+
+    Nothing has touched the compute buffer before the first request: `loaded` is the plan without it.
+    """
+
+    loaded: float
+    ready: float
+    whole: float
+    peak: float
+    used: float
 
 
 class Row(NamedTuple):
-    """One comparison, in MiB: (planned, real) a component.
-
-    `resident`, only of processes that ran: planned, planned without the compute buffer (which nothing has touched
-    before the first request), real.
-    """
+    """One comparison, in MiB: (planned, real) a component."""
 
     case: Case
-    n_ubatch: int
     model: tuple[float, float]
     context: tuple[float, float]
     compute: tuple[float, float]
-    resident: tuple[float, float, float] | None
+    resident: Resident | None
 
 
 def words(case: Case) -> list[str]:
@@ -51,17 +67,54 @@ def compare(binary: Path, case: Case) -> Row:
     unmapped = msgspec.structs.replace(settings, load_mode="none")
     model = (estimate(case.model, unmapped)[0].model_bytes / MIB, sum(m.model_bytes for m in dry.memory) / MIB)
     compute = (plan.compute_bytes / MIB, sum(m.compute_bytes for m in dry.memory) / MIB)
-    resident = None
-    if case.live:
-        real = logged(binary, case.path, case.config)
-        model = (plan.model_bytes / MIB, real["model"])
-        untouched = plan.planned_bytes - plan.compute_bytes
-        resident = (plan.planned_bytes / MIB, untouched / MIB, _resident(binary, case))
-    return Row(case, micro_batch(settings), model, (context, proven), compute, resident)
+    if not case.live:
+        return Row(case, model, (context, proven), compute, None)
+    real, resident = _run(binary, case, settings, plan)
+    model = (plan.model_bytes / MIB, real["model"])
+    return Row(case, model, (context, proven), (plan.compute_bytes / MIB, real["compute"]), resident)
 
 
-def _resident(binary: Path, case: Case) -> float:
-    """MiB in RAM once the server is ready, libraries included."""
-    with RunningServer(binary, "-m", case.path, *words(case)) as running:
-        text = Path(f"/proc/{running.pid}/smaps_rollup").read_text(encoding="ascii")
-    return int(next(line for line in text.splitlines() if line.startswith("Rss:")).split()[1]) / 1024
+def _run(binary: Path, case: Case, settings: Settings, plan: DeviceMemory) -> tuple[dict[str, float], Resident]:
+    """Logged buffers, and what the process holds."""
+    flags_ = (*BARE, "-lv", "4")
+    with RunningServer(binary, "-m", case.path, *words(case), flags=flags_, timeout_s=PATIENCE_S) as running:
+        ready = _rss(running.pid)
+        _fill(running, settings)
+        used = _rss(running.pid)
+        log = running.log()
+    sums = dict.fromkeys(("model", "KV", "RS", "output", "compute"), 0.0)
+    for kind, size in BUFFER.findall(log):
+        sums[kind] += float(size)
+    peak = (plan.peak_bytes + plan.file_bytes) / MIB
+    loaded = (plan.planned_bytes - plan.compute_bytes) / MIB
+    return sums, Resident(loaded, ready, plan.planned_bytes / MIB, peak, used)
+
+
+def _fill(running: RunningServer, settings: Settings) -> None:
+    """Fill every slot with one prompt, one where that takes too long; an encoder's micro-batch."""
+    tokens = settings.n_ctx_per_slot - 2
+    body: dict[str, list[int] | int]
+    if settings.embedding:
+        path, body = "/embedding", {"content": [7] * min(tokens, settings.n_ubatch - 2)}
+    else:
+        path, body = "/completion", {"prompt": [7] * tokens, "n_predict": 1}
+    shared = settings.n_ctx // settings.n_ctx_per_slot if settings.kv_unified else settings.slots
+    count = min(settings.slots, shared) if settings.slots * tokens <= FILL else 1
+
+    def post(_: int) -> int:
+        try:
+            return running.post(path, body)[0]
+        except UnicodeDecodeError:  # random weights say invalid UTF-8
+            return HTTPStatus.OK
+
+    with ThreadPoolExecutor(count) as pool:
+        answers = set(pool.map(post, range(count)))
+    assert answers <= {HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR}, answers  # 500: invalid UTF-8 too
+
+
+def _rss(pid: int) -> float:
+    """MiB in RAM, libraries and touched pages of mapped files included."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    found = _RSS.search(text)
+    assert found, text
+    return int(found[1]) * KIB / MIB

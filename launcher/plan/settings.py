@@ -48,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     draft_n_max: int
     """Tokens drafted ahead by a draft model; 0 = no draft."""
     ngram: NgramConfig | None
+    plain_devices: bool = False
+    """Every device allocates as the CPU does (RPC)."""
     pooling: str = "none"
     """How an embedding server makes one vector of a text's tokens."""
 

@@ -92,6 +92,7 @@ def settle(
         tensor_split=_split(config, hardware, devices),
         kv_offload=config.kv_offload,
         host_buffer=hardware is not None and any(hardware.gpus[d].backend in HOST_BUFFERS for d in devices),
+        plain_devices=hardware is not None and all(hardware.gpus[d].backend == "rpc" for d in devices),
         cpu_features=frozenset(hardware.cpu.features if hardware else ()),
         threads=threads,
         threads_batch=config.threads_batch or threads,

@@ -135,7 +135,8 @@ def model(arch: ArchitectureConfig, folder: Path, name: str = "drawn") -> tuple[
 
 def config(rng: random.Random, arch: ArchitectureConfig) -> ServerConfig:
     """A server of such a model."""
-    slots = rng.choice([1, 1, 2, 3, 4, 7, 16, None])
+    # this server aborts on a mean over sequences of unequal length
+    slots = rng.choice([1, 1, 2, 3, 4, 7, 16, None] if arch.causal else [1, 2, 4])
     fields: dict[str, Any] = {
         "n_ctx": rng.randrange(512, 70_000),
         "slots": slots,

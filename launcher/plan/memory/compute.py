@@ -1,7 +1,7 @@
 """Compute buffers: what llama_context::sched_reserve takes. Pure.
 
-A server on the CPU alone, of an architecture whose graph is described in `graph`: simulated, to the byte. All others:
-the bound of `compute_bound`, with its margin.
+Simulated to the byte where the graph is described in `graph` and runs on the CPU alone, or on one device that has every
+layer. All others (layers on both sides, several devices, unknown architectures): the bound of `compute_bound`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from launcher.ir.config import ArchitectureConfig
 from launcher.plan.memory.compute_bound import compute_bound, micro_batch, with_margin
-from launcher.plan.memory.graph import Batch, Cache, NotSimulatedError, compute_bytes
+from launcher.plan.memory.graph import Batch, Cache, NotSimulatedError, Sizes, compute_bytes
 from launcher.plan.memory.kv import sliding_cells
 from launcher.plan.memory.layers import Layers, at, value_length
 from launcher.plan.memory.output import outputs_max
@@ -20,7 +20,10 @@ from launcher.plan.memory.parts import Part
 from launcher.plan.memory.placement import fully_offloaded
 from launcher.plan.memory.weights import Simulated, WeightTable
 from launcher.plan.settings import RAM, Settings
+from launcher.sizes import KIB
 
+COPIES = 64 * KIB
+"""Bytes that the scheduler may need beside: copies of views of inputs, tens of bytes each."""
 SMALL = 4
 """A micro-batch of fewer tokens a slot than this is not sure to need more than one token of each slot."""
 
@@ -40,6 +43,7 @@ def batches(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iter
         sliding=_cache(arch, kinds.sliding, sliding_cells(arch, settings), sliding=True),
         experts_used=settings.n_expert_used,
         pooling=settings.pooling if settings.embedding else "",
+        offloaded=bool(settings.devices),
     )
     yield whole
     if tokens < SMALL * settings.slots:
@@ -56,22 +60,29 @@ def _cache(arch: ArchitectureConfig, layers: tuple[int, ...], cells: int, *, sli
 
 def simulated(
     arch: ArchitectureConfig, kinds: Layers, settings: Settings, table: WeightTable, known: Simulated
-) -> int | None:
-    """Bytes of the one buffer of a server without devices; None where its graph is not described.
+) -> Sizes | None:
+    """The buffers of a server on the CPU alone, or wholly on one device; None where its graph is not described.
 
-    `known` has the sizes found so far, and gets new ones.
+    `known` has what was found so far, and gets more.
     """
-    if settings.devices:
+    if settings.devices and not _on_one_device(kinds.n_layer, settings):
         return None
     try:
-        return max(_size(arch, batch, table, known) for batch in batches(arch, kinds, settings))
+        found = [_sizes(arch, batch, table, known) for batch in batches(arch, kinds, settings)]
     except NotSimulatedError:
         return None
+    return Sizes(max(f.host for f in found), max(f.device for f in found))
 
 
-def _size(arch: ArchitectureConfig, batch: Batch, table: WeightTable, known: Simulated) -> int:
-    """Bytes for one batch. Raises NotSimulatedError."""
-    key = (arch, batch, id(table))
+def _on_one_device(n_layer: int, settings: Settings) -> bool:
+    """Whether every layer, its experts and its K/V are on one device."""
+    whole = settings.n_gpu_layers > n_layer and not settings.n_cpu_moe and settings.kv_offload
+    return whole and len(settings.devices) == 1
+
+
+def _sizes(arch: ArchitectureConfig, batch: Batch, table: WeightTable, known: Simulated) -> Sizes:
+    """Buffers for one batch. Raises NotSimulatedError."""
+    key = (arch, batch, id(table))  # tables live as long as what is known of them
     if key not in known:
         known[key] = compute_bytes(arch, batch, table.kinds, table.order)
     return known[key]
@@ -80,14 +91,26 @@ def _size(arch: ArchitectureConfig, batch: Batch, table: WeightTable, known: Sim
 def compute_parts(
     arch: ArchitectureConfig, kinds: Layers, settings: Settings, table: WeightTable, known: Simulated
 ) -> Iterator[Part]:
-    """Compute buffers by device. Where they are not simulated: whole on each side unless everything is offloaded.
+    """Compute buffers by device: simulated, else the bound.
+
+    A simulated device's own allocator is known for RPC alone; others get the margin on top.
+    """
+    sizes = simulated(arch, kinds, settings, table, known)
+    if sizes is None:
+        yield from _bounds(arch, kinds, settings)
+    elif not settings.devices:
+        yield Part(device=RAM, component="compute", committed=sizes.host)
+    else:
+        for name, size in zip((RAM, *settings.devices), sizes, strict=True):
+            room = size + COPIES if settings.plain_devices else with_margin(arch, size)
+            yield Part(device=name, component="compute", committed=room)
+
+
+def _bounds(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:
+    """The bound: whole on each side unless everything is offloaded.
 
     A full offload needs a row of activations less on the device, and masks and two rows on the host.
     """
-    size = simulated(arch, kinds, settings, table, known)
-    if size is not None:
-        yield Part(device=RAM, component="compute", committed=size)
-        return
     bound = compute_bound(arch, kinds, settings)
     host = device = bound.whole
     if fully_offloaded(kinds.n_layer, settings):

@@ -14,6 +14,7 @@ from math import prod
 import msgspec
 
 from launcher.ir.catalog import ModelFile, Tensor
+from launcher.plan.memory.graph import Sizes
 from launcher.plan.memory.layers import split_name
 from launcher.plan.memory.parts import Part
 from launcher.plan.memory.placement import layer_devices
@@ -124,7 +125,7 @@ def copied_bytes(tensor: Tensor, copies: CpuCopies) -> int:
     return 0
 
 
-Simulated = dict[tuple[Hashable, ...], int]
+Simulated = dict[tuple[Hashable, ...], Sizes]
 
 
 class WeightTables:

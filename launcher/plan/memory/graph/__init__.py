@@ -1,6 +1,6 @@
 """The size of a compute buffer, found by doing what the server does: build the graph, run ggml's allocator.
 
-In: an architecture, the shapes of its layers' weights, a `Batch`. Out: bytes. Pure.
+In: an architecture, the shapes of its layers' weights, a `Batch`. Out: `Sizes`. Pure.
 
 `values` are tensors and operations; `attention`, `feed_forward` and `recurrent` the blocks; `models` puts them together
 by architecture; `allocator` is ggml-alloc.c; `simulate` walks through a model. Held against llama-server's own
@@ -9,6 +9,6 @@ by architecture; `allocator` is ggml-alloc.c; `simulate` walks through a model. 
 
 from launcher.plan.memory.graph.batch import Batch, Cache, NotSimulatedError
 from launcher.plan.memory.graph.models import SIMULATED
-from launcher.plan.memory.graph.simulate import compute_bytes
+from launcher.plan.memory.graph.simulate import Sizes, compute_bytes
 
-__all__ = ["SIMULATED", "Batch", "Cache", "NotSimulatedError", "compute_bytes"]
+__all__ = ["SIMULATED", "Batch", "Cache", "NotSimulatedError", "Sizes", "compute_bytes"]

@@ -42,6 +42,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     experts_used: int
     pooling: str = ""
     """How embeddings are pooled; empty for a server that completes."""
+    offloaded: bool = False
+    """Every layer is on one device: the host looks up the embeddings, and inputs are copied over."""
 
     @property
     def sequence_tokens(self) -> int:

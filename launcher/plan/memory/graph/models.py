@@ -76,11 +76,17 @@ MIXERS = frozenset({"attn_output.weight", "ssm_out.weight", "shortconv.out_proj.
 def embed(b: Build) -> Value:
     """Token embeddings: looked up, or given, for which room is kept too (build_inp_embd)."""
     g, tokens, a = b.graph, b.batch.tokens, b.arch
-    ids = b.shared("tokens", tokens)
-    g.expand(ids)
     width = a.n_embd * (1 + a.n_deepstack)
-    g.expand(b.shared("embeddings", width, tokens, kind="f32"))
-    x = g.new((a.n_embd, tokens), ids)
+    if b.batch.offloaded:
+        if a.arch == "bert":
+            raise NotSimulatedError("embeddings of bert on a device")
+        x = b.shared("embedded on the host", a.n_embd, tokens, kind="f32")
+        g.expand(x)
+    else:
+        ids = b.shared("tokens", tokens)
+        g.expand(ids)
+        g.expand(b.shared("embeddings", width, tokens, kind="f32"))
+        x = g.new((a.n_embd, tokens), ids)
     if a.n_deepstack:
         padded = g.new((width, tokens), x)
         x = b.once("embedded", lambda: g.view(padded, a.n_embd, tokens))

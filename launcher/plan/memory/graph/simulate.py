@@ -7,9 +7,10 @@ allocator then goes through all layers with the stretches found there, and remem
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from launcher.ir.config import ArchitectureConfig
-from launcher.plan.memory.graph.allocator import Player, Segment, lifetimes
+from launcher.plan.memory.graph.allocator import Player, Segment, aligned, lifetimes
 from launcher.plan.memory.graph.batch import Batch, Build, NotSimulatedError, Weights
 from launcher.plan.memory.graph.models import KNOWN, MIXERS, SIMULATED, embed, finish, layer
 from launcher.plan.memory.layers import at, slides
@@ -18,8 +19,15 @@ END = -1
 """The number of what comes after the last layer, and before the first."""
 
 
-def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weights], order: Sequence[int]) -> int:
-    """Bytes of the buffer that one backend needs for the whole graph.
+class Sizes(NamedTuple):
+    """Bytes of the host's buffer, and of the device's where every layer is on one."""
+
+    host: int
+    device: int = 0
+
+
+def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weights], order: Sequence[int]) -> Sizes:
+    """What the graph for one batch needs.
 
     `order` has the index in `kinds` of each layer's weights. Raises NotSimulatedError for a graph that is not
     described in `models`.
@@ -29,7 +37,7 @@ def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weight
     unknown = sorted({name for kind in kinds for name in kind} - KNOWN)
     if unknown:
         raise NotSimulatedError(f"weights that are not described: {', '.join(unknown)}")
-    numbers = number(arch, kinds, order)
+    numbers = number(arch, kinds, order, apart=1 if batch.offloaded else 0)
     kept = walk(numbers)
     build = Build(arch, batch)
     x = embed(build)
@@ -40,15 +48,24 @@ def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weight
     finish(build, x)
     bounds.append(len(build.graph.nodes))
     segments = lifetimes(build.graph.nodes, build.graph.inputs, bounds)
-    return _play(numbers, [*(numbers[il] for il in kept), END], segments, Player(build.graph.inputs))
+    peak = _play(numbers, [*(numbers[il] for il in kept), END], segments, Player(build.graph.inputs))
+    return Sizes(_feeding(arch, build), peak) if batch.offloaded else Sizes(peak)
 
 
-def number(arch: ArchitectureConfig, kinds: Sequence[Weights], order: Sequence[int]) -> list[int]:
+def _feeding(arch: ArchitectureConfig, build: Build) -> int:
+    """Bytes of a host that only feeds a device: tokens, embeddings given and looked up, and all other inputs."""
+    tokens = build.batch.tokens
+    given = arch.n_embd * (1 + arch.n_deepstack)
+    return aligned(tokens * 4) + aligned(given * tokens * 4) + sum(aligned(value.size) for value in build.graph.inputs)
+
+
+def number(arch: ArchitectureConfig, kinds: Sequence[Weights], order: Sequence[int], *, apart: int = 0) -> list[int]:
     """Layers by kind: equal weights, heads and window; the last of a kind, which may free inputs, is one of its own.
 
-    A layer that only feeds forward is evaluated with the one after it: what came before it is part of its kind.
+    So are the first `apart`: what they add to may be an input. A layer that only feeds forward is evaluated with the
+    one after it: what came before it is part of its kind.
     """
-    deep = range(arch.n_deepstack)
+    deep = range(max(arch.n_deepstack, apart))
     traits = [
         (k, slides(arch, il), at(arch.n_head, il), at(arch.n_head_kv, il), il if il in deep else END)
         for il, k in enumerate(order)
