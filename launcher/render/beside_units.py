@@ -43,6 +43,8 @@ def front_values(plan: FleetPlan) -> dict[str, Any]:
         "stop_timeout_s": math.ceil(plan.config.runtime.drain_timeout_s) + 5,
         "credentials": _front_credentials(plan),
         "memory_max": str(FRONT_BYTES),
+        # it keeps the memory of projects there
+        "state_directory": f"{deploy.unit_prefix}-{FRONT}" if plan.config.orchestration else None,
         "loopback": front.host in LOOPBACK and all(s.host in LOOPBACK for s in (*plan.servers, *plan.remote)),
     }
 
