@@ -129,7 +129,7 @@ def test_a_plan_or_findings(tree: dict[str, Any], tmp_path_factory: Any) -> None
 @given(fleet=st.dictionaries(st.sampled_from(NAMES), servers(), min_size=1))
 def test_a_plan_or_findings_of_values(fleet: dict[str, dict[str, Any]]) -> None:
     """The same behind the config stage, which refuses much: a thousand fleets through plan and render alone."""
-    whole = _base()
+    whole = base()
     decoded = {}
     for name, fields in fleet.items():
         try:
@@ -145,7 +145,7 @@ def test_a_plan_or_findings_of_values(fleet: dict[str, dict[str, Any]]) -> None:
 _KEPT: list[Compilation] = []
 
 
-def _base() -> Compilation:
+def base() -> Compilation:
     """A fleet of every model of the cases, compiled once."""
     if not _KEPT:
         one = {f"+servers.m{i}": m for i, m in enumerate(MODELS[:-1])}

@@ -2,54 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from launcher.errors import Fix
 from launcher.ir.config import ServerConfig
-from launcher.ir.plan import DeviceMemory
+from launcher.ir.plan import DeviceMemory, DevicePlan
 from launcher.plan.checks.planning import Planning
+from launcher.plan.devices import device_plans, elect
 from launcher.plan.memory import add_up, pad
-from launcher.plan.server import Planned, price
+from launcher.plan.server import Planned, plan_server
+from launcher.plan.sharing import share
 from launcher.sizes import GIB, MIB, gib
 
 WORTH = 64 * MIB
 """Smaller savings are not worth a line."""
 CONTEXT_FLOOR = 4096
 """No fix proposes a smaller context for a slot."""
-BIGGEST = 3
+MOST, SHOWN, LONGEST = 12, 3, 6
+"""Servers that are considered, those of them that are listed for each loss, and changes together worth reading."""
 SPEED, PRECISION, SLOTS, CONTEXT, QUALITY, TIER = range(6)
 """What a remedy loses, cheapest first: prompt speed, precision, concurrency, context, quality, the server."""
 WIDE = frozenset({"f32", "f16", "bf16"})
 
 
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
-    """Overrides of one server, what they lose, what they save in bytes."""
+    """Changes of one server, what they lose, what they save in bytes."""
 
     loss: int
-    override: str
+    server: str
+    changes: dict[str, object]
     saves: int
     about: bool = False
+
+    @property
+    def override(self) -> str:
+        """The changes as they are typed."""
+        return " ".join(f"servers.{self.server}.{field}={_spell(value)}" for field, value in self.changes.items())
 
 
 def remedies(planning: Planning, device: str, excess: int) -> tuple[Fix, ...]:
     """Fixes for `device` being `excess` bytes over, cheapest loss first, then by what they save.
 
-    Quantizations lose more the more they save, so among them the smallest saving comes first.
+    Of each loss the servers that save most. Quantizations lose more the more they save, so among them the smallest
+    saving comes first. Where none is enough but to do without a server, those that are enough together come last.
     """
     users = [(size, s) for s in planning.running if (size := _peak(add_up(s.parts), device))]
-    biggest = [s for _, s in sorted(users, key=lambda pair: (-pair[0], pair[1].name))[:BIGGEST]]
-    found = [r for server in biggest for r in _of(planning, server, device) if r.saves >= WORTH]
-    found.sort(key=lambda r: (r.loss, r.saves if r.loss == QUALITY else -r.saves, r.override))
-    return tuple(Fix(override=r.override, effect=_effect(r, excess)) for r in found)
+    biggest = [s for _, s in sorted(users, key=lambda pair: (-pair[0], pair[1].name))[:MOST]]
+    every = [r for server in biggest for r in _of(planning, server, device) if r.saves >= WORTH]
+    listed = [r for loss in range(TIER + 1) for r in _listed([r for r in every if r.loss == loss])]
+    fixes = [Fix(override=r.override, effect=_effect(r.saves, excess, about=r.about)) for r in listed]
+    if not any(r.saves >= excess and not r.about and r.loss != TIER for r in listed):
+        fixes += _together(planning, device, excess, [r for r in every if not r.about])
+    return tuple(fixes)
 
 
-def _effect(remedy: Remedy, excess: int) -> str:
+def _listed(same: list[Remedy]) -> list[Remedy]:
+    """Of remedies that lose the same, those of the servers that save most by them."""
+    best: dict[str, int] = {}
+    for remedy in same:
+        best[remedy.server] = max(remedy.saves, best.get(remedy.server, 0))
+    servers = sorted(best, key=lambda name: (-best[name], name))[:SHOWN]
+    kept = [r for r in same if r.server in servers]
+    return sorted(kept, key=lambda r: (r.saves if r.loss == QUALITY else -r.saves, r.override))
+
+
+def _together(planning: Planning, device: str, excess: int, every: list[Remedy]) -> Iterator[Fix]:
+    """The fewest changes that are enough together: without giving up a server if that can be, else the biggest ones."""
+    keeping = sorted((r for r in every if r.loss != TIER), key=lambda r: (r.loss, -r.saves, r.override))
+    giving_up = sorted((r for r in every if r.loss == TIER), key=lambda r: (-r.saves, r.override))
+    for candidates in (keeping, giving_up):
+        chosen = _enough(planning, device, excess, candidates)
+        if 1 < len(chosen) <= LONGEST:
+            merged = _merged(chosen)
+            override = " ".join(Remedy(loss=0, server=s, changes=c, saves=0).override for s, c in merged.items())
+            yield Fix(override=override, effect=_effect(_saved(planning, device, merged), excess))
+        if chosen:
+            return
+
+
+def _enough(planning: Planning, device: str, excess: int, candidates: list[Remedy]) -> list[Remedy]:
+    """Of `candidates`, in order, as many as are enough together, without any to spare; none if all are not."""
+    chosen: list[Remedy] = []
+    for remedy in candidates:
+        chosen.append(remedy)
+        if sum(r.saves for r in chosen) >= excess and _saved(planning, device, _merged(chosen)) >= excess:
+            break
+    else:
+        return []
+    for remedy in sorted(chosen, key=lambda r: r.saves):
+        fewer = [r for r in chosen if r is not remedy]
+        if _saved(planning, device, _merged(fewer)) >= excess:
+            chosen = fewer
+    return chosen
+
+
+def _merged(chosen: list[Remedy]) -> dict[str, dict[str, object]]:
+    """Server → all its changes."""
+    merged: dict[str, dict[str, object]] = {}
+    for remedy in chosen:
+        merged[remedy.server] = merged.get(remedy.server, {}) | remedy.changes
+    return merged
+
+
+def _saved(planning: Planning, device: str, changes: dict[str, dict[str, object]]) -> int:
+    """Bytes that the fleet needs less on `device` with `changes`: planned anew, with sharing and exclusive groups."""
+    servers = [_changed(planning, s, changes.get(s.name, {})) for s in planning.servers]
+    after = device_plans(planning.fleet, share(elect(servers)), planning.services)
+    return _need(planning.devices, device) - _need(after, device)
+
+
+def _changed(planning: Planning, server: Planned, changes: dict[str, object]) -> Planned:
+    """`server` planned with `changes`, alone: nothing shared yet."""
+    if changes:
+        config = msgspec.structs.replace(server.config, **changes)
+        planned, _ = plan_server(planning.fleet, planning.catalog, server.name, config, planning.tables)
+        return planned or server
+    return msgspec.structs.replace(server, plan=msgspec.structs.replace(server.plan, memory=add_up(server.parts)))
+
+
+def _need(devices: Sequence[DevicePlan], device: str) -> int:
+    """The most that `device` is to hold."""
+    return next(max(d.planned_bytes, d.peak_bytes) for d in devices if d.name == device)
+
+
+def _effect(saves: int, excess: int, *, about: bool = False) -> str:
     """`saves 61.2 GiB`, and whether that alone is enough."""
-    about = "about " if remedy.about else ""
-    size = f"{remedy.saves / GIB:.1f} GiB" if remedy.saves >= GIB else gib(remedy.saves)
-    return f"saves {about}{size}" + (", enough" if remedy.saves >= excess and not remedy.about else "")
+    size = f"{saves / GIB:.1f} GiB" if saves >= GIB else gib(saves)
+    return f"saves {'about ' if about else ''}{size}" + (", enough" if saves >= excess and not about else "")
 
 
 def _peak(memory: tuple[DeviceMemory, ...], device: str) -> int:
@@ -58,19 +139,20 @@ def _peak(memory: tuple[DeviceMemory, ...], device: str) -> int:
 
 
 def _of(planning: Planning, server: Planned, device: str) -> Iterator[Remedy]:
-    """Every remedy of one server."""
-    before = _peak(add_up(server.parts), device)
+    """Every remedy of one server. A file that the catalogue has not read is weighed by its published size."""
     cold = next((name for name, tier in planning.fleet.tiers.items() if tier.start == "never"), None)
+    alternatives: list[tuple[int, dict[str, object]]] = [*_changes(server), *_quantizations(planning, server)]
     if cold and len(planning.running) > 1:
-        yield Remedy(loss=TIER, override=f"{server.key}.tier={cold}", saves=before)
-    for loss, changes in (*_changes(server), *_quantizations(planning, server)):
-        override = " ".join(f"{server.key}.{field}={_spell(value)}" for field, value in changes.items())
-        changed = msgspec.structs.replace(server.config, **changes)
-        after = price(planning.fleet, planning.catalog, changed, planning.tables)
-        if after is not None:
-            yield Remedy(loss=loss, override=override, saves=before - _peak(after, device))
+        alternatives.append((TIER, {"tier": cold}))
+    for loss, changes in alternatives:
+        config = msgspec.structs.replace(server.config, **changes)
+        known = planning.catalog.get(config.model, config.quantization)
+        if known is not None and known.parts:
+            saves = _saved(planning, device, {server.name: changes})
+            yield Remedy(loss=loss, server=server.name, changes=changes, saves=saves)
         elif "quantization" in changes:
-            yield Remedy(loss=loss, override=override, saves=_file_saving(planning, server, changed), about=True)
+            saves = _file_saving(planning, server, config)
+            yield Remedy(loss=loss, server=server.name, changes=changes, saves=saves, about=True)
 
 
 def _spell(value: object) -> str:
