@@ -49,6 +49,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         """Manifest and routes of `deployment`."""
         return self._at("/etc", ".config") / "launch" / deployment
 
+    def run(self, deployment: str) -> Path:
+        """Whose turn it is in exclusive groups of `deployment`, while the machine is up."""
+        return self.root / "run/launch" / deployment
+
     @property
     def records(self) -> Path:
         """Ownership records, one a deployment."""

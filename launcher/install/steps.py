@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
     folders = {layout.data(changes.deployment), layout.libexec(changes.deployment)}
     for change in changes.changes:
         change.path.unlink(missing_ok=True)
+    shutil.rmtree(layout.run(changes.deployment), ignore_errors=True)
     record_path(changes.deployment, layout).unlink(missing_ok=True)
+    folders |= {layout.run(changes.deployment)}
     for folder in (*sorted(folders), *sorted({f.parent for f in folders}), layout.records, layout.records.parent):
         with contextlib.suppress(OSError):  # somebody else's files are in it, or it was never made
             folder.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from launcher.install.layout import Layout
 
 _TIMEOUT_S = 3600.0
 """Loading a fleet of big models may take that long; each unit has its own, shorter limit."""
+
+_LOOKS = 10
+_LOOK_PAUSE_S = 0.1
 
 
 class Systemd:
@@ -90,11 +94,17 @@ class Systemd:
 
     def log(self, unit: str, lines: int = 12) -> tuple[str, ...]:
         """The last lines of a unit's journal, without times."""
-        # what a process wrote last may not be in the journal yet when systemd already knows that it ended
-        subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
         argv = [*self.journal([unit], lines), "--output=cat"]
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
-        return tuple(done.stdout.splitlines())
+        found: tuple[str, ...] | None = None
+        # what a process wrote last comes into the journal after systemd's own word that it ended; --sync does not wait
+        for _ in range(_LOOKS):
+            before = found
+            done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+            found = tuple(done.stdout.splitlines())
+            if found == before:
+                break
+            time.sleep(_LOOK_PAUSE_S)
+        return found or ()
 
     def journal(self, units: Sequence[str], lines: int) -> list[str]:
         """The command line that prints the last `lines` of the journal of `units`."""

@@ -8,7 +8,7 @@ from typing import Any
 from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
 from launcher.render.probes import reachable_url
 from launcher.render.server_keys import own_key_file
-from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command
+from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command
 from launcher.render.unit_names import (
     FRONT,
     LOOPBACK,
@@ -56,7 +56,7 @@ def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
     front = plan.config.runtime.front.api_key_file
     files = {"api-key": front} if front else {}
     files |= {f"key-{s.name}": key for s in (*plan.servers, *plan.remote) if (key := own_key_file(s.extra_args))}
-    return tuple(f"{name}:{quote_bind(path)}" for name, path in files.items())
+    return tuple(f"{name}:{credential_path(path)}" for name, path in files.items())
 
 
 def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:

@@ -40,7 +40,7 @@ PROXY_TEMPLATE = "systemd/warm-proxy.service.j2"
 REVIVE_TEMPLATE = "systemd/revive.service.j2"
 REVIVE_S = 30
 """How long the port of a server that failed to start stays closed."""
-LIBEXEC = ("launch-drain", "launch-gate", "launch-notify")
+LIBEXEC = ("launch-drain", "launch-gate", "launch-notify", "launch-turn")
 """Programs that units run, each of a template of its name in `libexec/`."""
 
 

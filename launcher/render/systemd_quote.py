@@ -38,6 +38,11 @@ def quote_bind(path: str) -> str:
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
 
 
+def credential_path(path: str) -> str:
+    """`path` behind the `:` of `LoadCredential=`, which knows no quotes: only specifiers are replaced there."""
+    return path.replace("%", "%%")
+
+
 def _escape(char: str) -> str:
     """`char` inside double quotes."""
     if char in _NAMED:

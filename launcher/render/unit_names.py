@@ -53,6 +53,17 @@ def shared_user(plan: FleetPlan, server: str) -> str:
     return name if len(name) <= 31 else f"{name[:22]}-{zlib.crc32(name.encode()):08x}"
 
 
+def turn_file(plan: FleetPlan, server: ServerPlan) -> str | None:
+    """Where it is written whose turn it is among the exclusive group of `server`; None where `Conflicts=` will do.
+
+    Members behind sockets take turns: clients start them, at any time and at once.
+    """
+    members = [s for s in plan.servers if s.exclusive == server.exclusive]
+    if server.exclusive is None or not any(socket_path(plan, member) for member in members):
+        return None
+    return f"/run/launch/{plan.deployment}/{zlib.crc32(server.exclusive.encode()):08x}.turn"
+
+
 def socket_path(plan: FleetPlan, server: ServerPlan) -> str | None:
     """The unix socket of a server that a connection to its port starts; None where it listens on the port itself.
 

@@ -14,7 +14,7 @@ from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command
 from launcher.render.probes import proof_request, reachable_url
 from launcher.render.server_keys import own_key_file, with_credential
-from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command, quote_word
+from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command, quote_word
 from launcher.render.unit_names import (
     FRONT,
     LOOPBACK,
@@ -24,6 +24,7 @@ from launcher.render.unit_names import (
     slice_name,
     socket_path,
     target_name,
+    turn_file,
     unit_name,
 )
 
@@ -82,7 +83,7 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
             "%", "%%"
         ),
         "after": ("network.target", *(unit_name(plan, n) for n in _ordered_after(server, plan))),
-        "conflicts": tuple(unit_name(plan, n) for n in _rivals(server, plan)),
+        **_exclusion(server, plan),
         "target": target_name(plan, server.tier),
         "slice": slice_name(plan, server.tier),
         "start_limit_burst": attempts,
@@ -94,7 +95,7 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
         ),
         "digest": command.digest,
         "command": " \\\n    ".join(_lines(quoted)),
-        "credential": quote_bind(keys) if credential and keys else None,
+        "credential": credential_path(keys) if credential and keys else None,
         "key_file": quote_word(f"LAUNCH_KEY_FILE={keys}") if keys else None,
         "gate": as_root + libexec_command(plan, "launch-gate", *proof),
         "notify": libexec_command(plan, "launch-notify", str(WATCHDOG_S // 4), *proof),
@@ -103,7 +104,7 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
         "socket": path is not None,
         "shared_user": shared_user(plan, server.name),
         "private_network": path is not None and not allow,
-        "start_timeout_s": math.ceil(server.start_timeout_s),
+        "start_timeout_s": math.ceil(min(LONGEST_S, server.start_timeout_s + _turn_wait_s(server, plan))),
         "stop_timeout_s": max(math.ceil(server.stop_grace_s), drain_s + 5 if drains else 0),
         "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
         "environment": quote_assignments(command.env),
@@ -125,7 +126,7 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
         "loopback": loopback,
         "device_allow": allow,
     }
-    return values, tuple(_bad_paths(server, hidden))
+    return values, tuple(_bad_paths(server, (*hidden, *([keys] if keys else []))))
 
 
 def memory_max(server: ServerPlan) -> str:
@@ -167,10 +168,28 @@ def _ordered_after(server: ServerPlan, plan: FleetPlan) -> tuple[str, ...]:
     """Servers that are waited for: the plan's edges, and rivals, which must have stopped.
 
     One direction is enough (systemd.unit(5), Before=/After=): a stop is ordered before a start either way, and both
-    directions would be a cycle. So only rivals that come before `server` in the plan.
+    directions would be a cycle. So only rivals that come before `server` in the plan. Who takes turns waits by itself.
     """
-    earlier = [s.name for s in plan.servers[: plan.servers.index(server)]]
+    earlier = [s.name for s in plan.servers[: plan.servers.index(server)]] if turn_file(plan, server) is None else []
     return tuple(dict.fromkeys((*server.after, *(n for n in _rivals(server, plan) if n in earlier))))
+
+
+def _exclusion(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
+    """How the other members of its exclusive group are kept from running beside `server`."""
+    turn = turn_file(plan, server)
+    rivals = tuple(unit_name(plan, name) for name in _rivals(server, plan))
+    if turn is None:
+        return {"conflicts": rivals, "turn": None}
+    return {"conflicts": (), "turn": libexec_command(plan, "launch-turn", turn, unit_name(plan, server.name), *rivals)}
+
+
+def _turn_wait_s(server: ServerPlan, plan: FleetPlan) -> float:
+    """How long `server` may have to wait for its turn: each rival loads, and is drained."""
+    if turn_file(plan, server) is None:
+        return 0
+    rivals = _rivals(server, plan)
+    drain_s = plan.config.runtime.drain_timeout_s + 5
+    return sum(s.start_timeout_s + drain_s for s in plan.servers if s.name in rivals)
 
 
 def _rivals(server: ServerPlan, plan: FleetPlan) -> tuple[str, ...]:
@@ -209,12 +228,13 @@ def _hidden_paths(server: ServerPlan, binary: str) -> tuple[str, ...]:
 
 
 def _bad_paths(server: ServerPlan, paths: tuple[str, ...]) -> Iterator[Finding]:
-    """Findings for paths that `BindReadOnlyPaths=` has no way to write."""
+    """Findings for paths that `BindReadOnlyPaths=` and `LoadCredential=` have no way to write."""
     for path in paths:
         if any(c < " " for c in path):
             message = f"{path!r} has a control character and cannot be bound into a sandbox"
+            field = "extra_args" if path == own_key_file(server.extra_args) else "model"
             yield Finding(
-                code="render/bad-character", severity="error", key=f"servers.{server.name}.model", message=message
+                code="render/bad-character", severity="error", key=f"servers.{server.name}.{field}", message=message
             )
 
 

@@ -38,7 +38,7 @@ def stub_root(directory: Path, units: dict[str, str]) -> list[Path]:
     shutil.copytree(
         source if source.exists() else Path("/lib/systemd/system"), directory / "usr/lib/systemd/system", symlinks=True
     )
-    programs = [p for text in units.values() for p in re.findall(r'^Exec\w+="?([^ "]+)', text, re.MULTILINE)]
+    programs = [p for text in units.values() for p in re.findall(r'^Exec\w+=\+?"?([^ "]+)', text, re.MULTILINE)]
     for program in {*programs, "/bin/sh"}:
         path = directory / (program[1:] if program.startswith("/") else f"usr/bin/{program}")
         path.parent.mkdir(parents=True, exist_ok=True)

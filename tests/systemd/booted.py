@@ -100,9 +100,15 @@ class BootedHost:
         return int(self.show(unit, "MainPID")["MainPID"])
 
     def journal(self, unit: str) -> str:
-        """What the unit's processes and systemd said about it, up to now."""
-        self.run("journalctl", "--sync", check=False)
+        """What the unit's processes and systemd said about it."""
         return self.run("journalctl", "--no-pager", "-o", "cat", "-u", unit, check=False).stdout
+
+    def wait_said(self, unit: str, text: str, timeout_s: float = 20) -> None:
+        """Wait until `text` is in the unit's journal, which hears of an end before it hears the last words."""
+        began = time.monotonic()
+        while text not in (journal := self.journal(unit)):
+            assert time.monotonic() - began < timeout_s, f"{unit} never said {text!r}:\n{journal[-3000:]}"
+            time.sleep(_POLL_S)
 
     def wait_state(self, unit: str, state: str, timeout_s: float = 20) -> float:
         """Wait until ActiveState of `unit` is `state`; seconds it took. Fails with the journal."""
