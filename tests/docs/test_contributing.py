@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.plan import plan_fleet
+from tests.cases.case import read_case
 from tests.cli.conftest import Cli, cli
 from tests.plan import fleets
 
@@ -27,6 +28,17 @@ def test_two_yaml_files_add_a_model_and_a_server(cli: Cli) -> None:
     tiny = next(s for s in plan["servers"] if s["name"] == "tiny")
     assert (tiny["port"], tiny["slots"], tiny["n_ctx_per_slot"], tiny["source"]) == (8137, 2, 2048, "gguf")
     assert {f["code"] for f in plan["findings"]} <= {"cpu/oversubscribed", "plan/file-shared"}
+
+
+def test_the_example_cases_are_cases() -> None:
+    """The two cases shown in CONTRIBUTING are files of the suite, one that triggers the code that the other misses."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = dict(re.findall(r"```yaml\n# (tests/cases/\S+)\n(.*?)```", text, re.DOTALL))
+    assert len(blocks) == 2
+    for path, body in blocks.items():
+        assert (ROOT / path).read_text() == body
+    triggers, misses = (read_case(ROOT / path) for path in blocks)
+    assert {e.code for e in triggers.expected} == set(misses.near_misses)
 
 
 def test_the_example_check_checks() -> None:
