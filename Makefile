@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-dev embedded lint types layers unit generated bench fuzz clean
+.PHONY: help run test setup setup-dev embedded lint types layers unit generated bench fuzz soak clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -84,3 +84,7 @@ fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or fi
 	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200
 	@$(BIN)/python -m tests.route.fuzz --seconds 600
 	@LAUNCH_FUZZ_SHAPES=2000 LAUNCH_FUZZ_SEED=$$(date +%s) $(BIN)/pytest -n 2 -q tests/plan/test_compute.py --timeout 1200
+
+soak: setup-dev ## ten minutes of kills, swaps and reloads on real servers; thousands of schedules in simulated time
+	@$(BIN)/python -m tests.soak.soak --seconds 600
+	@LAUNCH_SCHEDULES=3000 $(BIN)/pytest -n 0 tests/supervise/test_schedules.py --timeout 3600

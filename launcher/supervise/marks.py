@@ -25,7 +25,10 @@ def unrecorded(directory: Path, known: Collection[str]) -> list[ServerRecord]:
     """
     found = []
     for pid in procfs.pids():
-        path = Path(procfs.environment(pid, MARKER) or "/")
+        mark = procfs.environment(pid, MARKER)
+        if mark is None:
+            continue
+        path = Path(mark)
         if path.parent != directory or path.suffix != ".json" or path.stem in known:
             continue
         stat, argv = procfs.proc_stat(pid), procfs.cmdline(pid)

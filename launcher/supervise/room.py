@@ -74,7 +74,9 @@ class Room:
             message = f"there is no room for {runner.spec.name!r} beside what always runs"
             raise UnavailableError("no_room", message, retry_after_s=60)
         budgets = dict(self.budgets)
-        for device, free in self._available().items():
+        # What is always on was planned for, and starts whatever the system says: it may count caches that give way.
+        system = {} if runner.spec.start == "boot" else self._available()
+        for device, free in system.items():
             if device in budgets:
                 # what is loaded shows in the system's figure already, what is on its way does not yet
                 loaded = sum(needs_bytes(o.spec.needs).get(device, 0) for o in holding if not _is_coming(o))
@@ -94,12 +96,14 @@ class Room:
 
 def _holds_memory(runner: Runner) -> bool:
     """Whether its memory is taken, or promised to a start that comes by itself."""
-    return runner.life.alive or runner.life.wanted or runner.returning
+    life = runner.life
+    to_come = _is_pinned(runner) and life.state == "stopped" and not runner.held
+    return life.alive or life.wanted or runner.returning or to_come
 
 
 def _is_coming(runner: Runner) -> bool:
     """Whether it is on its way up, so that its memory is not all taken yet."""
-    return runner.returning or runner.life.state in ("starting", "backoff")
+    return runner.returning or runner.life.state in ("starting", "backoff", "stopped")
 
 
 def _resident(runner: Runner, now: float) -> Resident:
@@ -112,8 +116,13 @@ def _resident(runner: Runner, now: float) -> Resident:
         idle_s=now - runner.last_used,
         reload_s=reload_seconds(runner.ready_s, needs),
         busy=runner.busy or runner.returning or runner.life.state == "starting",
-        pinned=spec.start == "boot" and spec.exclusive is None,
+        pinned=_is_pinned(runner),
     )
+
+
+def _is_pinned(runner: Runner) -> bool:
+    """Whether it is always on: nobody goes for it, and it goes for nobody."""
+    return runner.spec.start == "boot" and runner.spec.exclusive is None
 
 
 def available_bytes() -> dict[str, int]:

@@ -12,6 +12,7 @@ from launcher.supervise.room import Room
 from launcher.supervise.runner import FAILED_PAUSE_S, Runner
 from launcher.supervise.slots import save_slots
 
+_ROOM_WAIT_S = 30.0
 _LEASE_S = 0.05
 """How long a waiter may take from its promise to `enter` before the server may be taken away again."""
 
@@ -91,6 +92,11 @@ class Waker:
                     del self._flights[name]
                 flight.task.cancel()
 
+    def waiting(self, name: str) -> int:
+        """How many wait for the start of `name`."""
+        flight = self._flights.get(name)
+        return 0 if flight is None else flight.waiters
+
     async def close(self) -> None:
         """Refuse from now on, and end every start that is under way (the servers are stopped by the caller)."""
         self.closed = True
@@ -140,6 +146,19 @@ class Waker:
             for group in sorted({group for group in groups if group is not None}):
                 await stack.enter_async_context(self._groups.setdefault(group, asyncio.Lock()))
             yield
+
+    async def start_in_room(self, runner: Runner) -> None:
+        """Start `runner` as the ledger allows, making room and waiting for it, at most half a minute.
+
+        Where that cannot be, one that is always on is started all the same (its plan was found to fit), and one that
+        is started on demand is left to its next request, which is told why.
+        """
+        try:
+            async with asyncio.timeout(_ROOM_WAIT_S):
+                await self.room.place(runner, on_wait=_nothing, on_start=_nothing)
+        except (UnavailableError, TimeoutError):
+            if runner.spec.start == "boot":
+                runner.start()
 
     def rivals(self, runner: Runner) -> Iterable[Runner]:
         """The other members of its exclusive group that run or will run again by themselves."""
@@ -196,6 +215,10 @@ def _tell_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> Non
     instead_of = tuple(other.spec.name for other in displaced)
     seconds = asyncio.get_running_loop().time() - began
     runner.tell(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
 
 
 def _too_late(name: str, timeout_s: float, flight: _Flight) -> UnavailableError:

@@ -1,6 +1,6 @@
 """The real runtime as a process that tells what it holds: `python -m tests.soak.host DEPLOYMENT FIGURES`.
 
-On SIGUSR1 it writes tasks, descriptors and resident bytes to FIGURES, as JSON.
+On SIGUSR1 it writes tasks, descriptors, resident bytes and the number of Python's objects to FIGURES, as JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ def write_figures(target: Path) -> None:
     gc.collect()
     tasks = sorted(getattr(t.get_coro(), "__qualname__", "?") for t in asyncio.all_tasks())
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names only
-    figures = {"tasks": tasks, "descriptors": descriptors, "resident": memory_bytes(os.getpid())["ram"]}
+    figures = {
+        "tasks": tasks,
+        "descriptors": descriptors,
+        "resident": memory_bytes(os.getpid())["ram"],
+        "objects": len(gc.get_objects()),
+    }
     write_atomic(target, json.dumps(figures))
 
 

@@ -41,6 +41,7 @@ NAMES = (*HOT, *SWAPPED, *WARM)
 WARM_BYTES = 400
 _FLAT = 1.08
 """Resident bytes at the end over those after the warm-up: what an allocator's noise may be."""
+_FLAT_OBJECTS = 1.03
 
 
 def need(size: int) -> tuple[DeviceNeed, ...]:
@@ -289,6 +290,7 @@ async def soak(seconds: float, directory: Path, binary: Path, models: dict[str, 
         "events": _events(log),
         "tasks": [len(first["tasks"]), len(last["tasks"])],
         "descriptors": [first["descriptors"], last["descriptors"]],
+        "objects": [f["objects"] for f in watch.figures],
         "resident_mib": [round(f["resident"] / 2**20, 1) for f in watch.figures],
         "wrong": wrong,
     }
@@ -302,11 +304,12 @@ def _leaks(first: dict[str, Any], last: dict[str, Any], figures: list[dict[str, 
     # each kept-alive upstream connection, and each adopted or new child, is one: at most as many as there are servers
     if last["descriptors"] > first["descriptors"] + 2 * len(NAMES):
         found.append(f"descriptors: {first['descriptors']} → {last['descriptors']}")
-    resident = [f["resident"] for f in figures]
-    quarter = max(1, len(resident) // 4)
-    early, late = statistics.median(resident[quarter : 2 * quarter]), statistics.median(resident[-quarter:])
-    if late > early * _FLAT:
-        found.append(f"resident bytes: {early:.0f} → {late:.0f}")
+    quarter = max(1, len(figures) // 4)
+    for what, limit in (("resident", _FLAT), ("objects", _FLAT_OBJECTS)):
+        seen = [f[what] for f in figures]
+        early, late = statistics.median(seen[quarter : 2 * quarter]), statistics.median(seen[-quarter:])
+        if late > early * limit:
+            found.append(f"{what}: {early:.0f} → {late:.0f}")
     return found
 
 

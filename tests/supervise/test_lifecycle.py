@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from launcher.supervise.lifecycle import (
     KILL_WAIT_S,
+    LOOKS,
     Action,
     Broken,
     Event,
@@ -89,11 +90,11 @@ class World(RuleBasedStateMachine):
         self.feed(event)
 
     @precondition(lambda self: self.processes > 0)
-    @rule(jitter=st.floats(0, 1, exclude_max=True), spawned=st.booleans())
-    def end(self, jitter: float, spawned: bool) -> None:
+    @rule(jitter=st.floats(0, 1, exclude_max=True), spawned=st.booleans(), unexplained=st.booleans())
+    def end(self, jitter: float, spawned: bool, unexplained: bool) -> None:
         """The process ends, or never came to be."""
         self.processes -= 1
-        self.feed(Exited("x", jitter) if spawned else SpawnFailed("x", jitter))
+        self.feed(Exited("x", jitter, unexplained) if spawned else SpawnFailed("x", jitter))
 
     @rule(seconds=st.sampled_from([0.1, 1, 6, 31]))
     def wait(self, seconds: float) -> None:
@@ -142,7 +143,7 @@ class World(RuleBasedStateMachine):
     def bounded_restarts(self) -> None:
         """Within one crash-loop window of service there are no more starts than the limit."""
         if self.served_s < POLICY.crash_loop_window_s:
-            assert self.spawns_since_start <= POLICY.crash_loop_failures + 1
+            assert self.spawns_since_start <= POLICY.crash_loop_failures + 1 + LOOKS
 
 
 World.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
@@ -154,6 +155,15 @@ def test_a_first_start_that_fails_is_not_repeated() -> None:
     life, actions = play((Start(), 0), (Exited("exited with code 1"), 1))
     assert (life.state, life.error) == ("failed", "exited with code 1")
     assert actions == ["spawn", "probe"]
+
+
+def test_a_first_start_that_says_nothing_is_looked_at_again() -> None:
+    """Twice more, at once; a reason ends it, and so does the last look."""
+    mute = Exited("exited with code 1", unexplained=True)
+    life, actions = play((Start(), 0), (mute, 1), (mute, 2))
+    assert (life.state, life.looks, actions.count("spawn")) == ("starting", 2, 3)
+    assert step(life, mute, 3, POLICY)[0].state == "failed"
+    assert step(play((Start(), 0), (mute, 1))[0], Exited("no model"), 2, POLICY)[0].error == "no model"
 
 
 def test_a_crash_after_ready_backs_off_and_restarts() -> None:

@@ -1,0 +1,123 @@
+"""A fleet without processes on a clock of its own: every schedule of starts, crashes and requests in milliseconds.
+
+What decides (lifecycle, ledger, waker, supervisor) is real; only what a runner does to the host is simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from launcher.supervise.ledger import needs_bytes
+from launcher.supervise.lifecycle import Action, Exited, Ready
+from launcher.supervise.runner import Home, Runner
+from launcher.supervise.spec import ProcessSpec
+
+
+class _Clock(selectors.SelectSelector):
+    """A selector that does not sleep: time goes on by as much as the loop would have slept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready now. With nothing due at any time everybody waits for somebody, for ever: that is an error."""
+        ready = super().select(0)
+        assert ready or timeout is not None, "nothing will ever happen again"
+        if not ready:
+            self.now += max(0.0, timeout or 0.0)
+        return ready
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time is simulated."""
+
+    def __init__(self) -> None:
+        self._clock = _Clock()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        """Seconds of simulated time."""
+        return self._clock.now
+
+    def run_in_executor(  # type: ignore[override] # the base is generic in the arguments; here they are passed on
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """At once: a thread would take real time."""
+        done: asyncio.Future[Any] = self.create_future()
+        done.set_result(func(*args))
+        return done
+
+
+class World:
+    """What must hold whenever a process comes to be or is chosen to go; `fates` says how each start ends."""
+
+    def __init__(self, budget: int, fates: Iterator[tuple[bool, float, float]]) -> None:
+        """A fate: whether it becomes ready, after how long, and how long its end takes."""
+        self.budget = budget
+        self.fates = fates
+        self.runners: list[Simulated] = []
+        self.spawned = 0
+
+    def check(self) -> None:
+        """No two owners of a device, never over the ledger."""
+        alive = [r for r in self.runners if r.exists]
+        groups = [r.spec.exclusive for r in alive if r.spec.exclusive is not None]
+        assert len(groups) == len(set(groups)), f"two owners: {[r.spec.name for r in alive]}"
+        used = sum(needs_bytes(r.spec.needs).get("ram", 0) for r in alive)
+        assert used <= self.budget, f"{used} of {self.budget}: {[r.spec.name for r in alive]}"
+
+
+class Simulated(Runner):
+    """A runner whose process is a thought."""
+
+    def __init__(self, spec: ProcessSpec, home: Home, world: World) -> None:
+        super().__init__(spec, home)
+        self.exists = False
+        self._world = world
+        self._end_s = 0.0
+        self._process_number = 0
+        world.runners.append(self)
+
+    def stop(self, why: str, *, force: bool = False) -> None:
+        """As a real one; a victim is neither busy nor always on."""
+        if why == "evicted":
+            assert not self.busy, f"{self.spec.name} was busy"
+            assert self.spec.start != "boot" or self.spec.exclusive is not None, f"{self.spec.name} was pinned"
+        super().stop(why, force=force)
+
+    def crash(self) -> None:
+        """Its process ends by itself."""
+        self._end(self._process_number)
+
+    def _act(self, action: Action) -> None:
+        """Simulate one action."""
+        loop = asyncio.get_running_loop()
+        if action == "spawn":
+            assert not self.exists
+            self.exists = True
+            self._world.spawned += 1
+            self._world.check()
+            self._process_number += 1
+            becomes_ready, after_s, self._end_s = next(self._world.fates)
+            what: Callable[..., Any] = self._is_ready if becomes_ready else self._end
+            loop.call_later(after_s, what, self._process_number)
+        elif action == "terminate":
+            loop.call_later(self._end_s, self._end, self._process_number)
+        elif action == "kill":
+            loop.call_later(0.01, self._end, self._process_number)
+
+    def _is_ready(self, number: int) -> None:
+        """Readiness is proven."""
+        if self.exists and number == self._process_number:
+            self.dispatch(Ready())
+
+    def _end(self, number: int) -> None:
+        """The process is gone."""
+        if self.exists and number == self._process_number:
+            self.exists = False
+            self.suspended = False
+            self.dispatch(Exited("it ended", 0.5))
