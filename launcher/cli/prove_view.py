@@ -18,7 +18,7 @@ def show_proof(terminal: Terminal, proof: Proof) -> None:
     terminal.line()
     features = ", ".join(proof.features) or "no extra instructions"
     terminal.line(f"MiB, by {proof.binary} ({proof.version.removeprefix('version: ')})")
-    terminal.line(f"both columns are for this machine's CPU ({features}); compute is a bound, the rest is exact")
+    terminal.line(f"both columns are for this machine's CPU ({features}); compute is never under, the rest is exact")
     stood = sorted({device for server in proof.servers for device in server.stand_ins})
     if stood:
         terminal.line(f"not on this machine, an RPC server stood in: {', '.join(stood)}")

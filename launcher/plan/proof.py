@@ -78,7 +78,7 @@ def is_mismatch(difference: Difference) -> bool:
     """Whether plan and server disagree by more than the log's rounding."""
     predicted, proven = difference.predicted_bytes, difference.proven_bytes
     if difference.component in {"compute", "draft"}:
-        return proven > predicted
+        return proven > predicted + LOG_STEP
     if difference.component == "model":
         return abs(proven - predicted) > MODEL_ROWS * MIB + proven // MODEL_SHARE
     return abs(proven - predicted) > LOGS_PER_BUFFER * LOG_STEP

@@ -28,6 +28,7 @@ from launcher.plan.checks.cpus import check_cpusets, check_numa, check_overlap, 
 from launcher.plan.checks.front import check_front
 from launcher.plan.checks.ladder import check_ladder
 from launcher.plan.checks.models import (
+    check_compute,
     check_draft,
     check_experts,
     check_projector,
@@ -63,6 +64,7 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_draft,
     check_speculation,
     check_projector,
+    check_compute,
     check_shared_files,
     check_port_conflicts,
     check_unused_ports,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from launcher.errors import Finding, Fix
 from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.memory import SHARING_MODES, is_mla, layers
+from launcher.plan.memory import SHARING_MODES, is_mla, layers, served_architecture, undescribed
 from launcher.plan.memory.assemble import file_identity
 from launcher.plan.server import Planned
 from launcher.sizes import gib
@@ -100,6 +100,18 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
         elif not server.projector.compute_bytes:
             message = "the projector's compute buffer is not declared and not counted"
             yield finding("note", "plan/projector-compute", f"models.{server.config.model}.projector", message)
+
+
+def check_compute(planning: Planning) -> Iterator[Finding]:
+    """`plan/compute-bound`: the graph of a model is not known, and its compute buffer a bound instead of exact."""
+    for server in planning.running:
+        arch = served_architecture(server.model)
+        table = planning.tables.of(server.model, arch.n_layer, server.settings)
+        why = undescribed(arch, table.kinds)
+        if why:
+            size = gib(sum(memory.compute_bytes for memory in server.plan.memory))
+            message = f"{why}: {size} for the compute buffer is a bound with a margin; `--prove` gives the exact size"
+            yield finding("note", "plan/compute-bound", f"{server.key}.model", message)
 
 
 def check_shared_files(planning: Planning) -> Iterator[Finding]:

@@ -30,7 +30,5 @@ def check_slot_saving(planning: Planning) -> Iterator[Finding]:
                 fixes=(set_field(server, "swa_full", True, "keeps the whole context of every layer"),),
             )
         elif server.config.exclusive is None:
-            message = (
-                "slots are saved when another of an exclusive group takes its place, and it is in no such group"
-            )
+            message = "slots are saved when another of an exclusive group takes its place, and it is in no such group"
             yield finding("warning", "plan/slot-save-useless", key, message)

@@ -1,13 +1,15 @@
-"""How much memory a llama-server takes, in closed form.
+"""How much memory a llama-server takes.
 
 In: a `ModelFile` (header only) and `Settings`. Out: `DeviceMemory` a device. Pure.
 
-KV, recurrent state and output are exact; weights are exact but for page rounding; compute is an upper bound.
+KV, recurrent state and output are exact; weights are exact but for page rounding; compute is exact where the graph is
+known and runs in one place (`graph`), else an upper bound (`compute_bound`).
 One file an idea; `assemble` adds them up. Formulas name llama.cpp's file and function.
 """
 
 from launcher.plan.memory.assemble import Companions, add_up, estimate, server_parts
 from launcher.plan.memory.context import AUTO_SLOTS, SLOTS_MAX, pad, resolve_context
+from launcher.plan.memory.graph import undescribed
 from launcher.plan.memory.layers import is_mla, layers, served_architecture
 from launcher.plan.memory.parts import Part
 from launcher.plan.memory.weights import SHARING_MODES, WeightTables
@@ -27,4 +29,5 @@ __all__ = [
     "resolve_context",
     "served_architecture",
     "server_parts",
+    "undescribed",
 ]

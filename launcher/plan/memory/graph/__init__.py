@@ -9,6 +9,6 @@ by architecture; `allocator` is ggml-alloc.c; `simulate` walks through a model. 
 
 from launcher.plan.memory.graph.batch import Batch, Cache, NotSimulatedError
 from launcher.plan.memory.graph.models import SIMULATED
-from launcher.plan.memory.graph.simulate import Sizes, compute_bytes
+from launcher.plan.memory.graph.simulate import Sizes, compute_bytes, undescribed
 
-__all__ = ["SIMULATED", "Batch", "Cache", "NotSimulatedError", "Sizes", "compute_bytes"]
+__all__ = ["SIMULATED", "Batch", "Cache", "NotSimulatedError", "Sizes", "compute_bytes", "undescribed"]

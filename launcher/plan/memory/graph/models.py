@@ -265,8 +265,6 @@ def _single_half(b: Build, weights: Weights, il: int, x: Value) -> Value:
     elif "attn_q.weight" in weights:
         out = _attention(b, weights, il, normed)
     elif "ffn_gate_inp.weight" in weights:
-        if "ffn_latent_down.weight" in weights:
-            raise NotSimulatedError("experts in a latent space")
         out = experts(b, weights, normed, "sigmoid", normed=True)
         if "ffn_up_shexp.weight" in weights:
             out = b.graph.over(out, feed_forward(b, weights, normed, "_shexp"))

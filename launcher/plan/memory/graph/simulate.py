@@ -32,11 +32,9 @@ def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weight
     `order` has the index in `kinds` of each layer's weights. Raises NotSimulatedError for a graph that is not
     described in `models`.
     """
-    if arch.arch not in SIMULATED or not order:
-        raise NotSimulatedError(f"the graph of {arch.arch} is not described")
-    unknown = sorted({name for kind in kinds for name in kind} - KNOWN)
-    if unknown:
-        raise NotSimulatedError(f"weights that are not described: {', '.join(unknown)}")
+    why = undescribed(arch, kinds)
+    if why or not order:
+        raise NotSimulatedError(why)
     numbers = number(arch, kinds, order, apart=1 if batch.offloaded else 0)
     kept = walk(numbers)
     build = Build(arch, batch)
@@ -50,6 +48,16 @@ def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weight
     segments = lifetimes(build.graph.nodes, build.graph.inputs, bounds)
     peak = _play(numbers, [*(numbers[il] for il in kept), END], segments, Player(build.graph.inputs))
     return Sizes(_feeding(arch, build), peak) if batch.offloaded else Sizes(peak)
+
+
+def undescribed(arch: ArchitectureConfig, kinds: Sequence[Weights]) -> str:
+    """Why the graph of a model cannot be built; "" when it can."""
+    if arch.arch not in SIMULATED:
+        return f"the graph of {arch.arch} is not known"
+    unknown = sorted({name for kind in kinds for name in kind} - KNOWN)
+    if "ffn_latent_down.weight" in {name for kind in kinds for name in kind}:
+        return "experts in a latent space are not known"
+    return f"the use of {', '.join(unknown)} is not known" if unknown else ""
 
 
 def _feeding(arch: ArchitectureConfig, build: Build) -> int:
