@@ -246,8 +246,8 @@ class Runtime:
 
     def _emit(self, event: AnyEvent) -> None:
         """Pass an event on; whoever watches cannot stop the fleet by failing."""
-        self._observer(event)
         try:
+            self._observer(event)
             self._on_event(event)
         except Exception:  # noqa: BLE001 - whatever it is, it is logged
             _LOG.exception("the watcher of events failed")
