@@ -211,7 +211,7 @@ class WarmPool:
         while True:
             try:
                 await self._run_child()
-            except OSError as error:
+            except (OSError, msgspec.DecodeError) as error:
                 _LOG.warning("the warm pool cannot work: %s", error)
             finally:
                 self._child = None

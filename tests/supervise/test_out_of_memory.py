@@ -118,25 +118,22 @@ async def test_a_request_that_no_rung_can_serve_is_told_so(fleet: Any, free_port
 
 
 async def test_it_climbs_back_when_there_is_room(fleet: Any, free_port: FreePort) -> None:
-    """After its pause, with nothing in it and memory free, and not before: then it runs as planned."""
+    """After its pause, with nothing in it, and not before: then it runs as planned again, by itself."""
     supervisor, watcher = fleet(laddered("worker", free_port(), ("oom-living",), ()))
     await supervisor.start()
     async with front_of(supervisor, free_port()) as client:
         assert (await ask(client, "worker")).status_code == 200
     runner = supervisor._runners["worker"]
-    assert not climb_if_free(runner, {"ram": 10**9})
-    standing = runner.rungs.standing
-    runner.rungs.standing = msgspec.structs.replace(standing, climb_at=0.0)
-    assert not climb_if_free(runner, {"ram": 10})
+    plenty = {"ram": 10**9}
+    assert not climb_if_free(runner, plenty)
     supervisor.enter("worker")
-    assert not climb_if_free(runner, {"ram": 10**9})
+    runner.rungs.standing = msgspec.structs.replace(runner.rungs.standing, climb_at=0.0)
+    assert not climb_if_free(runner, plenty)
     supervisor.leave("worker", ok=True)
-    await runner.wait_while(lambda: runner.busy)
-    assert climb_if_free(runner, {"ram": 10**9})
-    await supervisor.wake("worker", 10)
+    await watcher.until(events.RungTaken, "worker", 2)
+    await watcher.until(events.ServerReady, "worker", 3)
     assert supervisor.status().processes[0].rung == ""
     assert taken(watcher) == ["1/1: rung 1", ""]
-    assert len(watcher.of(events.ServerStarting)) == 3
 
 
 async def test_a_rung_is_adopted_and_kept_by_a_reload(fleet: Any, free_port: FreePort) -> None:
