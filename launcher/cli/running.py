@@ -28,12 +28,11 @@ from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
 
 _STATE_STYLE = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "stopping": "yellow"}
-_WATCH_S = 1.0
 _COLUMNS = (
-    *("COMPONENT", "PORT", "PID", "STATUS", "MODEL", "PLANNED", "MEASURED", "IN RAM", "BUSY", "TOK/S", "RESTARTS"),
-    "UP",
+    *("COMPONENT", "PORT", "PID", "STATUS", "MODEL", "PLANNED", "MEASURED", "IN RAM", "BUSY", "QUEUE", "TOK/S"),
+    *("RESTARTS", "UP"),
 )
-_IF_KNOWN = frozenset({"IN RAM", "TOK/S"})
+_IF_KNOWN = frozenset({"IN RAM", "QUEUE", "TOK/S"})
 _LEFT = frozenset({"COMPONENT", "STATUS", "MODEL"})
 _STOP_WAIT_S = 120.0
 
@@ -83,22 +82,28 @@ def _require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> Non
 def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color: bool) -> int:
     """`launch status`. Exit code 7 when something that should run has failed."""
     out, _ = terminals(no_color=no_color)
-    while True:
-        statuses = [*fleets().values(), *map(fleet_status, installed_here())]
+    statuses: list[FleetStatus] = []
+
+    def draw(page: Terminal) -> None:
+        """Ask, and write what was answered. Raises SuperviseError for a name that no fleet has."""
+        statuses[:] = [*fleets().values(), *map(fleet_status, installed_here())]
         _require_known(names, statuses)
         if as_json:
-            print_json(out, {"schema": "launch.statuses/v1", "fleets": statuses})
-        else:
-            if watch and out.interactive:
-                out.stream.write("\x1b[H\x1b[J")
-            for status in statuses:
-                _fleet(out, status, names)
-            if not statuses:
-                out.line("nothing runs; start the default fleet with: launch profile=dev")
-        if not watch:
-            broken = any(p.state in {"failed", "backoff"} for s in statuses for p in s.processes)
-            return SuperviseError.exit_code if broken else 0
-        time.sleep(_WATCH_S)
+            print_json(page, {"schema": "launch.statuses/v1", "fleets": statuses})
+            return
+        for status in statuses:
+            _fleet(page, status, names)
+        if not statuses:
+            page.line("nothing runs; start the default fleet with: launch profile=dev")
+
+    if watch:
+        from launcher.cli.watch import watch as watch_screen
+
+        watch_screen(out, draw)
+    else:
+        draw(out)
+    broken = any(p.state in {"failed", "backoff"} for s in statuses for p in s.processes)
+    return SuperviseError.exit_code if broken and not watch else 0
 
 
 def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
@@ -125,6 +130,10 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
             out.line(f"  {process.name}: {out.style('out of memory', 'yellow')}: now on rung {process.rung}")
         if process.drift:
             out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
+    for hook in status.hooks:
+        took = f" in {hook.seconds:.2f} s" if hook.seconds is not None else ""
+        style = {"done": "green", "failed": "red"}.get(hook.state, "yellow")
+        out.line(f"  hook {hook.name}: {out.style(hook.state, style)}{took}{f': {hook.error}' if hook.error else ''}")
     show_drift(out, status)
 
 
@@ -142,6 +151,7 @@ def _row(process: ProcessStatus) -> tuple[str, ...]:
         gib(sum(process.measured_bytes.values())) if process.measured_bytes else "",
         f"{process.in_ram_percent:.0f}% {process.in_ram}".strip() if process.in_ram_percent is not None else "",
         busy,
+        str(process.queued or ""),
         f"{process.tokens_per_second:.1f}" if process.tokens_per_second else "",
         str(process.restarts),
         up,
@@ -237,6 +247,7 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
     from launcher.cli.arguments import is_override
     from launcher.cli.fleet import recompile
     from launcher.cli.reinstall import reload_installed
+    from launcher.cli.reloaded import restart_reasons, show_reloaded
 
     out, err = terminals(no_color=no_color)
     overrides = tuple(word for word in names if is_override(word))
@@ -258,23 +269,22 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
         mine = tuple(p.name for p in status.processes if p.name in names)
         if names and not mine:
             continue
+        reasons = restart_reasons(directory)
         target, findings = recompile(directory, overrides)
         show_findings(err, findings)
+        why = reasons(target, mine)
         with _asked(directory) as control:
             done = control.reload(mine, target)
-        results.append({"deployment": status.deployment, **done})
+        results.append({"deployment": status.deployment, **done, "reasons": why})
     for installed in managed:
         theirs = [name for name in names_of(installed) if name in names]
         if theirs or not names:
             results.append({"deployment": installed.name, **reload_installed(installed, theirs, overrides, err)})
     if as_json:
         print_json(out, {"schema": "launch.reload/v1", "fleets": results})
-        return 0
-    for result in results:
-        for verb in ("started", "restarted", "stopped", "kept"):
-            if result.get(verb):
-                out.line(f"{verb}: {', '.join(result[verb])}")
-    return 0
+    for result in results if not as_json else ():
+        show_reloaded(out, result)
+    return SuperviseError.exit_code if any(result.get("failed") for result in results) else 0
 
 
 def show_logs(name: str, *, follow: bool, lines: int) -> int:

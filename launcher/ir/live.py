@@ -34,9 +34,15 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     log_tail: tuple[str, ...] = ()
     planned_bytes: dict[str, int] = {}
     measured_bytes: dict[str, int] = {}
+    """Resident RAM (shared pages count in full), and memory of GPUs where their driver tells it by process."""
+    pss_bytes: int | None = None
+    """RAM with each shared page divided among those that share it; None where it was not measured yet."""
     in_flight: int = 0
     slots: int = 0
+    queued: int = 0
+    """Requests that wait for a slot, or for the server to start."""
     tokens_per_second: float | None = None
+    """Of the last answer that reported its speed, or could be timed."""
     drift: str = ""
     rung: str = ""
     """After out-of-memory: where it stands on its ladder (`1/4: q3_k_m`); "" = as planned."""
@@ -44,6 +50,19 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How much of its files is in RAM, where the warm pool looks after them and it can be measured."""
     in_ram: str = ""
     """What the warm pool does with its files: `warm`, `locked`, `loading`, "" = nothing."""
+
+
+class HookStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A step after ready, in the order of the manifest, and what became of it."""
+
+    name: str
+    kind: Literal["http", "command", "python"]
+    state: Literal["pending", "running", "done", "failed"]
+    on_failure: Literal["fail", "warn"]
+    seconds: float | None = None
+    error: str | None = None
+    finished_at: float | None = None
+    """Unix time."""
 
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +81,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     """Every HOT server is ready."""
     processes: tuple[ProcessStatus, ...]
+    hooks: tuple[HookStatus, ...] = ()
     manager: Literal["runtime", "systemd", "systemd --user"] = "runtime"
     drift: tuple[str, ...] = ()
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError
 from launcher.files import (
     LockHeldError,
@@ -69,7 +71,20 @@ class Runtime:
 
     def status(self) -> FleetStatus:
         """Every process now."""
-        return self._observer.status(self._supervisor.status())
+        return self._observer.status(self._with_figures(self._supervisor.status()))
+
+    def _with_figures(self, status: FleetStatus) -> FleetStatus:
+        """`status` with what the front knows: how many wait for a slot, how fast answers came."""
+        from launcher import route  # noqa: PLC0415 - late, as below
+
+        known = route.figures(self._front) if self._front is not None else {}
+        processes = tuple(
+            msgspec.structs.replace(p, queued=p.queued + f.queued, tokens_per_second=f.tokens_per_second)
+            if (f := known.get(p.name)) is not None
+            else p
+            for p in status.processes
+        )
+        return msgspec.structs.replace(status, processes=processes)
 
     async def stop(self, names: tuple[str, ...]) -> None:
         """Stop `names`; with none, have everything end (at once it returns: the answer itself is in flight)."""

@@ -7,16 +7,81 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
+import msgspec
+
+from launcher.errors import Finding, SuperviseError
 from launcher.ir.fleet import HookUnit
-from launcher.supervise import http, logs
+from launcher.ir.live import HookStatus
+from launcher.supervise import events, http, logs
 from launcher.supervise.readiness import auth_headers
 from launcher.supervise.spec import ProcessSpec
 
 _CALL = "import importlib, sys; m, _, f = sys.argv[1].partition(':'); getattr(importlib.import_module(m), f)()"
 _TAIL_LINES = 5
+
+
+class Hooks:
+    """The hooks of one manifest and what became of each. Used in one event loop."""
+
+    def __init__(self, units: Iterable[HookUnit], emit: Callable[[events.AnyEvent], None]) -> None:
+        """None ran yet; `emit` gets a `HookDone` for each that did."""
+        self._emit = emit
+        self._units = {unit.name: unit for unit in units}
+        self._results: dict[str, HookStatus] = {}
+
+    def take_over(self, units: Iterable[HookUnit]) -> None:
+        """The hooks of another manifest; the results of those that are the same stay."""
+        before, self._units = self._units, {unit.name: unit for unit in units}
+        self._results = {n: r for n, r in self._results.items() if before[n] == self._units.get(n)}
+
+    def status(self) -> tuple[HookStatus, ...]:
+        """Every hook, in order."""
+        return tuple(self._results.get(name) or _pending(unit) for name, unit in self._units.items())
+
+    async def run(self, specs: Mapping[str, ProcessSpec], state_dir: Path) -> None:
+        """Run all in order. Raises SuperviseError when one fails that must not; those behind it do not run."""
+        for unit in self._units.values():
+            error = await self._run(unit, specs, state_dir)
+            if error is not None and unit.on_failure == "fail":
+                message = f"hook {unit.name} failed: {error}"
+                key = f"hooks.{unit.name}"
+                raise SuperviseError(
+                    [Finding(code="supervise/hook-failed", severity="error", key=key, message=message)]
+                )
+
+    async def run_again(self, servers: Collection[str], specs: Mapping[str, ProcessSpec], state_dir: Path) -> None:
+        """Run those that ask one of `servers`, which were started anew, and those that never ran."""
+        for unit in tuple(self._units.values()):
+            if unit.server in servers or unit.name not in self._results:
+                await self._run(unit, specs, state_dir)
+
+    async def _run(self, unit: HookUnit, specs: Mapping[str, ProcessSpec], state_dir: Path) -> str | None:
+        """Run one and keep its result; None when it succeeded."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self._results[unit.name] = msgspec.structs.replace(_pending(unit), state="running")
+        error = await run_hook(unit, specs, state_dir)
+        seconds = loop.time() - begun
+        self._results[unit.name] = msgspec.structs.replace(
+            _pending(unit),
+            state="done" if error is None else "failed",
+            seconds=seconds,
+            error=error,
+            finished_at=time.time(),
+        )
+        self._emit(events.HookDone(name=unit.name, seconds=seconds, error=error))
+        return error
+
+
+def _pending(unit: HookUnit) -> HookStatus:
+    """A hook that did not run."""
+    kind: Literal["http", "command", "python"] = "http" if unit.server else "python" if unit.python else "command"
+    return HookStatus(name=unit.name, kind=kind, state="pending", on_failure=unit.on_failure)
 
 
 async def run_hook(hook: HookUnit, specs: Mapping[str, ProcessSpec], state_dir: Path) -> str | None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from launcher.ir.live import ProcessStatus
 from launcher.supervise import logs, procfs
 from launcher.supervise.identity import argv_agrees
+from launcher.supervise.measuring import Measured
 from launcher.supervise.runner import Runner
 from launcher.supervise.spec import ProcessSpec
 
 _TAIL_LINES = 20
+_NOT_MEASURED = Measured()
 
 
-def process_status(runner: Runner, *, note: str = "") -> ProcessStatus:
-    """One process now. `note` is added to its drift (a server that the manifest no longer has)."""
+def process_status(
+    runner: Runner, *, note: str = "", measured: Measured = _NOT_MEASURED, queued: int = 0
+) -> ProcessStatus:
+    """One process now. `note` is added to its drift (a server that the manifest no longer has).
+
+    `queued` are the requests that wait for its start.
+    """
     spec, life, record = runner.spec, runner.life, runner.record
     pid = runner.pid
     failed = life.state in ("failed", "backoff")
@@ -39,9 +46,11 @@ def process_status(runner: Runner, *, note: str = "") -> ProcessStatus:
         log_file=str(runner.log_file) if record is not None else None,
         log_tail=logs.tail(runner.log_file, _TAIL_LINES) if failed and record is not None else (),
         planned_bytes=planned_bytes(spec),
-        measured_bytes=procfs.memory_bytes(pid) if pid is not None else {},
+        measured_bytes=procfs.memory_bytes(pid) | measured.gpu_bytes if pid is not None else {},
+        pss_bytes=measured.pss_bytes,
         in_flight=runner.in_flight,
         slots=spec.slots,
+        queued=queued,
         drift="; ".join(drift),
         rung=runner.rungs.label,
     )

@@ -12,9 +12,10 @@ from launcher.errors import Finding, SuperviseError
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
 from launcher.supervise import events
-from launcher.supervise.hooks import run_hook
+from launcher.supervise.hooks import Hooks
 from launcher.supervise.identity import RecordStore
 from launcher.supervise.marks import completed
+from launcher.supervise.measuring import Measurer
 from launcher.supervise.offline import living_records, stop_records
 from launcher.supervise.recovery import second_chance
 from launcher.supervise.reload import Changes, compare_specs
@@ -64,6 +65,8 @@ class Supervisor:
         budgets = {device.name: device.budget_bytes for device in manifest.devices}
         self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
         self._upkeep = Upkeep(self._runners, manifest.supervisor)
+        self._hooks = Hooks(manifest.hooks, emit)
+        self._measurer = Measurer(self._pids, _gpus(manifest))
         self._settled: dict[str, asyncio.Event] = {}
         self._ended = False
 
@@ -134,7 +137,7 @@ class Supervisor:
                 for position, name in enumerate(boot):
                     earlier = [d for d in self._specs[name].after if d in boot[:position]]
                     group.create_task(self._boot(name, earlier, limit))
-            await self._run_hooks()
+            await self._hooks.run(self._specs, self._home.state_dir)
         except BaseExceptionGroup as errors:
             await self.stop_all("a fatal failure")
             findings = [f for e in errors.exceptions if isinstance(e, SuperviseError) for f in e.findings]
@@ -145,6 +148,7 @@ class Supervisor:
             await self.stop_all("a fatal failure")
             raise
         self._upkeep.start()
+        self._measurer.start()
         ready = tuple(name for name in boot if self._runners[name].usable)
         self._emit(
             events.FleetReady(
@@ -164,6 +168,7 @@ class Supervisor:
         if not told:
             self._emit(events.Stopping(reason=reason))
         self._upkeep.stop()
+        self._measurer.stop()
         self._waker.closed = True
         # A reload may still be under way: it adds and removes runners only while the fleet has not ended.
         for runner in tuple(self._runners.values()):
@@ -209,6 +214,8 @@ class Supervisor:
         held = frozenset(n for n, r in self._runners.items() if r.held)
         changes = compare_specs(self._specs, new, running, names, held)
         self.manifest = manifest
+        self._measurer.gpus = _gpus(manifest)
+        self._hooks.take_over(manifest.hooks)
         self._waker.room.budgets = {device.name: device.budget_bytes for device in manifest.devices}
         touched = (*changes.stopped, *changes.restarted, *changes.started)
         groups = {specs[n].exclusive for n in touched for specs in (self._specs, new) if n in specs}
@@ -220,6 +227,7 @@ class Supervisor:
                 runner.returning = False
                 runner.stir()
         self._refuse_ended()
+        await self._hooks.run_again({*changes.started, *changes.restarted}, self._specs, self._home.state_dir)
         self._emit(
             events.FleetReloaded(
                 started=changes.started, stopped=changes.stopped, restarted=changes.restarted, kept=changes.kept
@@ -289,6 +297,7 @@ class Supervisor:
     def abandon(self) -> None:
         """Let go of every process without ending one: what a dying runtime does, on purpose."""
         self._upkeep.stop()
+        self._measurer.stop()
         for runner in self._runners.values():
             runner.abandon()
 
@@ -310,7 +319,10 @@ class Supervisor:
 
     def status(self) -> FleetStatus:
         """Every process now, in start order; `ready` when every boot server takes requests."""
-        processes = [process_status(r, note=self._beyond(n, r)) for n, r in self._runners.items()]
+        processes = [
+            process_status(r, note=self._beyond(n, r), measured=self._measurer.of(r.pid), queued=self._waker.waiting(n))
+            for n, r in self._runners.items()
+        ]
         processes += [self._builtin(spec) for spec in self._specs.values() if spec.builtin]
         order = {name: position for position, name in enumerate(self._specs)}
         processes.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
@@ -321,6 +333,7 @@ class Supervisor:
             front=self.front,
             ready=self.ready(),
             processes=tuple(processes),
+            hooks=self._hooks.status(),
         )
 
     def _beyond(self, name: str, runner: Runner) -> str:
@@ -357,19 +370,6 @@ class Supervisor:
         if state == "failed" and _is_fatal(runner):
             raise SuperviseError([failure_finding(runner)])
 
-    async def _run_hooks(self) -> None:
-        """Run the manifest's hooks in order. SuperviseError when one fails that must not."""
-        loop = asyncio.get_running_loop()
-        for hook in self.manifest.hooks:
-            begun = loop.time()
-            error = await run_hook(hook, self._specs, self._home.state_dir)
-            self._emit(events.HookDone(name=hook.name, seconds=loop.time() - begun, error=error))
-            if error is not None and hook.on_failure == "fail":
-                message = f"hook {hook.name} failed: {error}"
-                raise SuperviseError(
-                    [Finding(code="supervise/hook-failed", severity="error", key=f"hooks.{hook.name}", message=message)]
-                )
-
     async def _drain_and_stop(self, runner: Runner, why: str) -> None:
         """Let requests in flight end, then stop, and wait for the end."""
         try:
@@ -399,6 +399,10 @@ class Supervisor:
 
         await asyncio.gather(*(bring(self._runners[n]) for n in names if n in self._runners))
 
+    def _pids(self) -> tuple[int, ...]:
+        """The processes that run now."""
+        return tuple(runner.pid for runner in self._runners.values() if runner.pid is not None)
+
     def _builtin(self, spec: ProcessSpec) -> ProcessStatus:
         """Our own front: it runs while we do."""
         return ProcessStatus(
@@ -409,6 +413,11 @@ class Supervisor:
             pid=self.runtime_pid if self.front else None,
             model=spec.model,
         )
+
+
+def _gpus(manifest: FleetManifest) -> tuple[str, ...]:
+    """Names of the fleet's GPUs, in the driver's order."""
+    return tuple(device.name for device in manifest.devices if device.kind == "gpu")
 
 
 def stopping_finding(deployment: str) -> Finding:

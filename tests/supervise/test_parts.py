@@ -92,6 +92,7 @@ def test_a_reload_touches_what_it_must() -> None:
         "stopped": ("d",),
         "restarted": ("b",),
         "kept": ("a", "c"),
+        "failed": (),
     }
     narrow = compare_specs(old, new, running, ("a",))
     assert (narrow.restarted, narrow.started, narrow.stopped) == (("a",), (), ())

@@ -1,0 +1,51 @@
+"""What a reload did, as `plan` says what it would do: start, restart with the reason, stop, keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.cli.terminal import Terminal
+from launcher.errors import ConfigError
+from launcher.ir.fleet import FleetManifest
+from launcher.manifest import decode_fleet, diff_manifests
+from launcher.supervise import runtime_holder
+
+
+def restart_reasons(state: Path) -> Callable[[Path, tuple[str, ...]], dict[str, str]]:
+    """Why each process is restarted, to be asked once the new deployment is written: it overwrites what runs now.
+
+    The answer takes the new deployment's directory and the names that were asked for.
+    """
+    holder = runtime_holder(state)
+    before = _manifest(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
+
+    def reasons(target: Path, asked: tuple[str, ...]) -> dict[str, str]:
+        """Why, by name."""
+        after = _manifest(target)
+        changed = diff_manifests(before, after).restarted if before is not None and after is not None else {}
+        return {**dict.fromkeys(asked, "asked for"), **changed}
+
+    return reasons
+
+
+def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
+    """One fleet's changes, a line each."""
+    failed = result.get("failed") or {}
+    for verb, sign, style in (("started", "+", "green"), ("restarted", "~", "yellow"), ("stopped", "-", "red")):
+        for name in result.get(verb, ()):
+            why = result.get("reasons", {}).get(name, "") if verb == "restarted" else ""
+            out.line(out.style(f"{sign} {verb}: {name}{f'  ({why})' if why else ''}", style))
+    for name, cause in failed.items():
+        out.line(out.style(f"✗ failed: {name}  ({cause})", "red"))
+    if result.get("kept"):
+        out.line(f"  kept: {', '.join(result['kept'])}")
+
+
+def _manifest(directory: Path) -> FleetManifest | None:
+    """The manifest in `directory`, where it can be read."""
+    try:
+        return decode_fleet((directory / "fleet.json").read_bytes())
+    except (OSError, ConfigError):
+        return None

@@ -1,0 +1,142 @@
+"""How much memory processes really take: shared pages divided, and GPUs by process; measured in a thread. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from launcher.supervise import procfs
+
+_NVIDIA = Path("/dev/nvidiactl")
+_EVERY_S = 5.0
+_SHARE = 50
+"""Measuring takes at most a fiftieth of the time: the page tables of a big model take a second to walk."""
+
+
+class GpuUse(msgspec.Struct, frozen=True):
+    """What the process `pid` takes on the GPU `index` (in the driver's order), in bytes."""
+
+    index: int
+    pid: int
+    size_bytes: int
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one process and its session: `pss_bytes` None where the kernel does not say; GPU bytes by device."""
+
+    pss_bytes: int | None = None
+    gpu_bytes: dict[str, int] = {}
+
+
+class Measurer:
+    """Keeps the last figures of the processes that `pids` gives. `gpus` are the fleet's GPUs, in the driver's order.
+
+    `ask_gpus` is the whole interface to the driver.
+    """
+
+    def __init__(
+        self,
+        pids: Callable[[], Iterable[int]],
+        gpus: tuple[str, ...],
+        ask_gpus: Callable[[], Iterable[GpuUse]] | None = None,
+    ) -> None:
+        """Nothing is measured before `start`."""
+        self.gpus = gpus
+        self._pids = pids
+        self._ask_gpus = ask_gpus or nvml_use
+        self._figures: Mapping[int, Measured] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def of(self, pid: int | None) -> Measured:
+        """The last figures of `pid`."""
+        return self._figures.get(pid or 0, Measured())
+
+    def start(self) -> None:
+        """Begin; a second call does nothing."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _watch(self) -> None:
+        """Measure again and again, in a thread."""
+        while True:
+            begun = time.monotonic()
+            self._figures = await asyncio.to_thread(self.measure, tuple(self._pids()))
+            await asyncio.sleep(max(_EVERY_S, _SHARE * (time.monotonic() - begun)))
+
+    def measure(self, pids: Iterable[int]) -> dict[int, Measured]:
+        """Figures of `pids` now. Blocks."""
+        sessions: dict[int, list[int]] = {pid: [] for pid in pids}
+        for pid in procfs.pids():
+            stat = procfs.proc_stat(pid)
+            if stat is not None and stat.session in sessions:
+                sessions[stat.session].append(pid)
+        used = self._gpu_bytes(sessions) if self.gpus else {}
+        return {
+            leader: Measured(pss_bytes=_sum(map(pss_bytes, members)), gpu_bytes=used.get(leader, {}))
+            for leader, members in sessions.items()
+        }
+
+    def _gpu_bytes(self, sessions: Mapping[int, Iterable[int]]) -> dict[int, dict[str, int]]:
+        """Bytes by device for each leader of a session."""
+        leaders = {member: leader for leader, members in sessions.items() for member in members}
+        used: dict[int, dict[str, int]] = {}
+        for use in self._ask_gpus():
+            if use.pid in leaders and use.index < len(self.gpus):
+                by_device = used.setdefault(leaders[use.pid], {})
+                device = self.gpus[use.index]
+                by_device[device] = by_device.get(device, 0) + use.size_bytes
+        return used
+
+
+def pss_bytes(pid: int) -> int | None:
+    """Proportional set size of `pid` (`smaps_rollup`), in bytes; None when it cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return None
+    line = next((line for line in text.splitlines() if line.startswith("Pss:")), None)
+    return None if line is None else int(line.split()[1]) * 1024
+
+
+def nvml_use() -> tuple[GpuUse, ...]:
+    """What NVML says of every process on every NVIDIA GPU; nothing where there is no driver.
+
+    A process is in the list of compute or of graphics (Vulkan) contexts, or in both with the same figure.
+    """
+    if not _NVIDIA.exists():
+        return ()
+    import pynvml  # noqa: PLC0415 - 20 ms that only a host with the driver pays
+
+    found: dict[tuple[int, int], int] = {}
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        try:
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                for ask in (
+                    pynvml.nvmlDeviceGetComputeRunningProcesses,
+                    pynvml.nvmlDeviceGetGraphicsRunningProcesses,
+                ):
+                    for process in ask(handle):
+                        size = int(process.usedGpuMemory or 0)  # None where the driver may not tell
+                        found[index, process.pid] = max(size, found.get((index, process.pid), 0))
+        finally:
+            pynvml.nvmlShutdown()
+    return tuple(GpuUse(index, pid, size) for (index, pid), size in found.items())
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    """The sum of what is known; None when nothing is."""
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None

@@ -1,0 +1,210 @@
+"""What `status` says: hooks and what became of them, memory shared and on GPUs, queues and speeds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from launcher.compiler import compile_fleet, render
+from launcher.errors import SuperviseError
+from launcher.ir.fleet import HookUnit
+from launcher.runtime import ControlClient, spawn_detached
+from launcher.supervise import measuring, procfs
+from launcher.supervise.measuring import GpuUse, Measurer
+from tests.supervise.conftest import Fleet, fake, manifest, real, write_deployment_dir
+
+FreePort = Callable[[], int]
+
+
+def hook(name: str, **changes: Any) -> HookUnit:
+    """A hook with plain values."""
+    base = HookUnit(name=name, server=None, path=None, body={}, command=(), python=None, timeout_s=5, on_failure="warn")
+    return msgspec.structs.replace(base, **changes)
+
+
+async def test_status_says_what_became_of_hooks(fleet: Fleet, free_port: FreePort) -> None:
+    """In order, with kind, time and error; what was not reached is pending; a restarted server's hook runs again."""
+    hooks = (
+        hook("warmup", server="a", path="/completion"),
+        hook("slow", command=("sleep", "60"), timeout_s=0.1),
+        hook("entry", python="platform:node"),
+        hook("must", command=("sh", "-c", "exit 3"), on_failure="fail"),
+        hook("after", command=("true",)),
+    )
+    supervisor, _ = fleet(fake("a", free_port(), fatal=False), hooks=hooks)
+    assert {h.state for h in supervisor.status().hooks} == {"pending"}
+    with pytest.raises(SuperviseError, match="hook must failed: exit code 3"):
+        await supervisor.start()
+    shown = [(h.name, h.kind, h.state, h.error) for h in supervisor.status().hooks]
+    assert shown == [
+        ("warmup", "http", "done", None),
+        ("slow", "command", "failed", "not done after 0.1 s"),
+        ("entry", "python", "done", None),
+        ("must", "command", "failed", "exit code 3"),
+        ("after", "command", "pending", None),
+    ]
+    assert all(h.seconds is not None and h.finished_at for h in supervisor.status().hooks[:4])
+
+
+async def test_a_reload_runs_hooks_where_they_are_needed(fleet: Fleet, free_port: FreePort, tmp_path: Path) -> None:
+    """Those that ask a server that was restarted, and new ones; the others keep their result."""
+    ports = {name: free_port() for name in "ab"}
+    log = tmp_path / "ran"
+    count = hook("count", command=("sh", "-c", f"echo x >> {log}"))
+    ask = hook("ask", server="b", path="/completion")
+    servers = [fake(name, port) for name, port in ports.items()]
+    supervisor, watcher = fleet(*servers, hooks=(count, ask))
+    await supervisor.start()
+    changed = manifest(servers[0], fake("b", ports["b"], note="x"), hooks=(count, ask, hook("new", command=("true",))))
+    await supervisor.reload(changed, ())
+    assert [(h.name, h.state) for h in supervisor.status().hooks] == [
+        ("count", "done"),
+        ("ask", "done"),
+        ("new", "done"),
+    ]
+    assert log.read_text() == "x\n"
+    done = [e.name for e in watcher.events if type(e).__name__ == "HookDone"]
+    assert done == ["count", "ask", "ask", "new"]
+
+
+async def test_the_documents_hooks_run_in_its_order(
+    fleet: Fleet,
+    free_port: FreePort,
+    llama_server: Path,
+    tiny_models: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The shipped hooks, with the entry points that the document names: databases, seeds, a real embedding, tools."""
+    own = ("memory_databases", "repl_seeds", "tool_registry")
+    on = [f"hooks.{name}.enabled=true" for name in own]
+    units = render(compile_fleet(["hardware=epyc", "profile=hot_only", *on])).manifest.hooks
+    names = ["memory_databases", "repl_seeds", "embedder_warmup", "tool_registry"]
+    assert [unit.name for unit in units] == names
+    log = tmp_path / "ran"
+    for module, function in (u.python.split(":") for u in units if u.python):
+        path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"def {function}():\n    open({str(log)!r}, 'a').write({module!r} + '\\n')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    embedder = next(unit.server for unit in units if unit.name == "embedder_warmup")
+    flags = ("--embedding", "--pooling", "mean")
+    server = real(embedder or "", free_port(), llama_server, tiny_models("bert"), *flags, probe="embedding")
+    supervisor, _ = fleet(server, hooks=units)
+    await supervisor.start()
+    assert [(h.name, h.state, h.error) for h in supervisor.status().hooks] == [(name, "done", None) for name in names]
+    assert log.read_text().split() == ["memory_databases", "seed_loader", "orchestration.tools.executor"]
+
+
+# --- memory ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(no_orphans: None) -> Iterator[int]:
+    """The leader of a session with a child in it, as a server behind a wrapper is."""
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 60 & echo up; wait"], stdout=subprocess.PIPE, start_new_session=True
+    ) as p:
+        assert p.stdout is not None
+        p.stdout.readline()
+        yield p.pid
+        for member in procfs.session_members(p.pid):
+            subprocess.run(["kill", "-9", str(member.pid)], check=False)
+
+
+def test_memory_of_a_session_is_summed(session: int) -> None:
+    """PSS of leader and child together, less than their RSS; the GPUs' bytes of both, strangers' left out."""
+    members = [m.pid for m in procfs.session_members(session)]
+    assert len(members) == 2
+    uses = [GpuUse(0, members[0], 100), GpuUse(0, members[1], 20), GpuUse(1, members[1], 3), GpuUse(0, 1, 9999)]
+    uses.append(GpuUse(7, members[0], 9999))
+    found = Measurer(lambda: (), ("cuda0", "cuda1"), lambda: uses).measure([session])[session]
+    assert found.gpu_bytes == {"cuda0": 120, "cuda1": 3}
+    assert found.pss_bytes is not None
+    resident = sum(m.rss_bytes for m in procfs.session_members(session))
+    assert 0 < found.pss_bytes <= resident
+
+
+def test_nvml_is_asked_by_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute and graphics contexts of one process are one use; what the driver may not tell is zero; it is let go."""
+    calls: list[str] = []
+
+    class NVMLError(Exception):
+        """What the driver raises."""
+
+    def process(pid: int, used: int | None) -> types.SimpleNamespace:
+        return types.SimpleNamespace(pid=pid, usedGpuMemory=used)
+
+    compute = {0: [process(10, 500), process(11, None)], 1: [process(10, 70)]}
+    graphics = {0: [process(10, 500), process(12, 8)], 1: []}
+    driver = types.SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: calls.append("init"),
+        nvmlShutdown=lambda: calls.append("shutdown"),
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetComputeRunningProcesses=compute.__getitem__,
+        nvmlDeviceGetGraphicsRunningProcesses=graphics.__getitem__,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.setattr(measuring, "_NVIDIA", Path("/dev/null"))
+    expected = {GpuUse(0, 10, 500), GpuUse(0, 11, 0), GpuUse(0, 12, 8), GpuUse(1, 10, 70)}
+    assert set(measuring.nvml_use()) == expected
+    assert calls == ["init", "shutdown"]
+
+    def refuse() -> None:
+        raise NVMLError
+
+    driver.nvmlInit = refuse
+    assert measuring.nvml_use() == ()
+
+
+def test_without_a_driver_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pynvml is not even imported."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(measuring, "_NVIDIA", Path("/no/such/device"))
+    assert measuring.nvml_use() == ()
+
+
+# --- requests --------------------------------------------------------------------------------------------------
+
+
+def test_queues_and_speeds_are_those_of_requests(
+    state_dir: Path, tmp_path: Path, free_port: FreePort, llama_server: Path, smollm2: Path, no_orphans: None
+) -> None:
+    """A WARM server: who waits for its start or its slot is counted; then the speed that its answers reported."""
+    front = free_port()
+    fleet = manifest(real("warm", free_port(), llama_server, smollm2, start="demand", tier="warm"))
+    spawn_detached(write_deployment_dir(tmp_path / "deployment", fleet, front))
+    body = {"model": "warm", "prompt": "Once upon a time", "n_predict": 40, "ignore_eos": True}
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(httpx.post(f"http://127.0.0.1:{front}/completion", json=body, timeout=60).status_code)
+
+    with ControlClient(state_dir) as client:
+        (before,) = client.status().processes
+        assert (before.tokens_per_second, before.queued) == (None, 0)
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        most: dict[str, int] = {}
+        while any(thread.is_alive() for thread in threads):
+            (now,) = client.status().processes
+            most[now.state] = max(most.get(now.state, 0), now.queued)
+        assert answers == [200] * 4
+        assert most["starting"] == 4
+        assert most["ready"] in (3, 4)  # the last one may not have entered yet
+        (after,) = client.status().processes
+        assert after.queued == 0
+        assert (after.tokens_per_second or 0) > 1
+        client.stop()
