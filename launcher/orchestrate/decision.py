@@ -66,7 +66,7 @@ def by_rules(settings: Settings, text: str, allowed: Callable[[str], bool]) -> D
 
 def _contains(text: str, word: str) -> bool:
     """Whether `word` stands in `text` as a word of its own, in whatever case."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+    return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def front_door(settings: Settings, why: str, allowed: Callable[[str], bool]) -> Decision:

@@ -31,6 +31,8 @@ from launcher.orchestrate.settings import Settings
 from launcher.orchestrate.tally import Tally
 from launcher.orchestrate.verdict import Verdict, parse_verdict
 
+_JUDGE_TOKENS = 256
+"""Kept free in the validator's slot for its system prompt and something of the request."""
 _LEAST_ROOM_TOKENS = 64
 """A prompt that leaves a worker less than this to write is refused."""
 
@@ -160,17 +162,18 @@ class Generation:
         self._server = said.server
         self._count(said)
         text, last = split_done(said.text)
-        limit = self._job.token_limit
-        spent = limit is not None and said.reason == "length" and self._spent + self._wrote >= limit
-        return cycle.Wrote(text=text, last=last or self._job.task.whole, spent=spent)
+        whole, limit = self._job.task.whole, self._job.token_limit
+        cut = whole or (limit is not None and self._spent + self._wrote >= limit)
+        return cycle.Wrote(text=text, last=last or whole, spent=cut and said.reason == "length")
 
     async def _prompt(self, action: cycle.Write) -> tuple[list[Message], int]:
         """What the worker is shown, and how many tokens it may write. Raises Refusal, TimeoutError."""
         job = self._job
         slot = self._settings.slots[job.model]
         left = None if job.token_limit is None else max(1, job.token_limit - self._spent)
-        most = left if job.task.whole else min(self._settings.validation.block_tokens, left or slot)
-        reserve = min(most or slot // 4, slot // 2)
+        most = self._judgeable if job.task.whole else min(self._settings.validation.block_tokens, self._judgeable)
+        most = most if left is None else min(most, left)
+        reserve = min(most, slot // 4 if left is None and job.task.whole else slot // 2)
         pieces = worker_pieces(self._task, self._blocks)
 
         def compose(chosen: Any) -> list[Message]:
@@ -188,7 +191,13 @@ class Generation:
             message = f"the request does not fit a slot of {job.model!r}, which has {slot} tokens"
             raise Refusal(400, "context_length_exceeded", message, param="messages")
         messages, size = found
-        return messages, min(most or slot, slot - size)
+        return messages, min(most, slot - size)
+
+    @property
+    def _judgeable(self) -> int:
+        """Tokens of the longest block that the validator's slot holds, beside its prompt and its verdict."""
+        slot = self._settings.slots[self._settings.validator]
+        return max(_LEAST_ROOM_TOKENS, slot - VERDICT_TOKENS - _JUDGE_TOKENS)
 
     def _count(self, said: Said) -> None:
         """Add what a worker's answer took, corrections included."""

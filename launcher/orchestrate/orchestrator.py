@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -17,7 +15,7 @@ import msgspec
 from launcher.ir.exchange import Exchange, Headers, Refusal
 from launcher.ir.fleet import RoutingTable
 from launcher.orchestrate.ask import Sizes, chat
-from launcher.orchestrate.context import Message, request_text, task_of
+from launcher.orchestrate.context import Message, request_text
 from launcher.orchestrate.decision import (
     DECISION_TOKENS,
     Decision,
@@ -30,26 +28,15 @@ from launcher.orchestrate.decision import (
     router_pieces,
     router_question,
 )
-from launcher.orchestrate.generation import Generation, Job
+from launcher.orchestrate.generation import Generation
 from launcher.orchestrate.keeper import Keeper
 from launcher.orchestrate.memory import FILE_NAME, Memory, Opened
-from launcher.orchestrate.settings import AUTO, BLOCK_PROMPT, Settings, settings_of
+from launcher.orchestrate.request import TEXT_PATHS, decoded, fields_of, job_of, name_in, unvalidated
+from launcher.orchestrate.settings import AUTO, Settings, settings_of
 from launcher.orchestrate.tally import Tally
 
-_CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
-_TEXT_PATHS = _CHAT_PATHS | {
-    "/v1/completions",
-    "/completions",
-    "/completion",
-    "/v1/responses",
-    "/responses",
-    "/v1/messages",
-}
-"""Requests whose text says who should answer."""
 _LOG = logging.getLogger("launch.orchestrate")
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DAY_S = 86400.0
-_NOT_IN_DIGEST = ("stream", "stream_options")
 _HELD = ("other", "running", "complete")
 """A generation found like this is not ours to end."""
 
@@ -113,7 +100,7 @@ class Orchestrator:
                 await exchange.forward(exchange.asked, "", [])
                 return
             raise Refusal(400, "policy_unsupported", "this fleet has no orchestration, and no validator")
-        body = _decoded(exchange)
+        body = decoded(exchange)
         named = exchange.asked != AUTO
         decision = (
             Decision(model=exchange.asked, source="named") if named else await self._decide(exchange, settings, body)
@@ -122,13 +109,13 @@ class Orchestrator:
             raise Refusal(403, "model_not_allowed", f"this API key may not ask {decision.model!r}", param="model")
         requested = exchange.header(b"x-validation-policy")
         policy = policy_of(settings, decision, requested)
-        why = _unvalidated(exchange.path, body) if policy != "none" else ""
+        why = unvalidated(exchange.path, body) if policy != "none" else ""
         if why and requested is not None:
             raise Refusal(400, "policy_unsupported", why)
         decision = msgspec.structs.replace(decision, policy="none" if why else policy)
         place = Place(
-            project=_name(exchange, b"x-project", "default"),
-            generation=_name(exchange, b"x-generation-id", uuid.uuid4().hex),
+            project=name_in(exchange, b"x-project", "default"),
+            generation=name_in(exchange, b"x-generation-id", uuid.uuid4().hex),
             shared=exchange.header(b"x-project") is not None,
         )
         await self._note(exchange, settings, keeper, decision, place)
@@ -169,11 +156,11 @@ class Orchestrator:
         place: Place,
     ) -> None:
         """A validated answer: a new one, or one that the client goes on with. Raises Refusal."""
-        job = _job(settings, body, decision, shared=place.shared)
-        opened = await self._open(keeper, exchange, place, _fields(exchange, body, decision))
+        job = job_of(settings, body, decision, shared=place.shared)
+        opened = await self._open(keeper, exchange, place, fields_of(exchange, body, decision))
         if opened.known:
             decision = msgspec.structs.replace(decision, model=opened.model, domain=opened.domain, policy=opened.policy)
-            job = _job(settings, body, decision, shared=place.shared)
+            job = job_of(settings, body, decision, shared=place.shared)
         headers: Headers = [
             (b"x-launch-decision", decision.header().encode("latin-1", "replace")),
             (b"x-launch-server", opened.model.encode()),
@@ -193,7 +180,7 @@ class Orchestrator:
 
     async def _decide(self, exchange: Exchange, settings: Settings, body: dict[str, Any]) -> Decision:
         """Who answers a request for `auto`. Raises Refusal."""
-        if exchange.path not in _TEXT_PATHS:
+        if exchange.path not in TEXT_PATHS:
             message = f"{exchange.path} has no text to decide by: name a model"
             raise Refusal(400, "auto_unsupported", message, param="model")
         task_type = exchange.header(b"x-task-type")
@@ -206,7 +193,7 @@ class Orchestrator:
     async def _ask_router(self, exchange: Exchange, settings: Settings, text: str) -> Decision:
         """The router's decision, or the front door's where it gives none in time. Raises Refusal."""
         workers = tuple(w for w in settings.workers if exchange.may_ask(w))
-        if not workers or not text.strip() or not settings.domains:
+        if not settings.router or not workers or not text.strip() or not settings.domains:
             return front_door(settings, "nothing_to_decide", exchange.may_ask)
         began = time.perf_counter()
         try:
@@ -266,86 +253,3 @@ class Orchestrator:
         if found is None:
             raise Refusal(404, "generation_not_found", f"there is no generation {generation[:100]!r}")
         return msgspec.json.encode({"object": "generation", **found})
-
-
-def _decoded(exchange: Exchange) -> dict[str, Any]:
-    """The request's JSON object. Raises Refusal."""
-    try:
-        body: dict[str, Any] = msgspec.json.decode(exchange.body or b"{}", type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(400, "invalid_json", f"the body is no JSON object: {error}") from None
-    return body
-
-
-def _unvalidated(path: str, body: dict[str, Any]) -> str:
-    """Why the answer to a request cannot be validated; "" where it can."""
-    if path not in _CHAT_PATHS:
-        return "only chat completions are validated"
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages) or not messages:
-        return "messages must be a list of objects"
-    if any(isinstance(m.get("content"), list) and not _is_text(m["content"]) for m in messages):
-        return "only text is validated"
-    for key in ("tools", "functions", "response_format", "logprobs"):
-        if body.get(key):
-            return f"an answer with {key} is not validated"
-    return "" if body.get("n") in (None, 1) else "only one choice is validated"
-
-
-def _is_text(parts: list[Any]) -> bool:
-    """Whether a message's parts are all text."""
-    return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
-
-
-def _token_limit(body: dict[str, Any]) -> int | None:
-    """The client's limit for the whole answer. Raises Refusal."""
-    for key in ("max_completion_tokens", "max_tokens"):
-        value = body.get(key)
-        if value is None or value == -1:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise Refusal(400, "invalid_value", f"{key} must be a whole number above 0", param=key)
-        return value
-    return None
-
-
-def _name(exchange: Exchange, header: bytes, default: str) -> str:
-    """A name that a header gives. Raises Refusal."""
-    value = exchange.header(header)
-    if value is None:
-        return default
-    if not _NAME.fullmatch(value):
-        message = f"{header.decode()} must be 1 to 64 letters, digits, dots, dashes and underscores"
-        raise Refusal(400, "invalid_header", message)
-    return value
-
-
-def _fields(exchange: Exchange, body: dict[str, Any], decision: Decision) -> dict[str, str]:
-    """What is kept of a generation; the digest is of what a request must have in common to go on with it."""
-    kept = {key: value for key, value in body.items() if key not in _NOT_IN_DIGEST}
-    given = [kept, exchange.header(b"x-validation-policy"), exchange.header(b"x-task-type")]
-    return {
-        "digest": hashlib.sha256(msgspec.json.encode(given, order="sorted")).hexdigest(),
-        "model": decision.model,
-        "domain": decision.domain,
-        "policy": decision.policy or "none",
-    }
-
-
-def _job(settings: Settings, body: dict[str, Any], decision: Decision, *, shared: bool) -> Job:
-    """What the worker has to do; `shared`: it may be shown the project. Raises Refusal."""
-    whole = decision.policy == "final"
-    blocks = "" if whole else settings.validation.block_prompt or BLOCK_PROMPT
-    own = settings.prompts.get(decision.model, "")
-    options = body.get("stream_options")
-    return Job(
-        model=decision.model,
-        task=task_of(body["messages"], (own.strip(), blocks.strip()), whole=whole),
-        asked=request_text(body),
-        request=body,
-        token_limit=_token_limit(body),
-        context_blocks=settings.memory.context_blocks if shared else 0,
-        stream=body.get("stream") is True,
-        stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        timeout_s=settings.timeouts_s.get(decision.model, 0),
-    )

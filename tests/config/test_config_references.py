@@ -98,6 +98,12 @@ SERVICE = "services.s={command: [x], port: 9999"
         ),
         (["orchestration={router: zzz}"], "config/dangling", "orchestration.router", None),
         (
+            ["orchestration={router: coder, rules: [{words: [x], domain: d, model: frontdor}]}"],
+            "config/dangling",
+            "orchestration.rules.0.model",
+            "orchestration.rules.0.model=frontdoor",
+        ),
+        (
             ["orchestration={router: coder, workers: [frontdor]}"],
             "config/dangling",
             "orchestration.workers.0",

@@ -408,3 +408,11 @@ async def test_a_block_that_cannot_be_saved_is_not_delivered(tmp_path: Path) -> 
         assert (await fleet.chat("Refactor.", headers={"X-Validation-Policy": "none"})).status_code == 200
         response = await ask(fleet)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "memory_failed")
+
+
+async def test_a_whole_answer_that_the_slot_cuts_off_says_so(tmp_path: Path) -> None:
+    """Policy `final` without a limit: what the validator's slot holds is written, and a cut is a `length`."""
+    async with scripted_fleet(tmp_path, coder=("word " * 5000,)) as fleet:
+        response = await fleet.chat(model="coder", headers={"X-Validation-Policy": "final"})
+        assert response.json()["choices"][0]["finish_reason"] == "length"
+        assert len(content(response).split()) == 2048 - 400 - 256
