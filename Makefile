@@ -75,6 +75,7 @@ bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.cli_start
 	@$(BIN)/python -m benchmarks.dataplane
 	@$(BIN)/python -m benchmarks.plan_scale
+	@$(BIN)/python -m benchmarks.inspect_vocabulary
 	@$(BIN)/python -m benchmarks.memory
 
 clean: ## remove what the targets above made

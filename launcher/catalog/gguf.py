@@ -26,6 +26,7 @@ MAX_HEADER_BYTES = 256 * 1024**2
 MAX_KEPT = 4096
 """Longest numeric array whose elements are kept; of longer ones only the length is."""
 MAX_KEYS = 65_536
+MAX_KEY_BYTES = 65_536
 MAX_NAME_BYTES = 63
 """GGML_MAX_NAME less the terminator."""
 MAX_DIMS = 4
@@ -37,6 +38,10 @@ _READS = (256 * 1024, 8 * 1024**2, 32 * 1024**2, MAX_HEADER_BYTES)
 _INT64_MAX = 2**63 - 1
 
 _CHUNK = 512
+_LANDMARK = b"tokenizer."
+"""How the names of the keys around a vocabulary begin."""
+_LANDINGS = 4
+"""Places where a string array may end that are tried."""
 
 _STRING, _ARRAY = 8, 9
 _SCALARS: dict[int, struct.Struct] = {
@@ -103,13 +108,14 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 class _Window:
     """The part of a stream read so far, and where the reader stands. Grows as the header turns out longer."""
 
-    __slots__ = ("data", "exact", "file_bytes", "pos", "stream")
+    __slots__ = ("data", "exact", "file_bytes", "leapt", "pos", "stream")
 
     def __init__(self, stream: BinaryIO, file_bytes: int, *, exact: bool) -> None:
         """Start at the stream's beginning with nothing read."""
         self.stream, self.file_bytes, self.exact = stream, file_bytes, exact
         self.data = b""
         self.pos = 0
+        self.leapt = 0
 
     def reserve(self, count: int) -> int:
         """Make `count` bytes from the current position available; the position. Raises BadHeader at the end."""
@@ -159,14 +165,16 @@ class _Window:
     def skip_strings(self, count: int) -> None:
         """Step over `count` strings: the hot loop of a header.
 
-        A chunk at a time, as if every length fitted its lowest byte (40 ns a string). That is taken to hold when the
-        chunk has seven zero bytes a string, the upper bytes of its length. Text with zero bytes can deceive this;
-        then what follows does not parse, and `parse_header` reads again with `exact`.
+        At once to the next key, or a chunk at a time, as if every length fitted its lowest byte (40 ns a string).
+        Either is taken to hold when there are seven zero bytes a string, the upper bytes of its length. Text with
+        zero bytes can deceive this; then what follows does not parse, and `parse_header` reads again with `exact`.
         """
         if self.exact:
             self._skip_exactly(count)
             return
         while count:
+            if self.leapt != len(self.data) and self._leap(count):
+                return
             chunk = min(count, _CHUNK)
             data, start, pos = self.data, self.pos, self.pos
             try:
@@ -174,12 +182,26 @@ class _Window:
                     pos += 8 + data[pos]
             except IndexError:
                 pos = -1
-            if pos == -1 or pos - start - len(data[start:pos].translate(None, b"\0")) != 7 * chunk:
+            if pos == -1 or data.count(0, start, pos) != 7 * chunk:
                 self._skip_exactly(chunk)
             else:
                 self.pos = pos
                 self.reserve(0)
             count -= chunk
+
+    def _leap(self, count: int) -> bool:
+        """Step over `count` strings to the key after them, where it is in what was read (15 ns a string)."""
+        data, at = self.data, self.pos + _U64.size * count
+        for _ in range(_LANDINGS):
+            at = data.find(_LANDMARK, at + _U64.size)
+            end = at - _U64.size
+            if at < 0:
+                self.leapt = len(data)  # there is nothing to land on before more is read
+                return False
+            if data.count(0, self.pos, end) == 7 * count and _U64.unpack_from(data, end)[0] < MAX_KEY_BYTES:
+                self.pos = end
+                return True
+        return False
 
     def _skip_exactly(self, count: int) -> None:
         """Step over `count` strings of any length, reading on as needed (80 ns a string)."""

@@ -250,3 +250,22 @@ def test_string_arrays_of_any_lengths(lengths: list[int], end: int) -> None:
     header = parse(head + raw.text("end") + struct.pack("<II", raw.U32, end))
     assert header.lengths["t"] == len(words)
     assert header.values["end"] == end
+
+
+_TRAPS = (b"tokenizer.", b"\x0e" + bytes(7) + b"tokenizer.trap", bytes(9), b"x" * 300, b"", b"plain")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(_TRAPS), max_size=40), st.lists(st.sampled_from(_TRAPS), max_size=40))
+@example([b"plain"] * 30, [])
+def test_landing_at_the_next_key_takes_no_text_for_one(tokens: list[bytes], merges: list[bytes]) -> None:
+    """Texts that look like the key after them, with zero bytes and long ones to make up the count."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 4)
+    for name, words in (("tokenizer.ggml.tokens", tokens), ("tokenizer.ggml.merges", merges)):
+        body = struct.pack("<IIQ", raw.ARRAY, raw.STRING, len(words)) + b"".join(map(raw.text, words))
+        head += raw.text(name) + body
+    for name in ("tokenizer.ggml.bos_token_id", "end"):
+        head += raw.text(name) + struct.pack("<II", raw.U32, 7)
+    header = parse(head)
+    assert header.lengths == {"tokenizer.ggml.tokens": len(tokens), "tokenizer.ggml.merges": len(merges)}
+    assert header.values == {"tokenizer.ggml.bos_token_id": 7, "end": 7}
