@@ -21,7 +21,7 @@ ROUNDS = 3
 
 
 def seconds(count: int) -> float:
-    """Best of three plans of `count` servers of three models on hosts that hold ten each."""
+    """CPU seconds, best of three plans of `count` servers of three models; planning is one thread and waits for nothing."""
     models = [model_file(a, name=n) for n, a in (("small", SMOLLM2), ("dense", LLAMA_8B), ("experts", QWEN3_30B))]
     hosts = {
         f"h{i:03}": HostConfig(address=f"10.0.{i // 250}.{i % 250 + 1}", api_key_file="/etc/launch/key")
@@ -36,9 +36,9 @@ def seconds(count: int) -> float:
     found = catalog(*models)
     best = float("inf")
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.process_time()
         plan = plan_fleet(config, found, deployment="scale", input_digest="")
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
         if len(plan.servers) != count or len(plan.devices) != len(hosts):
             raise RuntimeError(f"{len(plan.servers)} servers, {len(plan.devices)} devices")
     return best
