@@ -21,7 +21,7 @@ ROUNDS = 3
 
 
 def seconds(count: int) -> float:
-    """CPU seconds, best of three plans of `count` servers of three models; planning is one thread and waits for nothing."""
+    """CPU seconds of a plan of `count` servers, the best of three; planning is one thread and waits for nothing."""
     models = [model_file(a, name=n) for n, a in (("small", SMOLLM2), ("dense", LLAMA_8B), ("experts", QWEN3_30B))]
     hosts = {
         f"h{i:03}": HostConfig(address=f"10.0.{i // 250}.{i % 250 + 1}", api_key_file="/etc/launch/key")
