@@ -11,9 +11,9 @@ from launcher.render.server_keys import own_key_file
 from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command
 from launcher.render.unit_names import (
     FRONT,
-    LOOPBACK,
     data_dir,
     front_tier,
+    is_loopback,
     shared_user,
     slice_name,
     socket_path,
@@ -45,7 +45,7 @@ def front_values(plan: FleetPlan) -> dict[str, Any]:
         "memory_max": str(FRONT_BYTES),
         # it keeps the memory of projects there
         "state_directory": f"{deploy.unit_prefix}-{FRONT}" if plan.config.orchestration else None,
-        "loopback": front.host in LOOPBACK and all(s.host in LOOPBACK for s in (*plan.servers, *plan.remote)),
+        "loopback": is_loopback(front.host) and all(is_loopback(s.host) for s in (*plan.servers, *plan.remote)),
     }
 
 
@@ -65,7 +65,7 @@ def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     attempts = max(1, runtime.crash_loop_failures)
     slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
     return {
-        **_sandbox(plan, config.command[0], (service.port,), loopback=config.host in LOOPBACK),
+        **_sandbox(plan, config.command[0], (service.port,), loopback=is_loopback(config.host)),
         "unit": unit_name(plan, service.name),
         "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
         "target": target_name(plan, config.tier),
@@ -95,7 +95,7 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         raise ValueError(f"{service.name} is no container")
     attempts = max(1, runtime.crash_loop_failures)
     slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
-    near = "127.0.0.1:" if config.host in LOOPBACK else ""
+    near = "127.0.0.1:" if is_loopback(config.host) else ""
     url = reachable_url(config.host, service.port)
     return {
         "unit": unit_name(plan, service.name),
@@ -127,7 +127,7 @@ def warm_values(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
     path = socket_path(plan, server) or ""
     drain_s = math.ceil(plan.config.runtime.drain_timeout_s)
     idle = math.ceil(plan.tiers[server.tier].idle_timeout_s)
-    host = f"[{server.host}]" if ":" in server.host else "127.0.0.1"
+    host = f"[{server.host}]" if ":" in server.host else server.host.replace("localhost", "127.0.0.1")
     drain = libexec_command(plan, "launch-drain", f"unix:{path}", str(drain_s)) if server.exclusive else None
     return {
         **_sandbox(plan, "", (), loopback=True),

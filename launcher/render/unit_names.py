@@ -10,7 +10,10 @@ from launcher.ir.plan import FleetPlan, ServerPlan
 FRONT = "front"
 """The front's unit is `launch-front.service`, so no server or service has this name."""
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    return host in ("::1", "localhost") or host.startswith("127.")
 
 
 def unit_name(plan: FleetPlan, server: str, kind: str = "service") -> str:
@@ -74,4 +77,4 @@ def socket_path(plan: FleetPlan, server: ServerPlan) -> str | None:
     waits = plan.tiers[server.tier].start == "demand" and server.name not in plan.config.include_warm
     if not waits or deploy.warm != "socket" or deploy.scope != "system" or ports[server.port] > 1:
         return None
-    return f"/run/{shared_user(plan, server.name)}/server.sock" if server.host in LOOPBACK else None
+    return f"/run/{shared_user(plan, server.name)}/server.sock" if is_loopback(server.host) else None

@@ -17,8 +17,8 @@ from launcher.render.server_keys import own_key_file, with_credential
 from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command, quote_word
 from launcher.render.unit_names import (
     FRONT,
-    LOOPBACK,
     front_tier,
+    is_loopback,
     libexec_dir,
     shared_user,
     slice_name,
@@ -68,7 +68,7 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
     words = command.words if path is None else _on_socket(command.words, path)
     proof = (server.name, url, *proof_request(server))
     exposure = EXPOSURE_GPU if allow else EXPOSURE_UNIX if path else EXPOSURE_CPU
-    loopback = server.host in LOOPBACK and not any(gpu.backend == "rpc" for gpu in gpus)
+    loopback = is_loopback(server.host) and not any(gpu.backend == "rpc" for gpu in gpus)
     exposure += EXPOSURE_NOTIFY * deploy.watchdog + EXPOSURE_OPEN * (not loopback)
     drains = server.exclusive is not None
     keys = own_key_file(server.extra_args)

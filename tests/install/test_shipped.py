@@ -8,19 +8,34 @@ from pathlib import Path
 
 import pytest
 
-from launcher.compiler import compile_fleet, render
+from launcher.compiler import compile_fleet, hosts_of, on_host, render
 from tests.render.conftest import exposure, verify
 
-SHIPPED = ("hardware=dev profile=dev", "hardware=epyc profile=hot_only", "hardware=epyc profile=full",
-           "hardware=sovereign profile=three_tier")  # fmt: skip
+SHIPPED = (
+    "hardware=dev profile=dev",
+    "hardware=epyc profile=hot_only",
+    "hardware=epyc profile=full",
+    "hardware=epyc profile=epyc_dev",
+    "hardware=sovereign profile=three_tier",
+    "hardware=dev profile=three_tier_small",
+    "hardware=two_hosts profile=pair",
+)
 DOCS = Path(__file__).parents[2] / "docs/deploy.md"
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
 
 
+def test_every_profile_is_looked_at() -> None:
+    """A profile that is added is added here."""
+    shipped = {p.stem for p in (DOCS.parents[1] / "conf/profile").glob("*.yaml")}
+    assert shipped == {overrides.partition("profile=")[2] for overrides in SHIPPED}
+
+
 def units(overrides: str) -> dict[str, str]:
-    """Text of every unit of a deployment by name."""
-    files = render(compile_fleet(overrides.split())).deployment.files
+    """Text of every unit of a deployment by name, on whichever host."""
+    compiled = compile_fleet(overrides.split())
+    parts = [on_host(compiled, host) for host in hosts_of(compiled)] or [compiled]
+    files = [file for part in parts for file in render(part).deployment.files]
     return {f.path.removeprefix("systemd/"): f.text for f in files if f.path.startswith("systemd/")}
 
 
