@@ -216,7 +216,6 @@ class Runtime:
                 )
             )
             self._front.more_metrics = self._observer.metrics
-            self._observer.start()
             try:
                 await self._run_fleet(self._serving)
             finally:
