@@ -53,7 +53,13 @@ def two_models(directory: Path, mib: int) -> tuple[Path, Path]:
         for path in made:
             shutil.copyfile(source, path)
         return made[0], made[1]
-    shape: dict[str, Any] = {"n_embd": 1024, "n_ff": 3072, "n_head": 16, "n_head_kv": 16, "n_layer": max(1, round(mib / LAYER_MIB))}
+    shape: dict[str, Any] = {
+        "n_embd": 1024,
+        "n_ff": 3072,
+        "n_head": 16,
+        "n_head_kv": 16,
+        "n_layer": max(1, round(mib / LAYER_MIB)),
+    }
     return write("llama", directory, seed=1, **shape), write("llama", directory, seed=2, **shape)
 
 
@@ -131,7 +137,7 @@ async def measure(directory: Path, rounds: int, mib: int) -> None:
     size = models[0].stat().st_size / 1024**2
     port, spare = free_port(), free_port()
     units = [
-        real(name, port, SERVER, model, exclusive="gpu", start="demand", start_timeout_s=300)
+        real(name, port, SERVER, model, exclusive="gpu", start="demand", start_timeout_s=300, stall_timeout_s=0)
         for name, model in zip(("one", "two"), models, strict=True)
     ]
     watcher = Watcher()

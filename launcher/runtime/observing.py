@@ -26,7 +26,7 @@ class Observer:
     def __init__(
         self, manifest: FleetManifest, table: RoutingTable, processes: Callable[[], Iterable[ProcessStatus]]
     ) -> None:
-        """`processes`: every process now, with what it measures. Nothing runs before `start`."""
+        """`processes`: every process now, with what it measures. Nothing runs before the fleet is ready."""
         self.pool = WarmPool(manifest, table, available=available_bytes)
         self._processes = processes
         self._gpus = tuple(device.name for device in manifest.devices if device.kind == "gpu")
@@ -38,14 +38,14 @@ class Observer:
         self._vram: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Begin to keep files warm, and to ask the GPUs."""
+    def _start(self) -> None:
+        """Begin to keep files warm, and to ask the GPUs: not before the fleet is up, whose loads come first."""
         self.pool.start()
         if self._gpus and not self._tasks:
             self._tasks = [asyncio.get_running_loop().create_task(self._watch_gpus())]
 
     async def close(self) -> None:
-        """End what `start` began."""
+        """End what was begun."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, self.pool.close(), return_exceptions=True)
@@ -60,6 +60,8 @@ class Observer:
         match event:
             case events.ServerStarting() | events.ServerAdopted():
                 self.pool.started(event.name)
+            case events.FleetReady():
+                self._start()
             case events.ServerStopped():
                 self.pool.ended(event.name)
             case events.ServerFailed():
