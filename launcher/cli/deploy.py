@@ -86,7 +86,8 @@ def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployme
 def judged(deployment: Deployment, layout: Layout, source: Source, err: Terminal, *, force: bool = False) -> Changes:
     """What installing would change, once nothing stands in its way. ConfigError, HostError otherwise."""
     _require_scope(deployment, layout)
-    changes = plan_changes(deployment, layout, source=source, force=force)
+    with writing(layout.units, "nothing was written"):
+        changes = plan_changes(deployment, layout, source=source, force=force)
     coming = {Path(shown(c.path, layout)) for c in changes.changes}
     findings = [*changes.findings, *(verify_units(deployment, layout, coming) if changes.changes else ())]
     if has_errors(findings):
@@ -106,7 +107,8 @@ def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_col
     """Stop and remove an installed deployment."""
     out, err = terminals(no_color=no_color)
     layout = options.layout()
-    record = read_record(name, layout)
+    with writing(layout.records, "nothing was removed"):
+        record = read_record(name, layout)
     if record is None:
         there = ", ".join(installed_names(layout)) or "none"
         message = f"{name} is not installed here; installed: {there}"

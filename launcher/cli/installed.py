@@ -44,11 +44,11 @@ _STATES: dict[str, ServerState] = {
 
 
 def installed_here() -> tuple[Installed, ...]:
-    """What is installed on this machine, and for this user; nothing where no systemd runs it."""
+    """What is installed on this machine, and for this user; nothing where no systemd runs it, or it may not be read."""
     layouts = (Layout(), Layout(scope="user", home=Path.home()))
     try:
         return installed_fleets(layout for layout in layouts if installed_names(layout))
-    except SuperviseError:
+    except (SuperviseError, OSError):
         return ()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.errors import ConfigError, Finding
 from launcher.install.layout import Layout
 
 SCHEMA = "launch.installed/v1"
@@ -44,12 +45,18 @@ def record_path(deployment: str, layout: Layout) -> Path:
 
 
 def read_record(deployment: str, layout: Layout) -> Record | None:
-    """The record of `deployment`; None when it is not installed. Raises OSError and msgspec.DecodeError."""
+    """The record of `deployment`; None when it is not installed. Raises OSError, ConfigError (no record of ours)."""
+    path = record_path(deployment, layout)
     try:
-        raw = record_path(deployment, layout).read_bytes()
+        return msgspec.json.decode(path.read_bytes(), type=Record)
     except FileNotFoundError:
         return None
-    return msgspec.json.decode(raw, type=Record)
+    except msgspec.DecodeError as error:
+        message = f"{path} is no install record: {error}"
+        note = "what is installed is not known without it: put it back, or remove the units by hand and then this file"
+        raise ConfigError(
+            [Finding(code="install/damaged", severity="error", key="", message=message, notes=(note,))]
+        ) from None
 
 
 def installed_names(layout: Layout) -> tuple[str, ...]:
