@@ -77,6 +77,7 @@ bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.plan_scale
 	@$(BIN)/python -m benchmarks.inspect_vocabulary
 	@$(BIN)/python -m benchmarks.memory
+	@$(BIN)/python -m benchmarks.swap
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist
