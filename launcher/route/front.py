@@ -33,7 +33,7 @@ from launcher.route.sticky import Sticky
 from launcher.route.target import SERVING, Target, choose
 from launcher.route.upstream import UpstreamError
 from launcher.route.view import View
-from launcher.route.wire import Request, RequestIds, cors_headers, preflight_headers
+from launcher.route.wire import RequestIds, cors_headers, preflight_headers
 
 _LOG = logging.getLogger("launch.route")
 _ACCESS = logging.getLogger("launch.access")
@@ -223,7 +223,7 @@ class Front:
             await self._to_control(view, turn)
         elif request.method == "GET" and request.path.startswith(_GENERATIONS) and self.orchestrator is not None:
             await self._report(self.orchestrator, turn)
-        elif request.method not in ("GET", "HEAD") or not await self._answer_here(view, request, reply):
+        elif request.method not in ("GET", "HEAD") or not await self._answer_here(view, turn):
             await self._forward(view, turn)
 
     async def _to_control(self, view: View, turn: Turn) -> None:
@@ -238,8 +238,9 @@ class Front:
         assert self._control is not None  # noqa: S101  # asked before
         await self._control(turn.scope, turn.receive, turn.reply.raw)
 
-    async def _answer_here(self, view: View, request: Request, reply: Reply) -> bool:
+    async def _answer_here(self, view: View, turn: Turn) -> bool:
         """Answer a GET about the fleet itself; False when it is not one."""
+        request, reply, may_ask = turn.request, turn.reply, turn.grant.may_ask
         state_of = self.upstreams.state
         path = request.path
         if path in ("/health", "/v1/health"):
@@ -256,17 +257,19 @@ class Front:
         elif path == "/":
             front = view.table.front
             host = request.seen.get(b"host", b"").decode("latin-1") or f"{front.host}:{front.port}"
-            page = pages.home_page(view.table, state_of, f"http://{host}")
+            page = pages.home_page(view.table, state_of, f"{turn.scope['scheme']}://{host}")
             await reply.whole(200, b"text/html; charset=utf-8", page.encode(), _CSP)
         elif path in ("/v1/models", "/models", "/v1/models/", "/models/"):
-            await _json(reply, 200, pages.models_list(view.table, state_of, self._created, view.auto))
+            await _json(reply, 200, pages.models_list(view.table, state_of, self._created, view.auto, may_ask))
         elif path.startswith(("/v1/models/", "/models/")):
             name = path.partition("/models/")[2]
-            if name in view.auto:
+            if name in view.auto and may_ask(name, name):
                 await _json(reply, 200, pages.auto_entry(name, self._created))
                 return True
             name = view.directory.asked(name)
             unit = view.targets[view.directory.tiers(name)[0][0]].unit
+            if not may_ask(name, unit.name):
+                raise HttpError(403, "model_not_allowed", f"this API key may not ask for {name!r}")
             await _json(reply, 200, pages.model_entry(unit, state_of(unit.name), self._created))
         else:
             return False

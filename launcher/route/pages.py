@@ -40,10 +40,20 @@ def auto_entry(name: str, created: int) -> dict[str, Any]:
     return {**entry, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-def models_list(table: RoutingTable, state_of: StateOf, created: int, auto: Iterable[str] = ()) -> dict[str, Any]:
-    """Every server, in the table's order, then `auto`. Both APIs' list fields; nothing is left for a second page."""
-    data = [model_entry(unit, state_of(name), created) for name, unit in table.targets.items()]
-    data += [auto_entry(name, created) for name in sorted(auto)]
+def models_list(
+    table: RoutingTable, state_of: StateOf, created: int, auto: Iterable[str], may_ask: Callable[[str, str], bool]
+) -> dict[str, Any]:
+    """Every server that the caller may ask by some name, in the table's order, then `auto`, by the same rule.
+
+    Both APIs' list fields; nothing is left for a second page. `may_ask` is given a name and the server behind it.
+    """
+    named = {**table.names, **{pool.name: pool.servers for pool in table.pools}}
+    data = [
+        model_entry(unit, state_of(name), created)
+        for name, unit in table.targets.items()
+        if may_ask(name, name) or any(may_ask(asked, name) for asked, servers in named.items() if name in servers)
+    ]
+    data += [auto_entry(name, created) for name in sorted(auto) if may_ask(name, name)]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, "has_more": False, **ends}
 

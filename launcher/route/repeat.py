@@ -24,12 +24,13 @@ class RepeatedHead:
 
     def body_start(self, data: bytes) -> int:
         """Where the body begins, if `data` is this head again and the whole of its body and nothing more; else 0."""
-        left = len(data) - self._fixed
-        # what is left is the digits and the body they count; where both are one digit shorter, llhttp reads the head
+        left = len(data) - self._fixed  # the digits, and the body that they count
         length = left - len(b"%d" % left)
-        if length >= 0 and data.startswith(b"%b%d%b" % (self._before, length, self._after)):
-            return len(data) - length
-        return 0
+        if length < 0:
+            return 0
+        head = b"%b%d%b" % (self._before, length, self._after)
+        # where the body is one digit shorter than digits and body together, llhttp reads the head
+        return len(head) if len(head) + length == len(data) and data.startswith(head) else 0
 
 
 def repeated_head(data: bytes) -> RepeatedHead | None:

@@ -111,6 +111,10 @@ class Request:
             raise HttpError(400, "duplicate_header", f"{self._twice.decode()} is given twice", close=True)
         if self.method not in _METHODS:
             raise HttpError(405, "method_not_allowed", f"{self.method} is not served", close=True)
+        coding = self.seen.get(b"transfer-encoding")
+        if coding is not None and coding.strip().lower() != b"chunked":
+            shown = coding[:40].decode("latin-1")
+            raise HttpError(501, "unknown_coding", f"Transfer-Encoding {shown!r} is not understood", close=True)
         if not self.raw_path.startswith(b"/"):
             raise HttpError(400, "invalid_target", "the request target is not a path", close=True)
 

@@ -32,7 +32,8 @@ def front_url(table: RoutingTable) -> str:
     """Where the front is reached from this machine."""
     unit = table.front
     host = "127.0.0.1" if unit.host in ("0.0.0.0", "::") else unit.host  # noqa: S104 - shown, not bound
-    return f"http://{f'[{host}]' if ':' in host else host}:{unit.port}"
+    scheme = "http" if unit.tls_cert_file is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{unit.port}"
 
 
 def notify(message: str) -> None:

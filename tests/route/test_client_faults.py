@@ -72,6 +72,11 @@ async def test_bad_http_is_refused(raw: bytes) -> None:
 
 
 REFUSED = {
+    "a coding beside chunked": (
+        H + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        501,
+        "unknown_coding",
+    ),
     "no json": (post(b"hello"), 400, "invalid_json"),
     "half json": (post(b'{"model":"m"'), 400, "invalid_json"),
     "more than json": (post(b'{"model":"m"} {}'), 400, "invalid_json"),

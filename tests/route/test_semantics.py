@@ -58,6 +58,11 @@ async def test_scopes_and_models(tmp_path: Path) -> None:
             refused = await ask(port, post({"model": "big"}, "/x", "X-Api-Key: alice"))
             assert (refused.status, refused.code) == (403, "model_not_allowed")
             assert await status("plain", "big") == 200
+            for key, shown in (("alice", ["small"]), ("plain", ["small", "big"])):
+                listed = (await ask(port, get("/v1/models", f"X-Api-Key: {key}"))).json()["data"]
+                assert [model["id"] for model in listed] == shown
+            assert (await ask(port, get("/v1/models/small", "X-Api-Key: alice"))).status == 200
+            assert (await ask(port, get("/v1/models/big", "X-Api-Key: alice"))).code == "model_not_allowed"
             for key, expected in (("root", 200), ("ops", 200), ("alice", 403), ("plain", 403)):
                 assert (await ask(port, get("/api/status", f"X-Api-Key: {key}"))).status == expected
     assert len(up.requests) == 4
