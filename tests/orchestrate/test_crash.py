@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from launcher.supervise import LOCK_NAME, stop_orphans
 from tests.supervise.conftest import SUPERVISOR, manifest, routes, state_dir, unit
 
 __all__ = ["state_dir"]  # the fixture
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 SERVER = Path(__file__).with_name("scripted_server.py")
 WHOLE = [f"block {n}" for n in range(1, 6)]
 MESSAGES: Any = [{"role": "user", "content": "Write."}]
@@ -39,11 +40,13 @@ class Deployment:
         """Written, not started."""
         self.folder, self.state = folder, state
         servers = []
-        for role in ("router", "validator", "worker"):
-            port, model = free_port(), f"/models/{role}.gguf"
+        device = free_port()
+        for role in ("router", "validator", "worker", "other_worker"):
+            takes_turns = {"exclusive": "device", "default": role == "worker"} if role.endswith("worker") else {}
+            port, model = device if takes_turns else free_port(), f"/models/{role}.gguf"
             argv = (sys.executable, "-S", str(SERVER), "--port", str(port), "--model", model)
             argv += ("--role", role, "--folder", str(folder))
-            servers.append(unit(role, argv, port, model, n_ctx_per_slot=2048))
+            servers.append(unit(role, argv, port, model, n_ctx_per_slot=2048, **takes_turns))
         patient = msgspec.structs.replace(SUPERVISOR, crash_loop_failures=1000)
         self.manifest = manifest(*servers, supervisor=patient)
         front = free_port()
@@ -62,7 +65,7 @@ class Deployment:
         plan = {"role": role, "block": block, "when": when, "victim": victim}
         (self.folder / "kill.json").write_text(json.dumps(plan))
 
-    def ask(self, generation: str) -> tuple[list[str], Exception | None, str | None]:
+    def ask(self, generation: str, model: str = "worker") -> tuple[list[str], Exception | None, str | None]:
         """Five blocks as a stream with the public client: the blocks that came, the error, the finish reason."""
         blocks: list[str] = []
         reason = None
@@ -71,7 +74,7 @@ class Deployment:
         with client:
             try:
                 stream = client.chat.completions.create(
-                    model="worker", messages=MESSAGES, stream=True, extra_headers=headers
+                    model=model, messages=MESSAGES, stream=True, extra_headers=headers
                 )
                 for chunk in stream:
                     blocks += [chunk.choices[0].delta.content.strip()] if chunk.choices[0].delta.content else []
@@ -161,3 +164,13 @@ def test_the_runtime_is_killed_at_every_step(deployment: Deployment) -> None:
         blocks, error, reason = deployment.ask(generation)
         assert (blocks, error, reason) == (WHOLE, None, "stop"), generation
         assert deployment.on_disk(generation) == (WHOLE, 5, 5)
+
+
+def test_two_workers_take_turns_block_by_block(deployment: Deployment) -> None:
+    """Answers of two workers that exclude each other, at the same time: both complete, each by its own worker."""
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(deployment.ask, model, model) for model in ("worker", "other_worker")]
+        assert [a.result() for a in asked] == [(WHOLE, None, "stop")] * 2
+    with contextlib.closing(sqlite3.connect(deployment.state / FILE_NAME)) as db:
+        found = db.execute("SELECT DISTINCT generation, server FROM block").fetchall()
+    assert sorted(found) == [("other_worker", "other_worker"), ("worker", "worker")]
