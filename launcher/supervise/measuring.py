@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.supervise import procfs
+from launcher.supervise import container, procfs
 
 _NVIDIA = Path("/dev/nvidiactl")
 _EVERY_S = 5.0
@@ -27,27 +27,31 @@ class GpuUse(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one process and its session: `pss_bytes` None where the kernel does not say; GPU bytes by device."""
+    """Of one process and its session: `pss_bytes` None where the kernel does not say; GPU bytes by device.
+
+    `container_bytes`: resident in the container whose client it is.
+    """
 
     pss_bytes: int | None = None
+    container_bytes: int | None = None
     gpu_bytes: dict[str, int] = {}
 
 
 class Measurer:
-    """Keeps the last figures of the processes that `pids` gives. `gpus` are the fleet's GPUs, in the driver's order.
+    """Keeps the last figures of the processes that `clients` gives, each with a container's command or none.
 
-    `ask_gpus` is the whole interface to the driver.
+    `gpus` are the fleet's GPUs, in the driver's order; `ask_gpus` is the whole interface to the driver.
     """
 
     def __init__(
         self,
-        pids: Callable[[], Iterable[int]],
+        clients: Callable[[], Mapping[int, tuple[str, ...]]],
         gpus: tuple[str, ...],
         ask_gpus: Callable[[], Iterable[GpuUse]] | None = None,
     ) -> None:
         """Nothing is measured before `start`."""
         self.gpus = gpus
-        self._pids = pids
+        self._clients = clients
         self._ask_gpus = ask_gpus or nvml_use
         self._figures: Mapping[int, Measured] = {}
         self._task: asyncio.Task[None] | None = None
@@ -71,20 +75,25 @@ class Measurer:
         """Measure again and again, in a thread."""
         while True:
             begun = time.monotonic()
-            self._figures = await asyncio.to_thread(self.measure, tuple(self._pids()))
+            self._figures = await asyncio.to_thread(self.measure, self._clients())
             await asyncio.sleep(max(_EVERY_S, _SHARE * (time.monotonic() - begun)))
 
-    def measure(self, pids: Iterable[int]) -> dict[int, Measured]:
-        """Figures of `pids` now. Blocks."""
-        sessions: dict[int, list[int]] = {pid: [] for pid in pids}
-        for pid in procfs.pids():
-            stat = procfs.proc_stat(pid)
-            if stat is not None and stat.session in sessions:
-                sessions[stat.session].append(pid)
-        used = self._gpu_bytes(sessions) if self.gpus else {}
+    def measure(self, clients: Mapping[int, tuple[str, ...]]) -> dict[int, Measured]:
+        """Figures of `clients` now. Blocks."""
+        stats = [stat for pid in procfs.pids() if (stat := procfs.proc_stat(pid)) is not None]
+        sessions = {leader: [stat.pid for stat in stats if stat.session == leader] for leader in clients}
+        boxes = {leader: _tree(container.main_process(argv), stats) for leader, argv in clients.items() if argv}
+        everything = {
+            leader: {*pids, *(stat.pid for stat in boxes.get(leader, ()))} for leader, pids in sessions.items()
+        }
+        used = self._gpu_bytes(everything) if self.gpus else {}
         return {
-            leader: Measured(pss_bytes=_sum(map(pss_bytes, members)), gpu_bytes=used.get(leader, {}))
-            for leader, members in sessions.items()
+            leader: Measured(
+                pss_bytes=_sum(map(pss_bytes, pids)),
+                container_bytes=sum(stat.rss_bytes for stat in boxes[leader]) if boxes.get(leader) else None,
+                gpu_bytes=used.get(leader, {}),
+            )
+            for leader, pids in everything.items()
         }
 
     def _gpu_bytes(self, sessions: Mapping[int, Iterable[int]]) -> dict[int, dict[str, int]]:
@@ -97,6 +106,15 @@ class Measurer:
                 device = self.gpus[use.index]
                 by_device[device] = by_device.get(device, 0) + use.size_bytes
         return used
+
+
+def _tree(root: int | None, stats: Iterable[procfs.ProcStat]) -> list[procfs.ProcStat]:
+    """`root` and everything below it."""
+    stats = tuple(stats)
+    found = [stat for stat in stats if stat.pid == root]
+    for parent in found:
+        found += [stat for stat in stats if stat.ppid == parent.pid]
+    return found
 
 
 def pss_bytes(pid: int) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.ir.live import FleetStatus, ProcessStatus
-from launcher.supervise import logs, procfs
+from launcher.supervise import container, logs, procfs
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch
 from launcher.supervise.marks import unrecorded
 from launcher.supervise.process import adopt
@@ -164,6 +164,7 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
     for record, running in taken:
         running.release()
         outcomes.setdefault(record.name, "survived")
+        container.remove(record.argv)
     return tuple(Orphan(name=r.name, pid=r.pid, outcome=outcomes[r.name]) for r, _ in taken)
 
 

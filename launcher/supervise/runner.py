@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.ir.live import ServerState
-from launcher.supervise import events, logs, process, readiness, slots
+from launcher.supervise import container, events, logs, process, readiness, slots
 from launcher.supervise.causes import cause_of_end, obstacle
 from launcher.supervise.diagnose import Diagnosis
 from launcher.supervise.identity import RecordStore, ServerRecord
@@ -84,6 +84,7 @@ class Runner(Traffic):
         self._home = home
         self._process: process.RunningProcess | None = None
         self._probe: asyncio.Task[None] | None = None
+        self._removing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[tuple[tuple[ServerState, ...], asyncio.Future[ServerState]]] = []
         self._why = "stop"
@@ -178,6 +179,7 @@ class Runner(Traffic):
         if taken is None:
             return False
         self._process = taken
+        self._oom_kills = oom_kills()
         self.record = record
         self._proven_before = record.ready_s is not None
         self._keep(record)
@@ -334,7 +336,21 @@ class Runner(Traffic):
             watcher.cancel()
 
     def _exited(self, code: int | None) -> None:
-        """The process is gone."""
+        """The process is gone; a container, whose client it was, may not be."""
+        if self.spec.container:
+            self._cancel_probe()
+            self._removing = asyncio.get_running_loop().create_task(self._remove_container(code))
+        else:
+            self._gone(code)
+
+    async def _remove_container(self, code: int | None) -> None:
+        """Remove what the client left, then go on."""
+        argv = self.record.argv if self.record is not None else self.spec.argv
+        await asyncio.to_thread(container.remove, argv)
+        self._gone(code)
+
+    def _gone(self, code: int | None) -> None:
+        """Nothing of it is left."""
         self._cancel_probe()
         self._process = None
         self.suspended = False

@@ -46,7 +46,7 @@ def process_status(
         log_file=str(runner.log_file) if record is not None else None,
         log_tail=logs.tail(runner.log_file, _TAIL_LINES) if failed and record is not None else (),
         planned_bytes=planned_bytes(spec),
-        measured_bytes=procfs.memory_bytes(pid) | measured.gpu_bytes if pid is not None else {},
+        measured_bytes=_measured(pid, measured) if pid is not None else {},
         pss_bytes=measured.pss_bytes,
         in_flight=runner.in_flight,
         slots=spec.slots,
@@ -54,6 +54,12 @@ def process_status(
         drift="; ".join(drift),
         rung=runner.rungs.label,
     )
+
+
+def _measured(pid: int, measured: Measured) -> dict[str, int]:
+    """Bytes by device: resident RAM, a container's own where it is the client of one, and its GPUs' memory."""
+    ram = procfs.memory_bytes(pid) if measured.container_bytes is None else {"ram": measured.container_bytes}
+    return ram | measured.gpu_bytes
 
 
 def _why_not_served(runner: Runner) -> str | None:

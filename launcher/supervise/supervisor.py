@@ -10,8 +10,8 @@ import msgspec
 
 from launcher.errors import Finding, SuperviseError
 from launcher.ir.fleet import FleetManifest
-from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
-from launcher.supervise import events
+from launcher.ir.live import FleetStatus, ProcessStatus, ServerState, UnavailableError
+from launcher.supervise import container, events
 from launcher.supervise.hooks import Hooks
 from launcher.supervise.identity import RecordStore
 from launcher.supervise.marks import completed
@@ -66,7 +66,7 @@ class Supervisor:
         self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
         self._upkeep = Upkeep(self._runners, manifest.supervisor)
         self._hooks = Hooks(manifest.hooks, emit)
-        self._measurer = Measurer(self._pids, _gpus(manifest))
+        self._measurer = Measurer(self._clients, _gpus(manifest))
         self._settled: dict[str, asyncio.Event] = {}
         self._ended = False
 
@@ -121,6 +121,8 @@ class Supervisor:
         for record in store.read()[0]:
             if record.name not in living:
                 store.remove(record.name)
+        left = [r.spec.argv for n, r in self._runners.items() if r.spec.container and n not in living]
+        await asyncio.gather(*(asyncio.to_thread(container.remove, argv) for argv in left))
 
     async def start(self) -> None:
         """Start everything of `start=boot` along its `after` edges; return when all is ready or failed harmlessly.
@@ -383,25 +385,31 @@ class Supervisor:
     async def _bring_back(self, names: tuple[str, ...], asked: tuple[str, ...]) -> None:
         """Start `names` after a reload, a few at a time, and wait until each is ready or failed.
 
-        Of an exclusive group, what runs is displaced only by one that was `asked` for by name. The caller has the
-        groups' turns.
+        Of an exclusive group the first is started, and what runs is displaced only by one that was `asked` for by
+        name. The caller has the groups' turns.
         """
         limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
+        runners = [self._runners[n] for n in names if n in self._runners]
+        first = {(r.spec.exclusive, r.spec.exclusive or r.spec.name): r for r in reversed(runners)}
 
         async def bring(runner: Runner) -> None:
             async with limit:
                 if self._waker.rivals(runner):
                     if runner.spec.name not in asked:
                         return
-                    await self._waker.clear_group(runner, [])
+                    try:
+                        await self._waker.clear_group(runner, [])
+                    except UnavailableError:  # a process that does not even end by SIGKILL has the device
+                        return
                 await self._waker.start_in_room(runner)
                 await runner.until("ready", "sleeping", "failed", "stopped")
 
-        await asyncio.gather(*(bring(self._runners[n]) for n in names if n in self._runners))
+        await asyncio.gather(*(bring(r) for r in first.values()))
 
-    def _pids(self) -> tuple[int, ...]:
-        """The processes that run now."""
-        return tuple(runner.pid for runner in self._runners.values() if runner.pid is not None)
+    def _clients(self) -> dict[int, tuple[str, ...]]:
+        """The processes that run now, with the commands of those that are containers' clients."""
+        running = [r for r in self._runners.values() if r.pid is not None]
+        return {r.pid or 0: r.spec.argv if r.spec.container else () for r in running}
 
     def _builtin(self, spec: ProcessSpec) -> ProcessStatus:
         """Our own front: it runs while we do."""
