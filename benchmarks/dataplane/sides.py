@@ -39,11 +39,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(argv: Sequence[str], port: int) -> Iterator[int]:
-    """A process that listens on `port`, ended afterwards; its pid."""
+def running(argv: Sequence[str], port: int, wait_s: float = 20) -> Iterator[int]:
+    """A process that listens on `port` within `wait_s`, ended afterwards; its pid."""
     process = subprocess.Popen(argv)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + wait_s
         while True:
             with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), 1):
                 break
