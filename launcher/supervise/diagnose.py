@@ -175,7 +175,7 @@ def diagnose(
 
 def _by_code(exit_code: int | None, *, asked_to_stop: bool, oom_killed: bool) -> Diagnosis:
     """What the exit code alone says."""
-    if exit_code == -signal.SIGKILL and not asked_to_stop and oom_killed:
+    if exit_code in (-signal.SIGKILL, None) and not asked_to_stop and oom_killed:
         return Diagnosis(
             code="supervise/oom-killed",
             cause="killed by the kernel, which was out of memory",

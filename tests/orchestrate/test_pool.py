@@ -162,6 +162,16 @@ async def test_a_child_that_dies_is_replaced_and_never_waited_for(pool: Pool, mo
     assert not psutil.pid_exists(second.pid)
 
 
+async def test_a_file_that_is_replaced_is_seen_and_held_anew(pool: Pool, tmp_path: Path) -> None:
+    """Another file at the path: its size, and its pages, count from then on."""
+    warm = pool("a", free_bytes=3 * SIZE, models_max=1)
+    await until(lambda: states(warm, "a") == ["locked"])
+    cold(tmp_path / "new", 2 * SIZE).rename(tmp_path / "a")
+    await until(lambda: f'file_bytes{{file="{tmp_path / "a"}"}} {2 * SIZE}' in warm.metrics())
+    await until(lambda: states(warm, "a") == ["locked"])
+    assert resident(tmp_path / "a") == 100
+
+
 def test_the_child_ends_with_its_runtime(tmp_path: Path) -> None:
     """No runtime at the other end of its pipe: it goes, in the middle of a big file too."""
     path = cold(tmp_path / "big", 64 * MIB)

@@ -203,6 +203,8 @@ async def test_a_real_server_that_runs_out_of_memory_in_a_request(
 def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(tmp_path: Path) -> None:
     """SIGKILL with a risen count of out-of-memory kills is one; without, it is not. Both kinds of control group."""
     assert diagnose(-signal.SIGKILL, (), oom_killed=True).code == "supervise/oom-killed"
+    assert diagnose(None, (), oom_killed=True).code == "supervise/oom-killed"
+    assert diagnose(1, (), oom_killed=True).code == "supervise/exited"
     assert diagnose(-signal.SIGKILL, (), oom_killed=False).code == "supervise/killed"
     assert oom_kills(tmp_path) == 0
     for path, text in (
