@@ -61,12 +61,15 @@ async def healthy(spec: ProcessSpec, timeout_s: float) -> bool:
     return 200 <= reply.status < 300
 
 
-async def asleep(spec: ProcessSpec, timeout_s: float) -> bool:
-    """Whether llama-server has unloaded its model by itself (`--sleep-idle-seconds`); asking does not wake it."""
+async def asleep(spec: ProcessSpec, timeout_s: float) -> bool | None:
+    """Whether llama-server has unloaded its model by itself (`--sleep-idle-seconds`); asking does not wake it.
+
+    None when it does not say in time.
+    """
     try:
         reply = await http.request(spec.host, spec.port, "/props", timeout_s=timeout_s, headers=auth_headers(spec))
     except OSError:
-        return False
+        return None
     props = reply.json()
     return isinstance(props, dict) and props.get("is_sleeping") is True
 

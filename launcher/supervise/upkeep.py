@@ -77,7 +77,9 @@ class Upkeep:
         if answered or runner.last_ok >= asked_at:
             runner.unhealthy = 0
             if _SLEEP_FLAG in runner.spec.argv:
-                runner.dispatch(Slept(await readiness.asleep(runner.spec, self._ask_s)))
+                asleep = await readiness.asleep(runner.spec, self._ask_s)
+                if asleep is not None:
+                    runner.dispatch(Slept(asleep))
             return
         runner.unhealthy += 1
         if runner.unhealthy >= self._settings.health_failures:
