@@ -100,7 +100,7 @@ class Orchestrator:
                 await exchange.forward(exchange.asked, "", [])
                 return
             raise Refusal(400, "policy_unsupported", "this fleet has no orchestration, and no validator")
-        body = decoded(exchange)
+        body = decoded(exchange) if exchange.path in TEXT_PATHS else {}
         named = exchange.asked != AUTO
         decision = (
             Decision(model=exchange.asked, source="named") if named else await self._decide(exchange, settings, body)

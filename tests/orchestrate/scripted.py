@@ -75,7 +75,8 @@ class Role:
         while True:
             seen = await self.upstream.read(reader)
             path = seen.line.split()[1]
-            body = json.loads(seen.body or b"{}")
+            multipart = (seen.header("content-type") or "").startswith("multipart/")
+            body = {} if multipart else json.loads(seen.body or b"{}")
             if path == "/apply-template":
                 prompt = "\n".join(f"{m['role']}: {m['content']}" for m in body["messages"])
                 self._write(writer, 200, {"prompt": prompt})

@@ -222,6 +222,10 @@ async def test_the_policy_of_a_model(tmp_path: Path) -> None:
         assert fleet.blocks == ["text"]
         await fleet.chat(model="coder", headers={"X-Validation-Policy": "none"})
         assert "x-launch-decision" not in (await fleet.chat(model="talker")).headers
+        async with httpx.AsyncClient() as client:
+            files = {"model": (None, "coder"), "file": ("a.wav", b"\xff\x00")}
+            other = await client.post(f"{fleet.url}/v1/audio/transcriptions", files=files)
+            assert (other.status_code, other.headers["x-launch-server"]) == (200, "coder")
         assert fleet.blocks == ["text"]
 
 
