@@ -41,10 +41,6 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     assert {host.show(u, "ActiveState")["ActiveState"] for u in UNITS} == {"active"}
     assert {name: trio.chat(name) for name in NAMES} == dict.fromkeys(NAMES, 200)
 
-    if "memory" in host.run("cat", "/sys/fs/cgroup/cgroup.controllers").stdout.split():  # not where v1 holds it
-        limit = host.show(UNITS[0], "MemoryMax", "ControlGroup")
-        assert host.run("cat", f"/sys/fs/cgroup{limit['ControlGroup']}/memory.max").stdout.strip() == limit["MemoryMax"]
-
     for unit in ("launch-beta.service", "launch-front.service"):
         pid = host.main_pid(unit)
         host.run("kill", "-KILL", str(pid))
@@ -75,6 +71,17 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     dropin.parent.rmdir()
     left = host.run("sh", "-c", LEFT, check=False)
     assert left.stdout == ""
+
+
+def test_memory_limits_are_in_force(fleet: Fleet) -> None:
+    """The kernel has the limit that the plan gave the unit. Untested where cgroups v1 hold the memory controller."""
+    host = fleet.host
+    if "memory" not in host.run("cat", "/sys/fs/cgroup/cgroup.controllers").stdout.split():
+        pytest.skip("memory limits are not tested here: the booted systemd's cgroups have no memory controller")
+    fleet.server("alpha")
+    fleet.install()
+    limit = host.show("launch-alpha.service", "MemoryMax", "ControlGroup")
+    assert host.run("cat", f"/sys/fs/cgroup{limit['ControlGroup']}/memory.max").stdout.strip() == limit["MemoryMax"]
 
 
 def test_what_goes_wrong_is_seen(trio: Fleet) -> None:
