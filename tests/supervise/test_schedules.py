@@ -144,10 +144,14 @@ def play(
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
 
         async def main() -> Schedule:
+            broken: list[Any] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
             made = Schedule(state_dir, World(1000, endless))
             await made.run(schedule)
+            await asyncio.sleep(0)  # what was cancelled ends
             left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
             assert left == []
+            assert broken == []  # timers raise into the loop
             return made
 
         return runner.run(main())
@@ -169,6 +173,14 @@ def somewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(schedule=schedules, fate=st.lists(fates, max_size=10))
 @example(schedule=[(0.0, ("ask", "w1", 60, 20)), (0.0, ("ask", "w2", 60, 0.4))], fate=[])
 @example(schedule=[(1, ("ask", "b", 60, 0.4)), (0.001, ("reload", [], True))], fate=[])
+@example(schedule=[(1, ("reload", ["b", "c"], False)), (0.2, ("ask", "a", 60, 0.4))], fate=[])
+@example(schedule=[(0.0, ("ask", n, 60, 0.4)) for n in "bcabca"], fate=[(True, 5, 9)] * 5)
+@example(schedule=[(0.0, ("ask", "w1", 60, 20)), (0.0, ("ask", "w2", 60, 20))], fate=[(True, 5, 0.0)] * 6)
+@example(schedule=[(1, ("ask", n, 60, 20)) for n in ("w1", "w2", "w3")], fate=[])
+@example(
+    schedule=[(3, ("ask", "w1", 60, 20)), (3, ("crash", "hot")), (0.0, ("ask", "w2", 60, 20))],
+    fate=[(True, 0.01, 0.0)] * 9,
+)
 def test_promises_hold_in_every_schedule(
     somewhere: Path, schedule: list[tuple[float, tuple[Any, ...]]], fate: list[tuple[bool, float, float]]
 ) -> None:
