@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import pairwise, product
 from typing import Any
 
@@ -18,7 +19,7 @@ from launcher.plan.memory import WeightTables
 from launcher.plan.server import price
 from launcher.plan.solve import solve
 from launcher.plan.solve.frontier import Candidate, best
-from launcher.plan.solve.options import IN_ORDER
+from launcher.plan.solve.options import IN_ORDER, Option
 from launcher.sizes import GIB, MIB
 
 from .fleets import (
@@ -64,53 +65,62 @@ def peaks(config: FleetConfig, files: Catalog, one: ServerConfig, tables: Weight
     return {m.device: m.resident_peak_bytes for m in price(config, files, one, tables) or ()}
 
 
-def brute_force(config: FleetConfig, files: Catalog) -> tuple[Any, ...] | None:
-    """The least of (sum of costs, costs) of every step, over every combination that fits the cards."""
+def order_of(config: FleetConfig) -> list[list[str]]:
+    """Server names by group, each group where its first member stands."""
+    groups: dict[str, list[str]] = {}
+    for name, one in config.servers.items():
+        groups.setdefault(one.exclusive or f"server {name}", []).append(name)
+    return list(groups.values())
+
+
+def with_options(one: ServerConfig, options: Iterable[Option | None]) -> ServerConfig:
+    """`one` with what the options set."""
+    for option in options:
+        one = msgspec.structs.replace(one, **option.changes) if option else one
+    return one
+
+
+def brute_force(config: FleetConfig, files: Catalog) -> dict[str, ServerConfig] | None:
+    """The best of every combination that fits the cards, by what is documented; nothing is left out.
+
+    For each step in turn: least sum of costs, then fewest bytes with the later steps at their least, then the options
+    of the servers in order.
+    """
     tables = WeightTables()
-    variants: dict[str, list[tuple[tuple[int, ...], dict[str, int]]]] = {}
-    for name, one in config.servers.items():
-        offers = [tuple(step(config, files, one)) or (None,) for step in IN_ORDER]
-        variants[name] = []
-        for options in product(*offers):
-            changed = one
-            for option in options:
-                changed = msgspec.structs.replace(changed, **option.changes) if option else changed
-            costs = tuple(option.cost if option else 0 for option in options)
-            variants[name].append((costs, peaks(config, files, changed, tables)))
-    groups: dict[str, list[str]] = {}
-    for name, one in config.servers.items():
-        groups.setdefault(one.exclusive or f"server {name}", []).append(name)
-    order = [name for members in groups.values() for name in members]
-    found = None
-    for combination in product(*(variants[name] for name in order)):
+    groups = order_of(config)
+    order = [name for members in groups for name in members]
+    offers = {n: [tuple(s(config, files, config.servers[n], len(order))) or (None,) for s in IN_ORDER] for n in order}
+    taken: dict[str, dict[tuple[int, ...], dict[str, int]]] = {}
+    for n in order:
+        taken[n] = {}
+        for picks in product(*(range(len(options)) for options in offers[n])):
+            options = [o[p] for o, p in zip(offers[n], picks, strict=True)]
+            taken[n][picks] = peaks(config, files, with_options(config.servers[n], options), tables)
+
+    def used(chosen: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        return {
+            d: sum(max(taken[n][chosen[n]].get(d, 0) for n in members) for members in groups)
+            for d in config.hardware.gpus
+        }
+
+    found: tuple[Any, dict[str, tuple[int, ...]]] | None = None
+    for combination in product(*(taken[name] for name in order)):
         chosen = dict(zip(order, combination, strict=True))
-        fits = all(
-            sum(max(chosen[n][1].get(device, 0) for n in members) for members in groups.values()) <= gpu.vram_bytes
-            for device, gpu in config.hardware.gpus.items()
-        )
-        if fits:
-            by_step = [tuple(chosen[n][0][i] for n in order) for i in range(len(IN_ORDER))]
-            worth = tuple((sum(costs), costs) for costs in by_step)
-            found = worth if found is None else min(found, worth)
-    return found
-
-
-def worth_of(config: FleetConfig, files: Catalog, chosen: FleetConfig) -> tuple[Any, ...]:
-    """The same figure for what was chosen."""
-    groups: dict[str, list[str]] = {}
-    for name, one in config.servers.items():
-        groups.setdefault(one.exclusive or f"server {name}", []).append(name)
-    worth = []
-    for step in IN_ORDER:
-        costs = []
-        for name in (n for members in groups.values() for n in members):
-            offers = tuple(step(config, files, config.servers[name]))
-            has = chosen.servers[name]
-            costs.append(
-                next(o.cost for o in offers if all(getattr(has, f) == v for f, v in o.changes.items())) if offers else 0
-            )
-        worth.append((sum(costs), tuple(costs)))
-    return tuple(worth)
+        if any(size > config.hardware.gpus[d].vram_bytes for d, size in used(chosen).items()):
+            continue
+        worth = []
+        for i in range(len(IN_ORDER)):
+            picks = tuple(chosen[n][i] for n in order)
+            so_far = {n: (*chosen[n][: i + 1], *(len(o) - 1 for o in offers[n][i + 1 :])) for n in order}
+            cost = sum(option.cost if (option := offers[n][i][chosen[n][i]]) else 0 for n in order)
+            worth.append((cost, sum(used(so_far).values()), picks))
+        if found is None or worth < found[0]:
+            found = worth, chosen
+    if found is None:
+        return None
+    return {
+        n: with_options(config.servers[n], [o[p] for o, p in zip(offers[n], found[1][n], strict=True)]) for n in order
+    }
 
 
 openings = st.fixed_dictionaries(
@@ -141,7 +151,7 @@ def test_nothing_better_fits(fields: list[dict[str, Any]], kib_each: int) -> Non
         return
     assert all(choice.fits for choice in solved) == (expected is not None)
     if expected is not None:
-        assert worth_of(config, files, chosen) == expected
+        assert chosen.servers == expected
         plan = plan_fleet(config, files, deployment="t", input_digest="")
         assert not [f for f in plan.findings if f.code == "plan/vram-over-budget"]
 
@@ -202,8 +212,7 @@ def test_the_frontier_loses_nothing(groups: list[Any], room: tuple[int, int]) ->
         sizes = [[next(taken) for _ in group] for group in offered]
         used = [sum(max(o[p].size[d] for o, p in group) for group in sizes) for d in (0, 1)]
         if all(u <= r for u, r in zip(used, room, strict=True)):
-            costs = tuple(o[p].cost for o, p in zip(flat, picks, strict=True))
-            worths.append((sum(costs), costs, picks))
+            worths.append((sum(o[p].cost for o, p in zip(flat, picks, strict=True)), sum(used), picks))
     assert found == (min(worths)[2] if worths else None)
 
 
@@ -257,6 +266,18 @@ def test_without_a_card_ram_is_filled() -> None:
     plan = planned({"a": one}, *files, hardware=hardware(ram_bytes=64 * GIB), models=models)
     ram = plan.devices[0]
     assert 0.97 * ram.budget_bytes < ram.peak_bytes <= ram.budget_bytes
+
+
+def test_context_is_no_more_than_ram_holds() -> None:
+    """Layers that stay on the host keep their K/V there: the card alone would allow more context than RAM does."""
+    files = (model_file(LLAMA_8B, name="eight", quantization="q4_k", kind="q4_k"),)
+    models = {"eight": declared("eight", LLAMA_8B, {"q4_k": 0})}
+    one = leaving_open("eight", n_gpu_layers=4, fill=("context",))
+    host = msgspec.structs.replace(cards(8 * GIB), ram_bytes=12 * GIB)
+    plan = planned({"a": one}, *files, hardware=host, models=models)
+    assert [f for f in plan.findings if f.severity == "error"] == []
+    assert 0.95 * plan.devices[0].budget_bytes < plan.devices[0].peak_bytes
+    assert plan.solved[0].beyond[0].endswith("more on ram")
 
 
 def test_where_nothing_fits_the_least_is_planned_and_the_check_says_so() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 Vector = tuple[int, ...]
@@ -17,10 +18,9 @@ class Candidate(NamedTuple):
 
 
 class State(NamedTuple):
-    """Options chosen so far, one a server: sum of costs, each cost and each option in order, sizes."""
+    """Options chosen so far, one a server in order: sum of costs, sizes."""
 
     total: int
-    costs: tuple[int, ...]
     picks: tuple[int, ...]
     size: Vector
 
@@ -29,23 +29,25 @@ def best(groups: Sequence[Sequence[Sequence[Candidate]]], room: Vector) -> tuple
     """The option of each server that gives the least sum of costs within `room`; None where nothing fits.
 
     `groups`: servers that take turns, so that a group takes as much as its largest member; groups add up. Of equal
-    sums the costs of servers listed first decide, then their options. Every combination is considered: what is left
-    out takes no less on any device, and is worth no more, than one that is kept, whatever comes later.
+    sums the one that takes the fewest bytes, then the one whose first server has the better option. Every combination
+    is considered: what is left out takes no less on any device, and is worth no more, than one that is kept, whatever
+    comes later.
     """
-    states = [State(0, (), (), (0,) * len(room))]
+    nothing = State(0, (), (0,) * len(room))
+    states = [nothing]
     for group in groups:
-        member_states = [State(0, (), (), (0,) * len(room))]
+        members = [nothing]
         for options in group:
-            member_states = undominated(
-                State(s.total + o.cost, (*s.costs, o.cost), (*s.picks, i), tuple(map(max, s.size, o.size)))
-                for s in member_states
+            members = undominated(
+                State(s.total + o.cost, (*s.picks, i), tuple(map(max, s.size, o.size)))
+                for s in members
                 for i, o in enumerate(options)
                 if _within(o.size, room)
             )
         states = undominated(
-            State(s.total + m.total, s.costs + m.costs, s.picks + m.picks, size)
+            State(s.total + m.total, s.picks + m.picks, size)
             for s in states
-            for m in member_states
+            for m in members
             if _within(size := tuple(map(sum, zip(s.size, m.size, strict=True))), room)
         )
     return min(states, key=_worth).picks if states else None
@@ -54,17 +56,56 @@ def best(groups: Sequence[Sequence[Sequence[Candidate]]], room: Vector) -> tuple
 def undominated(states: Iterable[State]) -> list[State]:
     """`states` without those that another one beats: worth no less, and nowhere larger."""
     kept: list[State] = []
+    seen: Callable[[Vector], bool] | None = None
     for state in sorted(states, key=_worth):
-        # on one device the last that was kept is the smallest
-        rivals = kept[-1:] if len(state.size) == 1 else kept
-        if not any(_within(other.size, state.size) for other in rivals):
+        if seen is None:
+            seen = _Staircase() if len(state.size) == 2 else _Sizes()
+        if not seen(state.size):
             kept.append(state)
     return kept
 
 
-def _worth(state: State) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+class _Sizes:
+    """Sizes so far; says of each new one whether an earlier one is nowhere larger."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._least: list[Vector] = []
+
+    def __call__(self, size: Vector) -> bool:
+        """Whether `size` is beaten; where not, it is kept."""
+        if any(_within(other, size) for other in self._least):
+            return True
+        self._least = [other for other in self._least if not _within(size, other)]
+        self._least.append(size)
+        return False
+
+
+class _Staircase:
+    """As `_Sizes`, for two devices: what is not beaten falls on the second as it rises on the first."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._first: list[int] = []
+        self._second: list[int] = []
+
+    def __call__(self, size: Vector) -> bool:
+        """Whether `size` is beaten; where not, it is kept."""
+        first, second = size
+        at = bisect_right(self._first, first)
+        if at and self._second[at - 1] <= second:
+            return True
+        end = at
+        while end < len(self._second) and self._second[end] >= second:
+            end += 1
+        begin = at - 1 if at and self._first[at - 1] == first else at
+        self._first[begin:end], self._second[begin:end] = [first], [second]
+        return False
+
+
+def _worth(state: State) -> tuple[int, int, tuple[int, ...]]:
     """What is better comes first."""
-    return state.total, state.costs, state.picks
+    return state.total, sum(state.size), state.picks
 
 
 def _within(size: Vector, room: Vector) -> bool:

@@ -12,8 +12,9 @@ from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.plan.memory import AUTO_SLOTS, served_architecture
 
 STEP = 1024
-"""Contexts are chosen in steps of so many tokens a slot, or of a 128th of the training context."""
+"""Contexts are chosen in steps of so many tokens a slot, or of a share of the training context (see `fineness`)."""
 STEPS = 128
+STEPS_MIN = 8
 UNIT = 1_000_000
 """Shares of a model are counted in millionths."""
 
@@ -25,7 +26,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     changes: dict[str, Any]
 
 
-def layers(fleet: FleetConfig, catalog: Catalog, server: ServerConfig) -> Iterator[Option]:
+def layers(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers: int) -> Iterator[Option]:
     """From all layers on devices to none, where `n_gpu_layers` is auto. Cost: the share left on the host."""
     model = catalog.get(server.model, server.quantization)
     if server.n_gpu_layers != "auto" or model is None or not _devices(fleet, server):
@@ -35,7 +36,7 @@ def layers(fleet: FleetConfig, catalog: Catalog, server: ServerConfig) -> Iterat
         yield Option(cost=(whole - count) * UNIT // whole, changes={"n_gpu_layers": count})
 
 
-def experts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig) -> Iterator[Option]:
+def experts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers: int) -> Iterator[Option]:
     """From no expert bank on the host to the written `n_cpu_moe`. Cost: the share of layers whose banks are there."""
     model = catalog.get(server.model, server.quantization)
     if "experts" not in server.fill or model is None or not _devices(fleet, server):
@@ -45,7 +46,7 @@ def experts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig) -> Itera
         yield Option(cost=count * UNIT // whole, changes={"n_cpu_moe": count})
 
 
-def quantizations(fleet: FleetConfig, catalog: Catalog, server: ServerConfig) -> Iterator[Option]:
+def quantizations(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers: int) -> Iterator[Option]:
     """From the largest file of the model to the written quantization. Cost: bytes fewer than the largest."""
     written = catalog.get(server.model, server.quantization)
     model = fleet.models.get(server.model)
@@ -61,7 +62,12 @@ def quantizations(fleet: FleetConfig, catalog: Catalog, server: ServerConfig) ->
         yield Option(cost=largest - sizes[name], changes={"quantization": name})
 
 
-def contexts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig) -> Iterator[Option]:
+def fineness(sharers: int) -> int:
+    """Into how many steps a training context is divided: the fewer the more servers are weighed together."""
+    return max(STEPS_MIN, STEPS // sharers)
+
+
+def contexts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, sharers: int) -> Iterator[Option]:
     """From the training context down to the written one, a slot. Cost: tokens fewer than the longest, all slots."""
     model = catalog.get(server.model, server.quantization)
     if "context" not in server.fill or model is None:
@@ -69,7 +75,7 @@ def contexts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig) -> Iter
     slots = server.slots if server.slots is not None else AUTO_SLOTS
     longest = model.architecture.n_ctx_train
     least = min(_least(fleet, server, slots), longest)
-    step = max(STEP, longest // STEPS // 256 * 256)
+    step = max(STEP, -(-longest // fineness(sharers) // 256) * 256)
     sizes = {least, longest, *range(-(-least // step) * step, longest, step)}
     for size in sorted(sizes, reverse=True):
         yield Option(cost=(longest - size) * slots, changes={"n_ctx_per_slot": size, "n_ctx": None})
@@ -87,6 +93,9 @@ def _devices(fleet: FleetConfig, server: ServerConfig) -> tuple[str, ...]:
     return tuple(d for d in server.devices if d in fleet.hardware.gpus)
 
 
-Step = Callable[[FleetConfig, Catalog, ServerConfig], Iterator[Option]]
+Step = Callable[[FleetConfig, Catalog, ServerConfig, int], Iterator[Option]]
+"""Fleet, catalogue, server, and how many servers are chosen for together."""
 IN_ORDER: tuple[Step, ...] = (layers, experts, quantizations, contexts)
 """The steps: an earlier one is worth more than all later ones."""
+IN_RAM: frozenset[Step] = frozenset({quantizations, contexts})
+"""Steps whose better options take more RAM."""

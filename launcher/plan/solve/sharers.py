@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from launcher.ir.plan import Solved
 from launcher.plan.memory import WeightTables
 from launcher.plan.settings import RAM
 from launcher.plan.solve.frontier import Candidate, Vector, best
-from launcher.plan.solve.options import IN_ORDER, Option
+from launcher.plan.solve.options import IN_ORDER, IN_RAM, Option
 from launcher.plan.solve.splits import Pricer
 from launcher.sizes import gib
 
@@ -48,9 +48,15 @@ class Sharers:
             if name not in names and (RAM in devices or set(devices) & set(server.devices))
         }
         self.chosen = {name: running[name] for name in names}
-        self._steps = [{name: tuple(step(fleet, catalog, running[name])) for name in names} for step in IN_ORDER]
-        for offers in self._steps:
+        count = len(names)
+        self._steps = [
+            ({name: tuple(step(fleet, catalog, running[name], count)) for name in names}, step in IN_RAM)
+            for step in IN_ORDER
+        ]
+        for offers, _ in self._steps:
             self._take(offers, None)
+        self._host = 0
+        """What the others leave of RAM, where it counts."""
 
     def choose(self) -> tuple[Solved, ...]:
         """Take every step; say what was chosen, and what was not."""
@@ -61,8 +67,11 @@ class Sharers:
         fits = True
         values: dict[str, dict[str, Any]] = {name: {} for name in self._names}
         beyond: dict[str, list[str]] = {name: [] for name in self._names}
-        for offers in self._steps:
-            picks = self._pick(offers)
+        self._host = self._left_of_ram()
+        for offers, in_ram in self._steps:
+            picks = self._pick(offers, in_ram=False)
+            if in_ram and not self._fits_host(offers, picks):
+                picks = self._pick(offers, in_ram=True)
             fits = fits and picks is not None
             self._take(offers, picks)
             for name, offered in offers.items():
@@ -76,7 +85,9 @@ class Sharers:
             if split.tensor_split != server.tensor_split:
                 values[name]["tensor_split"] = list(split.tensor_split)
         return tuple(
-            Solved(server=name, chosen=values[name], beyond=tuple(beyond[name]), fits=fits) for name in self._names
+            Solved(server=name, chosen=values[name], beyond=tuple(beyond[name]), fits=fits)
+            for name in self._names
+            if values[name]
         )
 
     def _budget(self, device: str) -> int:
@@ -98,27 +109,63 @@ class Sharers:
         """The exclusive group of a server."""
         return self._running[name].exclusive
 
-    def _pick(self, offers: Offers) -> dict[str, int] | None:
-        """Which option of each server is best; None where nothing fits."""
-        candidates = {name: self._candidates(name, offers[name]) for name in self._names}
-        candidates |= {name: (Candidate(0, size),) for name, size in self._others.items()}
+    def _left_of_ram(self) -> int:
+        """RAM beside the other servers at worst; where RAM is what is filled, there is no more to hold back."""
+        if RAM in self._devices:
+            return 0
+        groups: dict[str, int] = {}
+        for name, server in self._running.items():
+            group = self._exclusive(name)
+            if name not in self._names and (not group or group not in map(self._exclusive, self._names)):
+                key = f"group {group}" if group else f"server {name}"
+                groups[key] = max(groups.get(key, 0), self._pricer.ram(server))
+        return self._budget(RAM) - sum(groups.values())
+
+    def _fits_host(self, offers: Offers, picks: Mapping[str, int] | None) -> bool:
+        """Whether what was picked fits into RAM, too."""
+        if picks is None or RAM in self._devices:
+            return True
+        groups: dict[str, int] = {}
+        for name, offered in offers.items():
+            changes = offered[picks[name]].changes if offered else {}
+            size = self._pricer.ram(msgspec.structs.replace(self.chosen[name], **changes))
+            key = f"group {self._exclusive(name)}" if self._exclusive(name) else f"server {name}"
+            groups[key] = max(groups.get(key, 0), size)
+        return sum(groups.values()) <= self._host
+
+    def _pick(self, offers: Offers, *, in_ram: bool) -> dict[str, int] | None:
+        """Which option of each server is best; None where nothing fits. `in_ram`: RAM is one of the devices."""
+        if self._pricer.room is not None:
+            room = (*self._pricer.room, self._host) if in_ram else self._pricer.room
+            return self._first(self._names[0], offers, room, in_ram=in_ram)
+        candidates = {name: tuple(self._candidates(name, offers[name], in_ram=in_ram)) for name in self._names}
+        more = (0,) if in_ram else ()
+        candidates |= {name: (Candidate(0, (*size, *more)),) for name, size in self._others.items()}
         groups: dict[str, list[str]] = {}
         for name in (n for n in self._running if n in candidates):
             group = self._exclusive(name)
             groups.setdefault(f"group {group}" if group else f"server {name}", []).append(name)
-        picks = best([[candidates[name] for name in members] for members in groups.values()], self._room)
+        picks = best(
+            [[candidates[name] for name in members] for members in groups.values()],
+            (*self._room, self._host) if in_ram else self._room,
+        )
         order = [name for members in groups.values() for name in members]
         return None if picks is None else dict(zip(order, picks, strict=True))
 
-    def _candidates(self, name: str, offered: tuple[Option, ...]) -> tuple[Candidate, ...]:
-        """Every option of a server with its size; where it has none, what it is now."""
+    def _first(self, name: str, offers: Offers, room: Vector, *, in_ram: bool) -> dict[str, int] | None:
+        """The first option of a server that is alone, which is the best, that fits into `room`."""
+        for at, candidate in enumerate(self._candidates(name, offers[name], in_ram=in_ram)):
+            if all(size <= free for size, free in zip(candidate.size, room, strict=True)):
+                return {name: at}
+        return None
+
+    def _candidates(self, name: str, offered: tuple[Option, ...], *, in_ram: bool) -> Iterator[Candidate]:
+        """Every option of a server with its size, best first; where it has none, what it is now."""
         server = self.chosen[name]
-        if not offered:
-            return (Candidate(0, self._pricer.sizes(server)),)
-        changed = (msgspec.structs.replace(server, **option.changes) for option in offered)
-        return tuple(
-            Candidate(option.cost, self._pricer.sizes(config)) for option, config in zip(offered, changed, strict=True)
-        )
+        for option in offered or (Option(cost=0, changes={}),):
+            config = msgspec.structs.replace(server, **option.changes)
+            size = self._pricer.sizes(config)
+            yield Candidate(option.cost, (*size, self._pricer.ram(config)) if in_ram else size)
 
     def _why(self, name: str, better: Option) -> str:
         """What the next better option of server `name` would need more than there is, all else as chosen."""
@@ -134,4 +181,7 @@ class Sharers:
         sizes = [own, *(tuple(map(max, zip(*members, strict=True))) for members in beside.values())]
         over = {d: sum(taken) - room for d, room, *taken in zip(self._devices, self._room, *sizes, strict=True)}
         worst = max(over, key=over.__getitem__)
+        if over[worst] <= 0 and RAM not in over:
+            changed = {**self.chosen, name: msgspec.structs.replace(self.chosen[name], **better.changes)}
+            worst, over[RAM] = RAM, sum(map(self._pricer.ram, changed.values())) - self._host
         return f"{said} needs {gib(over[worst])} more on {worst}" if over[worst] > 0 else f"{said}: others come first"

@@ -8,6 +8,7 @@ from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.plan.memory import WeightTables, served_architecture
 from launcher.plan.server import price
+from launcher.plan.settings import RAM
 from launcher.plan.solve.frontier import Vector
 
 EVEN = 0.5
@@ -49,6 +50,11 @@ class Pricer:
     def _splits(self, server: ServerConfig) -> bool:
         """Whether there is something to split: several devices, and layers on them."""
         return sum(d in self._devices for d in server.devices) > 1 and server.n_gpu_layers != 0
+
+    def ram(self, server: ServerConfig) -> int:
+        """Peak bytes of RAM of `server`, split as `settled` does."""
+        memory = price(self._fleet, self._catalog, self.settled(server), self._tables) or ()
+        return next((m.resident_peak_bytes for m in memory if m.device == RAM), 0)
 
     def _sizes(self, server: ServerConfig) -> Vector:
         """Peak bytes by device as the config stands."""
