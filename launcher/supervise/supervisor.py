@@ -404,7 +404,7 @@ class Supervisor:
                 await self._waker.start_in_room(runner)
                 await runner.until("ready", "sleeping", "failed", "stopped")
 
-        await asyncio.gather(*(bring(r) for r in first.values()))
+        await asyncio.gather(*(bring(r) for r in runners if r in first.values()))
 
     def _clients(self) -> dict[int, tuple[str, ...]]:
         """The processes that run now, with the commands of those that are containers' clients."""
