@@ -36,7 +36,7 @@ async def test_a_sleeping_server_is_seen_and_woken(
         body = {"prompt": "a", "n_predict": 2}
         answer = await http.request("127.0.0.1", port, "/completion", body=body, timeout_s=30)
         assert answer.status == 200
-    await until("ready")
+        await until("ready")
     (after,) = supervisor.status().processes
     assert (after.pid, after.restarts) == (before.pid, 0)
     await supervisor.stop(("sleepy",))
