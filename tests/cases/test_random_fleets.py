@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from launcher.compiler import Compilation, compile_fleet, render
 from launcher.errors import Finding, LaunchError
+from launcher.hardware import check_host, describe_checks
 from launcher.ir.config import (
     HardwareConfig,
     OrchestrationConfig,
@@ -24,6 +25,7 @@ from launcher.ir.config import (
 from launcher.plan import plan_fleet
 from launcher.render import render_commands
 from tests.cases.case import ROOT
+from tests.cases.conftest import host_facts
 
 EXAMPLES = int(os.environ.get("LAUNCH_FUZZ_EXAMPLES", "30"))
 """Whole compiles; `make fuzz` runs thousands."""
@@ -61,6 +63,9 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "engine": st.sampled_from(("default", "default", "default", "gone")),
 }
 FIELDS = tuple(msgspec.structs.fields(ServerConfig))
+BARE = {"available_bytes": 0, "cpus": "", "cpu_quota": 0.5, "gpus": [], "nodes": [], "memlock_bytes": 0}
+HOSTS = (host_facts({}), host_facts({**BARE, "missing_programs": ["numactl", "taskset"], "disk_free": {"/": 0}}))
+"""A host that has what the base of all cases says, and one that has nothing."""
 
 
 def value_of(field: Any) -> st.SearchStrategy[Any]:
@@ -100,6 +105,59 @@ FLEETS = st.fixed_dictionaries(
 )
 
 
+LIKELY: dict[str, st.SearchStrategy[Any]] = {
+    "tier": st.sampled_from(("hot", "hot", "warm", "cold")),
+    "model": st.sampled_from(MODELS[:-1]),
+    "slots": st.integers(1, 9),
+    "n_ctx_per_slot": st.sampled_from((256, 500, 4096, 16384, 131072)),
+    "kv_unified": st.booleans(),
+    "n_batch": st.sampled_from((32, 512, 2048)),
+    "n_ubatch": st.sampled_from((16, 512, 4096)),
+    "flash_attention": st.sampled_from(("on", "off", "auto")),
+    "cache_type_k": st.sampled_from(("f16", "q8_0", "q4_0")),
+    "cache_type_v": st.sampled_from(("f16", "q8_0", "iq4_nl")),
+    "cache_ram_mib": st.sampled_from((-1, 0, 1024, 8192)),
+    "context_checkpoints": st.sampled_from((0, 32)),
+    "embedding": st.booleans(),
+    "load_mode": st.sampled_from(("mmap", "mlock", "mmap+mlock", "none", "dio")),
+    "repack": st.booleans(),
+    "projector": st.booleans(),
+    "experts_used": st.integers(1, 9),
+    "devices": st.sampled_from(([], ["cuda0"])),
+    "n_gpu_layers": st.sampled_from((0, 3, "all", "auto")),
+    "n_cpu_moe": st.integers(0, 4),
+    "kv_offload": st.booleans(),
+    "threads": st.integers(1, 40),
+    "cpus": st.sampled_from(("0-7", "0-7,16-23", "8-15", "40")),
+    "numa": SPECIAL["numa"],
+    "draft": st.fixed_dictionaries({"model": st.sampled_from(("small", "dense")), "quantization": st.just("q8_0")}),
+    "ngram": SPECIAL["ngram"],
+    "exclusive": st.sampled_from(("x", "y")),
+    "default": st.booleans(),
+    "stall_timeout_s": st.sampled_from((1, 60, 900)),
+    "reasoning": st.sampled_from(("on", "off", "auto")),
+    "extra_args": SPECIAL["extra_args"],
+    "waive": st.just([{"cpu/oversubscribed": "drawn"}]),
+}
+"""Values that the config stage takes: what is wrong with these fleets, later stages must say."""
+
+
+@st.composite
+def likely_fleets(draw: st.DrawFn) -> dict[str, Any]:
+    """A fleet whose every value is of its kind, on a machine of some size."""
+    whole = {"model": "dense", "quantization": "q8_0", "tier": "hot", "slots": 1, "threads": 2}
+    made: dict[str, Any] = {}
+    for name in NAMES[: draw(st.integers(1, 4))]:
+        fields = draw(st.lists(st.sampled_from(sorted(LIKELY)), max_size=8, unique=True))
+        made[name] = whole | {field: draw(LIKELY[field]) for field in fields} | {"port": 9001 + len(made)}
+    hardware = {
+        "ram_bytes": draw(st.sampled_from(("1GiB", "64GiB", "64GiB"))),
+        "memlock_bytes": draw(st.sampled_from((None, 65536, "64GiB"))),
+        "gpus": {"cuda0": {"vram_bytes": draw(st.sampled_from(("1GiB", "24GiB")))}},
+    }
+    return {"servers": made, "hardware": hardware}
+
+
 def outcome(tree: dict[str, Any], directory: Path) -> Compilation | tuple[Finding, ...]:
     """Compile a fleet as its file: what came out of it, or why nothing did."""
     path = directory / "case" / "random.yaml"
@@ -107,9 +165,12 @@ def outcome(tree: dict[str, Any], directory: Path) -> Compilation | tuple[Findin
     path.write_text("# @package _global_\n" + yaml.safe_dump(tree), encoding="utf-8")
     try:
         whole = compile_fleet(["+case=random"], config_dirs=(directory, ROOT / "conf"))
-        render(whole)
+        manifest = render(whole).manifest
     except LaunchError as error:
         return error.findings
+    for facts in HOSTS:
+        assert all(f.code and f.key and f.message for f in check_host(manifest, facts))
+        assert all(subject and found for subject, found in describe_checks(manifest, facts))
     return whole
 
 
@@ -123,6 +184,16 @@ def test_a_plan_or_findings(tree: dict[str, Any], tmp_path_factory: Any) -> None
         assert finding.code.count("/") == 1
         assert finding.message
         assert finding.location is not None, finding
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(tree=likely_fleets())
+def test_a_plan_or_findings_of_likely_fleets(tree: dict[str, Any], tmp_path_factory: Any) -> None:
+    """The same of fleets that the config stage takes: nothing is refused for a value's kind."""
+    result = outcome(tree, tmp_path_factory.getbasetemp())
+    findings = result if isinstance(result, tuple) else result.findings
+    assert not {f.code for f in findings} & {"config/type", "config/choice", "config/missing", "config/unknown-key"}
+    assert all(f.message and f.location for f in findings)
 
 
 @settings(max_examples=EXAMPLES * 25, deadline=None, suppress_health_check=list(HealthCheck))
