@@ -39,6 +39,10 @@ MIDDLING: dict[str, dict[str, int]] = {
 """Models of hundreds of megabytes that are started for real: there 5 % is more than a page or two."""
 
 
+LIVE_DRAWS = 6
+"""Of so many random draws one is started for real: its prompts take time."""
+
+
 class Case(NamedTuple):
     """One server. `live`: it is started for real, and its memory measured; else only its dry run is read."""
 
@@ -53,7 +57,7 @@ class Case(NamedTuple):
 def cases(folder: Path, seed: int, draws: int) -> Iterator[Case]:
     """Every tiny architecture started for real, every real shape as a sparse file, then `draws` random ones of each.
 
-    Of the random ones a quarter is started for real.
+    Of the random ones every `LIVE_DRAWS`th is started for real.
     """
     rng = random.Random(seed)
     yield from (_live(name, folder, fields) for name in ARCHITECTURES for fields in TINY)
@@ -64,7 +68,7 @@ def cases(folder: Path, seed: int, draws: int) -> Iterator[Case]:
         model = describe(str(path))
         yield from (Case(name, path, model, _possible(model, f), live=False, drawn=False) for f in FULL)
     for i in range(draws):
-        if i % 4 == 3:
+        if i % LIVE_DRAWS == 0:
             name = rng.choice(ARCHITECTURES)
             yield _live(name, folder, _draw(rng), sizes=_sizes(rng, name), random_draw=True)
             continue
