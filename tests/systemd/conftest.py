@@ -90,6 +90,7 @@ class Fleet:
                 }
             },
             "runtime": {"front": {"port": FRONT_PORT}},
+            "routing": {"breaker": {"open_s": 0.5, "open_max_s": 1}},
             "deploy": {"launch": "/usr/local/bin/launch"},
             "servers": {},
         }

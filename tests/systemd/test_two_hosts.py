@@ -37,7 +37,7 @@ class Pair:
                 "two": {"address": network.addresses[1], "api_key_file": "/etc/launch.key"},
             }
         }
-        first.config["routing"] = {"default": "worker", "fallback": {"alpha": ["beta"]}}
+        first.config["routing"] |= {"default": "worker", "fallback": {"alpha": ["beta"]}}
         first.config["runtime"]["front"] |= {"connect_timeout_s": 1}
         for name, where in (("alpha", "one"), ("beta", "two")):
             first.server(name, roles=["worker"], host=where, n_ctx=32768)
