@@ -128,12 +128,16 @@ def _options(words: tuple[str, ...], dialect: Dialect) -> list[tuple[str, str]] 
 
 
 def _scrape(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dict[str, Any], list[Finding]]:
-    """Addresses of the front and of every server that runs from boot."""
+    """Addresses of the front where it is here, and of servers that run from boot; with the front all hosts'.
+
+    The labels are what alerts and the dashboard select by: no metric has them of itself.
+    """
     front = plan.config.runtime.front
-    boot = set(_boot(plan, list(plan.servers)))
+    servers = (*plan.servers, *plan.remote)
+    boot = set(_boot(plan, list(servers)))
     values = {
         "name": _json(plan.deployment),
-        "front": _json(reachable_url(front.host, front.port).removeprefix("http://")),
+        "front": _json(reachable_url(front.host, front.port).removeprefix("http://")) if plan.front else "",
         "key_file": _json(front.api_key_file) if front.api_key_file else "",
         "scraped": [
             {
@@ -142,7 +146,7 @@ def _scrape(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dic
                 "address": _json(reachable_url(server.host, server.port).removeprefix("http://")),
                 "start_s": math.ceil(server.start_timeout_s),
             }
-            for server in plan.servers
+            for server in servers
             if server.name in boot
         ],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -106,6 +107,35 @@ def test_prometheus(check: tuple[str, ...], result: Rendered, promtool: str, tmp
     text = export(result, "prometheus")
     assert '"two"' not in text
     assert '"127.0.0.1:8080"' in text
+
+
+def test_alerts_and_panels_select_labels_that_are_scraped(result: Rendered) -> None:
+    """Whatever `label="value"` an expression selects by, some scrape target is labelled with, or the front writes."""
+    targets = [
+        t for job in yaml.safe_load(export(result, "prometheus"))["scrape_configs"] for t in job["static_configs"]
+    ]
+    given = {(name, value) for target in targets for name, value in target["labels"].items()}
+    rules = yaml.safe_load(export(result, "alerts"))["groups"][0]["rules"]
+    panels = json.loads(export(result, "grafana"))["panels"]
+    expressions = [rule["expr"] for rule in rules] + [panel["targets"][0]["expr"] for panel in panels]
+    selected = {pair for text in expressions for pair in re.findall(r'(\w+)="([^"]*)"', text) if pair[0] != "job"}
+    assert ("deployment", "epyc-hot_only") in selected
+    assert selected <= given
+
+
+@pytest.mark.parametrize("front", [True, False])
+def test_several_hosts(templates: dict[str, str], promtool: str, tmp_path: Path, *, front: bool) -> None:
+    """The host of the front scrapes all hosts' servers; another one its own, and no front that it does not have."""
+    own, other = server_plan("own"), server_plan("other", host="10.0.0.2", on="two")
+    plan = fleet_plan(own, deploy=ALL, front=front, remote=(other,) if front else ())
+    rendered = render_fleet(plan, {"default": ("/bin/true", recorded("b10434"))}, templates, "0.1.0")
+    text = export(rendered, "prometheus")
+    assert ('"10.0.0.2:8080"' in text, "launch-front" in text, "LaunchFrontDown" in export(rendered, "alerts")) == (
+        front, front, front,
+    )  # fmt: skip
+    for check in (("config", "--syntax-only", "prometheus"), ("rules", "alerts")):
+        (tmp_path / check[-1]).write_text(export(rendered, check[-1]))
+        subprocess.run([promtool, "check", *check[:-1], tmp_path / check[-1]], check=True, capture_output=True)
 
 
 def test_grafana(result: Rendered) -> None:
