@@ -19,7 +19,8 @@ def _row(choice: Solved) -> tuple[str, str, str]:
     values = ", ".join(f"{field}={_value(value)}" for field, value in choice.chosen.items())
     if not choice.fits:
         return choice.server, values, "not even this: it is the least that will do"
-    return choice.server, values, "; ".join(choice.beyond) or "all is at its best"
+    more = () if choice.complete else ("there may be better: too many combinations for so many devices",)
+    return choice.server, values, "; ".join((*choice.beyond, *more)) or "all is at its best"
 
 
 def _value(value: object) -> str:

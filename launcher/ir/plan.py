@@ -197,13 +197,15 @@ class Solved(msgspec.Struct, frozen=True, kw_only=True):
     """What the plan chose for a server that left something open.
 
     `chosen`: field → value. `beyond`: why no better value was chosen, one sentence a field; a field at its best has
-    none. `fits` False: not even the least that will do fits, and that was taken.
+    none. `fits` False: not even the least that will do fits, and that was taken. `complete` False: servers share three
+    devices or more, and not every combination was weighed.
     """
 
     server: str
     chosen: dict[str, Any]
     beyond: tuple[str, ...]
     fits: bool
+    complete: bool = True
 
 
 class PlanTotals(msgspec.Struct, frozen=True, kw_only=True):

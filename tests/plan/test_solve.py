@@ -204,7 +204,7 @@ def test_no_other_split_takes_more_layers(vram_mib: list[int], model: str) -> No
 def test_the_frontier_loses_nothing(groups: list[Any], room: tuple[int, int]) -> None:
     """Two devices, servers that take turns: as good as trying everything."""
     offered = [[[Candidate(cost, (a, b)) for cost, a, b in options] for options in group] for group in groups]
-    found = best(offered, room)
+    found = best(offered, room).picks
     flat = [options for group in offered for options in group]
     worths = []
     for picks in product(*(range(len(options)) for options in flat)):
@@ -214,6 +214,30 @@ def test_the_frontier_loses_nothing(groups: list[Any], room: tuple[int, int]) ->
         if all(u <= r for u, r in zip(used, room, strict=True)):
             worths.append((sum(o[p].cost for o, p in zip(flat, picks, strict=True)), sum(used), picks))
     assert found == (min(worths)[2] if worths else None)
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), min_size=1),
+        min_size=1,
+        max_size=3,
+    ),
+    st.tuples(*[st.integers(0, 20)] * 3),
+)
+def test_over_three_devices_what_fits_is_found(servers: list[Any], room: tuple[int, int, int]) -> None:
+    """Where not all is weighed it says so, what it gives fits, and it gives nothing only where nothing fits."""
+    offered = [[[Candidate(cost, tuple(size)) for cost, *size in options]] for options in servers]
+    found = best(offered, room)
+    worths = []
+    for picks in product(*(range(len(group[0])) for group in offered)):
+        chosen = [group[0][p] for group, p in zip(offered, picks, strict=True)]
+        used = [sum(o.size[d] for o in chosen) for d in range(3)]
+        if all(u <= r for u, r in zip(used, room, strict=True)):
+            worths.append((sum(o.cost for o in chosen), sum(used), picks))
+    if found.complete:
+        assert found.picks == (min(worths)[2] if worths else None)
+    elif found.picks is not None:
+        assert found.picks in [picks for _, _, picks in worths]
 
 
 def test_two_servers_share_a_card() -> None:

@@ -25,44 +25,70 @@ class State(NamedTuple):
     size: Vector
 
 
-def best(groups: Sequence[Sequence[Sequence[Candidate]]], room: Vector) -> tuple[int, ...] | None:
-    """The option of each server that gives the least sum of costs within `room`; None where nothing fits.
+LIMIT = 128
+"""Partial choices that are kept over three devices and more; on one and two there is no limit."""
+
+
+class Best(NamedTuple):
+    """The option of each server; None where nothing fits. `complete` False: more was dropped than what is beaten."""
+
+    picks: tuple[int, ...] | None
+    complete: bool
+
+
+def best(groups: Sequence[Sequence[Sequence[Candidate]]], room: Vector) -> Best:
+    """The options that give the least sum of costs within `room`.
 
     `groups`: servers that take turns, so that a group takes as much as its largest member; groups add up. Of equal
     sums the one that takes the fewest bytes, then the one whose first server has the better option. Every combination
     is considered: what is left out takes no less on any device, and is worth no more, than one that is kept, whatever
-    comes later.
+    comes later; or leaves less than the servers after it need at least. Over three devices and more only the `LIMIT`
+    best partial choices go on, and the smallest.
     """
     nothing = State(0, (), (0,) * len(room))
-    states = [nothing]
-    for group in groups:
+    states, complete = [nothing], True
+    least = [_least(group) for group in groups]
+    for at, group in enumerate(groups):
+        free = tuple(r - sum(later) for r, *later in zip(room, *least[at + 1 :], strict=True))
         members = [nothing]
         for options in group:
-            members = undominated(
+            members, whole = undominated(
                 State(s.total + o.cost, (*s.picks, i), tuple(map(max, s.size, o.size)))
                 for s in members
                 for i, o in enumerate(options)
-                if _within(o.size, room)
+                if _within(o.size, free)
             )
-        states = undominated(
+            complete = complete and whole
+        states, whole = undominated(
             State(s.total + m.total, s.picks + m.picks, size)
             for s in states
             for m in members
-            if _within(size := tuple(map(sum, zip(s.size, m.size, strict=True))), room)
+            if _within(size := tuple(map(sum, zip(s.size, m.size, strict=True))), free)
         )
-    return min(states, key=_worth).picks if states else None
+        complete = complete and whole
+    return Best(min(states, key=_worth).picks if states else None, complete)
 
 
-def undominated(states: Iterable[State]) -> list[State]:
-    """`states` without those that another one beats: worth no less, and nowhere larger."""
+def _least(group: Sequence[Sequence[Candidate]]) -> Vector:
+    """What a group takes of each device at least."""
+    members = [tuple(map(min, zip(*(option.size for option in options), strict=True))) for options in group]
+    return tuple(map(max, zip(*members, strict=True)))
+
+
+def undominated(states: Iterable[State]) -> tuple[list[State], bool]:
+    """`states` without those that another one beats: worth no less, and nowhere larger; and whether that is all."""
+    ordered = sorted(states, key=_worth)
+    if not ordered:
+        return [], True
+    seen: Callable[[Vector], bool] = _Staircase() if len(ordered[0].size) == 2 else _Sizes()
     kept: list[State] = []
-    seen: Callable[[Vector], bool] | None = None
-    for state in sorted(states, key=_worth):
-        if seen is None:
-            seen = _Staircase() if len(state.size) == 2 else _Sizes()
-        if not seen(state.size):
-            kept.append(state)
-    return kept
+    for state in ordered:
+        if seen(state.size):
+            continue
+        if len(kept) >= LIMIT and len(state.size) > 2:
+            return [*kept, min(ordered, key=lambda s: (sum(s.size), _worth(s)))], False
+        kept.append(state)
+    return kept, True
 
 
 class _Sizes:

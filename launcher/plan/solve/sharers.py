@@ -55,6 +55,7 @@ class Sharers:
         ]
         for offers, _ in self._steps:
             self._take(offers, None)
+        self._complete = True
         self._host = 0
         """What the others leave of RAM, where it counts."""
 
@@ -85,7 +86,13 @@ class Sharers:
             if split.tensor_split != server.tensor_split:
                 values[name]["tensor_split"] = list(split.tensor_split)
         return tuple(
-            Solved(server=name, chosen=values[name], beyond=tuple(beyond[name]), fits=fits)
+            Solved(
+                server=name,
+                chosen=values[name],
+                beyond=tuple(beyond[name]),
+                fits=fits,
+                complete=self._complete,
+            )
             for name in self._names
             if values[name]
         )
@@ -145,10 +152,9 @@ class Sharers:
         for name in (n for n in self._running if n in candidates):
             group = self._exclusive(name)
             groups.setdefault(f"group {group}" if group else f"server {name}", []).append(name)
-        picks = best(
-            [[candidates[name] for name in members] for members in groups.values()],
-            (*self._room, self._host) if in_ram else self._room,
-        )
+        offered = [[candidates[name] for name in members] for members in groups.values()]
+        picks, complete = best(offered, (*self._room, self._host) if in_ram else self._room)
+        self._complete = self._complete and complete
         order = [name for members in groups.values() for name in members]
         return None if picks is None else dict(zip(order, picks, strict=True))
 
