@@ -39,12 +39,8 @@ def render_commands(plan: FleetPlan, engines: Engines) -> tuple[dict[str, Comman
     commands: dict[str, Command] = {}
     findings: list[Finding] = []
     for server in plan.servers:
-        binary, dialect = engines[server.engine]
-        words, found = server_words(server, dialect, binary, plan.config.hardware.gpus)
-        env = server_environment(server, plan)
+        commands[server.name], found = server_command(server, plan, engines)
         findings += found
-        findings += bad_characters(env.values(), f"servers.{server.name}.env")
-        commands[server.name] = Command(placement_prefix(server), words, env)
     return commands, tuple(findings)
 
 

@@ -89,7 +89,7 @@ def render_fleet(
         manifest=manifest,
         routes=routes,
         commands=commands,
-        findings=(*_bad_names(plan), *findings, *left_out, *bad_paths, *inexpressible),
+        findings=(*_bad_names(plan), *findings, *refused, *left_out, *bad_paths, *inexpressible),
     )
 
 
