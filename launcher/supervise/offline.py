@@ -79,6 +79,10 @@ def offline_status(state_dir: Path) -> FleetStatus:
     """
     store = RecordStore(state_dir)
     living, rejected = living_records(store)
+    runtime = runtime_pid(state_dir)
+    without = "runs without a runtime"
+    if runtime and procfs.is_suspended(runtime):
+        without = f"its runtime (pid {runtime}) is stopped by a signal: `kill -CONT {runtime}` lets it go on"
     processes = [
         ProcessStatus(
             name=record.name,
@@ -92,9 +96,7 @@ def offline_status(state_dir: Path) -> FleetStatus:
             started_at=record.started_at or None,
             ready_s=record.ready_s,
             restarts=record.restarts,
-            error="runs without a runtime"
-            if record.input_digest
-            else "runs without a runtime, and no state file says so",
+            error=without if record.input_digest else f"{without}, and no state file says so",
             log_file=record.log_file,
             log_tail=logs.tail(Path(record.log_file), 20),
             measured_bytes=procfs.memory_bytes(record.pid),
@@ -111,7 +113,7 @@ def offline_status(state_dir: Path) -> FleetStatus:
     return FleetStatus(
         deployment=state_dir.name,
         input_digest=next((r.input_digest for r in living if r.input_digest), ""),
-        runtime_pid=runtime_pid(state_dir),
+        runtime_pid=runtime,
         front=None,
         ready=False,
         processes=tuple(sorted(processes, key=lambda p: p.name)),
