@@ -13,8 +13,9 @@ def may_run(compiled: Compilation) -> bool:
     """Whether the plan's deployment, or its bundle for a host, has a state directory or an install record here."""
     whole = compiled.plan.deployment
     names = [whole, *(f"{whole}-{host}" for host in compiled.plan.config.hardware.hosts)]
-    records = (Path(RECORDS["system"]), Path.home() / RECORDS["user"])
-    return any(
-        deployment_state_dir(name).is_dir() or any((folder / f"{name}.json").exists() for folder in records)
-        for name in names
-    )
+    try:
+        states = [deployment_state_dir(name) for name in names]
+    except ValueError:  # a name that no directory can have
+        return False
+    folders = (Path(RECORDS["system"]), Path.home() / RECORDS["user"])
+    return any(path.exists() for path in (*states, *(folder / f"{name}.json" for name in names for folder in folders)))
