@@ -49,8 +49,9 @@ def dangling(
 
 
 def check_names(fleet: FleetConfig) -> Iterator[Finding]:
-    """Server and service names end in file names, unit names and URLs: letters, digits, - and _."""
-    for collection, entries in (("servers", fleet.servers), ("services", fleet.services)):
+    """Names of servers, services and hosts end in file names, unit names and URLs: letters, digits, - and _."""
+    named = (("servers", fleet.servers), ("services", fleet.services), ("hardware.hosts", fleet.hardware.hosts))
+    for collection, entries in named:
         for name in entries:
             if not _NAME.fullmatch(name):
                 yield Finding(

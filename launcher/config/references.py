@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from launcher.config.names import addressable, check_duplicate_names, check_names, dangling
 from launcher.config.nearest import spell
 from launcher.errors import Finding, Fix
-from launcher.ir.config import FleetConfig
+from launcher.ir.config import FleetConfig, OrchestrationConfig
 
 Check = Callable[[FleetConfig], Iterable[Finding]]
 
@@ -158,29 +158,31 @@ def check_orchestration(fleet: FleetConfig) -> Iterator[Finding]:
     if orchestration is None:
         return
     names = addressable(fleet)
-    single = {"orchestration.router": orchestration.router}
-    if orchestration.validation is not None:
-        single["orchestration.validation.validator"] = orchestration.validation.validator
-    warm_pool = orchestration.warm_pool
-    if warm_pool is not None:
-        single |= {f"orchestration.warm_pool.predict.{d}": server for d, server in warm_pool.predict.items()}
-        for i, pattern in enumerate(warm_pool.patterns):
-            yield from _members(f"orchestration.warm_pool.patterns.{i}", pattern, "server", names, removable=False)
+    for key, name in _named_servers(orchestration):
+        if name and name not in names:
+            yield dangling(key, name, "server", names)
+    for i, pattern in enumerate(orchestration.warm_pool.patterns if orchestration.warm_pool else ()):
+        yield from _members(f"orchestration.warm_pool.patterns.{i}", pattern, "server", names, removable=False)
     for i, rung in enumerate(orchestration.oom_ladder):
-        if rung.server:
-            single[f"orchestration.oom_ladder.{i}.server"] = rung.server
         if rung.quantization and rung.quantization not in fleet.quantizations:
             key = f"orchestration.oom_ladder.{i}.quantization"
             yield dangling(key, rung.quantization, "quantization", fleet.quantizations)
-    for i, rule in enumerate(orchestration.rules):
-        if rule.model:
-            single[f"orchestration.rules.{i}.model"] = rule.model
-    for key, name in single.items():
-        if name and name not in names:
-            yield dangling(key, name, "server", names)
     yield from _members("orchestration.workers", orchestration.workers, "server", names)
     yield from _keys("orchestration.model_policies", orchestration.model_policies, names)
     yield from _keys("orchestration.prompts", orchestration.prompts, names)
+
+
+def _named_servers(orchestration: OrchestrationConfig) -> Iterator[tuple[str, str | None]]:
+    """Every key that names one server, with the name."""
+    yield "orchestration.router", orchestration.router
+    if orchestration.validation is not None:
+        yield "orchestration.validation.validator", orchestration.validation.validator
+    for domain, server in (orchestration.warm_pool.predict if orchestration.warm_pool else {}).items():
+        yield f"orchestration.warm_pool.predict.{domain}", server
+    for i, rung in enumerate(orchestration.oom_ladder):
+        yield f"orchestration.oom_ladder.{i}.server", rung.server
+    for i, rule in enumerate(orchestration.rules):
+        yield f"orchestration.rules.{i}.model", rule.model
 
 
 def check_hooks(fleet: FleetConfig) -> Iterator[Finding]:
