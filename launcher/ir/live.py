@@ -131,6 +131,7 @@ class Control(Protocol):
     async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """Take over the manifest in `deployment_dir` (None = the present one) and restart `names`.
 
-        Returns `{"started": [...], "stopped": [...], "restarted": [...], "kept": [...]}`. With empty `names`,
-        only what changed is restarted. KeyError on an unknown name.
+        Returns `{"started": [...], "stopped": [...], "restarted": [...], "kept": [...], "failed": {name: why}}`,
+        where what failed is in `started` or `restarted` too. With empty `names`, only what changed is restarted.
+        KeyError on an unknown name.
         """

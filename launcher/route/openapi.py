@@ -33,7 +33,16 @@ def openapi(version: str, bodies: dict[str, type[msgspec.Struct]], max_lines: in
         "properties": {"stopped": _NAMES, "all": {"type": "boolean"}},
     }
     changes = ("started", "stopped", "restarted", "kept")
-    reloaded = {"type": "object", "required": list(changes), "properties": dict.fromkeys(changes, _NAMES)}
+    causes = {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": "Why, of what did not come up.",
+    }
+    reloaded = {
+        "type": "object",
+        "required": list(changes),
+        "properties": {**dict.fromkeys(changes, _NAMES), "failed": causes},
+    }
     log = [
         {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}},
         _query("lines", {"type": "integer", "minimum": 1, "maximum": max_lines, "default": 200}),
