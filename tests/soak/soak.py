@@ -268,6 +268,11 @@ async def soak(seconds: float, directory: Path, binary: Path, models: dict[str, 
         with ControlClient(state_dir) as control:
             status = control.status()
         last = await watch.look()
+        for _ in range(20):  # a health check that is just under way is no leak
+            if len(last["tasks"]) <= len(first["tasks"]):
+                break
+            await asyncio.sleep(0.3)
+            last = await watch.look()
         with ControlClient(state_dir) as control:
             control.stop()
         code = await asyncio.wait_for(runtime.wait(), 30)
