@@ -75,7 +75,7 @@ def over(plan: FleetPlan) -> Finding | None:
     return next((f for f in plan.findings if f.code == OVER), None)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(servers=FLEETS, share=st.sampled_from((0.3, 0.6, 0.8, 0.95, 0.99)))
 def test_ways_out_save_what_they_say(servers: dict[str, dict[str, Any]], share: float) -> None:
     """Each within the roundings of what is shown; one that says `enough` ends the finding, another does not."""

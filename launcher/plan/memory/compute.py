@@ -29,8 +29,13 @@ SMALL = 4
 
 
 def batches(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Batch]:
-    """The batches that graphs are reserved for: a full micro-batch, and one token a slot where that may need more."""
+    """The batches that graphs are reserved for: a full micro-batch, and one token a slot where that may need more.
+
+    Raises NotSimulatedError for settings that no config has: without tokens, slots or cells there is no graph.
+    """
     tokens = micro_batch(settings)
+    if min(tokens, settings.slots, settings.n_ctx_seq) < 1:
+        raise NotSimulatedError("nothing to compute")
     whole = Batch(
         tokens=tokens,
         sequences=settings.slots,
