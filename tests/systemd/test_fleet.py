@@ -42,13 +42,16 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     assert {name: trio.chat(name) for name in NAMES} == dict.fromkeys(NAMES, 200)
 
     for unit in ("launch-beta.service", "launch-front.service"):
+        began = time.monotonic()
+        host.run("systemctl", "restart", unit)
+        busy_s = 2 * (time.monotonic() - began)  # 3 s on a machine that has time for it; a restart shows whether
         pid = host.main_pid(unit)
         host.run("kill", "-KILL", str(pid))
         began = time.monotonic()
         while host.main_pid(unit) in (0, pid):
             assert time.monotonic() - began < 20
         host.wait_state(unit, "active")
-        assert time.monotonic() - began <= 3
+        assert time.monotonic() - began <= max(3, busy_s)
         assert trio.chat("beta") == 200
 
     pids = {u: host.main_pid(u) for u in UNITS}
