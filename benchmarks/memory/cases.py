@@ -39,7 +39,7 @@ MIDDLING: dict[str, dict[str, int]] = {
 """Models of hundreds of megabytes that are started for real: there 5 % is more than a page or two."""
 
 
-LIVE_DRAWS = 6
+LIVE_DRAWS = 4
 """Of so many random draws one is started for real: its prompts take time."""
 
 
@@ -68,7 +68,7 @@ def cases(folder: Path, seed: int, draws: int) -> Iterator[Case]:
         model = describe(str(path))
         yield from (Case(name, path, model, _possible(model, f), live=False, drawn=False) for f in FULL)
     for i in range(draws):
-        if i % LIVE_DRAWS == 0:
+        if i % LIVE_DRAWS == LIVE_DRAWS - 1:
             name = rng.choice(ARCHITECTURES)
             yield _live(name, folder, _draw(rng), sizes=_sizes(rng, name), random_draw=True)
             continue

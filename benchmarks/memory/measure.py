@@ -20,7 +20,7 @@ from tests.plan.fleets import hardware
 from tests.plan.test_real_server import BUFFER, flags
 from tests.tinymodels.running import BARE, RunningServer
 
-FILL = 8192
+FILL = 16_384
 """Tokens up to which every slot is filled; beyond, one slot is."""
 PATIENCE_S = 600.0
 _RSS = re.compile(r"^Rss:\s+(\d+) kB", re.MULTILINE)

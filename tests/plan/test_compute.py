@@ -28,7 +28,7 @@ from launcher.plan.memory.graph.values import Graph
 from launcher.sizes import GIB, MIB
 
 from . import drawn
-from .fleets import TINY, hardware, model_file, server, with_fields
+from .fleets import QWEN3_30B, TINY, hardware, model_file, server, with_fields
 from .test_real_server import flags
 
 SHAPES = int(os.environ.get("LAUNCH_FUZZ_SHAPES", "32"))
@@ -182,6 +182,31 @@ def test_an_operation_overwrites_what_nobody_else_needs() -> None:
     assert peak(shared=True, viewed=False, output=False) == 32 + 512
     assert peak(shared=False, viewed=True, output=False) == 32 + 512
     assert peak(shared=False, viewed=False, output=True) == 32 + 512
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"key_length": -64}, {"n_expert": 4, "n_expert_used": 1 << 40}, {"n_head": 0, "n_head_kv": 0}, {"n_embd": -1}],
+    ids=["no-width", "experts", "no-heads", "negative"],
+)
+def test_impossible_sizes_get_the_bound(fields: dict[str, int]) -> None:
+    """Sizes that no model has: no crash, no endless loop, a bound."""
+    arch = with_fields(QWEN3_30B if "n_expert" in fields else TINY, n_layer=2)
+    model = model_file(arch)
+    broken = msgspec.structs.replace(model, architecture=with_fields(arch, **fields))
+    settings = settle(server(n_ctx=4096, cache_type_k="q8_0", cache_type_v="q8_0"), model, hardware()).settings
+    settings = msgspec.structs.replace(settings, n_expert_used=fields.get("n_expert_used", 0))
+    table = WeightTables().of(broken, arch.n_layer, settings)
+    assert simulated(broken.architecture, layers(broken.architecture), settings, table, {}) is None
+
+
+def test_a_flat_matrix_gets_the_bound() -> None:
+    """A weight with one dimension where a matrix belongs."""
+    model = model_file(TINY)
+    flat = tuple(msgspec.structs.replace(t, shape=t.shape[:1]) for t in model.tensors)
+    settings = settle(server(n_ctx=4096), model, hardware()).settings
+    table = WeightTables().of(msgspec.structs.replace(model, tensors=flat), TINY.n_layer, settings)
+    assert simulated(TINY, layers(TINY), settings, table, {}) is None
 
 
 @pytest.mark.parametrize("unknown", ["architecture", "weight", "device"])

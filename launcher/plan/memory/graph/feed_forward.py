@@ -31,8 +31,8 @@ def feed_forward(b: Build, weights: Weights, x: Value, suffix: str = "") -> Valu
 def experts(b: Build, weights: Weights, x: Value, router: Router, *, normed: bool) -> Value:
     """The experts that the router chose, weighted and added up; all nodes are in the graph on return."""
     g, tokens, used = b.graph, x.shape[1], b.batch.experts_used
-    if not used:
-        raise NotSimulatedError("no expert is used")
+    if not 0 < used <= b.arch.n_expert:
+        raise NotSimulatedError(f"{used} of {b.arch.n_expert} experts")
     share, chosen = _route(b, weights, x, router, normed=normed)
     g.expand(share)
     wide = g.view(x, x.shape[0], 1, tokens)

@@ -191,7 +191,10 @@ def heads_of(a: ArchitectureConfig, il: int) -> Heads:
     """The heads of layer `il`."""
     sliding = slides(a, il)
     widths = key_length(a, sliding=sliding), value_length(a, sliding=sliding)
-    return Heads(at(a.n_head, il), at(a.n_head_kv, il), *widths, sliding=sliding)
+    counts = at(a.n_head, il), at(a.n_head_kv, il)
+    if min(*widths, *counts) < 1:
+        raise NotSimulatedError(f"{counts} heads of width {widths}")
+    return Heads(*counts, *widths, sliding=sliding)
 
 
 def _attention(b: Build, weights: Weights, il: int, x: Value) -> Value:
@@ -203,7 +206,7 @@ def _attention(b: Build, weights: Weights, il: int, x: Value) -> Value:
         q, k = (g.over(value, _positions(b)) for value in (q, k))
     if b.arch.arch in SCALED_QUERY:
         q = g.over(q)
-    within = b.batch.full is None and b.batch.sliding is None
+    within = not b.arch.causal and b.batch.full is None and b.batch.sliding is None
     out = attend_within(b, heads, q, k, v) if within else attend(b, heads, q, k, v)
     if b.arch.arch in GATED_QUERY:
         gate = g.new((heads.v * heads.n, b.batch.tokens), g.view(full, heads.k, heads.n, b.batch.tokens))

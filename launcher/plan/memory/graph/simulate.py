@@ -37,6 +37,19 @@ def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weight
         raise NotSimulatedError(why)
     numbers = number(arch, kinds, order, apart=1 if batch.offloaded else 0)
     kept = walk(numbers)
+    try:
+        build, bounds = _build(arch, batch, kinds, order, kept)
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise NotSimulatedError("the shapes of the weights do not fit together") from None
+    segments = lifetimes(build.graph.nodes, build.graph.inputs, bounds)
+    peak = _play(numbers, [*(numbers[il] for il in kept), END], segments, Player(build.graph.inputs))
+    return Sizes(_feeding(arch, build), peak) if batch.offloaded else Sizes(peak)
+
+
+def _build(
+    arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weights], order: Sequence[int], kept: Sequence[int]
+) -> tuple[Build, list[int]]:
+    """The graph of the layers `kept`, and how many nodes there are after each and at the end."""
     build = Build(arch, batch)
     x = embed(build)
     bounds = []
@@ -45,9 +58,9 @@ def compute_bytes(arch: ArchitectureConfig, batch: Batch, kinds: Sequence[Weight
         bounds.append(len(build.graph.nodes))
     finish(build, x)
     bounds.append(len(build.graph.nodes))
-    segments = lifetimes(build.graph.nodes, build.graph.inputs, bounds)
-    peak = _play(numbers, [*(numbers[il] for il in kept), END], segments, Player(build.graph.inputs))
-    return Sizes(_feeding(arch, build), peak) if batch.offloaded else Sizes(peak)
+    if min(value.size for value in (*build.graph.nodes, *build.graph.inputs)) < 0:
+        raise ValueError
+    return build, bounds
 
 
 def undescribed(arch: ArchitectureConfig, kinds: Sequence[Weights]) -> str:
