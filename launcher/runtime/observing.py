@@ -98,9 +98,7 @@ class Observer:
         failures: Counter[str] = Counter()
         for name, model in self._models.items():
             failures[model] += self._failures[name]
-        lines += self._swaps.lines(
-            "model_swap_duration_seconds", "From a worker's drain until the other serves."
-        )
+        lines += self._swaps.lines("model_swap_duration_seconds", "From a worker's drain until the other serves.")
         family(
             "model_load_failures_total",
             "counter",
