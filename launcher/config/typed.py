@@ -31,6 +31,7 @@ COMMANDS = frozenset(
         "inspect",
         "install",
         "logs",
+        "memory",
         "plan",
         "reload",
         "render",
