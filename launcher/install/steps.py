@@ -149,6 +149,7 @@ def _run_units(changes: Changes, texts: dict[str, str], systemd: Systemd, report
     before = systemd.properties(services, ("ActiveState",))
     running = {u for u in services if before.get(u, {}).get("ActiveState") in ("active", "activating", "reloading")}
     again = [u for u in services if u in altered and u in running]
+    systemd.forget_failures([u for u in services if before.get(u, {}).get("ActiveState") in ("failed", "activating")])
     systemd.restart(again)
     if any(not c.unit and c.path.parent == data for c in changes.changes):
         systemd.reload_units(

@@ -62,8 +62,13 @@ class Systemd:
         if not units:
             return 0
         status = self._run(["stop", *units]).returncode
-        self._run(["reset-failed", *units])
+        self.forget_failures(units)
         return status
+
+    def forget_failures(self, units: Sequence[str]) -> None:
+        """Let `units` be started that failed so often that systemd refuses to (start-limit-hit)."""
+        if units:
+            self._run(["reset-failed", *units])
 
     def stop_empty_slices(self, slices: Sequence[str]) -> None:
         """Stop those of `slices` that no loaded unit is in: systemd makes them by itself and forgets to end them."""
