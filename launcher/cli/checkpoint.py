@@ -28,6 +28,7 @@ from launcher.files import (
     file_digests,
     files_of,
     known_deployments,
+    owned_files,
     read_checkpoint,
     save_checkpoint,
     state_root,
@@ -244,12 +245,12 @@ def _said(action: str, document: Mapping[str, Any]) -> str:
 
 
 def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Every file below a compiled deployment, and which are programs; nothing where there is none."""
+    """The files that we wrote into a compiled deployment, and which are programs; nothing where there is none."""
     files: dict[str, bytes] = {}
     programs = []
-    for path in sorted(directory.rglob("*")) if directory.is_dir() else ():
+    for name in sorted(owned_files(directory)) or ("fleet.json", "routes.json"):
+        path = directory / name
         if path.is_file() and not path.is_symlink():
-            name = path.relative_to(directory).as_posix()
             files[name] = path.read_bytes()
             if path.stat().st_mode & 0o100:
                 programs.append(name)

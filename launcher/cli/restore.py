@@ -21,6 +21,8 @@ from launcher.supervise import RecordStore, end_runtime, reach_runtime, runtime_
 
 _END_WAIT_S = 120.0
 _UP = ("ready", "sleeping")
+_HELD = "stopped by an operator"
+"""How `launcher.supervise.status` begins to say it; one of an exclusive group is stopped because another runs."""
 
 
 def restore(state: Path, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any]:
@@ -121,7 +123,8 @@ def _as_it_was(state: Path, checkpoint: Checkpoint) -> FleetStatus:
     with reach_runtime(state) as control:
         now = {p.name: p for p in control.status().processes}
         wake = tuple(n for n, p in was.items() if p.state in _UP and n in now and now[n].state not in _UP)
-        halt = tuple(n for n, p in was.items() if p.state == "stopped" and n in now and now[n].state in _UP)
+        held = (n for n, p in was.items() if p.state == "stopped" and (p.error or "").startswith(_HELD))
+        halt = tuple(n for n in held if n in now and now[n].state in _UP)
         if wake:
             control.reload(wake)
         if halt:
