@@ -204,8 +204,8 @@ def test_numactl_prefixes_are_read() -> None:
     assert not codes(fleet(server(argv=words)), HostFacts(host=HOST))
     words = ("numactl", "--physcpubind=6-9", "--preferred=1", "--", "llama-server")
     assert codes(fleet(server(argv=words)), HostFacts(host=HOST)) == ["host/cpus-missing", "host/nodes-missing"]
-    words = ("numactl", "--interleave=all", "--", "llama-server")
-    assert not codes(fleet(server(argv=words)), HostFacts(host=HOST))
+    everywhere = ("numactl", "--interleave=all", "--", "llama-server")
+    assert not codes(fleet(server(argv=everywhere)), HostFacts(host=HOST))
 
 
 def test_what_was_looked_at_is_told_where_all_is_well_and_where_nothing_is() -> None:
