@@ -134,6 +134,8 @@ class BootedHost:
         for directory in self._cgroups:
             _remove(directory)
         self._log.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what its own namespace had mounted there
+            Path(f"/run/{self.name}").rmdir()
 
     def _boot(self) -> None:
         """Start PID 1 and wait until it answers. RuntimeError with its console when it does not."""
