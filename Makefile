@@ -74,6 +74,7 @@ unit: setup-dev
 bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.cli_start
 	@$(BIN)/python -m benchmarks.dataplane
+	@$(BIN)/python -m benchmarks.dataplane.routers
 	@$(BIN)/python -m benchmarks.plan_scale
 	@$(BIN)/python -m benchmarks.inspect_vocabulary
 	@$(BIN)/python -m benchmarks.memory
@@ -90,4 +91,5 @@ fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or fi
 
 soak: setup-dev ## ten minutes of kills, swaps and reloads on real servers; thousands of schedules in simulated time
 	@$(BIN)/python -m tests.soak.soak --seconds 600
+	@$(BIN)/python -m tests.soak.once --requests 10000
 	@LAUNCH_SCHEDULES=3000 $(BIN)/pytest -n 0 tests/supervise/test_schedules.py --timeout 3600
