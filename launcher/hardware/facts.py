@@ -45,13 +45,15 @@ def gather_facts(
     """Looks at every file, program and port that `manifest` needs.
 
     `running` maps servers of this fleet that already run to the bytes they hold: their ports are not taken by
-    strangers, and their memory is counted once. `owner` names who listens on a port of an address.
+    strangers, for them and those who take turns with them, and their memory is counted once. `owner` names who
+    listens on a port of an address.
     """
     started = [s for s in manifest.servers if s.start != "never"]
     missing = {p: why for s in started for p in s.files if (why := _unreadable(p)) is not None}
     programs = {a for s in started if s.name not in running for a in programs_of(s)}
     ports: dict[str, str] = {}
-    wanted = [(s.name, s.host, s.port) for s in started]
+    ours = {(s.exclusive, s.host, s.port) for s in started if s.name in running and s.exclusive}
+    wanted = [(s.name, s.host, s.port) for s in started if (s.exclusive, s.host, s.port) not in ours]
     wanted += [(s.name, s.host, s.port) for s in manifest.services if s.builtin is None]
     wanted.append(("front", routes.front.host, routes.front.port))
     for name, address, port in wanted:

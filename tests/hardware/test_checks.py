@@ -114,6 +114,18 @@ def test_our_own_running_server_is_not_a_stranger(tmp_path: Path, free_port: Cal
     assert codes(manifest, facts) == []
 
 
+def test_a_port_that_a_running_server_shares_with_its_group_is_ours(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Of servers that take turns on one port one runs, without a runtime: the others may have it after it."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        turns = [server(name=name, port=port, exclusive="workers") for name in ("a", "b")]
+        alone = server(name="c", port=port)
+        facts = gather_facts(fleet(*turns, alone), routes(free_port()), HOST, running={"a": GIB}, state_dir=tmp_path)
+    assert list(facts.taken_ports) == ["c"]
+
+
 @pytest.mark.parametrize(
     ("available", "expected"), [(GIB // 2, ["host/ram-short"]), (3 * GIB // 2, ["host/ram-tight"]), (2 * GIB, [])]
 )
