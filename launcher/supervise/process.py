@@ -7,6 +7,7 @@ them), so there is no PR_SET_PDEATHSIG: the state files find them again. Linux 5
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import select
@@ -162,11 +163,15 @@ def _adjust_oom_score(pid: int, adjust: int) -> None:
     try:
         path.write_text(str(max(-1000, min(1000, adjust))))
     except PermissionError:
-        _LOG.warning(
-            "the kernel does not let us set oom_score_adj %d for pid %d: it needs CAP_SYS_RESOURCE", adjust, pid
-        )
+        _not_allowed(adjust)
     except OSError:
         return  # it ended already: whoever watches it will say so
+
+
+@functools.cache
+def _not_allowed(adjust: int) -> None:
+    """Say so once, not at every start: anybody but root is refused a lower score."""
+    _LOG.warning("servers keep our own OOM score: oom_score_adjust %d needs root (CAP_SYS_RESOURCE)", adjust)
 
 
 def adopt(record: ServerRecord) -> RunningProcess | None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.supervise import http, logs, port_owner
+from launcher.supervise import http, logs, port_owner, process
 from launcher.supervise.events import FleetReady, ServerFailed, decode_event, encode_event
 from launcher.supervise.process import describe_exit
 from launcher.supervise.readiness import auth_headers
@@ -187,3 +187,20 @@ def test_exits_are_described() -> None:
     assert describe_exit(-9) == "killed by SIGKILL"
     assert describe_exit(-250) == "killed by signal 250"
     assert "unknown" in describe_exit(None)
+
+
+def test_a_score_that_is_refused_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only root may lower it: one warning, however many servers start."""
+
+    def refuse(_path: Path, _text: str) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    process._not_allowed.cache_clear()
+    for _ in range(3):
+        process._adjust_oom_score(os.getpid(), -500)
+    assert [record.getMessage() for record in caplog.records] == [
+        "servers keep our own OOM score: oom_score_adjust -500 needs root (CAP_SYS_RESOURCE)"
+    ]
