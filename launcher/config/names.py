@@ -10,6 +10,7 @@ from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}")
 
 
 def addressable(fleet: FleetConfig) -> set[str]:
@@ -49,7 +50,10 @@ def dangling(
 
 
 def check_names(fleet: FleetConfig) -> Iterator[Finding]:
-    """Names of servers, services and hosts end in file names, unit names and URLs: letters, digits, - and _."""
+    """Names of servers, services and hosts end in file names, unit names and URLs: letters, digits, - and _.
+
+    The names of hardware and profile are the deployment's, and end in directories; units have a prefix.
+    """
     named = (("servers", fleet.servers), ("services", fleet.services), ("hardware.hosts", fleet.hardware.hosts))
     for collection, entries in named:
         for name in entries:
@@ -61,6 +65,20 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
                     message=f"{name!r} cannot be the name of one of the {collection}",
                     notes=("use letters, digits, - and _, starting with a letter or digit",),
                 )
+    parts = (
+        ("hardware.name", fleet.hardware.name, "a part of the deployment's name, which names a directory"),
+        ("profile.name", fleet.profile.name, "a part of the deployment's name, which names a directory"),
+        ("deploy.unit_prefix", fleet.deploy.unit_prefix, "what the names of units begin with"),
+    )
+    for key, name, what in parts:
+        if not _PART.fullmatch(name):
+            yield Finding(
+                code="config/bad-name",
+                severity="error",
+                key=key,
+                message=f"{name!r} cannot be {what}",
+                notes=("use letters, digits and . _ + = -, starting with a letter, a digit or _, 100 at most",),
+            )
 
 
 def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:

@@ -66,7 +66,8 @@ def settle(
     if arch.n_ctx_train and wanted > arch.n_ctx_train * slots:
         findings.append(_over_training(key, config, wanted // slots, arch.n_ctx_train))
     devices = tuple(_devices(config, hardware, key, findings))
-    threads = config.threads or _threads(config, hardware, key, findings)
+    own_cores = _cores(config, hardware, key, findings)
+    threads = config.threads or own_cores
     settings = Settings(
         slots=slots,
         n_ctx=context.n_ctx,
@@ -162,7 +163,7 @@ def _split(config: ServerConfig, hardware: HardwareConfig | None, devices: tuple
     return tuple(share / total for share in written)
 
 
-def _threads(config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]) -> int:
+def _cores(config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]) -> int:
     """Physical cores of the server's cpuset, or of the host."""
     if hardware is None:
         return 1
