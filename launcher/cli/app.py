@@ -61,7 +61,7 @@ ConfigDir = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas: docs/schemas).")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour, also on a terminal (NO_COLOR works too).")]
 Prove = Annotated[
-    bool, typer.Option("--prove", help="Check the memory with the server's own dry run; needs no model file.")
+    bool, typer.Option("--prove", help="Check the memory with the server's own dry run, which reads no weights.")
 ]
 ProveWith = Annotated[
     str | None, typer.Option("--prove-with", metavar="BINARY", help="--prove, with this llama-server.")
@@ -214,7 +214,13 @@ def status(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Show what runs: state, pid, model, memory."""
+    """Show what runs: state, pid, model, memory.
+
+    \b
+    launch status
+    launch status assistant --json
+    launch status --watch
+    """
     from launcher.cli.running import show_status
 
     return show_status(tuple(names or ()), watch=watch, as_json=json, no_color=no_color)
@@ -265,7 +271,12 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
 ) -> int:
-    """Print a server's log."""
+    """Print a server's log.
+
+    \b
+    launch logs assistant -n 20
+    launch logs assistant -f
+    """
     from launcher.cli.running import show_logs
 
     return show_logs(name, follow=follow, lines=lines)
@@ -364,9 +375,7 @@ def memory(
     """
     from launcher.cli.memory import show_memory
 
-    return show_memory(
-        project, deployment=deployment, owner=owner, forget=forget, as_json=json, no_color=no_color
-    )
+    return show_memory(project, deployment=deployment, owner=owner, forget=forget, as_json=json, no_color=no_color)
 
 
 @app.command()
@@ -406,7 +415,7 @@ def install(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Put a fleet's units in place and start them. WHAT: overrides, or a rendered folder.
+    """Put a fleet's units in place and start them: overrides, or a rendered folder.
 
     \b
     launch install hardware=epyc profile=hot_only --dry-run
@@ -429,7 +438,12 @@ def uninstall(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Stop an installed fleet, remove what install wrote."""
+    """Stop an installed fleet, remove what install wrote.
+
+    \b
+    launch uninstall epyc-hot_only --dry-run
+    launch uninstall epyc-hot_only
+    """
     from launcher.cli.deploy import InstallOptions, uninstall_fleet
 
     options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=True)
@@ -449,7 +463,12 @@ def serve(
     no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
-    """Run a rendered deployment, without the compiler."""
+    """Run a rendered deployment, without the compiler.
+
+    \b
+    launch serve generated/epyc-hot_only
+    launch serve generated/epyc-hot_only --route-only
+    """
     from launcher.cli.progress import Progress
     from launcher.runtime import run
 
