@@ -145,7 +145,9 @@ def examine(
             out.line(f"{subject.ljust(max(len(s) for s, _ in checked))}  {text}")
         out.line()
         show_findings(out, findings)
-        out.line(f"{manifest.deployment}: {len(manifest.servers)} servers checked on this host, {summary(findings)}")
+        count = len(manifest.servers)
+        servers = f"{count} server{'s' * (count != 1)}"
+        out.line(f"{manifest.deployment}: {servers} checked on this host, {summary(findings)}")
     return HostError.exit_code if has_errors(findings) else 0
 
 

@@ -56,12 +56,13 @@ def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Findi
             fixes = (Fix(override=without, effect="leaves their memory to the kernel"),)
         else:
             code, remedy = "engine/missing-binary", "engines.default.binary=/path/to/llama-server, or engine=embedded"
+        who = f"{len(users)} servers run" if len(users) > 1 else "1 server runs"
         if users:
             yield Finding(
                 code=code,
                 severity="error",
                 key="engines.default.binary",
-                message=f"{program} is not on this host; {len(users)} servers run it",
+                message=f"{program} is not on this host; {who} it",
                 notes=(remedy,),
                 fixes=fixes,
             )

@@ -43,6 +43,8 @@ def _lines(manifest: FleetManifest, facts: HostFacts) -> Iterator[tuple[str, str
     taken = ", ".join(f"{name} {why}" for name, why in facts.taken_ports.items())
     yield "ports", taken or f"free, or ours: {listening} and the front"
     quota = "" if host.cpu_quota is None else f", {host.cpu_quota:g} CPUs' time"
-    yield "cpus", f"{host.physical_cores} cores, CPUs {host.cpus}, {max(1, len(host.nodes))} NUMA nodes{quota}"
+    nodes = max(1, len(host.nodes))
+    numa = f"{nodes} NUMA node{'s' * (nodes > 1)}"
+    yield "cpus", f"{host.physical_cores} cores, CPUs {host.cpus}, {numa}{quota}"
     for path, free in facts.disk_free.items():
         yield "disk", f"{gib(free)} free for state and logs in {path}"

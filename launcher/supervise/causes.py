@@ -14,7 +14,7 @@ def obstacle(spec: ProcessSpec) -> Diagnosis | None:
     """Why a start cannot succeed, found before a process is made."""
     if shutil.which(spec.argv[0]) is None:
         code = "supervise/container-engine-missing" if spec.container else "supervise/binary-missing"
-        remedy = "install it, or set `engine`"
+        remedy = _remedy(spec)
         return Diagnosis(code=code, cause=f"{spec.argv[0]} is not there or not executable", remedy=remedy)
     missing = [file for file in spec.files if not Path(file).exists()]
     if missing:
@@ -25,6 +25,15 @@ def obstacle(spec: ProcessSpec) -> Diagnosis | None:
         cause = f"port {spec.port} is held by {owner}, which this fleet did not start"
         return Diagnosis(code="supervise/port-busy", cause=cause, remedy="stop it, or set another `port`")
     return None
+
+
+def _remedy(spec: ProcessSpec) -> str:
+    """What helps where the program of a command line is not there."""
+    if Path(spec.argv[0]).name == "numactl":
+        return "apt-get install numactl, or drop the server's `numa`"
+    if spec.kind == "service" and not spec.container:
+        return "install it, or correct its `command`"
+    return "install it, or set `engine`"
 
 
 def cause_of_end(spec: ProcessSpec, log: Path, code: int | None, *, starting: bool, oom_killed: bool) -> Diagnosis:

@@ -13,7 +13,7 @@ def test_all_is_well(cli: Cli) -> None:
     assert [line.split("  ")[0] for line in text.splitlines()[: len(SUBJECTS)]] == SUBJECTS
     assert "flags of 1 server," in text
     assert "1 to be read, all readable" in text
-    assert text.rstrip().endswith("1 servers checked on this host, 1 note")
+    assert text.rstrip().endswith("1 server checked on this host, 1 note")
 
 
 def test_nothing_is(cli: Cli) -> None:
