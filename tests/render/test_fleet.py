@@ -104,7 +104,7 @@ def test_files(result: Rendered) -> None:
     """
     files = {f.path: f for f in result.deployment.files}
     assert list(files) == sorted(files)
-    assert len(files) == len(result.deployment.files) == 2 + 3 + 6 + (6 + 2 * 2 + 1 + 3 + 1 + 1)
+    assert len(files) == len(result.deployment.files) == 2 + 4 + 6 + (6 + 2 * 2 + 1 + 3 + 1 + 1)
     assert {p for p, f in files.items() if f.executable} == {
         p for p in files if p.startswith(("commands/", "libexec/"))
     }
@@ -275,13 +275,14 @@ def test_orchestration_travels_as_plain_values(templates: dict[str, str]) -> Non
 
 
 def test_an_empty_fleet(templates: dict[str, str]) -> None:
-    """No servers: documents, a gate, no units."""
+    """No servers: documents, what units call, no units."""
     rendered = render_fleet(fleet_plan(), {}, templates, "0.1.0")
     assert [f.path for f in rendered.deployment.files] == [
         "fleet.json",
         "libexec/launch-drain",
         "libexec/launch-gate",
         "libexec/launch-notify",
+        "libexec/launch-turn",
         "routes.json",
     ]
     assert rendered.routes.names == {}
