@@ -375,6 +375,8 @@ def memory(
     """
     from launcher.cli.memory import show_memory
 
+    if forget and project is None:
+        raise typer.BadParameter("--forget needs the name of a project; `launch memory` lists them")
     return show_memory(project, deployment=deployment, owner=owner, forget=forget, as_json=json, no_color=no_color)
 
 

@@ -38,7 +38,9 @@ def show_memory(
     if forget:
         forget_project(path, project.owner, name)
         _, errors = terminals(no_color=no_color)
-        errors.line(f"forgot {name} of {where}: {project.generations} answers, {project.blocks} blocks")
+        answers = f"{project.generations} answer{'s' * (project.generations != 1)}"
+        blocks = f"{project.blocks} block{'s' * (project.blocks != 1)}"
+        errors.line(f"forgot {name} of {where}: {answers}, {blocks}")
         return 0
     for line in export_project(path, project.owner, name) or ():
         sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
@@ -57,7 +59,7 @@ def _list(projects: list[Found], *, as_json: bool, no_color: bool) -> None:
     terminal, _ = terminals(no_color=no_color)
     if as_json:
         rows = [{"deployment": where, **msgspec.to_builtins(project)} for where, _, project in projects]
-        print_json(terminal, {"projects": rows})
+        print_json(terminal, {"schema": "launch.memory/v1", "projects": rows})
         return
     table: list[tuple[str, ...]] = [
         (

@@ -43,6 +43,7 @@ def test_projects_are_listed_exported_and_forgotten(cli: Cli) -> None:
     assert "known are notes, p, site" in cli.run("memory", "nobody", code=2).stderr
     assert "--deployment dev-b" in cli.run("memory", "site", code=2).stderr
     forgot = cli.run("memory", "p", "--deployment", "dev-b", "--forget")
-    assert (forgot.stdout, forgot.stderr) == ("", "forgot p of dev-b: 1 answers, 5 blocks\n")
+    assert (forgot.stdout, forgot.stderr) == ("", "forgot p of dev-b: 1 answer, 5 blocks\n")
     assert [p["name"] for p in cli.json("memory", "--deployment", "dev-b")["projects"]] == ["site"]
     assert len(cli.json("memory", "--deployment", "dev-a")["projects"]) == 3
+    assert "needs the name of a project" in cli.run("memory", "--forget", code=2).stderr
