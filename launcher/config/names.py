@@ -11,6 +11,7 @@ from launcher.ir.config import FleetConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def addressable(fleet: FleetConfig) -> set[str]:
@@ -79,6 +80,21 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
                 message=f"{name!r} cannot be {what}",
                 notes=("use letters, digits and . _ + = -, starting with a letter, a digit or _, 100 at most",),
             )
+
+
+def check_variables(fleet: FleetConfig) -> Iterator[Finding]:
+    """Environment variables have names that a process and systemd take."""
+    for collection, entries in (("servers", fleet.servers), ("services", fleet.services), ("engines", fleet.engines)):
+        for name, entry in entries.items():
+            for variable in entry.env:
+                if not _VARIABLE.fullmatch(variable):
+                    yield Finding(
+                        code="config/bad-name",
+                        severity="error",
+                        key=f"{collection}.{name}.env.{variable}",
+                        message=f"{variable!r} cannot be the name of an environment variable",
+                        notes=("use letters, digits and _, not first a digit",),
+                    )
 
 
 def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from launcher.config.names import addressable, check_duplicate_names, check_names, dangling
+from launcher.config.names import addressable, check_duplicate_names, check_names, check_variables, dangling
 from launcher.config.nearest import spell
 from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig, OrchestrationConfig
@@ -339,6 +339,7 @@ def _cycle(key: str, cycle: list[str], what: str) -> Finding:
 
 CHECKS: tuple[Check, ...] = (
     check_names,
+    check_variables,
     check_duplicate_names,
     check_included,
     check_models,
