@@ -91,7 +91,8 @@ def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
             folder.rmdir()
     if systemd.running and units:
         systemd.reload()
-    return Report(removed=tuple(shown(c.path, layout) for c in changes.changes), stopped=tuple(units))
+    stopped = tuple(units) if systemd.running else ()  # in an image nothing ran
+    return Report(removed=tuple(shown(c.path, layout) for c in changes.changes), stopped=stopped)
 
 
 def _refuse(changes: Changes) -> None:

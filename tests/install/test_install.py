@@ -72,7 +72,8 @@ def test_any_sequence_of_installs(tmp_path_factory: pytest.TempPathFactory, stat
         assert sorted(found.values()) == sorted(t.encode() for t in installed.values())
     record = read_record("d", layout)
     assert record is not None
-    uninstall(plan_removal(record, layout), layout, Systemd(layout))
+    report = uninstall(plan_removal(record, layout), layout, Systemd(layout))
+    assert report.stopped == ()
     assert tree(root) == before
     assert not (root / "etc/launch").exists()
     assert not (root / "var/lib/launch").exists()
