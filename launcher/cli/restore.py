@@ -48,7 +48,10 @@ def restore(state: Path, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any
         changes = diff_manifests(before[0], manifest) if before is not None else None
         names = [*(s.name for s in manifest.servers), *(s.name for s in manifest.services)]
         done = {"started": names, "restarted": [], "stopped": list(changes.stopped) if changes else [], "kept": []}
-    status = _as_it_was(state, checkpoint)
+    status, woken, halted = _as_it_was(state, checkpoint)
+    done["started"] += (name for name in woken if name not in done["started"] + done["restarted"])
+    done["stopped"] += halted
+    done["kept"] = [name for name in done["kept"] if name not in (*woken, *halted)]
     findings = _verify(state, manifest, checkpoint, status)
     if findings:
         raise SuperviseError(findings)
@@ -117,8 +120,8 @@ def _start(target: Path, err: Terminal) -> None:
         progress.finish()
 
 
-def _as_it_was(state: Path, checkpoint: Checkpoint) -> FleetStatus:
-    """Start what ran on demand, stop what an operator had stopped; the fleet then."""
+def _as_it_was(state: Path, checkpoint: Checkpoint) -> tuple[FleetStatus, tuple[str, ...], tuple[str, ...]]:
+    """Start what ran, stop what an operator had stopped; the fleet then, and which these were."""
     was = {p.name: p for p in checkpoint.status.processes} if checkpoint.status is not None else {}
     with reach_runtime(state) as control:
         now = {p.name: p for p in control.status().processes}
@@ -129,7 +132,7 @@ def _as_it_was(state: Path, checkpoint: Checkpoint) -> FleetStatus:
             control.reload(wake)
         if halt:
             control.stop(halt)
-        return control.status()
+        return control.status(), wake, halt
 
 
 def _verify(state: Path, manifest: FleetManifest, checkpoint: Checkpoint, status: FleetStatus) -> tuple[Finding, ...]:

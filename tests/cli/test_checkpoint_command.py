@@ -96,6 +96,17 @@ def test_weights_that_were_put_back_are_loaded_again(cli: Cli, own_model: Path) 
     cli.run("stop", "--all")
 
 
+def test_what_was_stopped_since_is_told_as_started(cli: Cli) -> None:
+    """Nothing differs but that a server was stopped: a restore starts it and says so."""
+    cli.run("up", *cli.dev, "--detach")
+    cli.run("checkpoint", "create", "before")
+    cli.run("stop", "assistant")
+    done = cli.json("checkpoint", "restore", "before")
+    assert (done["started"], done["kept"]) == (["assistant"], [])
+    assert "nothing had changed" in cli.run("checkpoint", "restore", "before").stdout
+    cli.run("stop", "--all")
+
+
 def test_another_front_means_another_runtime(cli: Cli) -> None:
     """What a runtime reads only at its start is restored by starting one; a stopped server stays stopped."""
     cli.run("up", *cli.dev, "--detach")
