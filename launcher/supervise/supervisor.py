@@ -68,6 +68,7 @@ class Supervisor:
         self._hooks = Hooks(manifest.hooks, emit)
         self._measurer = Measurer(self._clients, _gpus(manifest))
         self._settled: dict[str, asyncio.Event] = {}
+        self._abandoned = False
         self._ended = False
 
     # --- Upstreams -----------------------------------------------------------------------------------------
@@ -177,8 +178,9 @@ class Supervisor:
             runner.closed = True
             runner.stop("stop")
         await self._waker.close()
-        for runner in tuple(self._runners.values()):
-            await runner.until("stopped", "failed")
+        if not self._abandoned:  # else nobody tells when they end
+            for runner in tuple(self._runners.values()):
+                await runner.until("stopped", "failed")
         await self.sweep()
         if not told:
             self._emit(events.Stopped())
@@ -298,6 +300,7 @@ class Supervisor:
 
     def abandon(self) -> None:
         """Let go of every process without ending one: what a dying runtime does, on purpose."""
+        self._abandoned = True
         self._upkeep.stop()
         self._measurer.stop()
         for runner in self._runners.values():
