@@ -131,6 +131,11 @@ def is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
+def _is_private(address: str) -> bool:
+    """Whether `address` is loopback or a unix socket."""
+    return is_loopback(address) or address.endswith(".sock")
+
+
 def placed(server: Planned, host: Host) -> Planned:
     """`server` with its host in its plan, where there are several."""
     if not host.name:
@@ -179,6 +184,13 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
     demand: defaultdict[str, list[str]] = defaultdict(list)
     open_: defaultdict[str, list[str]] = defaultdict(list)
     for name, server in fleet.servers.items():
+        if server.host not in hosts and not _is_private(server.host) and not _asks_for_key(server.extra_args):
+            message = f"{name} listens on {server.host} and asks nobody for a key: whoever reaches this address uses it"
+            keyed = Fix(
+                override=f"servers.{name}.extra_args=[{KEY_FLAG},/etc/launch/{name}.key]",
+                effect="its key in a file, which the front reads too",
+            )
+            yield _finding("warning", "plan/host-without-key", f"servers.{name}.host", message, (keyed,))
         if server.host not in hosts or server.host == first:
             continue
         tier = fleet.tiers.get(server.tier)
