@@ -158,9 +158,15 @@ class Supervisor:
                 seconds=loop.time() - begun,
                 front=self.front,
                 ready=ready,
-                failed=tuple(name for name in boot if name not in ready),
+                failed=tuple(name for name in boot if name not in ready and not self._stands_back(name)),
             )
         )
+
+    def _stands_back(self, name: str) -> bool:
+        """Whether another member of its exclusive group has the device, which an earlier runtime had swapped in."""
+        group = self._specs[name].exclusive
+        others = [n for n, spec in self._specs.items() if group is not None and spec.exclusive == group and n != name]
+        return any(self.state(other) not in ("stopped", "failed") for other in others)
 
     async def stop_all(self, reason: str) -> None:
         """Stop everything and wait until it is gone, also what a cut-short `recover` did not get to adopt.

@@ -84,3 +84,24 @@ async def test_a_swap_that_fails_is_rolled_back_and_everybody_answered(fleet: An
         assert (await ask(client, "good")).status_code == 200
     assert watcher.of(events.Swapped, "bad") == []
     assert supervisor.state("good") == "ready"
+
+
+async def test_who_was_swapped_out_has_not_failed(fleet: Any, free_port: FreePort) -> None:
+    """The runtime dies while the other worker has the device: the next one adopts that, and says that all is well."""
+    port = free_port()
+    units = (
+        fake("first", port, exclusive="gpu", default=True),
+        fake("second", port, exclusive="gpu", start="demand"),
+    )
+    supervisor, _ = fleet(*units)
+    await supervisor.start()
+    await supervisor.wake("second", 20)
+    supervisor.abandon()
+    again, watcher = fleet(*units)
+    await again.recover()
+    await again.start()
+    assert watcher.of(events.FleetReady)[0].failed == ()
+    await watcher.until(events.ServerReady, "second")
+    await again.stop_all("end of test")
+    child = supervisor._runners["second"]._process._child
+    await asyncio.to_thread(child.wait)
