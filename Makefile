@@ -69,7 +69,7 @@ unit: setup-dev
 	@command -v systemd-analyze >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq systemd; } \
 	  || echo "systemd-analyze is missing: the tests of units will fail" >&2
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 3 --dist loadgroup -m "not slow"
 
 bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.cli_start
@@ -90,6 +90,7 @@ fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or fi
 	@LAUNCH_FUZZ_SHAPES=2000 LAUNCH_FUZZ_SEED=$$(date +%s) $(BIN)/pytest -n 2 -q tests/plan/test_compute.py --timeout 1200
 
 soak: setup-dev ## ten minutes of kills, swaps and reloads on real servers; thousands of schedules in simulated time
+	@$(BIN)/pytest -n 2 --dist loadgroup -m slow
 	@$(BIN)/python -m tests.soak.soak --seconds 600
 	@$(BIN)/python -m tests.soak.once --requests 10000
 	@LAUNCH_SCHEDULES=3000 $(BIN)/pytest -n 0 tests/supervise/test_schedules.py --timeout 3600

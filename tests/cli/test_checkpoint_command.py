@@ -83,6 +83,7 @@ def test_a_fleet_is_what_it_was_again(cli: Cli, own_model: Path) -> None:
     assert "there are no checkpoints" in cli.run("checkpoint", "list").stdout
 
 
+@pytest.mark.slow
 def test_weights_that_were_put_back_are_loaded_again(cli: Cli, own_model: Path) -> None:
     """The command line is the same, but what runs had loaded the file that lay there meanwhile."""
     cli.run("up", *cli.dev, f"models.smollm2_135m.files.q4_1.path={own_model}", "--detach")
@@ -107,6 +108,7 @@ def test_what_was_stopped_since_is_told_as_started(cli: Cli) -> None:
     cli.run("stop", "--all")
 
 
+@pytest.mark.slow
 def test_another_front_means_another_runtime(cli: Cli) -> None:
     """What a runtime reads only at its start is restored by starting one; a stopped server stays stopped."""
     cli.run("up", *cli.dev, "--detach")

@@ -185,6 +185,7 @@ def test_a_reload_of_nothing_is_no_success(cli: Cli) -> None:
     assert "nothing was reloaded" in cli.run("reload", code=7).stderr
 
 
+@pytest.mark.slow
 def test_a_reload_works_under_a_lax_umask(cli: Cli) -> None:
     """The deployment that `up` writes is its owner's alone, so that the runtime takes it over."""
     before = os.umask(0o002)
@@ -196,6 +197,7 @@ def test_a_reload_works_under_a_lax_umask(cli: Cli) -> None:
     cli.run("stop", "--all")
 
 
+@pytest.mark.slow
 def test_a_served_fleet_is_not_reloaded_from_an_old_request(cli: Cli) -> None:
     """`up`, `stop`, then `serve` of another directory: the request of `up` is not what runs, and changes nothing."""
     cli.run("up", *cli.dev, "--detach")

@@ -96,6 +96,7 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
     assert installed.chat("alpha") == 200
 
 
+@pytest.mark.slow
 def test_every_layer_of_drift(installed: Fleet) -> None:
     """Config, generated, installed, loaded, running: each difference is named by its layer, and reload converges."""
     host = installed.host

@@ -9,6 +9,7 @@ from tests.systemd.conftest import Fleet
 pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
 
 
+@pytest.mark.slow
 def test_a_full_and_a_read_only_disk(fleet: Fleet) -> None:
     """No space, read-only, a file where a folder must be: exit code 6 and the path; room again: whole, then nothing."""
     host = fleet.host

@@ -15,6 +15,7 @@ MANAGER = (*USER, "XDG_RUNTIME_DIR=/run/user/4711", "systemctl", "--user")
 INSTALL = ("launch", "install", "--user", "--config-dir=/srv/conf", "hardware=dev", "profile=trio")
 
 
+@pytest.mark.slow
 def test_a_users_fleet(fleet: Fleet) -> None:
     """Install, serve, survive kill -9, show, stop, uninstall without a trace; root is not asked."""
     host = fleet.host
