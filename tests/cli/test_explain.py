@@ -33,6 +33,9 @@ BY_VARIABLE = {
 """Codes whose severity is decided before the call that names them."""
 
 
+pytestmark = pytest.mark.xdist_group("explain")  # one worker parses the sources
+
+
 @functools.cache
 def trees() -> dict[str, ast.Module]:
     """Every module of the package, parsed, by path."""

@@ -110,6 +110,7 @@ def test_ctrl_c_leaves_nothing_behind(cli: Cli) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_stop_under_load_leaves_no_process(cli: Cli) -> None:
     """Streams are running when `stop --all` comes; each ends, with an answer or an error, and so does everything."""
     cli.run("up", *cli.dev, "--detach")

@@ -37,6 +37,7 @@ def ask(cli: Cli, model: str | None = None) -> httpx.Response:
     )
 
 
+@pytest.mark.slow
 def test_one_front_serves_both_hosts(cli: Cli, pair: tuple[str, ...]) -> None:
     """Each host runs its own servers; the front asks the other by its address, does without it, and finds it again."""
     refused = cli.run("up", *pair, code=2).stderr
