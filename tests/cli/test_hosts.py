@@ -61,6 +61,7 @@ def test_one_front_serves_both_hosts(cli: Cli, pair: tuple[str, ...]) -> None:
     assert ask(cli, "assistant").headers["x-launch-server"] == "assistant_beta"
 
 
+@pytest.mark.slow
 def test_one_bundle_a_host(cli: Cli, pair: tuple[str, ...]) -> None:
     """`render` writes a folder a host, `install --host` takes one of them; the front's unit is on its host alone."""
     cli.run("render", *pair)

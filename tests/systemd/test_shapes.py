@@ -56,6 +56,7 @@ def test_a_request_starts_a_warm_server(fleet: Fleet) -> None:
     assert fleet.chat("beta") == 200
 
 
+@pytest.mark.slow
 def test_a_warm_server_that_cannot_load(fleet: Fleet) -> None:
     """Each request gets a typed error; the socket that gives up is opened again, and serves once the model is whole."""
     fleet.server("alpha", tier="warm")
