@@ -149,6 +149,8 @@ async def hand_over(front: Front, turn: Turn, asked: str) -> None:
 
 def as_http(refusal: Refusal) -> HttpError:
     """A refusal as the front's own error."""
+    if isinstance(refusal, HttpError):
+        return refusal
     return HttpError(
         refusal.status,
         refusal.code,

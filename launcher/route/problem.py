@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from launcher.ir.exchange import Refusal
+
 Shape = Literal["openai", "anthropic"]
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error"}
@@ -22,13 +24,8 @@ _ANTHROPIC_TYPES = {
 }
 
 
-class HttpError(Exception):
-    """A request that is answered with an error.
-
-    `status` is the HTTP status, `code` is stable (`model_not_found`), `param` names the offending field,
-    `retry_after_s` is told to the client where a retry may help, `close` ends the client's connection, `details` are
-    further fields of the error object.
-    """
+class HttpError(Refusal):
+    """A refusal of the front's own: `close` ends the client's connection, too."""
 
     def __init__(
         self,
@@ -41,15 +38,9 @@ class HttpError(Exception):
         close: bool = False,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep the parts; the text of the exception is `message`."""
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.param = param
-        self.retry_after_s = retry_after_s
+        """As a refusal."""
+        super().__init__(status, code, message, param=param, retry_after_s=retry_after_s, details=details)
         self.close = close
-        self.details = details or {}
 
 
 def shape_of(path: str) -> Shape:

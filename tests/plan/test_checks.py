@@ -341,7 +341,8 @@ def test_port_conflicts() -> None:
     both = ["error plan/port-conflict"] * 2
     assert pair({"port": 9000}, {"port": 9000}) == [*both, "note plan/port-unused"]
     assert pair({"port": 8000}, {}, ports={"b": 9001}) == both
-    assert pair({"port": 9000, "host": "0.0.0.0"}, {"port": 9000}, ports={}) == both
+    anywhere = pair({"port": 9000, "host": "0.0.0.0"}, {"port": 9000}, ports={})
+    assert anywhere == [*both, "warning plan/host-without-key"]
     assert pair({"port": 9000, "host": "127.0.0.2"}, {"port": 9000}, ports={}) == []
     turns = {"port": 9000, "exclusive": "g"}
     assert pair(turns, turns, ports={}) == []
