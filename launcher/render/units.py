@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from launcher.errors import Finding
+from launcher.ir.config import RuntimeConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command
 from launcher.render.probes import proof_request, reachable_url
@@ -62,7 +63,6 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
     gpus = [plan.config.hardware.gpus[name] for name in server.devices if name in plan.config.hardware.gpus]
     allow = tuple(dict.fromkeys(d for gpu in gpus for d in _DEVICES_BY_BACKEND.get(gpu.backend, ())))
     hidden = _hidden_paths(server, command.words[0])
-    attempts = max(1, runtime.crash_loop_failures)
     path = socket_path(plan, server)
     url = f"unix:{path}" if path else reachable_url(server.host, server.port)
     words = command.words if path is None else _on_socket(command.words, path)
@@ -86,13 +86,8 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
         **_exclusion(server, plan),
         "target": target_name(plan, server.tier),
         "slice": slice_name(plan, server.tier),
-        "start_limit_burst": attempts,
-        "start_limit_interval_s": math.ceil(
-            min(
-                LONGEST_S,
-                max(runtime.crash_loop_window_s, attempts * (server.start_timeout_s + runtime.backoff_s) * 1.1),
-            )
-        ),
+        **_start_limit(server, runtime),
+        **_resources(server, plan),
         "digest": command.digest,
         "command": " \\\n    ".join(_lines(quoted)),
         "credential": credential_path(keys) if credential and keys else None,
@@ -108,12 +103,6 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
         "stop_timeout_s": max(math.ceil(server.stop_grace_s), drain_s + 5 if drains else 0),
         "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
         "environment": quote_assignments(command.env),
-        "memory_max": memory_max(server),
-        "memlock": "infinity" if "mlock" in server.load_mode else "8M",
-        "oom_score_adjust": plan.tiers[server.tier].oom_score_adjust,
-        "cpus": server.cpus,
-        "numa_policy": server.numa.policy if server.numa else None,
-        "numa_mask": (",".join(str(n) for n in server.numa.nodes) or "all") if server.numa else None,
         "user_scope": deploy.scope == "user",
         "user": deploy.user,
         "exposure": round(exposure, 1),
@@ -127,6 +116,29 @@ def service_values(server: ServerPlan, plan: FleetPlan, command: Command) -> tup
         "device_allow": allow,
     }
     return values, tuple(_bad_paths(server, (*hidden, *([keys] if keys else []))))
+
+
+def _start_limit(server: ServerPlan, runtime: RuntimeConfig) -> dict[str, Any]:
+    """How often it may fail, within what time: long enough for that many whole starts."""
+    attempts = max(1, runtime.crash_loop_failures)
+    starts_s = attempts * (server.start_timeout_s + runtime.backoff_s) * 1.1
+    return {
+        "start_limit_burst": attempts,
+        "start_limit_interval_s": math.ceil(min(LONGEST_S, max(runtime.crash_loop_window_s, starts_s))),
+    }
+
+
+def _resources(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
+    """Memory, CPUs and nodes, as planned."""
+    numa = server.numa
+    return {
+        "memory_max": memory_max(server),
+        "memlock": "infinity" if "mlock" in server.load_mode else "8M",
+        "oom_score_adjust": plan.tiers[server.tier].oom_score_adjust,
+        "cpus": server.cpus,
+        "numa_policy": numa.policy if numa else None,
+        "numa_mask": (",".join(str(n) for n in numa.nodes) or "all") if numa else None,
+    }
 
 
 def memory_max(server: ServerPlan) -> str:

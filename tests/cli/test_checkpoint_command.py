@@ -97,6 +97,7 @@ def test_weights_that_were_put_back_are_loaded_again(cli: Cli, own_model: Path) 
     cli.run("stop", "--all")
 
 
+@pytest.mark.slow
 def test_what_was_stopped_since_is_told_as_started(cli: Cli) -> None:
     """Nothing differs but that a server was stopped: a restore starts it and says so."""
     cli.run("up", *cli.dev, "--detach")
