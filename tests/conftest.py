@@ -22,6 +22,11 @@ settings.register_profile("fuzz", deadline=None, max_examples=2000, suppress_hea
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups that one worker runs in turn come first: begun last, they would end long after all the others."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 def packaged_file(package: str, *parts: str) -> Path:
     """A file inside an installed package, without importing it."""
     spec = importlib.util.find_spec(package)
