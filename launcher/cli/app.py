@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from launcher import __version__
 from launcher.cli.complete import complete_checkpoints, complete_codes, complete_deployed, complete_overrides
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError
@@ -71,6 +72,22 @@ Host = Annotated[
     typer.Option("--host", metavar="NAME", help="Which of several hosts this is; default: this machine's name."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: command lines, every start.")]
+
+
+def _version(asked: bool) -> None:
+    """Print what is installed, and end."""
+    if asked:
+        typer.echo(f"launch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Which one.")] = False,
+) -> None:
+    """Compile and run a fleet of llama.cpp servers."""
+    del version  # the callback has answered
 
 
 def command_names() -> frozenset[str]:

@@ -18,6 +18,7 @@ BY_NAME: dict[str, Range] = {
     "slots": _POSITIVE,
     "threads": _POSITIVE,
     "threads_batch": _POSITIVE,
+    "start_timeout_s": (1, 10_000_000),
     "n_ctx": _POSITIVE,
     "n_ctx_per_slot": _POSITIVE,
     "n_batch": _POSITIVE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from launcher.config.contradictions import CONTRADICTIONS, exactly_one
 from launcher.config.names import addressable, check_duplicate_names, check_names, check_variables, dangling
 from launcher.config.nearest import spell
 from launcher.errors import Finding, Fix
@@ -192,7 +193,7 @@ def check_hooks(fleet: FleetConfig) -> Iterator[Finding]:
         key = f"hooks.{name}"
         given = [f for f in ("http", "command", "python") if getattr(hook, f)]
         if len(given) != 1:
-            yield _exactly_one(key, ("http", "command", "python"), given)
+            yield exactly_one(key, ("http", "command", "python"), given)
         if not hook.http or not hook.enabled:
             continue
         server, slash, path = hook.http.partition("/")
@@ -232,40 +233,6 @@ def check_ports(fleet: FleetConfig) -> Iterator[Finding]:
                 notes=("give each server its own port",),
                 fixes=(Fix(override=f"+ports.{name}={port}", effect="a port nothing else uses"),) if port else (),
             )
-
-
-def check_exclusive_fields(fleet: FleetConfig) -> Iterator[Finding]:
-    """Fields of which at most one, or exactly one, may be written."""
-    for name, server in fleet.servers.items():
-        if server.n_ctx is not None and server.n_ctx_per_slot is not None:
-            yield Finding(
-                code="config/conflict",
-                severity="error",
-                key=f"servers.{name}.n_ctx_per_slot",
-                message=f"servers.{name} has both n_ctx ({server.n_ctx}) and n_ctx_per_slot ({server.n_ctx_per_slot})",
-                notes=("n_ctx is for all slots together, n_ctx_per_slot for each: write one of them",),
-                fixes=(
-                    Fix(override=f"servers.{name}.n_ctx=null", effect="keeps n_ctx_per_slot"),
-                    Fix(override=f"servers.{name}.n_ctx_per_slot=null", effect="keeps n_ctx"),
-                ),
-            )
-    kinds = ("command", "container", "builtin")
-    for name, service in fleet.services.items():
-        given = [f for f in kinds if getattr(service, f)]
-        if len(given) != 1:
-            yield _exactly_one(f"services.{name}", kinds, given)
-
-
-def _exactly_one(key: str, fields: tuple[str, ...], given: list[str]) -> Finding:
-    """The finding for none or several of `fields`."""
-    said = " and ".join(given) if given else "none"
-    return Finding(
-        code="config/conflict",
-        severity="error",
-        key=key,
-        message=f"{key} needs exactly one of {', '.join(fields)}, and has {said}",
-        notes=("write one and remove the others",),
-    )
 
 
 def _members(
@@ -354,7 +321,7 @@ CHECKS: tuple[Check, ...] = (
     check_orchestration,
     check_hooks,
     check_ports,
-    check_exclusive_fields,
+    *CONTRADICTIONS,
 )
 """Every rule, in the order its findings are reported."""
 

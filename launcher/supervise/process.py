@@ -7,6 +7,7 @@ them), so there is no PR_SET_PDEATHSIG: the state files find them again. Linux 5
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import os
@@ -141,6 +142,8 @@ def spawn(
             env={**inherited, **env, MARKER: str(state_file)},
             start_new_session=True,
         )
+    except ValueError as error:  # a NUL in a manifest that somebody wrote by hand
+        raise OSError(errno.EINVAL, str(error)) from None
     finally:
         os.close(output)
     try:

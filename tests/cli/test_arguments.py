@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.cli.app import command_names
+from launcher import __version__
+from launcher.cli.app import command_names, run_app
 from launcher.cli.arguments import complete_override, is_override, later_wins, with_command
 from launcher.cli.complete import words_before
 
@@ -89,3 +90,9 @@ def test_a_later_override_takes_the_place_of_an_earlier_one() -> None:
         "hardware=auto",
         "++a.b=3",
     )
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked for by itself."""
+    assert run_app(["--version"]) == 0
+    assert capsys.readouterr().out == f"launch {__version__}\n"

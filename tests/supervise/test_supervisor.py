@@ -134,6 +134,15 @@ async def test_a_file_that_is_no_program_is_named(fleet: Any, free_port: FreePor
     assert "Exec format error" in caught.value.findings[0].message
 
 
+async def test_a_word_that_no_command_line_can_hold(fleet: Any, free_port: FreePort) -> None:
+    """A NUL in a manifest that somebody wrote."""
+    supervisor, _ = fleet(fake("one", free_port(), argv=("/bin/true", "--alias", "a\0b")))
+    with pytest.raises(SuperviseError) as caught:
+        await supervisor.start()
+    assert caught.value.findings[0].code == "supervise/cannot-execute"
+    assert "null byte" in caught.value.findings[0].message
+
+
 async def test_a_failure_that_is_not_fatal_leaves_the_rest_running(fleet: Any, free_port: FreePort) -> None:
     """The fleet is ready, and says what failed."""
     supervisor, watcher = fleet(fake("bad", free_port(), "exit-1", fatal=False), fake("good", free_port()))

@@ -1,0 +1,91 @@
+"""Values that are fine by themselves and not together: one function a rule, all of them in `CONTRADICTIONS`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from launcher.config.nearest import spell
+from launcher.errors import Finding, Fix
+from launcher.ir.config import FleetConfig
+
+
+def conflict(key: str, message: str, note: str, *fixes: Fix) -> Finding:
+    """A `config/conflict` error."""
+    return Finding(code="config/conflict", severity="error", key=key, message=message, notes=(note,), fixes=fixes)
+
+
+def exactly_one(key: str, fields: tuple[str, ...], given: list[str]) -> Finding:
+    """The finding for none or several of `fields`."""
+    said = " and ".join(given) if given else "none"
+    message = f"{key} needs exactly one of {', '.join(fields)}, and has {said}"
+    return conflict(key, message, "write one and remove the others")
+
+
+def check_exclusive_fields(fleet: FleetConfig) -> Iterator[Finding]:
+    """Fields of which at most one, or exactly one, may be written."""
+    for name, server in fleet.servers.items():
+        if server.n_ctx is not None and server.n_ctx_per_slot is not None:
+            yield conflict(
+                f"servers.{name}.n_ctx_per_slot",
+                f"servers.{name} has both n_ctx ({server.n_ctx}) and n_ctx_per_slot ({server.n_ctx_per_slot})",
+                "n_ctx is for all slots together, n_ctx_per_slot for each: write one of them",
+                Fix(override=f"servers.{name}.n_ctx=null", effect="keeps n_ctx_per_slot"),
+                Fix(override=f"servers.{name}.n_ctx_per_slot=null", effect="keeps n_ctx"),
+            )
+    kinds = ("command", "container", "builtin")
+    for name, service in fleet.services.items():
+        given = [f for f in kinds if getattr(service, f)]
+        if len(given) != 1:
+            yield exactly_one(f"services.{name}", kinds, given)
+
+
+def check_device_lists(fleet: FleetConfig) -> Iterator[Finding]:
+    """A device once, and a split that gives something to one of them."""
+    for name, server in fleet.servers.items():
+        key, once = f"servers.{name}.devices", list(dict.fromkeys(server.devices))
+        if len(once) < len(server.devices):
+            yield conflict(
+                key,
+                f"{key} names a device twice: {', '.join(server.devices)}",
+                "llama-server takes a device once",
+                Fix(override=f"{key}={spell(once)}", effect="each of them once"),
+            )
+        key = f"servers.{name}.tensor_split"
+        if server.tensor_split and not any(server.tensor_split):
+            yield conflict(
+                key,
+                f"{key} gives no device a share",
+                "the numbers are proportions: [3, 1] puts three quarters on the first device",
+                Fix(override=f"{key}=[]", effect="as their memory allows"),
+            )
+
+
+def check_warm_pool(fleet: FleetConfig) -> Iterator[Finding]:
+    """The least that a warm pool holds is not more than the most."""
+    pool = fleet.orchestration.warm_pool if fleet.orchestration else None
+    if pool and pool.models_min > pool.models_max:
+        key = "orchestration.warm_pool"
+        yield conflict(
+            f"{key}.models_min",
+            f"{key}.models_min is {pool.models_min} and models_max is {pool.models_max}",
+            "the pool holds at least models_min files, at most models_max",
+            Fix(override=f"{key}.models_max={pool.models_min}", effect=f"keeps {pool.models_min}"),
+            Fix(override=f"{key}.models_min={pool.models_max}", effect=f"keeps at most {pool.models_max}"),
+        )
+
+
+def check_rules(fleet: FleetConfig) -> Iterator[Finding]:
+    """A rule of `model: auto` has words, and none that every message has."""
+    for i, rule in enumerate(fleet.orchestration.rules if fleet.orchestration else ()):
+        if not rule.words or not all(word.strip() for word in rule.words):
+            key = f"orchestration.rules.{i}.words"
+            yield conflict(key, f"{key} has no word to look for", "write the words or phrases that decide, or no rule")
+
+
+CONTRADICTIONS: tuple[Callable[[FleetConfig], Iterable[Finding]], ...] = (
+    check_exclusive_fields,
+    check_device_lists,
+    check_warm_pool,
+    check_rules,
+)
+"""Every rule, in the order its findings are reported."""
