@@ -18,6 +18,7 @@ from launcher.route.lane import Lane
 from launcher.route.passage import Passage, passage
 from launcher.route.problem import HttpError, error_body
 from launcher.route.repeat import repeated_head
+from launcher.route.unchunked import without_chunks
 
 if TYPE_CHECKING:
     from launcher.route.front import Front
@@ -358,7 +359,8 @@ class FrontProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """A request begins on the ASGI path."""
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        old = cycle.scope["http_version"] == "1.0"
+        super()._start_asgi_task(cycle, without_chunks(app, cycle) if old else app)
 
     def _head_size(self) -> int:
         """Bytes of the head's target and lines."""

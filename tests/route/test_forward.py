@@ -192,6 +192,27 @@ async def test_answer_without_length_ends_with_the_connection() -> None:
     assert up.connections == 2
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["keep-alive", "close"])
+@pytest.mark.parametrize("length", [True, False], ids=["a length", "a stream"])
+async def test_http_1_0_gets_no_chunks(*, kept: bool, length: bool) -> None:
+    """An answer without a length ends with the connection, whatever the client asked for."""
+    given = OK if length else SSE_HEAD + chunked(b"data: 1\n\n") + chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    raw = post({"model": "m"}, "/x", *(["Connection: keep-alive"] if kept else [])).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    async with (
+        answering(given) as up,
+        running(Front(table(target("m", up.port)), StaticUpstreams())) as port,
+        RawClient(port) as client,
+    ):
+        client.send(raw)
+        status, headers = await client.head()
+        assert (status, "transfer-encoding" in headers) == (200, False)
+        if length:
+            assert await client.reader.readexactly(int(headers["content-length"])) == b'{"ok":true}'
+            assert kept or await client.closed()
+        else:
+            assert await asyncio.wait_for(client.reader.read(), 5) == b"data: 1\n\ndata: [DONE]\n\n"
+
+
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 async def test_answers_without_a_body(status: str) -> None:
     """204 and 304 end with their head."""
