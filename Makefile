@@ -12,10 +12,14 @@ SHELL := /bin/bash
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: setup ## install, then start a real llama-server with a real small model and ask it something
+run: ## install, then start a real llama-server with a real small model and ask it something
+	@$(MAKE) --no-print-directory -j2 setup
 	@$(BIN)/launch up hardware=auto profile=dev --ask "In one sentence: why do people run language models at home?"
 
-test: setup-dev lint types layers generated unit ## install, then everything that must be true
+test: ## install, then everything that must be true
+	@$(MAKE) --no-print-directory -j2 setup-dev
+	@$(MAKE) --no-print-directory -j2 lint types layers generated
+	@$(MAKE) --no-print-directory unit
 
 setup: $(VENV)/.installed $(VENV)/.embedded
 
