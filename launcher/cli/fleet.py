@@ -20,6 +20,7 @@ from launcher.errors import ConfigError, Finding, HostError, SuperviseError, has
 from launcher.files import (
     asked_at_ns,
     deployment_state_dir,
+    make_key_file,
     start_under_way,
     state_root,
     write_atomic,
@@ -28,6 +29,7 @@ from launcher.files import (
 )
 from launcher.ir.deployment import Deployment
 from launcher.ir.fleet import FleetManifest
+from launcher.ir.plan import FleetPlan
 from launcher.supervise import LOCK_NAME, offline_status, runtime_holder
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
 
@@ -129,6 +131,7 @@ def _prepare(
     rendered = render(compiled)
     manifest = rendered.manifest
     show_findings(err, [f for f in compiled.findings if f.severity != "note" or verbose])
+    _make_server_key(compiled.plan)
     found, _ = examined(compiled, manifest, rendered.routes)
     if has_errors(found):
         raise HostError(found)
@@ -171,6 +174,14 @@ def _state_dir(manifest: FleetManifest) -> Path:
     return state
 
 
+def _make_server_key(plan: FleetPlan) -> None:
+    """Make the key file of the servers, where the config names one and there is none. Raises HostError."""
+    path = plan.config.runtime.server_key_file
+    if path is not None:
+        with writing(Path(path)):
+            make_key_file(Path(path))
+
+
 def _write(deployment: Deployment, state: Path) -> Path:
     """Write the deployment into the state directory, where the runtime takes it over only if no other may write it."""
     target = state / DEPLOYMENT_NAME
@@ -209,6 +220,7 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, tuple
     rendered = render(compiled)
     if rendered.deployment.name != state.name:
         raise ConfigError([_other_deployment(state.name, rendered.deployment.name)])
+    _make_server_key(compiled.plan)
     target = _write(rendered.deployment, state)
     _write_request(state, request)
     return target, tuple(f for f in compiled.findings if f.severity != "note")

@@ -82,10 +82,21 @@ def check_rules(fleet: FleetConfig) -> Iterator[Finding]:
             yield conflict(key, f"{key} has no word to look for", "write the words or phrases that decide, or no rule")
 
 
+def check_key_files(fleet: FleetConfig) -> Iterator[Finding]:
+    """A key file that several processes read has the same path for all of them."""
+    written = {f"hardware.hosts.{name}.api_key_file": host.api_key_file for name, host in fleet.hardware.hosts.items()}
+    written["runtime.server_key_file"] = fleet.runtime.server_key_file
+    for key, path in written.items():
+        if path is not None and not path.startswith("/"):
+            message = f"{key} is {path!r}, and must be an absolute path: servers and the front read it"
+            yield Finding(code="config/type", severity="error", key=key, message=message)
+
+
 CONTRADICTIONS: tuple[Callable[[FleetConfig], Iterable[Finding]], ...] = (
     check_exclusive_fields,
     check_device_lists,
     check_warm_pool,
     check_rules,
+    check_key_files,
 )
 """Every rule, in the order its findings are reported."""

@@ -26,6 +26,7 @@ from launcher.files.deployment import (
     write_deployment,
 )
 from launcher.files.digests import FileDigest, file_digests
+from launcher.files.keys import make_key_file
 from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
 from launcher.files.packaged import packaged_dir
 from launcher.files.refusal import writing
@@ -57,6 +58,7 @@ __all__ = [
     "is_called_off",
     "known_deployments",
     "lock_owner",
+    "make_key_file",
     "owned_files",
     "packaged_dir",
     "read_checkpoint",

@@ -566,6 +566,9 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     front: FrontConfig = FrontConfig()
     state_dir: str | None = None
     """Absent: `$XDG_STATE_HOME/launch`."""
+    server_key_file: str | None = None
+    """Keys that every llama-server asks for which names no file of its own (`--api-key-file`); the front presents the
+    first. `launch up` makes the file where there is none. Absent: whoever reaches a server's port may use it."""
     log_max_bytes: ByteSize = 16 * 1024**2
     log_files: int = 3
     parallel_start_below_bytes: ByteSize = 8 * 1024**3

@@ -43,13 +43,15 @@ def front_host(fleet: FleetConfig) -> str:
 def split(fleet: FleetConfig) -> tuple[Host, ...]:
     """Every host with its part of `fleet`, the front's first; a single machine has all of it, as it is."""
     hosts = fleet.hardware.hosts
+    key = fleet.runtime.server_key_file
     if not hosts:
-        return (Host(name="", fleet=fleet, front=True),)
+        keyed = {name: _asking(server, key) for name, server in fleet.servers.items()}
+        return (Host(name="", fleet=msgspec.structs.replace(fleet, servers=keyed), front=True),)
     first = front_host(fleet)
     servers: defaultdict[str, dict[str, ServerConfig]] = defaultdict(dict)
     services: defaultdict[str, dict[str, ServiceConfig]] = defaultdict(dict)
     for name, server in fleet.servers.items():
-        servers[server.host if server.host in hosts else first][name] = _listening(server, hosts, first)
+        servers[server.host if server.host in hosts else first][name] = _asking(_listening(server, hosts, first), key)
     for name, service in fleet.services.items():
         host = service.host if service.host in hosts else first
         services[host][name] = msgspec.structs.replace(service, host=_address(service.host, hosts, first))
@@ -100,10 +102,15 @@ def _home_of(hook: HookConfig, homes: Mapping[str, str], first: str) -> str:
 def _listening(server: ServerConfig, hosts: Mapping[str, HostConfig], first: str) -> ServerConfig:
     """`server` with the address that it listens on, and its host's key where it must ask for one."""
     address = _address(server.host, hosts, first)
-    key = hosts[server.host].api_key_file if server.host in hosts else None
-    if key is not None and server.host != first and not _asks_for_key(server.extra_args):
-        return msgspec.structs.replace(server, host=address, extra_args=(*server.extra_args, KEY_FLAG, key))
-    return msgspec.structs.replace(server, host=address)
+    key = hosts[server.host].api_key_file if server.host in hosts and server.host != first else None
+    return _asking(msgspec.structs.replace(server, host=address), key)
+
+
+def _asking(server: ServerConfig, key: str | None) -> ServerConfig:
+    """`server` with the key file `key`, unless it has its own."""
+    if key is None or _asks_for_key(server.extra_args):
+        return server
+    return msgspec.structs.replace(server, extra_args=(*server.extra_args, KEY_FLAG, key))
 
 
 def _asks_for_key(extra_args: Iterable[str]) -> bool:
@@ -183,21 +190,23 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
     yield from _addresses(hosts)
     demand: defaultdict[str, list[str]] = defaultdict(list)
     open_: defaultdict[str, list[str]] = defaultdict(list)
+    all_keyed = fleet.runtime.server_key_file is not None
     for name, server in fleet.servers.items():
-        if server.host not in hosts and not _is_private(server.host) and not _asks_for_key(server.extra_args):
+        keyed = all_keyed or _asks_for_key(server.extra_args)
+        if server.host not in hosts and not _is_private(server.host) and not keyed:
             message = f"{name} listens on {server.host} and asks nobody for a key: whoever reaches this address uses it"
-            keyed = Fix(
+            own_key = Fix(
                 override=f"servers.{name}.extra_args=[{KEY_FLAG},/etc/launch/{name}.key]",
                 effect="its key in a file, which the front reads too",
             )
-            yield _finding("warning", "plan/host-without-key", f"servers.{name}.host", message, (keyed,))
+            yield _finding("warning", "plan/host-without-key", f"servers.{name}.host", message, (own_key,))
         if server.host not in hosts or server.host == first:
             continue
         tier = fleet.tiers.get(server.tier)
         start = tier.start if tier and name not in fleet.include_warm else "boot"
         if start == "demand" or server.exclusive:
             demand[server.host].append(name)
-        if start != "never" and not hosts[server.host].api_key_file and not _asks_for_key(server.extra_args):
+        if start != "never" and not hosts[server.host].api_key_file and not keyed:
             open_[server.host].append(name)
     for host, names in open_.items():
         if not is_loopback(hosts[host].address):

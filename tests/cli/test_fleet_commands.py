@@ -52,8 +52,13 @@ def chat(cli: Cli, model: str, **options: Any) -> Any:
 
 
 def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
-    """The whole life of a detached fleet, seen through commands and the public client."""
-    done = cli.run("up", *cli.dev, "--detach")
+    """The whole life of a detached fleet, seen through commands and the public client.
+
+    Its server asks for a key that nobody made: only the front may use it.
+    """
+    key_file = cli.home / "keys" / "servers.key"
+    up = (*cli.dev, f"runtime.server_key_file={key_file}")
+    done = cli.run("up", *up, "--detach")
     assert "ready in" in done.stderr
     assert "curl" in done.stdout
 
@@ -64,6 +69,10 @@ def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
     with pytest.raises(openai.NotFoundError, match="asistant"):
         chat(cli, "asistant")
     assert httpx.get(f"{cli.front}/ready").status_code == 200
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    direct = f"http://127.0.0.1:{cli.process()['port']}/tokenize"
+    own = {"Authorization": f"Bearer {key_file.read_text().strip()}"}
+    assert [httpx.post(direct, json={"content": "a"}, headers=h).status_code for h in ({}, own)] == [401, 200]
 
     before = cli.process()
     assert (before["state"], before["restarts"]) == ("ready", 0)
@@ -76,7 +85,7 @@ def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
     assert cli.run("logs", "assistant", "-n", "5").stdout.strip()
     assert "assistent" in cli.run("stop", "assistent", code=7).stderr
     assert "did you mean assistant" in cli.run("logs", "assistent", code=7).stderr
-    assert "already running" in cli.run("up", *cli.dev, "--detach", code=6).stderr
+    assert "already running" in cli.run("up", *up, "--detach", code=6).stderr
 
     kept = cli.json("reload")["fleets"][0]
     assert kept["kept"] == ["assistant"]

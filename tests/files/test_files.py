@@ -20,6 +20,7 @@ from launcher.files import (
     deployment_state_dir,
     known_deployments,
     lock_owner,
+    make_key_file,
     packaged_dir,
     state_root,
     write_atomic,
@@ -288,3 +289,18 @@ def test_pruning_does_not_follow_a_symlinked_directory(tmp_path: Path) -> None:
     assert compare_deployment(deployment(a="x"), target) == ()
     write_deployment(deployment(a="x"), target)
     assert (tmp_path / "moved" / "b").read_text() == "x"
+
+
+def test_a_key_is_made_once(tmp_path: Path) -> None:
+    """For its owner alone, in a directory that is made too; what is there, a dangling link too, is left alone."""
+    path = tmp_path / "keys" / "servers.key"
+    assert make_key_file(path)
+    key = path.read_text()
+    assert len(key.strip()) >= 43
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert not make_key_file(path)
+    assert path.read_text() == key
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    assert not make_key_file(link)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["keys", "link", "servers.key"]
