@@ -60,7 +60,9 @@ def compose_fleet(overrides: Sequence[str], config_dirs: Sequence[Path], virtual
         # what a missing file would have brought is not also missing
         problems = [p for p in problems if p.code != "config/missing"]
     elif all("." in problem.key for problem in problems):
-        problems += check_references(fleet)
+        wrong = [f"{problem.key}." for problem in problems]
+        # a value that is wrong in itself has a stand-in, of which nothing is said
+        problems += [f for f in check_references(fleet) if not any(key.startswith(f"{f.key}.") for key in wrong)]
     said = {finding.key for finding in findings if finding.key.startswith(f"{INCLUDE}.")}
     problems = [p for p in problems if p.key not in said]
     problems = [_with_group_choices(p, index, assembled.choices) for p in problems]

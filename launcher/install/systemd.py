@@ -54,7 +54,11 @@ class Systemd:
         return self._run(["start", *units]).returncode if units else 0
 
     def restart(self, units: Sequence[str]) -> int:
-        """Restart `units` (those that do not run are started) and wait, ordered by their After=; 0 = all."""
+        """Restart `units` (those that do not run are started) and wait, ordered by their After=; 0 = all.
+
+        What somebody asks for does not count as a start too many (StartLimitBurst=).
+        """
+        self.forget_failures(units)
         return self._run(["restart", *units]).returncode if units else 0
 
     def stop(self, units: Sequence[str]) -> int:

@@ -215,6 +215,14 @@ def test_what_systemctl_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert systemd.start(["a.service"]) == 0
 
 
+def test_a_restart_that_is_asked_for_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systemd would count it, and refuse the sixth in two minutes."""
+    systemd = systemctl(tmp_path, monkeypatch, f'echo "$@" >> {tmp_path}/said')
+    assert systemd.restart(["a.service"]) == 0
+    said = [line.split()[-2:] for line in (tmp_path / "said").read_text().splitlines()]
+    assert said == [["reset-failed", "a.service"], ["restart", "a.service"]]
+
+
 def test_a_unit_that_did_not_become_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its state and result, and the end of its log."""
     systemd = systemctl(tmp_path, monkeypatch, "printf 'Id=a.service\\nActiveState=failed\\nResult=exit-code\\n'")

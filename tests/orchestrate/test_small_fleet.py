@@ -63,7 +63,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, module_port: Callable[[], in
 @pytest.fixture(scope="module")
 def module_port() -> Callable[[], int]:
     """A function that gives a port nobody holds now."""
-    from tests.route.fleet import free_port
+    from tests.ports import free_port
 
     return free_port
 

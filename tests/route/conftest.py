@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from launcher.route import Front
-from tests.route.fleet import free_port
+from tests.ports import free_port
 
 _BOTH_PATHS = (
     "test_forward",

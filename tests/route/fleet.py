@@ -20,14 +20,6 @@ WAIT_S = 10.0
 """What a test waits for something that must happen before it counts as hanging."""
 
 
-def free_port() -> int:
-    """A loopback port nobody holds now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def target(name: str, port: int, **changes: Any) -> RouteTarget:
     """A routing table's entry for a server on loopback."""
     fields: dict[str, Any] = {

@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from launcher.route import Front, StaticUpstreams
-from tests.route.fleet import Upstream, free_port, running, table, target
+from tests.ports import free_port
+from tests.route.fleet import Upstream, running, table, target
 from tests.route.test_upstream_faults import after_request
 
 pytestmark = pytest.mark.timeout(120)

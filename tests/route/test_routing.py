@@ -11,6 +11,7 @@ import pytest
 from launcher.errors import ConfigError, HostError
 from launcher.ir.live import ServerState, UnavailableError
 from launcher.route import Front, serve
+from tests.ports import free_port
 from tests.route.fleet import (
     OK,
     SSE_HEAD,
@@ -20,7 +21,6 @@ from tests.route.fleet import (
     answering,
     ask,
     chunked,
-    free_port,
     front_unit,
     get,
     post,

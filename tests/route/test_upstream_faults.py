@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from launcher.route import Front
+from tests.ports import free_port
 from tests.route.fleet import (
     OK,
     SSE_HEAD,
@@ -23,7 +24,6 @@ from tests.route.fleet import (
     answering,
     ask,
     chunked,
-    free_port,
     get,
     post,
     running,

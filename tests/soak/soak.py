@@ -13,7 +13,6 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from launcher.files import deployment_state_dir
 from launcher.ir.fleet import DeviceNeed, FleetManifest, ServerUnit
 from launcher.manifest import encode_fleet, encode_routes
 from launcher.supervise.control import ControlClient, NoRuntimeError
+from tests.ports import free_port
 from tests.soak.clients import Crowd, say
 from tests.supervise.conftest import SUPERVISOR, manifest, real, routes
 
@@ -49,15 +49,6 @@ def need(size: int) -> tuple[DeviceNeed, ...]:
     return (DeviceNeed(device="ram", committed_bytes=size, peak_bytes=size, file_bytes=0),)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody holds now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 class Fleet:
     """The deployment, in versions that a reload goes through."""
 
@@ -67,7 +58,7 @@ class Fleet:
         self.front = 0
         self._binary = binary
         self._models = models
-        ports = free_ports(6)
+        ports = [free_port() for _ in range(6)]
         self.front = ports[5]
         self._ports = dict(zip((*HOT, *WARM), ports, strict=False)) | dict.fromkeys(SWAPPED, ports[4])
         self._versions = dict.fromkeys(NAMES, 600)
@@ -214,7 +205,7 @@ async def expected_answers(binary: Path, models: dict[str, Path]) -> dict[str, s
     """What each model says, asked of a server that nobody disturbs. Fails when two say the same."""
     said: dict[str, str] = {}
     for path in sorted(set(models.values())):
-        (port,) = free_ports(1)
+        port = free_port()
         argv = real("one", port, binary, path, "-t", "1").argv
         quiet = subprocess.DEVNULL
         with subprocess.Popen(argv, stdout=quiet, stderr=quiet) as server:  # noqa: ASYNC220 - nothing else waits
