@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -166,9 +167,12 @@ def test_servers_of_a_killed_runtime_are_found_again(cli: Cli) -> None:
     assert gone(left["processes"][0]["pid"])
 
 
-def test_stop_during_a_start_ends_it(cli: Cli) -> None:
+def test_stop_during_a_start_ends_it(cli: Cli, llama_server: Path) -> None:
     """`stop --all` as soon as the lock is held: no traceback, exit 0; `up` says why it ended, with 7; nothing runs."""
-    with cli.start("up", *cli.dev, "--detach") as starting:
+    slow = cli.home / "llama-server"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *--port*) sleep 30;; esac\nexec {llama_server} "$@"\n')
+    slow.chmod(0o755)
+    with cli.start("up", *cli.dev, f"engines.default.binary={slow}", "--detach") as starting:
         lock = next(iter(eventually(lambda: list((cli.home / "state/launch").glob("*/runtime.lock")))))
         eventually(lambda: lock.read_bytes().strip())
         assert "stopped" in cli.run("stop", "--all").stdout
