@@ -101,7 +101,7 @@ class Express:
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._fresh = False
-        self._began = time.perf_counter()
+        self._began = time.monotonic()
         self._status = 0
         self._chunked = False
         self._is_events = False
@@ -330,7 +330,7 @@ class Express:
             target.gate.release()
         front.upstreams.leave(target.name, ok=ok)
         if status is not None:
-            seconds = time.perf_counter() - self._began
+            seconds = time.monotonic() - self._began
             target.tally.add(status, seconds)
             if front.records:
                 front.record(self._passage, self.request_id, (self._asked, target), status, seconds, tokens)

@@ -75,14 +75,18 @@ class FrontProtocol(HttpToolsProtocol):
         if self._express is not None:
             self._express.progress()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: C901  # the hot path
         """Bytes of requests; what is still missing afterwards gets a deadline."""
         lane = self._lane
         if lane is not None:
             if self._idle_since and not self._in_head:
                 body = lane.body_of(data)
                 if body is not None:
-                    self._again(lane, body)
+                    self._idle_since = 0.0
+                    if self._timer is not None:
+                        self._disarm()
+                    if not lane.depart(body):
+                        self._depart(lane.passage, body)
                     return
             else:
                 lane.leave()
@@ -104,14 +108,6 @@ class FrontProtocol(HttpToolsProtocol):
                 head = repeated_head(data)
                 if head is not None:
                     self._lane = Lane(self._front, self, self._passage, head)
-
-    def _again(self, lane: Lane, body: bytes) -> None:
-        """Send another request with the last one's head on its way."""
-        self._idle_since = 0.0
-        if self._timer is not None:
-            self._disarm()
-        if not lane.depart(body):
-            self._depart(lane.passage, body)
 
     def under_way(self, express: Express) -> None:
         """The exchange on its way is `express` from now on."""
@@ -207,7 +203,8 @@ class FrontProtocol(HttpToolsProtocol):
         self._express = None
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)

@@ -64,7 +64,7 @@ class RequestIds:
 
     def fresh(self) -> bytes:
         """A new id."""
-        return b"%b%x" % (self._prefix, next(self._count))
+        return self._prefix + b"%x" % next(self._count)
 
 
 class Request:
