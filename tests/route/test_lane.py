@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from launcher.route import Front
 from launcher.route.lane import Lane
-from launcher.route.repeat import repeated_head
+from launcher.route.repeat import RepeatedHead, repeated_head
 from tests.route.fleet import (
     OK,
     SSE_HEAD,
@@ -310,10 +310,17 @@ def test_a_repeated_head_is_never_misread(
         lines = [*(f"{n}: {v}" for n, v in before), f"Content-Length: {len(content)}", *(f"{n}: {v}" for n, v in after)]
         return "\r\n".join(["POST / HTTP/1.1", *lines, "", ""]).encode() + content
 
-    head = repeated_head(message(body))
-    assert head is not None
-    for data in (message(other), message(other) + noise, message(other)[:-1], noise + message(other), noise):
+    def known() -> RepeatedHead:
+        head = repeated_head(message(body))
+        assert head is not None
+        return head
+
+    head = known()
+    near = message(other), message(other) + noise, message(other)[:-1], noise + message(other), noise
+    altered = tuple(data[:-1] + b"?" for data in near if data), tuple(b"?" + data[1:] for data in near if data)
+    for data in (*near, *near, *altered[0], *near, *altered[1]):  # as long as one before, and not the same
         start = head.body_start(data)
+        assert start == known().body_start(data)
         assert start in (0, data.find(b"\r\n\r\n") + 4)
         if start:
             assert data == message(data[start:])
