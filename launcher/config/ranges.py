@@ -19,6 +19,7 @@ BY_NAME: dict[str, Range] = {
     "threads": _POSITIVE,
     "threads_batch": _POSITIVE,
     "start_timeout_s": (1, 10_000_000),
+    "request_timeout_s": (1, 10_000_000),
     "n_ctx": _POSITIVE,
     "n_ctx_per_slot": _POSITIVE,
     "n_batch": _POSITIVE,

@@ -68,6 +68,8 @@ def _will_be_there(line: str, layout: Layout, coming: Collection[Path]) -> bool:
     if absent is None:
         return False
     path = Path(absent[1])
+    if not path.is_absolute():  # found by PATH, on the machine where it runs
+        return False
     return path in coming or (layout.root != Path("/") and (layout.root / path.relative_to("/")).exists())
 
 

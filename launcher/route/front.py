@@ -21,7 +21,7 @@ from launcher.route.deadlines import Deadlines
 from launcher.route.directory import Directory
 from launcher.route.expansion import Expansion, thresholds
 from launcher.route.express import LEFT
-from launcher.route.guard import OPEN_PATHS, Guard, is_loopback
+from launcher.route.guard import Guard, is_loopback, is_open
 from launcher.route.handover import as_http, hand_over
 from launcher.route.journal import Journal
 from launcher.route.passage import NO_SLOT_ENDINGS, Passage
@@ -147,7 +147,8 @@ class Front:
             client.close()
             if self.unit.access_log:
                 seconds = time.perf_counter() - started
-                self.log_access(request.id, request.method, request.path, reply.status, code or "-", seconds)
+                path = request.raw_path.decode("latin-1")  # as it came: decoded it could end the line
+                self.log_access(request.id, request.method, path, reply.status, code or "-", seconds)
 
     def record(  # noqa: PLR0917  # one call for the two ends of the fast path
         self,
@@ -178,7 +179,10 @@ class Front:
     def log_access(  # noqa: PLR0917  # the columns of a line
         self, request_id: str, method: str, path: str, status: int, code: str, seconds: float
     ) -> None:
-        """One line of the access log."""
+        """One line of the access log, on stderr."""
+        if not _ACCESS.handlers:
+            _ACCESS.addHandler(logging.StreamHandler())
+            _ACCESS.setLevel(logging.INFO)
         _ACCESS.info("%s %s %s %d %s %.1f ms", request_id, method, path, status, code, seconds * 1000)
 
     def _make_view(self, table: RoutingTable, old: dict[str, Target]) -> View:
@@ -216,7 +220,7 @@ class Front:
         if request.method == "OPTIONS":
             await reply.whole(204, b"text/plain", b"", preflight_headers(request))
             return
-        if guard.has_keys and request.path not in OPEN_PATHS:
+        if guard.has_keys and not is_open(request.method, request.path):
             turn.grant = guard.check_key(seen.get(b"authorization"), seen.get(b"x-api-key"))
             turn.grant.check_scope("admin" if is_control else "infer")
         if is_control:

@@ -12,7 +12,7 @@ from launcher.route.problem import HttpError
 
 _LOCAL_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:@/?#\s]+)(?::\d{0,5})?")
-OPEN_PATHS = frozenset({"/health", "/v1/health", "/ready"})
+_OPEN_PATHS = frozenset({"/health", "/v1/health", "/ready"})
 """Paths that probes read without a key."""
 
 
@@ -24,6 +24,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether the front answers this to anybody, key or not: what it forwards it answers to nobody without."""
+    return method in ("GET", "HEAD") and path in _OPEN_PATHS
 
 
 def require_key_for_public(host: str, api_key_file: str | None) -> None:

@@ -163,7 +163,7 @@ class Lane:
         target = view.only.get(asked) if asked else None
         if asked is None or target is None or not passage.grant.may_ask(asked, target.name):
             return None
-        if target.changes_bodies:
+        if target.changes_bodies or target.unit.rungs:
             return None
         self._asked, self._target = asked, target
         self._length_bytes = -1  # it has the target's key

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from launcher.route.guard import OPEN_PATHS
 from launcher.route.keys import EVERYTHING, Grant
 from launcher.route.problem import HttpError
 from launcher.route.wire import Request
@@ -33,6 +32,7 @@ class Passage:
         "grant",
         "headers",
         "is_json",
+        "is_ordinary",
         "lines",
         "model",
         "path",
@@ -59,6 +59,8 @@ class Passage:
         self.model = view.directory.named(request.seen.get(b"x-model"), request.seen.get(b"x-task-type"))
         self.request_id = request.seen.get(b"x-request-id")
         self.takes_slot = not request.path.endswith(NO_SLOT_ENDINGS)
+        self.is_ordinary = self.is_json and self.takes_slot and self.request_id is None
+        """Whether later requests with this head may take the lane."""
         target = request.raw_path + b"?" + request.query if request.query else request.raw_path
         self.start = b"POST " + target + b" HTTP/1.1\r\nhost: "
         lines = b"".join(b"%b: %b\r\n" % line for line in request.forwarded)
@@ -93,7 +95,7 @@ def passage(view: View, url: bytes, headers: RawHeaders) -> Passage | None:
         request.refuse_unusable()
         view.guard.check_host(request.seen.get(b"host"), "1.1")
         grant = EVERYTHING
-        if view.guard.has_keys and request.path not in OPEN_PATHS:
+        if view.guard.has_keys:
             grant = view.guard.check_key(request.seen.get(b"authorization"), request.seen.get(b"x-api-key"))
             grant.check_scope("infer")
         return Passage(view, url, headers, request, grant)

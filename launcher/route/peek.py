@@ -18,8 +18,20 @@ class Peek(msgspec.Struct, frozen=True, gc=False):
     stream: Any = False
 
 
+class _Model:
+    """A type that msgspec does not know: it asks what to make of each value."""
+
+
+_MODEL = _Model()
+
+
+class _Models(msgspec.Struct):
+    """A request of which every `model` is seen; the rest is skipped unread."""
+
+    model: _Model = _MODEL
+
+
 _DECODER = msgspec.json.Decoder(Peek)
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:]', re.DOTALL)
 _ESCAPED_LETTER = b"\\u006"
 """m, o, d, e and l are U+006D, 6F, 64, 65 and 6C: a key can spell `model` with escapes only through this."""
 _PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)')
@@ -68,6 +80,7 @@ def peek_json(body: bytes) -> Peek:
     """`model` and `stream` of a JSON object; other values are skipped unread."""
     try:
         found = _DECODER.decode(body)
+        twice = (body.count(b'"model"') > 1 or _ESCAPED_LETTER in body) and count_models(body) > 1
     except msgspec.ValidationError as error:
         message = str(error)
         if "$.model" in message:
@@ -77,25 +90,21 @@ def peek_json(body: bytes) -> Peek:
         raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
     except RecursionError:
         raise HttpError(400, "invalid_json", "the body is nested too deeply") from None
-    if (body.count(b'"model"') > 1 or _ESCAPED_LETTER in body) and count_key(body, "model") > 1:
+    if twice:
         raise _two_models()
     return found
 
 
-def count_key(body: bytes, key: str) -> int:
-    """How often the outermost object of the valid JSON text `body` has `key`, in whatever spelling."""
-    depth = count = 0
-    last: bytes | None = None
-    for match in _TOKEN.finditer(body):
-        token = match[0]
-        if token == b":":
-            if depth == 1 and last is not None and msgspec.json.decode(last) == key:
-                count += 1
-        elif token in b"{[":
-            depth += 1
-        elif token in b"}]":
-            depth -= 1
-        last = token if token.startswith(b'"') else None
+def count_models(body: bytes) -> int:
+    """How often the outermost object of the valid JSON text `body` has the key `model`, in whatever spelling."""
+    count = 0
+
+    def seen(_type: type, _value: object) -> _Model:
+        nonlocal count
+        count += 1
+        return _MODEL
+
+    msgspec.json.Decoder(_Models, dec_hook=seen).decode(body)
     return count
 
 

@@ -7,6 +7,9 @@ headers, an Upgrade that is ignored without losing the body (Java's client offer
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from launcher.route.front import Front
 
 
+_MAX_UPGRADES = 16
+"""Requests with an Upgrade in one read: each is read from within the last."""
+_RESET = struct.pack("ii", 1, 0)
 _EXPRESS_DIGITS = 6
 """A body of a million bytes or more is read by the ASGI path, which holds its sender back."""
 
@@ -36,7 +42,16 @@ class FrontProtocol(HttpToolsProtocol):
         super().__init__(**kwargs)
         self._front = front
         self._in_head = False
+        self._between = True
+        """The parser stands between two messages: the last one's body, too, is over."""
+        self._ended_here = False
+        self._head_shares = False
+        """The head began behind the end of another message, in the same read."""
         self._head_bytes = 0
+        self._silent_bytes = 0
+        self._upgrades = 0
+        self._deaf = False
+        """What comes after the request that is being answered is lost: the connection ends with the answer."""
         self._read_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_is_for = ""
@@ -79,7 +94,7 @@ class FrontProtocol(HttpToolsProtocol):
         """Bytes of requests; what is still missing afterwards gets a deadline."""
         lane = self._lane
         if lane is not None:
-            if self._idle_since and not self._in_head:
+            if self._idle_since and self._between:
                 body = lane.body_of(data)
                 if body is not None:
                     self._idle_since = 0.0
@@ -90,24 +105,33 @@ class FrontProtocol(HttpToolsProtocol):
                     return
             else:
                 lane.leave()
+        if self._deaf:
+            return
         before = self.cycle
         fresh = not self._in_head and self._parts is None and (before is None or before.response_complete)
         self._idle_since = 0.0
+        self._parse(data)
+        if self.parser is not None and not self.transport.is_closing():
+            cycle = self.cycle
+            if self._in_head or self._timer is not None or cycle is None or cycle.response_complete or cycle.more_body:
+                self._set_deadline(len(data))
+            known = self._passage
+            if fresh and self._lane is None and self._express is not None and known is not None and known.is_ordinary:
+                head = repeated_head(data)
+                if head is not None:
+                    self._lane = Lane(self._front, self, known, head)
+
+    def _parse(self, data: bytes) -> None:
+        """Have llhttp read `data`, and call back."""
         self._read_bytes = len(data)
+        self._ended_here = False
+        self._silent_bytes += 0 if self._in_head or self._between else len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.refuse(HttpError(400, "invalid_http", "the request is not valid HTTP"))
-        if self.parser is not None and not self.transport.is_closing():
-            cycle = self.cycle
-            if self._in_head or self._timer is not None or cycle is None or cycle.response_complete or cycle.more_body:
-                self._set_deadline(len(data))
-            if fresh and self._lane is None and self._express is not None and self._passage is not None:
-                head = repeated_head(data)
-                if head is not None:
-                    self._lane = Lane(self._front, self, self._passage, head)
 
     def under_way(self, express: Express) -> None:
         """The exchange on its way is `express` from now on."""
@@ -122,8 +146,11 @@ class FrontProtocol(HttpToolsProtocol):
     def _set_deadline(self, received_bytes: int) -> None:
         """Give what is missing after these bytes a deadline: a head's is fixed, a body's moves with each part."""
         cycle = self.cycle
-        if self._in_head:
-            self._head_bytes += received_bytes
+        if self._silent_bytes > self._front.unit.max_header_bytes:  # trailers, or extensions of chunks
+            self._refuse_head()
+        elif self._in_head:
+            self._head_bytes += 0 if self._head_shares else received_bytes
+            self._head_shares = False
             if self._head_bytes > self._front.unit.max_header_bytes:
                 self._refuse_head()
             elif self._timer_is_for != "head":
@@ -145,7 +172,9 @@ class FrontProtocol(HttpToolsProtocol):
         if self._replaying:
             return
         self._in_head = True
-        self._head_bytes = 0
+        self._between = False
+        self._head_shares = self._ended_here
+        self._head_bytes = self._silent_bytes = 0
         self.url = b""
         self.headers = []
         self._length = None
@@ -170,6 +199,7 @@ class FrontProtocol(HttpToolsProtocol):
             return
         self._in_head = False
         limit = self._front.view.table.front.max_header_bytes
+        self._silent_bytes = 0
         if self._head_bytes + self._read_bytes > limit and self._head_size() > limit:
             self._refuse_head()
         elif self._may_be_express():
@@ -179,6 +209,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body, unless the request was refused."""
+        self._silent_bytes = 0
         if self._parts is not None:
             self._parts.append(body)
         elif not self.transport.is_closing():
@@ -189,12 +220,14 @@ class FrontProtocol(HttpToolsProtocol):
         parts = self._parts
         if parts is not None:
             self._parts = None
+            self._between = self._ended_here = True
             if not self.transport.is_closing() and self._passage is not None:
                 self._depart(self._passage, parts[0] if len(parts) == 1 else b"".join(parts))
             return
         if self.transport.is_closing() or (self.parser.should_upgrade() and not self._replaying):
             return
         self._replaying = False
+        self._between = self._ended_here = True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -309,7 +342,8 @@ class FrontProtocol(HttpToolsProtocol):
         self.url = url
         headers = headers if self._length is None else [*headers, (b"content-length", self._length)]
         self.headers = self.scope["headers"] = headers
-        self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        expects = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        self.expect_100_continue = expects and self.parser.get_http_version() == "1.1"
         self.scope["extensions"] = {ABORT_EXTENSION: {"call": self.abort}}
         super().on_headers_complete()
 
@@ -322,14 +356,28 @@ class FrontProtocol(HttpToolsProtocol):
     # ours
 
     def abort(self) -> None:
-        """Cut the connection at once: the client sees a broken transfer."""
+        """Reset the connection: the client sees a broken transfer, also where its end would have ended the answer."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     def refuse(self, error: HttpError) -> None:
-        """Answer what never became a request, and close. Where an answer is under way, only close."""
+        """Answer what never became a request, and close. Where an answer has begun, only close.
+
+        A whole request that is still being answered is answered first: the error is not its own.
+        """
         if self.transport.is_closing():
             return
         cycle = self.cycle
+        if cycle is not None and not (cycle.response_complete or cycle.more_body):
+            cycle.keep_alive = False
+            self._deaf = True
+            return
+        if cycle is not None and cycle.response_complete and not (self._between or self._in_head):
+            self.transport.close()  # what is wrong with its body, a request that has its answer need not know
+            return
         if cycle is None or cycle.response_complete or not (cycle.response_started or self.pipeline):
             body = error_body(error, "openai", "")
             self.transport.write(
@@ -370,10 +418,15 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _without_upgrade(self, rest: bytes) -> None:
         """Go on as if no Upgrade had been asked for: `rest` is the body that llhttp left unread, and what follows."""
+        if self._upgrades > _MAX_UPGRADES:
+            self.refuse(HttpError(400, "invalid_http", "too many requests at once ask for an upgrade"))
+            return
         framing = [n + b": " + v for n, v in self.headers if n in (b"content-length", b"transfer-encoding")]
         self._replaying = True
         self.parser = httptools.HttpRequestParser(self)
+        self._upgrades += 1
         self.data_received(b"\r\n".join((b"POST / HTTP/1.1", *framing, b"", b"")) + rest)
+        self._upgrades -= 1
 
     def _arm(self, what: str, timeout_s: float) -> None:
         """Give the client `timeout_s` for the rest of its head, or for the next bytes of its body."""
@@ -394,8 +447,10 @@ class FrontProtocol(HttpToolsProtocol):
         self._timer = None
         self._timer_is_for = ""
         if what == "body" and self.flow.read_paused:
+            self._arm(what, self._front.unit.idle_timeout_s)
             return
-        if what == "head" and not self._in_head:
+        answered = what == "body" and self.cycle is not None and self.cycle.response_complete
+        if answered or (what == "head" and not self._in_head):
             self.transport.close()
             return
         self.refuse(HttpError(408, "request_timeout", f"the rest of the request's {what} did not come in time"))

@@ -91,7 +91,7 @@ class Attempt:
     async def _pass_on(self, connection: Connection) -> None:
         """Give the answer to the client as it comes."""
         came = connection.headers
-        if connection.length is not None:
+        if connection.length is not None and connection.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             came = [*came, (b"content-length", connection.length)]
         headers, is_events = response_headers(came, self.target.header, self._request.id)
         tail = before = last = held = b""

@@ -114,14 +114,21 @@ def own_key(unit: RouteTarget) -> bytes:
     if unit.api_key_file is None:
         return b""
     try:
-        lines = _key_file(unit.name, unit.api_key_file).read_text(encoding="utf-8").split()
+        lines = _key_file(unit.name, unit.api_key_file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         message = f"the key file {unit.api_key_file} of server {unit.name!r} cannot be read: {error}"
         key = f"servers.{unit.name}.extra_args"
         raise HostError(
             [Finding(code="route/key-file-unreadable", severity="error", key=key, message=message)]
         ) from None
-    return b"authorization: Bearer %b\r\n" % lines[0].encode() if lines else b""
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        message = (
+            f"the key file {unit.api_key_file} of server {unit.name!r} holds no key: the server would ask for none"
+        )
+        key = f"servers.{unit.name}.extra_args"
+        raise HostError([Finding(code="route/key-file-empty", severity="error", key=key, message=message)])
+    return b"authorization: Bearer %b\r\n" % keys[0].encode()
 
 
 def _key_file(server: str, path: str) -> Path:

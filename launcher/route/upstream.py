@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HIGH_WATER_BYTES = 256 * 1024
 """Response bytes held for a slow client before the upstream is no longer read."""
+_STATUSES = (100, 599)
 MAX_HEAD_BYTES = 256 * 1024
 _TCP_INFO_BYTES = 128
 _BYTES_ACKED = struct.Struct("=Q")
@@ -313,6 +314,9 @@ class Connection(asyncio.Protocol):
         if self.complete:
             return
         status = self._parser.get_status_code()
+        if not _STATUSES[0] <= status <= _STATUSES[1]:
+            self._fail(UpstreamError("garbage", f"the server's answer is not HTTP: status {status}"))
+            return
         if status < 200:
             self._informational = True
             return

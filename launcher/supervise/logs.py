@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from pathlib import Path
 
 _LOG = logging.getLogger("launch.supervise")
@@ -78,7 +79,7 @@ def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
     text = raw.decode(errors="replace")
     if size > _TAIL_BYTES:
         text = text.partition("\n")[2] or text
-    return tuple(_ANSI.sub("", line).rstrip() for line in text.splitlines()[-lines:])
+    return tuple(_ANSI.sub("", line).rstrip() for line in text.splitlines()[-lines or sys.maxsize :])
 
 
 def size_bytes(path: Path) -> int:

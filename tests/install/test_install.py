@@ -167,6 +167,15 @@ def launch(*words: str, cwd: Path, code: int) -> str:
 DEV = ("hardware=dev", "profile=dev")
 
 
+def test_programs_that_are_found_by_their_name(tmp_path: Path) -> None:
+    """A service's command may be a bare name: systemd says that this machine lacks it, and the tree may have it."""
+    said = launch(
+        "install", "hardware=epyc", "profile=hot_only", "--dry-run", f"--root={tmp_path}", cwd=tmp_path, code=0
+    )
+    assert "warning[install/verify]" in said
+    assert "document-formalizer" in said
+
+
 def test_the_command_in_a_tree(tmp_path: Path) -> None:
     """--root: verified, shown, written, enabled, nothing the second time; a stale or damaged plan is refused."""
     root = tmp_path / "root"

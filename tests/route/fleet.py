@@ -255,11 +255,11 @@ class RawClient:
 
     def __init__(self, port: int) -> None:
         """Connects with `async with`."""
-        self._port = port
+        self.port = port
 
     async def __aenter__(self) -> Self:
         """Connect."""
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         return self
 
     async def __aexit__(self, *_: object) -> None:

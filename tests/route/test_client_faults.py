@@ -212,6 +212,7 @@ async def test_garbage_after_a_request_does_not_enter_its_answer() -> None:
         await up.read(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nstart")
         await step.wait()
+        writer.write(b"x" * 95)
 
     async with (
         Upstream(script) as up,
@@ -221,8 +222,13 @@ async def test_garbage_after_a_request_does_not_enter_its_answer() -> None:
         client.send(post({"model": "m"}))
         await client.head()
         assert await client.reader.readexactly(5) == b"start"
-        client.send(b"garbage\r\n\r\n")
+        for _ in range(2):
+            client.send(b"garbage\r\n\r\n" + post({"model": "m"}))
+            await asyncio.sleep(0.02)
+        step.set()
+        assert await client.reader.readexactly(95) == b"x" * 95
         assert await client.closed()
+    assert len(up.requests) == 1
 
 
 async def test_connection_close_is_honoured() -> None:

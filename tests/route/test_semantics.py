@@ -106,6 +106,20 @@ async def test_the_servers_own_key(tmp_path: Path) -> None:
     assert [r.header("authorization") for r in up.requests] == ["Bearer inner-key"] * 2
 
 
+async def test_a_servers_key_file_holds_a_key(tmp_path: Path) -> None:
+    """The first line that is no comment; without any the server would ask for none, unnoticed."""
+    keys = tmp_path / "keys"
+    keys.write_text("\n# a comment\nthe key\n")
+    async with answering(OK) as up:
+        unit = target("m", up.port, api_key_file=str(keys))
+        async with running(Front(table(unit), StaticUpstreams())) as port:
+            await ask(port, post({"model": "m"}))
+        assert up.requests[0].header("authorization") == "Bearer the key"
+        keys.write_text("\n# none\n")
+        with pytest.raises(HostError, match="route/key-file-empty"):
+            Front(table(unit), StaticUpstreams())
+
+
 async def test_task_types_choose_a_pool() -> None:
     """Without a model, `x-task-type` chooses the pool; a pool's name is a model's name too."""
     pools = (
