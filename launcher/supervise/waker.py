@@ -58,7 +58,7 @@ class Waker:
         self._flights: dict[str, _Flight] = {}
         self._groups: dict[str, asyncio.Lock] = {}
 
-    async def wake(self, name: str, timeout_s: float) -> None:
+    async def wake(self, name: str, timeout_s: float) -> None:  # noqa: C901  # one clause for each end
         """Return once `name` takes requests, starting it if it is started on demand. Raises UnavailableError.
 
         A waiter that goes away is dropped; a start that nobody waits for any more is not begun.
@@ -80,6 +80,8 @@ class Waker:
                 await asyncio.shield(flight.task)
         except TimeoutError:
             raise _too_late(name, timeout_s, flight) from None
+        except OSError as error:  # nothing was begun: not even a look at the memory was possible
+            raise UnavailableError("server_failed", f"server {name!r} failed: {error}", retry_after_s=1) from None
         except UnavailableError as error:
             # Each waiter raises its own: one object raised by many collects their tracebacks.
             raise UnavailableError(error.code, error.message, retry_after_s=error.retry_after_s) from None

@@ -243,12 +243,17 @@ async def test_no_descriptors_left(sites: Any, free_port: FreePort) -> None:
     async with sites(warm) as site:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         used = max(int(fd) for fd in os.listdir("/proc/self/fd"))  # noqa: PTH208 - names, not paths
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+        held = [os.open(os.devnull, os.O_RDONLY)]
+        while held[-1] <= used:  # no number is left below
+            held.append(os.open(os.devnull, os.O_RDONLY))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 3, hard))  # two more: enough to look, not to start
         try:
             with pytest.raises(Exception, match="server 'warm' failed"):
                 await site.supervisor.wake("warm", 10)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in held:
+                os.close(descriptor)
         assert await site.ask("warm") == (503, "server_failed")
         await site.supervisor.reload(manifest(warm), ("warm",))
         assert await site.ask("warm") == (200, "")
