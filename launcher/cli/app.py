@@ -84,7 +84,9 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     *,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Which one.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Compile and run a fleet of llama.cpp servers."""
     del version  # the callback has answered

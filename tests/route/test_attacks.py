@@ -1,4 +1,4 @@
-"""What an attack on the front once found: crossed answers, lost slots, work without a limit. Each stays mended."""
+"""Hostile clients and servers: no answer crosses to another, no slot is lost, no work is without a limit."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_only_probes_are_open(tmp_path: Path) -> None:
 
 
 def test_counting_models_is_reading_once() -> None:
-    """Brackets without end cost what reading them costs: it was 40 s for so many, longer than a test may take."""
+    """Brackets without end cost what reading them costs; a scan of each in Python takes longer than a test may."""
     assert count_models(b'{"model":"a","x":[' + b"{}," * 10_000_000 + b'{"model":1}]}') == 1
 
 
