@@ -1,17 +1,21 @@
 """The shortest way through the front, for a request like the last one of its connection and an ordinary answer. I/O.
 
-Nothing is allocated for such an exchange but its bytes: it is a few fields here. Whatever else happens to it (another
-kind of answer, a failure, a client that leaves, a deadline) turns it into an `Express`, which knows the rest.
+While a client's connection rests, its lane stands in for its protocol: bytes that are such a request come here first.
+Nothing is allocated for the exchange but its bytes, it is a few fields here. Whatever else comes goes to the protocol,
+and whatever else happens to the exchange (another kind of answer, a failure, a client that leaves, a deadline) turns it
+into an `Express`, which knows the rest. Calls that a method of few lines would cost are written out: each is a
+hundredth of what the front adds.
 """
 
 from __future__ import annotations
 
-import time
+import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from launcher.route import breaker
 from launcher.route.express import Express, answer_head
-from launcher.route.peek import peek_json
+from launcher.route.peek import JsonPeek
 from launcher.route.problem import HttpError
 from launcher.route.target import SERVING, Target
 
@@ -22,8 +26,11 @@ if TYPE_CHECKING:
     from launcher.route.repeat import RepeatedHead
     from launcher.route.upstream import Connection
 
+_CLOSED = breaker.CLOSED
+_model = JsonPeek().model
 
-class Lane:
+
+class Lane(asyncio.Protocol):
     """One client connection's requests with the head that came before; at most one is on its way."""
 
     __slots__ = (
@@ -42,6 +49,8 @@ class Lane:
         "_start",
         "_target",
         "_timeout_s",
+        "_transport",
+        "_view",
         "passage",
     )
 
@@ -49,7 +58,9 @@ class Lane:
         """`repeat` is the head that `passage` was made of."""
         self._front = front
         self._protocol = protocol
+        self._transport = protocol.transport
         self.passage = passage
+        self._view = passage.view
         self._repeat = repeat
         self._asked = ""
         self._target: Target | None = None
@@ -61,16 +72,39 @@ class Lane:
         all the joining."""
         self._connection: Connection | None = None
 
-    def body_of(self, data: bytes) -> bytes | None:
-        """The body, if `data` is one whole request with the known head, under the same table."""
-        start = self._repeat.body_start(data)
-        return data[start:] if start and self.passage.view is self._front.view else None
+    # asyncio's callbacks
 
-    def depart(self, body: bytes) -> bool:
+    def data_received(self, data: bytes) -> None:
+        """Send a request on, if `data` is one, whole and with the known head; the protocol takes anything else."""
+        repeat = self._repeat
+        start = repeat.start if len(data) == repeat.size and data.startswith(repeat.head) else repeat.body_start(data)
+        if not start or self._connection is not None or not self._depart(data[start:]):
+            self.leave()
+            self._protocol.data_received(data)
+
+    def eof_received(self) -> None:
+        """The client sends no more: the connection is closed."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self.leave()
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._protocol.resume_writing()
+
+    # an exchange
+
+    def _depart(self, body: bytes) -> bool:
         """Send the request on. False: it is not ordinary, or a server is not at hand, and nothing was done."""
-        front, protocol = self._front, self._protocol
+        front = self._front
         try:
-            asked = peek_json(body).model
+            asked = _model(body)
         except HttpError:
             return False
         target = self._target
@@ -78,28 +112,31 @@ class Lane:
             target = self._aim(asked)
             if target is None:
                 return False
-        gate = target.gate
+        gate, idle = target.gate, target.pool.idle
         if (
-            target.breaker is not breaker.CLOSED
+            self._view is not front.view
+            or target.breaker is not _CLOSED
             or gate.in_flight >= gate.slots
             or gate.waiters
-            or protocol.flow.write_paused
+            or not idle
             or front.upstreams.state(target.name) not in SERVING
         ):
             return False
-        connection = target.pool.take_repeating()
-        if connection is None:
+        connection = idle[-1]
+        if connection.repeat is None or not connection.alive:
             return False
+        idle.pop()
         gate.in_flight += 1
         front.upstreams.enter(target.name)
         self._id = request_id = front.ids.fresh()
         self._body = body
         self._connection = connection
-        self._began = began = time.monotonic()  # the loop's clock
+        self._began = began = monotonic()  # the loop's clock
         deadlines, at = front.deadlines, began + self._timeout_s
         deadlines.entries[self] = at
         if at < deadlines.armed_at:
-            deadlines.arm(protocol.loop, at)
+            deadlines.arm(self._protocol.loop, at)
+        self._protocol.idle_since = 0.0
         size = len(body)
         if size != self._length_bytes:
             self._length_bytes = size
@@ -107,25 +144,25 @@ class Lane:
         connection.carry(self, b"".join((self._start, request_id, self._length, body)))
         return True
 
-    def arrive(self, body: bytes) -> bool:
+    def arrive(self, connection: Connection, body: bytes) -> bool:
         """The whole answer came, with a head that came before: pass it on. False: it is not ordinary."""
-        front, protocol, target, connection = self._front, self._protocol, self._target, self._connection
-        assert target is not None  # noqa: S101  # depart saw to both
-        assert connection is not None  # noqa: S101
-        known = target.answer_head
-        common = protocol.server_state.default_headers
+        front, protocol, target, transport = self._front, self._protocol, self._target, self._transport
+        assert target is not None  # noqa: S101  # depart saw to it
+        known, common = target.answer_head, protocol.server_state.default_headers
         if known is None or known.came is not connection.repeated or known.common is not common:
             known = answer_head(target, 200, connection.repeated, protocol)
             connection.repeated = known.came
-        if known.is_events or protocol.transport.is_closing():
+        if known.is_events or transport.is_closing():
             return False
         request_id = self._id
         size = len(body)
         if size != self._answer_bytes:
             self._answer_bytes = size
             self._answer_length = b"\r\ncontent-length: %d\r\n\r\n" % size
-        protocol.transport.write(b"".join((known.lines, request_id, self._answer_length, body)))
         self._connection = None
+        now = monotonic()
+        protocol.idle_since = now
+        transport.write(b"".join((known.lines, request_id, self._answer_length, body)))
         target.pool.put_back_whole(connection)
         gate = target.gate
         if gate.waiters:
@@ -134,18 +171,20 @@ class Lane:
             gate.in_flight -= 1
         front.deadlines.entries.pop(self, None)
         front.upstreams.leave(target.name, ok=True)
-        if target.breaker is not breaker.CLOSED:
+        if target.breaker is not _CLOSED:
             target.succeeded()
         tokens = target.tokens.read(b"", body)
-        seconds = time.monotonic() - self._began
-        target.tally.add(200, seconds)
+        seconds = now - self._began
+        tally = target.tally
+        tally.by_status[200] += 1
+        tally.seconds += seconds
         if front.records:
             front.record(self.passage, request_id.decode(), (self._asked, target), 200, seconds, tokens)
-        protocol.on_response_complete()
         return True
 
     def leave(self) -> Express | None:
-        """Turn the exchange that is on its way, if one is, into one that knows what else can happen."""
+        """Let the protocol hear again; an exchange on its way turns into one that knows what else can happen."""
+        self._protocol.come_back()
         connection, target = self._connection, self._target
         if connection is None or target is None:
             return None

@@ -140,7 +140,7 @@ def metrics_text(targets: Mapping[str, Target], state_of: StateOf, refused: Mapp
         "launch_request_duration_seconds_count",
         "counter",
         "Requests whose seconds are summed.",
-        ((s, t.tally.by_status.total()) for s, t in servers),
+        ((s, sum(t.tally.by_status.values())) for s, t in servers),
     )
     return "\n".join(lines) + "\n"
 

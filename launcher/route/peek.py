@@ -18,22 +18,81 @@ class Peek(msgspec.Struct, frozen=True, gc=False):
     stream: Any = False
 
 
-class _Model:
-    """A type that msgspec does not know: it asks what to make of each value."""
+class _Named:
+    """A type that msgspec does not know: it shows us each value that is to become one."""
+
+    __slots__ = ()
 
 
-_MODEL = _Model()
+_NAMED = _Named()
 
 
-class _Models(msgspec.Struct):
-    """A request of which every `model` is seen; the rest is skipped unread."""
+class _Body(msgspec.Struct, frozen=True, gc=False):
+    """A request of which every `model` is seen, in whatever spelling of the key; the rest is skipped unread."""
 
-    model: _Model = _MODEL
+    model: _Named = _NAMED
+    stream: Any = False
 
 
-_DECODER = msgspec.json.Decoder(Peek)
-_ESCAPED_LETTER = b"\\u006"
-"""m, o, d, e and l are U+006D, 6F, 64, 65 and 6C: a key can spell `model` with escapes only through this."""
+class JsonPeek:
+    """Reads the one model that a JSON object names, and whether it asks for a stream."""
+
+    __slots__ = ("_decode", "_seen")
+
+    def __init__(self) -> None:
+        """Nothing seen."""
+        seen = self._seen = list[object]()
+
+        def see(_type: type, value: object) -> _Named:
+            seen.append(value)
+            return _NAMED
+
+        self._decode = msgspec.json.Decoder(_Body, dec_hook=see).decode
+
+    def model(self, body: bytes) -> str | None:
+        """The model's name. Raises HttpError 400 like `peek`."""
+        seen = self._seen
+        try:
+            self._decode(body)
+            if len(seen) == 1 and type(seen[0]) is str:
+                return seen[0]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # `read` says what is wrong
+        finally:
+            seen.clear()
+        return self.read(body).model
+
+    def read(self, body: bytes) -> Peek:
+        """Model and stream; other values are skipped unread. Raises HttpError 400 like `peek`."""
+        seen = self._seen
+        try:
+            if len(body) > _SMALL_BYTES:
+                _TYPED.decode(body)
+            stream = self._decode(body).stream
+            named = tuple(seen)
+        except msgspec.ValidationError as error:
+            if "$.model" in str(error):
+                raise _no_name(str(error)) from None
+            raise HttpError(400, "invalid_json", f"the body must be a JSON object: {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
+        except RecursionError:
+            raise HttpError(400, "invalid_json", "the body is nested too deeply") from None
+        finally:
+            seen.clear()
+        if len(named) > 1:
+            raise _two_models()
+        model = named[0] if named else None
+        if model is not None and not isinstance(model, str):
+            raise _no_name(f"it is {_JSON_NAMES[type(model)]}")
+        return Peek(model, stream)
+
+
+_TYPED = msgspec.json.Decoder(Peek)
+_SMALL_BYTES = 1 << 20
+"""`_Body`'s decoder builds a `model` that is no name: of a bigger body, `_TYPED` refuses it unbuilt."""
+_JSON_NAMES = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
+peek_json = JsonPeek().read
 _PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)')
 _DISPOSITION = re.compile(rb"^content-disposition\s*:\s*form-data\s*(.*)$", re.IGNORECASE | re.MULTILINE)
 _OPAQUE = (b"application/octet-stream", b"audio/", b"image/", b"video/", b"text/plain")
@@ -74,38 +133,6 @@ def _peek_body(body: bytes, content_type: bytes) -> Peek:
     if kind.startswith(_OPAQUE):
         return Peek()
     return peek_json(body)
-
-
-def peek_json(body: bytes) -> Peek:
-    """`model` and `stream` of a JSON object; other values are skipped unread."""
-    try:
-        found = _DECODER.decode(body)
-        twice = (body.count(b'"model"') > 1 or _ESCAPED_LETTER in body) and count_models(body) > 1
-    except msgspec.ValidationError as error:
-        message = str(error)
-        if "$.model" in message:
-            raise HttpError(400, "invalid_model", f"model must be a string: {message}", param="model") from None
-        raise HttpError(400, "invalid_json", f"the body must be a JSON object: {message}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise HttpError(400, "invalid_json", "the body is nested too deeply") from None
-    if twice:
-        raise _two_models()
-    return found
-
-
-def count_models(body: bytes) -> int:
-    """How often the outermost object of the valid JSON text `body` has the key `model`, in whatever spelling."""
-    count = 0
-
-    def seen(_type: type, _value: object) -> _Model:
-        nonlocal count
-        count += 1
-        return _MODEL
-
-    msgspec.json.Decoder(_Models, dec_hook=seen).decode(body)
-    return count
 
 
 def peek_multipart(body: bytes, content_type: bytes) -> Peek:
@@ -153,6 +180,11 @@ def _parameters(value: bytes) -> list[tuple[bytes, bytes]]:
         (key.lower(), re.sub(rb"\\(.)", rb"\1", text[1:-1]) if text.startswith(b'"') else text)
         for key, text in _PARAMETER.findall(value)
     ]
+
+
+def _no_name(why: str) -> HttpError:
+    """The answer to a request whose model is no string."""
+    return HttpError(400, "invalid_model", f"model must be a string: {why}", param="model")
 
 
 def _two_models() -> HttpError:

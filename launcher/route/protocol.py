@@ -61,8 +61,11 @@ class FrontProtocol(HttpToolsProtocol):
         self._parts: list[bytes] | None = None
         self._express: Express | None = None
         self._lane: Lane | None = None
+        self._in_lane = False
+        """`_lane` hears what comes on the connection, not this object."""
         self._running: RequestResponseCycle | None = None
-        self._idle_since = 0.0
+        self.idle_since = 0.0
+        """When the last answer ended, in seconds of the loop's clock; 0 while a request comes or is answered."""
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # asyncio's callbacks
@@ -90,26 +93,13 @@ class FrontProtocol(HttpToolsProtocol):
         if self._express is not None:
             self._express.progress()
 
-    def data_received(self, data: bytes) -> None:  # noqa: C901  # the hot path
+    def data_received(self, data: bytes) -> None:
         """Bytes of requests; what is still missing afterwards gets a deadline."""
-        lane = self._lane
-        if lane is not None:
-            if self._idle_since and self._between:
-                body = lane.body_of(data)
-                if body is not None:
-                    self._idle_since = 0.0
-                    if self._timer is not None:
-                        self._disarm()
-                    if not lane.depart(body):
-                        self._depart(lane.passage, body)
-                    return
-            else:
-                lane.leave()
         if self._deaf:
             return
         before = self.cycle
         fresh = not self._in_head and self._parts is None and (before is None or before.response_complete)
-        self._idle_since = 0.0
+        self.idle_since = 0.0
         self._parse(data)
         if self.parser is not None and not self.transport.is_closing():
             cycle = self.cycle
@@ -138,9 +128,22 @@ class FrontProtocol(HttpToolsProtocol):
         self._express = express
         self.cycle = express  # type: ignore[assignment]  # it has what uvicorn asks a cycle for
 
+    def _enter_lane(self) -> None:
+        """Let the lane hear what comes next, if the connection rests between two messages and has one."""
+        if self._lane is not None and self._between and not self._deaf and not self.flow.write_paused:
+            self._disarm()
+            self._in_lane = True
+            self.transport.set_protocol(self._lane)
+
+    def come_back(self) -> None:
+        """Hear again what comes on the connection."""
+        if self._in_lane:
+            self._in_lane = False
+            self.transport.set_protocol(self)
+
     def _leave_lane(self) -> None:
-        """Let the exchange on its way, if there is one, be told what happens here."""
-        if self._lane is not None:
+        """Hear again what comes, and what becomes of the exchange on its way."""
+        if self._in_lane and self._lane is not None:
             self._lane.leave()
 
     def _set_deadline(self, received_bytes: int) -> None:
@@ -158,7 +161,7 @@ class FrontProtocol(HttpToolsProtocol):
         elif self._parts is not None:
             self._arm("body", self._front.unit.idle_timeout_s)
         elif cycle is None or cycle.response_complete:
-            if self._timer is None and not self._idle_since:
+            if self._timer is None and not self.idle_since:
                 self._arm("head", self._front.unit.header_timeout_s)
         elif cycle.more_body:
             self._arm("body", self._front.unit.idle_timeout_s)
@@ -242,16 +245,18 @@ class FrontProtocol(HttpToolsProtocol):
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
             return
-        self._idle_since = self.loop.time()
+        self.idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._rested)
+        self._enter_lane()
 
     def _rested(self) -> None:
         """Close the connection if it was idle all the time, else look again when that may be so."""
         self._idle_timer = None
-        if not self._idle_since:
+        if not self.idle_since and not self._in_lane:
             return
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        since = self.idle_since or self.loop.time()
+        left = since + self.timeout_keep_alive - self.loop.time()
         if left <= 0:
             self.timeout_keep_alive_handler()
         else:

@@ -14,22 +14,23 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,8})[ \t]*\r\n", re.IGNORE
 class RepeatedHead:
     """A head that was parsed once, as what stands before and after the digits of its Content-Length."""
 
-    __slots__ = ("_after", "_before", "_fixed", "_head", "_size")
+    __slots__ = ("_after", "_before", "_fixed", "head", "size", "start")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         """`after` ends with the blank line."""
         self._before = before
         self._after = after
         self._fixed = len(before) + len(after)
-        self._size = 0
-        self._head = b""
-        """The head of the last message, which was of so many bytes: another of as many has the same."""
+        self.size = -1
+        self.head = b""
+        self.start = 0
+        """Bytes of the last message, its head and the head's bytes: another message of that size has the same head."""
 
     def body_start(self, data: bytes) -> int:
         """Where the body begins, if `data` is this head again and the whole of its body and nothing more; else 0."""
         size = len(data)
-        if size == self._size:
-            return len(self._head) if data.startswith(self._head) else 0
+        if size == self.size:
+            return self.start if data.startswith(self.head) else 0
         left = size - self._fixed  # the digits, and the body that they count
         length = left - len(b"%d" % left)
         if length < 0:
@@ -38,8 +39,8 @@ class RepeatedHead:
         # where the body is one digit shorter than digits and body together, llhttp reads the head
         if len(head) + length != size or not data.startswith(head):
             return 0
-        self._size, self._head = size, head
-        return len(head)
+        self.size, self.head, self.start = size, head, len(head)
+        return self.start
 
 
 def repeated_head(data: bytes) -> RepeatedHead | None:

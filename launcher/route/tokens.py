@@ -25,7 +25,7 @@ class Tokens:
     def read(self, before: bytes, last: bytes) -> tuple[int, int]:
         """Add what the last two parts of an answer report; prompt and generated tokens of this answer."""
         tail = last if len(last) >= _TAIL_BYTES or not before else before[-_TAIL_BYTES:] + last
-        if tail.rfind(b'_tokens"', -_TAIL_BYTES) < 0 and tail.rfind(b'_n"', -_TAIL_BYTES) < 0:
+        if tail.rfind(b'"timings"', -_TAIL_BYTES) < 0 and tail.rfind(b'_tokens"', -_TAIL_BYTES) < 0:
             return 0, 0
         tail = tail[-_TAIL_BYTES:]
         prompt, output = _number(_PROMPT, tail), _number(_OUTPUT, tail)

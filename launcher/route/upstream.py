@@ -53,6 +53,37 @@ class Connection(asyncio.Protocol):
     `complete` and `error`.
     """
 
+    __slots__ = (
+        "_buffered",
+        "_chunks",
+        "_dirty",
+        "_head_bytes",
+        "_head_only",
+        "_informational",
+        "_keep_alive",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_until_eof",
+        "_waiter",
+        "_written",
+        "_written_before",
+        "busy",
+        "complete",
+        "error",
+        "head_done",
+        "headers",
+        "lane",
+        "length",
+        "received",
+        "repeat",
+        "repeated",
+        "reused",
+        "status",
+        "transport",
+        "watcher",
+    )
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Not connected until asyncio says so."""
         self._loop = loop
@@ -206,8 +237,12 @@ class Connection(asyncio.Protocol):
         """Bytes of the answer; without a request, or after its answer, they make the connection unusable."""
         lane = self.lane
         if lane is not None:
-            start = self.repeat.body_start(data) if self.repeat is not None else 0
-            if start and lane.arrive(data[start:]):
+            repeat = self.repeat
+            assert repeat is not None  # noqa: S101  # a lane takes no other connection
+            start = (
+                repeat.start if len(data) == repeat.size and data.startswith(repeat.head) else repeat.body_start(data)
+            )
+            if start and lane.arrive(self, data[start:]):
                 return
             lane.leave()
         if not self.busy:
@@ -386,36 +421,26 @@ class Pool:
         self.host = host
         self.port = port
         self.max_idle = max_idle
-        self._idle: list[Connection] = []
+        self.idle: list[Connection] = []
         self._closed = False
 
     def take(self) -> Connection | None:
         """An idle connection that was not closed yet."""
-        while self._idle:
-            connection = self._idle.pop()
+        while self.idle:
+            connection = self.idle.pop()
             if connection.alive:
                 return connection
         return None
-
-    def take_repeating(self) -> Connection | None:
-        """An idle connection whose next answer may have a known head; None where the newest has none."""
-        idle = self._idle
-        if not idle:
-            return None
-        connection = idle[-1]
-        if connection.repeat is None or connection.transport is None or connection.transport.is_closing():
-            return None
-        return idle.pop()
 
     def put_back_whole(self, connection: Connection) -> None:
         """Take a connection back after an exchange of a lane's, whose whole answer came."""
         connection.lane = None
         connection.busy = False
-        transport = connection.transport
-        if transport is None or len(self._idle) >= self.max_idle or self._closed or transport.get_write_buffer_size():
+        transport, idle = connection.transport, self.idle
+        if transport is None or len(idle) >= self.max_idle or self._closed or transport.get_write_buffer_size():
             connection.close()
-        elif not transport.is_closing():
-            self._idle.append(connection)
+        else:
+            idle.append(connection)  # one that closes now is found closed by who takes it
 
     async def connect(self, timeout_s: float) -> Connection:
         """A fresh connection. Raises UpstreamError `unreachable`."""
@@ -434,17 +459,17 @@ class Pool:
         """Take a connection back after its exchange; unusable or surplus ones are closed."""
         if not connection.finish():
             return
-        if self._closed or len(self._idle) >= self.max_idle:
+        if self._closed or len(self.idle) >= self.max_idle:
             connection.close()
         else:
-            self._idle.append(connection)
+            self.idle.append(connection)
 
     def forget_idle(self) -> None:
         """Close the idle connections: the server behind them is gone or another."""
-        for connection in self._idle:
+        for connection in self.idle:
             with contextlib.suppress(RuntimeError):  # the loop may be closed already
                 connection.close()
-        self._idle.clear()
+        self.idle.clear()
 
     def close(self) -> None:
         """Close idle connections now, and the others when their exchange ends."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from itertools import count
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 from launcher.route.asgi import RawHeaders, Scope
 from launcher.route.problem import HttpError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOP_BY_HOP = frozenset(
     {
@@ -53,18 +57,14 @@ class RequestIds:
 
     def __init__(self) -> None:
         """A random prefix, then a counter."""
-        self._prefix = f"req-{token_hex(6)}-".encode("ascii")
-        self._count = count(1)
+        self.fresh: Callable[[], bytes] = map(f"req-{token_hex(6)}-%x".encode().__mod__, count(1)).__next__
+        """Gives a new id."""
 
     def accept(self, given: bytes | None) -> str:
         """The client's own id when it is short and plain, else a new one."""
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode("ascii")
         return self.fresh().decode("ascii")
-
-    def fresh(self) -> bytes:
-        """A new id."""
-        return self._prefix + b"%x" % next(self._count)
 
 
 class Request:

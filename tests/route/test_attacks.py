@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from launcher.route import Front, StaticUpstreams
-from launcher.route.peek import count_models
+from launcher.route.peek import peek_json
+from launcher.route.problem import HttpError
 from tests.route.fleet import (
     OK,
     FakeFleet,
@@ -119,7 +121,20 @@ async def test_only_probes_are_open(tmp_path: Path) -> None:
 
 def test_counting_models_is_reading_once() -> None:
     """Brackets without end cost what reading them costs; a scan of each in Python takes longer than a test may."""
-    assert count_models(b'{"model":"a","x":[' + b"{}," * 10_000_000 + b'{"model":1}]}') == 1
+    with pytest.raises(HttpError, match="more than once"):
+        peek_json(b'{"model":"a","x":[' + b"{}," * 10_000_000 + b'{"model":1}],"model":"b"}')
+
+
+def test_a_model_that_is_no_name_is_not_built() -> None:
+    """A `model` of ten million objects is refused at its first bracket: as Python objects it would take gigabytes."""
+    body = b'{"model":[' + b"{}," * 10_000_000 + b"{}]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(HttpError, match="model must be a string"):
+            peek_json(body)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_head_is_not_charged_for_the_body_before() -> None:
