@@ -112,22 +112,23 @@ class Lane(asyncio.Protocol):
             target = self._aim(asked)
             if target is None:
                 return False
-        gate, idle = target.gate, target.pool.idle
+        name, gate, idle, upstreams = target.name, target.gate, target.pool.idle, front.upstreams
         if (
             self._view is not front.view
             or target.breaker is not _CLOSED
             or gate.in_flight >= gate.slots
             or gate.waiters
             or not idle
-            or front.upstreams.state(target.name) not in SERVING
+            or upstreams.state(name) not in SERVING
         ):
             return False
         connection = idle[-1]
-        if connection.repeat is None or not connection.alive:
+        transport = connection.transport
+        if connection.repeat is None or transport is None or transport.is_closing():
             return False
         idle.pop()
         gate.in_flight += 1
-        front.upstreams.enter(target.name)
+        upstreams.enter(name)
         self._id = request_id = front.ids.fresh()
         self._body = body
         self._connection = connection
@@ -141,7 +142,9 @@ class Lane(asyncio.Protocol):
         if size != self._length_bytes:
             self._length_bytes = size
             self._length = b"\r\n%bcontent-length: %d\r\n\r\n" % (target.authorization, size)
-        connection.carry(self, b"".join((self._start, request_id, self._length, body)))
+        request = b"".join((self._start, request_id, self._length, body))
+        connection.carry(self, len(request))
+        transport.write(request)
         return True
 
     def arrive(self, connection: Connection, body: bytes) -> bool:

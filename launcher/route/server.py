@@ -15,6 +15,7 @@ import uvicorn
 from launcher.errors import Finding, HostError
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
+from launcher.route.loopback import without_pacing
 from launcher.route.protocol import FrontProtocol
 
 _BACKLOG = 2048
@@ -97,6 +98,7 @@ async def serve(
         sock = bind(front, host, port)
     elif sock.family in (socket.AF_INET, socket.AF_INET6):
         require_key_for_public(sock.getsockname()[0], front.unit.api_key_file)
+    without_pacing(sock)
     settings: dict[str, Any] = {
         "http": functools.partial(FrontProtocol, front),
         "timeout_keep_alive": front.unit.idle_timeout_s,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 
 from launcher.ir.live import ServerState
 
@@ -12,7 +12,7 @@ class StaticUpstreams:
 
     def __init__(self) -> None:
         """Nothing in flight."""
-        self.in_flight: Counter[str] = Counter()
+        self.in_flight: defaultdict[str, int] = defaultdict(int)
 
     def state(self, name: str) -> ServerState:  # noqa: ARG002  # the protocol's
         """Always ready: whether it answers is found out by asking it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import httptools
 
 from launcher.route.asgi import RawHeaders
+from launcher.route.loopback import without_pacing
 from launcher.route.repeat import RepeatedHead, repeated_head
 from launcher.route.silence import expect_acknowledgements
 
@@ -137,14 +138,12 @@ class Connection(asyncio.Protocol):
         self._until_eof = self._keep_alive = False
         self._head_bytes = 0
 
-    def carry(self, lane: Lane, request: bytes) -> None:
-        """Begin an exchange of `lane`'s, which alone is told how it goes on."""
-        assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
+    def carry(self, lane: Lane, size: int) -> None:
+        """Begin an exchange of `lane`'s, which writes the `size` bytes of it and alone is told how it goes on."""
         self.busy = True
         self.lane = lane
-        self._written_before = self._written
-        self._written += len(request)
-        self.transport.write(request)
+        self._written_before = written = self._written
+        self._written = written + size
 
     def uncarry(self) -> None:
         """The exchange of a lane is an ordinary one from now on."""
@@ -452,7 +451,9 @@ class Pool:
             raise UpstreamError("unreachable", f"no connection within {timeout_s:g} s") from None
         except OSError as error:
             raise UpstreamError("unreachable", f"no connection: {error.strerror or error}") from None
-        expect_acknowledgements(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        expect_acknowledgements(sock)
+        without_pacing(sock)
         return connection
 
     def put_back(self, connection: Connection) -> None:

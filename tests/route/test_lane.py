@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -326,3 +327,80 @@ def test_a_repeated_head_is_never_misread(
             assert data == message(data[start:])
     if len(str(len(other))) == len(str(len(other) + len(str(len(other))))):
         assert head.body_start(message(other))
+
+
+async def test_a_second_request_while_a_stream_is_answered() -> None:
+    """A stream has left the lane by itself; what comes meanwhile waits for its end, and the lane goes on after both."""
+    parts = (SSE_HEAD + chunked(b"data: 1\n\n"), chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+    upstream = Primed(*parts, pause_s=0.1, then_close=False)
+    async with upstream, primed(upstream) as client:
+        client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
+        await until(lambda: upstream.carried == 1 and in_lanes() == 0)
+        client.send(post({"model": "m"}, "/v1/chat/completions", JSON) * 2)
+        stream, *others = [await client.answer() for _ in range(3)]
+        assert stream.body == b"data: 1\n\ndata: [DONE]\n\n"
+        assert [other.json() for other in others] == [{"ok": True}] * 2
+        client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
+        assert (await client.answer()).json() == {"ok": True}
+
+
+async def test_a_resting_lane_is_closed_in_time() -> None:
+    """`idle_timeout_s` holds for a connection that rests in its lane, and not for one that waits for its answer."""
+    upstream = Primed(b"", OK, pause_s=1.2, then_close=False)
+    async with upstream:
+        front = Front(table(target("m", upstream.port), front=front_unit(idle_timeout_s=0.5)), FakeFleet())
+        async with running(front) as port, RawClient(port) as client:
+            for _ in range(PRIMING):
+                await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))
+            assert (await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))).json() == {"ok": True}
+            assert upstream.carried == 1
+            began = asyncio.get_running_loop().time()
+            assert await client.closed()
+            assert 0.3 < asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_client_that_does_not_read_leaves_the_lane() -> None:
+    """Answers that pile up leave the lane; when they are read at last all are there, in order."""
+    sizes = [11, 11, *range(60_000, 60_500)]
+    answers = iter(sizes)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await upstream.read(reader)
+            size = next(answers)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size
+            writer.write(head + (OK[-11:] if size == 11 else b" " * size))
+
+    upstream = Upstream(answer)
+    async with upstream, primed(upstream) as client:
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        (lane,) = MADE
+        sent = 0
+        while not lane._protocol.flow.write_paused:
+            client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
+            sent += 1
+            while lane._connection is not None or len(upstream.requests) < PRIMING + sent:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert not lane._protocol._in_lane
+        client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert [len((await client.answer()).body) for _ in range(sent + 1)] == sizes[2 : sent + 3]
+        assert await after(client) == 200
+
+
+async def test_loopback_is_spared_congestion_control() -> None:
+    """The front's sockets to clients and servers of this machine are not paced, whatever the machine's default is."""
+    async with Primed(OK, then_close=False) as upstream:
+        front = Front(table(target("m", upstream.port)), FakeFleet())
+        async with running(front) as port:
+            await ask(port, get("/health"))  # it listened before it served
+            async with RawClient(port) as client:
+                for _ in range(PRIMING):
+                    await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))
+                (connection,) = front.view.targets["m"].pool.idle
+                for side in (connection.transport, *(lane._transport for lane in MADE)):
+                    assert side is not None
+                    sock = side.get_extra_info("socket")
+                    name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+                    assert name.rstrip(b"\0") == b"reno"
