@@ -179,9 +179,10 @@ class Express:
 
     def _hand_over(self) -> None:
         """Nothing was answered: let the ASGI path begin anew."""
+        body = self._body
         self._leave(None)
         self._target.abandoned()
-        self._protocol.begin_asgi(self._passage, self._body)
+        self._protocol.begin_asgi(self._passage, body)
 
     # the answer
 
@@ -264,12 +265,12 @@ class Express:
     def _failed_late(self, error: UpstreamError) -> None:
         """The upstream died within its answer: a stream says why it ends, another answer is cut."""
         problem = answer_to(error, self._target.name)
+        tail = (self._before + self._last)[-4:]
         self._settle(error, problem.status)
         self._front.refused[problem.code] += 1
         if not self._is_events or self._protocol.flow.write_paused or self._protocol.transport.is_closing():
             self._protocol.transport.abort()
             return
-        tail = (self._before + self._last)[-4:]
         event = error_event(
             problem,
             self._passage.path,
@@ -319,6 +320,7 @@ class Express:
     def _leave(self, status: int | None, *, ok: bool = True, tokens: tuple[int, int] = (0, 0)) -> None:
         """Give back what was taken, count the request unless another path goes on with it (None)."""
         self.response_complete = True
+        self._body = self._last = self._before = b""  # uvicorn keeps the last exchange of a connection that rests
         front, target = self._front, self._target
         front.deadlines.remove(self)
         connection = self._connection

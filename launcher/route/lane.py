@@ -158,6 +158,7 @@ class Lane(asyncio.Protocol):
         if known.is_events or transport.is_closing():
             return False
         request_id = self._id
+        self._body = b""
         size = len(body)
         if size != self._answer_bytes:
             self._answer_bytes = size

@@ -389,6 +389,17 @@ async def test_a_client_that_does_not_read_leaves_the_lane() -> None:
         assert await after(client) == 200
 
 
+async def test_a_connection_that_rests_holds_no_body() -> None:
+    """Neither after an exchange on the fast path nor after one in the lane: a thousand such connections may rest."""
+    async with Primed(OK, then_close=False) as upstream, primed(upstream) as client:
+        body = {"model": "m", "prompt": "x" * 50_000}
+        for _ in range(2):
+            await client.ask(post(body, "/v1/chat/completions", JSON))
+            (lane,) = MADE
+            held = [x for x in (lane, lane._protocol.cycle) if len(getattr(x, "_body", b"")) > 1000]
+            assert held == []
+
+
 async def test_loopback_is_spared_congestion_control() -> None:
     """The front's sockets to clients and servers of this machine are not paced, whatever the machine's default is."""
     async with Primed(OK, then_close=False) as upstream:
