@@ -191,9 +191,11 @@ async def test_tls(tmp_path: Path) -> None:
     async with answering(OK) as up, running(Front(table(target("m", up.port), front=unit), StaticUpstreams())) as port:
         context = ssl.create_default_context(cafile=str(cert))
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
-        for _ in range(2):
-            writer.write(post({"model": "m"}))
-            assert (await reader.readuntil(b'{"ok":true}')).startswith(b"HTTP/1.1 200")
+        request = post({"model": "m"}, "/v1/chat/completions", "Content-Type: application/json")
+        for data in (post({"model": "m"}), *[request] * 5, request * 2, *[request] * 3):  # the later ones in the lane
+            writer.write(data)
+            for _ in range(len(data) // len(request) or 1):
+                assert (await reader.readuntil(b'{"ok":true}')).startswith(b"HTTP/1.1 200")
         writer.close()
     front = Front(
         table(target("m", 1), front=front_unit(tls_cert_file=str(key), tls_key_file=str(key))), StaticUpstreams()
