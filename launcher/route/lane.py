@@ -44,6 +44,7 @@ class Lane(asyncio.Protocol):
         "_id",
         "_length",
         "_length_bytes",
+        "_passage",
         "_protocol",
         "_repeat",
         "_start",
@@ -51,7 +52,6 @@ class Lane(asyncio.Protocol):
         "_timeout_s",
         "_transport",
         "_view",
-        "passage",
     )
 
     def __init__(self, front: Front, protocol: FrontProtocol, passage: Passage, repeat: RepeatedHead) -> None:
@@ -59,7 +59,7 @@ class Lane(asyncio.Protocol):
         self._front = front
         self._protocol = protocol
         self._transport = protocol.transport
-        self.passage = passage
+        self._passage = passage
         self._view = passage.view
         self._repeat = repeat
         self._asked = ""
@@ -183,7 +183,7 @@ class Lane(asyncio.Protocol):
         tally.by_status[200] += 1
         tally.seconds += seconds
         if front.records:
-            front.record(self.passage, request_id.decode(), (self._asked, target), 200, seconds, tokens)
+            front.record(self._passage, request_id.decode(), (self._asked, target), 200, seconds, tokens)
         return True
 
     def leave(self) -> Express | None:
@@ -193,7 +193,7 @@ class Lane(asyncio.Protocol):
         if connection is None or target is None:
             return None
         self._connection = None
-        express = Express(self._front, self._protocol, self.passage, self._body, (self._asked, target))
+        express = Express(self._front, self._protocol, self._passage, self._body, (self._asked, target))
         express.go_on(connection, self._id.decode(), self._began)
         self._front.deadlines.hand_over(self, express)
         connection.uncarry()
@@ -202,7 +202,7 @@ class Lane(asyncio.Protocol):
 
     def _aim(self, asked: str | None) -> Target | None:
         """The one server that answers to `asked`, if this caller may ask for it; remembered for the next request."""
-        view, passage = self.passage.view, self.passage
+        view, passage = self._passage.view, self._passage
         target = view.only.get(asked) if asked else None
         if asked is None or target is None or not passage.grant.may_ask(asked, target.name):
             return None

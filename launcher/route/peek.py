@@ -35,7 +35,7 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
 
 
 class JsonPeek:
-    """Reads the one model that a JSON object names, and whether it asks for a stream."""
+    """Reads the one model that a JSON object names, and whether it asks for a stream. For one thread."""
 
     __slots__ = ("_decode", "_seen")
 
