@@ -67,6 +67,8 @@ class FrontProtocol(HttpToolsProtocol):
         self.idle_since = 0.0
         """When the last answer ended, in seconds of the loop's clock; 0 while a request comes or is answered."""
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._unread = 0
+        """Bytes that the client had not read when it was last looked whether the connection is idle."""
 
     # asyncio's callbacks
 
@@ -257,10 +259,16 @@ class FrontProtocol(HttpToolsProtocol):
             return
         since = self.idle_since or self.loop.time()
         left = since + self.timeout_keep_alive - self.loop.time()
-        if left <= 0:
-            self.timeout_keep_alive_handler()
-        else:
+        unread, before = self.transport.get_write_buffer_size(), self._unread
+        self._unread = unread
+        if left > 0:
             self._idle_timer = self.loop.call_later(left, self._rested)
+        elif not unread:
+            self.timeout_keep_alive_handler()
+        elif unread == before:
+            self.abort()  # a close would wait for who does not read
+        else:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._rested)
 
     # the two paths
 

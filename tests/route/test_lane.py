@@ -359,20 +359,22 @@ async def test_a_resting_lane_is_closed_in_time() -> None:
             assert 0.3 < asyncio.get_running_loop().time() - began < 5
 
 
-async def test_a_client_that_does_not_read_leaves_the_lane() -> None:
-    """Answers that pile up leave the lane; when they are read at last all are there, in order."""
-    sizes = [11, 11, *range(60_000, 60_500)]
-    answers = iter(sizes)
+class Big(Upstream):
+    """An upstream that answers two requests plainly, and then with 60 kB each."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self) -> None:
+        """Answers without end."""
+        super().__init__(self._answer)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Plain answers, then big ones."""
         while True:
-            await upstream.read(reader)
-            size = next(answers)
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size
-            writer.write(head + (OK[-11:] if size == 11 else b" " * size))
+            await self.read(reader)
+            body = OK[-11:] if len(self.requests) <= PRIMING else b" " * (60_000 + len(self.requests))
+            writer.write(OK[:-11].replace(b"11", b"%d" % len(body)) + body)
 
-    upstream = Upstream(answer)
-    async with upstream, primed(upstream) as client:
+    async def fill(self, client: RawClient) -> int:
+        """Have `client` ask and not read until the front keeps what it does not read; how often it asked."""
         client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         (lane,) = MADE
@@ -380,13 +382,37 @@ async def test_a_client_that_does_not_read_leaves_the_lane() -> None:
         while not lane._protocol.flow.write_paused:
             client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
             sent += 1
-            while lane._connection is not None or len(upstream.requests) < PRIMING + sent:  # noqa: ASYNC110
+            while lane._connection is not None or len(self.requests) < PRIMING + sent:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert not lane._protocol._in_lane
+        return sent
+
+
+async def test_a_client_that_does_not_read_leaves_the_lane() -> None:
+    """Answers that pile up leave the lane; when they are read at last all are there, in order."""
+    upstream = Big()
+    async with upstream, primed(upstream) as client:
+        sent = await upstream.fill(client)
         client.send(post({"model": "m"}, "/v1/chat/completions", JSON))
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        assert [len((await client.answer()).body) for _ in range(sent + 1)] == sizes[2 : sent + 3]
+        sizes = [len((await client.answer()).body) for _ in range(sent + 1)]
+        assert sizes == [60_000 + PRIMING + n for n in range(1, sent + 2)]
         assert await after(client) == 200
+
+
+async def test_answers_that_nobody_reads_are_dropped() -> None:
+    """The tail of a finished answer is not kept for a client that reads nothing for twice `idle_timeout_s`."""
+    upstream = Big()
+    async with upstream:
+        front = Front(table(target("m", upstream.port), front=front_unit(idle_timeout_s=0.3)), FakeFleet())
+        async with running(front) as port, RawClient(port) as client:
+            for _ in range(PRIMING):
+                await client.ask(post({"model": "m"}, "/v1/chat/completions", JSON))
+            sent = await upstream.fill(client)
+            await asyncio.sleep(1.2)
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                assert [await client.answer() for _ in range(sent)] == "one after the other, till one is cut"
 
 
 async def test_a_connection_that_rests_holds_no_body() -> None:
