@@ -14,7 +14,7 @@ import msgspec
 
 from launcher import __version__, catalog, config, engine, plan
 from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, has_errors
-from launcher.files import packaged_dir
+from launcher.files import known_codes, packaged_dir
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import Composed, FleetConfig
 from launcher.ir.dialect import Dialect
@@ -75,7 +75,7 @@ def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     commands, spelled = render_commands(planned, engines)
     consequent = CONSEQUENT if has_errors(found) else ()
     decided = (f for f in planned.findings if f.code not in consequent)
-    findings = plan.apply_waivers(fleet, (*composed.findings, *found, *decided, *spelled))
+    findings = plan.apply_waivers(fleet, (*composed.findings, *found, *decided, *spelled), known_codes)
     return Compilation(
         composed=composed,
         catalog=models,

@@ -28,7 +28,7 @@ from launcher.files.deployment import (
 from launcher.files.digests import FileDigest, file_digests
 from launcher.files.keys import make_key_file
 from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
-from launcher.files.packaged import packaged_dir
+from launcher.files.packaged import known_codes, packaged_dir
 from launcher.files.refusal import writing
 from launcher.files.starting import asked_at_ns, call_off, is_called_off, start_under_way
 from launcher.files.state import deployment_state_dir, known_deployments, state_root
@@ -56,6 +56,7 @@ __all__ = [
     "file_digests",
     "files_of",
     "is_called_off",
+    "known_codes",
     "known_deployments",
     "lock_owner",
     "make_key_file",

@@ -1,11 +1,14 @@
-"""Data that ships with the package: `conf/` and `templates/`."""
+"""Data that ships with the package: `conf/`, `templates/`, and the pages of `launch explain`."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import launcher
+
+_PAGE = re.compile(r'^\["([a-z-]+/[a-z0-9-]+)"\]$', re.MULTILINE)
 
 
 def packaged_dir(kind: Literal["conf", "templates"]) -> Path:
@@ -22,3 +25,9 @@ def packaged_dir(kind: Literal["conf", "templates"]) -> Path:
     if packaged.is_dir():
         return packaged
     raise FileNotFoundError(f"the installation lacks its {kind}/ directory: looked at {checkout / kind} and {packaged}")
+
+
+def known_codes() -> tuple[str, ...]:
+    """Codes of all findings that there are, in the order of their pages."""
+    pages = Path(launcher.__file__).with_name("cli") / "explanations.toml"
+    return tuple(_PAGE.findall(pages.read_text(encoding="utf-8")))

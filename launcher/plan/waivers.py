@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import msgspec
 
@@ -28,14 +28,17 @@ class Waiver(msgspec.Struct, frozen=True, kw_only=True):
         return finding.code == self.code and inside
 
 
-def apply_waivers(fleet: FleetConfig, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def apply_waivers(
+    fleet: FleetConfig, findings: Iterable[Finding], codes: Callable[[], Collection[str]] | None = None
+) -> tuple[Finding, ...]:
     """`findings` without the warnings and notes that are waived with a reason, plus what is wrong with waivers.
 
-    Errors stay. Sorted by severity, then key, then code.
+    Errors stay. Sorted by severity, then key, then code. `codes` gives all that there are, and is asked only where a
+    waiver matches nothing; None = whatever is written.
     """
     found = tuple(findings)
     kept = without_waived(fleet, found)
-    return sort_findings((*kept, *(note for w in _waivers(fleet) if (note := _judge(w, found)))))
+    return sort_findings((*kept, *(note for w in _waivers(fleet) if (note := _judge(w, found, codes)))))
 
 
 def without_waived(fleet: FleetConfig, findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -55,14 +58,18 @@ def _waivers(fleet: FleetConfig) -> Iterator[Waiver]:
     scopes += [(f"servers.{n}.waive", f"servers.{n}", s.waive) for n, s in fleet.servers.items()]
     for key, scope, entries in scopes:
         for index, entry in enumerate(entries):
-            pairs = entry.items() if isinstance(entry, dict) else [(entry, "")]
+            pairs = (entry or {"": ""}).items() if isinstance(entry, dict) else [(entry, "")]
             for code, reason in pairs:
                 yield Waiver(key=f"{key}.{index}", scope=scope, code=code, reason=(reason or "").strip())
 
 
-def _judge(waiver: Waiver, findings: tuple[Finding, ...]) -> Finding | None:
-    """What is wrong with a waiver: it names an error, lacks a reason, or matches nothing."""
+def _judge(
+    waiver: Waiver, findings: tuple[Finding, ...], codes: Callable[[], Collection[str]] | None
+) -> Finding | None:
+    """What is wrong with a waiver: it names an error, or no code that there is, lacks a reason, or matches nothing."""
     matching = [f for f in findings if waiver.covers(f)]
+    if not matching and codes is not None and waiver.code not in (known := codes()):
+        return _unknown(waiver, known)
     if any(f.severity == "error" for f in matching):
         message = f"{waiver.code} is an error here: errors cannot be waived"
         return Finding(code="config/waiver-of-error", severity="warning", key=waiver.key, message=message)
@@ -73,3 +80,14 @@ def _judge(waiver: Waiver, findings: tuple[Finding, ...]) -> Finding | None:
         message = f"nothing here yields {waiver.code}: the waiver can go"
         return Finding(code="plan/waiver-unused", severity="note", key=waiver.key, message=message)
     return None
+
+
+def _unknown(waiver: Waiver, codes: Collection[str]) -> Finding:
+    """The finding for a code that does not exist, or for none."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes pay for the import
+
+    near = get_close_matches(waiver.code, codes, n=1, cutoff=0.75)
+    near = near or [code for code in codes if code.partition("/")[2] == waiver.code]
+    message = f"there is no finding {waiver.code}: the waiver accepts nothing" if waiver.code else "it names no finding"
+    notes = (f"did you mean {near[0]}?",) if near else ("write `- CODE: why`; `launch explain` lists the codes",)
+    return Finding(code="config/waiver-unknown", severity="warning", key=waiver.key, message=message, notes=notes)
