@@ -74,6 +74,20 @@ def check_warm_pool(fleet: FleetConfig) -> Iterator[Finding]:
         )
 
 
+def check_workers(fleet: FleetConfig) -> Iterator[Finding]:
+    """A worker is listed once."""
+    workers = fleet.orchestration.workers if fleet.orchestration else ()
+    once = list(dict.fromkeys(workers))
+    if len(once) < len(workers):
+        key = "orchestration.workers"
+        yield conflict(
+            key,
+            f"{key} names a worker twice: {', '.join(workers)}",
+            "the router chooses among workers that are all different",
+            Fix(override=f"{key}={spell(once)}", effect="each of them once"),
+        )
+
+
 def check_rules(fleet: FleetConfig) -> Iterator[Finding]:
     """A rule of `model: auto` has words, and none that every message has."""
     for i, rule in enumerate(fleet.orchestration.rules if fleet.orchestration else ()):
@@ -82,21 +96,31 @@ def check_rules(fleet: FleetConfig) -> Iterator[Finding]:
             yield conflict(key, f"{key} has no word to look for", "write the words or phrases that decide, or no rule")
 
 
-def check_key_files(fleet: FleetConfig) -> Iterator[Finding]:
-    """A key file that several processes read has the same path for all of them."""
-    written = {f"hardware.hosts.{name}.api_key_file": host.api_key_file for name, host in fleet.hardware.hosts.items()}
-    written["runtime.server_key_file"] = fleet.runtime.server_key_file
-    for key, path in written.items():
+def check_files(fleet: FleetConfig) -> Iterator[Finding]:
+    """A file that processes open has the same path for all of them, in whatever directory each of them runs."""
+    front = fleet.runtime.front
+    both, alone = "servers and the front read it", "where it would be depends on who starts the front"
+    written = {
+        f"hardware.hosts.{name}.api_key_file": (host.api_key_file, both) for name, host in fleet.hardware.hosts.items()
+    }
+    written["runtime.server_key_file"] = (fleet.runtime.server_key_file, both)
+    for field in ("api_key_file", "tls_cert_file", "tls_key_file", "journal_file"):
+        written[f"runtime.front.{field}"] = (getattr(front, field), alone)
+    for key, (path, why) in written.items():
         if path is not None and not path.startswith("/"):
-            message = f"{key} is {path!r}, and must be an absolute path: servers and the front read it"
+            message = f"{key} is {path!r}, and must be an absolute path: {why}"
             yield Finding(code="config/type", severity="error", key=key, message=message)
+    if front.tls_key_file is not None and front.tls_cert_file is None:
+        key = "runtime.front.tls_key_file"
+        yield conflict(key, f"{key} is the key of no certificate", "write runtime.front.tls_cert_file as well")
 
 
 CONTRADICTIONS: tuple[Callable[[FleetConfig], Iterable[Finding]], ...] = (
     check_exclusive_fields,
     check_device_lists,
     check_warm_pool,
+    check_workers,
     check_rules,
-    check_key_files,
+    check_files,
 )
 """Every rule, in the order its findings are reported."""

@@ -11,6 +11,9 @@ _SHARE: Range = (0, 1)
 _SECONDS: Range = (0, 10_000_000)
 """Any duration (`*_s`): up to 116 days. More is a mistake, and systemd and event loops count in small units."""
 
+_LIMIT: Range = (0.001, _SECONDS[1])
+"""Of what fails when it is given no time, or would be done without pause."""
+
 BY_NAME: dict[str, Range] = {
     "port": _PORT,
     "ports": _PORT,
@@ -20,6 +23,12 @@ BY_NAME: dict[str, Range] = {
     "threads_batch": _POSITIVE,
     "start_timeout_s": (1, 10_000_000),
     "request_timeout_s": (1, 10_000_000),
+    "timeouts_s": _LIMIT,
+    "timeout_s": _LIMIT,
+    "router_timeout_s": _LIMIT,
+    "connect_timeout_s": _LIMIT,
+    "header_timeout_s": _LIMIT,
+    "health_interval_s": _LIMIT,
     "n_ctx": _POSITIVE,
     "n_ctx_per_slot": _POSITIVE,
     "n_batch": _POSITIVE,
@@ -69,6 +78,7 @@ BY_NAME: dict[str, Range] = {
 EXCEPTIONS: dict[str, Range] = {
     "ServiceConfig.threads": _NOT_NEGATIVE,  # 0: the service's threads are not counted
     "HardwareConfig.ram_bytes": _POSITIVE,
+    "FrontConfig.idle_timeout_s": _LIMIT,  # of a tier, 0 is never
 }
 """Ranges of fields that share a name with another but not its range, as `Struct.field`."""
 

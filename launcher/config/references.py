@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from launcher.config.contradictions import CONTRADICTIONS, exactly_one
 from launcher.config.names import addressable, check_duplicate_names, check_names, check_variables, dangling
-from launcher.config.nearest import spell
+from launcher.config.nearest import listing, spell
 from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig, OrchestrationConfig
 
@@ -173,6 +173,49 @@ def check_orchestration(fleet: FleetConfig) -> Iterator[Finding]:
     yield from _keys("orchestration.prompts", orchestration.prompts, names)
 
 
+def check_domains(fleet: FleetConfig) -> Iterator[Finding]:
+    """A rule without a model is for a task type of a pool; what the warm pool expects is of a domain, and a worker.
+
+    A domain is what policies, rules and the task types of pools name (`launcher.orchestrate.settings`).
+    """
+    orchestration = fleet.orchestration
+    if orchestration is None:
+        return
+    task_types = {task_type for pool in fleet.routing.pools.values() for task_type in pool.task_types}
+    for i, rule in enumerate(orchestration.rules):
+        if rule.domain and rule.model is None and rule.domain not in task_types:
+            yield dangling(f"orchestration.rules.{i}.domain", rule.domain, "task type", task_types)
+    pool, workers = orchestration.warm_pool, _meant(fleet, orchestration.workers)
+    if pool is None or not workers:
+        return
+    domains = {*task_types, *orchestration.policies, *(rule.domain for rule in orchestration.rules)}
+    yield from _keys("orchestration.warm_pool.predict", pool.predict, domains, kind="domain")
+    expected = [(f"predict.{domain}", server) for domain, server in pool.predict.items()]
+    for i, pattern in enumerate(pool.patterns):
+        expected += [(f"patterns.{i}.{pattern.index(name)}", name) for name in dict.fromkeys(pattern)]
+    names = addressable(fleet)
+    for key, name in expected:
+        if name in names and name not in workers:
+            yield _no_worker(f"orchestration.warm_pool.{key}", name, workers)
+
+
+def _no_worker(key: str, name: str, workers: set[str]) -> Finding:
+    """The finding for a server of which the warm pool knows nothing, or for a role: it goes by servers."""
+    return Finding(
+        code="config/dangling",
+        severity="warning",
+        key=key,
+        message=f"{key} is {name!r}, which is no server of orchestration.workers: the warm pool never expects it",
+        notes=(listing("workers", workers),),
+    )
+
+
+def _meant(fleet: FleetConfig, written: Iterable[str]) -> set[str]:
+    """Servers that have one of these names, roles or aliases."""
+    names = set(written)
+    return {name for name, server in fleet.servers.items() if names & {name, *server.roles, *server.aliases}}
+
+
 def _named_servers(orchestration: OrchestrationConfig) -> Iterator[tuple[str, str | None]]:
     """Every key that names one server, with the name."""
     yield "orchestration.router", orchestration.router
@@ -248,12 +291,12 @@ def _members(
         yield dangling(f"{key}.{i}", member, kind, names, fixes=fixes)
 
 
-def _keys(key: str, table: Mapping[str, object], names: set[str]) -> Iterator[Finding]:
+def _keys(key: str, table: Mapping[str, object], names: set[str], *, kind: str = "server") -> Iterator[Finding]:
     """Rules for names that do not exist: warnings."""
     for name in table:
         if name not in names:
             fix = Fix(override=f"~{key}.{name}", effect="drops the rule")
-            yield dangling(f"{key}.{name}", name, "server", names, fixes=(fix,), severity="warning")
+            yield dangling(f"{key}.{name}", name, kind, names, fixes=(fix,), severity="warning")
 
 
 def _nearest_or_gone(key: str) -> tuple[Fix, ...]:
@@ -319,6 +362,7 @@ CHECKS: tuple[Check, ...] = (
     check_routing,
     check_escalation_cycles,
     check_orchestration,
+    check_domains,
     check_hooks,
     check_ports,
     *CONTRADICTIONS,
