@@ -401,7 +401,7 @@ def test_timeouts() -> None:
     (finding,) = planned({"a": server(start_timeout_s=30, stall_timeout_s=60)}).findings
     assert (finding.code, finding.key) == ("plan/timeout-order", "servers.a.stall_timeout_s")
     assert not planned({"a": server(start_timeout_s=60, stall_timeout_s=60)}).findings
-    slow = OrchestrationConfig(router="a", router_timeout_s=600)
+    slow = OrchestrationConfig(router="a", workers=("b",), router_timeout_s=600)
     assert codes(planned({"a": server()}, orchestration=slow)) == ["warning plan/timeout-order"]
 
 

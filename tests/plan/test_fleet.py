@@ -263,9 +263,10 @@ def test_dangling_references_are_errors_not_exceptions() -> None:
 
 
 def test_an_empty_fleet_is_a_plan() -> None:
-    """Nothing to run, nothing to say."""
+    """Of nothing to run, one thing is to be said."""
     plan = planned({})
-    assert (plan.servers, plan.findings, plan.devices[0].planned_bytes) == ((), (), 0)
+    assert (plan.servers, plan.devices[0].planned_bytes) == ((), 0)
+    assert [f.code for f in plan.findings] == ["plan/no-servers"]
 
 
 SLOT_CONTEXT = {"embedding": True, "slots": 4, "n_ctx": 2048, "n_ubatch": 512}

@@ -35,22 +35,28 @@ from launcher.plan.checks.models import (
     check_shared_files,
     check_speculation,
 )
+from launcher.plan.checks.orchestration import check_pool_size, check_validation, check_workers
 from launcher.plan.checks.planning import Planning
 from launcher.plan.checks.processes import (
     check_memlock,
     check_offload,
     check_port_conflicts,
+    check_servers,
     check_unused_ports,
 )
 from launcher.plan.checks.slot_saving import check_slot_saving
 from launcher.plan.checks.timeouts import check_timeouts
 
 CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
+    check_servers,
     check_budgets,
     check_nodes,
     check_vram_target,
     check_prompt_caches,
     check_warm_pool,
+    check_pool_size,
+    check_workers,
+    check_validation,
     check_ladder,
     check_slot_saving,
     check_stated,
@@ -79,7 +85,10 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
 )
 
 WHOLE: frozenset[Callable[[Planning], Iterator[Finding]]] = frozenset(
-    {check_stated, check_unused_ports, check_timeouts}
+    {
+        *(check_servers, check_stated, check_unused_ports, check_timeouts),
+        *(check_workers, check_validation, check_pool_size),
+    }
 )
 """Checks that see a fleet of several hosts as one; each of the others sees one host after another."""
 

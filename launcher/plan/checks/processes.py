@@ -8,7 +8,7 @@ from itertools import combinations
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, Fix
 from launcher.plan.checks.planning import Planning, finding, set_field
 from launcher.plan.devices import starts
 from launcher.sizes import gib
@@ -54,6 +54,25 @@ def listeners(planning: Planning) -> tuple[Listener, ...]:
     if not planning.front:
         return tuple(found)
     return (*found, Listener(key="runtime.front", port_key="runtime.front.port", host=front.host, port=front.port))
+
+
+def check_servers(planning: Planning) -> Iterator[Finding]:
+    """`plan/no-servers`: nothing would ever be started."""
+    fleet = planning.fleet
+    cold = [n for n, s in fleet.servers.items() if (tier := fleet.tiers.get(s.tier)) and tier.start == "never"]
+    beside = any(s.config.builtin is None and starts(fleet, s) != "never" for s in planning.services)
+    if beside or len(cold) < len(fleet.servers):
+        return
+    boot = next((name for name, tier in fleet.tiers.items() if tier.start == "boot"), None)
+    yield finding(
+        "error",
+        "plan/no-servers",
+        "profile.name",
+        f"the profile {fleet.profile.name} starts nothing: "
+        + ("all of its servers are in tiers that never start" if cold else "it has no servers"),
+        notes=() if cold else ("name servers in the profile's defaults list, or add one: +server=[NAME]",),
+        fixes=tuple(Fix(override=f"servers.{name}.tier={boot}", effect="starts it") for name in cold[:1] if boot),
+    )
 
 
 def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
