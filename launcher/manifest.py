@@ -13,13 +13,23 @@ import msgspec
 
 from launcher.errors import ConfigError, Finding
 from launcher.ir.documents import (
+    CHECK_SCHEMA,
+    CONFIG_SCHEMA,
+    ERROR_SCHEMA,
     INSPECT_SCHEMA,
+    MEMORY_SCHEMA,
     PLAN_SCHEMA,
+    RENDER_SCHEMA,
     STATUS_SCHEMA,
+    CheckDocument,
+    ConfigDocument,
+    ErrorDocument,
     HardwareDocument,
     HostDocument,
     InspectDocument,
+    MemoryDocument,
     PlanDocument,
+    RenderDocument,
     ServerDocument,
     ServiceDocument,
 )
@@ -34,6 +44,11 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     PLAN_SCHEMA: PlanDocument,
     INSPECT_SCHEMA: InspectDocument,
     STATUS_SCHEMA: FleetStatus,
+    CHECK_SCHEMA: CheckDocument,
+    CONFIG_SCHEMA: ConfigDocument,
+    RENDER_SCHEMA: RenderDocument,
+    MEMORY_SCHEMA: MemoryDocument,
+    ERROR_SCHEMA: ErrorDocument,
 }
 """Schema name → the type that defines it."""
 

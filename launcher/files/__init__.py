@@ -19,7 +19,6 @@ from launcher.files.checkpoints import (
 )
 from launcher.files.covered import changed_files, changed_since, cover, files_of
 from launcher.files.deployment import (
-    FileDifference,
     WriteReport,
     compare_deployment,
     owned_files,
@@ -32,6 +31,7 @@ from launcher.files.packaged import known_codes, packaged_dir
 from launcher.files.refusal import writing
 from launcher.files.starting import asked_at_ns, call_off, is_called_off, start_under_way
 from launcher.files.state import deployment_state_dir, known_deployments, state_root
+from launcher.ir.deployment import FileDifference
 
 __all__ = [
     "Checkpoint",

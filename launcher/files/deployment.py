@@ -9,13 +9,12 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import msgspec
 
 from launcher.files.atomic import discard, stage, sync_dir
 from launcher.files.refusal import cannot_write, writing
-from launcher.ir.deployment import Deployment, RenderedFile
+from launcher.ir.deployment import Deployment, FileDifference, RenderedFile
 
 OWNED_NAME = ".launch-files.json"
 """Lists what we wrote into a deployment's directory, with digests: only these are ever pruned."""
@@ -27,18 +26,6 @@ class OwnedFiles(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "launch.files/v1"
     deployment: str
     files: dict[str, str]
-
-
-class FileDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """One file that differs, and how: lines of a unified diff from the disk to what should be there.
-
-    `extra` files were written by us earlier and are no longer part of the deployment; `mode` differs in the
-    executable bit only.
-    """
-
-    path: str
-    kind: Literal["changed", "missing", "extra", "mode"]
-    diff: tuple[str, ...]
 
 
 class WriteReport(msgspec.Struct, frozen=True, kw_only=True):

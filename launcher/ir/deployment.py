@@ -27,3 +27,15 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     input_digest: str
     files: tuple[RenderedFile, ...]
+
+
+class FileDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """One file that differs, and how: lines of a unified diff from the disk to what should be there.
+
+    `extra` files were written by us earlier and are no longer part of the deployment; `mode` differs in the
+    executable bit only.
+    """
+
+    path: str
+    kind: Literal["changed", "missing", "extra", "mode"]
+    diff: tuple[str, ...]

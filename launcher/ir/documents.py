@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from launcher.errors import Finding
 from launcher.ir.changes import FleetChange
+from launcher.ir.deployment import FileDifference
 from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, Residency, Solved
 from launcher.ir.proof import Proof
 
 PLAN_SCHEMA: Final = "launch.plan/v1"
 INSPECT_SCHEMA: Final = "launch.inspect/v1"
 STATUS_SCHEMA: Final = "launch.status/v1"
+CHECK_SCHEMA: Final = "launch.check/v1"
+CONFIG_SCHEMA: Final = "launch.config/v1"
+RENDER_SCHEMA: Final = "launch.render/v1"
+MEMORY_SCHEMA: Final = "launch.memory/v1"
+ERROR_SCHEMA: Final = "launch.error/v1"
 
 
 class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,3 +105,65 @@ class InspectDocument(msgspec.Struct, frozen=True, kw_only=True):
     memory: tuple[DeviceMemory, ...]
     findings: tuple[Finding, ...] = ()
     proof: Proof | None = None
+
+
+class CheckedDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was held against this host (`memory`, `engine default`), and what was found, for people."""
+
+    subject: str
+    found: str
+
+
+class CheckDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch check --json`: the plan against this host. `findings` are those of the plan and those of the host."""
+
+    schema: Literal["launch.check/v1"] = CHECK_SCHEMA
+    deployment: str
+    checked: tuple[CheckedDocument, ...]
+    findings: tuple[Finding, ...]
+
+
+class ConfigDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch config --json`."""
+
+    schema: Literal["launch.config/v1"] = CONFIG_SCHEMA
+    config: dict[str, Any]
+    """All that files and overrides say; what nobody wrote is not in it."""
+    origins: dict[str, str]
+    """Dotted key → `file:line:column`; of keys below those that were asked for."""
+
+
+class RenderDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch render --json`. `changes`: how the disk differed; `written`: whether it does no longer."""
+
+    schema: Literal["launch.render/v1"] = RENDER_SCHEMA
+    directory: str
+    written: bool
+    changes: tuple[FileDifference, ...]
+
+
+class ProjectDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One project of a deployment. `owner`: the name of the key that made it; `last_at`: Unix time of its last use."""
+
+    deployment: str
+    owner: str
+    name: str
+    generations: int
+    blocks: int
+    notes: int
+    last_at: float
+
+
+class MemoryDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch memory --json`: every project."""
+
+    schema: Literal["launch.memory/v1"] = MEMORY_SCHEMA
+    projects: tuple[ProjectDocument, ...]
+
+
+class ErrorDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What any command prints with `--json` when it cannot go on. `error`: the class that decides the exit code."""
+
+    schema: Literal["launch.error/v1"] = ERROR_SCHEMA
+    error: str
+    findings: tuple[Finding, ...]

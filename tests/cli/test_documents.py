@@ -1,0 +1,81 @@
+"""What `--json` prints is what docs/schemas publishes: no key is missing, none is left out of the schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from launcher.manifest import DOCUMENTS, json_schema
+from launcher.orchestrate import FILE_NAME, Memory
+
+from .conftest import Cli
+
+DEV = ("hardware=dev", "profile=dev")
+SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
+
+
+def holds(document: dict[str, Any], name: str) -> None:
+    """`document` obeys the schema `name`, and its type has all of its keys."""
+    jsonschema.validate(document, json_schema(name))
+    assert json.loads(msgspec.json.encode(msgspec.convert(document, DOCUMENTS[name]))) == document
+
+
+def test_every_document_is_published() -> None:
+    """docs/schemas has one file a document."""
+    names = {f"{name.replace('/', '.')}.json" for name in DOCUMENTS}
+    assert {path.name for path in SCHEMAS.iterdir()} == names
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_published_schemas_are_current(name: str) -> None:
+    """`json.dumps(json_schema(NAME), indent=2)` was written there."""
+    published = (SCHEMAS / f"{name.replace('/', '.')}.json").read_text(encoding="utf-8")
+    assert published == json.dumps(json_schema(name), indent=2) + "\n"
+
+
+def test_check(cli: Cli) -> None:
+    """With a note; and with errors of this host."""
+    holds(cli.json("check", *cli.dev), "launch.check/v1")
+    holds(cli.json("check", "hardware=epyc", "profile=hot_only", code=6), "launch.check/v1")
+
+
+def test_config(cli: Cli) -> None:
+    """All of it; origins of one server."""
+    holds(cli.json("config", *DEV), "launch.config/v1")
+    holds(cli.json("config", "servers.assistant", *DEV), "launch.config/v1")
+
+
+def test_render(cli: Cli) -> None:
+    """Files that are new, that nobody touched, and that differ."""
+    holds(cli.json("render", *DEV, "-o", "out"), "launch.render/v1")
+    holds(cli.json("render", *DEV, "-o", "out"), "launch.render/v1")
+    (cli.home / "out/dev-dev/fleet.json").write_text("{}\n")
+    changed = cli.json("render", *DEV, "-o", "out", "--check", code=8)
+    holds(changed, "launch.render/v1")
+    assert [change["kind"] for change in changed["changes"]] == ["changed"]
+
+
+def test_memory(cli: Cli) -> None:
+    """No project, and one."""
+    holds(cli.json("memory"), "launch.memory/v1")
+    folder = cli.home / "state/launch/dev-dev"
+    (folder / "servers").mkdir(parents=True)
+    memory = Memory(folder / FILE_NAME)
+    memory.decided("alice", "notes", "x", {"model": "coder"})
+    memory.close()
+    document = cli.json("memory")
+    holds(document, "launch.memory/v1")
+    assert [project["name"] for project in document["projects"]] == ["notes"]
+
+
+@pytest.mark.parametrize("command", ["plan", "check", "config", "render", "up"])
+def test_errors(cli: Cli, command: str) -> None:
+    """Every command that compiles prints its refusal the same way."""
+    document = cli.json(command, "hardware=epic", code=2)
+    holds(document, "launch.error/v1")
+    assert document["error"] == "ConfigError"
