@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from launcher import __version__
-from launcher.cli.complete import complete_checkpoints, complete_codes, complete_deployed, complete_overrides
+from launcher.cli.complete import (
+    complete_checkpoints,
+    complete_codes,
+    complete_deployed,
+    complete_overrides,
+    words_before,
+)
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError
 
+
+class _Commands(TyperGroup):
+    """Completes the first word as `with_command` reads it: an override there means `up`."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Commands and options, then what `up` takes; behind a `=` that alone."""
+        before, typed = words_before(os.environ, incomplete)
+        parameters = (p for p in self.commands["up"].params if p.name == "overrides")
+        overrides = [item for p in parameters for item in p.shell_complete(ctx, incomplete)]
+        if typed == "=" or before[-1:] == ["="]:
+            return overrides
+        return [*super().shell_complete(ctx, incomplete), *overrides]
+
+
 app = typer.Typer(
     name="launch",
+    cls=_Commands,
     help=(
         "Compile and run a fleet of llama.cpp servers.\n\n"
         "\b\n"

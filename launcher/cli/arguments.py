@@ -57,12 +57,12 @@ def _key(override: str) -> str:
 
 
 def complete_override(
-    args: Sequence[str], incomplete: str, options: Mapping[str, Sequence[str]], keys: Sequence[str]
+    args: Sequence[str], incomplete: str, options: Mapping[str, Sequence[str]], keys: Mapping[str, str]
 ) -> list[str]:
     """Candidates for the override being typed.
 
     Bash splits `hardware=ep` into three words at `=` and wants only what follows it; zsh and fish give one word
-    and want it whole. `options` are groups and keys with their choices, `keys` more dotted keys that take a value.
+    and want it whole. `options` are groups and keys with their choices, `keys` more dotted keys with a value each.
     """
     if incomplete == "=" and args:
         return list(options.get(args[-1].lstrip("+~"), ()))
@@ -73,4 +73,20 @@ def complete_override(
         return [f"{name}={o}" for o in options.get(name.lstrip("+~"), ()) if o.startswith(value)]
     prefix = incomplete[: len(incomplete) - len(incomplete.lstrip("+~"))]
     typed = incomplete[len(prefix) :]
-    return [f"{prefix}{k}=" for k in sorted({*options, *keys}) if k.startswith(typed)]
+    return [f"{prefix}{k}" for k in _keys(typed, {**{key: [value] for key, value in keys.items()}, **options})]
+
+
+def _keys(typed: str, values: Mapping[str, Sequence[str]]) -> list[str]:
+    """The keys that begin with `typed`, as far as their next dot or their `=`.
+
+    A shell puts a space behind the only candidate, and nothing is complete there: then it is what would follow.
+    """
+    ends = {key: key.find(".", len(typed)) + 1 for key in values if key.startswith(typed)}
+    heads = sorted({key[:end] if end else f"{key}=" for key, end in ends.items()})
+    if len(heads) != 1:
+        return heads
+    (head,) = heads
+    if head.endswith("."):
+        return _keys(head, values)
+    known = values[head[:-1]]
+    return [*([head] if len(known) < 2 else ()), *(head + value for value in known)]

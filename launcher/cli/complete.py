@@ -27,10 +27,12 @@ def complete_overrides(incomplete: str) -> list[str]:
         return []
     options = {group: list(names) for group, names in groups.items()}
     options.setdefault("hardware", []).append("auto")
+    keys = {"include_warm": "[]", "runtime.front.port": "8000"}
+    fields, defaults = _server_fields(groups), _defaults()
     for name in groups.get("server", ()):
-        for field, choices in _server_fields(groups).items():
-            options[f"servers.{name}.{field}"] = choices
-    return complete_override(args, typed, options, ["include_warm", "runtime.front.port"])
+        options |= {f"servers.{name}.{field}": choices for field, choices in fields.items() if choices}
+        keys |= {f"servers.{name}.{field}": defaults[field] for field, choices in fields.items() if not choices}
+    return complete_override(args, typed, options, keys)
 
 
 def _server_fields(groups: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
@@ -45,6 +47,13 @@ def _server_fields(groups: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]
         choices = ["true", "false"] if bool in kinds else [str(value) for value in literals]
         fields[field.name] = list(groups.get(field.name, choices))
     return fields
+
+
+def _defaults() -> dict[str, str]:
+    """What each field of a server is when nobody writes it."""
+    fields = msgspec.structs.fields(ServerConfig)
+    plain = {f.name: None if f.default is msgspec.NODEFAULT else f.default for f in fields}
+    return {name: msgspec.json.encode(value).decode() for name, value in plain.items()}
 
 
 def complete_deployed(incomplete: str) -> list[str]:

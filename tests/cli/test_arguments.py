@@ -11,7 +11,8 @@ from launcher.cli.app import command_names, run_app
 from launcher.cli.arguments import complete_override, is_override, later_wins, with_command
 from launcher.cli.complete import words_before
 
-OPTIONS = {"hardware": ["auto", "epyc", "sovereign"], "profile": ["dev", "full"]}
+OPTIONS = {"hardware": ["auto", "epyc", "sovereign"], "profile": ["dev", "full"], "servers.a.tier": ["hot"]}
+KEYS = {"include_warm": "[]", "servers.a.slots": "null"}
 
 
 @pytest.mark.parametrize(
@@ -58,15 +59,18 @@ def test_a_path_is_not_an_override() -> None:
         (["plan"], "hardware=e", ["hardware=epyc"]),
         (["plan", "hardware"], "=", ["auto", "epyc", "sovereign"]),
         (["plan", "hardware", "="], "so", ["sovereign"]),
-        (["plan"], "pro", ["profile="]),
-        (["plan"], "+pro", ["+profile="]),
-        (["plan"], "include", ["include_warm="]),
+        (["plan"], "", ["hardware=", "include_warm=", "profile=", "servers."]),
+        (["plan"], "pro", ["profile=dev", "profile=full"]),
+        (["plan"], "+pro", ["+profile=dev", "+profile=full"]),
+        (["plan"], "include", ["include_warm=", "include_warm=[]"]),
+        (["plan"], "serv", ["servers.a.slots=", "servers.a.tier="]),
+        (["plan"], "servers.a.t", ["servers.a.tier=", "servers.a.tier=hot"]),
         (["plan"], "nothing=", []),
     ],
 )
 def test_overrides_complete(args: list[str], incomplete: str, expected: list[str]) -> None:
-    """Groups complete to `group=`, then to their options; bash's split at `=` is understood."""
-    assert complete_override(args, incomplete, OPTIONS, ["include_warm"]) == expected
+    """Keys dot by dot, and values; a lone `key=` comes with its values; bash's split at `=` is understood."""
+    assert complete_override(args, incomplete, OPTIONS, KEYS) == expected
 
 
 @pytest.mark.parametrize(
