@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 import threading
+from pathlib import Path
 
 import msgspec
 
 from launcher.cli.terminal import Terminal
+from launcher.errors import LaunchError
 
 MAX_TOKENS = 80
 
@@ -17,21 +19,51 @@ def body(model: str, text: str) -> dict[str, object]:
     return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": MAX_TOKENS}
 
 
-def curl(front: str, model: str, text: str) -> str:
-    """A command that anyone can paste."""
+def curl(front: str, model: str, text: str, key_file: str | None = None) -> str:
+    """A command that anyone can paste; where a key is asked for, it says where that stands, and never the key."""
     data = shlex.quote(msgspec.json.encode(body(model, text)).decode())
-    return f"curl {front}/v1/chat/completions -H 'Content-Type: application/json' -d {data}"
+    key = f' -H "Authorization: Bearer {_spelled(key_file, model)}"' if key_file else ""
+    return f"curl {front}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {data}"
+
+
+def plain_key(key_file: str, model: str) -> str | None:
+    """The first key of the file that stands there as it is, not as a digest, and may ask `model`."""
+    from launcher.route.keys import read_keys
+
+    try:
+        keys = read_keys(key_file)
+        lines = Path(key_file).read_text(encoding="utf-8").splitlines()
+    except (LaunchError, OSError, UnicodeDecodeError):
+        return None
+    for word in (line.split()[0] for line in lines if line.strip()):
+        # of a comment or a digest the word opens nothing
+        grant = keys.grant(word.encode())
+        if grant is not None and "infer" in grant.scopes and grant.may_ask(model, model):
+            return word
+    return None
+
+
+def _spelled(key_file: str, model: str) -> str:
+    """What a shell makes the key of: the first line of its file, where that is the key and nothing else."""
+    key, path = plain_key(key_file, model), Path(key_file).absolute()
+    try:
+        alone = key is not None and path.read_bytes().partition(b"\n")[0] == key.encode()
+    except OSError:
+        alone = False
+    return f"$(head -n1 {shlex.quote(str(path))})" if alone else "$YOUR_KEY"
 
 
 class Question:
     """One question to the front, asked from a thread: the caller's is the runtime's loop, which must serve it."""
 
-    def __init__(self, out: Terminal, front: str, model: str, text: str) -> None:
-        """Nothing is asked yet."""
+    def __init__(self, out: Terminal, front: str, model: str, text: str, *, key_file: str | None, ends: str) -> None:
+        """Nothing is asked yet. `key_file`: of the keys that the front asks for; `ends`: how the fleet is stopped."""
         self._out = out
         self._front = front
         self._model = model
         self._text = text
+        self._key_file = key_file
+        self._ends = ends
         self._dropped = threading.Event()
 
     def ask(self) -> threading.Thread:
@@ -50,24 +82,28 @@ class Question:
 
         out = self._out
         out.line(f"\n{out.style('you', 'bold')}: {self._text}")
+        key = plain_key(self._key_file, self._model) if self._key_file else None
         try:
-            self._print_answer()
+            if self._key_file and key is None:
+                out.line(f"not asked: no key stands in {self._key_file} as it is that may ask {self._model}")
+            else:
+                self._print_answer({"Authorization": f"Bearer {key}"} if key else {})
         except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
             if not self._dropped.is_set():
                 out.line(f"no answer: {error}")
             return
         if not self._dropped.is_set():
-            command = curl(self._front, self._model, "Say hello.")
-            out.line(f"\nAsk it yourself, from another terminal:\n\n  {command}\n\nCtrl-C stops everything.")
+            command = curl(self._front, self._model, "Say hello.", self._key_file)
+            out.line(f"\nAsk it yourself, from another terminal:\n\n  {command}\n\n{self._ends} stops everything.")
 
-    def _print_answer(self) -> None:
+    def _print_answer(self, headers: dict[str, str]) -> None:
         """Stream the answer, then say how fast it came. Raises what httpx and a malformed answer raise."""
         import httpx
 
         out, speed = self._out, None
         url, asked = f"{self._front}/v1/chat/completions", body(self._model, self._text) | {"stream": True}
         out.write(f"{out.style(self._model, 'bold')}: ")
-        with httpx.stream("POST", url, json=asked, timeout=120) as reply:
+        with httpx.stream("POST", url, json=asked, headers=headers, timeout=120) as reply:
             reply.raise_for_status()
             for line in reply.iter_lines():
                 if not line.startswith("data: {"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,13 +54,28 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Announcer:
     """Progress, and when the fleet is ready: how to talk to it, and the answer to `--ask`."""
 
-    def __init__(self, progress: Progress | JsonProgress, out: Terminal | None, model: str, ask: str | None) -> None:
-        """`out` None says nothing more than the events; `model` is the name to ask."""
+    def __init__(
+        self,
+        progress: Progress | JsonProgress,
+        out: Terminal | None,
+        model: str,
+        ask: str | None,
+        *,
+        key_file: str | None,
+        detach: bool,
+    ) -> None:
+        """`out` None says nothing more than the events; `model` is the name to ask, `key_file` of the front's keys.
+
+        With `detach` the fleet runs on when this process ends.
+        """
         self._progress = progress
         self._out = out
         self._model = model
         self._ask = ask
+        self._key_file = key_file
+        self._ends = "`launch stop --all`" if detach else "Ctrl-C"
         self._question: Question | None = None
+        self._asking: threading.Thread | None = None
         self.was_ready = False
 
     def __call__(self, event: AnyEvent) -> None:
@@ -76,13 +92,18 @@ class Announcer:
         """Nobody waits any more."""
         self._progress.finish()
 
+    def wait(self) -> None:
+        """Until the question, if there is one, is answered."""
+        if self._asking is not None:
+            self._asking.join()
+
     def _announce(self, out: Terminal, front: str) -> None:
         """A request that anyone can paste; with a question, its answer first."""
         if self._ask:
-            self._question = Question(out, front, self._model, self._ask)
-            self._question.ask()
+            self._question = Question(out, front, self._model, self._ask, key_file=self._key_file, ends=self._ends)
+            self._asking = self._question.ask()
         else:
-            out.line(curl(front, self._model, "Say hello."))
+            out.line(curl(front, self._model, "Say hello.", self._key_file))
 
 
 def bring_up(
@@ -107,18 +128,22 @@ def bring_up(
     manifest = rendered.manifest
     progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
     model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
-    announcer = Announcer(progress, None if as_json else out, model, ask)
+    key_file = rendered.routes.front.api_key_file
+    announcer = Announcer(progress, None if as_json else out, model, ask, key_file=key_file, detach=detach)
     from launcher.runtime import run, spawn_detached
 
     try:
         if detach:
             spawn_detached(target, on_event=announcer, asked_ns=asked_ns)
-            return 0
-        code = run(target, on_event=announcer, asked_ns=asked_ns)
+        else:
+            code = run(target, on_event=announcer, asked_ns=asked_ns)
     except KeyboardInterrupt:
         announcer.finish()
         err.line("stopped")
         raise
+    if detach:
+        announcer.wait()
+        return 0
     # told to stop before it was ever ready: the start did not succeed
     return code if announcer.was_ready else 128 + signal.SIGINT
 

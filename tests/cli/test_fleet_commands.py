@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ import openai
 import psutil
 import pytest
 
+from launcher.cli.ask import curl, plain_key
 from tests.cli.conftest import Cli
 
 pytestmark = pytest.mark.xdist_group("fleet")
@@ -225,3 +228,46 @@ def test_a_served_fleet_is_not_reloaded_from_an_old_request(cli: Cli) -> None:
         assert cli.process()["pid"] == before
         cli.run("stop", "--all")
         assert serving.wait(30) == 0
+
+
+def test_the_question_is_answered_where_keys_are_asked_for_and_nobody_stays(cli: Cli) -> None:
+    """`--detach --ask`: the command ends with the answer, asked with a key that is not printed; the fleet runs on."""
+    keys = cli.home / "keys of the front"
+    keys.write_text("a-plain-key\n")
+    up = (*cli.dev, f"runtime.front.api_key_file='{keys}'", "--detach")
+    told = cli.run("up", *up, "--ask", "Say hello.")
+    assert "tokens/s" in told.stdout
+    assert "`launch stop --all` stops everything" in told.stdout
+    assert "a-plain-key" not in told.stdout + told.stderr
+    (command,) = (line for line in told.stdout.splitlines() if line.startswith("  curl "))
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert '"choices"' in answer.stdout
+    cli.run("stop", "--all")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "spelled"),
+    [
+        ("plain\nother name=x\n", "plain", "$(head -n1 '{}')"),
+        ("# keys\nplain\n", "plain", "$YOUR_KEY"),
+        ("plain name=x\n", "plain", "$YOUR_KEY"),
+        ("plain\r\n", "plain", "$YOUR_KEY"),
+        (f"sha256:{hashlib.sha256(b'secret').hexdigest()}\n", None, "$YOUR_KEY"),
+        (f"sha256:{hashlib.sha256(b'secret').hexdigest()}\nplain", "plain", "$YOUR_KEY"),
+        ("boss scopes=admin\n", None, "$YOUR_KEY"),
+        ("boss scopes=admin\nlimited models=other\nplain models=assistant\n", "plain", "$YOUR_KEY"),
+        ("", None, "$YOUR_KEY"),
+    ],
+)
+def test_where_a_key_stands(tmp_path: Path, text: str, key: str | None, spelled: str) -> None:
+    """The command to paste reads a key only where a shell gets it whole."""
+    file = tmp_path / "the keys"
+    file.write_bytes(text.encode())
+    assert plain_key(str(file), "assistant") == key
+    command = curl("http://127.0.0.1:8000", "assistant", "Say hello.", str(file))
+    assert f' -H "Authorization: Bearer {spelled.format(file)}" ' in command
+
+
+def test_without_keys_nothing_is_said_of_them() -> None:
+    """No header."""
+    assert "Authorization" not in curl("http://127.0.0.1:8000", "assistant", "Say hello.")
