@@ -53,7 +53,7 @@ def show(
     if may_run(compiled):
         from launcher.cli.coming import coming_changes
 
-        changes = coming_changes(compiled)
+        changes = coming_changes(compiled, overrides, config_dirs)
     if as_json:
         from launcher.manifest import plan_document
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
+from launcher.cli.arguments import later_wins
+from launcher.cli.fleet import read_request
 from launcher.cli.installed import components_of, fleet_status, installed_here
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation, hosts_of, on_host, render
-from launcher.errors import LaunchError, has_errors
+from launcher.errors import LaunchError, SuperviseError, has_errors
 from launcher.files import compare_deployment, deployment_state_dir, owned_files
 from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
@@ -19,8 +24,13 @@ from launcher.render import Rendered
 from launcher.supervise import runtime_holder
 
 
-def coming_changes(compiled: Compilation) -> tuple[FleetChange, ...]:
-    """One for each fleet of the plan's name that runs here; none where the plan has errors."""
+def coming_changes(
+    compiled: Compilation, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()
+) -> tuple[FleetChange, ...]:
+    """One for each fleet of the plan's name that runs here; none where the plan has errors.
+
+    `overrides` and `config_dirs` are what the plan was compiled from.
+    """
     part = _of_this_host(compiled)
     if part is None or has_errors(part.findings):
         return ()
@@ -35,7 +45,9 @@ def coming_changes(compiled: Compilation) -> tuple[FleetChange, ...]:
     changes = [_installed_change(installed, rendered, drift) for installed in here]
     if holder is not None:
         directory = Path(holder.deployment_dir or state / "deployment")
-        changes += _runtime_change(directory, rendered, drift)
+        command, hindrance = _reload(state, overrides, config_dirs)
+        found = _runtime_change(directory, rendered, drift)
+        changes += (msgspec.structs.replace(change, command=command, hindrance=hindrance) for change in found)
     return tuple(changes)
 
 
@@ -43,9 +55,11 @@ def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
     """Each running fleet with `+`, `~` and `−` lines."""
     for change in changes:
         by = "our runtime" if change.manager == "runtime" else change.manager
-        verb = "`launch reload`" if change.manager == "runtime" else "`launch install`"
+        what = f"`{change.command}`" if change.command else "this plan"
         quiet = not (change.started or change.restarted or change.stopped)
-        out.line(out.style(f"runs here under {by}; {verb} would {'change nothing' if quiet else 'do'}", "bold"))
+        out.line(out.style(f"runs here under {by}; {what} would {'change nothing' if quiet else 'do'}", "bold"))
+        if change.hindrance and not quiet:
+            out.line(f"  no reload makes this plan of it: {change.hindrance}")
         for name in change.started:
             out.line(out.style(f"+ {name}  start", "green"))
         for name, why in change.restarted.items():
@@ -93,6 +107,7 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
         restarted=restarted,
         kept=tuple(name for name in old if name not in restarted and name not in stopped),
         drift=(*drift, *_drift(status)),
+        command="launch install",
     )
 
 
@@ -117,6 +132,21 @@ def _drift(status: FleetStatus) -> Iterator[str]:
     for process in status.processes:
         if process.drift:
             yield f"{process.name}: {process.drift}"
+
+
+def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, str]:
+    """The `launch reload` that makes a plan of `overrides` of what runs; or none, and why there is none."""
+    try:
+        request = read_request(state)
+    except SuperviseError as error:
+        return "", error.findings[0].message
+    keeps = [word for word in later_wins(request.overrides, overrides) if word not in overrides]
+    if keeps:
+        return "", f"it keeps {shlex.join(keeps)}"
+    if request.config_dirs != tuple(str(d) for d in config_dirs):
+        dirs = ", ".join(request.config_dirs)
+        return "", f"it was started with --config-dir {dirs}" if dirs else "it was started without --config-dir"
+    return shlex.join(["launch", "reload", *(w for w in overrides if w not in request.overrides)]), ""
 
 
 def _runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...]) -> list[FleetChange]:

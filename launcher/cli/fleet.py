@@ -227,18 +227,9 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, tuple
 
     `overrides` are added to those of `up`, and kept for the next time.
 
-    Raises SuperviseError when `up` left no request there, or when the runtime serves another directory than the one
-    that `up` writes, and whatever a compile raises; then nothing is written.
+    Raises what `read_request` and a compile raise; then nothing is written.
     """
-    holder = runtime_holder(state)
-    served = Path(holder.deployment_dir) if holder is not None else state / DEPLOYMENT_NAME
-    if served.resolve() != (state / DEPLOYMENT_NAME).resolve():
-        # A request here is one of an earlier `up`: it says nothing about what runs.
-        raise SuperviseError([_no_request(f"{state.name} was started from {served}, not by `launch up`")])
-    try:
-        request = msgspec.json.decode((state / REQUEST_NAME).read_bytes(), type=UpRequest)
-    except (OSError, msgspec.DecodeError) as error:
-        raise SuperviseError([_no_request(f"{state / REQUEST_NAME} cannot be read: {error}")]) from None
+    request = read_request(state)
     request = msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
     compiled = of_host(compiled, request.host) if request.host else compiled
@@ -249,6 +240,23 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, tuple
     target = _write(rendered.deployment, state)
     _write_request(state, request)
     return target, tuple(f for f in compiled.findings if f.severity != "note")
+
+
+def read_request(state: Path) -> UpRequest:
+    """What the fleet in `state` was started with, and reloaded since.
+
+    Raises SuperviseError when `up` left no request there, or when the runtime serves another directory than the one
+    that `up` writes.
+    """
+    holder = runtime_holder(state)
+    served = Path(holder.deployment_dir) if holder is not None else state / DEPLOYMENT_NAME
+    if served.resolve() != (state / DEPLOYMENT_NAME).resolve():
+        # A request here is one of an earlier `up`: it says nothing about what runs.
+        raise SuperviseError([_no_request(f"{state.name} was started from {served}, not by `launch up`")])
+    try:
+        return msgspec.json.decode((state / REQUEST_NAME).read_bytes(), type=UpRequest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise SuperviseError([_no_request(f"{state / REQUEST_NAME} cannot be read: {error}")]) from None
 
 
 def _other_deployment(running: str, compiled: str) -> Finding:

@@ -11,6 +11,7 @@ class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
     """One running fleet of the plan's name: processes by name, of the restarted ones why.
 
     `drift` is what is not as the fleet itself says: layer (`generated`, `installed`, `loaded`, `running`) and where.
+    `command` takes the plan over; where it is empty, none does, and `hindrance` says why.
     """
 
     manager: Literal["runtime", "systemd", "systemd --user"]
@@ -19,3 +20,5 @@ class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
     restarted: dict[str, str]
     kept: tuple[str, ...]
     drift: tuple[str, ...] = ()
+    command: str = ""
+    hindrance: str = ""

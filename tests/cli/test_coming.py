@@ -1,0 +1,104 @@
+"""What `launch plan` says of a fleet that runs: what would change, and which command does it, if one does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.cli.build import show
+from launcher.cli.fleet import DEPLOYMENT_NAME, recompile
+from launcher.compiler import compile_fleet, render
+from launcher.files import write_atomic, write_deployment
+from launcher.files.lock import LockOwner, OwnedLock
+from launcher.supervise import LOCK_NAME
+from launcher.supervise.process import birth
+
+DEV = ("hardware=dev", "profile=dev")
+SLOTS = "servers.assistant.slots=1"
+
+Running = Callable[..., Path]
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """Makes a fleet that `up` was asked for and whose runtime is this process."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    locks: list[OwnedLock] = []
+
+    def run(*overrides: str, config_dirs: tuple[str, ...] = (), served: str = DEPLOYMENT_NAME) -> Path:
+        """The fleet's state directory."""
+        state = tmp_path / "launch/dev-dev"
+        state.mkdir(parents=True)
+        write_deployment(render(compile_fleet([*DEV, *overrides])).deployment, state / served)
+        request = {"overrides": [*DEV, *overrides], "config_dirs": config_dirs}
+        write_atomic(state / "request.json", json.dumps(request).encode())
+        mine = birth(os.getpid())
+        locks.append(OwnedLock(state / LOCK_NAME))
+        locks[0].acquire(
+            LockOwner(
+                pid=os.getpid(),
+                start_ticks=mine["start_ticks"],
+                boot_id=mine["boot_id"],
+                deployment=state.name,
+                deployment_dir=str(state / served),
+            )
+        )
+        return state
+
+    yield run
+    for lock in locks:
+        lock.release()
+
+
+def said(capsys: pytest.CaptureFixture[str], *overrides: str, config_dirs: tuple[Path, ...] = ()) -> list[str]:
+    """The last lines of `launch plan`, of what would change."""
+    capsys.readouterr()
+    show([*DEV, *overrides], list(config_dirs), as_json=False, no_color=True, verbose=False)
+    lines = capsys.readouterr().out.splitlines()
+    return lines[next(i for i, line in enumerate(lines) if line.startswith("runs here")) :]
+
+
+def test_what_runs_is_what_is_planned(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reload compiles the same, so does nothing."""
+    running()
+    assert said(capsys) == ["runs here under our runtime; `launch reload` would change nothing"]
+
+
+def test_a_plan_with_more_overrides_is_a_reload_with_them(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command is shown with what it lacks, and nothing else."""
+    running()
+    first, *rest = said(capsys, SLOTS)
+    assert first == f"runs here under our runtime; `launch reload {SLOTS}` would do"
+    assert [line[:11] for line in rest] == ["~ assistant"]
+
+
+def test_a_plan_with_fewer_overrides_is_no_reload(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reload keeps what an earlier one, or `up`, was asked for: it would not bring back what this plan has."""
+    state = running()
+    recompile(state, (SLOTS,))
+    first, why, *rest = said(capsys)
+    assert first == "runs here under our runtime; this plan would do"
+    assert why == f"  no reload makes this plan of it: it keeps {SLOTS}"
+    assert [line[:11] for line in rest] == ["~ assistant"]
+    assert said(capsys, SLOTS) == ["runs here under our runtime; `launch reload` would change nothing"]
+    assert said(capsys, "servers.assistant.slots=2")[0].endswith("`launch reload servers.assistant.slots=2` would do")
+
+
+def test_a_plan_of_other_config_directories_is_no_reload(
+    running: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A reload reads those of `up`."""
+    running()
+    (tmp_path / "mine").mkdir()
+    assert "without --config-dir" in said(capsys, SLOTS, config_dirs=(tmp_path / "mine",))[1]
+
+
+def test_a_served_fleet_is_not_reloaded(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """`launch serve` reads a directory that `reload` does not write."""
+    running(served="served")
+    assert "not by `launch up`" in said(capsys, SLOTS)[1]
