@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from launcher.supervise import procfs
+from launcher.supervise.identity import MARKER
 from launcher.supervise.listeners import listening_inodes
+from launcher.supervise.offline import LOCK_NAME
 
 
 class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that listens on `port`. `pid` is None when it is not ours to see."""
+    """A process that listens on `port`. `pid` is None when it is not ours to see.
+
+    `fleet`: what it is to the fleet that started it, if one did: `coder of epyc-full in DIR`.
+    """
 
     port: int
     pid: int | None
     name: str
+    fleet: str = ""
 
     def __str__(self) -> str:
-        """`llama-server (pid 4711)`."""
-        return f"{self.name} (pid {self.pid})" if self.pid is not None else self.name
+        """`llama-server (pid 4711)`, or with `fleet` behind it."""
+        fleet = f", {self.fleet}" if self.fleet else ""
+        return f"{self.name} (pid {self.pid}{fleet})" if self.pid is not None else self.name
 
 
 def holds_socket(pid: int, inodes: frozenset[str]) -> bool:
     """Whether `pid` has one of the sockets open, as far as we may look."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
+    return any(target in wanted for target in _open_files(pid))
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """What the descriptors of `pid` lead to, as far as we may look."""
     directory = f"/proc/{pid}/fd"
     try:
         entries = os.listdir(directory)  # noqa: PTH208 - done for every process; Path objects double its time
     except OSError:
-        return False
+        return
     for entry in entries:
         try:
-            if os.readlink(f"{directory}/{entry}") in wanted:  # noqa: PTH115 - as above
-                return True
+            yield os.readlink(f"{directory}/{entry}")  # noqa: PTH115 - as above
         except OSError:
             continue
-    return False
 
 
 def listens(pid: int, port: int) -> bool:
@@ -58,5 +69,15 @@ def port_owner(port: int, host: str = "") -> PortOwner | None:
     for pid in procfs.pids():
         if holds_socket(pid, inodes):
             argv = procfs.cmdline(pid)
-            return PortOwner(port=port, pid=pid, name=Path(argv[0]).name if argv else "?")
+            return PortOwner(port=port, pid=pid, name=Path(argv[0]).name if argv else "?", fleet=_fleet_of(pid))
     return PortOwner(port=port, pid=None, name="a process of another user")
+
+
+def _fleet_of(pid: int) -> str:
+    """What `pid` is to a fleet: a server by its mark, a runtime by the lock that it holds open; "" for a stranger."""
+    mark = procfs.environment(pid, MARKER)
+    if mark is not None:
+        state = Path(mark).parent.parent
+        return f"{Path(mark).stem} of {state.name} in {state}"
+    locks = (Path(target) for target in _open_files(pid) if target.endswith(f"/{LOCK_NAME}"))
+    return next((f"the front of {lock.parent.name} in {lock.parent}" for lock in locks), "")

@@ -90,6 +90,10 @@ def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
     assert "assistent" in cli.run("stop", "assistent", code=7).stderr
     assert "did you mean assistant" in cli.run("logs", "assistent", code=7).stderr
     assert "already running" in cli.run("up", *up, "--detach", code=6).stderr
+    second = cli.run("up", *up, "profile.name=second", "--detach", code=6).stderr
+    state = cli.home / "state/launch/dev-dev"
+    assert f", assistant of dev-dev in {state})" in second
+    assert f", the front of dev-dev in {state})" in second
 
     kept = cli.json("reload")["fleets"][0]
     assert kept["kept"] == ["assistant"]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from launcher.supervise import listeners, ports
+from launcher.supervise.identity import MARKER
 
 ADDRESSES = ("127.0.0.1", "::1", "0.0.0.0", "::")
 IN_THE_WAY = {
@@ -42,3 +46,28 @@ def test_proc_says_the_same(address: str) -> None:
         asked, read = ({s for s in found() if s.port == port} for found in (listeners._asked, listeners._read))
         assert asked == read
         assert [s.inode for s in asked] == [os.fstat(sock.fileno()).st_ino]
+
+
+LISTENS = "import socket, sys; {}s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
+
+
+@pytest.mark.parametrize(
+    ("opens", "marked", "said"),
+    [
+        ("f = open('runtime.lock', 'w'); ", False, ", the front of epyc-full in {}"),
+        ("", True, ", coder of epyc-full in {}"),
+        ("", False, ""),
+    ],
+)
+def test_a_listener_of_a_fleet_is_named_with_it(tmp_path: Path, opens: str, marked: bool, said: str) -> None:
+    """A front by the lock that it holds, a server by its mark; of a stranger nothing is known."""
+    state = tmp_path / "epyc-full"
+    state.mkdir()
+    env = {**os.environ, **({MARKER: str(state / "servers/coder.json")} if marked else {})}
+    argv = [sys.executable, "-c", f"{LISTENS.format(opens)}sys.stdin.read()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(argv, cwd=state, env=env, text=True, **pipes) as child:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        assert str(ports.port_owner(port)) == f"{Path(sys.executable).name} (pid {child.pid}{said.format(state)})"
+        child.communicate("")
