@@ -209,17 +209,39 @@ def _why_restart(old: ServerUnit | ServiceUnit, new: ServerUnit | ServiceUnit) -
         return "server and service changed places"
     fields = RESTART_FIELDS if isinstance(new, ServerUnit) else SERVICE_RESTART_FIELDS
     changed = [name for name in fields if getattr(old, name) != getattr(new, name)]
-    parts = [_argv_change(old.argv, new.argv) if name == "argv" else name for name in changed]
+    parts = [f"argv: {', '.join(argv_changes(old.argv, new.argv))}" if name == "argv" else name for name in changed]
     return "; ".join(parts)
 
 
-def _argv_change(old: tuple[str, ...], new: tuple[str, ...]) -> str:
-    """`argv: --ctx-size 4096 → 8192`: the first words that differ, with the flag before them."""
-    shorter = min(len(old), len(new))
-    first = next((i for i in range(shorter) if old[i] != new[i]), shorter)
-    was, now = (words[first] if first < len(words) else "(end)" for words in (old, new))
-    flag = new[first - 1] if first and new[first - 1].startswith("-") and not now.startswith("-") else ""
-    return f"argv: {flag} {was} → {now}".replace("  ", " ")
+def argv_changes(old: tuple[str, ...], new: tuple[str, ...]) -> list[str]:
+    """Every argument that differs, as `--ctx-size 4096 → 8192`; empty where nothing does."""
+    if old == new:
+        return []
+    was, becomes = _options(old), _options(new)
+    changed = [
+        f"{key} {_spelled(was.get(key))} → {_spelled(becomes.get(key))}"
+        for key in dict.fromkeys((*was, *becomes))
+        if was.get(key) != becomes.get(key)
+    ]
+    return changed or ["the same arguments in another order"]
+
+
+def _options(argv: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The argv as option → values; what stands before the first option belongs to `binary`."""
+    options: dict[str, tuple[str, ...]] = {}
+    key = "binary"
+    for part in argv:
+        if part.startswith("-") and not part[1:2].isdigit():
+            key = part
+            options.setdefault(key, ())
+        else:
+            options[key] = (*options.get(key, ()), part)
+    return options
+
+
+def _spelled(values: tuple[str, ...] | None) -> str:
+    """The values of an option; None: it is not there."""
+    return "absent" if values is None else " ".join(values) or "set"
 
 
 def _decode(data: bytes, kind: type[_Document], schema: str, source: str) -> _Document:

@@ -23,11 +23,12 @@ from launcher.install import (
     read_record,
 )
 from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
+from launcher.manifest import argv_changes
 from launcher.supervise import port_owner
 from launcher.supervise.identity import argv_agrees
 from launcher.supervise.procfs import cmdline, memory_bytes
 from launcher.supervise.spec import ProcessSpec, process_specs
-from launcher.supervise.status import argv_drift, planned_bytes
+from launcher.supervise.status import planned_bytes
 
 if TYPE_CHECKING:
     from launcher.cli.terminal import Terminal
@@ -190,7 +191,7 @@ def _argv_drift(unit: Unit) -> list[str]:
     # before it is active, it may still be systemd's own child or our wrapper
     if not running or not unit.argv or unit.active != "active" or argv_agrees(unit.argv, running):
         return []
-    return argv_drift(running, unit.argv)
+    return argv_changes(running, unit.argv)
 
 
 def _drift_of_the_rest(installed: Installed) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from launcher.ir.live import ProcessStatus
+from launcher.manifest import argv_changes
 from launcher.supervise import logs, procfs
 from launcher.supervise.identity import argv_agrees
 from launcher.supervise.measuring import Measured
@@ -25,7 +26,7 @@ def process_status(
     failed = life.state in ("failed", "backoff")
     drift = [note] if note else []
     if pid is not None and record is not None:
-        drift += argv_drift(record.argv, spec.argv)
+        drift += argv_changes(record.argv, spec.argv)
         running = procfs.cmdline(pid)
         if running and not argv_agrees(record.argv, running):
             drift.append(f"the process shows another argv: {' '.join(running)[:200]}")
@@ -77,29 +78,3 @@ def planned_bytes(spec: ProcessSpec) -> dict[str, int]:
     for need in spec.needs:
         planned[need.device] = planned.get(need.device, 0) + need.committed_bytes + need.file_bytes
     return planned
-
-
-def argv_drift(running: tuple[str, ...], compiled: tuple[str, ...]) -> list[str]:
-    """Where the running argv differs from the compiled one, as `running → compiled` by argument; empty = nowhere."""
-    if running == compiled:
-        return []
-    old, new = _options(running), _options(compiled)
-    changed = [
-        f"{key}: {' '.join(old.get(key, ('absent',))) or 'set'} → {' '.join(new.get(key, ('absent',))) or 'set'}"
-        for key in (*old, *(k for k in new if k not in old))
-        if old.get(key) != new.get(key)
-    ]
-    return changed or ["the same arguments in another order"]
-
-
-def _options(argv: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The argv as option → values; what stands before the first option belongs to `argv[0]`."""
-    options: dict[str, tuple[str, ...]] = {}
-    key = "binary"
-    for part in argv:
-        if part.startswith("-") and not part[1:2].isdigit():
-            key = part
-            options.setdefault(key, ())
-        else:
-            options[key] = (*options.get(key, ()), part)
-    return options

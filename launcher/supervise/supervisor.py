@@ -11,6 +11,7 @@ import msgspec
 from launcher.errors import Finding, SuperviseError
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus, ProcessStatus, ServerState, UnavailableError
+from launcher.manifest import argv_changes
 from launcher.supervise import container, events
 from launcher.supervise.hooks import Hooks
 from launcher.supervise.identity import RecordStore
@@ -22,7 +23,7 @@ from launcher.supervise.reload import Changes, compare_specs
 from launcher.supervise.rolling import replicas_of, waves
 from launcher.supervise.runner import Home, Runner
 from launcher.supervise.spec import ProcessSpec, process_specs
-from launcher.supervise.status import argv_drift, process_status
+from launcher.supervise.status import process_status
 from launcher.supervise.upkeep import Upkeep
 from launcher.supervise.waker import Waker
 
@@ -351,7 +352,7 @@ class Supervisor:
         """How `runner` differs from what is compiled, beyond its own spec: gone, or spared by a reload that failed."""
         if name not in self._compiled:
             return "no longer compiled"
-        return "; ".join(argv_drift(runner.rungs.planned.argv, self._specs[name].argv))
+        return "; ".join(argv_changes(runner.rungs.planned.argv, self._specs[name].argv))
 
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""

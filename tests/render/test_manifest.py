@@ -18,6 +18,7 @@ from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.live import FleetStatus
 from launcher.manifest import (
     DOCUMENTS,
+    argv_changes,
     argv_digest,
     decode_fleet,
     decode_routes,
@@ -226,13 +227,27 @@ def test_started_and_stopped(rendered: Rendered) -> None:
 
 
 def test_a_changed_word_restarts_and_says_which(rendered: Rendered) -> None:
-    """The flag, what it was, what it becomes."""
+    """Each flag, what it was, what it becomes."""
     argv = tuple("4096" if w == "2048" else w for w in rendered.manifest.servers[0].argv)
     diff = diff_manifests(rendered.manifest, changed(rendered.manifest, a={"argv": argv}))
-    assert diff.restarted == {"a": "argv: --ctx-size 2048 → 4096"}
+    assert diff.restarted == {"a": "argv: --ctx-size 2048 → 4096, --batch-size 2048 → 4096"}
     assert diff.kept == ("b",)
     longer = changed(rendered.manifest, a={"argv": (*rendered.manifest.servers[0].argv, "--perf")})
-    assert diff_manifests(rendered.manifest, longer).restarted == {"a": "argv: (end) → --perf"}
+    assert diff_manifests(rendered.manifest, longer).restarted == {"a": "argv: --perf absent → set"}
+
+
+def test_the_arguments_that_differ_are_named() -> None:
+    """Changed, added, removed, another binary; negative numbers are values."""
+    old = ("/a/llama-server", "-c", "4096", "--mlock", "--temp", "-1")
+    new = ("/b/llama-server", "-c", "8192", "--temp", "-1", "--jinja")
+    assert argv_changes(old, old) == []
+    assert argv_changes(old, new) == [
+        "binary /a/llama-server → /b/llama-server",
+        "-c 4096 → 8192",
+        "--mlock set → absent",
+        "--jinja absent → set",
+    ]
+    assert argv_changes(("x", "-a", "-b"), ("x", "-b", "-a")) == ["the same arguments in another order"]
 
 
 def test_what_the_runtime_takes_over_restarts_nothing(rendered: Rendered) -> None:

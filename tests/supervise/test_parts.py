@@ -19,7 +19,6 @@ from launcher.supervise.process import describe_exit
 from launcher.supervise.readiness import auth_headers
 from launcher.supervise.reload import compare_specs
 from launcher.supervise.spec import process_specs
-from launcher.supervise.status import argv_drift
 from tests.supervise.conftest import fake, manifest
 
 
@@ -58,20 +57,6 @@ def test_a_log_that_is_written_is_cut_in_place(tmp_path: Path) -> None:
     os.close(descriptor)
     assert (log.read_bytes(), (tmp_path / "x.log.1").read_bytes()) == (b"c", b"b" * 100)
     assert not logs.cut(log, 3, 100)
-
-
-def test_drift_names_the_arguments_that_differ() -> None:
-    """Changed, added, removed, another binary; negative numbers are values."""
-    old = ("/a/llama-server", "-c", "4096", "--mlock", "--temp", "-1")
-    new = ("/b/llama-server", "-c", "8192", "--temp", "-1", "--jinja")
-    assert argv_drift(old, old) == []
-    assert argv_drift(old, new) == [
-        "binary: /a/llama-server → /b/llama-server",
-        "-c: 4096 → 8192",
-        "--mlock: set → absent",
-        "--jinja: absent → set",
-    ]
-    assert argv_drift(("x", "-a", "-b"), ("x", "-b", "-a")) == ["the same arguments in another order"]
 
 
 def test_a_reload_touches_what_it_must() -> None:

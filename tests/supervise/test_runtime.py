@@ -223,7 +223,7 @@ def test_reload_restarts_only_what_changed(deploy: Any, state_dir: Path, free_po
     with ControlClient(state_dir) as client:
         assert client.reload(("keep",))["restarted"] == ["keep"]
         drift = {p.name: p.drift for p in client.status().processes}
-        assert drift == {"keep": "", "change": "--note: absent → x", "gone": "no longer compiled", "new": ""}
+        assert drift == {"keep": "", "change": "--note absent → x", "gone": "no longer compiled", "new": ""}
         changes = client.reload()
         assert changes == {
             "started": ["new"],

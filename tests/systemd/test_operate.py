@@ -121,7 +121,7 @@ def test_every_layer_of_drift(installed: Fleet) -> None:
     found, processes = status(installed)
     assert found["drift"] == ["installed: /etc/systemd/system/launch-alpha.service was edited after it was installed"]
     assert "loaded: launch-alpha.service changed on disk since it was loaded" in processes["alpha"]["drift"]
-    assert "running: --parallel: 1 → 3" in processes["alpha"]["drift"]
+    assert "running: --parallel 1 → 3" in processes["alpha"]["drift"]
     assert "install/hand-edited" in installed.launch("reload", code=6)
     unit.write_text(unit.read_text().replace("--parallel 3", "--parallel 1"))
 
