@@ -39,10 +39,9 @@ class Compilation(msgspec.Struct, frozen=True, kw_only=True):
 
     def require(self) -> None:
         """Raises the error class of the first stage that found an error."""
-        for error, prefixes in STAGES:
-            stage = [f for f in self.findings if f.code.startswith(prefixes)]
-            if has_errors(stage):
-                raise error(f for f in self.findings if f.severity == "error")
+        error = error_class(self.findings)
+        if error is not None:
+            raise error(f for f in self.findings if f.severity == "error")
 
 
 STAGES: tuple[tuple[type[LaunchError], tuple[str, ...]], ...] = (
@@ -54,6 +53,12 @@ STAGES: tuple[tuple[type[LaunchError], tuple[str, ...]], ...] = (
 
 CONSEQUENT = ("plan/dangling-reference", "plan/projector-missing", "plan/port-unused")
 """What a plan lacks because the catalogue refused a file: said by the catalogue's own finding."""
+
+
+def error_class(findings: Iterable[Finding]) -> type[LaunchError] | None:
+    """The class of the first stage that found an error; None where only others than the compiler's did."""
+    errors = [f.code for f in findings if f.severity == "error"]
+    return next((error for error, prefixes in STAGES if any(code.startswith(prefixes) for code in errors)), None)
 
 
 def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Compilation:

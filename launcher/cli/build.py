@@ -128,7 +128,7 @@ def examine(
     """`launch check`. `host`: which of several this is."""
     from launcher.cli.host import of_host
     from launcher.cli.this_host import examined
-    from launcher.compiler import render
+    from launcher.compiler import error_class, render
 
     out, _ = terminals(no_color=no_color)
     compiled = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
@@ -148,7 +148,7 @@ def examine(
         count = len(manifest.servers)
         servers = f"{count} server{'s' * (count != 1)}"
         out.line(f"{manifest.deployment}: {servers} checked on this host, {summary(findings)}")
-    return HostError.exit_code if has_errors(findings) else 0
+    return (error_class(findings) or HostError).exit_code if has_errors(findings) else 0
 
 
 def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:

@@ -234,9 +234,9 @@ waive:
 _PREFACE_END = """\
 | 8 | | `render --check`: what is on disk differs from what the config compiles to |
 
-The first stage with an error decides. `check` and `up` exit 6 also when the binary on this host is what does not fit
-(`engine/…`). Pages whose code differs from their stage's say so. Codes of HTTP answers (`model_not_found`) are not
-findings and have no slash.
+The first stage with an error decides, also in `check` and `up`: where the binary on this host is among what does not
+fit (`engine/…`), they exit 5. Pages whose code differs from their stage's say so. Codes of HTTP answers
+(`model_not_found`) are not findings and have no slash.
 
 ## Words
 

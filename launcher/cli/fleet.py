@@ -16,7 +16,7 @@ from launcher.cli.host import of_host
 from launcher.cli.progress import JsonProgress, Progress
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined
-from launcher.compiler import compile_fleet, render
+from launcher.compiler import compile_fleet, error_class, render
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, has_errors
 from launcher.files import (
     asked_at_ns,
@@ -159,7 +159,7 @@ def _prepare(
     _make_server_key(compiled.plan)
     found, _ = examined(compiled, manifest, rendered.routes)
     if has_errors(found):
-        raise HostError(found)
+        raise (error_class(found) or HostError)(found)
     show_findings(err, found)
     _require_stopped(manifest)
     state = _state_dir(manifest)

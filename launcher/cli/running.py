@@ -59,7 +59,7 @@ def running_names() -> list[str]:
 
 
 def _require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None:
-    """Raises SuperviseError for names that no running fleet has."""
+    """Raises ConfigError for names that no running fleet has."""
     known = sorted({p.name for status in statuses for p in status.processes})
     findings = []
     for name in names:
@@ -76,7 +76,7 @@ def _require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> Non
                 )
             )
     if findings:
-        raise SuperviseError(findings)
+        raise ConfigError(findings)
 
 
 def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color: bool) -> int:
@@ -85,7 +85,7 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
     statuses: list[FleetStatus] = []
 
     def draw(page: Terminal) -> None:
-        """Ask, and write what was answered. Raises SuperviseError for a name that no fleet has."""
+        """Ask, and write what was answered. Raises ConfigError for a name that no fleet has."""
         statuses[:] = [*fleets().values(), *map(fleet_status, installed_here())]
         _require_known(names, statuses)
         if as_json:
@@ -230,7 +230,7 @@ def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[s
 
 @contextlib.contextmanager
 def _asked(directory: Path) -> Iterator[ControlClient]:
-    """The runtime of `directory`, to be asked. SuperviseError when it does not answer, or has no such name."""
+    """The runtime of `directory`, to be asked. SuperviseError: it does not answer; ConfigError: it has no such name."""
     try:
         with reach_runtime(directory) as control:
             yield control
@@ -239,7 +239,7 @@ def _asked(directory: Path) -> Iterator[ControlClient]:
     except KeyError as error:
         message = str(error.args[0])
         finding = Finding(code="supervise/unknown-name", severity="error", key="", message=message)
-        raise SuperviseError([finding]) from None
+        raise ConfigError([finding]) from None
 
 
 def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> int:

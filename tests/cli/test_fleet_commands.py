@@ -87,8 +87,9 @@ def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
 
     assert "smollm2" in cli.run("status").stdout.lower()
     assert cli.run("logs", "assistant", "-n", "5").stdout.strip()
-    assert "assistent" in cli.run("stop", "assistent", code=7).stderr
-    assert "did you mean assistant" in cli.run("logs", "assistent", code=7).stderr
+    assert "assistent" in cli.run("stop", "assistent", code=2).stderr
+    for command in ("logs", "status", "reload"):
+        assert "did you mean assistant" in cli.run(command, "assistent", code=2).stderr
     assert "already running" in cli.run("up", *up, "--detach", code=6).stderr
     second = cli.run("up", *up, "profile.name=second", "--detach", code=6).stderr
     state = cli.home / "state/launch/dev-dev"

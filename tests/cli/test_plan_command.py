@@ -116,8 +116,8 @@ def test_a_config_error_prints_json_too(cli: Cli) -> None:
 
 
 def test_the_epyc_fleet_does_not_start_here(cli: Cli) -> None:
-    """HostError before anything starts: missing RAM and files are named, nothing is left behind."""
-    done = cli.run(*EPYC, code=6)
+    """An error before anything starts: missing RAM and files are named, nothing is left behind."""
+    done = cli.run(*EPYC, code=5)
     assert "of RAM are missing" in done.stderr
     assert "/mnt/raid0/llm/models/Qwen3-Coder-30B-A3B-Q4_K_M.gguf" in done.stderr
     left = {p.name for p in (cli.home / "state").rglob("*") if p.is_file() and "dialects" not in p.parts}

@@ -63,7 +63,7 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
 
     assert installed.launch("stop", "beta").strip() == "stopped beta"
     assert (active(installed, "beta.service"), active(installed, "alpha.service")) == ("inactive", "active")
-    assert "did you mean beta" in installed.launch("stop", "betta", code=7)
+    assert "did you mean beta" in installed.launch("stop", "betta", code=2)
     assert "started: beta" in installed.launch("reload", "beta")
     assert installed.chat("beta") == 200
     pid = host.main_pid("launch-beta.service")
