@@ -9,6 +9,7 @@ from typing import Any
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError
 from launcher.ir.fleet import FleetManifest
+from launcher.ir.live import FleetStatus
 from launcher.manifest import decode_fleet, diff_manifests
 from launcher.supervise import runtime_holder
 
@@ -30,6 +31,17 @@ def restart_reasons(state: Path) -> Callable[[Path, tuple[str, ...]], dict[str, 
     return reasons
 
 
+def without_those_down(result: Mapping[str, Any], now: FleetStatus) -> dict[str, Any]:
+    """`result` of a reload, with what was left alone and does not run as `not_running` instead of `kept`."""
+    down = {p.name for p in now.processes if p.state in {"stopped", "failed"}}
+    kept = result["kept"]
+    return {
+        **result,
+        "kept": [name for name in kept if name not in down],
+        "not_running": [name for name in kept if name in down],
+    }
+
+
 def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
     """One fleet's changes, a line each."""
     failed = result.get("failed") or {}
@@ -41,6 +53,8 @@ def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
         out.line(out.style(f"✗ failed: {name}  ({cause})", "red"))
     if result.get("kept"):
         out.line(f"  kept: {', '.join(result['kept'])}")
+    if result.get("not_running"):
+        out.line(f"  not running, as before: {', '.join(result['not_running'])}")
 
 
 def _manifest(directory: Path) -> FleetManifest | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import (
+    again,
     fleet_status,
     follow_journal,
     installed_here,
@@ -247,7 +248,7 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
     from launcher.cli.arguments import is_override
     from launcher.cli.fleet import recompile
     from launcher.cli.reinstall import reload_installed
-    from launcher.cli.reloaded import restart_reasons, show_reloaded
+    from launcher.cli.reloaded import restart_reasons, show_reloaded, without_those_down
 
     out, err = terminals(no_color=no_color)
     overrides = tuple(word for word in names if is_override(word))
@@ -275,11 +276,14 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
         why = reasons(target, mine)
         with _asked(directory) as control:
             done = control.reload(mine, target)
-        results.append({"deployment": status.deployment, **done, "reasons": why})
+            now = control.status()
+        results.append({"deployment": status.deployment, **without_those_down(done, now), "reasons": why})
     for installed in managed:
         theirs = [name for name in names_of(installed) if name in names]
         if theirs or not names:
-            results.append({"deployment": installed.name, **reload_installed(installed, theirs, overrides, err)})
+            done = reload_installed(installed, theirs, overrides, err)
+            now = fleet_status(again(installed))
+            results.append({"deployment": installed.name, **without_those_down(done, now)})
     if as_json:
         print_json(out, {"schema": "launch.reload/v1", "fleets": results})
     for result in results if not as_json else ():

@@ -106,6 +106,11 @@ def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
     assert cli.json("reload")["fleets"][0]["kept"] == ["assistant"]
     assert chat(cli, "assistant").choices[0].message.content
 
+    cli.run("stop", "assistant")
+    left = cli.json("reload")["fleets"][0]
+    assert (left["kept"], left["not_running"]) == ([], ["assistant"])
+    assert cli.run("reload").stdout == "  not running, as before: assistant\n"
+
     cli.run("stop", "--all")
     assert cli.json("status") == {"schema": "launch.statuses/v1", "fleets": []}
     assert "nothing was running" in cli.run("stop", "--all").stdout

@@ -70,7 +70,9 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
     assert "restarted: beta" in installed.launch("reload", "beta")
     assert host.main_pid("launch-beta.service") not in (0, pid)
     old = host.main_pid("launch-alpha.service")
-    assert "kept: alpha, beta, gamma, front" in installed.launch("reload")
+    said = installed.launch("reload")
+    assert "kept: alpha, beta, front\n" in said
+    assert "not running, as before: gamma\n" in said
     assert host.main_pid("launch-alpha.service") == old
 
     assert installed.chat("gamma") == 200
