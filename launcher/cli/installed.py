@@ -156,6 +156,7 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
         error=_error(unit, sockets, port) if broken else None,
         log_tail=Systemd(installed.layout).log(component.service, _TAIL_LINES) if broken else (),
         measured_bytes=memory_bytes(unit.pid) if unit.pid else {},
+        in_flight=None,
         drift="; ".join(_drift(component, installed, spec)),
         **known,
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from launcher.cli.build import print_json
+from launcher.cli.figures import with_figures
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import (
     again,
@@ -87,7 +88,7 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
 
     def draw(page: Terminal) -> None:
         """Ask, and write what was answered. Raises ConfigError for a name that no fleet has."""
-        statuses[:] = [*fleets().values(), *map(fleet_status, installed_here())]
+        statuses[:] = [*fleets().values(), *(with_figures(f, fleet_status(f)) for f in installed_here())]
         _require_known(names, statuses)
         if as_json:
             print_json(page, {"schema": "launch.statuses/v1", "fleets": statuses})
@@ -141,7 +142,7 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
 def _row(process: ProcessStatus) -> tuple[str, ...]:
     """One process as cells."""
     up = _duration(time.time() - process.started_at) if process.started_at and process.pid else ""
-    busy = f"{process.in_flight}/{process.slots}" if process.slots else ""
+    busy = f"{process.in_flight}/{process.slots}" if process.slots and process.in_flight is not None else ""
     return (
         process.name,
         str(process.port),

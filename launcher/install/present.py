@@ -197,7 +197,7 @@ def _unit(name: str, values: dict[str, str]) -> Unit:
         started_at=time.time() - time.monotonic() + started_us / 1e6 if started_us else None,
         needs_reload=values.get("NeedDaemonReload") == "yes",
         drop_ins=drop_ins,
-        argv=running_words(_texts(files)) if name.endswith(".service") else None,
+        argv=running_words(_texts(files), f"/run/credentials/{name}") if name.endswith(".service") else None,
         oom_score_adjust=_digits(values.get("OOMScoreAdjust")),
         memory_max=_digits(values.get("MemoryMax")),
         control_group=values.get("ControlGroup", ""),

@@ -11,11 +11,12 @@ _PREFIXES = "-+!:"
 """Marks before a program that do not change its argv (`@` does)."""
 
 
-def running_words(texts: Iterable[str]) -> tuple[str, ...] | None:
+def running_words(texts: Iterable[str], credentials: str) -> tuple[str, ...] | None:
     """The argv that a process of the service has, by its unit file and then its drop-ins, in that order.
 
-    Of our own wrapper (`launch-notify … -- COMMAND`), which becomes the server, what it becomes. None where only
-    systemd knows: no or several commands, specifiers, variables, syntax that systemd would refuse.
+    `credentials` is the directory of the service's credentials (`%d`). Of our own wrapper (`launch-notify … --
+    COMMAND`), which becomes the server, what it becomes. None where only systemd knows: no or several commands, other
+    specifiers, variables, syntax that systemd would refuse.
     """
     commands: list[str] = []
     for text in texts:
@@ -24,7 +25,8 @@ def running_words(texts: Iterable[str]) -> tuple[str, ...] | None:
     if len(commands) != 1:
         return None
     try:
-        words = tuple(_plain(word, first=at == 0) for at, word in enumerate(_words(commands[0].lstrip(_PREFIXES))))
+        split = _words(commands[0].lstrip(_PREFIXES))
+        words = tuple(_plain(word, credentials, first=at == 0) for at, word in enumerate(split))
     except ValueError:
         return None
     if words and words[0].endswith("/launch-notify") and "--" in words:
@@ -85,10 +87,14 @@ def _escape(rest: str) -> tuple[str, int]:
     return _NAMED.get(rest[0], rest[0]), 1
 
 
-def _plain(word: str, *, first: bool) -> str:
-    """`word` with `%%` and (but in the program's name) `$$` undone. ValueError for what else `%` and `$` begin."""
-    for mark in "%" if first else "%$":
-        if mark in word.replace(mark * 2, ""):
-            raise ValueError(f"{mark} is for systemd to replace")
-        word = word.replace(mark * 2, mark)
-    return word
+def _plain(word: str, credentials: str, *, first: bool) -> str:
+    """`word` with `%%`, `%d` and (but in the program's name) `$$` undone. ValueError: it has more for systemd to do."""
+    known = {"%%": "%", "$$": "$", "%d": credentials}
+
+    def meant(mark: re.Match[str]) -> str:
+        """What systemd puts there."""
+        if mark[0] not in known:
+            raise ValueError(f"{mark[0]} is for systemd to replace")
+        return known[mark[0]]
+
+    return re.sub("%.?" if first else "[%$].?", meant, word, flags=re.DOTALL)

@@ -37,7 +37,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Resident RAM (shared pages count in full), and memory of GPUs where their driver tells it by process."""
     pss_bytes: int | None = None
     """RAM with each shared page divided among those that share it; None where it was not measured yet."""
-    in_flight: int = 0
+    in_flight: int | None = 0
+    """None: only the front knows, and cannot be asked."""
     slots: int = 0
     queued: int = 0
     """Requests that wait for a slot, or for the server to start."""

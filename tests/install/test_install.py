@@ -16,6 +16,7 @@ from launcher.files import write_atomic
 from launcher.install import Layout, Systemd, install, plan_changes, plan_removal, read_record, uninstall
 from launcher.install.changes import body
 from launcher.install.steps import load_order
+from launcher.install.unit_text import running_words
 from launcher.ir.deployment import Deployment, RenderedFile
 
 LAUNCH = Path(sys.executable).with_name("launch")
@@ -232,3 +233,20 @@ def test_bad_units_are_refused(tmp_path: Path) -> None:
     absent = deployment({"systemd/launch-a.service": "[Service]\nExecStart=/opt/x/absent\n"})
     assert "not executable" in verify_units(absent, Layout())[0].message
     assert verify_units(absent, Layout(), {Path("/opt/x/absent")}) == ()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("/a/server --key %d/key", ("/a/server", "--key", "/run/credentials/x/key")),
+        ("/a/100%%$ %%d $$5 50%%", ("/a/100%$", "%d", "$5", "50%")),
+        ("/lib/launch-notify 2 -- /a/server --key=%d/key", ("/a/server", "--key=/run/credentials/x/key")),
+        ("/a/server %h", None),
+        ("/a/server ${HOME}", None),
+        ("/a/server 5%", None),
+        ("/a/server %%%", None),
+    ],
+)
+def test_what_a_unit_says_that_it_runs(command: str, words: tuple[str, ...] | None) -> None:
+    """What systemd makes of `%%`, `$$` and the credentials' directory; what else it would replace is its own to say."""
+    assert running_words([f"[Service]\nExecStart={command}\n"], "/run/credentials/x") == words

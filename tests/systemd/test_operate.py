@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.systemd.conftest import Fleet
+from tests.systemd.conftest import FRONT, Fleet
 
 pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
 
@@ -96,6 +96,36 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
     assert {p["state"] for p in status(installed)[1].values()} == {"stopped"}
     host.run("systemctl", "start", "launch-hot.target")
     assert installed.chat("alpha") == 200
+
+
+def test_slots_and_drift_where_keys_are_asked_for(fleet: Fleet) -> None:
+    """The front is asked how many slots are taken, with its key; a server's own key hides no drift."""
+    host = fleet.host
+    for name in ("front", "server"):
+        (host.root / f"etc/{name}.key").write_text(f"a-long-enough-key-of-the-{name}\n")
+        (host.root / f"etc/{name}.key").chmod(0o600)
+    fleet.config["runtime"] |= {"server_key_file": "/etc/server.key"}
+    fleet.config["runtime"]["front"]["api_key_file"] = "/etc/front.key"
+    fleet.server("alpha", slots=2)
+    fleet.install()
+    alpha = status(fleet)[1]["alpha"]
+    assert (alpha["in_flight"], alpha["slots"]) == (0, 2)
+    assert "running: -" not in alpha["drift"]
+    assert " 0/2 " in fleet.launch("status")
+
+    pid = str(host.main_pid("launch-alpha.service"))
+    host.run("kill", "-STOP", pid)
+    words = ("-s", "-m", "20", "-H", "Authorization: Bearer a-long-enough-key-of-the-front", f"{FRONT}/v1/completions")
+    asked = host.command("curl", *words, "--data", '{"model":"alpha","prompt":"1","max_tokens":2}')
+    with subprocess.Popen(asked, stdout=subprocess.PIPE) as asking:
+        while status(fleet)[1]["alpha"]["in_flight"] != 1:
+            assert asking.poll() is None
+        host.run("kill", "-CONT", pid)
+        assert b'"choices"' in asking.communicate()[0]
+
+    unit = host.root / "etc/systemd/system/launch-alpha.service"
+    unit.write_text(unit.read_text().replace("--parallel 2", "--parallel 3"))
+    assert "running: --parallel 2 → 3" in status(fleet)[1]["alpha"]["drift"]
 
 
 @pytest.mark.slow
