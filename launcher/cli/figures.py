@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+from contextlib import closing
 
 import msgspec
 
@@ -34,9 +35,9 @@ def _metrics(front: FrontUnit) -> str:
         return ""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(front.host, front.host)  # noqa: S104 - asked, not bound
     try:
-        line = http.client.HTTPConnection(host, front.port, timeout=_WAIT_S)
-        line.request("GET", "/metrics", headers={"Authorization": f"Bearer {key}"} if key else {})
-        answer = line.getresponse()
-        return answer.read().decode() if answer.status == http.HTTPStatus.OK else ""
-    except (OSError, http.client.HTTPException, UnicodeDecodeError):
+        with closing(http.client.HTTPConnection(host, front.port, timeout=_WAIT_S)) as line:
+            line.request("GET", "/metrics", headers={"Authorization": f"Bearer {key}"} if key else {})
+            answer = line.getresponse()
+            return answer.read().decode() if answer.status == http.HTTPStatus.OK else ""
+    except (OSError, http.client.HTTPException, ValueError):  # ValueError: a key that no header can carry
         return ""

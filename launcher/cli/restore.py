@@ -10,6 +10,7 @@ import msgspec
 from launcher.cli.checkpoint import digested, require_files, running_deployment
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME
 from launcher.cli.progress import Progress
+from launcher.cli.reloaded import without_those_down
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError, Finding, SuperviseError
 from launcher.files import Checkpoint, changed_since, checkpoint_files, write_atomic, write_deployment, writing
@@ -55,7 +56,8 @@ def restore(state: Path, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any
     findings = _verify(state, manifest, checkpoint, status)
     if findings:
         raise SuperviseError(findings)
-    return {"schema": "launch.checkpoint-restored/v1", "deployment": state.name, "name": checkpoint.name, **done}
+    document = {"schema": "launch.checkpoint-restored/v1", "deployment": state.name, "name": checkpoint.name}
+    return document | without_those_down(done, status)
 
 
 def _served(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.files import packaged_dir
+
 LAUNCH = Path(sys.executable).with_name("launch")
 
 
@@ -33,7 +35,7 @@ def fish(line: str) -> list[str]:
     return [answer.partition("\t")[0] for answer in completed("fish", _TYPER_COMPLETE_ARGS=line)]
 
 
-HARDWARE = {"auto", "dev", "epyc", "sovereign", "two_hosts"}
+HARDWARE = {"auto", *(file.stem for file in packaged_dir("conf").glob("hardware/*.yaml"))}
 
 
 def test_the_first_word_may_be_a_command_or_an_override() -> None:
@@ -68,7 +70,10 @@ def type_into_bash(tmp_path: Path, keys: str) -> str:
     result = tmp_path / "line"
     typed, terminal = pty.openpty()
     argv = ["bash", "--noprofile", "--rcfile", str(start), "-i"]
-    with subprocess.Popen(argv, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True) as shell:
+    env = {**os.environ, "INPUTRC": os.devnull}
+    with subprocess.Popen(
+        argv, env=env, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    ) as shell:
         os.close(terminal)
         # then the line as it stands, in quotes, behind printf
         os.write(typed, f"{keys}\x05'>{result}; exit\x01printf %s '\r".encode())

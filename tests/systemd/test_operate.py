@@ -112,6 +112,7 @@ def test_slots_and_drift_where_keys_are_asked_for(fleet: Fleet) -> None:
     assert (alpha["in_flight"], alpha["slots"]) == (0, 2)
     assert "running: -" not in alpha["drift"]
     assert " 0/2 " in fleet.launch("status")
+    assert "kept: alpha, front\n" in fleet.launch("reload")
 
     pid = str(host.main_pid("launch-alpha.service"))
     host.run("kill", "-STOP", pid)
