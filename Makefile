@@ -77,7 +77,7 @@ unit: setup-dev $(VENV)/.bytecode
 	@command -v systemd-analyze >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq systemd; } \
 	  || echo "systemd-analyze is missing: the tests of units will fail" >&2
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadgroup -m "not slow"
 
 bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.cli_start
