@@ -44,6 +44,7 @@ class Lane(asyncio.Protocol):
         "_id",
         "_length",
         "_length_bytes",
+        "_most_bytes",
         "_passage",
         "_protocol",
         "_repeat",
@@ -61,6 +62,7 @@ class Lane(asyncio.Protocol):
         self._transport = protocol.transport
         self._passage = passage
         self._view = passage.view
+        self._most_bytes = passage.view.table.front.max_body_bytes
         self._repeat = repeat
         self._asked = ""
         self._target: Target | None = None
@@ -119,6 +121,7 @@ class Lane(asyncio.Protocol):
             or gate.in_flight >= gate.slots
             or gate.waiters
             or not idle
+            or len(body) > self._most_bytes
             or upstreams.state(name) not in SERVING
         ):
             return False
@@ -192,8 +195,8 @@ class Lane(asyncio.Protocol):
         connection, target = self._connection, self._target
         if connection is None or target is None:
             return None
-        self._connection = None
-        express = Express(self._front, self._protocol, self._passage, self._body, (self._asked, target))
+        body, self._body, self._connection = self._body, b"", None
+        express = Express(self._front, self._protocol, self._passage, body, (self._asked, target))
         express.go_on(connection, self._id.decode(), self._began)
         self._front.deadlines.hand_over(self, express)
         connection.uncarry()

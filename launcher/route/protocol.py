@@ -67,8 +67,8 @@ class FrontProtocol(HttpToolsProtocol):
         self.idle_since = 0.0
         """When the last answer ended, in seconds of the loop's clock; 0 while a request comes or is answered."""
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._unread = 0
-        """Bytes that the client had not read when it was last looked whether the connection is idle."""
+        self._unread = -1
+        """Bytes that the client had not read when its idle time was over, a whole idle time ago; -1: it was not."""
 
     # asyncio's callbacks
 
@@ -255,19 +255,21 @@ class FrontProtocol(HttpToolsProtocol):
     def _rested(self) -> None:
         """Close the connection if it was idle all the time, else look again when that may be so."""
         self._idle_timer = None
+        before, self._unread = self._unread, -1
         if not self.idle_since and not self._in_lane:
             return
         since = self.idle_since or self.loop.time()
         left = since + self.timeout_keep_alive - self.loop.time()
-        unread, before = self.transport.get_write_buffer_size(), self._unread
-        self._unread = unread
         if left > 0:
             self._idle_timer = self.loop.call_later(left, self._rested)
-        elif not unread:
+            return
+        unread = self.transport.get_write_buffer_size()
+        if not unread:
             self.timeout_keep_alive_handler()
         elif unread == before:
             self.abort()  # a close would wait for who does not read
         else:
+            self._unread = unread
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._rested)
 
     # the two paths
@@ -372,7 +374,7 @@ class FrontProtocol(HttpToolsProtocol):
         """Reset the connection: the client sees a broken transfer, also where its end would have ended the answer."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
-            with contextlib.suppress(OSError):  # it is closed already
+            with contextlib.suppress(OSError, ValueError):  # it is closed already
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
@@ -388,7 +390,8 @@ class FrontProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
             self._deaf = True
             return
-        if cycle is not None and cycle.response_complete and not (self._between or self._in_head):
+        resting = self._between or self._in_head or self._parts is not None
+        if cycle is not None and cycle.response_complete and not resting:
             self.transport.close()  # what is wrong with its body, a request that has its answer need not know
             return
         if cycle is None or cycle.response_complete or not (cycle.response_started or self.pipeline):
@@ -462,7 +465,7 @@ class FrontProtocol(HttpToolsProtocol):
         if what == "body" and self.flow.read_paused:
             self._arm(what, self._front.unit.idle_timeout_s)
             return
-        answered = what == "body" and self.cycle is not None and self.cycle.response_complete
+        answered = what == "body" and self._parts is None and self.cycle is not None and self.cycle.response_complete
         if answered or (what == "head" and not self._in_head):
             self.transport.close()
             return

@@ -10,6 +10,7 @@ import pytest
 from launcher.route import Front
 from tests.route.fleet import (
     OK,
+    SSE_HEAD,
     FakeFleet,
     RawClient,
     Upstream,
@@ -296,3 +297,31 @@ async def test_clients_that_leave_early_leak_nothing() -> None:
                 client.send(raw[: i % (len(raw) + 1)])
                 await asyncio.sleep(0)
         assert (await ask(port, raw)).status == 200
+
+
+@pytest.mark.parametrize("kind", [b"text/event-stream", b"application/json"])
+async def test_a_client_that_leaves_its_answer_is_no_fault_of_ours(
+    kind: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is logged or counted as an error, though its socket is closed when it is to be reset."""
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await upstream.read(reader)
+        writer.write(SSE_HEAD.replace(b"text/event-stream", kind))
+        while not writer.transport.is_closing():
+            writer.write(chunked(b"data: 1\n\n"))
+            await asyncio.sleep(0.01)
+
+    upstream = Upstream(endless)
+    async with upstream:
+        front = Front(table(target("m", upstream.port)), FakeFleet())
+        async with running(front) as port:
+            for _ in range(3):
+                async with RawClient(port) as client:
+                    client.send(post({"model": "m"}))
+                    await client.head()
+                    await asyncio.sleep(0.05)
+                    client.writer.transport.abort()
+            await asyncio.sleep(0.2)
+        assert dict(front.refused) == {}
+        assert [record.getMessage() for record in caplog.records] == []
