@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from launcher.route.lane import Lane
 
 
 class Overdue(Protocol):
@@ -15,44 +18,41 @@ class Overdue(Protocol):
 
 
 class Deadlines:
-    """Calls `overdue` of every entry that was not removed by its deadline. The lane writes `entries` itself."""
+    """Calls `overdue` of every entry that was not removed by its deadline, and of every lane that is past its own."""
 
-    __slots__ = ("_timer", "armed_at", "entries")
+    __slots__ = ("_entries", "_timer", "armed_at", "lanes")
 
     def __init__(self) -> None:
         """Nothing is due."""
-        self.entries: dict[Overdue, float] = {}
+        self._entries: dict[Overdue, float] = {}
+        self.lanes: set[Lane] = set()
+        """These keep their deadline themselves (`due`), which costs an exchange nothing here."""
         self._timer: asyncio.TimerHandle | None = None
         self.armed_at = math.inf
-        """When the timer looks; an entry that is due earlier needs `arm`."""
+        """When the timer looks; what is due earlier needs `arm`."""
 
     def add(self, entry: Overdue, loop: asyncio.AbstractEventLoop, at: float) -> None:
         """`entry` is due at `at`, in seconds of the loop's clock. The timer stays unless this is earlier."""
-        self.entries[entry] = at
+        self._entries[entry] = at
         if at < self.armed_at:
             self.arm(loop, at)
 
     def remove(self, entry: Overdue) -> None:
         """`entry` ended in time; the timer finds nothing later, which is cheaper than moving it now."""
-        self.entries.pop(entry, None)
-
-    def hand_over(self, entry: Overdue, other: Overdue) -> None:
-        """`other` has the deadline of `entry` from now on, unless that has passed."""
-        at = self.entries.pop(entry, None)
-        if at is not None:
-            self.entries[other] = at
+        self._entries.pop(entry, None)
 
     def close(self) -> None:
         """Forget everything."""
-        self.entries.clear()
+        self._entries.clear()
+        self.lanes.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self.armed_at = math.inf
 
     def __len__(self) -> int:
-        """Entries whose end is awaited."""
-        return len(self.entries)
+        """Exchanges whose end is awaited."""
+        return len(self._entries) + sum(lane.due < math.inf for lane in self.lanes)
 
     def arm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         """Look again at `at`."""
@@ -66,10 +66,11 @@ class Deadlines:
         self._timer = None
         self.armed_at = math.inf
         now = loop.time()
-        for entry in [e for e, at in self.entries.items() if at <= now]:
+        late: list[Overdue] = [e for e, at in self._entries.items() if at <= now]
+        late += [lane for lane in self.lanes if lane.due <= now]
+        for entry in late:
             self.remove(entry)
             entry.overdue()
-        if self.entries:
-            at = min(self.entries.values())
-            if at < self.armed_at:
-                self.arm(loop, at)
+        at = min([*self._entries.values(), *[lane.due for lane in self.lanes]], default=math.inf)
+        if at < self.armed_at:
+            self.arm(loop, at)

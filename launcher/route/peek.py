@@ -37,38 +37,26 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
 class JsonPeek:
     """Reads the one model that a JSON object names, and whether it asks for a stream. For one thread."""
 
-    __slots__ = ("_decode", "_seen")
+    __slots__ = ("decode", "seen")
 
     def __init__(self) -> None:
         """Nothing seen."""
-        seen = self._seen = list[object]()
+        seen = self.seen = list[object]()
+        """What `decode` came upon as `model`; whoever calls it clears this."""
 
         def see(_type: type, value: object) -> _Named:
             seen.append(value)
             return _NAMED
 
-        self._decode = msgspec.json.Decoder(_Body, dec_hook=see).decode
-
-    def model(self, body: bytes) -> str | None:
-        """The model's name. Raises HttpError 400 like `peek`."""
-        seen = self._seen
-        try:
-            self._decode(body)
-            if len(seen) == 1 and type(seen[0]) is str:
-                return seen[0]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass  # `read` says what is wrong
-        finally:
-            seen.clear()
-        return self.read(body).model
+        self.decode = msgspec.json.Decoder(_Body, dec_hook=see).decode
 
     def read(self, body: bytes) -> Peek:
         """Model and stream; other values are skipped unread. Raises HttpError 400 like `peek`."""
-        seen = self._seen
+        seen = self.seen
         try:
             if len(body) > _SMALL_BYTES:
                 _TYPED.decode(body)
-            stream = self._decode(body).stream
+            stream = self.decode(body).stream
             named = tuple(seen)
         except msgspec.ValidationError as error:
             if "$.model" in str(error):

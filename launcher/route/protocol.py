@@ -83,6 +83,7 @@ class FrontProtocol(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._leave_lane()
+        self._close_lane()
         express, self._express = self._express, None
         if express is not None:
             express.client_left()
@@ -147,6 +148,12 @@ class FrontProtocol(HttpToolsProtocol):
         """Hear again what comes, and what becomes of the exchange on its way."""
         if self._in_lane and self._lane is not None:
             self._lane.leave()
+
+    def _close_lane(self) -> None:
+        """Have no lane: another head came, or the connection ended."""
+        if self._lane is not None:
+            self._lane.close()
+            self._lane = None
 
     def _set_deadline(self, received_bytes: int) -> None:
         """Give what is missing after these bytes a deadline: a head's is fixed, a body's moves with each part."""
@@ -289,7 +296,7 @@ class FrontProtocol(HttpToolsProtocol):
         known = self._passage
         if known is None or not known.matches(view, self.url, self.headers):
             known = self._passage = passage(view, self.url, self.headers)
-            self._lane = None
+            self._close_lane()
         return known is not None
 
     def _depart(self, head: Passage, body: bytes) -> None:

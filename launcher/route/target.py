@@ -30,18 +30,27 @@ _SPARE_CONNECTIONS = 4
 class Tally:
     """Answered requests by status, and the seconds they took from arrival to last byte."""
 
-    __slots__ = ("by_status", "seconds")
+    __slots__ = ("_others", "ok", "seconds")
 
     def __init__(self) -> None:
         """Nothing counted."""
-        self.by_status = {200: 0}
+        self.ok = 0
+        """Those with status 200."""
+        self._others: dict[int, int] = {}
         self.seconds = 0.0
 
     def add(self, status: int, seconds: float) -> None:
         """Count one. The lane does the same where it stands."""
-        by_status = self.by_status
-        by_status[status] = by_status.get(status, 0) + 1
+        if status == 200:
+            self.ok += 1
+        else:
+            self._others[status] = self._others.get(status, 0) + 1
         self.seconds += seconds
+
+    @property
+    def by_status(self) -> dict[int, int]:
+        """How many there were of each status."""
+        return {200: self.ok} | self._others
 
 
 class Target:

@@ -67,8 +67,6 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_until_eof",
         "_waiter",
-        "_written",
-        "_written_before",
         "busy",
         "complete",
         "error",
@@ -83,6 +81,8 @@ class Connection(asyncio.Protocol):
         "status",
         "transport",
         "watcher",
+        "written",
+        "written_before",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,8 +96,8 @@ class Connection(asyncio.Protocol):
         self.lane: Lane | None = None
         self._head_only = False
         self._informational = False
-        self._written = 0
-        self._written_before = 0
+        self.written = 0
+        self.written_before = 0
         self._head_bytes = 0
         self._chunks: list[bytes] = []
         self._buffered = 0
@@ -123,8 +123,8 @@ class Connection(asyncio.Protocol):
         """Begin an exchange. `head_only` for HEAD: the answer has no body whatever its headers say."""
         assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
         self.busy = True
-        self._written_before = self._written
-        self._written += len(head) + len(body)
+        self.written_before = self.written
+        self.written += len(head) + len(body)
         self._begin(head_only=head_only)
         if len(body) < HIGH_WATER_BYTES:
             self.transport.write(head + body if body else head)
@@ -137,13 +137,6 @@ class Connection(asyncio.Protocol):
         self.received = self.head_done = self.complete = False
         self._until_eof = self._keep_alive = False
         self._head_bytes = 0
-
-    def carry(self, lane: Lane, size: int) -> None:
-        """Begin an exchange of `lane`'s, which writes the `size` bytes of it and alone is told how it goes on."""
-        self.busy = True
-        self.lane = lane
-        self._written_before = written = self._written
-        self._written = written + size
 
     def uncarry(self) -> None:
         """The exchange of a lane is an ordinary one from now on."""
@@ -321,7 +314,7 @@ class Connection(asyncio.Protocol):
         if len(info) < _TCP_INFO_BYTES:
             return True
         acknowledged: int = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_OFFSET)[0]
-        return acknowledged > self._written_before + 1
+        return acknowledged > self.written_before + 1
 
     # httptools' callbacks
 
@@ -416,12 +409,11 @@ class Pool:
     """Idle connections to one host and port, newest first."""
 
     def __init__(self, host: str, port: int, *, max_idle: int) -> None:
-        """`max_idle` connections are kept at most."""
+        """`max_idle` connections are kept at most; none once the pool is closed."""
         self.host = host
         self.port = port
         self.max_idle = max_idle
         self.idle: list[Connection] = []
-        self._closed = False
 
     def take(self) -> Connection | None:
         """An idle connection that was not closed yet."""
@@ -430,16 +422,6 @@ class Pool:
             if connection.alive:
                 return connection
         return None
-
-    def put_back_whole(self, connection: Connection) -> None:
-        """Take a connection back after an exchange of a lane's, whose whole answer came."""
-        connection.lane = None
-        connection.busy = False
-        transport, idle = connection.transport, self.idle
-        if transport is None or len(idle) >= self.max_idle or self._closed or transport.get_write_buffer_size():
-            connection.close()
-        else:
-            idle.append(connection)  # one that closes now is found closed by who takes it
 
     async def connect(self, timeout_s: float) -> Connection:
         """A fresh connection. Raises UpstreamError `unreachable`."""
@@ -460,7 +442,7 @@ class Pool:
         """Take a connection back after its exchange; unusable or surplus ones are closed."""
         if not connection.finish():
             return
-        if self._closed or len(self.idle) >= self.max_idle:
+        if len(self.idle) >= self.max_idle:
             connection.close()
         else:
             self.idle.append(connection)
@@ -474,5 +456,5 @@ class Pool:
 
     def close(self) -> None:
         """Close idle connections now, and the others when their exchange ends."""
-        self._closed = True
+        self.max_idle = 0
         self.forget_idle()

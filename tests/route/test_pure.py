@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from typing import Any
 
 import msgspec
@@ -19,7 +18,7 @@ from launcher.route.body import filtered
 from launcher.route.breaker import CLOSED, Breaker
 from launcher.route.directory import Directory
 from launcher.route.gate import Gate
-from launcher.route.peek import JsonPeek, peek, peek_json, peek_multipart
+from launcher.route.peek import peek, peek_json, peek_multipart
 from launcher.route.problem import HttpError, error_event
 from launcher.route.target import can_wake
 from launcher.route.wire import Request, connection_tokens
@@ -59,11 +58,9 @@ def test_keys_are_counted_as_a_full_parser_does(pairs: list[tuple[str, Any, list
         )
         assert refused
         assert error.status == 400  # noqa: PT017  # raised for some inputs only
-        with pytest.raises(HttpError, match=re.escape(str(error))):
-            JsonPeek().model(body)
     else:
         assert count <= 1
-        assert found.model == last == JsonPeek().model(body)
+        assert found.model == last
 
 
 @given(st.binary(max_size=200))
