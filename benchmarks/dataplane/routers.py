@@ -46,7 +46,11 @@ def litellm(executable: str, upstream: int, port: int, directory: Path) -> list[
     """LiteLLM's proxy, one worker, no database, no logging."""
     config = directory / "litellm.json"
     model = {"model": "openai/m", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}
-    settings = {"model_list": [{"model_name": "m", "litellm_params": model}], "litellm_settings": {"telemetry": False}}
+    settings = {
+        "model_list": [{"model_name": "m", "litellm_params": model}],
+        "litellm_settings": {"telemetry": False},
+        "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},  # on loopback, for a minute
+    }
     config.write_text(json.dumps(settings))
     return [executable, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
 
