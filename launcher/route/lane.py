@@ -174,7 +174,7 @@ class Lane(asyncio.Protocol):
     def arrive(self, connection: Connection, body: bytes) -> bool:
         """The whole answer came, with a head that came before: pass it on. False: it is not ordinary."""
         front, protocol, target, transport = self._front, self._protocol, self._target, self._transport
-        assert target is not None  # noqa: S101  # depart saw to it
+        assert target is not None  # noqa: S101  # data_received saw to it
         known, common = target.answer_head, self._state.default_headers
         if known is None or known.came is not connection.repeated or known.common is not common:
             known = answer_head(target, 200, connection.repeated, protocol)
