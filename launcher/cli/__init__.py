@@ -63,7 +63,9 @@ def _show_error(error: LaunchError, words: Sequence[str]) -> int:
     if "--json" in words:
         import msgspec
 
-        body = {"schema": "launch.error/v1", "error": type(error).__name__, "findings": error.findings}
+        from launcher.ir.documents import ErrorDocument
+
+        body = ErrorDocument(error=type(error).__name__, findings=tuple(error.findings))
         out.line(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
     else:
         show_findings(err, error.findings)

@@ -15,6 +15,7 @@ from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
+from launcher.ir.documents import CheckDocument, CheckedDocument, ConfigDocument, RenderDocument
 
 
 def print_json(terminal: Terminal, document: Any) -> None:
@@ -100,8 +101,7 @@ def write(
         if written:
             write_deployment(rendered.deployment, target / below)
     if as_json:
-        document = {"schema": "launch.render/v1", "directory": str(target), "written": written, "changes": changes}
-        print_json(out, document)
+        print_json(out, RenderDocument(directory=str(target), written=written, changes=tuple(changes)))
     elif diff:
         for line in (line for change in changes for line in change.diff):
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
@@ -137,9 +137,8 @@ def examine(
     found, checked = examined(compiled, manifest, rendered.routes)
     findings = (*compiled.findings, *found)
     if as_json:
-        said = [{"subject": subject, "found": text} for subject, text in checked]
-        schema = "launch.check/v1"
-        print_json(out, {"schema": schema, "deployment": manifest.deployment, "checked": said, "findings": findings})
+        said = tuple(CheckedDocument(subject=subject, found=text) for subject, text in checked)
+        print_json(out, CheckDocument(deployment=manifest.deployment, checked=said, findings=findings))
     else:
         for subject, text in checked:
             out.line(f"{subject.ljust(max(len(s) for s, _ in checked))}  {text}")
@@ -174,7 +173,7 @@ def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool,
         )
     if as_json:
         origins = {key: str(place) for key, _, place in values if place}
-        print_json(out, {"schema": "launch.config/v1", "config": composed.tree, "origins": origins})
+        print_json(out, ConfigDocument(config=composed.tree, origins=origins))
         return 0
     width = min(60, max((len(f"{k}: {v}") for k, v, _ in values), default=0))
     for key, value, place in values:

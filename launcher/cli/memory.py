@@ -12,7 +12,9 @@ from launcher.cli.build import print_json
 from launcher.cli.terminal import terminals
 from launcher.errors import ConfigError, Finding
 from launcher.files import deployment_state_dir, known_deployments
-from launcher.orchestrate import FILE_NAME, ProjectSummary, export_project, forget_project, list_projects
+from launcher.ir.documents import MemoryDocument, ProjectDocument
+from launcher.ir.project import ProjectSummary
+from launcher.orchestrate import FILE_NAME, export_project, forget_project, list_projects
 
 Found = tuple[str, Path, ProjectSummary]
 """A deployment, its memory's file, a project in it."""
@@ -58,8 +60,10 @@ def _list(projects: list[Found], *, as_json: bool, no_color: bool) -> None:
     """One line a project."""
     terminal, _ = terminals(no_color=no_color)
     if as_json:
-        rows = [{"deployment": where, **msgspec.to_builtins(project)} for where, _, project in projects]
-        print_json(terminal, {"schema": "launch.memory/v1", "projects": rows})
+        rows = tuple(
+            ProjectDocument(deployment=where, **msgspec.structs.asdict(project)) for where, _, project in projects
+        )
+        print_json(terminal, MemoryDocument(projects=rows))
         return
     table: list[tuple[str, ...]] = [
         (

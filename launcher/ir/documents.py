@@ -10,6 +10,7 @@ from launcher.errors import Finding
 from launcher.ir.changes import FleetChange
 from launcher.ir.deployment import FileDifference
 from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, Residency, Solved
+from launcher.ir.project import ProjectSummary
 from launcher.ir.proof import Proof
 
 PLAN_SCHEMA: Final = "launch.plan/v1"
@@ -142,16 +143,10 @@ class RenderDocument(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[FileDifference, ...]
 
 
-class ProjectDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """One project of a deployment. `owner`: the name of the key that made it; `last_at`: Unix time of its last use."""
+class ProjectDocument(ProjectSummary, frozen=True, kw_only=True):
+    """One project of a deployment. `owner`: the key that made it; `last_at`: Unix time of its last journal entry."""
 
     deployment: str
-    owner: str
-    name: str
-    generations: int
-    blocks: int
-    notes: int
-    last_at: float
 
 
 class MemoryDocument(msgspec.Struct, frozen=True, kw_only=True):

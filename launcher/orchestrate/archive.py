@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher.errors import HostError
+from launcher.ir.project import ProjectSummary
 from launcher.orchestrate.memory import BUSY_MS, unusable
 
 _PARTS = {
@@ -23,17 +24,6 @@ _PARTS = {
     "journal": "SELECT * FROM journal WHERE project = :id ORDER BY seq",
 }
 """Lines of an export, in order, and where they come from."""
-
-
-class ProjectSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One project; `last_at` is Unix time of its last journal entry."""
-
-    owner: str
-    name: str
-    generations: int
-    blocks: int
-    notes: int
-    last_at: float
 
 
 def list_projects(path: Path) -> list[ProjectSummary]:
