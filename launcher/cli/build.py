@@ -15,7 +15,6 @@ from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
-from launcher.ir.documents import CheckDocument, CheckedDocument, ConfigDocument, RenderDocument
 
 
 def print_json(terminal: Terminal, document: Any) -> None:
@@ -101,6 +100,8 @@ def write(
         if written:
             write_deployment(rendered.deployment, target / below)
     if as_json:
+        from launcher.ir.documents import RenderDocument
+
         print_json(out, RenderDocument(directory=str(target), written=written, changes=tuple(changes)))
     elif diff:
         for line in (line for change in changes for line in change.diff):
@@ -137,6 +138,8 @@ def examine(
     found, checked = examined(compiled, manifest, rendered.routes)
     findings = (*compiled.findings, *found)
     if as_json:
+        from launcher.ir.documents import CheckDocument, CheckedDocument
+
         said = tuple(CheckedDocument(subject=subject, found=text) for subject, text in checked)
         print_json(out, CheckDocument(deployment=manifest.deployment, checked=said, findings=findings))
     else:
@@ -172,6 +175,8 @@ def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool,
             f"models and quantizations that no server uses are left out ({len(hidden)} values): launch config models"
         )
     if as_json:
+        from launcher.ir.documents import ConfigDocument
+
         origins = {key: str(place) for key, _, place in values if place}
         print_json(out, ConfigDocument(config=composed.tree, origins=origins))
         return 0
