@@ -6,6 +6,7 @@ In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pur
 (`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages.
 """
 
+from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate
@@ -29,5 +30,6 @@ __all__ = [
     "settle",
     "sort_findings",
     "unshared_memory",
+    "unsized",
     "without_waived",
 ]
