@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -12,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.ir.config import ServerConfig
-
-from .test_real_server import flags
+from launcher.ir.config import LoadMode, ServerConfig
 
 END = "projected to use"
 WORDS = ("--fit", "on", "--log-verbosity", "5", "--offline", "--host", "127.0.0.1", "--port", "0")
@@ -27,12 +26,38 @@ OTHERS = {
 }
 
 
-def words(binary: Path, path: Path, config: ServerConfig) -> list[str]:
-    """The command line of a server without devices, in words that every build knows."""
-    found = flags(config)
-    at = found.index("--load-mode")
-    shared = ["--kv-unified"] if config.kv_unified and config.slots is not None else []
-    return [str(binary), "-m", str(path), *found[:at], *found[at + 2 :], *shared]
+def flags(config: ServerConfig) -> list[str]:
+    """The fields that these tests vary, but for the load mode, in words that every build knows."""
+    found = ["-c", str(config.n_ctx), "-b", str(config.n_batch), "-ub", str(config.n_ubatch)]
+    found += ["-ctk", config.cache_type_k, "-ctv", config.cache_type_v, "-fa", config.flash_attention]
+    found += ["-np", str(config.slots)] if config.slots is not None else []
+    found += ["--kv-unified"] if config.kv_unified and config.slots is not None else []
+    found += ["--swa-full"] if config.swa_full else []
+    found += ["--embedding"] if config.embedding else []
+    found += ["--n-cpu-moe", str(config.n_cpu_moe)] if config.n_cpu_moe else []
+    found += [] if config.kv_offload else ["--no-kv-offload"]
+    return found if config.repack else [*found, "--no-repack"]
+
+
+OLD_LOAD_MODES = {
+    "mmap": (),
+    "none": ("--no-mmap",),
+    "mlock": ("--no-mmap", "--mlock"),
+    "mmap+mlock": ("--mlock",),
+    "dio": ("--direct-io",),
+}
+"""Load modes in the words of builds before `--load-mode` (b10068)."""
+
+
+@functools.cache
+def _help(binary: str) -> str:
+    """What a build says of its flags."""
+    return subprocess.run([binary, "--help"], capture_output=True, text=True, check=False, errors="replace").stdout
+
+
+def load_words(binary: str | Path, mode: LoadMode) -> tuple[str, ...]:
+    """How this build is told how to load weights."""
+    return ("--load-mode", mode) if "--load-mode" in _help(str(binary)) else OLD_LOAD_MODES[mode]
 
 
 def says(command: Sequence[str], devices: Mapping[str, str]) -> tuple[dict[str, float], dict[str, float]]:

@@ -27,7 +27,7 @@ from launcher.plan.memory.compute_bound import COMPARED
 from launcher.sizes import GIB, MIB
 
 from . import drawn
-from .asking import says, words
+from .asking import flags, says
 from .fleets import GEMMA3_270M, HYBRID, MLA, QWEN3_30B, TINY, hardware, model_file, server, with_fields
 
 SHAPES = int(os.environ.get("LAUNCH_FUZZ_SHAPES", "186"))
@@ -63,7 +63,7 @@ def build(request: pytest.FixtureRequest, llama_server: Path) -> Path:
 def asked(binary: Path, model: ModelFile, path: Path, config: ServerConfig) -> Compared:
     """Plan and server side by side, on the CPU alone."""
     (plan,) = estimate(model, settle(config, model, hardware()).settings)
-    compute, others = says([*words(binary, path, config), "--device", "none"], {})
+    compute, others = says([str(binary), "-m", str(path), *flags(config), "--device", "none"], {})
     said = round(sum(compute.values()) * MIB)
     return Compared(
         what=f"{path.relative_to(path.parents[1])} {model.architecture.arch}",
@@ -119,12 +119,13 @@ def test_random_models_on_devices(build: Path, tmp_path: Path) -> None:
         config = drawn.placed(seed, config, model.architecture)
         planned = {m.device: m.compute_bytes for m in estimate(model, settle(config, model, host).settings)}
         placed = ["-ngl", "999" if config.n_gpu_layers == "all" else str(config.n_gpu_layers)]
-        placed += ["--n-cpu-moe", str(config.n_cpu_moe)] if config.n_cpu_moe else []
-        placed += [] if config.kv_offload else ["--no-kv-offload"]
         with stand_in_devices(build, len(config.devices)) as endpoints:
             names = ",".join(f"RPC{i}" for i in range(len(endpoints)))
-            command = [*words(build, path, config), *placed, "--rpc", ",".join(endpoints), "--device", names]
-            compute, _ = says(command, dict(zip(endpoints, config.devices, strict=True)))
+            placed += ["--rpc", ",".join(endpoints), "--device", names]
+            compute, _ = says(
+                [str(build), "-m", str(path), *flags(config), *placed],
+                dict(zip(endpoints, config.devices, strict=True)),
+            )
         under = {name: size for name, size in compute.items() if planned[name] + LOG < size * MIB}
         assert under == {}, (seed, model.architecture.arch, config, planned)
         path.unlink()

@@ -18,6 +18,7 @@ from launcher.sizes import MIB
 from tests.tinymodels import ARCHITECTURES, write
 from tests.tinymodels.running import BARE, RunningServer
 
+from .asking import flags, load_words
 from .fleets import hardware, server
 
 BUFFER = re.compile(r"(model|KV|RS|output|compute) buffer size =\s*([\d.]+) MiB")
@@ -29,20 +30,11 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def flags(config: ServerConfig) -> list[str]:
-    """The fields that these tests vary, as this build spells them."""
-    found = ["-c", str(config.n_ctx), "-b", str(config.n_batch), "-ub", str(config.n_ubatch)]
-    found += ["-ctk", config.cache_type_k, "-ctv", config.cache_type_v, "-fa", config.flash_attention]
-    found += ["-np", str(config.slots)] if config.slots is not None else []
-    found += ["--load-mode", config.load_mode]
-    found += ["--swa-full"] if config.swa_full else []
-    found += ["--embedding"] if config.embedding else []
-    return found if config.repack else [*found, "--no-repack"]
-
-
 def logged(binary: Path, path: Path, config: ServerConfig) -> dict[str, float]:
     """Sum of the logged buffers by kind, MiB."""
-    with RunningServer(binary, "-m", path, *flags(config), flags=(*BARE, "-lv", "4")) as running:
+    with RunningServer(
+        binary, "-m", path, *flags(config), *load_words(binary, config.load_mode), flags=(*BARE, "-lv", "4")
+    ) as running:
         log = running.log()
     sums = dict.fromkeys(("model", "KV", "RS", "output", "compute"), 0.0)
     for kind, size in BUFFER.findall(log):
