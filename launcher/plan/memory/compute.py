@@ -1,7 +1,7 @@
 """Compute buffers: a bound on what llama_context::sched_reserve takes, never under. Pure.
 
-`compute_bound` says how much is live at once; how a build's allocator places it leaves holes, for which there is a
-margin here. The exact size is the server's own to tell (`launch plan --prove`).
+`compute_bound` has the bound of one backend; here it is put on host and devices. The exact size is the server's own to
+tell (`launch plan --prove`).
 """
 
 from __future__ import annotations
@@ -9,20 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from launcher.ir.config import ArchitectureConfig
-from launcher.plan.memory.compute_bound import COMPARED, ComputeBound, compute_bound
+from launcher.plan.memory.compute_bound import COMPARED, SLACK, compute_bound
 from launcher.plan.memory.kv import sliding_cells, token_bytes
 from launcher.plan.memory.layers import Layers
 from launcher.plan.memory.parts import Part
 from launcher.plan.memory.placement import fully_offloaded
 from launcher.plan.memory.recurrent import state_bytes
 from launcher.plan.settings import RAM, Settings
-from launcher.sizes import KIB, MIB
+from launcher.sizes import MIB
 
-HOLES, HOLES_OF_HYBRIDS = 5, 20
-"""Percent of what is live that holes between values take; more where layers of two kinds take turns, because what fits
-after the one does not after the other."""
-SLACK = 256 * KIB
-"""Alignment and small values; beside it one row of activations (n_embd a token) for the last fragment."""
 NEVER_COMPARED, UNKNOWN_DEVICE = 30, 10
 """Percent on top, with `RESERVE`: for architectures that no server was asked about, and for devices whose allocator was
 not compared (CUDA, ROCm, Vulkan, Metal)."""
@@ -44,7 +39,9 @@ def not_compared(arch: ArchitectureConfig) -> str:
 def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:
     """Compute buffers by device: whole on each side, unless everything is offloaded and the host only feeds devices."""
     bound = compute_bound(arch, kinds, settings)
-    whole = _with_margin(arch, kinds, bound)
+    whole = bound.whole
+    if not_compared(arch):
+        whole += whole * NEVER_COMPARED // 100 + RESERVE
     fed = bound.inputs + FED * bound.row * (1 + arch.n_deepstack)
     more = (PIPELINED - 1) * fed if _pipelined(kinds.n_layer, settings) else 0
     host = min(whole, fed + SLACK) if fully_offloaded(kinds.n_layer, settings) else whole
@@ -62,13 +59,6 @@ def _pipelined(n_layer: int, settings: Settings) -> bool:
     """Whether devices work on several batches in turn (llama-context.cpp, `pipeline_parallel`)."""
     whole = settings.n_gpu_layers > n_layer and not settings.n_cpu_moe and settings.kv_offload
     return whole and len(settings.devices) > 1
-
-
-def _with_margin(arch: ArchitectureConfig, kinds: Layers, bound: ComputeBound) -> int:
-    """The bound with room for holes."""
-    holes = HOLES_OF_HYBRIDS if kinds.recurrent else HOLES
-    size = bound.known + bound.rest + bound.rest * holes // 100 + bound.row + SLACK
-    return size if arch.arch in COMPARED else size + size * NEVER_COMPARED // 100 + RESERVE
 
 
 def _layer_state(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:

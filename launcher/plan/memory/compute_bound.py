@@ -1,9 +1,11 @@
-"""How many bytes of a graph's values are live at once, at most. Pure.
+"""How large a graph's buffer gets, at most. Pure.
 
 Values a token (f32, rows of a micro-batch) that llama.cpp's graphs keep while one part of a layer is evaluated, by
-part; the largest part decides. Read from llama.cpp src/llama-graph.cpp (build_inp_embd, build_ffn, build_moe_ffn,
-build_attn_mha) and src/models, and held against dry runs of builds b10068 to b11434 (docs/memory.md). Where builds
-differ, the one that takes more counts.
+part; the largest part decides. How a build's allocator places them leaves holes, for which there is a margin.
+
+Read from llama.cpp src/llama-graph.cpp (build_inp_embd, build_ffn, build_moe_ffn, build_attn_mha, build_rs) and
+src/models, and held against dry runs of builds b10068 to b11434 (docs/memory.md). Where builds differ, the one that
+takes more counts.
 """
 
 from __future__ import annotations
@@ -38,6 +40,11 @@ BOTH_MIXERS = frozenset({"falcon-h1"})
 """Attention and Mamba in one layer: what the first leaves is kept beside the second, and above the feed-forward."""
 NO_LOGITS = frozenset({"lfm2", "lfm2moe"})
 """Their servers of embeddings make no logits; those of other causal models do."""
+HOLES, HOLES_OF_HYBRIDS = 5, 20
+"""Percent of what is live that holes between values take; more where layers of two kinds take turns, because what fits
+after the one does not after the other."""
+SLACK = 256 * KIB
+"""Alignment and small values."""
 QUANTISED = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"})
 F32 = 4
 INPUTS = 24
@@ -50,22 +57,15 @@ ROTATED = 16
 
 
 class ComputeBound(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes, without margin.
+    """Bytes. `whole`: the buffer of a backend that computes everything, with room for holes.
 
-    `known`: masks, inputs, and of the largest part scores or logits, whose sizes follow from the settings alone.
-    `rest`: all else that is live with them. `inputs` (masks among them) and rows of activations (`row`: n_embd a
-    token) are what a host holds that only feeds devices.
+    `inputs` (masks among them) and rows of activations (`row`: n_embd a token) are what a host that only feeds devices
+    holds.
     """
 
-    known: int
-    rest: int
+    whole: int
     inputs: int
     row: int
-
-    @property
-    def whole(self) -> int:
-        """The buffer of a backend that computes everything."""
-        return self.known + self.rest
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -107,20 +107,19 @@ def is_encoder(arch: ArchitectureConfig, kinds: Layers) -> bool:
 
 
 def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> ComputeBound:
-    """Masks and inputs, and the largest of feed-forward, attention, recurrent mixer and logits."""
+    """Masks and inputs, the largest of feed-forward, attention, recurrent mixer and logits, and a row for fragments.
+
+    Scores and logits lie at the end of a buffer; what else is live in their part leaves holes.
+    """
     u = micro_batch(settings)
+    holes = HOLES_OF_HYBRIDS if kinds.recurrent else HOLES
+    row = arch.n_embd * u * F32
     inputs = _masks(arch, kinds, settings, u) + _inputs(arch, kinds, settings, u)
-    known, rest = 0, 0
+    largest = 0
     for phase in phases(arch, kinds, settings, u):
         live = u * F32 * phase.values + phase.states
-        if phase.known + live > known + rest:
-            known, rest = phase.known, live
-    return ComputeBound(
-        known=inputs + known,
-        rest=max(0, rest),
-        inputs=inputs,
-        row=arch.n_embd * u * F32,
-    )
+        largest = max(largest, phase.known + live + live * holes // 100)
+    return ComputeBound(whole=inputs + largest + row + SLACK, inputs=inputs, row=row)
 
 
 def phases(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> list[Phase]:
@@ -149,9 +148,9 @@ def _above(phase: Phase, left: int) -> Phase:
 def _held(arch: ArchitectureConfig) -> int:
     """Values a token that no part of the graph gives back.
 
-    Embeddings that are given and, since b10729, their mix with tokens (llama-graph.cpp build_inp_embd): branches that
-    are not taken keep their room. With deepstack features each is wider, and so are what was looked up and padded, the
-    features kept for the first layers, and the holes that they leave.
+    Embeddings that are given and, in newer builds, their mix with tokens (llama-graph.cpp build_inp_embd): branches
+    that are not taken keep their room. With deepstack features each is wider, and so are what was looked up and padded,
+    the features kept for the first layers, and the holes that they leave.
     """
     wide = arch.n_embd * (1 + arch.n_deepstack)
     return 2 * wide + (3 * wide if arch.n_deepstack else 0)
