@@ -29,7 +29,8 @@ OTHERS = {
 def flags(config: ServerConfig) -> list[str]:
     """The fields that these tests vary, but for the load mode, in words that every build knows."""
     found = ["-c", str(config.n_ctx), "-b", str(config.n_batch), "-ub", str(config.n_ubatch)]
-    found += ["-ctk", config.cache_type_k, "-ctv", config.cache_type_v, "-fa", config.flash_attention]
+    found += ["-ctk", config.cache_type_k, "-ctv", config.cache_type_v]
+    found += ["-fa", "off" if config.flash_attention == "off" else "on"]  # as it is rendered: never `auto`
     found += ["-np", str(config.slots)] if config.slots is not None else []
     found += ["--kv-unified"] if config.kv_unified and config.slots is not None else []
     found += ["--swa-full"] if config.swa_full else []

@@ -23,7 +23,8 @@ NEVER_COMPARED, UNKNOWN_DEVICE = 30, 10
 not compared (CUDA, ROCm, Vulkan, Metal)."""
 RESERVE = 16 * MIB
 FED = 5
-"""Rows that a host which only feeds devices holds: given, looked up, mixed, scaled or normed."""
+"""Rows that a host holds which only feeds devices: given, looked up, mixed, scaled or normed. As many may come over
+where host and devices take turns."""
 PIPELINED = 4
 """Batches under way at once where layers are split over several devices: each has inputs of its own
 (ggml-backend.cpp GGML_SCHED_MAX_COPIES)."""
@@ -42,11 +43,12 @@ def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     whole = bound.whole
     if not_compared(arch):
         whole += whole * NEVER_COMPARED // 100 + RESERVE
-    fed = bound.inputs + FED * bound.row * (1 + arch.n_deepstack)
-    more = (PIPELINED - 1) * fed if _pipelined(kinds.n_layer, settings) else 0
-    host = min(whole, fed + SLACK) if fully_offloaded(kinds.n_layer, settings) else whole
+    rows = FED * bound.row * (1 + arch.n_deepstack)
+    more = (PIPELINED - 1) * (bound.inputs + rows) if _pipelined(kinds.n_layer, settings) else 0
+    fed = fully_offloaded(kinds.n_layer, settings)
+    host = min(whole, bound.inputs + rows + SLACK) if fed else whole
     yield Part(device=RAM, component="compute", committed=host + more)
-    device = whole + more
+    device = whole + more if fed else whole + more + rows
     if not settings.kv_offload:
         device += COPIES * _layer_state(arch, kinds, settings)
     if not settings.plain_devices:
