@@ -10,7 +10,7 @@ from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate
-from launcher.plan.proof import differences, is_mismatch, proof_findings, unshared_memory
+from launcher.plan.proof import differences, excesses, is_mismatch, proof_findings, unshared_memory
 from launcher.plan.settings import Settings
 from launcher.plan.settle import Settled, settle
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
@@ -22,6 +22,7 @@ __all__ = [
     "apply_waivers",
     "differences",
     "estimate",
+    "excesses",
     "front_host",
     "is_mismatch",
     "plan_fleet",
