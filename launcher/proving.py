@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -71,6 +71,8 @@ class Prover(msgspec.Struct, frozen=True, kw_only=True):
     kept: Path
 
 
+NOT_YET = frozenset({"--api-key-file", "--slot-save-path"})
+"""Flags whose files are made when a fleet starts; memory does not depend on them."""
 ATTEMPTS = 3
 """At a dry run that ends without a word of why."""
 UNFIT_NOTES = (
@@ -415,18 +417,24 @@ def _job(prover: Prover, models: Catalog, planned: FleetPlan, server: ServerPlan
     draft = drafts[0] if drafts else None
     changed = msgspec.structs.replace(server, model_path=model, draft_path=draft, projector_path=None)
     command, _ = server_command(changed, planned, prover.engines)
-    names = _value(command.words, "--device")
-    rpc = _value(command.words, "--rpc")
+    words = _without(command.words, NOT_YET)
+    names = _value(words, "--device")
+    rpc = _value(words, "--rpc")
     seen = [rpc[int(n.removeprefix("RPC"))] if n.startswith("RPC") and rpc else n for n in names]
     return Job(
         engine=server.engine,
-        words=command.words,
+        words=words,
         env=command.env,
         model=model,
         draft=draft,
         devices=dict(zip(seen, server.devices, strict=False)),
         endpoints=tuple(prover.stand_ins[d] for d in server.devices if d in prover.stand_ins),
     )
+
+
+def _without(words: tuple[str, ...], flags: Collection[str]) -> tuple[str, ...]:
+    """`words` without `flags` and the value of each."""
+    return tuple(w for before, w in pairwise(("", *words)) if w not in flags and before not in flags)
 
 
 def _value(words: tuple[str, ...], flag: str) -> list[str]:

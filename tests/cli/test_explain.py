@@ -28,7 +28,8 @@ BEGUN = re.compile(rf"(?:{PREFIXES})/[a-z0-9-]*")
 LINE = re.compile(r"^(?:\S.*: )?((?:error|warning|note)\[.*)$")
 PAGES = {page.code: page for page in explanations()}
 BY_VARIABLE = {
-    *("catalog/unknown-mix", "config/dangling", "engine/unknown-flag", "install/no-systemd", "plan/node-over-budget")
+    *("catalog/unknown-mix", "config/dangling", "engine/unknown-flag", "install/no-systemd", "plan/node-over-budget"),
+    "plan/proof-failed",
 }
 """Codes whose severity is decided before the call that names them."""
 

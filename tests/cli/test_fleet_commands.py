@@ -159,10 +159,22 @@ def test_stop_under_load_leaves_no_process(cli: Cli) -> None:
     assert len(ended) == 6
 
 
-def test_a_start_that_fails_says_why_and_stops(cli: Cli) -> None:
+def test_a_start_that_fails_says_why_and_stops(cli: Cli, llama_server: Path) -> None:
     """The cause and the log's tail are shown, the exit code is SuperviseError's, nothing runs on."""
-    done = cli.run("up", *cli.dev, "servers.assistant.extra_args=[--chat-template-file,/nowhere]", "--detach", code=7)
+    broken = cli.home / "llama-server"
+    fails = "echo error: no such thing >&2; exit 1"
+    broken.write_text(f'#!/bin/sh\ncase "$*" in *--fit\\ on*) ;; *--port*) {fails};; esac\nexec {llama_server} "$@"\n')
+    broken.chmod(0o755)
+    done = cli.run("up", *cli.dev, f"engines.default.binary={broken}", "--detach", code=7)
     assert "assistant" in done.stderr
+    assert "no such thing" in done.stderr
+    assert cli.json("status")["fleets"] == []
+
+
+def test_words_that_cannot_start_are_refused_before_a_start(cli: Cli) -> None:
+    """A file of `extra_args` that is not there: the dry run says it, and nothing is started."""
+    done = cli.run("up", *cli.dev, "servers.assistant.extra_args=[--chat-template-file,/nowhere]", "--detach", code=4)
+    assert "plan/proof-failed" in done.stderr
     assert "/nowhere" in done.stderr
     assert cli.json("status")["fleets"] == []
 
@@ -183,7 +195,7 @@ def test_servers_of_a_killed_runtime_are_found_again(cli: Cli) -> None:
 def test_stop_during_a_start_ends_it(cli: Cli, llama_server: Path) -> None:
     """`stop --all` as soon as the lock is held: no traceback, exit 0; `up` says why it ended, with 7; nothing runs."""
     slow = cli.home / "llama-server"
-    slow.write_text(f'#!/bin/sh\ncase "$*" in *--port*) sleep 30;; esac\nexec {llama_server} "$@"\n')
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *--fit\\ on*) ;; *--port*) sleep 30;; esac\nexec {llama_server} "$@"\n')
     slow.chmod(0o755)
     with cli.start("up", *cli.dev, f"engines.default.binary={slow}", "--detach") as starting:
         lock = next(iter(eventually(lambda: list((cli.home / "state/launch").glob("*/runtime.lock")))))

@@ -14,14 +14,7 @@ from launcher.proving import prove_here
 from tests.cli.conftest import Cli, cli  # noqa: F401 - a fixture
 
 GARBAGE = "echo 'common_memory_breakdown_print: |   - Host | lots |'; echo projected to use much; sleep 5"
-FAULTS = {
-    "ill": ('echo "system_info: CPU : AVX2 = 1 | NEVER_HEARD_OF = 1 |"; kill -ILL $$', "host/engine-unfit", "SIGILL"),
-    "abort": ("echo GGML_ASSERT failed >&2; kill -ABRT $$", "host/engine-unfit", "GGML_ASSERT"),
-    "garbage": (GARBAGE, "engine/proof-unreadable", "cannot be read"),
-    "refuses": ("echo error: invalid argument >&2; exit 1", "plan/proof-failed", "invalid argument"),
-    "hangs": ("sleep 4321 & wait", "plan/proof-failed", "no projection within"),
-    "loads": ("echo 'print_info: no_alloc              = 0'; sleep 4321", "engine/proof-unreadable", "went on"),
-}
+ILL = 'echo "system_info: CPU : AVX2 = 1 | NEVER_HEARD_OF = 1 |"; kill -ILL $$'
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +36,29 @@ def compiled(binary: Path | None = None) -> Compilation:
     return compile_fleet(["hardware=dev", "profile=dev", *other])
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("does", "code", "said"),
+    [
+        (ILL, "host/engine-unfit", "SIGILL"),
+        ("echo GGML_ASSERT failed >&2; kill -ABRT $$", "host/engine-unfit", "GGML_ASSERT"),
+        (GARBAGE, "engine/proof-unreadable", "cannot be read"),
+        ("echo error: invalid argument >&2; exit 1", "plan/proof-failed", "invalid argument"),
+        ("sleep 4321 & wait", "plan/proof-failed", "no projection within"),
+        ("echo 'print_info: no_alloc              = 0'; sleep 4321", "engine/proof-unreadable", "went on"),
+    ],
+    ids=["ill", "abort", "garbage", "refuses", "hangs", "loads"],
+)
 def test_a_faulty_engine_is_a_finding(
-    fault: str, tmp_path: Path, llama_server: Path, no_orphans: None, monkeypatch: pytest.MonkeyPatch
+    does: str,
+    code: str,
+    said: str,
+    tmp_path: Path,
+    llama_server: Path,
+    no_orphans: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each fault by its code, with what happened; nothing is left behind; no figure is taken."""
     monkeypatch.setattr(prove, "TIMEOUT_S", 1.0)
-    does, code, said = FAULTS[fault]
     here = prove_here(compiled(engine(tmp_path, llama_server, does)))
     assert [f.code for f in here.findings] == [code]
     assert said in here.findings[0].message
@@ -108,7 +117,7 @@ def test_up_and_check_refuse_an_unfit_engine_before_a_model_loads(
     llama_server: Path,
 ) -> None:
     """Exit code 6, the finding with place and remedy, nothing started."""
-    binary = engine(tmp_path, llama_server, FAULTS["ill"][0])
+    binary = engine(tmp_path, llama_server, ILL)
     words = (*cli.dev, f"engines.default.binary={binary}")
     for command in ("check", "up"):
         done = cli.run(command, *words, code=6)

@@ -33,7 +33,7 @@ def diagnosed(binary: Path, *flags: str | Path) -> Diagnosis:
     """The diagnosis of a failing start; again when the server lost its last lines (its logger is a thread)."""
     for _ in range(10):
         found = diagnose(*fail(binary, *flags))
-        if found.code != "supervise/exited":
+        if found.line:
             break
     return found
 
@@ -79,9 +79,10 @@ def test_faults_of_the_command_line_are_named(
 
 
 def test_memory_that_does_not_fit_is_named(llama_server: Path, tiny_models: Callable[..., Path]) -> None:
-    """A K/V cache beyond the address space."""
-    found = diagnosed(llama_server, "-m", tiny_models("llama"), "--port", "0", "-c", "5000000")
-    assert found.code == "supervise/kv-out-of-memory"
+    """A K/V cache beyond the address space; its own line comes after one that names memory only, and may be lost."""
+    words = ("-m", tiny_models("llama"), "--port", "0", "-c", "5000000")
+    found = (diagnosed(llama_server, *words).code for _ in range(10))
+    assert next((code for code in found if code != "supervise/out-of-memory"), None) == "supervise/kv-out-of-memory"
 
 
 @pytest.mark.parametrize(
