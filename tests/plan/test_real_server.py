@@ -30,7 +30,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
 
 
 KNOWN_MIB = {"qwen35moe": 0.2}
-"""b10068 loads 0.18 MiB of the tiny qwen35moe that the plan does not count and b10434 does not load: its proof says so."""
+"""b10068 loads 0.18 MiB of the tiny qwen35moe that the plan does not count; its proof says so."""
 
 
 def logged(binary: Path, path: Path, config: ServerConfig) -> dict[str, float]:
