@@ -36,7 +36,7 @@ from launcher.orchestrate import resident
 from launcher.orchestrate.resident import Part
 from launcher.supervise import Supervisor, events
 from tests.conftest import packaged_file
-from tests.supervise.conftest import SUPERVISOR, Watcher, manifest, real
+from tests.supervise.conftest import SUPERVISOR, Watcher, manifest, real, wake
 from tests.tinymodels import write
 
 STATES = ("cold", "warm", "locked")
@@ -153,13 +153,12 @@ async def measure(directory: Path, rounds: int, mib: int) -> None:
     stops: list[float] = []
     await supervisor.start()
     try:
-        await supervisor.wake("one", 300)
+        await wake(supervisor, "one", 300)
         for number in range(rounds * len(STATES)):
             state = STATES[number % len(STATES)]
             coming = number % 2 == 0
             with brought(models[coming], state):
-                await supervisor.wake(("one", "two")[coming], 300)
-                await asyncio.sleep(0.1)  # the lease of this waiter ends
+                await wake(supervisor, ("one", "two")[coming], 300)
             swaps[state].append(watcher.of(events.Swapped)[-1].seconds)
             other = models[not coming]
             argv = real("bare", spare, SERVER, other).argv

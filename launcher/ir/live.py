@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -98,22 +100,54 @@ class UnavailableError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class Lease:
+    """A request's hold on a server, counted as in flight from the grant on: nothing evicts or swaps it out meanwhile.
+
+    Who asks it to stop waits for the release, at most as long as a drain may take.
+    """
+
+    __slots__ = ("_end", "name")
+
+    def __init__(self, name: str, end: Callable[[bool], None] | None = None) -> None:
+        """`end` is called once, with `ok`, when the lease is released."""
+        self.name = name
+        self._end = end
+
+    def release(self, *, ok: bool) -> None:
+        """The request has ended; `ok` False when the server failed it, or was never asked. A second call is void."""
+        end, self._end = self._end, None
+        if end is not None:
+            end(ok)
+
+
 class Upstreams(Protocol):
     """What the data plane may ask of whoever runs the servers. All calls are made in the runtime's loop."""
 
     def state(self, name: str) -> ServerState:
         """State of server `name` now; no waiting, no locks."""
 
-    async def wake(self, name: str, timeout_s: float) -> None:
-        """Return once `name` is ready, starting it if it is started on demand. Raises UnavailableError."""
+    def try_lease(self, name: str) -> Lease | None:
+        """A lease on `name` if it takes requests now, else None; no waiting."""
 
-    def enter(self, name: str) -> None:
-        """A request to `name` begins: it is busy until `leave`."""
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
+        """A lease on `name`, which is started first where it is started on demand, within `timeout_s`.
 
-    def leave(self, name: str, *, ok: bool) -> None:
-        """A request to `name` ended; `ok` False when the upstream failed it."""
+        Many callers share one start; one that goes away is dropped, and nothing is started for nobody. Raises
+        UnavailableError.
+        """
 
-    async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+    @contextlib.asynccontextmanager
+    async def lease(self, name: str, timeout_s: float) -> AsyncIterator[Lease]:
+        """`acquire`, released when the block ends; an exception that leaves it counts as a failure of the server."""
+        held = await self.acquire(name, timeout_s)
+        ok = False
+        try:
+            yield held
+            ok = True
+        finally:
+            held.release(ok=ok)
+
+    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
         """Whether a request that `name` failed may be asked again: it ran out of memory and is started with less.
 
         `since`: when the request was sent, a time of the loop. `said`: what a server that lives says of its memory.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from launcher.ir.fleet import RoutingTable
-from launcher.ir.live import ServerState, Upstreams
+from launcher.ir.live import Lease, ServerState, Upstreams
 
 
-class WithElsewhere:
+class WithElsewhere(Upstreams):
     """`own`, and servers that other hosts run: those count as ready, and asking them tells (breaker, fallback)."""
 
     def __init__(self, own: Upstreams, elsewhere: frozenset[str]) -> None:
@@ -18,24 +18,17 @@ class WithElsewhere:
         """As `own` says; ready where another host runs it."""
         return "ready" if name in self._elsewhere else self._own.state(name)
 
-    async def wake(self, name: str, timeout_s: float) -> None:
+    def try_lease(self, name: str) -> Lease | None:
+        """As `own` does; who runs elsewhere always grants one."""
+        return Lease(name) if name in self._elsewhere else self._own.try_lease(name)
+
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
         """As `own` does; who runs elsewhere is not started from here."""
-        if name not in self._elsewhere:
-            await self._own.wake(name, timeout_s)
+        return Lease(name) if name in self._elsewhere else await self._own.acquire(name, timeout_s)
 
-    def enter(self, name: str) -> None:
-        """A request to `name` begins."""
-        if name not in self._elsewhere:
-            self._own.enter(name)
-
-    def leave(self, name: str, *, ok: bool) -> None:
-        """A request to `name` ended."""
-        if name not in self._elsewhere:
-            self._own.leave(name, ok=ok)
-
-    async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
         """As `own` says; who runs elsewhere is not started from here."""
-        return name not in self._elsewhere and await self._own.second_chance(name, since, said)
+        return name not in self._elsewhere and await self._own.retry_after_oom(name, since, said)
 
 
 def with_elsewhere(own: Upstreams, table: RoutingTable) -> Upstreams:

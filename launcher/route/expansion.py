@@ -52,7 +52,8 @@ class Expansion:
     async def _start(self, target: Target, upstreams: Upstreams) -> None:
         """Start a server; that it cannot be is not a request's affair."""
         try:
-            await upstreams.wake(target.name, target.unit.request_timeout_s)
+            async with upstreams.lease(target.name, target.unit.request_timeout_s):
+                pass  # it was started: that is all
         except UnavailableError as error:
             _LOG.warning("the pool does not grow by %s: %s", target.name, error.message)
 

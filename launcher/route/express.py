@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from launcher.ir.live import Lease
 from launcher.route import breaker
 from launcher.route.body import for_target
 from launcher.route.client import ClientGoneError
 from launcher.route.peek import peek, peek_json
 from launcher.route.problem import HttpError, error_body, error_event, shape_of
 from launcher.route.relay import answer_to
-from launcher.route.target import SERVING, Target, choose
+from launcher.route.target import Target, choose
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.wire import response_headers
 
@@ -76,6 +77,7 @@ class Express:
         "_front",
         "_is_events",
         "_last",
+        "_lease",
         "_passage",
         "_protocol",
         "_status",
@@ -90,14 +92,19 @@ class Express:
     )
 
     def __init__(
-        self, front: Front, protocol: FrontProtocol, passage: Passage, body: bytes, found: tuple[str, Target]
+        self,
+        front: Front,
+        protocol: FrontProtocol,
+        passage: Passage,
+        body: bytes,
+        found: tuple[str, Target, Lease],
     ) -> None:
-        """`body` is as the client sent it, `found` the name asked for and its server, whose slot is taken."""
+        """`body` is as the client sent it, `found` the name asked for and its server, with its slot and lease."""
         self._front = front
         self._protocol = protocol
         self._passage = passage
         self._body = body
-        self._asked, self._target = found
+        self._asked, self._target, self._lease = found
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._fresh = False
@@ -121,7 +128,6 @@ class Express:
         target = self._target
         self.request_id = self._front.ids.accept(self._passage.request_id)
         target.begin()
-        self._front.upstreams.enter(target.name)
         loop = self._protocol.loop
         timeout_s = self._passage.view.directory.timeout_s(self._asked, target.unit)
         self._front.deadlines.add(self, loop, loop.time() + timeout_s)
@@ -330,7 +336,7 @@ class Express:
             target.pool.put_back(connection)
         if self._passage.takes_slot:
             target.gate.release()
-        front.upstreams.leave(target.name, ok=ok)
+        self._lease.release(ok=ok)
         if status is not None:
             seconds = time.monotonic() - self._began
             target.tally.add(status, seconds)
@@ -414,10 +420,12 @@ def depart(front: Front, protocol: FrontProtocol, passage: Passage, body: bytes)
     assert asked is not None  # noqa: S101  # the directory gives the default's name
     if not passage.grant.may_ask(asked, target.name):
         return None
-    if target.breaker is not breaker.CLOSED or front.upstreams.state(target.name) not in SERVING:
+    if target.breaker is not breaker.CLOSED or target.unit.rungs:  # with rungs it may have to be asked again
         return None
-    if target.unit.rungs:  # it may have to be asked again
+    lease = front.upstreams.try_lease(target.name)
+    if lease is None:
         return None
     if passage.takes_slot and not target.gate.try_acquire():
+        lease.release(ok=False)
         return None
-    return Express(front, protocol, passage, body, (asked, target))
+    return Express(front, protocol, passage, body, (asked, target, lease))

@@ -12,7 +12,7 @@ import msgspec
 
 from launcher.ir.exchange import Orchestrating, Refusal
 from launcher.ir.fleet import FrontUnit, RoutingTable
-from launcher.ir.live import UnavailableError, Upstreams
+from launcher.ir.live import Lease, UnavailableError, Upstreams
 from launcher.route import pages
 from launcher.route.asgi import ASGIApp, Receive, Scope, Send
 from launcher.route.body import for_target
@@ -37,7 +37,6 @@ from launcher.route.wire import RequestIds, cors_headers, preflight_headers
 
 _LOG = logging.getLogger("launch.route")
 _ACCESS = logging.getLogger("launch.access")
-_UNSTEADY_PAUSE_S = 0.01
 _GENERATIONS = "/v1/generations/"
 _OPEN_CONTROL = frozenset((method, f"/api/{name}") for method in ("GET", "HEAD") for name in ("status", "openapi.json"))
 _CSP = [(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")]
@@ -359,7 +358,7 @@ class Front:
         takes_slot = request.method not in ("GET", "HEAD") and not request.path.endswith(NO_SLOT_ENDINGS)
         timeout_s = view.directory.timeout_s(asked, target.unit)
         began = time.perf_counter()
-        await self._admit(view, target, turn.client, takes_slot=takes_slot, wake_timeout_s=timeout_s)
+        lease = await self._admit(view, target, turn.client, takes_slot=takes_slot, wake_timeout_s=timeout_s)
         ok = True
         status = 0
         tokens = (0, 0)
@@ -387,7 +386,7 @@ class Front:
         finally:
             if takes_slot:
                 target.gate.release()
-            self.upstreams.leave(target.name, ok=ok)
+            lease.release(ok=ok)
             seconds = time.perf_counter() - began
             target.tally.add(status or LEFT, seconds)
             if self.journal is not None:
@@ -406,30 +405,28 @@ class Front:
 
     async def _admit(
         self, view: View, target: Target, client: Client, *, takes_slot: bool, wake_timeout_s: float
-    ) -> None:
-        """Wait until `target` serves and has a slot, then mark it busy. No waiting at all when both are so.
+    ) -> Lease:
+        """A lease on `target` and a slot of it. No waiting at all when both are there.
 
-        A server that takes turns with others may be swapped out again while we wait for a slot: then it is woken
-        anew, for as long as a request may queue.
+        Who queues for a slot holds no lease: a server that takes turns with others may have to go meanwhile. It is
+        started again for who then has a slot.
         """
         front, gate = view.table.front, target.gate
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + front.queue_timeout_s
-        while True:
-            if self.upstreams.state(target.name) not in SERVING:
-                await client.unless_gone(self.upstreams.wake(target.name, wake_timeout_s))
-            if takes_slot and not gate.try_acquire():
-                waiting = gate.acquire(queue_size=front.queue_size, timeout_s=front.queue_timeout_s)
-                await client.unless_gone(waiting)
-            if self.upstreams.state(target.name) in SERVING:
-                self.upstreams.enter(target.name)
-                return
-            if takes_slot:
-                gate.release()
-            if loop.time() >= give_up_at:
-                message = f"server {target.name!r} does not stay ready"
-                raise UnavailableError("server_unsteady", message, retry_after_s=1)
-            await asyncio.sleep(_UNSTEADY_PAUSE_S)
+        lease = self.upstreams.try_lease(target.name)
+        if lease is None:
+            lease = await client.unless_gone(self.upstreams.acquire(target.name, wake_timeout_s))
+        if not takes_slot or gate.try_acquire():
+            return lease
+        lease.release(ok=False)
+        await client.unless_gone(gate.acquire(queue_size=front.queue_size, timeout_s=front.queue_timeout_s))
+        try:
+            lease = self.upstreams.try_lease(target.name)
+            if lease is None:
+                lease = await client.unless_gone(self.upstreams.acquire(target.name, wake_timeout_s))
+            return lease  # noqa: TRY300 - only a failure gives the slot back
+        except BaseException:
+            gate.release()
+            raise
 
     def grow(self, view: View, asked: str) -> None:
         """One more request is for `asked`: start another server of its pool, if it has one that grows and is busy."""

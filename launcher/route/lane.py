@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from launcher.ir.live import Lease
 from launcher.route import breaker
 from launcher.route.express import Express, answer_head
 from launcher.route.peek import JsonPeek
-from launcher.route.target import SERVING, Target
+from launcher.route.target import Target
 
 if TYPE_CHECKING:
     from launcher.route.front import Front
@@ -46,6 +47,7 @@ class Lane(asyncio.Protocol):
         "_fresh_id",
         "_front",
         "_id",
+        "_lease",
         "_length",
         "_length_bytes",
         "_most_bytes",
@@ -74,6 +76,7 @@ class Lane(asyncio.Protocol):
         self._repeat = repeat
         self._asked = ""
         self._target: Target | None = None
+        self._lease = Lease("")
         self._start = self._body = self._id = b""
         self._timeout_s = self._began = 0.0
         self.due = math.inf
@@ -118,7 +121,6 @@ class Lane(asyncio.Protocol):
             or gate.waiters
             or not idle
             or size > self._most_bytes
-            or front.upstreams.state(target.name) not in SERVING
         ):
             self._step_aside(data)
             return
@@ -127,9 +129,13 @@ class Lane(asyncio.Protocol):
         if connection.repeat is None or transport is None or transport.is_closing():
             self._step_aside(data)
             return
+        lease = front.upstreams.try_lease(target.name)
+        if lease is None:
+            self._step_aside(data)
+            return
         idle.pop()
         gate.in_flight += 1
-        front.upstreams.enter(target.name)
+        self._lease = lease
         self._id = request_id = self._fresh_id()
         self._body = body
         self._connection = connection
@@ -203,7 +209,7 @@ class Lane(asyncio.Protocol):
         else:
             gate.in_flight -= 1
         self.due = math.inf
-        front.upstreams.leave(target.name, ok=True)
+        self._lease.release(ok=True)
         if target.breaker is not _CLOSED:
             target.succeeded()
         tokens = target.tokens.read(b"", body)
@@ -222,7 +228,7 @@ class Lane(asyncio.Protocol):
         if connection is None or target is None:
             return None
         body, self._body, self._connection = self._body, b"", None
-        express = Express(self._front, self._protocol, self._passage, body, (self._asked, target))
+        express = Express(self._front, self._protocol, self._passage, body, (self._asked, target, self._lease))
         express.go_on(connection, self._id.decode(), self._began)
         self._front.deadlines.add(express, self._protocol.loop, self.due)
         self.due = math.inf

@@ -48,4 +48,4 @@ async def another_chance(upstreams: Upstreams, target: Target, error: UpstreamEr
         return False
     turn.chances += 1
     said = str(error) if error.reason == "out_of_memory" else ""
-    return await turn.client.unless_gone(upstreams.second_chance(target.name, turn.sent_at, said))
+    return await turn.client.unless_gone(upstreams.retry_after_oom(target.name, turn.sent_at, said))

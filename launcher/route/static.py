@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from launcher.ir.live import ServerState
+from launcher.ir.live import Lease, ServerState, Upstreams
 
 
-class StaticUpstreams:
+class StaticUpstreams(Upstreams):
     """For systemd mode, tests and benchmarks: nothing is started or stopped here."""
 
     def __init__(self) -> None:
@@ -18,17 +18,18 @@ class StaticUpstreams:
         """Always ready: whether it answers is found out by asking it."""
         return "ready"
 
-    async def wake(self, name: str, timeout_s: float) -> None:
-        """Nothing to start."""
-
-    def enter(self, name: str) -> None:
-        """A request to `name` begins."""
+    def try_lease(self, name: str) -> Lease:
+        """Always granted."""
         self.in_flight[name] += 1
+        return Lease(name, lambda _: self._end(name))
 
-    def leave(self, name: str, *, ok: bool) -> None:  # noqa: ARG002  # the protocol's
-        """A request to `name` ended."""
-        self.in_flight[name] -= 1
+    async def acquire(self, name: str, timeout_s: float) -> Lease:  # noqa: ARG002  # the protocol's
+        """Nothing to start."""
+        return self.try_lease(name)
 
-    async def second_chance(self, name: str, since: float, said: str = "") -> bool:  # noqa: ARG002  # the protocol's
+    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:  # noqa: ARG002  # the protocol's
         """Whoever keeps the servers running starts them as they are."""
         return False
+
+    def _end(self, name: str) -> None:
+        self.in_flight[name] -= 1

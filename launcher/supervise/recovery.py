@@ -12,7 +12,7 @@ OUT_OF_MEMORY = "supervise/out-of-memory"
 _LOOK_S = 1.0
 
 
-async def second_chance(runner: Runner, since: float, said: str, drain_timeout_s: float) -> bool:
+async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout_s: float) -> bool:
     """Whether a request that failed may be asked again, because its server ran out of memory and is started with less.
 
     `since`: when the request was sent, a time of the loop. `said`: the server's own words, when it lives and answered

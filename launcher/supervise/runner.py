@@ -16,6 +16,7 @@ from launcher.supervise import container, events, logs, process, readiness, slot
 from launcher.supervise.causes import cause_of_end, obstacle
 from launcher.supervise.diagnose import Diagnosis
 from launcher.supervise.identity import RecordStore, ServerRecord
+from launcher.supervise.inflight import InFlight
 from launcher.supervise.lifecycle import (
     Action,
     Broken,
@@ -34,7 +35,6 @@ from launcher.supervise.lifecycle import (
 from launcher.supervise.oomkill import oom_kills
 from launcher.supervise.rungs import Rungs
 from launcher.supervise.spec import ProcessSpec
-from launcher.supervise.traffic import Traffic
 
 _USABLE = ("ready", "sleeping")
 _LOG = logging.getLogger("launch.supervise")
@@ -58,7 +58,7 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     log_max_bytes: int
 
 
-class Runner(Traffic):
+class Runner(InFlight):
     """One server or service: its spec, its life, its process, and the requests in it."""
 
     def __init__(self, spec: ProcessSpec, home: Home) -> None:
@@ -114,7 +114,7 @@ class Runner(Traffic):
         return "stopping" if self.draining else self.life.state
 
     @property
-    def outlook(self) -> ServerState:
+    def routing_state(self) -> ServerState:
         """The state that requests go by: as `state`, but what will soon be back is worth waiting for."""
         if self.returning and (self.draining or self.life.state in ("stopping", "stopped")):
             return "starting"
@@ -216,7 +216,7 @@ class Runner(Traffic):
                 reached = next((state for state in passed if state in states), None)
                 if reached is not None and not waiter.done():
                     waiter.set_result(reached)
-            self.stir()
+            self.notify_waiters()
 
     def abandon(self) -> None:
         """Let go of the process without ending it."""

@@ -10,7 +10,7 @@ import msgspec
 
 from launcher.errors import Finding, SuperviseError
 from launcher.ir.fleet import FleetManifest
-from launcher.ir.live import FleetStatus, ProcessStatus, ServerState, UnavailableError
+from launcher.ir.live import FleetStatus, Lease, ProcessStatus, ServerState, UnavailableError, Upstreams
 from launcher.manifest import argv_changes
 from launcher.supervise import container, events
 from launcher.supervise.hooks import Hooks
@@ -18,7 +18,7 @@ from launcher.supervise.identity import RecordStore
 from launcher.supervise.marks import completed
 from launcher.supervise.measuring import Measurer
 from launcher.supervise.offline import living_records, stop_records
-from launcher.supervise.recovery import second_chance
+from launcher.supervise.recovery import retry_after_oom
 from launcher.supervise.reload import Changes, compare_specs
 from launcher.supervise.rolling import replicas_of, waves
 from launcher.supervise.runner import Home, Runner
@@ -30,7 +30,7 @@ from launcher.supervise.waker import Waker
 _TAIL_IN_FINDING = 20
 
 
-class Supervisor:
+class Supervisor(Upstreams):
     """Every process of one deployment. All methods are called in one event loop.
 
     `write(path, data)` replaces a file atomically; `emit` gets every event and must not block; `front` is the URL
@@ -77,26 +77,23 @@ class Supervisor:
     def state(self, name: str) -> ServerState:
         """State of `name` now; an unknown name is stopped."""
         runner = self._runners.get(name)
-        return "stopped" if runner is None else runner.outlook
+        return "stopped" if runner is None else runner.routing_state
 
-    async def wake(self, name: str, timeout_s: float) -> None:
-        """See `launcher.ir.live.Upstreams`."""
-        await self._waker.wake(name, timeout_s)
-
-    def enter(self, name: str) -> None:
-        """A request to `name` begins."""
-        self._runners[name].enter()
-
-    def leave(self, name: str, *, ok: bool) -> None:
-        """A request to `name` ended. A server that a reload removed meanwhile is forgotten."""
-        runner = self._runners.get(name)
-        if runner is not None:
-            runner.leave(ok=ok)
-
-    async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+    def try_lease(self, name: str) -> Lease | None:
         """See `launcher.ir.live.Upstreams`."""
         runner = self._runners.get(name)
-        return runner is not None and await second_chance(runner, since, said, self.manifest.supervisor.drain_timeout_s)
+        return runner.grant(name) if runner is not None and runner.usable else None
+
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
+        """See `launcher.ir.live.Upstreams`."""
+        return await self._waker.acquire(name, timeout_s)
+
+    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
+        """See `launcher.ir.live.Upstreams`."""
+        runner = self._runners.get(name)
+        return runner is not None and await retry_after_oom(
+            runner, since, said, self.manifest.supervisor.drain_timeout_s
+        )
 
     # --- start and stop --------------------------------------------------------------------------------------
 
@@ -236,7 +233,7 @@ class Supervisor:
         finally:
             for runner in self._runners.values():
                 runner.returning = False
-                runner.stir()
+                runner.notify_waiters()
         self._refuse_ended()
         await self._hooks.run_again({*changes.started, *changes.restarted}, self._specs, self._home.state_dir)
         self._emit(

@@ -116,5 +116,5 @@ def _is_suspended(runner: Runner) -> bool:
     suspended = pid is not None and procfs.is_suspended(pid)
     if runner.suspended != suspended:
         runner.suspended = suspended
-        runner.stir()
+        runner.notify_waiters()
     return suspended

@@ -249,7 +249,7 @@ async def test_no_descriptors_left(sites: Any, free_port: FreePort) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 3, hard))  # two more: enough to look, not to start
         try:
             with pytest.raises(Exception, match="server 'warm' failed"):
-                await site.supervisor.wake("warm", 10)
+                await site.supervisor.acquire("warm", 10)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for descriptor in held:

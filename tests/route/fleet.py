@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Self
 
 from launcher.ir.fleet import BreakerUnit, FrontUnit, RouteTarget, RoutingTable
-from launcher.ir.live import ServerState, Upstreams
+from launcher.ir.live import Lease, ServerState, UnavailableError, Upstreams
 from launcher.route import Front, StaticUpstreams, serve
+from launcher.route.target import SERVING
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n" + b'{"ok":true}'
@@ -99,18 +100,29 @@ class FakeFleet(StaticUpstreams):
         """As the test set it."""
         return self.states.get(name, "ready")
 
-    async def wake(self, name: str, timeout_s: float) -> None:
+    def try_lease(self, name: str) -> Lease | None:
+        """Granted while the test has it serve; its release is noted."""
+        if self.state(name) not in SERVING:
+            return None
+        self.in_flight[name] += 1
+
+        def end(ok: bool) -> None:
+            self.in_flight[name] -= 1
+            self.left.append((name, ok))
+
+        return Lease(name, end)
+
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
         """Note the call and do what the test says."""
         self.woken.append(name)
         if self.on_wake is not None:
             await self.on_wake(name)
         else:
             self.states[name] = "ready"
-
-    def leave(self, name: str, *, ok: bool) -> None:
-        """Note the call."""
-        super().leave(name, ok=ok)
-        self.left.append((name, ok))
+        lease = self.try_lease(name)
+        if lease is None:
+            raise UnavailableError("start_timeout", f"server {name!r} was not ready in time")
+        return lease
 
 
 class Upstream:

@@ -184,7 +184,7 @@ async def test_the_lane_knows_who_is_asked_again() -> None:
     refused = b"HTTP/1.1 500 X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(said) + said
 
     class Fleet(FakeFleet):
-        async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+        async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
             return name == "b"
 
     async with answering(OK) as a, answering(OK, refused, OK) as b:

@@ -256,34 +256,32 @@ async def test_fallback_of_a_server_that_is_down(state: ServerState) -> None:
     assert down.code == ("server_failed" if state == "failed" else "server_stopped")
 
 
-async def test_server_that_stops_between_wake_and_send() -> None:
-    """A server that never stays ready ends in a typed error, not in a loop."""
+async def test_a_server_that_never_becomes_ready_is_a_typed_error() -> None:
+    """Whoever runs the servers says why there is no lease; the client is told that."""
 
     async def flap(name: str) -> None:
         await asyncio.sleep(0)
 
     fleet = FakeFleet(m="starting")
     fleet.on_wake = flap
-    impatient = table(target("m", 1), front=front_unit(queue_timeout_s=0.1))
-    async with running(Front(impatient, fleet)) as port:
-        assert (await ask(port, post({"model": "m"}))).code == "server_unsteady"
+    async with running(Front(table(target("m", 1)), fleet)) as port:
+        assert (await ask(port, post({"model": "m"}))).code == "start_timeout"
 
 
-async def test_a_server_that_is_swapped_out_again_is_woken_again() -> None:
-    """Turns lost while waiting are no error: the request is answered within the time that it may queue."""
-    rounds = 0
-
-    async def lose_five_turns(name: str) -> None:
-        nonlocal rounds
-        rounds += 1
-        fleet.states[name] = "ready" if rounds > 5 else "stopped"
-
-    async with answering(OK) as up:
+async def test_a_server_that_is_swapped_out_while_a_request_queues_is_woken_again() -> None:
+    """A turn lost while waiting for a slot is no error: the server is started again for who then has the slot."""
+    async with Holding() as up:
         fleet = FakeFleet(m="stopped")
-        fleet.on_wake = lose_five_turns
-        async with running(Front(table(target("m", up.port, start="demand")), fleet)) as port:
-            assert (await ask(port, post({"model": "m"}))).status == 200
-    assert rounds == 6
+        front = Front(table(target("m", up.port, start="demand", slots=1)), fleet)
+        async with running(front) as port:
+            first = asyncio.create_task(ask(port, post({"model": "m"})))
+            await until(lambda: len(up.requests) == 1)
+            second = asyncio.create_task(ask(port, post({"model": "m"})))
+            await until(lambda: len(front.view.targets["m"].gate.waiters) == 1)
+            fleet.states["m"] = "stopped"
+            up.gate.set()
+            assert [(await task).status for task in (first, second)] == [200, 200]
+    assert fleet.woken == ["m", "m"]
 
 
 async def test_reload_swaps_the_table_and_lets_requests_finish() -> None:

@@ -20,7 +20,6 @@ TYPED = frozenset(
         "queue_timeout",
         "server_failed",
         "server_stopped",
-        "server_unsteady",
         "start_timeout",
         "upstream_died",
         "upstream_unreachable",

@@ -199,6 +199,12 @@ def write_deployment_dir(directory: Path, fleet: FleetManifest, front_port: int)
     return directory
 
 
+async def wake(supervisor: Supervisor, name: str, timeout_s: float = 10) -> None:
+    """A request to `name` that ends as soon as it may begin."""
+    async with supervisor.lease(name, timeout_s):
+        pass
+
+
 class Watcher:
     """Collects events and lets a test wait for one."""
 

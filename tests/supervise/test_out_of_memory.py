@@ -78,7 +78,7 @@ async def test_a_ladder_has_an_end(fleet: Any, free_port: FreePort) -> None:
     supervisor, watcher = fleet(unit)
     await supervisor.start()
     with pytest.raises(UnavailableError, match="K/V cache does not fit"):
-        await supervisor.wake("worker", 20)
+        await supervisor.acquire("worker", 20)
     assert len(watcher.of(events.ServerStarting)) == 3
     assert supervisor.state("worker") == "failed"
 
@@ -88,7 +88,7 @@ async def test_only_out_of_memory_goes_down(fleet: Any, free_port: FreePort) -> 
     supervisor, watcher = fleet(laddered("worker", free_port(), ("exit-134",), (), start="demand"))
     await supervisor.start()
     with pytest.raises(UnavailableError):
-        await supervisor.wake("worker", 20)
+        await supervisor.acquire("worker", 20)
     assert taken(watcher) == []
 
 
@@ -126,10 +126,10 @@ async def test_it_climbs_back_when_there_is_room(fleet: Any, free_port: FreePort
     runner = supervisor._runners["worker"]
     plenty = {"ram": 10**9}
     assert not climb_if_free(runner, plenty)
-    supervisor.enter("worker")
+    lease = supervisor.try_lease("worker")
     runner.rungs.standing = msgspec.structs.replace(runner.rungs.standing, climb_at=0.0)
     assert not climb_if_free(runner, plenty)
-    supervisor.leave("worker", ok=True)
+    lease.release(ok=True)
     await watcher.until(events.RungTaken, "worker", 2)
     await watcher.until(events.ServerReady, "worker", 3)
     assert supervisor.status().processes[0].rung == ""

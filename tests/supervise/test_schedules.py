@@ -76,21 +76,19 @@ class Schedule:
         self.asked += 1
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        runner = self.supervisor._runners[who]
         try:
-            while self.supervisor.state(who) != "ready":
-                left_s = begun + timeout_s - loop.time()
-                if left_s <= 0:
-                    raise UnavailableError("server_unsteady", "it does not stay ready")  # noqa: TRY301 - as the front
-                await self.supervisor.wake(who, left_s)
+            lease = await self.supervisor.acquire(who, timeout_s)
         except UnavailableError as error:
             assert loop.time() - begun <= timeout_s + 1e-6
             self.answers.append(error.code)
             return
-        self.supervisor.enter(who)
+        assert runner.usable, f"the lease on {who} is of no use"
         try:
             await asyncio.sleep(busy_s)
         finally:
-            self.supervisor.leave(who, ok=True)
+            lease.release(ok=True)
+            lease.release(ok=True)  # of no effect
         self.answers.append("")
 
     async def leave(self, who: str, after_s: float) -> None:

@@ -320,7 +320,7 @@ async def test_stop_of_one_server_is_kept_until_reload(fleet: Any, free_port: Fr
     await supervisor.stop(("a",))
     assert (supervisor.state("a"), supervisor.state("b")) == ("stopped", "ready")
     with pytest.raises(UnavailableError) as caught:
-        await supervisor.wake("a", 1)
+        await supervisor.acquire("a", 1)
     assert caught.value.code == "server_stopped"
 
 

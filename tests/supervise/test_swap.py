@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher.supervise import events
-from tests.supervise.conftest import fake, real
+from tests.supervise.conftest import fake, real, wake
 from tests.supervise.test_out_of_memory import ask, front_of
 
 FreePort = Callable[[], int]
@@ -95,7 +95,7 @@ async def test_who_was_swapped_out_has_not_failed(fleet: Any, free_port: FreePor
     )
     supervisor, _ = fleet(*units)
     await supervisor.start()
-    await supervisor.wake("second", 20)
+    await wake(supervisor, "second", 20)
     supervisor.abandon()
     again, watcher = fleet(*units)
     await again.recover()
