@@ -9,24 +9,13 @@ from launcher.ir.live import Lease
 
 
 class InFlight:
-    """What requests do to a process; `draining` means that it takes no more of them."""
+    """What requests do to a process, and who waits for that."""
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.last_used = 0.0
         self.last_ok = 0.0
-        self._draining = False
         self._changed: asyncio.Event | None = None
-
-    @property
-    def draining(self) -> bool:
-        """Whether it takes no more requests, because it is about to be stopped."""
-        return self._draining
-
-    @draining.setter
-    def draining(self, value: bool) -> None:
-        self._draining = value
-        self.notify_waiters()
 
     @property
     def busy(self) -> bool:
@@ -50,18 +39,6 @@ class InFlight:
         if self._changed is not None:
             self._changed.set()
             self._changed = None
-
-    async def drain(self, timeout_s: float) -> bool:
-        """Take no more requests and wait until none is in flight; False when `timeout_s` passed first."""
-        self.draining = True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self.wait_while(lambda: self.busy)
-        except TimeoutError:
-            return False
-        finally:
-            self.draining = True  # whatever happened meanwhile: the caller is about to stop it
-        return True
 
     async def wait_while(self, holds: Callable[[], bool]) -> None:
         """Wait as long as `holds()`, tested again after every `notify_waiters`."""

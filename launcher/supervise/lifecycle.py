@@ -1,5 +1,7 @@
 """Life of one process as a pure function `(life, event, now) → (life, actions)`. Pure.
 
+Its states and what leads from one to another are drawn in `lifecycle.mmd`, which a test compares with `step`.
+
 Time is a float of seconds from any fixed point; jitter comes in with the event that needs it. `Spawn` is asked
 for only while nothing is alive, and `alive` ends only with `Exited`, so that there are never two processes.
 """
@@ -12,11 +14,18 @@ import msgspec
 
 from launcher.ir.live import ServerState
 
-LOOKS = 2
+SILENT_RETRIES = 2
 """How often a first start that failed without saying why is repeated (llama-server's logger is a thread: as it exits
 it may lose its last lines, about one time in five; it loses all of them one time in forty)."""
+FAILED_PAUSE_S = 30.0
+"""After which a request may try a failed server again that is started on demand (`Retry-After` of its 503)."""
 KILL_WAIT_S = 5.0
 """How long after SIGKILL an exit may take (a process in uninterruptible sleep) before we say so."""
+
+
+Flag = Literal["draining", "held", "closed", "returning", "suspended"]
+_USABLE = ("ready", "sleeping")
+_ENDED = ("stopped", "backoff", "failed")
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +61,18 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[float, ...] = ()
     served_s: float = 0.0
     restarts: int = 0
-    looks: int = 0
+    silent_retries: int = 0
     """Repetitions of a first start that failed without saying why."""
+    draining: bool = False
+    """It takes no more requests, because it is about to be stopped."""
+    held: bool = False
+    """An operator stopped it: no request starts it again."""
+    closed: bool = False
+    """The fleet ends, or a reload removed it: nothing starts it again."""
+    returning: bool = False
+    """A reload stops it in order to start it again: requests wait for it."""
+    suspended: bool = False
+    """Its process is stopped by a signal (SIGSTOP, a debugger): it answers nothing, and may go on any time."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -109,16 +128,33 @@ class SpawnFailed(msgspec.Struct, frozen=True):
     jitter: float = 0.5
 
 
+class Marked(msgspec.Struct, frozen=True):
+    """A `flag` of the life was set or cleared from outside; it changes no state."""
+
+    flag: Flag
+    on: bool
+
+
 class Tick(msgspec.Struct, frozen=True):
     """Time passed; `deadline_of` says when one is due."""
 
 
-Event = Start | Stop | Ready | Progress | Slept | Broken | Exited | SpawnFailed | Tick
+_StateEvent = Start | Stop | Ready | Progress | Slept | Broken | Exited | SpawnFailed | Tick
+Event = _StateEvent | Marked
 Action = Literal["spawn", "probe", "terminate", "kill"]
 
 
 def step(life: Life, event: Event, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
     """The next life and what must be done for it, in order."""
+    if isinstance(event, Marked):
+        return msgspec.structs.replace(life, **{event.flag: event.on}), ()
+    following, actions = _step(life, event, now, policy)
+    if following.state != life.state and following.state in _ENDED:
+        following = msgspec.structs.replace(following, draining=False)
+    return following, actions
+
+
+def _step(life: Life, event: _StateEvent, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
     match event:
         case Start():
             return _start(life, event, now, policy)
@@ -140,6 +176,30 @@ def step(life: Life, event: Event, now: float, policy: Policy) -> tuple[Life, tu
             return _tick(life, now, policy)
 
 
+def usable(life: Life) -> bool:
+    """Whether a request may be sent now."""
+    return life.state in _USABLE and not life.draining and not life.suspended
+
+
+def shown_state(life: Life) -> ServerState:
+    """What people are shown; one that drains is as good as stopping."""
+    return "stopping" if life.draining else life.state
+
+
+def routing_state(life: Life, now: float, *, on_demand: bool) -> ServerState:
+    """The state that requests go by: what will soon be back is worth waiting for."""
+    if life.returning and (life.draining or life.state in ("stopping", "stopped")):
+        return "starting"
+    if life.draining:
+        return "stopping"
+    restarts = life.state == "stopping" and life.failing is not None and life.proven
+    if restarts or (life.suspended and life.state in _USABLE):
+        return "backoff"
+    if life.state == "failed" and on_demand and not life.alive and now - life.since >= FAILED_PAUSE_S:
+        return "stopped"  # a request may try again
+    return life.state
+
+
 def deadline_of(life: Life, policy: Policy) -> float | None:
     """When the next `Tick` is due, or None."""
     if life.state == "starting" and policy.stall_timeout_s > 0:
@@ -156,11 +216,14 @@ def backoff_s(failures: int, jitter: float, policy: Policy) -> float:
 
 def _start(life: Life, event: Start, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
     """Begin, unless a process exists; one that is stopping is followed by a new one."""
+    if life.closed and not event.adopt:
+        return life, ()
+    life = msgspec.structs.replace(life, held=False, draining=False)
     if life.state == "stopping" and life.failing is None:
-        return msgspec.structs.replace(life, wanted=True, proven=False, failures=(), looks=0), ()
+        return msgspec.structs.replace(life, wanted=True, proven=False, failures=(), silent_retries=0), ()
     if life.state not in ("stopped", "failed", "backoff") or life.alive:
         return life, ()
-    fresh = msgspec.structs.replace(life, wanted=True, proven=False, failures=(), error=None, looks=0)
+    fresh = msgspec.structs.replace(life, wanted=True, proven=False, failures=(), error=None, silent_retries=0)
     return _begin(fresh, now, policy, adopt=event.adopt)
 
 
@@ -238,7 +301,7 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life
     """Stopped as asked, or a failure: back off while it was ever ready and is no crash loop, else FAILED."""
     if not life.alive:
         return life, ()
-    life = _served(msgspec.structs.replace(life, alive=False), now)
+    life = _served(msgspec.structs.replace(life, alive=False, suspended=False), now)
     if life.state == "stopping" and life.failing is None:
         stopped = msgspec.structs.replace(life, state="stopped", deadline=None, since=now)
         return _begin(stopped, now, policy) if life.wanted else (stopped, ())
@@ -246,13 +309,13 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life
         return life, ()
     reason = life.failing or event.reason
     if event.again:
-        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1), now, policy)
+        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1, draining=False), now, policy)
     window = policy.crash_loop_window_s
     recent = (*(t for t in life.failures if life.served_s - t < window), life.served_s)
     life = msgspec.structs.replace(life, failures=recent)
     if not life.proven:
-        if event.unexplained and life.failing is None and life.looks < LOOKS:
-            return _begin(msgspec.structs.replace(life, looks=life.looks + 1), now, policy)
+        if event.unexplained and life.failing is None and life.silent_retries < SILENT_RETRIES:
+            return _begin(msgspec.structs.replace(life, silent_retries=life.silent_retries + 1), now, policy)
         return _failed(life, reason, now), ()
     if len(recent) >= policy.crash_loop_failures:
         return _failed(life, f"{reason} (failure {len(recent)} within {window:g} s of service: given up)", now), ()

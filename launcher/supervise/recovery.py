@@ -38,7 +38,7 @@ async def watch_ladders(runners: Mapping[str, Runner], available: Callable[[], M
     while True:
         await asyncio.sleep(_LOOK_S)
         for runner in tuple(runners.values()):
-            if runner.rungs.standing.rung and not runner.closed:
+            if runner.rungs.standing.rung and not runner.life.closed:
                 climb_if_free(runner, available())
 
 
@@ -49,7 +49,7 @@ def climb_if_free(runner: Runner, available: Mapping[str, int]) -> bool:
         return False
     if not runner.rungs.climb(available, running=running):
         return False
-    runner.tell(events.RungTaken(name=runner.spec.name, rung=runner.rungs.label, why="there is room again"))
+    runner.emit(events.RungTaken(name=runner.spec.name, rung=runner.rungs.label, why="there is room again"))
     if running:
         # The stop is followed by a start at once: no wake finds it stopped between the two.
         runner.stop("climb")

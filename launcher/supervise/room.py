@@ -97,13 +97,13 @@ class Room:
 def _holds_memory(runner: Runner) -> bool:
     """Whether its memory is taken, or promised to a start that comes by itself."""
     life = runner.life
-    to_come = _is_pinned(runner) and life.state == "stopped" and not runner.held
-    return life.alive or life.wanted or runner.returning or to_come
+    to_come = _is_pinned(runner) and life.state == "stopped" and not life.held
+    return life.alive or life.wanted or life.returning or to_come
 
 
 def _is_coming(runner: Runner) -> bool:
     """Whether it is on its way up, so that its memory is not all taken yet."""
-    return runner.returning or runner.life.state in ("starting", "backoff", "stopped")
+    return runner.life.returning or runner.life.state in ("starting", "backoff", "stopped")
 
 
 def _resident(runner: Runner, now: float) -> Resident:
@@ -115,7 +115,7 @@ def _resident(runner: Runner, now: float) -> Resident:
         needs=needs,
         idle_s=now - runner.last_used,
         reload_s=reload_seconds(runner.ready_s, needs),
-        busy=runner.busy or runner.returning or runner.life.state == "starting",
+        busy=runner.busy or runner.life.returning or runner.life.state == "starting",
         pinned=_is_pinned(runner),
     )
 

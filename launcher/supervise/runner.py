@@ -22,7 +22,9 @@ from launcher.supervise.lifecycle import (
     Broken,
     Event,
     Exited,
+    Flag,
     Life,
+    Marked,
     Progress,
     Ready,
     SpawnFailed,
@@ -30,23 +32,23 @@ from launcher.supervise.lifecycle import (
     Stop,
     Tick,
     deadline_of,
+    routing_state,
+    shown_state,
     step,
+    usable,
 )
 from launcher.supervise.oomkill import oom_kills
 from launcher.supervise.rungs import Rungs
 from launcher.supervise.spec import ProcessSpec
 
-_USABLE = ("ready", "sleeping")
 _LOG = logging.getLogger("launch.supervise")
-FAILED_PAUSE_S = 30.0
-"""After which a request may try a failed server again that is started on demand (`Retry-After` of its 503)."""
 _BRIEF_S = 10.0
 """A start that took longer is not repeated only to learn why it failed."""
 _EXIT_NOTICE_S = 0.2
 """How long the end of a process may take to be noticed after its connection broke."""
 
 
-class Home(msgspec.Struct, frozen=True, kw_only=True):
+class SharedContext(msgspec.Struct, frozen=True, kw_only=True):
     """What all processes of a deployment share. `emit` gets every event; it must not block."""
 
     deployment: str
@@ -61,7 +63,7 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
 class Runner(InFlight):
     """One server or service: its spec, its life, its process, and the requests in it."""
 
-    def __init__(self, spec: ProcessSpec, home: Home) -> None:
+    def __init__(self, spec: ProcessSpec, home: SharedContext) -> None:
         """Nothing is started yet."""
         super().__init__()
         self.rungs = Rungs(spec)
@@ -70,18 +72,10 @@ class Runner(InFlight):
         self.failure: Diagnosis | None = None
         self.exit_code: int | None = None
         self.ready_s: float | None = None
-        self.held = False
-        """An operator stopped it: no request starts it again."""
-        self.closed = False
-        """The fleet ends: nothing starts it again."""
-        self.returning = False
-        """A reload stops it in order to start it again: requests wait for it."""
-        self.suspended = False
-        """Its process is stopped by a signal (SIGSTOP, a debugger): it answers nothing, and may go on any time."""
         self.unhealthy = 0
-        self.saved: dict[str, int] = {}
+        self._saved_slots: dict[str, int] = {}
         """Tokens by file of the slots that were saved when it was swapped out."""
-        self._home = home
+        self._shared = home
         self._process: process.RunningProcess | None = None
         self._probe: asyncio.Task[None] | None = None
         self._removing: asyncio.Task[None] | None = None
@@ -110,30 +104,19 @@ class Runner(InFlight):
 
     @property
     def state(self) -> ServerState:
-        """What it does now; one that drains is as good as stopping."""
-        return "stopping" if self.draining else self.life.state
+        """What people are shown."""
+        return shown_state(self.life)
 
     @property
     def routing_state(self) -> ServerState:
-        """The state that requests go by: as `state`, but what will soon be back is worth waiting for."""
-        if self.returning and (self.draining or self.life.state in ("stopping", "stopped")):
-            return "starting"
-        if self.draining:
-            return "stopping"
-        restarts = self.life.state == "stopping" and self.life.failing is not None and self.life.proven
-        if restarts or (self.suspended and self.life.state in _USABLE):
-            return "backoff"
-        return "stopped" if self.life.state == "failed" and self._may_retry() else self.life.state
-
-    def _may_retry(self) -> bool:
-        """Whether a request may start it again although it failed: on demand, after the pause that clients are told."""
-        rested = asyncio.get_running_loop().time() - self.life.since >= FAILED_PAUSE_S
-        return rested and self.spec.start == "demand" and not self.life.alive
+        """The state that requests go by."""
+        now = asyncio.get_running_loop().time()
+        return routing_state(self.life, now, on_demand=self.spec.start == "demand")
 
     @property
     def usable(self) -> bool:
         """Whether a request may be sent now."""
-        return not self.draining and not self.suspended and self.life.state in _USABLE
+        return usable(self.life)
 
     @property
     def pid(self) -> int | None:
@@ -143,7 +126,7 @@ class Runner(InFlight):
     @property
     def log_file(self) -> Path:
         """Where it writes its log."""
-        return self._home.state_dir / "logs" / f"{self.spec.name}.log"
+        return self._shared.state_dir / "logs" / f"{self.spec.name}.log"
 
     async def until(self, *states: ServerState) -> ServerState:
         """Wait until the life is, or for an instant was, in one of `states`; gives which."""
@@ -159,17 +142,13 @@ class Runner(InFlight):
     async def settled(self) -> ServerState:
         """Wait until it takes requests, or will not before somebody starts it; gives the state then."""
         over = ("failed", "stopped")
-        await self.wait_while(lambda: not self.usable and (self.returning or self.life.state not in over))
+        await self.wait_while(lambda: not self.usable and (self.life.returning or self.life.state not in over))
         return self.life.state
 
     # --- life ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Have it run; nothing happens once it is `closed`."""
-        if self.closed:
-            return
-        self.held = False
-        self.draining = False
         self._proven_before = False
         self.dispatch(Start())
 
@@ -184,7 +163,7 @@ class Runner(InFlight):
         self._proven_before = record.ready_s is not None
         self._keep(record)
         taken.watch(self._exited)
-        self._home.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid))
+        self._shared.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid))
         self.dispatch(Start(adopt=True))
         return True
 
@@ -208,7 +187,7 @@ class Runner(InFlight):
             self._act(action)
         self._arm()
         if self.life.state != before.state:
-            self._tell(before)
+            self._emit_change(before)
             passed = [self.life.state]
             if before.state == "stopping" and self.life.state == "starting":
                 passed.insert(0, "stopped")  # it was asked to start again meanwhile: the old process is gone
@@ -217,6 +196,23 @@ class Runner(InFlight):
                 if reached is not None and not waiter.done():
                     waiter.set_result(reached)
             self.notify_waiters()
+
+    def mark(self, flag: Flag, *, on: bool) -> None:
+        """Set or clear a flag of its life, and have who waits look again."""
+        self.dispatch(Marked(flag, on))
+        self.notify_waiters()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more requests and wait until none is in flight; False when `timeout_s` passed first."""
+        self.mark("draining", on=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.wait_while(lambda: self.busy)
+        except TimeoutError:
+            return False
+        finally:
+            self.mark("draining", on=True)  # it may have ended meanwhile: the caller is about to stop it
+        return True
 
     def abandon(self) -> None:
         """Let go of the process without ending it."""
@@ -249,7 +245,7 @@ class Runner(InFlight):
         if problem is not None:
             self.failure = problem
             self.exit_code = None
-            self._home.store.remove(self.spec.name)
+            self._shared.store.remove(self.spec.name)
             reason = SpawnFailed(problem.cause, jitter=random.random())  # noqa: S311 - spreads restarts
             asyncio.get_running_loop().call_soon(self.dispatch, reason)
 
@@ -258,7 +254,7 @@ class Runner(InFlight):
 
         Without a state file nothing is started: a server that a killed runtime left could not be found again.
         """
-        spec, home = self.spec, self._home
+        spec, home = self.spec, self._shared
         record = ServerRecord(
             deployment=home.deployment,
             input_digest=home.input_digest,
@@ -311,7 +307,7 @@ class Runner(InFlight):
     def _keep(self, record: ServerRecord) -> None:
         """Write what is known by now; if the disk refuses, what was written before the spawn still finds the server."""
         try:
-            self._home.store.save(record)
+            self._shared.store.save(record)
         except OSError as error:
             _LOG.warning("the state file of %s is not up to date: %s", self.spec.name, error)
 
@@ -330,10 +326,21 @@ class Runner(InFlight):
             await asyncio.sleep(_EXIT_NOTICE_S)
             self.broken(f"the readiness probe failed: {error or type(error).__name__}", "supervise/not-ready")
         else:
-            await slots.restore_slots(self)
+            await self._restore_slots()
             self.dispatch(Ready())
         finally:
             watcher.cancel()
+
+    async def save_slots(self) -> None:
+        """Have the server, which no request is in, write its slots; they are read when it is back."""
+        self._saved_slots = await slots.save_slots(self.spec) if self.life.state == "ready" else {}
+
+    async def _restore_slots(self) -> None:
+        saved, self._saved_slots = self._saved_slots, {}
+        restored = await slots.restore_slots(self.spec, saved)
+        if restored:
+            tokens = sum(restored)
+            self.emit(events.SlotsRestored(name=self.spec.name, slots=len(restored), tokens=tokens))
 
     def _exited(self, code: int | None) -> None:
         """The process is gone; a container, whose client it was, may not be."""
@@ -353,9 +360,8 @@ class Runner(InFlight):
         """Nothing of it is left."""
         self._cancel_probe()
         self._process = None
-        self.suspended = False
         self.exit_code = code
-        self._home.store.remove(self.spec.name)
+        self._shared.store.remove(self.spec.name)
         if self.life.failing is None and self.life.state != "stopping":
             self.failure = cause_of_end(
                 self.spec,
@@ -374,15 +380,14 @@ class Runner(InFlight):
     def _slip(self) -> bool:
         """After out-of-memory: have it run on the next rung of its ladder; whether there is one."""
         failure = self.failure
-        if failure is None or self.closed or not self.life.wanted or not self.rungs.slip(failure.code):
+        if failure is None or self.life.closed or not self.life.wanted or not self.rungs.slip(failure.code):
             return False
-        self.draining = False
-        self.tell(events.RungTaken(name=self.spec.name, rung=self.rungs.label, why=failure.cause))
+        self.emit(events.RungTaken(name=self.spec.name, rung=self.rungs.label, why=failure.cause))
         return True
 
-    def tell(self, event: events.AnyEvent) -> None:
+    def emit(self, event: events.AnyEvent) -> None:
         """Pass an event on to whoever watches the fleet."""
-        self._home.emit(event)
+        self._shared.emit(event)
 
     def _cancel_probe(self) -> None:
         """End the readiness probe; one that reports right now ends by itself."""
@@ -400,19 +405,17 @@ class Runner(InFlight):
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    def _tell(self, before: Life) -> None:
+    def _emit_change(self, before: Life) -> None:
         """Emit what a change of state means to those outside."""
         name, life = self.spec.name, self.life
         if life.state == "ready" and before.state == "starting":
             self._became_ready(before)
         elif life.state == "stopping" and life.failing is None:
-            self._home.emit(events.ServerStopping(name=name, why=self._why))
+            self._shared.emit(events.ServerStopping(name=name, why=self._why))
         elif life.state == "stopped":
-            self.draining = False
-            self._home.emit(events.ServerStopped(name=name))
+            self._shared.emit(events.ServerStopped(name=name))
         elif life.state in ("backoff", "failed"):
-            self.draining = False
-            self._home.emit(self.failed_event())
+            self._shared.emit(self.failed_event())
 
     def _became_ready(self, before: Life) -> None:
         """Record and tell it."""
@@ -423,7 +426,7 @@ class Runner(InFlight):
                 self.ready_s = self.record.ready_s
             self.record = msgspec.structs.replace(self.record, ready_s=self.ready_s)
             self._keep(self.record)
-            self._home.emit(events.ServerReady(name=self.spec.name, pid=self.pid, seconds=self.ready_s))
+            self._shared.emit(events.ServerReady(name=self.spec.name, pid=self.pid, seconds=self.ready_s))
 
     def failed_event(self) -> events.ServerFailed:
         """The failure with its cause and the end of the log."""

@@ -65,9 +65,9 @@ def _measured(pid: int, measured: Measured) -> dict[str, int]:
 
 def _why_not_served(runner: Runner) -> str | None:
     """What keeps requests away although nothing failed."""
-    if runner.suspended:
+    if runner.life.suspended:
         return "its process is stopped by a signal (SIGSTOP or a debugger)"
-    if runner.held:
+    if runner.life.held:
         return f"stopped by an operator: `launch reload {runner.spec.name}`, or the next `launch up`, starts it"
     return None
 

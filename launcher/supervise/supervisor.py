@@ -21,7 +21,7 @@ from launcher.supervise.offline import living_records, stop_records
 from launcher.supervise.recovery import retry_after_oom
 from launcher.supervise.reload import Changes, compare_specs
 from launcher.supervise.rolling import replicas_of, waves
-from launcher.supervise.runner import Home, Runner
+from launcher.supervise.runner import Runner, SharedContext
 from launcher.supervise.spec import ProcessSpec, process_specs
 from launcher.supervise.status import process_status
 from launcher.supervise.upkeep import Upkeep
@@ -51,7 +51,7 @@ class Supervisor(Upstreams):
         self.front = front
         self.runtime_pid: int | None = None
         self._emit = emit
-        self._home = Home(
+        self._shared = SharedContext(
             deployment=manifest.deployment,
             input_digest=manifest.input_digest,
             state_dir=state_dir,
@@ -62,7 +62,7 @@ class Supervisor(Upstreams):
         )
         self._specs = process_specs(manifest)
         self._compiled = frozenset(self._specs)
-        self._runners = {s.name: Runner(s, self._home) for s in self._specs.values() if not s.builtin}
+        self._runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.builtin}
         budgets = {device.name: device.budget_bytes for device in manifest.devices}
         self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
         self._upkeep = Upkeep(self._runners, manifest.supervisor)
@@ -99,7 +99,7 @@ class Supervisor(Upstreams):
 
     async def recover(self) -> None:
         """Adopt what an earlier runtime left and what is as compiled; stop the rest of it; report what is not ours."""
-        store = self._home.store
+        store = self._shared.store
         records, rejected = await asyncio.to_thread(living_records, store, self.manifest.deployment)
         for bad in rejected:
             self._emit(events.StateIgnored(path=bad.path, reason=bad.reason))
@@ -138,7 +138,7 @@ class Supervisor(Upstreams):
                 for position, name in enumerate(boot):
                     earlier = [d for d in self._specs[name].after if d in boot[:position]]
                     group.create_task(self._boot(name, earlier, limit))
-            await self._hooks.run(self._specs, self._home.state_dir)
+            await self._hooks.run(self._specs, self._shared.state_dir)
         except BaseExceptionGroup as errors:
             await self.stop_all("a fatal failure")
             findings = [f for e in errors.exceptions if isinstance(e, SuperviseError) for f in e.findings]
@@ -179,7 +179,7 @@ class Supervisor(Upstreams):
         self._waker.closed = True
         # A reload may still be under way: it adds and removes runners only while the fleet has not ended.
         for runner in tuple(self._runners.values()):
-            runner.closed = True
+            runner.mark("closed", on=True)
             runner.stop("stop")
         await self._waker.close()
         if not self._abandoned:  # else nobody tells when they end
@@ -191,9 +191,9 @@ class Supervisor(Upstreams):
 
     async def sweep(self) -> None:
         """Stop what the state files still name: after `stop_all` there should be nothing."""
-        left, _ = await asyncio.to_thread(living_records, self._home.store, self.manifest.deployment)
+        left, _ = await asyncio.to_thread(living_records, self._shared.store, self.manifest.deployment)
         for orphan in await asyncio.to_thread(stop_records, left):
-            self._home.store.remove(orphan.name)
+            self._shared.store.remove(orphan.name)
 
     def kill_all(self) -> None:
         """SIGKILL to everything now; `stop_all`, which is under way, then ends."""
@@ -204,7 +204,7 @@ class Supervisor(Upstreams):
         """Stop `names`, drained; no request starts a boot server again until `reload`. KeyError on an unknown name."""
         runners = [self._runners[name] for name in names]
         for runner in runners:
-            runner.held = runner.spec.start == "boot"
+            runner.mark("held", on=runner.spec.start == "boot")
         await asyncio.gather(*(self._drain_and_stop(r, "stop") for r in runners))
 
     async def reload(self, manifest: FleetManifest, names: tuple[str, ...]) -> Changes:
@@ -219,7 +219,7 @@ class Supervisor(Upstreams):
             if name not in new and name not in self._runners:
                 raise KeyError(name)
         running = {n: r.running_argv for n, r in self._runners.items() if r.life.alive and r.record is not None}
-        held = frozenset(n for n, r in self._runners.items() if r.held)
+        held = frozenset(n for n, r in self._runners.items() if r.life.held)
         changes = compare_specs(self._specs, new, running, names, held)
         self.manifest = manifest
         self._measurer.gpus = _gpus(manifest)
@@ -232,10 +232,9 @@ class Supervisor(Upstreams):
                 changes = await self._roll(changes, new, names)
         finally:
             for runner in self._runners.values():
-                runner.returning = False
-                runner.notify_waiters()
+                runner.mark("returning", on=False)
         self._refuse_ended()
-        await self._hooks.run_again({*changes.started, *changes.restarted}, self._specs, self._home.state_dir)
+        await self._hooks.run_again({*changes.started, *changes.restarted}, self._specs, self._shared.state_dir)
         self._emit(
             events.FleetReloaded(
                 started=changes.started, stopped=changes.stopped, restarted=changes.restarted, kept=changes.kept
@@ -253,7 +252,7 @@ class Supervisor(Upstreams):
         await self._end((*changes.stopped, *first), returning=first)
         self._take_over(new, changes, keep=waiting)
         for name in changes.started:
-            self._runners[name].returning = True
+            self._runners[name].mark("returning", on=True)
         await self._bring_back((*changes.started, *first), names)
         spared: set[str] = set()
         for wave in later:
@@ -276,16 +275,16 @@ class Supervisor(Upstreams):
         """Drain and stop `names`; requests to those that are `returning` wait for them."""
         going = [self._runners[name] for name in names]
         for name in returning:
-            self._runners[name].returning = True
+            self._runners[name].mark("returning", on=True)
         for runner in going:
-            runner.draining = True  # at once: no request may meet the new routes with the old process
+            runner.mark("draining", on=True)  # at once: no request may meet the new routes with the old process
         await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
         self._refuse_ended()
 
     def _take_over(self, new: dict[str, ProcessSpec], changes: Changes, *, keep: Collection[str] = ()) -> None:
         """Replace the specs, those of `keep` later; what is gone is never started again by who still waits for it."""
         for name in changes.stopped:
-            self._runners.pop(name).closed = True
+            self._runners.pop(name).mark("closed", on=True)
         kept_old = {n: self._specs[n] for n in changes.kept if n not in new}
         self._specs = {**kept_old, **new}
         self._compiled = frozenset(new)
@@ -296,7 +295,7 @@ class Supervisor(Upstreams):
                 if name not in keep:
                     self._runners[name].spec = spec
             else:
-                self._runners[name] = Runner(spec, self._home)
+                self._runners[name] = Runner(spec, self._shared)
 
     def why_failed(self, name: str) -> str:
         """What `name` failed of; "" when it did not."""
@@ -387,7 +386,7 @@ class Supervisor(Upstreams):
             runner.stop(why)
             await runner.until("stopped", "failed")
         finally:
-            runner.draining = False
+            runner.mark("draining", on=False)
 
     async def _bring_back(self, names: tuple[str, ...], asked: tuple[str, ...]) -> None:
         """Start `names` after a reload, a few at a time, and wait until each is ready or failed.

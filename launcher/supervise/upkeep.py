@@ -37,7 +37,7 @@ class Upkeep:
         if not self._tasks:
             loop = asyncio.get_running_loop()
             ladders = watch_ladders(self._runners, available_bytes)
-            loops = (self._watch_pulse(), self._watch_health(), self._keep_house(), ladders)
+            loops = (self._watch_pulse(), self._watch_health(), self._reap_idle(), ladders)
             self._tasks = [loop.create_task(work) for work in loops]
 
     def stop(self) -> None:
@@ -86,7 +86,7 @@ class Upkeep:
             reason = f"{runner.spec.health_path} did not answer {runner.unhealthy} times in a row"
             runner.broken(reason, "supervise/unhealthy")
 
-    async def _keep_house(self) -> None:
+    async def _reap_idle(self) -> None:
         """Stop what has been idle too long; keep logs below their limit."""
         while True:
             idle_limits = [r.spec.idle_timeout_s for r in self._runners.values() if r.spec.idle_timeout_s > 0]
@@ -114,7 +114,6 @@ def _is_suspended(runner: Runner) -> bool:
     """Whether its process is stopped now; the runner, and who waits for it, are told of a change."""
     pid = runner.pid if runner.life.state in _SERVING else None
     suspended = pid is not None and procfs.is_suspended(pid)
-    if runner.suspended != suspended:
-        runner.suspended = suspended
-        runner.notify_waiters()
+    if runner.life.suspended != suspended:
+        runner.mark("suspended", on=suspended)
     return suspended

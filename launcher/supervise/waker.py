@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from launcher.ir.live import Lease, UnavailableError
 from launcher.supervise import events
+from launcher.supervise.lifecycle import FAILED_PAUSE_S
 from launcher.supervise.room import Room
-from launcher.supervise.runner import FAILED_PAUSE_S, Runner
-from launcher.supervise.slots import save_slots
+from launcher.supervise.runner import Runner
 
 _ROOM_WAIT_S = 30.0
 
@@ -173,7 +173,7 @@ class Waker:
         """Make room, start `runner`, and on failure bring back what it displaced."""
         if runner.usable:
             return
-        if runner.held:
+        if runner.life.held:
             raise UnavailableError("server_stopped", f"server {runner.spec.name!r} was stopped by an operator")
         await runner.until("stopped", "failed", "ready", "sleeping", "starting", "backoff")
         displaced: list[Runner] = []
@@ -185,7 +185,7 @@ class Waker:
             attempt.commit()
             await _settle(runner)
             if displaced:
-                _tell_swap(runner, displaced, began)
+                _emit_swap(runner, displaced, began)
         except BaseException:
             if not self.closed and not runner.life.alive:
                 for other in displaced:
@@ -202,20 +202,20 @@ class Waker:
                 drained = await other.drain(self.drain_timeout_s)
                 displaced.append(other)
                 if drained:
-                    await save_slots(other)
+                    await other.save_slots()
                 other.stop("exclusive")
                 await other.until("stopped", "failed")
             finally:
-                other.draining = False
+                other.mark("draining", on=False)
             if other.life.alive:
                 raise UnavailableError("server_stuck", f"{other.spec.name!r} does not end", retry_after_s=30)
 
 
-def _tell_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> None:
+def _emit_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> None:
     """A swap is done: how long it took, from the beginning of the drain."""
     instead_of = tuple(other.spec.name for other in displaced)
     seconds = asyncio.get_running_loop().time() - began
-    runner.tell(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
+    runner.emit(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from launcher.supervise.ledger import needs_bytes
 from launcher.supervise.lifecycle import Action, Exited, Ready
-from launcher.supervise.runner import Home, Runner
+from launcher.supervise.runner import Runner, SharedContext
 from launcher.supervise.spec import ProcessSpec
 
 
@@ -74,7 +74,7 @@ class World:
 class Simulated(Runner):
     """A runner whose process is a thought."""
 
-    def __init__(self, spec: ProcessSpec, home: Home, world: World) -> None:
+    def __init__(self, spec: ProcessSpec, home: SharedContext, world: World) -> None:
         super().__init__(spec, home)
         self.exists = False
         self._world = world
@@ -119,5 +119,4 @@ class Simulated(Runner):
         """The process is gone."""
         if self.exists and number == self._process_number:
             self.exists = False
-            self.suspended = False
             self.dispatch(Exited("it ended", 0.5))

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from launcher.supervise.lifecycle import (
     KILL_WAIT_S,
-    LOOKS,
+    SILENT_RETRIES,
     Action,
     Broken,
     Event,
@@ -143,7 +143,7 @@ class World(RuleBasedStateMachine):
     def bounded_restarts(self) -> None:
         """Within one crash-loop window of service there are no more starts than the limit."""
         if self.served_s < POLICY.crash_loop_window_s:
-            assert self.spawns_since_start <= POLICY.crash_loop_failures + 1 + LOOKS
+            assert self.spawns_since_start <= POLICY.crash_loop_failures + 1 + SILENT_RETRIES
 
 
 World.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
@@ -161,7 +161,7 @@ def test_a_first_start_that_says_nothing_is_looked_at_again() -> None:
     """Twice more, at once; a reason ends it, and so does the last look."""
     mute = Exited("exited with code 1", unexplained=True)
     life, actions = play((Start(), 0), (mute, 1), (mute, 2))
-    assert (life.state, life.looks, actions.count("spawn")) == ("starting", 2, 3)
+    assert (life.state, life.silent_retries, actions.count("spawn")) == ("starting", 2, 3)
     assert step(life, mute, 3, POLICY)[0].state == "failed"
     assert step(play((Start(), 0), (mute, 1))[0], Exited("no model"), 2, POLICY)[0].error == "no model"
 

@@ -66,7 +66,7 @@ class Schedule:
         self.supervisor = Supervisor(fleet(), state_dir=state_dir, write=write_atomic, emit=lambda _: None)
         runners = self.supervisor._runners
         for key, runner in tuple(runners.items()):
-            runners[key] = Simulated(runner.spec, runner._home, world)
+            runners[key] = Simulated(runner.spec, runner._shared, world)
         self.supervisor._waker.room._available = dict
         self.answers: list[str] = []
         self.asked = 0
