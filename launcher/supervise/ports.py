@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from launcher.supervise import procfs
 from launcher.supervise.identity import MARKER
-from launcher.supervise.listeners import listening_inodes
 from launcher.supervise.offline import LOCK_NAME
+
+_LISTEN_STATE = 10
+_MAPPED = bytes(10) + b"\xff\xff"
+"""What comes before an IPv4 address that is written as an IPv6 one."""
+
+
+class Listener(NamedTuple):
+    """One listening socket; `address` is 4 or 16 bytes in network order."""
+
+    port: int
+    address: bytes
+    inode: int
 
 
 class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +43,26 @@ class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
         """`llama-server (pid 4711)`, or with `fleet` behind it."""
         fleet = f", {self.fleet}" if self.fleet else ""
         return f"{self.name} (pid {self.pid}{fleet})" if self.pid is not None else self.name
+
+
+def listening_inodes(port: int, host: str = "") -> frozenset[str]:
+    """Socket inodes that listen on TCP `port`: on any address, or where it is in the way of a listener on `host`."""
+    return frozenset(str(s.inode) for s in listeners() if s.port == port and (not host or _meets(s.address, host)))
+
+
+def listeners() -> Iterator[Listener]:
+    """Every listening TCP socket of this network namespace (/proc/net, addresses are words in the machine's order)."""
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if int(fields[3], 16) == _LISTEN_STATE:
+                address, _, port = fields[1].rpartition(":")
+                words = struct.unpack(f"!{len(address) // 8}I", bytes.fromhex(address))
+                yield Listener(int(port, 16), struct.pack(f"={len(words)}I", *words), int(fields[9]))
 
 
 def holds_socket(pid: int, inodes: frozenset[str]) -> bool:
@@ -81,3 +115,16 @@ def _fleet_of(pid: int) -> str:
         return f"{Path(mark).stem} of {state.name} in {state}"
     locks = (Path(target) for target in _open_files(pid) if target.endswith(f"/{LOCK_NAME}"))
     return next((f"the front of {lock.parent.name} in {lock.parent}" for lock in locks), "")
+
+
+def _meets(address: bytes, host: str) -> bool:
+    """Whether a listener on `address` and one on `host` get in each other's way: equal, or one is a wildcard."""
+    if not any(address):
+        return True
+    if host == "localhost":
+        return _meets(address, "127.0.0.1") or _meets(address, "::1")
+    try:
+        wanted = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except (OSError, ValueError):
+        return True  # a name: it may be any of ours
+    return not any(wanted) or address.removeprefix(_MAPPED) == wanted.removeprefix(_MAPPED)

@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.ir.live import ServerState
 from launcher.supervise import container, events, logs, process, readiness, slots
-from launcher.supervise.causes import cause_of_end, obstacle
+from launcher.supervise.causes import cause_of_end, obstacle, oom_kills
 from launcher.supervise.diagnose import Diagnosis
 from launcher.supervise.identity import RecordStore, ServerRecord
 from launcher.supervise.inflight import InFlight
@@ -37,7 +37,6 @@ from launcher.supervise.lifecycle import (
     step,
     usable,
 )
-from launcher.supervise.oomkill import oom_kills
 from launcher.supervise.rungs import Rungs
 from launcher.supervise.spec import ProcessSpec
 
@@ -337,6 +336,8 @@ class Runner(InFlight):
 
     async def _restore_slots(self) -> None:
         saved, self._saved_slots = self._saved_slots, {}
+        if not saved:
+            return
         restored = await slots.restore_slots(self.spec, saved)
         if restored:
             tokens = sum(restored)

@@ -19,7 +19,7 @@ from launcher import route
 from launcher.ir.fleet import ServerUnit
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Supervisor, diagnose, events
-from launcher.supervise.oomkill import oom_kills
+from launcher.supervise.causes import oom_kills
 from launcher.supervise.recovery import climb_if_free
 from launcher.supervise.rungs import Rungs
 from launcher.supervise.spec import process_specs
