@@ -62,7 +62,7 @@ class ServerFailed(Event, frozen=True, kw_only=True):
 
 
 class RungTaken(Event, frozen=True, kw_only=True):
-    """Out of memory: it is started on another `rung` of its ladder (`1/4: q3_k_m`); "" = climbed back, as planned."""
+    """Out of memory: it is started by another fallback, `rung` (`1/4: q3_k_m`); "" = restored, as planned."""
 
     name: str
     rung: str

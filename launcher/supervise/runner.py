@@ -15,6 +15,7 @@ from launcher.ir.live import ServerState
 from launcher.supervise import container, events, logs, process, readiness, slots
 from launcher.supervise.causes import cause_of_end, obstacle, oom_kills
 from launcher.supervise.diagnose import Diagnosis
+from launcher.supervise.fallbacks import Fallbacks
 from launcher.supervise.identity import RecordStore, ServerRecord
 from launcher.supervise.inflight import InFlight
 from launcher.supervise.lifecycle import (
@@ -37,7 +38,6 @@ from launcher.supervise.lifecycle import (
     step,
     usable,
 )
-from launcher.supervise.rungs import Rungs
 from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
@@ -65,7 +65,7 @@ class Runner(InFlight):
     def __init__(self, spec: ProcessSpec, home: SharedContext) -> None:
         """Nothing is started yet."""
         super().__init__()
-        self.rungs = Rungs(spec)
+        self.fallbacks = Fallbacks(spec)
         self.life = Life()
         self.record: ServerRecord | None = None
         self.failure: Diagnosis | None = None
@@ -86,18 +86,18 @@ class Runner(InFlight):
 
     @property
     def spec(self) -> ProcessSpec:
-        """What it is run as: the planned spec, or after out-of-memory a rung of its ladder."""
-        return self.rungs.spec
+        """What it is run as: the planned spec, or after out-of-memory one of its fallbacks."""
+        return self.fallbacks.spec
 
     @spec.setter
     def spec(self, planned: ProcessSpec) -> None:
-        self.rungs.take(planned)
+        self.fallbacks.take(planned)
 
     @property
     def running_argv(self) -> tuple[str, ...]:
-        """What runs, as a reload compares it: on a rung of its ladder it counts as run as planned."""
+        """What runs, as a reload compares it: fallen back it counts as run as planned."""
         running = self.record.argv if self.record is not None else ()
-        return self.rungs.planned.argv if running == self.spec.argv else running
+        return self.fallbacks.planned.argv if running == self.spec.argv else running
 
     # --- what others see ---------------------------------------------------------------------------------
 
@@ -374,16 +374,16 @@ class Runner(InFlight):
         reason = self.failure.cause if self.failure is not None else process.describe_exit(code)
         brief = asyncio.get_running_loop().time() - self.life.since < _BRIEF_S
         unexplained = brief and self.failure is not None and self.failure.code == "supervise/exited"
-        again = self._slip()
+        again = self._degrade()
         jitter = random.random()  # noqa: S311 - spreads restarts
         self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=again))
 
-    def _slip(self) -> bool:
-        """After out-of-memory: have it run on the next rung of its ladder; whether there is one."""
+    def _degrade(self) -> bool:
+        """After out-of-memory: have it run by its next fallback; whether there is one."""
         failure = self.failure
-        if failure is None or self.life.closed or not self.life.wanted or not self.rungs.slip(failure.code):
+        if failure is None or self.life.closed or not self.life.wanted or not self.fallbacks.degrade(failure.code):
             return False
-        self.emit(events.RungTaken(name=self.spec.name, rung=self.rungs.label, why=failure.cause))
+        self.emit(events.RungTaken(name=self.spec.name, rung=self.fallbacks.label, why=failure.cause))
         return True
 
     def emit(self, event: events.AnyEvent) -> None:

@@ -55,7 +55,7 @@ def prepare(path: str) -> None:
 
 
 def _file(spec: ProcessSpec, slot: int) -> str:
-    """Name of a slot's file: of this server, run with this command and no other (another rung has another cache)."""
+    """Name of a slot's file: of this server, run with this command alone (a fallback has another cache)."""
     return f"{spec.name}-{spec.argv_digest.rpartition(':')[2][:16]}-{slot}.bin"
 
 

@@ -40,10 +40,10 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     container: bool = False
     builtin: bool = False
     needs: tuple[DeviceNeed, ...] = ()
-    rungs: tuple[ProcessSpec, ...] = ()
-    """What it is started as after out-of-memory, one after another (see `launcher.supervise.ladder`)."""
-    rung: str = ""
-    """Of a rung: what it sets, for people."""
+    fallbacks: tuple[ProcessSpec, ...] = ()
+    """What it is started as after out-of-memory, one after another (see `launcher.supervise.fallbacks`)."""
+    fallback_label: str = ""
+    """Of a fallback: what it sets, for people."""
     slot_save_path: str | None = None
     oom_score_adjust: int = 0
 
@@ -85,7 +85,7 @@ def _server(unit: ServerUnit, supervisor: SupervisorUnit) -> ProcessSpec:
         oom_score_adjust=unit.oom_score_adjust,
         slot_save_path=unit.slot_save_path,
     )
-    rungs = tuple(
+    fallbacks = tuple(
         msgspec.structs.replace(
             planned,
             argv=rung.argv,
@@ -96,11 +96,11 @@ def _server(unit: ServerUnit, supervisor: SupervisorUnit) -> ProcessSpec:
             files=rung.files,
             slots=rung.slots,
             needs=rung.memory,
-            rung=rung.label,
+            fallback_label=rung.label,
         )
         for rung in unit.rungs
     )
-    return msgspec.structs.replace(planned, rungs=rungs)
+    return msgspec.structs.replace(planned, fallbacks=fallbacks)
 
 
 def _service(unit: ServiceUnit, supervisor: SupervisorUnit) -> ProcessSpec:

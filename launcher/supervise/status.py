@@ -53,7 +53,7 @@ def process_status(
         slots=spec.slots,
         queued=queued,
         drift="; ".join(drift),
-        rung=runner.rungs.label,
+        rung=runner.fallbacks.label,
     )
 
 

@@ -109,7 +109,7 @@ class Supervisor(Upstreams):
             runner = self._runners.get(record.name)
             wanted = runner is not None and runner.spec.start != "never"
             whole = record if runner is None else completed(record, runner.spec)
-            if runner is None or not wanted or not runner.rungs.adopt(whole.argv) or not runner.adopt(whole):
+            if runner is None or not wanted or not runner.fallbacks.adopt(whole.argv) or not runner.adopt(whole):
                 leftovers.append(record)
         for record in leftovers:
             self._emit(events.ServerStopping(name=record.name, why="changed"))
@@ -348,7 +348,7 @@ class Supervisor(Upstreams):
         """How `runner` differs from what is compiled, beyond its own spec: gone, or spared by a reload that failed."""
         if name not in self._compiled:
             return "no longer compiled"
-        return "; ".join(argv_changes(runner.rungs.planned.argv, self._specs[name].argv))
+        return "; ".join(argv_changes(runner.fallbacks.planned.argv, self._specs[name].argv))
 
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""

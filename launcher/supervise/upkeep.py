@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from launcher.ir.fleet import SupervisorUnit
 from launcher.supervise import logs, procfs, readiness
 from launcher.supervise.lifecycle import Slept
-from launcher.supervise.recovery import watch_ladders
+from launcher.supervise.recovery import watch_fallbacks
 from launcher.supervise.room import available_bytes
 from launcher.supervise.runner import Runner
 
@@ -36,8 +36,8 @@ class Upkeep:
         """Begin; a second call does nothing."""
         if not self._tasks:
             loop = asyncio.get_running_loop()
-            ladders = watch_ladders(self._runners, available_bytes)
-            loops = (self._watch_pulse(), self._watch_health(), self._reap_idle(), ladders)
+            fallbacks = watch_fallbacks(self._runners, available_bytes)
+            loops = (self._watch_pulse(), self._watch_health(), self._reap_idle(), fallbacks)
             self._tasks = [loop.create_task(work) for work in loops]
 
     def stop(self) -> None:

@@ -20,8 +20,8 @@ from launcher.ir.fleet import ServerUnit
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Supervisor, diagnose, events
 from launcher.supervise.causes import oom_kills
-from launcher.supervise.recovery import climb_if_free
-from launcher.supervise.rungs import Rungs
+from launcher.supervise.fallbacks import Fallbacks
+from launcher.supervise.recovery import restore_if_free
 from launcher.supervise.spec import process_specs
 from tests.supervise.conftest import fake, real, routes, rung
 
@@ -125,10 +125,10 @@ async def test_it_climbs_back_when_there_is_room(fleet: Any, free_port: FreePort
         assert (await ask(client, "worker")).status_code == 200
     runner = supervisor._runners["worker"]
     plenty = {"ram": 10**9}
-    assert not climb_if_free(runner, plenty)
+    assert not restore_if_free(runner, plenty)
     lease = supervisor.try_lease("worker")
-    runner.rungs.standing = msgspec.structs.replace(runner.rungs.standing, climb_at=0.0)
-    assert not climb_if_free(runner, plenty)
+    runner.fallbacks.degradation = msgspec.structs.replace(runner.fallbacks.degradation, restore_at=0.0)
+    assert not restore_if_free(runner, plenty)
     lease.release(ok=True)
     await watcher.until(events.RungTaken, "worker", 2)
     await watcher.until(events.ServerReady, "worker", 3)
@@ -145,11 +145,11 @@ async def test_a_rung_is_adopted_and_kept_by_a_reload(fleet: Any, free_port: Fre
     assert changes.kept == ("worker",)
     process = supervisor.status().processes[0]
     assert (process.rung, process.drift) == ("1/1: rung 1", "")
-    found = Rungs(process_specs(supervisor.manifest)["worker"])
+    found = Fallbacks(process_specs(supervisor.manifest)["worker"])
     assert not found.adopt(("other",))
     assert (found.adopt(unit.argv), found.label) == (True, "")
     assert (found.adopt(unit.rungs[0].argv), found.label) == (True, "1/1: rung 1")
-    found.take(msgspec.structs.replace(found.planned, rungs=()))
+    found.take(msgspec.structs.replace(found.planned, fallbacks=()))
     assert (found.label, found.spec.argv) == ("", unit.argv)
 
 
