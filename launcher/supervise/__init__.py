@@ -1,15 +1,15 @@
 """Running a fleet: processes started in order, proven ready, watched, restarted, stopped, and found again.
 
 In: a `FleetManifest`. Out: running processes, `FleetStatus`, events; implements `Upstreams` of `launcher.ir.live`.
-I/O, except `lifecycle`, `ledger`, `reload`, `diagnose`, `spec` and `events`, which are pure and decide.
+I/O, except `lifecycle`, `scheduler`, `reload`, `diagnose`, `spec` and `events`, which are pure and decide.
 """
 
 from __future__ import annotations
 
 from launcher.supervise.diagnose import Diagnosis, diagnose
 from launcher.supervise.ending import early_finding, end_runtime, reach_runtime
+from launcher.supervise.findings import stopping_finding
 from launcher.supervise.identity import RecordStore, ServerRecord
-from launcher.supervise.ledger import Resident, choose_victims
 from launcher.supervise.offline import (
     LOCK_NAME,
     LockHolder,
@@ -23,7 +23,8 @@ from launcher.supervise.offline import (
 from launcher.supervise.ports import PortOwner, port_owner
 from launcher.supervise.procfs import boot_id, proc_stat
 from launcher.supervise.reload import Changes
-from launcher.supervise.supervisor import Supervisor, stopping_finding
+from launcher.supervise.scheduler import Resident, choose_victims
+from launcher.supervise.supervisor import Supervisor
 
 __all__ = [
     "LOCK_NAME",

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from launcher.supervise.ledger import needs_bytes
+from launcher.supervise.scheduler import needs_bytes
 from launcher.supervise.spec import ProcessSpec
 
 RESTORE_FIRST_S = 60.0

@@ -6,6 +6,7 @@ of his own can only have that process ended.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -56,6 +57,27 @@ def unrecorded(directory: Path, known: Collection[str]) -> list[ServerRecord]:
             )
         )
     return found
+
+
+def new_record(spec: ProcessSpec, deployment: str, input_digest: str, log_file: Path, restarts: int) -> ServerRecord:
+    """The record of a process that is about to be spawned as `spec`."""
+    return ServerRecord(
+        deployment=deployment,
+        input_digest=input_digest,
+        name=spec.name,
+        kind=spec.kind,
+        roles=spec.roles,
+        tier=spec.tier,
+        argv=spec.argv,
+        argv_digest=spec.argv_digest,
+        host=spec.host,
+        port=spec.port,
+        model=spec.model,
+        log_file=str(log_file),
+        stop_grace_s=spec.policy.stop_grace_s,
+        started_at=time.time(),
+        restarts=restarts,
+    )
 
 
 def completed(record: ServerRecord, spec: ProcessSpec) -> ServerRecord:

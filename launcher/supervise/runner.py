@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +37,8 @@ from launcher.supervise.lifecycle import (
     step,
     usable,
 )
+from launcher.supervise.marks import new_record
+from launcher.supervise.scheduler import Tenant
 from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
@@ -62,7 +63,7 @@ class SharedContext(msgspec.Struct, frozen=True, kw_only=True):
 class Runner(InFlight):
     """One server or service: its spec, its life, its process, and the requests in it."""
 
-    def __init__(self, spec: ProcessSpec, home: SharedContext) -> None:
+    def __init__(self, spec: ProcessSpec, shared: SharedContext) -> None:
         """Nothing is started yet."""
         super().__init__()
         self.fallbacks = Fallbacks(spec)
@@ -74,7 +75,7 @@ class Runner(InFlight):
         self.unhealthy = 0
         self._saved_slots: dict[str, int] = {}
         """Tokens by file of the slots that were saved when it was swapped out."""
-        self._shared = home
+        self._shared = shared
         self._process: process.RunningProcess | None = None
         self._probe: asyncio.Task[None] | None = None
         self._removing: asyncio.Task[None] | None = None
@@ -116,6 +117,16 @@ class Runner(InFlight):
     def usable(self) -> bool:
         """Whether a request may be sent now."""
         return usable(self.life)
+
+    def tenant(self, now: float) -> Tenant:
+        """As the scheduler sees it."""
+        return Tenant(
+            spec=self.spec,
+            life=self.life,
+            in_flight=self.in_flight,
+            idle_s=now - self.last_used,
+            ready_s=self.ready_s,
+        )
 
     @property
     def pid(self) -> int | None:
@@ -253,36 +264,20 @@ class Runner(InFlight):
 
         Without a state file nothing is started: a server that a killed runtime left could not be found again.
         """
-        spec, home = self.spec, self._shared
-        record = ServerRecord(
-            deployment=home.deployment,
-            input_digest=home.input_digest,
-            name=spec.name,
-            kind=spec.kind,
-            roles=spec.roles,
-            tier=spec.tier,
-            argv=spec.argv,
-            argv_digest=spec.argv_digest,
-            host=spec.host,
-            port=spec.port,
-            model=spec.model,
-            log_file=str(self.log_file),
-            stop_grace_s=spec.policy.stop_grace_s,
-            started_at=time.time(),
-            restarts=self.life.restarts,
-        )
+        spec, shared = self.spec, self._shared
+        record = new_record(spec, shared.deployment, shared.input_digest, self.log_file, self.life.restarts)
         try:
-            home.store.save(record)
+            shared.store.save(record)
         except OSError as error:
-            cause = f"its state file {home.store.path(spec.name)} cannot be written: {error.strerror or error}"
+            cause = f"its state file {shared.store.path(spec.name)} cannot be written: {error.strerror or error}"
             return Diagnosis(code="supervise/state-unwritable", cause=cause, remedy="make room, or set `state_dir`")
         try:
-            logs.shift(self.log_file, home.log_files)
+            logs.shift(self.log_file, shared.log_files)
             self._oom_kills = oom_kills()
             if spec.slot_save_path is not None:
                 slots.prepare(spec.slot_save_path)
             started = process.spawn(
-                spec.argv, spec.env, self.log_file, home.store.path(spec.name), spec.oom_score_adjust
+                spec.argv, spec.env, self.log_file, shared.store.path(spec.name), spec.oom_score_adjust
             )
         except OSError as error:
             cause = f"cannot start {spec.argv[0]}: {error}"
@@ -292,7 +287,7 @@ class Runner(InFlight):
         self._process = started
         started.watch(self._exited)
         self._keep(self.record)
-        home.emit(
+        shared.emit(
             events.ServerStarting(
                 name=spec.name,
                 pid=started.pid,

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import SuperviseError
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus, Lease, ProcessStatus, ServerState, UnavailableError, Upstreams
 from launcher.manifest import argv_changes
 from launcher.supervise import container, events
+from launcher.supervise.findings import failure_finding, stopping_finding
 from launcher.supervise.hooks import Hooks
 from launcher.supervise.identity import RecordStore
 from launcher.supervise.marks import completed
@@ -26,8 +27,6 @@ from launcher.supervise.spec import ProcessSpec, process_specs
 from launcher.supervise.status import process_status
 from launcher.supervise.upkeep import Upkeep
 from launcher.supervise.waker import Waker
-
-_TAIL_IN_FINDING = 20
 
 
 class Supervisor(Upstreams):
@@ -432,35 +431,6 @@ class Supervisor(Upstreams):
 def _gpus(manifest: FleetManifest) -> tuple[str, ...]:
     """Names of the fleet's GPUs, in the driver's order."""
     return tuple(device.name for device in manifest.devices if device.kind == "gpu")
-
-
-def stopping_finding(deployment: str) -> Finding:
-    """Why nothing is taken over any more."""
-    return Finding(
-        code="supervise/stopping",
-        severity="error",
-        key="",
-        message=f"{deployment} is stopping: nothing is started or changed any more",
-        notes=("when it has ended, `launch up` starts it again",),
-    )
-
-
-def failure_finding(runner: Runner) -> Finding:
-    """Why a process failed, with the remedy and the end of its log as notes."""
-    spec, event = runner.spec, runner.failed_event()
-    lines = event.tail[-_TAIL_IN_FINDING:]
-    notes = [event.remedy] if event.remedy else []
-    if event.exit_code is not None:
-        notes.append(f"exit code {event.exit_code}")
-    if lines:
-        notes += [f"the end of {runner.log_file}:", *lines]
-    return Finding(
-        code=event.code,
-        severity="error",
-        key=f"{spec.kind}s.{spec.name}",
-        message=f"{spec.name}: {event.cause}",
-        notes=tuple(notes),
-    )
 
 
 def _is_fatal(runner: Runner) -> bool:

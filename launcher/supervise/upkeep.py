@@ -93,9 +93,7 @@ class Upkeep:
             await asyncio.sleep(max(0.05, min([1.0, *(limit / 4 for limit in idle_limits)])))
             now = asyncio.get_running_loop().time()
             for runner in tuple(self._runners.values()):
-                limit = runner.spec.idle_timeout_s
-                stoppable = runner.spec.start == "demand" and limit > 0 and runner.usable and not runner.busy
-                if stoppable and now - runner.last_used >= limit:
+                if runner.tenant(now).idle_too_long:
                     runner.stop("idle")
                 await self._cut_log(runner)
 

@@ -11,6 +11,7 @@ from launcher.supervise import events
 from launcher.supervise.lifecycle import FAILED_PAUSE_S
 from launcher.supervise.room import Room
 from launcher.supervise.runner import Runner
+from launcher.supervise.scheduler import rivals
 
 _ROOM_WAIT_S = 30.0
 
@@ -149,7 +150,7 @@ class Waker:
             yield
 
     async def start_in_room(self, runner: Runner) -> None:
-        """Start `runner` as the ledger allows, making room and waiting for it, at most half a minute.
+        """Start `runner` as the scheduler allows, making room and waiting for it, at most half a minute.
 
         Where that cannot be, one that is always on is started all the same (its plan was found to fit), and one that
         is started on demand is left to its next request, which is told why.
@@ -163,11 +164,8 @@ class Waker:
 
     def rivals(self, runner: Runner) -> Iterable[Runner]:
         """The other members of its exclusive group that run or will run again by themselves."""
-        group = runner.spec.exclusive
-        if group is None:
-            return ()
-        members = [o for o in self._runners.values() if o is not runner and o.spec.exclusive == group]
-        return tuple(o for o in members if o.life.alive or o.life.wanted)
+        tenants = [other.tenant(0.0) for other in self._runners.values()]
+        return tuple(self._runners[name] for name in rivals(runner.spec, tenants))
 
     async def _bring_up(self, runner: Runner, attempt: StartAttempt) -> None:
         """Make room, start `runner`, and on failure bring back what it displaced."""

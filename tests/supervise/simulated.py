@@ -1,6 +1,6 @@
 """A fleet without processes on a clock of its own: every schedule of starts, crashes and requests in milliseconds.
 
-What decides (lifecycle, ledger, waker, supervisor) is real; only what a runner does to the host is simulated.
+What decides (lifecycle, scheduler, waker, supervisor) is real; only what a runner does to the host is simulated.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import selectors
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from launcher.supervise.ledger import needs_bytes
 from launcher.supervise.lifecycle import Action, Exited, Ready
 from launcher.supervise.runner import Runner, SharedContext
+from launcher.supervise.scheduler import needs_bytes
 from launcher.supervise.spec import ProcessSpec
 
 
@@ -63,7 +63,7 @@ class World:
         self.spawned = 0
 
     def check(self) -> None:
-        """No two owners of a device, never over the ledger."""
+        """No two owners of a device, never over the budget."""
         alive = [r for r in self.runners if r.exists]
         groups = [r.spec.exclusive for r in alive if r.spec.exclusive is not None]
         assert len(groups) == len(set(groups)), f"two owners: {[r.spec.name for r in alive]}"

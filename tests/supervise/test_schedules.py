@@ -18,7 +18,7 @@ from launcher.files import write_atomic
 from launcher.ir.fleet import DeviceNeed
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Resident, Supervisor, choose_victims
-from launcher.supervise.ledger import can_ever_fit
+from launcher.supervise.scheduler import can_ever_fit
 from tests.supervise.conftest import SUPERVISOR, fake, manifest
 from tests.supervise.simulated import Simulated, SimulatedLoop, World
 
@@ -182,7 +182,7 @@ def somewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_promises_hold_in_every_schedule(
     somewhere: Path, schedule: list[tuple[float, tuple[Any, ...]]], fate: list[tuple[bool, float, float]]
 ) -> None:
-    """No two owners of a device, never over the ledger, no busy or pinned victim; every waiter answered; an end."""
+    """No two owners of a device, never over the budget, no busy or pinned victim; every waiter answered; an end."""
     play(somewhere, schedule, fate)
 
 
