@@ -39,7 +39,7 @@ async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
     `token` False leaves out the last step (a server that was proven before and may be busy).
     Raises UnfitError when a stranger has the port, or the model or slots differ, or no token can come out.
     """
-    line = http.Line(spec.host, spec.port)
+    line = http.HttpConnection(spec.host, spec.port)
     try:
         await _until_healthy(spec, pid, line)
         if spec.probe == "health":
@@ -99,14 +99,14 @@ def auth_headers(spec: ProcessSpec) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-async def _until_healthy(spec: ProcessSpec, pid: int, line: http.Line) -> None:
+async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> None:
     """Look, a few milliseconds apart at first, until `/health` is 2xx from our own process.
 
     Who it is that answers is looked at once a connection, best while it still loads.
     """
     pause, known = _POLL_FIRST_S, 0
     while True:
-        reply = await _look(line, spec.health_path)
+        reply = await _get(line, spec.health_path)
         if reply is not None and line.opened != known:
             owner = _stranger(spec, pid)
             if owner is None:
@@ -128,7 +128,7 @@ def _stranger(spec: ProcessSpec, pid: int) -> ports.PortOwner | None:
     return ports.port_owner(spec.port, spec.host)
 
 
-async def _look(line: http.Line, path: str) -> http.Reply | None:
+async def _get(line: http.HttpConnection, path: str) -> http.Reply | None:
     """The answer to a GET; None while nobody gives one."""
     try:
         return await line.request(path, timeout_s=_ASK_S)
@@ -136,7 +136,7 @@ async def _look(line: http.Line, path: str) -> http.Reply | None:
         return None
 
 
-async def _ask(line: http.Line, path: str, headers: dict[str, str]) -> http.Reply:
+async def _ask(line: http.HttpConnection, path: str, headers: dict[str, str]) -> http.Reply:
     """GET `path`, again while the server is not there or still loading."""
     while True:
         try:
@@ -148,7 +148,7 @@ async def _ask(line: http.Line, path: str, headers: dict[str, str]) -> http.Repl
         await asyncio.sleep(_POLL_MAX_S)
 
 
-async def _prove_token(spec: ProcessSpec, line: http.Line, headers: dict[str, str]) -> None:
+async def _prove_token(spec: ProcessSpec, line: http.HttpConnection, headers: dict[str, str]) -> None:
     """One token, vector or score comes out. Raises UnfitError when none does."""
     path, body = _TOKEN_PROBES[spec.probe]
     limit_s = spec.policy.start_timeout_s
