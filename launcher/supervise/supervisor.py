@@ -417,7 +417,7 @@ class Supervisor(Upstreams):
         return {r.pid or 0: r.spec.argv if r.spec.container else () for r in running}
 
     def _builtin(self, spec: ProcessSpec) -> ProcessStatus:
-        """Our own front: it runs while we do."""
+        """Our own front, up as long as this runtime."""
         return ProcessStatus(
             name=spec.name,
             kind="service",
