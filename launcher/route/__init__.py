@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from launcher.route.api import control_app
 from launcher.route.asgi import ASGIApp
-from launcher.route.elsewhere import with_elsewhere
 from launcher.route.figures import figures
 from launcher.route.front import Front
 from launcher.route.server import bind, serve
-from launcher.route.static import StaticUpstreams
+from launcher.route.upstreams import StaticUpstreams, with_remote
 
-__all__ = ["ASGIApp", "Front", "StaticUpstreams", "bind", "control_app", "figures", "serve", "with_elsewhere"]
+__all__ = ["ASGIApp", "Front", "StaticUpstreams", "bind", "control_app", "figures", "serve", "with_remote"]

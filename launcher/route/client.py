@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -156,8 +155,8 @@ class Reply:
             (b"content-length", str(len(data)).encode()),
             (b"x-request-id", self.request_id.encode()),
         ]
-        if error.retry_after_s is not None:
-            headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
+        if error.retry_after is not None:
+            headers.append((b"retry-after", error.retry_after))
         if error.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if error.close:

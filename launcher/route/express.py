@@ -265,14 +265,14 @@ class Express:
         except ClientGoneError:
             self._gone()
             return
-        self._settle(error, problem.status)
+        self._settle(error, problem)
         self._refuse(problem)
 
     def _failed_late(self, error: UpstreamError) -> None:
         """The upstream died within its answer: a stream says why it ends, another answer is cut."""
         problem = answer_to(error, self._target.name)
         tail = (self._before + self._last)[-4:]
-        self._settle(error, problem.status)
+        self._settle(error, problem)
         self._front.refused[problem.code] += 1
         if not self._is_events or self._protocol.flow.write_paused or self._protocol.transport.is_closing():
             self._protocol.transport.abort()
@@ -292,7 +292,7 @@ class Express:
         if self._protocol.transport.is_closing():
             return
         data = error_body(problem, shape_of(self._passage.path), self.request_id)
-        retry = b"" if problem.retry_after_s is None else b"retry-after: %d\r\n" % max(1, round(problem.retry_after_s))
+        retry = b"" if problem.retry_after is None else b"retry-after: %b\r\n" % problem.retry_after
         self.response_started = True
         self._protocol.transport.write(
             b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b"
@@ -308,22 +308,22 @@ class Express:
         )
         self._close_or_go_on()
 
-    def _settle(self, error: UpstreamError, status: int) -> None:
+    def _settle(self, error: UpstreamError, problem: HttpError) -> None:
         """Account for a failure: the server's, unless the front itself is stopping."""
         target = self._target
         if error.reason == "stopping":
             target.abandoned()
-            self._leave(LEFT)
+            self._leave(LEFT, code=problem.code)
             return
         target.failed(self._protocol.loop.time(), self._passage.view.table.breaker)
-        self._leave(status, ok=False)
+        self._leave(problem.status, ok=False, code=problem.code)
 
     def _gone(self) -> None:
         """Nobody waits for the answer."""
         self._target.abandoned()
         self._leave(LEFT)
 
-    def _leave(self, status: int | None, *, ok: bool = True, tokens: tuple[int, int] = (0, 0)) -> None:
+    def _leave(self, status: int | None, *, ok: bool = True, tokens: tuple[int, int] = (0, 0), code: str = "-") -> None:
         """Give back what was taken, count the request unless another path goes on with it (None)."""
         self.response_complete = True
         self._body = self._last = self._before = b""  # uvicorn keeps the last exchange of a connection that rests
@@ -341,7 +341,8 @@ class Express:
             seconds = time.monotonic() - self._began
             target.tally.add(status, seconds)
             if front.records:
-                front.record(self._passage, self.request_id, (self._asked, target), status, seconds, tokens)
+                asked = self._asked, target
+                front.record(self._passage, self.request_id, asked, status, seconds, tokens, code=code)
 
     def _close_or_go_on(self) -> None:
         """The answer is written: keep the client's connection for the next request, or close it."""

@@ -157,6 +157,8 @@ class Front:
         status: int,
         seconds: float,
         tokens: tuple[int, int],
+        *,
+        code: str = "-",
     ) -> None:
         """Note an answered request of the fast path wherever that is wanted; `asked` is a name and its server."""
         name, target = asked
@@ -173,7 +175,7 @@ class Front:
                 generated_tokens=tokens[1],
             )
         if self.unit.access_log:
-            self.log_access(request_id, "POST", passage.path, status, "-", seconds)
+            self.log_access(request_id, "POST", passage.path, status, code, seconds)
 
     def log_access(  # noqa: PLR0917  # the columns of a line
         self, request_id: str, method: str, path: str, status: int, code: str, seconds: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -41,6 +42,11 @@ class HttpError(Refusal):
         """As a refusal."""
         super().__init__(status, code, message, param=param, retry_after_s=retry_after_s, details=details)
         self.close = close
+
+    @property
+    def retry_after(self) -> bytes | None:
+        """The value of Retry-After, whole seconds rounded up, at least one; None where a retry is not known to help."""
+        return None if self.retry_after_s is None else b"%d" % max(1, math.ceil(self.retry_after_s))
 
 
 def shape_of(path: str) -> Shape:

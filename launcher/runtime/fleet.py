@@ -127,7 +127,7 @@ class Runtime:
             unknown = set(names) - {p.name for p in self.status().processes} - {s.name for s in manifest.servers}
             if unknown:
                 raise KeyError(min(unknown))
-            self._front.upstreams = route.with_elsewhere(self._supervisor, table)
+            self._front.upstreams = route.with_remote(self._supervisor, table)
             self._front.replace_table(table)
             changes = await self._supervisor.reload(manifest, names)
             self._directory, self._manifest, self._table = directory, manifest, table
@@ -193,7 +193,7 @@ class Runtime:
         orchestrator.on_domain = self._observer.pool.domain
         self._front = route.Front(
             self._table,
-            route.with_elsewhere(self._supervisor, self._table),
+            route.with_remote(self._supervisor, self._table),
             control=control,
             orchestrator=orchestrator,
         )

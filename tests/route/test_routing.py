@@ -475,3 +475,19 @@ async def test_access_log_can_be_on(caplog: pytest.LogCaptureFixture) -> None:
     assert "POST /v1/x 200" in caplog.messages[0]
     assert "secret" not in caplog.text
     assert "k3y" not in caplog.text
+
+
+@pytest.mark.parametrize("headers", [(), ("Content-Type: application/json",)])
+async def test_the_access_log_says_what_failed(headers: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+    """The code that the client got, for what a server failed and for what no server was asked."""
+
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await up.read(reader)
+
+    unit = front_unit(access_log=True)
+    async with Upstream(dies) as up, running(Front(table(target("m", up.port), front=unit), FakeFleet())) as port:
+        with caplog.at_level("INFO", "launch.access"):
+            codes = [(await ask(port, post({"model": name}, "/v1/x", *headers))).code for name in ("m", "nope")]
+            await until(lambda: len(caplog.messages) == 2)
+    assert codes == ["upstream_died", "model_not_found"]
+    assert [f" {code} " in line for code, line in zip(codes, caplog.messages, strict=True)] == [True, True]

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from launcher.route import Front
+from launcher.route.problem import HttpError
 from tests.ports import free_port
 from tests.route.fleet import (
     OK,
@@ -370,6 +371,12 @@ async def test_open_breaker_without_fallback() -> None:
         got = await ask(port, post({"model": "m"}))
     assert (got.status, got.code) == (503, "breaker_open")
     assert 0 < int(got.headers["retry-after"]) <= 30
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(None, None), (0.0, b"1"), (1.0, b"1"), (2.4, b"3"), (30.0, b"30")])
+def test_retry_after_is_not_too_early(seconds: float | None, told: bytes | None) -> None:
+    """Part of a second is rounded up: who comes when told is not refused for coming early."""
+    assert HttpError(503, "c", "m", retry_after_s=seconds).retry_after == told
 
 
 async def test_unreachable_server_fails_over_at_once() -> None:
