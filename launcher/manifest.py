@@ -139,7 +139,8 @@ def plan_document(
                 argv=argv[s.name],
                 env=dict(env.get(s.name, {})),
                 memory=s.memory,
-                source=s.source,
+                source="proven" if s.proven_by else s.source,
+                proven_by=s.proven_by or msgspec.UNSET,
                 host=s.on or msgspec.UNSET,
                 address=s.host if s.on else msgspec.UNSET,
             )

@@ -39,12 +39,15 @@ MIDDLING: dict[str, dict[str, int]] = {
 """Models of hundreds of megabytes that are started for real: there 5 % is more than a page or two."""
 
 
-LIVE_DRAWS = 4
-"""Of so many random draws one is started for real: its prompts take time."""
+LIVE_DRAWS = 5
+"""Random draws that are started for real: their prompts take time."""
 
 
 class Case(NamedTuple):
-    """One server. `live`: it is started for real, and its memory measured; else only its dry run is read."""
+    """One server. `live`: it is started for real, and its memory measured; else only its dry run is read.
+
+    `full`: a model of real size.
+    """
 
     name: str
     path: Path
@@ -52,30 +55,33 @@ class Case(NamedTuple):
     config: ServerConfig
     live: bool
     drawn: bool
+    full: bool = False
 
 
 def cases(folder: Path, seed: int, draws: int) -> Iterator[Case]:
-    """Every tiny architecture started for real, every real shape as a sparse file, then `draws` random ones of each.
+    """Every tiny architecture started for real, every real shape as a sparse file, then random draws.
 
-    Of the random ones every `LIVE_DRAWS`th is started for real.
+    `draws` small models and a quarter as many servers of real shapes are read by their dry run, a few are started.
     """
-    rng = random.Random(seed)
     yield from (_live(name, folder, fields) for name in ARCHITECTURES for fields in TINY)
     for name, sizes in MIDDLING.items():
         yield _live(name, folder, {"n_ctx": 2048, "slots": 2}, quantization="q8_0", sizes=sizes)
     for name in SHAPES:
         path = write_full_size(name, folder)
         model = describe(str(path))
-        yield from (Case(name, path, model, _possible(model, f), live=False, drawn=False) for f in FULL)
-    for i in range(draws):
-        if i % LIVE_DRAWS == LIVE_DRAWS - 1:
-            name = rng.choice(ARCHITECTURES)
-            yield _live(name, folder, _draw(rng), sizes=_sizes(rng, name), random_draw=True)
-            continue
-        arch = drawn.architecture(rng, rng.choice(drawn.ARCHITECTURES))
-        config = drawn.config(rng, arch)
-        model, path = drawn.model(arch, folder, f"drawn-{i}")
-        yield Case(_described(arch.arch, model), path, model, config, live=False, drawn=True)
+        yield from (Case(name, path, model, _possible(model, f), live=False, drawn=False, full=True) for f in FULL)
+    rng = random.Random(seed)
+    for _ in range(LIVE_DRAWS):
+        name = rng.choice(ARCHITECTURES)
+        yield _live(name, folder, _draw(rng), sizes=_sizes(rng, name), random_draw=True)
+    for i in range(seed, seed + draws):
+        model, path, config = drawn.drawing(i, folder)
+        yield Case(_described(model.architecture.arch, model), path, model, config, live=False, drawn=True)
+        path.unlink()
+    for i in range(seed, seed + draws // 4):
+        model, path, config = drawn.full_size(i, folder)
+        yield Case(path.stem, path, model, config, live=False, drawn=True, full=True)
+        path.unlink()
 
 
 def _described(name: str, model: ModelFile) -> str:

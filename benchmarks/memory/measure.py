@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -16,8 +17,9 @@ from launcher.hardware import take_inventory
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import Settings, estimate, settle
 from launcher.sizes import KIB, MIB
+from tests.plan.asking import flags, load_words, says
 from tests.plan.fleets import hardware
-from tests.plan.test_real_server import BUFFER, flags
+from tests.plan.test_real_server import BUFFER
 from tests.tinymodels.running import BARE, RunningServer
 
 FILL = 16_384
@@ -40,44 +42,57 @@ class Resident(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One comparison, in MiB: (planned, real) a component."""
+    """One comparison, in MiB: (planned, real) a component; of compute what each further build says comes after.
+
+    `rest` is all that the plan has beside compute.
+    """
 
     case: Case
     model: tuple[float, float]
     context: tuple[float, float]
-    compute: tuple[float, float]
+    compute: tuple[float, ...]
+    rest: float
     resident: Resident | None
 
+    def over(self, build: int) -> float:
+        """Of what the server takes in all, the share by which the plan is over for `build`; below 0 it is under."""
+        planned, said = self.compute[0], self.compute[1 + build]
+        return (planned - said) / (self.rest + said)
 
-def words(case: Case) -> list[str]:
-    """The case's flags."""
-    found = flags(case.config)
-    return [*found, "--kv-unified"] if case.config.kv_unified and case.config.slots is not None else found
 
+def compare(binaries: Sequence[Path], case: Case) -> Row:
+    """Plan and servers side by side. Weights are compared as the server logs them: by mapping live, by tensor dry.
 
-def compare(binary: Path, case: Case) -> Row:
-    """Plan and server side by side. Weights are compared as the server logs them: by mapping live, by tensor dry."""
+    All but compute is the first binary's, which alone is started for real.
+    """
+    binary = binaries[0]
     host = hardware(features=take_inventory().features)
     settings = settle(case.config, case.model, host).settings
     (plan,) = estimate(case.model, settings)
     context = (plan.kv_bytes + plan.recurrent_bytes + plan.output_bytes) / MIB
-    command = [str(binary), "-m", str(case.path), *words(case), "--device", "none"]
-    (dry,) = dry_run(command, {})[-1:]
+    command = ["-m", str(case.path), *flags(case.config), "--device", "none"]
+    (dry,) = dry_run([str(binary), *command], {})[-1:]
     proven = (dry.kv_bytes + dry.recurrent_bytes + dry.output_bytes) / MIB
     unmapped = msgspec.structs.replace(settings, load_mode="none")
     model = (estimate(case.model, unmapped)[0].model_bytes / MIB, sum(m.model_bytes for m in dry.memory) / MIB)
-    compute = (plan.compute_bytes / MIB, sum(m.compute_bytes for m in dry.memory) / MIB)
+    said = [sum(says([str(b), *command], {})[0].values()) for b in binaries]
+    rest = (plan.planned_bytes - plan.compute_bytes) / MIB
+    row = Row(case, model, (context, proven), (plan.compute_bytes / MIB, *said), rest, None)
     if not case.live:
-        return Row(case, model, (context, proven), compute, None)
+        return row
     real, resident = _run(binary, case, settings, plan)
-    model = (plan.model_bytes / MIB, real["model"])
-    return Row(case, model, (context, proven), (plan.compute_bytes / MIB, real["compute"]), resident)
+    return row._replace(
+        model=(plan.model_bytes / MIB, real["model"]),
+        compute=(row.compute[0], max(real["compute"], said[0]), *said[1:]),
+        resident=resident,
+    )
 
 
 def _run(binary: Path, case: Case, settings: Settings, plan: DeviceMemory) -> tuple[dict[str, float], Resident]:
     """Logged buffers, and what the process holds."""
     flags_ = (*BARE, "-lv", "4", "-t", "1", "-tb", "1")  # two threads on shared cores wait for each other
-    with RunningServer(binary, "-m", case.path, *words(case), flags=flags_, timeout_s=PATIENCE_S) as running:
+    words = ("-m", case.path, *flags(case.config), *load_words(binary, case.config.load_mode))
+    with RunningServer(binary, *words, flags=flags_, timeout_s=PATIENCE_S) as running:
         ready = _rss(running.pid)
         _fill(running, settings)
         used = _rss(running.pid)

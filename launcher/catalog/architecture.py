@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from launcher.catalog.gguf import BadHeader, Header
+from launcher.catalog.layouts import LAYOUTS
 from launcher.catalog.traits import ENCODERS, MAX_LAYERS, complete
+from launcher.catalog.unknown import widened
 from launcher.ir.config import ArchitectureConfig
 
 POOLING = ("none", "mean", "cls", "last", "rank")
@@ -86,7 +88,8 @@ def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig
         "causal": keys.flag("attention.causal", default=True),
         "pooling": dict(enumerate(POOLING)).get(keys.optional("pooling_type", absent=-1)),
     }
-    return complete(ArchitectureConfig(**fields, **_tokenizer(headers[0], keys)))
+    found = complete(ArchitectureConfig(**fields, **_tokenizer(headers[0], keys)))
+    return found if found.arch in LAYOUTS else widened(found, headers[0].values)
 
 
 class _Keys:
@@ -111,12 +114,14 @@ class _Keys:
         return _whole(self._values[name], name)
 
     def optional(self, key: str, *, absent: int = 0) -> int:
-        """A whole number, or `absent`. A per-layer list of one value is that value."""
+        """A whole number, or `absent`. A per-layer list counts as its largest."""
         name = f"{self.arch}.{key}"
         value = self._values.get(name, absent)
         if value == absent:
             return absent
-        return _whole(value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value, name)
+        return (
+            max((_whole(v, name) for v in value), default=absent) if isinstance(value, tuple) else _whole(value, name)
+        )
 
     def largest(self, key: str) -> int:
         """A whole number or the largest of a per-layer list; 0 when absent."""

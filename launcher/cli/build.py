@@ -130,13 +130,16 @@ def examine(
     from launcher.cli.host import of_host
     from launcher.cli.this_host import examined
     from launcher.compiler import error_class, render
+    from launcher.proving import prove_here
 
     out, _ = terminals(no_color=no_color)
-    compiled = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
+    here = prove_here(of_host(compile_fleet(overrides, config_dirs=config_dirs), host))
+    compiled = here.compiled
     rendered = render(compiled)
     manifest = rendered.manifest
     found, checked = examined(compiled, manifest, rendered.routes)
-    findings = (*compiled.findings, *found)
+    findings = (*compiled.findings, *found, *here.findings)
+    checked = (*checked, *here.lines)
     if as_json:
         from launcher.ir.documents import CheckDocument, CheckedDocument
 

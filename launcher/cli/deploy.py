@@ -180,15 +180,22 @@ def _compiled(
 ) -> tuple[Deployment, tuple[str, ...]]:
     """What `overrides` compile to for this host, and what differs in the rendered folder, if there is one."""
     from launcher.cli.host import of_host
-    from launcher.compiler import compile_fleet, render
+    from launcher.compiler import compile_fleet, error_class, render
+    from launcher.proving import prove_here
 
     scope = ["deploy.scope=user"] if layout.scope == "user" else []
     whole = compile_fleet([*overrides, *scope], config_dirs=config_dirs)
     compiled = of_host(whole, host)
-    rendered = render(compiled)
-    show_findings(err, [f for f in (*compiled.findings, *rendered.findings) if f.severity != "note"])
     folder = Path(compiled.plan.config.deploy.output_dir) / whole.plan.deployment / compiled.plan.on
-    stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) and not scope else ()
+    # what lies there was rendered by the bounds alone; what is installed has what this host's binaries prove
+    bounds = owned_files(folder) and not scope
+    stale = compare_deployment(render(compiled).deployment, folder) if bounds else ()
+    here = prove_here(compiled) if layout.root == Path("/") else None
+    rendered = render(here.compiled if here else compiled)
+    findings = (*(here.compiled if here else compiled).findings, *rendered.findings, *(here.findings if here else ()))
+    show_findings(err, [f for f in findings if f.severity != "note"])
+    if has_errors(findings):
+        raise (error_class(findings) or HostError)(f for f in findings if f.severity == "error")
     return rendered.deployment, tuple(difference.path for difference in stale)
 
 

@@ -31,6 +31,7 @@ from launcher.files import (
 from launcher.ir.deployment import Deployment
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.plan import FleetPlan
+from launcher.proving import prove_here
 from launcher.supervise import LOCK_NAME, offline_status, runtime_holder
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
 
@@ -152,12 +153,14 @@ def _prepare(
     overrides: list[str], config_dirs: list[Path], host: str | None, err: Terminal, *, verbose: bool
 ) -> tuple[Rendered, Path]:
     """Compile, check this host and write what the runtime reads; gives it and where it lies. Raises LaunchError."""
-    compiled = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
+    here = prove_here(of_host(compile_fleet(overrides, config_dirs=config_dirs), host))
+    compiled = here.compiled
     rendered = render(compiled)
     manifest = rendered.manifest
     show_findings(err, [f for f in compiled.findings if f.severity != "note" or verbose])
     _make_server_key(compiled.plan)
-    found, _ = examined(compiled, manifest, rendered.routes)
+    examination, _ = examined(compiled, manifest, rendered.routes)
+    found = (*examination, *here.findings)
     if has_errors(found):
         raise (error_class(found) or HostError)(found)
     show_findings(err, found)
@@ -232,8 +235,11 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, tuple
     request = read_request(state)
     request = msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
-    compiled = of_host(compiled, request.host) if request.host else compiled
+    here = prove_here(of_host(compiled, request.host) if request.host else compiled)
+    compiled = here.compiled
     rendered = render(compiled)
+    if has_errors(here.findings):
+        raise (error_class(here.findings) or HostError)(here.findings)
     if rendered.deployment.name != state.name:
         raise ConfigError([_other_deployment(state.name, rendered.deployment.name)])
     _make_server_key(compiled.plan)

@@ -32,7 +32,8 @@ def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool
     settled = plan.settle(server, model, host)
     if any(f.severity == "error" for f in settled.findings):
         raise ConfigError(settled.findings)
-    proof, findings = None, settled.findings
+    memory = plan.estimate(model, settled.settings)
+    proof, findings = None, (*settled.findings, *plan.unsized(model, memory))
     if prover is not None:
         from launcher.proving import prove_file
 
@@ -47,7 +48,7 @@ def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool
         context_length=model.architecture.n_ctx_train,
         n_ctx=settled.settings.n_ctx,
         n_ctx_per_slot=settled.settings.n_ctx_per_slot,
-        memory=plan.estimate(model, settled.settings),
+        memory=memory,
         findings=findings,
         proof=proof,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from launcher.base.environment import withheld
 from launcher.compiler import Compilation
 from launcher.errors import Finding, LaunchError
 from launcher.ir.dialect import Dialect
@@ -44,12 +46,29 @@ def examined(
     if alive.runtime_pid is not None:
         running["front"] = 0
     binaries = ask_binaries(compiled)
+    kept_out = _withheld(compiled)
     inventory = _with_gpus(hardware.take_inventory(), binaries.gpus)
     facts = hardware.gather_facts(manifest, routes, inventory, running=running, state_dir=state, owner=port_owner)
     facts = msgspec.structs.replace(facts, unseen_gpus=_unseen(compiled, binaries))
-    found = (*hardware.check_host(manifest, facts), *binaries.findings)
+    found = (*hardware.check_host(manifest, facts), *binaries.findings, *kept_out)
     located = config.locate(plan.without_waived(compiled.plan.config, found), compiled.composed.sources)
     return located, (*binaries.lines, *hardware.describe_checks(manifest, facts))
+
+
+def _withheld(compiled: Compilation) -> tuple[Finding, ...]:
+    """A note of the variables in this environment that a llama-server would read, and that none gets. No values."""
+    known = {flag.env for _, dialect in compiled.engines.values() for flag in dialect.flags if flag.env}
+    names = withheld(os.environ, known)
+    if not names:
+        return ()
+    finding = Finding(
+        code="host/environment-withheld",
+        severity="note",
+        key="servers",
+        message=f"{', '.join(names)} of this environment {'is' if len(names) == 1 else 'are'} not passed on to servers",
+        notes=("what is planned is what runs: use a field, or servers.NAME.env, where it is checked",),
+    )
+    return (finding,)
 
 
 def ask_binaries(compiled: Compilation) -> Binaries:

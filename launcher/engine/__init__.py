@@ -4,29 +4,38 @@ In: a binary (probed by its own `--help`), or the name of a recorded dialect. Ou
 And what it says that a command line will take, from its own dry run (`prove`). `help` and `breakdown` are pure.
 """
 
-from launcher.engine.breakdown import parse_breakdowns
+from launcher.engine.breakdown import Proven, UnreadableError, parse_dry_run
 from launcher.engine.devices import SeenDevice, list_devices
 from launcher.engine.help import parse_help
 from launcher.engine.probe import locate_binary, probe, record, recorded, recorded_names, resolve_binary
 from launcher.engine.prove import (
+    AS_JSON,
     EMBEDDED,
     DryRunError,
+    binary_digest,
     dry_run,
     keep_proof,
+    lacking,
     proof_key,
     read_proof,
     stand_in_devices,
+    used_features,
 )
 
 __all__ = [
+    "AS_JSON",
     "EMBEDDED",
     "DryRunError",
+    "Proven",
     "SeenDevice",
+    "UnreadableError",
+    "binary_digest",
     "dry_run",
     "keep_proof",
+    "lacking",
     "list_devices",
     "locate_binary",
-    "parse_breakdowns",
+    "parse_dry_run",
     "parse_help",
     "probe",
     "proof_key",
@@ -36,4 +45,5 @@ __all__ = [
     "recorded_names",
     "resolve_binary",
     "stand_in_devices",
+    "used_features",
 ]

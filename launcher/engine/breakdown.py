@@ -1,14 +1,22 @@
 """llama-server's log of a `no_alloc` pass → what it will take. Pure.
 
-Source: common/fit.cpp `common_memory_breakdown_print`, llama-kv-cache.cpp, llama-memory-recurrent.cpp and
+Source: common/fit.cpp `common_memory_breakdown_print` (the table, and the same as JSON under `--log-jsonl`),
+llama-model-loader.cpp (the file that a pass is about), llama-kv-cache.cpp, llama-memory-recurrent.cpp and
 llama-context.cpp (`sched_reserve`, `output_reserve`).
+
+Builds differ in order: up to b10434 a draft's table comes before the line `fitting params`, in b11434 both come after
+it, the target's first. So a table belongs to the file that was read before it; only where target and draft are one file
+does that line decide.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
 
 from launcher.ir.proof import Breakdown, ProvenMemory
 from launcher.sizes import MIB
@@ -16,46 +24,172 @@ from launcher.sizes import MIB
 END = "projected to use"
 """What the server logs once the pass is over and nothing is allocated yet."""
 RAM = "ram"
-_ROW = re.compile(r"\|\s+- (\S+).*?(\d+) \+\s+(\d+) \+\s+(\d+)[^|]*\|")
+ROUNDING_MIB = 3
+"""A row's sum may be off by this from its three parts, each rounded down."""
+_ROW = re.compile(
+    r"\|\s+- (.+?)\s+\|\s*(?:-?\d+\s*=\s*-?\d+\s*\+\s*\(\s*)?(\d+)\s*=\s*(\d+)\s*\+\s*(\d+)\s*\+\s*(\d+)\b"
+)
+_NOT_A_ROW = "common_memory_breakdown_print: |   - "
+_FILE = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+?)(?: \(version .*\))?\s*$")
+_FITTING = "fitting params to device memory"
 _KV = re.compile(r"llama_kv_cache\w*: size =\s*([\d.]+) MiB")
 _RECURRENT = re.compile(r"llama_memory_recurrent: size =\s*([\d.]+) MiB")
 _OUTPUT = re.compile(r"output buffer size =\s*([\d.]+) MiB")
 _COMPUTE = re.compile(r"sched_reserve:\s+(\S+)\s+compute buffer size =\s*([\d.]+) MiB")
-_HEAD = "memory breakdown [MiB]"
+_COMPILED = re.compile(r"\b([A-Z][A-Z0-9_]+) = 1\b")
 
 
-def parse_breakdowns(log: Iterable[str], devices: Mapping[str, str] | None = None) -> tuple[Breakdown, ...]:
-    """One breakdown a model, in the log's order: a draft's comes before its target's.
+class UnreadableError(Exception):
+    """The log has no breakdown, or one that contradicts itself; the text says which."""
 
-    `devices`: llama.cpp's name (`CUDA0`, `RPC0`) → ours, of those that count on their own; all others are the host.
+
+class Proven(NamedTuple):
+    """What one server said: its own breakdown, its draft's where it has one, and what its build was compiled for."""
+
+    own: Breakdown
+    draft: Breakdown | None
+    compiled_for: tuple[str, ...] = ()
+
+
+class _Line(msgspec.Struct):
+    """One line under `--log-jsonl`."""
+
+    type: str = ""
+    msg: str = ""
+    data: _Data | None = None
+
+
+class _Data(msgspec.Struct):
+    """A breakdown as JSON."""
+
+    rows: tuple[_JsonRow, ...] = ()
+
+
+class _JsonRow(msgspec.Struct):
+    """One row, in MiB. `kind`: `device`, `host` or `buffer_type`."""
+
+    name: str
+    self: int
+    model: int
+    context: int
+    compute: int
+
+
+class _Row(NamedTuple):
+    """One row of a table, in MiB."""
+
+    name: str
+    whole: int
+    model: int
+    context: int
+    compute: int
+
+
+class _Table(NamedTuple):
+    """One pass: the file it was about, whether it came after `fitting params`, and what it said."""
+
+    file: str
+    fitted: bool
+    breakdown: Breakdown
+
+
+_DECODER = msgspec.json.Decoder(_Line)
+
+
+def parse_dry_run(log: Sequence[str], *, model: str, draft: str | None, devices: Mapping[str, str]) -> Proven:
+    """What the server of file `model`, with a draft from file `draft`, said in its dry run.
+
+    `devices`: llama.cpp's name of a device (`CUDA0`), or of an RPC device its endpoint (`127.0.0.1:50052`), → ours;
+    all other buffers are the host's. Raises UnreadableError, never gives a figure that does not add up.
     """
-    found: list[Breakdown] = []
+    tables = tuple(_tables(log, devices))
+    if not tables:
+        raise UnreadableError("the log has no memory breakdown")
+    if draft is not None and draft != model and any(t.file in {model, draft} for t in tables):
+        own = [t for t in tables if t.file == model]
+        drafts = [t for t in tables if t.file == draft]
+    else:
+        own = [t for t in tables if t.fitted][:1] or list(tables[-1:])
+        drafts = [t for t in tables if t not in own] if draft is not None else []
+    if not own or (draft is not None and not drafts):
+        whose = "the model" if not own else "the draft"
+        raise UnreadableError(
+            f"the log has no memory breakdown of {whose}, only of {', '.join(t.file for t in tables)}"
+        )
+    return Proven(own[-1].breakdown, drafts[-1].breakdown if drafts else None, compiled_for(log))
+
+
+def compiled_for(log: Iterable[str]) -> tuple[str, ...]:
+    """The CPU features that a build was compiled for, as its `system_info` line names them (`AVX2`, `AMX_INT8`)."""
+    line = next((line for line in log if "system_info:" in line), "")
+    return tuple(dict.fromkeys(_COMPILED.findall(line)))
+
+
+def _tables(log: Iterable[str], devices: Mapping[str, str]) -> Iterator[_Table]:
+    """Every pass in the log's order."""
+    file, fitted = "", False
     lines: list[str] = []
-    rows: list[tuple[str, int, int, int]] = []
-    for line in log:
-        if rows and "|" not in line:
-            found.append(_breakdown(rows, lines, devices or {}))
+    rows: list[_Row] = []
+    for raw in log:
+        line, said = _decoded(raw)
+        row = None if said else _row(line)
+        if rows and row is None:
+            yield _Table(file, fitted, _breakdown(rows, lines, devices))
             rows, lines = [], []
-        lines.append(line)
-        match = _ROW.search(line)
-        if match and _HEAD not in line:
-            rows.append((match[1], int(match[2]), int(match[3]), int(match[4])))
+        if said:
+            yield _Table(file, fitted, _breakdown(said, lines, devices))
+            lines = []
+        elif row is not None:
+            rows.append(row)
+        else:
+            found = _FILE.search(line)
+            file, fitted = found[1] if found else file, fitted or _FITTING in line
+            lines.append(line)
     if rows:
-        found.append(_breakdown(rows, lines, devices or {}))
-    return tuple(found)
+        yield _Table(file, fitted, _breakdown(rows, lines, devices))
 
 
-def _breakdown(rows: list[tuple[str, int, int, int]], lines: list[str], devices: Mapping[str, str]) -> Breakdown:
+def _decoded(raw: str) -> tuple[str, list[_Row]]:
+    """The text of a line, plain or JSON, and the rows of a breakdown that is JSON."""
+    if not raw.startswith("{"):
+        return raw, []
+    try:
+        line = _DECODER.decode(raw)
+    except msgspec.DecodeError:
+        return raw, []
+    if line.type == "fit_memory_breakdown" and line.data is not None:
+        return "", [_checked(_Row(r.name, r.self, r.model, r.context, r.compute)) for r in line.data.rows]
+    return line.msg, []
+
+
+def _row(line: str) -> _Row | None:
+    """The row that a line is, None for other lines. Raises UnreadableError for a row that cannot be read."""
+    if _NOT_A_ROW not in line:
+        return None
+    match = _ROW.search(line)
+    if match is None:
+        raise UnreadableError(f"a row of the memory breakdown cannot be read: {line.strip()[:160]}")
+    return _checked(_Row(match[1], *map(int, match.groups()[1:])))
+
+
+def _checked(row: _Row) -> _Row:
+    """`row`, if its parts make its sum. Raises UnreadableError."""
+    if abs(row.whole - row.model - row.context - row.compute) > ROUNDING_MIB:
+        raise UnreadableError(f"a row of the memory breakdown does not add up: {row.name} {row[1:]}")
+    return row
+
+
+def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str, str]) -> Breakdown:
     """Rows of one table with the sizes logged before it."""
-    text = "".join(lines)
+    text = "\n".join(lines)
     model: defaultdict[str, int] = defaultdict(int)
     context: defaultdict[str, int] = defaultdict(int)
     compute: defaultdict[str, float] = defaultdict(float)
-    for name, m, c, w in rows:
-        place = _place(name, devices)
-        model[place] += m
-        context[place] += c
-        compute[place] += w
+    for row in rows:
+        place = _place(row.name, devices)
+        model[place] += row.model
+        context[place] += row.context
+        compute[place] += row.compute
     exact: defaultdict[str, float] = defaultdict(float)
     for name, size in _COMPUTE.findall(text):
         exact[_place(name, devices)] += float(size)
@@ -76,8 +210,15 @@ def _breakdown(rows: list[tuple[str, int, int, int]], lines: list[str], devices:
 
 
 def _place(name: str, devices: Mapping[str, str]) -> str:
-    """The device that a buffer type is on: `RPC0[127.0.0.1:50052]` is RPC0, `CUDA_Host` the host."""
-    return next((ours for theirs, ours in devices.items() if re.match(rf"{theirs}(?!\w)", name)), RAM)
+    """The device that a buffer type or a table's row is on.
+
+    A row is `RPC0 (127.0.0.1:50052)`, its buffers `RPC0[127.0.0.1:50052]`: two RPC servers both call their first device
+    RPC0, so the endpoint decides. `CUDA_Host` is the host's.
+    """
+    for theirs, ours in devices.items():
+        if ":" in theirs and re.search(rf"[(\[]{re.escape(theirs)}[)\]]", name):
+            return ours
+    return next((ours for theirs, ours in devices.items() if re.match(rf"{re.escape(theirs)}(?!\w)", name)), RAM)
 
 
 def _sum(pattern: re.Pattern[str], text: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from launcher.base.environment import passed_on
 from launcher.sizes import MIB
 
 _DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d+) MiB, (\d+) MiB free\))?\s*$", re.MULTILINE)
@@ -38,7 +39,7 @@ def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None =
             capture_output=True,
             text=True,
             errors="replace",
-            env={**os.environ, **(env or {})},
+            env={**passed_on(os.environ), **(env or {})},
             timeout=LIST_TIMEOUT_S,
             check=False,
         )

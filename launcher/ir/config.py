@@ -226,9 +226,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A llama-server binary: where it is and which recorded dialect it speaks when it is not at hand."""
 
     binary: str
-    """A path, a name on PATH, or `pkg://package/file` inside an installed Python package."""
+    """A path, a name on PATH, `pkg://package/file` of an installed package, or `built://file` of `make engine`."""
     dialect: str
     """Name of a recorded dialect (`b10434`), used when the binary cannot be probed."""
+    cpu_features: tuple[str, ...] | None = None
+    """Instruction sets that the build was compiled for, as `cpu.features` has them: it uses no others that the CPU may
+    have. Left out: all that the CPU has."""
     library_path: tuple[str, ...] = ()
     env: dict[str, str] = {}
 

@@ -54,7 +54,10 @@ class ServerDocument(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     env: dict[str, str]
     memory: tuple[DeviceMemory, ...]
-    source: Literal["gguf", "declared", "measured"]
+    source: Literal["gguf", "declared", "measured", "proven"]
+    """Where the figures come from: a header, the catalogue, or the server's own dry run (`proven`)."""
+    proven_by: str | msgspec.UnsetType = msgspec.UNSET
+    """The build that proved them."""
     host: str | msgspec.UnsetType = msgspec.UNSET
     """Where it runs, of several hosts."""
     address: str | msgspec.UnsetType = msgspec.UNSET

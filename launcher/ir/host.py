@@ -47,3 +47,5 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     page_bytes: int = 4096
     numactl: str | None = None
     cpu_quota: float | None = None
+    cpu_flags: frozenset[str] = frozenset()
+    """Every flag of the first processor, as /proc/cpuinfo names them; `features` are those that change memory."""

@@ -150,6 +150,8 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     slot_save_path: str | None = None
     on: str = ""
     """The host that it runs on, where there are several; `host` is the address that it listens on."""
+    proven_by: str = ""
+    """The build whose own dry run `memory` was held against (`b11434`); "" = it is the bound alone."""
 
 
 class RungPlan(msgspec.Struct, frozen=True, kw_only=True):

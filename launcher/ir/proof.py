@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+Component = Literal["model", "kv", "recurrent", "output", "compute", "draft"]
+"""What a dry run tells apart; names as in `launcher.ir.plan.DeviceMemory`."""
 
 
 class ProvenMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +35,24 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """One component on one device (`all` for those that the server logs in sum): predicted and proven bytes."""
 
     device: str
-    component: str
+    component: Component
     predicted_bytes: int
     proven_bytes: int
+
+
+class Excess(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dry run said of one component on one device beyond the plan, in bytes: the plan has to grow by it."""
+
+    device: str
+    component: Component
+    excess_bytes: int
+
+
+class Proved(msgspec.Struct, frozen=True, kw_only=True):
+    """That a server's own binary was asked: its build, and what it takes beyond the bound."""
+
+    build: str
+    excess: tuple[Excess, ...] = ()
 
 
 class ServerProof(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +68,8 @@ class ServerProof(msgspec.Struct, frozen=True, kw_only=True):
     stand_ins: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()
     failure: str | None = None
+    cause: Literal["unfit", "refused", "hung", "unreadable"] | None = None
+    """How a dry run failed: died of a signal, ended by itself, was ended at its timeout, is not understood."""
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):

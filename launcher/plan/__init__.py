@@ -6,10 +6,11 @@ In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pur
 (`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages.
 """
 
+from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate
-from launcher.plan.proof import differences, is_mismatch, proof_findings, unshared_memory
+from launcher.plan.proof import differences, excesses, is_mismatch, proof_findings, unshared_memory
 from launcher.plan.settings import Settings
 from launcher.plan.settle import Settled, settle
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
@@ -21,6 +22,7 @@ __all__ = [
     "apply_waivers",
     "differences",
     "estimate",
+    "excesses",
     "front_host",
     "is_mismatch",
     "plan_fleet",
@@ -29,5 +31,6 @@ __all__ = [
     "settle",
     "sort_findings",
     "unshared_memory",
+    "unsized",
     "without_waived",
 ]

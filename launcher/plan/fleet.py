@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -10,13 +10,14 @@ from launcher.errors import Finding
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import FleetPlan, Residency, ServicePlan, Solved
+from launcher.ir.proof import Proved
 from launcher.plan.checks import CHECKS, WHOLE, Planning
 from launcher.plan.devices import device_plans, elect, starts, totals
 from launcher.plan.hosts import Host, check_hosts, placed, split, told_by, without_foreign
 from launcher.plan.ladder import ladders
 from launcher.plan.memory import WeightTables
 from launcher.plan.order import start_order
-from launcher.plan.server import Planned, plan_server
+from launcher.plan.server import Planned, plan_server, with_proof
 from launcher.plan.sharing import share
 from launcher.plan.solve import solve
 from launcher.plan.together import residency
@@ -30,12 +31,17 @@ def plan_fleet(
     deployment: str,
     input_digest: str,
     checks: Iterable[Callable[[Planning], Iterator[Finding]]] = CHECKS,
+    proved: Mapping[str, Proved] | None = None,
 ) -> FleetPlan:
-    """The whole decision. Always returns; everything found, errors too, is in `findings`, sorted."""
+    """The whole decision. Always returns; everything found, errors too, is in `findings`, sorted.
+
+    `proved`: servers whose own binary was asked what they take; their plan is the larger of bound and proof. What is
+    left open is chosen by the bound alone, so that a proof never changes what it is about.
+    """
     findings: list[Finding] = []
     tables = WeightTables()
     hosts, solved = _solved(split(fleet), catalog, tables)
-    parts = [_part(host, fleet, catalog, tables, findings, solved=solved) for host in hosts]
+    parts = [_part(host, fleet, catalog, tables, findings, solved=solved, proved=proved or {}) for host in hosts]
     whole = parts[0] if len(parts) == 1 else _together(fleet, catalog, tables, parts)
     checks = tuple(checks)
     for host, part in zip(hosts, parts, strict=True):
@@ -79,9 +85,10 @@ def _part(
     findings: list[Finding],
     *,
     solved: tuple[Solved, ...],
+    proved: Mapping[str, Proved],
 ) -> Planning:
     """One host's servers and services, planned alone."""
-    planned = (placed(s, host) for s in _servers(host.fleet, catalog, findings, tables))
+    planned = (placed(with_proof(s, proved), host) for s in _servers(host.fleet, catalog, findings, tables))
     servers, foreign = without_foreign(share(elect(tuple(planned))), fleet.servers)
     servers, cycles = start_order(servers, fleet.runtime.parallel_start_below_bytes)
     findings += (*foreign, *cycles)

@@ -8,7 +8,7 @@ from launcher.errors import Finding, Severity
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import DeviceMemory
-from launcher.ir.proof import Breakdown, Difference, ProvenMemory, ServerProof
+from launcher.ir.proof import Breakdown, Component, Difference, Excess, ProvenMemory, ServerProof
 from launcher.plan.hosts import split
 from launcher.plan.memory import WeightTables
 from launcher.plan.server import price
@@ -17,7 +17,7 @@ from launcher.sizes import MIB, gib
 
 LOG_STEP = MIB // 100
 """Bytes to which the log gives sizes (0.01 MiB)."""
-EXACT = ("kv", "recurrent", "output")
+EXACT: tuple[Component, ...] = ("kv", "recurrent", "output")
 """Components that must agree to the log's rounding: they follow from the architecture alone."""
 MODEL_ROWS = 6
 """Rows of weights (host, AMX, repacked, and of devices) that the table rounds to 1 MiB each, at most."""
@@ -41,25 +41,42 @@ def unshared_memory(fleet: FleetConfig, catalog: Catalog) -> dict[str, tuple[Dev
     return found
 
 
-def differences(predicted: tuple[DeviceMemory, ...], breakdowns: tuple[Breakdown, ...]) -> tuple[Difference, ...]:
-    """Every component of one server, predicted beside proven: by device, or over all where the log says no more.
-
-    The last of `breakdowns` is the server's own; those before it are its draft's.
-    """
-    *drafts, proven = breakdowns
+def differences(
+    predicted: tuple[DeviceMemory, ...], own: Breakdown, draft: Breakdown | None = None
+) -> tuple[Difference, ...]:
+    """Every component of one server, predicted beside proven: by device, or over all where the log says no more."""
     by_device = {memory.device: memory for memory in predicted}
+    drafts = draft.memory if draft else ()
     found = []
-    for real in proven.memory:
-        mine = by_device.get(real.device, DeviceMemory(device=real.device))
+    for name in dict.fromkeys(memory.device for memory in (*own.memory, *drafts)):
+        mine = by_device.get(name, DeviceMemory(device=name))
+        real = next((m for m in own.memory if m.device == name), ProvenMemory(device=name))
         if mine.model_bytes or real.model_bytes:
-            found.append(_difference(real.device, "model", mine.model_bytes, real.model_bytes))
-        found.append(_difference(real.device, "compute", mine.compute_bytes, real.compute_bytes))
-        draft = sum(_whole(m) for b in drafts for m in b.memory if m.device == real.device)
-        found.append(_difference(real.device, "draft", mine.draft_bytes, draft))
+            found.append(_difference(name, "model", mine.model_bytes, real.model_bytes))
+        found.append(_difference(name, "compute", mine.compute_bytes, real.compute_bytes))
+        found.append(_difference(name, "draft", mine.draft_bytes, sum(_whole(m) for m in drafts if m.device == name)))
     for component in EXACT:
         total = sum(getattr(memory, f"{component}_bytes") for memory in predicted)
-        found.append(_difference("all", component, total, getattr(proven, f"{component}_bytes")))
+        found.append(_difference("all", component, total, getattr(own, f"{component}_bytes")))
     return tuple(d for d in found if d.predicted_bytes or d.proven_bytes)
+
+
+def excesses(predicted: tuple[DeviceMemory, ...], own: Breakdown, draft: Breakdown | None = None) -> tuple[Excess, ...]:
+    """What a server takes beyond its plan by its own word, beyond the log's rounding.
+
+    What the log gives for all devices together is put on the one whose context exceeds its plan most.
+    """
+    planned = {m.device: m.kv_bytes + m.recurrent_bytes + m.output_bytes for m in predicted}
+    fullest = max(own.memory, key=lambda m: m.context_bytes - planned.get(m.device, 0), default=None)
+    return tuple(
+        Excess(
+            device=fullest.device if d.device == "all" and fullest else d.device,
+            component=d.component,
+            excess_bytes=d.proven_bytes - d.predicted_bytes,
+        )
+        for d in differences(predicted, own, draft)
+        if d.proven_bytes > d.predicted_bytes and is_mismatch(d)
+    )
 
 
 def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
@@ -69,8 +86,9 @@ def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
     """
     key = f"servers.{proof.name}"
     if proof.failure is not None:
+        code = "engine/proof-unreadable" if proof.cause == "unreadable" else "plan/proof-failed"
         message = f"{proof.name} could not be proven: {proof.failure}"
-        return (Finding(code="plan/proof-failed", severity="warning", key=key, message=message),)
+        return (Finding(code=code, severity="warning", key=key, message=message),)
     return tuple(_finding(key, proof.name, d) for d in proof.differences if is_mismatch(d))
 
 
@@ -89,7 +107,7 @@ def _whole(memory: ProvenMemory) -> int:
     return memory.model_bytes + memory.context_bytes + memory.compute_bytes
 
 
-def _difference(device: str, component: str, predicted: int, proven: int) -> Difference:
+def _difference(device: str, component: Component, predicted: int, proven: int) -> Difference:
     """One row."""
     return Difference(device=device, component=component, predicted_bytes=predicted, proven_bytes=proven)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 from launcher.errors import Finding
 from launcher.ir.catalog import Catalog, ModelFile, ProjectorFile
-from launcher.ir.config import FleetConfig, ServerConfig
+from launcher.ir.config import FleetConfig, HardwareConfig, ServerConfig
 from launcher.ir.plan import DeviceMemory, ServerPlan
+from launcher.ir.proof import Proved
 from launcher.plan.memory import Companions, Part, WeightTables, add_up, server_parts
 from launcher.plan.settings import Settings
 from launcher.plan.settle import settle
@@ -64,7 +66,7 @@ def plan_server(
         findings.append(_dangling(f"{key}.draft", message))
         draft = None
     beside = Companions(draft=draft, draft_config=config.draft, projector=projector)
-    settled = settle(config, model, fleet.hardware, key=key, beside=beside, tables=tables)
+    settled = settle(config, model, seen_by(fleet, config.engine), key=key, beside=beside, tables=tables)
     port = config.port if config.port is not None else fleet.ports.get(name)
     if port is None:
         findings.append(_dangling(f"{key}.port", f"no port: write one here, or an entry {name} in ports"))
@@ -86,6 +88,17 @@ def plan_server(
     return planned, [*findings, *settled.findings]
 
 
+def with_proof(server: Planned, proved: Mapping[str, Proved]) -> Planned:
+    """`server` with what its own binary says that it takes beyond the bound, where it was asked."""
+    proof = proved.get(server.name)
+    if proof is None:
+        return server
+    grown = (Part(device=e.device, component=e.component, committed=e.excess_bytes) for e in proof.excess)
+    parts = (*server.parts, *grown)
+    plan = msgspec.structs.replace(server.plan, memory=add_up(parts), proven_by=proof.build)
+    return msgspec.structs.replace(server, parts=parts, plan=plan)
+
+
 def price(
     fleet: FleetConfig, catalog: Catalog, config: ServerConfig, tables: WeightTables
 ) -> tuple[DeviceMemory, ...] | None:
@@ -98,8 +111,17 @@ def price(
         draft_config=config.draft,
         projector=catalog.projectors.get(config.model) if config.projector else None,
     )
-    settings = settle(config, model, fleet.hardware, beside=beside, tables=tables).settings
+    settings = settle(config, model, seen_by(fleet, config.engine), beside=beside, tables=tables).settings
     return add_up(server_parts(model, settings, beside, tables))
+
+
+def seen_by(fleet: FleetConfig, engine: str) -> HardwareConfig:
+    """The machine with the CPU features that builds of `engine` use."""
+    hardware, entry = fleet.hardware, fleet.engines.get(engine)
+    if entry is None or entry.cpu_features is None or hardware.cpu is None:
+        return hardware
+    used = tuple(f for f in hardware.cpu.features if f in entry.cpu_features)
+    return msgspec.structs.replace(hardware, cpu=msgspec.structs.replace(hardware.cpu, features=used))
 
 
 def _tier(fleet: FleetConfig, name: str, config: ServerConfig) -> str:

@@ -59,7 +59,7 @@ def server_words(
             may_be_silent = chosen is not None
             findings.append(_unspoken(asked_by(meaning, server, config), meaning, alternatives, dialect, may_be_silent))
     findings += check_extra_args(server, dialect, index)
-    findings += check_environment(server, index)
+    findings += check_environment(server.env, f"servers.{server.name}.env", dialect, index)
     argv = (*words, *server.extra_args)
     findings += bad_characters(words, f"servers.{server.name}")
     for position, word in enumerate(server.extra_args):

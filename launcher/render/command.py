@@ -11,6 +11,7 @@ from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.manifest import argv_digest
 from launcher.render.argv import placement_prefix, server_words
 from launcher.render.characters import bad_characters
+from launcher.render.extra import check_environment
 
 Engines = Mapping[str, tuple[str, Dialect]]
 """Engine name → its binary and its dialect."""
@@ -41,6 +42,9 @@ def render_commands(plan: FleetPlan, engines: Engines) -> tuple[dict[str, Comman
     for server in plan.servers:
         commands[server.name], found = server_command(server, plan, engines)
         findings += found
+    for name, (_, dialect) in engines.items():
+        if (entry := plan.config.engines.get(name)) is not None and entry.env:
+            findings += check_environment(entry.env, f"engines.{name}.env", dialect, dialect.index())
     return commands, tuple(findings)
 
 

@@ -68,20 +68,32 @@ def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Itera
             yield _finding("engine/override-key", key, message, (f"its keys begin with {server.arch}.",), warning=True)
 
 
-def check_environment(server: ServerPlan, index: Mapping[str, Flag]) -> list[Finding]:
-    """Variables of `env` that llama-server reads as flags which the compiler decides."""
+ENGINE_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY")
+"""Beginnings of names that only llama-server reads, as flags: one that no flag has is read by nobody."""
+
+
+def check_environment(
+    env: Mapping[str, str], key: str, dialect: Dialect, index: Mapping[str, Flag]
+) -> Iterator[Finding]:
+    """Variables of an `env` at `key` that llama-server reads as flags: held against the dialect as flags are."""
     owners = _owners(index)
-    by_variable = {flag.env: flag for flag in index.values() if flag.env and flag.names[0] in owners}
-    return [
-        _conflict(
-            f"servers.{server.name}.env.{name}",
-            name,
-            owners[by_variable[name].names[0]],
-            f"~servers.{server.name}.env.{name}",
-        )
-        for name in server.env
-        if name in by_variable
-    ]
+    by_variable = {flag.env: flag for flag in index.values() if flag.env}
+    for name, value in env.items():
+        flag, at = by_variable.get(name), f"{key}.{name}"
+        if flag is None:
+            if name.startswith(ENGINE_VARIABLES):
+                message = f"llama-server {dialect.name} reads no {name}: it would be without effect"
+                yield _finding("engine/unknown-flag", at, message, fixes=(Fix(override=f"~{at}"),))
+            continue
+        if flag.names[0] in owners:
+            yield _conflict(at, name, owners[flag.names[0]], f"~{at}")
+        elif flag.removed:
+            message = f"llama-server {dialect.name} has removed {flag.names[0]}, which {name} sets"
+            yield _finding("engine/unknown-flag", at, message, (flag.help,))
+        elif flag.arity and (reason := refused_value(flag, name, value)):
+            yield _finding("engine/bad-value", at, reason)
+        if secret := next((known for known in SECRET_FLAGS if known in flag.names), None):
+            yield _secret(at, secret)
 
 
 def _walk(words: tuple[str, ...], index: Mapping[str, Flag]) -> Iterator[tuple[int, str, Flag | None, tuple[str, ...]]]:
@@ -157,7 +169,7 @@ def _without(server: ServerPlan, position: int, values: tuple[str, ...]) -> str:
 
 def _conflict(key: str, word: str, meaning: Meaning, remove: str) -> Finding:
     """The finding for a flag that the compiler decides, with the config key that says it and how to take it away."""
-    server = ".".join(key.split(".")[:2])
+    server = ".".join(key.split(".")[:2]) if key.startswith("servers.") else "servers.NAME"
     if not meaning.key:
         message, effect = f"{word} is decided by the compiler; the plan depends on it", "leaves it to the compiler"
     else:

@@ -67,6 +67,7 @@ NOT_FLAGS = {
     "extra_args": "appended as they are, after a check",
     "env": "environment",
     "memory": "plan",
+    "proven_by": "plan",
 }
 """ServerPlan fields that no flag spells, and who uses them instead."""
 

@@ -17,8 +17,9 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
+from launcher.base.environment import passed_on
 from launcher.supervise import logs, procfs
 from launcher.supervise.identity import MARKER, ServerRecord, mismatch
 
@@ -123,15 +124,24 @@ class RunningProcess:
                 signal_exactly(member.pid, member.start_ticks, number)
 
 
+def environment(kind: Literal["server", "service"], own: Mapping[str, str]) -> dict[str, str]:
+    """What a process gets: `own`, its config's, over what it inherits of ours.
+
+    A llama-server inherits a short list (`launcher.base.environment`); a service, any program, all that is not
+    systemd's word to us.
+    """
+    ours = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    return {**(passed_on(ours) if kind == "server" else ours), **own}
+
+
 def spawn(
     argv: tuple[str, ...], env: Mapping[str, str], log: Path, state_file: Path, oom_score_adjust: int = 0
 ) -> RunningProcess:
     """Start `argv` in its own session, output appended to `log`, input from nowhere.
 
-    The environment is ours, with `env` on top and the state file's path as a marker. `oom_score_adjust` 0 leaves our
+    The environment is `env`, with the state file's path as a marker. `oom_score_adjust` 0 leaves our
     own; else it is set, as far as the kernel lets us. Raises OSError when it cannot be executed.
     """
-    inherited = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
     output = logs.open_log(log)
     try:
         child = subprocess.Popen(
@@ -139,7 +149,7 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**inherited, **env, MARKER: str(state_file)},
+            env={**env, MARKER: str(state_file)},
             start_new_session=True,
         )
     except ValueError as error:  # a NUL in a manifest that somebody wrote by hand

@@ -276,9 +276,8 @@ class Runner(InFlight):
             self._oom_kills = oom_kills()
             if spec.slot_save_path is not None:
                 slots.prepare(spec.slot_save_path)
-            started = process.spawn(
-                spec.argv, spec.env, self.log_file, shared.store.path(spec.name), spec.oom_score_adjust
-            )
+            env = process.environment(spec.kind, spec.env)
+            started = process.spawn(spec.argv, env, self.log_file, shared.store.path(spec.name), spec.oom_score_adjust)
         except OSError as error:
             cause = f"cannot start {spec.argv[0]}: {error}"
             return Diagnosis(code="supervise/cannot-execute", cause=cause, remedy="")

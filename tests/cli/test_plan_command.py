@@ -57,7 +57,7 @@ def test_text_shows_servers_bars_and_findings(cli: Cli) -> None:
         (("a b=c",), 2, "config/override", "<command line>:3", "KEY=VALUE"),
         (("servers.frontdoor.extra_args=[--lookup]",), 5, "engine/unknown-flag", "<command line>:3", "--lookup"),
         (("include_warm=[architect_general]",), 2, "config/duplicate-server", "<command line>:3", "include_warm"),
-        (("engines.default.dialect=b1",), 5, "engine/unknown-dialect", "<command line>:3", "b10434"),
+        (("engines.default.dialect=b1",), 5, "engine/unknown-dialect", "<command line>:3", "b11434"),
     ],
 )
 def test_mistakes_are_findings_at_their_place(

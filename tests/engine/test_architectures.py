@@ -32,4 +32,4 @@ def test_recorded_builds_know_what_they_should() -> None:
 
 def test_probing_finds_the_library_beside_the_binary(llama_server: Path) -> None:
     """The probed names are the recorded ones of that build."""
-    assert probe(llama_server, None).architectures == recorded("b10434").architectures
+    assert probe(llama_server, None).architectures == recorded("b10068").architectures

@@ -148,7 +148,7 @@ def test_a_lost_flag_in_extra_args_is_found_at_its_line(tmp_path: Path) -> None:
     """The config line that asked for it, to the line."""
     (tmp_path / "case").mkdir()
     (tmp_path / "case" / "extra.yaml").write_text(EXTRA, encoding="utf-8")
-    whole = compile_fleet(["hardware=dev", "+case=extra", "engines.default.dialect=b10434"], config_dirs=[tmp_path])
+    whole = compile_fleet(["hardware=dev", "+case=extra", "engines.default.dialect=b10068"], config_dirs=[tmp_path])
     dialect = whole.engines["default"][1]
     assert spoken(whole, dialect) == ()
     first, *_ = spoken(whole, without(dialect, dialect.index()["--prio"]))

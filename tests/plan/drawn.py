@@ -6,9 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from launcher.catalog import MIXES, complete, synthesise, write_sparse
+import msgspec
+
+from launcher.catalog import MIXES, complete, describe, synthesise, write_sparse
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import ArchitectureConfig, ServerConfig
+from tests.tinymodels.full_size import SHAPES, write_full_size
 
 from .fleets import server
 
@@ -30,6 +33,9 @@ SQUARE = frozenset(
     }
 )
 """As wide as all query heads together."""
+MANY_SLOTS, EXPERTS_ON_HOST, KV_ON_HOST = 0.4, 0.4, 0.15
+"""Share of draws."""
+FULL_SIZE = tuple(sorted(SHAPES))
 UNTIED = frozenset({"gpt-oss", "qwen2moe", "olmo2"})
 TIED = frozenset({"gemma", "gemma2", "gemma3", *ENCODERS})
 
@@ -155,3 +161,37 @@ def config(rng: random.Random, arch: ArchitectureConfig) -> ServerConfig:
     blocks = arch.key_length % 32 == 0
     k, v = (rng.choice(["f16", "bf16", "q8_0", "q4_0", "q5_1"] if blocks else ["f16", "bf16"]) for _ in range(2))
     return server(**fields, cache_type_k=k, cache_type_v=k if arch.kv_lora_rank else v)
+
+
+def drawing(seed: int, folder: Path) -> tuple[ModelFile, Path, ServerConfig]:
+    """A small model and a server; the architectures take turns."""
+    rng = random.Random(seed)  # noqa: S311 - the same draws again
+    arch = architecture(rng, ARCHITECTURES[seed % len(ARCHITECTURES)])
+    drawn, path = model(arch, folder, f"drawn-{seed}")
+    return drawn, path, config(rng, arch)
+
+
+def full_size(seed: int, folder: Path) -> tuple[ModelFile, Path, ServerConfig]:
+    """A well-known model, which take turns, and a server that is drawn; hybrids often with 16 slots."""
+    name = FULL_SIZE[seed % len(FULL_SIZE)]
+    rng = random.Random(7 * seed + 1)  # noqa: S311 - the same draws again
+    (own := folder / f"full-{seed}").mkdir()
+    path = write_full_size(name, own)
+    known = describe(str(path))
+    drawn = config(rng, known.architecture)
+    if known.architecture.ssm_d_inner and rng.random() < MANY_SLOTS:
+        drawn = msgspec.structs.replace(drawn, slots=16, kv_unified=None)
+    return known, path, drawn
+
+
+def placed(seed: int, drawn: ServerConfig, arch: ArchitectureConfig) -> ServerConfig:
+    """The same server on one or two RPC devices: all layers or some, experts or K/V on the host now and then."""
+    rng = random.Random(seed + 99)  # noqa: S311 - the same draws again
+    fields: dict[str, Any] = {
+        "devices": ("rpc0", "rpc1")[: rng.choice([1, 1, 1, 2])],
+        "n_gpu_layers": rng.choice(["all", "all", "all", rng.randrange(1, arch.n_layer + 1)]),
+    }
+    if arch.n_expert and rng.random() < EXPERTS_ON_HOST:
+        fields["n_cpu_moe"] = rng.randrange(1, arch.n_layer + 1)
+    fields["kv_offload"] = rng.random() >= KV_ON_HOST
+    return msgspec.structs.replace(drawn, **fields)

@@ -15,8 +15,8 @@ from launcher.plan import plan_fleet
 from launcher.sizes import KIB, MIB
 from tests.tinymodels.running import RunningServer
 
+from .asking import flags, load_words
 from .fleets import catalog, fleet, hardware, server
-from .test_real_server import flags
 
 TOLERANCE = 12 * MIB
 """Libraries that other processes share, and pages that no matrix needed at start."""
@@ -65,7 +65,7 @@ def test_two_replicas(llama_server: Path, smollm2: Path, tmp_path: Path, no_orph
     path = tmp_path / "own.gguf"  # pages of the packaged file are shared with whoever else runs it now
     shutil.copyfile(smollm2, path)
     filed, weights = file_and_private(path, config)
-    words: tuple[str | Path, ...] = ("-m", path, *flags(config))
+    words: tuple[str | Path, ...] = ("-m", path, *flags(config), *load_words(llama_server, config.load_mode))
     with RunningServer(llama_server, *words) as one, RunningServer(llama_server, *words) as two:
         shares = [smaps(s.pid, path.name) for s in (one, two)]
         private = [anonymous(s.pid) for s in (one, two)]

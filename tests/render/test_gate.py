@@ -18,13 +18,13 @@ from launcher.render.probes import proof_request
 from tests.render.conftest import running
 from tests.render.plan_factory import fleet_plan, server_plan
 
-NEWEST = recorded("b10434")
+EMBEDDED = recorded("b10068")
 
 
 @pytest.fixture
 def gate(templates: dict[str, str], tmp_path: Path) -> Path:
     """The rendered script, executable."""
-    rendered = render_fleet(fleet_plan(server_plan()), {"default": ("/bin/true", NEWEST)}, templates, "0.1.0")
+    rendered = render_fleet(fleet_plan(server_plan()), {"default": ("/bin/true", EMBEDDED)}, templates, "0.1.0")
     (file,) = [f for f in rendered.deployment.files if f.path == "libexec/launch-gate"]
     assert file.executable
     path = tmp_path / "launch-gate"
@@ -48,7 +48,7 @@ def ready(
     """A real server named frontdoor that is ready: its process and URL."""
     server = server_plan(model_path=str(smollm2), port=free_port(), n_ctx=512, n_ctx_per_slot=256)
     url = f"http://127.0.0.1:{server.port}"
-    argv, _ = render_argv(server, NEWEST, str(llama_server))
+    argv, _ = render_argv(server, EMBEDDED, str(llama_server))
     with running(argv, url, tmp_path / "log") as process:
         yield process, url
 

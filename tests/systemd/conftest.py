@@ -69,7 +69,7 @@ class Fleet:
         shape = shape_of("llama")
         self.config: dict[str, Any] = {
             "profile": {"name": "trio"},
-            "engines": {"default": {"binary": str(binary), "dialect": "b10434"}},
+            "engines": {"default": {"binary": str(binary), "dialect": "b10068"}},
             "models": {
                 "tiny": {
                     "title": "tiny",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from launcher.errors import Finding, Fix
+from launcher.ir.catalog import ModelFile
+from launcher.ir.plan import DeviceMemory
 from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.memory import SHARING_MODES, is_mla, layers, served_architecture, undescribed
+from launcher.plan.memory import SHARING_MODES, is_mla, layers, not_compared
 from launcher.plan.memory.assemble import file_identity
 from launcher.plan.server import Planned
 from launcher.sizes import gib
@@ -103,15 +105,22 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
 
 
 def check_compute(planning: Planning) -> Iterator[Finding]:
-    """`plan/compute-bound`: the graph of a model is not known, and its compute buffer a bound instead of exact."""
+    """`plan/compute-bound`: the graph of a model is not known."""
     for server in planning.running:
-        arch = served_architecture(server.model)
-        table = planning.tables.of(server.model, arch.n_layer, server.settings)
-        why = undescribed(arch, table.kinds)
-        if why:
-            size = gib(sum(memory.compute_bytes for memory in server.plan.memory))
-            message = f"{why}: {size} for the compute buffer is a bound with a margin; `--prove` gives the exact size"
-            yield finding("note", "plan/compute-bound", f"{server.key}.model", message)
+        yield from unsized(server.model, server.plan.memory, f"{server.key}.model")
+
+
+def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> Iterator[Finding]:
+    """`plan/compute-bound` for a model whose architecture no server was compared with: what is said is a bound."""
+    why = not_compared(model.architecture)
+    if why:
+        state = gib(sum(m.kv_bytes + m.recurrent_bytes for m in memory))
+        compute = gib(sum(m.compute_bytes for m in memory))
+        message = (
+            f"{why}: {compute} for the compute buffer and {state} for K/V and states are bounds from its measures; "
+            "`--prove` gives the server's own figures"
+        )
+        yield finding("note", "plan/compute-bound", key, message)
 
 
 def check_shared_files(planning: Planning) -> Iterator[Finding]:

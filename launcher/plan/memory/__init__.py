@@ -2,14 +2,14 @@
 
 In: a `ModelFile` (header only) and `Settings`. Out: `DeviceMemory` a device. Pure.
 
-KV, recurrent state and output are exact; weights are exact but for page rounding; compute is exact where the graph is
-known and runs in one place (`graph`), else an upper bound (`compute_bound`).
+KV, recurrent state and output are exact; weights are exact but for page rounding; compute is a bound that no build from
+b10068 to b11434 exceeded (`compute`, `compute_bound`).
 One file an idea; `assemble` adds them up. Formulas name llama.cpp's file and function.
 """
 
 from launcher.plan.memory.assemble import Companions, add_up, estimate, server_parts
+from launcher.plan.memory.compute import not_compared
 from launcher.plan.memory.context import AUTO_SLOTS, SLOTS_MAX, pad, resolve_context
-from launcher.plan.memory.graph import undescribed
 from launcher.plan.memory.layers import is_mla, layers, served_architecture
 from launcher.plan.memory.parts import Part
 from launcher.plan.memory.weights import SHARING_MODES, WeightTables
@@ -25,9 +25,9 @@ __all__ = [
     "estimate",
     "is_mla",
     "layers",
+    "not_compared",
     "pad",
     "resolve_context",
     "served_architecture",
     "server_parts",
-    "undescribed",
 ]

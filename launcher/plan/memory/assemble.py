@@ -45,7 +45,7 @@ def context_parts(model: ModelFile, settings: Settings, tables: WeightTables) ->
     yield from kv_parts(arch, kinds, settings)
     yield from recurrent_parts(arch, kinds, settings)
     yield output_part(arch, settings)
-    yield from compute_parts(arch, kinds, settings, table, tables.simulated)
+    yield from compute_parts(arch, kinds, settings)
     yield context_overhead(arch, kinds, settings, table.count)
     yield checkpoint_part(arch, kinds, settings)
 

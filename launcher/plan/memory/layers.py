@@ -97,9 +97,12 @@ def _recurs(arch: ArchitectureConfig, layer: int) -> bool:
         return (layer + 1) % arch.full_attention_interval != 0
     if arch.arch in NEMOTRON:
         return at(arch.n_head_kv, layer) == 0 and at(arch.n_ff, layer) == 0
-    if isinstance(arch.n_head_kv, int):
-        return arch.n_head_kv == 0 or arch.arch == "falcon-h1"
-    return at(arch.n_head_kv, layer) == 0
+    return _both(arch) or at(arch.n_head_kv, layer) == 0
+
+
+def _both(arch: ArchitectureConfig) -> bool:
+    """Whether each layer keeps a recurrent state beside keys and values: as in falcon-h1, or nothing says which."""
+    return isinstance(arch.n_head_kv, int) and not arch.full_attention_interval
 
 
 def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
@@ -108,7 +111,7 @@ def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
         return False
     if arch.arch in NEMOTRON:
         return at(arch.n_head_kv, layer) != 0 and at(arch.n_ff, layer) == 0
-    if recurs and arch.arch != "falcon-h1":
+    if recurs and not _both(arch):
         return False
     return at(arch.n_head_kv, layer) != 0
 

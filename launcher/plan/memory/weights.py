@@ -7,14 +7,13 @@ ggml-cpu/amx/mmq.cpp ggml_backend_amx_get_alloc_size, ggml-cpu/repack.cpp.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 from math import prod
 
 import msgspec
 
 from launcher.ir.catalog import ModelFile, Tensor
-from launcher.plan.memory.graph import Sizes
 from launcher.plan.memory.layers import split_name
 from launcher.plan.memory.parts import Part
 from launcher.plan.memory.placement import layer_devices
@@ -71,10 +70,6 @@ class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
     """The embedding once more, as the output of models without one."""
     largest: int
     count: int
-    kinds: tuple[dict[str, tuple[int, ...]], ...]
-    """Distinct sets of a layer's weights: name within the layer → shape."""
-    order: tuple[int, ...]
-    """Which of `kinds` each layer has."""
 
 
 class CpuCopies(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,16 +120,11 @@ def copied_bytes(tensor: Tensor, copies: CpuCopies) -> int:
     return 0
 
 
-Simulated = dict[tuple[Hashable, ...], Sizes]
-
-
 class WeightTables:
     """Tables of the models weighed so far: one pass over each header, however often a plan asks."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str, CpuCopies], WeightTable] = {}
-        self.simulated: Simulated = {}
-        """Sizes of compute buffers, by what decides them: `compute` fills it."""
 
     def of(self, model: ModelFile, n_layer: int, settings: Settings) -> WeightTable:
         """The table of `model` on the CPU of `settings`."""
@@ -150,7 +140,6 @@ def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
     experts = tuple(Group() for _ in range(n_layer))
     inputs, output = Group(), Group()
     roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
-    shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in range(n_layer)]
     offset = largest = count = 0
     ends = list(accumulate(part.tensors for part in model.parts)) if all(p.tensors for p in model.parts) else []
     part = 0
@@ -168,14 +157,10 @@ def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
         kind = roles[key]
         if layer >= 0:
             group = experts[layer] if kind.is_bank else dense[layer]
-            shapes[layer][stem] = tensor.shape
         else:
             group = inputs if kind.is_input else output
         group.add(size, kind.copy, start, part)
         largest, count = max(largest, size), count + 1
-    distinct: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
-    for found in shapes:
-        distinct.setdefault(tuple(found.items()), len(distinct))
     return WeightTable(
         dense=dense,
         experts=experts,
@@ -184,8 +169,6 @@ def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
         tied=_tied(model, copies),
         largest=largest,
         count=count,
-        kinds=tuple(map(dict, distinct)),
-        order=tuple(distinct[tuple(found.items())] for found in shapes),
     )
 
 

@@ -1,0 +1,1 @@
+"""The ground floor: small pure helpers that any room may use and that use no room."""

@@ -1,0 +1,42 @@
+"""What a llama-server gets of its caller's environment: a short list, by name. Pure.
+
+llama-server reads some two hundred variables as flags (`LLAMA_ARG_*`, `LLAMA_API_KEY`, `HF_TOKEN`; its `--help` names
+them), and ggml reads `GGML_*` as settings that change memory. A plan knows none of those that a shell happens to carry,
+so none of them is passed on; config says them in `env:`, where they are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+PASSED_ON = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR", "TEMP", "TMP"),
+        *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH"),
+        *("CUDA_HOME", "CUDA_PATH", "CUDA_CACHE_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
+        *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
+        *("ROCM_PATH", "HIP_PATH", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION"),
+        *("VULKAN_SDK", "VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_LAYER_PATH", "VK_ADD_LAYER_PATH"),
+        *("ONEAPI_ROOT", "ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK"),
+    }
+)
+"""Where programs and drivers find their files, and which cards a job scheduler handed out."""
+PREFIXES = ("LC_", "LAUNCH_")
+"""Locale categories, and our own names."""
+READ_BY_ENGINES = ("LLAMA_", "GGML_", "MTMD_")
+"""Beginnings of names that llama-server and its libraries read, whatever its help lists."""
+
+
+def passed_on(caller: Mapping[str, str]) -> dict[str, str]:
+    """What a server inherits of its caller's environment; its config's own variables come on top."""
+    return {name: value for name, value in caller.items() if name in PASSED_ON or name.startswith(PREFIXES)}
+
+
+def withheld(caller: Mapping[str, str], flag_names: Collection[str]) -> tuple[str, ...]:
+    """Names in `caller` that an engine would have read as flags or settings and that are not passed on, sorted.
+
+    `flag_names`: the variables that the builds in use document.
+    """
+    kept = passed_on(caller)
+    return tuple(sorted(n for n in caller if n not in kept and (n in flag_names or n.startswith(READ_BY_ENGINES))))

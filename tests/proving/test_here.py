@@ -1,0 +1,151 @@
+"""Before anything starts, every server's own binary is asked; engines that cannot answer are findings."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launcher.compiler import Compilation, compile_fleet
+from launcher.engine import prove
+from launcher.proving import prove_here
+from tests.cli.conftest import Cli, cli  # noqa: F401 - a fixture
+
+GARBAGE = "echo 'common_memory_breakdown_print: |   - Host | lots |'; echo projected to use much; sleep 5"
+FAULTS = {
+    "ill": ('echo "system_info: CPU : AVX2 = 1 | NEVER_HEARD_OF = 1 |"; kill -ILL $$', "host/engine-unfit", "SIGILL"),
+    "abort": ("echo GGML_ASSERT failed >&2; kill -ABRT $$", "host/engine-unfit", "GGML_ASSERT"),
+    "garbage": (GARBAGE, "engine/proof-unreadable", "cannot be read"),
+    "refuses": ("echo error: invalid argument >&2; exit 1", "plan/proof-failed", "invalid argument"),
+    "hangs": ("sleep 4321 & wait", "plan/proof-failed", "no projection within"),
+    "loads": ("echo 'print_info: no_alloc              = 0'; sleep 4321", "engine/proof-unreadable", "went on"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
+
+
+def engine(folder: Path, real: Path, does: str) -> Path:
+    """A binary whose help is the real one's, and whose start does something else."""
+    path = folder / "llama-server"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *--help*|*--version*|*--list-devices*) exec {real} "$@";; esac\n{does}\n')
+    path.chmod(0o755)
+    return path
+
+
+def compiled(binary: Path | None = None) -> Compilation:
+    """The packaged default, by another binary."""
+    other = () if binary is None else (f"engines.default.binary={binary}",)
+    return compile_fleet(["hardware=dev", "profile=dev", *other])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_engine_is_a_finding(
+    fault: str, tmp_path: Path, llama_server: Path, no_orphans: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fault by its code, with what happened; nothing is left behind; no figure is taken."""
+    monkeypatch.setattr(prove, "TIMEOUT_S", 1.0)
+    does, code, said = FAULTS[fault]
+    here = prove_here(compiled(engine(tmp_path, llama_server, does)))
+    assert [f.code for f in here.findings] == [code]
+    assert said in here.findings[0].message
+    assert here.findings[0].location is not None
+    assert here.compiled.plan.servers[0].proven_by == ""
+    _nothing_runs("4321")
+
+
+def test_a_program_for_another_machine_is_unfit(tmp_path: Path, llama_server: Path) -> None:
+    """ENOEXEC: the kernel will not run it, and the help was cached by another machine."""
+    binary = engine(tmp_path, llama_server, "exit 1")
+    fleet = compiled(binary)
+    prove_here(fleet)
+    binary.write_bytes(b"\x7fELF\x02\x01\x01" + b"\0" * 57)
+    error = _dry_run_error(binary)
+    assert error.cause == "unfit"
+
+
+def test_a_sound_engine_proves_the_plan() -> None:
+    """The plan says who proved it, and the second time nothing is run."""
+    first = prove_here(compiled())
+    again = prove_here(first.compiled)
+    assert [s.proven_by for s in first.compiled.plan.servers] == ["b10068"]
+    assert not first.findings
+    assert "1 of 1 servers proven by b10068" in first.lines[0][1]
+    assert "earlier" in again.lines[0][1]
+
+
+def test_what_the_binary_says_is_planned_where_it_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a bound that is too small (its own figure halved), the plan takes the proof."""
+    from launcher import proving
+
+    whole = proving.plan.unshared_memory
+
+    def halved(*args: object) -> dict[str, object]:
+        import msgspec
+
+        memory = whole(*args)  # type: ignore[arg-type]
+        return {
+            name: tuple(msgspec.structs.replace(m, kv_bytes=m.kv_bytes // 2) for m in each)
+            for name, each in memory.items()
+        }
+
+    bound = compiled()
+    monkeypatch.setattr(proving.plan, "unshared_memory", halved)
+    here = prove_here(bound)
+    before, after = bound.plan.servers[0].memory[0], here.compiled.plan.servers[0].memory[0]
+    assert after.kv_bytes == pytest.approx(before.kv_bytes * 1.5, rel=0.01)
+    assert after.committed_bytes - before.committed_bytes == after.kv_bytes - before.kv_bytes
+    assert "beyond the bound" in here.lines[1][1]
+
+
+def test_up_and_check_refuse_an_unfit_engine_before_a_model_loads(
+    cli: Cli,  # noqa: F811 - the fixture
+    tmp_path: Path,
+    llama_server: Path,
+) -> None:
+    """Exit code 6, the finding with place and remedy, nothing started."""
+    binary = engine(tmp_path, llama_server, FAULTS["ill"][0])
+    words = (*cli.dev, f"engines.default.binary={binary}")
+    for command in ("check", "up"):
+        done = cli.run(command, *words, code=6)
+        assert "host/engine-unfit" in done.stdout + done.stderr
+        assert "make engine" in done.stdout + done.stderr
+    assert cli.json("status")["fleets"] == []
+
+
+def test_flags_in_the_environment_reach_no_server(cli: Cli) -> None:  # noqa: F811 - the fixture
+    """A key, an embedding switch and a template of the caller's change nothing; they are named once, without values."""
+    cli.env |= {"LLAMA_API_KEY": "sesame", "LLAMA_ARG_EMBEDDINGS": "1", "LLAMA_ARG_CHAT_TEMPLATE": "gemma"}
+    done = cli.run("up", *cli.dev, "--detach")
+    try:
+        said = done.stdout + done.stderr
+        assert said.count("host/environment-withheld") == 1
+        assert "LLAMA_API_KEY, LLAMA_ARG_CHAT_TEMPLATE, LLAMA_ARG_EMBEDDINGS" in said
+        assert "sesame" not in said
+        environment = psutil.Process(cli.process()["pid"]).environ()
+        assert not [name for name in environment if name.startswith(("LLAMA_", "GGML_"))]
+        assert environment["HOME"] == str(cli.home)
+    finally:
+        cli.run("stop", "--all")
+
+
+def test_a_plain_environment_is_not_spoken_of(cli: Cli) -> None:  # noqa: F811 - the fixture
+    """Nothing that an engine reads, nothing said."""
+    assert "withheld" not in cli.run("check", *cli.dev).stdout
+
+
+def _dry_run_error(binary: Path) -> prove.DryRunError:
+    with pytest.raises(prove.DryRunError) as caught:
+        prove.dry_run((str(binary),), {}, model="m", timeout_s=5)
+    return caught.value
+
+
+def _nothing_runs(word: str) -> None:
+    deadline = time.monotonic() + 5
+    while left := [p.pid for p in psutil.process_iter(["cmdline"]) if word in (p.info["cmdline"] or ())]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
