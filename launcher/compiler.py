@@ -14,10 +14,12 @@ import msgspec
 
 from launcher import __version__, catalog, config, engine, plan
 from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, has_errors
-from launcher.files import known_codes, packaged_dir
+from launcher.files import known_codes, known_read_speed, packaged_dir, write_atomic
 from launcher.ir.catalog import Catalog
-from launcher.ir.config import Composed, FleetConfig
+from launcher.ir.config import Composed, EngineConfig, FleetConfig
 from launcher.ir.dialect import Dialect
+from launcher.ir.headers import HeaderLock, ReadHeader
+from launcher.ir.host import SeenCard
 from launcher.ir.plan import FleetPlan
 from launcher.ir.proof import Proved
 from launcher.render import Command, render_commands
@@ -70,18 +72,25 @@ def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     `config_dirs` are the user's own groups, searched before the packaged ones. Raises ConfigError or CatalogError
     when there is nothing to plan; later errors are in `findings` (see `Compilation.require`).
     """
-    composed = compose_config(overrides, config_dirs=config_dirs)
+    dirs = tuple(config_dirs)
+    headers = catalog.Headers(_lock_file(dirs))
+    composed = compose_config(overrides, config_dirs=dirs, headers=headers)
     fleet = composed.fleet
     try:
-        models, found = catalog.build(fleet)
+        models, found = catalog.build(fleet, kept=headers.absent())
         engines = {name: _engine(fleet, name) for name in sorted({s.engine for s in fleet.servers.values()})}
     except LaunchError as error:
         raise type(error)(config.locate(error.findings, composed.sources)) from None
     planned = plan.plan_fleet(
-        fleet, models, deployment=deployment_name(fleet), input_digest=_input_digest(composed.tree, models, engines)
+        _of_builds(fleet, engines),
+        models,
+        deployment=deployment_name(fleet),
+        input_digest=_input_digest(composed.tree, models, engines),
     )
     commands, spelled = render_commands(planned, engines)
-    beside = (*composed.findings, *found, *spelled)
+    written = composed.sources.locations
+    found = tuple(f for f in found if f.code != "catalog/declared-mismatch" or f.key in written)
+    beside = (*composed.findings, *found, *_keep(headers.lock(), dirs), *spelled)
     return Compilation(
         composed=composed,
         catalog=models,
@@ -120,13 +129,57 @@ def _located(composed: Composed, planned: FleetPlan, beside: tuple[Finding, ...]
     return config.locate(findings, composed.sources)
 
 
-def compose_config(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Composed:
-    """The first stage alone. Raises ConfigError."""
+def compose_config(
+    overrides: Sequence[str], *, config_dirs: Iterable[Path] = (), headers: ReadHeader | None = None
+) -> Composed:
+    """The first stage alone. Raises ConfigError, or CatalogError for a header that it needs."""
+    dirs = tuple(config_dirs)
     return config.compose(
         overrides,
-        config_dirs=(*config_dirs, packaged_dir("conf")),
+        config_dirs=(*dirs, packaged_dir("conf")),
         virtual={"hardware/auto": _probe_hardware},
+        headers=headers or catalog.Headers(_lock_file(dirs)),
+        devices=_seen_by,
     )
+
+
+def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenCard, ...] | None:
+    """The devices that the binary of an `engines` entry lists here; None where it does not, or is not here."""
+    binary, path = entry.get("binary"), entry.get("library_path")
+    if not isinstance(binary, str):
+        return None
+    try:
+        found = engine.locate_binary(engine.resolve_binary(EngineConfig(binary=binary, dialect="")))
+    except EngineError:
+        return None
+    libraries = {"LD_LIBRARY_PATH": ":".join(map(str, path))} if isinstance(path, list) and path else {}
+    listed = engine.list_devices(found, env=libraries) if found else None
+    return None if listed is None else tuple(SeenCard(d.name, d.model, d.total_bytes) for d in listed)
+
+
+def _lock_file(config_dirs: Iterable[Path]) -> Path | None:
+    """Where the headers of a fleet file's models are kept: beside it, `launch.lock` of `launch.yaml`."""
+    return next((path.with_suffix(".lock") for path in config_dirs if config.is_fleet_file(path)), None)
+
+
+def _keep(lock: HeaderLock | None, config_dirs: tuple[Path, ...]) -> tuple[Finding, ...]:
+    """Write the lock file where it is out of date; a note where that cannot be done."""
+    path = _lock_file(config_dirs)
+    if lock is None or path is None:
+        return ()
+    try:
+        write_atomic(path, msgspec.json.encode(lock) + b"\n")
+    except OSError as error:
+        return (
+            Finding(
+                code="catalog/lock-unwritten",
+                severity="note",
+                key="",
+                message=f"{path} cannot be written: {error.strerror or error}",
+                notes=("it would keep what model headers say, for a plan where the models are not",),
+            ),
+        )
+    return ()
 
 
 def render(compiled: Compilation) -> Rendered:
@@ -160,10 +213,11 @@ def deployment_name(fleet: FleetConfig) -> str:
 
 
 def _probe_hardware() -> dict[str, Any]:
-    """This host as a hardware fragment."""
+    """This host as a hardware fragment, with the speed of its disk as `launch calibrate` measured it."""
     from launcher.hardware import hardware_tree, take_inventory
 
-    return hardware_tree(take_inventory())
+    tree, measured = hardware_tree(take_inventory()), known_read_speed()
+    return tree | ({"read_speed_bytes": measured.bytes_per_s} if measured else {})
 
 
 def _engine(fleet: FleetConfig, name: str) -> tuple[str, Dialect]:
@@ -171,9 +225,19 @@ def _engine(fleet: FleetConfig, name: str) -> tuple[str, Dialect]:
     entry = fleet.engines[name]
     key = f"engines.{name}"
     binary = engine.resolve_binary(entry, key=key)
-    if entry.dialect == "probe":
-        return binary, engine.probe(Path(binary), None, key=key)
-    return binary, engine.recorded(entry.dialect, key=key)
+    probed = entry.dialect == "probe"
+    dialect = engine.probe(Path(binary), None, key=key) if probed else engine.recorded(entry.dialect, key=key)
+    return binary, engine.with_cache_types(dialect, tuple(entry.cache_types))
+
+
+def _of_builds(fleet: FleetConfig, engines: Mapping[str, tuple[str, Dialect]]) -> FleetConfig:
+    """`fleet` with the build's name in engines that were asked for it: the plan knows what builds differ in."""
+    asked = {
+        name: msgspec.structs.replace(fleet.engines[name], dialect=dialect.name)
+        for name, (_, dialect) in engines.items()
+        if fleet.engines[name].dialect == "probe"
+    }
+    return msgspec.structs.replace(fleet, engines=fleet.engines | asked) if asked else fleet
 
 
 def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, tuple[str, Dialect]]) -> str:

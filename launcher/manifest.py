@@ -6,18 +6,20 @@ Bytes are deterministic: two spaces, sorted keys, a trailing newline.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from launcher.errors import ConfigError, Finding
+from launcher.ir.answers import ANSWERS
 from launcher.ir.documents import (
     CHECK_SCHEMA,
     CONFIG_SCHEMA,
     ERROR_SCHEMA,
     INSPECT_SCHEMA,
     MEMORY_SCHEMA,
+    MULTIRUN_SCHEMA,
     PLAN_SCHEMA,
     RENDER_SCHEMA,
     STATUS_SCHEMA,
@@ -28,15 +30,28 @@ from launcher.ir.documents import (
     HostDocument,
     InspectDocument,
     MemoryDocument,
+    MultirunDocument,
     PlanDocument,
     RenderDocument,
     ServerDocument,
     ServiceDocument,
 )
+from launcher.ir.events import EVENTS_SCHEMA, EventList
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
 from launcher.ir.live import FleetStatus
-from launcher.ir.plan import FleetPlan, PlanTotals
+from launcher.ir.page import (
+    EVENT_LISTS_SCHEMA,
+    STREAM_SCHEMA,
+    UI_SCHEMA,
+    EventLists,
+    StreamDocument,
+    UiDocument,
+)
+from launcher.ir.plan import FleetPlan
+from launcher.ir.possible import wrong_in_fleet, wrong_in_routes
 from launcher.ir.proof import Proof
+from launcher.ir.speed import CALIBRATE_SCHEMA, CalibrateDocument, ServerSpeed
+from launcher.ir.sweep import SWEEP_SCHEMA, SweepDocument
 
 DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     FLEET_SCHEMA: FleetManifest,
@@ -49,6 +64,14 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     RENDER_SCHEMA: RenderDocument,
     MEMORY_SCHEMA: MemoryDocument,
     ERROR_SCHEMA: ErrorDocument,
+    EVENTS_SCHEMA: EventList,
+    EVENT_LISTS_SCHEMA: EventLists,
+    STREAM_SCHEMA: StreamDocument,
+    UI_SCHEMA: UiDocument,
+    MULTIRUN_SCHEMA: MultirunDocument,
+    SWEEP_SCHEMA: SweepDocument,
+    CALIBRATE_SCHEMA: CalibrateDocument,
+    **ANSWERS,
 }
 """Schema name → the type that defines it."""
 
@@ -87,12 +110,12 @@ def encode_routes(table: RoutingTable) -> bytes:
 
 def decode_fleet(data: bytes, source: str = "fleet.json") -> FleetManifest:
     """The manifest in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
-    return _decode(data, FleetManifest, FLEET_SCHEMA, source)
+    return _decode(data, FleetManifest, FLEET_SCHEMA, source, wrong_in_fleet)
 
 
 def decode_routes(data: bytes, source: str = "routes.json") -> RoutingTable:
     """The routing table in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
-    return _decode(data, RoutingTable, ROUTES_SCHEMA, source)
+    return _decode(data, RoutingTable, ROUTES_SCHEMA, source, wrong_in_routes)
 
 
 def encode_document(document: object) -> bytes:
@@ -119,6 +142,8 @@ def plan_document(
     env: Mapping[str, Mapping[str, str]],
     findings: Iterable[Finding] | None = None,
     proof: Proof | None = None,
+    *,
+    speeds: tuple[ServerSpeed, ...] = (),
 ) -> dict[str, Any]:
     """`launch plan --json` for `plan`, with argv and environment by server; `findings` default to the plan's own."""
     document = PlanDocument(
@@ -128,21 +153,21 @@ def plan_document(
         servers=tuple(
             ServerDocument(
                 name=s.name,
-                roles=s.roles,
+                roles=s.config.roles,
                 port=s.port,
                 tier=s.tier,
-                model=s.model,
-                quantization=s.quantization,
-                slots=s.slots,
-                n_ctx=s.n_ctx,
-                n_ctx_per_slot=s.n_ctx_per_slot,
+                model=s.config.model,
+                quantization=s.config.quantization,
+                slots=s.settings.slots,
+                n_ctx=s.settings.n_ctx,
+                n_ctx_per_slot=s.settings.n_ctx_per_slot,
                 argv=argv[s.name],
                 env=dict(env.get(s.name, {})),
                 memory=s.memory,
-                source="proven" if s.proven_by else s.source,
+                source="proven" if s.proven_by else s.model.source,
                 proven_by=s.proven_by or msgspec.UNSET,
                 host=s.on or msgspec.UNSET,
-                address=s.host if s.on else msgspec.UNSET,
+                address=s.config.host if s.on else msgspec.UNSET,
             )
             for s in plan.servers
         ),
@@ -154,6 +179,7 @@ def plan_document(
         findings=tuple(plan.findings if findings is None else findings),
         solved=plan.solved or msgspec.UNSET,
         coresidency=plan.residency or msgspec.UNSET,
+        speeds=speeds or msgspec.UNSET,
         proof=proof,
     )
     built: dict[str, Any] = msgspec.to_builtins(document)
@@ -168,23 +194,6 @@ def _hardware_document(plan: FleetPlan) -> HardwareDocument:
     return HardwareDocument(name=hardware.name, devices=plan.devices, hosts=hosts or msgspec.UNSET)
 
 
-def failed_plan_document(
-    findings: Iterable[Finding], *, deployment: str = "", input_digest: str = "", hardware: str = ""
-) -> dict[str, Any]:
-    """`launch plan --json` where no plan was reached: the findings, and nothing else."""
-    document = PlanDocument(
-        deployment=deployment,
-        input_digest=input_digest,
-        hardware=HardwareDocument(name=hardware, devices=()),
-        servers=(),
-        services=(),
-        totals=PlanTotals(hot_ram_bytes=0, warm_ram_bytes=0, kv_bytes=0, threads=0),
-        findings=tuple(findings),
-    )
-    built: dict[str, Any] = msgspec.to_builtins(document)
-    return built
-
-
 def diff_manifests(old: FleetManifest, new: FleetManifest) -> ManifestDiff:
     """What changes for processes when `new` replaces `old`; servers and services alike."""
     before, after = _processes(old), _processes(new)
@@ -196,6 +205,19 @@ def diff_manifests(old: FleetManifest, new: FleetManifest) -> ManifestDiff:
         restarted={name: reason for name, reason in reasons.items() if reason},
         kept=tuple(name for name, reason in reasons.items() if not reason),
     )
+
+
+def front_changes(old: RoutingTable, new: RoutingTable) -> tuple[str, ...]:
+    """What changes of the front when `new` replaces `old`: `host 127.0.0.1 → 0.0.0.0`."""
+    fields = [(name, getattr(old.front, name), getattr(new.front, name)) for name in old.front.__struct_fields__]
+    return tuple(f"{name} {_value(was)} → {_value(becomes)}" for name, was, becomes in fields if was != becomes)
+
+
+def _value(value: object) -> str:
+    """A field of the front, for people."""
+    if value is None or value == ():
+        return "none"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _processes(manifest: FleetManifest) -> dict[str, ServerUnit | ServiceUnit]:
@@ -245,16 +267,20 @@ def _spelled(values: tuple[str, ...] | None) -> str:
     return "absent" if values is None else " ".join(values) or "set"
 
 
-def _decode(data: bytes, kind: type[_Document], schema: str, source: str) -> _Document:
+def _decode(
+    data: bytes, kind: type[_Document], schema: str, source: str, wrong: Callable[[_Document], str | None]
+) -> _Document:
     """A document of type `kind`. Raises ConfigError with one finding.
 
     `manifest/unreadable`: torn, or not JSON; `manifest/foreign`: JSON of another kind; `manifest/other-version`: of
-    another version of launch; `manifest/invalid`: of this version, but a value is missing or of the wrong type.
+    another version of launch; `manifest/invalid`: of this version, but a value is missing, of the wrong type, or none
+    that `launch render` writes (`wrong` says what).
     """
     try:
         plain = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([_refused("unreadable", source, f"it is no JSON: {error}")]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        what = "it is nested too deep" if isinstance(error, RecursionError) else f"it is no JSON: {error}"
+        raise ConfigError([_refused("unreadable", source, what)]) from None
     found = plain.get("schema") if isinstance(plain, dict) else None
     if found != schema:
         family = schema.rpartition("/")[0]
@@ -262,9 +288,15 @@ def _decode(data: bytes, kind: type[_Document], schema: str, source: str) -> _Do
             raise ConfigError([_refused("other-version", source, f"it is {found}, this launch reads {schema}")])
         raise ConfigError([_refused("foreign", source, f"it is {found or 'no document of ours'}, not {schema}")])
     try:
-        return msgspec.convert(plain, kind)
+        document = msgspec.convert(plain, kind)
+        reason = wrong(document)
     except msgspec.ValidationError as error:
         raise ConfigError([_refused("invalid", source, str(error))]) from None
+    except RecursionError:
+        raise ConfigError([_refused("invalid", source, "a value is nested too deep")]) from None
+    if reason is not None:
+        raise ConfigError([_refused("invalid", source, reason)])
+    return document
 
 
 def _refused(code: str, source: str, why: str) -> Finding:

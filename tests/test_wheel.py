@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -51,3 +52,6 @@ def test_the_wheel_compiles_outside_the_checkout(tmp_path: Path) -> None:
         check=True,
     )
     assert where.stdout.startswith(str(site))
+    shipped = site / "launcher/_packaged/conf/server/assistant.yaml"
+    (schema,) = re.findall(r"\$schema=(.*)", shipped.read_text())
+    assert (shipped.parent / schema).is_file()

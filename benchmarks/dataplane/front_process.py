@@ -1,16 +1,23 @@
-"""`front PORT UPSTREAM_URL [--guarded]`: the front as the runtime serves it, with one model `m`.
+"""`front PORT UPSTREAM_URL [--guarded] [--beat FILE]`: the front as the runtime serves it, with one model `m`.
 
-`--guarded` asks for an API key (`KEY`) and gives the model slots for 32 requests, the rest queue.
+`s` is the same server, with a key that is set in each body. `--guarded` asks for an API key (`KEY`) and gives the model
+slots for 32 requests, the rest queue. With `--beat`, on SIGUSR1, the longest that the loop was held since is written to
+FILE, in milliseconds, less the time in which it was ready and had no core.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import tempfile
+import threading
+import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import uvloop
 
 from launcher.ir.fleet import BreakerUnit, FrontUnit, RouteTarget, RoutingTable
@@ -18,6 +25,7 @@ from launcher.route import Front, StaticUpstreams, serve
 
 KEY = "benchmark-key"
 GUARDED_SLOTS = 32
+CONNECTIONS = 6000
 SLOTS = 1024
 """More than any round's clients: the queue is not what is measured."""
 
@@ -54,13 +62,14 @@ def routing_table(port: int, upstream_url: str, *, key_file: str | None = None) 
         queue_timeout_s=60,
         allowed_hosts=(),
         access_log=False,
+        max_connections=CONNECTIONS,
+        max_connections_per_client=CONNECTIONS,
     )
     return RoutingTable(
         deployment="benchmark",
-        input_digest="",
         front=front,
-        targets={"m": unit},
-        names={"m": ("m",)},
+        targets={"m": unit, "s": msgspec.structs.replace(unit, name="s", request_set={"seed": 1})},
+        names={"m": ("m",), "s": ("s",)},
         default="m",
         pools=(),
         fallback={},
@@ -72,9 +81,33 @@ def routing_table(port: int, upstream_url: str, *, key_file: str | None = None) 
     )
 
 
-async def main(port: int, upstream_url: str, *, guarded: bool) -> None:
+async def beat(figures: Path) -> None:
+    """Look every millisecond how long it has been since the last look (Linux, scheduler/sched-stats)."""
+    own = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+
+    def now_ms() -> float:
+        """Of a clock that stands while this thread waits for a core."""
+        return time.monotonic() * 1e3 - int(os.pread(own, 99, 0).split()[1]) / 1e6
+
+    most_ms, last_ms = 0.0, now_ms()
+
+    def write() -> None:
+        nonlocal most_ms
+        part = figures.with_suffix(".part")
+        part.write_text(str(most_ms))
+        part.rename(figures)
+        most_ms = 0.0
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, write)
+    while True:
+        await asyncio.sleep(0.001)
+        most_ms, last_ms = max(most_ms, now_ms() - last_ms), now_ms()
+
+
+async def main(port: int, upstream_url: str, *, guarded: bool, figures: Path | None) -> None:
     """Serve until SIGTERM or SIGINT."""
     shutdown = asyncio.Event()
+    beating = asyncio.create_task(beat(figures)) if figures is not None else None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, shutdown.set)
     with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
@@ -83,7 +116,11 @@ async def main(port: int, upstream_url: str, *, guarded: bool) -> None:
         table = routing_table(port, upstream_url, key_file=keys.name if guarded else None)
         front = Front(table, StaticUpstreams())
     await serve(front, host="127.0.0.1", port=port, shutdown=shutdown, drain_timeout_s=1)
+    if beating is not None:
+        beating.cancel()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), sys.argv[2], guarded="--guarded" in sys.argv[3:]))
+    options = sys.argv[3:]
+    where = Path(options[options.index("--beat") + 1]) if "--beat" in options else None
+    uvloop.run(main(int(sys.argv[1]), sys.argv[2], guarded="--guarded" in options, figures=where))

@@ -33,8 +33,8 @@ class Instant(asyncio.Protocol):
         self.data += data
         while (end := self.data.find(b"\r\n\r\n")) >= 0:
             head = self.data[:end].lower()
-            start = head.find(b"content-length: ") + 16
-            length = int(head[start:].split(b"\r\n", 1)[0])
+            start = head.find(b"content-length: ")
+            length = int(head[start + 16 :].split(b"\r\n", 1)[0]) if start > 0 else 0
             if len(self.data) < end + 4 + length:
                 return
             streams, idles = b"/stream " in head, b"/idle " in head

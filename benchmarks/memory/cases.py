@@ -12,7 +12,6 @@ import msgspec
 from launcher.catalog import describe
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ServerConfig
-from launcher.plan.memory import served_architecture
 from tests.plan import drawn
 from tests.plan.fleets import server
 from tests.tinymodels import ARCHITECTURES, shape_of, write
@@ -131,7 +130,7 @@ def _live(
 
 def _possible(model: ModelFile, fields: dict[str, Any]) -> ServerConfig:
     """A server with `fields`, less what this build cannot do."""
-    arch = served_architecture(model)
+    arch = model.architecture
     if not arch.causal:
         fields = fields | {"embedding": True, "n_ctx": min(fields["n_ctx"], 4 * arch.n_ctx_train)}
         fields |= {"cache_type_k": "f16", "cache_type_v": "f16"}

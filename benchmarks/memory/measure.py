@@ -17,7 +17,7 @@ from launcher.hardware import take_inventory
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import Settings, estimate, settle
 from launcher.sizes import KIB, MIB
-from tests.plan.asking import flags, load_words, says
+from tests.plan.asking import flags, load_words, number, says
 from tests.plan.fleets import hardware
 from tests.plan.test_real_server import BUFFER
 from tests.tinymodels.running import BARE, RunningServer
@@ -67,7 +67,7 @@ def compare(binaries: Sequence[Path], case: Case) -> Row:
     """
     binary = binaries[0]
     host = hardware(features=take_inventory().features)
-    settings = settle(case.config, case.model, host).settings
+    settings = settle(case.config, case.model, host, build=number(binary)).settings
     (plan,) = estimate(case.model, settings)
     context = (plan.kv_bytes + plan.recurrent_bytes + plan.output_bytes) / MIB
     command = ["-m", str(case.path), *flags(case.config), "--device", "none"]

@@ -31,12 +31,12 @@ from typing import Any
 
 import msgspec
 
-from launcher.files import deployment_state_dir, write_atomic
+from launcher.files import deployment_state_dir
 from launcher.orchestrate import resident
 from launcher.orchestrate.resident import Part
 from launcher.supervise import Supervisor, events
 from tests.conftest import packaged_file
-from tests.supervise.conftest import SUPERVISOR, Watcher, manifest, real
+from tests.supervise.conftest import SUPERVISOR, Watcher, children, manifest, real, wake
 from tests.tinymodels import write
 
 STATES = ("cold", "warm", "locked")
@@ -142,10 +142,11 @@ async def measure(directory: Path, rounds: int, mib: int) -> None:
     ]
     watcher = Watcher()
     quiet = msgspec.structs.replace(SUPERVISOR, drain_timeout_s=60)
+    state = deployment_state_dir("test", str(directory / "state"), create=True)
     supervisor = Supervisor(
         manifest(*units, supervisor=quiet),
-        state_dir=deployment_state_dir("test", str(directory / "state"), create=True),
-        write=write_atomic,
+        state_dir=state,
+        owner=children(state),
         emit=watcher,
     )
     swaps: dict[str, list[float]] = {state: [] for state in STATES}
@@ -153,13 +154,12 @@ async def measure(directory: Path, rounds: int, mib: int) -> None:
     stops: list[float] = []
     await supervisor.start()
     try:
-        await supervisor.wake("one", 300)
+        await wake(supervisor, "one", 300)
         for number in range(rounds * len(STATES)):
             state = STATES[number % len(STATES)]
             coming = number % 2 == 0
             with brought(models[coming], state):
-                await supervisor.wake(("one", "two")[coming], 300)
-                await asyncio.sleep(0.1)  # the lease of this waiter ends
+                await wake(supervisor, ("one", "two")[coming], 300)
             swaps[state].append(watcher.of(events.Swapped)[-1].seconds)
             other = models[not coming]
             argv = real("bare", spare, SERVER, other).argv

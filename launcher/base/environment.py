@@ -22,6 +22,14 @@ PASSED_ON = frozenset(
     }
 )
 """Where programs and drivers find their files, and which cards a job scheduler handed out."""
+DEVICE_VARIABLES = frozenset(
+    {
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+        *("GPU_DEVICE_ORDINAL", "GGML_VK_VISIBLE_DEVICES", "ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK"),
+        *("MTMD_BACKEND_DEVICE", "GGML_VK_DEVICE"),
+    }
+)
+"""Variables by which drivers and backends hide devices or count them anew."""
 PREFIXES = ("LC_", "LAUNCH_")
 """Locale categories, and our own names."""
 READ_BY_ENGINES = ("LLAMA_", "GGML_", "MTMD_")

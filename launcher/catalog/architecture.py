@@ -34,6 +34,9 @@ SCALAR_KEYS = {
     "kv_lora_rank": "attention.kv_lora_rank",
     "key_length_mla": "attention.key_length_mla",
     "value_length_mla": "attention.value_length_mla",
+    "indexer_n_head": "attention.indexer.head_count",
+    "indexer_key_length": "attention.indexer.key_length",
+    "indexer_top_k": "attention.indexer.top_k",
     "rope_dim": "rope.dimension_count",
     "ssm_d_conv": "ssm.conv_kernel",
     "ssm_d_inner": "ssm.inner_size",
@@ -81,6 +84,7 @@ def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig
         "n_ff_exp": keys.largest("expert_feed_forward_length"),
         "n_expert_used": keys.largest("expert_used_count"),
         "swa_pattern": keys.pattern("attention.sliding_window_pattern", n_layer),
+        "indexer_types": keys.flags("attention.indexer.types"),
         "n_layer_kv": _n_layer_kv(keys, n_layer),
         "tied_embeddings": "output.weight" not in shapes and keys.arch not in ENCODERS,
         "attention_bias": any(n.endswith((".attn_q.bias", ".attn_qkv.bias")) for n in shapes),
@@ -151,6 +155,11 @@ class _Keys:
         if len(value) < n_layer:
             raise _wrong(f"{name} has {len(value)} elements for {n_layer} layers")
         return tuple(bool(v) for v in value[:n_layer])
+
+    def flags(self, key: str) -> tuple[bool, ...]:
+        """One flag a layer, or none where the file has no list."""
+        value = self._values.get(f"{self.arch}.{key}", ())
+        return tuple(bool(v) for v in value) if isinstance(value, tuple) else ()
 
     def flag(self, key: str, *, default: bool) -> bool:
         """A boolean, or `default`."""

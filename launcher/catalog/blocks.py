@@ -30,6 +30,7 @@ class Layer(NamedTuple):
     recurrent: bool
     experts: bool
     nextn: bool
+    indexer: bool = False
 
 
 # --- attention ------------------------------------------------------------------------------------------------
@@ -78,6 +79,15 @@ def latent_attention(a: ArchitectureConfig, k: Layer) -> Parts:
         yield Part("attn_q_b.weight", (a.q_lora_rank, wide))
     else:
         yield Part("attn_q.weight", (a.n_embd, wide))
+
+
+def indexer(a: ArchitectureConfig) -> Parts:
+    """What chooses the tokens that sparse attention attends to (deepseek32, glm-dsa)."""
+    yield Part("indexer.attn_k.weight", (a.n_embd, a.indexer_key_length))
+    yield Part("indexer.attn_q_b.weight", (a.q_lora_rank, a.indexer_n_head * a.indexer_key_length))
+    yield Part("indexer.k_norm.bias", (a.indexer_key_length,))
+    yield norm("indexer.k_norm", a.indexer_key_length)
+    yield Part("indexer.proj.weight", (a.n_embd, a.indexer_n_head))
 
 
 # --- feed-forward ---------------------------------------------------------------------------------------------

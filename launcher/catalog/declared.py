@@ -28,7 +28,7 @@ _PEOPLE_KNOW = ("n_expert_used_min",)
 
 _NO_MEMORY = frozenset({"n_expert_used_min", "pooling", "tokenizer", "tokenizer_pre", "bos_token_id", "causal"})
 _ONLY_IF_DECLARED = frozenset(
-    {"n_merges", "n_token_types", "n_layer_kv", "n_ff_shexp", "n_expert_shared", "n_deepstack"}
+    {"n_merges", "n_token_types", "n_layer_kv", "n_ff_shexp", "n_expert_shared", "n_deepstack", "indexer_types"}
 )
 """Fields that a declaration may leave out: a header that has more is no disagreement."""
 _BY_LAYER = frozenset({"n_head", "n_head_kv", "n_ff", "swa_pattern"})

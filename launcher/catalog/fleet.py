@@ -5,24 +5,32 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
+import msgspec
+
+from launcher.catalog.adapter import adapter_file
 from launcher.catalog.declared import compare, declared_file, with_human_knowledge
 from launcher.catalog.file_types import MIXES, Mix, find_mix
 from launcher.catalog.files import file_mix, load_model
 from launcher.catalog.locate import resolve_path
 from launcher.catalog.projector import projector_file
+from launcher.catalog.vault import vault
 from launcher.errors import CatalogError, Finding
-from launcher.ir.catalog import Catalog, ModelFile, ProjectorFile
+from launcher.ir.catalog import AdapterFile, Catalog, ModelFile, ProjectorFile
 from launcher.ir.config import FleetConfig
+
+_NOTHING_KEPT: Mapping[str, ModelFile] = MappingProxyType({})
 
 Use = tuple[str, str, str]
 """A model, a quantization, and the config key that asks for them."""
 
 
-def build(fleet: FleetConfig) -> tuple[Catalog, tuple[Finding, ...]]:
+def build(fleet: FleetConfig, *, kept: Mapping[str, ModelFile] = _NOTHING_KEPT) -> tuple[Catalog, tuple[Finding, ...]]:
     """The catalogue of a fleet, and every finding about it, errors included; raises nothing.
 
-    A file that exists is read and overrules what is declared; one that does not is made from the declaration.
+    A file that exists is read and overrules what is declared; one that does not is made from the declaration,
+    or is as `kept` has it, which are headers by the path of the file, read where it was.
     Entries with an error are left out. `launcher.errors.has_errors` says whether to go on.
     """
     files: dict[str, ModelFile] = {}
@@ -32,7 +40,7 @@ def build(fleet: FleetConfig) -> tuple[Catalog, tuple[Finding, ...]]:
     for model, quantization, key in _uses(fleet):
         if (model, quantization) not in seen:
             seen.add((model, quantization))
-            file, found = _model_file(fleet, model, quantization, key)
+            file, found = _model_file(fleet, model, quantization, key, kept)
             findings += found
             if file is not None:
                 files[f"{model}@{quantization}"] = file
@@ -45,15 +53,30 @@ def build(fleet: FleetConfig) -> tuple[Catalog, tuple[Finding, ...]]:
             findings += found
             if projector is not None:
                 projectors[model] = projector
-    return Catalog(files=files, projectors=projectors), tuple(dict.fromkeys(findings))
+    catalog = Catalog(files=files, projectors=projectors, adapters=_adapters(fleet, findings))
+    if fleet.hardware.model_disk_bytes is not None:
+        catalog = msgspec.structs.replace(catalog, vault=vault(fleet, catalog))
+    return catalog, tuple(dict.fromkeys(findings))
+
+
+def _adapters(fleet: FleetConfig, findings: list[Finding]) -> dict[str, AdapterFile]:
+    """The LoRA adapters of all servers, by path."""
+    adapters: dict[str, AdapterFile] = {}
+    for name, server in sorted(fleet.servers.items()):
+        for position, lora in enumerate(server.lora):
+            adapter, found = adapter_file(lora, fleet.hardware.model_dir, f"servers.{name}.lora.{position}")
+            findings += found
+            if adapter is not None:
+                adapters[lora.path] = adapter
+    return adapters
 
 
 def _uses(fleet: FleetConfig) -> Iterator[Use]:
     """Every (model, quantization) that the fleet may load, with the key that names it."""
     for name, server in sorted(fleet.servers.items()):
         yield server.model, server.quantization, f"servers.{name}"
-        if server.draft is not None:
-            yield server.draft.model, server.draft.quantization, f"servers.{name}.draft"
+        if server.draft is not None and server.draft.file is not None:
+            yield *server.draft.file, f"servers.{name}.draft"
         if "quantization" in server.fill and server.model in fleet.models:
             for quantization in fleet.models[server.model].files:
                 yield server.model, quantization, f"servers.{name}"
@@ -76,7 +99,7 @@ def _ladder(fleet: FleetConfig) -> Iterator[Use]:
 
 
 def _model_file(
-    fleet: FleetConfig, model: str, quantization: str, key: str
+    fleet: FleetConfig, model: str, quantization: str, key: str, kept: Mapping[str, ModelFile]
 ) -> tuple[ModelFile | None, tuple[Finding, ...]]:
     """One model file, read or made."""
     config = fleet.models.get(model)
@@ -93,11 +116,20 @@ def _model_file(
             return _read(fleet, model, quantization, path, mix_name)
     except CatalogError as error:
         return None, error.findings
+    if path in kept:
+        return msgspec.structs.replace(kept[path], model=model, quantization=quantization), ()
     mix, doubts = _mix(fleet, quantization, mix_name)
     if mix is None:
         return None, doubts
     file, found = declared_file(config, model, quantization, mix, path)
-    return file, doubts + found
+    return file, doubts + tuple(_looked_for(f, path) for f in found)
+
+
+def _looked_for(finding: Finding, path: str) -> Finding:
+    """What a declaration lacks, with where the file that would say it was looked for: its path may be mistyped."""
+    if finding.code != "catalog/incomplete-architecture":
+        return finding
+    return msgspec.structs.replace(finding, notes=(*finding.notes, f"the file was looked for at {path!r}"))
 
 
 def _read(

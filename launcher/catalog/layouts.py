@@ -17,6 +17,7 @@ from launcher.catalog.blocks import (
     feed_forward,
     ffn,
     gated_delta,
+    indexer,
     latent_attention,
     mamba2,
     norm,
@@ -31,8 +32,15 @@ def layer_kind(a: ArchitectureConfig, il: int) -> Layer:
     """The kind of layer `il`."""
     nextn = il >= a.n_layer - a.n_layer_nextn
     experts = a.n_expert > 0 and il >= a.n_layer_dense_lead
+    indexer = a.indexer_key_length > 0 and (nextn or not a.indexer_types or a.indexer_types[il])
     return Layer(
-        at_layer(a.n_head, il), at_layer(a.n_head_kv, il), at_layer(a.n_ff, il), is_recurrent(a, il), experts, nextn
+        at_layer(a.n_head, il),
+        at_layer(a.n_head_kv, il),
+        at_layer(a.n_ff, il),
+        recurrent=is_recurrent(a, il),
+        experts=experts,
+        nextn=nextn,
+        indexer=indexer,
     )
 
 
@@ -202,6 +210,18 @@ _BIASED_ROUTER = 256
 """DeepSeek's models from V3 on (256 experts) correct the router with a bias; V2 (64, 160) does not."""
 
 
+def _sparse_latent(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Latent attention with an indexer; the router always has its bias."""
+    yield norm("attn_norm", a.n_embd)
+    yield from latent_attention(a, k)
+    if k.indexer:
+        yield from indexer(a)
+    if k.experts:
+        yield Part("exp_probs_b.bias", (a.n_expert,))
+    yield norm("ffn_norm", a.n_embd)
+    yield from feed_forward(a, k)
+
+
 def _glm4_moe(a: ArchitectureConfig, k: Layer) -> Parts:
     """Post-attention norm instead of a feed-forward norm; biased router; a dense lead."""
     yield norm("attn_norm", a.n_embd)
@@ -254,7 +274,7 @@ def _nextn(a: ArchitectureConfig) -> Parts:
         yield Part("nextn.shared_head_head.weight", (a.n_embd, a.n_vocab))
 
 
-_NEXTN_VOCABULARY = frozenset({"glm4moe", "deepseek2"})
+_NEXTN_VOCABULARY = frozenset({"glm4moe", "deepseek2", "deepseek32", "glm-dsa"})
 """Where further-token layers carry their own embedding and output matrix."""
 
 LAYOUTS: dict[str, Callable[[ArchitectureConfig, Layer], Parts]] = {
@@ -288,6 +308,8 @@ LAYOUTS: dict[str, Callable[[ArchitectureConfig, Layer], Parts]] = {
     "falcon-h1": _falcon_h1,
     "gpt-oss": _gpt_oss,
     "deepseek2": _deepseek2,
+    "deepseek32": _sparse_latent,
+    "glm-dsa": _sparse_latent,
     "glm4moe": _glm4_moe,
     "lfm2": _lfm2,
     "lfm2moe": _lfm2,

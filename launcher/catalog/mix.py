@@ -6,6 +6,8 @@ Source: llama.cpp src/llama-quant.cpp (`tensor_allows_quantization`, `llama_tens
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from launcher.catalog.file_types import Mix
@@ -61,6 +63,7 @@ _V_LIKE = frozenset({"attention_v", "attention_qkv", "attention_kv_b"})
 _BY_PLACE = _V_LIKE | {"ffn_down"}
 
 
+@lru_cache(maxsize=1024)
 def category_of(name: str) -> str:
     """The kind of tensor that the rules distinguish."""
     if name == "output.weight":
@@ -83,9 +86,13 @@ def depends_on_place(mix: Mix, name: str) -> bool:
 
 def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
     """Whether the quantizer touches a tensor: matrices named `…weight` that are not on its list."""
-    if len(shape) < 2 or not name.endswith("weight"):
-        return False
-    if name in {"position_embd.weight", "token_types.weight"}:
+    return len(shape) > 1 and _is_touched(name)
+
+
+@lru_cache(maxsize=1024)
+def _is_touched(name: str) -> bool:
+    """Whether the quantizer touches matrices of this name."""
+    if not name.endswith("weight") or name in {"position_embd.weight", "token_types.weight"}:
         return False
     return not any(part in name for part in NOT_QUANTIZED)
 

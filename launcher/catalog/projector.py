@@ -30,19 +30,29 @@ def projector_file(
         return None, error.findings
     if entry.bytes is None:
         message = f"the projector of {model} is not at {path!r} and declares no size"
-        return None, (_error("catalog/projector-size-unknown", key, message, f"write its size: {key}.bytes=…"),)
+        notes = (f"is the path right? {key}.path", f"to plan where the file is not, write its size: {key}.bytes=…")
+        return None, (_error("catalog/projector-size-unknown", key, message, *notes),)
     return _file(entry, model, path, entry.bytes), ()
 
 
-def _file(entry: ProjectorConfig, model: str, path: str, tensor_bytes: int, *, read: bool = False) -> ProjectorFile:
-    """The value for the catalogue."""
+def _file(
+    entry: ProjectorConfig, model: str, path: str, tensor_bytes: int, header: Header | None = None
+) -> ProjectorFile:
+    """The value for the catalogue; `header` of a file at hand."""
     return ProjectorFile(
         model=model,
         path=path,
         tensor_bytes=tensor_bytes,
         compute_bytes=entry.compute_bytes,
-        source="gguf" if read else "declared",
+        source="gguf" if header else "declared",
+        modalities=(header and _modalities(header)) or ("image",),
     )
+
+
+def _modalities(header: Header) -> tuple[str, ...]:
+    """What a projector takes: it has an encoder for it."""
+    kinds = {"image": "vision", "audio": "audio"}
+    return tuple(kind for kind, encoder in kinds.items() if f"clip.{encoder}.block_count" in header.values)
 
 
 def _read(
@@ -55,15 +65,15 @@ def _read(
     if arch != "clip":
         message = f"{path!r} is a model of architecture {arch!r}, not a multimodal projector"
         return None, (_error("catalog/projector-mismatch", key, message),)
-    widths = _widths(header)
+    widths = projected_widths(header)
     findings: tuple[Finding, ...] = ()
     if widths and n_embd not in widths:
         message = f"{path!r} projects to {'/'.join(map(str, widths))} dimensions, but {model} has {n_embd}"
         findings = (_error("catalog/projector-mismatch", key, message, "llama-server refuses this pair"),)
-    return _file(entry, model, path, sum(t.size_bytes for t in header.tensors), read=True), findings
+    return _file(entry, model, path, sum(t.size_bytes for t in header.tensors), header), findings
 
 
-def _widths(header: Header) -> tuple[int, ...]:
+def projected_widths(header: Header) -> tuple[int, ...]:
     """Widths that a projector's output has, by what its header says; empty when it says nothing."""
     keys = ("clip.vision.projection_dim", "clip.audio.projection_dim", "clip.projection_dim")
     found = (header.values.get(key) for key in keys)

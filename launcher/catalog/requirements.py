@@ -21,11 +21,14 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1"), _MAMBA),
     **dict.fromkeys(("lfm2", "lfm2moe"), ("shortconv_l_cache",)),
     "deepseek2": _LATENT,
+    **dict.fromkeys(("deepseek32", "glm-dsa"), (*_LATENT, "q_lora_rank")),
     "bert": ("n_token_types",),
 }
 _MOE = frozenset(
     {
         "deepseek2",
+        "deepseek32",
+        "glm-dsa",
         "glm4moe",
         "gpt-oss",
         "granitemoe",
@@ -38,6 +41,7 @@ _MOE = frozenset(
         "qwen3vlmoe",
     }
 )
+_LATENT_ARCHITECTURES = frozenset({"deepseek2", "deepseek32", "glm-dsa"})
 _LISTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("granitehybrid", "lfm2", "lfm2moe"), ("n_head_kv",)),
     **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), ("n_head_kv", "n_ff")),
@@ -59,7 +63,7 @@ def missing_fields(architecture: ArchitectureConfig, key: str) -> tuple[Finding,
         problems.append(("n_ff", f"{a.arch} needs n_ff"))
     if a.arch == "nemotron_h_moe" and not shared_width(a):
         problems.append(("n_ff_shexp", f"{a.arch} needs n_ff_shexp"))
-    if a.arch == "deepseek2" and a.key_length_mla and a.key_length_mla <= a.rope_dim:
+    if a.arch in _LATENT_ARCHITECTURES and a.key_length_mla and a.key_length_mla <= a.rope_dim:
         problems.append(("key_length_mla", f"key_length_mla {a.key_length_mla} must exceed rope_dim {a.rope_dim}"))
     return tuple(_finding(f"{key}.{name}".lstrip("."), message, a) for name, message in dict.fromkeys(problems))
 
@@ -84,6 +88,10 @@ def _lists(a: ArchitectureConfig) -> list[tuple[str, str]]:
         value = getattr(a, name)
         if isinstance(value, tuple) and len(value) != a.n_layer:
             problems.append((name, f"{name} has {len(value)} elements for {a.n_layer} layers"))
+    own = a.n_layer - a.n_layer_nextn
+    if a.indexer_types and len(a.indexer_types) != own:
+        message = f"indexer_types has {len(a.indexer_types)} elements for {own} layers"
+        problems.append(("indexer_types", message))
     return problems + [
         (name, f"{a.arch} needs {name} as a list with one number a layer; 0 marks layers of another kind")
         for name in _LISTS.get(a.arch, ())

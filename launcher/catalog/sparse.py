@@ -22,7 +22,7 @@ _ALIGNMENT = 32
 _VERSION = 3
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 """GGUF value types (gguf.h `enum gguf_type`)."""
-_SIGMOID_ROUTER = frozenset({"deepseek2", "glm4moe", "lfm2moe", "nemotron_h_moe"})
+_SIGMOID_ROUTER = frozenset({"deepseek2", "deepseek32", "glm-dsa", "glm4moe", "lfm2moe", "nemotron_h_moe"})
 _SECTIONED_ROPE = frozenset({"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe"})
 _EXPERT_WIDTH_IS_N_FF = frozenset({"granitehybrid", "granitemoe"})
 """Architectures whose loader takes the experts' width from feed_forward_length."""
@@ -98,6 +98,8 @@ def _peculiar(a: ArchitectureConfig) -> Iterator[tuple[str, Value]]:
         yield at + "attention.sliding_window_pattern", a.swa_pattern
     if a.n_layer_kv and a.n_layer_kv != min(SHARED_KV_FROM.get(a.arch, 0), a.n_layer):
         yield at + "attention.shared_kv_layers", a.n_layer - a.n_layer_kv
+    if a.indexer_types:
+        yield at + "attention.indexer.types", tuple(map(int, a.indexer_types))
     if a.arch in _SECTIONED_ROPE:
         width = a.rope_dim or a.key_length
         yield at + "rope.dimension_sections", (width // 8, width * 3 // 16, width * 3 // 16, 0)

@@ -42,6 +42,14 @@ SHARED_KV_FROM = {"gemma3n": 20}
 """First layer that reuses an earlier layer's KV, where the file does not give it."""
 
 
+INDEXER_DEFAULT = {"deepseek32": (64, 128, 2048), "glm-dsa": (32, 128, 2048)}
+"""Heads, width of a key and tokens chosen of the indexer, where a declaration gives none: as in every published model
+of the architecture (config.json `index_n_heads`, `index_head_dim`, `index_topk`). A file must have them."""
+
+GLM_5_2_CONTEXT = 1_048_576
+"""glm-dsa models trained with so much share indexers (src/models/glm-dsa.cpp GLM_5_2_DEFAULT_INDEXER_TYPES)."""
+
+
 def complete(architecture: ArchitectureConfig) -> ArchitectureConfig:
     """`architecture` with what llama.cpp derives: head sizes, expert width, sliding pattern, attention interval.
 
@@ -67,6 +75,11 @@ def complete(architecture: ArchitectureConfig) -> ArchitectureConfig:
         changes["full_attention_interval"] = 4
     if a.arch in SHARED_KV_FROM and not a.n_layer_kv:
         changes["n_layer_kv"] = min(SHARED_KV_FROM[a.arch], a.n_layer)
+    if a.arch in INDEXER_DEFAULT:
+        names = ("indexer_n_head", "indexer_key_length", "indexer_top_k")
+        changes |= {n: v for n, v in zip(names, INDEXER_DEFAULT[a.arch], strict=True) if not getattr(a, n)}
+    if a.arch == "glm-dsa" and a.n_ctx_train >= GLM_5_2_CONTEXT and not a.indexer_types:
+        changes["indexer_types"] = tuple(il < 2 or il % 4 == 2 for il in range(a.n_layer - a.n_layer_nextn))
     return msgspec.structs.replace(a, **changes) if changes else a
 
 

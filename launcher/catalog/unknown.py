@@ -39,7 +39,7 @@ def widened(architecture: ArchitectureConfig, values: Mapping[str, Any]) -> Arch
         changes["ssm_d_conv"] = a.ssm_d_conv or _CONVOLUTION
     indexer = size("attention.indexer.key_length")
     if indexer:
-        changes |= {"key_length": a.key_length + indexer}
+        changes |= {"key_length": a.key_length + indexer, "indexer_key_length": 0}
         changes |= {"kv_lora_rank": a.kv_lora_rank + indexer} if a.kv_lora_rank else {}
     streams = size("hyper_connection.count")
     if streams > 1:

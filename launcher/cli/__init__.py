@@ -7,8 +7,16 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from launcher.errors import HostError, LaunchError
+if TYPE_CHECKING:
+    from launcher.errors import HostError, LaunchError
+
+_PATHS = (
+    *("HOME", "LAUNCH_STATE_DIR", "STATE_DIRECTORY", "TMPDIR"),
+    *("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
+)
+"""Variables that say where files are."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,19 +24,67 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     _open_standard_streams()
     try:
+        code = _run(words)
+    except KeyboardInterrupt:  # also while the rest is still being imported
+        code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    """The exit code of one command line."""
+    from launcher.errors import ConfigError, Finding, LaunchError
+
+    try:
+        _require_text(words)
         from launcher.cli.app import command_names, run_app
         from launcher.cli.arguments import with_command
+        from launcher.cli.hydra import hydra_answer, hydra_words
+        from launcher.cli.onefile import found_fleet_file
 
-        words = with_command(words, command_names())
+        words = hydra_words(words)
+        if (answer := hydra_answer(words, command_names())) is not None:
+            raise ConfigError([Finding(code="config/usage", severity="error", key="", message=answer)])
+        words = with_command(words, command_names(), fleet=found_fleet_file() is not None)
         code = run_app(words)
         sys.stdout.flush()
     except LaunchError as error:
-        code = _show_error(error, words)
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+        return _show_error(error, words)
     except OSError as error:
-        code = _unwritable(error)
-    sys.exit(code)
+        return _unwritable(error) if _is_about_output(error) else _show_error(_refusal(error), words)
+    except RecursionError:
+        message = "something that was read is nested deeper than anything of ours"
+        finding = Finding(code="config/depth", severity="error", key="", message=message)
+        return _show_error(ConfigError([finding]), words)
+    return code
+
+
+def _require_text(words: Sequence[str]) -> None:
+    """ConfigError for words and paths of the environment that are no text: they could be shown to nobody."""
+    named = [(name, os.environ.get(name, "")) for name in _PATHS]
+    for what, value in (*named, *(("an argument", word) for word in words)):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            message = f"{what} is not UTF-8 text: {os.fsencode(value)!r}"
+            from launcher.errors import ConfigError, Finding
+
+            finding = Finding(code="config/not-text", severity="error", key="", message=message)
+            raise ConfigError([finding]) from None
+
+
+def _is_about_output(error: OSError) -> bool:
+    """Whether standard output cannot be written."""
+    return error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF) and error.filename is None
+
+
+def _refusal(error: OSError) -> HostError:
+    """What the system refused, where nobody nearer had a better word for it."""
+    from launcher.errors import Finding, HostError
+
+    about = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    notes = ("`ulimit -n` says how many; 256 are enough for any command",) if error.errno == errno.EMFILE else ()
+    message = f"the system refused: {about}{error.strerror or error}"
+    return HostError([Finding(code="host/refused", severity="error", key="", message=message, notes=notes)])
 
 
 def _open_standard_streams() -> None:
@@ -43,13 +99,13 @@ def _open_standard_streams() -> None:
 
 
 def _unwritable(error: OSError) -> int:
-    """The exit code when an answer cannot be written. Raises `error` when it is not about standard output."""
-    if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename is not None:
-        raise error
+    """The exit code when an answer cannot be written."""
     # the reader went away (`launch plan | head`) or the disk is full; what is buffered must not be tried again at exit
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error.errno == errno.EPIPE:
         return 128 + signal.SIGPIPE
+    from launcher.errors import HostError
+
     sys.stderr.write(f"launch: standard output cannot be written: {error.strerror}\n")
     return HostError.exit_code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -19,8 +20,11 @@ from launcher.cli.complete import (
     complete_overrides,
     words_before,
 )
+from launcher.cli.said import said_elsewhere
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError
+
+_FIRST = ("init", "add", "remove", "import")
 
 
 class _Commands(TyperGroup):
@@ -35,6 +39,18 @@ class _Commands(TyperGroup):
             return overrides
         return [*super().shell_complete(ctx, incomplete), *overrides]
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """As they are written, but what comes first for who begins is first."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: name not in _FIRST)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command; one that another program has is named as it is here."""
+        here = said_elsewhere(args[0]) if args and args[0] not in self.commands else None
+        if here is not None:
+            ctx.fail(f"No such command {args[0]!r}. Here it is: {here}")
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="launch",
@@ -42,7 +58,8 @@ app = typer.Typer(
     help=(
         "Compile and run a fleet of llama.cpp servers.\n\n"
         "\b\n"
-        "launch hardware=auto profile=dev            start the embedded default fleet\n"
+        "launch init                                 find your models, write launch.yaml\n"
+        "launch                                      start what launch.yaml says\n"
         "launch plan hardware=epyc profile=hot_only  what would run, and what it takes\n"
         "launch servers.assistant.slots=4            any value can be overridden (Hydra's grammar)\n"
     ),
@@ -80,6 +97,12 @@ ConfigDir = Annotated[
         parser=_config_dir,
         metavar="PATH",
         help="Your own config groups, searched before the packaged ones; may be repeated.",
+    ),
+]
+FleetFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file", "-f", metavar="FILE", help="A whole fleet in one file; default: ./launch.yaml, ~/.config/launch/."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas: docs/schemas).")]
@@ -141,20 +164,29 @@ def run_app(words: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _request(overrides: list[str] | None, config_dir: list[Path] | None) -> tuple[list[str], list[Path]]:
-    """Overrides and config dirs as lists; the directories absolute, because `reload` may run elsewhere."""
-    return list(overrides or ()), [d.absolute() for d in config_dir or ()]
+def request_of(
+    overrides: list[str] | None, config_dir: list[Path] | None, file: Path | None = None
+) -> tuple[list[str], list[Path]]:
+    """Overrides and where to look for config, the fleet file first; all absolute: `reload` may run elsewhere."""
+    from launcher.cli.onefile import fleet_file
+
+    words, dirs = list(overrides or ()), [d.absolute() for d in config_dir or ()]
+    found = fleet_file(file, words, dirs)
+    return words, [*([found] if found else ()), *dirs]
 
 
 @app.command()
 def up(
     overrides: Overrides = None,
     *,
-    detach: Annotated[bool, typer.Option("--detach", help="Return once the fleet is ready; it runs on.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", "--wait", help="Return once the fleet is ready; it runs on.")
+    ] = False,
     ask: Annotated[
         str | None, typer.Option("--ask", help="When ready, ask the fleet this and print the answer.")
     ] = None,
     host: Host = None,
+    file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -169,7 +201,7 @@ def up(
     from launcher.cli.fleet import bring_up
 
     return bring_up(
-        *_request(overrides, config_dir),
+        *request_of(overrides, config_dir, file),
         detach=detach,
         ask=ask,
         host=host,
@@ -185,6 +217,10 @@ def plan(
     *,
     prove: Prove = False,
     prove_with: ProveWith = None,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", "-m", help="Several values (a=1,2): a row for the plan of each.")
+    ] = False,
+    file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -196,11 +232,18 @@ def plan(
     launch plan hardware=epyc profile=hot_only
     launch plan hardware=sovereign profile=three_tier --json
     launch plan hardware=epyc profile=hot_only --prove
+    launch -m servers.assistant.slots=1,2,4     a row for each value
     """
     from launcher.cli.build import show
 
+    if multirun:
+        from launcher.cli.multirun import plan_each
+
+        return plan_each(*request_of(overrides, config_dir, file), as_json=json, no_color=no_color)
     prover = (prove_with or "") if prove or prove_with else None
-    return show(*_request(overrides, config_dir), as_json=json, no_color=no_color, verbose=verbose, prover=prover)
+    return show(
+        *request_of(overrides, config_dir, file), as_json=json, no_color=no_color, verbose=verbose, prover=prover
+    )
 
 
 @app.command()
@@ -212,6 +255,10 @@ def render(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Parent folder; default: deploy.output_dir.")
     ] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Limits by the dry runs of this host's binaries, where they say more.")
+    ] = False,
+    file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -225,7 +272,13 @@ def render(
     from launcher.cli.build import write
 
     return write(
-        *_request(overrides, config_dir), check=check, diff=diff, output=output, as_json=json, no_color=no_color
+        *request_of(overrides, config_dir, file),
+        check=check,
+        diff=diff,
+        output=output,
+        prove=prove,
+        as_json=json,
+        no_color=no_color,
     )
 
 
@@ -234,6 +287,7 @@ def check(
     overrides: Overrides = None,
     *,
     host: Host = None,
+    file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -245,7 +299,7 @@ def check(
     """
     from launcher.cli.build import examine
 
-    return examine(*_request(overrides, config_dir), host=host, as_json=json, no_color=no_color)
+    return examine(*request_of(overrides, config_dir, file), host=host, as_json=json, no_color=no_color)
 
 
 @app.command()
@@ -291,6 +345,8 @@ def stop(
 def reload(
     names: Names = None,
     *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
+    fleet: Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="Of several fleets, this one.")] = None,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -303,31 +359,20 @@ def reload(
     """
     from launcher.cli.running import reload_servers
 
-    return reload_servers(tuple(names or ()), as_json=json, no_color=no_color)
-
-
-@app.command()
-def logs(
-    name: Annotated[str, typer.Argument(help="Server or service.", autocompletion=complete_deployed)],
-    *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
-) -> int:
-    """Print a server's log.
-
-    \b
-    launch logs assistant -n 20
-    launch logs assistant -f
-    """
-    from launcher.cli.running import show_logs
-
-    return show_logs(name, follow=follow, lines=lines)
+    return reload_servers(tuple(names or ()), as_json=json, no_color=no_color, dry_run=dry_run, fleet=fleet)
 
 
 @app.command()
 def config(
     overrides: Overrides = None,
     *,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of a fleet file, or of a group's files.")
+    ] = False,
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print it whole, as a fleet file that composes to the same.")
+    ] = False,
+    file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -338,33 +383,53 @@ def config(
     launch config hardware=epyc profile=hot_only
     launch config servers.assistant profile=dev     only what lies below a key
     launch config servers.assistant.slots=4 --json
+    launch config --schema > fleet.schema.json      for the editor; --schema server: of a group
+    launch config --yaml profile=dev > fleet.yaml   to keep: launch up -f fleet.yaml
     """
-    from launcher.cli.build import show_config
+    from launcher.cli.build import print_json, show_config
 
-    return show_config(*_request(overrides, config_dir), as_json=json, no_color=no_color)
+    if schema:
+        from launcher.cli.schema import asked_schema
+
+        print_json(Terminal(sys.stdout), asked_schema(overrides or ()))
+        return 0
+
+    return show_config(*request_of(overrides, config_dir, file), as_json=json, as_yaml=yaml, no_color=no_color)
 
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A model file; of a split one, part 1.")],
-    fields: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="n_ctx=16384 slots=2 n_ubatch=256 …")
-    ] = None,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE.gguf|DIR... [FIELD=VALUE]...",
+            help="Model files (of a split one, part 1), or folders of them; n_ctx=16384 slots=2 n_ubatch=256 …",
+        ),
+    ],
     *,
+    vram: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vram",
+            metavar="SIZE",
+            help="On a machine with a card of so much memory (24GiB), not on this one; may be repeated.",
+        ),
+    ] = None,
     prove: Prove = False,
     prove_with: ProveWith = None,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Show what a model file is, and what it needs.
+    """Show what model files are, and what they need.
 
     \b
     launch inspect model.gguf n_ctx=16384 slots=2 cache_type_k=q8_0
+    launch inspect ~/models --vram 24GiB        does each of them fit a card of 24 GiB?
     """
-    from launcher.cli.inspect import inspect_file
+    from launcher.cli.inspect import inspect_files
 
     prover = (prove_with or "") if prove or prove_with else None
-    return inspect_file(file, list(fields or ()), as_json=json, no_color=no_color, prover=prover)
+    return inspect_files(words, vram or (), as_json=json, no_color=no_color, prover=prover)
 
 
 @app.command()
@@ -455,6 +520,7 @@ def install(
     force: Annotated[bool, typer.Option("--force", help="Overwrite installed files that were edited by hand.")] = False,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start and restart what changed.")] = True,
     host: Host = None,
+    file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -468,7 +534,7 @@ def install(
     from launcher.cli.deploy import InstallOptions, install_fleet
 
     options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=start, host=host)
-    return install_fleet(*_request(what, config_dir), options=options, as_json=json, no_color=no_color)
+    return install_fleet(*request_of(what, config_dir, file), options=options, as_json=json, no_color=no_color)
 
 
 @app.command()
@@ -499,10 +565,15 @@ def serve(
     directory: Annotated[Path, typer.Argument(help="A rendered deployment: generated/NAME.")],
     *,
     route_only: Annotated[
-        bool, typer.Option("--route-only", help="The front alone: start and stop no server, systemd does.")
+        bool, typer.Option("--route-only", help="The front alone: start and stop no server, somebody else does.")
     ] = False,
+    units: Annotated[
+        str | None,
+        typer.Option("--units", metavar="PREFIX", help="Servers are the systemd units PREFIX-NAME.service."),
+    ] = None,
+    user: Annotated[bool, typer.Option("--user", help="With --units: of this user's manager.")] = False,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="With --route-only: keys are read here instead.")
+        Path | None, typer.Option("--api-key-file", help="The front's keys are read here instead.")
     ] = None,
     no_color: NoColor = False,
     verbose: Verbose = False,
@@ -514,7 +585,12 @@ def serve(
     launch serve generated/epyc-hot_only --route-only
     """
     from launcher.cli.progress import Progress
-    from launcher.runtime import run
+    from launcher.runtime import UnitsOptions, run
 
     progress = Progress(Terminal(sys.stderr, no_color=no_color), verbose=verbose)
-    return run(directory, on_event=progress, route_only=route_only, api_key_file=api_key_file)
+    owned = UnitsOptions(prefix=units, user=user) if units else None
+    return run(directory, on_event=progress, route_only=route_only, units=owned, api_key_file=api_key_file)
+
+
+for _more in ("starters", "verbs", "measuring", "watching"):  # files with further commands: they need `app`
+    importlib.import_module(f"launcher.cli.{_more}")

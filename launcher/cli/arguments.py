@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 _OVERRIDE = re.compile(r"(?:\+\+?|~)?[A-Za-z_][\w./@-]*=.*|[~+][A-Za-z_][\w./@-]*", re.DOTALL)
 _FLAGS = frozenset({"--json", "--no-color", "--verbose", "-v"})
-_WITH_VALUE = frozenset({"--config-dir"})
+_MULTIRUN = frozenset({"-m", "--multirun"})
+_WITH_VALUE = frozenset({"--config-dir", "--file", "-f"})
 
 
 def is_override(word: str) -> bool:
@@ -15,12 +16,15 @@ def is_override(word: str) -> bool:
     return _OVERRIDE.fullmatch(word) is not None
 
 
-def with_command(argv: Sequence[str], commands: Collection[str]) -> list[str]:
+def with_command(argv: Sequence[str], commands: Collection[str], *, fleet: bool = False) -> list[str]:
     """`argv` with global options moved behind the command, and `up` put in when the first word is an override.
 
     `--detach hardware=dev` is `up --detach hardware=dev`; words that are neither stay for Typer to refuse.
+    Nothing but options is `up` too where a file names the fleet: `fleet`, when one was found, or `-f FILE`.
     """
     words = list(argv)
+    if words[:1] and words[0] in _MULTIRUN and not any(word in commands for word in words):
+        words.insert(0, "plan")  # as Hydra writes it: `program -m a=1,2`
     leading: list[str] = []
     at = 0
     while at < len(words) and words[at].startswith("-"):
@@ -28,7 +32,7 @@ def with_command(argv: Sequence[str], commands: Collection[str]) -> list[str]:
         if word in _WITH_VALUE and at + 1 < len(words):
             leading += words[at : at + 2]
             at += 2
-        elif word in _FLAGS or word.partition("=")[0] in _WITH_VALUE or word == "--detach":
+        elif word in _FLAGS or word.partition("=")[0] in _WITH_VALUE or word in {"--detach", "--wait", "-d"}:
             leading.append(word)
             at += 1
         else:
@@ -42,6 +46,8 @@ def with_command(argv: Sequence[str], commands: Collection[str]) -> list[str]:
             # `launch profile=dev plan` can mean only one thing: a bare word is never an override
             return [rest[later[0]], *leading, *rest[: later[0]], *rest[later[0] + 1 :]]
         return ["up", *leading, *rest]
+    if not rest and (fleet or any(word.partition("=")[0] in {"-f", "--file"} for word in leading)):
+        return ["up", *leading]
     return [*leading, *rest]
 
 

@@ -15,6 +15,7 @@ from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
+from launcher.ir.speed import ServerSpeed
 
 
 def print_json(terminal: Terminal, document: Any) -> None:
@@ -59,17 +60,31 @@ def show(
 
         argv = {name: command.argv for name, command in compiled.commands.items()}
         env = {name: command.env for name, command in compiled.commands.items()}
-        document = plan_document(compiled.plan, argv, env, compiled.findings, proof)
+        document = plan_document(compiled.plan, argv, env, compiled.findings, proof, speeds=expected_speeds(compiled))
         print_json(out, document | ({"changes": changes} if changes else {}))
     else:
         from launcher.cli.plan_view import show_plan
 
-        show_plan(out, compiled, verbose=verbose, proof=proof)
+        show_plan(out, compiled, verbose=verbose, proof=proof, speeds=expected_speeds(compiled))
         if changes:
             from launcher.cli.coming import show_coming
 
             show_coming(out, changes)
     return exit_code(compiled)
+
+
+def expected_speeds(compiled: Compilation) -> tuple[ServerSpeed, ...]:
+    """Tokens a second that the servers are expected to make, by the hardware file and what was measured here."""
+    from launcher import plan
+    from launcher.files import read_measured
+
+    known = tuple(m for m in read_measured() if m.hardware == compiled.plan.config.hardware.name)
+    keys = {}
+    if known:
+        from launcher.trial.candidate import measurement_key
+
+        keys = {s.name: measurement_key(compiled, s) for s in compiled.plan.servers if not s.settings.embedding}
+    return plan.speeds(compiled.plan, known, keys)
 
 
 def write(
@@ -79,6 +94,7 @@ def write(
     check: bool,
     diff: bool,
     output: Path | None,
+    prove: bool,
     as_json: bool,
     no_color: bool,
 ) -> int:
@@ -87,10 +103,11 @@ def write(
     from launcher.files import FileDifference, compare_deployment, write_deployment
 
     out, err = terminals(no_color=no_color)
-    compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    compiled = (_proven if prove else compile_fleet)(overrides, config_dirs=config_dirs)
     compiled.require()
     target = (output or Path(compiled.plan.config.deploy.output_dir)) / compiled.plan.deployment
-    names = hosts_of(compiled)
+    # a cluster's scheduler has one set of objects for all hosts
+    names = () if compiled.plan.config.deploy.kubernetes is not None else hosts_of(compiled)
     bundles = {f"{name}/": render(on_host(compiled, name)) for name in names} if names else {"": render(compiled)}
     written = not check and not diff
     changes: list[FileDifference] = []
@@ -108,8 +125,8 @@ def write(
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
             out.line(out.style(line, colour) if colour else line)
     else:
-        findings = [f for rendered in bundles.values() for f in rendered.findings]
-        show_findings(err, [f for f in (*compiled.findings, *findings) if f.severity != "note"])
+        beside = [f for rendered in bundles.values() for f in rendered.findings]
+        show_findings(err, [f for f in (*compiled.findings, *beside) if f.severity != "note"])
         for change in changes:
             verb = ("removed" if change.kind == "extra" else "wrote") if written else change.kind
             out.line(f"{verb:<8} {target / change.path}")
@@ -117,10 +134,34 @@ def write(
         out.line(f"{files}, {len(changes)} {'written' if written else 'differ'}")
         if written:
             for place in (target / below for below in bundles):
-                out.line(f"run it with: launch serve {place}; put its units in place with: launch install {place}")
+                out.line(_next_step(compiled, place))
         elif changes:
-            out.line(f"write them with: launch render {shlex.join(overrides)}")
+            out.line(f"write them with: launch render {shlex.join([*overrides, *_places(config_dirs)])}")
     return STALE_EXIT_CODE if check and changes else 0
+
+
+def _next_step(compiled: Compilation, place: Path) -> str:
+    """What people do with the files at `place`."""
+    if compiled.plan.config.deploy.kubernetes is not None:
+        return f"apply it with: kubectl apply -k {place / 'kubernetes'}"
+    return f"run it with: launch serve {place}; put its units in place with: launch install {place}"
+
+
+def _proven(overrides: list[str], *, config_dirs: list[Path]) -> Compilation:
+    """What `overrides` compile to by the larger of bound and proof, with what the dry runs found."""
+    from launcher.proving import prove_here
+
+    here = prove_here(compile_fleet(overrides, config_dirs=config_dirs))
+    return msgspec.structs.replace(here.compiled, findings=(*here.compiled.findings, *here.findings))
+
+
+def _places(config_dirs: list[Path]) -> list[str]:
+    """The options that name where the config was read."""
+    from launcher.config import is_fleet_file
+
+    here = Path.cwd()
+    shown = ((path, path.relative_to(here) if path.is_relative_to(here) else path) for path in config_dirs)
+    return [word for path, name in shown for word in ("-f" if is_fleet_file(path) else "--config-dir", str(name))]
 
 
 def examine(
@@ -156,7 +197,9 @@ def examine(
     return (error_class(findings) or HostError).exit_code if has_errors(findings) else 0
 
 
-def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:
+def show_config(
+    overrides: list[str], config_dirs: list[Path], *, as_json: bool, as_yaml: bool = False, no_color: bool
+) -> int:
     """`launch config`: words that are no overrides are keys, and only what lies below them is shown."""
     from launcher import config
     from launcher.cli.arguments import is_override
@@ -165,6 +208,18 @@ def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool,
     out, err = terminals(no_color=no_color)
     asked = tuple(word for word in overrides if not is_override(word))
     composed = compose_config([word for word in overrides if is_override(word)], config_dirs=config_dirs)
+    if as_yaml:
+        import yaml
+
+        from launcher.author import modeline
+        from launcher.files.packaged import fleet_schema_path
+
+        # with every default, so that nothing is left for a fleet file to guess
+        whole = msgspec.to_builtins(composed.fleet)
+        if schema := fleet_schema_path():
+            out.line(modeline(schema))
+        out.write(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120))
+        return 0
     values = [(key, value, composed.sources.find(key)) for key, value in config.flatten(composed.tree)]
     if asked:
         values = [row for row in values if any(f"{row[0]}.".startswith(f"{key}.") for key in asked)]
@@ -177,6 +232,8 @@ def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool,
         err.line(
             f"models and quantizations that no server uses are left out ({len(hidden)} values): launch config models"
         )
+        if not out.interactive:
+            err.line("this is for people; a fleet file that composes to the same: launch config --yaml")
     if as_json:
         from launcher.ir.documents import ConfigDocument
 
@@ -185,7 +242,8 @@ def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool,
         return 0
     width = min(60, max((len(f"{k}: {v}") for k, v, _ in values), default=0))
     for key, value, place in values:
-        shown = msgspec.json.encode(value).decode() if not isinstance(value, str) else value
+        # a value that would move the cursor, or colour what follows, is shown as JSON writes it
+        shown = value if isinstance(value, str) and value.isprintable() else msgspec.json.encode(value).decode()
         out.line(f"{f'{key}: {shown}':<{width}}  {out.style(shown_place(place) if place else 'default', 'dim')}")
     return 0
 
@@ -193,7 +251,7 @@ def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool,
 def _used(fleet: FleetConfig) -> dict[str, set[str]]:
     """The catalogue entries that servers and their drafts refer to."""
     pairs = [(s.model, s.quantization) for s in fleet.servers.values()]
-    pairs += [(s.draft.model, s.draft.quantization) for s in fleet.servers.values() if s.draft]
+    pairs += [s.draft.file for s in fleet.servers.values() if s.draft and s.draft.file]
     return {"models": {model for model, _ in pairs}, "quantizations": {quantization for _, quantization in pairs}}
 
 

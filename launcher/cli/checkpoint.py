@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from launcher import __version__
+from launcher.base.regular import read_regular
 from launcher.cli.build import print_json
 from launcher.cli.checkpoint_view import difference_document, show_difference
-from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME
+from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest
+from launcher.cli.installed import installed_here
 from launcher.cli.running import fleets
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import CatalogError, ConfigError, Finding, SuperviseError
@@ -107,6 +109,10 @@ def _state_of(deployment: str | None, checkpoint: str | None) -> Path:
             hint = f"known: {', '.join(known) or 'none'}"
             raise ConfigError([_refused("unknown-deployment", f"there is no deployment {deployment}", hint)])
         return deployment_state_dir(deployment)
+    if checkpoint is None and (installed := ", ".join(fleet.name for fleet in installed_here([]))):
+        message = f"{installed} is installed, and checkpoints are of fleets of `launch up`"
+        back = "an installed fleet goes back with the folder that it was installed from: launch install DIR"
+        raise ConfigError([_refused("which-deployment", message, "name one of `launch up`: --deployment NAME", back)])
     states = [deployment_state_dir(name) for name in known]
     having = [s for s in states if checkpoint is not None and checkpoint in checkpoint_names(s)]
     running = [s for s in states if runtime_holder(s) is not None]
@@ -260,16 +266,19 @@ def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
 def _request(state: Path) -> dict[str, Any] | None:
     """What `up` was asked for, as it stands in its file."""
     try:
-        found = msgspec.json.decode((state / REQUEST_NAME).read_bytes())
-    except (OSError, msgspec.DecodeError):
+        request = msgspec.json.decode(read_regular(state / REQUEST_NAME), type=UpRequest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    found: dict[str, Any] = msgspec.to_builtins(request)
+    return found
 
 
 def _inputs(request: Mapping[str, Any] | None) -> dict[str, bytes]:
     """The user's config files, by number of their `--config-dir` and path in it."""
     files: dict[str, bytes] = {}
-    for number, directory in enumerate((request or {}).get("config_dirs", ())):
+    directories = (request or {}).get("config_dirs", ())
+    named = directories if isinstance(directories, list | tuple) else ()
+    for number, directory in enumerate(d for d in named if isinstance(d, str) and "\0" not in d):
         for path in sorted(Path(directory).rglob("*.y*ml")):
             if len(files) < _MAX_CONFIG_FILES and path.is_file() and path.stat().st_size <= _MAX_CONFIG_BYTES:
                 files[f"{number}/{path.relative_to(directory).as_posix()}"] = path.read_bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
 from launcher.cli.fleet import read_request
 from launcher.cli.installed import components_of, fleet_status, installed_here
@@ -19,7 +20,7 @@ from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
 from launcher.ir.changes import FleetChange
 from launcher.ir.live import FleetStatus
-from launcher.manifest import ManifestDiff, decode_fleet, diff_manifests
+from launcher.manifest import ManifestDiff, decode_fleet, decode_routes, diff_manifests, front_changes
 from launcher.render import Rendered
 from launcher.supervise import runtime_holder
 
@@ -46,7 +47,7 @@ def coming_changes(
     if holder is not None:
         directory = Path(holder.deployment_dir or state / "deployment")
         command, hindrance = _reload(state, overrides, config_dirs)
-        found = _runtime_change(directory, rendered, drift)
+        found = runtime_change(directory, rendered, drift)
         changes += (msgspec.structs.replace(change, command=command, hindrance=hindrance) for change in found)
     return tuple(changes)
 
@@ -56,7 +57,7 @@ def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
     for change in changes:
         by = "our runtime" if change.manager == "runtime" else change.manager
         what = f"`{change.command}`" if change.command else "this plan"
-        quiet = not (change.started or change.restarted or change.stopped)
+        quiet = not (change.started or change.restarted or change.stopped or change.front)
         out.line(out.style(f"runs here under {by}; {what} would {'change nothing' if quiet else 'do'}", "bold"))
         if change.hindrance and not quiet:
             out.line(f"  no reload makes this plan of it: {change.hindrance}")
@@ -66,6 +67,8 @@ def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
             out.line(out.style(f"~ {name}  restart: {why}", "yellow"))
         for name in change.stopped:
             out.line(out.style(f"- {name}  stop", "red"))
+        for what in change.front:
+            out.line(out.style(f"~ front  {what}", "yellow"))
         if change.kept and not quiet:
             out.line(f"  {len(change.kept)} stay as they are")
         for line in change.drift:
@@ -106,6 +109,7 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
         stopped=tuple(name for name in stopped if name not in new),
         restarted=restarted,
         kept=tuple(name for name in old if name not in restarted and name not in stopped),
+        front=front_changes(installed.routes, rendered.routes) if installed.routes else (),
         drift=(*drift, *_drift(status)),
         command="launch install",
     )
@@ -149,10 +153,11 @@ def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) 
     return shlex.join(["launch", "reload", *(w for w in overrides if w not in request.overrides)]), ""
 
 
-def _runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...]) -> list[FleetChange]:
+def runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...] = ()) -> list[FleetChange]:
     """What a reload would do to the fleet that our runtime serves from `directory`."""
     try:
-        old = decode_fleet((directory / "fleet.json").read_bytes())
+        old = decode_fleet(read_regular(directory / "fleet.json"))
+        routes = decode_routes(read_regular(directory / "routes.json"))
     except (OSError, LaunchError):
         return []
     diff = diff_manifests(old, rendered.manifest)
@@ -163,6 +168,7 @@ def _runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...])
             stopped=diff.stopped,
             restarted=diff.restarted,
             kept=diff.kept,
+            front=front_changes(routes, rendered.routes),
             drift=drift,
         )
     ]

@@ -29,7 +29,7 @@ def complete_overrides(incomplete: str) -> list[str]:
     options.setdefault("hardware", []).append("auto")
     keys = {"include_warm": "[]", "runtime.front.port": "8000"}
     fields, defaults = _server_fields(groups), _defaults()
-    for name in groups.get("server", ()):
+    for name in (*groups.get("server", ()), *_fleet_servers(args)):
         options |= {f"servers.{name}.{field}": choices for field, choices in fields.items() if choices}
         keys |= {f"servers.{name}.{field}": defaults[field] for field, choices in fields.items() if not choices}
     return complete_override(args, typed, options, keys)
@@ -54,6 +54,28 @@ def _defaults() -> dict[str, str]:
     fields = msgspec.structs.fields(ServerConfig)
     plain = {f.name: None if f.default is msgspec.NODEFAULT else f.default for f in fields}
     return {name: msgspec.json.encode(value).decode() for name, value in plain.items()}
+
+
+def complete_fleet_servers(incomplete: str) -> list[str]:
+    """Servers of the fleet file."""
+    args, typed = words_before(os.environ, incomplete)
+    return sorted(name for name in _fleet_servers(args) if name.startswith(typed))
+
+
+def _fleet_servers(args: list[str]) -> list[str]:
+    """Names of the servers in the fleet file that was typed, or is found."""
+    import yaml
+
+    from launcher.cli.onefile import found_fleet_file
+
+    named = next((Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word in {"-f", "--file"}), None)
+    path = named or found_fleet_file()
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return []
+    servers = tree.get("servers") if isinstance(tree, dict) else None
+    return [str(name) for name in servers] if isinstance(servers, dict) else []
 
 
 def complete_deployed(incomplete: str) -> list[str]:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, has_errors
-from launcher.files import compare_deployment, owned_files, write_atomic, writing
+from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, has_errors
+from launcher.files import compare_deployment, owned_files, writing
 from launcher.install import (
     Change,
     Changes,
+    Installed,
     Layout,
     Report,
     Source,
     Systemd,
     install,
+    installed_fleet,
     installed_names,
     plan_changes,
     plan_removal,
@@ -31,6 +36,7 @@ from launcher.install import (
 )
 from launcher.install.changes import SIGNS
 from launcher.install.ownership import digest, shown
+from launcher.install.steps import not_active
 from launcher.ir.deployment import Deployment, RenderedFile
 
 
@@ -66,11 +72,12 @@ def install_fleet(
     if stale:
         show_findings(err, [stale_finding(deployment, stale)])
         return STALE_EXIT_CODE
+    if not options.dry_run:
+        require_rights(layout, "installed")
     changes = judged(deployment, layout, source, err, force=options.force)
     if options.dry_run:
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
         return 0
-    require_rights(layout, "installed")
     report = put_in_place(changes, layout, start=options.start)
     _show_report(out, deployment.name, report, as_json=as_json)
     return 0
@@ -79,7 +86,7 @@ def install_fleet(
 def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployment, tuple[str, ...]]:
     """What `source` is now, and the files in which its rendered folder, if there is one, differs from that."""
     if source.folder:
-        return read_bundle(bundle_of(Path(source.folder), source.host)), ()
+        return _rendered(bundle_of(Path(source.folder), source.host), layout, err), ()
     return _compiled(list(source.overrides), [Path(d) for d in source.config_dirs], layout, err, source.host)
 
 
@@ -99,8 +106,36 @@ def judged(deployment: Deployment, layout: Layout, source: Source, err: Terminal
 def put_in_place(changes: Changes, layout: Layout, *, start: bool) -> Report:
     """Install; what the system refuses to write is a HostError."""
     note = "what was written stays and is known as ours: run it again when that is mended, and it goes on from there"
+
+    def take_over(units: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+        """The runtime reads its manifest again; of `units` those restart too that differ in more than their command."""
+        record = read_record(changes.deployment, layout)
+        return reload_units(installed_fleet(record, layout), units) if record is not None else ((), ())
+
     with writing(layout.units, note):
-        return install(changes, layout, Systemd(layout), _write, start=start)
+        return install(changes, layout, Systemd(layout), layout.tree.write, take_over=take_over if start else None)
+
+
+def reload_units(installed: Installed, units: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Have the runtime take over what is installed, and restart the running ones of `units` in any case.
+
+    Gives the units that it restarted and started. Raises SuperviseError when something did not come up.
+    """
+    from launcher.supervise import reach_runtime
+
+    service = {c.name: c.service for c in installed.components}
+    with reach_runtime(installed.state_dir) as runtime:
+        done = runtime.reload()
+        touched = {*done["restarted"], *done["started"], *done["stopped"]}
+        running = {p.name for p in runtime.status().processes if p.pid is not None}
+        rest = [c.name for c in installed.components if {*c.units} & {*units}]
+        more = tuple(name for name in rest if name in running and name not in touched)
+        again = runtime.reload(more) if more else {"restarted": [], "started": [], "failed": {}}
+    failed = {**done["failed"], **again["failed"]}
+    if failed:
+        raise SuperviseError([not_active(service[name], Systemd(installed.layout)) for name in failed])
+    restarted = [service[name] for name in (*done["restarted"], *again["restarted"]) if name in service]
+    return restarted, [service[name] for name in (*done["started"], *again["started"]) if name in service]
 
 
 def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_color: bool) -> int:
@@ -145,19 +180,26 @@ def bundle_of(directory: Path, host: str | None) -> Path:
 
 def read_bundle(directory: Path) -> Deployment:
     """A rendered folder as a value. ConfigError when it is none, or is not what `launch render` wrote."""
-    from launcher.runtime import read_deployment
+    from launcher.runtime import read_deployment, require_ours
 
     manifest, _ = read_deployment(directory)
     owned = owned_files(directory)
     files, wrong = [], []
     for path, expected in sorted(owned.items()):
         file = directory / path
-        raw = file.read_bytes() if file.is_file() else b""
+        try:
+            facts = file.lstat()
+            raw = read_regular(file) if stat.S_ISREG(facts.st_mode) else b""
+            text, executable = raw.decode(), bool(facts.st_mode & 0o100)
+        except (OSError, UnicodeDecodeError):
+            wrong.append(path)
+            continue
         if digest(raw) != expected:
             wrong.append(path)
             continue
-        executable = bool(file.stat().st_mode & 0o100)
-        files.append(RenderedFile(path=path, text=raw.decode(), executable=executable))
+        require_ours(file.parent, file.parent.lstat())
+        require_ours(file, facts)
+        files.append(RenderedFile(path=path, text=text, executable=executable))
     if wrong or not owned:
         what = (
             f"{len(wrong)} files differ from what was rendered: {', '.join(wrong[:5])}" if wrong else "its list is gone"
@@ -166,6 +208,19 @@ def read_bundle(directory: Path) -> Deployment:
         notes = ("`launch render` writes it again; own settings belong into drop-ins on the target",)
         raise ConfigError([Finding(code="install/damaged", severity="error", key="", message=message, notes=notes)])
     return Deployment(name=manifest.deployment, input_digest=manifest.input_digest, files=tuple(files))
+
+
+def _rendered(folder: Path, layout: Layout, err: Terminal) -> Deployment:
+    """A rendered folder whose servers came through a dry run by their own binaries, where it is for this system."""
+    from launcher.proving import prove_rendered
+    from launcher.runtime import read_deployment
+
+    bundle = read_bundle(folder)
+    findings = prove_rendered(read_deployment(folder)[0]) if layout.root == Path("/") else ()
+    show_findings(err, [f for f in findings if f.severity == "warning"])
+    if has_errors(findings):
+        raise HostError(f for f in findings if f.severity == "error")
+    return bundle
 
 
 def stale_finding(deployment: Deployment, stale: tuple[str, ...]) -> Finding:
@@ -187,11 +242,12 @@ def _compiled(
     whole = compile_fleet([*overrides, *scope], config_dirs=config_dirs)
     compiled = of_host(whole, host)
     folder = Path(compiled.plan.config.deploy.output_dir) / whole.plan.deployment / compiled.plan.on
-    # what lies there was rendered by the bounds alone; what is installed has what this host's binaries prove
-    bounds = owned_files(folder) and not scope
-    stale = compare_deployment(render(compiled).deployment, folder) if bounds else ()
     here = prove_here(compiled) if layout.root == Path("/") else None
     rendered = render(here.compiled if here else compiled)
+    # what lies there was rendered by the bounds alone or, with --prove, by what this host's binaries say as well
+    known = (rendered, render(compiled)) if here else (rendered,)
+    differ = [compare_deployment(r.deployment, folder) for r in known] if owned_files(folder) and not scope else [()]
+    stale = min(differ, key=len)
     findings = (*(here.compiled if here else compiled).findings, *rendered.findings, *(here.findings if here else ()))
     show_findings(err, [f for f in findings if f.severity != "note"])
     if has_errors(findings):
@@ -217,17 +273,14 @@ def require_rights(layout: Layout, verb: str) -> None:
         raise HostError([Finding(code="install/not-root", severity="error", key="", message=message, notes=notes)])
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Atomically, as everywhere."""
-    write_atomic(path, data, mode=mode)
-
-
 def _show_changes(
     out: Terminal, changes: tuple[Change, ...], layout: Layout, *, as_json: bool, deployment: str
 ) -> None:
     """Each file with its sign, then its diff."""
     if as_json:
-        rows = [{"path": shown(c.path, layout), "kind": c.kind, "restarts": c.restarts and c.unit} for c in changes]
+        rows = [
+            {"path": shown(c.path, layout), "kind": c.kind, "restarts": bool(c.restarts and c.unit)} for c in changes
+        ]
         print_json(out, {"schema": "launch.install/v1", "deployment": deployment, "dry_run": True, "changes": rows})
         return
     for change in changes:
@@ -244,7 +297,7 @@ def _show_report(out: Terminal, deployment: str, report: Report, *, as_json: boo
         document = {"schema": "launch.install/v1", "deployment": deployment, "dry_run": False}
         print_json(out, document | msgspec.to_builtins(report))
         return
-    for verb in ("started", "restarted", "stopped"):
+    for verb in ("started", "restarted", "stopped", "failed"):
         for unit in getattr(report, verb):
             out.line(f"{verb:<9} {unit}")
     for unit in report.absent:

@@ -33,6 +33,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STAGES = (
+    Stage(
+        name="Author", prefixes=("author",), exit_code=2, when="`init`, `add`, `remove`, `import`: writing a fleet file"
+    ),
     Stage(name="Config", prefixes=("config",), exit_code=2, when="reading config files and overrides"),
     Stage(name="Catalog", prefixes=("catalog",), exit_code=3, when="reading model files, or what is declared of them"),
     Stage(name="Plan", prefixes=("plan", "cpu"), exit_code=4, when="deciding whether the fleet fits and makes sense"),
@@ -46,6 +49,7 @@ STAGES = (
     Stage(
         name="Checkpoint", prefixes=("checkpoint",), exit_code=2, when="keeping a fleet as it runs, and restoring it"
     ),
+    Stage(name="Sweep", prefixes=("sweep",), exit_code=2, when="`sweep`: measuring settings of servers"),
     Stage(name="Route", prefixes=("route",), exit_code=6, when="opening the one port that clients talk to"),
     Stage(name="Orchestrate", prefixes=("orchestrate",), exit_code=6, when="opening the memory of projects"),
 )
@@ -108,8 +112,17 @@ def find(code: str, pages: Iterable[Explanation]) -> Explanation:
 
 
 def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
-    """`launch explain`: one page, or all codes with their first sentence. Raises ConfigError for an unknown code."""
+    """`launch explain`: one page, or all codes with their first sentence; of a config key what it is.
+
+    Raises ConfigError for what is neither.
+    """
     out, _ = terminals(no_color=no_color)
+    if code is not None and "/" not in code and not as_json:
+        from launcher.cli.fields import find_keys, show_keys
+
+        if found := find_keys(code.strip("[]")):
+            show_keys(out, found)
+            return 0
     pages = explanations()
     chosen = pages if code is None else (find(code, pages),)
     if as_json:

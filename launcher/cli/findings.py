@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,13 +17,23 @@ def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
     """Errors first, each with its place, notes and fixes."""
     for finding in sorted(findings, key=lambda f: _RANK[f.severity]):
         place = f"{printable(shown_place(finding.location))}: " if finding.location else ""
-        head = terminal.style(f"{finding.severity}[{finding.code}]", _STYLE[finding.severity], "bold")
-        terminal.line(f"{place}{head}: {printable(finding.message)}")
+        plain = f"{finding.severity}[{finding.code}]"
+        head = terminal.style(plain, _STYLE[finding.severity], "bold")
+        for line in _folded(terminal, f"{place}{plain}: {printable(finding.message)}"):
+            terminal.line(line.replace(plain, head, 1) if plain in line else line)
         for note in finding.notes:
-            terminal.line(f"  = {printable(note)}")
+            for line in _folded(terminal, f"  = {printable(note)}"):
+                terminal.line(line)
         for fix in finding.fixes:
             effect = f" {printable(fix.effect)}" if fix.effect else ""
             terminal.line(f"  = fix: {terminal.style(printable(fix.override), 'green')}{effect}")
+
+
+def _folded(terminal: Terminal, text: str) -> list[str]:
+    """`text` in lines that end between words, where a person reads; a pipe gets one line, a long word stays whole."""
+    if not terminal.interactive or len(text) <= terminal.width:
+        return [text]
+    return textwrap.wrap(text, terminal.width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def printable(text: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
 from launcher.cli.findings import show_findings
@@ -22,13 +26,14 @@ from launcher.files import (
     asked_at_ns,
     deployment_state_dir,
     make_key_file,
+    owned_files,
     start_under_way,
     state_root,
     write_atomic,
     write_deployment,
     writing,
 )
-from launcher.ir.deployment import Deployment
+from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.plan import FleetPlan
 from launcher.proving import prove_here
@@ -225,15 +230,50 @@ def _write_request(state: Path, request: UpRequest) -> None:
         write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
 
 
-def recompile(state: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, tuple[Finding, ...]]:
-    """Compile what the fleet in `state` was started with, write it there, return its directory and the findings.
+class Recompiled(NamedTuple):
+    """A deployment that was written for a runtime to take over; `undo` puts back what was there."""
+
+    target: Path
+    findings: tuple[Finding, ...]
+    undo: Callable[[], None]
+
+
+def recompile(state: Path, overrides: tuple[str, ...] = ()) -> Recompiled:
+    """Compile what the fleet in `state` was started with, and write it there.
 
     `overrides` are added to those of `up`, and kept for the next time.
 
     Raises what `read_request` and a compile raise; then nothing is written.
     """
+    request = _request_again(state, overrides)
+    return adopt(compile_for(state, request), state, request)
+
+
+def would_reload(state: Path, overrides: tuple[str, ...] = ()) -> tuple[FleetManifest, tuple[Finding, ...]]:
+    """The manifest that `recompile` would write, and all findings. Raises as it does, and writes nothing."""
+    again = compile_for(state, _request_again(state, overrides))
+    return again.rendered.manifest, again.findings
+
+
+def _request_again(state: Path, overrides: tuple[str, ...]) -> UpRequest:
+    """What the fleet in `state` was started with, and more `overrides`."""
     request = read_request(state)
-    request = msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
+    return msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
+
+
+class Again(NamedTuple):
+    """What a request compiles to now."""
+
+    plan: FleetPlan
+    rendered: Rendered
+    findings: tuple[Finding, ...]
+
+
+def compile_for(state: Path, request: UpRequest) -> Again:
+    """What `request` compiles to for the fleet in `state`. Writes nothing.
+
+    Raises what a compile raises, and ConfigError when that is a deployment of another name.
+    """
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
     here = prove_here(of_host(compiled, request.host) if request.host else compiled)
     compiled = here.compiled
@@ -242,10 +282,36 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, tuple
         raise (error_class(here.findings) or HostError)(here.findings)
     if rendered.deployment.name != state.name:
         raise ConfigError([_other_deployment(state.name, rendered.deployment.name)])
-    _make_server_key(compiled.plan)
-    target = _write(rendered.deployment, state)
+    return Again(compiled.plan, rendered, tuple(compiled.findings))
+
+
+def adopt(again: Again, state: Path, request: UpRequest) -> Recompiled:
+    """Write what the runtime in `state` is to take over, and what it was asked for. Raises HostError."""
+    _make_server_key(again.plan)
+    before = _snapshot(state)
+    target = _write(again.rendered.deployment, state)
     _write_request(state, request)
-    return target, tuple(f for f in compiled.findings if f.severity != "note")
+    undo = functools.partial(_put_back, state, *before)
+    return Recompiled(target, tuple(f for f in again.findings if f.severity != "note"), undo)
+
+
+def _snapshot(state: Path) -> tuple[Deployment, bytes]:
+    """What is in place now: the files of the deployment, and what they were compiled from."""
+    directory = state / DEPLOYMENT_NAME
+    files = []
+    for path in owned_files(directory):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            file = directory / path
+            executable = bool(file.stat().st_mode & 0o100)
+            files.append(RenderedFile(path=path, text=file.read_text(encoding="utf-8"), executable=executable))
+    return Deployment(name=state.name, input_digest="", files=tuple(files)), (state / REQUEST_NAME).read_bytes()
+
+
+def _put_back(state: Path, deployment: Deployment, request: bytes) -> None:
+    """What the runtime refused is not what it runs. Raises HostError."""
+    _write(deployment, state)
+    with writing(state / REQUEST_NAME):
+        write_atomic(state / REQUEST_NAME, request)
 
 
 def read_request(state: Path) -> UpRequest:
@@ -260,8 +326,8 @@ def read_request(state: Path) -> UpRequest:
         # A request here is one of an earlier `up`: it says nothing about what runs.
         raise SuperviseError([_no_request(f"{state.name} was started from {served}, not by `launch up`")])
     try:
-        return msgspec.json.decode((state / REQUEST_NAME).read_bytes(), type=UpRequest)
-    except (OSError, msgspec.DecodeError) as error:
+        return msgspec.json.decode(read_regular(state / REQUEST_NAME), type=UpRequest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SuperviseError([_no_request(f"{state / REQUEST_NAME} cannot be read: {error}")]) from None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +12,91 @@ import msgspec
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, PlanError
+from launcher.errors import CatalogError, ConfigError, Finding, PlanError
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.documents import InspectDocument
-from launcher.sizes import gib
+from launcher.sizes import gib, parse_size
+
+_FURTHER = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
 
-def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool, prover: str | None = None) -> int:
-    """Reads the header of `file`, applies `fields` (server fields as overrides) and prints or dumps the result.
+def inspect_files(
+    words: Sequence[str], vram: Sequence[str], *, as_json: bool, no_color: bool, prover: str | None = None
+) -> int:
+    """Reads the headers of the files among `words`, applies the rest (server fields as overrides), prints or dumps.
 
-    `prover`: the binary that proves it by its dry run, empty for the embedded one; None = no proof.
+    `vram`: sizes of the cards of another machine, none for this one as it is. `prover`: the binary that proves it by
+    its dry run, empty for the embedded one; None = no proof. The exit code is the first that is not 0.
     """
-    from launcher import catalog, config, plan
     from launcher.hardware import hardware_tree, take_inventory
 
     out, err = terminals(no_color=no_color)
+    fields = [word for word in words if "=" in word and not Path(word).exists()]
+    files = _files([word for word in words if word not in fields])
+    tree = hardware_tree(take_inventory())
+    if vram:
+        tree["gpus"] = {f"card{i}": {"backend": "cuda", "vram_bytes": _bytes(size)} for i, size in enumerate(vram)}
+        if not any(field.startswith("devices=") for field in fields):
+            fields.append(f"devices=[{','.join(tree['gpus'])}]")
+            if not any(field.startswith("n_gpu_layers=") for field in fields):
+                fields.append("n_gpu_layers=auto")
+    host = msgspec.convert(tree, HardwareConfig)
+    codes, documents = [], []
+    for i, file in enumerate(files):
+        if len(files) > 1 and not as_json:
+            out.line(f"{'' if i == 0 else chr(10)}{out.style(str(file), 'bold')}")
+        try:
+            document, model = _inspected(file, fields, host, prover)
+        except CatalogError as error:  # the others can still be shown
+            if len(files) == 1:
+                raise
+            show_findings(err, error.findings)
+            codes.append(error.exit_code)
+            continue
+        documents.append(document)
+        if not as_json:
+            _show(out, model, document, host)
+            show_findings(err, document.findings)
+        codes.append(PlanError.exit_code if any(f.severity == "error" for f in document.findings) else 0)
+    if as_json:
+        several = {"schema": "launch.inspections/v1", "files": documents}
+        print_json(out, documents[0] if len(files) == 1 else several)
+    return next((code for code in codes if code), 0)
+
+
+def _files(words: Sequence[str]) -> list[Path]:
+    """The model files that are named, those of folders by name. Raises ConfigError where there are none."""
+    files: list[Path] = []
+    for word in words:
+        path = Path(word).expanduser()
+        found = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+        # further parts of a split model are read with its first
+        files += [f for f in found if not _FURTHER.search(f.name)] if path.is_dir() else found
+    if not files:
+        what = f"{', '.join(words)} has no GGUF files" if words else "inspect what?"
+        note = "launch inspect FILE.gguf|DIR… [FIELD=VALUE]…"
+        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=what, notes=(note,))])
+    return files
+
+
+def _bytes(text: str) -> int:
+    """A size as the config takes it. Raises ConfigError."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        message = f"--vram {text}: {error}"
+        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=message)]) from None
+
+
+def _inspected(
+    file: Path, fields: list[str], host: HardwareConfig, prover: str | None
+) -> tuple[InspectDocument, ModelFile]:
+    """One file, and what a server with `fields` needs of `host`. Raises CatalogError, ConfigError."""
+    from launcher import catalog, config, plan
+
     model = catalog.describe(str(file))
     server = config.server_from_fields(fields)
-    host = msgspec.convert(hardware_tree(take_inventory()), HardwareConfig)
     settled = plan.settle(server, model, host)
     if any(f.severity == "error" for f in settled.findings):
         raise ConfigError(settled.findings)
@@ -42,7 +110,7 @@ def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool
     document = InspectDocument(
         file=str(file),
         architecture=model.architecture.arch,
-        parameters=sum(_elements(t.shape) for t in model.tensors),
+        parameters=model.n_params,
         tensors=len(model.tensors),
         file_bytes=model.file_bytes,
         context_length=model.architecture.n_ctx_train,
@@ -52,28 +120,10 @@ def inspect_file(file: Path, fields: list[str], *, as_json: bool, no_color: bool
         findings=findings,
         proof=proof,
     )
-    if as_json:
-        print_json(out, document)
-    else:
-        _show(out, model, document)
-        if proof is not None:
-            from launcher.cli.prove_view import show_proof
-
-            out.line()
-            show_proof(out, proof)
-        show_findings(err, findings)
-    return PlanError.exit_code if any(f.severity == "error" for f in findings) else 0
+    return document, model
 
 
-def _elements(shape: tuple[int, ...]) -> int:
-    """Product of `shape`."""
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def _show(out: Terminal, model: ModelFile, document: InspectDocument) -> None:
+def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: HardwareConfig) -> None:
     """The document for people."""
     arch = model.architecture
     rows: list[tuple[str, Any]] = [
@@ -109,6 +159,15 @@ def _show(out: Terminal, model: ModelFile, document: InspectDocument) -> None:
             f"  committed {gib(memory.committed_bytes)}, peak {gib(memory.peak_bytes)}, file-backed "
             f"{gib(memory.file_bytes)}, prompt cache may grow by {gib(memory.growth_bytes)}"
         )
+        gpu = host.gpus.get(memory.device)
+        size = int(gpu.vram_bytes * gpu.target_max) if gpu else host.ram_bytes - host.ram_reserve_bytes
+        verdict = "fits" if memory.resident_peak_bytes <= size else out.style("does not fit", "red")
+        out.line(f"  {verdict}: {gib(memory.resident_peak_bytes)} of {gib(size)}")
+    if document.proof is not None:
+        from launcher.cli.prove_view import show_proof
+
+        out.line()
+        show_proof(out, document.proof)
 
 
 def _types(model: ModelFile) -> list[tuple[str, int]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.errors import SuperviseError
+import msgspec
+
+from launcher.errors import Finding, SuperviseError
 from launcher.install import (
     Component,
     Installed,
@@ -25,6 +27,7 @@ from launcher.install import (
 from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
 from launcher.manifest import argv_changes
 from launcher.supervise import port_owner
+from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.identity import argv_agrees
 from launcher.supervise.procfs import cmdline, memory_bytes
 from launcher.supervise.spec import ProcessSpec, process_specs
@@ -33,8 +36,8 @@ from launcher.supervise.status import planned_bytes
 if TYPE_CHECKING:
     from launcher.cli.terminal import Terminal
 
-FRONT = "front"
 _TAIL_LINES = 20
+_ALIVE = ("active", "activating", "reloading")
 _STATES: dict[str, ServerState] = {
     "active": "ready",
     "reloading": "ready",
@@ -44,46 +47,82 @@ _STATES: dict[str, ServerState] = {
 }
 
 
-def installed_here() -> tuple[Installed, ...]:
-    """What is installed on this machine, and for this user; nothing where no systemd runs it, or it may not be read."""
+def installed_here(problems: list[Finding] | None = None) -> tuple[Installed, ...]:
+    """What is installed on this machine, and for this user; nothing where no systemd runs it, or it may not be read.
+
+    A damaged record is a finding in `problems`, and hides no other deployment.
+    """
     layouts = (Layout(), Layout(scope="user", home=Path.home()))
     try:
-        return installed_fleets(layout for layout in layouts if installed_names(layout))
+        return installed_fleets((layout for layout in layouts if installed_names(layout)), problems)
     except (SuperviseError, OSError):
         return ()
 
 
+@contextlib.contextmanager
+def runtime_of(installed: Installed) -> Iterator[ControlClient | None]:
+    """The runtime of an installed fleet, to be asked; None where none answers, or this user may not ask it."""
+    client: ControlClient | None = None
+    with contextlib.suppress(NoRuntimeError, OSError):
+        client = ControlClient(installed.state_dir)
+    with client or contextlib.nullcontext():
+        yield client
+
+
 def fleet_status(installed: Installed) -> FleetStatus:
-    """The fleet as `launch status` shows every fleet."""
+    """The fleet as `launch status` shows every fleet: as its runtime says, else as systemd does."""
+    drift = _drift_of_the_rest(installed)
+    with runtime_of(installed) as runtime:
+        if runtime is not None:
+            with contextlib.suppress(NoRuntimeError):
+                status = runtime.status()
+                units = {c.name: c for c in installed.components}
+                processes = tuple(_with_units(p, units.get(p.name), installed) for p in status.processes)
+                return msgspec.structs.replace(status, processes=processes, drift=drift)
     specs = process_specs(installed.manifest) if installed.manifest else {}
-    processes = tuple(_process(c, installed, specs.get(c.name)) for c in installed.components)
-    boot = {p.name for p in processes if p.name not in specs or _boots(specs[p.name])}
-    front = installed.routes.front if installed.routes else None
-    runs = any(p.name == FRONT and p.state == "ready" for p in processes)
+    components = [c for c in installed.components if c.name != installed.name]
     return FleetStatus(
         deployment=installed.name,
         input_digest=installed.record.input_digest,
         runtime_pid=None,
-        front=f"http://{front.host}:{front.port}" if front and runs else None,
-        ready=all(p.state == "ready" for p in processes if p.name in boot),
-        processes=processes,
+        front=None,
+        ready=False,
+        processes=(
+            *(_process(c, installed, specs.get(c.name)) for c in components),
+            *(
+                ProcessStatus(name=s.name, kind="service", state="stopped", port=s.unit.port)
+                for s in specs.values()
+                if s.builtin
+            ),
+        ),
         manager="systemd --user" if installed.layout.scope == "user" else "systemd",
-        drift=_drift_of_the_rest(installed),
+        drift=drift,
     )
 
 
-def stop_installed(installed: Installed, names: Iterable[str] = ()) -> list[str]:
-    """Stop components `names` (None given: all, and their targets); those that ran. SuperviseError when some still do.
+def _with_units(process: ProcessStatus, component: Component | None, installed: Installed) -> ProcessStatus:
+    """What the runtime says of a process, with where its units have drifted."""
+    if component is None:
+        return process
+    return msgspec.structs.replace(process, drift="; ".join([process.drift, *_drift(component, installed)]).strip("; "))
 
-    A WARM server's socket is closed with it: the next request would start it again.
-    """
+
+def stop_installed(installed: Installed, names: Iterable[str] = ()) -> list[str]:
+    """Stop components `names` (None given: all, and the runtime); those that ran. SuperviseError when some still do."""
     from launcher.cli.deploy import require_rights
 
     require_rights(installed.layout, "stopped")
     wanted = set(names)
     chosen = [c for c in installed.components if not wanted or c.name in wanted]
-    running = [c.name for c in chosen if installed.units[c.service].active in ("active", "activating", "reloading")]
-    units = [unit for component in chosen for unit in component.units]
+    running = [c.name for c in chosen if any(installed.units[u].active in _ALIVE for u in c.units)]
+    with runtime_of(installed) as runtime:
+        if runtime is not None:
+            with contextlib.suppress(NoRuntimeError):
+                runtime.stop(tuple(wanted))
+                if wanted:
+                    return running
+    # what no runtime keeps, and with everything the targets
+    units = [unit for component in reversed(chosen) for unit in component.units]
     if not wanted:
         units += [u for u in installed.units if u not in units and not u.endswith(".slice")]
     if Systemd(installed.layout).stop(units):
@@ -91,24 +130,17 @@ def stop_installed(installed: Installed, names: Iterable[str] = ()) -> list[str]
     return running
 
 
-def follow_journal(installed: Installed, name: str, *, follow: bool, lines: int) -> int:
-    """Print what the units of component `name` wrote; with `follow` until Ctrl-C."""
-    units = next(c.units for c in installed.components if c.name == name)
-    argv = [*Systemd(installed.layout).journal(units, lines), "--output=short-iso", "--quiet"]
-    status = subprocess.run([*argv, "--follow"] if follow else argv, check=False).returncode
-    return status if status >= 0 else 128 - status
-
-
-def drifted(installed: Installed) -> list[str]:
-    """Services of servers whose process was started with another command line than their unit has now."""
-    servers = {s.name for s in installed.manifest.servers} if installed.manifest else set()
-    named = [c.service for c in installed.components if c.name in servers]
-    return [service for service in named if _argv_drift(installed.units[service])]
+def journal_of(installed: Installed, names: Iterable[str], *, follow: bool, lines: int) -> list[str]:
+    """The command line that prints what the units of components `names` wrote, in order of time."""
+    wanted = set(names)
+    units = [unit for component in installed.components if component.name in wanted for unit in component.units]
+    return [*Systemd(installed.layout).journal(units, lines), "--output=short-iso", "--quiet", *["--follow"] * follow]
 
 
 def names_of(installed: Installed) -> list[str]:
-    """Names of the components."""
-    return [c.name for c in installed.components]
+    """What can be stopped and reloaded by name: servers and services, the runtime's own front among them."""
+    fronts = [s.name for s in installed.manifest.services if s.builtin] if installed.manifest else []
+    return [c.name for c in installed.components if c.name != installed.name] + fronts
 
 
 def again(installed: Installed) -> Installed:
@@ -129,21 +161,19 @@ def components_of(installed: Installed, units: Sequence[str]) -> list[str]:
 
 
 def _process(component: Component, installed: Installed, spec: ProcessSpec | None) -> ProcessStatus:
-    """One component. Of a WARM server whose port is closed, the socket's state is its state."""
-    unit = installed.units[component.service]
+    """One component, of which no runtime tells."""
+    alive = (u for u in component.units if installed.units[u].active in _ALIVE)
+    unit = installed.units[next(alive, component.service)]
     state = _state(unit)
-    sockets = [installed.units[u] for u in component.units if u.endswith(".socket")]
-    if state == "stopped" and any(s.active == "failed" for s in sockets):
-        state = "failed"
     broken = state in ("failed", "backoff")
-    front = installed.routes.front.port if installed.routes and component.name == FRONT else 0
-    port = spec.port if spec else front
+    port = spec.unit.port if spec else 0
     known: dict[str, Any] = (
         {}
         if spec is None
-        else {"model": spec.model, "tier": spec.tier, "roles": spec.roles, "slots": spec.slots}
+        else {"model": spec.unit.model, "tier": spec.unit.tier, "roles": spec.unit.roles, "slots": spec.unit.slots}
         | {"planned_bytes": planned_bytes(spec)}
     )
+    without = "runs without a runtime" if unit.pid else None
     return ProcessStatus(
         name=component.name,
         kind=spec.kind if spec else "service",
@@ -153,11 +183,11 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
         started_at=unit.started_at if unit.pid else None,
         restarts=unit.restarts,
         exit_code=unit.exit_status if broken else None,
-        error=_error(unit, sockets, port) if broken else None,
+        error=_error(unit, port) if broken else without,
         log_tail=Systemd(installed.layout).log(component.service, _TAIL_LINES) if broken else (),
         measured_bytes=memory_bytes(unit.pid) if unit.pid else {},
         in_flight=None,
-        drift="; ".join(_drift(component, installed, spec)),
+        drift="; ".join(_drift(component, installed)),
         **known,
     )
 
@@ -169,21 +199,21 @@ def _state(unit: Unit) -> ServerState:
     return _STATES.get(unit.active, "stopped")
 
 
-def _error(unit: Unit, sockets: Sequence[Unit], port: int) -> str:
-    """Why `unit`, or its socket, is down, and who else holds its port."""
-    closed = [f"its port is closed: {s.name} failed ({s.result})" for s in sockets if s.active == "failed"]
+def _error(unit: Unit, port: int) -> str:
+    """Why `unit` is down, and who else holds its port."""
     reason = f"{unit.name}: {unit.result}" + (f", exit status {unit.exit_status}" if unit.exit_status else "")
-    owner = port_owner(port) if port and not sockets else None
+    owner = port_owner(port) if port else None
     stolen = [f"port {port} is held by {owner}"] if owner is not None and owner.pid != unit.pid else []
-    return "; ".join([reason, *closed, *stolen])
+    return "; ".join([reason, *stolen])
 
 
-def _drift(component: Component, installed: Installed, spec: ProcessSpec | None) -> list[str]:
+def _drift(component: Component, installed: Installed) -> list[str]:
     """Loaded against files, then running against loaded."""
-    unit = installed.units[component.service]
     loaded = [f"loaded: {line}" for name in component.units for line in loaded_drift(installed.units[name])]
-    argv = _argv_drift(unit) if spec is not None and spec.kind == "server" else []
-    return loaded + [f"running: {line}" for line in (*argv, *limit_drift(unit))]
+    servers = {s.name for s in installed.manifest.servers} if installed.manifest else set()
+    units = [installed.units[name] for name in component.units]
+    argv = [line for unit in units for line in _argv_drift(unit)] if component.name in servers else []
+    return loaded + [f"running: {line}" for line in (*argv, *(line for unit in units for line in limit_drift(unit)))]
 
 
 def _argv_drift(unit: Unit) -> list[str]:
@@ -203,15 +233,8 @@ def _drift_of_the_rest(installed: Installed) -> tuple[str, ...]:
     return (*files, *(f"loaded: {line}" for unit in others for line in loaded_drift(unit)))
 
 
-def _boots(spec: ProcessSpec) -> bool:
-    """Whether it runs from boot: of an exclusive group the default."""
-    return spec.start == "boot" and (spec.exclusive is None or spec.default)
-
-
 def _not_stopped(installed: Installed, units: Sequence[str]) -> Any:
     """The finding for units that still run."""
-    from launcher.errors import Finding
-
     now = again(installed).units
     left = [u for u in units if u in now and now[u].active not in ("inactive", "failed")]
     message = f"systemd did not stop {', '.join(left) or 'everything'}"

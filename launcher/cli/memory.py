@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 
 from launcher.cli.build import print_json
+from launcher.cli.findings import show_findings
+from launcher.cli.here import state_dirs
 from launcher.cli.terminal import terminals
-from launcher.errors import ConfigError, Finding
-from launcher.files import deployment_state_dir, known_deployments
+from launcher.errors import ConfigError, Finding, HostError
 from launcher.ir.documents import MemoryDocument, ProjectDocument
 from launcher.ir.project import ProjectSummary
 from launcher.orchestrate import FILE_NAME, export_project, forget_project, list_projects
@@ -27,15 +28,19 @@ def show_memory(
 
     Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
     """
+    problems: list[Finding] = []
     projects = [
         (where, path, project)
-        for where, path in _memories(deployment)
+        for where, path in _memories(deployment, problems)
         for project in list_projects(path)
         if owner is None or project.owner == owner
     ]
     if name is None:
         _list(projects, as_json=as_json, no_color=no_color)
-        return 0
+        show_findings(terminals(no_color=no_color)[1], problems)
+        return HostError.exit_code if problems else 0
+    if problems and all(found[2].name != name for found in projects):
+        raise HostError(problems)
     where, path, project = _only(name, [found for found in projects if found[2].name == name], projects)
     if forget:
         forget_project(path, project.owner, name)
@@ -49,11 +54,10 @@ def show_memory(
     return 0
 
 
-def _memories(deployment: str | None) -> list[tuple[str, Path]]:
-    """Deployments with a memory, and its file."""
-    known = [d for d in known_deployments() if deployment is None or d == deployment]
-    files = [(d, deployment_state_dir(d) / FILE_NAME) for d in known]
-    return [(d, path) for d, path in files if path.exists()]
+def _memories(deployment: str | None, problems: list[Finding]) -> list[tuple[str, Path]]:
+    """Deployments with a memory, and its file; those that cannot be looked into are added to `problems`."""
+    files = [(name, state / FILE_NAME) for name, state in state_dirs(problems) if deployment in (None, name)]
+    return [(name, path) for name, path in files if path.exists()]
 
 
 def _list(projects: list[Found], *, as_json: bool, no_color: bool) -> None:

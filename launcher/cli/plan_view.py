@@ -8,12 +8,22 @@ from launcher.compiler import Compilation
 from launcher.ir.config import HardwareConfig
 from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan, ServicePlan
 from launcher.ir.proof import Proof
+from launcher.ir.speed import ServerSpeed
 from launcher.sizes import GIB, MIB, gib
 
+SHOWN = 3
+"""Of the models whose files are not here."""
 _NUMBERS = frozenset({1, 5, 6, 7, 8, 9, 10, 11})
 
 
-def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = False, proof: Proof | None = None) -> None:
+def show_plan(
+    terminal: Terminal,
+    compiled: Compilation,
+    *,
+    verbose: bool = False,
+    proof: Proof | None = None,
+    speeds: tuple[ServerSpeed, ...] = (),
+) -> None:
     """The whole plan, with its proof where there is one. `verbose` adds each server's command line."""
     plan = compiled.plan
     terminal.line(f"{terminal.style(plan.deployment, 'bold')}  {plan.config.profile.description}".rstrip())
@@ -25,6 +35,10 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
     terminal.line()
     for device in plan.devices:
         _device(terminal, device, plan)
+    if speeds:
+        from launcher.cli.speed_view import show_speeds
+
+        show_speeds(terminal, speeds)
     if plan.solved:
         from launcher.cli.solved_view import show_solved
 
@@ -35,6 +49,9 @@ def show_plan(terminal: Terminal, compiled: Compilation, *, verbose: bool = Fals
         show_residency(terminal, plan)
     terminal.line()
     terminal.line(_sums(plan))
+    absent = _absent(plan)
+    if absent:
+        terminal.line(absent)
     if verbose:
         import shlex
 
@@ -67,6 +84,16 @@ def _sums(plan: FleetPlan) -> str:
     if growth:
         parts.append(f"prompt caches may grow by {gib(growth)} more")
     return ", ".join(parts)
+
+
+def _absent(plan: FleetPlan) -> str:
+    """Which models were sized as they are declared, as their files are not here."""
+    names = list(dict.fromkeys(s.entry for s in plan.servers if s.model.source == "declared"))
+    if not names:
+        return ""
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    files = "file is" if len(names) == 1 else "files are"
+    return f"{len(names)} model {files} not here, sized as declared: {', '.join(names[:SHOWN])}{rest}"
 
 
 def _cores(hardware: HardwareConfig) -> int:
@@ -111,7 +138,7 @@ def _servers(terminal: Terminal, plan: FleetPlan) -> None:
             cells = (
                 *(_identity(server) if index == 0 else ("", "", "", "")),
                 memory.device,
-                *((str(server.slots), str(server.n_ctx_per_slot)) if index == 0 else ("", "")),
+                *((str(server.settings.slots), _context(server)) if index == 0 else ("", "")),
                 _size(memory.model_bytes),
                 _size(memory.kv_bytes),
                 _size(memory.compute_bytes),
@@ -122,9 +149,16 @@ def _servers(terminal: Terminal, plan: FleetPlan) -> None:
     terminal.table(header, rows, right=_NUMBERS)
 
 
+def _context(server: ServerPlan) -> str:
+    """Tokens of a slot; where all slots share one context, so many in all: `1024 for 4`."""
+    settings = server.settings
+    shared = settings.kv_unified and settings.slots > 1
+    return f"{settings.n_ctx} for {settings.slots}" if shared else str(settings.n_ctx_per_slot)
+
+
 def _identity(server: ServerPlan) -> tuple[str, str, str, str]:
     """Name, port, tier, model of a server's first row."""
-    return server.name, _port(server), server.tier, f"{server.model} {server.quantization}"
+    return server.name, _port(server), server.tier, server.entry
 
 
 def _port(process: ServerPlan | ServicePlan) -> str:

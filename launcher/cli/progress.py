@@ -21,6 +21,7 @@ from launcher.supervise.events import (
     ServerAdopted,
     ServerFailed,
     ServerReady,
+    ServerSlow,
     ServerStarting,
     ServerStopped,
     ServerStopping,
@@ -47,9 +48,16 @@ def _ready(event: FleetReady) -> list[str]:
     return [f"ready in {event.seconds:.2f} s: {len(event.ready)} running{failed}"]
 
 
+def _slow(event: ServerSlow) -> list[str]:
+    """Slower than planned, and not given up."""
+    expected = f", {event.expected_s:.0f} s were expected for reading it" if event.expected_s is not None else ""
+    return [f"! {event.name} still loads after {event.seconds:.0f} s{expected}; it gets on, and is waited for"]
+
+
 _TEXTS: dict[type, Callable[[Any], list[str]]] = {
     RuntimeStarted: lambda e: [f"starting {e.deployment}: {len(e.processes)} to start"],
     ServerStarting: lambda e: [f"  {e.name}: started, pid {e.pid}, port {e.port}, log {e.log_file}"],
+    ServerSlow: _slow,
     ServerReady: lambda e: [f"✓ {e.name} ready in {e.seconds:.2f} s"],
     ServerAdopted: lambda e: [f"✓ {e.name} was running already, pid {e.pid}"],
     Swapped: lambda e: [f"✓ {e.name} instead of {', '.join(e.instead_of)} in {e.seconds:.2f} s"],

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from launcher.cli.arguments import later_wins
 from launcher.cli.deploy import judged, put_in_place, read_source, require_rights, stale_finding
-from launcher.cli.installed import again, components_of, drifted
+from launcher.cli.installed import again, components_of
 from launcher.cli.terminal import Terminal
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError
-from launcher.install import Installed, Source, Systemd
-from launcher.install.steps import not_active
+from launcher.errors import ConfigError, Finding, HostError
+from launcher.install import Installed, Source, Systemd, plan_changes
+from launcher.install.steps import unit_of
+from launcher.manifest import decode_fleet, diff_manifests
+from launcher.supervise import reach_runtime
 
 
 def reload_installed(
     installed: Installed, names: Sequence[str], overrides: tuple[str, ...], err: Terminal
-) -> dict[str, tuple[str, ...]]:
+) -> dict[str, Any]:
     """Install again from where it came from, with more `overrides`; load and restart what drifted, and `names`.
 
-    Gives component names: `started`, `restarted`, `stopped`, `kept`. Raises ConfigError, HostError, SuperviseError.
+    Gives component names: `started`, `restarted`, `stopped`, `kept`, the front's where it was `reloaded`, and of what
+    `failed` the reason. Raises ConfigError, HostError, SuperviseError (also when the runtime does not answer).
     """
     require_rights(installed.layout, "reloaded")
     source = _with(installed.record.source, overrides, installed.name)
@@ -32,40 +36,44 @@ def reload_installed(
     changes = judged(deployment, installed.layout, source, err)
     report = put_in_place(changes, installed.layout, start=True)
     now = again(installed)
-    systemd = Systemd(installed.layout)
     if any(unit.needs_reload for unit in now.units.values()):
-        systemd.reload()
+        Systemd(installed.layout).reload()
         now = again(now)
-    more = _to_restart(now, names, {*report.restarted, *report.started})
-    systemd.restart(more)
-    failed = [u for u, p in systemd.properties(more, ("ActiveState",)).items() if p.get("ActiveState") != "active"]
-    if failed:
-        raise SuperviseError([not_active(unit, systemd) for unit in failed])
     touched = {
-        "started": tuple(components_of(now, report.started)),
-        "restarted": tuple(components_of(now, [*report.restarted, *more])),
-        "stopped": tuple(components_of(installed, report.stopped)),
+        "started": components_of(now, report.started),
+        "restarted": components_of(now, report.restarted),
+        "stopped": components_of(installed, report.stopped),
+        "reloaded": [],
+        "failed": {},
     }
-    kept = (c.name for c in now.components if not any(c.name in names for names in touched.values()))
-    return {**touched, "kept": tuple(kept)}
+    asked = [n for n in names if n not in touched["restarted"] and n not in touched["started"]]
+    if asked:
+        with reach_runtime(now.state_dir) as runtime:
+            done = runtime.reload(tuple(asked))
+        for kind in ("started", "restarted", "stopped", "reloaded"):
+            touched[kind] += done[kind]
+        touched["failed"] = done["failed"]
+    changed = {name for kind in ("started", "restarted", "stopped") for name in touched[kind]}
+    return {**touched, "kept": [c.name for c in now.components if c.name not in changed]}
 
 
-def _to_restart(installed: Installed, names: Sequence[str], done: set[str]) -> list[str]:
-    """Units to restart besides `done`: those of `names`, and of processes that are not what their unit says.
+def would_reinstall(
+    installed: Installed, names: Sequence[str], overrides: tuple[str, ...], err: Terminal
+) -> dict[str, Any]:
+    """What `reload_installed` would do; nothing is written. Raises what a compile raises."""
+    from launcher.cli.would import would_do
 
-    Of a WARM server that sleeps only its socket: the next request starts the rest.
-    """
-    drifting = drifted(installed)
-    units = []
-    for component in installed.components:
-        sockets = [u for u in component.units if u.endswith(".socket")]
-        runs = installed.units[component.service].active in ("active", "activating", "reloading")
-        if component.name in names:
-            units += [u for u in sockets if installed.units[u].active != "active"]
-            units += [component.service] if runs or not sockets else []
-        elif component.service in drifting:
-            units.append(component.service)
-    return [unit for unit in units if unit not in done]
+    source = _with(installed.record.source, overrides, installed.name)
+    deployment, stale = read_source(source, installed.layout, err)
+    after = decode_fleet(next(file.text for file in deployment.files if file.path == "fleet.json").encode())
+    changes = plan_changes(deployment, installed.layout, source=source)
+    units = [unit_of(c.path) for c in changes.changes if c.unit and c.restarts and c.kind == "change"]
+    diff = diff_manifests(installed.manifest, after) if installed.manifest is not None else None
+    differ = {name: "its unit differs" for name in components_of(installed, units) if name != installed.name}
+    return would_do(after, diff, names, differ) | {
+        "same_files": not changes.changes,
+        "findings": (*changes.findings, *([stale_finding(deployment, stale)] if stale else ())),
+    }
 
 
 def _with(source: Source, overrides: tuple[str, ...], name: str) -> Source:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher.base.regular import read_regular
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError
 from launcher.ir.fleet import FleetManifest
@@ -20,11 +21,11 @@ def restart_reasons(state: Path) -> Callable[[Path, tuple[str, ...]], dict[str, 
     The answer takes the new deployment's directory and the names that were asked for.
     """
     holder = runtime_holder(state)
-    before = _manifest(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
+    before = manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
 
     def reasons(target: Path, asked: tuple[str, ...]) -> dict[str, str]:
         """Why, by name."""
-        after = _manifest(target)
+        after = manifest_in(target)
         changed = diff_manifests(before, after).restarted if before is not None and after is not None else {}
         return {**dict.fromkeys(asked, "asked for"), **changed}
 
@@ -49,6 +50,10 @@ def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
         for name in result.get(verb, ()):
             why = result.get("reasons", {}).get(name, "") if verb == "restarted" else ""
             out.line(out.style(f"{sign} {verb}: {name}{f'  ({why})' if why else ''}", style))
+    for name in result.get("reloaded", ()):
+        out.line(out.style(f"~ reloaded: {name}  (routes, keys and limits; connections go on)", "yellow"))
+    for what in result.get("front", ()):
+        out.line(out.style(f"~ front: {what}", "yellow"))
     for name, cause in failed.items():
         out.line(out.style(f"✗ failed: {name}  ({cause})", "red"))
     if result.get("kept"):
@@ -57,9 +62,9 @@ def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
         out.line(f"  not running, as before: {', '.join(result['not_running'])}")
 
 
-def _manifest(directory: Path) -> FleetManifest | None:
+def manifest_in(directory: Path) -> FleetManifest | None:
     """The manifest in `directory`, where it can be read."""
     try:
-        return decode_fleet((directory / "fleet.json").read_bytes())
+        return decode_fleet(read_regular(directory / "fleet.json"))
     except (OSError, ConfigError):
         return None

@@ -1,4 +1,4 @@
-"""Commands about fleets that run: status, stop, reload, logs."""
+"""Commands about fleets that run: status, stop, reload."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from launcher.cli.build import print_json
-from launcher.cli.figures import with_figures
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import (
     again,
     fleet_status,
-    follow_journal,
     installed_here,
     names_of,
     show_drift,
     stop_installed,
 )
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Finding, SuperviseError
-from launcher.files import call_off, deployment_state_dir, known_deployments
+from launcher.errors import ConfigError, Finding, HostError, LaunchError, SuperviseError
+from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
-from launcher.supervise import RuntimeAliveError, end_runtime, offline_status, reach_runtime, stop_orphans
+from launcher.supervise import (
+    RuntimeAliveError,
+    end_runtime,
+    marked_deployments,
+    offline_status,
+    reach_runtime,
+    stop_orphans,
+)
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
 
@@ -39,16 +44,33 @@ _LEFT = frozenset({"COMPONENT", "STATUS", "MODEL"})
 _STOP_WAIT_S = 120.0
 
 
-def fleets() -> dict[Path, FleetStatus]:
-    """Every fleet with a living process or runtime, by its state directory: asked of its runtime where one lives."""
+def fleets(problems: list[Finding] | None = None) -> dict[Path, FleetStatus]:
+    """Every fleet with a living process or runtime, by its state directory: asked of its runtime where one lives.
+
+    One whose state is gone is known by the marks of its processes; one that cannot be looked into is a finding in
+    `problems`, and hides no other.
+    """
     found: dict[Path, FleetStatus] = {}
-    for name in known_deployments():
+    try:
+        known = {*known_deployments(), *marked_deployments(state_root())}
+    except HostError as error:
+        if problems is None:
+            raise
+        problems += error.findings
+        return found
+    for name in sorted(known):
         directory = deployment_state_dir(name)
-        status = offline_status(directory)
-        if status.runtime_pid is not None:
-            # while it starts or ends, what its state files say is the best that is known
-            with contextlib.suppress(NoRuntimeError), ControlClient(directory) as control:
-                status = control.status()
+        try:
+            status = offline_status(directory)
+            if status.runtime_pid is not None:
+                # while it starts or ends, what its state files say is the best that is known
+                with contextlib.suppress(NoRuntimeError), ControlClient(directory) as control:
+                    status = control.status()
+        except OSError as error:
+            if problems is not None:
+                note = "whether it runs is not known; the others are as said"
+                problems.append(cannot_read(error.filename or directory, error.strerror or str(error), note))
+            continue
         if status.runtime_pid is not None or status.processes:
             found[directory] = status
     return found
@@ -60,7 +82,7 @@ def running_names() -> list[str]:
     return [p.name for status in fleets().values() for p in status.processes] + installed
 
 
-def _require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None:
+def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None:
     """Raises ConfigError for names that no running fleet has."""
     known = sorted({p.name for status in statuses for p in status.processes})
     findings = []
@@ -83,20 +105,22 @@ def _require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> Non
 
 def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color: bool) -> int:
     """`launch status`. Exit code 7 when something that should run has failed."""
-    out, _ = terminals(no_color=no_color)
+    out, err = terminals(no_color=no_color)
     statuses: list[FleetStatus] = []
+    problems: list[Finding] = []
 
     def draw(page: Terminal) -> None:
         """Ask, and write what was answered. Raises ConfigError for a name that no fleet has."""
-        statuses[:] = [*fleets().values(), *(with_figures(f, fleet_status(f)) for f in installed_here())]
-        _require_known(names, statuses)
+        problems.clear()
+        statuses[:] = [*fleets(problems).values(), *map(fleet_status, installed_here(problems))]
+        require_known(names, statuses)
         if as_json:
             print_json(page, {"schema": "launch.statuses/v1", "fleets": statuses})
             return
         for status in statuses:
             _fleet(page, status, names)
-        if not statuses:
-            page.line("nothing runs; start the default fleet with: launch profile=dev")
+        if not statuses and not problems:
+            page.line(_nothing_runs())
 
     if watch:
         from launcher.cli.watch import watch as watch_screen
@@ -104,8 +128,22 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
         watch_screen(out, draw)
     else:
         draw(out)
-    broken = any(p.state in {"failed", "backoff"} for s in statuses for p in s.processes)
-    return SuperviseError.exit_code if broken and not watch else 0
+    show_findings(err, problems)
+    if watch:
+        return 0
+    if any(p.state in {"failed", "backoff"} for s in statuses for p in s.processes):
+        return SuperviseError.exit_code
+    return HostError.exit_code if problems else 0
+
+
+def _nothing_runs() -> str:
+    """What could be started here."""
+    from launcher.cli.onefile import found_fleet_file
+
+    path = found_fleet_file()
+    if path is not None:
+        return f"nothing runs; `launch` starts what {path} says, `launch plan` shows it"
+    return "nothing runs; `launch init` finds your models, `launch profile=dev` starts the packaged one"
 
 
 def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
@@ -113,7 +151,7 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     named = f"runtime pid {status.runtime_pid}" if status.runtime_pid else out.style("its lock names no runtime", "red")
     runtime = out.style("no runtime", "red") if status.runtime_pid is None else named
     if status.manager != "runtime":
-        runtime = f"run by {status.manager}"
+        runtime = f"run by {status.manager}, {runtime}"
     front = f", front {status.front}" if status.front else ""
     out.line(f"{out.style(status.deployment, 'bold')}  {'ready' if status.ready else 'not ready'}, {runtime}{front}")
     shown = [p for p in status.processes if not names or p.name in names]
@@ -125,18 +163,44 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
         right=frozenset(at for at, i in enumerate(kept) if _COLUMNS[i] not in _LEFT),
     )
     for process in shown:
-        if process.error:
-            style = _STATE_STYLE.get(process.state, "yellow")
-            out.line(f"  {out.style(process.name, style)}: {process.error}")
-        if process.rung:
-            out.line(f"  {process.name}: {out.style('out of memory', 'yellow')}: now on rung {process.rung}")
-        if process.drift:
-            out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
+        _wrong(out, process)
+    for target in status.targets:
+        if target.met is not None and target.measured is not None:
+            word = out.style("met", "green") if target.met else out.style("missed", "red")
+            apart = target.measured - target.limit
+            what = f"{target.name.replace('_', ' ')} {target.server}".strip()
+            out.line(f"  target {what}: {word}: {target.measured:.2f}, {apart:+.2f} against {target.limit:g}")
     for hook in status.hooks:
         took = f" in {hook.seconds:.2f} s" if hook.seconds is not None else ""
         style = {"done": "green", "failed": "red"}.get(hook.state, "yellow")
         out.line(f"  hook {hook.name}: {out.style(hook.state, style)}{took}{f': {hook.error}' if hook.error else ''}")
     show_drift(out, status)
+
+
+def _wrong(out: Terminal, process: ProcessStatus) -> None:
+    """What there is to say of one process below the table, a line each."""
+    if process.error:
+        style = _STATE_STYLE.get(process.state, "yellow")
+        out.line(f"  {out.style(process.name, style)}: {process.error}")
+    if process.starting_s is not None:
+        out.line(f"  {out.style(process.name, 'yellow')}: {_start_said(process, process.starting_s)}")
+    if process.breaker_s:
+        again = f"asked again within {process.breaker_s:.0f} s, or as soon as it answers"
+        out.line(f"  {process.name}: {out.style('requests failed', 'yellow')}: {again}")
+    if process.rung:
+        out.line(f"  {process.name}: {out.style('out of memory', 'yellow')}: now on rung {process.rung}")
+    if process.drift:
+        out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
+
+
+def _start_said(process: ProcessStatus, starting_s: float) -> str:
+    """How far a start is."""
+    said = f"starting for {_duration(starting_s)}"
+    if process.left_s is not None:
+        said += f", about {_duration(process.left_s)} left"
+    if process.load_s is not None and starting_s > process.load_s:
+        said += f"; slower than the {_duration(process.load_s)} that reading it should take"
+    return said
 
 
 def _row(process: ProcessStatus) -> tuple[str, ...]:
@@ -151,12 +215,25 @@ def _row(process: ProcessStatus) -> tuple[str, ...]:
         process.model,
         gib(sum(process.planned_bytes.values())) if process.planned_bytes else "",
         gib(sum(process.measured_bytes.values())) if process.measured_bytes else "",
-        f"{process.in_ram_percent:.0f}% {process.in_ram}".strip() if process.in_ram_percent is not None else "",
+        _in_ram(process),
         busy,
         str(process.queued or ""),
         f"{process.tokens_per_second:.1f}" if process.tokens_per_second else "",
         str(process.restarts),
         up,
+    )
+
+
+def _in_ram(process: ProcessStatus) -> str:
+    """How much of its files is in RAM, and what the warm pool does with them."""
+    if process.in_ram_percent is None:
+        return ""
+    return " ".join(
+        (
+            f"{process.in_ram_percent:.0f}%",
+            *([process.in_ram] if process.in_ram else []),
+            *(["pinned"] if process.pinned else []),
+        )
     )
 
 
@@ -173,7 +250,8 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
     """`launch stop`. Fleets whose runtime is gone are stopped from their state files, installed ones by systemd."""
     out, err = terminals(no_color=no_color)
     called_off = everything and not names and call_off()
-    statuses, managed = fleets(), installed_here()
+    problems: list[Finding] = []
+    statuses, managed = fleets(problems), installed_here(problems)
     if bool(names) == everything:
         finding = Finding(
             code="config/usage",
@@ -183,18 +261,11 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
             notes=("launch stop NAME…", "launch stop --all"),
         )
         raise ConfigError([finding])
-    _require_known(names, [*statuses.values(), *map(fleet_status, managed)])
+    require_known(names, [*statuses.values(), *map(fleet_status, managed)])
     stopped: list[str] = []
     for directory, status in statuses.items():
         mine = tuple(p.name for p in status.processes if p.name in names)
-        if everything:
-            stopped += _stop_fleet(directory, status, err)
-        elif mine and status.runtime_pid is not None:
-            with _asked(directory) as control:
-                control.stop(mine)
-            stopped += mine
-        elif mine:
-            stopped += _stop_left(directory, mine, err)
+        stopped += _stop_fleet(directory, status, err) if everything else _stop_named(directory, status, mine, err)
     for installed in managed:
         theirs = [name for name in names_of(installed) if name in names]
         if everything or theirs:
@@ -204,8 +275,10 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
     else:
         if called_off:
             out.line("called off a start that was still compiling")
-        out.line(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
-    return 0
+        if stopped or not problems:
+            out.line(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+    show_findings(err, problems)
+    return HostError.exit_code if problems and everything else 0
 
 
 def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str]:
@@ -217,6 +290,16 @@ def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str
         # one that is stopped before it started a server has only its own name
         return running + [name for name in left if name not in running] or [status.deployment]
     return _stop_left(directory, (), err)
+
+
+def _stop_named(directory: Path, status: FleetStatus, names: tuple[str, ...], err: Terminal) -> Sequence[str]:
+    """Stop `names` of one fleet; those that were stopped."""
+    if names and status.runtime_pid is None:
+        return _stop_left(directory, names, err)
+    if names:
+        with asked(directory) as control:
+            control.stop(names)
+    return names
 
 
 def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[str]:
@@ -231,7 +314,7 @@ def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[s
 
 
 @contextlib.contextmanager
-def _asked(directory: Path) -> Iterator[ControlClient]:
+def asked(directory: Path) -> Iterator[ControlClient]:
     """The runtime of `directory`, to be asked. SuperviseError: it does not answer; ConfigError: it has no such name."""
     try:
         with reach_runtime(directory) as control:
@@ -244,40 +327,57 @@ def _asked(directory: Path) -> Iterator[ControlClient]:
         raise ConfigError([finding]) from None
 
 
-def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> int:
-    """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime."""
+def nothing_runs(so: str) -> Finding:
+    """Why a command that changes a running fleet changed none."""
+    return Finding(
+        code="supervise/nothing-runs",
+        severity="error",
+        key="",
+        message=f"no runtime lives, so that {so}",
+        notes=("`launch up` starts one; while it still compiles, it is not there yet",),
+    )
+
+
+def reload_servers(
+    names: tuple[str, ...], *, as_json: bool, no_color: bool, dry_run: bool = False, fleet: str | None = None
+) -> int:
+    """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime.
+
+    `fleet`: that one alone. `dry_run`: say what would change.
+    """
     from launcher.cli.arguments import is_override
     from launcher.cli.fleet import recompile
-    from launcher.cli.reinstall import reload_installed
+    from launcher.cli.reinstall import reload_installed, would_reinstall
     from launcher.cli.reloaded import restart_reasons, show_reloaded, without_those_down
+    from launcher.cli.would import show_would
 
     out, err = terminals(no_color=no_color)
     overrides = tuple(word for word in names if is_override(word))
     names = tuple(word for word in names if word not in overrides)
-    statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None}
-    managed = installed_here()
+    statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None and fleet in (None, s.deployment)}
+    managed = [installed for installed in installed_here() if fleet in (None, installed.name)]
     if not statuses and not managed:
-        finding = Finding(
-            code="supervise/nothing-runs",
-            severity="error",
-            key="",
-            message="no runtime lives, so that nothing was reloaded",
-            notes=("`launch up` starts one; while it still compiles, it is not there yet",),
-        )
-        raise SuperviseError([finding])
-    _require_known(names, [*statuses.values(), *map(fleet_status, managed)])
+        raise SuperviseError([nothing_runs("nothing was reloaded")])
+    require_known(names, [*statuses.values(), *map(fleet_status, managed)])
+    if dry_run:
+        would = [would_reinstall(installed, names, overrides, err) for installed in managed]
+        return show_would(out, statuses, would, names, overrides, as_json=as_json)
     results = []
     for directory, status in statuses.items():
         mine = tuple(p.name for p in status.processes if p.name in names)
         if names and not mine:
             continue
         reasons = restart_reasons(directory)
-        target, findings = recompile(directory, overrides)
-        show_findings(err, findings)
-        why = reasons(target, mine)
-        with _asked(directory) as control:
-            done = control.reload(mine, target)
-            now = control.status()
+        compiled = recompile(directory, overrides)
+        show_findings(err, compiled.findings)
+        why = reasons(compiled.target, mine)
+        try:
+            with asked(directory) as control:
+                done = control.reload(mine, compiled.target)
+                now = control.status()
+        except LaunchError:
+            compiled.undo()
+            raise
         results.append({"deployment": status.deployment, **without_those_down(done, now), "reasons": why})
     for installed in managed:
         theirs = [name for name in names_of(installed) if name in names]
@@ -290,40 +390,3 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, no_color: bool) -> 
     for result in results if not as_json else ():
         show_reloaded(out, result)
     return SuperviseError.exit_code if any(result.get("failed") for result in results) else 0
-
-
-def show_logs(name: str, *, follow: bool, lines: int) -> int:
-    """`launch logs`. A log that is cut or replaced meanwhile is followed from its new start."""
-    out, _ = terminals()
-    for installed in installed_here():
-        if name in names_of(installed):
-            return follow_journal(installed, name, follow=follow, lines=lines)
-    statuses = list(fleets().values())
-    files = [p.log_file for s in statuses for p in s.processes if p.name == name and p.log_file]
-    if not files:
-        files = [str(f) for d in known_deployments() for f in (deployment_state_dir(d) / "logs").glob(f"{name}.log")]
-    if not files:
-        _require_known((name,), statuses)
-        return 0
-    path = Path(files[0])
-    from launcher.supervise.logs import tail
-
-    for line in tail(path, lines):
-        out.line(line)
-    position = path.stat().st_size if path.exists() else 0
-    while follow:
-        time.sleep(0.2)
-        try:
-            size = path.stat().st_size
-            position = min(position, size) if size >= position else 0
-            with path.open("rb") as file:
-                file.seek(position)
-                chunk = file.read(1 << 20)
-        except FileNotFoundError:
-            position = 0
-            continue
-        position += len(chunk)
-        if chunk:
-            out.stream.write(chunk.decode(errors="replace"))
-            out.stream.flush()
-    return 0

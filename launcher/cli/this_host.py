@@ -36,7 +36,7 @@ def examined(
 
     And what was looked at: subject and what was found.
     """
-    from launcher import config, hardware, plan
+    from launcher import catalog, config, hardware, plan
     from launcher.files import deployment_state_dir
     from launcher.supervise import offline_status, port_owner
 
@@ -49,7 +49,10 @@ def examined(
     kept_out = _withheld(compiled)
     inventory = _with_gpus(hardware.take_inventory(), binaries.gpus)
     facts = hardware.gather_facts(manifest, routes, inventory, running=running, state_dir=state, owner=port_owner)
-    facts = msgspec.structs.replace(facts, unseen_gpus=_unseen(compiled, binaries))
+    to_come, free = hardware.models_to_come(catalog.vault(compiled.plan.config, compiled.catalog))
+    facts = msgspec.structs.replace(
+        facts, unseen_gpus=_unseen(compiled, binaries), models_to_come=to_come, models_free=free
+    )
     found = (*hardware.check_host(manifest, facts), *binaries.findings, *kept_out)
     located = config.locate(plan.without_waived(compiled.plan.config, found), compiled.composed.sources)
     return located, (*binaries.lines, *hardware.describe_checks(manifest, facts))
@@ -100,7 +103,7 @@ def ask_binaries(compiled: Compilation) -> Binaries:
             asked = asked or seen is not None
             gpus |= seen or {}
             findings += missing
-        mine = [compiled.commands[s.name].argv for s in compiled.plan.servers if s.engine == name]
+        mine = [compiled.commands[s.name].argv for s in compiled.plan.servers if s.config.engine == name]
         flags = {word for argv in mine for word in argv if word in real[name][1].index()}
         servers = f"{len(mine)} server{'s' * (len(mine) != 1)}"
         lines.append((f"engine {name}", f"{real[name][1].name}: {len(flags)} flags of {servers}, {binary}"))
@@ -136,11 +139,11 @@ def _devices(
                 vram_bytes=device.total_bytes,
                 free_bytes=device.free_bytes,
             )
-    servers = [s for s in compiled.plan.servers if s.engine == engine_name]
+    servers = [s for s in compiled.plan.servers if s.config.engine == engine_name]
     missing = [
         _missing(s.name, gone, tuple(by_name), engine_name)
         for s in servers
-        if (gone := tuple(own[d] for d in s.devices if d not in seen))
+        if (gone := tuple(own[d] for d in s.settings.devices if d not in seen))
     ]
     return seen, missing
 

@@ -64,8 +64,9 @@ def watch(terminal: Terminal, draw: Callable[[Terminal], None]) -> None:
 
 
 def clipped(line: str, columns: int) -> str:
-    """`line` cut to `columns` characters, its styles kept and ended."""
-    parts, left = [], columns
+    """`line` cut to `columns` characters, its styles kept and ended; `…` says that something is missing."""
+    whole = len(_STYLE.sub("", line)) <= columns
+    parts, left = [], columns if whole else columns - 1
     at = 0
     for style in _STYLE.finditer(line):
         text = line[at : style.start()]
@@ -73,4 +74,6 @@ def clipped(line: str, columns: int) -> str:
         left -= len(text)
         at = style.end()
     parts.append(line[at:][: max(0, left)])
+    if not whole and columns > 0:
+        parts.append("…")
     return "".join(parts)

@@ -15,13 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from launcher.config.index import index_of
+from launcher.config.index import fleet_name, index_of, is_fleet_file
 from launcher.config.located import flatten
 from launcher.config.origin import locate as _locate
 from launcher.errors import Finding
 from launcher.ir.config import Composed, ServerConfig, SourceMap
+from launcher.ir.headers import ReadHeader
+from launcher.ir.host import SeeDevices
 
-__all__ = ["compose", "flatten", "groups", "locate", "server_from_fields"]
+__all__ = ["compose", "each_run", "flatten", "fleet_name", "groups", "is_fleet_file", "locate", "server_from_fields"]
 
 _NO_PROBES: Mapping[str, Callable[[], dict[str, Any]]] = MappingProxyType({})
 
@@ -31,17 +33,29 @@ def compose(
     *,
     config_dirs: Sequence[Path],
     virtual: Mapping[str, Callable[[], dict[str, Any]]] = _NO_PROBES,
+    headers: ReadHeader | None = None,
+    devices: SeeDevices | None = None,
 ) -> Composed:
     """Compose, override, decode and cross-check the config.
 
     `config_dirs` are searched in order: a file of an earlier one shadows the same group and name in a later one,
     and `config.yaml` is the primary config. `virtual` maps config paths (`hardware/auto`) to functions that give
     the tree of that fragment; a function is called only when its option is chosen, and a file of the same name
-    comes before it. Raises ConfigError with every finding, each located; findings that stop nothing are in the result.
+    comes before it. A file among `config_dirs` is a whole fleet: a profile that is chosen. `headers` reads model files
+    that stand in the place of what their headers say; raises CatalogError where it does. `devices` says what an engine
+    sees of the machine's cards. Raises ConfigError with every finding, each located; findings that stop nothing are in
+    the result.
     """
-    from launcher.config.composing import compose_fleet  # noqa: PLC0415 - imports Hydra: 0.2 s
+    from launcher.config.composing import Edge, compose_fleet  # noqa: PLC0415 - imports Hydra: 0.2 s
 
-    return compose_fleet(overrides, config_dirs, virtual)
+    return compose_fleet(overrides, config_dirs, virtual, Edge(headers, devices))
+
+
+def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Overrides with several values (Hydra's `a=1,2`, `range()`, `choice()`) as one list for each combination."""
+    from launcher.config.multirun import combinations  # noqa: PLC0415 - imports Hydra: 0.2 s
+
+    return combinations(overrides)
 
 
 def server_from_fields(fields: Sequence[str]) -> ServerConfig:

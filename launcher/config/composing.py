@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from launcher.config.assignments import assign
+from launcher.config.cards import by_engine
 from launcher.config.choices import Choices, choose
 from launcher.config.decode import decode
+from launcher.config.filled import Fleet, fill
 from launcher.config.fragments import ENTRY_GROUPS, Fragment
 from launcher.config.included import INCLUDE, include, listed_twice
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
@@ -19,9 +22,22 @@ from launcher.config.origin import locate, shortened
 from launcher.config.references import check_references
 from launcher.config.repository import FragmentRepository, Virtual
 from launcher.config.schema import shape_of
+from launcher.config.shorthand import spell_out
 from launcher.config.typed import Typed, appended, parse_overrides
-from launcher.errors import ConfigError, Finding, Fix, Location, has_errors
+from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, has_errors
 from launcher.ir.config import Composed, FleetConfig, SourceMap
+from launcher.ir.headers import ReadHeader
+from launcher.ir.host import SeeDevices
+
+
+class Edge(msgspec.Struct, frozen=True):
+    """What may be asked of the machine: headers of model files, and the devices that an engine sees."""
+
+    headers: ReadHeader | None = None
+    devices: SeeDevices | None = None
+
+
+_NO_EDGE = Edge()
 
 
 class Assembled(msgspec.Struct, frozen=True):
@@ -32,10 +48,17 @@ class Assembled(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
 
 
-def compose_fleet(overrides: Sequence[str], config_dirs: Sequence[Path], virtual: Virtual) -> Composed:
+def compose_fleet(
+    overrides: Sequence[str], config_dirs: Sequence[Path], virtual: Virtual, edge: Edge = _NO_EDGE
+) -> Composed:
     """See `launcher.config.compose`."""
     index = index_of(config_dirs, tuple(virtual))
     typed, findings = parse_overrides(overrides, index.groups)
+    fleet_file = Fleet(here=str(Path.cwd()))
+    if index.fleet:
+        name = index.fleet.partition("/")[2]
+        fleet_file = Fleet(index.files[index.fleet], name, str(Path.cwd()))
+        typed = [*parse_overrides([f"profile={name}"])[0], *typed]
     if not has_errors(index.findings) and PRIMARY not in index.files:
         findings.append(_no_primary(config_dirs))
     findings[:0] = index.findings
@@ -53,6 +76,11 @@ def compose_fleet(overrides: Sequence[str], config_dirs: Sequence[Path], virtual
         tree, unresolved = resolve(tree)
         findings += locate(unresolved, sources)
         incomplete = incomplete or bool(unresolved)
+    findings += locate(by_engine(tree, sources, edge.devices), sources)
+    filled = locate(fill(tree, sources, edge.headers, fleet_file), sources)
+    if has_errors(filled):
+        # what a header would have said is not also missing
+        raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
     fleet, problems = decode(tree, sources)
     blanked = {finding.key for finding in unresolved}
     problems = [p for p in problems if p.key not in blanked]
@@ -133,7 +161,10 @@ def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembl
         if not fragment.broken:
             located.embed(fragment.tree, default.package or "", fragment.marks)
     findings = [*choices.findings, *listed_twice(repository, choices)]
+    home = os.environ.get("HOME", "")
+    spell_out(located, home)  # before the overrides, which may be about what a short form stands for
     findings += assign(located, values, shape_of(FleetConfig), tuple(repository.index.groups))
+    spell_out(located, home)
     return Assembled(located, choices, tuple(findings))
 
 

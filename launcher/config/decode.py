@@ -13,7 +13,6 @@ import msgspec
 
 from launcher.config.located import MISSING, joined
 from launcher.config.nearest import did_you_mean, listing, nearest, set_to, spell
-from launcher.config.ranges import Range, range_of, words
 from launcher.config.schema import (
     Anything,
     Choice,
@@ -35,7 +34,6 @@ from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig, SourceMap
 from launcher.sizes import parse_size
 
-_ANY: Range = (None, None)
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
@@ -52,7 +50,7 @@ def decode_struct(
 ) -> tuple[_Struct, list[Finding]]:
     """As `decode`, for any config type."""
     decoder = _Decoder(sources or SourceMap(locations={}))
-    value = decoder.value(shape_of(struct), dict(tree), "", _ANY)
+    value = decoder.value(shape_of(struct), dict(tree), "")
     if not isinstance(value, struct):
         raise TypeError("a record decodes to its struct")
     return value, decoder.findings
@@ -101,9 +99,9 @@ class _Decoder:
             Either: self.either,
         }
 
-    def value(self, shape: Shape, raw: Any, key: str, allowed: Range) -> Any:
-        """`raw` as `shape`; `allowed` is the range of the numbers in it."""
-        return self._by_shape[type(shape)](shape, raw, key, allowed)
+    def value(self, shape: Shape, raw: Any, key: str) -> Any:
+        """`raw` as `shape`."""
+        return self._by_shape[type(shape)](shape, raw, key)
 
     def error(self, code: str, key: str, message: str, *notes: str, fixes: tuple[Fix, ...] = ()) -> None:
         """Note one error."""
@@ -125,9 +123,9 @@ class _Decoder:
         )
         return stand_in(shape)
 
-    def anything(self, shape: Anything, raw: Any, key: str, allowed: Range) -> Any:
+    def anything(self, shape: Anything, raw: Any, key: str) -> Any:
         """Whatever is there, with mapping keys that JSON can hold."""
-        del shape, allowed
+        del shape
         if isinstance(raw, dict):
             for name in raw:
                 if not isinstance(name, str):
@@ -137,34 +135,31 @@ class _Decoder:
                         f"{key}: the key {name!r} must be a string",
                         "put it in quotes",
                     )
-            return {str(name): self.anything(Anything(), v, joined(key, name), _ANY) for name, v in raw.items()}
+            return {str(name): self.anything(Anything(), v, joined(key, name)) for name, v in raw.items()}
         if isinstance(raw, list):
-            return [self.anything(Anything(), v, joined(key, i), _ANY) for i, v in enumerate(raw)]
+            return [self.anything(Anything(), v, joined(key, i)) for i, v in enumerate(raw)]
         return raw
 
-    def text(self, shape: Text, raw: Any, key: str, allowed: Range) -> Any:
+    def text(self, shape: Text, raw: Any, key: str) -> Any:
         """A string."""
-        del allowed
         return raw if isinstance(raw, str) else self.wrong(shape, raw, key)
 
-    def flag(self, shape: Flag, raw: Any, key: str, allowed: Range) -> Any:
+    def flag(self, shape: Flag, raw: Any, key: str) -> Any:
         """True or false."""
-        del allowed
         return raw if isinstance(raw, bool) else self.wrong(shape, raw, key)
 
-    def number(self, shape: Number, raw: Any, key: str, allowed: Range) -> Any:
+    def number(self, shape: Number, raw: Any, key: str) -> Any:
         """An integer, or a number where one may be; never a flag, never a string of digits."""
         if isinstance(raw, bool) or not isinstance(raw, int if shape.whole else int | float):
             return self.wrong(shape, raw, key)
-        low, high = allowed
-        if (low is not None and raw < low) or (high is not None and raw > high) or not _finite(raw):
-            limits = words(allowed) if allowed != _ANY else "of at most 64 bits"
-            limits = limits if _finite(raw) and allowed != _ANY else f"a finite number, {limits}"
+        if not shape.has(raw) or not _finite(raw):
+            limits = shape.limits or "of at most 64 bits"
+            limits = limits if _finite(raw) and shape.limits else f"a finite number, {limits}"
             self.error("config/range", key, f"{key} is {_digits(raw)}, and must be {limits}", f"allowed: {limits}")
             return stand_in(shape)
         return raw if shape.whole else float(raw)
 
-    def size(self, shape: Size, raw: Any, key: str, allowed: Range) -> Any:
+    def size(self, shape: Size, raw: Any, key: str) -> Any:
         """Bytes, from an integer or a string with a unit."""
         if isinstance(raw, bool) or not isinstance(raw, int | str):
             return self.wrong(shape, raw, key)
@@ -173,14 +168,13 @@ class _Decoder:
         except ValueError as error:
             self.error("config/size", key, f"{key}: {error}", "write bytes, or a number with MB, GB, MiB or GiB")
             return 0
-        if (allowed[0] is not None and size < allowed[0]) or not _finite(size):
+        if (shape.low is not None and size < shape.low) or not _finite(size):
             self.error("config/range", key, f"{key} is {_digits(size)} bytes", "write the real size")
             return 0
         return size
 
-    def choice(self, shape: Choice, raw: Any, key: str, allowed: Range) -> Any:
+    def choice(self, shape: Choice, raw: Any, key: str) -> Any:
         """One of some strings."""
-        del allowed
         if isinstance(raw, str) and raw in shape.options:
             return raw
         notes = [listing("choices", shape.options)]
@@ -194,29 +188,28 @@ class _Decoder:
         self.error("config/choice", key, f"{key} is {_shown(raw)}, not {describe(shape)}", *notes, fixes=fixes)
         return stand_in(shape)
 
-    def many(self, shape: Many, raw: Any, key: str, allowed: Range) -> Any:
+    def many(self, shape: Many, raw: Any, key: str) -> Any:
         """A list, as a tuple."""
         if not isinstance(raw, list):
             return self.wrong(shape, raw, key)
-        return tuple(self.value(shape.item, item, joined(key, i), allowed) for i, item in enumerate(raw))
+        return tuple(self.value(shape.item, item, joined(key, i)) for i, item in enumerate(raw))
 
-    def table(self, shape: Table, raw: Any, key: str, allowed: Range) -> Any:
+    def table(self, shape: Table, raw: Any, key: str) -> Any:
         """A mapping with free names."""
         if not isinstance(raw, dict):
             return self.wrong(shape, raw, key)
         result = {}
         for name, value in raw.items():
             if isinstance(name, str) and name:
-                result[name] = self.value(shape.value, value, joined(key, name), allowed)
+                result[name] = self.value(shape.value, value, joined(key, name))
             else:
                 self.error(
                     "config/type", joined(key, name), f"{key}: the name {name!r} must be a string", "put it in quotes"
                 )
         return result
 
-    def record(self, shape: Record, raw: Any, key: str, allowed: Range) -> Any:
+    def record(self, shape: Record, raw: Any, key: str) -> Any:
         """A mapping with declared keys, as its struct."""
-        del allowed
         if not isinstance(raw, dict):
             return self.wrong(shape, raw, key)
         struct, fields = shape.struct, fields_of(shape.struct)
@@ -227,7 +220,7 @@ class _Decoder:
                 if field.required or name in raw:
                     values[name] = self.missing(field.shape, joined(key, name))
                 continue
-            values[name] = self.value(field.shape, value, joined(key, name), range_of(struct.__name__, name))
+            values[name] = self.value(field.shape, value, joined(key, name))
         for name, value in raw.items():
             if name not in fields:
                 self.unknown(joined(key, name), name, value, tuple(fields))
@@ -253,15 +246,16 @@ class _Decoder:
         fixes = (Fix(override=f"~{key}", effect="leaves it out"),) if value is not None and dotted else ()
         self.error("config/unknown-key", key, f"there is no key {key}", *notes, fixes=fixes)
 
-    def either(self, shape: Either, raw: Any, key: str, allowed: Range) -> Any:
+    def either(self, shape: Either, raw: Any, key: str) -> Any:
         """One of several shapes: the one that takes this kind of value."""
         if raw is None and shape.nullable:
             return None
         for option in shape.options:
-            if _takes(option, raw):
-                return self.value(option, raw, key, allowed)
+            open_choice = isinstance(option, Choice) and raw not in option.options and Text() in shape.options
+            if _takes(option, raw) and not open_choice:
+                return self.value(option, raw, key)
         if len(shape.options) == 1:
-            return self.value(shape.options[0], raw, key, allowed)
+            return self.value(shape.options[0], raw, key)
         return self.wrong(shape, raw, key)
 
 

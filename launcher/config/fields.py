@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.config.cachetypes import cache_types
 from launcher.config.decode import decode_struct
 from launcher.config.origin import shortened
 from launcher.config.typed import parse_overrides
@@ -23,6 +24,8 @@ def decode_fields(fields: Sequence[str]) -> ServerConfig:
         tree[override.key] = override.value
         places[override.key] = override.location
     server, problems = decode_struct(ServerConfig, tree)
+    for problem in cache_types("server", server, ()):
+        problems.append(msgspec.structs.replace(problem, key=problem.key.removeprefix("server."), fixes=()))
     findings += [_placed(problem, places) for problem in problems]
     if findings:
         raise ConfigError(shortened(findings))

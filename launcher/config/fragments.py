@@ -62,14 +62,19 @@ def _absolute(package: str) -> str:
     return package.removeprefix("_global_").removeprefix(".")
 
 
-def read_fragment(path: str, file: str) -> Fragment:
-    """Read the file of config path `path` (`server/frontdoor`). What is wrong with it is in its findings."""
+def read_fragment(path: str, file: str, *, everywhere: bool = False) -> Fragment:
+    """Read the file of config path `path` (`server/frontdoor`). What is wrong with it is in its findings.
+
+    `everywhere`: without a header its keys are those of the whole config.
+    """
     try:
         text = read_regular(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         return Fragment(file, None, {}, [], {}, (unreadable(file, error),), broken=True)
     package, header_findings = _package(text, file)
-    if package is None:
+    if package is None and everywhere:
+        package = "_global_"
+    elif package is None:
         package, more = _implied_package(path, file)
         header_findings += more
     group = path.rpartition("/")[0].replace("/", ".")

@@ -7,6 +7,7 @@ group and name in a later one.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class ConfigIndex(msgspec.Struct, frozen=True):
     files: Mapping[str, str]
     groups: Mapping[str, tuple[str, ...]]
     findings: tuple[Finding, ...]
+    fleet: str = ""
+    """Config path of the file that holds a whole fleet, where one of the directories is such a file."""
 
     def options(self, group: str) -> tuple[str, ...]:
         """The options of `group`; none for an unknown one."""
@@ -36,12 +39,20 @@ class ConfigIndex(msgspec.Struct, frozen=True):
 def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = ()) -> ConfigIndex:
     """List `config_dirs` (first wins) and add the `virtual` config paths (`hardware/auto`).
 
+    A file among them holds a whole fleet: an option of profile/.
+
     Findings: `config/unreadable` for a directory that is missing, is a file, or may not be listed.
     """
     files: dict[str, str] = {}
     options: dict[str, set[str]] = {}
     findings = []
+    fleet = ""
     for directory in config_dirs:
+        if is_fleet_file(directory):
+            fleet = f"profile/{fleet_name(directory)}"
+            files.setdefault(fleet, str(directory))
+            options.setdefault("profile", set()).add(fleet_name(directory))
+            continue
         try:
             for path, file in _walk(str(directory), "", MAX_DEPTH):
                 if file is None:
@@ -62,8 +73,25 @@ def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = ()) -> Config
         options.setdefault(group, set()).add(option)
     options.pop("", None)
     return ConfigIndex(
-        files, {group: tuple(sorted(names)) for group, names in sorted(options.items())}, tuple(findings)
+        files, {group: tuple(sorted(names)) for group, names in sorted(options.items())}, tuple(findings), fleet
     )
+
+
+def is_fleet_file(path: Path) -> bool:
+    """Whether what was given for a config directory is a file: a whole fleet in one."""
+    return path.suffix in {".yaml", ".yml"} and path.is_file()
+
+
+def fleet_name(path: Path) -> str:
+    """What the fleet in the file `path` is called: after the file, or after the folder of a plain `launch.yaml`.
+
+    In the user's own config folder, `…/.config/launch/launch.yaml`, that is `home`.
+    """
+    name = path.stem
+    if name == "launch":
+        name = path.absolute().parent.name
+        name = "home" if name in {"launch", ""} else name
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "fleet"
 
 
 def _walk(directory: str, group: str, depth: int) -> Iterator[tuple[str, str | None]]:

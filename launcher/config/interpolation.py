@@ -103,10 +103,14 @@ def _blanked(node: Any, key: str, blank: set[str]) -> Any:
 def _finding(key: str, text: str, error: Exception) -> Finding:
     """The finding for one interpolation."""
     reason = str(error).partition("\n")[0] or type(error).__name__
+    note = "write the value, or the full dotted key of another value: ${hardware.name}"
+    if "${now" in text or "${hydra:" in text:
+        where = key or "KEY"
+        note = f"a fleet compiles to the same whenever and wherever it is: give the value, {where}=$(date +%Y-%m-%d)"
     return Finding(
         code="config/interpolation",
         severity="error",
         key=key,
         message=f"cannot resolve {text!r}: {reason}",
-        notes=("write the value, or the full dotted key of another value: ${hardware.name}",),
+        notes=(note,),
     )

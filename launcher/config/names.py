@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from launcher.base.names import TAKEN_PREFIXES
 from launcher.config.nearest import listing, nearest, set_to
 from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}")
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def addressable(fleet: FleetConfig) -> set[str]:
-    """Every name that a request or a rule may use: servers, roles and aliases."""
+    """Every name that a request or a rule may use: servers, roles, aliases and faces."""
     names = set(fleet.servers)
     for server in fleet.servers.values():
-        names.update(server.roles, server.aliases)
+        names.update(server.roles, server.aliases, server.faces)
     return names
 
 
@@ -80,6 +82,24 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
                 message=f"{name!r} cannot be {what}",
                 notes=("use letters, digits and . _ + = -, starting with a letter, a digit or _, 100 at most",),
             )
+    user = fleet.deploy.user
+    if user is not None and not _USER.fullmatch(user):
+        yield Finding(
+            code="config/bad-name",
+            severity="error",
+            key="deploy.user",
+            message=f"{user!r} cannot be a user's name",
+            notes=("use letters, digits, _ and -, starting with a letter or _, 31 at most; or leave it out",),
+        )
+    prefix = fleet.deploy.unit_prefix
+    if prefix.partition("-")[0] in TAKEN_PREFIXES:
+        yield Finding(
+            code="config/bad-name",
+            severity="error",
+            key="deploy.unit_prefix",
+            message=f"units that begin with {prefix!r} are systemd's own",
+            fixes=(set_to("deploy.unit_prefix", "launch", "what it is without being said"),),
+        )
 
 
 def check_variables(fleet: FleetConfig) -> Iterator[Finding]:
@@ -110,16 +130,30 @@ def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:
             if alias in fleet.servers and alias != server_name:
                 yield _clash(key, alias, f"the server servers.{alias}", drop)
             elif alias in owners:
-                yield _clash(key, alias, f"an alias of {owners[alias]}", drop)
+                yield _clash(key, alias, f"an alias or a face of {owners[alias]}", drop)
             else:
                 others = [n for n, s in fleet.servers.items() if n != server_name and alias in s.roles]
                 if others:
                     yield _clash(key, alias, f"a role of servers.{others[0]}", drop)
             owners.setdefault(alias, f"servers.{server_name}")
+        yield from _face_clashes(fleet, server_name, owners)
         for i, role in enumerate(server.roles):
             namesake = fleet.servers.get(role)
             if role != server_name and namesake is not None and role not in namesake.roles:
                 yield _clash(f"servers.{server_name}.roles.{i}", role, f"the server servers.{role}")
+
+
+def _face_clashes(fleet: FleetConfig, server_name: str, owners: dict[str, str]) -> Iterator[Finding]:
+    """A face's name is its own: no server's, alias's, role's or other face's; `owners` are those seen so far."""
+    for face in fleet.servers[server_name].faces:
+        key = f"servers.{server_name}.faces.{face}"
+        if face in fleet.servers:
+            yield _clash(key, face, f"the server servers.{face}")
+        elif face in owners:
+            yield _clash(key, face, f"an alias or a face of {owners[face]}")
+        elif others := [n for n, s in fleet.servers.items() if face in s.roles]:
+            yield _clash(key, face, f"a role of servers.{others[0]}")
+        owners.setdefault(face, f"servers.{server_name}")
 
 
 def _clash(key: str, name: str, other: str, *fixes: Fix) -> Finding:
@@ -130,5 +164,5 @@ def _clash(key: str, name: str, other: str, *fixes: Fix) -> Finding:
         key=key,
         message=f"{key} uses the name {name!r}, which is also {other}",
         fixes=fixes,
-        notes=("a server's name and its aliases must be its own; replicas share a role",),
+        notes=("a server's name, its aliases and its faces must be its own; replicas share a role",),
     )

@@ -7,11 +7,16 @@ and its place in the tuple. Empty names are stand-ins for values that are wrong 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import msgspec
+
+from launcher.config.cachetypes import cache_types
 from launcher.config.contradictions import CONTRADICTIONS, exactly_one
 from launcher.config.names import addressable, check_duplicate_names, check_names, check_variables, dangling
 from launcher.config.nearest import listing, spell
+from launcher.config.paths import check_paths
 from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig, OrchestrationConfig
 
@@ -27,8 +32,8 @@ def check_models(fleet: FleetConfig) -> Iterator[Finding]:
     """Every server's and draft's model exists, and has a file in the quantization asked for."""
     for name, server in fleet.servers.items():
         yield from _model_file(fleet, f"servers.{name}", server.model, server.quantization)
-        if server.draft is not None:
-            yield from _model_file(fleet, f"servers.{name}.draft", server.draft.model, server.draft.quantization)
+        if server.draft is not None and server.draft.file is not None:
+            yield from _model_file(fleet, f"servers.{name}.draft", *server.draft.file)
 
 
 def _model_file(fleet: FleetConfig, key: str, model_name: str, quantization: str) -> Iterator[Finding]:
@@ -81,6 +86,20 @@ def check_engines(fleet: FleetConfig) -> Iterator[Finding]:
             yield dangling(f"servers.{name}.engine", server.engine, "engine", fleet.engines)
 
 
+def check_cache_types(fleet: FleetConfig) -> Iterator[Finding]:
+    """Every K/V type is llama.cpp's, or one that the server's engine names."""
+    named = {name: frozenset(engine.cache_types) for name, engine in fleet.engines.items()}
+    for name, server in fleet.servers.items():
+        yield from cache_types(f"servers.{name}", server, named.get(server.engine, frozenset()), server.engine)
+    if fleet.orchestration is None:
+        return
+    for i, rung in enumerate(fleet.orchestration.oom_ladder):
+        workers = (rung.server,) if rung.server else fleet.orchestration.workers
+        engines = sorted({fleet.servers[w].engine for w in workers if w in fleet.servers})
+        every = frozenset.intersection(*(named.get(e, frozenset()) for e in engines)) if engines else frozenset()
+        yield from cache_types(f"orchestration.oom_ladder.{i}", rung, every, ", ".join(engines))
+
+
 def check_devices(fleet: FleetConfig) -> Iterator[Finding]:
     """Every device of a server is a GPU of the hardware; of several hosts, of its own."""
     hosts = fleet.hardware.hosts
@@ -89,6 +108,8 @@ def check_devices(fleet: FleetConfig) -> Iterator[Finding]:
     for name, server in fleet.servers.items():
         gpus = fleet.hardware.machine(server.host if server.host in hosts else first).gpus
         yield from _members(f"servers.{name}.devices", server.devices, "GPU", set(gpus))
+        drafting = (server.draft.devices or ()) if server.draft else ()
+        yield from _members(f"servers.{name}.draft.devices", drafting, "GPU", set(gpus))
 
 
 def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
@@ -97,9 +118,23 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
     written = {"runtime.front.host": fleet.runtime.front.host}
     written |= {f"servers.{name}.host": server.host for name, server in fleet.servers.items()}
     written |= {f"services.{name}.host": service.host for name, service in fleet.services.items()}
+    for key, host in written.items():
+        yield from _unusable(key, host)
+    for host in fleet.runtime.front.listen:
+        yield from _unusable("runtime.front.listen", host, path=True)
     for key, host in written.items() if hosts else ():
-        if host and host not in hosts and host != "localhost" and not _is_address(host):
+        if host and host not in hosts and "/" not in host and host != "localhost" and not _is_address(host):
             yield dangling(key, host, "host", hosts)
+
+
+def _unusable(key: str, host: str, *, path: bool = False) -> Iterator[Finding]:
+    """`config/address`: what nothing can listen on; a unix socket only where the front may have `path`s."""
+    if re.fullmatch(r"[\w.:\[\]%-]*", host) or (path and host.startswith("/")):
+        return
+    notes = () if path else ("the front can listen on a unix socket: runtime.front.listen=[/run/launch/front.sock]",)
+    message = f"{key} is {host!r}, which is no address to listen on"
+    fixes = () if path else (Fix(override=f"{key}=127.0.0.1", effect="only this machine reaches it"),)
+    yield Finding(code="config/address", severity="error", key=key, message=message, notes=notes, fixes=fixes)
 
 
 def _is_address(text: str) -> bool:
@@ -113,8 +148,9 @@ def _is_address(text: str) -> bool:
 
 def check_start_order(fleet: FleetConfig) -> Iterator[Finding]:
     """Servers start after servers that exist, and never after themselves; services start with them, not before."""
+    there = set(fleet.servers)
     for name, server in fleet.servers.items():
-        yield from _members(f"servers.{name}.after", server.after, "server", set(fleet.servers))
+        yield from _members(f"servers.{name}.after", server.after, "server", there)
     graph = {name: [n for n in server.after if n in fleet.servers] for name, server in fleet.servers.items()}
     for cycle in _cycles(graph):
         yield _cycle(f"servers.{cycle[0]}.after", cycle, "start after one another")
@@ -128,6 +164,10 @@ def check_routing(fleet: FleetConfig) -> Iterator[Finding]:
     names, routing = addressable(fleet), fleet.routing
     if routing.default and routing.default not in names:
         yield dangling("routing.default", routing.default, "server", names)
+    for key, group in (("defaults", routing.defaults), ("media", routing.media)):
+        for field, name in msgspec.structs.asdict(group).items():
+            if name and name not in names:
+                yield dangling(f"routing.{key}.{field}", name, "server", names)
     for pool, config in routing.pools.items():
         yield from _members(f"routing.pools.{pool}.servers", config.servers, "server", names)
     for name, targets in routing.fallback.items():
@@ -140,6 +180,7 @@ def check_routing(fleet: FleetConfig) -> Iterator[Finding]:
     yield from _keys(chain, routing.escalation.chain, names)
     yield from _keys("routing.timeouts_s", routing.timeouts_s, names)
     yield from _keys("routing.n_ctx_min", routing.n_ctx_min, names)
+    yield from _keys("routing.slots_max", routing.slots_max, names)
 
 
 def check_escalation_cycles(fleet: FleetConfig) -> Iterator[Finding]:
@@ -356,8 +397,10 @@ CHECKS: tuple[Check, ...] = (
     check_catalogue,
     check_tiers,
     check_engines,
+    check_cache_types,
     check_devices,
     check_hosts,
+    check_paths,
     check_start_order,
     check_routing,
     check_escalation_cycles,

@@ -94,7 +94,9 @@ class FragmentRepository(IConfigRepository):
         if config_path in self.fragments:
             return self.fragments[config_path]
         if config_path in self.index.files:
-            fragment = read_fragment(config_path, self.index.files[config_path])
+            fragment = read_fragment(
+                config_path, self.index.files[config_path], everywhere=config_path == self.index.fleet
+            )
         elif config_path in self.virtual:
             fragment = probed_fragment(self.virtual[config_path]())
         else:

@@ -26,13 +26,28 @@ class Flag(msgspec.Struct, frozen=True):
 
 
 class Number(msgspec.Struct, frozen=True):
-    """A number, whole or not."""
+    """A number, whole or not, from `low` to `high` (None: no limit)."""
 
     whole: bool
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def limits(self) -> str:
+        """For people: `1 to 65535`, `0 or more`; "" without limits."""
+        if self.low is None:
+            return ""
+        return f"{self.low} or more" if self.high is None else f"{self.low} to {self.high}"
+
+    def has(self, value: float) -> bool:
+        """Whether `value` is within the limits."""
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
 
 class Size(msgspec.Struct, frozen=True):
-    """Bytes: an integer, or a string with a unit."""
+    """Bytes, `low` at least: an integer, or a string with a unit."""
+
+    low: float | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -96,8 +111,11 @@ def shape_of(hint: Any) -> Shape:
     if hint in _PLAIN:
         return _PLAIN[hint]
     origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated and args[1:] == ("bytes",):
-        return Size()
+    if origin is Annotated:
+        meta = next((m for m in args[1:] if isinstance(m, msgspec.Meta)), msgspec.Meta())
+        if "bytes" in args[1:]:
+            return Size(low=meta.ge)
+        return Number(whole=args[0] is int, low=meta.ge, high=meta.le)
     if origin is Literal:
         return Choice(options=args)
     if origin is tuple:

@@ -12,8 +12,10 @@ from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
 
 from launcher.config.nearest import listing, nearest, spell
+from launcher.config.schema import Anything, Either, Many, Shape, Text, inner, shape_of
 from launcher.config.unread import why_unread
 from launcher.errors import Finding, Fix, Location
+from launcher.ir.config import FleetConfig
 
 COMMAND_LINE = "<command line>"
 """File name of locations that are positions of overrides, from 1."""
@@ -24,20 +26,38 @@ _HOW_TO = "write KEY=VALUE, +KEY=VALUE to add, ~KEY to remove; quote values with
 
 COMMANDS = frozenset(
     [
+        "add",
+        "calibrate",
         "check",
         "checkpoint",
         "config",
+        "down",
+        "events",
         "explain",
+        "import",
+        "init",
         "inspect",
         "install",
         "logs",
         "memory",
+        "preload",
+        "evict",
+        "unpin",
+        "pin",
         "plan",
+        "ps",
+        "pull",
         "reload",
+        "remove",
         "render",
+        "restart",
         "serve",
         "status",
         "stop",
+        "sweep",
+        "switch",
+        "top",
+        "ui",
         "uninstall",
         "up",
     ]
@@ -186,19 +206,32 @@ def _quoted(value: str) -> str:
     return spelled if spelled[:1] == "'" else f"'{spelled}'"
 
 
+def _kinds(key: str) -> set[type]:
+    """What may stand at a key: `Many` where a list, `Text` where a string; where the types say nothing, both."""
+    shape: Shape | None = shape_of(FleetConfig)
+    for part in key.split("."):
+        shape = inner(shape, part) if shape is not None else None
+    shapes = shape.options if isinstance(shape, Either) else (shape,)
+    anything = any(s is None or isinstance(s, Anything) for s in shapes)
+    return {Many, Text} if anything else {type(s) for s in shapes}
+
+
 def _sweep(override: Typed) -> Finding:
     """The finding for several values at once."""
     value = override.value_text
     fixes: tuple[Fix, ...] = ()
     if override.meaning.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
         head = override.text.partition("=")[0]
-        fixes = (
-            Fix(override=f"{head}=[{value}]", effect="one list"),
-            Fix(override=f"{head}={_quoted(value)}", effect="one string"),
-        )
+        kinds = _kinds(override.key)
+        if Many in kinds:
+            fixes += (Fix(override=f"{head}=[{value}]", effect="one list"),)
+        if Text in kinds:
+            fixes += (Fix(override=f"{head}={_quoted(value)}", effect="one string"),)
+        first, _, _ = value.partition(",")
+        fixes = fixes or (Fix(override=f"{head}={first}", effect="the first of them"),)
     return refused(
         override,
         f"{override.text!r} gives several values, and a fleet is compiled once",
-        notes=("run the command once for each value to compare them",),
+        notes=("`launch -m` plans each value, `launch sweep` measures them",),
         fixes=fixes,
     )

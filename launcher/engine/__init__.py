@@ -7,7 +7,15 @@ And what it says that a command line will take, from its own dry run (`prove`). 
 from launcher.engine.breakdown import Proven, UnreadableError, parse_dry_run
 from launcher.engine.devices import SeenDevice, list_devices
 from launcher.engine.help import parse_help
-from launcher.engine.probe import locate_binary, probe, record, recorded, recorded_names, resolve_binary
+from launcher.engine.probe import (
+    locate_binary,
+    probe,
+    record,
+    recorded,
+    recorded_names,
+    resolve_binary,
+    with_cache_types,
+)
 from launcher.engine.prove import (
     AS_JSON,
     EMBEDDED,
@@ -46,4 +54,5 @@ __all__ = [
     "resolve_binary",
     "stand_in_devices",
     "used_features",
+    "with_cache_types",
 ]

@@ -66,13 +66,14 @@ class _Data(msgspec.Struct):
 
 
 class _JsonRow(msgspec.Struct):
-    """One row, in MiB. `kind`: `device`, `host` or `buffer_type`."""
+    """One row, in MiB. `description`: of a device, as the table has it behind its name."""
 
     name: str
     self: int
     model: int
     context: int
     compute: int
+    description: str = ""
 
 
 class _Row(NamedTuple):
@@ -133,15 +134,13 @@ def _tables(log: Iterable[str], devices: Mapping[str, str]) -> Iterator[_Table]:
     for raw in log:
         line, said = _decoded(raw)
         row = None if said else _row(line)
-        if rows and row is None:
-            yield _Table(file, fitted, _breakdown(rows, lines, devices))
-            rows, lines = [], []
-        if said:
-            yield _Table(file, fitted, _breakdown(said, lines, devices))
-            lines = []
-        elif row is not None:
+        if row is not None:
             rows.append(row)
-        else:
+            continue
+        if said or rows:  # b11434 writes the same table twice, as text and then as JSON
+            yield _Table(file, fitted, _breakdown(said or rows, lines, devices))
+            rows, lines = [], []
+        if not said:
             found = _FILE.search(line)
             file, fitted = found[1] if found else file, fitted or _FITTING in line
             lines.append(line)
@@ -158,7 +157,9 @@ def _decoded(raw: str) -> tuple[str, list[_Row]]:
     except msgspec.DecodeError:
         return raw, []
     if line.type == "fit_memory_breakdown" and line.data is not None:
-        return "", [_checked(_Row(r.name, r.self, r.model, r.context, r.compute)) for r in line.data.rows]
+        return "", [
+            _checked(_Row(f"{r.name} ({r.description})", r.self, r.model, r.context, r.compute)) for r in line.data.rows
+        ]
     return line.msg, []
 
 
@@ -193,20 +194,22 @@ def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str,
     exact: defaultdict[str, float] = defaultdict(float)
     for name, size in _COMPUTE.findall(text):
         exact[_place(name, devices)] += float(size)
-    return Breakdown(
-        memory=tuple(
-            ProvenMemory(
-                device=place,
-                model_bytes=model[place] * MIB,
-                context_bytes=context[place] * MIB,
-                compute_bytes=round(exact.get(place, compute[place]) * MIB),
-            )
-            for place in sorted(model, key=lambda p: (p != RAM, p))
-        ),
-        kv_bytes=_sum(_KV, text),
-        recurrent_bytes=_sum(_RECURRENT, text),
-        output_bytes=_sum(_OUTPUT, text),
+    memory = tuple(
+        ProvenMemory(
+            device=place,
+            model_bytes=model[place] * MIB,
+            context_bytes=context[place] * MIB,
+            compute_bytes=round(exact.get(place, compute[place]) * MIB),
+        )
+        for place in sorted(model, key=lambda p: (p != RAM, p))
     )
+    kv, recurrent, output = (_sum(pattern, text) for pattern in (_KV, _RECURRENT, _OUTPUT))
+    if abs(sum(context.values()) * MIB - kv - recurrent - output) > ROUNDING_MIB * MIB * max(1, len(model)):
+        raise UnreadableError(
+            f"a memory breakdown has {sum(context.values())} MiB of context, and the log before it "
+            f"{(kv + recurrent + output) // MIB} MiB"
+        )
+    return Breakdown(memory=memory, kv_bytes=kv, recurrent_bytes=recurrent, output_bytes=output)
 
 
 def _place(name: str, devices: Mapping[str, str]) -> str:

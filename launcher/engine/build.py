@@ -58,12 +58,12 @@ def build(number: str | None, *, options: Sequence[str] = (), jobs: int = 0, roo
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="launch-engine-", dir=root) as name:
         folder = Path(name)
-        number, source = _source(number, folder)
+        number, tree = source(number, folder)
         _say(f"building llama.cpp b{number} in {folder}")
         cmake = _cmake(folder)
         out = folder / "build"
         flags = [*OPTIONS, f"-DLLAMA_BUILD_NUMBER={number}", *options]
-        _run([cmake, "-S", str(source), "-B", str(out), *flags], folder / "configure.log")
+        _run([cmake, "-S", str(tree), "-B", str(out), *flags], folder / "configure.log")
         count = str(jobs or len(os.sched_getaffinity(0)))
         _compile([cmake, "--build", str(out), "-j", count, "--target", *TARGETS], folder / "build.log")
         home = root / f"b{number}"
@@ -75,7 +75,7 @@ def build(number: str | None, *, options: Sequence[str] = (), jobs: int = 0, roo
     return home / "bin" / "llama-server"
 
 
-def _source(number: str | None, folder: Path) -> tuple[str, Path]:
+def source(number: str | None, folder: Path) -> tuple[str, Path]:
     """The number of the build and its unpacked source tree."""
     wanted = f"{PACKAGE}=={number}.0.0" if number else PACKAGE
     _say(f"fetching the source of {f'b{number}' if number else 'the newest build'} (some 40 MB)")

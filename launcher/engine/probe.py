@@ -32,6 +32,8 @@ BUILT_SCHEME = "built://"
 PROBE_TIMEOUT_S = 20.0
 """`--help` of a CUDA build loads its backends first: seconds on a cold disk."""
 TAIL_LINES = 8
+CACHE_TYPE_FLAGS = ("--cache-type-", "--spec-draft-type-")
+"""Beginnings of flags that take a type of K/V."""
 FLAGS_MIN = 40
 """Real builds list some 250 flags; fewer than this is another program's help."""
 
@@ -277,3 +279,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         Path(file.name).replace(path)
     except OSError:
         return
+
+
+def with_cache_types(dialect: Dialect, types: tuple[str, ...]) -> Dialect:
+    """`dialect` taking K/V types that its engine has beside those that the help of the recorded build lists."""
+    if not types:
+        return dialect
+    flags = (
+        msgspec.structs.replace(f, choices=(*f.choices, *(t for t in types if t not in f.choices)))
+        if f.choices and any(name.startswith(CACHE_TYPE_FLAGS) for name in f.names)
+        else f
+        for f in dialect.flags
+    )
+    return msgspec.structs.replace(dialect, flags=tuple(flags))

@@ -27,8 +27,10 @@ from launcher.files.deployment import (
 from launcher.files.digests import FileDigest, file_digests
 from launcher.files.keys import make_key_file
 from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
+from launcher.files.measured import keep_measured, measured_file, read_measured
 from launcher.files.packaged import known_codes, packaged_dir
-from launcher.files.refusal import writing
+from launcher.files.readspeed import keep_read_speed, known_read_speed
+from launcher.files.refusal import cannot_read, writing
 from launcher.files.starting import asked_at_ns, call_off, is_called_off, start_under_way
 from launcher.files.state import deployment_state_dir, known_deployments, state_root
 from launcher.ir.deployment import FileDifference
@@ -44,6 +46,7 @@ __all__ = [
     "WriteReport",
     "asked_at_ns",
     "call_off",
+    "cannot_read",
     "changed_files",
     "changed_since",
     "checkpoint_dir",
@@ -56,13 +59,18 @@ __all__ = [
     "file_digests",
     "files_of",
     "is_called_off",
+    "keep_measured",
+    "keep_read_speed",
     "known_codes",
     "known_deployments",
+    "known_read_speed",
     "lock_owner",
     "make_key_file",
+    "measured_file",
     "owned_files",
     "packaged_dir",
     "read_checkpoint",
+    "read_measured",
     "save_checkpoint",
     "start_under_way",
     "state_root",

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.errors import ConfigError, Finding
 from launcher.files.atomic import write_atomic
 from launcher.files.refusal import writing
@@ -113,10 +114,8 @@ def read_checkpoint(state_dir: Path, name: str) -> Checkpoint:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
         raise ConfigError([_refused("unknown", f"{state_dir.name} has no checkpoint {name}", hint)])
     try:
-        checkpoint = msgspec.json.decode((directory / _RECORD).read_bytes(), type=Checkpoint)
-        wrong = [
-            p for p, digest in checkpoint.contents.items() if _sum((directory / _inside(p)).read_bytes()) != digest
-        ]
+        checkpoint = msgspec.json.decode(read_regular(directory / _RECORD), type=Checkpoint)
+        wrong = [p for p, digest in checkpoint.contents.items() if _sum(read_regular(directory / _inside(p))) != digest]
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError([_damaged(directory, str(error))]) from None
     if checkpoint.name != name or checkpoint.deployment != state_dir.name:

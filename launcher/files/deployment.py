@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.files.atomic import discard, stage, sync_dir
 from launcher.files.refusal import cannot_write, writing
 from launcher.ir.deployment import Deployment, FileDifference, RenderedFile
@@ -38,11 +39,14 @@ class WriteReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def owned_files(directory: Path) -> dict[str, str]:
-    """Path → sha256 of the files that we wrote into `directory`; empty when it holds no readable list."""
+    """Path → sha256 of the files that we wrote into `directory`; empty when it holds no readable list of ours."""
     try:
-        return msgspec.json.decode((directory / OWNED_NAME).read_bytes(), type=OwnedFiles).files
-    except (OSError, msgspec.DecodeError):
+        files = msgspec.json.decode(read_regular(directory / OWNED_NAME), type=OwnedFiles).files
+        for path in files:
+            _safe(path)
+    except (OSError, ValueError, RecursionError):  # of which msgspec's DecodeError is one
         return {}
+    return files
 
 
 def compare_deployment(deployment: Deployment, directory: Path) -> tuple[FileDifference, ...]:
@@ -123,7 +127,7 @@ def _make_directories(directory: Path, made: list[Path]) -> None:
             break
         missing.append(part)
     for part in reversed(missing):
-        part.mkdir()
+        part.mkdir(mode=0o755)  # whatever the umask: what others may write is not run
         made.append(part)
 
 
@@ -198,7 +202,7 @@ def _unified(path: str, old: str | None, new: str | None) -> tuple[str, ...]:
 def _safe(path: str) -> PurePosixPath:
     """`path` as a relative POSIX path that stays below its directory. Raises ValueError."""
     pure = PurePosixPath(path)
-    if pure.is_absolute() or not pure.parts or ".." in pure.parts or path == OWNED_NAME:
+    if pure.is_absolute() or not pure.parts or {"..", OWNED_NAME} & {*pure.parts} or "\0" in path:
         raise ValueError(f"not a path inside a deployment: {path!r}")
     return pure
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.files.atomic import write_atomic
 
 _BLOCK_BYTES = 4 * 1024**2
@@ -91,7 +92,7 @@ def _facts(found: os.stat_result) -> tuple[int, int, int, int, int]:
 def _read(cache: Path) -> dict[str, _Known]:
     """What is known; nothing when the cache is missing or torn."""
     try:
-        return msgspec.json.decode(cache.read_bytes(), type=dict[str, _Known])
+        return msgspec.json.decode(read_regular(cache), type=dict[str, _Known])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return {}
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.regular import read_regular
+
 _ATTEMPTS = 5
 _PAUSE_S = 0.025
 
@@ -74,6 +76,23 @@ class OwnedLock:
         os.ftruncate(self._fd, len(text))
         os.fsync(self._fd)
 
+    def is_there(self) -> bool:
+        """Whether what is held is still the file at `path`. Raises OSError, but not for a file that is gone."""
+        if self._fd is None:
+            return False
+        try:
+            found = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        held = os.fstat(self._fd)
+        return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+
+    def drop(self) -> None:
+        """Let go of a file that is nobody's any more."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
     def release(self) -> None:
         """Drop the lock; nothing happens when it is not held. The file stays, empty."""
         if self._fd is not None:
@@ -100,6 +119,6 @@ def lock_owner(path: Path) -> LockOwner | None:
 def _read_owner(path: Path) -> LockOwner | None:
     """The name in the lock file, if it is whole."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=LockOwner)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(read_regular(path), type=LockOwner)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

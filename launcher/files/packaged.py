@@ -1,4 +1,4 @@
-"""Data that ships with the package: `conf/`, `templates/`, and the pages of `launch explain`."""
+"""Data that ships with the package: `conf/`, `templates/`, `schemas/`, and the pages of `launch explain`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import launcher
 _PAGE = re.compile(r'^\["([a-z-]+/[a-z0-9-]+)"\]$', re.MULTILINE)
 
 
-def packaged_dir(kind: Literal["conf", "templates"]) -> Path:
-    """The directory `conf` or `templates`: the checkout's, beside the package, else the wheel's copy inside it.
+def packaged_dir(kind: Literal["conf", "templates", "schemas"]) -> Path:
+    """The directory of that name: the checkout's, beside the package, else the wheel's copy inside it.
 
     A checkout is known by its `pyproject.toml`, so that a `conf/` in site-packages is never ours.
     Raises FileNotFoundError when neither exists.
@@ -25,6 +25,14 @@ def packaged_dir(kind: Literal["conf", "templates"]) -> Path:
     if packaged.is_dir():
         return packaged
     raise FileNotFoundError(f"the installation lacks its {kind}/ directory: looked at {checkout / kind} and {packaged}")
+
+
+def fleet_schema_path() -> str | None:
+    """Where an editor on this machine finds the JSON Schema of a fleet file; None where the installation lacks it."""
+    try:
+        return str(packaged_dir("schemas") / "fleet.json")
+    except FileNotFoundError:
+        return None
 
 
 def known_codes() -> tuple[str, ...]:

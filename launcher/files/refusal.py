@@ -37,6 +37,12 @@ def cannot_write(path: Path | str, reason: str, *notes: str) -> HostError:
     )
 
 
+def cannot_read(path: Path | str, reason: str, *notes: str) -> Finding:
+    """The finding for state that cannot be read because of `reason`."""
+    message = f"{path} cannot be read: {reason}"
+    return Finding(code="host/cannot-read", severity="error", key="", message=message, notes=notes)
+
+
 def _named(error: OSError, path: Path) -> Path | str:
     """The file that `error` is about; of a rename its target, and never a temporary file."""
     named = [os.fsdecode(name) for name in (error.filename2, error.filename) if isinstance(name, str | bytes)]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.files.refusal import writing
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*")
+from launcher.base.names import DEPLOYMENT
+from launcher.errors import HostError
+from launcher.files.refusal import cannot_read, writing
 
 
 def state_root(configured: str | None = None, env: Mapping[str, str] | None = None) -> Path:
@@ -36,7 +35,7 @@ def deployment_state_dir(deployment: str, configured: str | None = None, *, crea
 
     Raises ValueError when `deployment` cannot be a directory name, HostError when it cannot be made.
     """
-    if not _NAME.fullmatch(deployment):
+    if not DEPLOYMENT.fullmatch(deployment):
         raise ValueError(f"not a deployment name: {deployment!r}")
     directory = state_root(configured) / deployment
     if create:
@@ -49,8 +48,24 @@ def deployment_state_dir(deployment: str, configured: str | None = None, *, crea
 
 
 def known_deployments(configured: str | None = None) -> tuple[str, ...]:
-    """Names of the deployments that have a state directory, sorted."""
+    """Names of the deployments that have a state directory, sorted; also of one that cannot be looked into.
+
+    Raises HostError where the directory above them cannot be read.
+    """
     root = state_root(configured)
-    if not root.is_dir():
+    try:
+        names = [entry.name for entry in os.scandir(root) if DEPLOYMENT.fullmatch(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
         return ()
-    return tuple(sorted(p.name for p in root.iterdir() if (p / "servers").is_dir()))
+    except OSError as error:
+        note = "whether anything runs is not known"
+        raise HostError([cannot_read(root, error.strerror or str(error), note)]) from None
+    return tuple(sorted(name for name in names if _has_state(root / name)))
+
+
+def _has_state(directory: Path) -> bool:
+    """Whether a runtime kept state there; it may have where we are not let in."""
+    try:
+        return (directory / "servers").is_dir()
+    except OSError:
+        return True

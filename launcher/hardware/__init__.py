@@ -5,9 +5,17 @@ In: this machine (/proc, /sys, psutil, NVML, rlimits). Out: `HostInventory`; a h
 """
 
 from launcher.hardware.checks import check_host
-from launcher.hardware.facts import HostFacts, gather_facts
+from launcher.hardware.facts import HostFacts, gather_facts, models_to_come
 from launcher.hardware.inventory import take_inventory
 from launcher.hardware.probe import hardware_tree
 from launcher.hardware.summary import describe_checks
 
-__all__ = ["HostFacts", "check_host", "describe_checks", "gather_facts", "hardware_tree", "take_inventory"]
+__all__ = [
+    "HostFacts",
+    "check_host",
+    "describe_checks",
+    "gather_facts",
+    "hardware_tree",
+    "models_to_come",
+    "take_inventory",
+]

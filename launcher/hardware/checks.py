@@ -68,6 +68,42 @@ def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Findi
             )
 
 
+def _services_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+    """A service whose program, or container engine, is not installed; one that is not fatal refuses nothing."""
+    for service in manifest.services:
+        if not service.argv or service.argv[0] not in facts.missing_programs:
+            continue
+        what = f", which runs its image {service.container}," if service.container else ""
+        field = "runtime.container_engine" if service.container else f"services.{service.name}.command"
+        remedy = (
+            "install podman, or choose docker" if service.container else "install it, or put your own command there"
+        )
+        yield Finding(
+            code="host/service-program-missing",
+            severity="error" if service.fatal else "warning",
+            key=field,
+            message=f"{service.name}: {service.argv[0]}{what} is not on this host",
+            notes=(remedy, f"without the service: ~services.{service.name}"),
+        )
+
+
+def _images_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+    """A container whose image must be fetched first: its engine does that at the start, which then takes longer."""
+    for service in manifest.services:
+        if service.container is not None and service.argv and service.container in facts.missing_images:
+            pull = f"{service.argv[0]} pull {service.container}"
+            yield Finding(
+                code="host/image-missing",
+                severity="warning",
+                key=f"services.{service.name}.container.image",
+                message=f"{service.name}: {service.argv[0]} does not have the image {service.container} here",
+                notes=(
+                    f"{pull}; else its start fetches it, if it can within {service.start_timeout_s:g} s",
+                    f"without the service: ~services.{service.name}",
+                ),
+            )
+
+
 def _ram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """What the HOT set commits against what is available now; our own running servers count once."""
     boot = _boot_set(manifest)
@@ -249,4 +285,21 @@ def _disk(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
             )
 
 
-CHECKS: tuple[HostCheck, ...] = (_ram, _vram, _files, _programs_found, _memlock, _ports, _cpus, _quota, _disk)
+def _models_to_come(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+    """Room for the model files that the config names and that are not here yet."""
+    for folder, need in facts.models_to_come.items():
+        free = facts.models_free[folder]
+        if need > free:
+            yield Finding(
+                code="host/models-no-room",
+                severity="warning",
+                key="hardware.model_dir",
+                message=f"{gib(need)} of model files are not here yet, and {gib(free)} are free in {folder}",
+                notes=("all quantizations that the config names of the fleet's models; `launch pull` brings them",),
+            )
+
+
+CHECKS: tuple[HostCheck, ...] = (
+    *(_ram, _vram, _files, _programs_found, _services_found, _images_found),
+    *(_memlock, _ports, _cpus, _quota, _disk, _models_to_come),
+)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import socket
-from collections.abc import Callable
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
+from launcher.ir.catalog import StoredFile
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
 from launcher.ir.host import HostInventory
 
@@ -21,12 +25,23 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     missing_files: dict[str, str] = {}
     """Path → why it cannot be read."""
     missing_programs: tuple[str, ...] = ()
+    missing_images: tuple[str, ...] = ()
+    """Container images that their engine, which is here, does not have."""
     taken_ports: dict[str, str] = {}
     """Server, service or `front` → why it cannot listen on its port: `is held by …`, `cannot be bound: …`."""
     our_bytes: int = 0
     disk_free: dict[str, int] = {}
+    models_to_come: dict[str, int] = {}
+    """Directory → bytes of model files that the config names and that are not there yet, all of one disk together."""
+    models_free: dict[str, int] = {}
+    """Such a directory → free bytes of its disk."""
     unseen_gpus: tuple[str, ...] = ()
     """GPUs that nobody here can list: of another backend than NVML's and amdgpu's, and no binary to ask."""
+
+
+_IMAGE_S = 10.0
+_NO_IMAGE = re.compile(rb"no such image|image not known|no such object", re.IGNORECASE)
+"""How docker, and podman, say that they do not have it; any other failure says nothing about the image."""
 
 
 def _nobody(_port: int, _host: str) -> None:
@@ -51,11 +66,14 @@ def gather_facts(
     started = [s for s in manifest.servers if s.start != "never"]
     missing = {p: why for s in started for p in s.files if (why := _unreadable(p)) is not None}
     programs = {a for s in started if s.name not in running for a in programs_of(s)}
+    programs |= {s.argv[0] for s in manifest.services if s.argv and s.start != "never" and s.name not in running}
+    images = {(s.argv[0], s.container) for s in manifest.services if s.container and s.start != "never" and s.argv}
     ports: dict[str, str] = {}
     ours = {(s.exclusive, s.host, s.port) for s in started if s.name in running and s.exclusive}
     wanted = [(s.name, s.host, s.port) for s in started if (s.exclusive, s.host, s.port) not in ours]
     wanted += [(s.name, s.host, s.port) for s in manifest.services if s.builtin is None]
-    wanted.append(("front", routes.front.host, routes.front.port))
+    also = (host for host in routes.front.listen if not host.startswith("/"))
+    wanted += [("front", host, routes.front.port) for host in (routes.front.host, *also)]
     for name, address, port in wanted:
         if name not in running and (why := port_taken(address, port, owner)) is not None:
             ports[name] = why
@@ -63,10 +81,26 @@ def gather_facts(
         host=host,
         missing_files=missing,
         missing_programs=tuple(sorted(p for p in programs if shutil.which(p) is None)),
+        missing_images=tuple(sorted(i for e, i in images if shutil.which(e) and not _has_image(e, i))),
         taken_ports=ports,
         our_bytes=sum(running.values()),
         disk_free={str(state_dir): _disk_free(state_dir)},
     )
+
+
+def _has_image(engine: str, image: str) -> bool:
+    """Whether the container engine has `image`; True where it does not say."""
+    try:
+        done = subprocess.run(
+            [engine, "image", "inspect", image],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_IMAGE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    return done.returncode == 0 or _NO_IMAGE.search(done.stderr) is None
 
 
 def programs_of(server: ServerUnit) -> tuple[str, ...]:
@@ -91,9 +125,25 @@ def _unreadable(path: str) -> str | None:
 
 def _disk_free(path: Path) -> int:
     """Free bytes where `path` is, or will be."""
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def _nearest(path: Path) -> Path:
+    """`path`, or the first directory above it that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
+
+
+def models_to_come(files: Iterable[StoredFile]) -> tuple[dict[str, int], dict[str, int]]:
+    """Model files that are not here yet: bytes by the directory of the most on their disk, and what is free there."""
+    disks: dict[int, Counter[str]] = {}
+    for file in files:
+        if not file.here:
+            folder = Path(file.path).parent
+            disks.setdefault(_nearest(folder).stat().st_dev, Counter())[str(folder)] += file.bytes
+    named = {folders.most_common(1)[0][0]: folders.total() for folders in disks.values()}
+    return named, {folder: _disk_free(Path(folder)) for folder in named}
 
 
 def port_taken(host: str, port: int, owner: Callable[[int, str], object | None] = _nobody) -> str | None:

@@ -40,7 +40,7 @@ def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/pr
         cpus=format_cpulist(ours),
         ram_bytes=total,
         available_bytes=available,
-        nodes=_nodes(sys_root),
+        nodes=numa_nodes(sys_root),
         gpus=(*nvidia_gpus(), *amd_gpus(sys_root)),
         # CAP_IPC_LOCK, which root has, lifts the limit
         memlock_bytes=None if soft == resource.RLIM_INFINITY or os.geteuid() == 0 else soft,
@@ -69,7 +69,7 @@ def _sockets(sys_root: Path) -> int:
     return max(1, len(packages))
 
 
-def _nodes(sys_root: Path) -> tuple[HostNode, ...]:
+def numa_nodes(sys_root: Path) -> tuple[HostNode, ...]:
     """NUMA nodes that have memory, by id."""
     nodes = []
     for path in (sys_root / "devices/system/node").glob("node[0-9]*"):

@@ -48,3 +48,5 @@ def _lines(manifest: FleetManifest, facts: HostFacts) -> Iterator[tuple[str, str
     yield "cpus", f"{host.physical_cores} cores, CPUs {host.cpus}, {numa}{quota}"
     for path, free in facts.disk_free.items():
         yield "disk", f"{gib(free)} free for state and logs in {path}"
+    for folder, need in facts.models_to_come.items():
+        yield "models", f"{gib(need)} not here yet, {gib(facts.models_free[folder])} free in {folder}"

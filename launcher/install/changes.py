@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from launcher.base.tree import Found
 from launcher.errors import Finding
 from launcher.install.layout import Layout, is_unit, placements
-from launcher.install.ownership import Record, Source, digest, installed_names, read_record, shown
+from launcher.install.names import foreign_names
+from launcher.install.ownership import Record, Source, digest, installed_names, read_record, record_path, shown
 from launcher.ir.deployment import Deployment
 
 Kind = Literal["add", "change", "remove"]
@@ -46,18 +49,22 @@ def plan_changes(
     """What installing `deployment`, which came from `source`, would change; nothing when it is installed already.
 
     Findings: `install/foreign-file` (there is a file that we did not write), `install/hand-edited` (we did, and
-    somebody changed it; with `force` it is overwritten, and this is a warning). Raises OSError, ValueError.
+    somebody changed it; with `force` it is overwritten, and this is a warning), `install/foreign-name` (nothing of
+    this deployment may be called that). Raises OSError, ConfigError.
     """
     before = _record(deployment.name, layout)
     owners = _owners(layout, besides=deployment.name)
     changes: list[Change] = []
     findings: list[Finding] = []
     files: dict[str, str] = {}
-    for path, file in placements(deployment, layout).items():
+    placed = placements(deployment, layout)
+    findings += foreign_names(deployment, [Path(shown(path, layout)) for path in placed], layout)
+    for path, file in placed.items():
         name, data, mode = shown(path, layout), file.text.encode(), 0o755 if file.executable else 0o644
         files[name] = digest(data)
-        old = _read(path)
-        if old == data and path.stat().st_mode & 0o777 == mode and before.files.get(name) == digest(data):
+        found = _read(path, layout)
+        old = None if found is None else found.data
+        if found == Found(data, mode) and before.files.get(name) == digest(data):
             continue
         if old is not None and old != data:
             findings += _in_the_way(name, old, before, owners, force=force)
@@ -73,8 +80,14 @@ def plan_changes(
             )
         )
     removed, kept = _removals(before, set(before.files) - set(files), layout, force=force)
+    own = record_path(deployment.name, layout)
+    made = {shown(f, layout) for path in (own, *(c.path for c in changes)) for f in layout.tree.missing(path)}
     record = Record(
-        deployment=deployment.name, input_digest=deployment.input_digest, files=files, source=source or before.source
+        deployment=deployment.name,
+        input_digest=deployment.input_digest,
+        files=files,
+        folders=_outermost_first({*before.folders, *made}, (*files, shown(own, layout))),
+        source=source or before.source,
     )
     return Changes(deployment=deployment.name, changes=(*changes, *removed), record=record, findings=(*findings, *kept))
 
@@ -83,6 +96,12 @@ def plan_removal(record: Record, layout: Layout, *, force: bool = False) -> Chan
     """What uninstalling would remove. A file that somebody edited is in the way (`install/hand-edited`)."""
     removed, kept = _removals(record, set(record.files), layout, force=force)
     return Changes(deployment=record.deployment, changes=tuple(removed), record=None, findings=tuple(kept))
+
+
+def _outermost_first(folders: AbstractSet[str], files: Iterable[str]) -> tuple[str, ...]:
+    """Those of `folders` that are above one of `files`."""
+    above = {str(parent) for name in files for parent in Path(name).parents}
+    return tuple(sorted(folders & above, key=lambda name: (name.count("/"), name)))
 
 
 def body(raw: bytes) -> bytes:
@@ -132,9 +151,10 @@ def _removals(
     findings: list[Finding] = []
     for name in sorted(names):
         path = layout.root / Path(name).relative_to("/")
-        old = _read(path)
-        if old is None:
+        found = _read(path, layout)
+        if found is None:
             continue
+        old = found.data
         if not record.wrote(name, old):
             findings.append(_hand_edited(name, force=force))
             if not force:
@@ -156,8 +176,12 @@ def _hand_edited(name: str, *, force: bool) -> Finding:
     )
 
 
-def _read(path: Path) -> bytes | None:
-    """Content of a file; None when there is none. A link is not followed: it counts as its target's name."""
-    if path.is_symlink():
-        return f"link to {path.readlink()}".encode()
-    return path.read_bytes() if path.exists() else None
+def _read(path: Path, layout: Layout) -> Found | None:
+    """What is at `path`; None when nothing is, or it is not for us to see (polkit's rules, in a dry run).
+
+    A link is not followed: it counts as its target's name.
+    """
+    try:
+        return layout.tree.read(path)
+    except PermissionError:
+        return None

@@ -7,6 +7,9 @@ from typing import Literal
 
 import msgspec
 
+from launcher.base.names import DEPLOYMENT
+from launcher.base.tree import Tree
+from launcher.errors import ConfigError, Finding
 from launcher.ir.deployment import RECORDS, Deployment, RenderedFile
 
 UNIT_FOLDERS = {"system": "systemd", "user": "systemd-user"}
@@ -26,6 +29,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         if not self.root.is_absolute() or not self.home.is_absolute():
             raise ValueError("root and home are absolute paths")
 
+    @property
+    def tree(self) -> Tree:
+        """Everything below the root: what is read, written and removed goes through it."""
+        return Tree(self.root)
+
     def _at(self, system: str, user: str) -> Path:
         """`system`, or `user` below the home, below the root."""
         path = Path(system) if self.scope == "system" else self.home / user
@@ -41,17 +49,24 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         """Quadlet files, of which podman's generator makes services."""
         return self._at("/etc/containers/systemd", ".config/containers/systemd")
 
-    def libexec(self, deployment: str) -> Path:
-        """Programs that units of `deployment` run."""
-        return self._at("/usr/local/libexec", ".local/libexec") / "launch" / deployment
+    @property
+    def rights(self) -> Path:
+        """Polkit's rules."""
+        return self._at("/etc/polkit-1/rules.d", ".config/polkit-1/rules.d")
+
+    @property
+    def users(self) -> Path:
+        """Whom `systemd-sysusers` makes."""
+        return self._at("/etc/sysusers.d", ".config/sysusers.d")
+
+    def state(self, unit: str, deployment: str) -> Path:
+        """Where the runtime that `unit` runs keeps what must outlive it, and its control socket."""
+        stem = unit.removesuffix(".service")
+        return self._at(f"/var/lib/{stem}", ".local/state/launch-installed") / deployment
 
     def data(self, deployment: str) -> Path:
         """Manifest and routes of `deployment`."""
         return self._at("/etc", ".config") / "launch" / deployment
-
-    def run(self, deployment: str) -> Path:
-        """Whose turn it is in exclusive groups of `deployment`, while the machine is up."""
-        return self.root / "run/launch" / deployment
 
     @property
     def records(self) -> Path:
@@ -62,23 +77,31 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFile]:
     """Absolute path → file, for the files of `deployment` that are installed; scripts for people are not.
 
-    ValueError for a path that leaves its folder.
+    ConfigError for a name that leaves its folder.
     """
+    if not DEPLOYMENT.fullmatch(deployment.name):
+        raise ConfigError([_outside(f"{deployment.name!r} cannot name a deployment")])
     folders = {
         UNIT_FOLDERS[layout.scope]: layout.units,
-        "libexec": layout.libexec(deployment.name),
+        "polkit": layout.rights,
+        "sysusers": layout.users,
         "containers": layout.quadlets,
         "": layout.data(deployment.name),
     }
     placed: dict[Path, RenderedFile] = {}
     for file in deployment.files:
         path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"not a path inside a deployment: {file.path!r}")
+        if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in file.path:
+            raise ConfigError([_outside(f"{file.path!r} is no path inside a deployment")])
         folder = folders.get("" if len(path.parts) == 1 else path.parts[0])
         if folder is not None and len(path.parts) <= 2:
             placed[folder / path.name] = file
     return placed
+
+
+def _outside(message: str) -> Finding:
+    """The finding for a bundle that wants to be somewhere else."""
+    return Finding(code="install/foreign-name", severity="error", key="", message=message)
 
 
 def is_unit(path: Path, layout: Layout) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.names import DEPLOYMENT
 from launcher.errors import ConfigError, Finding
 from launcher.install.layout import Layout
+from launcher.install.names import not_ours
 
 SCHEMA = "launch.installed/v1"
 
@@ -31,6 +33,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     input_digest: str
     files: dict[str, str] = {}
     source: Source = Source()
+    folders: tuple[str, ...] = ()
+    """Directories that were made for them, the outermost first: they go with them, where nothing else is in them."""
     previous: dict[str, str] = {}
     """Digests from before, while an install is under way; a crash leaves them, and either content is ours."""
 
@@ -40,28 +44,58 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record_path(deployment: str, layout: Layout) -> Path:
-    """Where the record of `deployment` lies."""
+    """Where the record of `deployment` lies. Raises ConfigError for what is no deployment's name."""
+    if not DEPLOYMENT.fullmatch(deployment):
+        message = f"{deployment!r} cannot name a deployment: letters, digits and . _ + @ = -"
+        raise ConfigError([Finding(code="install/foreign-name", severity="error", key="", message=message)])
     return layout.records / f"{deployment}.json"
 
 
 def read_record(deployment: str, layout: Layout) -> Record | None:
-    """The record of `deployment`; None when it is not installed. Raises OSError, ConfigError (no record of ours)."""
+    """The record of `deployment`; None when it is not installed. Raises OSError, ConfigError (no record of ours).
+
+    Whoever wrote it: it names files of this deployment, and no others.
+    """
     path = record_path(deployment, layout)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
-    except FileNotFoundError:
+    found = layout.tree.read(path)
+    if found is None:
         return None
-    except msgspec.DecodeError as error:
-        message = f"{path} is no install record: {error}"
-        note = "what is installed is not known without it: put it back, or remove the units by hand and then this file"
-        raise ConfigError(
-            [Finding(code="install/damaged", severity="error", key="", message=message, notes=(note,))]
-        ) from None
+    try:
+        record = msgspec.json.decode(found.data, type=Record)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError([_damaged(path, str(error))]) from None
+    if record.deployment != deployment:
+        raise ConfigError([_damaged(path, f"it describes {record.deployment!r}")])
+    for name in (*record.files, *record.previous):
+        file = Path(name)
+        why = "it is no absolute path" if not file.is_absolute() or "\0" in name else not_ours(file, layout, deployment)
+        if why is not None or str(file) != name:
+            raise ConfigError([_damaged(path, f"{name!r} is no file of {deployment}: {why or 'it is no plain path'}")])
+    for name in record.folders:
+        if name == "/" or not any(
+            Path(name) in Path(file).parents for file in (*record.files, *record.previous, shown(path, layout))
+        ):
+            raise ConfigError([_damaged(path, f"{name!r} is no directory above a file of {deployment}")])
+    return record
+
+
+def _damaged(path: Path, why: str) -> Finding:
+    """The finding for a file that is no record of ours."""
+    return Finding(
+        code="install/damaged",
+        severity="error",
+        key="",
+        message=f"{path} is no install record: {why}",
+        notes=(
+            "what is installed is not known without it: put it back, or remove the units by hand and then this file",
+        ),
+    )
 
 
 def installed_names(layout: Layout) -> tuple[str, ...]:
-    """Names of the installed deployments, sorted."""
-    return tuple(sorted(p.stem for p in layout.records.glob("*.json")))
+    """Names of the installed deployments, sorted. Raises OSError."""
+    found = (Path(name) for name in layout.tree.names(layout.records))
+    return tuple(path.stem for path in found if path.suffix == ".json" and DEPLOYMENT.fullmatch(path.stem))
 
 
 def encode_record(record: Record) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import LaunchError
+from launcher.errors import ConfigError, Finding, LaunchError
 from launcher.install.layout import Layout, is_unit
 from launcher.install.ownership import Record, installed_names, read_record
 from launcher.install.steps import unit_of
@@ -21,7 +21,6 @@ from launcher.install.unit_text import running_words
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.manifest import decode_fleet, decode_routes
 
-FRONT = "front"
 _NAMES = (
     "LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ExecMainStatus", "NeedDaemonReload",
     "FragmentPath", "DropInPaths", "ExecMainStartTimestampMonotonic", "OOMScoreAdjust", "MemoryMax", "ControlGroup",
@@ -51,7 +50,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Component(msgspec.Struct, frozen=True, kw_only=True):
-    """A server, service or the front: its service unit, and all its units in the order in which they are stopped."""
+    """A server, a service, or under the deployment's name the runtime: its unit, and those of its fallbacks."""
 
     name: str
     service: str
@@ -73,13 +72,28 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
         """The deployment's name."""
         return self.record.deployment
 
+    @property
+    def state_dir(self) -> Path:
+        """Where its runtime keeps what must outlive it."""
+        runtime = next((c.service for c in self.components if c.name == self.name), f"launch-{self.name}.service")
+        return self.layout.state(runtime, self.name)
 
-def installed_fleets(layouts: Iterable[Layout]) -> tuple[Installed, ...]:
-    """Every deployment that is installed in one of `layouts`. Raises OSError, SuperviseError (no systemctl)."""
+
+def installed_fleets(layouts: Iterable[Layout], problems: list[Finding] | None = None) -> tuple[Installed, ...]:
+    """Every deployment that is installed in one of `layouts`; a damaged record is added to `problems`.
+
+    Raises OSError, SuperviseError (no systemctl), and without `problems` ConfigError for a damaged record.
+    """
     found = []
     for layout in layouts:
         for name in installed_names(layout):
-            record = read_record(name, layout)
+            try:
+                record = read_record(name, layout)
+            except ConfigError as error:
+                if problems is None:
+                    raise
+                problems += error.findings
+                continue
             if record is not None:
                 found.append(installed_fleet(record, layout))
     return tuple(found)
@@ -87,7 +101,7 @@ def installed_fleets(layouts: Iterable[Layout]) -> tuple[Installed, ...]:
 
 def installed_fleet(record: Record, layout: Layout) -> Installed:
     """The deployment of `record`. Raises OSError, SuperviseError (no systemctl)."""
-    manifest, routes = _documents(layout.data(record.deployment))
+    manifest, routes = _documents(layout, record.deployment)
     paths = [layout.root / name[1:] for name in record.files]
     names = [unit_of(p) for p in paths if is_unit(p, layout) and "@." not in p.name]
     return Installed(
@@ -95,7 +109,7 @@ def installed_fleet(record: Record, layout: Layout) -> Installed:
         layout=layout,
         manifest=manifest,
         routes=routes,
-        components=_components(names, manifest),
+        components=_components(names, manifest, record.deployment),
         units=_ask(names, layout),
     )
 
@@ -106,12 +120,14 @@ def file_drift(installed: Installed) -> tuple[str, ...]:
     for name in sorted(installed.record.files):
         path = installed.layout.root / name[1:]
         try:
-            if not installed.record.wrote(name, path.read_bytes()):
+            found = installed.layout.tree.read(path)
+            if found is None:
+                drift.append(f"{name} is gone")
+            elif not installed.record.wrote(name, found.data):
                 drift.append(f"{name} was edited after it was installed")
-        except FileNotFoundError:
-            drift.append(f"{name} is gone")
-        except PermissionError:
-            drift.append(f"{name} cannot be read by this user")
+        except OSError as error:
+            mine = "by this user" if isinstance(error, PermissionError) else f"({error.strerror})"
+            drift.append(f"{name} cannot be read {mine}")
     return tuple(drift)
 
 
@@ -139,31 +155,29 @@ def limit_drift(unit: Unit) -> tuple[str, ...]:
     return tuple(drift)
 
 
-def _documents(folder: Path) -> tuple[FleetManifest | None, RoutingTable | None]:
-    """Manifest and routes in `folder`, where they can be read."""
+def _documents(layout: Layout, deployment: str) -> tuple[FleetManifest | None, RoutingTable | None]:
+    """Manifest and routes that are installed, where they can be read."""
+    folder = layout.data(deployment)
     try:
-        return decode_fleet((folder / "fleet.json").read_bytes()), decode_routes((folder / "routes.json").read_bytes())
+        fleet, routes = (layout.tree.read(folder / name) for name in ("fleet.json", "routes.json"))
+        return (decode_fleet(fleet.data), decode_routes(routes.data)) if fleet and routes else (None, None)
     except (OSError, LaunchError):  # what is wrong with them, file_drift says
         return None, None
 
 
-def _components(units: list[str], manifest: FleetManifest | None) -> tuple[Component, ...]:
-    """Servers, services and the front, in the manifest's order; without one, every service by its unit's name."""
+def _components(units: list[str], manifest: FleetManifest | None, deployment: str) -> tuple[Component, ...]:
+    """Servers, services and the runtime, in the manifest's order; without one, every service by its unit's name."""
     if manifest is None:
         services = [unit.removesuffix(".service") for unit in units if unit.endswith(".service")]
         return tuple(Component(name=s, service=f"{s}.service", units=(f"{s}.service",)) for s in services)
-    names = [*(s.name for s in manifest.servers), *(s.name for s in manifest.services)]
-    names += [FRONT] if FRONT not in names else []
+    names = [*(s.name for s in manifest.servers), *(s.name for s in manifest.services), deployment]
     prefix = _prefix(units, names)
     found = []
     for name in names:
-        mine = tuple(
-            unit
-            for unit in (f"{prefix}-{name}.socket", f"{prefix}-{name}-proxy.service", f"{prefix}-{name}.service")
-            if unit in units
-        )
-        if f"{prefix}-{name}.service" in mine:
-            found.append(Component(name=name, service=f"{prefix}-{name}.service", units=mine))
+        service = f"{prefix}-{name}.service"
+        if service in units:
+            lower = tuple(unit for unit in units if unit.startswith(f"{prefix}-{name}.rung"))
+            found.append(Component(name=name, service=service, units=(service, *lower)))
     return tuple(found)
 
 

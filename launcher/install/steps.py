@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from launcher.errors import Finding, HostError, SuperviseError, has_errors
-from launcher.install.changes import Change, Changes
+from launcher.install.changes import Changes
 from launcher.install.layout import Layout, is_unit
 from launcher.install.ownership import Record, digest, encode_record, read_record, record_path, shown
 from launcher.install.systemd import Systemd
 
 Write = Callable[[Path, bytes, int], None]
-"""Replaces a file atomically: path, content, permission bits."""
+"""Replaces a file atomically, its directory made: path, content, permission bits (`Tree.write`)."""
+
+TakeOver = Callable[[Sequence[str]], tuple[Sequence[str], Sequence[str]]]
+"""Has the running runtime read its manifest again and restart what changed, besides the running ones of these units.
+
+Gives the units that it restarted and started.
+"""
 
 CONTAINER = ".container"
 _BOOT = re.compile(r"^WantedBy=", re.MULTILINE)
-_ORDER = re.compile(r"^After=(.*)$", re.MULTILINE)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +40,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Units that nobody has made: services of containers where podman's Quadlet is not installed."""
 
 
-def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *, start: bool) -> Report:
-    """Write, reload once, restart what changed, in load order, and start what should run.
+def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *, take_over: TakeOver | None) -> Report:
+    """Write, reload once, and have what should run run as it is written; nothing is started without `take_over`.
 
     Programs and data are written before units. The record is written first, with both the old and the new digests
     valid, and last: a crash in between leaves files that are still known as ours. Raises HostError for findings that
@@ -47,14 +50,15 @@ def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *,
     _refuse(changes)
     if changes.record is None:
         raise ValueError("these are changes of an uninstall")
-    gone = [unit_of(c.path) for c in changes.changes if c.kind == "remove" and c.unit and _is_loaded(c.path)]
+    text_of = layout.tree.text
+    gone = [unit_of(c.path) for c in changes.changes if c.kind == "remove" and c.unit and _is_loaded(c.path, layout)]
     if gone and systemd.running:
         systemd.stop(gone)
-    systemd.disable([name for name in gone if name.endswith((".target", ".socket"))])
+    systemd.disable([unit for unit in gone if _is_booted(layout.units / unit, layout)])
     _write_files(changes, layout, write)
     units = [Path(name).name for name in changes.record.files if is_unit(layout.root / name[1:], layout)]
     # of a Quadlet file podman makes the unit, so there is no text of ours to look at
-    texts = {unit: (layout.units / unit).read_text() for unit in units if _is_loaded(layout.units / unit)}
+    texts = {unit: text_of(layout.units / unit) for unit in units if _is_loaded(layout.units / unit, layout)}
     if any(c.unit for c in changes.changes):
         systemd.enable(_boots(texts))
     report = Report(
@@ -64,31 +68,41 @@ def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *,
     )
     if not systemd.running:
         return report
+    for change in changes.changes:
+        if change.path.parent == layout.users and change.kind != "remove":
+            systemd.make_users(change.path)
     if any(c.unit for c in changes.changes):
         systemd.reload()
-    return _run_units(changes, texts, systemd, report, layout.data(changes.deployment)) if start else report
+    return _run_units(changes, texts, systemd, report, take_over) if take_over is not None else report
 
 
 def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
     """Stop, disable, remove, reload once. Raises HostError while edited files are in the way, OSError."""
     _refuse(changes)
-    units = [unit_of(c.path) for c in changes.changes if c.unit and _is_loaded(c.path)]
-    stateful = [c.path.name for c in changes.changes if c.unit and _keeps_state(c.path)]
+    units = [unit_of(c.path) for c in changes.changes if c.unit and _is_loaded(c.path, layout)]
+    stateful = [c.path.name for c in changes.changes if c.unit and _keeps_state(c.path, layout)]
+    boots = [c.path.name for c in changes.changes if c.unit and _is_booted(c.path, layout)]
     if systemd.running:
-        order = sorted(units, key=lambda u: (not u.endswith((".socket", ".target")), u))
-        systemd.stop(order)
+        # the runtime first: it would start again what ends
+        systemd.stop([unit for unit in boots if unit.endswith(".service")])
+        systemd.stop(sorted(units))
         systemd.clean(stateful)
         systemd.stop_empty_slices(sorted({f"{u.rpartition('-')[0]}.slice" for u in units if u.endswith(".slice")}))
-    systemd.disable([u for u in units if u.endswith((".target", ".socket"))])
-    folders = {layout.data(changes.deployment), layout.libexec(changes.deployment)}
+    systemd.disable(boots)
+    record = read_record(changes.deployment, layout)
+    made = [layout.root / name[1:] for name in (record.folders if record else ())]
+    folders = [*reversed(made), layout.data(changes.deployment), layout.data(changes.deployment).parent]
     for change in changes.changes:
-        change.path.unlink(missing_ok=True)
-    shutil.rmtree(layout.run(changes.deployment), ignore_errors=True)
-    record_path(changes.deployment, layout).unlink(missing_ok=True)
-    folders |= {layout.run(changes.deployment)}
-    for folder in (*sorted(folders), *sorted({f.parent for f in folders}), layout.records, layout.records.parent):
-        with contextlib.suppress(OSError):  # somebody else's files are in it, or it was never made
-            folder.rmdir()
+        if change.path.parent == layout.users and systemd.running:
+            systemd.remove_users(change.path)
+        layout.tree.remove(change.path)
+    if layout.scope == "user":  # of the machine's units it was the manager's, and is cleaned
+        for unit in boots:
+            layout.tree.remove_directory(layout.state(unit, changes.deployment), content=True)
+            folders += [state := layout.state(unit, changes.deployment), state.parent]
+    layout.tree.remove(record_path(changes.deployment, layout))
+    for folder in (*folders, layout.records, layout.records.parent):
+        layout.tree.remove_directory(folder)  # unless somebody else's files are in it
     if systemd.running and units:
         systemd.reload()
     stopped = tuple(units) if systemd.running else ()  # in an image nothing ran
@@ -115,80 +129,66 @@ def _write_files(changes: Changes, layout: Layout, write: Write) -> None:
         previous = old.files if old else {}
         _write_record(msgspec.structs.replace(record, files=known, previous=previous), layout, write)
     for change in sorted(changes.changes, key=lambda c: (c.unit, c.kind == "remove")):
-        _apply(change, write)
+        if change.kind == "remove":
+            layout.tree.remove(change.path)
+        else:
+            write(change.path, change.data, change.mode)
+    for name in reversed(old.folders if old else ()):
+        if name not in record.folders:
+            layout.tree.remove_directory(layout.root / name[1:])
     if changes.changes or old != record:
         _write_record(record, layout, write)
-
-
-def _apply(change: Change, write: Write) -> None:
-    """Write or remove one file."""
-    if change.kind == "remove":
-        change.path.unlink(missing_ok=True)
-        return
-    change.path.parent.mkdir(parents=True, exist_ok=True)
-    write(change.path, change.data, change.mode)
 
 
 def _write_record(record: Record, layout: Layout, write: Write) -> None:
     """Write the ownership record, when it differs."""
     path, data = record_path(record.deployment, layout), encode_record(record)
-    if path.exists() and path.read_bytes() == data:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, data, 0o644)
+    found = layout.tree.read(path)
+    if found is None or found.data != data:
+        write(path, data, 0o644)
 
 
-def _run_units(changes: Changes, texts: dict[str, str], systemd: Systemd, report: Report, data: Path) -> Report:
-    """Restart services that changed and run, then start everything that boots; report what is not active.
+def _run_units(
+    changes: Changes, texts: dict[str, str], systemd: Systemd, report: Report, take_over: TakeOver
+) -> Report:
+    """Have the runtime take over what changed, or start it and what boots; report what is not active.
 
-    Where only the files in `data` changed, units that can reload (the front) do that.
+    A runtime whose own unit changed is restarted, which its servers do not notice.
     """
     boot = _boots(texts)
+    runtimes = [unit for unit in boot if unit.endswith(".service")]
+    services = [u for u in texts if u.endswith(".service")]
+    services += [unit_of(c.path) for c in changes.changes if c.path.suffix == CONTAINER and c.kind != "remove"]
     altered = {unit_of(c.path) for c in changes.changes if c.unit and c.kind != "remove" and c.restarts}
-    services = load_order({u: t for u, t in texts.items() if u.endswith((".service", ".socket"))})
-    services += tuple(unit_of(c.path) for c in changes.changes if c.path.suffix == CONTAINER and c.kind != "remove")
-    before = systemd.properties(services, ("ActiveState",))
+    before = systemd.properties([*services, *boot], ("ActiveState",))
     running = {u for u in services if before.get(u, {}).get("ActiveState") in ("active", "activating", "reloading")}
-    again = [u for u in services if u in altered and u in running]
+    again = [u for u in runtimes if u in altered and u in running]
     systemd.forget_failures([u for u in services if before.get(u, {}).get("ActiveState") in ("failed", "activating")])
     systemd.restart(again)
-    if any(not c.unit and c.path.parent == data for c in changes.changes):
-        systemd.reload_units(
-            [u for u in services if u in running and u not in again and "\nExecReload=" in texts.get(u, "")]
-        )
-    systemd.start(boot)
-    wanted = sorted({u for target in boot for u in _wants(texts[target])} | set(again))
-    after = systemd.properties(wanted, ("ActiveState", "LoadState"))
-    absent = tuple(u for u in wanted if after.get(u, {}).get("LoadState") == "not-found" and u not in texts)
-    failed = tuple(u for u in wanted if after.get(u, {}).get("ActiveState") != "active" and u not in absent)
-    started = tuple(u for u in wanted if u not in running and u not in failed and u not in absent)
-    report = msgspec.structs.replace(report, started=started, restarted=tuple(again), failed=failed, absent=absent)
-    if failed:
-        raise SuperviseError([not_active(unit, systemd) for unit in failed])
+    # a target that is up would start again what somebody stopped
+    systemd.start([u for u in boot if before.get(u, {}).get("ActiveState") != "active" or u in again])
+    targets = [unit for unit in boot if unit.endswith(".target")]
+    wanted = {*runtimes, *(u for target in targets for u in _wants(texts[target]))}
+    restarted: Sequence[str] = ()
+    alive = systemd.properties(runtimes, ("ActiveState",))
+    if running and any(p.get("ActiveState") == "active" for p in alive.values()):
+        restarted, started = take_over([u for u in services if u in altered and u in running and u not in again])
+        wanted = {*runtimes, *restarted, *started}  # somebody may have stopped others
+    after = systemd.properties(sorted(wanted), ("ActiveState", "LoadState"))
+    absent = tuple(u for u in sorted(wanted) if after.get(u, {}).get("LoadState") == "not-found" and u not in texts)
+    failed = tuple(u for u in sorted(wanted) if after.get(u, {}).get("ActiveState") != "active" and u not in absent)
+    new = tuple(u for u in sorted(wanted) if u not in running and u not in failed and u not in absent)
+    report = msgspec.structs.replace(report, started=new, restarted=(*again, *restarted), failed=failed, absent=absent)
+    # a runtime that is up has judged the others: what may fail alone is no reason to fail here
+    fatal = [unit for unit in failed if unit in (*runtimes, *restarted)]
+    if fatal:
+        raise SuperviseError([not_active(unit, systemd) for unit in fatal])
     return report
 
 
 def _boots(texts: dict[str, str]) -> list[str]:
     """Units that start at boot."""
     return sorted(unit for unit, text in texts.items() if _BOOT.search(text))
-
-
-def load_order(texts: dict[str, str]) -> tuple[str, ...]:
-    """Units so that each comes behind those of them that its After= names; else by name."""
-    placed: dict[str, None] = {}
-
-    def place(unit: str, above: frozenset[str]) -> None:
-        """`unit` behind what it waits for; a circle is cut where it closes."""
-        for line in _ORDER.findall(texts[unit]):
-            for earlier in line.split():
-                if earlier in texts and earlier not in placed and earlier not in above:
-                    place(earlier, above | {unit})
-        placed[unit] = None
-
-    for unit in sorted(texts):
-        if unit not in placed:
-            place(unit, frozenset({unit}))
-    return tuple(placed)
 
 
 def _wants(target: str) -> list[str]:
@@ -208,12 +208,17 @@ def unit_of(path: Path) -> str:
     return f"{path.stem}.service" if path.suffix == CONTAINER else path.name
 
 
-def _is_loaded(path: Path) -> bool:
+def _is_loaded(path: Path, layout: Layout) -> bool:
     """Whether systemd has a unit of the name of the file at `path`: not for templates, which only instances have."""
-    return path.exists() and "@." not in path.name
+    return "@." not in path.name and layout.tree.read(path) is not None
 
 
-def _keeps_state(path: Path) -> bool:
+def _is_booted(path: Path, layout: Layout) -> bool:
+    """Whether the unit at `path` is started at boot; not where podman makes it."""
+    return path.suffix != CONTAINER and bool(_BOOT.search(layout.tree.text(path)))
+
+
+def _keeps_state(path: Path, layout: Layout) -> bool:
     """Whether systemd keeps a directory for the unit at `path`."""
-    text = path.read_text(errors="replace")
+    text = layout.tree.text(path)
     return "CacheDirectory=" in text or "StateDirectory=" in text

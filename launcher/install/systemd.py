@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from launcher.install.layout import Layout
 _TIMEOUT_S = 3600.0
 """Loading a fleet of big models may take that long; each unit has its own, shorter limit."""
 
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+"""As sysusers.d(5) takes it; never an option of userdel."""
 _LOOKS = 10
 _LOOK_PAUSE_S = 0.1
 
@@ -34,10 +37,7 @@ class Systemd:
         """Start `units` at boot, without starting them now; works in a tree, too."""
         if not self.running and self._layout.scope == "user":  # systemctl has no --root for users
             for unit in units:
-                link = self._layout.units / "default.target.wants" / unit
-                link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.is_symlink():
-                    link.symlink_to(f"../{unit}")
+                self._layout.tree.link(self._layout.units / "default.target.wants" / unit, f"../{unit}")
         elif units:
             self._must(["enable", "--quiet", *units])
 
@@ -45,7 +45,7 @@ class Systemd:
         """The opposite; units that are gone do no harm."""
         if not self.running and self._layout.scope == "user":
             for unit in units:
-                (self._layout.units / "default.target.wants" / unit).unlink(missing_ok=True)
+                self._layout.tree.remove(self._layout.units / "default.target.wants" / unit)
         elif units:
             self._run(["disable", "--quiet", *units])
 
@@ -79,10 +79,19 @@ class Systemd:
         users = {p.get("Slice") for p in self.properties(["*.service", "*.scope", "*.slice"], ("Slice",)).values()}
         self.stop([name for name in slices if name not in users])
 
-    def reload_units(self, units: Sequence[str]) -> None:
-        """Have running `units` read their own configuration again; those that cannot are restarted."""
-        if units:
-            self._run(["try-reload-or-restart", *units])
+    def make_users(self, file: Path) -> None:
+        """Make the users that `file` (sysusers.d(5)) names. SuperviseError when that is refused."""
+        done = subprocess.run(["systemd-sysusers", file], capture_output=True, text=True, check=False)
+        if done.returncode:
+            message = f"systemd-sysusers {file} failed: {done.stderr.strip() or done.returncode}"
+            raise SuperviseError([Finding(code="install/systemctl", severity="error", key="", message=message)])
+
+    def remove_users(self, file: Path) -> None:
+        """The opposite; a user who still has processes stays."""
+        for line in self._layout.tree.text(file).splitlines():
+            user = line.split()[1:2]
+            if line.startswith("u ") and user and _USER.fullmatch(user[0]):
+                subprocess.run(["userdel", *user], capture_output=True, check=False)
 
     def clean(self, units: Sequence[str]) -> None:
         """Remove caches, state and credentials that systemd keeps for stopped `units`."""

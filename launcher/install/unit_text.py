@@ -14,9 +14,8 @@ _PREFIXES = "-+!:"
 def running_words(texts: Iterable[str], credentials: str) -> tuple[str, ...] | None:
     """The argv that a process of the service has, by its unit file and then its drop-ins, in that order.
 
-    `credentials` is the directory of the service's credentials (`%d`). Of our own wrapper (`launch-notify … --
-    COMMAND`), which becomes the server, what it becomes. None where only systemd knows: no or several commands, other
-    specifiers, variables, syntax that systemd would refuse.
+    `credentials` is the directory of the service's credentials (`%d`). None where only systemd knows: no or several
+    commands, other specifiers, variables, syntax that systemd would refuse.
     """
     commands: list[str] = []
     for text in texts:
@@ -29,8 +28,6 @@ def running_words(texts: Iterable[str], credentials: str) -> tuple[str, ...] | N
         words = tuple(_plain(word, credentials, first=at == 0) for at, word in enumerate(split))
     except ValueError:
         return None
-    if words and words[0].endswith("/launch-notify") and "--" in words:
-        return words[words.index("--") + 1 :]
     return words or None
 
 

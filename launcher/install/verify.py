@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from launcher.errors import Finding, Severity
+from launcher.errors import ConfigError, Finding, Severity
 from launcher.install.layout import UNIT_FOLDERS, Layout
 from launcher.ir.deployment import Deployment
+from launcher.manifest import decode_fleet
 
 _ABSENT = re.compile(r"Command (\S+) is not executable: No such file or directory")
 _EXPOSURE = re.compile(r"^X-Launch-Exposure=([\d.]+)$", re.MULTILINE)
@@ -34,14 +35,27 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
             (directory / unit).write_text(text, encoding="utf-8")
         paths = sorted(directory.iterdir())
         try:
-            return (*_verify(paths, layout, coming), *_exposed(units, directory, layout))
+            return (*_verify(paths, layout, coming, _optional(deployment)), *_exposed(units, directory, layout))
         except FileNotFoundError:
             message = "systemd-analyze is not installed: units cannot be verified"
             severity: Severity = "error" if layout.root == Path("/") else "warning"
             return (Finding(code="install/no-systemd", severity=severity, key="", message=message),)
 
 
-def _verify(paths: Iterable[Path], layout: Layout, coming: Collection[Path]) -> list[Finding]:
+def _optional(deployment: Deployment) -> tuple[str, ...]:
+    """What the names of units end with that may fail without ending the fleet."""
+    text = next((file.text for file in deployment.files if file.path == "fleet.json"), "")
+    try:
+        manifest = decode_fleet(text.encode())
+    except ConfigError:
+        return ()
+    names = [s.name for s in manifest.servers if not s.fatal] + [s.name for s in manifest.services if not s.fatal]
+    return tuple(f"-{name}.service" for name in names)
+
+
+def _verify(
+    paths: Iterable[Path], layout: Layout, coming: Collection[Path], optional: Collection[str]
+) -> list[Finding]:
     """A finding for each line that verify prints, but for programs that are about to be there."""
     scope = ["--user"] if layout.scope == "user" else []
     # a user's manager wants a runtime directory, and somebody who is not logged in has none
@@ -53,13 +67,23 @@ def _verify(paths: Iterable[Path], layout: Layout, coming: Collection[Path]) -> 
     said = [line for line in lines if not _will_be_there(line, layout, coming)]
     if done.returncode and not lines:
         said = [f"systemd-analyze verify exited with {done.returncode}"]
-    return [_said(line, layout) for line in dict.fromkeys(said)]
+    return [_said(line, layout, optional) for line in dict.fromkeys(said)]
 
 
-def _said(line: str, layout: Layout) -> Finding:
-    """The finding for a line; a program that a tree lacks may yet be put there, so that is a warning."""
-    severity: Severity = "warning" if layout.root != Path("/") and _ABSENT.search(line) else "error"
-    return Finding(code="install/verify", severity=severity, key="", message=line)
+def _said(line: str, layout: Layout, optional: Collection[str]) -> Finding:
+    """The finding for a line: a warning where a tree, or a unit that may fail, lacks a program, which may yet come.
+
+    `optional`: what the names of such units end with.
+    """
+    unit = line.partition(": ")[0]
+    spared = layout.root != Path("/") or unit.endswith(tuple(optional))
+    absent = _ABSENT.search(line)
+    severity: Severity = "warning" if spared and absent else "error"
+    notes: tuple[str, ...] = ()
+    if absent:
+        key = "deploy.launch" if absent[1].endswith("/launch") else "engines.NAME.binary"
+        notes = (f"where it is on this machine is the config's to say: {key}=PATH, then render and install again",)
+    return Finding(code="install/verify", severity=severity, key="", message=line, notes=notes)
 
 
 def _will_be_there(line: str, layout: Layout, coming: Collection[Path]) -> bool:

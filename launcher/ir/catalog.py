@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -51,6 +52,16 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
         return self.parts[0].path
 
     @property
+    def entry(self) -> str:
+        """`MODEL@QUANTIZATION`, by which the catalogue and requests know it."""
+        return f"{self.model}@{self.quantization}"
+
+    @property
+    def n_params(self) -> int:
+        """Elements of all tensors, as llama-server counts its model's parameters."""
+        return sum(math.prod(t.shape) for t in self.tensors)
+
+    @property
     def file_bytes(self) -> int:
         """Size of all parts."""
         return sum(p.size_bytes for p in self.parts)
@@ -69,6 +80,25 @@ class ProjectorFile(msgspec.Struct, frozen=True, kw_only=True):
     tensor_bytes: int
     compute_bytes: int
     source: Literal["gguf", "declared"]
+    modalities: tuple[str, ...] = ("image",)
+    """What it takes, as its header says; of one that is not at hand images are assumed."""
+
+
+class AdapterFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter: where it is and how large its tensors are."""
+
+    path: str
+    tensor_bytes: int
+
+
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One model file of the config as it lies on a disk, with all its parts, at hand or not."""
+
+    path: str
+    key: str
+    bytes: int
+    here: bool
+    used: bool
 
 
 class Catalog(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +106,10 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
 
     files: dict[str, ModelFile]
     projectors: dict[str, ProjectorFile] = {}
+    adapters: dict[str, AdapterFile] = {}
+    """By the path as it is written."""
+    vault: tuple[StoredFile, ...] = ()
+    """All files that the config names of the fleet's models, where the size of their disk is stated."""
 
     def get(self, model: str, quantization: str) -> ModelFile | None:
         """The file of `model` in `quantization`, if the catalogue has it."""

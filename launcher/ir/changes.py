@@ -19,6 +19,8 @@ class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
     stopped: tuple[str, ...]
     restarted: dict[str, str]
     kept: tuple[str, ...]
+    front: tuple[str, ...] = ()
+    """What changes of the front, its address, certificate, keys and limits among it."""
     drift: tuple[str, ...] = ()
     command: str = ""
     hindrance: str = ""

@@ -12,6 +12,7 @@ from launcher.ir.deployment import FileDifference
 from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, Residency, Solved
 from launcher.ir.project import ProjectSummary
 from launcher.ir.proof import Proof
+from launcher.ir.speed import ServerSpeed
 
 PLAN_SCHEMA: Final = "launch.plan/v1"
 INSPECT_SCHEMA: Final = "launch.inspect/v1"
@@ -20,6 +21,7 @@ CHECK_SCHEMA: Final = "launch.check/v1"
 CONFIG_SCHEMA: Final = "launch.config/v1"
 RENDER_SCHEMA: Final = "launch.render/v1"
 MEMORY_SCHEMA: Final = "launch.memory/v1"
+MULTIRUN_SCHEMA: Final = "launch.multirun/v1"
 ERROR_SCHEMA: Final = "launch.error/v1"
 
 
@@ -88,10 +90,28 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Where servers leave layers, experts, quantization or context open: what was chosen, and what would not fit."""
     coresidency: tuple[Residency, ...] | msgspec.UnsetType = msgspec.UNSET
     """Where servers start on demand or take turns: which may be up at once, a table a host."""
+    speeds: tuple[ServerSpeed, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Tokens a second that are expected, where the hardware file or a measurement of this host says anything of it."""
     proof: Proof | None = None
     """With `--prove`: what the server itself says."""
     changes: tuple[FleetChange, ...] | msgspec.UnsetType = msgspec.UNSET
     """Where a fleet of this name runs: what taking over the plan would do to it."""
+
+
+class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One plan of several: the overrides in which it differs from the others, and whether it has no error."""
+
+    overrides: tuple[str, ...]
+    fits: bool
+    devices: tuple[DevicePlan, ...]
+    findings: tuple[Finding, ...]
+
+
+class MultirunDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch -m … --json`: the plan of every combination of values."""
+
+    schema: Literal["launch.multirun/v1"] = MULTIRUN_SCHEMA
+    runs: tuple[RunDocument, ...]
 
 
 class InspectDocument(msgspec.Struct, frozen=True, kw_only=True):

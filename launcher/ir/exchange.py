@@ -51,6 +51,8 @@ class Exchange(Protocol):
 
     path: str
     body: bytes
+    is_outline: bool
+    """`body` has only what a decision needs: the whole is too big to be read here, and is what `forward` sends."""
     asked: str
     """The name that the request gives; "" for none."""
     request_id: str

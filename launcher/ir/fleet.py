@@ -1,13 +1,16 @@
 """What the runtime reads: the fleet manifest and the routing table. Pure.
 
-The runtime imports no other stage's types but `DeviceMemory`'s plain figures, copied here as maps of bytes.
+The runtime imports no other stage's types but the orchestration as it is configured; `DeviceMemory`'s plain figures
+are copied here as maps of bytes.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
+
+from launcher.ir.config import OrchestrationConfig
 
 FLEET_SCHEMA = "launch.fleet/v1"
 ROUTES_SCHEMA = "launch.routes/v1"
@@ -21,6 +24,8 @@ class DeviceNeed(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int
     file_bytes: int
     locked_bytes: int = 0
+    parts: dict[str, int] = {}
+    """What makes it up (`model`, `kv`, `compute`, …), for people: those that are there, in bytes."""
 
 
 class RungUnit(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +84,15 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What it is started as after out-of-memory, one after another."""
     slot_save_path: str | None = None
     """Directory where its slots are saved before a swap stops it, and restored from (`--slot-save-path`)."""
+    cooldown_s: float = 0
+    """Pause before it is started with the fleet, after those that it waits for."""
+    load_s: float | None = None
+    """How long reading its files should take; None where the medium's speed is not known."""
     oom_score_adjust: int = 0
     """Of its tier: how much rather (or less) than others the kernel ends it when memory runs out, -1000 to 1000."""
+    health_path: ClassVar[str] = "/health"
+    container: ClassVar[None] = None
+    builtin: ClassVar[None] = None
 
 
 class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +112,31 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
     container: str | None
     description: str = ""
     model: str = ""
+    # what only servers have, as it is for a process without it
+    argv_digest: ClassVar[str] = ""
+    probe: ClassVar[Literal["health"]] = "health"
+    """A 2xx answer is enough."""
+    stall_timeout_s: ClassVar[float] = 0
+    stop_grace_s: ClassVar[float] = 10
+    files: ClassVar[tuple[str, ...]] = ()
+    model_path: ClassVar[str] = ""
+    slots: ClassVar[int] = 0
+    slot_save_path: ClassVar[None] = None
+    roles: ClassVar[tuple[str, ...]] = ()
+    tier: ClassVar[str] = ""
+    idle_timeout_s: ClassVar[float] = 0
+    exclusive: ClassVar[None] = None
+    default: ClassVar[bool] = False
+    after: ClassVar[tuple[str, ...]] = ()
+    rungs: ClassVar[tuple[RungUnit, ...]] = ()
+    oom_score_adjust: ClassVar[int] = 0
+    cooldown_s: ClassVar[float] = 0
+    load_s: ClassVar[None] = None
+
+    @property
+    def memory(self) -> tuple[DeviceNeed, ...]:
+        """Its share of RAM."""
+        return (DeviceNeed(device="ram", committed_bytes=self.ram_bytes, peak_bytes=self.ram_bytes, file_bytes=0),)
 
 
 class HookUnit(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +152,15 @@ class HookUnit(msgspec.Struct, frozen=True, kw_only=True):
     on_failure: Literal["fail", "warn"]
 
 
+class NodeBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """One NUMA node: what it has, what is planned there after start, and in the worst set that the tiers allow."""
+
+    id: int
+    capacity_bytes: int
+    planned_bytes: int
+    peak_bytes: int
+
+
 class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):
     """How much of a device the fleet may use."""
 
@@ -124,6 +170,8 @@ class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes: int
     worst_bytes: int = 0
     """What the tiers allow to run at once takes at most; the rest of the budget is free for warm files."""
+    nodes: tuple[NodeBudget, ...] = ()
+    """Of RAM: its NUMA nodes, where there are several."""
 
 
 class FrontUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -141,9 +189,17 @@ class FrontUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queue_timeout_s: float
     allowed_hosts: tuple[str, ...]
     access_log: bool
+    list_aliases: bool = False
+    allowed_origins: tuple[str, ...] = ()
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
     journal_file: str | None = None
+    listen: tuple[str, ...] = ()
+    max_connections: int = 4096
+    max_connections_per_client: int = 1024
+    max_held_bytes: int = 256 * 1024**2
+    ping_after_s: float = 15
+    apis: tuple[Literal["llama_router", "llama_swap", "ollama"], ...] = ()
 
 
 class SupervisorUnit(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +218,14 @@ class SupervisorUnit(msgspec.Struct, frozen=True, kw_only=True):
     max_parallel_starts: int
 
 
+class TargetUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """What should be kept to: at most so many seconds, at least so many tokens a second. `server` empty: the fleet."""
+
+    name: Literal["swap_seconds", "tokens_per_second"]
+    server: str
+    limit: float
+
+
 class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     """`fleet.json`: everything that the runtime needs, and nothing that it must compute.
 
@@ -178,8 +242,19 @@ class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[ServiceUnit, ...]
     hooks: tuple[HookUnit, ...]
     supervisor: SupervisorUnit
+    targets: tuple[TargetUnit, ...] | msgspec.UnsetType = msgspec.UNSET
+    """What is watched while the fleet runs."""
     host: str | msgspec.UnsetType = msgspec.UNSET
     """Of several hosts, the one whose processes these are."""
+
+
+class FaceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One more model that a server is asked as: its request values come before the server's own."""
+
+    request_defaults: dict[str, Any] = {}
+    request_set: dict[str, Any] = {}
+    request_strip: tuple[str, ...] = ()
+    description: str = ""
 
 
 class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -207,6 +282,14 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """How often it may be started with less after out-of-memory, and so a request be asked again."""
     on: str = ""
     """The other host that it runs on; "" for one that runs beside this front."""
+    n_ctx_shared: int = 0
+    """Tokens that all slots share (unified K/V); 0: each slot has `n_ctx_per_slot` of its own."""
+    total_timeout_s: float | None = None
+    faces: dict[str, FaceUnit] = {}
+    n_ctx_train: int = 0
+    n_params: int = 0
+    size_bytes: int = 0
+    """Of the model's tensors. 0 here and above: not known."""
 
 
 class RoutePool(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,7 +317,6 @@ class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = ROUTES_SCHEMA
     deployment: str
-    input_digest: str
     front: FrontUnit
     targets: dict[str, RouteTarget]
     names: dict[str, tuple[str, ...]]
@@ -246,4 +328,9 @@ class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):
     max_escalations: int
     breaker: BreakerUnit
     timeouts_s: dict[str, float]
-    orchestration: dict[str, Any] | None = None
+    defaults: dict[str, str] = {}
+    """By kind of request (`launcher.route.endpoint.Kind`): who answers where no model is named."""
+    media: dict[str, str] = {}
+    """By modality: who answers a chat that contains it, where the server that was asked takes none."""
+    unknown_model: Literal["refuse", "default"] = "refuse"
+    orchestration: OrchestrationConfig | None = None

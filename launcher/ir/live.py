@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+Manager = Literal["runtime", "systemd", "systemd --user"]
+"""Who owns the processes: our runtime, whose children they are, or systemd, whose units it starts and stops."""
 ServerState = Literal["stopped", "starting", "ready", "sleeping", "stopping", "backoff", "failed"]
 
 
@@ -27,6 +31,12 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time."""
     ready_s: float | None = None
     """Seconds from spawn to proven ready."""
+    starting_s: float | None = None
+    """While it starts: seconds since it began."""
+    left_s: float | None = None
+    """While it starts: how many more are likely, by what is loaded already, else by the medium's speed."""
+    load_s: float | None = None
+    """How long reading its files should take; None where the medium's speed is not known."""
     restarts: int = 0
     exit_code: int | None = None
     error: str | None = None
@@ -44,6 +54,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that wait for a slot, or for the server to start."""
     tokens_per_second: float | None = None
     """Of the last answer that reported its speed, or could be timed."""
+    breaker_s: float = 0
+    """Seconds until the front asks it again after failures, unless it proves itself before; 0: it is asked."""
     drift: str = ""
     rung: str = ""
     """After out-of-memory: where it stands on its ladder (`1/4: q3_k_m`); "" = as planned."""
@@ -51,6 +63,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How much of its files is in RAM, where the warm pool looks after them and it can be measured."""
     in_ram: str = ""
     """What the warm pool does with its files: `warm`, `locked`, `loading`, "" = nothing."""
+    pinned: bool = False
+    """Somebody pinned its files: they stay in RAM until they are unpinned, or the runtime ends."""
 
 
 class HookStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +78,16 @@ class HookStatus(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     finished_at: float | None = None
     """Unix time."""
+
+
+class TargetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A target and what was last measured of it; None where nothing was yet. `server` empty: of the fleet."""
+
+    name: str
+    server: str
+    limit: float
+    measured: float | None = None
+    met: bool | None = None
 
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +107,9 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Every HOT server is ready."""
     processes: tuple[ProcessStatus, ...]
     hooks: tuple[HookStatus, ...] = ()
-    manager: Literal["runtime", "systemd", "systemd --user"] = "runtime"
+    manager: Manager = "runtime"
     drift: tuple[str, ...] = ()
+    targets: tuple[TargetStatus, ...] = ()
 
 
 class UnavailableError(Exception):
@@ -98,22 +123,82 @@ class UnavailableError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class Lease:
+    """A request's hold on a server, counted as in flight from the grant on: nothing evicts or swaps it out meanwhile.
+
+    Who asks it to stop waits for the release, at most as long as a drain may take.
+    """
+
+    __slots__ = ("_end", "name", "port")
+
+    def __init__(self, name: str, end: Callable[[bool], None] | None = None, *, port: int = 0) -> None:
+        """`end` is called once, with `ok`, when the lease is released. `port`: of the process; 0: as the routes say.
+
+        While a reload goes on the routes may name the port of the next process already.
+        """
+        self.name = name
+        self.port = port
+        self._end = end
+
+    def release(self, *, ok: bool) -> None:
+        """The request has ended; `ok` False when the server failed it, or was never asked. A second call is void."""
+        end, self._end = self._end, None
+        if end is not None:
+            end(ok)
+
+
 class Upstreams(Protocol):
     """What the data plane may ask of whoever runs the servers. All calls are made in the runtime's loop."""
 
     def state(self, name: str) -> ServerState:
         """State of server `name` now; no waiting, no locks."""
 
-    async def wake(self, name: str, timeout_s: float) -> None:
-        """Return once `name` is ready, starting it if it is started on demand. Raises UnavailableError."""
+    def try_lease(self, name: str) -> Lease | None:
+        """A lease on `name` if it takes requests now, else None; no waiting."""
 
-    def enter(self, name: str) -> None:
-        """A request to `name` begins: it is busy until `leave`."""
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
+        """A lease on `name`, which is started first where it is started on demand, within `timeout_s`.
 
-    def leave(self, name: str, *, ok: bool) -> None:
-        """A request to `name` ended; `ok` False when the upstream failed it."""
+        Many callers share one start; one that goes away is dropped, and nothing is started for nobody. Raises
+        UnavailableError.
+        """
 
-    async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+    async def unload(self, name: str) -> None:
+        """Have `name` stop once nobody is answered by it; the next request starts it again. Raises UnavailableError.
+
+        Only what is started on demand goes; by default nothing does.
+        """
+        raise UnavailableError("not_unloaded", f"server {name!r} is not started and stopped by this front")
+
+    @contextlib.asynccontextmanager
+    async def lease(self, name: str, timeout_s: float) -> AsyncIterator[Lease]:
+        """`acquire`, released when the block ends; an exception that leaves it counts as a failure of the server."""
+        held = await self.acquire(name, timeout_s)
+        ok = False
+        try:
+            yield held
+            ok = True
+        finally:
+            held.release(ok=ok)
+
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]]) -> str | None:  # noqa: ARG002
+        """Who is behind the port of `name` in its place; None when it is that server.
+
+        Looked at before a request is sent on a fresh connection. `ask` has the server itself say it (`/v1/models` on
+        that connection), for whoever does not own the process. Nobody doubts by default. Raises ProcessLookupError
+        where the server's own process has ended.
+        """
+        return None
+
+    def left_s(self, name: str) -> float | None:  # noqa: ARG002
+        """Seconds until `name`, which is on its way up, likely serves; None where nothing says so, as by default."""
+        return None
+
+    def ended_from_outside(self, name: str) -> bool:  # noqa: ARG002
+        """Whether the last process of `name` may have been stopped or killed, which no request does. By default: no."""
+        return False
+
+    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
         """Whether a request that `name` failed may be asked again: it ran out of memory and is started with less.
 
         `since`: when the request was sent, a time of the loop. `said`: what a server that lives says of its memory.
@@ -132,7 +217,8 @@ class Control(Protocol):
     async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """Take over the manifest in `deployment_dir` (None = the present one) and restart `names`.
 
-        Returns `{"started": [...], "stopped": [...], "restarted": [...], "kept": [...], "failed": {name: why}}`,
+        Returns `{"started": [...], "stopped": [...], "restarted": [...], "kept": [...], "failed": {name: why}}` and
+        `"reloaded"`, the builtin front where it is among `names`: it reads routes and keys again in any case;
         where what failed is in `started` or `restarted` too. With empty `names`, only what changed is restarted.
         KeyError on an unknown name.
         """

@@ -7,17 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from launcher.errors import Finding
-from launcher.ir.config import (
-    DraftConfig,
-    FlashAttention,
-    FleetConfig,
-    KvType,
-    LoadMode,
-    NgramConfig,
-    NumaConfig,
-    ServiceConfig,
-    TierConfig,
-)
+from launcher.ir.catalog import ModelFile, ProjectorFile
+from launcher.ir.config import FleetConfig, LoraConfig, ServerConfig, ServiceConfig, Start
+from launcher.ir.settings import Settings
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,78 +72,101 @@ class DevicePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Whose it is, where there are several hosts."""
 
 
-class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One llama-server with every choice made: nothing here is left to the binary's defaults.
+Component = Literal["model", "kv", "recurrent", "output", "compute", "draft", "projector", "overhead"]
+"""The components of `DeviceMemory`."""
 
-    Contexts are in tokens after llama.cpp's padding. `n_gpu_layers` is a number. Spelling is render's work.
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A piece of a server's memory, before pieces are added up: bytes of one component on one device.
+
+    `committed` at load; `later` = on top of it at full load; `growth` optional; `file` = file-backed pages of
+    the model file `source`; `locked` = of committed and file, mlocked by this process; `transient` = needed
+    once, while loading.
+    """
+
+    device: str
+    component: Component
+    committed: int = 0
+    later: int = 0
+    growth: int = 0
+    file: int = 0
+    locked: int = 0
+    transient: int = 0
+    source: str = ""
+
+
+class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One llama-server: what was written, what that comes to, the files that it opens, and what the plan decides.
+
+    What both `config` and `settings` have is resolved in `settings`: nothing is left to the binary's defaults. What
+    the plan may decide otherwise than was written (`tier`, `port`, `default`, `after`, `start_timeout_s`, `lora`)
+    stands here. Spelling is render's work.
     """
 
     name: str
-    roles: tuple[str, ...]
-    aliases: tuple[str, ...]
+    config: ServerConfig
+    """As written; of several hosts, `host` is the address that it listens on."""
+    settings: Settings
+    model: ModelFile
+    draft: ModelFile | None = None
+    projector: ProjectorFile | None = None
+    lora: tuple[LoraConfig, ...] = ()
+    """With the paths that are opened."""
     tier: str
-    engine: str
-    host: str
+    starts: Start
+    """When its tier runs it."""
+    initial: bool
+    """It is up after start; of an exclusive group only one is."""
     port: int
-    model: str
-    quantization: str
-    model_path: str
-    file_parts: tuple[str, ...]
-    arch: str
-    source: Literal["gguf", "declared", "measured"]
-    slots: int
-    n_ctx: int
-    n_ctx_per_slot: int
-    n_ctx_train: int
-    kv_unified: bool
-    n_batch: int
-    n_ubatch: int
-    flash_attention: FlashAttention
-    cache_type_k: KvType
-    cache_type_v: KvType
-    swa_full: bool
-    context_checkpoints: int
-    cache_ram_mib: int
-    embedding: bool
-    pooling: str | None
-    load_mode: LoadMode
-    repack: bool
-    projector_path: str | None
-    expert_override: tuple[str, int] | None
-    """`(architecture.expert_used_count, n)` for --override-kv."""
-    devices: tuple[str, ...]
-    n_gpu_layers: int
-    n_cpu_moe: int
-    tensor_split: tuple[float, ...]
-    kv_offload: bool
-    threads: int
-    threads_batch: int
-    cpus: str | None
-    numa: NumaConfig | None
-    draft: DraftConfig | None
-    draft_path: str | None
-    ngram: NgramConfig | None
-    exclusive: str | None
-    default: bool
-    after: tuple[str, ...]
+    default: bool = False
+    after: tuple[str, ...] = ()
     start_timeout_s: float
-    stall_timeout_s: float
-    request_timeout_s: float
-    stop_grace_s: float
-    fatal: bool
-    reasoning: str
-    request_defaults: dict[str, Any]
-    extra_args: tuple[str, ...]
-    env: dict[str, str]
-    memory: tuple[DeviceMemory, ...]
-    request_set: dict[str, Any] = {}
-    request_strip: tuple[str, ...] = ()
-    draft_arch: str | None = None
-    slot_save_path: str | None = None
+    load_s: float | None = None
+    """Seconds that reading its files takes, where it is stated how fast they are read."""
+    cooldown_s: float = 0
+    """Pause before its start, after that of another large model."""
     on: str = ""
-    """The host that it runs on, where there are several; `host` is the address that it listens on."""
+    """The host that it runs on, where there are several."""
+    parts: tuple[Part, ...] = ()
+    """What this process takes alone, nothing shared."""
+    memory: tuple[DeviceMemory, ...] = ()
     proven_by: str = ""
     """The build whose own dry run `memory` was held against (`b11434`); "" = it is the bound alone."""
+
+    @property
+    def key(self) -> str:
+        """Dotted config key."""
+        return f"servers.{self.name}"
+
+    @property
+    def entry(self) -> str:
+        """The model's entry and quantization, for people."""
+        return f"{self.config.model} {self.config.quantization}"
+
+    def takes(self, device: str) -> DeviceMemory | None:
+        """What it takes on `device`, sharing considered."""
+        return next((m for m in self.memory if m.device == device), None)
+
+    @property
+    def pooling(self) -> str | None:
+        """What `--pooling` must say: as written, or `rank` where the model orders texts; None: the model's own."""
+        ranks = self.settings.embedding and self.model.architecture.pooling == "rank"
+        return self.config.pooling or ("rank" if ranks else None)
+
+    @property
+    def draft_path(self) -> str | None:
+        """The file of its draft model."""
+        return self.draft.path if self.draft else None
+
+    @property
+    def projector_path(self) -> str | None:
+        """The file of its projector."""
+        return self.projector.path if self.projector else None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What requests may contain."""
+        return ("text", *(self.projector.modalities if self.projector else ()))
 
 
 class RungPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +182,8 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     port: int
     config: ServiceConfig
+    starts: Start = "boot"
+    """When its tier runs it; one of a tier that is unknown counts as always on."""
     on: str = ""
 
 
@@ -229,7 +246,6 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     input_digest: str
     config: FleetConfig
-    tiers: dict[str, TierConfig]
     devices: tuple[DevicePlan, ...]
     servers: tuple[ServerPlan, ...]
     services: tuple[ServicePlan, ...]

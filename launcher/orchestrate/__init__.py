@@ -7,8 +7,23 @@ questions to the fleet's servers, a SQLite file; what is decided is pure (`cycle
 
 from __future__ import annotations
 
-from launcher.orchestrate.archive import export_project, forget_project, list_projects
+from launcher.orchestrate.archive import (
+    export_project,
+    forget_project,
+    list_projects,
+    read_generation,
+    recent_generations,
+)
 from launcher.orchestrate.memory import FILE_NAME, Memory
 from launcher.orchestrate.orchestrator import Orchestrator
 
-__all__ = ["FILE_NAME", "Memory", "Orchestrator", "export_project", "forget_project", "list_projects"]
+__all__ = [
+    "FILE_NAME",
+    "Memory",
+    "Orchestrator",
+    "export_project",
+    "forget_project",
+    "list_projects",
+    "read_generation",
+    "recent_generations",
+]

@@ -57,6 +57,40 @@ def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | 
     return found
 
 
+def recent_generations(path: Path, owner: str, name: str, most: int = 50) -> list[dict[str, Any]]:
+    """The last generations of a project, the newest first, with how many blocks and verdicts each has.
+
+    Raises HostError.
+    """
+    with _opened(path, "ro") as db:
+        rows = db.execute(
+            "SELECT generation.id, model, domain, policy, status, code, message, began_at, updated_at,"
+            " (SELECT count(*) FROM block WHERE generation = generation.id) AS blocks,"
+            " (SELECT count(*) FROM verdict WHERE generation = generation.id) AS verdicts"
+            " FROM generation JOIN project ON project.id = generation.project"
+            " WHERE owner = ? AND project.name = ? ORDER BY began_at DESC, generation.id LIMIT ?",
+            (owner, name, most),
+        )
+        return [dict(row) for row in rows]
+
+
+def read_generation(path: Path, generation_id: str) -> dict[str, Any] | None:
+    """A generation of whoever, with its blocks, verdicts and notes; None where there is none. Raises HostError."""
+    with _opened(path, "ro") as db:
+        db.execute("BEGIN")
+        row = db.execute("SELECT * FROM generation WHERE id = ?", (generation_id,)).fetchone()
+        notes = db.execute("SELECT at, text FROM scratchpad WHERE generation = ? ORDER BY id", (generation_id,))
+        found = {"generation": row and dict(row), "notes": [dict(note) for note in notes]}
+        if row is None and not found["notes"]:
+            return None
+        for kind, query in (
+            ("blocks", "SELECT * FROM block WHERE generation = ? ORDER BY seq"),
+            ("verdicts", "SELECT * FROM verdict WHERE generation = ? ORDER BY id"),
+        ):
+            found[kind] = [dict(part) for part in db.execute(query, (generation_id,))]
+        return found
+
+
 def forget_project(path: Path, owner: str, name: str) -> bool:
     """Drop a project with everything in it, its journal too; False when there is none. Raises HostError."""
     with _opened(path, "rw") as db:

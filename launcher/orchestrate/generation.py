@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, assert_never
 
 import msgspec
 
+from launcher.ir.events import Happened
 from launcher.ir.exchange import Exchange, Headers, Refusal
-from launcher.orchestrate import cycle
+from launcher.orchestrate import cycle, telling
 from launcher.orchestrate.answer import Shape
 from launcher.orchestrate.ask import Said, Sizes, chat
 from launcher.orchestrate.context import (
@@ -68,8 +70,10 @@ class Generation:
         keeper: Keeper,
         sizes: Sizes,
         tally: Tally,
+        tell: Callable[[Happened], None] = lambda _: None,
     ) -> None:
-        """Nothing is asked yet. `headers` go with the answer."""
+        """Nothing is asked yet. `headers` go with the answer; `tell` hears what comes of it."""
+        self._tell = tell
         self._exchange = exchange
         self._job = job
         self._task = job.task
@@ -149,6 +153,7 @@ class Generation:
         """Have a block written."""
         if action.verdict is not None:
             self._tally.corrections += 1
+            self._tell(telling.corrected(self._job.model, self._opened.id, action.seq))
         try:
             messages, room = await self._prompt(action)
             question = sampling(self._job.request) | {"messages": messages, "max_tokens": room}
@@ -227,6 +232,7 @@ class Generation:
             correction = f"\n{verdict.correction}" if verdict.correction else ""
             note = f"[{verdict.kind.upper()}] block {action.seq + 1}: {verdict.reason}{correction}"
             await self._keeper.do(self._keeper.memory.note, self._opened.project, self._opened.id, note)
+        self._tell(telling.judged(verdict, self._opened.id, action.seq, action.attempt))
         return cycle.Judged(verdict=verdict)
 
     async def _verdict(self, action: cycle.Judge) -> Verdict:
@@ -259,6 +265,8 @@ class Generation:
         self._blocks.append(action.text)
         self._spent += self._wrote
         self._tally.blocks += 1
+        told = telling.committed(self._server, self._opened.id, action.seq, len(action.text), action.verdicts)
+        self._tell(told)
         return cycle.Committed()
 
     async def _deliver(self, action: cycle.Deliver) -> None:
@@ -308,6 +316,7 @@ class Generation:
             return
         self._over = True
         self._tally.generations[status,] += 1
+        self._tell(telling.ended(self._job.model, self._opened.id, status, len(self._blocks), *map(str, rest[:1])))
         try:
             await self._keeper.do(self._keeper.memory.end, self._opened, status, *rest)
         except Refusal:

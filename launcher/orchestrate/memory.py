@@ -18,12 +18,18 @@ import msgspec
 
 from launcher.errors import Finding, HostError
 from launcher.orchestrate.cycle import Commit, Ends
+from launcher.orchestrate.retention import Moment, next_horizon
 from launcher.orchestrate.tables import TABLES, VERSION
 from launcher.orchestrate.verdict import Verdict
 
 FILE_NAME = "memory.sqlite3"
 BUSY_MS = 5000
 _KEY = "orchestration.memory"
+_OLDEST = """
+SELECT coalesce(min(at), ?) FROM (
+    SELECT min(at) AS at FROM journal UNION SELECT min(at) FROM scratchpad
+    UNION SELECT min(updated_at) FROM generation WHERE status <> 'running'
+)"""
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,13 +49,19 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 class Memory:
     """The database. Not for several threads at once."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        ran: Callable[[], tuple[str, float]] | None = None,
+    ) -> None:
         """Opens or makes it; what was running belongs to a runtime that is dead, and is `interrupted` from now on.
 
         Raises HostError where the file cannot be used.
         """
         self.path = path
-        self._clock = clock
+        self._clock, self._ran = clock, ran or _machine_ran
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -68,6 +80,7 @@ class Memory:
         if version not in (0, VERSION):
             why = f"it has version {version}, this launch writes version {VERSION}"
             raise HostError([unusable(self.path, why)])
+        self._db.execute("CREATE TABLE IF NOT EXISTS looked (wall REAL, boot TEXT, running REAL)")  # at the clock
         if version == 0:
             self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
 
@@ -237,10 +250,23 @@ class Memory:
         return tuple(row[0] for row in rows)[::-1]
 
     def prune(self, days: float) -> int:
-        """Drop what ended, was noted or journalled more than `days` ago; how many generations that were."""
-        with self._transaction() as now:
-            before = now - days * 86400
-            self._db.execute("UPDATE horizon SET at = max(at, ?)", (before,))
+        """Drop what ended, was noted or journalled more than `days` ago; how many generations that were.
+
+        See `next_horizon` for what a wrong clock cannot do.
+        """
+        with self._transaction() as wall:
+            boot, running = self._ran()
+            now = Moment(wall=wall, boot=boot, running=running)
+            row = self._db.execute("SELECT wall, boot, running FROM looked").fetchone()
+            last = row and Moment(wall=row[0], boot=row[1], running=row[2])
+            self._db.execute("DELETE FROM looked")
+            self._db.execute("INSERT INTO looked VALUES (?, ?, ?)", (wall, boot, running))
+            (oldest,) = self._db.execute(_OLDEST, (wall,)).fetchone()
+            (horizon,) = self._db.execute("SELECT at FROM horizon").fetchone()
+            before = next_horizon(last, now, oldest=oldest, horizon=horizon, days=days)
+            if before is None:
+                return 0
+            self._db.execute("UPDATE horizon SET at = ?", (before,))
             dropped = self._db.execute(
                 "DELETE FROM generation WHERE status <> 'running' AND updated_at < ?", (before,)
             ).rowcount
@@ -260,6 +286,11 @@ class Memory:
         names = ("id", "project", "model", "domain", "policy", "status", "code", "message")
         blocks = self._db.execute("SELECT text FROM block WHERE generation = ? ORDER BY seq", (generation,))
         return {**dict(zip(names, row, strict=True)), "blocks": [text for (text,) in blocks]}
+
+
+def _machine_ran() -> tuple[str, float]:
+    """The id of this boot, and for how many seconds the machine has run since, with suspend."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _opened(generation: str, project: int, fields: dict[str, str]) -> Opened:

@@ -12,8 +12,11 @@ from typing import Any
 
 import msgspec
 
+from launcher.errors import HostError
+from launcher.ir.events import Happened
 from launcher.ir.exchange import Exchange, Headers, Refusal
 from launcher.ir.fleet import RoutingTable
+from launcher.orchestrate import telling
 from launcher.orchestrate.ask import Sizes, chat
 from launcher.orchestrate.context import Message, request_text
 from launcher.orchestrate.decision import (
@@ -37,6 +40,7 @@ from launcher.orchestrate.tally import Tally
 
 _LOG = logging.getLogger("launch.orchestrate")
 _DAY_S = 86400.0
+_REOPEN_S = 10
 _HELD = ("other", "running", "complete")
 """A generation found like this is not ours to end."""
 
@@ -53,24 +57,39 @@ class Orchestrator:
     """Implements `launcher.ir.exchange.Orchestrating` over a project memory in `state_dir()`, opened when needed."""
 
     def __init__(self, table: RoutingTable, state_dir: Callable[[], Path]) -> None:
-        """Raises ConfigError for a foreign section of the table, HostError where the memory cannot be opened."""
+        """Raises ConfigError for a foreign section of the table."""
         self._state_dir = state_dir
         self._settings: Settings | None = None
         self._keeper: Keeper | None = None
         self._sizes = Sizes()
         self._tally = Tally()
         self._pruned_at = 0.0
+        self._opens_at = 0.0
+        """When a memory that could not be opened is tried again, by the monotonic clock."""
         self.on_domain: Callable[[str], object] = len
         """Told what each request for `auto` is about, at once: it must not block."""
+        self.tell: Callable[[Happened], None] = lambda _: None
+        """Hears decisions, verdicts, corrections, committed blocks and ends."""
         self.take_over(table)
 
     def take_over(self, table: RoutingTable) -> None:
         """Serve by another table. Raises like the constructor, and then keeps the old one."""
-        settings = settings_of(table)
-        if settings is not None and self._keeper is None:
-            self._keeper = Keeper(Memory(self._state_dir() / FILE_NAME))
-        self._settings = settings
+        self._settings = settings_of(table)
         self._sizes = Sizes()
+        self._opens_at = 0.0
+        if self._settings is not None:
+            self._kept()
+
+    def _kept(self) -> Keeper | None:
+        """The memory; None where it cannot be opened: inference goes on without, and it is tried again."""
+        if self._keeper is None and time.monotonic() >= self._opens_at:
+            try:
+                self._keeper = Keeper(Memory(self._state_dir() / FILE_NAME))
+            except HostError as error:
+                self._opens_at = time.monotonic() + _REOPEN_S
+                for finding in error.findings:
+                    _LOG.warning("%s; answers are not validated until then", finding.message)
+        return self._keeper
 
     def names(self) -> tuple[str, ...]:
         """`auto`, where there is somebody to decide."""
@@ -94,8 +113,8 @@ class Orchestrator:
 
     async def answer(self, exchange: Exchange) -> None:
         """Answer a request for `auto`, or one whose answer is validated. Raises Refusal."""
-        settings, keeper = self._settings, self._keeper
-        if settings is None or keeper is None:
+        settings = self._settings
+        if settings is None:
             if exchange.header(b"x-validation-policy") == "none":
                 await exchange.forward(exchange.asked, "", [])
                 return
@@ -110,19 +129,25 @@ class Orchestrator:
         requested = exchange.header(b"x-validation-policy")
         policy = policy_of(settings, decision, requested)
         why = unvalidated(exchange.path, body) if policy != "none" else ""
+        if policy != "none" and exchange.is_outline:
+            why = "a request as big as this is not validated"
         if why and requested is not None:
             raise Refusal(400, "policy_unsupported", why)
         decision = msgspec.structs.replace(decision, policy="none" if why else policy)
+        keeper = self._kept()
         place = Place(
             project=name_in(exchange, b"x-project", "default"),
             generation=name_in(exchange, b"x-generation-id", uuid.uuid4().hex),
             shared=exchange.header(b"x-project") is not None,
         )
-        await self._note(exchange, settings, keeper, decision, place)
+        if keeper is not None:
+            await self._note(exchange, settings, keeper, decision, place)
         if decision.policy == "none":
             header = decision.header()
             headers = [(b"x-launch-decision", header.encode("latin-1", "replace"))]
             await exchange.forward(decision.model, header, headers)
+        elif keeper is None:
+            raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
         else:
             await self._generate(exchange, settings, keeper, body, decision, place=place)
 
@@ -135,6 +160,7 @@ class Orchestrator:
                 policy = decision.policy or "none"
                 self._tally.decisions[decision.source, decision.domain, decision.model, policy] += 1
                 self.on_domain(decision.domain)
+                self.tell(telling.decided(decision, place.generation, place.project))
                 data = msgspec.to_builtins(decision)
                 await keeper.do(keeper.memory.decided, exchange.caller, place.project, place.generation, data)
             now = time.monotonic()
@@ -175,6 +201,7 @@ class Orchestrator:
             keeper=keeper,
             sizes=self._sizes,
             tally=self._tally,
+            tell=self.tell,
         )
         await run.run()
 
@@ -248,7 +275,9 @@ class Orchestrator:
 
     async def report(self, generation: str, caller: str) -> bytes:
         """What became of a generation of `caller`. Raises Refusal 404."""
-        keeper = self._keeper
+        keeper = self._kept()
+        if keeper is None and self._settings is not None:
+            raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
         found = None if keeper is None else await keeper.do(keeper.memory.report, generation, caller)
         if found is None:
             raise Refusal(404, "generation_not_found", f"there is no generation {generation[:100]!r}")

@@ -12,22 +12,26 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from launcher.ir.config import OrchestrationConfig, WarmPoolConfig
+from launcher.errors import Finding, SuperviseError
+from launcher.ir.config import WarmPoolConfig
+from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
 from launcher.orchestrate.pool_room import Held, Limits, pool_moves
 from launcher.orchestrate.pool_score import Score
-from launcher.orchestrate.predict import Predictor
+from launcher.orchestrate.predict import Forecast, Predictor
+from launcher.sizes import gib
 
 _LOG = logging.getLogger("launch.pool")
 _PROGRAM = Path(__file__).with_name("resident.py")
 _AGAIN_S = 5.0
 """Pause before a child that ended is started again, and between looks at how much memory is free."""
+Verb = Literal["preload", "pin", "unpin", "evict"]
 WARM = 0.95
 """Share of a file that must be in RAM to call it warm: a few pages may be of no use to anybody."""
 
@@ -63,8 +67,13 @@ class WarmPool:
         *,
         available: Callable[[], Mapping[str, int]],
         program: Path = _PROGRAM,
+        tell: Callable[[Happened], None] = lambda _: None,
     ) -> None:
-        """`available`: what the system reports as free, bytes by device. Nothing is read before `start`."""
+        """`available`: what the system reports as free, bytes by device. Nothing is read before `start`.
+
+        `tell` hears of what is fetched and dropped, with what was forecast, and whether a forecast was right.
+        """
+        self._tell = tell
         self.score = Score()
         self._available = available
         self._program = program
@@ -76,6 +85,11 @@ class WarmPool:
         self._unused: set[str] = set()
         self._asked: set[str] = set()
         self._reads: dict[str, int] = {}
+        self._wanted: list[str] = []
+        """Models that somebody had fetched, the latest first: they come before any forecast, until they are used."""
+        self._pinned: set[str] = set()
+        self._unwanted: set[str] = set()
+        """Models that somebody sent away: no forecast brings them back before they are used."""
         self._declared: tuple[tuple[str, ...], dict[str, str], tuple[tuple[str, ...], ...]] = ((), {}, ())
         self._predictor = Predictor((), {})
         self.take_over(manifest, table)
@@ -122,10 +136,14 @@ class WarmPool:
         if name in self._units:
             facts = self._facts.get(unit.model_path)
             if name != self._predictor.current and facts is not None:
-                first = next((f.worker for f in self._predictor.forecast()), "")
+                forecast = self._predictor.forecast()
+                first = next((f.worker for f in forecast), "")
                 self.score.needed(warm=facts.warm, expected=first == name)
+                self._tell(_needed(name, forecast, facts))
             self._predictor.note(name)
             self._unused.discard(unit.model_path)
+            self._unwanted.discard(unit.model_path)
+            self._used(unit.model_path)
             self._held[unit.model_path] = time.monotonic()
         self.decide()
 
@@ -150,35 +168,124 @@ class WarmPool:
             if n in self._everyone and _is_planned(self._everyone[n])
         }
         held = {
-            key: Held(size_bytes=0 if key in planned else self._size(key), last_used=at, kept=key in kept)
+            key: Held(
+                size_bytes=0 if key in planned else self._size(key),
+                last_used=at,
+                kept=key in kept or key in self._pinned,
+            )
             for key, at in self._held.items()
             if key in self._files
         }
         forecast = self._predictor.forecast()
         likely = [self._units[f.worker].model_path for f in forecast if f.why in ("rule", "pattern", "history")]
         others = [self._units[f.worker].model_path for f in forecast]
-        sizes = {key: self._size(key) for key in self._files if self._size(key)}
+        sizes = {key: self._size(key) for key in self._files if self._size(key) and key not in self._unwanted}
+        asked = [key for key in (*self._wanted, *self._pinned) if key not in self._held]
         limits = Limits(self.budget_bytes, self._config.models_max)
-        moves = pool_moves(likely[: limits.models_max], others, sizes, held, limits)
+        moves = pool_moves([*asked, *self._wanted, *likely[: limits.models_max]], others, sizes, held, limits)
         for key in (*moves.drop, *(key for key in self._held if key not in self._files)):
             self._drop(key)
         for key in moves.load:
             self._held[key] = time.monotonic()
             self._unused.add(key)
+            self._tell(self._fetched(key, forecast, limits, by_hand=key in asked))
         for key in self._held.keys() - self._asked - planned:
             self._asked.add(key)
             self._say(hold=key, paths=self._files[key], lock=True)
 
-    def _drop(self, key: str) -> None:
+    def _drop(self, key: str, why: str = "others are likelier, or room is short") -> None:
         """Let go of a model's files."""
         del self._held[key]
+        self._used(key)
         self._asked.discard(key)
         facts = self._facts.get(key)
         wasted = facts.read - self._reads.get(key, 0) if facts is not None and key in self._unused else 0
         self._reads[key] = facts.read if facts is not None else 0
         self._unused.discard(key)
         self.score.evicted(wasted)
+        if key not in self._files:
+            self._pinned.discard(key)
+            why = "the fleet no longer has it"
+        details = {"bytes": self._size(key), "read_in_vain_bytes": wasted}
+        message = "its files may leave RAM"
+        self._tell(Happened(kind="dropped", name=self._names(key), message=message, cause=why, details=details))
         self._say(drop=key, paths=self._files.get(key, ()))
+
+    def _used(self, key: str) -> None:
+        """What somebody wanted of a model is done."""
+        if key in self._wanted:
+            self._wanted.remove(key)
+
+    def by_hand(self, verb: Verb, name: str) -> None:
+        """Do with the files of worker `name` what somebody wants. KeyError for who is none; SuperviseError: refused."""
+        key = self._units[name].model_path
+        if self._child is None or not self._size(key):
+            raise refused(verb, name, "the pool does not know its files yet", "try again when the fleet is ready")
+        if verb == "unpin":
+            if key not in self._pinned:
+                raise refused(verb, name, "nobody pinned it", "launch status shows what is pinned")
+            self._pinned.discard(key)
+            self._tell(Happened(kind="unpinned", name=self._names(key), message="its files may leave RAM again"))
+            self.decide()
+        elif verb == "evict":
+            self._evict(key, name)
+        else:
+            self._fetch(key, name, verb)
+
+    def _evict(self, key: str, name: str) -> None:
+        """Send a model's files away. Raises SuperviseError."""
+        if key in self._pinned:
+            raise refused("evict", name, "it is pinned", f"launch unpin {name}")
+        users = [n for n in sorted(self._running) if n in self._everyone and self._everyone[n].model_path == key]
+        if users:
+            raise refused("evict", name, f"{', '.join(users)} run on its files", f"launch stop {users[0]}")
+        if key not in self._held:
+            raise refused("evict", name, "the pool does not hold it", "launch status shows what is in RAM")
+        self._unwanted.add(key)
+        self._drop(key, "somebody asked for it")
+        self.decide()
+
+    def _fetch(self, key: str, name: str, verb: Verb) -> None:
+        """Have a model's files in RAM, and keep them there where they are pinned. Raises SuperviseError."""
+        before = set(self._pinned), list(self._wanted), set(self._unwanted)
+        self._unwanted.discard(key)
+        if verb == "pin":
+            self._pinned.add(key)
+        elif key not in self._held:
+            self._wanted = [key, *(other for other in self._wanted if other != key)]
+        self.decide()
+        if key not in self._held:
+            self._pinned, self._wanted, self._unwanted = before
+            what = f"its {gib(self._size(key))} do not fit beside what runs and is pinned"
+            raise refused(
+                verb, name, f"{what}: the pool may hold {gib(self.budget_bytes)}", "launch unpin or stop another"
+            )
+        if verb == "pin" and key not in before[0]:
+            message = f"its {self._size(key) / 1024**2:.0f} MiB stay in RAM"
+            self._tell(Happened(kind="pinned", name=self._names(key), message=message, cause="somebody asked for it"))
+
+    def remember(self, names: Iterable[str]) -> None:
+        """Which servers began in an earlier run of the fleet, oldest first: what follows what is learnt from it."""
+        for name in names:
+            self._predictor.note(name)
+
+    def _names(self, key: str) -> str:
+        """The workers that run on a model's files."""
+        return ", ".join(name for name, unit in self._units.items() if unit.model_path == key)
+
+    def _fetched(self, key: str, forecast: tuple[Forecast, ...], limits: Limits, *, by_hand: bool) -> Happened:
+        """That a model's files are fetched, and what makes them likely, or that somebody asked for it."""
+        names = self._names(key)
+        best = next((f for f in forecast if self._units[f.worker].model_path == key), None)
+        cause = f"{best.why} says that it is next (score {best.score:.2f})" if best is not None else ""
+        cause = "somebody asked for it" if by_hand else cause
+        return Happened(
+            kind="preload",
+            name=names,
+            message=f"its {self._size(key) / 1024**2:.0f} MiB are fetched into RAM",
+            cause=cause,
+            details={"bytes": self._size(key), "budget_bytes": limits.budget_bytes, "weighed": _weighed(forecast)},
+        )
 
     def _size(self, key: str) -> int:
         """Bytes of a model's files, 0 until the child has looked."""
@@ -265,23 +372,60 @@ class WarmPool:
         state = "loading" if facts.loading else "locked" if facts.locked else "warm" if facts.warm else ""
         return facts.percent, state
 
+    def is_pinned(self, name: str) -> bool:
+        """Whether somebody pinned the files of server `name`."""
+        unit = self._units.get(name)
+        return unit is not None and unit.model_path in self._pinned
+
+    def workers(self) -> tuple[str, ...]:
+        """Whose files the pool looks after; nobody's where none is configured."""
+        return tuple(self._units) if self._config.models_max > 0 else ()
+
     def metrics(self) -> str:
         """Prometheus text; "" where no pool is configured."""
         return self.score.text(self._facts.values(), self.budget_bytes) if self._units else ""
 
 
+def refused(verb: str, name: str, why: str, remedy: str) -> SuperviseError:
+    """What somebody wants of the pool cannot be done."""
+    message = f"{verb} {name}: {why}"
+    finding = Finding(code="supervise/pool-refused", severity="error", key="", message=message, notes=(remedy,))
+    return SuperviseError([finding])
+
+
+def _weighed(forecast: tuple[Forecast, ...]) -> list[dict[str, Any]]:
+    """A forecast as plain values, likeliest first."""
+    return [{"worker": f.worker, "why": f.why, "score": round(f.score, 4)} for f in forecast]
+
+
+def _needed(name: str, forecast: tuple[Forecast, ...], facts: Residency) -> Happened:
+    """That a worker is needed which did not run: what was expected, and whether its files were in RAM."""
+    first = forecast[0] if forecast else None
+    expected = (
+        f"{first.worker} was expected ({first.why}, score {first.score:.2f})" if first else "nothing was expected"
+    )
+    return Happened(
+        kind="prediction",
+        name=name,
+        message=f"needed; its files {'were' if facts.warm else 'were not'} in RAM",
+        cause=expected,
+        details={
+            "right": first is not None and first.worker == name,
+            "source": "pool" if facts.warm else "disk",
+            "in_ram_percent": facts.percent,
+            "weighed": _weighed(forecast),
+        },
+    )
+
+
 def _config(table: RoutingTable) -> WarmPoolConfig | None:
     """The pool's section, None for none."""
-    if table.orchestration is None:
-        return None
-    with contextlib.suppress(msgspec.ValidationError):  # said by the orchestrator, who reads the whole section
-        return msgspec.convert(table.orchestration, OrchestrationConfig).warm_pool
-    return None
+    return table.orchestration.warm_pool if table.orchestration is not None else None
 
 
 def _workers(table: RoutingTable) -> tuple[str, ...]:
     """Servers of the orchestration's workers, each once."""
-    written = (table.orchestration or {}).get("workers", ())
+    written = table.orchestration.workers if table.orchestration is not None else ()
     return tuple(dict.fromkeys(server for name in written for server in table.names.get(name, (name,))))
 
 

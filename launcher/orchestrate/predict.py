@@ -27,6 +27,8 @@ class Forecast(msgspec.Struct, frozen=True):
 
     worker: str
     why: Why
+    score: float = 0.0
+    """Trust of a rule or pattern (0 to 1), weight of what followed in the history, uses; among those of one `why`."""
 
 
 class Predictor:
@@ -74,13 +76,14 @@ class Predictor:
     def forecast(self) -> tuple[Forecast, ...]:
         """Every other worker, likeliest first."""
         declared = [
-            (self._trust.get(s, 1.0), Forecast(w, "rule" if s[0] == "rule" else "pattern")) for s, w in self._declared()
+            (trust := self._trust.get(s, 1.0), Forecast(w, "rule" if s[0] == "rule" else "pattern", trust))
+            for s, w in self._declared()
         ]
         ranked = [
             *(forecast for trust, forecast in declared if trust >= _TRUSTED),
-            *(Forecast(worker, "history") for worker in self._history()),
+            *(Forecast(worker, "history", weight) for worker, weight in self._history()),
             *(forecast for trust, forecast in declared if trust < _TRUSTED),
-            *(Forecast(worker, "frequency") for worker, _ in self._uses.most_common()),
+            *(Forecast(worker, "frequency", uses) for worker, uses in self._uses.most_common()),
             *(Forecast(worker, "declared") for worker in self._workers),
         ]
         first: dict[str, Forecast] = {}
@@ -102,14 +105,14 @@ class Predictor:
                 found.append((("pattern", number), pattern[-1]))
         return found
 
-    def _history(self) -> list[str]:
+    def _history(self) -> list[tuple[str, float]]:
         """Who followed when it was as it is now: the longest beginning that was seen more than once decides first."""
         recent = tuple(self._recent)
-        ranked: list[str] = []
+        ranked: list[tuple[str, float]] = []
         for length in range(len(recent), 0, -1):
             seen = self._after.get(recent[-length:], {})
             if length == 1 or sum(seen.values()) > 1:
-                ranked += sorted(seen, key=lambda worker: (-seen[worker], worker))
+                ranked += sorted(seen.items(), key=lambda known: (-known[1], known[0]))
         return ranked
 
     def _learn(self, before: tuple[str, ...], worker: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import ConfigError, Finding
 from launcher.ir.config import MemoryConfig, OrchestrationConfig, RuleConfig, ValidationConfig, ValidationPolicy
 from launcher.ir.fleet import RoutingTable
 
@@ -72,18 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings_of(table: RoutingTable) -> Settings | None:
-    """The settings of `table`; None where it orchestrates nothing. Raises ConfigError for a foreign section."""
-    if table.orchestration is None:
-        return None
-    try:
-        config = msgspec.convert(table.orchestration, OrchestrationConfig)
-    except msgspec.ValidationError as error:
-        message = f"the routing table's orchestration cannot be used: {error}"
-        notes = ("run `launch render` to write it again",)
-        raise ConfigError(
-            [Finding(code="manifest/invalid", severity="error", key="orchestration", message=message, notes=notes)]
-        ) from None
-    return _resolved(config, table)
+    """The settings of `table`; None where it orchestrates nothing."""
+    return _resolved(table.orchestration, table) if table.orchestration is not None else None
 
 
 def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:

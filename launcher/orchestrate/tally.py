@@ -12,14 +12,15 @@ BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 class Histogram:
     """Seconds in buckets."""
 
-    def __init__(self) -> None:
-        """Nothing observed."""
-        self.counts = [0] * (len(BUCKETS_S) + 1)
+    def __init__(self, more: Iterable[float] = ()) -> None:
+        """Nothing observed. `more`: bounds besides the usual ones, such as a target's."""
+        self.bounds = tuple(sorted({*BUCKETS_S, *more}))
+        self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one."""
-        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
     def lines(self, name: str, meaning: str) -> Iterable[str]:
@@ -27,7 +28,7 @@ class Histogram:
         yield f"# HELP {name} {meaning}"
         yield f"# TYPE {name} histogram"
         seen = 0
-        for bound, count in zip((*(f"{b:g}" for b in BUCKETS_S), "+Inf"), self.counts, strict=True):
+        for bound, count in zip((*(f"{b:g}" for b in self.bounds), "+Inf"), self.counts, strict=True):
             seen += count
             yield f'{name}_bucket{{le="{bound}"}} {seen}'
         yield f"{name}_sum {self.total:.10g}"

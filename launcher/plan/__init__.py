@@ -6,13 +6,14 @@ In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pur
 (`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages.
 """
 
+from launcher.ir.settings import Settings
 from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate
-from launcher.plan.proof import differences, excesses, is_mismatch, proof_findings, unshared_memory
-from launcher.plan.settings import Settings
+from launcher.plan.proof import beyond_rounding, differences, excesses, is_mismatch, proof_findings, unshared_memory
 from launcher.plan.settle import Settled, settle
+from launcher.plan.speed import expected, speeds, touched
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "Settings",
     "Settled",
     "apply_waivers",
+    "beyond_rounding",
     "differences",
     "estimate",
     "excesses",
+    "expected",
     "front_host",
     "is_mismatch",
     "plan_fleet",
@@ -30,6 +33,8 @@ __all__ = [
     "proof_findings",
     "settle",
     "sort_findings",
+    "speeds",
+    "touched",
     "unshared_memory",
     "unsized",
     "without_waived",

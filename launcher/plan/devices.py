@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
 from launcher.ir.config import FleetConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, ServicePlan
+from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, ServerPlan, ServicePlan
+from launcher.ir.settings import RAM
 from launcher.plan.nodes import node_plans
-from launcher.plan.server import Planned
-from launcher.plan.settings import RAM
 
 
-def elect(servers: Sequence[Planned]) -> tuple[Planned, ...]:
+def elect(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
     """`servers` with at most one initial member an exclusive group: its default, else the first as listed.
 
-    That member's plan is marked `default`, so that nobody downstream has to choose again.
+    That member is marked `default`, so that nobody downstream has to choose again.
     """
     first: dict[str, str] = {}
     for server in sorted(servers, key=lambda s: not s.config.default):
         if server.config.exclusive and server.initial:
             first.setdefault(server.config.exclusive, server.name)
 
-    def initial(server: Planned) -> bool:
+    def initial(server: ServerPlan) -> bool:
         group = server.config.exclusive
         return server.initial and (not group or first[group] == server.name)
 
-    def elected(server: Planned) -> Planned:
+    def elected(server: ServerPlan) -> ServerPlan:
         """`server` with the verdict."""
         chosen = initial(server)
-        default = chosen if server.config.exclusive and server.initial else server.plan.default
-        plan = msgspec.structs.replace(server.plan, default=default)
-        return msgspec.structs.replace(server, initial=chosen, plan=plan)
+        default = chosen if server.config.exclusive and server.initial else server.default
+        return msgspec.structs.replace(server, initial=chosen, default=default)
 
     return tuple(map(elected, servers))
 
 
-def worst(servers: Iterable[Planned], value: Callable[[Planned], int]) -> int:
+def worst(servers: Iterable[ServerPlan], value: Callable[[ServerPlan], int]) -> int:
     """The largest sum of `value` over servers that may be up at once: one member of each exclusive group."""
     alone = 0
     groups: defaultdict[str, int] = defaultdict(int)
@@ -52,14 +50,8 @@ def worst(servers: Iterable[Planned], value: Callable[[Planned], int]) -> int:
     return alone + sum(groups.values())
 
 
-def starts(fleet: FleetConfig, service: ServicePlan) -> str:
-    """When a service runs; an unknown tier counts as boot."""
-    tier = fleet.tiers.get(service.config.tier)
-    return tier.start if tier else "boot"
-
-
 def device_plans(
-    fleet: FleetConfig, servers: Sequence[Planned], services: Sequence[ServicePlan], *, host: str = ""
+    fleet: FleetConfig, servers: Sequence[ServerPlan], services: Sequence[ServicePlan], *, host: str = ""
 ) -> tuple[DevicePlan, ...]:
     """RAM and every GPU of a machine: capacity, budget, planned (after start), peak (the worst set that tiers allow).
 
@@ -67,15 +59,15 @@ def device_plans(
     """
     hardware = fleet.hardware
     whose = host or msgspec.UNSET
-    resident = sum(s.config.ram_bytes for s in services if starts(fleet, s) == "boot")
-    possible = sum(s.config.ram_bytes for s in services if starts(fleet, s) != "never")
+    resident = sum(s.config.ram_bytes for s in services if s.starts == "boot")
+    possible = sum(s.config.ram_bytes for s in services if s.starts != "never")
     ram = DevicePlan(
         name=RAM,
         kind="ram",
         capacity_bytes=hardware.ram_bytes,
         budget_bytes=max(0, hardware.ram_bytes - hardware.ram_reserve_bytes),
-        planned_bytes=planned_on(RAM, servers) + resident,
-        peak_bytes=peak_on(RAM, servers) + possible,
+        planned_bytes=planned_on(RAM, servers, hardware.pooled) + resident,
+        peak_bytes=peak_on(RAM, servers, hardware.pooled) + possible,
         nodes=node_plans(hardware.cpu.nodes, servers, resident=resident, possible=possible),
         host=whose,
     )
@@ -94,36 +86,36 @@ def device_plans(
     return (ram, *gpus)
 
 
-def planned_on(device: str, servers: Iterable[Planned]) -> int:
-    """Bytes on `device` after start."""
-    return sum(_read(s, device, "planned_bytes") for s in servers if s.initial)
+def planned_on(device: str, servers: Iterable[ServerPlan], pooled: Collection[str] = ()) -> int:
+    """Bytes on `device` after start, and on those that share its memory."""
+    return sum(_read(s, d, "planned_bytes") for s in servers if s.initial for d in (device, *pooled))
 
 
-def peak_on(device: str, servers: Iterable[Planned]) -> int:
-    """The most bytes on `device`, without optional growth."""
-    return worst(servers, lambda s: _read(s, device, "resident_peak_bytes"))
+def peak_on(device: str, servers: Iterable[ServerPlan], pooled: Collection[str] = ()) -> int:
+    """The most bytes on `device`, without optional growth, and on those that share its memory."""
+    return worst(servers, lambda s: sum(_read(s, d, "resident_peak_bytes") for d in (device, *pooled)))
 
 
-def growth_on(device: str, servers: Iterable[Planned]) -> int:
+def growth_on(device: str, servers: Iterable[ServerPlan]) -> int:
     """Optional growth (prompt caches) of the worst set."""
     return worst(servers, lambda s: _read(s, device, "growth_bytes"))
 
 
-def _read(server: Planned, device: str, field: str) -> int:
+def _read(server: ServerPlan, device: str, field: str) -> int:
     """One figure of a server on a device; 0 where it takes nothing there."""
-    memory: DeviceMemory | None = server.on(device)
+    memory: DeviceMemory | None = server.takes(device)
     value: int = getattr(memory, field) if memory else 0
     return value
 
 
-def totals(fleet: FleetConfig, servers: Sequence[Planned], services: Sequence[ServicePlan]) -> PlanTotals:
+def totals(servers: Sequence[ServerPlan], services: Sequence[ServicePlan]) -> PlanTotals:
     """Sums over the fleet: HOT is what is up after start, WARM the servers started on demand."""
     hot = [s for s in servers if s.initial]
     warm = [s for s in servers if s.starts == "demand"]
-    services_bytes = sum(s.config.ram_bytes for s in services if starts(fleet, s) == "boot")
+    services_bytes = sum(s.config.ram_bytes for s in services if s.starts == "boot")
     return PlanTotals(
         hot_ram_bytes=planned_on(RAM, hot) + services_bytes,
         warm_ram_bytes=sum(_read(s, RAM, "planned_bytes") for s in warm),
-        kv_bytes=sum(m.kv_bytes for s in hot for m in s.plan.memory),
+        kv_bytes=sum(m.kv_bytes for s in hot for m in s.memory),
         threads=sum(s.settings.threads for s in hot),
     )

@@ -9,15 +9,15 @@ import msgspec
 from launcher.errors import Finding
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
-from launcher.ir.plan import FleetPlan, Residency, ServicePlan, Solved
+from launcher.ir.plan import FleetPlan, Residency, ServerPlan, ServicePlan, Solved
 from launcher.ir.proof import Proved
 from launcher.plan.checks import CHECKS, WHOLE, Planning
-from launcher.plan.devices import device_plans, elect, starts, totals
+from launcher.plan.devices import device_plans, elect, totals
 from launcher.plan.hosts import Host, check_hosts, placed, split, told_by, without_foreign
 from launcher.plan.ladder import ladders
 from launcher.plan.memory import WeightTables
 from launcher.plan.order import start_order
-from launcher.plan.server import Planned, plan_server, with_proof
+from launcher.plan.server import plan_server, with_proof
 from launcher.plan.sharing import share
 from launcher.plan.solve import solve
 from launcher.plan.together import residency
@@ -54,9 +54,8 @@ def plan_fleet(
         deployment=deployment,
         input_digest=input_digest,
         config=fleet,
-        tiers=fleet.tiers,
         devices=whole.devices,
-        servers=tuple(s.plan for s in whole.servers),
+        servers=whole.servers,
         services=whole.services,
         totals=whole.totals,
         findings=sort_findings(findings),
@@ -90,7 +89,7 @@ def _part(
     """One host's servers and services, planned alone."""
     planned = (placed(with_proof(s, proved), host) for s in _servers(host.fleet, catalog, findings, tables))
     servers, foreign = without_foreign(share(elect(tuple(planned))), fleet.servers)
-    servers, cycles = start_order(servers, fleet.runtime.parallel_start_below_bytes)
+    servers, cycles = start_order(servers, fleet.runtime.parallel_start_below_bytes, fleet.runtime.cooldown_s)
     findings += (*foreign, *cycles)
     services = tuple(_services(host, findings))
     return Planning(
@@ -99,7 +98,7 @@ def _part(
         servers=servers,
         services=services,
         devices=device_plans(host.fleet, servers, services, host=host.name),
-        totals=totals(host.fleet, servers, services),
+        totals=totals(servers, services),
         tables=tables,
         solved=solved,
         front=host.front,
@@ -108,8 +107,8 @@ def _part(
 
 def _residency(part: Planning) -> Residency | None:
     """Who of one host may be up at once."""
-    standing = sum(s.config.ram_bytes for s in part.services if starts(part.fleet, s) != "never")
-    return residency(part.servers, part.devices, standing=standing)
+    standing = sum(s.config.ram_bytes for s in part.services if s.starts != "never")
+    return residency(part.servers, part.devices, standing=standing, pooled=part.fleet.hardware.pooled)
 
 
 def _together(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, parts: Sequence[Planning]) -> Planning:
@@ -122,12 +121,14 @@ def _together(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, parts:
         servers=servers,
         services=services,
         devices=tuple(d for part in parts for d in part.devices),
-        totals=totals(fleet, servers, services),
+        totals=totals(servers, services),
         tables=tables,
     )
 
 
-def _servers(fleet: FleetConfig, catalog: Catalog, findings: list[Finding], tables: WeightTables) -> Iterator[Planned]:
+def _servers(
+    fleet: FleetConfig, catalog: Catalog, findings: list[Finding], tables: WeightTables
+) -> Iterator[ServerPlan]:
     """Every server whose references resolve."""
     for name, config in fleet.servers.items():
         planned, found = plan_server(fleet, catalog, name, config, tables)
@@ -148,4 +149,6 @@ def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
             findings.append(
                 Finding(code="plan/dangling-reference", severity="error", key=f"services.{name}.port", message=message)
             )
-        yield ServicePlan(name=name, port=port or 0, config=service, on=host.name)
+        tier = fleet.tiers.get(service.tier)
+        starts = tier.start if tier else "boot"
+        yield ServicePlan(name=name, port=port or 0, config=service, starts=starts, on=host.name)

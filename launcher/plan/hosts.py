@@ -15,7 +15,6 @@ import msgspec
 from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.plan.server import Planned
 
 LOOPBACK = "127.0.0.1"
 KEY_FLAG = "--api-key-file"
@@ -79,7 +78,7 @@ def _part(
         front = msgspec.structs.replace(front, host=listen)
     else:
         front = msgspec.structs.replace(
-            front, host=_own_loopback(hosts[name]), tls_cert_file=None, tls_key_file=None, allowed_hosts=()
+            front, host=_own_loopback(hosts[name]), listen=(), tls_cert_file=None, tls_key_file=None, allowed_hosts=()
         )
     mine = {*servers, *services}
     return msgspec.structs.replace(
@@ -138,21 +137,21 @@ def is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
-def _is_private(address: str) -> bool:
+def is_private(address: str) -> bool:
     """Whether `address` is loopback or a unix socket."""
-    return is_loopback(address) or address.endswith(".sock")
+    return is_loopback(address) or address.startswith("/") or address.endswith(".sock")
 
 
-def placed(server: Planned, host: Host) -> Planned:
+def placed(server: ServerPlan, host: Host) -> ServerPlan:
     """`server` with its host in its plan, where there are several."""
     if not host.name:
         return server
-    return msgspec.structs.replace(server, plan=msgspec.structs.replace(server.plan, on=host.name))
+    return msgspec.structs.replace(server, on=host.name)
 
 
 def without_foreign(
-    servers: Iterable[Planned], everyone: Mapping[str, object]
-) -> tuple[tuple[Planned, ...], list[Finding]]:
+    servers: Iterable[ServerPlan], everyone: Mapping[str, object]
+) -> tuple[tuple[ServerPlan, ...], list[Finding]]:
     """`servers` of one host that wait only for one another; each other server that one was to wait for is a warning.
 
     Hosts start by themselves: nobody there knows when a server elsewhere is ready.
@@ -162,12 +161,12 @@ def without_foreign(
     findings: list[Finding] = []
     kept = []
     for server in ours:
-        foreign = [n for n in server.plan.after if n not in here and n in everyone]
+        foreign = [n for n in server.after if n not in here and n in everyone]
         if not foreign:
             kept.append(server)
             continue
-        after = tuple(n for n in server.plan.after if n not in foreign)
-        kept.append(msgspec.structs.replace(server, plan=msgspec.structs.replace(server.plan, after=after)))
+        after = tuple(n for n in server.after if n not in foreign)
+        kept.append(msgspec.structs.replace(server, after=after))
         message = f"{server.name} cannot wait for {', '.join(foreign)}: hosts start by themselves, and that is another"
         key = f"{server.key}.after"
         fix = Fix(override=f"{key}=[{','.join(n for n in server.config.after if n not in foreign)}]")
@@ -193,7 +192,7 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
     all_keyed = fleet.runtime.server_key_file is not None
     for name, server in fleet.servers.items():
         keyed = all_keyed or _asks_for_key(server.extra_args)
-        if server.host not in hosts and not _is_private(server.host) and not keyed:
+        if server.host not in hosts and not is_private(server.host) and not keyed:
             message = f"{name} listens on {server.host} and asks nobody for a key: whoever reaches this address uses it"
             own_key = Fix(
                 override=f"servers.{name}.extra_args=[{KEY_FLAG},/etc/launch/{name}.key]",

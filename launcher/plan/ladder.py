@@ -10,14 +10,11 @@ from launcher.ir.plan import RungPlan
 from launcher.plan.memory import WeightTables
 from launcher.plan.server import plan_server
 
-_FIELDS = ("quantization", "n_ctx", "cache_type_k", "cache_type_v", "n_gpu_layers")
-_PLACE = ("port", "tier", "roles", "aliases", "exclusive", "default", "after", "fatal")
-"""What stays the worker's own when a rung serves with another server's model."""
-
 
 def rung_config(fleet: FleetConfig, worker: str, rung: RungConfig) -> ServerConfig | None:
     """`worker` as `rung` has it: the whole setting, not an addition to the rung before.
 
+    Where a rung serves with another server's model, port, names and place among the others stay the worker's own.
     None where the names lead nowhere, and where the worker's model has no file in the rung's quantization.
     """
     own, config = fleet.servers.get(worker), fleet.servers.get(rung.server or worker)
@@ -26,11 +23,22 @@ def rung_config(fleet: FleetConfig, worker: str, rung: RungConfig) -> ServerConf
     model = fleet.models.get(config.model)
     if rung.quantization is not None and model is not None and rung.quantization not in model.files:
         return None
-    given = {field: value for field in _FIELDS if (value := getattr(rung, field)) is not None}
+    set_here = msgspec.structs.asdict(rung)
+    given = {field: value for field, value in set_here.items() if field != "server" and value is not None}
     if "n_ctx" in given:
         given["n_ctx_per_slot"] = None
     if rung.server is not None:
-        given |= {field: getattr(own, field) for field in _PLACE}
+        config = msgspec.structs.replace(
+            config,
+            port=own.port,
+            tier=own.tier,
+            roles=own.roles,
+            aliases=own.aliases,
+            exclusive=own.exclusive,
+            default=own.default,
+            after=own.after,
+            fatal=own.fatal,
+        )
     return msgspec.structs.replace(config, **given)
 
 
@@ -49,7 +57,7 @@ def _rungs(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, worker: s
         config = rung_config(fleet, worker, rung)
         planned = plan_server(fleet, catalog, worker, config, tables)[0] if config is not None else None
         if planned is not None:
-            rungs.append(RungPlan(label=rung_label(rung), server=planned.plan))
+            rungs.append(RungPlan(label=rung_label(rung), server=planned))
     return rungs
 
 

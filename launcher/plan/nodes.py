@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from launcher.ir.config import NumaNodeConfig
-from launcher.ir.plan import NodePlan
-from launcher.plan.server import Planned
-from launcher.plan.settings import RAM
+from launcher.ir.plan import NodePlan, ServerPlan
+from launcher.ir.settings import RAM
 
 
 def node_plans(
-    nodes: Sequence[NumaNodeConfig], servers: Sequence[Planned], *, resident: int, possible: int
+    nodes: Sequence[NumaNodeConfig], servers: Sequence[ServerPlan], *, resident: int, possible: int
 ) -> tuple[NodePlan, ...]:
     """What each of `nodes` holds: interleaved and unbound servers spread evenly, others go to the nodes they name.
 
@@ -36,10 +35,10 @@ def node_plans(
     )
 
 
-def worst_set(servers: Iterable[Planned], value: Callable[[Planned], int]) -> list[Planned]:
+def worst_set(servers: Iterable[ServerPlan], value: Callable[[ServerPlan], int]) -> list[ServerPlan]:
     """The servers that may be up at once with the largest sum of `value`: one member of each exclusive group."""
-    alone: list[Planned] = []
-    groups: dict[str, Planned] = {}
+    alone: list[ServerPlan] = []
+    groups: dict[str, ServerPlan] = {}
     for server in servers:
         group = server.config.exclusive
         if server.starts == "never":
@@ -52,7 +51,7 @@ def worst_set(servers: Iterable[Planned], value: Callable[[Planned], int]) -> li
 
 
 def _by_node(
-    nodes: Sequence[NumaNodeConfig], servers: Iterable[Planned], value: Callable[[Planned], int], everywhere: int
+    nodes: Sequence[NumaNodeConfig], servers: Iterable[ServerPlan], value: Callable[[ServerPlan], int], everywhere: int
 ) -> dict[int, int]:
     """`value` of every server put on nodes, with `everywhere` spread over all of them."""
     held = dict.fromkeys((n.id for n in nodes), 0)
@@ -78,19 +77,19 @@ def _spread(held: dict[int, int], size: int, nodes: Sequence[int]) -> None:
         held[node] += size // len(nodes) + (index < size % len(nodes))
 
 
-def _planned(server: Planned) -> int:
+def _planned(server: ServerPlan) -> int:
     """RAM after start."""
-    memory = server.on(RAM)
+    memory = server.takes(RAM)
     return memory.planned_bytes if memory else 0
 
 
-def _peak(server: Planned) -> int:
+def _peak(server: ServerPlan) -> int:
     """RAM at most."""
-    memory = server.on(RAM)
+    memory = server.takes(RAM)
     return memory.resident_peak_bytes if memory else 0
 
 
-def _locked(server: Planned) -> int:
+def _locked(server: ServerPlan) -> int:
     """Locked RAM."""
-    memory = server.on(RAM)
+    memory = server.takes(RAM)
     return memory.locked_bytes if memory else 0

@@ -98,8 +98,13 @@ def is_mismatch(difference: Difference) -> bool:
     if difference.component in {"compute", "draft"}:
         return proven > predicted + LOG_STEP
     if difference.component == "model":
-        return abs(proven - predicted) > MODEL_ROWS * MIB + proven // MODEL_SHARE
+        return beyond_rounding(predicted, proven) or beyond_rounding(proven, predicted)
     return abs(proven - predicted) > LOGS_PER_BUFFER * LOG_STEP
+
+
+def beyond_rounding(predicted: int, proven: int) -> bool:
+    """Whether a server's rows of memory come to more bytes than planned, beyond what the log rounds."""
+    return proven - predicted > MODEL_ROWS * MIB + proven // MODEL_SHARE
 
 
 def _whole(memory: ProvenMemory) -> int:

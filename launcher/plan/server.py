@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import msgspec
 
 from launcher.errors import Finding
-from launcher.ir.catalog import Catalog, ModelFile, ProjectorFile
-from launcher.ir.config import FleetConfig, HardwareConfig, ServerConfig
-from launcher.ir.plan import DeviceMemory, ServerPlan
+from launcher.ir.catalog import Catalog, ModelFile
+from launcher.ir.config import CacheTypeConfig, FleetConfig, HardwareConfig, ServerConfig
+from launcher.ir.plan import DeviceMemory, Part, ServerPlan
 from launcher.ir.proof import Proved
-from launcher.plan.memory import Companions, Part, WeightTables, add_up, server_parts
-from launcher.plan.settings import Settings
-from launcher.plan.settle import settle
+from launcher.plan.builds import UNKNOWN, build_number
+from launcher.plan.memory import Companions, WeightTables, add_up, server_parts
+from launcher.plan.settle import NO_TYPES, settle
 
-Starts = Literal["boot", "demand", "never"]
-
-
-class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """A server as the plan's stages pass it on. `parts` are what this process takes alone, nothing shared.
-
-    `starts`: when its tier runs it. `initial`: it is up after start (of an exclusive group only one is).
-    """
-
-    name: str
-    config: ServerConfig
-    model: ModelFile
-    draft: ModelFile | None
-    projector: ProjectorFile | None
-    settings: Settings
-    parts: tuple[Part, ...]
-    starts: Starts
-    initial: bool
-    plan: ServerPlan
-
-    @property
-    def key(self) -> str:
-        """Dotted config key."""
-        return f"servers.{self.name}"
-
-    def on(self, device: str) -> DeviceMemory | None:
-        """What it takes on `device`, sharing considered."""
-        return next((m for m in self.plan.memory if m.device == device), None)
+START_S, SLOW_MEDIUM = 180, 200 * 1000**2
+"""Seconds that every start may take; bytes a second of a medium that nobody measured (a hard disk)."""
 
 
 def plan_server(
     fleet: FleetConfig, catalog: Catalog, name: str, config: ServerConfig, tables: WeightTables
-) -> tuple[Planned | None, list[Finding]]:
+) -> tuple[ServerPlan | None, list[Finding]]:
     """The plan of server `name`, or None with an error when what it refers to does not exist."""
     key = f"servers.{name}"
     model = catalog.get(config.model, config.quantization)
@@ -58,45 +31,67 @@ def plan_server(
     if config.tier not in fleet.tiers:
         message = f"there is no tier {config.tier}; there are: {', '.join(sorted(fleet.tiers))}"
         return None, [_dangling(f"{key}.tier", message)]
-    draft = catalog.get(config.draft.model, config.draft.quantization) if config.draft else None
+    draft = _draft(catalog, config)
     projector = catalog.projectors.get(config.model) if config.projector else None
     findings = []
-    if config.draft and (draft is None or not draft.parts):
+    if config.draft and config.draft.file is not None and (draft is None or not draft.parts):
         message = f"there is no file of the draft {config.draft.model} in {config.draft.quantization}"
         findings.append(_dangling(f"{key}.draft", message))
         draft = None
-    beside = Companions(draft=draft, draft_config=config.draft, projector=projector)
-    settled = settle(config, model, seen_by(fleet, config.engine), key=key, beside=beside, tables=tables)
+    beside = Companions(
+        draft=draft, draft_config=config.draft, projector=projector, adapters=_adapters(catalog, config)
+    )
+    build = build_of(fleet, config.engine)
+    settled = settle(
+        config,
+        model,
+        seen_by(fleet, config.engine),
+        key=key,
+        beside=beside,
+        tables=tables,
+        build=build,
+        cache_types=_cache_types(fleet, config),
+    )
     port = config.port if config.port is not None else fleet.ports.get(name)
     if port is None:
         findings.append(_dangling(f"{key}.port", f"no port: write one here, or an entry {name} in ports"))
     parts = server_parts(model, settled.settings, beside, tables)
     tier = _tier(fleet, name, config)
-    plan = _server_plan(name, config, model, beside, settings=settled.settings, port=port or 0, tier=tier)
-    planned = Planned(
+    starts, read_speed_bytes = fleet.tiers[tier].start, fleet.hardware.read_speed_bytes
+    planned = ServerPlan(
         name=name,
         config=config,
+        settings=settled.settings,
         model=model,
         draft=draft,
         projector=projector,
-        settings=settled.settings,
+        lora=tuple(
+            msgspec.structs.replace(adapter, path=catalog.adapters[adapter.path].path)
+            for adapter in config.lora
+            if adapter.path in catalog.adapters
+        ),
+        tier=tier,
+        starts=starts,
+        initial=starts == "boot",
+        port=port or 0,
+        default=config.default,
+        after=config.after,
+        start_timeout_s=config.start_timeout_s or start_timeout_s(model.file_bytes, read_speed_bytes),
+        load_s=model.file_bytes / read_speed_bytes if read_speed_bytes else None,
         parts=parts,
-        starts=fleet.tiers[tier].start,
-        initial=fleet.tiers[tier].start == "boot",
-        plan=msgspec.structs.replace(plan, memory=add_up(parts)),
+        memory=add_up(parts),
     )
     return planned, [*findings, *settled.findings]
 
 
-def with_proof(server: Planned, proved: Mapping[str, Proved]) -> Planned:
+def with_proof(server: ServerPlan, proved: Mapping[str, Proved]) -> ServerPlan:
     """`server` with what its own binary says that it takes beyond the bound, where it was asked."""
     proof = proved.get(server.name)
     if proof is None:
         return server
     grown = (Part(device=e.device, component=e.component, committed=e.excess_bytes) for e in proof.excess)
     parts = (*server.parts, *grown)
-    plan = msgspec.structs.replace(server.plan, memory=add_up(parts), proven_by=proof.build)
-    return msgspec.structs.replace(server, parts=parts, plan=plan)
+    return msgspec.structs.replace(server, parts=parts, memory=add_up(parts), proven_by=proof.build)
 
 
 def price(
@@ -107,12 +102,41 @@ def price(
     if model is None or not model.parts:
         return None
     beside = Companions(
-        draft=catalog.get(config.draft.model, config.draft.quantization) if config.draft else None,
+        draft=_draft(catalog, config),
         draft_config=config.draft,
         projector=catalog.projectors.get(config.model) if config.projector else None,
+        adapters=_adapters(catalog, config),
     )
-    settings = settle(config, model, seen_by(fleet, config.engine), beside=beside, tables=tables).settings
+    build = build_of(fleet, config.engine)
+    machine = seen_by(fleet, config.engine)
+    own = _cache_types(fleet, config)
+    settings = settle(config, model, machine, beside=beside, tables=tables, build=build, cache_types=own).settings
     return add_up(server_parts(model, settings, beside, tables))
+
+
+def _cache_types(fleet: FleetConfig, config: ServerConfig) -> Mapping[str, CacheTypeConfig]:
+    """K/V types that only the server's engine has."""
+    engine = fleet.engines.get(config.engine)
+    return engine.cache_types if engine else NO_TYPES
+
+
+def _draft(catalog: Catalog, config: ServerConfig) -> ModelFile | None:
+    """The file of the server's draft model, if it has one and the catalogue knows it."""
+    file = config.draft.file if config.draft else None
+    return catalog.get(*file) if file else None
+
+
+def _adapters(catalog: Catalog, config: ServerConfig) -> tuple[int, ...]:
+    """Bytes of the server's LoRA adapters, as far as the catalogue knows them."""
+    return tuple(catalog.adapters[a.path].tensor_bytes for a in config.lora if a.path in catalog.adapters)
+
+
+def start_timeout_s(file_bytes: int, read_speed_bytes: int | None) -> float:
+    """How long a start may take that nobody limits: twice the reading, and a minute; at least 180 s.
+
+    One that makes no progress ends earlier, so this is an end for those that never come to one.
+    """
+    return float(max(START_S, 60 + 2 * file_bytes // (read_speed_bytes or SLOW_MEDIUM)))
 
 
 def seen_by(fleet: FleetConfig, engine: str) -> HardwareConfig:
@@ -124,52 +148,17 @@ def seen_by(fleet: FleetConfig, engine: str) -> HardwareConfig:
     return msgspec.structs.replace(hardware, cpu=msgspec.structs.replace(hardware.cpu, features=used))
 
 
+def build_of(fleet: FleetConfig, engine: str) -> int:
+    """Number of the build that `engine` is; 0 where its dialect has none."""
+    entry = fleet.engines.get(engine)
+    return build_number(entry.dialect) if entry else UNKNOWN
+
+
 def _tier(fleet: FleetConfig, name: str, config: ServerConfig) -> str:
     """The server's tier; one named by include_warm joins the first tier that starts at boot."""
     if name in fleet.include_warm and fleet.tiers[config.tier].start == "demand":
         return next((t for t, tier in fleet.tiers.items() if tier.start == "boot"), config.tier)
     return config.tier
-
-
-def _server_plan(
-    name: str, config: ServerConfig, model: ModelFile, beside: Companions, *, settings: Settings, port: int, tier: str
-) -> ServerPlan:
-    """The settled values in the shape that render and plan --json read; memory is added up later."""
-    arch = model.architecture
-    copied = {field: getattr(config, field) for field in COPIED}
-    resolved = {field: getattr(settings, field) for field in RESOLVED}
-    return ServerPlan(
-        name=name,
-        tier=tier,
-        port=port,
-        model_path=model.path,
-        file_parts=tuple(part.path for part in model.parts),
-        arch=arch.arch,
-        source=model.source,
-        n_ctx_train=arch.n_ctx_train,
-        flash_attention="on" if settings.flash_attention else "off",
-        projector_path=beside.projector.path if beside.projector else None,
-        expert_override=(f"{arch.arch}.expert_used_count", config.experts_used) if config.experts_used else None,
-        draft_path=beside.draft.path if beside.draft else None,
-        draft_arch=beside.draft.architecture.arch if beside.draft else None,
-        memory=(),
-        **copied,
-        **resolved,
-    )
-
-
-COPIED = (
-    *("roles", "aliases", "engine", "host", "model", "quantization", "pooling", "cpus", "numa", "draft", "exclusive"),
-    *("default", "after", "start_timeout_s", "stall_timeout_s", "request_timeout_s", "stop_grace_s", "fatal"),
-    *("reasoning", "request_defaults", "request_set", "request_strip", "extra_args", "env", "slot_save_path"),
-)
-"""ServerPlan fields that are the config's own."""
-RESOLVED = (
-    *("slots", "n_ctx", "n_ctx_per_slot", "kv_unified", "n_batch", "n_ubatch", "cache_type_k", "cache_type_v"),
-    *("swa_full", "context_checkpoints", "cache_ram_mib", "embedding", "load_mode", "repack", "devices"),
-    *("n_gpu_layers", "n_cpu_moe", "tensor_split", "kv_offload", "threads", "threads_batch", "ngram"),
-)
-"""ServerPlan fields that settling decided."""
 
 
 def _dangling(key: str, message: str) -> Finding:

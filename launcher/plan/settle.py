@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import msgspec
 
 from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding
 from launcher.ir.catalog import ModelFile
-from launcher.ir.config import HardwareConfig, ServerConfig
+from launcher.ir.config import ArchitectureConfig, CacheTypeConfig, HardwareConfig, ServerConfig
+from launcher.ir.settings import RAM, Settings
 from launcher.plan.cpuset import physical_cores
 from launcher.plan.memory import (
     AUTO_SLOTS,
@@ -18,14 +21,15 @@ from launcher.plan.memory import (
     WeightTables,
     add_up,
     resolve_context,
-    served_architecture,
     server_parts,
 )
-from launcher.plan.settings import Settings
+from launcher.plan.memory.kv import ROW
+from launcher.plan.memory.layers import EMBEDS_ONLY
 
 HOST_BUFFERS = frozenset({"cuda", "rocm", "vulkan", "sycl"})
 """Backends with a host buffer type, which llama.cpp prefers to repacked CPU weights (make_cpu_buft_list)."""
 NO_COMPANIONS = Companions()
+NO_TYPES: Mapping[str, CacheTypeConfig] = MappingProxyType({})
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,13 +47,17 @@ def settle(
     key: str = "server",
     beside: Companions = NO_COMPANIONS,
     tables: WeightTables | None = None,
+    build: int = 0,
+    cache_types: Mapping[str, CacheTypeConfig] = NO_TYPES,
 ) -> Settled:
     """Settings of `config` serving `model` on `hardware` (absent: a host without GPUs and extra instructions).
 
     `key` is the dotted config key of the server, for findings. `beside` and `tables` serve to fit `n_gpu_layers: auto`.
+    `build`: number of the llama-server build (see `builds`). `cache_types`: K/V types that only its engine has.
     """
     findings: list[Finding] = []
-    arch = served_architecture(model)
+    arch = model.architecture
+    embeds = embedding(config, arch)
     slots = _slots(config, key, findings)
     unified = config.kv_unified if config.kv_unified is not None else config.slots is None
     wanted = _context(config, slots, model, key, findings)
@@ -60,12 +68,16 @@ def settle(
         n_batch=config.n_batch,
         n_ubatch=config.n_ubatch,
         causal=arch.causal,
-        embedding=config.embedding,
+        embedding=embeds,
         n_ctx_train=arch.n_ctx_train,
     )
     if arch.n_ctx_train and wanted > arch.n_ctx_train * slots:
         findings.append(_over_training(key, config, wanted // slots, arch.n_ctx_train))
     devices = tuple(_devices(config, hardware, key, findings))
+    main = _main(config, devices, key, findings)
+    if config.split_mode == "none" and main:
+        devices = (main,)
+    findings.extend(_unknown_types(config, cache_types, key))
     own_cores = _cores(config, hardware, key, findings)
     threads = config.threads or own_cores
     settings = Settings(
@@ -77,10 +89,11 @@ def settle(
         n_batch=context.n_batch,
         n_ubatch=context.n_ubatch,
         causal=arch.causal,
-        embedding=config.embedding,
+        embedding=embeds,
         flash_attention=config.flash_attention != "off",
         cache_type_k=config.cache_type_k,
         cache_type_v=config.cache_type_v,
+        cache_blocks=tuple((name, kind.block_bytes, kind.block) for name, kind in cache_types.items()),
         swa_full=config.swa_full,
         context_checkpoints=config.context_checkpoints,
         cache_ram_mib=config.cache_ram_mib,
@@ -92,17 +105,48 @@ def settle(
         n_cpu_moe=min(config.n_cpu_moe, arch.n_layer),
         tensor_split=_split(config, hardware, devices),
         kv_offload=config.kv_offload,
+        split_mode=config.split_mode,
+        main=main,
+        n_cpu_ffn=min(config.n_cpu_ffn, arch.n_layer),
+        placement=tuple(_placement(config, devices, key, findings)),
+        projector_device=_projector_device(config, hardware, key, findings),
+        contexts=_contexts(config, hardware, devices),
         host_buffer=hardware is not None and any(hardware.gpus[d].backend in HOST_BUFFERS for d in devices),
         plain_devices=hardware is not None and all(hardware.gpus[d].backend == "rpc" for d in devices),
         cpu_features=frozenset(hardware.cpu.features if hardware else ()),
         threads=threads,
         threads_batch=config.threads_batch or threads,
         draft_n_max=config.draft.n_max if config.draft else 0,
+        draft_kind=config.draft.kind if config.draft else "",
         ngram=config.ngram,
+        build=build,
         pooling=config.pooling or arch.pooling or "none",
     )
     layers = _gpu_layers(config, model, hardware, settings, beside=beside, tables=tables or WeightTables())
     return Settled(settings=msgspec.structs.replace(settings, n_gpu_layers=layers), findings=tuple(findings))
+
+
+def _unknown_types(config: ServerConfig, own: Mapping[str, CacheTypeConfig], key: str) -> Iterator[Finding]:
+    """K/V types of the server and its draft that nobody knows the size of; the config stage reports them first."""
+    for at, written in ((key, config), (f"{key}.draft", config.draft)):
+        for field in ("cache_type_k", "cache_type_v") if written is not None else ():
+            kind = getattr(written, field)
+            if kind not in ROW and kind not in own:
+                message = f"{kind!r} is no K/V type of llama.cpp, and the engine names none like it (cache_types)"
+                yield Finding(code="plan/dangling-reference", severity="error", key=f"{at}.{field}", message=message)
+
+
+def embedding(config: ServerConfig, arch: ArchitectureConfig) -> bool:
+    """Whether the server makes embeddings or orders texts: as written, else by its pooling and the model's kind."""
+    if config.embedding is not None:
+        return config.embedding or pooling(config, arch) == "rank"
+    return arch.arch in EMBEDS_ONLY or pooling(config, arch) is not None
+
+
+def pooling(config: ServerConfig, arch: ArchitectureConfig) -> str | None:
+    """How texts become vectors, as written or as the model says; None where it is `none` or nobody says."""
+    said = config.pooling or arch.pooling
+    return said if said != "none" else None
 
 
 def _slots(config: ServerConfig, key: str, findings: list[Finding]) -> int:
@@ -152,6 +196,68 @@ def _devices(config: ServerConfig, hardware: HardwareConfig | None, key: str, fi
             continue
         have = ", ".join(known) or "none"
         findings.append(_error("plan/unknown-device", f"{key}.devices", f"no GPU is named {device}; there are: {have}"))
+
+
+def _main(config: ServerConfig, devices: tuple[str, ...], key: str, findings: list[Finding]) -> str:
+    """The device that has what is not split: `main_gpu`, else the first."""
+    if config.main_gpu is None or config.main_gpu in devices:
+        return config.main_gpu or (devices[0] if devices else "")
+    message = f"{config.main_gpu} is none of the server's devices: {', '.join(devices) or 'it has none'}"
+    findings.append(_error("plan/unknown-device", f"{key}.main_gpu", message))
+    return devices[0] if devices else ""
+
+
+def _placement(
+    config: ServerConfig, devices: tuple[str, ...], key: str, findings: list[Finding]
+) -> Iterator[tuple[str, str]]:
+    """Each rule of `tensor_placement` as expression and device."""
+    for position, rule in enumerate(config.tensor_placement):
+        expression, equals, device = rule.rpartition("=")
+        at = f"{key}.tensor_placement.{position}"
+        if not equals or "," in expression or not _compiles(expression):
+            message = f"{rule!r} is not of the form REGEX=DEVICE, with no comma in it"
+            findings.append(_error("plan/tensor-placement", at, message))
+        elif device.lower() != "cpu" and device not in devices:
+            have = ", ".join((*devices, "cpu"))
+            findings.append(_error("plan/unknown-device", at, f"{device} is none of the server's devices: {have}"))
+        else:
+            yield expression, RAM if device.lower() == "cpu" else device
+
+
+def _compiles(expression: str) -> bool:
+    """Whether it is a regular expression; llama.cpp's (ECMAScript) are written alike but for rare forms."""
+    try:
+        re.compile(expression)
+    except re.error:
+        return False
+    return bool(expression)
+
+
+def _projector_device(
+    config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]
+) -> str | None:
+    """Where the image encoder runs, if that is written."""
+    device = config.projector_device
+    if device is None or device == "cpu":
+        return RAM if device else None
+    if hardware is not None and device not in hardware.gpus:
+        have = ", ".join((*hardware.gpus, "cpu"))
+        findings.append(
+            _error("plan/unknown-device", f"{key}.projector_device", f"no GPU is named {device}; there are: {have}")
+        )
+        return None
+    return device
+
+
+def _contexts(
+    config: ServerConfig, hardware: HardwareConfig | None, devices: tuple[str, ...]
+) -> tuple[tuple[str, int], ...]:
+    """What the process holds of its devices, the draft's too, before it loads anything."""
+    if hardware is None:
+        return ()
+    own = [*((config.draft.devices or ()) if config.draft else ()), config.projector_device]
+    used = dict.fromkeys((*devices, *(d for d in own if d is not None and d in hardware.gpus)))
+    return tuple((device, hardware.gpus[device].context_bytes) for device in used)
 
 
 def _split(config: ServerConfig, hardware: HardwareConfig | None, devices: tuple[str, ...]) -> tuple[float, ...]:

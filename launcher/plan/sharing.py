@@ -6,19 +6,19 @@ from collections import defaultdict
 
 import msgspec
 
+from launcher.ir.plan import ServerPlan
 from launcher.plan.memory import Part, add_up
-from launcher.plan.server import Planned
 
 NEVER = 2
 
 
-def share(servers: tuple[Planned, ...]) -> tuple[Planned, ...]:
+def share(servers: tuple[ServerPlan, ...]) -> tuple[ServerPlan, ...]:
     """`servers` with the pages of each mapped file left to one of them, and `shared_with` filled in.
 
     That one is the first by name among those that are always up together: servers of exclusive groups own nothing
     (they may be down), and a server started on demand does not carry the pages of one started at boot.
     """
-    users: defaultdict[str, list[Planned]] = defaultdict(list)
+    users: defaultdict[str, list[ServerPlan]] = defaultdict(list)
     for server in servers:
         for source in {part.source for part in server.parts if part.file}:
             users[source].append(server)
@@ -37,18 +37,18 @@ def share(servers: tuple[Planned, ...]) -> tuple[Planned, ...]:
     return tuple(_without(s, owned[s.name], partners[s.name]) if s.name in partners else s for s in servers)
 
 
-def _rank(server: Planned) -> int:
+def _rank(server: ServerPlan) -> int:
     """0: up from start to stop; 1: up on demand; 2: may be down while others need the pages."""
     if server.config.exclusive or server.starts == "never":
         return NEVER
     return 0 if server.starts == "boot" else 1
 
 
-def _without(server: Planned, owned: dict[str, int], partners: set[str]) -> Planned:
+def _without(server: ServerPlan, owned: dict[str, int], partners: set[str]) -> ServerPlan:
     """`server` without the pages that another one is counted for."""
     parts = tuple(_less(p, owned[p.source]) if p.file and p.source in owned else p for p in server.parts)
     memory = add_up(parts, shared={"ram": tuple(sorted(partners))})
-    return msgspec.structs.replace(server, plan=msgspec.structs.replace(server.plan, memory=memory))
+    return msgspec.structs.replace(server, memory=memory)
 
 
 def _less(part: Part, pages: int) -> Part:

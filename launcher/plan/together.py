@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
-from launcher.ir.plan import DevicePlan, Residency, ResidentSet
+from launcher.ir.plan import DevicePlan, Residency, ResidentSet, ServerPlan
+from launcher.ir.settings import RAM
 from launcher.plan.memory import Part, add_up
-from launcher.plan.server import Planned
-from launcher.plan.settings import RAM
 
+Step = Literal["decide", "leave out", "forget"]
+"""What is done about a server: take it if it fits, then do without it, then forget that it was left out."""
 STEPS = 20_000
 """Choices that are tried at most; beyond, the table is cut and says so."""
 ROWS = 64
 """Sets in a table at most."""
 
 
-def residency(servers: Sequence[Planned], devices: Sequence[DevicePlan], *, standing: int) -> Residency | None:
+def residency(
+    servers: Sequence[ServerPlan],
+    devices: Sequence[DevicePlan],
+    *,
+    standing: int,
+    pooled: frozenset[str] = frozenset(),
+) -> Residency | None:
     """The table of one host; None where nothing comes and goes.
 
     Always up are the servers that start at boot and take no turns, and the services, which take `standing` bytes of
-    RAM. Each of the other servers is in every set that it fits into; a set is whole: nothing more fits. Sizes are
-    peaks with file pages, each file's counted once. A set that an exclusive group forbids is marked, because its sizes
-    alone would allow it.
+    RAM; `pooled` are GPUs that use it. Each of the other servers is in every set that it fits into; a set is whole:
+    nothing more fits. Sizes are peaks with file pages, each file's counted once. A set that an exclusive group forbids
+    is marked, because its sizes alone would allow it.
     """
     always = tuple(s for s in servers if s.starts == "boot" and not s.config.exclusive)
     choices = tuple(s for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive))
     if not choices:
         return None
     budgets = {d.name: d.budget_bytes for d in devices}
-    search = _Search(choices, _Load(budgets, {RAM: standing}, always))
+    search = _Search(choices, _Load(budgets, {RAM: standing}, always, pooled))
     sets = [
         ResidentSet(servers=tuple(s.name for s in chosen), bytes=load, allowed=_allowed(chosen))
         for chosen, load in search.sets()
@@ -44,7 +52,7 @@ def residency(servers: Sequence[Planned], devices: Sequence[DevicePlan], *, stan
     )
 
 
-def _allowed(chosen: Iterable[Planned]) -> bool:
+def _allowed(chosen: Iterable[ServerPlan]) -> bool:
     """Whether no two of `chosen` are of one exclusive group."""
     groups = [s.config.exclusive for s in chosen if s.config.exclusive]
     return len(groups) == len(set(groups))
@@ -53,51 +61,61 @@ def _allowed(chosen: Iterable[Planned]) -> bool:
 class _Load:
     """What is taken on every device, with servers put in and taken out again."""
 
-    def __init__(self, budgets: dict[str, int], standing: dict[str, int], always: Iterable[Planned]) -> None:
+    def __init__(
+        self,
+        budgets: dict[str, int],
+        standing: dict[str, int],
+        always: Iterable[ServerPlan],
+        pooled: frozenset[str] = frozenset(),
+    ) -> None:
         """Starts with `always` on top of `standing`."""
         self.budgets = budgets
-        self.peaks: defaultdict[str, int] = defaultdict(int, standing)
-        self.files: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        self._pooled = pooled
+        self.files: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+        self.taken: defaultdict[str, int] = defaultdict(int, standing)
         self._known: dict[str, tuple[dict[str, int], dict[tuple[str, str], int]]] = {}
         for server in always:
             self.put(server)
 
-    def _of(self, server: Planned) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    def _of(self, server: ServerPlan) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
         """Peak by device, and file pages by device and file, of one server alone."""
         if server.name not in self._known:
             peaks = {m.device: m.peak_bytes for m in add_up(server.parts)}
+            peaks[RAM] += sum(size for device, size in peaks.items() if device in self._pooled)
             self._known[server.name] = peaks, _pages(server.parts)
         return self._known[server.name]
 
-    def put(self, server: Planned) -> None:
+    def put(self, server: ServerPlan) -> None:
         """It comes up."""
         peaks, pages = self._of(server)
         for device, size in peaks.items():
-            self.peaks[device] += size
+            self.taken[device] += size
         for place, size in pages.items():
-            self.files[place].append(size)
+            sizes = self.files[place]
+            self.taken[place[0]] += max(0, size - max(sizes, default=0))
+            sizes[size] += 1
 
-    def take(self, server: Planned) -> None:
+    def take(self, server: ServerPlan) -> None:
         """It goes."""
         peaks, pages = self._of(server)
         for device, size in peaks.items():
-            self.peaks[device] -= size
+            self.taken[device] -= size
         for place, size in pages.items():
-            self.files[place].remove(size)
+            sizes = self.files[place]
+            sizes[size] -= 1
+            if not sizes[size]:
+                del sizes[size]
+            self.taken[place[0]] -= max(0, size - max(sizes, default=0))
 
     def totals(self) -> dict[str, int]:
-        """Bytes by device."""
-        total = dict(self.peaks)
-        for (device, _), sizes in self.files.items():
-            if sizes:
-                total[device] = total.get(device, 0) + max(sizes)
-        return total
+        """Bytes by device: what each takes alone, and each file's pages once."""
+        return dict(self.taken)
 
     def fits(self) -> bool:
         """Whether every budget holds."""
-        return all(size <= self.budgets.get(device, 0) for device, size in self.totals().items())
+        return all(size <= self.budgets.get(device, 0) for device, size in self.taken.items())
 
-    def would_fit(self, server: Planned) -> bool:
+    def would_fit(self, server: ServerPlan) -> bool:
         """Whether every budget would hold with `server`, too."""
         self.put(server)
         fits = self.fits()
@@ -117,7 +135,7 @@ def _pages(parts: Iterable[Part]) -> dict[tuple[str, str], int]:
 class _Search:
     """Every whole set: one into which no other server fits. Depth first, taking before leaving out."""
 
-    def __init__(self, choices: Sequence[Planned], load: _Load) -> None:
+    def __init__(self, choices: Sequence[ServerPlan], load: _Load) -> None:
         """Who does not fit beside those that are always up is in no set."""
         self.never = tuple(s for s in choices if not load.would_fit(s))
         self._choices = tuple(s for s in choices if s not in self.never)
@@ -126,27 +144,36 @@ class _Search:
         self._rows = 0
         self.complete = True
 
-    def sets(self) -> Iterator[tuple[tuple[Planned, ...], dict[str, int]]]:
-        """The sets with what they take, those that are always up included."""
-        yield from self._from(0, (), ())
+    def sets(self) -> Iterator[tuple[tuple[ServerPlan, ...], dict[str, int]]]:
+        """The sets with what they take, those that are always up included.
 
-    def _from(
-        self, at: int, chosen: tuple[Planned, ...], left: tuple[Planned, ...]
-    ) -> Iterator[tuple[tuple[Planned, ...], dict[str, int]]]:
-        """Sets that begin with `chosen` and leave out `left`, decided up to `at`."""
+        Steps are kept in a list, not in calls within calls: there may be thousands of servers.
+        """
+        chosen: list[ServerPlan] = []
+        left: list[ServerPlan] = []
+        todo: list[tuple[Step, int]] = [("decide", 0)]
+        while todo:
+            step, at = todo.pop()
+            if step == "forget":
+                left.pop()
+            elif step == "leave out":
+                self._load.take(chosen.pop())
+                left.append(self._choices[at])
+                todo += [("forget", at), ("decide", at + 1)]
+            elif self._spent():
+                self.complete = False
+            elif at == len(self._choices):
+                if chosen and not any(self._load.would_fit(server) for server in left):
+                    self._rows += 1
+                    yield tuple(chosen), self._load.totals()
+            else:
+                chosen.append(self._choices[at])
+                self._load.put(chosen[-1])
+                todo.append(("leave out", at))
+                if self._load.fits():
+                    todo.append(("decide", at + 1))
+
+    def _spent(self) -> bool:
+        """Count a choice; whether there were too many, or sets enough."""
         self._steps += 1
-        if self._steps > STEPS or self._rows >= ROWS:
-            self.complete = False
-            return
-        if at == len(self._choices):
-            if chosen and not any(self._load.would_fit(server) for server in left):
-                self._rows += 1
-                yield chosen, self._load.totals()
-            return
-        server = self._choices[at]
-        self._load.put(server)
-        fits = self._load.fits()
-        if fits:
-            yield from self._from(at + 1, (*chosen, server), left)
-        self._load.take(server)
-        yield from self._from(at + 1, chosen, (*left, server))
+        return self._steps > STEPS or self._rows >= ROWS

@@ -13,6 +13,7 @@ from launcher.ir.plan import ServerPlan
 from launcher.render.characters import bad_characters
 from launcher.render.devices import place
 from launcher.render.extra import check_architecture, check_environment, check_extra_args, named_flags
+from launcher.render.known import known
 from launcher.render.spellings import TABLE, Alternatives, Meaning
 from launcher.render.values import refused_value
 
@@ -43,10 +44,20 @@ def server_words(
 
     `config` is what the server was written as: a choice that follows from another is found where that one stands.
     """
-    index = dialect.index()
-    placement, found = place(server.devices, gpus or {}, f"servers.{server.name}.devices")
+    index = known(dialect).flags
+    draft = server.config.draft
+    own = (draft.devices or ()) if draft is not None else ()
+    seeing = (server.config.projector_device,) if server.config.projector_device not in (None, "cpu") else ()
+    together = tuple(d for d in dict.fromkeys((*server.settings.devices, *own, *seeing)) if d is not None)
+    placement, found = place(together, gpus or {}, f"servers.{server.name}.devices")
+    names = dict(zip(together, placement.devices, strict=False))
+    placement = placement._replace(
+        devices=tuple(names[d] for d in server.settings.devices if d in names),
+        draft=tuple(names[d] for d in own if d in names),
+        projector=tuple(names[d] for d in seeing if d in names),
+    )
     findings = [*found, *check_architecture(server, dialect)]
-    theirs = named_flags(server.extra_args, index)
+    theirs = named_flags(server.config.extra_args, index)
     words = [binary]
     for meaning in TABLE:
         if meaning.soft and any(index.get(flag) in theirs for flag in meaning.owns if flag in index):
@@ -58,22 +69,22 @@ def server_words(
         elif any(alternatives):
             may_be_silent = chosen is not None
             findings.append(_unspoken(asked_by(meaning, server, config), meaning, alternatives, dialect, may_be_silent))
-    findings += check_extra_args(server, dialect, index)
-    findings += check_environment(server.env, f"servers.{server.name}.env", dialect, index)
-    argv = (*words, *server.extra_args)
+    findings += check_extra_args(server, dialect)
+    findings += check_environment(server.config.env, f"servers.{server.name}.env", dialect)
+    argv = (*words, *server.config.extra_args)
     findings += bad_characters(words, f"servers.{server.name}")
-    for position, word in enumerate(server.extra_args):
+    for position, word in enumerate(server.config.extra_args):
         findings += bad_characters([word], f"servers.{server.name}.extra_args.{position}")
     return argv, tuple(findings)
 
 
 def placement_prefix(server: ServerPlan) -> tuple[str, ...]:
     """`numactl …` for a memory policy (with the CPUs), `taskset …` for CPUs alone, nothing otherwise."""
-    if server.numa is None:
-        return ("taskset", "--cpu-list", server.cpus) if server.cpus else ()
-    nodes = ",".join(str(n) for n in server.numa.nodes) or "all"
-    policy = {"interleave": "interleave", "preferred": "preferred", "bind": "membind"}[server.numa.policy]
-    cpus = (f"--physcpubind={server.cpus}",) if server.cpus else ()
+    if server.config.numa is None:
+        return ("taskset", "--cpu-list", server.config.cpus) if server.config.cpus else ()
+    nodes = ",".join(str(n) for n in server.config.numa.nodes) or "all"
+    policy = {"interleave": "interleave", "preferred": "preferred", "bind": "membind"}[server.config.numa.policy]
+    cpus = (f"--physcpubind={server.config.cpus}",) if server.config.cpus else ()
     return ("numactl", *cpus, f"--{policy}={nodes}", "--")
 
 

@@ -1,51 +1,94 @@
-"""Units beside the servers': the front, services that are commands, sockets and proxies. Pure."""
+"""Units beside the servers': the runtime, and services that are commands or containers. Pure."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any
 
-from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
-from launcher.render.probes import reachable_url
+from launcher.ir.plan import FleetPlan, ServicePlan
+from launcher.render.containers import memory_limit, published_ports
 from launcher.render.server_keys import own_key_file
 from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command
 from launcher.render.unit_names import (
-    FRONT,
     data_dir,
-    front_tier,
     is_loopback,
-    shared_user,
+    runtime_tier,
+    runtime_unit,
+    runtime_user,
     slice_name,
-    socket_path,
     target_name,
     unit_name,
+    units_of,
 )
-from launcher.render.units import EXPOSURE_PYTHON, EXPOSURE_UNIX, HIDDEN, MIB, libexec_command
+from launcher.render.units import (
+    EXPOSURE_COMMAND,
+    EXPOSURE_RUNTIME,
+    HIDDEN,
+    MIB,
+    RESTART_S,
+    boot_target,
+    device_nodes,
+    hidden_paths,
+)
 
-FRONT_BYTES = 1024 * MIB
-"""The front's MemoryMax=: 60 MiB at rest, and room for the request bodies that it may hold."""
+RUNTIME_BYTES = 1024 * MIB
+"""The runtime's MemoryMax=, its front's part: 60 MiB at rest, and room for the request bodies that it may hold."""
+_IN_RUN = re.compile(r"/run/([^/]+)/[^/]+$")
+"""A path in a folder that systemd can make, and give to the runtime."""
+_JOURNAL = "systemd-journal"
 
 
-def front_values(plan: FleetPlan) -> dict[str, Any]:
-    """What `front.service.j2` needs: the front alone over servers that systemd keeps running."""
+def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
+    """What `runtime.service.j2` and `polkit.rules.j2` need: the runtime, whose processes are systemd's units.
+
+    It looks at the files of models and at the `binaries` of servers, also where the sandbox would hide them; what its
+    warm pool keeps in RAM is charged to it.
+    """
     deploy, front = plan.config.deploy, plan.config.runtime.front
-    credential = front.api_key_file and deploy.scope != "user"
-    key = ("--api-key-file", "%d/api-key") if credential else ()
-    words = (*quote_command((deploy.launch, "serve", "--route-only", "--no-color")), *key, data_dir(plan))
-    tier = front_tier(plan)
+    user = deploy.scope == "user"
+    key = ("--api-key-file", "%d/api-key") if front.api_key_file and not user else ()
+    prefix = ("--units", *quote_command(("", deploy.unit_prefix))[1:])
+    words = (*quote_command((deploy.launch, "serve", "--no-color")), *prefix, *(("--user",) if user else ()), *key)
+    tier = runtime_tier(plan)
+    name = f"{deploy.unit_prefix}-{plan.deployment}"
+    hidden = {path for server in plan.servers for binary in binaries for path in hidden_paths(server, binary)}
+    sandbox = _sandbox(plan, deploy.launch, (front.port,), loopback=True)
+    allow = device_nodes(gpu.backend for gpu in plan.config.hardware.gpus.values())
+    paths = [host for host in front.listen if host.startswith("/")]
+    addresses = (front.host, *(host for host in front.listen if host not in paths))
+    near = all(map(is_loopback, addresses)) and all(is_loopback(s.config.host) for s in (*plan.servers, *plan.remote))
+    started = [s for s in plan.servers if s.starts != "never"]
+    services = [s for s in plan.services if s.config.builtin is None and s.starts != "never"]
     return {
-        **_sandbox(plan, deploy.launch, (front.port,), loopback=True),
-        "unit": unit_name(plan, FRONT),
-        "description": f"launch front: one HTTP port for {plan.deployment}",
-        "target": target_name(plan, tier or ""),
+        **sandbox,
+        **boot_target(plan),
+        "unit": runtime_unit(plan),
+        "description": f"launch runtime: {plan.deployment}, and its one HTTP port",
         "slice": slice_name(plan, tier) if tier else None,
-        "command": " ".join(words),
-        "stop_timeout_s": math.ceil(plan.config.runtime.drain_timeout_s) + 5,
+        "command": " ".join((*words, data_dir(plan))),
+        "stop_timeout_s": math.ceil(plan.config.runtime.drain_timeout_s) + 10,
         "credentials": _front_credentials(plan),
-        "memory_max": str(FRONT_BYTES),
-        # it keeps the memory of projects there
-        "state_directory": f"{deploy.unit_prefix}-{FRONT}" if plan.config.orchestration else None,
-        "loopback": is_loopback(front.host) and all(is_loopback(s.host) for s in (*plan.servers, *plan.remote)),
+        # the pages of a warm pool are charged to whoever reads them first
+        "memory_max": "infinity" if plan.config.orchestration else str(RUNTIME_BYTES),
+        "memlock": "infinity" if plan.config.orchestration else "8M",
+        "state": "LAUNCH_STATE_DIR=%h/.local/state/launch-installed" if user else f"LAUNCH_STATE_DIR=%S/{name}",
+        "state_directory": name,
+        "runtime_directories": tuple(dict.fromkeys(match[1] for p in paths if (match := _IN_RUN.match(p)))),
+        "writable": tuple(dict.fromkeys(str(PurePath(p).parent) for p in paths if not _IN_RUN.match(p))),
+        "runtime_user": runtime_user(plan),
+        "groups": (_JOURNAL, *(("render", "video") if "char-drm" in allow else ())),
+        "exposure": EXPOSURE_RUNTIME,
+        "sees_others": True,
+        "bind_read_only": tuple(sorted({*sandbox["bind_read_only"], *map(quote_bind, hidden)})),
+        "device_allow": allow,
+        "loopback": near,
+        "units": (
+            *(unit for server in started for unit in units_of(plan, server)),
+            *(unit_name(plan, service.name) for service in services),
+        ),
     }
 
 
@@ -55,7 +98,7 @@ def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
         return ()
     front = plan.config.runtime.front.api_key_file
     files = {"api-key": front} if front else {}
-    files |= {f"key-{s.name}": key for s in (*plan.servers, *plan.remote) if (key := own_key_file(s.extra_args))}
+    files |= {f"key-{s.name}": key for s in (*plan.servers, *plan.remote) if (key := own_key_file(s.config.extra_args))}
     return tuple(f"{name}:{credential_path(path)}" for name, path in files.items())
 
 
@@ -73,14 +116,12 @@ def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         "start_limit_burst": attempts,
         "start_limit_interval_s": math.ceil(max(runtime.crash_loop_window_s, slowest)),
         "command": " ".join(quote_command(config.command)),
-        "gate": libexec_command(
-            plan, "launch-gate", "-", reachable_url(config.host, service.port) + config.health_path
-        ),
         "start_timeout_s": math.ceil(config.start_timeout_s),
-        "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
+        "boot": service.starts == "boot",
+        "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
         "environment": quote_assignments(config.env),
-        "memory_max": str(_limit(config.ram_bytes)) if config.ram_bytes else "infinity",
-        "oom_score_adjust": plan.tiers[config.tier].oom_score_adjust,
+        "memory_max": str(memory_limit(config.ram_bytes) or "infinity"),
+        "oom_score_adjust": plan.config.tiers[config.tier].oom_score_adjust,
         "state_directory": f"{plan.config.deploy.unit_prefix}-{service.name}",
     }
 
@@ -95,8 +136,6 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         raise ValueError(f"{service.name} is no container")
     attempts = max(1, runtime.crash_loop_failures)
     slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
-    near = "127.0.0.1:" if is_loopback(config.host) else ""
-    url = reachable_url(config.host, service.port)
     return {
         "unit": unit_name(plan, service.name),
         "container": f"{plan.config.deploy.unit_prefix}-{service.name}",
@@ -104,47 +143,16 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         "target": target_name(plan, config.tier),
         "slice": slice_name(plan, config.tier),
         "image": container.image.replace("%", "%%"),
-        "ports": tuple(port if port.count(":") > 1 else near + port for port in container.ports),
+        "ports": published_ports(config, container),
         "volumes": tuple(volume.replace("%", "%%") for volume in container.volumes),
         "environment": quote_assignments(config.env),
         "arguments": " ".join(quote_command(("", *container.args))[1:]),
-        "memory_bytes": _limit(config.ram_bytes) if config.ram_bytes else 0,
-        "gate": libexec_command(plan, "launch-gate", "-", f"{url}{config.health_path}"),
+        "memory_bytes": memory_limit(config.ram_bytes),
         "start_timeout_s": math.ceil(config.start_timeout_s),
-        "restart_s": f"{max(runtime.backoff_s, 0.1):g}",
+        "boot": service.starts == "boot",
+        "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
         "start_limit_burst": attempts,
         "start_limit_interval_s": math.ceil(max(runtime.crash_loop_window_s, slowest)),
-    }
-
-
-def _limit(ram_bytes: int) -> int:
-    """The memory limit of a service that takes `ram_bytes`: a quarter and 256 MiB more."""
-    return ram_bytes + ram_bytes // 4 + 256 * MIB
-
-
-def warm_values(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
-    """What `warm.socket.j2` and `warm-proxy.service.j2` need; only for servers with a `socket_path`."""
-    path = socket_path(plan, server) or ""
-    drain_s = math.ceil(plan.config.runtime.drain_timeout_s)
-    idle = math.ceil(plan.tiers[server.tier].idle_timeout_s)
-    host = f"[{server.host}]" if ":" in server.host else server.host.replace("localhost", "127.0.0.1")
-    drain = libexec_command(plan, "launch-drain", f"unix:{path}", str(drain_s)) if server.exclusive else None
-    return {
-        **_sandbox(plan, "", (), loopback=True),
-        "private_network": True,
-        "exposure": EXPOSURE_UNIX,
-        "unit": unit_name(plan, server.name, "socket"),
-        "name": server.name,
-        "target": target_name(plan, server.tier),
-        "revive": f"{plan.config.deploy.unit_prefix}-revive@%n.service",
-        "address": f"{host}:{server.port}",
-        "proxy": unit_name(plan, f"{server.name}-proxy"),
-        "backend": unit_name(plan, server.name),
-        "idle": f"{idle}s" if idle else "infinity",
-        "path": path,
-        "drain": drain,
-        "stop_timeout_s": drain_s + 5,
-        "shared_user": shared_user(plan, server.name),
     }
 
 
@@ -154,8 +162,9 @@ def _sandbox(plan: FleetPlan, program: str, ports: tuple[int, ...], *, loopback:
     return {
         "user_scope": plan.config.deploy.scope == "user",
         "user": plan.config.deploy.user,
-        "exposure": EXPOSURE_PYTHON,
+        "exposure": EXPOSURE_COMMAND,
         "hardening": plan.config.deploy.hardening,
+        "sees_others": False,
         "bind_read_only": (quote_bind(program.rpartition("/")[0]),) if hidden else (),
         "denied_calls": "~@privileged @resources",
         "ports": ports,

@@ -1,19 +1,104 @@
-"""Characters that no command line, unit or script can carry. Pure."""
+"""Characters and secrets that no command line, unit, script or page may carry. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+import msgspec
+
+from launcher.base.names import control_character
 from launcher.errors import Finding
+from launcher.ir.plan import FleetPlan
+
+_QUOTED = frozenset(
+    {
+        *("extra_args", "env", "args", "body", "request_defaults", "request_set", "description", "title", "note"),
+        *("reason", "effect", "waive", "source", "stated"),
+    }
+)
+"""Fields whose text is quoted wherever it is written, or is written nowhere."""
+_SECRET = re.compile(
+    r"(?i)(?:^|_)(?:(?:API|ACCESS|AUTH|PRIVATE|SECRET)_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$"
+)
+_ELSEWHERE_A_LINE_END = re.compile("[\x80-\x9f\u2028\u2029]")
+_SECRET_FLAG = re.compile(r"--(?:[a-z-]+-)?(?:api-key|token|password|secret)(?:=.+)?")
 
 
 def bad_characters(words: Iterable[str], key: str) -> tuple[Finding, ...]:
     """A `render/bad-character` error at `key` for each word with a NUL or a lone surrogate."""
     return tuple(
-        Finding(code="render/bad-character", severity="error", key=key, message=f"{word!a} contains {what}")
+        _bad(f"{word!a} contains {what}", key)
         for word in words
-        if (what := _what(word)) is not None
+        if not word.isprintable() and (what := _what(word)) is not None
     )
+
+
+def control_characters(plan: FleetPlan) -> Iterator[Finding]:
+    """A `render/bad-character` error for each value of the config with a control character that would end a line.
+
+    Looked at are the values that become lines of units, addresses and paths, wherever they are written.
+    """
+    config = plan.config
+    # a program's arguments and variables are quoted in its unit; a container's come through an engine that is not ours
+    services = {
+        name: service if service.container else msgspec.structs.replace(service, command=service.command[:1], env={})
+        for name, service in config.services.items()
+    }
+    parts = {"deploy": config.deploy, "runtime": config.runtime, "services": services, "tiers": config.tiers}
+    for name, value in {**parts, "hardware": config.hardware, "engines": config.engines}.items():
+        yield from _walk(value, name)
+
+
+def open_secrets(plan: FleetPlan) -> Iterator[Finding]:
+    """`render/open-secret`: values that are secrets by their names, and would stand in files that everybody reads."""
+    config = plan.config
+    for collection in ("servers", "services", "engines"):
+        for name, entry in getattr(config, collection).items():
+            for variable, value in entry.env.items():
+                if value and _SECRET.search(variable):
+                    yield _open(f"{collection}.{name}.env.{variable}", variable)
+    for name, service in config.services.items():
+        words = (*service.command[1:], *(service.container.args if service.container else ()))
+        for position, word in enumerate(words):
+            if _SECRET_FLAG.fullmatch(word):
+                yield _open(f"services.{name}.command.{position + 1}", word.partition("=")[0])
+
+
+def refused_value(value: str) -> Finding | None:
+    """The error for a value that would end a line of a unit or a page; None for any other.
+
+    Line breaks that we write ourselves, between the words of a command, are no part of it; nor are those of Unicode,
+    which end no line for systemd or a shell.
+    """
+    value = value.replace(" \\\n    ", " ")
+    why = _not_one_line(_ELSEWHERE_A_LINE_END.sub("x", value))
+    return None if why is None else _bad(f"{value[:80]!a} {why}", "")
+
+
+def _walk(value: Any, key: str) -> Iterator[Finding]:
+    """Everything below `value`."""
+    if isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            if name not in _QUOTED:
+                yield from _walk(getattr(value, name), f"{key}.{name}")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _walk(item, f"{key}.{name}")
+    elif isinstance(value, tuple):
+        for position, item in enumerate(value):
+            yield from _walk(item, f"{key}.{position}")
+    elif isinstance(value, str) and (why := _not_one_line(value)) is not None:
+        yield _bad(f"{value[:80]!a} {why}", key)
+
+
+def _not_one_line(value: str) -> str | None:
+    """Why `value` would be more, or less, than the rest of its line."""
+    if value.endswith("\\"):
+        return "ends with a backslash, which joins the next line to it"
+    found = control_character(value)
+    return None if found is None else f"contains the control character {found}, which would end the line"
 
 
 def _what(word: str) -> str | None:
@@ -23,3 +108,17 @@ def _what(word: str) -> str | None:
     if any("\ud800" <= c <= "\udfff" for c in word):
         return "a lone surrogate, which is not text"
     return None
+
+
+def _bad(message: str, key: str) -> Finding:
+    return Finding(code="render/bad-character", severity="error", key=key, message=message)
+
+
+def _open(key: str, name: str) -> Finding:
+    """For a secret in the config."""
+    message = f"{name} is a secret, and would stand in generated files that every user of the machine may read"
+    notes = (
+        "name a file that only the service reads (…_FILE, …_PATH, --api-key-file, runtime.server_key_file)",
+        "or put it into a drop-in of the unit, which launch never touches: EnvironmentFile=/etc/secret.env",
+    )
+    return Finding(code="render/open-secret", severity="error", key=key, message=message, notes=notes)

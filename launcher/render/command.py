@@ -44,7 +44,7 @@ def render_commands(plan: FleetPlan, engines: Engines) -> tuple[dict[str, Comman
         findings += found
     for name, (_, dialect) in engines.items():
         if (entry := plan.config.engines.get(name)) is not None and entry.env:
-            findings += check_environment(entry.env, f"engines.{name}.env", dialect, dialect.index())
+            findings += check_environment(entry.env, f"engines.{name}.env", dialect)
     return commands, tuple(findings)
 
 
@@ -62,7 +62,7 @@ def rung_commands(plan: FleetPlan, engines: Engines) -> tuple[dict[str, tuple[Co
 
 def server_command(server: ServerPlan, plan: FleetPlan, engines: Engines) -> tuple[Command, tuple[Finding, ...]]:
     """The command of one server, and what its build refuses."""
-    binary, dialect = engines[server.engine]
+    binary, dialect = engines[server.config.engine]
     gpus = plan.config.hardware.machine(server.on).gpus
     words, found = server_words(server, dialect, binary, gpus, plan.config.servers.get(server.name))
     env = server_environment(server, plan)
@@ -72,11 +72,11 @@ def server_command(server: ServerPlan, plan: FleetPlan, engines: Engines) -> tup
 
 def server_environment(server: ServerPlan, plan: FleetPlan) -> dict[str, str]:
     """Environment of `server`: the engine's library path and variables, then its own, which win."""
-    engine = plan.config.engines.get(server.engine)
+    engine = plan.config.engines.get(server.config.engine)
     env: dict[str, str] = {}
     if engine is not None:
         if engine.library_path:
             env["LD_LIBRARY_PATH"] = ":".join(engine.library_path)
         env.update(engine.env)
-    env.update(server.env)
+    env.update(server.config.env)
     return dict(sorted(env.items()))

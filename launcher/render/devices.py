@@ -20,6 +20,16 @@ class Placement(NamedTuple):
 
     devices: tuple[str, ...]
     rpc: tuple[str, ...]
+    draft: tuple[str, ...] = ()
+    """Those of the draft, where it has its own."""
+    projector: tuple[str, ...] = ()
+    """That of the projector, where it has its own."""
+
+    def buffer(self, device: str) -> str:
+        """llama.cpp's name of a device's buffer type: the device's; of an RPC server the first, with its endpoint."""
+        number = device.removeprefix("RPC")
+        known = device.startswith("RPC") and number.isdecimal() and int(number) < len(self.rpc)
+        return f"RPC0[{self.rpc[int(number)]}]" if known else device
 
 
 def place(names: tuple[str, ...], gpus: Mapping[str, GpuConfig], key: str) -> tuple[Placement, tuple[Finding, ...]]:

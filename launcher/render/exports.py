@@ -6,7 +6,7 @@ One template below `templates/exports/` each; values are JSON text where YAML or
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines
 from launcher.render.probes import reachable_url
 from launcher.render.shell_quote import shell_lines
+from launcher.render.targets import targets_of
 
 EXPORTS: dict[str, str] = {
     "llama_swap": "llama-swap.yaml",
@@ -45,7 +46,7 @@ def export_values(
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """What the template of `target` needs. KeyError for an unknown target.
 
-    Finding: `render/left-out`, a warning for a server that the target's format cannot describe.
+    Finding: `render/left-out`, a warning for what the target's format cannot describe.
     """
     values, findings = _BUILDERS[target](plan, commands, engines)
     return values, tuple(findings)
@@ -56,6 +57,7 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
     servers, findings = [], []
     for server in _started(plan):
         command = commands[server.name]
+        findings += _defaults_lost("llama_swap", server)
         shell = " ".join(shell_lines(command.argv))
         if "${" in shell:
             findings.append(_left_out("llama_swap", server, "llama-swap would take ${ for a macro"))
@@ -64,30 +66,30 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
     kept = [server for server, _, _ in servers]
     groups: dict[str, list[ServerPlan]] = {}
     for server in kept:
-        groups.setdefault(server.exclusive or f"tier-{server.tier}", []).append(server)
+        groups.setdefault(server.config.exclusive or f"tier-{server.tier}", []).append(server)
     values = {
         "timeout_s": max([math.ceil(s.start_timeout_s) for s in kept], default=60),
         "servers": [
             {
                 "name": _json(server.name),
                 "shell": _json(shell),
-                "url": _json(reachable_url(server.host, server.port)),
+                "url": _json(reachable_url(server.config.host, server.port)),
                 "env": _json([f"{k}={v}" for k, v in command.env.items()]) if command.env else "",
                 "aliases": _json(aliases) if (aliases := _aliases(server, kept)) else "",
-                "idle_s": math.ceil(plan.tiers[server.tier].idle_timeout_s),
+                "idle_s": math.ceil(plan.config.tiers[server.tier].idle_timeout_s),
             }
             for server, command, shell in servers
         ],
         "groups": [
             {
                 "name": _json(name),
-                "swap": _json(members[0].exclusive is not None),
-                "persistent": _json(members[0].exclusive is None and plan.tiers[members[0].tier].start == "boot"),
+                "swap": _json(members[0].config.exclusive is not None),
+                "persistent": _json(members[0].config.exclusive is None and members[0].starts == "boot"),
                 "members": _json([s.name for s in members]),
             }
             for name, members in groups.items()
         ],
-        "preload": _json(_boot(plan, kept)) if _boot(plan, kept) else "",
+        "preload": _json(_boot(kept)) if _boot(kept) else "",
     }
     return values, findings
 
@@ -96,11 +98,12 @@ def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) 
     """One section a server; options are its flags without dashes."""
     servers, findings = [], []
     for server in _started(plan):
-        options = _options(commands[server.name].words[1:], engines[server.engine][1])
+        findings += _defaults_lost("router", server)
+        options = _options(commands[server.name].words[1:], engines[server.config.engine][1])
         if isinstance(options, str):
             findings.append(_left_out("router", server, options))
             continue
-        servers.append({"section": server.name, "options": options, "boot": server.name in _boot(plan, [server])})
+        servers.append({"section": server.name, "options": options, "boot": server.name in _boot([server])})
     return {"servers": servers, "models_max": max(len(servers), 1)}, findings
 
 
@@ -134,16 +137,17 @@ def _scrape(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dic
     """
     front = plan.config.runtime.front
     servers = (*plan.servers, *plan.remote)
-    boot = set(_boot(plan, list(servers)))
+    boot = set(_boot(servers))
     values = {
         "name": _json(plan.deployment),
         "front": _json(reachable_url(front.host, front.port).removeprefix("http://")) if plan.front else "",
         "key_file": _json(front.api_key_file) if front.api_key_file else "",
+        "targets": bool(targets_of(plan)),
         "scraped": [
             {
                 "name": _json(server.name),
                 "tier": _json(server.tier),
-                "address": _json(reachable_url(server.host, server.port).removeprefix("http://")),
+                "address": _json(reachable_url(server.config.host, server.port).removeprefix("http://")),
                 "start_s": math.ceil(server.start_timeout_s),
             }
             for server in servers
@@ -176,23 +180,39 @@ _BUILDERS: dict[str, _Builder] = {
 
 def _started(plan: FleetPlan) -> list[ServerPlan]:
     """Servers of tiers that are ever started."""
-    return [s for s in plan.servers if plan.tiers[s.tier].start != "never"]
+    return [s for s in plan.servers if s.starts != "never"]
 
 
-def _boot(plan: FleetPlan, servers: list[ServerPlan]) -> list[str]:
+def _boot(servers: Iterable[ServerPlan]) -> list[str]:
     """Names of those of `servers` that run from boot: of an exclusive group the default."""
-    return [s.name for s in servers if plan.tiers[s.tier].start == "boot" and (s.exclusive is None or s.default)]
+    return [s.name for s in servers if s.initial]
 
 
 def _aliases(server: ServerPlan, servers: list[ServerPlan]) -> list[str]:
     """The server's other names that nobody else has: llama-swap knows no replicas."""
-    taken = {server.name} | {n for o in servers if o is not server for n in (o.name, *o.roles, *o.aliases)}
-    return [name for name in dict.fromkeys((*server.roles, *server.aliases)) if name not in taken]
+    taken = {server.name} | {
+        n for o in servers if o is not server for n in (o.name, *o.config.roles, *o.config.aliases)
+    }
+    return [name for name in dict.fromkeys(_names(server)) if name not in taken]
+
+
+def _names(server: ServerPlan) -> tuple[str, ...]:
+    return (server.name, *server.config.roles, *server.config.aliases)
 
 
 def _json(value: Any) -> str:
     """`value` as JSON text, which is YAML, too."""
     return msgspec.json.encode(value).decode()
+
+
+def _defaults_lost(target: str, server: ServerPlan) -> list[Finding]:
+    """The warning for defaults of requests: neither program has them, llama-swap's `setParams` overrules a client."""
+    names = ", ".join(server.config.request_defaults or ())
+    if not names:
+        return []
+    message = f"{EXPORTS[target]} leaves out request_defaults of {server.name} ({names}): clients must send them"
+    key = f"servers.{server.name}.request_defaults"
+    return [Finding(code="render/left-out", severity="warning", key=key, message=message)]
 
 
 def _left_out(target: str, server: ServerPlan, why: str) -> Finding:

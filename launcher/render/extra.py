@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from launcher.base.environment import DEVICE_VARIABLES
 from launcher.errors import Finding, Fix, Severity
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import ServerPlan
-from launcher.render.spellings import TABLE, Meaning
+from launcher.render.known import known
+from launcher.render.passed import HARMLESS, REFUSED, UNPRICED, by_flag
+from launcher.render.spellings import TABLE, Meaning, expert_key
 from launcher.render.values import refused_value
 
 SECRET_FLAGS = {"--api-key": "--api-key-file", "--hf-token": None}
 """Flags whose value is a secret → the flag that reads it from a file."""
+REFUSALS, UNKNOWN_PRICES = by_flag(REFUSED), by_flag(UNPRICED)
+NOTHING_TO_PLAN = frozenset(by_flag(HARMLESS)) | {name for meaning in TABLE if meaning.soft for name in meaning.owns}
 COMMON_KEYS = ("general.", "tokenizer.", "adapter.", "quantize.", "split.", "clip.")
 """Beginnings of metadata keys that every architecture has."""
 
@@ -21,14 +26,15 @@ def named_flags(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[Flag
     return tuple(flag for _, _, flag, _ in _walk(words, index) if flag is not None)
 
 
-def check_extra_args(server: ServerPlan, dialect: Dialect, index: Mapping[str, Flag]) -> list[Finding]:
+def check_extra_args(server: ServerPlan, dialect: Dialect) -> list[Finding]:
     """Every word of `extra_args` against the dialect, and against the flags that the compiler decides."""
-    owners = _owners(index)
+    index, owners, _ = known(dialect)
+    extra_args = server.config.extra_args
     findings: list[Finding] = []
-    for position, word, flag, values in _walk(server.extra_args, index):
+    for position, word, flag, values in _walk(extra_args, index):
         key = f"servers.{server.name}.extra_args.{position}"
         if flag is None:
-            findings.append(_unknown(key, word, dialect, index, _owner_before(server.extra_args, position, index)))
+            findings.append(_unknown(key, word, dialect, index, _owner_before(extra_args, position, index)))
             continue
         if flag.removed:
             message = f"llama-server {dialect.name} has removed {word}"
@@ -41,17 +47,34 @@ def check_extra_args(server: ServerPlan, dialect: Dialect, index: Mapping[str, F
             findings.append(_secret(key, secret))
         if (meaning := owners.get(flag.names[0])) is not None:
             findings.append(_conflict(key, word, meaning, _without(server, position, values)))
-        elif "--override-kv" in flag.names and server.expert_override and server.expert_override[0] in "".join(values):
+        elif "--override-kv" in flag.names and server.config.experts_used and expert_key(server) in "".join(values):
             meaning = next(m for m in TABLE if m.key == "experts_used")
             findings.append(_conflict(key, word, meaning, _without(server, position, values)))
         elif "--override-kv" in flag.names:
             findings += _unread_keys(key, values, server)
+        elif not flag.removed:
+            findings += _unplanned(key, word, flag, dialect, _without(server, position, values))
     return findings
+
+
+def _unplanned(key: str, word: str, flag: Flag, dialect: Dialect, remove: str) -> Iterator[Finding]:
+    """A flag of the build that the plan does not know to be harmless."""
+    names = {*flag.names, *flag.negations}
+    fix = Fix(override=remove)
+    if (why := next((reason for name, reason in REFUSALS.items() if name in names), None)) is not None:
+        yield _finding("engine/flag-refused", key, f"a server of a fleet cannot have {word}: {why}", fixes=(fix,))
+    elif (why := next((reason for name, reason in UNKNOWN_PRICES.items() if name in names), None)) is not None:
+        message = f"the plan does not count what {word} does: {why}"
+        yield _finding("engine/unplanned-flag", key, message, fixes=(fix,), warning=True)
+    elif not names & NOTHING_TO_PLAN:
+        message = f"nobody knows what {word} of llama-server {dialect.name} does to the plan"
+        yield _finding("engine/unplanned-flag", key, message, (flag.help,), fixes=(fix,), warning=True)
 
 
 def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding]:
     """The build loads models of the server's and its draft's architecture, where it is known which it loads."""
-    for field, arch in (("model", server.arch), ("draft.model", server.draft_arch)):
+    draft = server.draft.architecture.arch if server.draft else None
+    for field, arch in (("model", server.model.architecture.arch), ("draft.model", draft)):
         if arch is None or not dialect.architectures or arch in dialect.architectures:
             continue
         message = f"llama-server {dialect.name} does not know models of architecture {arch}"
@@ -61,26 +84,27 @@ def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding
 
 def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Iterator[Finding]:
     """Metadata keys that this model does not have: the server takes them without a word and reads them never."""
+    arch = server.model.architecture.arch
     for value in ",".join(values).split(","):
         name = value.partition("=")[0]
-        if name and not name.startswith((f"{server.arch}.", *COMMON_KEYS)):
-            message = f"no {server.arch} model has {name}: the server would accept it and never read it"
-            yield _finding("engine/override-key", key, message, (f"its keys begin with {server.arch}.",), warning=True)
+        if name and not name.startswith((f"{arch}.", *COMMON_KEYS)):
+            message = f"no {arch} model has {name}: the server would accept it and never read it"
+            yield _finding("engine/override-key", key, message, (f"its keys begin with {arch}.",), warning=True)
 
 
 ENGINE_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY")
 """Beginnings of names that only llama-server reads, as flags: one that no flag has is read by nobody."""
 
 
-def check_environment(
-    env: Mapping[str, str], key: str, dialect: Dialect, index: Mapping[str, Flag]
-) -> Iterator[Finding]:
+def check_environment(env: Mapping[str, str], key: str, dialect: Dialect) -> Iterator[Finding]:
     """Variables of an `env` at `key` that llama-server reads as flags: held against the dialect as flags are."""
-    owners = _owners(index)
-    by_variable = {flag.env: flag for flag in index.values() if flag.env}
+    _, owners, by_variable = known(dialect)
     for name, value in env.items():
         flag, at = by_variable.get(name), f"{key}.{name}"
         if flag is None:
+            if name in DEVICE_VARIABLES:
+                message = f"{name} gives other cards the names that the plan uses: say it with `devices`"
+                yield _finding("engine/device-variable", at, message, fixes=(Fix(override=f"~{at}"),))
             if name.startswith(ENGINE_VARIABLES):
                 message = f"llama-server {dialect.name} reads no {name}: it would be without effect"
                 yield _finding("engine/unknown-flag", at, message, fixes=(Fix(override=f"~{at}"),))
@@ -105,17 +129,6 @@ def _walk(words: tuple[str, ...], index: Mapping[str, Flag]) -> Iterator[tuple[i
         arity = 0 if flag is None or word in flag.negations else flag.arity
         yield position, word, flag, words[position + 1 : position + 1 + arity]
         position += 1 + arity
-
-
-def _owners(index: Mapping[str, Flag]) -> dict[str, Meaning]:
-    """First spelling of each flag that the plan depends on → its meaning. A removed flag belongs to nobody."""
-    return {
-        index[name].names[0]: meaning
-        for meaning in TABLE
-        if not meaning.soft
-        for name in meaning.owns
-        if name in index and not index[name].removed
-    }
 
 
 def _owner_before(words: tuple[str, ...], position: int, index: Mapping[str, Flag]) -> str | None:
@@ -159,10 +172,10 @@ def _secret(key: str, flag: str) -> Finding:
 
 def _without(server: ServerPlan, position: int, values: tuple[str, ...]) -> str:
     """The override that takes the flag at `position`, its values and what was meant for one out of `extra_args`."""
-    end = position + 1 + len(values)
-    while end < len(server.extra_args) and not server.extra_args[end].startswith("-"):
+    extra_args, end = server.config.extra_args, position + 1 + len(values)
+    while end < len(extra_args) and not extra_args[end].startswith("-"):
         end += 1
-    rest = (*server.extra_args[:position], *server.extra_args[end:])
+    rest = (*extra_args[:position], *extra_args[end:])
     words = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in rest)
     return f"servers.{server.name}.extra_args=[{words}]"
 

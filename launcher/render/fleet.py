@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.base.names import PROCESS
+from launcher.errors import Finding, has_errors
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.plan import FleetPlan
 from launcher.manifest import encode_fleet, encode_routes
-from launcher.render.beside_units import command_values, container_values, front_values, warm_values
+from launcher.render.beside_units import command_values, container_values, runtime_values
+from launcher.render.characters import control_characters, open_secrets, refused_value
 from launcher.render.command import Command, Engines, render_commands, rung_commands
 from launcher.render.exports import EXPORTS, export_values
 from launcher.render.fleet_manifest import fleet_manifest
+from launcher.render.kubernetes import kubernetes_files
 from launcher.render.routes import routing_table
 from launcher.render.shell_quote import shell_exports, shell_lines
-from launcher.render.unit_names import FRONT, front_tier, slice_name, socket_path, target_name, unit_name
+from launcher.render.unit_names import runtime_tier, runtime_unit, slice_name, target_name, unit_name, units_of
 from launcher.render.units import service_values, tier_values
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
-"""What may become part of a path and of a unit's name."""
-
 SERVICE_TEMPLATE = "systemd/server.service.j2"
-FRONT_TEMPLATE = "systemd/front.service.j2"
+RUNTIME_TEMPLATE = "systemd/runtime.service.j2"
+USER_TEMPLATE = "systemd/sysusers.conf.j2"
+RIGHTS_TEMPLATE = "systemd/polkit.rules.j2"
 COMMAND_UNIT_TEMPLATE = "systemd/command.service.j2"
 TARGET_TEMPLATE = "systemd/tier.target.j2"
 SLICE_TEMPLATE = "systemd/tier.slice.j2"
 COMMAND_TEMPLATE = "commands/server.sh.j2"
 QUADLET_TEMPLATE = "systemd/quadlet.container.j2"
-SOCKET_TEMPLATE = "systemd/warm.socket.j2"
-PROXY_TEMPLATE = "systemd/warm-proxy.service.j2"
-REVIVE_TEMPLATE = "systemd/revive.service.j2"
-REVIVE_S = 30
-"""How long the port of a server that failed to start stays closed."""
-LIBEXEC = ("launch-drain", "launch-gate", "launch-notify", "launch-turn")
-"""Programs that units run, each of a template of its name in `libexec/`."""
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,17 +64,23 @@ def render_fleet(
     rungs, refused = rung_commands(plan, engines)
     manifest, left_out = fleet_manifest(plan, commands, launch_version, rungs)
     routes = routing_table(plan)
-    environment = _environment(templates)
+    spoilt: list[Finding] = []
+    environment = _environment(templates, spoilt)
     values = {"header": _header(plan, launch_version), "deployment": plan.deployment}
-    units, bad_paths = _units(plan, commands, environment, values)
+    units: list[RenderedFile] = []
+    bad_paths: list[Finding] = []
+    if plan.config.deploy.units:
+        units, bad_paths = _units(plan, commands, rungs, environment, values)
     exports, inexpressible = _exports(plan, commands, engines, environment, values)
+    fleet_json = encode_fleet(manifest).decode()
+    objects, unsaid = kubernetes_files(plan, engines, fleet_json, values["header"])
     files = [
-        RenderedFile(path="fleet.json", text=encode_fleet(manifest).decode()),
+        RenderedFile(path="fleet.json", text=fleet_json),
         RenderedFile(path="routes.json", text=encode_routes(routes).decode()),
-        *(_program(name, environment, values) for name in LIBEXEC),
         *_commands(plan, commands, environment, values),
         *units,
         *exports,
+        *objects,
     ]
     return Rendered(
         deployment=Deployment(
@@ -89,15 +89,36 @@ def render_fleet(
         manifest=manifest,
         routes=routes,
         commands=commands,
-        findings=(*_bad_names(plan), *findings, *refused, *left_out, *bad_paths, *inexpressible),
+        findings=(
+            *_bad_names(plan),
+            *(known := (*control_characters(plan), *open_secrets(plan))),
+            *findings,
+            *refused,
+            *left_out,
+            *bad_paths,
+            *inexpressible,
+            *unsaid,
+            *(() if has_errors(known) else dict.fromkeys(spoilt)),  # said already, and where it is written
+        ),
     )
 
 
-def _environment(templates: Mapping[str, str]) -> Environment:
-    """Templates with undefined names as errors; values are quoted before they come here."""
+def _environment(templates: Mapping[str, str], spoilt: list[Finding]) -> Environment:
+    """Templates with undefined names as errors; values are quoted before they come here.
+
+    A value that would all the same end its line is left out, and added to `spoilt`. Scripts quote line breaks.
+    """
     from jinja2 import DictLoader, Environment, StrictUndefined  # noqa: PLC0415 # 0.08 s that a plan does not need
 
+    def one_line(value: Any) -> Any:
+        """`value`, if it stays within its line."""
+        if isinstance(value, str) and (finding := refused_value(value)) is not None:
+            spoilt.append(finding)
+            return ""
+        return value
+
     return Environment(
+        finalize=one_line,
         loader=DictLoader(dict(templates)),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 # units and scripts, not HTML
@@ -108,22 +129,21 @@ def _environment(templates: Mapping[str, str]) -> Environment:
 
 
 def _header(plan: FleetPlan, launch_version: str) -> str:
-    """Provenance of a text file, as a comment line."""
-    source = f"deployment {plan.deployment} from {plan.input_digest}"
-    return f"# Generated by launch {launch_version} for {source}. Do not edit."
+    """Provenance of a text file, as a comment line; of what it was made is in fleet.json alone, or all would change."""
+    return f"# Generated by launch {launch_version} for deployment {plan.deployment}. Do not edit."
 
 
 def _commands(
     plan: FleetPlan, commands: Mapping[str, Command], environment: Environment, values: Mapping[str, str]
 ) -> list[RenderedFile]:
     """One runnable script a server, for people."""
-    template = environment.get_template(COMMAND_TEMPLATE)
+    template = environment.overlay(finalize=None).get_template(COMMAND_TEMPLATE)
     files = []
     for server in plan.servers:
         command = commands[server.name]
         text = template.render(
             values,
-            description=" ".join(f"{server.name}: {server.model} {server.quantization}".split()),
+            description=" ".join(f"{server.name}: {server.entry}".split()),
             exports=shell_exports(command.env),
             command=" \\\n    ".join(shell_lines(command.argv)),
         )
@@ -149,19 +169,14 @@ def _exports(
     return files, findings
 
 
-def _program(name: str, environment: Environment, values: Mapping[str, str]) -> RenderedFile:
-    """A program that units run."""
-    text = environment.get_template(f"libexec/{name}.j2").render(values)
-    return RenderedFile(path=f"libexec/{name}", text=text, executable=True)
-
-
 def _units(
     plan: FleetPlan,
     commands: Mapping[str, Command],
+    rungs: Mapping[str, tuple[Command, ...]],
     environment: Environment,
     values: Mapping[str, str],
 ) -> tuple[list[RenderedFile], list[Finding]]:
-    """Services, targets and slices. A tier that is never started has no units."""
+    """The runtime and its rights, services, targets and slices. A tier that is never started has no units."""
     files: list[RenderedFile] = []
     findings: list[Finding] = []
 
@@ -170,30 +185,34 @@ def _units(
         text = environment.get_template(template).render({**values, **unit})
         files.append(RenderedFile(path=f"{units_dir(plan)}/{name}", text=text))
 
-    started = [server for server in plan.servers if plan.tiers[server.tier].start != "never"]
+    started = [server for server in plan.servers if server.starts != "never"]
     for server in started:
-        unit, found = service_values(server, plan, commands[server.name])
-        add(SERVICE_TEMPLATE, unit_name(plan, server.name), unit)
-        findings += found
-    behind = [server for server in started if socket_path(plan, server)]
-    for server in behind:
-        warm = warm_values(server, plan)
-        add(SOCKET_TEMPLATE, warm["unit"], warm)
-        add(PROXY_TEMPLATE, warm["proxy"], warm)
-    if behind:
-        add(REVIVE_TEMPLATE, f"{plan.config.deploy.unit_prefix}-revive@.service", {"pause_s": REVIVE_S})
-    services = [s for s in plan.services if s.config.command and plan.tiers[s.config.tier].start != "never"]
+        lower = [rung.server for rung in plan.ladders.get(server.name, ())]
+        ways = zip((server, *lower), (commands[server.name], *rungs.get(server.name, ())), strict=True)
+        for name, (way, command) in zip(units_of(plan, server), ways, strict=True):
+            unit, found = service_values(way, plan, command, unit=name)
+            add(SERVICE_TEMPLATE, name, unit)
+            findings += found
+    services = [s for s in plan.services if s.config.command and s.starts != "never"]
     for service in services:
         add(COMMAND_UNIT_TEMPLATE, unit_name(plan, service.name), command_values(service, plan))
-    containers = [s for s in plan.services if s.config.container and plan.tiers[s.config.tier].start != "never"]
+    containers = [s for s in plan.services if s.config.container and s.starts != "never"]
     for service in containers:
         text = environment.get_template(QUADLET_TEMPLATE).render({**values, **container_values(service, plan)})
         name = f"{plan.config.deploy.unit_prefix}-{service.name}.container"
         files.append(RenderedFile(path=f"containers/{name}", text=text))
     tiers = {server.tier for server in started} | {service.config.tier for service in (*services, *containers)}
-    if (started or plan.remote) and (tier_of_front := front_tier(plan)) is not None:
-        add(FRONT_TEMPLATE, unit_name(plan, FRONT), front_values(plan))
-        tiers.add(tier_of_front)
+    if started or services or containers or plan.remote:
+        runtime = runtime_values(plan, {command.words[0] for command in commands.values()})
+        add(RUNTIME_TEMPLATE, runtime_unit(plan), runtime)
+        if plan.config.deploy.scope == "system":
+            text = environment.get_template(RIGHTS_TEMPLATE).render({**values, **runtime})
+            name = runtime_unit(plan).removesuffix(".service")
+            files.append(RenderedFile(path=f"polkit/50-{name}.rules", text=text))
+            if plan.config.deploy.user is None:
+                text = environment.get_template(USER_TEMPLATE).render({**values, **runtime})
+                files.append(RenderedFile(path=f"sysusers/{name}.conf", text=text))
+        tiers |= {tier for tier in (runtime_tier(plan),) if tier is not None}
     for tier in sorted(tiers):
         add(TARGET_TEMPLATE, target_name(plan, tier), tier_values(plan, tier))
         add(SLICE_TEMPLATE, slice_name(plan, tier), tier_values(plan, tier))
@@ -207,7 +226,7 @@ def units_dir(plan: FleetPlan) -> str:
 
 def _bad_names(plan: FleetPlan) -> tuple[Finding, ...]:
     """Errors for names that would not be file and unit names."""
-    names = [(f"servers.{s.name}", s.name) for s in plan.servers] + [(f"tiers.{t}", t) for t in plan.tiers]
+    names = [(f"servers.{s.name}", s.name) for s in plan.servers] + [(f"tiers.{t}", t) for t in plan.config.tiers]
     names += [(f"services.{s.name}", s.name) for s in plan.services]
     return tuple(
         Finding(
@@ -215,8 +234,8 @@ def _bad_names(plan: FleetPlan) -> tuple[Finding, ...]:
             severity="error",
             key=key,
             message=f"{name!r} cannot name a file and a unit: letters, digits, '_', '-' and '.', not first '.' or '-', "
-            "and not 'front', which is our own",
+            "and not the deployment's own",
         )
         for key, name in names
-        if not NAME.fullmatch(name) or name == FRONT
+        if not PROCESS.fullmatch(name) or name == plan.deployment
     )

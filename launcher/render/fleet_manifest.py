@@ -7,23 +7,28 @@ from collections.abc import Mapping
 import msgspec
 
 from launcher.errors import Finding
-from launcher.ir.config import HookConfig, RuntimeConfig
+from launcher.ir.config import HookConfig
 from launcher.ir.fleet import (
     DeviceBudget,
     DeviceNeed,
     FleetManifest,
     HookUnit,
+    NodeBudget,
     RungUnit,
     ServerUnit,
     ServiceUnit,
     SupervisorUnit,
 )
-from launcher.ir.plan import FleetPlan, RungPlan, ServerPlan, ServicePlan
+from launcher.ir.plan import DevicePlan, FleetPlan, RungPlan, ServerPlan, ServicePlan
 from launcher.render.command import Command
+from launcher.render.containers import container_argv
 from launcher.render.names import resolve
+from launcher.render.passed import files_of
 from launcher.render.probes import probe_kind
+from launcher.render.targets import targets_of
 
-CONTAINER_TOOL = "podman"
+_PARTS = ("model", "kv", "recurrent", "output", "compute", "draft", "projector", "overhead")
+"""Of `DeviceMemory`, what makes up committed and file."""
 
 
 def fleet_manifest(
@@ -55,6 +60,7 @@ def fleet_manifest(
                 capacity_bytes=d.capacity_bytes,
                 budget_bytes=d.budget_bytes,
                 worst_bytes=d.peak_bytes,
+                nodes=_nodes(d),
             )
             for d in plan.devices
         ),
@@ -64,7 +70,8 @@ def fleet_manifest(
         ),
         services=tuple(_service_unit(service, plan) for service in plan.services),
         hooks=tuple(hooks),
-        supervisor=_supervisor(plan.config.runtime),
+        supervisor=msgspec.convert(plan.config.runtime, SupervisorUnit, from_attributes=True),
+        targets=targets_of(plan) or msgspec.UNSET,
         host=plan.on or msgspec.UNSET,
     )
     return manifest, tuple(findings)
@@ -72,45 +79,48 @@ def fleet_manifest(
 
 def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: tuple[Command, ...]) -> ServerUnit:
     """One server as the supervisor runs it."""
-    tier = plan.tiers[server.tier]
+    tier = plan.config.tiers[server.tier]
     return ServerUnit(
         name=server.name,
-        roles=server.roles,
-        aliases=server.aliases,
+        roles=server.config.roles,
+        aliases=server.config.aliases,
         argv=command.argv,
         env=command.env,
-        host=server.host,
+        host=server.config.host,
         port=server.port,
-        model=f"{server.model} {server.quantization}",
-        model_path=server.model_path,
-        files=_files(server),
-        slots=server.slots,
-        n_ctx_per_slot=server.n_ctx_per_slot,
+        model=server.entry,
+        model_path=server.model.path,
+        files=files_of(server),
+        slots=server.settings.slots,
+        n_ctx_per_slot=server.settings.n_ctx_per_slot,
         probe=probe_kind(server),
         tier=server.tier,
         start=tier.start,
         idle_timeout_s=tier.idle_timeout_s,
         expansion_threshold=tier.expansion_threshold,
-        exclusive=server.exclusive,
+        exclusive=server.config.exclusive,
         oom_score_adjust=tier.oom_score_adjust,
         default=server.default,
         after=server.after,
         start_timeout_s=server.start_timeout_s,
-        stall_timeout_s=server.stall_timeout_s,
-        request_timeout_s=server.request_timeout_s,
-        stop_grace_s=server.stop_grace_s,
-        fatal=server.fatal,
-        request_defaults=server.request_defaults,
-        memory=_needs(server),
+        stall_timeout_s=server.config.stall_timeout_s,
+        request_timeout_s=server.config.request_timeout_s,
+        stop_grace_s=server.config.stop_grace_s,
+        fatal=server.config.fatal,
+        request_defaults=server.config.request_defaults,
+        memory=_needs(server, _pooled(plan, server)),
         argv_digest=command.digest,
         rungs=tuple(
-            _rung_unit(rung, spelled) for rung, spelled in zip(plan.ladders.get(server.name, ()), rungs, strict=False)
+            _rung_unit(rung, spelled, _pooled(plan, server))
+            for rung, spelled in zip(plan.ladders.get(server.name, ()), rungs, strict=False)
         ),
-        slot_save_path=server.slot_save_path,
+        slot_save_path=server.config.slot_save_path,
+        cooldown_s=server.cooldown_s,
+        load_s=server.load_s,
     )
 
 
-def _rung_unit(rung: RungPlan, command: Command) -> RungUnit:
+def _rung_unit(rung: RungPlan, command: Command, pooled: frozenset[str]) -> RungUnit:
     """One rung of its ladder."""
     server = rung.server
     return RungUnit(
@@ -118,46 +128,57 @@ def _rung_unit(rung: RungPlan, command: Command) -> RungUnit:
         argv=command.argv,
         argv_digest=command.digest,
         env=command.env,
-        model=f"{server.model} {server.quantization}",
-        model_path=server.model_path,
-        files=_files(server),
-        slots=server.slots,
-        n_ctx_per_slot=server.n_ctx_per_slot,
-        memory=_needs(server),
+        model=server.entry,
+        model_path=server.model.path,
+        files=files_of(server),
+        slots=server.settings.slots,
+        n_ctx_per_slot=server.settings.n_ctx_per_slot,
+        memory=_needs(server, pooled),
     )
 
 
-def _files(server: ServerPlan) -> tuple[str, ...]:
-    """Every file that must be there before a start."""
-    parts = server.file_parts or (server.model_path,)
-    return tuple(dict.fromkeys(f for f in (*parts, server.draft_path, server.projector_path) if f))
+def _pooled(plan: FleetPlan, server: ServerPlan) -> frozenset[str]:
+    """GPUs of the server's host that use its RAM."""
+    return plan.config.hardware.machine(server.on).pooled
 
 
-def _needs(server: ServerPlan) -> tuple[DeviceNeed, ...]:
-    """What it takes by device."""
+def _needs(server: ServerPlan, pooled: frozenset[str]) -> tuple[DeviceNeed, ...]:
+    """What it takes by device; of RAM, too, what it takes of GPUs that use it (`pooled`)."""
+    drawn = [m for m in server.memory if m.device in pooled]
+    more = {"ram": (sum(m.committed_bytes for m in drawn), sum(m.peak_bytes for m in drawn))}
     return tuple(
         DeviceNeed(
             device=m.device,
-            committed_bytes=m.committed_bytes,
-            peak_bytes=m.peak_bytes,
+            committed_bytes=m.committed_bytes + more.get(m.device, (0, 0))[0],
+            peak_bytes=m.peak_bytes + more.get(m.device, (0, 0))[1],
             file_bytes=m.file_bytes,
             locked_bytes=m.locked_bytes,
+            parts={part: size for part in _PARTS if (size := getattr(m, f"{part}_bytes"))},
         )
         for m in server.memory
     )
 
 
+def _nodes(device: DevicePlan) -> tuple[NodeBudget, ...]:
+    """The NUMA nodes of a device that has several."""
+    return tuple(
+        NodeBudget(id=n.id, capacity_bytes=n.capacity_bytes, planned_bytes=n.planned_bytes, peak_bytes=n.peak_bytes)
+        for n in (device.nodes if len(device.nodes) > 1 else ())
+    )
+
+
 def _service_unit(service: ServicePlan, plan: FleetPlan) -> ServiceUnit:
     """One service as the supervisor runs it; a container through the container tool, in the foreground."""
-    config = service.config
+    config, engine = service.config, plan.config.runtime.container_engine
+    name = f"{plan.config.deploy.unit_prefix}-{service.name}"
     return ServiceUnit(
         name=service.name,
-        argv=_container_argv(service, plan) if config.container else config.command,
+        argv=container_argv(config, name, engine) if config.container else config.command,
         env=dict(sorted(config.env.items())),
         host=config.host,
         port=service.port,
         health_path=config.health_path,
-        start=plan.tiers[config.tier].start,
+        start=service.starts,
         start_timeout_s=config.start_timeout_s,
         fatal=config.fatal,
         ram_bytes=config.ram_bytes,
@@ -166,19 +187,6 @@ def _service_unit(service: ServicePlan, plan: FleetPlan) -> ServiceUnit:
         description=config.description,
         model=config.model,
     )
-
-
-def _container_argv(service: ServicePlan, plan: FleetPlan) -> tuple[str, ...]:
-    """`podman run` of a service's image: removed on exit, replacing one of the same name."""
-    container = service.config.container
-    if container is None:
-        return ()
-    name = f"{plan.config.deploy.unit_prefix}-{service.name}"
-    options = [f"--publish={port}" for port in container.ports]
-    options += [f"--volume={volume}" for volume in container.volumes]
-    options += [f"--env={key}={value}" for key, value in sorted(service.config.env.items())]
-    run = (CONTAINER_TOOL, "run", "--rm", "--replace", f"--name={name}")
-    return (*run, *options, container.image, *container.args)
 
 
 def _hook_target(hook: HookConfig, plan: FleetPlan) -> tuple[str | None, str | None]:
@@ -208,9 +216,3 @@ def _hook_left_out(name: str, hook: HookConfig) -> Finding:
     """The note for a hook that asks a server which this profile does not run."""
     message = f"hook {name} is left out: no server of this deployment answers to {str(hook.http).partition('/')[0]!r}"
     return Finding(code="render/hook-left-out", severity="note", key=f"hooks.{name}", message=message)
-
-
-def _supervisor(runtime: RuntimeConfig) -> SupervisorUnit:
-    """Supervision settings."""
-    names = SupervisorUnit.__struct_fields__
-    return SupervisorUnit(**{name: getattr(runtime, name) for name in names})

@@ -8,11 +8,6 @@ from launcher.ir.plan import ServerPlan
 
 ProbeKind = Literal["completion", "embedding", "rerank"]
 
-_REQUESTS: dict[ProbeKind, tuple[str, str]] = {
-    "completion": ("/completion", '{"prompt":"1","n_predict":1,"cache_prompt":false}'),
-    "embedding": ("/embedding", '{"content":"1"}'),
-    "rerank": ("/rerank", '{"query":"1","documents":["1"]}'),
-}
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 # translated, not bound
 
 
@@ -20,12 +15,7 @@ def probe_kind(server: ServerPlan) -> ProbeKind:
     """What `server` is asked for: rerank by pooling, embedding, else a completion."""
     if server.pooling == "rank":
         return "rerank"
-    return "embedding" if server.embedding else "completion"
-
-
-def proof_request(server: ServerPlan) -> tuple[str, str]:
-    """Path and JSON body of the smallest request that runs the model of `server` once."""
-    return _REQUESTS[probe_kind(server)]
+    return "embedding" if server.settings.embedding else "completion"
 
 
 def reachable_url(host: str, port: int) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 
-from launcher.ir.fleet import BreakerUnit, FrontUnit, RoutePool, RouteTarget, RoutingTable
+from launcher.ir.config import Start
+from launcher.ir.fleet import BreakerUnit, FaceUnit, FrontUnit, RoutePool, RouteTarget, RoutingTable
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.names import all_names, resolve
 from launcher.render.server_keys import own_key_file
 
-START_RANK = {"boot": 0, "demand": 1, "never": 2}
+START_RANK: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}
 """Resident servers are preferred to those that must be started."""
 
 
@@ -25,12 +25,10 @@ def routing_table(plan: FleetPlan) -> RoutingTable:
     """
     everyone = (*plan.servers, *plan.remote)
     routing = plan.config.routing
-    orchestration = plan.config.orchestration
-    names = {name: resolve(name, everyone, _ranks(plan)) for name in all_names(everyone)}
+    names = {name: resolve(name, everyone, START_RANK) for name in all_names(everyone)}
     escalation = {source: _servers((target,), names) for source, target in routing.escalation.chain.items()}
     return RoutingTable(
         deployment=plan.deployment,
-        input_digest=plan.input_digest,
         front=_front(plan),
         targets={server.name: _target(server, plan) for server in everyone},
         names=names,
@@ -48,19 +46,17 @@ def routing_table(plan: FleetPlan) -> RoutingTable:
         },
         max_retries=routing.escalation.max_retries,
         max_escalations=routing.escalation.max_escalations,
-        breaker=BreakerUnit(
-            failures=routing.breaker.failures,
-            open_s=routing.breaker.open_s,
-            open_max_s=routing.breaker.open_max_s,
-        ),
+        breaker=msgspec.convert(routing.breaker, BreakerUnit, from_attributes=True),
         timeouts_s=dict(routing.timeouts_s),
-        orchestration=msgspec.to_builtins(orchestration) if orchestration is not None else None,
+        defaults=_by_kind(plan, names),
+        media={
+            medium: name
+            for medium, name in msgspec.structs.asdict(routing.media).items()
+            if name is not None and name in names
+        },
+        unknown_model=routing.unknown_model,
+        orchestration=plan.config.orchestration,
     )
-
-
-def _ranks(plan: FleetPlan) -> dict[str, int]:
-    """Tier → how late its servers are preferred."""
-    return {name: START_RANK[tier.start] for name, tier in plan.tiers.items()}
 
 
 def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
@@ -68,34 +64,38 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
     remote = server.on != plan.on
     return RouteTarget(
         name=server.name,
-        host=server.host,
+        host=server.config.host,
         port=server.port,
-        slots=server.slots,
-        n_ctx_per_slot=server.n_ctx_per_slot,
-        model=server.model,
-        roles=server.roles,
-        aliases=server.aliases,
-        start="boot" if remote else plan.tiers[server.tier].start,
-        exclusive=None if remote else server.exclusive,
-        request_timeout_s=server.request_timeout_s,
-        request_defaults=server.request_defaults,
-        embedding=server.embedding or server.pooling == "rank",
-        modalities=("text", "image") if server.projector_path else ("text",),
-        request_set=server.request_set,
-        request_strip=server.request_strip,
-        api_key_file=own_key_file(server.extra_args),
+        slots=server.settings.slots,
+        n_ctx_per_slot=server.settings.n_ctx_per_slot,
+        model=server.config.model,
+        roles=server.config.roles,
+        aliases=server.config.aliases,
+        start="boot" if remote else server.starts,
+        exclusive=None if remote else server.config.exclusive,
+        request_timeout_s=server.config.request_timeout_s,
+        total_timeout_s=server.config.total_timeout_s,
+        request_defaults=server.config.request_defaults,
+        embedding=server.settings.embedding or server.pooling == "rank",
+        modalities=server.modalities,
+        request_set=server.config.request_set,
+        request_strip=server.config.request_strip,
+        api_key_file=own_key_file(server.config.extra_args),
         rungs=0 if remote else len(plan.ladders.get(server.name, ())),
         on=server.on if remote else "",
+        n_ctx_shared=server.settings.n_ctx if server.settings.kv_unified and server.settings.slots > 1 else 0,
+        faces=msgspec.convert(server.config.faces, dict[str, FaceUnit], from_attributes=True),
+        n_ctx_train=server.model.architecture.n_ctx_train,
+        n_params=server.model.n_params,
+        size_bytes=server.model.tensor_bytes,
     )
 
 
 def _front(plan: FleetPlan) -> FrontUnit:
     """The front's socket and limits; a service that is our own front settles the port."""
-    front: dict[str, Any] = {name: getattr(plan.config.runtime.front, name) for name in FrontUnit.__struct_fields__}
-    for service in plan.services:
-        if service.config.builtin == "front":
-            front["port"] = service.port
-    return FrontUnit(**front)
+    front = msgspec.convert(plan.config.runtime.front, FrontUnit, from_attributes=True)
+    ports = [service.port for service in plan.services if service.config.builtin == "front"]
+    return msgspec.structs.replace(front, port=ports[-1]) if ports else front
 
 
 def _default(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> str | None:
@@ -104,8 +104,22 @@ def _default(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> str | None:
     if written is not None:
         servers = names.get(written, ())
         return written if len(servers) > 1 else next(iter(servers), None)
-    completing = [s.name for s in (*plan.servers, *plan.remote) if not s.embedding and s.pooling != "rank"]
+    completing = [s.name for s in (*plan.servers, *plan.remote) if not s.settings.embedding and s.pooling != "rank"]
     return completing[0] if len(completing) == 1 else None
+
+
+def _by_kind(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """Who answers each kind of request that names no model: as written, else the first that does it, resident first."""
+    servers = sorted((*plan.servers, *plan.remote), key=lambda s: START_RANK[s.starts])
+    able = {
+        "embedding": [s.name for s in servers if s.settings.embedding and s.pooling != "rank"],
+        "rerank": [s.name for s in servers if s.pooling == "rank"],
+        "audio": [s.name for s in servers if "audio" in s.modalities],
+        "infill": [],
+    }
+    written = msgspec.structs.asdict(plan.config.routing.defaults)
+    found = {kind: written[kind] if written[kind] in names else next(iter(able[kind]), None) for kind in able}
+    return {kind: name for kind, name in found.items() if name is not None}
 
 
 def _pools(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> tuple[RoutePool, ...]:
@@ -113,7 +127,7 @@ def _pools(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> tuple[RoutePoo
 
     A pool expands at the lowest threshold above 0 among its servers' tiers.
     """
-    tier_of = {server.name: plan.tiers[server.tier] for server in (*plan.servers, *plan.remote)}
+    tier_of = {server.name: plan.config.tiers[server.tier] for server in (*plan.servers, *plan.remote)}
     pools: list[RoutePool] = []
     for name, pool in plan.config.routing.pools.items():
         servers = _servers(pool.servers, names)

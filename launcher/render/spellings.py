@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from launcher.ir.plan import ServerPlan
 from launcher.render.devices import Placement
 
@@ -22,14 +24,13 @@ ALL_LAYERS = "999"
 
 
 class Meaning(NamedTuple):
-    """One choice: the ServerPlan fields it covers, its config key, every flag that decides it, how it is said.
+    """One choice: its config key, every flag that decides it, how it is said.
 
     `key` is below `servers.NAME`. `owns` are the flags that `extra_args` may not use because the plan depends on
     this choice; with `soft` it does not, and a flag in `extra_args` replaces ours. `through`: what the choice follows
     from where its own key is left out; a field of the server, or a whole key with `{name}` in it.
     """
 
-    fields: tuple[str, ...]
     key: str
     owns: tuple[str, ...]
     spell: Callable[[ServerPlan, Placement], Alternatives]
@@ -40,25 +41,26 @@ class Meaning(NamedTuple):
 NOT_FLAGS = {
     "roles": "routing table",
     "aliases": "routing table; --alias carries the server's name, by which a gate knows it",
+    "faces": "routing table",
     "tier": "manifest",
+    "ttl_s": "a tier of its own",
     "engine": "chooses the binary and the dialect",
-    "model": "display",
-    "quantization": "display",
-    "file_parts": "the server finds parts by the name of the first",
-    "arch": "plan",
-    "draft_arch": "plan",
-    "source": "plan",
-    "n_ctx_per_slot": "follows from n_ctx and slots",
-    "n_ctx_train": "plan",
+    "quantization": "chooses the file of the model",
+    "file": "chooses the model",
+    "description": "for people",
+    "n_ctx_per_slot": "n_ctx follows from it",
+    "main_gpu": "said with split_mode",
+    "fill": "plan",
+    "tokens_per_second_min": "watched by the runtime",
     "cpus": "taskset, numactl or CPUAffinity=",
     "numa": "numactl or NUMAPolicy=; --numa would turn off prefetching of the mapping",
-    "on": "chooses the host, whose bundle has the server",
     "exclusive": "manifest",
     "default": "manifest",
     "after": "manifest",
     "start_timeout_s": "manifest",
     "stall_timeout_s": "manifest",
     "request_timeout_s": "the front enforces it",
+    "total_timeout_s": "the front enforces it",
     "stop_grace_s": "manifest",
     "fatal": "manifest",
     "request_defaults": "the front merges them into requests",
@@ -66,15 +68,19 @@ NOT_FLAGS = {
     "request_strip": "the front takes them out of requests",
     "extra_args": "appended as they are, after a check",
     "env": "environment",
-    "memory": "plan",
-    "proven_by": "plan",
+    "waive": "findings",
 }
-"""ServerPlan fields that no flag spells, and who uses them instead."""
+"""ServerConfig fields that no flag spells, and who uses them instead."""
 
 
 def _say(value: object, *flags: str) -> Alternatives:
     """The same value behind each of several names of a flag."""
     return tuple((flag, str(value)) for flag in flags)
+
+
+def _say_any(value: object, flag: str) -> Alternatives:
+    """`value` behind `flag`, if there is any."""
+    return _say(value, flag) if value else ()
 
 
 def _unless_default(*words: str) -> Alternatives:
@@ -83,8 +89,9 @@ def _unless_default(*words: str) -> Alternatives:
 
 
 def _flash_attention(s: ServerPlan, _: Placement) -> Alternatives:
-    """`-fa on|off|auto`; before it took a value, the switch meant on."""
-    return (("--flash-attn", s.flash_attention), ("--flash-attn",) if s.flash_attention != "off" else ())
+    """`-fa on|off`; before it took a value, the switch meant on."""
+    on = s.settings.flash_attention
+    return (("--flash-attn", "on" if on else "off"), ("--flash-attn",) if on else ())
 
 
 def _load_mode(s: ServerPlan, _: Placement) -> Alternatives:
@@ -96,32 +103,37 @@ def _load_mode(s: ServerPlan, _: Placement) -> Alternatives:
         "none": (("--no-mmap", "--no-direct-io"), ("--no-mmap",)),
         "dio": (("--direct-io", "--no-mmap"), ("--direct-io",)),
     }
-    return (("--load-mode", s.load_mode), *before[s.load_mode])
+    return (("--load-mode", s.settings.load_mode), *before[s.settings.load_mode])
 
 
 def _embedding(s: ServerPlan, _: Placement) -> Alternatives:
     """Embedding or reranking server; nothing for the others."""
     if s.pooling == "rank":
         return (("--reranking",), ("--rerank",))
-    return (("--embeddings",), ("--embedding",)) if s.embedding else ()
+    return (("--embeddings",), ("--embedding",)) if s.settings.embedding else ()
 
 
 def _speculation(s: ServerPlan, _: Placement) -> Alternatives:
     """The types of speculation. A draft without it loads but never speculates; before it existed, -md implied it."""
-    ngram = f"ngram-{s.ngram.kind}" if s.ngram else None
-    kinds = [kind for kind in ("draft-simple" if s.draft_path else None, ngram) if kind]
+    ngram = f"ngram-{s.settings.ngram.kind}" if s.settings.ngram else None
+    draft = (
+        f"draft-{s.config.draft.kind}" if s.config.draft and (s.draft_path or s.config.draft.kind == "mtp") else None
+    )
+    kinds = [kind for kind in (draft, ngram) if kind]
     modern = ("--spec-type", ",".join(kinds) or "none")
+    if s.config.draft is not None and s.config.draft.kind != "simple":
+        return (modern,)
     return (modern, ("--spec-type", ngram)) if ngram else (modern, ())
 
 
 def _ngram_max(s: ServerPlan, _: Placement) -> Alternatives:
     """The longest n-gram draft, by the kind's own flag."""
-    if s.ngram is None or s.ngram.n_max is None:
+    if s.settings.ngram is None or s.settings.ngram.n_max is None:
         return ()
-    n = s.ngram.n_max
-    if s.ngram.kind == "mod":
+    n = s.settings.ngram.n_max
+    if s.settings.ngram.kind == "mod":
         return (("--spec-ngram-mod-n-max", str(n), "--spec-ngram-mod-n-min", str(min(n, 48))),)
-    return _say(n, f"--spec-ngram-{s.ngram.kind}-size-m")
+    return _say(n, f"--spec-ngram-{s.settings.ngram.kind}-size-m")
 
 
 def _draft(flags: tuple[str, ...], value: Callable[[ServerPlan, Placement], object]) -> Callable[..., Alternatives]:
@@ -129,7 +141,8 @@ def _draft(flags: tuple[str, ...], value: Callable[[ServerPlan, Placement], obje
 
     def spell(s: ServerPlan, p: Placement) -> Alternatives:
         """`value` behind each of `flags`, if there is a draft."""
-        said = value(s, p) if s.draft is not None and s.draft_path is not None else None
+        drafts = s.config.draft is not None and (s.draft_path is not None or s.config.draft.kind == "mtp")
+        said = value(s, p) if drafts else None
         return () if said is None else _say(said, *flags)
 
     return spell
@@ -137,34 +150,84 @@ def _draft(flags: tuple[str, ...], value: Callable[[ServerPlan, Placement], obje
 
 def _draft_field(field: str) -> Callable[[ServerPlan, Placement], object]:
     """The value of a field of the draft's config."""
-    return lambda s, _: getattr(s.draft, field)
+    return lambda s, _: getattr(s.config.draft, field)
 
 
-def _draft_device(s: ServerPlan, p: Placement) -> str:
-    """The draft runs where its layers go: on the server's devices, or on none."""
-    offloaded = s.draft is not None and s.draft.n_gpu_layers != 0
-    return ",".join(p.devices) if offloaded and p.devices else "none"
+def _draft_device(s: ServerPlan, p: Placement) -> str | None:
+    """A draft model runs where its layers go: on its own devices, else on the server's, or on none."""
+    if s.config.draft is None or s.draft_path is None:
+        return None
+    devices = p.devices if s.config.draft.devices is None else p.draft
+    return ",".join(devices) if s.config.draft.n_gpu_layers != 0 and devices else "none"
 
 
-def _draft_layers(s: ServerPlan, _: Placement) -> object:
-    """Layers of the draft on devices, as a number."""
-    layers = s.draft.n_gpu_layers if s.draft else 0
-    return ALL_LAYERS if layers == "all" else layers
+def _draft_layers(s: ServerPlan, p: Placement) -> object:
+    """Layers of a draft model on devices, as a number; none without devices."""
+    if s.config.draft is None or s.draft_path is None:
+        return None
+    devices = p.devices if s.config.draft.devices is None else p.draft
+    return (ALL_LAYERS if s.config.draft.n_gpu_layers == "all" else s.config.draft.n_gpu_layers) if devices else 0
 
 
 def _projector_offload(s: ServerPlan, p: Placement) -> Alternatives:
-    """The image encoder runs on the first device of a server that has one."""
-    return _unless_default(f"--{'' if p.devices else 'no-'}mmproj-offload") if s.projector_path else ()
+    """The image encoder runs where it is told to, else on the first device of a server that has one."""
+    if not s.projector_path:
+        return ()
+    if s.config.projector_device == "cpu" or (s.config.projector_device is None and not p.devices):
+        return _unless_default("--no-mmproj-offload")
+    if s.config.projector_device is None:
+        return _unless_default("--mmproj-offload")
+    alone = ("--mmproj-offload",) if p.projector == p.devices[:1] else ("--mmproj-device", *p.projector)
+    return (("--mmproj-device", *p.projector), alone)
+
+
+def _lora(s: ServerPlan, _: Placement) -> Alternatives:
+    """Adapters with their scales; builds before commas took the flag several times, which all still do."""
+    return (tuple(w for a in s.lora for w in ("--lora-scaled", f"{a.path}:{a.scale:g}")),) if s.lora else ()
+
+
+def expert_key(s: ServerPlan) -> str:
+    """The metadata key that says how many experts a token uses."""
+    return f"{s.model.architecture.arch}.expert_used_count"
+
+
+def _placement(s: ServerPlan, p: Placement) -> Alternatives:
+    """Tensors by regular expression, in llama.cpp's names of buffer types: the CPU's, and devices as they are."""
+    if not s.config.tensor_placement:
+        return ()
+    names = {**dict(zip(s.settings.devices, map(p.buffer, p.devices), strict=False)), "cpu": "CPU"}
+    rules = (rule.rpartition("=") for rule in s.config.tensor_placement)
+    return (("--override-tensor", ",".join(f"{regex}={names.get(device, device)}" for regex, _, device in rules)),)
+
+
+def _split(s: ServerPlan, p: Placement) -> Alternatives:
+    """How devices share the model. `none` has one device left, which is said by `--device`."""
+    if s.config.split_mode == "layer":
+        return _unless_default("--split-mode", "layer") if len(p.devices) > 1 else ()
+    if s.config.split_mode == "none":
+        return (("--split-mode", "none"),)
+    main = s.settings.devices.index(s.config.main_gpu) if s.config.main_gpu in s.settings.devices else 0
+    return (("--split-mode", s.config.split_mode, "--main-gpu", str(main)),)
+
+
+def _json(value: object) -> str:
+    """`value` as one line of JSON, keys in order; "" for nothing."""
+    return msgspec.json.encode(value, order="sorted").decode() if value else ""
+
+
+def _keep(s: ServerPlan, _: Placement) -> Alternatives:
+    """Tokens of the beginning that a context shift keeps."""
+    return () if s.config.n_keep is None else _say(s.config.n_keep, "--keep")
 
 
 def _reasoning(s: ServerPlan, _: Placement) -> Alternatives:
     """Thinking on, off, or as the template says; older builds only had a budget of 0 to turn it off."""
-    if s.embedding or s.pooling == "rank":
+    if s.settings.embedding or s.pooling == "rank":
         return ()
-    modern = ("--reasoning", s.reasoning)
-    if s.reasoning == "off":
+    modern = ("--reasoning", s.config.reasoning)
+    if s.config.reasoning == "off":
         return (modern, ("--reasoning-budget", "0"))
-    return (modern, ()) if s.reasoning == "auto" else (modern,)
+    return (modern, ()) if s.config.reasoning == "auto" else (modern,)
 
 
 _SPEC_MODEL = ("--spec-draft-model", "--model-draft")
@@ -195,11 +258,10 @@ _EMBEDDING = ("--embeddings", "--embedding", "--reranking", "--rerank")
 _CHECKPOINTS = ("--ctx-checkpoints", "--swa-checkpoints")
 
 TABLE: tuple[Meaning, ...] = (
-    Meaning(("model_path",), "model", _MODEL_SOURCES, lambda s, _: _say(s.model_path, "--model")),
-    Meaning(("name",), "", ("--alias",), lambda s, _: _say(s.name, "--alias")),
-    Meaning(("host",), "host", ("--host",), lambda s, _: _say(s.host, "--host")),
+    Meaning("model", _MODEL_SOURCES, lambda s, _: _say(s.model.path, "--model")),
+    Meaning("", ("--alias",), lambda s, _: _say(s.name, "--alias")),
+    Meaning("host", ("--host",), lambda s, _: _say(s.config.host, "--host")),
     Meaning(
-        ("port",),
         "port",
         ("--port", "--reuse-port", "--api-prefix"),
         lambda s, _: _say(s.port, "--port"),
@@ -207,146 +269,135 @@ TABLE: tuple[Meaning, ...] = (
     ),
     # context and slots
     Meaning(
-        ("n_ctx",),
         "n_ctx",
-        ("--ctx-size",),
-        lambda s, _: _say(s.n_ctx, "--ctx-size"),
+        ("--ctx-size", "--kv-unified-per-slot"),
+        lambda s, _: _say(s.settings.n_ctx, "--ctx-size"),
         through=("n_ctx_per_slot",),
     ),
-    Meaning(("slots",), "slots", ("--parallel",), lambda s, _: _say(s.slots, "--parallel")),
+    Meaning("slots", ("--parallel",), lambda s, _: _say(s.settings.slots, "--parallel")),
     Meaning(
-        ("kv_unified",),
         "kv_unified",
         ("--kv-unified", "--no-kv-unified"),
-        lambda s, _: (("--kv-unified",),) if s.kv_unified else _unless_default("--no-kv-unified"),
+        lambda s, _: (("--kv-unified",),) if s.settings.kv_unified else _unless_default("--no-kv-unified"),
         through=("slots",),
     ),
-    Meaning(("n_batch",), "n_batch", ("--batch-size",), lambda s, _: _say(s.n_batch, "--batch-size")),
-    Meaning(("n_ubatch",), "n_ubatch", ("--ubatch-size",), lambda s, _: _say(s.n_ubatch, "--ubatch-size")),
-    Meaning(("flash_attention",), "flash_attention", ("--flash-attn",), _flash_attention),
+    Meaning("n_batch", ("--batch-size",), lambda s, _: _say(s.settings.n_batch, "--batch-size")),
+    Meaning("n_ubatch", ("--ubatch-size",), lambda s, _: _say(s.settings.n_ubatch, "--ubatch-size")),
+    Meaning("flash_attention", ("--flash-attn",), _flash_attention),
+    Meaning("cache_type_k", ("--cache-type-k",), lambda s, _: _say(s.settings.cache_type_k, "--cache-type-k")),
+    Meaning("cache_type_v", ("--cache-type-v",), lambda s, _: _say(s.settings.cache_type_v, "--cache-type-v")),
+    Meaning("swa_full", ("--swa-full",), lambda s, _: (("--swa-full",),) if s.settings.swa_full else ()),
     Meaning(
-        ("cache_type_k",), "cache_type_k", ("--cache-type-k",), lambda s, _: _say(s.cache_type_k, "--cache-type-k")
+        "context_checkpoints", _CHECKPOINTS, lambda s, _: (*_say(s.settings.context_checkpoints, *_CHECKPOINTS), ())
     ),
     Meaning(
-        ("cache_type_v",), "cache_type_v", ("--cache-type-v",), lambda s, _: _say(s.cache_type_v, "--cache-type-v")
-    ),
-    Meaning(("swa_full",), "swa_full", ("--swa-full",), lambda s, _: (("--swa-full",),) if s.swa_full else ()),
-    Meaning(
-        ("context_checkpoints",),
-        "context_checkpoints",
-        _CHECKPOINTS,
-        lambda s, _: (*_say(s.context_checkpoints, *_CHECKPOINTS), ()),
+        "cache_ram_mib", ("--cache-ram",), lambda s, _: _unless_default("--cache-ram", str(s.settings.cache_ram_mib))
     ),
     Meaning(
-        ("cache_ram_mib",),
-        "cache_ram_mib",
-        ("--cache-ram",),
-        lambda s, _: _unless_default("--cache-ram", str(s.cache_ram_mib)),
+        "slot_save_path", ("--slot-save-path",), lambda s, _: _say_any(s.config.slot_save_path, "--slot-save-path")
     ),
-    Meaning(
-        ("slot_save_path",),
-        "slot_save_path",
-        ("--slot-save-path",),
-        lambda s, _: _say(s.slot_save_path, "--slot-save-path") if s.slot_save_path else (),
-    ),
-    Meaning(("embedding",), "embedding", _EMBEDDING, _embedding, through=("pooling",)),
-    Meaning(("pooling",), "pooling", ("--pooling",), lambda s, _: _say(s.pooling, "--pooling") if s.pooling else ()),
+    Meaning("embedding", _EMBEDDING, _embedding, through=("pooling",)),
+    Meaning("pooling", ("--pooling",), lambda s, _: _say_any(s.pooling, "--pooling")),
     # weights
-    Meaning((), "", ("--fit", "--fit-target", "--fit-ctx"), lambda *_: _unless_default("--fit", "off")),
-    Meaning(("load_mode",), "load_mode", _LOADING, _load_mode),
+    Meaning("", ("--fit", "--fit-target", "--fit-ctx"), lambda *_: _unless_default("--fit", "off")),
+    Meaning("load_mode", _LOADING, _load_mode),
     Meaning(
-        ("repack",),
         "repack",
-        ("--repack", "--no-repack"),
-        lambda s, _: _unless_default("--repack") if s.repack else (("--no-repack",),),
+        ("--repack", "--no-repack", "--no-host"),
+        lambda s, _: _unless_default("--repack") if s.settings.repack else (("--no-repack",),),
     ),
     Meaning(
-        ("projector_path",),
         "projector",
         _PROJECTOR,
         lambda s, _: _say(s.projector_path, "--mmproj") if s.projector_path else _unless_default("--no-mmproj"),
     ),
-    Meaning((), "projector", ("--mmproj-offload", "--no-mmproj-offload"), _projector_offload),
     Meaning(
-        ("expert_override",),
+        "projector_device",
+        ("--mmproj-offload", "--no-mmproj-offload", "--mmproj-device"),
+        _projector_offload,
+        through=("projector",),
+    ),
+    Meaning("lora", ("--lora", "--lora-scaled"), _lora),
+    Meaning("lazy_tensors", ("--lazy-mode",), lambda s, _: _say_any(s.config.lazy_tensors, "--lazy-mode")),
+    Meaning(
         "experts_used",
         (),
-        lambda s, _: _say("{}=int:{}".format(*s.expert_override), "--override-kv") if s.expert_override else (),
+        lambda s, _: _say(f"{expert_key(s)}=int:{used}", "--override-kv") if (used := s.config.experts_used) else (),
     ),
     # placement
-    Meaning((), "devices", ("--rpc",), lambda _, p: _say(",".join(p.rpc), "--rpc") if p.rpc else ()),
+    Meaning("devices", ("--rpc",), lambda _, p: _say(",".join(p.rpc), "--rpc") if p.rpc else ()),
     Meaning(
-        ("devices",),
         "devices",
         ("--device",),
         lambda _, p: _say(",".join(p.devices), "--device") if p.devices else _unless_default("--device", "none"),
     ),
     Meaning(
-        ("n_gpu_layers",),
         "n_gpu_layers",
         ("--n-gpu-layers",),
-        lambda s, _: _say(s.n_gpu_layers, "--n-gpu-layers"),
+        lambda s, _: _say(s.settings.n_gpu_layers, "--n-gpu-layers"),
         through=("devices",),
     ),
+    Meaning("tensor_placement", ("--override-tensor",), _placement),
+    Meaning("n_cpu_moe", ("--n-cpu-moe", "--cpu-moe"), lambda s, _: _say_any(s.settings.n_cpu_moe, "--n-cpu-moe")),
+    Meaning("n_cpu_ffn", ("--n-cpu-ffn",), lambda s, _: _say_any(s.config.n_cpu_ffn, "--n-cpu-ffn")),
+    Meaning("split_mode", ("--split-mode", "--main-gpu"), _split, through=("devices",)),
     Meaning(
-        ("n_cpu_moe",),
-        "n_cpu_moe",
-        ("--n-cpu-moe", "--cpu-moe", "--override-tensor"),
-        lambda s, _: _say(s.n_cpu_moe, "--n-cpu-moe") if s.n_cpu_moe else (),
-    ),
-    Meaning(
-        ("tensor_split",),
         "tensor_split",
         ("--tensor-split",),
-        lambda s, _: _say(",".join(f"{x:g}" for x in s.tensor_split), "--tensor-split") if s.tensor_split else (),
+        lambda s, _: _say_any(",".join(f"{x:g}" for x in s.settings.tensor_split), "--tensor-split"),
         through=("devices",),
     ),
     Meaning(
-        ("kv_offload",),
         "kv_offload",
         ("--kv-offload", "--no-kv-offload"),
-        lambda s, _: _unless_default("--kv-offload") if s.kv_offload else (("--no-kv-offload",),),
+        lambda s, _: _unless_default("--kv-offload") if s.settings.kv_offload else (("--no-kv-offload",),),
     ),
+    Meaning("threads", ("--threads",), lambda s, _: _say(s.settings.threads, "--threads"), through=("cpus",)),
     Meaning(
-        ("threads",),
-        "threads",
-        ("--threads",),
-        lambda s, _: _say(s.threads, "--threads"),
-        through=("cpus",),
-    ),
-    Meaning(
-        ("threads_batch",),
         "threads_batch",
         ("--threads-batch",),
-        lambda s, _: _say(s.threads_batch, "--threads-batch"),
+        lambda s, _: _say(s.settings.threads_batch, "--threads-batch"),
         through=("threads", "cpus"),
     ),
     # speculation
-    Meaning(
-        ("draft_path",),
-        "draft.model",
-        (*_SPEC_MODEL, "--hf-repo-draft"),
-        _draft(_SPEC_MODEL, lambda s, _: s.draft_path),
-    ),
-    Meaning(("draft", "ngram"), "ngram", ("--spec-type", "--spec-default"), _speculation, through=("draft",)),
-    Meaning((), "draft.n_max", _SPEC_MAX, _draft(_SPEC_MAX, _draft_field("n_max"))),
-    Meaning((), "draft.n_min", _SPEC_MIN, _draft(_SPEC_MIN, _draft_field("n_min"))),
-    Meaning((), "draft.p_min", _SPEC_P, _draft(_SPEC_P, _draft_field("p_min"))),
-    Meaning((), "draft.cache_type_k", _SPEC_K, _draft(_SPEC_K, _draft_field("cache_type_k"))),
-    Meaning((), "draft.cache_type_v", _SPEC_V, _draft(_SPEC_V, _draft_field("cache_type_v"))),
-    Meaning((), "draft.n_gpu_layers", _SPEC_NGL, _draft(_SPEC_NGL, _draft_layers)),
-    Meaning((), "draft.n_gpu_layers", _SPEC_DEVICE, _draft(_SPEC_DEVICE, _draft_device)),
-    Meaning((), "ngram.n_max", _NGRAM_MAX, _ngram_max),
+    Meaning("draft.model", (*_SPEC_MODEL, "--hf-repo-draft"), _draft(_SPEC_MODEL, lambda s, _: s.draft_path)),
+    Meaning("ngram", ("--spec-type", "--spec-default"), _speculation, through=("draft",)),
+    Meaning("draft.n_max", _SPEC_MAX, _draft(_SPEC_MAX, _draft_field("n_max"))),
+    Meaning("draft.n_min", _SPEC_MIN, _draft(_SPEC_MIN, _draft_field("n_min"))),
+    Meaning("draft.p_min", _SPEC_P, _draft(_SPEC_P, _draft_field("p_min"))),
+    Meaning("draft.cache_type_k", _SPEC_K, _draft(_SPEC_K, _draft_field("cache_type_k"))),
+    Meaning("draft.cache_type_v", _SPEC_V, _draft(_SPEC_V, _draft_field("cache_type_v"))),
+    Meaning("draft.n_gpu_layers", _SPEC_NGL, _draft(_SPEC_NGL, _draft_layers)),
+    Meaning("draft.n_gpu_layers", _SPEC_DEVICE, _draft(_SPEC_DEVICE, _draft_device)),
+    Meaning("ngram.n_max", _NGRAM_MAX, _ngram_max),
     # behaviour
-    Meaning(("reasoning",), "reasoning", ("--reasoning",), _reasoning),
-    Meaning((), "", ("--slots", "--no-slots"), lambda *_: _unless_default("--slots")),
-    Meaning((), "", ("--metrics",), lambda *_: _unless_default("--metrics"), soft=True),
-    Meaning((), "", ("--no-webui", "--no-ui"), lambda *_: (("--no-ui",), ("--no-webui",), ()), soft=True),
-    Meaning((), "", ("--cors-origins",), lambda *_: _unless_default("--cors-origins", "localhost"), soft=True),
-    Meaning((), "", ("--offline",), lambda *_: _unless_default("--offline"), soft=True),
-    Meaning((), "", ("--no-warmup",), lambda *_: _unless_default("--no-warmup"), soft=True),
-    Meaning((), "", ("--no-context-shift",), lambda *_: _unless_default("--no-context-shift"), soft=True),
-    Meaning((), "", ("--log-colors",), lambda *_: _unless_default("--log-colors", "off"), soft=True),
-    Meaning((), "", ("--log-prefix",), lambda *_: _unless_default("--log-prefix"), soft=True),
-    Meaning((), "", ("--log-timestamps",), lambda *_: _unless_default("--log-timestamps"), soft=True),
+    Meaning("reasoning", ("--reasoning",), _reasoning),
+    Meaning("", ("--slots", "--no-slots"), lambda *_: _unless_default("--slots")),
+    Meaning("", ("--metrics",), lambda *_: _unless_default("--metrics"), soft=True),
+    Meaning("", ("--no-webui", "--no-ui"), lambda *_: (("--no-ui",), ("--no-webui",), ()), soft=True),
+    Meaning("", ("--cors-origins",), lambda *_: _unless_default("--cors-origins", "localhost"), soft=True),
+    Meaning("", ("--offline",), lambda *_: _unless_default("--offline"), soft=True),
+    Meaning("", ("--no-warmup",), lambda *_: _unless_default("--no-warmup"), soft=True),
+    Meaning(
+        "context_shift",
+        ("--no-context-shift", "--context-shift"),
+        lambda s, _: (("--context-shift",),) if s.config.context_shift else _unless_default("--no-context-shift"),
+        soft=True,
+    ),
+    Meaning("n_keep", ("--keep",), _keep, soft=True),
+    Meaning(
+        "chat_template_file",
+        ("--chat-template-file",),
+        lambda s, _: _say_any(s.config.chat_template_file, "--chat-template-file"),
+        soft=True,
+    ),
+    Meaning(
+        "chat_template_args",
+        ("--chat-template-kwargs",),
+        lambda s, _: _say_any(_json(s.config.chat_template_args), "--chat-template-kwargs"),
+        soft=True,
+    ),
+    Meaning("", ("--log-colors",), lambda *_: _unless_default("--log-colors", "off"), soft=True),
+    Meaning("", ("--log-prefix",), lambda *_: _unless_default("--log-prefix"), soft=True),
+    Meaning("", ("--log-timestamps",), lambda *_: _unless_default("--log-timestamps"), soft=True),
 )

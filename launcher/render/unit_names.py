@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 
 from launcher.ir.plan import FleetPlan, ServerPlan
-
-FRONT = "front"
-"""The front's unit is `launch-front.service`, so no server or service has this name."""
 
 
 def is_loopback(host: str) -> bool:
@@ -31,17 +27,9 @@ def slice_name(plan: FleetPlan, tier: str) -> str:
     return f"{plan.config.deploy.unit_prefix}-{tier}.slice"
 
 
-def front_tier(plan: FleetPlan) -> str | None:
-    """The tier whose target starts the front: the first that starts at boot; None for none, or a front elsewhere."""
-    if not plan.front:
-        return None
-    return next((name for name in sorted(plan.tiers) if plan.tiers[name].start == "boot"), None)
-
-
-def libexec_dir(plan: FleetPlan) -> str:
-    """Where an install puts `libexec/` of the deployment, as units write it."""
-    base = "%h/.local/libexec" if plan.config.deploy.scope == "user" else "/usr/local/libexec"
-    return f"{base}/launch/{plan.deployment}"
+def runtime_tier(plan: FleetPlan) -> str | None:
+    """The tier in whose slice the runtime is: the first that starts at boot; None where there is none."""
+    return next((name for name in sorted(plan.config.tiers) if plan.config.tiers[name].start == "boot"), None)
 
 
 def data_dir(plan: FleetPlan) -> str:
@@ -50,31 +38,24 @@ def data_dir(plan: FleetPlan) -> str:
     return f"{base}/launch/{plan.deployment}"
 
 
-def shared_user(plan: FleetPlan, server: str) -> str:
-    """The dynamic user of a server behind a socket and of its proxy; also its folder below /run. At most 31 bytes."""
-    name = f"{plan.config.deploy.unit_prefix}-{server}".replace(".", "_").lower()
-    return name if len(name) <= 31 else f"{name[:22]}-{zlib.crc32(name.encode()):08x}"
+def runtime_unit(plan: FleetPlan) -> str:
+    """`launch-DEPLOYMENT.service`: the whole runtime, and the one HTTP port."""
+    return unit_name(plan, plan.deployment)
 
 
-def turn_file(plan: FleetPlan, server: ServerPlan) -> str | None:
-    """Where it is written whose turn it is among the exclusive group of `server`; None where `Conflicts=` will do.
-
-    Members behind sockets take turns: clients start them, at any time and at once.
-    """
-    members = [s for s in plan.servers if s.exclusive == server.exclusive]
-    if server.exclusive is None or not any(socket_path(plan, member) for member in members):
-        return None
-    return f"/run/launch/{plan.deployment}/{zlib.crc32(server.exclusive.encode()):08x}.turn"
+def runtime_user(plan: FleetPlan) -> str:
+    """Whom the runtime runs as: `deploy.user`, else a user of its own, whose name has at most 31 bytes."""
+    name = f"{plan.config.deploy.unit_prefix}-{plan.deployment}".replace(".", "_").lower()
+    short = name if len(name) <= 31 else f"{name[:22]}-{zlib.crc32(name.encode()):08x}"
+    return plan.config.deploy.user or short
 
 
-def socket_path(plan: FleetPlan, server: ServerPlan) -> str | None:
-    """The unix socket of a server that a connection to its port starts; None where it listens on the port itself.
+def starts_at_boot(server: ServerPlan) -> bool:
+    """Whether a boot starts it without the runtime: not a member of an exclusive group, whose turns are its alone."""
+    return server.starts == "boot" and server.config.exclusive is None
 
-    Sockets are for tiers that start on demand, on loopback, with a port that no other server has.
-    """
-    deploy = plan.config.deploy
-    ports = Counter(s.port for s in plan.servers)
-    waits = plan.tiers[server.tier].start == "demand" and server.name not in plan.config.include_warm
-    if not waits or deploy.warm != "socket" or deploy.scope != "system" or ports[server.port] > 1:
-        return None
-    return f"/run/{shared_user(plan, server.name)}/server.sock" if is_loopback(server.host) else None
+
+def units_of(plan: FleetPlan, server: ServerPlan) -> tuple[str, ...]:
+    """The unit of `server` as planned, then those of its fallbacks (`launch-NAME.rung1.service`)."""
+    levels = range(1, len(plan.ladders.get(server.name, ())) + 1)
+    return (unit_name(plan, server.name), *(unit_name(plan, f"{server.name}.rung{level}") for level in levels))

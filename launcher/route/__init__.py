@@ -1,17 +1,27 @@
 """The data plane: one HTTP port for the whole fleet.
 
-In: a RoutingTable, and Upstreams that know which servers are ready. Out: an ASGI app (`Front`), served by `serve`;
-`control_app` for the control API. I/O: sockets, the API key file; hot path.
+In: a RoutingTable, and Upstreams that know which servers are ready. Out: a `Front`, served by `serve`; `control_app`
+for the control API. I/O: sockets, the API key file; hot path.
 """
 
 from __future__ import annotations
 
 from launcher.route.api import control_app
-from launcher.route.asgi import ASGIApp
-from launcher.route.elsewhere import with_elsewhere
-from launcher.route.figures import figures
+from launcher.route.doors import Doors
 from launcher.route.front import Front
-from launcher.route.server import bind, serve
-from launcher.route.static import StaticUpstreams
+from launcher.route.pages import figures
+from launcher.route.server import bind, bind_more, serve
+from launcher.route.upstreams import AskedUpstreams, StaticUpstreams, with_remote
 
-__all__ = ["ASGIApp", "Front", "StaticUpstreams", "bind", "control_app", "figures", "serve", "with_elsewhere"]
+__all__ = [
+    "AskedUpstreams",
+    "Doors",
+    "Front",
+    "StaticUpstreams",
+    "bind",
+    "bind_more",
+    "control_app",
+    "figures",
+    "serve",
+    "with_remote",
+]

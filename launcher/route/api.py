@@ -1,24 +1,28 @@
-"""The control API: status, stop, reload, logs. Mounted under `/api` on the front, and served on a unix socket. I/O."""
+"""The control API: status, stop, reload, logs. Served on a unix socket, to which the front passes `/v1/launch/`. I/O.
+
+Until the next version it is found below `/api/` too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from launcher import __version__
 from launcher.errors import LaunchError
 from launcher.ir.live import Control, ProcessStatus
-from launcher.route.asgi import ASGIApp
 from launcher.route.openapi import openapi
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import BaseRoute
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -115,19 +119,26 @@ class _Endpoints:
         return ApiError(404, "unknown_server", f"the fleet has no {name!r}{hint}")
 
 
-def control_app(control: Control) -> ASGIApp:
-    """The control API as an ASGI app. It checks no caller: whoever mounts it does."""
+def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """The control API as an ASGI app, and `more` routes. It checks no caller: whoever mounts it does."""
     from starlette.applications import Starlette  # noqa: PLC0415  # late: starlette costs 60 ms
     from starlette.exceptions import HTTPException  # noqa: PLC0415
     from starlette.routing import Route  # noqa: PLC0415
 
     endpoints = _Endpoints(control)
     routes = [
-        Route("/api/status", endpoints.status, methods=["GET"]),
-        Route("/api/stop", endpoints.stop, methods=["POST"]),
-        Route("/api/reload", endpoints.reload, methods=["POST"]),
-        Route("/api/openapi.json", endpoints.describe, methods=["GET"]),
-        Route("/api/logs/{name}", endpoints.logs, methods=["GET"]),
+        *(
+            Route(f"{place}/{path}", answer, methods=[method])
+            for place in ("/v1/launch", "/api")  # the second: its names before there was the first
+            for path, answer, method in (
+                ("status", endpoints.status, "GET"),
+                ("stop", endpoints.stop, "POST"),
+                ("reload", endpoints.reload, "POST"),
+                ("openapi.json", endpoints.describe, "GET"),
+                ("logs/{name}", endpoints.logs, "GET"),
+            )
+        ),
+        *more,
     ]
     handlers: dict[Any, Any] = {
         ApiError: _on_api_error,
@@ -137,7 +148,7 @@ def control_app(control: Control) -> ASGIApp:
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # a redirect would be built from the Host header
-    return cast("ASGIApp", app)
+    return app
 
 
 def tail(path: Path, lines: int) -> tuple[str, int]:

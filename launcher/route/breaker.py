@@ -33,11 +33,6 @@ def on_start(state: Breaker) -> Breaker:
     return state if state.open_s == 0 else msgspec.structs.replace(state, probing=True)
 
 
-def on_success(state: Breaker) -> Breaker:
-    """The upstream answered."""
-    return state if state is CLOSED else CLOSED
-
-
 def on_failure(state: Breaker, now: float, unit: BreakerUnit) -> Breaker:
     """The upstream failed a request at `now`. Failures of requests begun before it opened do not extend it."""
     if state.open_s == 0:

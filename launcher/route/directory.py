@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from launcher.errors import ConfigError, Finding
 from launcher.ir.fleet import RouteTarget, RoutingTable
+from launcher.route.endpoint import Kind
 from launcher.route.problem import HttpError
 
 _SHOWN_NAME = 100
@@ -35,18 +36,23 @@ class Directory:
         """Whether `name` leads to a server."""
         return name in self._tiers
 
-    def asked(self, model: str | None) -> str:
-        """The name a request is for: the one it gives, else the table's default.
+    def asked(self, model: str | None, kind: Kind | None = None) -> str:
+        """The name a request is for: the one it gives, else the default of its kind, else the table's.
 
+        Where the table says so a name that nobody has counts as none; `kind` None: never.
         Raises HttpError 404 `model_not_found` with the nearest names, 400 `model_required`.
         """
+        table = self.table
+        default = table.defaults.get(kind or "", table.default)
         if model is not None:
             if model in self._tiers:
                 return model
+            if kind is not None and table.unknown_model == "default" and default is not None:
+                return default
             raise self._unknown(model)
-        if self.table.default is None:
+        if default is None:
             raise HttpError(400, "model_required", "the request names no model, and there is no default", param="model")
-        return self.table.default
+        return default
 
     def named(self, x_model: bytes | None, x_task_type: bytes | None) -> bytes | None:
         """The name that header lines give: the model's, else the pool's that serves the task type.
@@ -67,7 +73,7 @@ class Directory:
         return self._tiers[name]
 
     def timeout_s(self, name: str, target: RouteTarget) -> float:
-        """How long an answer from `target` may take: by the role asked for, by its first role, or its own."""
+        """How long `target` may say nothing: by the role asked for, by its first role, or its own."""
         by_role = self.table.timeouts_s
         for key in (name, *target.roles):
             if key in by_role:
@@ -124,9 +130,12 @@ def _dangling(table: RoutingTable) -> Iterable[Finding]:
         for other in others:
             if other not in table.names and other not in table.targets:
                 yield _finding(f"fallback.{name}", other)
-    default = table.default
-    if default is not None and default not in table.names and default not in table.targets:
-        yield _finding("default", default)
+    defaults = {"default": table.default}
+    defaults |= {f"defaults.{kind}": name for kind, name in table.defaults.items()}
+    defaults |= {f"media.{medium}": name for medium, name in table.media.items()}
+    for key, default in defaults.items():
+        if default is not None and default not in table.names and default not in table.targets:
+            yield _finding(key, default)
 
 
 def _finding(key: str, name: str) -> Finding:

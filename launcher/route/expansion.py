@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from launcher.ir.fleet import RoutePool
+from launcher.ir.events import Happened
 from launcher.ir.live import UnavailableError, Upstreams
 from launcher.route.target import SERVING, Target
 
 _LOG = logging.getLogger("launch.route")
-
-
-def thresholds(pools: Iterable[RoutePool], tiers: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
-    """Names with several servers of one pool → requests in flight above which one more of them is started."""
-    growing = [(frozenset(pool.servers), pool.expansion_threshold) for pool in pools if pool.expansion_threshold > 0]
-    return {
-        name: threshold
-        for name, servers in tiers.items()
-        if len(servers) > 1
-        for members, threshold in growing
-        if members.issuperset(servers)
-    }
 
 
 class Expansion:
@@ -30,6 +18,8 @@ class Expansion:
 
     def __init__(self) -> None:
         """None."""
+        self.tell: Callable[[Happened], None] = lambda _: None
+        """Hears why a server is started."""
         self._starts: dict[str, asyncio.Task[None]] = {}
 
     def consider(self, targets: Sequence[Target], threshold: int, upstreams: Upstreams) -> None:
@@ -44,6 +34,15 @@ class Expansion:
         for target in targets:
             unit = target.unit
             if unit.start == "demand" and unit.exclusive is None and upstreams.state(target.name) == "stopped":
+                self.tell(
+                    Happened(
+                        kind="expansion",
+                        name=target.name,
+                        message=f"is started beside {', '.join(t.name for t in serving)}",
+                        cause=f"{in_flight} requests run or wait there, its pool grows at {threshold}",
+                        details={"in_flight": in_flight, "threshold": threshold},
+                    )
+                )
                 start = asyncio.get_running_loop().create_task(self._start(target, upstreams))
                 self._starts[target.name] = start
                 start.add_done_callback(lambda _, name=target.name: self._starts.pop(name, None))  # type: ignore[misc]
@@ -52,7 +51,8 @@ class Expansion:
     async def _start(self, target: Target, upstreams: Upstreams) -> None:
         """Start a server; that it cannot be is not a request's affair."""
         try:
-            await upstreams.wake(target.name, target.unit.request_timeout_s)
+            async with upstreams.lease(target.name, target.unit.request_timeout_s):
+                target.gate.pull(target.gate.slots)  # those who wait for the others come here
         except UnavailableError as error:
             _LOG.warning("the pool does not grow by %s: %s", target.name, error.message)
 

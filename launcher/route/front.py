@@ -1,81 +1,103 @@
-"""The front: one ASGI app that answers for the whole fleet. I/O."""
+"""The front: who may ask, what is answered from memory, and where everything else goes. I/O."""
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
-from launcher.ir.exchange import Orchestrating, Refusal
-from launcher.ir.fleet import FrontUnit, RoutingTable
-from launcher.ir.live import UnavailableError, Upstreams
-from launcher.route import pages
-from launcher.route.asgi import ASGIApp, Receive, Scope, Send
-from launcher.route.body import for_target
-from launcher.route.client import Client, ClientGoneError, Reply, Turn, too_large
-from launcher.route.deadlines import Deadlines
-from launcher.route.directory import Directory
-from launcher.route.expansion import Expansion, thresholds
-from launcher.route.express import LEFT
-from launcher.route.guard import Guard, is_loopback, is_open
-from launcher.route.handover import as_http, hand_over
+from launcher.base.background import BackgroundHandler
+from launcher.ir.exchange import Orchestrating
+from launcher.ir.fleet import FrontUnit, RouteTarget, RoutingTable
+from launcher.ir.live import Upstreams
+from launcher.ir.page import Request
+from launcher.route import listing, pages
+from launcher.route.abroad import ANSWERS, to_named_server
+from launcher.route.access import check_control, granted, is_for_people
+from launcher.route.apis import api_of
+from launcher.route.body import BIG_BYTES
+from launcher.route.clients import Clients
+from launcher.route.doubt import require_itself
+from launcher.route.endpoint import steers
+from launcher.route.exchange import Exchange
+from launcher.route.expansion import Expansion
+from launcher.route.faults import Faults
+from launcher.route.guard import Guard, is_control, is_same_origin
+from launcher.route.handover import Handover, hand_over
+from launcher.route.head import Head, cors_lines
 from launcher.route.journal import Journal
-from launcher.route.passage import NO_SLOT_ENDINGS, Passage
-from launcher.route.peek import peek
+from launcher.route.keys import EVERYTHING, Grant
+from launcher.route.media import elsewhere, media_in
+from launcher.route.owners import Owners
+from launcher.route.peek import peek, peek_json, query_model
 from launcher.route.problem import HttpError
-from launcher.route.recovery import another_chance
-from launcher.route.relay import Attempt, answer_to
+from launcher.route.reader import too_large
+from launcher.route.reading import Reading
+from launcher.route.reply import Reply
+from launcher.route.requests import Requests, is_shown, live
+from launcher.route.sessions import Sessions
+from launcher.route.spend import Limits, Usage
+from launcher.route.steer import steer
 from launcher.route.sticky import Sticky
-from launcher.route.target import SERVING, Target, choose
-from launcher.route.upstream import UpstreamError
-from launcher.route.view import View
-from launcher.route.wire import RequestIds, cors_headers, preflight_headers
+from launcher.route.target import Target
+from launcher.route.upstream import Connection
+from launcher.route.view import Route, View, view_of
 
 _LOG = logging.getLogger("launch.route")
 _ACCESS = logging.getLogger("launch.access")
-_UNSTEADY_PAUSE_S = 0.01
 _GENERATIONS = "/v1/generations/"
-_OPEN_CONTROL = frozenset((method, f"/api/{name}") for method in ("GET", "HEAD") for name in ("status", "openapi.json"))
-_CSP = [(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")]
+_PAGES = frozenset({"/", "/health", "/v1/health", "/ready", "/metrics", "/v1/models", "/models"})
+_CSP = b"content-security-policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'\r\n"
 
 
 class Front:
-    """The data plane as an ASGI app. Raises ConfigError or HostError for a table that cannot be served safely."""
+    """The data plane of one fleet. Raises ConfigError or HostError for a table that cannot be served safely.
+
+    Implements `launcher.route.exchange.Services`.
+    """
 
     def __init__(
         self,
         table: RoutingTable,
         upstreams: Upstreams,
         *,
-        control: ASGIApp | None = None,
-        express: bool = True,
+        control: Path | None = None,
         orchestrator: Orchestrating | None = None,
     ) -> None:
-        """`control` answers under `/api/`, for clients on this machine only. `express` False: ASGI path only.
+        """`control`: a unix socket that answers `/api/`, for clients on this machine only.
 
         `orchestrator` serves by `table` too, and answers what no single server answers.
         """
-        self.express = express
         self.more_metrics: Callable[[], str] = str
         """What whoever runs the servers adds to /metrics."""
-        self.orchestrator = orchestrator
-        self.deadlines = Deadlines()
-        self.expansion = Expansion()
-        self.sticky = Sticky()
-        self.journal: Journal | None = None
         self.upstreams = upstreams
-        self._control = control
-        self.ids = RequestIds()
+        self.sticky = Sticky()
+        self.requests = Requests()
+        self.sessions = Sessions()
+        self.sessions.cookie = f"launch-{table.front.port}"
+        self.conversations = Owners()
+        self.completions = Owners()
+        self._usage: dict[bytes, Usage] = {}
+        """Of keys that have limits, by digest: a key file that is read again changes none that is the same."""
         self.refused: Counter[str] = Counter()
+        """Requests answered with an error of the front, by its code."""
+        self._orchestrator = orchestrator
+        self._control = None if control is None else _control_target(control)
+        self.expansion = Expansion()
         self._created = int(time.time())
-        self.view = self._make_view(table, {})
-        self.journal = _journal(table)
-        self.records = self.journal is not None or table.front.access_log
-        """Whether answered requests are noted somewhere."""
+        self.faults = Faults(self)
+        self.reading = Reading()
+        self.view = view_of(table, {}, orchestrator, self._require_itself)
+        self._journal = _journal(table)
+        self.has_journal = self._journal is not None
+        self.has_access_log = table.front.access_log
+        self.clients = Clients(table.front, functools.partial(Exchange, self))
+        self.clients.refused = self.refused
 
     @property
     def unit(self) -> FrontUnit:
@@ -88,388 +110,362 @@ class Front:
         Raises like the constructor, and then keeps the old table.
         """
         old = self.view.targets
-        orchestrator = self.orchestrator
+        orchestrator = self._orchestrator
         if orchestrator is not None:
             orchestrator.take_over(table)
         try:
-            view = self._make_view(table, old)
+            view = view_of(table, old, orchestrator, self._require_itself)
         except BaseException:
             if orchestrator is not None:
                 orchestrator.take_over(self.view.table)
             raise
         if table.front.journal_file != self.unit.journal_file:
-            journal, self.journal = self.journal, _journal(table)
+            journal, self._journal = self._journal, _journal(table)
             if journal is not None:
                 journal.close()
         self.view = view
-        self.records = self.journal is not None or table.front.access_log
+        self.has_journal = self._journal is not None
+        self.has_access_log = table.front.access_log
+        self.clients.unit = table.front
+        self.faults.forgive()
         for name, target in old.items():
-            if self.view.targets.get(name) is not target:
+            if view.targets.get(name) is not target:
                 target.pool.close()
+
+    def renew_keys(self) -> None:
+        """Read the key file again: who holds a key that is not there any more is refused from the next request on.
+
+        Raises HostError, and then keeps the keys, where the file cannot be read or has a line that is no key's.
+        """
+        view = self.view
+        self.view = msgspec.structs.replace(view, guard=Guard(view.table.front, may_be_empty=True))
+
+    def fresh_clients(self) -> Clients:
+        """Count those who come from now on apart from those before, who are given back."""
+        old, self.clients = self.clients, Clients(self.unit, functools.partial(Exchange, self))
+        self.clients.date = old.date
+        return old
 
     def close(self) -> None:
         """Close idle upstream connections, and what the orchestrator has open; the others end with their requests."""
-        if self.orchestrator is not None:
-            self.orchestrator.close()
-        self.deadlines.close()
+        if self._orchestrator is not None:
+            self._orchestrator.close()
         self.expansion.close()
-        if self.journal is not None:
-            self.journal.close()
-            self.journal = None
-            self.records = self.unit.access_log
+        self.faults.close()
+        self.reading.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+            self.has_journal = False
         for target in self.view.targets.values():
             target.pool.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
-        if scope["type"] != "http":
-            raise ValueError(f"the front speaks http, not {scope['type']}")
-        started = time.perf_counter()
-        turn = Turn(scope, receive, send)
-        request, client, reply = turn.request, turn.client, turn.reply
-        request.id = reply.request_id = self.ids.accept(request.seen.get(b"x-request-id"))
-        code = ""
-        try:
-            await self._answer(self.view, turn)
-        except HttpError as error:
-            code = error.code
-            await self._refuse(error, turn)
-        except ClientGoneError:
-            reply.status = reply.status or LEFT
-        except asyncio.CancelledError:
-            if not client.gone:
-                await self._refuse(stopping(), turn)
-        except Exception:  # noqa: BLE001  # a bug of ours must not leave a client without an answer
-            _LOG.exception("request %s failed", reply.request_id)
-            code = "internal_error"
-            await self._refuse(HttpError(500, code, "an internal error; see the log"), turn)
-        finally:
-            client.close()
-            if self.unit.access_log:
-                seconds = time.perf_counter() - started
-                path = request.raw_path.decode("latin-1")  # as it came: decoded it could end the line
-                self.log_access(request.id, request.method, path, reply.status, code or "-", seconds)
+    # --- what an exchange needs -------------------------------------------------------------------------------
 
-    def record(  # noqa: PLR0917  # one call for the two ends of the fast path
-        self,
-        passage: Passage,
-        request_id: str,
-        asked: tuple[str, Target],
-        status: int,
-        seconds: float,
-        tokens: tuple[int, int],
-    ) -> None:
-        """Note an answered request of the fast path wherever that is wanted; `asked` is a name and its server."""
-        name, target = asked
-        if self.journal is not None:
-            self.journal.add(
-                request=request_id,
-                caller=passage.grant.name,
-                asked=name,
-                server=target.name,
-                path=passage.path,
-                status=status,
-                seconds=seconds,
-                prompt_tokens=tokens[0],
-                generated_tokens=tokens[1],
-            )
-        if self.unit.access_log:
-            self.log_access(request_id, "POST", passage.path, status, "-", seconds)
+    def open(self, exchange: Exchange) -> None:
+        """Check who asks; answer what needs no body. Raises HttpError."""
+        head, view = exchange.head, exchange.view
+        if head.checked is not view:
+            self._check(head, view, exchange.client)
+            if b"cookie" not in head.seen:  # a session may end before the next request with the same head
+                head.checked = view
+                head.passes = view if head.purpose == "forward" and head.grant.limits is None else None
+        if head.grant.limits is not None and (head.takes_slot or head.purpose == "ollama"):
+            self._spend(exchange, head.grant, head.grant.limits)
+        if head.purpose == "preflight":
+            exchange.answer(204, b"text/plain", b"", head.preflight())
+        elif head.purpose == "page":
+            self._answer_page(exchange)
+        elif head.purpose == "to_page":
+            exchange.answer(303, b"text/plain", b"", b"location: /ui/\r\ncache-control: no-store\r\nvary: accept\r\n")
+        elif head.purpose == "props" and self._answer_props(exchange):
+            pass
+        elif exchange.length is not None and int(exchange.length) > view.table.front.max_body_bytes:
+            raise too_large(view.table.front.max_body_bytes)
 
-    def log_access(  # noqa: PLR0917  # the columns of a line
-        self, request_id: str, method: str, path: str, status: int, code: str, seconds: float
-    ) -> None:
-        """One line of the access log, on stderr."""
-        if not _ACCESS.handlers:
-            _ACCESS.addHandler(logging.StreamHandler())
-            _ACCESS.setLevel(logging.INFO)
-        _ACCESS.info("%s %s %s %d %s %.1f ms", request_id, method, path, status, code, seconds * 1000)
+    def _spend(self, exchange: Exchange, grant: Grant, limits: Limits) -> None:
+        """Count the request among those of a key that has limits. Raises HttpError 429."""
+        usage = self._usage.get(grant.digest)
+        if usage is None or usage.limits != limits:
+            usage = self._usage[grant.digest] = Usage(limits, time.monotonic())
+        usage.admit(time.monotonic())
+        exchange.on_end = lambda: usage.ended(sum(exchange.tokens))
 
-    def _make_view(self, table: RoutingTable, old: dict[str, Target]) -> View:
-        """Everything for `table`; servers at the same address keep their connections, counts and breakers."""
-        directory = Directory(table)
-        guard = Guard(table.front)
-        targets: dict[str, Target] = {}
-        for name, unit in table.targets.items():
-            known = old.get(name)
-            if known is not None and known.same_address(unit):
-                known.update(unit)
-                targets[name] = known
-            else:
-                targets[name] = Target(unit)
-        tiers = {name: directory.tiers(name)[0] for name in directory.names()}
-        orchestrator = self.orchestrator
-        validated = frozenset(tiers) & orchestrator.validated() if orchestrator is not None else frozenset()
-        auto = frozenset(orchestrator.names()) - frozenset(tiers) if orchestrator is not None else frozenset()
-        only = {n: targets[first[0]] for n, first in tiers.items() if len(first) == 1 and n not in validated}
-        return View(table, directory, guard, targets, only, auto, thresholds(table.pools, tiers), validated)
-
-    # answering
-
-    async def _answer(self, view: View, turn: Turn) -> None:
-        """Check who asks, then answer here, hand to the control API, or forward."""
-        guard, request, reply = view.guard, turn.request, turn.reply
-        seen = request.seen
-        host, origin = seen.get(b"host"), seen.get(b"origin")
-        request.refuse_unusable()
-        guard.check_host(host, request.version)
-        is_control = request.path.startswith("/api/") and self._control is not None
-        if origin is not None:
-            guard.check_origin(origin, host, same=is_control)
-            reply.extra = cors_headers(origin)
-        if request.method == "OPTIONS":
-            await reply.whole(204, b"text/plain", b"", preflight_headers(request))
+    def dispatch(self, exchange: Exchange) -> None:
+        """The whole request is here: send it on its way. Raises HttpError."""
+        head = exchange.head
+        if head.purpose != "forward" and self._is_answered_otherwise(exchange):
             return
-        if guard.has_keys and not is_open(request.method, request.path):
-            turn.grant = guard.check_key(seen.get(b"authorization"), seen.get(b"x-api-key"))
-            turn.grant.check_scope("admin" if is_control else "infer")
-        if is_control:
-            await self._to_control(view, turn)
-        elif request.method == "GET" and request.path.startswith(_GENERATIONS) and self.orchestrator is not None:
-            await self._report(self.orchestrator, turn)
-        elif request.method not in ("GET", "HEAD") or not await self._answer_here(view, turn):
-            await self._forward(view, turn)
+        if len(exchange.body) > BIG_BYTES:
+            exchange.run(self._dispatch_big, exchange)
+            return
+        model = peek_json(exchange.body) if head.is_json and exchange.body else None
+        if not model:
+            model = peek(exchange.body, head.content_type, head.query, self._named(exchange))
+        self._send(exchange, model, exchange.body)
 
-    async def _to_control(self, view: View, turn: Turn) -> None:
-        """Hand a request of this machine to the control API."""
-        address = turn.scope.get("client")
-        if address is None or not is_loopback(address[0]):
-            raise HttpError(403, "control_is_local", "the control API answers clients on this machine only")
-        if not view.guard.has_keys and (turn.request.method, turn.request.path) not in _OPEN_CONTROL:
-            # every user and container of this machine reaches loopback: without keys it proves nothing
-            message = "stop, reload and logs go through `launch`, whose socket is private; here they need an API key"
-            raise HttpError(403, "control_needs_key", message)
-        assert self._control is not None  # noqa: S101  # asked before
-        await self._control(turn.scope, turn.receive, turn.reply.raw)
-
-    async def _answer_here(self, view: View, turn: Turn) -> bool:
-        """Answer a GET about the fleet itself; False when it is not one."""
-        request, reply, may_ask = turn.request, turn.reply, turn.grant.may_ask
-        state_of = self.upstreams.state
-        path = request.path
-        if path in ("/health", "/v1/health"):
-            await _json(reply, 200, {"status": "ok"})
-        elif path == "/ready":
-            waiting = pages.not_ready(view.table, state_of)
-            await _json(reply, 503 if waiting else 200, {"ready": not waiting, "waiting": waiting})
-        elif path == "/metrics":
-            text = pages.metrics_text(view.targets, state_of, self.refused)
-            if self.orchestrator is not None:
-                text += self.orchestrator.metrics()
-            text += self.more_metrics()
-            await reply.whole(200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
-        elif path == "/":
-            front = view.table.front
-            host = request.seen.get(b"host", b"").decode("latin-1") or f"{front.host}:{front.port}"
-            page = pages.home_page(view.table, state_of, f"{turn.scope['scheme']}://{host}")
-            await reply.whole(200, b"text/html; charset=utf-8", page.encode(), _CSP)
-        elif path in ("/v1/models", "/models", "/v1/models/", "/models/"):
-            await _json(reply, 200, pages.models_list(view.table, state_of, self._created, view.auto, may_ask))
-        elif path.startswith(("/v1/models/", "/models/")):
-            name = path.partition("/models/")[2]
-            if name in view.auto and may_ask(name, name):
-                await _json(reply, 200, pages.auto_entry(name, self._created))
-                return True
-            name = view.directory.asked(name)
-            unit = view.targets[view.directory.tiers(name)[0][0]].unit
-            if not may_ask(name, unit.name):
-                raise HttpError(403, "model_not_allowed", f"this API key may not ask for {name!r}")
-            await _json(reply, 200, pages.model_entry(unit, state_of(unit.name), self._created))
+    def _is_answered_otherwise(self, exchange: Exchange) -> bool:
+        """Whether it is a request that no server is asked for as it is; then it is on its way. Raises HttpError."""
+        purpose, orchestrator = exchange.head.purpose, self._orchestrator
+        if purpose == "control" and self._control is not None:
+            exchange.start_at(self._control)
+        elif purpose == "report" and orchestrator is not None:
+            hand_over(exchange, _report, orchestrator, exchange)
+        elif purpose == "upstream":
+            to_named_server(exchange)
+        elif purpose in ANSWERS:
+            hand_over(exchange, ANSWERS[purpose], self, exchange, self._created)
         else:
             return False
         return True
 
-    async def _report(self, orchestrator: Orchestrating, turn: Turn) -> None:
-        """Answer what became of a generation. Raises HttpError."""
+    async def _dispatch_big(self, exchange: Exchange) -> None:
+        """As `dispatch`: all that is read of the body is read elsewhere."""
+        head, body = exchange.head, exchange.body
+        found = await self.reading.model(body, head.content_type, head.query, self._named(exchange))
+        model, exchange.beginning, exchange.media = found
+        is_decided = model in exchange.view.auto and head.method == "POST" and self._orchestrator is not None
+        self._send(exchange, model, await self.reading.outline(body) if is_decided else body)
+
+    def _named(self, exchange: Exchange) -> bytes | None:
+        """What the headers name."""
+        seen = exchange.head.seen
+        return exchange.view.directory.named(seen.get(b"x-model"), seen.get(b"x-task-type"))
+
+    def _send(self, exchange: Exchange, model: str | None, body: bytes) -> None:
+        """Have the servers that `model` names answer, or the orchestrator, which reads `body`. Raises HttpError."""
+        head, view, orchestrator = exchange.head, exchange.view, self._orchestrator
+        if head.purpose == "steer":
+            if len(body) > BIG_BYTES:
+                raise too_large(BIG_BYTES, "for what is only looked up")
+            steer(exchange, model)
+            return
+        if model in view.auto and head.method == "POST" and orchestrator is not None:
+            hand_over(exchange, orchestrator.answer, Handover(exchange, model or "", body))
+            return
+        route = view.routes.get(model or "") or view.route(model, head.kind)
+        if orchestrator is not None and (route.is_validated or b"x-validation-policy" in head.seen):
+            if len(body) > BIG_BYTES:
+                raise too_large(BIG_BYTES, "for an answer that is validated")
+            hand_over(exchange, orchestrator.answer, Handover(exchange, route.name, body))
+            return
+        exchange.start(route)
+
+    def grow(self, route: Route) -> None:
+        """One more request goes by `route`: start another server of its pool, if it has one and is busy."""
+        self.expansion.consider(route.tiers[0], route.grows_above, self.upstreams)
+
+    def elsewhere(self, exchange: Exchange, route: Route) -> Route | None:
+        """Where a chat goes that contains what nobody of `route` takes; None: it does not. Raises HttpError."""
+        found = media_in(exchange.body) if exchange.media is None else exchange.media
+        lacking = found & route.lacks
+        return exchange.view.routes[elsewhere(exchange.view.table, route.name, lacking)] if lacking else None
+
+    def note_attempt(self, exchange: Exchange, status: int, seconds: float, tokens: tuple[int, int]) -> None:
+        """A server was asked."""
+        if self._journal is not None and exchange.target is not None:
+            self._journal.add(
+                request=exchange.id.decode("ascii"),
+                caller=exchange.head.grant.name,
+                asked=exchange.asked,
+                server=exchange.target.name,
+                path=exchange.head.path,
+                status=status,
+                seconds=seconds,
+                prompt_tokens=tokens[0],
+                generated_tokens=tokens[1],
+                decision=exchange.decision,
+            )
+
+    def note_end(self, reply: Reply, status: int, code: str) -> None:
+        """A request has ended."""
+        if isinstance(reply, Exchange) and is_shown(reply):
+            self.requests.note(reply, status, code)
+
+    def running(self) -> list[Request]:
+        """The requests that run or wait now."""
+        return live(self._exchanges())
+
+    def cancel(self, request_id: str) -> bool:
+        """End the request with this id; False where none runs or waits."""
+        found = [e for e in self._exchanges() if e.id.decode("ascii") == request_id and is_shown(e) and not e.ended]
+        for exchange in found:
+            exchange.cancel()
+        return bool(found)
+
+    def _exchanges(self) -> list[Exchange]:
+        """Every request that has not ended."""
+        handlers = [handler for connection in self.clients.connections for handler in connection.handlers()]
+        return [handler for handler in handlers if isinstance(handler, Exchange)]
+
+    def note_answer(self, reply: Reply, status: int, code: str) -> None:
+        """A client's request has ended."""
+        if reply.is_question:
+            return
+        if code != "-":
+            self.refused[code] += 1
+        if self.unit.access_log:
+            if not _ACCESS.handlers:
+                _ACCESS.addHandler(BackgroundHandler())
+                _ACCESS.setLevel(logging.INFO)
+            head, milliseconds = reply.head, (time.monotonic() - reply.began) * 1000
+            path = head.raw_path.decode("latin-1")  # as it came: decoded it could end the line
+            request_id = reply.id.decode("ascii")
+            _ACCESS.info("%s %s %s %d %s %.1f ms", request_id, head.method, path, status, code, milliseconds)
+
+    async def _require_itself(self, target: Target, connection: Connection) -> None:
+        """Ask whoever owns the processes, or the server itself. Raises UpstreamError."""
+        await require_itself(self.upstreams, target, connection)
+
+    # --- who may ask ------------------------------------------------------------------------------------------
+
+    def _check(self, head: Head, view: View, client: object) -> None:
+        """Find what a request with this head may have, and what it is for. Raises HttpError."""
+        guard, seen = view.guard, head.seen
+        host, origin = seen.get(b"host"), seen.get(b"origin")
+        head.refuse_unusable()
+        guard.check_host(host, head.version)
+        is_control_path = self._control is not None and is_control(head.path)
+        head.cors = b""
+        if origin is not None:
+            guard.check_origin(origin, host, same=is_control_path)
+            head.cors = cors_lines(origin)
+        if head.method == "OPTIONS":
+            head.purpose = "preflight"
+            return
+        if self._control is not None and is_for_people(head):
+            head.purpose = "control" if is_control_path else "to_page"
+            return
+        has_session = self._has_session(head)
+        head.grant = EVERYTHING if has_session else granted(head, guard, is_control=is_control_path)
+        api = api_of(head.method, head.path, view.table.front.apis) if view.table.front.apis else ""
+        if not is_control_path and api:
+            head.purpose = api
+            return
+        if not is_control_path and head.path.startswith("/api/"):
+            raise HttpError(404, "not_found", "there is no such path here: this is no Ollama; its APIs are below /v1")
+        if is_control_path:
+            check_control(head, getattr(client, "peer", ""), has_keys=guard.has_keys, has_session=has_session)
+        head.purpose = "control" if is_control_path else self._purpose(head, view)
+
+    def _purpose(self, head: Head, view: View) -> str:
+        """What a request is for that is no preflight and no control."""
+        if head.method == "GET" and head.path.startswith(_GENERATIONS) and self._orchestrator is not None:
+            return "report"
+        if len(view.targets) > 1 and steers(head.method, head.path):
+            return "steer"
+        if head.path == "/metrics" and b"model=" in head.query:
+            return "forward"  # the server's own
+        if head.only_looks and (head.path in _PAGES or head.path.startswith(("/v1/models/", "/models/"))):
+            return "page"
+        if head.only_looks and head.path == "/props":
+            return "props"
+        return "forward"
+
+    def _has_session(self, head: Head) -> bool:
+        """Whether a browser asks that was let in; what acts must come from the front's own page."""
+        cookies, origin = head.seen.get(b"cookie"), head.seen.get(b"origin")
+        if cookies is None or not self.sessions.holds(cookies):
+            return False
+        return head.only_looks if origin is None else is_same_origin(origin, head.seen.get(b"host"))
+
+    def admits(self, key: str) -> bool:
+        """Whether an API key of that name exists and may look after the fleet."""
+        guard = self.view.guard
         try:
-            data = await orchestrator.report(turn.request.path.removeprefix(_GENERATIONS), turn.grant.name)
-        except Refusal as refusal:
-            raise as_http(refusal) from refusal
-        await turn.reply.whole(200, b"application/json", data)
+            return guard.has_keys and "admin" in guard.check_key(None, key.encode()).scopes
+        except HttpError:
+            return False
 
-    async def _refuse(self, error: HttpError, turn: Turn) -> None:
-        """Answer with an error, unless an answer has begun: then that one is cut."""
-        self.refused[error.code] += 1
-        if turn.reply.status:
-            if not turn.reply.finished:
-                turn.reply.abort()
+    # --- what is answered from memory -------------------------------------------------------------------------
+
+    def _answer_page(self, exchange: Exchange) -> None:
+        """Answer a question about the fleet itself. Raises HttpError."""
+        view, path, state_of = exchange.view, exchange.head.path, self.upstreams.state
+        if path == "/metrics":
+            text = pages.metrics_text(view.targets, state_of, self.refused)
+            if self._orchestrator is not None:
+                text += self._orchestrator.metrics()
+            exchange.answer(200, b"text/plain; version=0.0.4; charset=utf-8", (text + self.more_metrics()).encode())
             return
-        if b"expect" in turn.request.seen:
-            error.close = True  # whether the body follows is the client's choice now: the framing is lost
-        await turn.reply.error(error, turn.request, turn.client)
-
-    # forwarding
-
-    async def _forward(self, view: View, turn: Turn) -> None:
-        """Read the request, find its server, pass the answer on."""
-        request = turn.request
-        await _read_body(turn, view.table.front.max_body_bytes)
-        seen = request.seen
-        named = view.directory.named(seen.get(b"x-model"), seen.get(b"x-task-type"))
-        found = peek(request.body, seen.get(b"content-type", b""), request.query, named)
-        if found.model in view.auto and request.method == "POST":
-            await hand_over(self, turn, found.model or "")
+        if path == "/":
+            host = exchange.head.seen.get(b"host", b"").decode("latin-1") or f"{self.unit.host}:{self.unit.port}"
+            scheme = getattr(exchange.client, "scheme", "http")
+            page = pages.home_page(view.table, state_of, f"{scheme}://{host}", exchange.head.grant.may_ask)
+            exchange.answer(200, b"text/html; charset=utf-8", page.encode(), _CSP)
             return
-        asked = view.directory.asked(found.model)
-        if self.orchestrator is not None and (asked in view.validated or b"x-validation-policy" in seen):
-            await hand_over(self, turn, asked)
-            return
-        await self.pass_on(view, turn, asked)
+        status = 200
+        value: object = {"status": "ok"}
+        if path == "/ready":
+            waiting = pages.not_ready(view.table, state_of)
+            if view.guard.has_keys:  # whoever asks showed none
+                waiting = [{"state": entry["state"]} for entry in waiting]
+            status, value = (503 if waiting else 200), {"ready": not waiting, "waiting": waiting}
+        elif path.rstrip("/").endswith("/models"):
+            value = listing.models_list(view.table, state_of, self._created, view.auto, exchange.head.grant.may_ask)
+        elif "/models/" in path:
+            value = self._model(exchange, path.partition("/models/")[2])
+        exchange.answer(status, b"application/json", msgspec.json.encode(value))
 
-    async def pass_on(self, view: View, turn: Turn, asked: str, *, granted: str = "") -> None:
-        """Find a server of the name `asked` and pass its answer on. Raises HttpError, ClientGoneError.
+    def _answer_props(self, exchange: Exchange) -> bool:
+        """Answer `/props` where no server can, and say whether it was. Raises HttpError."""
+        view, head = exchange.view, exchange.head
+        name = query_model(head.query) or head.seen.get(b"x-model", b"").decode("latin-1").strip()
+        if not name and (len(view.targets) == 1 or b"x-task-type" in head.seen):
+            return False
+        unit = view.route(name).tiers[0][0].unit if name else None
+        if unit is not None and not head.grant.may_ask(name, unit.name):
+            return False  # the exchange says so
+        data = listing.props(view.table, unit, self.upstreams.state(unit.name) if unit is not None else "ready")
+        if data is not None:
+            exchange.answer(200, b"application/json", data)
+        return data is not None
 
-        `granted` is the name that the caller's key must allow, where it is another.
-        """
-        request = turn.request
-        asked = view.directory.asked(asked)
-        beginnings = self.sticky.beginnings(request.body) if asked not in view.only else []
-        failure: HttpError | None = None
-        now = asyncio.get_running_loop().time
-        only_look = request.method in ("GET", "HEAD")
-        tiers = view.directory.tiers(asked)
-        self.grow(view, asked)
-        for tier in tiers[:1] if only_look else tiers:
-            targets = [view.targets[name] for name in tier]
-            while targets:
-                choice = choose(targets, self.upstreams.state, now(), self.sticky.server(beginnings))
-                if choice is None or (choice.asleep and only_look):
-                    break
-                targets.remove(choice.target)
-                if not turn.grant.may_ask(granted or asked, choice.target.name):
-                    raise HttpError(403, "model_not_allowed", f"this API key may not ask {asked!r}", param="model")
-                self.sticky.remember(beginnings, choice.target.name)
-                try:
-                    await self._ask(view, asked, choice.target, turn)
-                except UnavailableError as error:
-                    failure = HttpError(503, error.code, error.message, retry_after_s=error.retry_after_s)
-                except UpstreamError as error:
-                    failure = answer_to(error, choice.target.name)
-                    if await another_chance(self.upstreams, choice.target, error, turn):
-                        targets.insert(0, choice.target)
-                    elif error.reason != "unreachable":
-                        raise failure from error
-                else:
-                    return
-        raise failure or self._why_not([view.targets[n] for n in tiers[0]], now())
-
-    async def _ask(self, view: View, asked: str, target: Target, turn: Turn) -> None:
-        """One try at one server, from its gate to its accounts. Raises UnavailableError, UpstreamError."""
-        request = turn.request
-        takes_slot = request.method not in ("GET", "HEAD") and not request.path.endswith(NO_SLOT_ENDINGS)
-        timeout_s = view.directory.timeout_s(asked, target.unit)
-        began = time.perf_counter()
-        await self._admit(view, target, turn.client, takes_slot=takes_slot, wake_timeout_s=timeout_s)
-        ok = True
-        status = 0
-        tokens = (0, 0)
-        try:
-            target.begin()
-            body = for_target(request.body, target.unit) if takes_slot else request.body
-            attempt = Attempt(turn, body, target)
-            turn.sent_at = asyncio.get_running_loop().time()
-            await attempt.run(timeout_s=timeout_s, connect_timeout_s=view.table.front.connect_timeout_s)
-            target.succeeded()
-            status = turn.reply.status
-            tokens = attempt.tokens
-        except UpstreamError as error:
-            if error.reason in ("client_gone", "stopping"):
-                target.abandoned()
-                status = LEFT
-            else:
-                ok = False
-                status = answer_to(error, target.name).status
-                target.failed(asyncio.get_running_loop().time(), view.table.breaker)
-            raise
-        except BaseException:
-            target.abandoned()
-            raise
-        finally:
-            if takes_slot:
-                target.gate.release()
-            self.upstreams.leave(target.name, ok=ok)
-            seconds = time.perf_counter() - began
-            target.tally.add(status or LEFT, seconds)
-            if self.journal is not None:
-                self.journal.add(
-                    request=request.id,
-                    caller=turn.grant.name,
-                    asked=asked,
-                    server=target.name,
-                    path=request.path,
-                    status=status or LEFT,
-                    seconds=seconds,
-                    prompt_tokens=tokens[0],
-                    generated_tokens=tokens[1],
-                    decision=turn.decision,
-                )
-
-    async def _admit(
-        self, view: View, target: Target, client: Client, *, takes_slot: bool, wake_timeout_s: float
-    ) -> None:
-        """Wait until `target` serves and has a slot, then mark it busy. No waiting at all when both are so.
-
-        A server that takes turns with others may be swapped out again while we wait for a slot: then it is woken
-        anew, for as long as a request may queue.
-        """
-        front, gate = view.table.front, target.gate
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + front.queue_timeout_s
-        while True:
-            if self.upstreams.state(target.name) not in SERVING:
-                await client.unless_gone(self.upstreams.wake(target.name, wake_timeout_s))
-            if takes_slot and not gate.try_acquire():
-                waiting = gate.acquire(queue_size=front.queue_size, timeout_s=front.queue_timeout_s)
-                await client.unless_gone(waiting)
-            if self.upstreams.state(target.name) in SERVING:
-                self.upstreams.enter(target.name)
-                return
-            if takes_slot:
-                gate.release()
-            if loop.time() >= give_up_at:
-                message = f"server {target.name!r} does not stay ready"
-                raise UnavailableError("server_unsteady", message, retry_after_s=1)
-            await asyncio.sleep(_UNSTEADY_PAUSE_S)
-
-    def grow(self, view: View, asked: str) -> None:
-        """One more request is for `asked`: start another server of its pool, if it has one that grows and is busy."""
-        if asked in view.growing:
-            targets = [view.targets[name] for name in view.directory.tiers(asked)[0]]
-            self.expansion.consider(targets, view.growing[asked], self.upstreams)
-
-    def _why_not(self, targets: list[Target], now: float) -> HttpError:
-        """The answer when no server of a name, nor a fallback, can be asked."""
-        states = {t.name: self.upstreams.state(t.name) for t in targets}
-        waits = [t.breaker.open_until - now for t in targets if states[t.name] in SERVING and t.breaker.open_s]
-        if waits:
-            message = f"server {targets[0].name!r} failed repeatedly and is given a pause"
-            return HttpError(503, "breaker_open", message, retry_after_s=max(1.0, min(waits)))
-        shown = ", ".join(f"{name} is {state}" for name, state in states.items())
-        code = "server_failed" if "failed" in states.values() else "server_stopped"
-        return HttpError(503, code, f"no server can answer: {shown}", retry_after_s=5)
+    def _model(self, exchange: Exchange, name: str) -> dict[str, object]:
+        """The entry of one model. Raises HttpError."""
+        view, may_ask = exchange.view, exchange.head.grant.may_ask
+        if name in view.auto and may_ask(name, name):
+            return listing.auto_entry(name, self._created)
+        unit = view.route(name).tiers[0][0].unit
+        if not may_ask(name, unit.name):
+            raise HttpError(403, "model_not_allowed", f"this API key may not ask for {name!r}")
+        listed = (*unit.faces, *(unit.aliases if view.table.front.list_aliases else ()))
+        shown = name if name in listed else ""
+        return listing.model_entry(unit, self.upstreams.state(unit.name), self._created, shown)
 
 
-def stopping() -> HttpError:
-    """The answer to what the end of the drain cut off."""
-    return HttpError(503, "front_stopping", "the front is stopping", retry_after_s=1)
+async def _report(orchestrator: Orchestrating, exchange: Exchange) -> None:
+    """Answer what became of a generation. Raises Refusal."""
+    data = await orchestrator.report(exchange.head.path.removeprefix(_GENERATIONS), exchange.head.grant.name)
+    exchange.answer(200, b"application/json", data)
 
 
-async def _read_body(turn: Turn, limit: int) -> None:
-    """Read the whole body, if there is one. Raises HttpError 413 beyond `limit` bytes."""
-    request = turn.request
-    if request.has_body:
-        announced = request.content_length()
-        if announced is not None and announced > limit:
-            raise too_large(limit)
-        request.body = await turn.client.body(limit)
+def _control_target(path: Path) -> Target:
+    """The control API, as one more upstream. No connection is kept: of unix sockets no stale one can be told."""
+    unit = RouteTarget(
+        name="control",
+        host=str(path),
+        port=0,
+        slots=1,
+        n_ctx_per_slot=0,
+        model="",
+        roles=(),
+        aliases=(),
+        start="boot",
+        exclusive=None,
+        request_timeout_s=0,
+        request_defaults={},
+        embedding=False,
+        modalities=(),
+    )
+    target = Target(unit)
+    target.is_control = True
+    target.authority = b"localhost"
+    target.pool.max_idle = 0
+    return target
 
 
 def _journal(table: RoutingTable) -> Journal | None:
     """The journal that the table asks for. Raises HostError."""
     path = table.front.journal_file
     return None if path is None else Journal(path)
-
-
-async def _json(reply: Reply, status: int, value: object) -> None:
-    """Answer with JSON."""
-    await reply.whole(status, b"application/json", msgspec.json.encode(value))

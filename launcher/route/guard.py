@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError, Finding, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.keys import EVERYTHING, Grant, Keys, read_keys
 from launcher.route.problem import HttpError
@@ -14,16 +14,24 @@ _LOCAL_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:@/?#\s]+)(?::\d{0,5})?")
 _OPEN_PATHS = frozenset({"/health", "/v1/health", "/ready"})
 """Paths that probes read without a key."""
+_CONTROL = re.compile(r"/v1/launch/.*|/ui(?:/.*)?|/api/(?:status|stop|reload|openapi\.json|logs/.*)", re.DOTALL)
+_APP_ORIGIN = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://\*")
+"""Any page of one kind of app."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is reachable from this machine only."""
-    if host == "localhost":
+    """Whether `host`, an address or the path of a unix socket, is reachable from this machine only."""
+    if host == "localhost" or host.startswith("/"):
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_control(path: str) -> bool:
+    """Whether the control API answers this: below `/v1/launch/`, its old names below `/api/`, the page."""
+    return path.startswith(("/v1/launch/", "/api/", "/ui")) and _CONTROL.fullmatch(path) is not None
 
 
 def is_open(method: str, path: str) -> bool:
@@ -48,18 +56,24 @@ def require_key_for_public(host: str, api_key_file: str | None) -> None:
 class Guard:
     """The checks of one front. Raises ConfigError or HostError when it cannot be made safe."""
 
-    def __init__(self, unit: FrontUnit) -> None:
-        """Read the key file, once."""
-        require_key_for_public(unit.host, unit.api_key_file)
-        self._keys = Keys(()) if unit.api_key_file is None else read_keys(unit.api_key_file)
+    def __init__(self, unit: FrontUnit, *, may_be_empty: bool = False) -> None:
+        """Read the key file, once. One without a key is refused, or if it `may_be_empty` lets nobody in."""
+        hosts = (unit.host, *unit.listen)
+        for host in hosts:
+            require_key_for_public(host, unit.api_key_file)
+        self._asks = unit.api_key_file is not None
+        self._keys = Keys(()) if unit.api_key_file is None else _keys(unit.api_key_file, may_be_empty=may_be_empty)
         allowed = {h.lower().encode() for h in unit.allowed_hosts}
-        self._any_host = b"*" in allowed or (not is_loopback(unit.host) and not allowed)
-        self._hosts = _LOCAL_NAMES | allowed | {_bracketed(unit.host).encode()}
+        self._any_host = b"*" in allowed or (not allowed and not all(map(is_loopback, hosts)))
+        origins = [o.lower() for o in unit.allowed_origins]
+        self._origins = frozenset(o.encode() for o in origins)
+        self._apps = tuple(o[:-1].encode() for o in origins if _APP_ORIGIN.fullmatch(o))
+        self._hosts = _LOCAL_NAMES | allowed | {_bracketed(host).encode() for host in hosts}
 
     @property
     def has_keys(self) -> bool:
         """Whether requests must present a key."""
-        return bool(self._keys)
+        return self._asks
 
     def check_host(self, host: bytes | None, http_version: str) -> None:
         """HttpError 403 for a Host that this front does not answer to; 400 where HTTP/1.1 requires one."""
@@ -74,26 +88,49 @@ class Guard:
         """HttpError 403 for a browser page of another site; with `same`, of any origin but this very one."""
         if origin is None:
             return
+        if is_same_origin(origin, host):
+            return
         authority = origin.partition(b"://")[2].lower()
-        if authority and host is not None and authority == host.lower():
+        if not same and (host_name(authority) in self._hosts or self._is_allowed(origin.lower())):
             return
-        if not same and host_name(authority) in self._hosts:
-            return
-        raise HttpError(403, "origin_not_allowed", "pages of that origin may not use this front; see allowed_hosts")
+        message = "pages of that origin may not use this front; see allowed_hosts and allowed_origins"
+        raise HttpError(403, "origin_not_allowed", message)
+
+    def _is_allowed(self, origin: bytes) -> bool:
+        """Whether the settings name this origin, or any of its kind of app."""
+        return origin in self._origins or origin.startswith(self._apps)
 
     def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> Grant:
         """What the caller may do. HttpError 401 unless keys are off, or one is presented."""
-        if not self._keys:
+        if not self._asks:
             return EVERYTHING
         presented = x_api_key
         if authorization is not None and authorization[:7].lower() == b"bearer ":
             presented = authorization[7:].strip()
+        elif authorization is not None and b" " not in authorization.strip():
+            presented = authorization.strip()  # llama-server takes a bare key, too
         if presented is None:
             raise HttpError(401, "api_key_required", "an API key is required: Authorization: Bearer, or x-api-key")
         grant = self._keys.grant(presented)
         if grant is None:
             raise HttpError(401, "invalid_api_key", "the API key is not valid")
         return grant
+
+
+def is_same_origin(origin: bytes, host: bytes | None) -> bool:
+    """Whether a browser's page came from the very address that it asks."""
+    authority = origin.partition(b"://")[2].lower()
+    return bool(authority) and host is not None and authority == host.lower()
+
+
+def _keys(api_key_file: str, *, may_be_empty: bool) -> Keys:
+    """The keys of the file; none where it has none and that is allowed. Raises HostError."""
+    try:
+        return read_keys(api_key_file)
+    except HostError as error:
+        if may_be_empty and {finding.code for finding in error.findings} == {"route/key-file-empty"}:
+            return Keys(())
+        raise
 
 
 def host_name(authority: bytes) -> bytes:

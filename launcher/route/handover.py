@@ -1,161 +1,115 @@
-"""A client's request in the hands of an orchestrator, and the questions that it asks the fleet meanwhile. I/O.
-
-Such a question goes the way of any request, without a socket: woken, queued, counted, fallen back.
-"""
+"""A client's request in the hands of an orchestrator. I/O."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from launcher.ir.exchange import Answered, Headers, Refusal
-from launcher.route.client import Turn
-from launcher.route.problem import HttpError, error_event
+from launcher.route.exchange import Exchange
+from launcher.route.head import lines_of
+from launcher.route.keys import EVERYTHING
+from launcher.route.peek import BOM
+from launcher.route.problem import as_http, stopping
+from launcher.route.question import Question, ask
+from launcher.route.signs import EVENTS
 
-if TYPE_CHECKING:
-    from launcher.route.asgi import Message, Scope
-    from launcher.route.front import Front
 
-_EVENTS: Headers = [
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+def hand_over(exchange: Exchange, answer: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+    """Have `answer(*args)`, which is not the exchange's own, answer, as long as the client waits."""
+    exchange.orchestration = asyncio.get_running_loop().create_task(_answer(exchange, answer, *args))
+
+
+async def _answer(exchange: Exchange, answer: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+    try:
+        await answer(*args)
+        if not exchange.ended:
+            raise RuntimeError("the request was handed over, and not answered")  # noqa: TRY301
+    except asyncio.CancelledError:
+        exchange.refuse(stopping())  # unless the client left
+    except Refusal as refusal:
+        exchange.refuse(as_http(refusal))
+    except Exception as error:  # noqa: BLE001  # a bug of ours must not leave a client without an answer
+        exchange.failed(error)
+    finally:
+        exchange.orchestration = None
 
 
 class Handover:
     """One client request; implements `launcher.ir.exchange.Exchange`."""
 
-    def __init__(self, front: Front, turn: Turn, asked: str) -> None:
-        """Nothing is answered yet."""
-        self._front = front
-        self._turn = turn
-        self.path = turn.request.path
-        self.body = turn.request.body
+    def __init__(self, exchange: Exchange, asked: str, body: bytes) -> None:
+        """Nothing is answered yet. `body`: the request's, or an outline of a big one (`is_outline`)."""
+        self._exchange = exchange
+        self.path = exchange.head.path
+        self.body = body.removeprefix(BOM)
+        self.is_outline = body is not exchange.body
         self.asked = asked
-        self.request_id = turn.request.id
-        self.caller = turn.grant.name
+        self.request_id = exchange.id.decode("ascii")
+        self.caller = exchange.head.grant.name
 
     @property
     def gone(self) -> bool:
         """The client has left."""
-        return self._turn.client.gone
+        return self._exchange.gone
 
     @property
     def finished(self) -> bool:
         """The answer is complete."""
-        return self._turn.reply.finished
+        return self._exchange.ended
 
     def header(self, name: bytes) -> str | None:
         """A request header that the front reads."""
-        value = self._turn.request.seen.get(name)
+        value = self._exchange.head.seen.get(name)
         return None if value is None else value.decode("latin-1").strip()
 
     def may_ask(self, server: str) -> bool:
         """Whether the caller's key allows every server of this name."""
-        directory = self._front.view.directory
+        directory = self._exchange.view.directory
         servers = directory.tiers(server)[0] if server in directory else (server,)
-        return all(self._turn.grant.may_ask(self.asked, name) for name in servers)
+        return all(self._exchange.head.grant.may_ask(self.asked, name) for name in servers)
 
     async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float, as_caller: bool = False) -> Answered:
         """Ask a server something on the way. Raises Refusal, TimeoutError."""
-        question = _Question(path, body, self.request_id)
-        if as_caller:
-            question.turn.grant = self._turn.grant
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._front.pass_on(self._front.view, question.turn, server, granted=self.asked)
-        except HttpError as error:
-            raise Refusal(error.status, error.code, error.message, retry_after_s=error.retry_after_s) from error
-        finally:
-            question.turn.client.close()
-        return question.answered()
+        exchange = self._exchange
+        grant = exchange.head.grant if as_caller else EVERYTHING
+        question = Question(path=path, body=body, request_id=exchange.id, grant=grant, granted=self.asked)
+        return await ask(exchange.services, server, question, timeout_s=timeout_s)
 
     async def forward(self, server: str, decision: str, headers: Headers) -> None:
-        """Have `server` answer the client itself."""
-        self._turn.decision = decision
-        self._turn.reply.extra = self._turn.reply.extra + headers
-        await self._front.pass_on(self._front.view, self._turn, server, granted=self.asked)
+        """Have `server` answer the client itself. Raises Refusal."""
+        exchange = self._exchange
+        exchange.decision = decision
+        exchange.more += lines_of(headers)
+        ended = asyncio.Event()
+        before = exchange.on_end
+
+        def end() -> None:
+            ended.set()
+            if before is not None:
+                before()
+
+        exchange.on_end = end
+        exchange.start(exchange.view.route(server), granted=self.asked)
+        await ended.wait()
 
     async def whole(self, status: int, data: bytes, headers: Headers) -> None:
         """Answer with JSON."""
-        await self._turn.reply.whole(status, b"application/json", data, headers)
+        self._exchange.answer(status, b"application/json", data, lines_of(headers))
 
     async def events(self, headers: Headers) -> None:
         """Begin to answer with server-sent events."""
-        await self._turn.reply.start(200, [*_EVENTS, (b"x-request-id", self.request_id.encode()), *headers])
+        self._exchange.begin(200, EVENTS % self._exchange.id + lines_of(headers), None)
+        await self._exchange.write(b"", done=False)
 
     async def event(self, data: bytes, *, more: bool = True) -> None:
         """One event, or several."""
-        await self._turn.reply.body(data, more=more)
+        await self._exchange.write(data, done=not more)
 
     async def fail(self, refusal: Refusal) -> None:
         """Answer with an error."""
-        error = as_http(refusal)
-        if not self._turn.reply.status:
-            raise error
-        self._front.refused[error.code] += 1
-        event = error_event(error, self.path, self.request_id, at_boundary=True)
-        await self._turn.reply.body(event, more=False)
-
-
-class _Question:
-    """A request of our own, as a turn whose client is ourselves."""
-
-    def __init__(self, path: str, body: bytes, request_id: str) -> None:
-        """A POST of JSON."""
-        scope: Scope = {
-            "type": "http",
-            "method": "POST",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "http_version": "1.1",
-            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
-        }
-        self._status = 0
-        self._server = ""
-        self._parts: list[bytes] = []
-        self.turn = Turn(scope, self._receive, self._send)
-        self.turn.request.body = body
-        self.turn.request.id = self.turn.reply.request_id = request_id
-
-    def answered(self) -> Answered:
-        """What came back."""
-        return Answered(status=self._status, body=b"".join(self._parts), server=self._server)
-
-    async def _receive(self) -> Message:
-        """We do not leave: whoever waits for that waits until it is cancelled."""
-        never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        return await never
-
-    async def _send(self, message: Message) -> None:
-        """Keep the answer."""
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            self._server = dict(message["headers"]).get(b"x-launch-server", b"").decode("latin-1")
+        if self._exchange.started:
+            self._exchange.end_events(as_http(refusal), at_boundary=True)
         else:
-            self._parts.append(message.get("body", b""))
-
-
-async def hand_over(front: Front, turn: Turn, asked: str) -> None:
-    """Let the front's orchestrator answer, as long as the client waits. Raises HttpError, ClientGoneError."""
-    assert front.orchestrator is not None  # noqa: S101  # asked before
-    try:
-        await turn.client.unless_gone(front.orchestrator.answer(Handover(front, turn, asked)))
-    except Refusal as refusal:
-        raise as_http(refusal) from refusal
-
-
-def as_http(refusal: Refusal) -> HttpError:
-    """A refusal as the front's own error."""
-    if isinstance(refusal, HttpError):
-        return refusal
-    return HttpError(
-        refusal.status,
-        refusal.code,
-        refusal.message,
-        param=refusal.param,
-        retry_after_s=refusal.retry_after_s,
-        details=refusal.details,
-    )
+            self._exchange.refuse(as_http(refusal))

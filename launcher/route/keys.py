@@ -1,8 +1,8 @@
 """API keys: what the key file says, and whose key a request presents. I/O: the key file.
 
 One key a line, as it is or as `sha256:HEX` of it; then, separated by blanks, `name=`, `scopes=` (infer, admin; infer
-alone when nothing is said) and `models=` (the names that it may ask for, all when nothing is said). `#` begins a
-comment line.
+alone when nothing is said), `models=` (the names that it may ask for, all when nothing is said), and what it may spend:
+`requests_per_minute=`, `tokens_per_minute=`, `in_flight=`. `#` begins a comment line.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,10 +18,16 @@ import msgspec
 
 from launcher.errors import Finding, HostError
 from launcher.route.problem import HttpError
+from launcher.route.spend import Limits
 
 KEY = "runtime.front.api_key_file"
 SCOPES = frozenset({"infer", "admin"})
-_HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
+_HASHED = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
+_SHORTEST = 8
+"""Characters of a key: what is shorter is guessed, or a slip of the pen."""
+_LIMITS = Limits.__struct_fields__
+_COUNT = re.compile(r"[1-9][0-9]{0,9}")
+_PLAIN = re.compile(r"[\x21-\x7e]+")
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +36,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     scopes: frozenset[str] = SCOPES
     models: frozenset[str] | None = None
+    limits: Limits | None = None
+    digest: bytes = b""
+    """Whose limits they are; b"" where there are none."""
 
     def check_scope(self, scope: str) -> None:
         """HttpError 403 where the key was not made for this."""
@@ -68,12 +78,16 @@ class Keys:
 def read_keys(api_key_file: str) -> Keys:
     """The keys in a file. Raises HostError, whose findings name lines and never repeat a key."""
     try:
-        lines = Path(api_key_file).read_text(encoding="utf-8").splitlines()
+        mode = Path(api_key_file).stat().st_mode
+        lines = Path(api_key_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         message = f"the API key file {api_key_file} cannot be read: {reason}"
         finding = Finding(code="route/key-file-unreadable", severity="error", key=KEY, message=message)
         raise HostError([finding]) from None
+    if mode & stat.S_IWOTH:
+        message = f"anybody may write the API key file {api_key_file}: `chmod go-w {api_key_file}`"
+        raise HostError([Finding(code="route/key-file-open", severity="error", key=KEY, message=message)])
     written = [
         (n, line.split()) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
     ]
@@ -90,18 +104,27 @@ def read_keys(api_key_file: str) -> Keys:
 def _parse(words: list[str]) -> tuple[bytes, Grant] | str:
     """One line's digest and grant, or what is wrong with it."""
     hashed = _HASHED.fullmatch(words[0])
-    if hashed is None and words[0].startswith("sha256:"):
+    if hashed is None and words[0].lower().startswith("sha256:"):
         return "sha256: is followed by 64 hexadecimal digits"
     digest = bytes.fromhex(hashed[1]) if hashed else hashlib.sha256(words[0].encode()).digest()
     options = dict(word.partition("=")[::2] for word in words[1:])
-    unknown = options.keys() - {"name", "scopes", "models"}
+    unknown = options.keys() - {"name", "scopes", "models", *_LIMITS}
     if unknown or len(options) != len(words) - 1:
-        return "after the key stand name=, scopes= and models=, each once"
+        return f"after the key stand name=, scopes=, models=, {'=, '.join(_LIMITS)}=, each once"
+    if not all(_COUNT.fullmatch(options[name]) for name in _LIMITS if name in options):
+        return f"{', '.join(_LIMITS)} are whole numbers from 1"
     scopes = frozenset(options.get("scopes", "infer").split(","))
     if scopes - SCOPES:
         return f"scopes are {', '.join(sorted(SCOPES))}"
+    if hashed is None and not _PLAIN.fullmatch(words[0]):
+        return "a key has printable ASCII characters only: no header could carry others"
+    if hashed is None and len(words[0]) < _SHORTEST:
+        return f"a key has {_SHORTEST} characters or more"
     models = frozenset(options["models"].split(",")) if "models" in options else None
-    return digest, Grant(name=options.get("name", ""), scopes=scopes, models=models)
+    spend = {name: int(options[name]) for name in _LIMITS if name in options}
+    grant = Grant(name=options.get("name", ""), scopes=scopes, models=models)
+    limited = msgspec.structs.replace(grant, limits=Limits(**spend), digest=digest)
+    return digest, limited if spend else grant
 
 
 def _bad_line(api_key_file: str, number: int, reason: str) -> Finding:

@@ -1,4 +1,4 @@
-"""The control API's own description, OpenAPI 3.1, served at `/api/openapi.json`. Pure."""
+"""The control API's own description, OpenAPI 3.1, served at `/v1/launch/openapi.json`. Pure."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def openapi(version: str, bodies: dict[str, type[msgspec.Struct]], max_lines: in
         "openapi": "3.1.0",
         "info": {"title": "launch control API", "version": version},
         "paths": {
-            "/api/status": {"get": _operation("status", "Every process now", _json(_ref("FleetStatus")), ())},
-            "/api/stop": {
+            "/v1/launch/status": {"get": _operation("status", "Every process now", _json(_ref("FleetStatus")), ())},
+            "/v1/launch/stop": {
                 "post": _operation("stop", "Stop servers, or everything", _json(stopped), (400, 404, 409, 413))
                 | _takes(bodies["stop"])
             },
-            "/api/reload": {
+            "/v1/launch/reload": {
                 "post": _operation("reload", "Take over a deployment", _json(reloaded), (400, 404, 409, 413))
                 | _takes(bodies["reload"])
             },
-            "/api/logs/{name}": {
+            "/v1/launch/logs/{name}": {
                 "get": _operation(
                     "logs", "The end of a log", {"text/plain": {"schema": {"type": "string"}}}, (400, 404)
                 )

@@ -4,58 +4,41 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from time import monotonic
+
+import msgspec
 
 from launcher.ir.fleet import RouteTarget, RoutingTable
 from launcher.ir.live import ServerState
 from launcher.route.target import SERVING, Target
 
+
+class Figures(msgspec.Struct, frozen=True):
+    """What the front knows of a server, for `launch status`: who waits for a slot, how fast the last answer came."""
+
+    queued: int
+    tokens_per_second: float | None
+    breaker_s: float = 0.0
+    """Seconds until it is asked again after failures, unless it answers before; 0: it is asked."""
+
+
 StateOf = Callable[[str], ServerState]
 
 
-def model_entry(unit: RouteTarget, state: ServerState, created: int) -> dict[str, Any]:
-    """One server as OpenAI's and Anthropic's clients list a model, with what is ours beside it."""
-    return {
-        "id": unit.name,
-        "object": "model",
-        "created": created,
-        "owned_by": "launch",
-        "type": "model",
-        "display_name": unit.name,
-        "created_at": "1970-01-01T00:00:00Z",
-        "model": unit.model,
-        "roles": list(unit.roles),
-        "aliases": list(unit.aliases),
-        "state": state,
-        "slots": unit.slots,
-        "n_ctx_per_slot": unit.n_ctx_per_slot,
-        "modalities": list(unit.modalities),
-        "embedding": unit.embedding,
-    }
+def figures(targets: Mapping[str, Target]) -> dict[str, Figures]:
+    """Of every server that is served now."""
+    now = monotonic()
+    return {name: Figures(len(t.gate.waiters), t.tokens.per_second, _pause_s(t, now)) for name, t in targets.items()}
 
 
-def auto_entry(name: str, created: int) -> dict[str, Any]:
-    """A name behind which somebody decides who answers."""
-    entry = {"id": name, "object": "model", "created": created, "owned_by": "launch", "type": "model"}
-    return {**entry, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+def _pause_s(target: Target, now: float) -> float:
+    """Seconds for which its breaker keeps requests away."""
+    return max(0.1, target.breaker.open_until - now) if target.breaker.open_s else 0.0
 
 
-def models_list(
-    table: RoutingTable, state_of: StateOf, created: int, auto: Iterable[str], may_ask: Callable[[str, str], bool]
-) -> dict[str, Any]:
-    """Every server that the caller may ask by some name, in the table's order, then `auto`, by the same rule.
-
-    Both APIs' list fields; nothing is left for a second page. `may_ask` is given a name and the server behind it.
-    """
-    named = {**table.names, **{pool.name: pool.servers for pool in table.pools}}
-    data = [
-        model_entry(unit, state_of(name), created)
-        for name, unit in table.targets.items()
-        if may_ask(name, name) or any(may_ask(asked, name) for asked, servers in named.items() if name in servers)
-    ]
-    data += [auto_entry(name, created) for name in sorted(auto) if may_ask(name, name)]
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": data, "has_more": False, **ends}
+def _context(unit: RouteTarget) -> str:
+    """`4 × 1024`; where all slots share one context, `1024 for 4`."""
+    return f"{unit.n_ctx_shared} for {unit.slots}" if unit.n_ctx_shared else f"{unit.slots} × {unit.n_ctx_per_slot}"
 
 
 def not_ready(table: RoutingTable, state_of: StateOf) -> list[dict[str, str]]:
@@ -108,6 +91,15 @@ def metrics_text(targets: Mapping[str, Target], state_of: StateOf, refused: Mapp
         "1 for the state that the server is in.",
         ((f'{s},state="{state_of(t.name)}"', 1) for s, t in servers),
     )
+    now = monotonic()
+    family(
+        "launch_breaker_open",
+        "gauge",
+        "1 while the server is left alone after failures.",
+        ((s, int(t.breaker.open_s > 0)) for s, t in servers),
+    )
+    pauses = ((s, _pause_s(t, now)) for s, t in servers)
+    family("launch_breaker_seconds", "gauge", "Seconds until it is asked again at the latest.", pauses)
     family(
         "launch_prompt_tokens_total",
         "counter",
@@ -145,14 +137,15 @@ def metrics_text(targets: Mapping[str, Target], state_of: StateOf, refused: Mapp
     return "\n".join(lines) + "\n"
 
 
-def home_page(table: RoutingTable, state_of: StateOf, url: str) -> str:
-    """A page for people: the models and how to ask one. `url` is the front's own address."""
+def home_page(table: RoutingTable, state_of: StateOf, url: str, may_ask: Callable[[str, str], bool]) -> str:
+    """A page for people: the models that the caller may ask, and how. `url` is the front's own address."""
+    names = {unit.name: unit for unit in table.targets.values() if may_ask(unit.name, unit.name)}
     rows = "\n".join(
         f"<tr><td><code>{html.escape(name)}</code></td><td>{html.escape(', '.join(unit.roles))}</td>"
-        f"<td>{html.escape(unit.model)}</td><td>{unit.slots} × {unit.n_ctx_per_slot}</td><td>{state_of(name)}</td></tr>"
-        for name, unit in table.targets.items()
+        f"<td>{html.escape(unit.model)}</td><td>{_context(unit)}</td><td>{state_of(name)}</td></tr>"
+        for name, unit in names.items()
     )
-    model = table.default or next(iter(table.targets), "NAME")
+    model = table.default if table.default in names else next(iter(names), "NAME")
     curl = (
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
         f'  -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 
 from launcher.route.problem import HttpError
-
-
-class Peek(msgspec.Struct, frozen=True, gc=False):
-    """What routing needs of a request: the model it names, if any, and whether it asks for a stream."""
-
-    model: str | None = None
-    stream: Any = False
 
 
 class _Named:
@@ -31,74 +23,86 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
     """A request of which every `model` is seen, in whatever spelling of the key; the rest is skipped unread."""
 
     model: _Named = _NAMED
-    stream: Any = False
 
 
-class JsonPeek:
-    """Reads the one model that a JSON object names, and whether it asks for a stream. For one thread."""
+class _TypedBody(msgspec.Struct, frozen=True, gc=False):
+    """A request whose `model` is a name."""
 
-    __slots__ = ("decode", "seen")
-
-    def __init__(self) -> None:
-        """Nothing seen."""
-        seen = self.seen = list[object]()
-        """What `decode` came upon as `model`; whoever calls it clears this."""
-
-        def see(_type: type, value: object) -> _Named:
-            seen.append(value)
-            return _NAMED
-
-        self.decode = msgspec.json.Decoder(_Body, dec_hook=see).decode
-
-    def read(self, body: bytes) -> Peek:
-        """Model and stream; other values are skipped unread. Raises HttpError 400 like `peek`."""
-        seen = self.seen
-        try:
-            if len(body) > _SMALL_BYTES:
-                _TYPED.decode(body)
-            stream = self.decode(body).stream
-            named = tuple(seen)
-        except msgspec.ValidationError as error:
-            if "$.model" in str(error):
-                raise _no_name(str(error)) from None
-            raise HttpError(400, "invalid_json", f"the body must be a JSON object: {error}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
-        except RecursionError:
-            raise HttpError(400, "invalid_json", "the body is nested too deeply") from None
-        finally:
-            seen.clear()
-        if len(named) > 1:
-            raise _two_models()
-        model = named[0] if named else None
-        if model is not None and not isinstance(model, str):
-            raise _no_name(f"it is {_JSON_NAMES[type(model)]}")
-        return Peek(model, stream)
+    model: str | None = None
 
 
-_TYPED = msgspec.json.Decoder(Peek)
+_seen: list[object] = []
+"""What the decoder came upon as `model`. For one thread."""
+
+
+def _see(_type: type, value: object) -> _Named:
+    _seen.append(value)
+    return _NAMED
+
+
+_DECODE = msgspec.json.Decoder(_Body, dec_hook=_see).decode
+_DECODE_TYPED = msgspec.json.Decoder(_TypedBody).decode
+BOM = b"\xef\xbb\xbf"
+"""What some editors write before UTF-8 text; llama-server's parser skips it."""
 _SMALL_BYTES = 1 << 20
-"""`_Body`'s decoder builds a `model` that is no name: of a bigger body, `_TYPED` refuses it unbuilt."""
+"""`_Body`'s decoder builds a `model` that is no name: of a bigger body, `_TypedBody`'s refuses it unbuilt."""
 _JSON_NAMES = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
-peek_json = JsonPeek().read
 _PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)')
 _DISPOSITION = re.compile(rb"^content-disposition\s*:\s*form-data\s*(.*)$", re.IGNORECASE | re.MULTILINE)
 _OPAQUE = (b"application/octet-stream", b"audio/", b"image/", b"video/", b"text/plain")
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
+"""What llama-server reads as JSON, whatever it is declared as (a page's `fetch` declares text/plain)."""
 
 
-def peek(body: bytes, content_type: bytes, query: bytes, header: bytes | None) -> Peek:
+_MOST_PARTS = 1024
+"""Parts of a form: the few fields of a transcription, and room."""
+_MOST_HEAD_BYTES = 16 * 1024
+"""Of a part's head."""
+
+
+def peek_json(body: bytes) -> str | None:
+    """The one model that a JSON object names; other values are skipped unread. Raises HttpError 400 like `peek`.
+
+    An array (`/lora-adapters`) names none.
+    """
+    _seen.clear()
+    _look_through(body.removeprefix(BOM))
+    if not _seen:
+        return None
+    model = _seen.pop()
+    if _seen:
+        raise _two_models()
+    if model is not None and not isinstance(model, str):
+        raise _no_name(f"it is {_JSON_NAMES[type(model)]}")
+    return model
+
+
+def _look_through(body: bytes) -> None:
+    """Have every `model` seen. Raises HttpError 400."""
+    try:
+        if len(body) > _SMALL_BYTES:
+            _DECODE_TYPED(body)
+        _DECODE(body)
+    except msgspec.ValidationError as error:
+        if "$.model" in str(error):
+            raise _no_name(str(error)) from None
+        if body.lstrip()[:1] != b"[":
+            raise HttpError(400, "invalid_json", f"the body must be a JSON object: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise HttpError(400, "invalid_json", "the body is nested too deeply") from None
+
+
+def peek(body: bytes, content_type: bytes, query: bytes, header: bytes | None) -> str | None:
     """The model that a request names: in its JSON or form body, else `?model=`, else `x-model`; "" names none.
 
     Raises HttpError 400 for a body that is no JSON object, names two models, or names one that is no string.
     """
-    found = _peek_body(body, content_type)
-    if found.model:
-        return found
-    if query and (named := query_model(query)):
-        return Peek(named, found.stream)
-    if header:
-        return Peek(header.decode("latin-1").strip(), found.stream)
-    return Peek(None, found.stream)
+    found = _peek_body(body, content_type) or (query_model(query) if query else None)
+    if not found and header:
+        return header.decode("latin-1").strip()
+    return found or None
 
 
 def query_model(query: bytes) -> str | None:
@@ -111,47 +115,47 @@ def query_model(query: bytes) -> str | None:
     return values[0]
 
 
-def _peek_body(body: bytes, content_type: bytes) -> Peek:
+def _peek_body(body: bytes, content_type: bytes) -> str | None:
     """Peek at `body` as its content type says; a body that nothing declares is JSON, as llama-server reads it."""
     if not body:
-        return Peek()
+        return None
     kind = content_type.lower()
     if kind.startswith(b"multipart/form-data"):
         return peek_multipart(body, content_type)
-    if kind.startswith(_OPAQUE):
-        return Peek()
+    if kind.startswith(_OPAQUE) and not _OBJECT.match(body):
+        return None
     return peek_json(body)
 
 
-def peek_multipart(body: bytes, content_type: bytes) -> Peek:
-    """`model` and `stream` of a form, found between its boundaries; file contents are not looked at."""
+def peek_multipart(body: bytes, content_type: bytes) -> str | None:
+    """`model` of a form, found between its boundaries; file contents are not looked at."""
     boundary = dict(_parameters(content_type)).get(b"boundary", b"")
     if not 0 < len(boundary) <= 70:
         raise HttpError(400, "invalid_form", "multipart/form-data without a usable boundary")
     delimiter = b"--" + boundary
     model: str | None = None
-    stream = False
     start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter)
     if start < 0:
         raise HttpError(400, "invalid_form", "the form's boundary does not occur in its body")
-    while True:
+    for _ in range(_MOST_PARTS):
         head_start = body.index(delimiter, start) + len(delimiter)
         end = body.find(b"\r\n" + delimiter, head_start)
         if end < 0:
-            return Peek(model, stream)
+            return model
         field, value = _part(body, head_start, end)
         if field == b"model":
             if model is not None:
                 raise _two_models()
             model = value.decode("utf-8", "replace")
-        elif field == b"stream":
-            stream = value.strip().lower() in (b"true", b"1")
         start = end + 2
+    raise HttpError(400, "invalid_form", f"a form has {_MOST_PARTS} parts at most")
 
 
 def _part(body: bytes, start: int, end: int) -> tuple[bytes, bytes]:
     """Field name and value of the form part in body[start:end]; a file's value is left out."""
-    head_end = body.find(b"\r\n\r\n", start, end)
+    head_end = body.find(b"\r\n\r\n", start, min(end, start + _MOST_HEAD_BYTES))
+    if head_end < 0 and end - start > _MOST_HEAD_BYTES:
+        raise HttpError(400, "invalid_form", f"a part of the form has no head within {_MOST_HEAD_BYTES} bytes")
     if head_end < 0:
         return b"", b""
     disposition = _DISPOSITION.search(body[start:head_end].replace(b"\r\n", b"\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,12 +12,13 @@ from launcher.ir.exchange import Refusal
 
 Shape = Literal["openai", "anthropic"]
 
-_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error"}
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
+    429: "rate_limit_error",
     500: "api_error",
     502: "api_error",
     503: "overloaded_error",
@@ -41,6 +43,30 @@ class HttpError(Refusal):
         """As a refusal."""
         super().__init__(status, code, message, param=param, retry_after_s=retry_after_s, details=details)
         self.close = close
+
+    @property
+    def retry_after(self) -> bytes | None:
+        """The value of Retry-After, whole seconds rounded up, at least one; None where a retry is not known to help."""
+        return None if self.retry_after_s is None else b"%d" % max(1, math.ceil(self.retry_after_s))
+
+
+def as_http(refusal: Refusal) -> HttpError:
+    """A refusal as the front's own error."""
+    if isinstance(refusal, HttpError):
+        return refusal
+    return HttpError(
+        refusal.status,
+        refusal.code,
+        refusal.message,
+        param=refusal.param,
+        retry_after_s=refusal.retry_after_s,
+        details=refusal.details,
+    )
+
+
+def stopping() -> HttpError:
+    """The answer to what the end of the drain cut off."""
+    return HttpError(503, "front_stopping", "the front is stopping", retry_after_s=1)
 
 
 def shape_of(path: str) -> Shape:
@@ -81,3 +107,20 @@ def error_event(error: HttpError, path: str, request_id: str, *, at_boundary: bo
         value |= {"type": "error", "code": error.code, "message": error.message, "param": error.param}
     prefix = b"" if at_boundary else b"\n\n"
     return prefix + (b"event: error\n" if named else b"") + b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def answered_otherwise(status: int, body: bytes) -> HttpError:
+    """A server's answer that is not what was asked for, as an error: in its own words, where it says some."""
+    try:
+        found = msgspec.json.decode(body, type=dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = {}
+    error = found.get("error")
+    error = error if isinstance(error, dict) else {}
+    message = error.get("message")
+    if status < 400 or not isinstance(message, str):
+        message = (
+            "the server answered with something else than was asked for" if status < 400 else "the server refused it"
+        )
+    kind = error.get("type")
+    return HttpError(status if status >= 400 else 502, kind if isinstance(kind, str) else "upstream_refused", message)

@@ -1,83 +1,24 @@
-"""The front on a socket: uvicorn with our protocol, started and drained by whoever owns the process. I/O."""
+"""The front on a socket, started and drained by whoever owns the process. I/O."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import email.utils
 import socket
-import ssl
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
 
-import uvicorn
+import msgspec
 
-from launcher.errors import Finding, HostError
+from launcher.route.clients import Clients
+from launcher.route.doors import Doors, close_socket, listening_socket, path_of
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
-from launcher.route.loopback import without_pacing
-from launcher.route.protocol import FrontProtocol
+from launcher.route.key_watch import watch_keys
+from launcher.route.sockets import raise_descriptors
 
-_BACKLOG = 2048
-_POLL_S = 0.01
-_CANCELLED_WITHIN_S = 2.0
-"""What cancelled requests may take to end."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers (the runtime owns the signals), stopped by an event."""
-
-    def __init__(self, config: uvicorn.Config, shutdown: asyncio.Event, drain_timeout_s: float) -> None:
-        """Serves until `shutdown` is set, and then what is in flight for `drain_timeout_s`."""
-        super().__init__(config)
-        self._shutdown = shutdown
-        self._drain_timeout_s = drain_timeout_s
-
-    async def main_loop(self) -> None:
-        """Sleep until it is time to stop; renew the Date header every second."""
-        while not self._shutdown.is_set():
-            await self.on_tick(0)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._shutdown.wait(), 1)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more; let what is in flight end, then cancel it."""
-        for server in self.servers:
-            server.close()
-        for sock in sockets or ():
-            sock.close()
-        state = self.server_state
-        for connection in list(state.connections):
-            connection.shutdown()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._drain_timeout_s):
-                while state.connections or state.tasks:  # noqa: ASYNC110  # uvicorn offers no event for it
-                    await asyncio.sleep(_POLL_S)
-        await self._cut_short()
-        for connection in list(state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-
-    async def _cut_short(self) -> None:
-        """End what the drain left, on both paths."""
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, FrontProtocol):
-                connection.cut_short()
-        for task in (tasks := list(self.server_state.tasks)):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CANCELLED_WITHIN_S)
-
-    async def stop_now(self) -> None:
-        """End without a drain, when the serving task itself was cancelled."""
-        if self.started:
-            self._drain_timeout_s = 0
-            await self.shutdown()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
+_ENDED_WITHIN_S = 2.0
+"""What requests that the drain cut off may take to end."""
 
 
 async def serve(
@@ -86,66 +27,84 @@ async def serve(
     host: str,
     port: int,
     sock: socket.socket | None = None,
+    more: Sequence[socket.socket] = (),
+    doors: Doors | None = None,
     shutdown: asyncio.Event,
     drain_timeout_s: float,
 ) -> None:
     """Serve `front` until `shutdown` is set; then finish what is in flight, for at most `drain_timeout_s`.
 
-    `sock` is a bound socket to use instead of `host` and `port`; it is closed at the end. Raises HostError when the
-    address cannot be had, ConfigError when it is public and no key is asked for.
+    `sock` is a bound socket to use instead of `host` and `port`, `more` are others beside it; all are closed at the
+    end. `doors` were made of one
+    already, by who moves them. Raises HostError when the address cannot be had, ConfigError when it is public and no
+    key is asked for.
     """
-    if sock is None:
-        sock = bind(front, host, port)
-    elif sock.family in (socket.AF_INET, socket.AF_INET6):
-        require_key_for_public(sock.getsockname()[0], front.unit.api_key_file)
-    without_pacing(sock)
-    settings: dict[str, Any] = {
-        "http": functools.partial(FrontProtocol, front),
-        "timeout_keep_alive": front.unit.idle_timeout_s,
-        "ssl_certfile": front.unit.tls_cert_file,
-        "ssl_keyfile": front.unit.tls_key_file,
-    }
-    config = uvicorn.Config(
-        front,
-        loop="none",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=_BACKLOG,
-        **settings,
-    )
-    server = _Server(config, shutdown, drain_timeout_s)
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        sock.close()
-        message = f"TLS cannot be had from {front.unit.tls_cert_file} and {front.unit.tls_key_file}: {error}"
-        finding = Finding(
-            code="route/tls-unusable", severity="error", key="runtime.front.tls_cert_file", message=message
-        )
-        raise HostError([finding]) from None
-    try:
-        await server.serve(sockets=[sock])
-    except asyncio.CancelledError:
-        await server.stop_now()
-        raise
-    finally:
-        front.close()
-        sock.close()
+    if doors is None:
+        if sock is None:
+            sock = bind(front, host, port)
+        elif sock.family in (socket.AF_INET, socket.AF_INET6):
+            require_key_for_public(sock.getsockname()[0], front.unit.api_key_file)
+        with contextlib.ExitStack() as unless_made:
+            unless_made.callback(sock.close)
+            doors = Doors(front, sock, more)
+            unless_made.pop_all()
+    raise_descriptors(front.unit.max_connections)
+    with contextlib.closing(doors), contextlib.closing(front):
+        loop = asyncio.get_running_loop()
+        await doors.open()
+        tasks = (loop.create_task(_keep_date(front)), loop.create_task(watch_keys(front)))
+        try:
+            await shutdown.wait()
+            doors.close()
+            limit_s = drain_timeout_s if doors.drain_timeout_s is None else doors.drain_timeout_s
+            await _drain(doors.clients, limit_s)
+        except asyncio.CancelledError:
+            doors.close()
+            await _drain(doors.clients, 0)
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _drain(everybody: tuple[Clients, ...], timeout_s: float) -> None:
+    """Let what is in flight end, then cut it short."""
+    for clients in everybody:
+        clients.stop()
+    await _none_left(everybody, timeout_s)
+    for connection in [connection for clients in everybody for connection in clients.connections]:
+        connection.cut_short()
+    await _none_left(everybody, _ENDED_WITHIN_S)
+    for connection in [connection for clients in everybody for connection in clients.connections]:
+        connection.transport.abort()
+
+
+async def _none_left(everybody: tuple[Clients, ...], timeout_s: float) -> None:
+    """Until the last connection has ended, or `timeout_s` passed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            for clients in everybody:
+                await clients.none_left.wait()
+
+
+async def _keep_date(front: Front) -> None:
+    """Renew the Date line every second."""
+    while True:
+        front.clients.date = f"date: {email.utils.formatdate(usegmt=True)}\r\n".encode()
+        await asyncio.sleep(1)
 
 
 def bind(front: Front, host: str, port: int) -> socket.socket:
     """A listening socket for `front`. Raises HostError when the address cannot be had, ConfigError as `serve`."""
-    require_key_for_public(host, front.unit.api_key_file)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        message = f"the front cannot listen on {host}:{port}: {error.strerror or error}"
-        finding = Finding(code="route/cannot-listen", severity="error", key="runtime.front.port", message=message)
-        raise HostError([finding]) from None
+    return listening_socket(msgspec.structs.replace(front.unit, host=host, port=port))
+
+
+def bind_more(front: Front) -> tuple[socket.socket, ...]:
+    """Sockets for all that `runtime.front.listen` says. Raises as `bind`; none is left open then."""
+    with contextlib.ExitStack() as opened:
+        socks = []
+        for host in front.unit.listen:
+            socks.append(bind(front, host, front.unit.port))
+            opened.callback(close_socket, socks[-1], path_of(socks[-1]))
+        opened.pop_all()
+    return tuple(socks)

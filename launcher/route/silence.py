@@ -1,25 +1,18 @@
-"""Connections to other hosts that fall silent: a cut cable or a power failure sends no reset. I/O: socket options."""
+"""How long a server may take: silence is what counts, a total only where one is set. Pure."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from ipaddress import ip_address
-from typing import Any
+import math
 
-SILENT_S = 5
-"""A host whose kernel acknowledges nothing for so long is gone; a server that computes still acknowledges."""
+LOOK = 0.25
+"""After this part of the time that a server may be silent it is seen whether it was: nothing is noted by the byte."""
 
 
-def expect_acknowledgements(sock: Any) -> None:
-    """Have `sock` fail (ETIMEDOUT) after `SILENT_S` without an acknowledgement, of data or of a probe while idle.
-
-    `sock`: an asyncio transport's socket. Nothing on loopback and unix sockets, whose other end cannot vanish.
-    """
-    with contextlib.suppress(OSError, ValueError):  # closed already, or no IP address: its next use tells
-        if ip_address(sock.getpeername()[0]).is_loopback:
-            return
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_S * 1000)
+def judged(now: float, heard_at: float, silence_s: float, sent_at: float, total_s: float | None) -> float | str:
+    """When to look again at a server that was heard at `heard_at` and asked at `sent_at`; or why it is given up."""
+    silent_by, total_by = heard_at + silence_s, sent_at + (total_s or math.inf)
+    if now >= silent_by:
+        return f"the server said nothing for {silence_s:g} s"
+    if now >= total_by:
+        return "the server did not finish its answer in time"
+    return min(now + silence_s * LOOK, silent_by, total_by)

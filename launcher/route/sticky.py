@@ -25,21 +25,27 @@ class _Prompt(msgspec.Struct, frozen=True, gc=False):
 _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Prompt)
 
 
+def beginning(body: bytes) -> bytes:
+    """What a request's prompt begins with, as far as it is remembered."""
+    try:
+        found = _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return b""
+    parts = (found.system, found.messages, found.prompt, found.input)
+    return b"".join(bytes(memoryview(part)[: _LENGTHS[-1]]) for part in parts)[: _LENGTHS[-1]]
+
+
+def hashes(text: bytes) -> list[int]:
+    """Of its beginnings, the longest first."""
+    return [hash(text[:length]) for length in reversed(_LENGTHS) if len(text) >= length]
+
+
 class Sticky:
     """Prompt beginnings → the server that was last asked."""
 
     def __init__(self) -> None:
         """Nothing remembered."""
         self._seen: OrderedDict[int, str] = OrderedDict()
-
-    def beginnings(self, body: bytes) -> list[int]:
-        """Hashes of the prompt's beginnings, the longest first; none for a short prompt or no JSON."""
-        try:
-            found = _DECODER.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return []
-        text = b"".join(map(bytes, (found.system, found.messages, found.prompt, found.input)))
-        return [hash(text[:length]) for length in reversed(_LENGTHS) if len(text) >= length]
 
     def server(self, beginnings: list[int]) -> str | None:
         """Who has the longest of these beginnings in its cache, as far as is known here."""

@@ -1,30 +1,159 @@
-"""One upstream server while the front runs: its slots, connections, breaker and figures; and which one to ask. I/O."""
+"""One upstream server while the front runs: slots, connections, breaker, counts; and which of several to ask. I/O."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
 
-import msgspec
-
+from launcher.base.credentials import server_key_file
 from launcher.errors import Finding, HostError
 from launcher.ir.fleet import BreakerUnit, RouteTarget
 from launcher.ir.live import ServerState
 from launcher.route import breaker
 from launcher.route.body import changes_bodies
-from launcher.route.gate import Gate
-from launcher.route.tokens import Tokens
+from launcher.route.head import AnswerHead, RawHeaders
+from launcher.route.problem import HttpError
 from launcher.route.upstream import Pool
-
-if TYPE_CHECKING:
-    from launcher.route.express import AnswerHead
 
 SERVING: frozenset[ServerState] = frozenset({"ready", "sleeping"})
 """States in which the process answers; a sleeping llama-server wakes itself."""
 _SPARE_CONNECTIONS = 4
 """Idle connections kept beyond one a slot, for requests that take none."""
+_TAIL_BYTES = 2048
+_PROMPT = re.compile(rb'"(?:prompt_n|prompt_tokens|input_tokens)":\s*(\d{1,12})')
+_OUTPUT = re.compile(rb'"(?:predicted_n|completion_tokens|output_tokens)":\s*(\d{1,12})')
+_RATE = re.compile(rb'"predicted_per_second":\s*(\d{1,12}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)')
+"""In a JSON string a quote is written `\\"`: text that looks like these keys never matches."""
+
+
+class MovedError(Exception):
+    """Who waits for a slot may have one at another server now."""
+
+
+class Gate:
+    """Slots of one upstream. `acquire`/`release` pair up; waiters are served first come, first served.
+
+    A slot for which nobody waits here is offered to those that wait at `siblings`, if this server may answer them.
+    """
+
+    __slots__ = ("in_flight", "name", "siblings", "slots", "waiters")
+
+    def __init__(self, slots: int, name: str = "") -> None:
+        """At least one slot, of the server `name`."""
+        self.slots = max(1, slots)
+        self.name = name
+        self.in_flight = 0
+        self.siblings: tuple[Gate, ...] = ()
+        self.waiters: deque[tuple[asyncio.Future[None], tuple[str, ...]]] = deque()
+
+    @property
+    def free(self) -> int:
+        """Slots nobody holds or waits for; negative when requests queue."""
+        return self.slots - self.in_flight - len(self.waiters)
+
+    def try_acquire(self) -> bool:
+        """Take a slot now, if one is free and nobody was here before."""
+        if self.in_flight < self.slots and not self.waiters:
+            self.in_flight += 1
+            return True
+        return False
+
+    async def acquire(self, *, queue_size: int, timeout_s: float, others: tuple[str, ...] = ()) -> None:
+        """Take a slot, waiting at most `timeout_s` behind at most `queue_size` others.
+
+        Raises HttpError 503 `queue_full` or `queue_timeout`; MovedError where one of `others`, servers that may answer
+        as well, has a slot first. A cancelled waiter leaves the queue.
+        """
+        if self.try_acquire():
+            return
+        if len(self.waiters) >= queue_size:
+            raise HttpError(503, "queue_full", f"{queue_size} requests are waiting already", retry_after_s=1)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (waiter, others)
+        self.waiters.append(entry)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled():
+                if waiter.exception() is None:
+                    self.release()
+            else:
+                with contextlib.suppress(ValueError):  # _grant drops cancelled waiters too
+                    self.waiters.remove(entry)
+            if isinstance(error, TimeoutError):
+                message = f"no slot became free within {timeout_s:g} s"
+                raise HttpError(503, "queue_timeout", message, retry_after_s=1) from None
+            raise
+
+    def release(self) -> None:
+        """Give a slot back; the first waiter gets it, else the first of a sibling."""
+        self.in_flight -= 1
+        if self.waiters:
+            self._grant()
+        elif self.siblings:
+            self.pull(1)
+
+    def pull(self, count: int) -> None:
+        """Have up to `count` of those come that wait at siblings and may be answered here."""
+        for sibling in self.siblings:
+            count -= sibling.send(self.name, count)
+
+    def send(self, name: str, count: int) -> int:
+        """Have up to `count` waiters, the first first, go to the server `name`; how many went."""
+        going = [entry for entry in self.waiters if name in entry[1] and not entry[0].done()][: max(0, count)]
+        for entry in going:
+            self.waiters.remove(entry)
+            entry[0].set_exception(MovedError())
+        return len(going)
+
+    def resize(self, slots: int) -> None:
+        """Another number of slots from now on; who holds one keeps it."""
+        self.slots = max(1, slots)
+        self._grant()
+
+    def _grant(self) -> None:
+        """Hand free slots to waiters."""
+        while self.waiters and self.in_flight < self.slots:
+            waiter, _ = self.waiters.popleft()
+            if not waiter.done():
+                self.in_flight += 1
+                waiter.set_result(None)
+
+
+class Tokens:
+    """What one server's answers reported."""
+
+    __slots__ = ("generated", "per_second", "prompt")
+
+    def __init__(self) -> None:
+        """Nothing reported."""
+        self.prompt = 0
+        self.generated = 0
+        self.per_second: float | None = None
+
+    def read(self, before: bytes, last: bytes) -> tuple[int, int]:
+        """Add what the last two parts of an answer report; prompt and generated tokens of this answer."""
+        tail = last if len(last) >= _TAIL_BYTES or not before else before[-_TAIL_BYTES:] + last
+        if tail.rfind(b'"timings"', -_TAIL_BYTES) < 0 and tail.rfind(b'_tokens"', -_TAIL_BYTES) < 0:
+            return 0, 0
+        tail = tail[-_TAIL_BYTES:]
+        prompt, output = _number(_PROMPT, tail), _number(_OUTPUT, tail)
+        self.prompt += prompt
+        self.generated += output
+        rate = _RATE.search(tail)
+        if rate is not None:
+            self.per_second = float(rate[1])
+        return prompt, output
+
+
+def _number(pattern: re.Pattern[bytes], tail: bytes) -> int:
+    """The last match: an answer's own sums come after those of its parts."""
+    numbers = pattern.findall(tail)
+    return max(map(int, numbers), default=0)
 
 
 class Tally:
@@ -40,7 +169,7 @@ class Tally:
         self.seconds = 0.0
 
     def add(self, status: int, seconds: float) -> None:
-        """Count one. The lane does the same where it stands."""
+        """Count one."""
         if status == 200:
             self.ok += 1
         else:
@@ -57,13 +186,13 @@ class Target:
     """One upstream server."""
 
     __slots__ = (
-        "answer_head",
+        "_answer_head",
         "authority",
         "authorization",
         "breaker",
         "changes_bodies",
         "gate",
-        "header",
+        "is_control",
         "name",
         "pool",
         "tally",
@@ -73,48 +202,64 @@ class Target:
 
     def __init__(self, unit: RouteTarget) -> None:
         """Nothing is connected until a request comes."""
-        host = f"[{unit.host}]" if ":" in unit.host else unit.host
         self.name = unit.name
-        self.header = unit.name.encode()
-        self.authority = f"{host}:{unit.port}".encode()
+        self.is_control = False
+        """It is no server but the control API: not shown, not counted."""
+        self.authority = authority_of(unit.host, unit.port)
         self.pool = Pool(unit.host, unit.port, max_idle=unit.slots + _SPARE_CONNECTIONS)
-        self.gate = Gate(unit.slots)
+        self.gate = Gate(unit.slots, unit.name)
         self.breaker = breaker.CLOSED
         self.tally = Tally()
         self.tokens = Tokens()
-        self.answer_head: AnswerHead | None = None
+        self._answer_head: AnswerHead | None = None
         self.unit = unit
         self.authorization = own_key(unit)
         self.changes_bodies = changes_bodies(unit)
 
     def update(self, unit: RouteTarget) -> None:
-        """Take over a new entry for the same address."""
+        """Take over a new entry. Where its port is another, requests go there once they are granted that one."""
         self.unit = unit
         self.authorization = own_key(unit)
         self.changes_bodies = changes_bodies(unit)
         self.gate.resize(unit.slots)
         self.pool.max_idle = unit.slots + _SPARE_CONNECTIONS
 
-    def same_address(self, unit: RouteTarget) -> bool:
-        """Whether `unit` is served by the same host and port."""
-        return (self.unit.host, self.unit.port) == (unit.host, unit.port)
+    def move(self, port: int) -> None:
+        """Its process listens there from now on; who waits for a slot of it waits on."""
+        old, self.pool = self.pool, Pool(self.unit.host, port, max_idle=self.unit.slots + _SPARE_CONNECTIONS)
+        self.pool.check = old.check
+        self.authority = authority_of(self.unit.host, port)
+        self.breaker = breaker.CLOSED
+        old.close()
+
+    def answer_for(self, status: int, came: RawHeaders) -> AnswerHead:
+        """The head of an answer with these header lines, as clients get it; kept for the next."""
+        known = self._answer_head
+        if known is None or known.came != came or known.status != status:
+            known = self._answer_head = AnswerHead(status, came, b"" if self.is_control else self.name.encode())
+        return known
 
     def begin(self) -> None:
         """A request goes to this server."""
-        self.breaker = breaker.on_start(self.breaker)
+        if self.breaker is not breaker.CLOSED:
+            self.breaker = breaker.on_start(self.breaker)
 
     def succeeded(self) -> None:
         """It answered."""
-        self.breaker = breaker.on_success(self.breaker)
+        self.breaker = breaker.CLOSED
 
     def failed(self, now: float, unit: BreakerUnit) -> None:
-        """It did not; its idle connections are not to be trusted either."""
+        """It did not."""
         self.breaker = breaker.on_failure(self.breaker, now, unit)
-        self.pool.forget_idle()
 
     def abandoned(self) -> None:
         """The client left first."""
         self.breaker = breaker.on_abandon(self.breaker)
+
+
+def authority_of(host: str, port: int) -> bytes:
+    """What its clients call it."""
+    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
 
 
 def own_key(unit: RouteTarget) -> bytes:
@@ -122,7 +267,7 @@ def own_key(unit: RouteTarget) -> bytes:
     if unit.api_key_file is None:
         return b""
     try:
-        lines = _key_file(unit.name, unit.api_key_file).read_text(encoding="utf-8").splitlines()
+        lines = server_key_file(unit.name, unit.api_key_file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         message = f"the key file {unit.api_key_file} of server {unit.name!r} cannot be read: {error}"
         key = f"servers.{unit.name}.extra_args"
@@ -139,50 +284,50 @@ def own_key(unit: RouteTarget) -> bytes:
     return b"authorization: Bearer %b\r\n" % keys[0].encode()
 
 
-def _key_file(server: str, path: str) -> Path:
-    """The key file at `path`, or the copy that systemd made of it for this process, because it may be root's alone."""
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    copy = Path(directory, f"key-{server}") if directory else None
-    return copy if copy is not None and copy.exists() else Path(path)
-
-
-class Choice(msgspec.Struct, frozen=True, gc=False):
-    """The server to ask, and whether it must be woken first."""
-
-    target: Target
-    asleep: bool = False
-
-
 def choose(
-    targets: Iterable[Target], state_of: Callable[[str], ServerState], now: float, preferred: str | None = None
-) -> Choice | None:
+    targets: Iterable[Target],
+    state_of: Callable[[str], ServerState],
+    now: float,
+    preferred: str | None = None,
+    may_wake: bool = True,
+) -> Target | None:
     """The serving target with most free slots (the first of equals), else one that can be waited for, else None.
 
     `preferred` is taken before others while it has a free slot: it has the prompt's beginning in its cache.
-
-    A server that is not serving will prove its readiness anew, so its breaker is closed.
+    `may_wake` False: nobody is waited for. A server that is not serving will prove its readiness anew, so its breaker
+    is closed.
     """
     best: Target | None = None
     asleep: Target | None = None
     for target in targets:
         state = state_of(target.name)
         if state in SERVING:
-            if not breaker.admits(target.breaker, now):
+            if target.breaker is not breaker.CLOSED and not breaker.admits(target.breaker, now):
                 continue
             if target.name == preferred and target.gate.free > 0:
-                return Choice(target)
+                return target
             if best is None or target.gate.free > best.gate.free:
                 best = target
             continue
         target.breaker = breaker.CLOSED
-        if asleep is None and can_wake(state, target.unit):
+        if asleep is None and may_wake and can_wake(state, target.unit):
             asleep = target
-    if best is not None:
-        return Choice(best)
-    return None if asleep is None else Choice(asleep, asleep=True)
+    return best or asleep
 
 
 def can_wake(state: ServerState, unit: RouteTarget) -> bool:
     """Whether waiting may help: it is on its way up, or it is started on demand or takes turns with others."""
     on_demand = unit.start == "demand" or unit.exclusive is not None
     return state in ("starting", "backoff") or (on_demand and state in ("stopped", "stopping"))
+
+
+def why_none(targets: Collection[Target], state_of: Callable[[str], ServerState], now: float) -> HttpError:
+    """The answer when none of the servers of a name, nor a fallback, can be asked."""
+    states = {t.name: state_of(t.name) for t in targets}
+    waits = [t.breaker.open_until - now for t in targets if states[t.name] in SERVING and t.breaker.open_s]
+    if waits:
+        message = f"server {next(iter(states))!r} failed repeatedly and is given a pause"
+        return HttpError(503, "breaker_open", message, retry_after_s=max(1.0, min(waits)))
+    shown = ", ".join(f"{name} is {state}" for name, state in states.items())
+    code = "server_failed" if "failed" in states.values() else "server_stopped"
+    return HttpError(503, code, f"no server can answer: {shown}", retry_after_s=5)

@@ -1,41 +1,43 @@
-"""Connections to one llama-server: HTTP/1.1 on httptools, kept alive, one request at a time each. I/O."""
+"""Connections to one upstream: HTTP/1.1 on httptools, kept alive, one request at a time each. I/O."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, cast
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol, cast
 
 import httptools
 
-from launcher.route.asgi import RawHeaders
-from launcher.route.loopback import without_pacing
-from launcher.route.repeat import RepeatedHead, repeated_head
-from launcher.route.silence import expect_acknowledgements
-
-if TYPE_CHECKING:
-    from launcher.route.lane import Lane
+from launcher.route.head import RawHeaders
+from launcher.route.problem import HttpError
+from launcher.route.repeated import RepeatedHead, repeated_head
+from launcher.route.sockets import acknowledged_bytes, expect_acknowledgements, without_pacing
 
 HIGH_WATER_BYTES = 256 * 1024
 """Response bytes held for a slow client before the upstream is no longer read."""
 _STATUSES = (100, 599)
 MAX_HEAD_BYTES = 256 * 1024
-_TCP_INFO_BYTES = 128
-_BYTES_ACKED = struct.Struct("=Q")
-_TELLING = frozenset({b"content-type", b"server"})
-_BYTES_ACKED_OFFSET = 120
-"""`tcpi_bytes_acked` in Linux's `struct tcp_info` (linux/tcp.h); it counts the SYN as one."""
 
-Failure = Literal["unreachable", "stale", "died", "garbage", "timeout", "client_gone", "stopping", "out_of_memory"]
+Failure = Literal[
+    "unreachable",
+    "wrong_server",
+    "stale",
+    "died",
+    "garbage",
+    "timeout",
+    "client_gone",
+    "stopping",
+    "out_of_memory",
+]
 
 
 class UpstreamError(Exception):
     """An exchange that the upstream, or the front on someone's behalf, cut short.
 
-    `unreachable`: no connection, nothing was sent. `stale`: a reused connection was closed already: the server's
+    `unreachable`: no connection, nothing was sent. `wrong_server`: another process has its port, nothing was sent.
+    `stale`: a reused connection was closed already: the server's
     kernel took no byte of the request, so that it cannot have begun.
     `died`: closed during the exchange. `garbage`: the answer is not HTTP. `out_of_memory`:
     it answered that, and lives. The others were decided here.
@@ -46,159 +48,121 @@ class UpstreamError(Exception):
         super().__init__(message)
         self.reason = reason
 
+    def as_http(self, server: str) -> HttpError:
+        """What a client of `server` is told."""
+        message = f"server {server!r}: {self}"
+        if self.reason == "unreachable":
+            return HttpError(503, "upstream_unreachable", message, retry_after_s=1)
+        if self.reason == "wrong_server":
+            return HttpError(503, "wrong_server", message, retry_after_s=1)
+        if self.reason == "timeout":
+            return HttpError(504, "upstream_timeout", message)
+        if self.reason == "garbage":
+            return HttpError(502, "upstream_garbage", message)
+        if self.reason == "out_of_memory":
+            return HttpError(503, "out_of_memory", f"server {server!r} is out of memory: {self}", retry_after_s=30)
+        if self.reason == "stopping":
+            return HttpError(503, "front_stopping", message, retry_after_s=1)
+        return HttpError(502, "upstream_died", message)
 
+
+class Watcher(Protocol):
+    """Who sent the request that a connection carries."""
+
+    def progress(self) -> None:
+        """Something changed: look at `head_done`, `chunks`, `complete` and `error`."""
+
+
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Connection(asyncio.Protocol):
-    """One connection. `send` begins an exchange; `head`, then `read` until b"", take the answer.
+    """One connection. `send` begins an exchange, whose watcher is called whenever something of the answer came."""
 
-    Who does not wait sets `watcher`: it is called whenever something changed, and looks at `head_done`, `buffered`,
-    `complete` and `error`.
-    """
+    transport: asyncio.Transport | None = None
+    """None until it is connected."""
+    watcher: Watcher | None = None
+    port: int = 0
+    """Of the server."""
+    busy: bool = False
+    reused: bool = False
+    received: bool = False
+    """A byte of the answer has come."""
+    status: int = 0
+    headers: RawHeaders = dataclasses.field(default_factory=list)
+    """All but content-length, which is apart because it alone differs from answer to answer."""
+    length: bytes | None = None
+    head_done: bool = False
+    complete: bool = False
+    error: UpstreamError | None = None
+    chunks: list[bytes] = dataclasses.field(default_factory=list)
+    """What has come of the body and was not taken."""
+    _buffered_bytes: int = 0
+    _paused: bool = False
+    _parser: httptools.HttpResponseParser = dataclasses.field(init=False)
+    _head_only: bool = False
+    _head_bytes: int = 0
+    _informational: bool = False
+    _until_eof: bool = False
+    _keep_alive: bool = False
+    _dirty: bool = False
+    """More came than the answer."""
+    _written: int = 0
+    _written_before: int = 0
+    """Bytes sent to the server in all, and before this exchange."""
+    _repeated: RepeatedHead | None = None
+    _repeated_headers: RawHeaders = dataclasses.field(default_factory=list)
+    """The head of an earlier answer, as bytes and as lines."""
 
-    __slots__ = (
-        "_buffered",
-        "_chunks",
-        "_dirty",
-        "_head_bytes",
-        "_head_only",
-        "_informational",
-        "_keep_alive",
-        "_loop",
-        "_parser",
-        "_paused",
-        "_until_eof",
-        "_waiter",
-        "busy",
-        "complete",
-        "error",
-        "head_done",
-        "headers",
-        "lane",
-        "length",
-        "received",
-        "repeat",
-        "repeated",
-        "reused",
-        "status",
-        "transport",
-        "watcher",
-        "written",
-        "written_before",
-    )
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Not connected until asyncio says so."""
-        self._loop = loop
+    def __post_init__(self) -> None:
+        """It parses for itself."""
         self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
-        self.watcher: Callable[[], object] | None = None
-        self.repeat: RepeatedHead | None = None
-        self.repeated: RawHeaders = []
-        self.lane: Lane | None = None
-        self._head_only = False
-        self._informational = False
-        self.written = 0
-        self.written_before = 0
-        self._head_bytes = 0
-        self._chunks: list[bytes] = []
-        self._buffered = 0
-        self._paused = False
-        self._until_eof = False
-        self._keep_alive = False
-        self._dirty = False
-        self.transport: asyncio.Transport | None = None
-        self.busy = False
-        self.reused = False
-        self.received = False
-        self.status = 0
-        self.headers: RawHeaders = []
-        """All but content-length, which is apart because it alone differs from answer to answer."""
-        self.length: bytes | None = None
-        self.head_done = False
-        self.complete = False
-        self.error: UpstreamError | None = None
 
     # what the front does with it
 
-    def send(self, head: bytes, body: bytes, *, head_only: bool) -> None:
+    def send(self, watcher: Watcher, head: bytes, body: bytes, head_only: bool) -> None:
         """Begin an exchange. `head_only` for HEAD: the answer has no body whatever its headers say."""
         assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
         self.busy = True
-        self.written_before = self.written
-        self.written += len(head) + len(body)
-        self._begin(head_only=head_only)
+        self.watcher = watcher
+        self._written_before = self._written
+        self._written += len(head) + len(body)
+        self._head_only = head_only
+        self.received = self.head_done = self.complete = self._until_eof = self._keep_alive = False
+        self._head_bytes = 0
         if len(body) < HIGH_WATER_BYTES:
             self.transport.write(head + body if body else head)
         else:
             self.transport.writelines((head, body))
 
-    def _begin(self, *, head_only: bool) -> None:
-        """No byte of the answer came yet."""
-        self._head_only = head_only
-        self.received = self.head_done = self.complete = False
-        self._until_eof = self._keep_alive = False
-        self._head_bytes = 0
-
-    def uncarry(self) -> None:
-        """The exchange of a lane is an ordinary one from now on."""
-        self.lane = None
-        self._begin(head_only=False)
-
-    async def head(self) -> None:
-        """Wait until `status` and `headers` are known. Raises UpstreamError."""
-        while not self.head_done:
-            if self.error is not None:
-                raise self.error
-            await self._wait()
-
-    async def read(self) -> bytes:
-        """The next bytes of the body, b"" at its end. Raises UpstreamError once all that came was read."""
-        while True:
-            if self._chunks:
-                return self.take()
-            if self.complete:
-                return b""
-            if self.error is not None:
-                raise self.error
-            await self._wait()
-
     def take(self) -> bytes:
         """Everything of the body that has come and was not read yet."""
-        chunks = self._chunks
+        chunks = self.chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
-        self._buffered = 0
+        self._buffered_bytes = 0
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
         return data
 
-    @property
-    def buffered(self) -> bool:
-        """Whether `take` has something to give."""
-        return bool(self._chunks)
-
-    @property
-    def drained(self) -> bool:
-        """The answer is complete and all of it was taken."""
-        return self.complete and not self._chunks
-
     def abort(self, error: UpstreamError) -> None:
         """Give the exchange up now: what was not read is dropped, and llama-server sees its client leave."""
         if self.complete and not self.busy:
             return
-        self._chunks.clear()
+        self.watcher = None
+        self.chunks.clear()
         self.complete = False
         self._fail(error)
 
     def finish(self) -> bool:
         """End the exchange. True when the connection can serve another; else it is closed."""
         reusable = (
-            self.drained
+            self.complete
+            and not self.chunks
             and self._keep_alive
             and not self._dirty
             and self.error is None
             and self.transport is not None
-            and not self.transport.is_closing()
+            and not self.is_closed()
             and self.transport.get_write_buffer_size() == 0
         )
         self.busy = False
@@ -209,15 +173,14 @@ class Connection(asyncio.Protocol):
             self.close()
         return reusable
 
+    def is_closed(self) -> bool:
+        """Whether nothing more can be sent on it: by our doing or the server's."""
+        return self.transport is None or self.transport.is_closing()
+
     def close(self) -> None:
         """Close at once."""
         if self.transport is not None:
             self.transport.abort()
-
-    @property
-    def alive(self) -> bool:
-        """Whether an idle connection can still be used, as far as is known here."""
-        return self.transport is not None and not self.transport.is_closing()
 
     # asyncio's callbacks
 
@@ -227,26 +190,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:  # noqa: C901  # the hot path
         """Bytes of the answer; without a request, or after its answer, they make the connection unusable."""
-        lane = self.lane
-        if lane is not None:
-            repeat = self.repeat
-            assert repeat is not None  # noqa: S101  # a lane takes no other connection
-            start = (
-                repeat.start if len(data) == repeat.size and data.startswith(repeat.head) else repeat.body_start(data)
-            )
-            if start and lane.arrive(self, data[start:]):
-                return
-            lane.leave()
         if not self.busy:
             self.close()
             return
-        if self.repeat is not None and not self.received and not self._head_only:
-            start = self.repeat.body_start(data)
+        if self._repeated is not None and not self.received and not self._head_only:
+            start = self._repeated.body_start(data)
             if start:
                 self._answered_again(data[start:])
                 return
-        first = not self.received
-        self.received = True
+        first, self.received = not self.received, True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -260,13 +212,14 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(UpstreamError("garbage", f"the server's headers exceed {MAX_HEAD_BYTES} bytes"))
             return
-        if self._buffered > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
+        if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
-        if first and self.complete and self.repeat is None and self._may_repeat():
-            self.repeat = repeated_head(data)
-            self.repeated = self.headers
-        self._notify()
+        if first and self.complete and self._repeated is None and self._may_repeat():
+            self._repeated = repeated_head(data)
+            self._repeated_headers = self.headers
+        if self.watcher is not None:
+            self.watcher.progress()
 
     def _may_repeat(self) -> bool:
         """Whether the answer that is complete was an ordinary one, whose head the next may have too."""
@@ -276,24 +229,21 @@ class Connection(asyncio.Protocol):
         """A whole answer came, with the head of an earlier one."""
         self.received = self.head_done = self.complete = self._keep_alive = True
         self.status = 200
-        self.headers = self.repeated
+        self.headers = self._repeated_headers
         self.length = b"%d" % len(body)
         if body:
-            self._chunks.append(body)
-        self._notify()
+            self.chunks.append(body)
+        if self.watcher is not None:
+            self.watcher.progress()
 
     def eof_received(self) -> None:
         """The upstream ends: the end of an answer without a length, the death of any other."""
-        if self.lane is not None:
-            self.lane.leave()
         if self.busy and self.head_done and self._until_eof and not self.complete:
             self.complete = True
             self._notify()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by whichever side."""
-        if self.lane is not None:
-            self.lane.leave()
         if not self.busy or self.complete:
             return
         if self.error is None:
@@ -304,17 +254,9 @@ class Connection(asyncio.Protocol):
 
     def _reached(self) -> bool:
         """Whether a byte of the request may have come to the server: its kernel acknowledged it."""
-        sock: socket.socket | None = None if self.transport is None else self.transport.get_extra_info("socket")
-        if sock is None:
-            return True
-        try:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        except OSError:
-            return True
-        if len(info) < _TCP_INFO_BYTES:
-            return True
-        acknowledged: int = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_OFFSET)[0]
-        return acknowledged > self.written_before + 1
+        sock = None if self.transport is None else self.transport.get_extra_info("socket")
+        acknowledged = acknowledged_bytes(sock)
+        return acknowledged is None or acknowledged > self._written_before
 
     # httptools' callbacks
 
@@ -348,57 +290,41 @@ class Connection(asyncio.Protocol):
             self._informational = True
             return
         self.status = status
-        self._until_eof = (
-            self.length is None
-            and status not in (204, 304)
-            and not any(name == b"transfer-encoding" for name, _ in self.headers)
-        )
+        if self.length is None and status not in (204, 304):
+            self._until_eof = b"transfer-encoding" not in dict(self.headers)
         self.head_done = True
         if self._head_only:
-            self._keep_alive = False
             self.complete = True
 
     def on_body(self, body: bytes) -> None:
         """Bytes of the body."""
         if not self.complete:
-            self._chunks.append(body)
-            self._buffered += len(body)
+            self.chunks.append(body)
+            self._buffered_bytes += len(body)
 
     def on_message_complete(self) -> None:
-        """The answer ends as its framing says."""
+        """The answer ends as its framing says.
+
+        llama-server closes the connection after every stream although its head says nothing of it (server-http.cpp:
+        its content provider returns false at the end, which cpp-httplib takes for a failed write); the next request
+        on it would be lost.
+        """
         if self._informational or self.complete:
             return
-        self._keep_alive = self._parser.should_keep_alive() and not self._ends_with_stream()
+        self._keep_alive = self._parser.should_keep_alive()
+        if self.length is None and self._keep_alive:
+            lines = dict(self.headers)
+            is_stream = lines.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
+            self._keep_alive = not (is_stream and lines.get(b"server") == b"llama.cpp")
         self.complete = True
 
-    def _ends_with_stream(self) -> bool:
-        """Whether the server closes the connection now although its head says nothing of it.
-
-        llama-server does after every stream (server-http.cpp: its content provider returns false at the end, which
-        cpp-httplib takes for a failed write); the next request on it would be lost.
-        """
-        lines = [(name, value[:17].lower()) for name, value in self.headers if name in _TELLING]
-        return (b"content-type", b"text/event-stream") in lines and (b"server", b"llama.cpp") in lines
-
-    # waiting
-
-    async def _wait(self) -> None:
-        """Sleep until something changes."""
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-
     def _notify(self) -> None:
-        """Wake the reader."""
+        """Have the watcher look."""
         if self.watcher is not None:
-            self.watcher()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self.watcher.progress()
 
     def _fail(self, error: UpstreamError) -> None:
-        """Remember the first error, close, wake the reader."""
+        """Remember the first error, close, have the watcher look."""
         if self.error is None:
             self.error = error
         self.close()
@@ -406,43 +332,64 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """Idle connections to one host and port, newest first."""
+    """Idle connections to one address, newest first."""
 
     def __init__(self, host: str, port: int, *, max_idle: int) -> None:
-        """`max_idle` connections are kept at most; none once the pool is closed."""
+        """`max_idle` connections are kept at most; none once the pool is closed. `port` 0: `host` is a unix socket."""
         self.host = host
         self.port = port
         self.max_idle = max_idle
         self.idle: list[Connection] = []
+        self.check: Callable[[Connection], Awaitable[None]] | None = None
+        """Raises UpstreamError where a fresh connection does not lead to the server that is meant."""
 
     def take(self) -> Connection | None:
         """An idle connection that was not closed yet."""
         while self.idle:
             connection = self.idle.pop()
-            if connection.alive:
+            if not connection.is_closed():
                 return connection
         return None
 
     async def connect(self, timeout_s: float) -> Connection:
-        """A fresh connection. Raises UpstreamError `unreachable`."""
+        """A fresh connection to the server that is meant. Raises UpstreamError `unreachable`, `wrong_server`."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                transport, connection = await loop.create_connection(lambda: Connection(loop), self.host, self.port)
+                if self.port:
+                    _, connection = await loop.create_connection(Connection, self.host, self.port)
+                else:
+                    _, connection = await loop.create_unix_connection(Connection, self.host)
         except TimeoutError:
             raise UpstreamError("unreachable", f"no connection within {timeout_s:g} s") from None
         except OSError as error:
             raise UpstreamError("unreachable", f"no connection: {error.strerror or error}") from None
-        sock = transport.get_extra_info("socket")
+        connection.port = self.port
+        if self.port:
+            await self._greet(connection, timeout_s)
+        if connection.is_closed():  # a server that died meanwhile
+            raise UpstreamError("unreachable", "it closed a connection before anything was sent")
+        return connection
+
+    async def _greet(self, connection: Connection, timeout_s: float) -> None:
+        """Set up a fresh TCP connection, and see whose it is. Raises UpstreamError."""
+        assert connection.transport is not None  # noqa: S101  # it was connected just now
+        sock = connection.transport.get_extra_info("socket")
         expect_acknowledgements(sock)
         without_pacing(sock)
-        return connection
+        if self.check is not None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.check(connection)
+            except TimeoutError:
+                connection.close()
+                raise UpstreamError("unreachable", f"it did not say within {timeout_s:g} s who it is") from None
 
     def put_back(self, connection: Connection) -> None:
         """Take a connection back after its exchange; unusable or surplus ones are closed."""
         if not connection.finish():
             return
-        if len(self.idle) >= self.max_idle:
+        if len(self.idle) >= self.max_idle or connection.port != self.port:
             connection.close()
         else:
             self.idle.append(connection)

@@ -1,27 +1,103 @@
-"""Everything that comes from one routing table. Pure."""
+"""Everything that comes from one routing table; requests in flight keep theirs across a reload. Pure."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Awaitable, Callable, Iterable
+
 import msgspec
 
-from launcher.ir.fleet import RoutingTable
+from launcher.ir.exchange import Orchestrating
+from launcher.ir.fleet import RoutePool, RoutingTable
 from launcher.route.directory import Directory
+from launcher.route.endpoint import Kind
 from launcher.route.guard import Guard
+from launcher.route.media import MEDIA
 from launcher.route.target import Target
+from launcher.route.upstream import Connection
+
+
+class Route(msgspec.Struct, frozen=True):
+    """What a name leads to."""
+
+    name: str
+    tiers: tuple[tuple[Target, ...], ...]
+    """Its servers, then those of its fallbacks, nearest first."""
+    timeouts_s: dict[str, float]
+    """By server: how long it may say nothing, being asked by this name."""
+    grows_above: int = 0
+    """Requests in flight above which another server of its pool is started; 0: never."""
+    is_validated: bool = False
+    """An orchestrator validates its answers."""
+    has_replicas: bool = False
+    """Its first tier has several servers."""
+    lacks: frozenset[str] = frozenset()
+    """Media that none of its first tier takes."""
 
 
 class View(msgspec.Struct, frozen=True):
-    """A table and what was made of it; requests in flight keep theirs across a reload."""
+    """A table and what was made of it."""
 
     table: RoutingTable
     directory: Directory
     guard: Guard
     targets: dict[str, Target]
-    only: dict[str, Target]
-    """Names that one server answers to, and nobody validates."""
+    routes: dict[str, Route]
     auto: frozenset[str] = frozenset()
     """Names that an orchestrator answers to (`auto`)."""
-    growing: dict[str, int] = {}
-    """Names whose pool grows → requests in flight above which it does."""
-    validated: frozenset[str] = frozenset()
-    """Names whose answers an orchestrator validates."""
+
+    def route(self, model: str | None, kind: Kind | None = None) -> Route:
+        """Where a request for `model` goes; for None the default, of its `kind`. Raises HttpError."""
+        return self.routes[self.directory.asked(model, kind)]
+
+
+def view_of(
+    table: RoutingTable,
+    old: dict[str, Target],
+    orchestrator: Orchestrating | None,
+    check: Callable[[Target, Connection], Awaitable[None]],
+) -> View:
+    """Everything for `table`; servers on the same host keep their connections, counts, breakers, and who waits.
+
+    `check` raises UpstreamError where a fresh connection does not lead to the server that is meant.
+    Raises ConfigError or HostError for a table that cannot be served safely.
+    """
+    directory = Directory(table)
+    guard = Guard(table.front)
+    targets: dict[str, Target] = {}
+    for name, unit in table.targets.items():
+        known = old.get(name)
+        if known is not None and known.unit.host == unit.host:
+            known.update(unit)
+            targets[name] = known
+        else:
+            made = targets[name] = Target(unit)
+            made.pool.check = functools.partial(check, made)
+    names = directory.names()
+    validated = orchestrator.validated() if orchestrator is not None else frozenset()
+    auto = frozenset(orchestrator.names()) - frozenset(names) if orchestrator is not None else frozenset()
+    routes = {
+        name: _route(name, directory, targets, grows_above(table.pools, directory.tiers(name)[0]), name in validated)
+        for name in names
+    }
+    for target in targets.values():
+        sharing = {
+            t.name: t.gate for r in routes.values() if target in r.tiers[0] for t in r.tiers[0] if t is not target
+        }
+        target.gate.siblings = tuple(sharing.values())
+    return View(table, directory, guard, targets, routes, auto)
+
+
+def _route(name: str, directory: Directory, targets: dict[str, Target], above: int, validated: bool) -> Route:
+    tiers = tuple(tuple(targets[server] for server in tier) for tier in directory.tiers(name))
+    timeouts_s = {t.name: directory.timeout_s(name, t.unit) for tier in tiers for t in tier}
+    lacks = MEDIA.difference(*(target.unit.modalities for target in tiers[0]))
+    return Route(name, tiers, timeouts_s, above, validated, len(tiers[0]) > 1, lacks)
+
+
+def grows_above(pools: Iterable[RoutePool], servers: tuple[str, ...]) -> int:
+    """Requests in flight above which one more of `servers`, all of one pool, is started; 0: never."""
+    for pool in pools:
+        if len(servers) > 1 and pool.expansion_threshold > 0 and set(pool.servers).issuperset(servers):
+            return pool.expansion_threshold
+    return 0

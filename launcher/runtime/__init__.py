@@ -7,19 +7,33 @@ serve → drain → stop. `python -m launcher.runtime DIR` is what `spawn_detach
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from launcher.base.background import Background, BackgroundHandler
 from launcher.errors import LaunchError
 from launcher.files import deployment_state_dir
-from launcher.runtime.deployment import read_deployment
-from launcher.runtime.fleet import Runtime
+from launcher.runtime.deployment import read_deployment, require_ours
+from launcher.runtime.fleet import Runtime, UnitsOptions
 from launcher.runtime.front_only import route_only as serve_front_only
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.detached import spawn_runtime
 from launcher.supervise.events import AnyEvent, FleetFailed
 
-__all__ = ["ControlClient", "NoRuntimeError", "read_deployment", "run", "spawn_detached"]
+__all__ = [
+    "ControlClient",
+    "NoRuntimeError",
+    "UnitsOptions",
+    "read_deployment",
+    "require_ours",
+    "run",
+    "spawn_detached",
+]
+
+_LAST_WORDS_S = 2.0
+"""How long the end waits for `on_event` to take what came last."""
 
 
 def ignore_event(_: AnyEvent) -> None:
@@ -31,31 +45,46 @@ def run(
     *,
     on_event: Callable[[AnyEvent], None] = ignore_event,
     route_only: bool = False,
+    units: UnitsOptions | None = None,
     api_key_file: Path | None = None,
     asked_ns: int | None = None,
 ) -> int:
     """Run the deployment in the foreground until SIGTERM, SIGINT or a stop over the control socket; 0 then.
 
-    `route_only` starts and stops no server: the front alone, for fleets whose processes systemd owns; it
-    reads its keys from `api_key_file` where that is given (a unit's credential), else where the routes say.
+    `units`: the processes are systemd's units, which run on when a signal ends the runtime. `route_only` starts and
+    stops no server: the front alone, for fleets whose processes somebody else owns. Keys are read from `api_key_file`
+    where that is given (a unit's credential), else where the routes say.
     `asked_ns` is when the start was asked for (`launcher.files.asked_at_ns`): if everything was told to stop since,
-    nothing is started. `on_event` is called in the event loop and must not block. A second signal kills instead of
-    draining. Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a
-    fatal server did not become ready, or everything was told to stop before all were; everything that was started is
-    stopped), each after a `FleetFailed` event.
+    nothing is started. `on_event` is called in a thread of its own and may block: events that nobody takes are dropped.
+    A second signal kills instead of draining.
+
+    Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a fatal server
+    did not become ready, or everything was told to stop before all were; everything that was started is stopped), each
+    after a `FleetFailed` event.
     """
     import uvloop  # noqa: PLC0415 - only who runs a fleet pays for it
 
+    told = Background()
+
+    def tell(event: AnyEvent) -> None:
+        told.put(functools.partial(on_event, event))
+
+    if not logging.root.handlers:
+        handler = BackgroundHandler()
+        handler.setLevel(logging.WARNING)
+        logging.root.addHandler(handler)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
-                serve_front_only(deployment_dir, on_event, api_key_file)
+                serve_front_only(deployment_dir, tell, api_key_file)
                 if route_only
-                else Runtime(deployment_dir, on_event, asked_ns).main()
+                else Runtime(deployment_dir, tell, asked_ns, units=units, api_key_file=api_key_file).main()
             )
     except LaunchError as error:
-        on_event(FleetFailed(exit_code=error.exit_code, findings=error.findings))
+        tell(FleetFailed(exit_code=error.exit_code, findings=error.findings))
         raise
+    finally:
+        told.close(_LAST_WORDS_S)
     return 0
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.base.background import BackgroundHandler
 from launcher.errors import LaunchError
 from launcher.runtime import run
 from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, encode_event
 
 
 def main(argv: Sequence[str]) -> int:
-    """`python -m launcher.runtime DIR [--route-only] [--events-fd N] [--asked-ns N]`; events as JSON lines on stderr.
+    """`python -m launcher.runtime DIR [--route-only] [--events-fd N] [--asked-ns N]`.
+
+    Events go as JSON lines to stderr, with their times.
 
     The events up to ready or failed also go to descriptor N. The exit code is that of the LaunchError.
     """
@@ -23,12 +28,14 @@ def main(argv: Sequence[str]) -> int:
     if descriptor >= 0:
         os.set_inheritable(descriptor, False)
 
+    _log_with_times()
+
     def on_event(event: AnyEvent) -> None:
         nonlocal descriptor
         line = encode_event(event)
         # Unbuffered: on a full disk a line is lost, and nothing else.
         with contextlib.suppress(OSError):
-            os.write(2, line)
+            os.write(2, b'{"at":"%b",%b' % (time.strftime("%Y-%m-%dT%H:%M:%S%z").encode(), line[1:]))
         if descriptor >= 0:
             # Whoever watched may be gone: that is no reason to stop.
             with contextlib.suppress(OSError):
@@ -41,6 +48,14 @@ def main(argv: Sequence[str]) -> int:
         return run(Path(argv[0]), on_event=on_event, route_only="--route-only" in argv, asked_ns=asked_ns)
     except LaunchError as error:
         return error.exit_code
+
+
+def _log_with_times() -> None:
+    """Warnings and errors go to stderr, with the wall clock's time before them."""
+    handler = BackgroundHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    logging.getLogger().addHandler(handler)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,20 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
+
 from launcher.errors import ConfigError, Finding
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.manifest import argv_digest, decode_fleet, decode_routes
 
 
-def read_deployment(deployment_dir: Path, *, trusted: bool = False) -> tuple[FleetManifest, RoutingTable]:
+def read_deployment(deployment_dir: Path, *, api_key_file: Path | None = None) -> tuple[FleetManifest, RoutingTable]:
     """`fleet.json` and `routes.json` of a rendered deployment. Raises ConfigError.
 
-    With `trusted`, the directory and both files must be ours or root's, and nobody else's to write: what they say
-    is executed, and whoever asks for it over the control API need not be who wrote them.
+    The directory and both files must be ours or root's, and nobody else's to write: what they say
+    is executed, and whoever asks for it need not be who wrote them. `api_key_file` stands in for the one of the routes.
     """
-    fleet, routes = _read_pair(deployment_dir, trusted=trusted)
+    fleet, routes = _read_pair(deployment_dir)
     manifest = decode_fleet(fleet, str(deployment_dir / "fleet.json"))
     table = decode_routes(routes, str(deployment_dir / "routes.json"))
     for server in manifest.servers:
@@ -31,17 +33,19 @@ def read_deployment(deployment_dir: Path, *, trusted: bool = False) -> tuple[Fle
             raise ConfigError(
                 [Finding(code="manifest/invalid", severity="error", key="", message=message, notes=notes)]
             )
+    if api_key_file is not None:
+        unit = msgspec.structs.replace(table.front, api_key_file=str(api_key_file))
+        table = msgspec.structs.replace(table, front=unit)
     return manifest, table
 
 
-def _read_pair(directory: Path, *, trusted: bool) -> tuple[bytes, bytes]:
+def _read_pair(directory: Path) -> tuple[bytes, bytes]:
     """The bytes of both files, read through the descriptors that were looked at. Raises ConfigError."""
     path = directory
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if trusted:
-                _require_ours(path, os.fstat(descriptor))
+            require_ours(path, os.fstat(descriptor))
             texts = []
             for name in ("fleet.json", "routes.json"):
                 path = directory / name
@@ -50,8 +54,7 @@ def _read_pair(directory: Path, *, trusted: bool) -> tuple[bytes, bytes]:
                 with os.fdopen(file, "rb") as opened:
                     if not stat.S_ISREG(os.fstat(file).st_mode):
                         raise OSError(errno.EINVAL, "it is no regular file")
-                    if trusted:
-                        _require_ours(path, os.fstat(file))
+                    require_ours(path, os.fstat(file))
                     texts.append(opened.read())
         finally:
             os.close(descriptor)
@@ -63,9 +66,15 @@ def _read_pair(directory: Path, *, trusted: bool) -> tuple[bytes, bytes]:
     return texts[0], texts[1]
 
 
-def _require_ours(path: Path, facts: os.stat_result) -> None:
+def trusted_owners() -> frozenset[int]:
+    """Whose files may say what is executed: ours, root's, and his who became root by sudo: he could do it himself."""
+    sudo = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    return frozenset({0, os.geteuid(), *((int(sudo),) if sudo.isascii() and sudo.isdigit() else ())})
+
+
+def require_ours(path: Path, facts: os.stat_result) -> None:
     """Raises ConfigError unless `path` is ours or root's, and only its owner may write it."""
-    if facts.st_uid not in (0, os.getuid()):
+    if facts.st_uid not in trusted_owners():
         why = f"it belongs to user {facts.st_uid}, this runtime runs as {os.getuid()}"
     elif facts.st_mode & 0o022:
         why = f"others than its owner may write it (mode {facts.st_mode & 0o7777:04o})"

@@ -15,50 +15,83 @@ from typing import Any
 import msgspec
 
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError
+from launcher.events import FILE_NAME, EventLog
 from launcher.files import (
     LockHeldError,
     LockOwner,
-    OwnedLock,
     deployment_state_dir,
     is_called_off,
     write_atomic,
     writing,
 )
+from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
-from launcher.ir.live import FleetStatus
+from launcher.ir.live import FleetStatus, ProcessStatus
+from launcher.manifest import front_changes
 from launcher.runtime.deployment import read_deployment
 from launcher.runtime.host import front_url, notify, signals
+from launcher.runtime.keeping import Keeping
 from launcher.runtime.observing import Observer
-from launcher.supervise import LOCK_NAME, Supervisor, boot_id, early_finding, proc_stat, stopping_finding
-from launcher.supervise.control import control_socket, serve_control
+from launcher.runtime.telling import happened
+from launcher.supervise import (
+    Children,
+    ProcessOwner,
+    Supervisor,
+    SystemdUnits,
+    boot_id,
+    early_finding,
+    proc_stat,
+    state_moved_finding,
+    stopping_finding,
+)
+from launcher.supervise.control import control_socket, serve_control, socket_address
 from launcher.supervise.events import AnyEvent, RuntimeStarted
 
 _LOG = logging.getLogger("launch.runtime")
 
 
+class UnitsOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Which units are ours: `PREFIX-NAME.service`, of the machine's manager or of our user's."""
+
+    prefix: str
+    user: bool = False
+
+
 class Runtime:
     """One run of one deployment; implements `launcher.ir.live.Control`."""
 
-    def __init__(self, deployment_dir: Path, on_event: Callable[[AnyEvent], None], asked_ns: int | None = None) -> None:
-        """Reads the manifest. Raises ConfigError. `asked_ns`: see `launcher.runtime.run`."""
+    def __init__(
+        self,
+        deployment_dir: Path,
+        on_event: Callable[[AnyEvent], None],
+        asked_ns: int | None = None,
+        *,
+        units: UnitsOptions | None = None,
+        api_key_file: Path | None = None,
+    ) -> None:
+        """Reads the manifest. Raises ConfigError. See `launcher.runtime.run`."""
+        self._api_key_file = api_key_file
         self._asked_ns = asked_ns
         self._directory = deployment_dir.absolute()
         self._on_event = on_event
-        self._manifest, self._table = read_deployment(self._directory)
-        self._state_dir = deployment_state_dir(
-            self._manifest.deployment, self._manifest.supervisor.state_dir, create=True
-        )
+        self._manifest, self._table = read_deployment(self._directory, api_key_file=api_key_file)
+        self._state_dir = self._make_state_dir()
         self._url = front_url(self._table)
+        self._owner = _owner(self._manifest, self._state_dir, units)
         self._supervisor = Supervisor(
             self._manifest,
             state_dir=self._state_dir,
-            write=lambda path, data: write_atomic(path, data, mode=0o600),
+            owner=self._owner,
             emit=self._emit,
             front=self._url,
         )
         self._supervisor.runtime_pid = os.getpid()
-        self._observer = Observer(self._manifest, self._table, lambda: self._supervisor.status().processes)
+        self._keeping = Keeping(self._state_dir, self._holder, self._make_state_dir)
+        self._observer = Observer(self._manifest, self._table, self._processes, tell=self.tell)
+        self._events: EventLog | None = None
+        """Opened with the lock held: the store has one writer."""
         self._front: Any = None
+        self._doors: Any = None
         self._told = asyncio.Event()
         self._reason = "control"
         self._serving: asyncio.Task[None] | None = None
@@ -66,20 +99,29 @@ class Runtime:
         self._reloads: set[asyncio.Task[dict[str, Any]]] = set()
         self._started = False
         self._ending = False
+        self._leaves = False
+        """The processes run on when we end."""
 
     # --- Control ---------------------------------------------------------------------------------------------
 
     def status(self) -> FleetStatus:
         """Every process now."""
-        return self._observer.status(self._with_figures(self._supervisor.status()))
+        status = self._observer.status(self._with_figures(self._supervisor.status()))
+        return msgspec.structs.replace(status, drift=(*status.drift, *self._keeping.trouble))
+
+    def _processes(self) -> tuple[ProcessStatus, ...]:
+        """Every process now, with what the front knows of it."""
+        return self._with_figures(self._supervisor.status()).processes
 
     def _with_figures(self, status: FleetStatus) -> FleetStatus:
         """`status` with what the front knows: how many wait for a slot, how fast answers came."""
         from launcher import route  # noqa: PLC0415 - late, as below
 
-        known = route.figures(self._front) if self._front is not None else {}
+        known = route.figures(self._front.view.targets) if self._front is not None else {}
         processes = tuple(
-            msgspec.structs.replace(p, queued=p.queued + f.queued, tokens_per_second=f.tokens_per_second)
+            msgspec.structs.replace(
+                p, queued=p.queued + f.queued, tokens_per_second=f.tokens_per_second, breaker_s=f.breaker_s
+            )
             if (f := known.get(p.name)) is not None
             else p
             for p in status.processes
@@ -127,23 +169,43 @@ class Runtime:
             unknown = set(names) - {p.name for p in self.status().processes} - {s.name for s in manifest.servers}
             if unknown:
                 raise KeyError(min(unknown))
-            self._front.upstreams = route.with_elsewhere(self._supervisor, table)
-            self._front.replace_table(table)
-            changes = await self._supervisor.reload(manifest, names)
+            if manifest.supervisor.state_dir != self._manifest.supervisor.state_dir:
+                raise SuperviseError([state_moved_finding(manifest.deployment)])
+            fronts = [unit.name for unit in manifest.services if unit.builtin is not None and unit.name in names]
+            front = front_changes(self._table, table)
+            # everything that may fail comes first: a reload that is refused has changed nothing
+            door = self._doors.prepare(table.front)
+            try:
+                self._front.replace_table(table)
+            except BaseException:
+                door.close()
+                raise
+            self._front.upstreams = route.with_remote(self._supervisor, table)
+            await self._doors.take(door)
             self._directory, self._manifest, self._table = directory, manifest, table
+            self._url = self._supervisor.front = front_url(table)
+            self._keeping.claim()
+            self._remember()
+            self._doors.drain_timeout_s = manifest.supervisor.drain_timeout_s
+            if isinstance(self._owner, Children):
+                self._owner.log_files = manifest.supervisor.log_files
+                self._owner.log_max_bytes = manifest.supervisor.log_max_bytes
+            changes = await self._supervisor.reload(manifest, names)
             self._observer.take_over(manifest, table)
             return {
                 "started": list(changes.started),
                 "stopped": list(changes.stopped),
                 "restarted": list(changes.restarted),
                 "kept": list(changes.kept),
+                "reloaded": fronts,
+                "front": front,
                 "failed": {name: self._supervisor.why_failed(name) for name in changes.failed},
             }
 
     def _read(self, deployment_dir: str | None) -> tuple[Path, FleetManifest, RoutingTable]:
         """The deployment to take over (None = the present one), and where it is. Raises ConfigError."""
         directory = self._directory if deployment_dir is None else Path(deployment_dir).absolute()
-        manifest, table = read_deployment(directory, trusted=True)
+        manifest, table = read_deployment(directory, api_key_file=self._api_key_file)
         if manifest.deployment != self._manifest.deployment:
             message = f"{directory} is {manifest.deployment}, this runtime serves {self._manifest.deployment}"
             finding = Finding(code="manifest/other-deployment", severity="error", key="", message=message)
@@ -154,23 +216,16 @@ class Runtime:
 
     async def main(self) -> None:
         """The whole run, with the deployment's lock held."""
-        lock = OwnedLock(self._state_dir / LOCK_NAME)
-        mine = proc_stat(os.getpid())
-        owner = LockOwner(
-            pid=os.getpid(),
-            start_ticks=mine.start_ticks if mine else 0,
-            boot_id=boot_id(),
-            deployment=self._manifest.deployment,
-            deployment_dir=str(self._directory),
-            front=self._url,
-        )
+        lock = self._keeping.lock
         with signals(self._on_signal):
             try:
                 with writing(lock.path):
-                    lock.acquire(owner)
+                    lock.acquire(self._holder())
             except LockHeldError as error:
                 raise HostError([_held(self._manifest.deployment, error)]) from None
             try:
+                self._events = EventLog(self._state_dir / FILE_NAME)
+                self._observer.pool.remember(e.name for e in self._events.after() if e.kind in ("starting", "adopted"))
                 # With the lock held: whoever stops everything from now on finds it.
                 if self._asked_ns is not None and is_called_off(self._asked_ns):
                     raise SuperviseError([early_finding(self._manifest.deployment)])
@@ -178,27 +233,56 @@ class Runtime:
                 with contextlib.ExitStack() as doors:
                     with writing(self._state_dir):
                         sock = doors.enter_context(control_socket(self._state_dir))
-                    await self._hold(sock)
+                    address = doors.enter_context(socket_address(self._state_dir))
+                    await self._hold(sock, Path(address))
             finally:
                 # Nothing can start a server any more; one that a late start left would live on without a runtime.
-                await self._supervisor.sweep()
-                lock.release()
+                if not self._leaves:
+                    await self._supervisor.sweep()
+                if self._events is not None:
+                    self._events.close()
+                self._keeping.lock.release()
 
-    async def _hold(self, control_sock: socket.socket) -> None:
+    def _make_state_dir(self) -> Path:
+        """The state directory, made. Raises HostError."""
+        return deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
+
+    def _holder(self) -> LockOwner:
+        """Who we are, and what we serve where."""
+        mine = proc_stat(os.getpid())
+        return LockOwner(
+            pid=os.getpid(),
+            start_ticks=mine.start_ticks if mine else 0,
+            boot_id=boot_id(),
+            deployment=self._manifest.deployment,
+            deployment_dir=str(self._directory),
+            front=self._url,
+        )
+
+    def _remember(self) -> None:
+        """What commands read, should it be lost."""
+        served = (self._directory / name for name in ("fleet.json", "routes.json"))
+        self._keeping.remember((self._state_dir / "request.json", *served))
+
+    async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
         """Open the doors, run the fleet until told, close in order."""
         from launcher import orchestrate, route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
-        control = route.control_app(self)
         orchestrator = orchestrate.Orchestrator(self._table, lambda: self._state_dir)
-        orchestrator.on_domain = self._observer.pool.domain
+        orchestrator.on_domain, orchestrator.tell = self._observer.pool.domain, self.tell
         self._front = route.Front(
             self._table,
-            route.with_elsewhere(self._supervisor, self._table),
-            control=control,
+            route.with_remote(self._supervisor, self._table),
+            control=control_address,
             orchestrator=orchestrator,
         )
+        self._front.expansion.tell = self.tell
         unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
         sock = route.bind(self._front, unit.host, unit.port)
+        with contextlib.ExitStack() as unless_made:
+            unless_made.callback(sock.close)
+            self._doors = route.Doors(self._front, sock, route.bind_more(self._front))
+            unless_made.pop_all()
         closing = asyncio.Event()
         self._emit(
             RuntimeStarted(
@@ -209,21 +293,47 @@ class Runtime:
                 processes=self._supervisor.boot_names(),
             )
         )
-        async with serve_control(control, control_sock):
+        self._remember()
+        app = route.control_app(self, self._page_routes())
+        async with serve_control(app, control_sock):
+            keeping = asyncio.create_task(self._keeping.watch(app, self._owner.heal))
             self._serving = asyncio.create_task(
                 route.serve(
-                    self._front, host=unit.host, port=unit.port, sock=sock, shutdown=closing, drain_timeout_s=drain_s
+                    self._front,
+                    host=unit.host,
+                    port=unit.port,
+                    doors=self._doors,
+                    shutdown=closing,
+                    drain_timeout_s=drain_s,
                 )
             )
             self._front.more_metrics = self._observer.metrics
             try:
                 await self._run_fleet(self._serving)
             finally:
-                await self._end_reloads()
+                keeping.cancel()
+                await asyncio.gather(keeping, self._end_reloads(), return_exceptions=True)
                 closing.set()
                 await asyncio.gather(self._serving, return_exceptions=True)
-                await self._supervisor.stop_all(self._reason)
+                if self._leaves:
+                    self._supervisor.abandon()
+                else:
+                    await self._supervisor.stop_all(self._reason)
                 await self._observer.close()
+
+    def _page_routes(self) -> Any:
+        """The page at /ui, and what it asks of us."""
+        from launcher.page import page_routes  # noqa: PLC0415 - late, as above
+        from launcher.runtime.paging import Pages  # noqa: PLC0415
+
+        assert self._events is not None  # noqa: S101 - the lock is held
+        served = lambda: (self._manifest, self._table)  # noqa: E731
+        pages = Pages(
+            *(self, self._front, self._supervisor, self._events, self._observer),
+            served=served,
+            state_dir=lambda: self._state_dir,
+        )
+        return page_routes(pages)
 
     async def _end_reloads(self) -> None:
         """Cut short the reloads that run or wait, and refuse more: they would start what is being stopped."""
@@ -262,20 +372,42 @@ class Runtime:
         """Pass an event on; whoever watches cannot stop the fleet by failing."""
         try:
             self._observer(event)
+            self.tell(happened(event, is_up=self._started))
             self._on_event(event)
         except Exception:  # noqa: BLE001 - whatever it is, it is logged
             _LOG.exception("the watcher of events failed")
 
+    def tell(self, what: Happened) -> None:
+        """One more event for people."""
+        if self._events is not None:
+            self._events.add(what)
+
     def _on_signal(self, number: signal.Signals) -> None:
         """End; if that is under way, end now."""
         if self._told.is_set():
-            self._supervisor.kill_all()
+            if not self._owner.outlives:  # else the manager has limits of its own
+                self._supervisor.kill_all()
             if self._serving is not None:
                 self._serving.cancel()
             return
         self._reason = number.name
+        self._leaves = self._owner.outlives
         notify("STOPPING=1")
         self._told.set()
+
+
+def _owner(manifest: FleetManifest, state_dir: Path, units: UnitsOptions | None) -> ProcessOwner:
+    """Who has the processes: systemd, or we."""
+
+    def write(path: Path, data: bytes) -> None:
+        write_atomic(path, data, mode=0o600)
+
+    if units is not None:
+        return SystemdUnits(manifest.deployment, state_dir, write, prefix=units.prefix, user=units.user)
+    settings = manifest.supervisor
+    return Children(
+        manifest.deployment, state_dir, write, log_files=settings.log_files, log_max_bytes=settings.log_max_bytes
+    )
 
 
 def _held(deployment: str, error: LockHeldError) -> Finding:

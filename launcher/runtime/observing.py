@@ -10,27 +10,44 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.orchestrate.pool import WarmPool
 from launcher.orchestrate.tally import Histogram
+from launcher.runtime.targets import bounds, samples, targets_now
 from launcher.supervise import events
 from launcher.supervise.room import available_bytes
 
 _GPU_EVERY_S = 5.0
+TARGET_METRICS = {
+    "limit": "What should be kept to: at most so many seconds, at least so many tokens a second.",
+    "measured": "What was measured of it last.",
+    "met": "1 where the last measurement keeps to it, 0 where it does not.",
+}
 
 
 class Observer:
     """Hears every event of one runtime. All methods are called in its event loop."""
 
     def __init__(
-        self, manifest: FleetManifest, table: RoutingTable, processes: Callable[[], Iterable[ProcessStatus]]
+        self,
+        manifest: FleetManifest,
+        table: RoutingTable,
+        processes: Callable[[], Iterable[ProcessStatus]],
+        *,
+        tell: Callable[[Happened], None],
     ) -> None:
-        """`processes`: every process now, with what it measures. Nothing runs before the fleet is ready."""
-        self.pool = WarmPool(manifest, table, available=available_bytes)
+        """`processes`: every process now, with what it measures; `tell` hears what the warm pool does.
+
+        Nothing runs before the fleet is ready.
+        """
+        self.pool = WarmPool(manifest, table, available=available_bytes, tell=tell)
         self._processes = processes
         self._gpus = tuple(device.name for device in manifest.devices if device.kind == "gpu")
-        self._swaps = Histogram()
+        self._targets = manifest.targets
+        self._swaps = Histogram(bounds(self._targets))
+        self._swap_s: float | None = None
         self._failures: Counter[str] = Counter()
         self._slips: Counter[str] = Counter()
         self._restored: Counter[str] = Counter()
@@ -51,7 +68,10 @@ class Observer:
         await asyncio.gather(*self._tasks, self.pool.close(), return_exceptions=True)
 
     def take_over(self, manifest: FleetManifest, table: RoutingTable) -> None:
-        """Another manifest."""
+        """Another manifest. Swaps are counted anew where their target, and with it a bucket, is another."""
+        if bounds(manifest.targets) != bounds(self._targets):
+            self._swaps = Histogram(bounds(manifest.targets))
+        self._targets = manifest.targets
         self._models = {unit.name: unit.model for unit in manifest.servers}
         self.pool.take_over(manifest, table)
 
@@ -67,23 +87,26 @@ class Observer:
             case events.ServerFailed():
                 self._failures[event.name] += 1
                 self.pool.ended(event.name)
-            case events.RungTaken() if event.rung:
+            case events.RungTaken() if event.rung and not event.by_hand:
                 self._failures[event.name] += 1
                 self._slips[event.name] += 1
             case events.Swapped():
                 self._swaps.observe(event.seconds)
+                self._swap_s = event.seconds
             case events.SlotsRestored():
                 self._restored[event.name] += event.tokens
             case _:
                 pass
 
     def status(self, status: FleetStatus) -> FleetStatus:
-        """`status` with how much of the workers' files is in RAM."""
+        """`status` with how much of the workers' files is in RAM, and with the targets."""
         processes = []
         for process in status.processes:
             percent, doing = self.pool.residency(process.name)
-            processes.append(msgspec.structs.replace(process, in_ram_percent=percent, in_ram=doing))
-        return msgspec.structs.replace(status, processes=tuple(processes))
+            pinned = self.pool.is_pinned(process.name)
+            processes.append(msgspec.structs.replace(process, in_ram_percent=percent, in_ram=doing, pinned=pinned))
+        targets = targets_now(self._targets, processes, self._swap_s)
+        return msgspec.structs.replace(status, processes=tuple(processes), targets=targets)
 
     def metrics(self) -> str:
         """Prometheus text: the seed document's names, then ours."""
@@ -138,6 +161,10 @@ class Observer:
             "Tokens of saved slots that a server confirmed to have again after a swap.",
             ((_labels(server=name), count) for name, count in sorted(self._restored.items())),
         )
+        now = targets_now(self._targets, processes, self._swap_s)
+        for what, meaning in TARGET_METRICS.items():
+            values = ((_labels(**labels), value) for labels, value in samples(now, what))
+            family(f"launch_target_{what}", "gauge", meaning, values)
         return "\n".join(lines) + "\n" + self.pool.metrics()
 
     async def _watch_gpus(self) -> None:

@@ -1,53 +1,62 @@
 """Running a fleet: processes started in order, proven ready, watched, restarted, stopped, and found again.
 
 In: a `FleetManifest`. Out: running processes, `FleetStatus`, events; implements `Upstreams` of `launcher.ir.live`.
-I/O, except `lifecycle`, `ledger`, `reload`, `diagnose`, `spec` and `events`, which are pure and decide.
+I/O, except `lifecycle`, `scheduler`, `reload`, `diagnose`, `spec` and `events`, which are pure and decide.
 """
 
 from __future__ import annotations
 
+from launcher.supervise.children import Children
 from launcher.supervise.diagnose import Diagnosis, diagnose
 from launcher.supervise.ending import early_finding, end_runtime, reach_runtime
+from launcher.supervise.findings import state_moved_finding, stopping_finding
 from launcher.supervise.identity import RecordStore, ServerRecord
-from launcher.supervise.ledger import Resident, choose_victims
+from launcher.supervise.marks import marked_deployments
 from launcher.supervise.offline import (
     LOCK_NAME,
     LockHolder,
-    Orphan,
     OrphanReport,
     RuntimeAliveError,
     offline_status,
     runtime_holder,
     stop_orphans,
 )
+from launcher.supervise.owner import Orphan, ProcessOwner
 from launcher.supervise.ports import PortOwner, port_owner
 from launcher.supervise.procfs import boot_id, proc_stat
 from launcher.supervise.reload import Changes
-from launcher.supervise.supervisor import Supervisor, stopping_finding
+from launcher.supervise.scheduler import Resident, choose_victims
+from launcher.supervise.supervisor import Supervisor
+from launcher.supervise.units import SystemdUnits
 
 __all__ = [
     "LOCK_NAME",
     "Changes",
+    "Children",
     "Diagnosis",
     "LockHolder",
     "Orphan",
     "OrphanReport",
     "PortOwner",
+    "ProcessOwner",
     "RecordStore",
     "Resident",
     "RuntimeAliveError",
     "ServerRecord",
     "Supervisor",
+    "SystemdUnits",
     "boot_id",
     "choose_victims",
     "diagnose",
     "early_finding",
     "end_runtime",
+    "marked_deployments",
     "offline_status",
     "port_owner",
     "proc_stat",
     "reach_runtime",
     "runtime_holder",
+    "state_moved_finding",
     "stop_orphans",
     "stopping_finding",
 ]

@@ -2,51 +2,94 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from pathlib import Path
 
-from launcher.supervise import logs, ports
+from launcher.supervise import ports
 from launcher.supervise.diagnose import Diagnosis, diagnose
+from launcher.supervise.owner import Ending
 from launcher.supervise.spec import ProcessSpec
 
+_COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
-def obstacle(spec: ProcessSpec) -> Diagnosis | None:
-    """Why a start cannot succeed, found before a process is made."""
-    if shutil.which(spec.argv[0]) is None:
+
+def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
+    """Why a start cannot succeed, found before a process is made. Without `programs` it is not us who executes it."""
+    if programs and shutil.which(spec.unit.argv[0]) is None:
         code = "supervise/container-engine-missing" if spec.container else "supervise/binary-missing"
         remedy = _remedy(spec)
-        return Diagnosis(code=code, cause=f"{spec.argv[0]} is not there or not executable", remedy=remedy)
-    missing = [file for file in spec.files if not Path(file).exists()]
+        return Diagnosis(code=code, cause=f"{spec.unit.argv[0]} is not there or not executable", remedy=remedy)
+    missing = [file for file in spec.unit.files if not os.path.exists(file)]  # noqa: PTH110 - a Path raises where it may not look
     if missing:
         cause = f"missing: {', '.join(missing[:3])}"
         return Diagnosis(code="supervise/model-missing", cause=cause, remedy="fetch it, or correct the path")
-    owner = ports.port_owner(spec.port, spec.host)
+    owner = ports.port_owner(spec.unit.port, spec.unit.host)
     if owner is not None:
-        cause = f"port {spec.port} is held by {owner}, which this fleet did not start"
+        cause = f"port {spec.unit.port} is held by {owner}, which this fleet did not start"
         return Diagnosis(code="supervise/port-busy", cause=cause, remedy="stop it, or set another `port`")
     return None
 
 
 def _remedy(spec: ProcessSpec) -> str:
     """What helps where the program of a command line is not there."""
-    if Path(spec.argv[0]).name == "numactl":
+    if Path(spec.unit.argv[0]).name == "numactl":
         return "apt-get install numactl, or drop the server's `numa`"
     if spec.kind == "service" and not spec.container:
         return "install it, or correct its `command`"
-    return "install it, or set `engine`"
+    return "install it, or set `runtime.container_engine`" if spec.container else "install it, or set `engine`"
 
 
-def cause_of_end(spec: ProcessSpec, log: Path, code: int | None, *, starting: bool, oom_killed: bool) -> Diagnosis:
+def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagnosis:
     """Why it ended; a port that is taken is named with its owner.
 
     A llama-server that exits at once may lose its last lines (its logger is a thread), so that a taken port is
-    looked for even when the log does not say so. `oom_killed`: while it ran, the kernel killed for want of memory.
+    looked for even when the log does not say so.
     """
-    found = diagnose(code, logs.tail(log), oom_killed=oom_killed)
+    if ending.refused is not None:
+        return ending.refused
+    found = diagnose(ending.code, ending.tail, oom_killed=ending.oom_killed)
     unexplained = found.code == "supervise/exited" and starting
-    owner = ports.port_owner(spec.port, spec.host) if unexplained or found.code == "supervise/port-busy" else None
+    owner = (
+        ports.port_owner(spec.unit.port, spec.unit.host) if unexplained or found.code == "supervise/port-busy" else None
+    )
     if owner is None:
         return found
-    cause = f"port {spec.port} is held by {owner}"
+    cause = f"port {spec.unit.port} is held by {owner}"
     remedy = "stop it, or set another `port`"
     return Diagnosis(code="supervise/port-busy", cause=cause, remedy=remedy, line=found.line)
+
+
+def overdue(spec: ProcessSpec, reason: str) -> Diagnosis:
+    """Why it was ended while it started, from the lifecycle's `reason`: with the setting that allows more."""
+    stalled = reason.startswith("stalled")
+    code = "supervise/stalled" if stalled else "supervise/not-ready"
+    setting = f"{spec.kind}s.{spec.name}.{'stall_timeout_s' if stalled else 'start_timeout_s'}"
+    remedy = f"read its log; if it only needs longer, raise `{setting}`"
+    return Diagnosis(code=code, cause=reason, remedy=remedy)
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """How many processes the kernel killed for want of memory: in our control group, and on the whole machine.
+
+    Only a difference says something. Control groups v2 count in `memory.events`, v1 in `memory.oom_control`, each with
+    the groups below; the machine in /proc/vmstat. What is not there counts 0.
+    """
+    files = [root / "proc/vmstat"]
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        inside = path.lstrip("/")
+        if controllers == "":
+            files.append(root / "sys/fs/cgroup" / inside / "memory.events")
+        elif "memory" in controllers.split(","):
+            files.append(root / "sys/fs/cgroup/memory" / inside / "memory.oom_control")
+    return sum(int(match[1]) for file in files if (match := _COUNT.search(_read(file))))
+
+
+def _read(path: Path) -> str:
+    """The text of `path`, "" where it cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import msgspec
 
@@ -33,9 +34,10 @@ _MAX_SOCKET_PATH = 100
 """sun_path holds 108 bytes; longer paths go through a descriptor of the directory."""
 _CONNECT_S = 5.0
 _STATUS_S = 10.0
-_CLASSES: dict[int, type[LaunchError]] = {
+ERROR_CLASSES: dict[int, type[LaunchError]] = {
     c.exit_code: c for c in (ConfigError, CatalogError, PlanError, EngineError, HostError, SuperviseError)
 }
+"""By the exit code of a runtime that ends with one."""
 
 
 class NoRuntimeError(Exception):
@@ -116,7 +118,7 @@ async def serve_control(app: Any, sock: socket.socket) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _knock(state_dir: Path) -> None:
+def _check_socket(state_dir: Path) -> None:
     """Raise NoRuntimeError unless somebody listens."""
     if not (state_dir / SOCKET_NAME).exists():
         raise NoRuntimeError(f"no runtime serves {state_dir}")
@@ -157,7 +159,7 @@ class ControlClient:
         holder = runtime_holder(state_dir)
         if holder is not None and is_suspended(holder.pid):
             raise NoRuntimeError(f"the runtime of {state_dir} (pid {holder.pid}) is stopped by a signal")
-        _knock(state_dir)
+        _check_socket(state_dir)
         import httpx  # noqa: PLC0415 - 0.2 s that other commands need not pay
 
         self._state_dir = state_dir
@@ -203,6 +205,20 @@ class ControlClient:
         changes: dict[str, Any] = msgspec.json.decode(raw)
         return changes
 
+    def page_link(self) -> str:
+        """A word that opens one session of the page at /ui."""
+        word: str = msgspec.json.decode(self._call("POST", "/v1/launch/link", {}, timeout_s=_STATUS_S))["token"]
+        return word
+
+    def pool(self, verb: str, name: str) -> None:
+        """Preload, pin, unpin or evict a model of the warm pool."""
+        self._call("POST", f"/v1/launch/pool/{quote(name, safe='')}/{verb}", {}, timeout_s=_STATUS_S)
+
+    def requests(self) -> dict[str, Any]:
+        """The requests that run or wait (`now`), and the last that ended (`ended`)."""
+        found: dict[str, Any] = msgspec.json.decode(self._call("GET", "/v1/launch/requests", timeout_s=_STATUS_S))
+        return found
+
     def _call(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> bytes:
         """One request; the body of a good answer. `timeout_s` bounds the wait for it."""
         import httpx  # noqa: PLC0415 - as above
@@ -221,6 +237,6 @@ class ControlClient:
             found = _Error(message=answer.text)
         if answer.status_code == 404:
             raise KeyError(found.message)
-        if found.exit_code in _CLASSES:
-            raise _CLASSES[found.exit_code](found.findings)
+        if found.exit_code in ERROR_CLASSES:
+            raise ERROR_CLASSES[found.exit_code](found.findings)
         raise RuntimeError(f"the runtime answered {answer.status_code}: {found.message}")

@@ -11,19 +11,17 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import CatalogError, ConfigError, EngineError, Finding, HostError, LaunchError, SuperviseError
+from launcher.errors import Finding, SuperviseError
 from launcher.supervise import logs
+from launcher.supervise.control import ERROR_CLASSES
 from launcher.supervise.ending import early_finding
 from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, decode_event
 
 _LOG_NAME = "runtime.log"
 _LOG_FILES = 3
 _TAIL_LINES = 20
-_TOLD_CODES = (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+_STOPPED_CODES = (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 """How a runtime ends that was told to, the signals before it listens for them."""
-_CLASSES: dict[int, type[LaunchError]] = {
-    c.exit_code: c for c in (ConfigError, CatalogError, EngineError, HostError, SuperviseError)
-}
 
 
 def spawn_runtime(
@@ -63,13 +61,13 @@ def spawn_runtime(
                     return child.pid
                 if isinstance(event, FleetFailed):
                     child.wait()
-                    raise _CLASSES.get(event.exit_code, SuperviseError)(event.findings)
+                    raise ERROR_CLASSES.get(event.exit_code, SuperviseError)(event.findings)
         except KeyboardInterrupt:
             child.send_signal(signal.SIGTERM)
             child.wait()
             raise
     code = child.wait()
-    if code in _TOLD_CODES:
+    if code in _STOPPED_CODES:
         raise SuperviseError([early_finding(deployment_dir.name)])
     finding = Finding(
         code="supervise/runtime-died",

@@ -106,7 +106,10 @@ _SIGNATURES = tuple(
             "lower `n_ctx` or `slots`, or set `cache_type_k=q8_0`",
         ),
         (
-            r"((?:cudaMalloc failed|CUDA error): out of memory|OutOfDeviceMemory|to allocate (?!CPU|AMX)\S+ buffer)",
+            (
+                r"((?:cudaMalloc failed|(?:CUDA|ROCm|MUSA) error): out of memory|OutOfDeviceMemory|OutOfHostMemory"
+                r"|CallbackErrorOutOfMemory|to allocate (?!CPU|AMX)\S+ buffer)"
+            ),
             "supervise/vram-out-of-memory",
             "the device has too little memory: {0}",
             "lower `n_gpu_layers` or `n_ctx`, or free the device",
@@ -114,7 +117,7 @@ _SIGNATURES = tuple(
         (
             (
                 r"(ggml_aligned_malloc: insufficient memory|(?:unable|failed) to allocate (?:compute )?\S+ buffer"
-                r"|std::bad_alloc|GGML_ASSERT\(ctx->mem_buffer != NULL\))"
+                r"|std::bad_alloc|GGML_ASSERT\(ctx->mem_buffer != NULL\)|mmap failed: Cannot allocate memory)"
             ),
             "supervise/out-of-memory",
             "the weights or buffers do not fit into memory: {0}",

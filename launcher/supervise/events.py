@@ -39,6 +39,14 @@ class ServerAdopted(Event, frozen=True, kw_only=True):
     pid: int
 
 
+class ServerSlow(Event, frozen=True, kw_only=True):
+    """It still starts after its `start_timeout_s`, and is left alone because it gets on. `expected_s`: reading it."""
+
+    name: str
+    seconds: float
+    expected_s: float | None = None
+
+
 class ServerReady(Event, frozen=True, kw_only=True):
     """Readiness was proven, `seconds` after the spawn."""
 
@@ -62,11 +70,13 @@ class ServerFailed(Event, frozen=True, kw_only=True):
 
 
 class RungTaken(Event, frozen=True, kw_only=True):
-    """Out of memory: it is started on another `rung` of its ladder (`1/4: q3_k_m`); "" = climbed back, as planned."""
+    """Out of memory: it is started by another fallback, `rung` (`1/4: q3_k_m`); "" = restored, as planned."""
 
     name: str
     rung: str
     why: str
+    by_hand: bool = False
+    """Somebody asked for it: nothing ran out of memory."""
 
 
 class Swapped(Event, frozen=True, kw_only=True):
@@ -86,7 +96,7 @@ class SlotsRestored(Event, frozen=True, kw_only=True):
 
 
 class ServerStopping(Event, frozen=True, kw_only=True):
-    """SIGTERM was sent. `why`: stop, idle, evicted, exclusive, changed, unhealthy."""
+    """SIGTERM was sent. `why`: stop, idle, unloaded, evicted, exclusive, changed, unhealthy."""
 
     name: str
     why: str
@@ -151,6 +161,7 @@ class Stopped(Event, frozen=True, kw_only=True):
 AnyEvent = (
     RuntimeStarted
     | ServerStarting
+    | ServerSlow
     | ServerAdopted
     | ServerReady
     | ServerFailed

@@ -21,7 +21,11 @@ from launcher.supervise import events, http, logs
 from launcher.supervise.readiness import auth_headers
 from launcher.supervise.spec import ProcessSpec
 
-_CALL = "import importlib, sys; m, _, f = sys.argv[1].partition(':'); getattr(importlib.import_module(m), f)()"
+_CALL = (
+    "import importlib, sys; m, _, f = sys.argv[1].partition(':'); done = getattr(importlib.import_module(m), f)();"
+    " sys.exit('it returned False' if done is False else 0)"
+)
+"""Calls `module:function`; one that returns False has failed, as one that raises."""
 _TAIL_LINES = 5
 
 
@@ -104,7 +108,7 @@ async def _post(hook: HookUnit, specs: Mapping[str, ProcessSpec]) -> str | None:
     path = "/" + (hook.path or "").removeprefix("/")
     try:
         reply = await http.request(
-            spec.host, spec.port, path, body=hook.body, timeout_s=hook.timeout_s, headers=auth_headers(spec)
+            spec.unit.host, spec.unit.port, path, body=hook.body, timeout_s=hook.timeout_s, headers=auth_headers(spec)
         )
     except OSError as error:
         return f"{spec.name}{path}: {error or type(error).__name__}"

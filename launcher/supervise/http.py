@@ -48,7 +48,7 @@ class _Collector:
         self.reusable = self.parser.should_keep_alive()
 
 
-class Line:
+class HttpConnection:
     """Requests to `host:port`, one after the other, on one connection that is opened anew where it was closed.
 
     Asking a loading server every few milliseconds costs a tenth of what it does with a connection each.
@@ -117,8 +117,8 @@ class _StaleError(ConnectionError):
 async def request(
     host: str, port: int, path: str, *, timeout_s: float, body: Any = None, headers: dict[str, str] | None = None
 ) -> Reply:
-    """One request on a connection of its own; see `Line.request`."""
-    line = Line(host, port)
+    """One request on a connection of its own; see `HttpConnection.request`."""
+    line = HttpConnection(host, port)
     try:
         return await line.request(path, timeout_s=timeout_s, body=body, headers=headers)
     finally:

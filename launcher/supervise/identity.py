@@ -5,6 +5,9 @@ A state file is only a claim. A pid counts as ours when this boot, the start tim
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +15,11 @@ from typing import Literal
 
 import msgspec
 
+from launcher.base.names import PROCESS
+from launcher.base.regular import read_regular
 from launcher.supervise import procfs
 
+_LOG = logging.getLogger("launch.supervise")
 _LOOKS = 20
 _LOOK_PAUSE_S = 0.001
 _LATEST_S = 1e11
@@ -64,31 +70,72 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
 class RecordStore:
     """The state files of one deployment, in `STATE_DIR/servers/NAME.json`.
 
-    `write(path, data)` must replace a file atomically; None makes the store read-only.
+    `write(path, data)` must replace a file atomically; None makes the store read-only. What the disk refuses is
+    remembered, said (`trouble`) and done later (`heal`): a process is found by its mark meanwhile.
     """
 
     def __init__(self, state_dir: Path, write: Callable[[Path, bytes], None] | None = None) -> None:
         """`state_dir` need not exist for reading."""
         self.directory = state_dir / "servers"
         self._write = write
+        self._saved: dict[str, ServerRecord] = {}
+        """What should be there, by name."""
+        self._over: set[str] = set()
+        """Names whose files should be gone, and are not."""
+        self._trouble: dict[str, str] = {}
 
     def path(self, name: str) -> Path:
         """Where the state file of `name` lies."""
         return self.directory / f"{name}.json"
 
     def save(self, record: ServerRecord) -> None:
-        """Write the state file of `record.name`."""
+        """Write the state file of `record.name`; where that is impossible, `heal` does it later."""
         if self._write is None:
             raise RuntimeError("this store is read-only")
-        self._write(self.path(record.name), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        self._saved[record.name] = record
+        self._over.discard(record.name)
+        try:
+            self._write(self.path(record.name), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        except OSError as error:
+            self._failed(record.name, "written", error)
+        else:
+            self._trouble.pop(record.name, None)
 
     def remove(self, name: str) -> None:
-        """Forget `name`: its process has ended."""
-        self.path(name).unlink(missing_ok=True)
+        """Forget `name`: its process has ended. A file that cannot be removed now, `heal` removes later."""
+        self._saved.pop(name, None)
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as error:
+            self._over.add(name)
+            self._failed(name, "removed", error)
+        else:
+            self._over.discard(name)
+            self._trouble.pop(name, None)
 
     def discard(self, bad: Rejected) -> None:
-        """Forget a state file that cannot be trusted."""
-        Path(bad.path).unlink(missing_ok=True)
+        """Forget a state file that cannot be trusted, where that is possible."""
+        with contextlib.suppress(OSError):
+            Path(bad.path).unlink(missing_ok=True)
+
+    def heal(self) -> None:
+        """Have every file be there, or gone, as it should; what is still refused stays in `trouble`."""
+        for name in tuple(self._over):
+            self.remove(name)
+        for record in tuple(self._saved.values()):
+            if record.name in self._trouble or not os.path.lexists(self.path(record.name)):
+                self.save(record)
+
+    def trouble(self) -> tuple[str, ...]:
+        """What the disk refuses now, a line each."""
+        return tuple(self._trouble[name] for name in sorted(self._trouble))
+
+    def _failed(self, name: str, what: str, error: OSError) -> None:
+        """Remember and log it, once as long as it stays the same."""
+        said = f"the state file {self.path(name)} cannot be {what}: {error.strerror or error}"
+        if self._trouble.get(name) != said:
+            self._trouble[name] = said
+            _LOG.warning("%s", said)
 
     def read(self, deployment: str | None = None) -> tuple[tuple[ServerRecord, ...], tuple[Rejected, ...]]:
         """Every state file, sorted by name, and those that are torn, foreign, empty, or of another version.
@@ -108,8 +155,8 @@ class RecordStore:
 def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
     """One state file, or why it is not to be trusted."""
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=ServerRecord)
-    except (OSError, msgspec.DecodeError) as error:
+        record = msgspec.json.decode(read_regular(path), type=ServerRecord)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Rejected(path=str(path), reason=f"unreadable: {error}")
     if record.name != path.stem or (deployment is not None and record.deployment != deployment):
         return Rejected(path=str(path), reason=f"it describes {record.name!r} of deployment {record.deployment!r}")
@@ -131,6 +178,8 @@ def _impossible(record: ServerRecord) -> str | None:
     for name, value, highest in limits:
         if not 0 <= value <= highest:
             return f"{name} {str(value)[:40]}"
+    if not PROCESS.fullmatch(record.name) or not record.argv:
+        return f"name {record.name[:40]!r}, argv {record.argv[:1]!r}"
     if record.log_file and ("\0" in record.log_file or not Path(record.log_file).is_absolute()):
         return f"log_file {record.log_file!r}"
     return None
@@ -145,11 +194,6 @@ def argv_agrees(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
     if not argv or not running:
         return False
     return argv[-len(running) :] == running or running[-len(argv) :] == argv
-
-
-def is_ours(record: ServerRecord) -> bool:
-    """Whether `record.pid` is, now, the living process that the record describes."""
-    return mismatch(record) is None
 
 
 def mismatch(record: ServerRecord) -> str | None:

@@ -1,5 +1,7 @@
 """Life of one process as a pure function `(life, event, now) → (life, actions)`. Pure.
 
+Its states and what leads from one to another are drawn in `lifecycle.mmd`, which a test compares with `step`.
+
 Time is a float of seconds from any fixed point; jitter comes in with the event that needs it. `Spawn` is asked
 for only while nothing is alive, and `alive` ends only with `Exited`, so that there are never two processes.
 """
@@ -12,15 +14,28 @@ import msgspec
 
 from launcher.ir.live import ServerState
 
-LOOKS = 2
+SILENT_RETRIES = 2
 """How often a first start that failed without saying why is repeated (llama-server's logger is a thread: as it exits
 it may lose its last lines, about one time in five; it loses all of them one time in forty)."""
+FAILED_PAUSE_S = 30.0
+"""After which a request may try a failed server again that is started on demand (`Retry-After` of its 503)."""
+CHATTER = 10
+"""How many times `start_timeout_s` a start may take that writes to its log and loads nothing."""
 KILL_WAIT_S = 5.0
 """How long after SIGKILL an exit may take (a process in uninterruptible sleep) before we say so."""
 
 
+Flag = Literal["draining", "held", "closed", "returning", "suspended"]
+_USABLE = ("ready", "sleeping")
+_ENDED = ("stopped", "backoff", "failed")
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """Time limits and restart rules of one process, in seconds; `stall_timeout_s` 0 = never stalled."""
+    """Time limits and restart rules of one process, in seconds.
+
+    `stall_timeout_s` 0 = never stalled, and ended at `start_timeout_s` whatever it does; else a start that still makes
+    progress then goes on.
+    """
 
     start_timeout_s: float
     stall_timeout_s: float
@@ -48,12 +63,26 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     since: float = 0.0
     progress_at: float = 0.0
+    loaded_at: float = 0.0
+    """When it last loaded something while starting."""
+    slow: bool = False
+    """It is still starting after `start_timeout_s`, because it makes progress."""
     deadline: float | None = None
     failures: tuple[float, ...] = ()
     served_s: float = 0.0
     restarts: int = 0
-    looks: int = 0
+    silent_retries: int = 0
     """Repetitions of a first start that failed without saying why."""
+    draining: bool = False
+    """It takes no more requests, because it is about to be stopped."""
+    held: bool = False
+    """An operator stopped it: no request starts it again."""
+    closed: bool = False
+    """The fleet ends, or a reload removed it: nothing starts it again."""
+    returning: bool = False
+    """A reload stops it in order to start it again: requests wait for it."""
+    suspended: bool = False
+    """Its process is stopped by a signal (SIGSTOP, a debugger): it answers nothing, and may go on any time."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -73,7 +102,9 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """It wrote to its log or loaded more memory while starting."""
+    """It wrote to its log while starting, or `loading`: it read or holds more than before."""
+
+    loading: bool = False
 
 
 class Slept(msgspec.Struct, frozen=True):
@@ -109,16 +140,33 @@ class SpawnFailed(msgspec.Struct, frozen=True):
     jitter: float = 0.5
 
 
+class Marked(msgspec.Struct, frozen=True):
+    """A `flag` of the life was set or cleared from outside; it changes no state."""
+
+    flag: Flag
+    on: bool
+
+
 class Tick(msgspec.Struct, frozen=True):
     """Time passed; `deadline_of` says when one is due."""
 
 
-Event = Start | Stop | Ready | Progress | Slept | Broken | Exited | SpawnFailed | Tick
-Action = Literal["spawn", "probe", "terminate", "kill"]
+_StateEvent = Start | Stop | Ready | Progress | Slept | Broken | Exited | SpawnFailed | Tick
+Event = _StateEvent | Marked
+Action = Literal["spawn", "probe", "terminate", "kill", "say_slow"]
 
 
 def step(life: Life, event: Event, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
     """The next life and what must be done for it, in order."""
+    if isinstance(event, Marked):
+        return msgspec.structs.replace(life, **{event.flag: event.on}), ()
+    following, actions = _step(life, event, now, policy)
+    if following.state != life.state and following.state in _ENDED:
+        following = msgspec.structs.replace(following, draining=False)
+    return following, actions
+
+
+def _step(life: Life, event: _StateEvent, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
     match event:
         case Start():
             return _start(life, event, now, policy)
@@ -127,7 +175,8 @@ def step(life: Life, event: Event, now: float, policy: Policy) -> tuple[Life, tu
         case Ready():
             return _ready(life, now), ()
         case Progress():
-            return msgspec.structs.replace(life, progress_at=now), ()
+            loaded = now if event.loading else life.loaded_at
+            return msgspec.structs.replace(life, progress_at=now, loaded_at=loaded), ()
         case Slept():
             return _slept(life, event), ()
         case Broken():
@@ -138,6 +187,30 @@ def step(life: Life, event: Event, now: float, policy: Policy) -> tuple[Life, tu
             return _exited(life, Exited(event.reason, event.jitter), now, policy)
         case Tick():
             return _tick(life, now, policy)
+
+
+def usable(life: Life) -> bool:
+    """Whether a request may be sent now."""
+    return life.state in _USABLE and not life.draining and not life.suspended
+
+
+def shown_state(life: Life) -> ServerState:
+    """What people are shown; one that drains is as good as stopping."""
+    return "stopping" if life.draining else life.state
+
+
+def routing_state(life: Life, now: float, *, on_demand: bool) -> ServerState:
+    """The state that requests go by: what will soon be back is worth waiting for."""
+    if life.returning and (life.draining or life.state in ("stopping", "stopped")):
+        return "starting"
+    if life.draining:
+        return "stopping"
+    restarts = life.state == "stopping" and life.failing is not None and life.proven
+    if restarts or (life.suspended and life.state in _USABLE):
+        return "backoff"
+    if life.state == "failed" and on_demand and not life.alive and now - life.since >= FAILED_PAUSE_S:
+        return "stopped"  # a request may try again
+    return life.state
 
 
 def deadline_of(life: Life, policy: Policy) -> float | None:
@@ -156,11 +229,14 @@ def backoff_s(failures: int, jitter: float, policy: Policy) -> float:
 
 def _start(life: Life, event: Start, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
     """Begin, unless a process exists; one that is stopping is followed by a new one."""
+    if life.closed and not event.adopt:
+        return life, ()
+    life = msgspec.structs.replace(life, held=False, draining=False)
     if life.state == "stopping" and life.failing is None:
-        return msgspec.structs.replace(life, wanted=True, proven=False, failures=(), looks=0), ()
+        return msgspec.structs.replace(life, wanted=True, proven=False, failures=(), silent_retries=0), ()
     if life.state not in ("stopped", "failed", "backoff") or life.alive:
         return life, ()
-    fresh = msgspec.structs.replace(life, wanted=True, proven=False, failures=(), error=None, looks=0)
+    fresh = msgspec.structs.replace(life, wanted=True, proven=False, failures=(), error=None, silent_retries=0)
     return _begin(fresh, now, policy, adopt=event.adopt)
 
 
@@ -195,6 +271,8 @@ def _begin(life: Life, now: float, policy: Policy, *, adopt: bool = False) -> tu
         failing=None,
         since=now,
         progress_at=now,
+        loaded_at=now,
+        slow=False,
         deadline=now + policy.start_timeout_s,
     )
     return begun, ("probe",) if adopt else ("spawn", "probe")
@@ -238,7 +316,7 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life
     """Stopped as asked, or a failure: back off while it was ever ready and is no crash loop, else FAILED."""
     if not life.alive:
         return life, ()
-    life = _served(msgspec.structs.replace(life, alive=False), now)
+    life = _served(msgspec.structs.replace(life, alive=False, suspended=False), now)
     if life.state == "stopping" and life.failing is None:
         stopped = msgspec.structs.replace(life, state="stopped", deadline=None, since=now)
         return _begin(stopped, now, policy) if life.wanted else (stopped, ())
@@ -246,13 +324,13 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life
         return life, ()
     reason = life.failing or event.reason
     if event.again:
-        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1), now, policy)
+        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1, draining=False), now, policy)
     window = policy.crash_loop_window_s
     recent = (*(t for t in life.failures if life.served_s - t < window), life.served_s)
     life = msgspec.structs.replace(life, failures=recent)
     if not life.proven:
-        if event.unexplained and life.failing is None and life.looks < LOOKS:
-            return _begin(msgspec.structs.replace(life, looks=life.looks + 1), now, policy)
+        if event.unexplained and life.failing is None and life.silent_retries < SILENT_RETRIES:
+            return _begin(msgspec.structs.replace(life, silent_retries=life.silent_retries + 1), now, policy)
         return _failed(life, reason, now), ()
     if len(recent) >= policy.crash_loop_failures:
         return _failed(life, f"{reason} (failure {len(recent)} within {window:g} s of service: given up)", now), ()
@@ -274,11 +352,7 @@ def _tick(life: Life, now: float, policy: Policy) -> tuple[Life, tuple[Action, .
     if due is None or now < due:
         return life, ()
     if life.state == "starting":
-        if life.deadline is not None and now >= life.deadline:
-            reason = f"not ready after {policy.start_timeout_s:g} s"
-        else:
-            reason = f"stalled: no log output and no memory loaded for {policy.stall_timeout_s:g} s"
-        return _terminate(life, reason, now, policy)
+        return _overdue(life, now, policy)
     if life.state == "stopping" and not life.killed:
         return msgspec.structs.replace(life, killed=True, deadline=now + KILL_WAIT_S), ("kill",)
     if life.state == "stopping":
@@ -286,3 +360,21 @@ def _tick(life: Life, now: float, policy: Policy) -> tuple[Life, tuple[Action, .
     if life.state == "backoff":
         return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1), now, policy)
     return life, ()
+
+
+def _overdue(life: Life, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+    """A start that stalled, or is late: late is no reason to end it as long as it gets on."""
+    if life.deadline is None or now < life.deadline:
+        reason = f"stalled: no log output and no memory loaded for {policy.stall_timeout_s:g} s"
+        return _terminate(life, reason, now, policy)
+    patience = min(policy.stall_timeout_s, policy.start_timeout_s)
+    talks_until = min(life.progress_at + patience, life.since + CHATTER * policy.start_timeout_s)
+    until = talks_until if life.progress_at > life.since else life.deadline
+    if life.loaded_at > life.since:
+        until = max(until, life.loaded_at + patience)
+    if now < until:
+        return msgspec.structs.replace(life, slow=True, deadline=until), () if life.slow else ("say_slow",)
+    reason = f"not ready after {policy.start_timeout_s:g} s"
+    if life.slow:
+        reason += f", nor after {now - life.since:.0f} s: it got no further for {patience:g} s"
+    return _terminate(life, reason, now, policy)

@@ -32,14 +32,20 @@ def open_log(path: Path) -> int:
 
 
 def shift(path: Path, files: int) -> None:
-    """Make room for a new `path`: `.1` becomes `.2`, `path` becomes `.1`; at most `files` files in all remain."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    _shift_old(path, files)
-    if files > 1:
-        path.rename(_old(path, 1))
-    else:
-        path.unlink()
+    """Make room for a new `path`: `.1` becomes `.2`, `path` becomes `.1`; at most `files` files in all remain.
+
+    Where the disk refuses, what is written next is appended.
+    """
+    try:
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        _shift_old(path, files)
+        if files > 1:
+            path.rename(_old(path, 1))
+        else:
+            path.unlink()
+    except OSError as error:
+        _LOG.warning("%s cannot be moved away: %s", path, error.strerror or error)
 
 
 def cut(path: Path, files: int, max_bytes: int) -> bool:

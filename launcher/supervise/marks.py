@@ -6,8 +6,10 @@ of his own can only have that process ended.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,6 +18,16 @@ from launcher.supervise.identity import MARKER, ServerRecord, argv_agrees
 from launcher.supervise.spec import ProcessSpec
 
 _GRACE_S = 10.0
+
+
+def marked_deployments(root: Path) -> frozenset[str]:
+    """Names of the deployments with state below `root` of which a process runs, by its mark: whatever became of files.
+
+    Only processes that we may ask: our own, or as root everybody's.
+    """
+    marks = (procfs.environment(pid, MARKER) for pid in procfs.pids())
+    states = (Path(mark).parent.parent for mark in marks if mark is not None)
+    return frozenset(state.name for state in states if state.parent == root)
 
 
 def unrecorded(directory: Path, known: Collection[str]) -> list[ServerRecord]:
@@ -58,19 +70,37 @@ def unrecorded(directory: Path, known: Collection[str]) -> list[ServerRecord]:
     return found
 
 
+def new_record(spec: ProcessSpec, deployment: str, input_digest: str, log_file: str, restarts: int) -> ServerRecord:
+    """The record of a process that is about to be spawned as `spec`."""
+    return ServerRecord(
+        deployment=deployment,
+        input_digest=input_digest,
+        name=spec.name,
+        log_file=log_file,
+        started_at=time.time(),
+        restarts=restarts,
+        **_of_spec(spec),
+    )
+
+
 def completed(record: ServerRecord, spec: ProcessSpec) -> ServerRecord:
     """`record` with what `spec` says about it, if it was found by its mark and runs what `spec` would run."""
-    if record.input_digest or not argv_agrees(spec.argv, record.argv):
+    if record.input_digest or not argv_agrees(spec.unit.argv, record.argv):
         return record
-    return msgspec.structs.replace(
-        record,
-        kind=spec.kind,
-        roles=spec.roles,
-        tier=spec.tier,
-        argv=spec.argv,
-        argv_digest=spec.argv_digest,
-        host=spec.host,
-        port=spec.port,
-        model=spec.model,
-        stop_grace_s=spec.policy.stop_grace_s,
-    )
+    return msgspec.structs.replace(record, **_of_spec(spec))
+
+
+def _of_spec(spec: ProcessSpec) -> dict[str, Any]:
+    """The fields of a record that say what the process runs as."""
+    unit = spec.unit
+    return {
+        "kind": spec.kind,
+        "roles": unit.roles,
+        "tier": unit.tier,
+        "argv": unit.argv,
+        "argv_digest": unit.argv_digest,
+        "host": unit.host,
+        "port": unit.port,
+        "model": unit.model,
+        "stop_grace_s": spec.policy.stop_grace_s,
+    }

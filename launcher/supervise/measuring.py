@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.ir.fleet import FleetManifest
 from launcher.supervise import container, procfs
 
 _NVIDIA = Path("/dev/nvidiactl")
@@ -40,7 +41,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 class Measurer:
     """Keeps the last figures of the processes that `clients` gives, each with a container's command or none.
 
-    `gpus` are the fleet's GPUs, in the driver's order; `ask_gpus` is the whole interface to the driver.
+    `gpus` are the fleet's GPUs, in the driver's order; `ask_gpus` is the whole interface to the driver; `pss` measures
+    the RAM of one process.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Measurer:
         clients: Callable[[], Mapping[int, tuple[str, ...]]],
         gpus: tuple[str, ...],
         ask_gpus: Callable[[], Iterable[GpuUse]] | None = None,
+        pss: Callable[[int], int | None] | None = None,
     ) -> None:
         """Nothing is measured before `start`."""
         self.gpus = gpus
         self._clients = clients
         self._ask_gpus = ask_gpus or nvml_use
+        self._pss = pss or pss_bytes
         self._figures: Mapping[int, Measured] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -89,7 +93,7 @@ class Measurer:
         used = self._gpu_bytes(everything) if self.gpus else {}
         return {
             leader: Measured(
-                pss_bytes=_sum(map(pss_bytes, pids)),
+                pss_bytes=_sum(map(self._pss, pids)),
                 container_bytes=sum(stat.rss_bytes for stat in boxes[leader]) if boxes.get(leader) else None,
                 gpu_bytes=used.get(leader, {}),
             )
@@ -158,3 +162,8 @@ def _sum(sizes: Iterable[int | None]) -> int | None:
     """The sum of what is known; None when nothing is."""
     known = [size for size in sizes if size is not None]
     return sum(known) if known else None
+
+
+def gpu_names(manifest: FleetManifest) -> tuple[str, ...]:
+    """Names of the fleet's GPUs, in the driver's order."""
+    return tuple(device.name for device in manifest.devices if device.kind == "gpu")

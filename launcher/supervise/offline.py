@@ -6,15 +6,18 @@ import fcntl
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.supervise import container, logs, procfs
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch
 from launcher.supervise.marks import unrecorded
+from launcher.supervise.owner import Orphan
 from launcher.supervise.process import adopt
 
 LOCK_NAME = "runtime.lock"
@@ -34,14 +37,6 @@ class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
     start_ticks: int = 0
     boot_id: str = ""
     deployment_dir: str = ""
-
-
-class Orphan(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one process of a dead runtime. `outcome` `survived`: SIGKILL did not end it in 5 s."""
-
-    name: str
-    pid: int
-    outcome: str
 
 
 class OrphanReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,8 +121,6 @@ def stop_orphans(state_dir: Path, names: Collection[str] = (), *, grace_s: float
     With `names`, only those. `grace_s` None uses each server's own. Raises RuntimeAliveError when a runtime lives;
     holds its lock meanwhile.
     """
-    if not (state_dir / "servers").is_dir():
-        return OrphanReport(stopped=(), rejected=())
     with _no_runtime(state_dir):
         store = RecordStore(state_dir)
         living, rejected = living_records(store)
@@ -139,7 +132,8 @@ def stop_orphans(state_dir: Path, names: Collection[str] = (), *, grace_s: float
         for record in records:
             if record.name not in {r.name for r in living} and mismatch(record) is not None:
                 store.remove(record.name)
-        (state_dir / "control.sock").unlink(missing_ok=True)
+        with suppress(OSError):
+            (state_dir / "control.sock").unlink(missing_ok=True)
     return OrphanReport(stopped=stopped, rejected=tuple(rejected))
 
 
@@ -148,10 +142,12 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
     taken = [(record, running) for record in records if (running := adopt(record)) is not None]
     for _, running in taken:
         running.terminate()
-    outcomes: dict[str, str] = {}
+    outcomes: dict[str, Literal["stopped", "killed", "survived"]] = {}
     waiting = list(taken)
     begun = time.monotonic()
-    for deadline_s, outcome in ((grace_s, "stopped"), (_KILL_WAIT_S, "killed")):
+    turns: tuple[tuple[float | None, Literal["stopped", "killed"]], ...]
+    turns = ((grace_s, "stopped"), (_KILL_WAIT_S, "killed"))
+    for deadline_s, outcome in turns:
         still = []
         for record, running in waiting:
             limit_s = record.stop_grace_s if deadline_s is None else deadline_s
@@ -185,18 +181,30 @@ def runtime_holder(state_dir: Path) -> LockHolder | None:
         if attempt:
             time.sleep(_LOOK_PAUSE_S)
         if not _is_held(state_dir / LOCK_NAME):
-            return None
+            return _holder_of_lost(state_dir)
         holder = _named_holder(state_dir / LOCK_NAME)
         if holder is not None:
             return holder
     return LockHolder()
 
 
+def _holder_of_lost(state_dir: Path) -> LockHolder | None:
+    """A runtime that lives although its lock was removed: the parent of a marked process that has it open still."""
+    if (state_dir / LOCK_NAME).exists():
+        return None
+    for record in unrecorded(state_dir / "servers", ()):
+        stat = procfs.proc_stat(record.pid)
+        parent = procfs.proc_stat(stat.ppid) if stat is not None and stat.ppid > 1 else None
+        if parent is not None and f"{state_dir / LOCK_NAME} (deleted)" in procfs.open_files(parent.pid):
+            return LockHolder(pid=parent.pid, start_ticks=parent.start_ticks, boot_id=procfs.boot_id())
+    return None
+
+
 def _is_held(lock: Path) -> bool:
     """Whether a process holds `lock` for itself; asked by a shared lock, so that two who ask do not see each other."""
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -210,7 +218,7 @@ def _is_held(lock: Path) -> bool:
 def _named_holder(lock: Path) -> LockHolder | None:
     """Whom the lock file names, if that process lives."""
     try:
-        holder = msgspec.json.decode(lock.read_bytes(), type=LockHolder)
+        holder = msgspec.json.decode(read_regular(lock), type=LockHolder)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     if holder.pid <= 1 or holder.boot_id != procfs.boot_id():

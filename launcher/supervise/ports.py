@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
+import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from launcher.supervise import procfs
 from launcher.supervise.identity import MARKER
-from launcher.supervise.listeners import listening_inodes
 from launcher.supervise.offline import LOCK_NAME
+
+_LOOKS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ports")
+_LISTEN_STATE = 10
+_MAPPED = bytes(10) + b"\xff\xff"
+"""What comes before an IPv4 address that is written as an IPv6 one."""
+
+
+class Listener(NamedTuple):
+    """One listening socket; `address` is 4 or 16 bytes in network order, `uid` the user whose it is."""
+
+    port: int
+    address: bytes
+    inode: int
+    uid: int
 
 
 class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +47,26 @@ class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
         """`llama-server (pid 4711)`, or with `fleet` behind it."""
         fleet = f", {self.fleet}" if self.fleet else ""
         return f"{self.name} (pid {self.pid}{fleet})" if self.pid is not None else self.name
+
+
+def listening_inodes(port: int, host: str = "") -> frozenset[str]:
+    """Socket inodes that listen on TCP `port`: on any address, or where it is in the way of a listener on `host`."""
+    return frozenset(str(s.inode) for s in listeners() if s.port == port and (not host or _meets(s.address, host)))
+
+
+def listeners() -> Iterator[Listener]:
+    """Every listening TCP socket of this network namespace (/proc/net, addresses are words in the machine's order)."""
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if int(fields[3], 16) == _LISTEN_STATE:
+                address, _, port = fields[1].rpartition(":")
+                words = struct.unpack(f"!{len(address) // 8}I", bytes.fromhex(address))
+                yield Listener(int(port, 16), struct.pack(f"={len(words)}I", *words), int(fields[9]), int(fields[7]))
 
 
 def holds_socket(pid: int, inodes: frozenset[str]) -> bool:
@@ -52,13 +90,45 @@ def _open_files(pid: int) -> Iterator[str]:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether the process `pid`, or one of its session, listens on `port`."""
-    inodes = listening_inodes(port)
-    if not inodes:
-        return False
-    if holds_socket(pid, inodes):
+    """Whether the process `pid`, or one of its session, listens on `port`; of another user's, whether that user does.
+
+    A unit's user is its own (DynamicUser=), so that its sockets are nobody else's.
+    """
+    sockets = [s for s in listeners() if s.port == port]
+    if any(_holds(pid, s) for s in sockets):
         return True
-    return any(holds_socket(member.pid, inodes) for member in procfs.session_members(pid) if member.pid != pid)
+    return bool(sockets) and any(_holds(m.pid, s) for m in procfs.session_members(pid) for s in sockets)
+
+
+def intruder(pid: int, port: int, host: str) -> str | None:
+    """Who else listens where the process `pid` should alone; None when it does. Blocks for a look at /proc.
+
+    Raises ProcessLookupError when the process has ended, or nobody listens (it ends just now).
+    Two may share a port (SO_REUSEPORT, which llama-server sets), and the kernel then gives connections to either.
+    """
+    sockets = [s for s in listeners() if s.port == port and _meets(s.address, host)]
+    others = [s for s in sockets if not _holds(pid, s)]
+    if others:
+        members = [m.pid for m in procfs.session_members(pid)]
+        others = [s for s in others if not any(_holds(member, s) for member in members)]
+    owner = port_owner(port, host) if others else None
+    stat = procfs.proc_stat(pid)
+    if stat is None or stat.state == "Z" or not sockets:
+        raise ProcessLookupError
+    return None if owner is None else str(owner)
+
+
+async def look_for_intruder(pid: int, port: int, host: str) -> str | None:
+    """See `intruder`; looks are taken one after another in one thread of their own."""
+    return await asyncio.get_running_loop().run_in_executor(_LOOKS, intruder, pid, port, host)
+
+
+def _holds(pid: int, socket_: Listener) -> bool:
+    """Whether the socket is the process's; of another user's process, whether it is that user's (see `listens`)."""
+    user = procfs.user_of(pid)
+    if user is not None and os.getuid() not in (0, user):
+        return socket_.uid == user
+    return holds_socket(pid, frozenset((str(socket_.inode),)))
 
 
 def port_owner(port: int, host: str = "") -> PortOwner | None:
@@ -81,3 +151,16 @@ def _fleet_of(pid: int) -> str:
         return f"{Path(mark).stem} of {state.name} in {state}"
     locks = (Path(target) for target in _open_files(pid) if target.endswith(f"/{LOCK_NAME}"))
     return next((f"the front of {lock.parent.name} in {lock.parent}" for lock in locks), "")
+
+
+def _meets(address: bytes, host: str) -> bool:
+    """Whether a listener on `address` and one on `host` get in each other's way: equal, or one is a wildcard."""
+    if not any(address):
+        return True
+    if host == "localhost":
+        return _meets(address, "127.0.0.1") or _meets(address, "::1")
+    try:
+        wanted = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except (OSError, ValueError):
+        return True  # a name: it may be any of ours
+    return not any(wanted) or address.removeprefix(_MAPPED) == wanted.removeprefix(_MAPPED)

@@ -7,6 +7,7 @@ them), so there is no PR_SET_PDEATHSIG: the state files find them again. Linux 5
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
@@ -94,14 +95,17 @@ class RunningProcess:
     def _ended(self, on_exit: Callable[[int | None], None]) -> None:
         """Kill what is left of the session, and report when that is gone too, or after a second."""
         self.release()
-        if self._child is not None:
-            # Not reaped yet, so the pid, and with it the session, cannot be anybody else's.
-            self._members = procfs.session_members(self.pid)
+        with contextlib.suppress(OSError):  # no descriptor left: the end is reported all the same
+            if self._child is not None:
+                # Not reaped yet, so the pid, and with it the session, cannot be anybody else's.
+                self._members = procfs.session_members(self.pid)
         self._clear(on_exit, attempts=_CLEAR_ATTEMPTS)
 
     def _clear(self, on_exit: Callable[[int | None], None], attempts: int) -> None:
         """One look at who is left."""
-        left = [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]
+        left = []
+        with contextlib.suppress(OSError):
+            left = [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]
         if left and attempts > 0:
             asyncio.get_running_loop().call_later(_CLEAR_PAUSE_S, self._clear, on_exit, attempts - 1)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,15 @@ def proc_stat(pid: int) -> ProcStat | None:
     )
 
 
+def read_bytes(pid: int) -> int:
+    """Bytes that `pid` asked for with read() and its like since it began; 0 where it is gone or another user's."""
+    try:
+        text = (_PROC / str(pid) / "io").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("rchar:")), 0)
+
+
 def cmdline(pid: int) -> tuple[str, ...]:
     """The argv of `pid` now; empty when it is gone, a zombie, or not ours to read."""
     try:
@@ -60,6 +70,14 @@ def cmdline(pid: int) -> tuple[str, ...]:
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ()
     return tuple(os.fsdecode(part) for part in raw.removesuffix(b"\0").split(b"\0")) if raw else ()
+
+
+def user_of(pid: int) -> int | None:
+    """Whose process `pid` is; None when it is gone."""
+    try:
+        return (_PROC / str(pid)).stat().st_uid
+    except OSError:
+        return None
 
 
 def environment(pid: int, name: str) -> str | None:
@@ -73,6 +91,16 @@ def environment(pid: int, name: str) -> str | None:
     if prefix not in raw:
         return None
     return next((os.fsdecode(v.removeprefix(prefix)) for v in raw.split(b"\0") if v.startswith(prefix)), None)
+
+
+def open_files(pid: int) -> frozenset[str]:
+    """What `pid` has open, as /proc names it; none where we may not look."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.append(os.readlink(entry.path))  # noqa: PTH115 - one of many
+    return frozenset(found)
 
 
 def pids() -> Iterator[int]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from launcher.supervise import http, logs, ports, procfs
+from launcher.base.credentials import server_key_file
+from launcher.supervise import http, ports, procfs
 from launcher.supervise.spec import ProcessSpec
 
 _POLL_FIRST_S = 0.004
@@ -39,10 +39,10 @@ async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
     `token` False leaves out the last step (a server that was proven before and may be busy).
     Raises UnfitError when a stranger has the port, or the model or slots differ, or no token can come out.
     """
-    line = http.Line(spec.host, spec.port)
+    line = http.HttpConnection(spec.unit.host, spec.unit.port)
     try:
         await _until_healthy(spec, pid, line)
-        if spec.probe == "health":
+        if spec.unit.probe == "health":
             return
         headers = auth_headers(spec)
         _check_props(spec, await _ask(line, "/props", headers))
@@ -55,7 +55,7 @@ async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
 async def healthy(spec: ProcessSpec, timeout_s: float) -> bool:
     """Whether `/health` answers 2xx within `timeout_s`."""
     try:
-        reply = await http.request(spec.host, spec.port, spec.health_path, timeout_s=timeout_s)
+        reply = await http.request(spec.unit.host, spec.unit.port, spec.unit.health_path, timeout_s=timeout_s)
     except OSError:
         return False
     return 200 <= reply.status < 300
@@ -67,31 +67,44 @@ async def asleep(spec: ProcessSpec, timeout_s: float) -> bool | None:
     None when it does not say in time.
     """
     try:
-        reply = await http.request(spec.host, spec.port, "/props", timeout_s=timeout_s, headers=auth_headers(spec))
+        reply = await http.request(
+            spec.unit.host, spec.unit.port, "/props", timeout_s=timeout_s, headers=auth_headers(spec)
+        )
     except OSError:
         return None
     props = reply.json()
     return isinstance(props, dict) and props.get("is_sleeping") is True
 
 
-async def watch_progress(pid: int, log: Path, interval_s: float, on_progress: Callable[[], None]) -> None:
-    """Call `on_progress` whenever the log or the resident memory of `pid` grew, until cancelled."""
-    last = (-1, -1)
+async def watch_progress(
+    pid: int, log_mark: Callable[[], Awaitable[object]], interval_s: float, on_progress: Callable[[bool], None]
+) -> None:
+    """Call `on_progress` whenever the log of `pid` grew (False), or what it read or holds in RAM (True).
+
+    Until cancelled. What it read counts beside, because weights on their way to a GPU do not stay in its RAM.
+    """
+    mark, most = await log_mark(), _loaded_steps(pid)
     while True:
-        stat = procfs.proc_stat(pid)
-        now = (logs.size_bytes(log), stat.rss_bytes // _RSS_STEP_BYTES if stat else -1)
-        if now != last:
-            last = now
-            on_progress()
         await asyncio.sleep(interval_s)
+        now_mark, steps = await log_mark(), _loaded_steps(pid)
+        loading = any(now > before for now, before in zip(steps, most, strict=True))
+        if loading or now_mark != mark:
+            mark, most = now_mark, tuple(map(max, steps, most))
+            on_progress(loading)
+
+
+def _loaded_steps(pid: int) -> tuple[int, ...]:
+    """What `pid` has read, and holds in RAM, in steps that are worth a word."""
+    stat = procfs.proc_stat(pid)
+    return procfs.read_bytes(pid) // _RSS_STEP_BYTES, (stat.rss_bytes if stat else 0) // _RSS_STEP_BYTES
 
 
 def auth_headers(spec: ProcessSpec) -> dict[str, str]:
     """Authorization for a server that was given `--api-key-file`: its first key. The key stays in memory."""
-    if "--api-key-file" not in spec.argv[:-1]:
+    if "--api-key-file" not in spec.unit.argv[:-1]:
         return {}
     try:
-        text = Path(spec.argv[spec.argv.index("--api-key-file") + 1]).read_text()
+        text = server_key_file(spec.name, spec.unit.argv[spec.unit.argv.index("--api-key-file") + 1]).read_text()
     except OSError:
         return {}
     keys = (line.strip() for line in text.splitlines())
@@ -99,20 +112,20 @@ def auth_headers(spec: ProcessSpec) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-async def _until_healthy(spec: ProcessSpec, pid: int, line: http.Line) -> None:
+async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> None:
     """Look, a few milliseconds apart at first, until `/health` is 2xx from our own process.
 
     Who it is that answers is looked at once a connection, best while it still loads.
     """
     pause, known = _POLL_FIRST_S, 0
     while True:
-        reply = await _look(line, spec.health_path)
+        reply = await _get(line, spec.unit.health_path)
         if reply is not None and line.opened != known:
             owner = _stranger(spec, pid)
             if owner is None:
                 known = line.opened
             elif 200 <= reply.status < 300:
-                raise UnfitError(f"port {spec.port} is answered by {owner}, not by the server that was started")
+                raise UnfitError(f"port {spec.unit.port} is answered by {owner}, not by the server that was started")
             else:
                 line.close()
         if reply is not None and 200 <= reply.status < 300 and line.opened == known:
@@ -123,12 +136,12 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.Line) -> None:
 
 def _stranger(spec: ProcessSpec, pid: int) -> ports.PortOwner | None:
     """Who listens on the port of `spec`, if it is not the process `pid`."""
-    if spec.container or ports.listens(pid, spec.port):
+    if spec.container or ports.listens(pid, spec.unit.port):
         return None
-    return ports.port_owner(spec.port, spec.host)
+    return ports.port_owner(spec.unit.port, spec.unit.host)
 
 
-async def _look(line: http.Line, path: str) -> http.Reply | None:
+async def _get(line: http.HttpConnection, path: str) -> http.Reply | None:
     """The answer to a GET; None while nobody gives one."""
     try:
         return await line.request(path, timeout_s=_ASK_S)
@@ -136,7 +149,7 @@ async def _look(line: http.Line, path: str) -> http.Reply | None:
         return None
 
 
-async def _ask(line: http.Line, path: str, headers: dict[str, str]) -> http.Reply:
+async def _ask(line: http.HttpConnection, path: str, headers: dict[str, str]) -> http.Reply:
     """GET `path`, again while the server is not there or still loading."""
     while True:
         try:
@@ -148,12 +161,12 @@ async def _ask(line: http.Line, path: str, headers: dict[str, str]) -> http.Repl
         await asyncio.sleep(_POLL_MAX_S)
 
 
-async def _prove_token(spec: ProcessSpec, line: http.Line, headers: dict[str, str]) -> None:
+async def _prove_token(spec: ProcessSpec, line: http.HttpConnection, headers: dict[str, str]) -> None:
     """One token, vector or score comes out. Raises UnfitError when none does."""
-    path, body = _TOKEN_PROBES[spec.probe]
+    path, body = _TOKEN_PROBES[spec.unit.probe]
     limit_s = spec.policy.start_timeout_s
     reply = await line.request(path, body=body, headers=headers, timeout_s=limit_s)
-    if reply.status == 500 and spec.probe == "completion":
+    if reply.status == 500 and spec.unit.probe == "completion":
         # A first token that is half a character is an error to llama-server: ask for one that is whole.
         reply = await line.request(path, body={**body, "grammar": 'root ::= "a"'}, headers=headers, timeout_s=limit_s)
     _check_token(spec, path, reply)
@@ -165,23 +178,23 @@ def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
     if reply.status != 200 or not isinstance(props, dict):
         raise UnfitError(f"/props answers {reply.status}: {_short(reply)}")
     path = str(props.get("model_path", ""))
-    if os.path.realpath(path) != os.path.realpath(spec.model_path):
-        raise UnfitError(f"/props shows the model {path or 'none'}, planned is {spec.model_path}")
-    if props.get("total_slots") != spec.slots:
-        raise UnfitError(f"/props shows {props.get('total_slots')} slots, planned are {spec.slots}")
+    if os.path.realpath(path) != os.path.realpath(spec.unit.model_path):
+        raise UnfitError(f"/props shows the model {path or 'none'}, planned is {spec.unit.model_path}")
+    if props.get("total_slots") != spec.unit.slots:
+        raise UnfitError(f"/props shows {props.get('total_slots')} slots, planned are {spec.unit.slots}")
 
 
 def _check_token(spec: ProcessSpec, path: str, reply: http.Reply) -> None:
     """The answer to the token probe must hold a token, a vector or a score."""
     answer = reply.json()
     if reply.status == 200:
-        if spec.probe == "completion" and isinstance(answer, dict) and answer.get("tokens_predicted", 0) >= 1:
+        if spec.unit.probe == "completion" and isinstance(answer, dict) and answer.get("tokens_predicted", 0) >= 1:
             return
-        if spec.probe == "embedding" and isinstance(answer, list) and answer and answer[0].get("embedding"):
+        if spec.unit.probe == "embedding" and isinstance(answer, list) and answer and answer[0].get("embedding"):
             return
-        if spec.probe == "rerank" and isinstance(answer, dict) and answer.get("results"):
+        if spec.unit.probe == "rerank" and isinstance(answer, dict) and answer.get("results"):
             return
-    raise UnfitError(f"{path} gave no {spec.probe} (status {reply.status}): {_short(reply)}")
+    raise UnfitError(f"{path} gave no {spec.unit.probe} (status {reply.status}): {_short(reply)}")
 
 
 def _short(reply: http.Reply) -> str:

@@ -1,57 +1,93 @@
-"""Out of memory while serving: one rung down, the request asked again; and up again when there is room."""
+"""Out of memory while serving: one level down, the request asked again; and up again when there is room."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
 
+from launcher.ir.live import UnavailableError
 from launcher.supervise import events
+from launcher.supervise.fallbacks import OUT_OF_MEMORY
 from launcher.supervise.runner import Runner
 
-OUT_OF_MEMORY = "supervise/out-of-memory"
 _LOOK_S = 1.0
 
 
-async def second_chance(runner: Runner, since: float, said: str, drain_timeout_s: float) -> bool:
+async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout_s: float) -> bool:
     """Whether a request that failed may be asked again, because its server ran out of memory and is started with less.
 
     `since`: when the request was sent, a time of the loop. `said`: the server's own words, when it lives and answered
-    that it is out of memory; then it is drained and started anew. A server without a rung left gives no chance.
+    that it is out of memory; then it is drained and started anew. A server without a fallback left gives no chance.
     """
-    rungs = runner.rungs
-    if not rungs.planned.rungs:
+    fallbacks = runner.fallbacks
+    if not fallbacks.planned.fallbacks:
         return False
-    if said and rungs.left and not rungs.slipped_since(since):
+    if said and fallbacks.left and not fallbacks.degraded_since(since):
         await runner.drain(drain_timeout_s)
-        if not rungs.slipped_since(since) and runner.life.state in ("ready", "sleeping"):
+        if not fallbacks.degraded_since(since) and runner.life.state in ("ready", "sleeping"):
             runner.broken(f"out of memory in a request: {said}", OUT_OF_MEMORY)
-    if said and not rungs.left and not rungs.slipped_since(since):
+    if said and not fallbacks.left and not fallbacks.degraded_since(since):
         return False
-    return await rungs.slips(since)
+    return await fallbacks.wait_degraded(since)
 
 
-async def watch_ladders(runners: Mapping[str, Runner], available: Callable[[], Mapping[str, int]]) -> None:
-    """Until cancelled: have servers that no request is in climb, one rung at a time, when there is room.
+async def watch_fallbacks(runners: Mapping[str, Runner], available: Callable[[], Mapping[str, int]]) -> None:
+    """Until cancelled: restore servers that no request is in, one level at a time, when there is room.
 
     `available` gives what the system reports as free, bytes by device, for the devices it knows.
     """
     while True:
         await asyncio.sleep(_LOOK_S)
         for runner in tuple(runners.values()):
-            if runner.rungs.standing.rung and not runner.closed:
-                climb_if_free(runner, available())
+            if runner.fallbacks.degradation.level and not runner.life.closed:
+                restore_if_free(runner, available())
 
 
-def climb_if_free(runner: Runner, available: Mapping[str, int]) -> bool:
-    """One rung up, if nothing is in it, its time has come and `available` is enough; whether it climbs."""
+def restore_if_free(runner: Runner, available: Mapping[str, int]) -> bool:
+    """One level up, if nothing is in it, its time has come and `available` is enough; whether it is restored."""
     running = runner.usable
     if runner.busy or not (running or runner.life.state in ("stopped", "failed")):
         return False
-    if not runner.rungs.climb(available, running=running):
+    if not runner.fallbacks.restore(available, running=running):
         return False
-    runner.tell(events.RungTaken(name=runner.spec.name, rung=runner.rungs.label, why="there is room again"))
+    runner.emit(events.RungTaken(name=runner.spec.name, rung=runner.fallbacks.label, why="there is room again"))
     if running:
         # The stop is followed by a start at once: no wake finds it stopped between the two.
-        runner.stop("climb")
+        runner.stop("restore")
         runner.start()
     return True
+
+
+async def change_rung(runner: Runner, drain_timeout_s: float, *, down: bool) -> None:
+    """By hand: one level down, or as planned again; one that runs is drained and started anew, and waited for.
+
+    Raises UnavailableError where there is no such level, or while it starts or ends.
+    """
+    name, fallbacks = runner.spec.name, runner.fallbacks
+    if down and not fallbacks.left:
+        raise UnavailableError("no_rung", f"{name} has no smaller setting left")
+    if not down and not fallbacks.degradation.level:
+        raise UnavailableError("no_rung", f"{name} runs as planned")
+    level = fallbacks.degradation.level
+    settled = ("ready", "sleeping", "stopped", "failed")
+    if runner.life.state not in settled:
+        raise UnavailableError("server_busy", f"{name} is {runner.state}: try again when it is ready")
+    runner.mark("returning", on=True)  # requests wait for it
+    try:
+        if runner.life.state in ("ready", "sleeping"):
+            await runner.drain(drain_timeout_s)
+        if runner.life.state not in settled or fallbacks.degradation.level != level:
+            raise UnavailableError("server_busy", f"{name} changed meanwhile")
+        again = runner.life.state in ("ready", "sleeping")
+        if again:
+            runner.stop("changed")
+            await runner.until("stopped", "failed")
+        fallbacks.by_hand(down=down)
+        runner.emit(events.RungTaken(name=name, rung=fallbacks.label, why="somebody asked for it", by_hand=True))
+        runner.mark("draining", on=False)
+        if again:
+            runner.start()
+            await runner.until("ready", "sleeping", "stopped", "failed")
+    finally:
+        runner.mark("draining", on=False)
+        runner.mark("returning", on=False)

@@ -24,9 +24,10 @@ def needs_restart(old: ProcessSpec, new: ProcessSpec, running_argv: tuple[str, .
 
     Timeouts, tiers and roles are ours alone and change in place. `running_argv` None = it does not run.
     """
-    if running_argv is not None and running_argv != new.argv:
+    if running_argv is not None and running_argv != new.unit.argv:
         return True
-    return (old.argv, old.env, old.host, old.port) != (new.argv, new.env, new.host, new.port)
+    was, becomes = old.unit, new.unit
+    return (was.argv, was.env, was.host, was.port) != (becomes.argv, becomes.env, becomes.host, becomes.port)
 
 
 def compare_specs(
@@ -52,10 +53,10 @@ def compare_specs(
         if any(spec is not None and spec.builtin for spec in (before, after)):
             continue
         touched = not chosen or name in chosen
-        if after is None or after.start == "never":
+        if after is None or after.unit.start == "never":
             (stopped if touched and before is not None else kept).append(name)
         elif name not in running:
-            boot = after.start == "boot" and (after.exclusive is None or before is None) and name not in held
+            boot = after.unit.start == "boot" and (after.unit.exclusive is None or before is None) and name not in held
             (started if touched and (name in chosen or boot) else kept).append(name)
         elif touched and (name in chosen or before is None or needs_restart(before, after, running[name])):
             restarted.append(name)

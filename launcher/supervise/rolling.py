@@ -47,15 +47,15 @@ def _alike(one: ProcessSpec, other: ProcessSpec) -> bool:
     """Whether requests for one name may go to either."""
     if one.kind != "server" or other.kind != "server":
         return False
-    return bool(set(one.roles) & set(other.roles)) or (one.model == other.model != "")
+    return bool(set(one.unit.roles) & set(other.unit.roles)) or (one.unit.model == other.unit.model != "")
 
 
 def _addresses_meet(names: list[str], old: Mapping[str, ProcessSpec], new: Mapping[str, ProcessSpec]) -> bool:
     """Whether one of `names` gets a port that another of them has now."""
-    held = {old[name].port: name for name in names if name in old}
-    return any(held.get(new[name].port, name) != name for name in names)
+    held = {old[name].unit.port: name for name in names if name in old}
+    return any(held.get(new[name].unit.port, name) != name for name in names)
 
 
 def _address(spec: ProcessSpec) -> tuple[str, int]:
     """Where it listens."""
-    return spec.host, spec.port
+    return spec.unit.host, spec.unit.port

@@ -1,4 +1,4 @@
-"""Room on the devices for a server that is about to start: found by the ledger, made by stopping idle ones."""
+"""Room on the devices for a server that is about to start: found by the scheduler, made by stopping idle ones."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launcher.ir.live import UnavailableError
-from launcher.supervise.ledger import Resident, can_ever_fit, choose_victims, needs_bytes, reload_seconds
 from launcher.supervise.runner import Runner
+from launcher.supervise.scheduler import evict_for, needs_bytes
 
 _LOOK_AGAIN_S = 0.05
 _REALLY_FREE_S = 5.0
-"""How long memory may take to come back after its process ended, before the ledger decides anew."""
+"""How long memory may take to come back after its process ended, before the scheduler decides anew."""
 
 
 class Room:
-    """The ledger of `runners` (a live view) over `budgets`, bytes by device.
+    """The memory of `runners` (a live view) over `budgets`, bytes by device.
 
     `available` gives what the system reports as free, bytes by device, for the devices it knows.
     """
@@ -52,7 +52,7 @@ class Room:
     async def _made(self, runner: Runner) -> bool:
         """Whether there is room for `runner` now, after stopping what may go for it."""
         need = needs_bytes(runner.spec.needs)
-        while (victims := self._victims(runner, need)) is not None:
+        while (victims := self._victims(runner)) is not None:
             if not victims:
                 return True
             going = [self._runners[name] for name in victims]
@@ -65,23 +65,17 @@ class Room:
             await self._until_free(need)
         return False
 
-    def _victims(self, runner: Runner, need: Mapping[str, int]) -> tuple[str, ...] | None:
+    def _victims(self, runner: Runner) -> tuple[str, ...] | None:
         """Who must go for `runner`; None: nobody who may, now. Raises UnavailableError when waiting cannot help."""
         now = asyncio.get_running_loop().time()
-        holding = [o for o in self._runners.values() if o is not runner and _holds_memory(o)]
-        residents = [_resident(other, now) for other in holding]
-        if not can_ever_fit(need, residents, self.budgets):
-            message = f"there is no room for {runner.spec.name!r} beside what always runs"
-            raise UnavailableError("no_room", message, retry_after_s=60)
-        budgets = dict(self.budgets)
+        tenants = [other.tenant(now) for other in self._runners.values()]
         # What is always on was planned for, and starts whatever the system says: it may count caches that give way.
-        system = {} if runner.spec.start == "boot" else self._available()
-        for device, free in system.items():
-            if device in budgets:
-                # what is loaded shows in the system's figure already, what is on its way does not yet
-                loaded = sum(needs_bytes(o.spec.needs).get(device, 0) for o in holding if not _is_coming(o))
-                budgets[device] = min(budgets[device], free + loaded)
-        return choose_victims(need, residents, budgets)
+        available = {} if runner.spec.unit.start == "boot" else self._available()
+        try:
+            return evict_for(runner.spec, tenants, self.budgets, available)
+        except LookupError:
+            message = f"there is no room for {runner.spec.name!r} beside what always runs"
+            raise UnavailableError("no_room", message, retry_after_s=60) from None
 
     async def _until_free(self, need: Mapping[str, int]) -> None:
         """Wait until the system too says that what the ended processes held is free, at most 5 s."""
@@ -92,37 +86,6 @@ class Room:
             if all(free.get(device, size) >= size for device, size in need.items()):
                 return
             await asyncio.sleep(_LOOK_AGAIN_S)
-
-
-def _holds_memory(runner: Runner) -> bool:
-    """Whether its memory is taken, or promised to a start that comes by itself."""
-    life = runner.life
-    to_come = _is_pinned(runner) and life.state == "stopped" and not runner.held
-    return life.alive or life.wanted or runner.returning or to_come
-
-
-def _is_coming(runner: Runner) -> bool:
-    """Whether it is on its way up, so that its memory is not all taken yet."""
-    return runner.returning or runner.life.state in ("starting", "backoff", "stopped")
-
-
-def _resident(runner: Runner, now: float) -> Resident:
-    """`runner` as the ledger sees it."""
-    spec = runner.spec
-    needs = needs_bytes(spec.needs)
-    return Resident(
-        name=spec.name,
-        needs=needs,
-        idle_s=now - runner.last_used,
-        reload_s=reload_seconds(runner.ready_s, needs),
-        busy=runner.busy or runner.returning or runner.life.state == "starting",
-        pinned=_is_pinned(runner),
-    )
-
-
-def _is_pinned(runner: Runner) -> bool:
-    """Whether it is always on: nobody goes for it, and it goes for nobody."""
-    return runner.spec.start == "boot" and runner.spec.exclusive is None
 
 
 def available_bytes() -> dict[str, int]:

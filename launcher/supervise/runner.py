@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from launcher.ir.live import ServerState
-from launcher.supervise import container, events, logs, process, readiness, slots
-from launcher.supervise.causes import cause_of_end, obstacle
+from launcher.supervise import events, readiness, slots
+from launcher.supervise.causes import cause_of_end, overdue
 from launcher.supervise.diagnose import Diagnosis
-from launcher.supervise.identity import RecordStore, ServerRecord
+from launcher.supervise.fallbacks import Fallbacks
+from launcher.supervise.identity import ServerRecord
+from launcher.supervise.inflight import InFlight
 from launcher.supervise.lifecycle import (
     Action,
     Broken,
     Event,
     Exited,
+    Flag,
     Life,
+    Marked,
     Progress,
     Ready,
     SpawnFailed,
@@ -29,121 +33,146 @@ from launcher.supervise.lifecycle import (
     Stop,
     Tick,
     deadline_of,
+    routing_state,
+    shown_state,
     step,
+    usable,
 )
-from launcher.supervise.oomkill import oom_kills
-from launcher.supervise.rungs import Rungs
+from launcher.supervise.marks import new_record
+from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError
+from launcher.supervise.process import birth, describe_exit
+from launcher.supervise.scheduler import Tenant
 from launcher.supervise.spec import ProcessSpec
-from launcher.supervise.traffic import Traffic
 
-_USABLE = ("ready", "sleeping")
 _LOG = logging.getLogger("launch.supervise")
-FAILED_PAUSE_S = 30.0
-"""After which a request may try a failed server again that is started on demand (`Retry-After` of its 503)."""
 _BRIEF_S = 10.0
 """A start that took longer is not repeated only to learn why it failed."""
 _EXIT_NOTICE_S = 0.2
 """How long the end of a process may take to be noticed after its connection broke."""
 
+_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_FROM_OUTSIDE = frozenset({None, 0, *(-number for number in _SENT), *(128 + number for number in _SENT)})
+"""Exit codes that no request need have caused; None: of an adopted process, whose end nobody is told."""
 
-class Home(msgspec.Struct, frozen=True, kw_only=True):
+
+class SharedContext(msgspec.Struct, frozen=True, kw_only=True):
     """What all processes of a deployment share. `emit` gets every event; it must not block."""
 
     deployment: str
     input_digest: str
     state_dir: Path
-    store: RecordStore
+    owner: ProcessOwner
     emit: Callable[[events.AnyEvent], None]
-    log_files: int
-    log_max_bytes: int
 
 
-class Runner(Traffic):
+class Runner(InFlight):
     """One server or service: its spec, its life, its process, and the requests in it."""
 
-    def __init__(self, spec: ProcessSpec, home: Home) -> None:
+    def __init__(self, spec: ProcessSpec, shared: SharedContext) -> None:
         """Nothing is started yet."""
         super().__init__()
-        self.rungs = Rungs(spec)
+        self.fallbacks = Fallbacks(spec)
         self.life = Life()
         self.record: ServerRecord | None = None
         self.failure: Diagnosis | None = None
-        self.exit_code: int | None = None
+        self.ending: Ending | None = None
         self.ready_s: float | None = None
-        self.held = False
-        """An operator stopped it: no request starts it again."""
-        self.closed = False
-        """The fleet ends: nothing starts it again."""
-        self.returning = False
-        """A reload stops it in order to start it again: requests wait for it."""
-        self.suspended = False
-        """Its process is stopped by a signal (SIGSTOP, a debugger): it answers nothing, and may go on any time."""
+        self._took_s: float | None = None
         self.unhealthy = 0
-        self.saved: dict[str, int] = {}
+        self._saved_slots: dict[str, int] = {}
         """Tokens by file of the slots that were saved when it was swapped out."""
-        self._home = home
-        self._process: process.RunningProcess | None = None
+        self._shared = shared
+        self._process: OwnedProcess | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._removing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[tuple[tuple[ServerState, ...], asyncio.Future[ServerState]]] = []
         self._why = "stop"
-        self._oom_kills = 0
         self._proven_before = False
 
     @property
+    def port(self) -> int:
+        """Where its process listens: that of its spec, which a reload changes between two processes."""
+        return self.spec.unit.port or 0
+
+    @property
     def spec(self) -> ProcessSpec:
-        """What it is run as: the planned spec, or after out-of-memory a rung of its ladder."""
-        return self.rungs.spec
+        """What it is run as: the planned spec, or after out-of-memory one of its fallbacks."""
+        return self.fallbacks.spec
 
     @spec.setter
     def spec(self, planned: ProcessSpec) -> None:
-        self.rungs.take(planned)
+        self.fallbacks.take(planned)
 
     @property
     def running_argv(self) -> tuple[str, ...]:
-        """What runs, as a reload compares it: on a rung of its ladder it counts as run as planned."""
+        """What runs, as a reload compares it: fallen back it counts as run as planned."""
         running = self.record.argv if self.record is not None else ()
-        return self.rungs.planned.argv if running == self.spec.argv else running
+        return self.fallbacks.planned.unit.argv if running == self.spec.unit.argv else running
 
     # --- what others see ---------------------------------------------------------------------------------
 
     @property
     def state(self) -> ServerState:
-        """What it does now; one that drains is as good as stopping."""
-        return "stopping" if self.draining else self.life.state
+        """What people are shown."""
+        return shown_state(self.life)
 
     @property
-    def outlook(self) -> ServerState:
-        """The state that requests go by: as `state`, but what will soon be back is worth waiting for."""
-        if self.returning and (self.draining or self.life.state in ("stopping", "stopped")):
-            return "starting"
-        if self.draining:
-            return "stopping"
-        restarts = self.life.state == "stopping" and self.life.failing is not None and self.life.proven
-        if restarts or (self.suspended and self.life.state in _USABLE):
-            return "backoff"
-        return "stopped" if self.life.state == "failed" and self._may_retry() else self.life.state
-
-    def _may_retry(self) -> bool:
-        """Whether a request may start it again although it failed: on demand, after the pause that clients are told."""
-        rested = asyncio.get_running_loop().time() - self.life.since >= FAILED_PAUSE_S
-        return rested and self.spec.start == "demand" and not self.life.alive
+    def routing_state(self) -> ServerState:
+        """The state that requests go by."""
+        now = asyncio.get_running_loop().time()
+        return routing_state(self.life, now, on_demand=self.spec.unit.start == "demand")
 
     @property
     def usable(self) -> bool:
         """Whether a request may be sent now."""
-        return not self.draining and not self.suspended and self.life.state in _USABLE
+        return usable(self.life)
+
+    @property
+    def starting_s(self) -> float | None:
+        """How long it has been starting; None in every other state."""
+        starting = self.life.state == "starting"
+        return asyncio.get_running_loop().time() - self.life.since if starting else None
+
+    @property
+    def left_s(self) -> float | None:
+        """How long until it serves, by its last start, else by its medium's speed; None: not known, or not asked."""
+        takes_s = self.spec.unit.load_s if self._took_s is None else self._took_s
+        waits = self.life.state in ("starting", "stopped", "stopping", "backoff")
+        return max(0.0, takes_s - (self.starting_s or 0.0)) if waits and takes_s is not None else None
+
+    def tenant(self, now: float) -> Tenant:
+        """As the scheduler sees it."""
+        return Tenant(
+            spec=self.spec,
+            life=self.life,
+            in_flight=self.in_flight,
+            idle_s=now - self.last_used,
+            ready_s=self.ready_s,
+        )
 
     @property
     def pid(self) -> int | None:
         """The process, while there is one."""
-        return self._process.pid if self._process is not None else None
+        return self._process.pid or None if self._process is not None else None
 
     @property
-    def log_file(self) -> Path:
-        """Where it writes its log."""
-        return self._home.state_dir / "logs" / f"{self.spec.name}.log"
+    def exit_code(self) -> int | None:
+        """How its last process ended; None where nobody knows."""
+        return self.ending.code if self.ending is not None else None
+
+    @property
+    def ended_from_outside(self) -> bool:
+        """Whether nobody need have caused its last end by a request; also while it is not known how it ended."""
+        return self.usable or self.exit_code in _FROM_OUTSIDE
+
+    @property
+    def log_file(self) -> Path | None:
+        """Where its log is written; None: in the journal."""
+        return self._shared.owner.log_file(self.spec.name)
+
+    async def trim_log(self) -> None:
+        """Keep its log below the limit."""
+        await self._shared.owner.trim_log(self.spec.name)
 
     async def until(self, *states: ServerState) -> ServerState:
         """Wait until the life is, or for an instant was, in one of `states`; gives which."""
@@ -159,32 +188,27 @@ class Runner(Traffic):
     async def settled(self) -> ServerState:
         """Wait until it takes requests, or will not before somebody starts it; gives the state then."""
         over = ("failed", "stopped")
-        await self.wait_while(lambda: not self.usable and (self.returning or self.life.state not in over))
+        await self.wait_while(lambda: not self.usable and (self.life.returning or self.life.state not in over))
         return self.life.state
 
     # --- life ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Have it run; nothing happens once it is `closed`."""
-        if self.closed:
-            return
-        self.held = False
-        self.draining = False
         self._proven_before = False
         self.dispatch(Start())
 
     def adopt(self, record: ServerRecord) -> bool:
         """Take over the process of `record`; False when it is not there any more."""
-        taken = process.adopt(record)
+        taken = self._shared.owner.adopt(record)
         if taken is None:
             return False
         self._process = taken
-        self._oom_kills = oom_kills()
         self.record = record
         self._proven_before = record.ready_s is not None
-        self._keep(record)
-        taken.watch(self._exited)
-        self._home.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid))
+        self._shared.owner.keep(record)
+        taken.watch(self._gone)
+        self._shared.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid))
         self.dispatch(Start(adopt=True))
         return True
 
@@ -208,7 +232,7 @@ class Runner(Traffic):
             self._act(action)
         self._arm()
         if self.life.state != before.state:
-            self._tell(before)
+            self._emit_change(before)
             passed = [self.life.state]
             if before.state == "stopping" and self.life.state == "starting":
                 passed.insert(0, "stopped")  # it was asked to start again meanwhile: the old process is gone
@@ -216,7 +240,24 @@ class Runner(Traffic):
                 reached = next((state for state in passed if state in states), None)
                 if reached is not None and not waiter.done():
                     waiter.set_result(reached)
-            self.stir()
+            self.notify_waiters()
+
+    def mark(self, flag: Flag, *, on: bool) -> None:
+        """Set or clear a flag of its life, and have who waits look again."""
+        self.dispatch(Marked(flag, on))
+        self.notify_waiters()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more requests and wait until none is in flight; False when `timeout_s` passed first."""
+        self.mark("draining", on=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.wait_while(lambda: self.busy)
+        except TimeoutError:
+            return False
+        finally:
+            self.mark("draining", on=True)  # it may have ended meanwhile: the caller is about to stop it
+        return True
 
     def abandon(self) -> None:
         """Let go of the process without ending it."""
@@ -233,92 +274,60 @@ class Runner(Traffic):
         if action == "spawn":
             self._spawn()
         elif action == "probe" and self._process is not None:
-            self._probe = asyncio.get_running_loop().create_task(self._prove(self._process.pid))
+            self._probe = asyncio.get_running_loop().create_task(self._prove(self._process))
         elif action == "terminate" and self._process is not None:
             self._cancel_probe()
             self._process.terminate()
         elif action == "kill" and self._process is not None:
             self._cancel_probe()
             self._process.kill()
+        elif action == "say_slow":
+            seconds = asyncio.get_running_loop().time() - self.life.since
+            self.emit(events.ServerSlow(name=self.spec.name, seconds=seconds, expected_s=self.spec.unit.load_s))
 
     def _spawn(self) -> None:
-        """Start the process, unless something is in the way; the state file names it before and after."""
-        problem = obstacle(self.spec)
-        if problem is None:
-            problem = self._launch()
-        if problem is not None:
-            self.failure = problem
-            self.exit_code = None
-            self._home.store.remove(self.spec.name)
-            reason = SpawnFailed(problem.cause, jitter=random.random())  # noqa: S311 - spreads restarts
+        """Start the process, unless something is in the way."""
+        spec, owner = self.spec, self._shared.owner
+        log = str(self.log_file or "")
+        record = new_record(spec, self._shared.deployment, self._shared.input_digest, log, self.life.restarts)
+        try:
+            self._process = owner.start(spec, self.fallbacks.degradation.level, record)
+        except RefusedError as error:
+            self.failure, self.ending = error.why, None
+            owner.forget(spec.name)
+            reason = SpawnFailed(error.why.cause, jitter=random.random())  # noqa: S311 - spreads restarts
             asyncio.get_running_loop().call_soon(self.dispatch, reason)
+            return
+        self.record, self.failure, self.ending, self.ready_s, self.unhealthy = record, None, None, None, 0
+        self._process.watch(self._gone)
+        if self._process.pid:
+            self._started(self._process.pid)
 
-    def _launch(self) -> Diagnosis | None:
-        """Record, spawn, watch; or why that cannot be.
-
-        Without a state file nothing is started: a server that a killed runtime left could not be found again.
-        """
-        spec, home = self.spec, self._home
-        record = ServerRecord(
-            deployment=home.deployment,
-            input_digest=home.input_digest,
-            name=spec.name,
-            kind=spec.kind,
-            roles=spec.roles,
-            tier=spec.tier,
-            argv=spec.argv,
-            argv_digest=spec.argv_digest,
-            host=spec.host,
-            port=spec.port,
-            model=spec.model,
-            log_file=str(self.log_file),
-            stop_grace_s=spec.policy.stop_grace_s,
-            started_at=time.time(),
-            restarts=self.life.restarts,
+    def _started(self, pid: int) -> None:
+        """There is a process."""
+        if self.record is None or self.record.pid:
+            return
+        self.record = msgspec.structs.replace(self.record, **birth(pid))
+        self._shared.owner.keep(self.record)
+        started = events.ServerStarting(
+            name=self.spec.name,
+            pid=pid,
+            port=self.spec.unit.port,
+            log_file=self.record.log_file,
+            restart=self.life.restarts,
         )
-        try:
-            home.store.save(record)
-        except OSError as error:
-            cause = f"its state file {home.store.path(spec.name)} cannot be written: {error.strerror or error}"
-            return Diagnosis(code="supervise/state-unwritable", cause=cause, remedy="make room, or set `state_dir`")
-        try:
-            logs.shift(self.log_file, home.log_files)
-            self._oom_kills = oom_kills()
-            if spec.slot_save_path is not None:
-                slots.prepare(spec.slot_save_path)
-            env = process.environment(spec.kind, spec.env)
-            started = process.spawn(spec.argv, env, self.log_file, home.store.path(spec.name), spec.oom_score_adjust)
-        except OSError as error:
-            cause = f"cannot start {spec.argv[0]}: {error}"
-            return Diagnosis(code="supervise/cannot-execute", cause=cause, remedy="")
-        self.record = msgspec.structs.replace(record, **process.birth(started.pid))
-        self.failure, self.exit_code, self.ready_s, self.unhealthy = None, None, None, 0
-        self._process = started
-        started.watch(self._exited)
-        self._keep(self.record)
-        home.emit(
-            events.ServerStarting(
-                name=spec.name,
-                pid=started.pid,
-                port=spec.port,
-                log_file=str(self.log_file),
-                restart=self.life.restarts,
-            )
-        )
-        return None
+        self.emit(started)
 
-    def _keep(self, record: ServerRecord) -> None:
-        """Write what is known by now; if the disk refuses, what was written before the spawn still finds the server."""
-        try:
-            self._home.store.save(record)
-        except OSError as error:
-            _LOG.warning("the state file of %s is not up to date: %s", self.spec.name, error)
-
-    async def _prove(self, pid: int) -> None:
+    async def _prove(self, process: OwnedProcess) -> None:
         """Wait for readiness and report it, or what makes it impossible."""
-        interval_s = min(1.0, max(0.05, self.spec.policy.stall_timeout_s / 4))
+        pid = await process.started()
+        self._started(pid)
+        policy = self.spec.policy
+        interval_s = min(1.0, max(0.05, min(policy.stall_timeout_s, policy.start_timeout_s) / 4))
         watcher = asyncio.create_task(
-            readiness.watch_progress(pid, self.log_file, interval_s, lambda: self.dispatch(Progress()))
+            readiness.watch_progress(
+                pid, process.log_mark, interval_s, lambda loading: self.dispatch(Progress(loading))
+            )
         )
         try:
             await readiness.prove(self.spec, pid, token=not self._proven_before)
@@ -329,59 +338,58 @@ class Runner(Traffic):
             await asyncio.sleep(_EXIT_NOTICE_S)
             self.broken(f"the readiness probe failed: {error or type(error).__name__}", "supervise/not-ready")
         else:
-            await slots.restore_slots(self)
+            await self._restore_slots()
             self.dispatch(Ready())
         finally:
             watcher.cancel()
 
-    def _exited(self, code: int | None) -> None:
-        """The process is gone; a container, whose client it was, may not be."""
-        if self.spec.container:
-            self._cancel_probe()
-            self._removing = asyncio.get_running_loop().create_task(self._remove_container(code))
-        else:
-            self._gone(code)
+    async def save_slots(self) -> None:
+        """Have the server, which no request is in, write its slots; they are read when it is back."""
+        self._saved_slots = await slots.save_slots(self.spec) if self.life.state == "ready" else {}
 
-    async def _remove_container(self, code: int | None) -> None:
-        """Remove what the client left, then go on."""
-        argv = self.record.argv if self.record is not None else self.spec.argv
-        await asyncio.to_thread(container.remove, argv)
-        self._gone(code)
+    async def _restore_slots(self) -> None:
+        saved, self._saved_slots = self._saved_slots, {}
+        if not saved:
+            return
+        restored = await slots.restore_slots(self.spec, saved)
+        if restored:
+            tokens = sum(restored)
+            self.emit(events.SlotsRestored(name=self.spec.name, slots=len(restored), tokens=tokens))
 
-    def _gone(self, code: int | None) -> None:
+    def _gone(self, ending: Ending) -> None:
         """Nothing of it is left."""
         self._cancel_probe()
         self._process = None
-        self.suspended = False
-        self.exit_code = code
-        self._home.store.remove(self.spec.name)
+        self.ending = ending
+        self._shared.owner.forget(self.spec.name)
         if self.life.failing is None and self.life.state != "stopping":
-            self.failure = cause_of_end(
-                self.spec,
-                self.log_file,
-                code,
-                starting=self.life.state == "starting",
-                oom_killed=oom_kills() > self._oom_kills,
-            )
-        reason = self.failure.cause if self.failure is not None else process.describe_exit(code)
+            self.failure = self._cause(ending)
+        reason = self.failure.cause if self.failure is not None else describe_exit(ending.code)
         brief = asyncio.get_running_loop().time() - self.life.since < _BRIEF_S
         unexplained = brief and self.failure is not None and self.failure.code == "supervise/exited"
-        again = self._slip()
+        again = self._degrade()
         jitter = random.random()  # noqa: S311 - spreads restarts
         self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=again))
 
-    def _slip(self) -> bool:
-        """After out-of-memory: have it run on the next rung of its ladder; whether there is one."""
+    def _cause(self, ending: Ending) -> Diagnosis | None:
+        """What it failed of, as far as this host can be asked."""
+        try:
+            return cause_of_end(self.spec, ending, starting=self.life.state == "starting")
+        except (OSError, ValueError) as error:  # no descriptor left, /proc hidden: it has ended all the same
+            _LOG.warning("why %s ended cannot be looked into: %s", self.spec.name, error)
+            return Diagnosis(code="supervise/exited", cause=describe_exit(ending.code), remedy="read its log")
+
+    def _degrade(self) -> bool:
+        """After out-of-memory: have it run by its next fallback; whether there is one."""
         failure = self.failure
-        if failure is None or self.closed or not self.life.wanted or not self.rungs.slip(failure.code):
+        if failure is None or self.life.closed or not self.life.wanted or not self.fallbacks.degrade(failure.code):
             return False
-        self.draining = False
-        self.tell(events.RungTaken(name=self.spec.name, rung=self.rungs.label, why=failure.cause))
+        self.emit(events.RungTaken(name=self.spec.name, rung=self.fallbacks.label, why=failure.cause))
         return True
 
-    def tell(self, event: events.AnyEvent) -> None:
+    def emit(self, event: events.AnyEvent) -> None:
         """Pass an event on to whoever watches the fleet."""
-        self._home.emit(event)
+        self._shared.emit(event)
 
     def _cancel_probe(self) -> None:
         """End the readiness probe; one that reports right now ends by itself."""
@@ -399,37 +407,34 @@ class Runner(Traffic):
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    def _tell(self, before: Life) -> None:
+    def _emit_change(self, before: Life) -> None:
         """Emit what a change of state means to those outside."""
         name, life = self.spec.name, self.life
         if life.state == "ready" and before.state == "starting":
             self._became_ready(before)
         elif life.state == "stopping" and life.failing is None:
-            self._home.emit(events.ServerStopping(name=name, why=self._why))
+            self._shared.emit(events.ServerStopping(name=name, why=self._why))
         elif life.state == "stopped":
-            self.draining = False
-            self._home.emit(events.ServerStopped(name=name))
+            self._shared.emit(events.ServerStopped(name=name))
         elif life.state in ("backoff", "failed"):
-            self.draining = False
-            self._home.emit(self.failed_event())
+            self._shared.emit(self.failed_event())
 
     def _became_ready(self, before: Life) -> None:
         """Record and tell it."""
-        self.ready_s = self.life.since - before.since
+        self.ready_s = self._took_s = self.life.since - before.since
         self.last_used = self.life.since
         if self.record is not None and self.pid is not None:
             if self._proven_before and self.record.ready_s is not None:
                 self.ready_s = self.record.ready_s
             self.record = msgspec.structs.replace(self.record, ready_s=self.ready_s)
-            self._keep(self.record)
-            self._home.emit(events.ServerReady(name=self.spec.name, pid=self.pid, seconds=self.ready_s))
+            self._shared.owner.keep(self.record)
+            self._shared.emit(events.ServerReady(name=self.spec.name, pid=self.pid, seconds=self.ready_s))
 
     def failed_event(self) -> events.ServerFailed:
         """The failure with its cause and the end of the log."""
         life = self.life
         if self.failure is None:
-            code = "supervise/stalled" if (life.error or "").startswith("stalled") else "supervise/not-ready"
-            self.failure = Diagnosis(code=code, cause=life.error or "", remedy="read its log")
+            self.failure = overdue(self.spec, life.error or "")
         retry_s = None if life.deadline is None else life.deadline - life.since
         return events.ServerFailed(
             name=self.spec.name,
@@ -437,8 +442,8 @@ class Runner(Traffic):
             cause=life.error or self.failure.cause,
             remedy=self.failure.remedy,
             exit_code=self.exit_code,
-            tail=logs.tail(self.log_file) if self.record is not None else (),
-            fatal=self.spec.fatal,
+            tail=self.ending.tail if self.ending is not None else (),
+            fatal=self.spec.unit.fatal,
             final=life.state == "failed",
             retry_s=retry_s,
         )

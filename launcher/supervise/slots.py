@@ -8,46 +8,38 @@ saved counts as none. What the cache is worth then depends on the model (measure
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from launcher.supervise import events, http, readiness
-
-if TYPE_CHECKING:
-    from launcher.supervise.runner import Runner
+from launcher.supervise import http, readiness
+from launcher.supervise.spec import ProcessSpec
 
 _TIMEOUT_S = 60.0
 """For one slot: a gigabyte of K/V and a slow disk."""
 
 
-async def save_slots(runner: Runner) -> None:
-    """Have the server, which no request is in, write its slots; what was saved is noted with the runner.
-
-    A server that cannot is stopped all the same.
-    """
-    runner.saved = {}
-    spec = runner.spec
-    if spec.slot_save_path is None or runner.life.state != "ready":
-        return
-    for slot in range(spec.slots):
-        tokens = await _act(runner, slot, "save", "n_saved")
+async def save_slots(spec: ProcessSpec) -> dict[str, int]:
+    """Have the server, which no request is in, write its slots; tokens saved, by file. One that cannot gives none."""
+    saved = {}
+    for slot in range(spec.unit.slots if spec.unit.slot_save_path is not None else 0):
+        tokens = await _act(spec, slot, "save", "n_saved")
         if tokens:
-            runner.saved[_file(runner, slot)] = tokens
+            saved[_file(spec, slot)] = tokens
+    return saved
 
 
-async def restore_slots(runner: Runner) -> None:
-    """Have the server read what was saved of it, if it is run with the same command; then the files are removed."""
-    saved, runner.saved = runner.saved, {}
-    restored = tokens = 0
-    for slot in range(runner.spec.slots if saved else 0):
-        expected = saved.get(_file(runner, slot))
-        if expected and await _act(runner, slot, "restore", "n_restored") == expected:
-            restored += 1
-            tokens += expected
-    _remove(runner.spec.slot_save_path or "", saved)
-    if restored:
-        runner.tell(events.SlotsRestored(name=runner.spec.name, slots=restored, tokens=tokens))
+async def restore_slots(spec: ProcessSpec, saved: Mapping[str, int]) -> tuple[int, ...]:
+    """Have the server read what was `saved` of it, if it is run with the same command; then the files are removed.
+
+    Gives the tokens of each slot that the server confirms.
+    """
+    restored = []
+    for slot in range(spec.unit.slots if saved else 0):
+        expected = saved.get(_file(spec, slot))
+        if expected and await _act(spec, slot, "restore", "n_restored") == expected:
+            restored.append(expected)
+    _remove(spec.unit.slot_save_path or "", saved)
+    return tuple(restored)
 
 
 def _remove(directory: str, files: Iterable[str]) -> None:
@@ -62,20 +54,19 @@ def prepare(path: str) -> None:
     Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _file(runner: Runner, slot: int) -> str:
-    """Name of a slot's file: of this server, run with this command and no other (another rung has another cache)."""
-    return f"{runner.spec.name}-{runner.spec.argv_digest.rpartition(':')[2][:16]}-{slot}.bin"
+def _file(spec: ProcessSpec, slot: int) -> str:
+    """Name of a slot's file: of this server, run with this command alone (a fallback has another cache)."""
+    return f"{spec.name}-{spec.unit.argv_digest.rpartition(':')[2][:16]}-{slot}.bin"
 
 
-async def _act(runner: Runner, slot: int, action: str, count: str) -> int:
+async def _act(spec: ProcessSpec, slot: int, action: str, count: str) -> int:
     """Save or restore one slot; how many tokens the server says, 0 when it does not."""
-    spec = runner.spec
     try:
         reply = await http.request(
-            spec.host,
-            spec.port,
+            spec.unit.host,
+            spec.unit.port,
             f"/slots/{slot}?action={action}",
-            body={"filename": _file(runner, slot)},
+            body={"filename": _file(spec, slot)},
             headers=readiness.auth_headers(spec),
             timeout_s=_TIMEOUT_S,
         )

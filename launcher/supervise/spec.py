@@ -6,133 +6,80 @@ from typing import Literal
 
 import msgspec
 
-from launcher.ir.fleet import DeviceNeed, FleetManifest, ServerUnit, ServiceUnit, SupervisorUnit
+from launcher.ir.fleet import DeviceNeed, FleetManifest, RungUnit, ServerUnit, ServiceUnit, SupervisorUnit
 from launcher.supervise.lifecycle import Policy
-
-_SERVICE_GRACE_S = 10.0
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One process to run; fields as in `launcher.ir.fleet.ServerUnit`. `probe` `health` needs only a 2xx answer."""
+    """One process to run: its unit in the manifest, and the timers of its life."""
 
-    name: str
-    kind: Literal["server", "service"]
-    argv: tuple[str, ...]
-    argv_digest: str
-    env: dict[str, str]
-    host: str
-    port: int
-    probe: Literal["completion", "embedding", "rerank", "health"]
-    health_path: str
+    unit: ServerUnit | ServiceUnit
     policy: Policy
-    start: Literal["boot", "demand", "never"]
-    fatal: bool
-    model: str = ""
-    model_path: str = ""
-    files: tuple[str, ...] = ()
-    slots: int = 0
-    roles: tuple[str, ...] = ()
-    tier: str = ""
-    idle_timeout_s: float = 0
-    exclusive: str | None = None
-    default: bool = False
-    after: tuple[str, ...] = ()
-    container: bool = False
-    builtin: bool = False
-    needs: tuple[DeviceNeed, ...] = ()
-    rungs: tuple[ProcessSpec, ...] = ()
-    """What it is started as after out-of-memory, one after another (see `launcher.supervise.ladder`)."""
-    rung: str = ""
-    """Of a rung: what it sets, for people."""
-    slot_save_path: str | None = None
-    oom_score_adjust: int = 0
+    fallbacks: tuple[ProcessSpec, ...] = ()
+    """What it is started as after out-of-memory, one after another (see `launcher.supervise.fallbacks`)."""
+    fallback_label: str = ""
+    """Of a fallback: what it sets, for people."""
+
+    @property
+    def name(self) -> str:
+        """The unit's."""
+        return self.unit.name
+
+    @property
+    def kind(self) -> Literal["server", "service"]:
+        """A llama-server, or a process beside them."""
+        return "server" if isinstance(self.unit, ServerUnit) else "service"
+
+    @property
+    def container(self) -> bool:
+        """It is a container engine's. One that is absent never stops the fleet."""
+        return self.unit.container is not None
+
+    @property
+    def builtin(self) -> bool:
+        """It is part of the runtime itself: our own front."""
+        return self.unit.builtin is not None
+
+    @property
+    def needs(self) -> tuple[DeviceNeed, ...]:
+        """What it takes by device."""
+        return self.unit.memory
 
 
 def process_specs(manifest: FleetManifest) -> dict[str, ProcessSpec]:
     """Every process of the manifest by name, in start order: servers, then services."""
-    supervisor = manifest.supervisor
-    specs = [_server(unit, supervisor) for unit in manifest.servers]
-    specs += [_service(unit, supervisor) for unit in manifest.services]
-    return {spec.name: spec for spec in specs}
+    units: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
+    return {unit.name: _spec(unit, manifest.supervisor) for unit in units}
 
 
-def _server(unit: ServerUnit, supervisor: SupervisorUnit) -> ProcessSpec:
-    """A llama-server."""
-    planned = ProcessSpec(
-        name=unit.name,
-        kind="server",
-        argv=unit.argv,
-        argv_digest=unit.argv_digest,
-        env=unit.env,
-        host=unit.host,
-        port=unit.port,
-        probe=unit.probe,
-        health_path="/health",
-        policy=_policy(supervisor, unit.start_timeout_s, unit.stall_timeout_s, unit.stop_grace_s),
-        start=unit.start,
-        fatal=unit.fatal,
-        model=unit.model,
-        model_path=unit.model_path,
-        files=unit.files,
-        slots=unit.slots,
-        roles=unit.roles,
-        tier=unit.tier,
-        idle_timeout_s=unit.idle_timeout_s,
-        exclusive=unit.exclusive,
-        default=unit.default,
-        after=unit.after,
-        needs=unit.memory,
-        oom_score_adjust=unit.oom_score_adjust,
-        slot_save_path=unit.slot_save_path,
-    )
-    rungs = tuple(
-        msgspec.structs.replace(
-            planned,
-            argv=rung.argv,
-            argv_digest=rung.argv_digest,
-            env=rung.env,
-            model=rung.model,
-            model_path=rung.model_path,
-            files=rung.files,
-            slots=rung.slots,
-            needs=rung.memory,
-            rung=rung.label,
-        )
-        for rung in unit.rungs
-    )
-    return msgspec.structs.replace(planned, rungs=rungs)
-
-
-def _service(unit: ServiceUnit, supervisor: SupervisorUnit) -> ProcessSpec:
-    """A process beside the llama-servers. A container engine that is absent never stops the fleet."""
-    return ProcessSpec(
-        name=unit.name,
-        kind="service",
-        argv=unit.argv,
-        argv_digest="",
-        env=unit.env,
-        host=unit.host,
-        port=unit.port,
-        probe="health",
-        health_path=unit.health_path,
-        policy=_policy(supervisor, unit.start_timeout_s, 0, _SERVICE_GRACE_S),
-        start=unit.start,
-        fatal=unit.fatal,
-        model=unit.model,
-        container=unit.container is not None,
-        builtin=unit.builtin is not None,
-        needs=(DeviceNeed(device="ram", committed_bytes=unit.ram_bytes, peak_bytes=unit.ram_bytes, file_bytes=0),),
-    )
-
-
-def _policy(supervisor: SupervisorUnit, start_s: float, stall_s: float, grace_s: float) -> Policy:
-    """Timers of one process."""
-    return Policy(
-        start_timeout_s=start_s,
-        stall_timeout_s=stall_s,
-        stop_grace_s=grace_s,
+def _spec(unit: ServerUnit | ServiceUnit, supervisor: SupervisorUnit) -> ProcessSpec:
+    """A process with its timers, and what it falls back to."""
+    policy = Policy(
+        start_timeout_s=unit.start_timeout_s,
+        stall_timeout_s=unit.stall_timeout_s,
+        stop_grace_s=unit.stop_grace_s,
         backoff_s=supervisor.backoff_s,
         backoff_max_s=supervisor.backoff_max_s,
         crash_loop_failures=supervisor.crash_loop_failures,
         crash_loop_window_s=supervisor.crash_loop_window_s,
+    )
+    fallbacks = tuple(
+        ProcessSpec(unit=_fallen_back(unit, rung), policy=policy, fallback_label=rung.label) for rung in unit.rungs
+    )
+    return ProcessSpec(unit=unit, policy=policy, fallbacks=fallbacks)
+
+
+def _fallen_back(unit: ServerUnit | ServiceUnit, rung: RungUnit) -> ServerUnit | ServiceUnit:
+    """`unit` as it is started on `rung`."""
+    return msgspec.structs.replace(
+        unit,
+        argv=rung.argv,
+        argv_digest=rung.argv_digest,
+        env=rung.env,
+        model=rung.model,
+        model_path=rung.model_path,
+        files=rung.files,
+        slots=rung.slots,
+        memory=rung.memory,
+        rungs=(),
     )

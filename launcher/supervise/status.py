@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from launcher.ir.live import ProcessStatus
 from launcher.manifest import argv_changes
-from launcher.supervise import logs, procfs
+from launcher.supervise import procfs
 from launcher.supervise.identity import argv_agrees
 from launcher.supervise.measuring import Measured
 from launcher.supervise.runner import Runner
@@ -26,35 +28,56 @@ def process_status(
     failed = life.state in ("failed", "backoff")
     drift = [note] if note else []
     if pid is not None and record is not None:
-        drift += argv_changes(record.argv, spec.argv)
+        drift += argv_changes(record.argv, spec.unit.argv)
         running = procfs.cmdline(pid)
         if running and not argv_agrees(record.argv, running):
             drift.append(f"the process shows another argv: {' '.join(running)[:200]}")
+    measured_bytes = _measured(pid, measured) if pid is not None else {}
+    planned = planned_bytes(spec)
+    starting_s = runner.starting_s
     return ProcessStatus(
         name=spec.name,
         kind=spec.kind,
         state=runner.state,
-        port=spec.port,
+        port=spec.unit.port,
         pid=pid,
-        model=spec.model,
-        tier=spec.tier,
-        roles=spec.roles,
+        model=spec.unit.model,
+        tier=spec.unit.tier,
+        roles=spec.unit.roles,
         started_at=record.started_at if record is not None and pid is not None else None,
         ready_s=runner.ready_s,
+        starting_s=starting_s,
+        left_s=left_s(starting_s, spec.unit.load_s, planned, measured_bytes) if starting_s is not None else None,
+        load_s=spec.unit.load_s,
         restarts=life.restarts,
         exit_code=runner.exit_code,
         error=life.error or life.failing or _why_not_served(runner),
-        log_file=str(runner.log_file) if record is not None else None,
-        log_tail=logs.tail(runner.log_file, _TAIL_LINES) if failed and record is not None else (),
-        planned_bytes=planned_bytes(spec),
-        measured_bytes=_measured(pid, measured) if pid is not None else {},
+        log_file=record.log_file or None if record is not None else None,
+        log_tail=runner.ending.tail[-_TAIL_LINES:] if failed and runner.ending is not None else (),
+        planned_bytes=planned,
+        measured_bytes=measured_bytes,
         pss_bytes=measured.pss_bytes,
         in_flight=runner.in_flight,
-        slots=spec.slots,
+        slots=spec.unit.slots,
         queued=queued,
         drift="; ".join(drift),
-        rung=runner.rungs.label,
+        rung=runner.fallbacks.label,
     )
+
+
+def left_s(
+    starting_s: float, load_s: float | None, planned: Mapping[str, int], measured: Mapping[str, int]
+) -> float | None:
+    """How many seconds a start of `starting_s` will likely take more; None where nothing says so.
+
+    As fast as until now, once a twentieth of what is planned is there and all of its devices are measured; before that
+    what is left of `load_s`.
+    """
+    total = sum(planned.values())
+    loaded = sum(min(size, measured.get(device, 0)) for device, size in planned.items())
+    if planned.keys() <= measured.keys() and loaded * 20 >= total > 0:
+        return starting_s * (total - loaded) / loaded
+    return None if load_s is None else max(0.0, load_s - starting_s)
 
 
 def _measured(pid: int, measured: Measured) -> dict[str, int]:
@@ -65,9 +88,9 @@ def _measured(pid: int, measured: Measured) -> dict[str, int]:
 
 def _why_not_served(runner: Runner) -> str | None:
     """What keeps requests away although nothing failed."""
-    if runner.suspended:
+    if runner.life.suspended:
         return "its process is stopped by a signal (SIGSTOP or a debugger)"
-    if runner.held:
+    if runner.life.held:
         return f"stopped by an operator: `launch reload {runner.spec.name}`, or the next `launch up`, starts it"
     return None
 

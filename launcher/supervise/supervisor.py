@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 import msgspec
 
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import SuperviseError
 from launcher.ir.fleet import FleetManifest
-from launcher.ir.live import FleetStatus, ProcessStatus, ServerState, UnavailableError
+from launcher.ir.live import FleetStatus, Lease, ProcessStatus, ServerState, UnavailableError, Upstreams
 from launcher.manifest import argv_changes
-from launcher.supervise import container, events
+from launcher.supervise import events
+from launcher.supervise.findings import failure_finding, front_finding, is_fatal, refuse_none_started, stopping_finding
 from launcher.supervise.hooks import Hooks
-from launcher.supervise.identity import RecordStore
 from launcher.supervise.marks import completed
-from launcher.supervise.measuring import Measurer
-from launcher.supervise.offline import living_records, stop_records
-from launcher.supervise.recovery import second_chance
+from launcher.supervise.measuring import Measurer, gpu_names
+from launcher.supervise.owner import ProcessOwner
+from launcher.supervise.ports import look_for_intruder
+from launcher.supervise.recovery import change_rung, retry_after_oom
 from launcher.supervise.reload import Changes, compare_specs
 from launcher.supervise.rolling import replicas_of, waves
-from launcher.supervise.runner import Home, Runner
+from launcher.supervise.runner import Runner, SharedContext
 from launcher.supervise.spec import ProcessSpec, process_specs
 from launcher.supervise.status import process_status
 from launcher.supervise.upkeep import Upkeep
 from launcher.supervise.waker import Waker
 
-_TAIL_IN_FINDING = 20
 
-
-class Supervisor:
+class Supervisor(Upstreams):
     """Every process of one deployment. All methods are called in one event loop.
 
-    `write(path, data)` replaces a file atomically; `emit` gets every event and must not block; `front` is the URL
-    under which the builtin front answers. The caller holds the deployment's lock.
+    `owner` has the processes; `emit` gets every event and must not block; `front` is the URL under which the builtin
+    front answers. The caller holds the deployment's lock.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Supervisor:
         manifest: FleetManifest,
         *,
         state_dir: Path,
-        write: Callable[[Path, bytes], None],
+        owner: ProcessOwner,
         emit: Callable[[events.AnyEvent], None],
         front: str | None = None,
     ) -> None:
@@ -51,23 +50,22 @@ class Supervisor:
         self.front = front
         self.runtime_pid: int | None = None
         self._emit = emit
-        self._home = Home(
+        self._owner = owner
+        self._shared = SharedContext(
             deployment=manifest.deployment,
             input_digest=manifest.input_digest,
             state_dir=state_dir,
-            store=RecordStore(state_dir, write),
+            owner=owner,
             emit=emit,
-            log_files=manifest.supervisor.log_files,
-            log_max_bytes=manifest.supervisor.log_max_bytes,
         )
         self._specs = process_specs(manifest)
         self._compiled = frozenset(self._specs)
-        self._runners = {s.name: Runner(s, self._home) for s in self._specs.values() if not s.builtin}
+        self._runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.builtin}
         budgets = {device.name: device.budget_bytes for device in manifest.devices}
         self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
-        self._upkeep = Upkeep(self._runners, manifest.supervisor)
+        self._upkeep = Upkeep(self._runners, manifest.supervisor, self._fill_groups)
         self._hooks = Hooks(manifest.hooks, emit)
-        self._measurer = Measurer(self._clients, _gpus(manifest))
+        self._measurer = Measurer(self._clients, gpu_names(manifest), pss=owner.pss_bytes)
         self._settled: dict[str, asyncio.Event] = {}
         self._abandoned = False
         self._ended = False
@@ -77,59 +75,69 @@ class Supervisor:
     def state(self, name: str) -> ServerState:
         """State of `name` now; an unknown name is stopped."""
         runner = self._runners.get(name)
-        return "stopped" if runner is None else runner.outlook
+        return "stopped" if runner is None else runner.routing_state
 
-    async def wake(self, name: str, timeout_s: float) -> None:
-        """See `launcher.ir.live.Upstreams`."""
-        await self._waker.wake(name, timeout_s)
-
-    def enter(self, name: str) -> None:
-        """A request to `name` begins."""
-        self._runners[name].enter()
-
-    def leave(self, name: str, *, ok: bool) -> None:
-        """A request to `name` ended. A server that a reload removed meanwhile is forgotten."""
-        runner = self._runners.get(name)
-        if runner is not None:
-            runner.leave(ok=ok)
-
-    async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+    def left_s(self, name: str) -> float | None:
         """See `launcher.ir.live.Upstreams`."""
         runner = self._runners.get(name)
-        return runner is not None and await second_chance(runner, since, said, self.manifest.supervisor.drain_timeout_s)
+        return None if runner is None else runner.left_s
+
+    def ended_from_outside(self, name: str) -> bool:
+        """See `launcher.ir.live.Upstreams`."""
+        runner = self._runners.get(name)
+        return runner is None or runner.ended_from_outside
+
+    def try_lease(self, name: str) -> Lease | None:
+        """See `launcher.ir.live.Upstreams`."""
+        runner = self._runners.get(name)
+        return runner.grant(name) if runner is not None and runner.usable else None
+
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
+        """See `launcher.ir.live.Upstreams`."""
+        return await self._waker.acquire(name, timeout_s)
+
+    async def unload(self, name: str) -> None:
+        """See `launcher.ir.live.Upstreams`."""
+        await self._waker.unload(name)
+
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]]) -> str | None:  # noqa: ARG002
+        """See `launcher.ir.live.Upstreams`: who owns the process knows whose the port is."""
+        runner = self._runners.get(name)
+        if runner is None or runner.pid is None:
+            raise ProcessLookupError
+        return await look_for_intruder(runner.pid, runner.spec.unit.port, runner.spec.unit.host)
+
+    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
+        """See `launcher.ir.live.Upstreams`."""
+        runner = self._runners.get(name)
+        return runner is not None and await retry_after_oom(
+            runner, since, said, self.manifest.supervisor.drain_timeout_s
+        )
 
     # --- start and stop --------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
         """Adopt what an earlier runtime left and what is as compiled; stop the rest of it; report what is not ours."""
-        store = self._home.store
-        records, rejected = await asyncio.to_thread(living_records, store, self.manifest.deployment)
+        records, rejected = await self._owner.living(self._specs)
         for bad in rejected:
             self._emit(events.StateIgnored(path=bad.path, reason=bad.reason))
-            store.discard(bad)
         leftovers = []
         for record in records:
             runner = self._runners.get(record.name)
-            wanted = runner is not None and runner.spec.start != "never"
+            wanted = runner is not None and runner.spec.unit.start != "never" and not runner.life.alive
             whole = record if runner is None else completed(record, runner.spec)
-            if runner is None or not wanted or not runner.rungs.adopt(whole.argv) or not runner.adopt(whole):
+            if runner is None or not wanted or not runner.fallbacks.adopt(whole.argv) or not runner.adopt(whole):
                 leftovers.append(record)
         for record in leftovers:
             self._emit(events.ServerStopping(name=record.name, why="changed"))
-        for orphan in await asyncio.to_thread(stop_records, leftovers):
+        for orphan in await self._owner.end(leftovers):
             self._emit(events.ServerStopped(name=orphan.name))
-            store.remove(orphan.name)
-        living = {name for name, runner in self._runners.items() if runner.life.alive}
-        for record in store.read()[0]:
-            if record.name not in living:
-                store.remove(record.name)
-        left = [r.spec.argv for n, r in self._runners.items() if r.spec.container and n not in living]
-        await asyncio.gather(*(asyncio.to_thread(container.remove, argv) for argv in left))
+        await self._owner.clear([r.spec for r in self._runners.values() if not r.life.alive])
 
     async def start(self) -> None:
         """Start everything of `start=boot` along its `after` edges; return when all is ready or failed harmlessly.
 
-        Raises SuperviseError when a fatal one fails; then everything, adopted ones too, is stopped.
+        Raises SuperviseError when a fatal one fails, or every server; then everything, adopted ones too, is stopped.
         """
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -139,9 +147,10 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 for position, name in enumerate(boot):
-                    earlier = [d for d in self._specs[name].after if d in boot[:position]]
+                    earlier = [d for d in self._specs[name].unit.after if d in boot[:position]]
                     group.create_task(self._boot(name, earlier, limit))
-            await self._hooks.run(self._specs, self._home.state_dir)
+            refuse_none_started(self._runners.values())
+            await self._hooks.run(self._specs, self._shared.state_dir)
         except BaseExceptionGroup as errors:
             await self.stop_all("a fatal failure")
             findings = [f for e in errors.exceptions if isinstance(e, SuperviseError) for f in e.findings]
@@ -165,8 +174,10 @@ class Supervisor:
 
     def _stands_back(self, name: str) -> bool:
         """Whether another member of its exclusive group has the device, which an earlier runtime had swapped in."""
-        group = self._specs[name].exclusive
-        others = [n for n, spec in self._specs.items() if group is not None and spec.exclusive == group and n != name]
+        group = self._specs[name].unit.exclusive
+        others = [
+            n for n, spec in self._specs.items() if group is not None and spec.unit.exclusive == group and n != name
+        ]
         return any(self.state(other) not in ("stopped", "failed") for other in others)
 
     async def stop_all(self, reason: str) -> None:
@@ -182,7 +193,7 @@ class Supervisor:
         self._waker.closed = True
         # A reload may still be under way: it adds and removes runners only while the fleet has not ended.
         for runner in tuple(self._runners.values()):
-            runner.closed = True
+            runner.mark("closed", on=True)
             runner.stop("stop")
         await self._waker.close()
         if not self._abandoned:  # else nobody tells when they end
@@ -194,9 +205,8 @@ class Supervisor:
 
     async def sweep(self) -> None:
         """Stop what the state files still name: after `stop_all` there should be nothing."""
-        left, _ = await asyncio.to_thread(living_records, self._home.store, self.manifest.deployment)
-        for orphan in await asyncio.to_thread(stop_records, left):
-            self._home.store.remove(orphan.name)
+        left, _ = await self._owner.living(self._specs)
+        await self._owner.end(left)
 
     def kill_all(self) -> None:
         """SIGKILL to everything now; `stop_all`, which is under way, then ends."""
@@ -204,11 +214,21 @@ class Supervisor:
             runner.stop("stop", force=True)
 
     async def stop(self, names: tuple[str, ...]) -> None:
-        """Stop `names`, drained; no request starts a boot server again until `reload`. KeyError on an unknown name."""
-        runners = [self._runners[name] for name in names]
+        """Stop `names`, drained; no request starts a boot server again until `reload`.
+
+        KeyError on an unknown name; SuperviseError for the builtin front, which ends with the runtime alone.
+        """
+        fronts = [name for name in names if name in self._specs and self._specs[name].builtin]
+        runners = [self._runners[name] for name in names if name not in fronts]
         for runner in runners:
-            runner.held = runner.spec.start == "boot"
+            runner.mark("held", on=runner.spec.unit.start == "boot")
         await asyncio.gather(*(self._drain_and_stop(r, "stop") for r in runners))
+        if fronts:
+            raise SuperviseError([front_finding(fronts[0], [runner.spec.name for runner in runners])])
+
+    async def change_rung(self, name: str, *, down: bool) -> None:
+        """See `launcher.supervise.recovery.change_rung`; KeyError on an unknown name."""
+        await change_rung(self._runners[name], self.manifest.supervisor.drain_timeout_s, down=down)
 
     async def reload(self, manifest: FleetManifest, names: tuple[str, ...]) -> Changes:
         """Take over `manifest`; restart `names`, or with none, what changed. KeyError on an unknown name.
@@ -222,23 +242,23 @@ class Supervisor:
             if name not in new and name not in self._runners:
                 raise KeyError(name)
         running = {n: r.running_argv for n, r in self._runners.items() if r.life.alive and r.record is not None}
-        held = frozenset(n for n, r in self._runners.items() if r.held)
+        held = frozenset(n for n, r in self._runners.items() if r.life.held)
         changes = compare_specs(self._specs, new, running, names, held)
         self.manifest = manifest
-        self._measurer.gpus = _gpus(manifest)
+        self._measurer.gpus = gpu_names(manifest)
         self._hooks.take_over(manifest.hooks)
+        self._upkeep.settings, self._waker.drain_timeout_s = manifest.supervisor, manifest.supervisor.drain_timeout_s
         self._waker.room.budgets = {device.name: device.budget_bytes for device in manifest.devices}
         touched = (*changes.stopped, *changes.restarted, *changes.started)
-        groups = {specs[n].exclusive for n in touched for specs in (self._specs, new) if n in specs}
+        groups = {specs[n].unit.exclusive for n in touched for specs in (self._specs, new) if n in specs}
         try:
             async with self._waker.turn(*groups):
                 changes = await self._roll(changes, new, names)
         finally:
             for runner in self._runners.values():
-                runner.returning = False
-                runner.stir()
+                runner.mark("returning", on=False)
         self._refuse_ended()
-        await self._hooks.run_again({*changes.started, *changes.restarted}, self._specs, self._home.state_dir)
+        await self._hooks.run_again({*changes.started, *changes.restarted}, self._specs, self._shared.state_dir)
         self._emit(
             events.FleetReloaded(
                 started=changes.started, stopped=changes.stopped, restarted=changes.restarted, kept=changes.kept
@@ -256,7 +276,7 @@ class Supervisor:
         await self._end((*changes.stopped, *first), returning=first)
         self._take_over(new, changes, keep=waiting)
         for name in changes.started:
-            self._runners[name].returning = True
+            self._runners[name].mark("returning", on=True)
         await self._bring_back((*changes.started, *first), names)
         spared: set[str] = set()
         for wave in later:
@@ -279,16 +299,16 @@ class Supervisor:
         """Drain and stop `names`; requests to those that are `returning` wait for them."""
         going = [self._runners[name] for name in names]
         for name in returning:
-            self._runners[name].returning = True
+            self._runners[name].mark("returning", on=True)
         for runner in going:
-            runner.draining = True  # at once: no request may meet the new routes with the old process
+            runner.mark("draining", on=True)  # at once: no request may meet the new routes with the old process
         await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
         self._refuse_ended()
 
     def _take_over(self, new: dict[str, ProcessSpec], changes: Changes, *, keep: Collection[str] = ()) -> None:
         """Replace the specs, those of `keep` later; what is gone is never started again by who still waits for it."""
         for name in changes.stopped:
-            self._runners.pop(name).closed = True
+            self._runners.pop(name).mark("closed", on=True)
         kept_old = {n: self._specs[n] for n in changes.kept if n not in new}
         self._specs = {**kept_old, **new}
         self._compiled = frozenset(new)
@@ -299,7 +319,7 @@ class Supervisor:
                 if name not in keep:
                     self._runners[name].spec = spec
             else:
-                self._runners[name] = Runner(spec, self._home)
+                self._runners[name] = Runner(spec, self._shared)
 
     def why_failed(self, name: str) -> str:
         """What `name` failed of; "" when it did not."""
@@ -320,12 +340,12 @@ class Supervisor:
         boot: list[str] = []
         groups: dict[str, str] = {}
         for spec in self._specs.values():
-            if spec.start == "boot" and spec.default and spec.exclusive is not None:
-                groups.setdefault(spec.exclusive, spec.name)
+            if spec.unit.start == "boot" and spec.unit.default and spec.unit.exclusive is not None:
+                groups.setdefault(spec.unit.exclusive, spec.name)
         for spec in self._specs.values():
-            if spec.start != "boot" or spec.builtin:
+            if spec.unit.start != "boot" or spec.builtin:
                 continue
-            if spec.exclusive is None or groups.setdefault(spec.exclusive, spec.name) == spec.name:
+            if spec.unit.exclusive is None or groups.setdefault(spec.unit.exclusive, spec.name) == spec.name:
                 boot.append(spec.name)
         return tuple(boot)
 
@@ -346,19 +366,20 @@ class Supervisor:
             ready=self.ready(),
             processes=tuple(processes),
             hooks=self._hooks.status(),
+            manager=self._owner.manager,
         )
 
     def _beyond(self, name: str, runner: Runner) -> str:
         """How `runner` differs from what is compiled, beyond its own spec: gone, or spared by a reload that failed."""
         if name not in self._compiled:
             return "no longer compiled"
-        return "; ".join(argv_changes(runner.rungs.planned.argv, self._specs[name].argv))
+        return "; ".join(argv_changes(runner.fallbacks.planned.unit.argv, self._specs[name].unit.argv))
 
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""
-        serving = {r.spec.exclusive for r in self._runners.values() if r.spec.exclusive and r.usable}
+        serving = {r.spec.unit.exclusive for r in self._runners.values() if r.spec.unit.exclusive and r.usable}
         servers = [self._runners[name] for name in self.boot_names() if self._specs[name].kind == "server"]
-        return all(r.usable or r.spec.exclusive in serving for r in servers)
+        return all(r.usable or r.spec.unit.exclusive in serving for r in servers)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -373,13 +394,15 @@ class Supervisor:
         try:
             for dependency in earlier:
                 await self._settled[dependency].wait()
-            async with self._waker.turn(runner.spec.exclusive), limit:
+            if earlier and runner.spec.unit.cooldown_s and not runner.life.alive:
+                await asyncio.sleep(runner.spec.unit.cooldown_s)
+            async with self._waker.turn(runner.spec.unit.exclusive), limit:
                 if not runner.life.alive and not self._waker.rivals(runner):
                     await self._waker.start_in_room(runner)
                 state = await runner.until("ready", "sleeping", "failed", "stopped")
         finally:
             self._settled[name].set()
-        if state == "failed" and _is_fatal(runner):
+        if state == "failed" and is_fatal(runner):
             raise SuperviseError([failure_finding(runner)])
 
     async def _drain_and_stop(self, runner: Runner, why: str) -> None:
@@ -390,7 +413,7 @@ class Supervisor:
             runner.stop(why)
             await runner.until("stopped", "failed")
         finally:
-            runner.draining = False
+            runner.mark("draining", on=False)
 
     async def _bring_back(self, names: tuple[str, ...], asked: tuple[str, ...]) -> None:
         """Start `names` after a reload, a few at a time, and wait until each is ready or failed.
@@ -400,7 +423,7 @@ class Supervisor:
         """
         limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
         runners = [self._runners[n] for n in names if n in self._runners]
-        first = {(r.spec.exclusive, r.spec.exclusive or r.spec.name): r for r in reversed(runners)}
+        first = {(r.spec.unit.exclusive, r.spec.unit.exclusive or r.spec.name): r for r in reversed(runners)}
 
         async def bring(runner: Runner) -> None:
             async with limit:
@@ -416,58 +439,21 @@ class Supervisor:
 
         await asyncio.gather(*(bring(r) for r in runners if r in first.values()))
 
+    async def _fill_groups(self) -> None:
+        await self._waker.fill_groups([self._runners[name] for name in self.boot_names()])
+
     def _clients(self) -> dict[int, tuple[str, ...]]:
         """The processes that run now, with the commands of those that are containers' clients."""
         running = [r for r in self._runners.values() if r.pid is not None]
-        return {r.pid or 0: r.spec.argv if r.spec.container else () for r in running}
+        return {r.pid or 0: r.spec.unit.argv if r.spec.container else () for r in running}
 
     def _builtin(self, spec: ProcessSpec) -> ProcessStatus:
-        """Our own front: it runs while we do."""
+        """Our own front, up as long as this runtime."""
         return ProcessStatus(
             name=spec.name,
             kind="service",
             state="ready" if self.front else "stopped",
-            port=spec.port,
+            port=spec.unit.port,
             pid=self.runtime_pid if self.front else None,
-            model=spec.model,
+            model=spec.unit.model,
         )
-
-
-def _gpus(manifest: FleetManifest) -> tuple[str, ...]:
-    """Names of the fleet's GPUs, in the driver's order."""
-    return tuple(device.name for device in manifest.devices if device.kind == "gpu")
-
-
-def stopping_finding(deployment: str) -> Finding:
-    """Why nothing is taken over any more."""
-    return Finding(
-        code="supervise/stopping",
-        severity="error",
-        key="",
-        message=f"{deployment} is stopping: nothing is started or changed any more",
-        notes=("when it has ended, `launch up` starts it again",),
-    )
-
-
-def failure_finding(runner: Runner) -> Finding:
-    """Why a process failed, with the remedy and the end of its log as notes."""
-    spec, event = runner.spec, runner.failed_event()
-    lines = event.tail[-_TAIL_IN_FINDING:]
-    notes = [event.remedy] if event.remedy else []
-    if event.exit_code is not None:
-        notes.append(f"exit code {event.exit_code}")
-    if lines:
-        notes += [f"the end of {runner.log_file}:", *lines]
-    return Finding(
-        code=event.code,
-        severity="error",
-        key=f"{spec.kind}s.{spec.name}",
-        message=f"{spec.name}: {event.cause}",
-        notes=tuple(notes),
-    )
-
-
-def _is_fatal(runner: Runner) -> bool:
-    """Whether its failure stops the fleet; an absent container engine never does."""
-    missing_engine = runner.failure is not None and runner.failure.code == "supervise/container-engine-missing"
-    return runner.spec.fatal and not missing_engine

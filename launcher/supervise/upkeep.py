@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from launcher.ir.fleet import SupervisorUnit
-from launcher.supervise import logs, procfs, readiness
+from launcher.supervise import procfs, readiness
 from launcher.supervise.lifecycle import Slept
-from launcher.supervise.recovery import watch_ladders
+from launcher.supervise.recovery import watch_fallbacks
 from launcher.supervise.room import available_bytes
 from launcher.supervise.runner import Runner
 
-_LOG = logging.getLogger("launch.supervise")
 _ASK_MIN_S = 0.5
 _PULSE_S = 0.25
 _SUSPENDED_S = 3.0
@@ -25,10 +23,13 @@ _SLEEP_FLAG = "--sleep-idle-seconds"
 class Upkeep:
     """Four loops over `runners`, a live view, from `start` to `stop`."""
 
-    def __init__(self, runners: Mapping[str, Runner], settings: SupervisorUnit) -> None:
-        """Keeps references only."""
+    def __init__(
+        self, runners: Mapping[str, Runner], settings: SupervisorUnit, fill_groups: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Keeps references only. `fill_groups` is called after idle ones were stopped."""
+        self._fill_groups = fill_groups
         self._runners = runners
-        self._settings = settings
+        self.settings = settings
         self._ask_s = max(_ASK_MIN_S, settings.health_interval_s)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -36,8 +37,8 @@ class Upkeep:
         """Begin; a second call does nothing."""
         if not self._tasks:
             loop = asyncio.get_running_loop()
-            ladders = watch_ladders(self._runners, available_bytes)
-            loops = (self._watch_pulse(), self._watch_health(), self._keep_house(), ladders)
+            fallbacks = watch_fallbacks(self._runners, available_bytes)
+            loops = (self._watch_pulse(), self._watch_health(), self._reap_idle(), fallbacks)
             self._tasks = [loop.create_task(work) for work in loops]
 
     def stop(self) -> None:
@@ -64,7 +65,7 @@ class Upkeep:
     async def _watch_health(self) -> None:
         """Ask every ready process, all at once, every `health_interval_s`."""
         while True:
-            await asyncio.sleep(self._settings.health_interval_s)
+            await asyncio.sleep(self.settings.health_interval_s)
             await asyncio.gather(*(self._check(r) for r in tuple(self._runners.values()) if r.usable))
 
     async def _check(self, runner: Runner) -> None:
@@ -76,45 +77,33 @@ class Upkeep:
             return
         if answered or runner.last_ok >= asked_at:
             runner.unhealthy = 0
-            if _SLEEP_FLAG in runner.spec.argv:
+            if _SLEEP_FLAG in runner.spec.unit.argv:
                 asleep = await readiness.asleep(runner.spec, self._ask_s)
                 if asleep is not None:
                     runner.dispatch(Slept(asleep))
             return
         runner.unhealthy += 1
-        if runner.unhealthy >= self._settings.health_failures:
-            reason = f"{runner.spec.health_path} did not answer {runner.unhealthy} times in a row"
+        if runner.unhealthy >= self.settings.health_failures:
+            reason = f"{runner.spec.unit.health_path} did not answer {runner.unhealthy} times in a row"
             runner.broken(reason, "supervise/unhealthy")
 
-    async def _keep_house(self) -> None:
+    async def _reap_idle(self) -> None:
         """Stop what has been idle too long; keep logs below their limit."""
         while True:
-            idle_limits = [r.spec.idle_timeout_s for r in self._runners.values() if r.spec.idle_timeout_s > 0]
+            idle_limits = [r.spec.unit.idle_timeout_s for r in self._runners.values() if r.spec.unit.idle_timeout_s > 0]
             await asyncio.sleep(max(0.05, min([1.0, *(limit / 4 for limit in idle_limits)])))
             now = asyncio.get_running_loop().time()
             for runner in tuple(self._runners.values()):
-                limit = runner.spec.idle_timeout_s
-                stoppable = runner.spec.start == "demand" and limit > 0 and runner.usable and not runner.busy
-                if stoppable and now - runner.last_used >= limit:
+                if runner.tenant(now).idle_too_long:
                     runner.stop("idle")
-                await self._cut_log(runner)
-
-    async def _cut_log(self, runner: Runner) -> None:
-        """Rotate one log if it is too long."""
-        if logs.size_bytes(runner.log_file) > self._settings.log_max_bytes:
-            try:
-                await asyncio.to_thread(
-                    logs.cut, runner.log_file, self._settings.log_files, self._settings.log_max_bytes
-                )
-            except OSError:
-                _LOG.exception("cannot rotate %s", runner.log_file)
+                await runner.trim_log()
+            await self._fill_groups()
 
 
 def _is_suspended(runner: Runner) -> bool:
     """Whether its process is stopped now; the runner, and who waits for it, are told of a change."""
     pid = runner.pid if runner.life.state in _SERVING else None
     suspended = pid is not None and procfs.is_suspended(pid)
-    if runner.suspended != suspended:
-        runner.suspended = suspended
-        runner.stir()
+    if runner.life.suspended != suspended:
+        runner.mark("suspended", on=suspended)
     return suspended

@@ -6,39 +6,39 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
-from launcher.ir.live import UnavailableError
+from launcher.ir.live import Lease, UnavailableError
 from launcher.supervise import events
+from launcher.supervise.lifecycle import FAILED_PAUSE_S
 from launcher.supervise.room import Room
-from launcher.supervise.runner import FAILED_PAUSE_S, Runner
-from launcher.supervise.slots import save_slots
+from launcher.supervise.runner import Runner
+from launcher.supervise.scheduler import rivals
 
 _ROOM_WAIT_S = 30.0
-_LEASE_S = 0.05
-"""How long a waiter may take from its promise to `enter` before the server may be taken away again."""
 
 
-class _Flight:
-    """One start that several waiters share. `lacks_room`: it waits for others to be idle."""
+class StartAttempt:
+    """One start that several waiters share; each waits for a lease of its own. `lacks_room`: others must be idle first.
+
+    `committed`: from then on it goes on without waiters too.
+    """
 
     def __init__(self) -> None:
-        """Nobody waits yet, nothing was begun."""
         self.task: asyncio.Task[None] | None = None
-        self.waiters = 0
-        self.begun = False
-        self.granted = False
+        self.waiters: set[asyncio.Future[Lease]] = set()
+        self.committed = False
         self.lacks_room = False
 
     def waits_for_room(self) -> None:
-        """Nobody who could go for it is idle."""
+        """All evictable servers are busy."""
         self.lacks_room = True
 
-    def begins(self) -> None:
-        """From now on it goes on without waiters too."""
-        self.begun, self.lacks_room = True, False
+    def commit(self) -> None:
+        """The start itself begins."""
+        self.committed, self.lacks_room = True, False
 
 
 class Waker:
-    """Implements `Upstreams.wake` over `runners` (a live view: entries come and go on reload).
+    """Implements `Upstreams.acquire` over `runners` (a live view: entries come and go on reload).
 
     `budgets`: bytes by device. `available`: see `Room`.
     """
@@ -55,88 +55,88 @@ class Waker:
         self.closed = False
         self.drain_timeout_s = drain_timeout_s
         self._runners = runners
-        self._flights: dict[str, _Flight] = {}
+        self._attempts: dict[str, StartAttempt] = {}
         self._groups: dict[str, asyncio.Lock] = {}
 
-    async def wake(self, name: str, timeout_s: float) -> None:  # noqa: C901  # one clause for each end
-        """Return once `name` takes requests, starting it if it is started on demand. Raises UnavailableError.
-
-        A waiter that goes away is dropped; a start that nobody waits for any more is not begun.
-        """
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
+        """A lease on `name`, which is started first where it is started on demand. Raises UnavailableError."""
         runner = self._runners.get(name)
         if runner is None:
             raise UnavailableError("unknown_server", f"there is no server {name!r}")
         if runner.usable:
-            return
+            return runner.grant(name)
         if self.closed:
             raise UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5)
-        flight = self._flights.get(name)
-        if flight is None or flight.granted:  # who comes after the promise was not counted in it
-            flight = self._take_off(name, runner)
-        assert flight.task is not None  # noqa: S101 - set by _take_off
-        flight.waiters += 1
+        attempt = self._attempts.get(name) or self._begin(name, runner)
+        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        attempt.waiters.add(waiter)
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.shield(flight.task)
-        except TimeoutError:
-            raise _too_late(name, timeout_s, flight) from None
-        except OSError as error:  # nothing was begun: not even a look at the memory was possible
-            raise UnavailableError("server_failed", f"server {name!r} failed: {error}", retry_after_s=1) from None
-        except UnavailableError as error:
-            # Each waiter raises its own: one object raised by many collects their tracebacks.
-            raise UnavailableError(error.code, error.message, retry_after_s=error.retry_after_s) from None
+                return await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                waiter.result().release(ok=False)  # granted in the very instant in which the waiter went away
+            if isinstance(error, TimeoutError):
+                raise _too_late(name, timeout_s, attempt) from None
+            raise
         finally:
-            flight.waiters -= 1
-            if flight.granted:
-                asyncio.get_running_loop().call_later(_LEASE_S, _end_lease, runner)
-            elif flight.waiters == 0 and not flight.begun and not flight.task.done():
-                if self._flights.get(name) is flight:
-                    del self._flights[name]
-                flight.task.cancel()
+            attempt.waiters.discard(waiter)
+            if not attempt.waiters and not attempt.committed and attempt.task is not None:
+                if self._attempts.get(name) is attempt:
+                    del self._attempts[name]
+                attempt.task.cancel()
 
     def waiting(self, name: str) -> int:
         """How many wait for the start of `name`."""
-        flight = self._flights.get(name)
-        return 0 if flight is None else flight.waiters
+        attempt = self._attempts.get(name)
+        return 0 if attempt is None else len(attempt.waiters)
 
     async def close(self) -> None:
         """Refuse from now on, and end every start that is under way (the servers are stopped by the caller)."""
         self.closed = True
-        tasks = [flight.task for flight in self._flights.values() if flight.task is not None]
+        tasks = [attempt.task for attempt in self._attempts.values() if attempt.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _take_off(self, name: str, runner: Runner) -> _Flight:
-        """Begin a flight for `name`; it leaves the table when it ends."""
-        flight = _Flight()
-        flight.task = asyncio.get_running_loop().create_task(self._fly(runner, flight))
-        self._flights[name] = flight
+    def _begin(self, name: str, runner: Runner) -> StartAttempt:
+        """A new attempt to start `name`."""
+        attempt = self._attempts[name] = StartAttempt()
+        attempt.task = asyncio.get_running_loop().create_task(self._run(runner, attempt))
+        attempt.task.add_done_callback(lambda task: self._done(name, attempt, task))
+        return attempt
 
-        def landed(task: asyncio.Task[None]) -> None:
-            if self._flights.get(name) is flight:
-                del self._flights[name]
-            if not task.cancelled():
-                task.exception()  # retrieved here too: there may be no waiter left
+    async def _run(self, runner: Runner, attempt: StartAttempt) -> None:
+        """Bring `runner` up, and grant the waiters their leases before another start may take it away."""
+        async with self.turn(runner.spec.unit.exclusive):
+            if runner.spec.unit.start == "demand" or runner.spec.unit.exclusive is not None:
+                await self._bring_up(runner, attempt)
+            else:
+                attempt.commit()
+                await _settle(runner)
+            self._forget(runner.spec.name, attempt)
+            for waiter in attempt.waiters:
+                if not waiter.done():
+                    waiter.set_result(runner.grant(runner.spec.name))
 
-        flight.task.add_done_callback(landed)
-        return flight
+    def _done(self, name: str, attempt: StartAttempt, task: asyncio.Task[None]) -> None:
+        """Tell those who still wait why there is no lease for them."""
+        self._forget(name, attempt)
+        error: BaseException | None
+        if task.cancelled():
+            error = UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5)
+        else:
+            error = task.exception()
+        if isinstance(error, OSError):  # nothing was begun: not even the memory could be read
+            error = UnavailableError("server_failed", f"server {name!r} failed: {error}", retry_after_s=1)
+        for waiter in attempt.waiters:
+            if not waiter.done() and error is not None:
+                waiter.set_exception(_copied(error))
 
-    async def _fly(self, runner: Runner, flight: _Flight) -> None:
-        """Bring `runner` up, then promise it to the waiters before another start may take it away."""
-        try:
-            async with self.turn(runner.spec.exclusive):
-                if runner.spec.start == "demand" or runner.spec.exclusive is not None:
-                    await self._bring_up(runner, flight)
-                else:
-                    flight.begun = True
-                    await _settle(runner)
-                runner.leases += flight.waiters
-                flight.granted = True
-        except asyncio.CancelledError:
-            if not self.closed:
-                raise
-            raise UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5) from None
+    def _forget(self, name: str, attempt: StartAttempt) -> None:
+        """Waiters that arrive from now on start a new attempt."""
+        if self._attempts.get(name) is attempt:
+            del self._attempts[name]
 
     @contextlib.asynccontextmanager
     async def turn(self, *groups: str | None) -> AsyncIterator[None]:
@@ -150,7 +150,7 @@ class Waker:
             yield
 
     async def start_in_room(self, runner: Runner) -> None:
-        """Start `runner` as the ledger allows, making room and waiting for it, at most half a minute.
+        """Start `runner` as the scheduler allows, making room and waiting for it, at most half a minute.
 
         Where that cannot be, one that is always on is started all the same (its plan was found to fit), and one that
         is started on demand is left to its next request, which is told why.
@@ -159,22 +159,31 @@ class Waker:
             async with asyncio.timeout(_ROOM_WAIT_S):
                 await self.room.place(runner, on_wait=_nothing, on_start=_nothing)
         except (UnavailableError, TimeoutError):
-            if runner.spec.start == "boot":
+            if runner.spec.unit.start == "boot":
                 runner.start()
 
     def rivals(self, runner: Runner) -> Iterable[Runner]:
         """The other members of its exclusive group that run or will run again by themselves."""
-        group = runner.spec.exclusive
-        if group is None:
-            return ()
-        members = [o for o in self._runners.values() if o is not runner and o.spec.exclusive == group]
-        return tuple(o for o in members if o.life.alive or o.life.wanted)
+        tenants = [other.tenant(0.0) for other in self._runners.values()]
+        return tuple(self._runners[name] for name in rivals(runner.spec, tenants))
 
-    async def _bring_up(self, runner: Runner, flight: _Flight) -> None:
+    async def fill_groups(self, defaults: Iterable[Runner]) -> None:
+        """Start those of `defaults` whose exclusive group has become empty: who displaced them was idle too long."""
+        for runner in defaults:
+            if runner.spec.unit.exclusive is not None and self._is_left_out(runner):
+                async with self.turn(runner.spec.unit.exclusive):
+                    if self._is_left_out(runner):
+                        await self.start_in_room(runner)
+
+    def _is_left_out(self, runner: Runner) -> bool:
+        life = runner.life
+        return life.state == "stopped" and not (life.held or life.closed or life.returning or self.rivals(runner))
+
+    async def _bring_up(self, runner: Runner, attempt: StartAttempt) -> None:
         """Make room, start `runner`, and on failure bring back what it displaced."""
         if runner.usable:
             return
-        if runner.held:
+        if runner.life.held:
             raise UnavailableError("server_stopped", f"server {runner.spec.name!r} was stopped by an operator")
         await runner.until("stopped", "failed", "ready", "sleeping", "starting", "backoff")
         displaced: list[Runner] = []
@@ -182,11 +191,11 @@ class Waker:
         try:
             await self.clear_group(runner, displaced)
             if runner.life.state in ("stopped", "failed"):
-                await self.room.place(runner, on_wait=flight.waits_for_room, on_start=flight.begins)
-            flight.begins()
+                await self.room.place(runner, on_wait=attempt.waits_for_room, on_start=attempt.commit)
+            attempt.commit()
             await _settle(runner)
             if displaced:
-                _tell_swap(runner, displaced, began)
+                _emit_swap(runner, displaced, began)
         except BaseException:
             if not self.closed and not runner.life.alive:
                 for other in displaced:
@@ -199,33 +208,48 @@ class Waker:
         The caller has its `turn`. Raises UnavailableError when one does not end.
         """
         for other in self.rivals(runner):
-            try:
-                drained = await other.drain(self.drain_timeout_s)
-                displaced.append(other)
-                if drained:
-                    await save_slots(other)
-                other.stop("exclusive")
-                await other.until("stopped", "failed")
-            finally:
-                other.draining = False
-            if other.life.alive:
-                raise UnavailableError("server_stuck", f"{other.spec.name!r} does not end", retry_after_s=30)
+            await self._put_away(other, "exclusive", displaced)
+
+    async def unload(self, name: str) -> None:
+        """Drain and stop a server that is started on demand; the next request starts it. Raises UnavailableError."""
+        runner = self._runners.get(name)
+        if runner is None:
+            raise UnavailableError("unknown_server", f"there is no server {name!r}")
+        if runner.spec.unit.start != "demand":
+            raise UnavailableError("always_on", f"server {name!r} is always on: `launch stop {name}` stops it")
+        async with self.turn(runner.spec.unit.exclusive):
+            if runner.life.alive:
+                await self._put_away(runner, "unloaded", [])
+
+    async def _put_away(self, runner: Runner, why: str, ended: list[Runner]) -> None:
+        """Drain and stop `runner`, noted in `ended` as soon as it must go. Raises UnavailableError when it stays."""
+        try:
+            drained = await runner.drain(self.drain_timeout_s)
+            ended.append(runner)
+            if drained:
+                await runner.save_slots()
+            runner.stop(why)
+            await runner.until("stopped", "failed")
+        finally:
+            runner.mark("draining", on=False)
+        if runner.life.alive:
+            raise UnavailableError("server_stuck", f"{runner.spec.name!r} does not end", retry_after_s=30)
 
 
-def _tell_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> None:
+def _emit_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> None:
     """A swap is done: how long it took, from the beginning of the drain."""
     instead_of = tuple(other.spec.name for other in displaced)
     seconds = asyncio.get_running_loop().time() - began
-    runner.tell(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
+    runner.emit(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
 
 
 def _nothing() -> None:
     """Nobody is to be told."""
 
 
-def _too_late(name: str, timeout_s: float, flight: _Flight) -> UnavailableError:
+def _too_late(name: str, timeout_s: float, attempt: StartAttempt) -> UnavailableError:
     """What a waiter is told whose time is up."""
-    if flight.lacks_room:
+    if attempt.lacks_room:
         message = f"there was no room for {name!r} within {timeout_s:g} s: others are busy"
         return UnavailableError("no_room", message, retry_after_s=10)
     message = f"server {name!r} was not ready within {timeout_s:g} s"
@@ -244,7 +268,8 @@ async def _settle(runner: Runner) -> None:
         raise UnavailableError("server_stopped", f"server {name!r} is stopped")
 
 
-def _end_lease(runner: Runner) -> None:
-    """A promised waiter has entered, or never will."""
-    runner.leases -= 1
-    runner.stir()
+def _copied(error: BaseException) -> BaseException:
+    """The same for another waiter: one object raised by many collects their tracebacks."""
+    if isinstance(error, UnavailableError):
+        return UnavailableError(error.code, error.message, retry_after_s=error.retry_after_s)
+    return error

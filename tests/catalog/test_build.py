@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from launcher.catalog import build, describe, load_model, resolve_path
+from launcher.catalog import build, describe, load_model, resolve_path, vault
 from launcher.errors import CatalogError, Finding, has_errors
 from launcher.ir.config import FleetConfig
 from tests import tinymodels
@@ -382,3 +382,36 @@ def test_projectors_that_do_not_match(tmp_path: Path) -> None:
     models = {"m": declared(_7B, {"f16": {"path": str(path)}})}
     _, findings = build(fleet(models, {"s": {"model": "m", "quantization": "f16"}}))
     assert codes(findings) == [("catalog/not-a-model", "models.m.files.f16.path")]
+
+
+def test_the_vault_has_every_quantization_of_the_fleets_models(tmp_path: Path) -> None:
+    """Used, published, declared and at hand, drafts and projectors too; not what no server names, nor of packages."""
+    tinymodels.write("llama", tmp_path).rename(tmp_path / "here.gguf")
+    files = {
+        "q8_0": {"path": "a-q8.gguf"},
+        "q4_k_m": {"path": "a-q4.gguf", "bytes": 4_000_000_000},
+        "f16": {"path": "here.gguf"},
+        "odd": {"path": "pkg://package/file.gguf"},
+    }
+    models = {
+        "a": declared(_7B, files, projector={"path": "p.gguf", "bytes": 900}),
+        "draft": declared(_7B, {"q8_0": {"path": "/elsewhere/d.gguf"}}),
+        "other": declared(_7B, {"q8_0": {"path": "other.gguf"}}),
+    }
+    server = {"model": "a", "quantization": "q8_0", "draft": {"model": "draft", "quantization": "q8_0"}}
+    config = fleet(models, {"s": server}, tmp_path)
+    catalog, _ = build(config)
+    found = {file.key: file for file in vault(config, catalog)}
+    assert catalog.vault == ()
+    assert set(found) == {
+        *(f"models.a.files.{q}" for q in ("q8_0", "q4_k_m", "f16")),
+        "models.a.projector",
+        "models.draft.files.q8_0",
+    }
+    used = catalog.get("a", "q8_0")
+    assert used is not None
+    assert found["models.a.files.q8_0"].bytes == used.file_bytes == found["models.draft.files.q8_0"].bytes
+    assert found["models.a.files.q4_k_m"].bytes == 4_000_000_000
+    assert found["models.a.files.f16"].bytes == (tmp_path / "here.gguf").stat().st_size
+    assert {key for key, file in found.items() if file.here} == {"models.a.files.f16"}
+    assert {key for key, file in found.items() if not file.used} == {"models.a.files.q4_k_m", "models.a.files.f16"}

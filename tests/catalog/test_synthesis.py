@@ -139,6 +139,8 @@ def test_incomplete_declarations(fields: dict[str, Any], field: str, part: str) 
 
 
 _SMALL_NUMBERS = st.integers(0, 300)
+WHOLE = {"int", "Positive", "NotNegative", "int | tuple[int, ...]", "int | tuple[bool, ...]"}
+"""What fields are annotated with that may be whole numbers."""
 
 
 @settings(max_examples=150, deadline=None)
@@ -149,7 +151,7 @@ _SMALL_NUMBERS = st.integers(0, 300)
         {
             name: _SMALL_NUMBERS
             for name in ArchitectureConfig.__struct_fields__
-            if ArchitectureConfig.__annotations__[name] in {"int", "int | tuple[int, ...]", "int | tuple[bool, ...]"}
+            if ArchitectureConfig.__annotations__[name] in WHOLE
         }
     ),
     lists=st.booleans(),

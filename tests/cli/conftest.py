@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -10,9 +11,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import msgspec
 import pytest
 
+from launcher.manifest import DOCUMENTS, json_schema
+
 LAUNCH = Path(sys.executable).with_name("launch")
+
+
+def holds(document: dict[str, Any], name: str) -> None:
+    """`document` obeys the published schema `name`, and its type has all of its keys."""
+    _validator(name).validate(document)
+    assert json.loads(msgspec.json.encode(msgspec.convert(document, DOCUMENTS[name]))) == document
+
+
+@functools.cache
+def _validator(name: str) -> jsonschema.Draft202012Validator:
+    """What holds documents against the schema `name`."""
+    return jsonschema.Draft202012Validator(json_schema(name))
+
+
+_LEADS_ELSEWHERE = frozenset(
+    (
+        *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"),
+        *("LLAMA_CACHE", "OLLAMA_MODELS"),
+    )
+)
+"""What would lead a command out of the home of its test."""
 
 
 class Cli:
@@ -20,7 +46,9 @@ class Cli:
 
     def __init__(self, home: Path, free_port: Callable[[], int]) -> None:
         self.home = home
-        self.env = os.environ | {"XDG_STATE_HOME": str(home / "state"), "HOME": str(home), "NO_COLOR": "1"}
+        kept = {name: value for name, value in os.environ.items() if name not in _LEADS_ELSEWHERE}
+        self.env = kept | {"XDG_STATE_HOME": str(home / "state"), "HOME": str(home), "NO_COLOR": "1"}
+        self.free_port = free_port
         self.front_port, self.server_port = free_port(), free_port()
         self.front = f"http://127.0.0.1:{self.front_port}"
         self.dev = (
@@ -30,7 +58,12 @@ class Cli:
             f"servers.assistant.port={self.server_port}",
             "servers.assistant.n_ctx_per_slot=512",
             "servers.assistant.cache_ram_mib=0",
+            "servers.assistant.threads=1",  # several tests share the cores: threads that wait for each other spin
         )
+
+    def ports(self, *servers: str) -> list[str]:
+        """Overrides that take `servers` and the front off their default ports: another test may be using those."""
+        return [f"runtime.front.port={self.front_port}", *(f"servers.{s}.port={self.free_port()}" for s in servers)]
 
     def run(self, *args: str, code: int | None = 0, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Runs `launch ARGS`; checks the exit code unless `code` is None, and that no traceback came out."""
@@ -42,8 +75,9 @@ class Cli:
         return done
 
     def json(self, *args: str, code: int | None = 0) -> dict[str, Any]:
-        """What `launch ARGS --json` prints."""
+        """What `launch ARGS --json` prints, which is what the schema says that it names."""
         document: dict[str, Any] = json.loads(self.run(*args, "--json", code=code).stdout)
+        holds(document, document["schema"])
         return document
 
     def start(self, *args: str) -> subprocess.Popen[str]:

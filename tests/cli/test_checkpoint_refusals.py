@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -89,6 +90,14 @@ def test_a_fleet_that_is_not_there(state: Path) -> None:
 def test_one_of_two_fleets(state: Path) -> None:
     """Both could be meant; named, it is clear."""
     shutil.copytree(state, state.with_name("dev-other"))
+    assert refusal(lambda: checkpoint("create", "one")) == "checkpoint/which-deployment"
+    assert checkpoint("create", "one", deployment="dev-dev") == 0
+
+
+def test_an_installed_fleet_is_not_taken_for_one_of_up(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a fleet is installed, too, `create` says that it takes the other one only by name."""
+    installed = SimpleNamespace(name="epyc-full")
+    monkeypatch.setattr("launcher.cli.checkpoint.installed_here", lambda _: (installed,))
     assert refusal(lambda: checkpoint("create", "one")) == "checkpoint/which-deployment"
     assert checkpoint("create", "one", deployment="dev-dev") == 0
 

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jsonschema
-import msgspec
 import pytest
 
 from launcher.manifest import DOCUMENTS, json_schema
 from launcher.orchestrate import FILE_NAME, Memory
 
-from .conftest import Cli
+from .conftest import Cli, holds
 
 DEV = ("hardware=dev", "profile=dev")
 SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
-
-
-def holds(document: dict[str, Any], name: str) -> None:
-    """`document` obeys the schema `name`, and its type has all of its keys."""
-    jsonschema.validate(document, json_schema(name))
-    assert json.loads(msgspec.json.encode(msgspec.convert(document, DOCUMENTS[name]))) == document
+CLI = Path(__file__).parents[2] / "launcher/cli"
 
 
 def test_every_document_is_published() -> None:
     """docs/schemas has one file a document."""
     names = {f"{name.replace('/', '.')}.json" for name in DOCUMENTS}
     assert {path.name for path in SCHEMAS.iterdir()} == names
+
+
+def test_no_command_prints_what_is_not_published() -> None:
+    """Every schema that a command names is one of them."""
+    named = {n for p in CLI.glob("*.py") for n in re.findall(r'"schema": "([^"]+)"', p.read_text(encoding="utf-8"))}
+    assert named - set(DOCUMENTS) == set()
+
+
+def test_what_is_left_to_explain_and_inspect(cli: Cli, tiny_models: Callable[..., Path]) -> None:
+    """All codes, one; several files."""
+    assert len(cli.json("explain")["codes"]) > 100
+    assert [page["code"] for page in cli.json("explain", "plan/ram-over-budget")["codes"]] == ["plan/ram-over-budget"]
+    assert len(cli.json("inspect", str(tiny_models("llama")), str(tiny_models("qwen2")))["files"]) == 2
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -29,7 +29,7 @@ LINE = re.compile(r"^(?:\S.*: )?((?:error|warning|note)\[.*)$")
 PAGES = {page.code: page for page in explanations()}
 BY_VARIABLE = {
     *("catalog/unknown-mix", "config/dangling", "engine/unknown-flag", "install/no-systemd", "plan/node-over-budget"),
-    "plan/proof-failed",
+    *("plan/proof-failed", "plan/proof-mismatch"),
 }
 """Codes whose severity is decided before the call that names them."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,3 +46,17 @@ def test_counts_are_summed_up() -> None:
     """Plural where there are several."""
     assert summary([FINDING, FINDING]) == "2 errors"
     assert summary([]) == "no findings"
+
+
+def test_on_a_narrow_terminal_lines_end_between_words() -> None:
+    """Continued lines are indented, overrides stay whole to be copied, a pipe gets one line each."""
+    stream = io.StringIO()
+    terminal = Terminal(stream)
+    terminal.interactive, terminal.width = True, 40
+    words = "nothing in this deployment is started on these ports"
+    show_findings(terminal, [msgspec.structs.replace(FINDING, message=words, notes=(words,))])
+    lines = stream.getvalue().splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert lines[1].startswith("    ")
+    assert " ".join(" ".join(lines).split()).count(words) == 2
+    assert words in shown(msgspec.structs.replace(FINDING, message=words)).splitlines()[0]

@@ -45,14 +45,16 @@ def gone(pid: int) -> bool:
 
 
 def client(cli: Cli) -> openai.OpenAI:
-    """The public client, pointed at the front."""
+    """The public client, pointed at the front; to be closed."""
     return openai.OpenAI(base_url=f"{cli.front}/v1", api_key="none", max_retries=0, timeout=60)
 
 
 def chat(cli: Cli, model: str, **options: Any) -> Any:
-    """One short chat."""
+    """One short chat; of a stream the chunks."""
     message: Any = {"role": "user", "content": "Say hello."}
-    return client(cli).chat.completions.create(model=model, messages=[message], max_tokens=8, **options)
+    with client(cli) as public:
+        answer = public.chat.completions.create(model=model, messages=[message], max_tokens=8, **options)
+        return list(answer) if options.get("stream") else answer
 
 
 def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
@@ -69,7 +71,8 @@ def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
     for name in ("assistant", "smollm2"):
         assert chat(cli, name).choices[0].message.content
     assert "".join(c.choices[0].delta.content or "" for c in chat(cli, "assistant", stream=True) if c.choices)
-    assert "assistant" in [m.id for m in client(cli).models.list()]
+    with client(cli) as public:
+        assert "assistant" in [m.id for m in public.models.list()]
     with pytest.raises(openai.NotFoundError, match="asistant"):
         chat(cli, "asistant")
     assert httpx.get(f"{cli.front}/ready").status_code == 200
@@ -142,10 +145,8 @@ def test_stop_under_load_leaves_no_process(cli: Cli) -> None:
     def stream() -> None:
         """Reads one long stream to its end, whatever that is."""
         message: Any = {"role": "user", "content": "Count to a thousand."}
-        with contextlib.suppress(openai.APIError, httpx.HTTPError):
-            for _ in client(cli).chat.completions.create(
-                model="assistant", messages=[message], max_tokens=400, stream=True
-            ):
+        with contextlib.suppress(openai.APIError, httpx.HTTPError), client(cli) as public:
+            for _ in public.chat.completions.create(model="assistant", messages=[message], max_tokens=400, stream=True):
                 pass
         ended.append(True)
 
@@ -270,14 +271,14 @@ def test_the_question_is_answered_where_keys_are_asked_for_and_nobody_stays(cli:
 @pytest.mark.parametrize(
     ("text", "key", "spelled"),
     [
-        ("plain\nother name=x\n", "plain", "$(head -n1 '{}')"),
-        ("# keys\nplain\n", "plain", "$YOUR_KEY"),
-        ("plain name=x\n", "plain", "$YOUR_KEY"),
-        ("plain\r\n", "plain", "$YOUR_KEY"),
+        ("plain-key\nother-key name=x\n", "plain-key", "$(head -n1 '{}')"),
+        ("# keys\nplain-key\n", "plain-key", "$YOUR_KEY"),
+        ("plain-key name=x\n", "plain-key", "$YOUR_KEY"),
+        ("plain-key\r\n", "plain-key", "$YOUR_KEY"),
         (f"sha256:{hashlib.sha256(b'secret').hexdigest()}\n", None, "$YOUR_KEY"),
-        (f"sha256:{hashlib.sha256(b'secret').hexdigest()}\nplain", "plain", "$YOUR_KEY"),
-        ("boss scopes=admin\n", None, "$YOUR_KEY"),
-        ("boss scopes=admin\nlimited models=other\nplain models=assistant\n", "plain", "$YOUR_KEY"),
+        (f"sha256:{hashlib.sha256(b'secret').hexdigest()}\nplain-key", "plain-key", "$YOUR_KEY"),
+        ("boss-key scopes=admin\n", None, "$YOUR_KEY"),
+        ("boss-key scopes=admin\nlimited-key models=other\nplain-key models=assistant\n", "plain-key", "$YOUR_KEY"),
         ("", None, "$YOUR_KEY"),
     ],
 )

@@ -22,6 +22,7 @@ from launcher.files.lock import LockOwner, OwnedLock
 from launcher.install import Layout
 from launcher.install.steps import not_active
 from launcher.install.systemd import Systemd
+from launcher.ir.fleet import ServiceUnit
 from launcher.route.journal import Journal
 from launcher.supervise import LOCK_NAME, end_runtime
 from launcher.supervise.causes import obstacle
@@ -89,7 +90,7 @@ def asked(home: Path, name: str) -> Path:
 
 def test_reload_compiles_what_up_was_asked_for(home: Path) -> None:
     """The same again, with more."""
-    target, _ = recompile(asked(home, "dev-dev"), ("servers.assistant.slots=1",))
+    target = recompile(asked(home, "dev-dev"), ("servers.assistant.slots=1",)).target
     assert target == home / "dev-dev" / DEPLOYMENT_NAME
 
 
@@ -252,8 +253,24 @@ def test_a_program_that_is_there(free_port: Callable[[], int], container: bool) 
 
 def process(program: str, port: int, *, container: bool) -> ProcessSpec:
     """The dev fleet's process, run by another program."""
-    spec = process_specs(render(compile_fleet(DEV)).manifest)["assistant"]
-    return msgspec.structs.replace(spec, argv=(program,), port=port, container=container)
+    rendered = render(compile_fleet(DEV)).manifest
+    server = msgspec.structs.replace(rendered.servers[0], name="assistant", argv=(program,), port=port)
+    service = ServiceUnit(
+        name="assistant",
+        argv=(program,),
+        env={},
+        host="127.0.0.1",
+        port=port,
+        health_path="/",
+        start="boot",
+        start_timeout_s=1,
+        fatal=False,
+        ram_bytes=0,
+        builtin=None,
+        container="image",
+    )
+    units = {"servers": (), "services": (service,)} if container else {"servers": (server,)}
+    return process_specs(msgspec.structs.replace(rendered, **units))["assistant"]
 
 
 # --- the front -------------------------------------------------------------------------------------------------

@@ -134,6 +134,19 @@ def test_memory_policy_of_the_big_three(hot):
     assert all(s.numa.policy == "preferred" for s in hot.servers.values())
 
 
+def test_serial_roles(hot):
+    """The five of SERIAL_ROLES have one slot, each with its reason."""
+    limits = hot.routing.slots_max
+    assert set(limits) == {
+        "coder_escalation",
+        "worker_summarize",
+        "architect_general",
+        "architect_coding",
+        "ingest_long_context",
+    }
+    assert all(limit.slots == 1 and limit.reason for limit in limits.values())
+
+
 def test_failures_that_the_fleet_survives(hot):
     """Embedder, worker and vision may fail; any other server is needed."""
     needed = {n for n, s in hot.servers.items() if s.fatal}
@@ -214,7 +227,7 @@ def test_services_and_hooks(hot):
     assert hot.services["nextplaid-docs"].ram_bytes == 200_000_000
     assert hot.services["document_formalizer"].threads == 8 * 12
     assert all("--int8" in hot.services[n].container.args for n in ("nextplaid-code", "nextplaid-docs"))
-    assert list(hot.hooks) == ["memory_databases", "repl_seeds", "embedder_warmup", "tool_registry"]
+    assert list(hot.hooks) == ["embedder_warmup"]  # the other three call the document's own Python: docs/running.md
     assert hot.hooks["embedder_warmup"].body == {"content": "test embedding warmup"}
 
 

@@ -117,7 +117,13 @@ def test_the_shipped_config_composes_as_under_plain_hydra(by_hydra: Plain, overr
     from launcher.config import compose, flatten
 
     composed = compose(overrides, config_dirs=[SHIPPED])
-    assert composed.tree == by_hydra(SHIPPED, *overrides)
+    plain = by_hydra(SHIPPED, *overrides)
+    for name, server in plain["servers"].items():
+        if server.get("devices") == "auto":  # a word of ours, and a list once the cards are known
+            ours = composed.tree["servers"][name]
+            assert isinstance(ours["devices"], list)
+            server |= {key: ours[key] for key in ("devices", "n_gpu_layers") if key in ours}
+    assert composed.tree == plain
     for key, _ in flatten(composed.tree):
         assert key in composed.sources.locations, key
 
@@ -150,7 +156,7 @@ def test_python_warnings_never_reach_users(conf: Conf) -> None:
         ("++foo=4", "config/unknown-key", None),
         ("~deploy=x", "config/unknown-key", None),
         ("model=tiny", "config/override", "servers.NAME.model=tiny"),
-        ("hardware=epyc,laptop", "config/override", "hardware=[epyc,laptop]"),
+        ("hardware=epyc,laptop", "config/override", "hardware=epyc"),
     ],
 )
 def test_a_wrong_choice_is_one_finding(conf: Conf, override: str, code: str, fix: str | None) -> None:

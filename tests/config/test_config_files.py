@@ -50,6 +50,7 @@ from tests.config.conftest import Conf
             "too deeply",
         ),
     ],
+    ids=lambda word: word[:40],
 )
 def test_bad_yaml_is_one_finding_at_its_place(conf: Conf, text: str, where: str, said: str) -> None:
     """What libyaml or we refuse is one `config/yaml` finding at its mark, and nothing that follows from it."""

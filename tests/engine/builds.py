@@ -87,21 +87,22 @@ def on_tiny_models(
     port is left to the server.
     """
     words = list(compiled.commands[server.name].argv)
-    words = words[words.index(compiled.engines[server.engine][0]) + 1 :]
-    shape = {"n_ctx_train": server.n_ctx_train if server.arch == "bert" else CONTEXT}
-    if server.expert_override:
+    words = words[words.index(compiled.engines[server.config.engine][0]) + 1 :]
+    arch = server.model.architecture
+    shape = {"n_ctx_train": arch.n_ctx_train if arch.arch == "bert" else CONTEXT}
+    if server.config.experts_used:
         shape |= {"n_expert": 8, "n_expert_used": 2}
     given = {
-        "--model": str(tiny_models(server.arch, **shape)),
+        "--model": str(tiny_models(arch.arch, **shape)),
         "--threads": "1",
         "--threads-batch": "1",
         "--device": "none",
     }
     if server.draft is not None:
-        draft = compiled.catalog.files[f"{server.draft.model}@{server.draft.quantization}"].architecture.arch
+        draft = server.draft.architecture.arch
         given["--spec-draft-model"] = str(tiny_models(draft, n_ctx_train=CONTEXT, n_layer=1, seed=1))
     if server.projector_path:
-        given["--mmproj"] = str(tiny_models(PROJECTORS[server.arch]))
+        given["--mmproj"] = str(tiny_models(PROJECTORS[arch.arch]))
     changed = tuple(flag for flag in given if flag in words and words[words.index(flag) + 1] != given[flag])
     for flag in changed:
         words[words.index(flag) + 1] = given[flag]

@@ -34,7 +34,7 @@ OWN_PASS = f"""\
 0.2 I llama_kv_cache: size =   36.00 MiB (   768 cells,  12 layers,  2/2 seqs), K (f16):   18.00 MiB, V (f16):   18.00 MiB
 0.2 I llama_memory_recurrent: size =  150.75 MiB (     2 cells,  48 layers,  2 seqs  0 rs_seq), R (f32):    6.75 MiB
 0.2 I common_memory_breakdown_print: | memory breakdown [MiB] | total    free     self   model   context   compute    unaccounted |
-0.2 I common_memory_breakdown_print: |   - RPC0 (127.0.0.1:1) | 24105 = 24105 + (5295 =  4155 +    1024 +     116) +       -5295 |
+0.2 I common_memory_breakdown_print: |   - RPC0 (127.0.0.1:1) | 24105 = 24105 + (4651 =  4155 +     380 +     116) +       -4651 |
 0.2 I common_memory_breakdown_print: |   - Host               |                   434 =   410 +       0 +      24                |
 """  # noqa: E501 - as the server writes it
 END = "0.3 I common_params_fit_impl: projected to use 946 MiB of host memory vs. 24105 MiB of total host memory\n"
@@ -57,7 +57,7 @@ def test_tables_belong_to_the_file_that_was_read(log: str) -> None:
     assert (card.device, card.model_bytes, card.context_bytes, card.compute_bytes) == (
         "cuda0",
         4155 * MIB,
-        1024 * MIB,
+        380 * MIB,
         116 * MIB,
     )
     assert (host.device, host.model_bytes, host.compute_bytes) == ("ram", 410 * MIB, 24 * MIB)
@@ -77,11 +77,34 @@ def test_json_lines_are_read() -> None:
     """`--log-jsonl` of b11434: the breakdown is data, all else is text in `msg`."""
     rows = (
         '{"type":"fit_memory_breakdown","data":{"unit":"MiB","rows":['
-        '{"kind":"host","name":"Host","self":434,"model":410,"context":0,"compute":24}]}}\n'
+        '{"kind":"host","name":"Host","self":814,"model":410,"context":380,"compute":24}]}}\n'
     )
     lines = [f'{{"type":"log","time":1,"level":"info","msg":"{line}\\n"}}\n' for line in OWN_PASS.splitlines()[:5]]
     own, _, _ = parse_dry_run([*lines, rows], model=MODEL, draft=None, devices={})
     assert (own.memory[0].model_bytes, own.kv_bytes) == (410 * MIB, 228 * MIB)
+
+
+def test_a_table_written_twice_is_one() -> None:
+    """b11434 at verbosity 5 writes each table as text and then as JSON: both are of the pass before them."""
+    model, draft = (
+        [f'{{"type":"log","time":1,"level":"info","msg":"{line}\\n"}}\n' for line in text.splitlines()]
+        for text in (OWN_PASS, DRAFT_PASS)
+    )
+    own_json = (
+        '{"type":"fit_memory_breakdown","data":{"unit":"MiB","rows":['
+        '{"kind":"device","name":"RPC0","description":"127.0.0.1:1","self":4651,"model":4155,"context":380,"compute":116},'
+        '{"kind":"host","name":"Host","self":434,"model":410,"context":0,"compute":24}]}}\n'
+    )
+    draft_json = (
+        '{"type":"fit_memory_breakdown","data":{"unit":"MiB","rows":['
+        '{"kind":"host","name":"Host","self":475,"model":183,"context":224,"compute":68}]}}\n'
+    )
+    twice = [*model, own_json, *draft[:-1], draft_json]
+    own, beside, _ = parse_dry_run(twice, model=MODEL, draft=DRAFT, devices={"127.0.0.1:1": "cuda0"})
+    assert own.kv_bytes == 228 * MIB
+    assert {m.device: m.model_bytes // MIB for m in own.memory} == {"ram": 410, "cuda0": 4155}
+    assert beside is not None
+    assert (beside.kv_bytes, beside.memory[0].compute_bytes) == (224 * MIB, round(68.51 * MIB))
 
 
 def test_two_rpc_devices_are_told_apart_by_endpoint() -> None:
@@ -102,10 +125,14 @@ def test_two_rpc_devices_are_told_apart_by_endpoint() -> None:
         ("", "no memory breakdown"),
         (OLD_ORDER.replace("475 =   183", "475 =   583"), "does not add up"),
         (OLD_ORDER.replace("475 =   183 +     224 +      68", "a new way to say it"), "cannot be read"),
+        (
+            OLD_ORDER.replace("size =  192.00 MiB", "size =  292.00 MiB"),
+            "380 MiB of context, and the log before it 480",
+        ),
         (OLD_ORDER.replace(DRAFT_PASS, ""), "of the draft"),
         (OLD_ORDER.replace(OWN_PASS, ""), "of the model"),
     ],
-    ids=["empty", "does not add up", "another layout", "no draft", "no model"],
+    ids=["empty", "does not add up", "another layout", "sizes differ", "no draft", "no model"],
 )
 def test_what_is_not_understood_is_no_figure(log: str, why: str) -> None:
     """Missing, contradictory or strange: an error, never a wrong number."""

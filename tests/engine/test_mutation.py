@@ -66,6 +66,7 @@ FOLLOWS: dict[str, tuple[str, ...]] = {
     "threads_batch": ("threads_batch", "threads", "cpus"),
     "embedding": ("embedding", "pooling"),
     "ngram": ("ngram", "draft"),
+    "projector_device": ("projector_device", "projector"),
 }
 """Lines of a server's file that ask for a choice, the first one there; a choice that is not here has its own only."""
 
@@ -140,7 +141,7 @@ def speaks(whole: Compilation, server: str, meaning: Meaning, spellings: set[str
     """Whether this choice is what the server uses the flag for."""
     plan = next(s for s in whole.plan.servers if s.name == server)
     argv = set(whole.commands[server].argv)
-    placement, _ = place_devices(plan.devices, whole.plan.config.hardware.gpus, "")
+    placement, _ = place_devices(plan.settings.devices, whole.plan.config.hardware.gpus, "")
     return any(spellings & set(words) & argv for words in meaning.spell(plan, placement))
 
 

@@ -143,7 +143,7 @@ def test_environment_reaches_the_binary(script: Script, llama_server: Path) -> N
 
 def test_recorded_dialects() -> None:
     """Three real builds, oldest first, each with the flags a fleet cannot do without."""
-    assert recorded_names() == ("b10068", "b10092", "b10434", "b11434")
+    assert recorded_names() == ("b10068", "b10092", "b10434", "b10930", "b11434")
     for name in recorded_names():
         dialect = recorded(name)
         assert dialect.name == name

@@ -43,7 +43,7 @@ def serving(server: ServerPlan, compiled: Compilation, tiny_models: Callable[...
     """The server of the plan, with every flag of its command line and its environment, on a tiny model."""
     words, _ = on_tiny_models(server, compiled, tiny_models)
     env = {**os.environ, "GGML_NO_BACKTRACE": "1", **compiled.commands[server.name].env}
-    return RunningServer(Path(compiled.engines[server.engine][0]), *words, flags=(), env=env)
+    return RunningServer(Path(compiled.engines[server.config.engine][0]), *words, flags=(), env=env)
 
 
 @pytest.fixture(scope="module", params=[(build, fleet) for build in RUN for fleet in FLEETS], ids="-".join)
@@ -58,14 +58,13 @@ def started(request: pytest.FixtureRequest, tiny_models: Callable[..., Path]) ->
 
 def boot_set(compiled: Compilation) -> list[ServerPlan]:
     """Servers that are up after start: HOT ones, and of an exclusive group its default."""
-    tiers = compiled.plan.tiers
-    return [s for s in compiled.plan.servers if tiers[s.tier].start == "boot" and (not s.exclusive or s.default)]
+    return [s for s in compiled.plan.servers if s.initial]
 
 
 def answers(plan: ServerPlan, server: RunningServer) -> None:
     """A token, or an embedding; where images are read, also about one."""
     assert server.get("/health")[0] == 200
-    if plan.embedding:
+    if plan.settings.embedding:
         status, body = server.post("/v1/embeddings", {"input": "hello"})
         assert status == 200
         assert len(body["data"][0]["embedding"]) > 0
@@ -86,16 +85,16 @@ def shows_the_plan(plan: ServerPlan, server: RunningServer) -> None:
     """Slots, the context of each, the name and what it can read, as /props and /slots show them."""
     props = server.get("/props")[1]
     slots = server.get("/slots")[1]
-    assert props["total_slots"] == len(slots) == plan.slots
-    assert {slot["n_ctx"] for slot in slots} == {plan.n_ctx_per_slot}
-    assert props["default_generation_settings"]["n_ctx"] == plan.n_ctx_per_slot
+    assert props["total_slots"] == len(slots) == plan.settings.slots
+    assert {slot["n_ctx"] for slot in slots} == {plan.settings.n_ctx_per_slot}
+    assert props["default_generation_settings"]["n_ctx"] == plan.settings.n_ctx_per_slot
     assert props["modalities"]["vision"] is bool(plan.projector_path)
     assert server.get("/v1/models")[1]["data"][0]["id"] == plan.name
 
 
 def speculates(plan: ServerPlan, server: RunningServer) -> bool:
     """Whether the plan has a draft or n-grams; then tokens are drafted."""
-    if plan.draft is None and plan.ngram is None:
+    if plan.draft is None and plan.settings.ngram is None:
         return False
     status, body = server.post("/completion", {"prompt": PROMPT, "n_predict": 48, "temperature": 0})
     assert status == 200
@@ -128,13 +127,13 @@ def test_speculation_speculates(started: tuple[Started, int]) -> None:
 def test_expert_overrides_apply(started: tuple[Started, int]) -> None:
     """The same command line once more with a talkative log: the number in use is the plan's, not the file's 2."""
     for plan, server in started[0].values():
-        if plan.expert_override is None:
+        if plan.config.experts_used is None:
             continue
         binary, *words = server.argv[:-4]
         with RunningServer(Path(binary), *words, "-lv", "4", flags=()) as talkative:
             used = re.search(r"n_expert_used\s+= (\d+)", talkative.log())
         assert used, plan.name
-        assert int(used[1]) == plan.expert_override[1]
+        assert int(used[1]) == plan.config.experts_used
 
 
 @pytest.mark.parametrize("build", RUN)
@@ -167,7 +166,7 @@ def test_servers_are_started_with_exactly_the_rendered_flags(build: str, tiny_mo
         compiled = compiled_for(build, *overrides)
         for plan in compiled.plan.servers:
             argv = compiled.commands[plan.name].argv
-            rendered = argv[argv.index(compiled.engines[plan.engine][0]) + 1 :]
+            rendered = argv[argv.index(compiled.engines[plan.config.engine][0]) + 1 :]
             words, changed = on_tiny_models(plan, compiled, tiny_models)
             ours = [*words, "--host", "127.0.0.1", "--port", "0"]
             assert sorted(_but_values(rendered, changed)) == sorted(_but_values(ours, changed))
@@ -188,5 +187,5 @@ def test_recorded_dialects_are_the_builds(build: str) -> None:
     """Probing the build gives what is recorded, but for its name."""
     found, kept = probe(real_build(build), None), recorded(build)
     assert found.flags == kept.flags
-    assert found.digest == kept.digest
+    assert build in EXTRA or found.digest == kept.digest  # one that was compiled elsewhere has other bytes
     assert found.architectures == kept.architectures

@@ -15,8 +15,8 @@ from launcher.errors import SuperviseError
 from launcher.files import write_atomic
 from launcher.ir.fleet import ServerUnit
 from launcher.route import Front, bind, serve
-from launcher.supervise import Supervisor
-from tests.supervise.conftest import Watcher, manifest, routes
+from launcher.supervise import Children, Supervisor
+from tests.supervise.conftest import Watcher, children, manifest, routes
 
 QUICK = {"temperature": 0, "n_predict": 1}
 
@@ -24,8 +24,11 @@ QUICK = {"temperature": 0, "n_predict": 1}
 class Site:
     """A supervisor, what it told, and its front's URL."""
 
-    def __init__(self, supervisor: Supervisor, watcher: Watcher, url: str, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, supervisor: Supervisor, owner: Children, watcher: Watcher, url: str, client: httpx.AsyncClient
+    ) -> None:
         """Made by `site`."""
+        self.owner = owner
         self.supervisor = supervisor
         self.watcher = watcher
         self.url = url
@@ -85,7 +88,8 @@ async def site(
     """`servers` run and are served; everything is stopped at the end. `fails`: the start may."""
     fleet = manifest(*servers, **changes)
     watcher = Watcher()
-    supervisor = Supervisor(fleet, state_dir=state_dir, write=write, emit=watcher)
+    owner = children(state_dir, write)
+    supervisor = Supervisor(fleet, state_dir=state_dir, owner=owner, emit=watcher)
     table = routes(fleet, front_port)
     table = msgspec.structs.replace(table, front=msgspec.structs.replace(table.front, queue_size=queue_size))
     front = Front(table, supervisor)
@@ -107,7 +111,7 @@ async def site(
             with contextlib.suppress(*([SuperviseError] if fails else [])):
                 await supervisor.recover()
                 await supervisor.start()
-            yield Site(supervisor, watcher, url, client)
+            yield Site(supervisor, owner, watcher, url, client)
     finally:
         shutdown.set()
         await asyncio.gather(serving, return_exceptions=True)

@@ -19,6 +19,8 @@ import pytest
 
 from launcher.files import write_atomic
 from launcher.supervise import events
+from launcher.supervise.identity import RecordStore
+from launcher.supervise.offline import living_records
 from tests.supervise.conftest import FAKE, fake, manifest, real, write_deployment_dir
 
 FreePort = Callable[[], int]
@@ -103,7 +105,8 @@ async def test_model_truncated_while_running(sites: Any, free_port: FreePort, ll
             os.kill(site.pid("one"), signal.SIGKILL)
         await site.until(lambda: site.status("one").state == "failed")
         assert site.watcher.of(events.ServerFailed)[-1].code == "supervise/model-truncated"
-        assert await site.ask("one") == (503, "server_failed")
+        # the same body again: refused for the failed server, or, shortly after, as what it did not survive
+        assert await site.ask("one") in ((503, "server_failed"), (422, "request_ended_server"))
 
 
 async def test_model_removed_while_running(sites: Any, free_port: FreePort, llama_server: Path, model: Path) -> None:
@@ -154,8 +157,8 @@ async def test_logs_that_cannot_be_made(sites: Any, free_port: FreePort, state_d
         assert await site.ask("one") == (200, "")
 
 
-async def test_disk_full_for_state_while_running(sites: Any, free_port: FreePort) -> None:
-    """Disk full for state while running → what runs goes on; nothing new starts unrecorded, with the file named."""
+async def test_disk_full_for_state_while_running(sites: Any, free_port: FreePort, state_dir: Path) -> None:
+    """Disk full for state while running → everything serves, the refusal is said, and made good when there is room."""
     full = False
 
     def write(path: Path, data: bytes) -> None:
@@ -166,12 +169,38 @@ async def test_disk_full_for_state_while_running(sites: Any, free_port: FreePort
     servers = fake("one", free_port()), fake("warm", free_port(), start="demand")
     async with sites(*servers, write=write) as site:
         full = True
-        assert await site.ask("warm") == (503, "server_failed")
-        assert site.watcher.of(events.ServerFailed)[0].code == "supervise/state-unwritable"
-        assert await site.ask("one") == (200, "")
-        full = False
-        await site.supervisor.reload(manifest(*servers), ("warm",))
         assert await site.ask("warm") == (200, "")
+        assert await site.ask("one") == (200, "")
+        (said,) = site.owner.heal()
+        assert "servers/warm.json cannot be written: No space left" in said
+        living, _ = living_records(RecordStore(state_dir), "test")
+        assert {record.name for record in living} == {"one", "warm"}
+        full = False
+        assert site.owner.heal() == ()
+        assert {record.pid for record in RecordStore(state_dir).read()[0]} == {r.pid for r in living}
+
+
+async def test_state_that_cannot_be_removed(sites: Any, free_port: FreePort, state_dir: Path) -> None:
+    """A state file that stays, then a directory of them that is gone → the dead server is started again."""
+    file = state_dir / "servers/one.json"
+    async with sites(fake("one", free_port())) as site:
+        file.unlink()
+        file.mkdir()  # unlink and rename refuse it, for root too
+        first = site.pid("one")
+        os.kill(first, signal.SIGKILL)
+        await site.watcher.until(events.ServerReady, count=2)
+        assert site.pid("one") != first
+        assert await site.ask("one") == (200, "")
+        assert "one.json cannot be written" in site.owner.heal()[0]
+        shutil.rmtree(state_dir)
+        os.kill(site.pid("one"), signal.SIGKILL)
+        await site.watcher.until(events.ServerReady, count=3)
+        assert await site.ask("one") == (200, "")
+        living, _ = living_records(RecordStore(state_dir), "test")
+        assert [record.pid for record in living] == [site.pid("one")]
+        file.parent.mkdir(parents=True)
+        assert site.owner.heal() == ()
+        assert file.is_file()
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare (util-linux) is not there")
@@ -208,7 +237,7 @@ async def test_log_flood(sites: Any, free_port: FreePort, state_dir: Path) -> No
 
 async def test_clock_jump(sites: Any, free_port: FreePort, monkeypatch: pytest.MonkeyPatch, state_dir: Path) -> None:
     """Clock jumps ten years ahead and twenty back → no restart, no idle stop; its processes are still known as ours."""
-    from launcher.supervise.identity import RecordStore, is_ours
+    from launcher.supervise.identity import RecordStore, mismatch
 
     warm = fake("warm", free_port(), start="demand", idle_timeout_s=30)
     async with sites(fake("one", free_port()), warm) as site:
@@ -225,7 +254,7 @@ async def test_clock_jump(sites: Any, free_port: FreePort, monkeypatch: pytest.M
         await site.watcher.until(events.ServerReady, "one", 2)
         monkeypatch.setattr(time, "time", lambda: real_time() - 20 * 365 * 86400)
         records, rejected = RecordStore(state_dir).read("test")
-        assert ([is_ours(r) for r in records], rejected) == ([True, True], ())
+        assert ([mismatch(r) for r in records], rejected) == ([None, None], ())
 
 
 async def test_binary_missing(sites: Any, free_port: FreePort) -> None:
@@ -249,7 +278,7 @@ async def test_no_descriptors_left(sites: Any, free_port: FreePort) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 3, hard))  # two more: enough to look, not to start
         try:
             with pytest.raises(Exception, match="server 'warm' failed"):
-                await site.supervisor.wake("warm", 10)
+                await site.supervisor.acquire("warm", 10)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for descriptor in held:

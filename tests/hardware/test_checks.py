@@ -7,12 +7,14 @@ import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from launcher.hardware import HostFacts, check_host, describe_checks, gather_facts, take_inventory
+from launcher.hardware import HostFacts, check_host, describe_checks, gather_facts, models_to_come, take_inventory
 from launcher.hardware.facts import port_taken
+from launcher.ir.catalog import StoredFile
 from launcher.ir.fleet import (
     BreakerUnit,
     DeviceBudget,
@@ -21,6 +23,7 @@ from launcher.ir.fleet import (
     FrontUnit,
     RoutingTable,
     ServerUnit,
+    ServiceUnit,
     SupervisorUnit,
 )
 from launcher.ir.host import HostGpu, HostInventory
@@ -62,7 +65,7 @@ def fleet(*servers: ServerUnit) -> FleetManifest:
 def routes(port: int) -> RoutingTable:
     """A routing table whose front listens on `port`."""
     return RoutingTable(
-        deployment="d", input_digest="", targets={}, names={}, default=None, pools=(), fallback={}, escalation={},
+        deployment="d", targets={}, names={}, default=None, pools=(), fallback={}, escalation={},
         max_retries=0, max_escalations=0, breaker=BreakerUnit(failures=3, open_s=1, open_max_s=1), timeouts_s={},
         front=FrontUnit(
             host="127.0.0.1", port=port, api_key_file=None, max_body_bytes=1, max_header_bytes=1, header_timeout_s=1,
@@ -196,6 +199,70 @@ def test_numactl_and_cpus_are_looked_for() -> None:
     assert codes(fleet(server(argv=("taskset", "--cpu-list", "6-7", "x"))), HostFacts(host=HOST)) == []
 
 
+def formalizer(**changes: Any) -> ServiceUnit:
+    """A service that is a command."""
+    base = ServiceUnit(
+        name="ocr", argv=("formalizer",), env={}, host="127.0.0.1", port=9001, health_path="/health", start="boot",
+        start_timeout_s=10, fatal=False, ram_bytes=0, builtin=None, container=None,
+    )  # fmt: skip
+    return msgspec.structs.replace(base, **changes)
+
+
+def test_a_service_without_its_program() -> None:
+    """A warning where it may fail alone, an error where it may not; of a container it is the engine that is missing."""
+    facts = HostFacts(host=HOST, missing_programs=("formalizer", "podman"))
+
+    def found(**changes: Any) -> tuple[str, str, str]:
+        manifest = msgspec.structs.replace(fleet(server()), services=(formalizer(**changes),))
+        (finding,) = check_host(manifest, facts)
+        assert finding.code == "host/service-program-missing"
+        return finding.severity, finding.key, finding.message
+
+    assert found() == ("warning", "services.ocr.command", "ocr: formalizer is not on this host")
+    assert found(fatal=True)[0] == "error"
+    box = found(argv=("podman", "run", "x:1"), container="x:1")
+    assert box == ("warning", "runtime.container_engine", "ocr: podman, which runs its image x:1, is not on this host")
+
+
+def test_a_service_with_its_program() -> None:
+    """Nothing to say; neither of our own front, which has none."""
+    services = (formalizer(), formalizer(name="front", argv=(), builtin="front"))
+    assert codes(msgspec.structs.replace(fleet(server()), services=services), HostFacts(host=HOST)) == []
+
+
+def engine(folder: Path, script: str) -> str:
+    """A container engine that does what `script` says."""
+    path = folder / "podman"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def boxed(argv0: str) -> FleetManifest:
+    """A fleet with one container."""
+    box = formalizer(argv=(argv0, "run", "x:1"), container="x:1")
+    return msgspec.structs.replace(fleet(server()), services=(box,))
+
+
+def test_images_are_looked_for(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """The engine is asked; what it does not have is a warning with the command that fetches it."""
+    podman = engine(tmp_path, "echo 'Error: x:1: image not known' >&2; exit 125")
+    facts = gather_facts(boxed(podman), routes(free_port()), HOST, running={}, state_dir=tmp_path)
+    assert facts.missing_images == ("x:1",)
+    (finding,) = check_host(boxed(podman), HostFacts(host=HOST, missing_images=("x:1",)))
+    assert (finding.code, finding.severity) == ("host/image-missing", "warning")
+    assert finding.notes[0].startswith(f"{podman} pull x:1")
+
+
+@pytest.mark.parametrize("script", ["exit 0", "echo 'Cannot connect to the Docker daemon' >&2; exit 1"])
+def test_an_image_that_is_there(tmp_path: Path, free_port: Callable[[], int], script: str) -> None:
+    """Or of which nobody says that it is not."""
+    podman = engine(tmp_path, script)
+    facts = gather_facts(boxed(podman), routes(free_port()), HOST, running={}, state_dir=tmp_path)
+    assert facts.missing_images == ()
+    assert "host/image-missing" not in [f.code for f in check_host(boxed(podman), facts)]
+
+
 def test_a_full_disk_is_a_warning() -> None:
     """Too little room for logs is said before a server writes the first line."""
     assert codes(fleet(server()), HostFacts(host=HOST, disk_free={"/state": 1})) == ["host/disk-short"]
@@ -239,3 +306,17 @@ def test_what_was_looked_at_is_told_where_all_is_well_and_where_nothing_is() -> 
     assert ill["ports"] == "a is held by nginx (pid 1)"
     assert ill["cuda0"].endswith("no such card")
     assert set(ill) == set(well) - {"disk"}
+
+
+def test_models_to_come_are_counted_by_disk(tmp_path: Path) -> None:
+    """What is here does not count; the rest is one sum a disk, at the directory that gets the most of it."""
+    files = [
+        StoredFile(path=str(tmp_path / "here.gguf"), key="a", bytes=5, here=True, used=True),
+        StoredFile(path=str(tmp_path / "big" / "x.gguf"), key="b", bytes=7, here=False, used=True),
+        StoredFile(path=str(tmp_path / "small" / "y.gguf"), key="c", bytes=2, here=False, used=False),
+    ]
+    need, free = models_to_come(files)
+    assert need == {str(tmp_path / "big"): 9}
+    assert free.keys() == need.keys()
+    assert free[str(tmp_path / "big")] > 0
+    assert models_to_come(files[:1]) == ({}, {})

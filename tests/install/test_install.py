@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.errors import HostError
-from launcher.files import write_atomic
 from launcher.install import Layout, Systemd, install, plan_changes, plan_removal, read_record, uninstall
 from launcher.install.changes import body
-from launcher.install.steps import load_order
 from launcher.install.unit_text import running_words
 from launcher.ir.deployment import Deployment, RenderedFile
 
 LAUNCH = Path(sys.executable).with_name("launch")
 TEXTS = st.text("ab=\n#%", max_size=12)
 NAMES = st.sampled_from(
-    ["systemd/launch-a.service", "systemd/launch-hot.target", "libexec/launch-gate", "fleet.json", "commands/a.sh"]
+    ["systemd/launch-a.service", "systemd/launch-hot.target", "polkit/50-launch-a.rules", "fleet.json", "commands/a.sh"]
 )
 FILES = st.dictionaries(NAMES, TEXTS, max_size=5)
 UNIT = "[Service]\nExecStart=/bin/true\n"
@@ -30,19 +29,24 @@ UNIT = "[Service]\nExecStart=/bin/true\n"
 
 def deployment(files: dict[str, str], name: str = "d") -> Deployment:
     """A deployment of these texts."""
-    rendered = (RenderedFile(path=p, text=t, executable=p.startswith("libexec/")) for p, t in sorted(files.items()))
+    rendered = (RenderedFile(path=p, text=t, executable=p.startswith("commands/")) for p, t in sorted(files.items()))
     return Deployment(name=name, input_digest="sha256:0", files=tuple(rendered))
 
 
 def put(path: Path, data: bytes, mode: int) -> None:
     """As the command does it."""
-    write_atomic(path, data, mode=mode)
+    Layout(root=Path("/")).tree.write(path, data, mode)
+
+
+def nothing(units: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """In a tree no runtime is asked."""
+    raise AssertionError(units)
 
 
 def apply(value: Deployment, layout: Layout, *, force: bool = False) -> int:
     """Install into a tree; number of files that changed."""
     changes = plan_changes(value, layout, force=force)
-    install(changes, layout, Systemd(layout), put, start=True)
+    install(changes, layout, Systemd(layout), put, take_over=nothing)
     return len(changes.changes)
 
 
@@ -60,7 +64,7 @@ def test_any_sequence_of_installs(tmp_path_factory: pytest.TempPathFactory, stat
     (root / "etc/systemd/system/launch-a.service.d").mkdir(parents=True)
     (root / "etc/systemd/system/launch-a.service.d/mine.conf").write_text("mine")
     (root / "etc/systemd/system/launch-theirs.service").write_text("theirs")
-    before = tree(root)
+    before, folders = tree(root), {p for p in root.rglob("*") if p.is_dir()}
     for files in states:
         # the boot links of a target are systemctl's work, which test_fleet sees in a booted systemd
         plain = {p: t.replace("WantedBy", "") for p, t in files.items()}
@@ -76,26 +80,7 @@ def test_any_sequence_of_installs(tmp_path_factory: pytest.TempPathFactory, stat
     report = uninstall(plan_removal(record, layout), layout, Systemd(layout))
     assert report.stopped == ()
     assert tree(root) == before
-    assert not (root / "etc/launch").exists()
-    assert not (root / "var/lib/launch").exists()
-
-
-@given(st.dictionaries(st.sampled_from("abcdef"), st.sets(st.sampled_from("abcdef"))))
-def test_load_order(edges: dict[str, set[str]]) -> None:
-    """Each unit once, and behind everything that its After= names, unless they form a circle."""
-    texts = {u: f"[Unit]\nAfter={' '.join(sorted(after))}\n" for u, after in edges.items()}
-    order = load_order(texts)
-    assert sorted(order) == sorted(edges)
-
-    def reaches(start: str, goal: str, seen: frozenset[str] = frozenset()) -> bool:
-        return any(
-            n == goal or (n in edges and n not in seen and reaches(n, goal, seen | {n})) for n in edges.get(start, ())
-        )
-
-    for unit, after in edges.items():
-        for earlier in after & edges.keys():
-            if not reaches(earlier, unit) and earlier != unit:
-                assert order.index(earlier) < order.index(unit)
+    assert {p for p in root.rglob("*") if p.is_dir()} == folders
 
 
 @given(st.lists(st.sampled_from(["# c", "; c", "", "  ", "A=1", "B=#2"]), max_size=8))
@@ -132,12 +117,12 @@ def test_foreign_and_edited_files_are_in_the_way(tmp_path: Path) -> None:
 
 def test_a_crash_in_between(tmp_path: Path) -> None:
     """Whatever write fails, the next install succeeds and ends in the same tree."""
-    value = deployment({"systemd/launch-a.service": UNIT, "libexec/launch-gate": "gate", "fleet.json": "{}"})
+    value = deployment({"systemd/launch-a.service": UNIT, "polkit/50-launch-a.rules": "gate", "fleet.json": "{}"})
     good = Layout(root=tmp_path / "good")
     apply(value, good)
     for failing in range(6):
         layout = Layout(root=tmp_path / f"crash{failing}")
-        apply(deployment({"systemd/launch-a.service": "old", "libexec/launch-gate": "old"}), layout)
+        apply(deployment({"systemd/launch-a.service": "old", "polkit/50-launch-a.rules": "old"}), layout)
         count = 0
 
         def torn(path: Path, data: bytes, mode: int, failing: int = failing) -> None:
@@ -149,7 +134,7 @@ def test_a_crash_in_between(tmp_path: Path) -> None:
 
         changes = plan_changes(value, layout)
         try:
-            install(changes, layout, Systemd(layout), torn, start=True)
+            install(changes, layout, Systemd(layout), torn, take_over=nothing)
         except OSError:
             assert failing < 5
         apply(value, layout)
@@ -186,7 +171,10 @@ def test_the_command_in_a_tree(tmp_path: Path) -> None:
     assert "+ExecStart=" in dry
     assert not root.exists()
     launch(*words, cwd=tmp_path, code=0)
-    assert (root / "etc/systemd/system/multi-user.target.wants/launch-hot.target").is_symlink()
+    wanted = root / "etc/systemd/system/multi-user.target.wants"
+    assert sorted(link.name for link in wanted.iterdir()) == ["launch-dev-dev.service", "launch-hot.target"]
+    rules = (root / "etc/polkit-1/rules.d/50-launch-dev-dev.rules").read_text()
+    assert '"launch-assistant.service",' in rules
     again = launch(*words, cwd=tmp_path, code=0)
     assert "0 files written, 0 removed" in again
 
@@ -202,7 +190,7 @@ def test_the_command_in_a_tree(tmp_path: Path) -> None:
     assert "install/not-installed" in launch("uninstall", "nobody", f"--root={root}", cwd=tmp_path, code=6)
     launch("uninstall", "dev-dev", f"--root={root}", cwd=tmp_path, code=0)
     assert tree(root) == {}
-    assert not (root / "etc/systemd/system/multi-user.target.wants/launch-hot.target").is_symlink()
+    assert not wanted.exists()
 
 
 def test_a_users_own_units(tmp_path: Path) -> None:
@@ -211,9 +199,11 @@ def test_a_users_own_units(tmp_path: Path) -> None:
     launch("install", *DEV, "--user", f"--root={root}", cwd=tmp_path, code=0)
     folder = root / str(tmp_path)[1:] / ".config/systemd/user"
     text = (folder / "launch-assistant.service").read_text()
-    assert "%h/.local/libexec/launch/dev-dev/launch-gate" in text
-    for word in ("DynamicUser", "OOMScoreAdjust", "ProtectSystem", "LimitMEMLOCK"):
-        assert word not in text
+    runtime = (folder / "launch-dev-dev.service").read_text()
+    assert "serve --no-color --units launch --user %h/.config/launch/dev-dev" in runtime
+    assert not list(root.rglob("*.rules"))
+    for word in ("DynamicUser", "OOMScoreAdjust", "ProtectSystem", "LimitMEMLOCK", "\nUser="):
+        assert word not in text + runtime
     assert "WantedBy=default.target" in (folder / "launch-hot.target").read_text()
     launch("render", *DEV, cwd=tmp_path, code=0)
     refused = launch("install", "generated/dev-dev", "--user", f"--root={root}", cwd=tmp_path, code=2)
@@ -231,7 +221,11 @@ def test_bad_units_are_refused(tmp_path: Path) -> None:
         "install/exposure"
     }
     absent = deployment({"systemd/launch-a.service": "[Service]\nExecStart=/opt/x/absent\n"})
-    assert "not executable" in verify_units(absent, Layout())[0].message
+    (finding,) = verify_units(absent, Layout())
+    assert "not executable" in finding.message
+    assert "engines.NAME.binary=PATH" in finding.notes[0]
+    runtime = deployment({"systemd/launch-a.service": "[Service]\nExecStart=/opt/x/launch serve\n"})
+    assert "deploy.launch=PATH" in verify_units(runtime, Layout())[0].notes[0]
     assert verify_units(absent, Layout(), {Path("/opt/x/absent")}) == ()
 
 
@@ -240,7 +234,6 @@ def test_bad_units_are_refused(tmp_path: Path) -> None:
     [
         ("/a/server --key %d/key", ("/a/server", "--key", "/run/credentials/x/key")),
         ("/a/100%%$ %%d $$5 50%%", ("/a/100%$", "%d", "$5", "50%")),
-        ("/lib/launch-notify 2 -- /a/server --key=%d/key", ("/a/server", "--key=/run/credentials/x/key")),
         ("/a/server %h", None),
         ("/a/server ${HOME}", None),
         ("/a/server 5%", None),

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
+from launcher.ir.config import OrchestrationConfig
+from launcher.ir.events import Happened
 from launcher.ir.fleet import RoutePool, RoutingTable
 from launcher.orchestrate import FILE_NAME, Orchestrator
 from launcher.route import Front
@@ -132,8 +135,9 @@ class Role:
 class Fleet:
     """What a test has in hand: the roles, the front's address, the memory's file."""
 
-    def __init__(self, roles: dict[str, Role], port: int, path: Path, front: Front) -> None:
+    def __init__(self, roles: dict[str, Role], port: int, path: Path, front: Front, told: list[Happened]) -> None:
         """All is running."""
+        self.told = told
         self.router, self.validator = roles["router"], roles["validator"]
         self.coder, self.talker = roles["coder"], roles["talker"]
         self.url = f"http://127.0.0.1:{port}"
@@ -175,7 +179,8 @@ class Fleet:
 def fleet_table(ports: dict[str, int], orchestration: dict[str, Any] | None, **changes: Any) -> RoutingTable:
     """The routing table of the scripted fleet."""
     units = [target(name, port, n_ctx_per_slot=2048) for name, port in ports.items()]
-    return table(*units, **({"default": "talker", "pools": POOLS, "orchestration": orchestration} | changes))
+    section = msgspec.convert(orchestration, OrchestrationConfig | None)
+    return table(*units, **({"default": "talker", "pools": POOLS, "orchestration": section} | changes))
 
 
 @contextlib.asynccontextmanager
@@ -201,6 +206,8 @@ async def scripted_fleet(
         ports = {name: role.upstream.port for name, role in roles.items()}
         unit = fleet_table(ports, **({"orchestration": orchestration} | changes))
         orchestrator = Orchestrator(unit, lambda: directory)
+        told: list[Happened] = []
+        orchestrator.tell = told.append
         front = Front(unit, FakeFleet(), orchestrator=orchestrator)
         port = await stack.enter_async_context(running(front))
-        yield Fleet(roles, port, directory / FILE_NAME, front)
+        yield Fleet(roles, port, directory / FILE_NAME, front, told)

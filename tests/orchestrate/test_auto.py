@@ -117,7 +117,7 @@ async def test_the_front_door_is_behind_the_router(tmp_path: Path, answers: tupl
 
     def unsure(orchestration: dict[str, Any]) -> None:
         """Ask for some confidence, and little patience."""
-        orchestration |= {"confidence_min": 0.5, "router_timeout_s": 0.2}
+        orchestration |= {"confidence_min": 0.5, "router_timeout_s": 1.0}
 
     async with scripted_fleet(tmp_path, router=answers, change=unsure) as fleet:
         response = await fleet.chat()
@@ -125,6 +125,13 @@ async def test_the_front_door_is_behind_the_router(tmp_path: Path, answers: tupl
         assert (decision(response)["source"], decision(response)["why"]) == ("front_door", why)
         if why == "router_timeout":
             await until(lambda: fleet.router.dropped == 1)
+        [told] = fleet.told
+        assert (told.kind, told.name, told.details["why"], told.details["escalated"]) == (
+            "decision",
+            "talker",
+            why,
+            True,
+        )
 
 
 @pytest.mark.parametrize(
@@ -177,12 +184,12 @@ async def test_other_apis_and_paths(tmp_path: Path) -> None:
 async def test_keys_bound_what_auto_may_choose(tmp_path: Path) -> None:
     """A key for `auto` may get any worker; one for `talker` and auto's name alone does not reach `coder`."""
     keys = tmp_path / "keys"
-    keys.write_text("all models=auto\nsome models=talker\n")
+    keys.write_text("all-models models=auto\nsome-models models=talker\n")
     unit = front_unit(api_key_file=str(keys))
     async with scripted_fleet(tmp_path, router=(decides("general", "coder"),), coder=("x",), front=unit) as fleet:
-        allowed = await fleet.chat(headers={"Authorization": "Bearer all"})
+        allowed = await fleet.chat(headers={"Authorization": "Bearer all-models"})
         assert allowed.headers["x-launch-server"] == "coder"
-        narrow = await fleet.chat("Refactor.", headers={"Authorization": "Bearer some"})
+        narrow = await fleet.chat("Refactor.", headers={"Authorization": "Bearer some-models"})
         assert narrow.headers["x-launch-server"] == "talker"
         schema = fleet.router.chats[-1]["response_format"]["json_schema"]["schema"]
         assert schema["properties"]["recommended_model"]["enum"] == ["talker"]
@@ -191,7 +198,7 @@ async def test_keys_bound_what_auto_may_choose(tmp_path: Path) -> None:
             ({"model": "auto"}, {"X-Task-Type": "code"}),
             ({"model": "code"}, {"X-Validation-Policy": "block_by_block"}),
         ):
-            refused = await fleet.chat(headers={"Authorization": "Bearer some"} | more, **fields)
+            refused = await fleet.chat(headers={"Authorization": "Bearer some-models"} | more, **fields)
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
 
 

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from launcher.orchestrate import FILE_NAME, orchestrator
 from tests.orchestrate.scripted import DIE, PASS, Fleet, fail, scripted_fleet
 from tests.route.fleet import until
 
@@ -64,6 +65,18 @@ async def test_a_failed_block_is_corrected(tmp_path: Path) -> None:
         assert "no type" in told[-1]["content"]
         assert "mend it" in told[-1]["content"]
         assert fleet.rows("SELECT text FROM scratchpad") == [("[FAIL] block 1: no type\nmend it",)]
+        kinds = ["verdict", "correction", "verdict", "block", "generation"]
+        assert [event.kind for event in fleet.told] == kinds
+        assert [event.details.get("verdict") for event in fleet.told if event.kind == "verdict"] == ["fail", "pass"]
+        assert {event.details["generation"] for event in fleet.told} == {fleet.rows("SELECT id FROM generation")[0][0]}
+        assert fleet.told[-1].details | {"generation": ""} == {
+            "generation": "",
+            "status": "complete",
+            "blocks": 1,
+            "code": "",
+        }
+        said = str(fleet.told)
+        assert not any(text in said for text in ("no type", "mend it", "bad", "good"))  # texts are in the memory alone
 
 
 @pytest.mark.parametrize(
@@ -412,6 +425,20 @@ async def test_a_block_that_cannot_be_saved_is_not_delivered(tmp_path: Path) -> 
         assert (await fleet.chat("Refactor.", headers={"X-Validation-Policy": "none"})).status_code == 200
         response = await ask(fleet)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "memory_failed")
+
+
+async def test_a_memory_that_is_damaged_stops_no_inference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fleet starts; what nobody validates is answered, the rest is a typed 503 until the file is gone."""
+    monkeypatch.setattr(orchestrator, "_REOPEN_S", 0)
+    (tmp_path / FILE_NAME).write_bytes(b"no database" * 100)
+    async with scripted_fleet(tmp_path, coder=("one", "one", "[DONE]")) as fleet:
+        plain = await fleet.chat("Refactor.", headers={"X-Validation-Policy": "none"})
+        assert plain.status_code == 200
+        refused = await ask(fleet)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "memory_failed")
+        assert "retry-after" in refused.headers
+        (tmp_path / FILE_NAME).unlink()
+        assert (await ask(fleet)).status_code == 200
 
 
 async def test_a_whole_answer_that_the_slot_cuts_off_says_so(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from launcher.files import lock_owner
+from launcher.ir.config import OrchestrationConfig, ValidationConfig
 from launcher.ir.fleet import RoutingTable
 from launcher.manifest import encode_fleet, encode_routes
 from launcher.orchestrate import FILE_NAME
@@ -51,7 +52,9 @@ class Deployment:
         self.manifest = manifest(*servers, supervisor=patient)
         front = free_port()
         self.url = f"http://127.0.0.1:{front}"
-        orchestration = {"router": "router", "workers": ["worker"], "validation": {"validator": "validator"}}
+        orchestration = OrchestrationConfig(
+            router="router", workers=("worker",), validation=ValidationConfig(validator="validator")
+        )
         table: RoutingTable = msgspec.structs.replace(routes(self.manifest, front), orchestration=orchestration)
         (folder / "fleet.json").write_bytes(encode_fleet(self.manifest))
         (folder / "routes.json").write_bytes(encode_routes(table))

@@ -9,11 +9,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launcher.errors import HostError
 from launcher.orchestrate import FILE_NAME, Memory, export_project, forget_project, list_projects
 from launcher.orchestrate.cycle import Commit
 from launcher.orchestrate.memory import Opened
+from launcher.orchestrate.retention import Moment, next_horizon
 from launcher.orchestrate.verdict import Verdict
 
 FIELDS = {"digest": "d", "model": "coder", "domain": "code", "policy": "block_by_block"}
@@ -133,20 +136,82 @@ def test_the_journal_only_grows(tmp_path: Path) -> None:
 def test_retention_drops_what_is_old(tmp_path: Path) -> None:
     """After 30 days finished work goes, with notes and journal; what is running or younger stays."""
     now = [1e9]
-    memory = Memory(tmp_path / FILE_NAME, clock=lambda: now[0])
+    memory = Memory(tmp_path / FILE_NAME, clock=lambda: now[0], ran=lambda: ("boot", now[0]))
     work(memory, "old")
     memory.open("running", "", "p", **FIELDS)
     now[0] += 29 * 86400
     assert memory.prune(30) == 0
     work(memory, "young")
     now[0] += 2 * 86400
+    assert memory.prune(30) == 0  # no more than a day's worth a day
+    now[0] += 86400
     assert memory.prune(30) == 1
     found = [r[0] for r in memory._db.execute("SELECT id FROM generation ORDER BY id")]
     assert found == ["running", "young"]
     assert [r[0] for r in memory._db.execute("SELECT DISTINCT generation FROM journal")] == ["young"]
+    now[0] += 86400
+    assert memory.prune(0) == 0
+    now[0] += 86400
     assert memory.prune(0) == 1
     assert [r[0] for r in memory._db.execute("SELECT id FROM generation")] == ["running"]
     memory.close()
+
+
+def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
+    """40 days ahead within one boot: nothing goes; right again: nothing went, and the journal is still protected."""
+    at, ran = [1e9], [100.0]
+    memory = Memory(tmp_path / FILE_NAME, clock=lambda: at[0], ran=lambda: ("boot", ran[0]))
+    work(memory, "mine")
+    assert memory.prune(30) == 0
+    at[0], ran[0] = at[0] + 40 * 86400, ran[0] + 60
+    assert memory.prune(30) == 0
+    at[0], ran[0] = at[0] - 40 * 86400, ran[0] + 60
+    assert memory.prune(30) == 0
+    assert memory.report("mine", "") is not None
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        memory._db.execute("DELETE FROM journal")
+    memory.close()
+
+
+def test_a_wrong_clock_over_many_starts_costs_a_day(tmp_path: Path) -> None:
+    """The machine starts 40 days ahead, and the runtime is started again and again: the oldest day goes, no more."""
+    path, now = tmp_path / FILE_NAME, 1e9
+    memory = Memory(path, clock=lambda: now, ran=lambda: ("first", 10))
+    work(memory, "oldest")
+    memory.close()
+    now += 5 * 86400
+    memory = Memory(path, clock=lambda: now, ran=lambda: ("first", 10 + 5 * 86400))
+    work(memory, "younger")
+    memory.prune(30)
+    memory.close()
+    for start in range(20):
+        memory = Memory(path, clock=lambda: now + 90 * 86400, ran=lambda at=start: ("second", 20 + at))  # type: ignore[misc]
+        memory.prune(30)
+        memory.close()
+    memory = Memory(path, clock=lambda: now, ran=lambda: ("third", 20))
+    assert memory.report("oldest", "") is None
+    assert memory.report("younger", "") is not None
+    memory.close()
+
+
+TIMES = st.floats(0, 4e9)
+MOMENTS = st.builds(
+    Moment,
+    wall=TIMES,
+    boot=st.sampled_from("ab"),
+    running=st.floats(0, 1e8),
+)
+
+
+@given(last=st.none() | MOMENTS, now=MOMENTS, oldest=TIMES, horizon=TIMES, days=st.floats(0, 999))
+def test_no_clock_deletes_more_than_a_day(
+    last: Moment | None, now: Moment, oldest: float, horizon: float, days: float
+) -> None:
+    """Whatever the clocks say: never younger than `days`, never more than a day beyond what went or is."""
+    found = next_horizon(last, now, oldest=oldest, horizon=horizon, days=days)
+    if found is not None:
+        assert found <= now.wall - days * 86400
+        assert found <= max(oldest, horizon) + 86400
 
 
 def test_export_and_forget(tmp_path: Path) -> None:

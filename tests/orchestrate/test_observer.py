@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.ir.fleet import TargetUnit
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.route import Front, StaticUpstreams
 from launcher.route.pages import metrics_text
@@ -26,7 +27,7 @@ def observer(directory: Path) -> Observer:
     process = ProcessStatus(
         name="a", kind="server", state="ready", port=9, rung="2/4: q3", restarts=3, planned_bytes={"ram": 7}
     )
-    return Observer(fleet, table, lambda: (process,))
+    return Observer(fleet, table, lambda: (process,), tell=lambda _: None)
 
 
 def test_the_seeds_metrics_have_their_names(tmp_path: Path) -> None:
@@ -84,3 +85,42 @@ def test_status_says_what_is_in_ram(tmp_path: Path) -> None:
     process = ProcessStatus(name="a", kind="server", state="ready", port=9)
     status = FleetStatus(deployment="d", input_digest="", runtime_pid=1, front=None, ready=True, processes=(process,))
     assert seen.status(status).processes[0].in_ram_percent is None
+
+
+def test_targets_are_met_or_missed(tmp_path: Path) -> None:
+    """Nothing is said before anything was measured; a bucket stands at the target; a reload brings others."""
+    fleet = fleet_of(tmp_path, "ab", 10 * MIB)
+    table = msgspec.structs.replace(routes(fleet, 9), orchestration=section("ab", models_max=1))
+    wanted = (
+        TargetUnit(name="swap_seconds", server="", limit=3.0),
+        TargetUnit(name="tokens_per_second", server="a", limit=20.0),
+        TargetUnit(name="tokens_per_second", server="b", limit=20.0),
+    )
+    fast, slow = (ProcessStatus(name=n, kind="server", state="ready", port=9, tokens_per_second=v) for n, v in RATES)
+    running: list[ProcessStatus] = []
+    seen = Observer(msgspec.structs.replace(fleet, targets=wanted), table, lambda: running, tell=lambda _: None)
+    blank = FleetStatus(deployment="d", input_digest="", runtime_pid=1, front=None, ready=True, processes=())
+    assert [(t.met, t.measured) for t in seen.status(blank).targets] == [(None, None)] * 3
+    assert "launch_target_met{" not in seen.metrics()
+    running += (fast, slow)
+    seen(events.Swapped(name="a", instead_of=("b",), seconds=2.9))
+    now = seen.status(msgspec.structs.replace(blank, processes=tuple(running))).targets
+    assert [(t.met, t.measured) for t in now] == [(True, 2.9), (True, 25.0), (False, 19.0)]
+    lines = seen.metrics().splitlines()
+    for expected in (
+        'model_swap_duration_seconds_bucket{le="2.5"} 0',
+        'model_swap_duration_seconds_bucket{le="3"} 1',
+        'launch_target_met{target="swap_seconds",server=""} 1',
+        'launch_target_met{target="tokens_per_second",server="b"} 0',
+        'launch_target_limit{target="tokens_per_second",server="b"} 20',
+        'launch_target_measured{target="tokens_per_second",server="b"} 19',
+    ):
+        assert expected in lines
+    seen(events.Swapped(name="b", instead_of=("a",), seconds=3.1))
+    assert seen.status(blank).targets[0].met is False
+    seen.take_over(fleet, table)
+    assert seen.status(blank).targets == ()
+    assert 'le="3"' not in seen.metrics()
+
+
+RATES = (("a", 25.0), ("b", 19.0))

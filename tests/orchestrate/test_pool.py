@@ -17,6 +17,9 @@ import msgspec
 import psutil
 import pytest
 
+from launcher.errors import SuperviseError
+from launcher.ir.config import OrchestrationConfig, WarmPoolConfig
+from launcher.ir.events import Happened
 from launcher.ir.fleet import DeviceBudget, DeviceNeed, FleetManifest
 from launcher.orchestrate import resident as program
 from launcher.orchestrate.pool import WarmPool
@@ -62,9 +65,9 @@ def fleet_of(directory: Path, names: str, free_bytes: int) -> FleetManifest:
     return manifest(*units, devices=(ram,))
 
 
-def section(names: str, **pool: Any) -> dict[str, Any]:
+def section(names: str, **pool: Any) -> OrchestrationConfig:
     """The orchestration of a routing table."""
-    return {"router": names[0], "workers": list(names), "warm_pool": pool}
+    return OrchestrationConfig(router=names[0], workers=tuple(names), warm_pool=msgspec.convert(pool, WarmPoolConfig))
 
 
 @pytest.fixture
@@ -72,12 +75,19 @@ async def pool(tmp_path: Path, no_orphans: None) -> AsyncIterator[Pool]:
     """`pool("abc", free_bytes=…, **warm_pool)` → a started pool over cold files of these names, closed at the end."""
     made: list[WarmPool] = []
 
-    def make(names: str, *, free_bytes: int, available: int = 10**12, **config: Any) -> WarmPool:
+    def make(
+        names: str,
+        *,
+        free_bytes: int,
+        available: int = 10**12,
+        tell: Callable[[Happened], None] = lambda _: None,
+        **config: Any,
+    ) -> WarmPool:
         for name in names:
             cold(tmp_path / name)
         fleet = fleet_of(tmp_path, names, free_bytes)
         table = msgspec.structs.replace(routes(fleet, 9), orchestration=section(names, **config))
-        made.append(WarmPool(fleet, table, available=lambda: {"ram": available}))
+        made.append(WarmPool(fleet, table, available=lambda: {"ram": available}, tell=tell))
         made[-1].start()
         return made[-1]
 
@@ -114,6 +124,59 @@ async def test_it_holds_what_the_plan_left_room_for(pool: Pool, tmp_path: Path) 
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)
     assert resident(tmp_path / "a") == 100
+
+
+async def test_what_somebody_wants_comes_before_any_forecast(pool: Pool, tmp_path: Path) -> None:
+    """Fetched, pinned, unpinned and sent away by hand, with room for one; told with its cause; refused in words."""
+    told: list[Happened] = []
+    warm = pool("abc", free_bytes=SIZE + MIB, models_max=2, tell=told.append)
+    await until(lambda: states(warm, "abc") == ["locked", "", ""])
+    warm.by_hand("preload", "b")
+    await until(lambda: states(warm, "abc") == ["", "locked", ""])
+    assert [(e.kind, e.name, e.cause) for e in told if e.name == "b"] == [("preload", "b", "somebody asked for it")]
+    warm.domain("whatever")
+    assert states(warm, "b") == ["locked"]
+    warm.by_hand("pin", "c")
+    await until(lambda: states(warm, "abc") == ["", "", "locked"])
+    assert [warm.is_pinned(name) for name in "abc"] == [False, False, True]
+    for verb, name, why in (
+        ("preload", "b", "do not fit beside what runs and is pinned"),
+        ("pin", "a", "do not fit"),
+        ("evict", "c", "it is pinned"),
+        ("unpin", "b", "nobody pinned it"),
+        ("evict", "b", "does not hold it"),
+    ):
+        with pytest.raises(SuperviseError, match=rf"supervise/pool-refused.*{verb} {name}: .*{why}"):
+            warm.by_hand(verb, name)
+    with pytest.raises(KeyError):
+        warm.by_hand("pin", "nobody")
+    assert [warm.is_pinned(name) for name in "abc"] == [False, False, True]
+    warm.by_hand("unpin", "c")
+    warm.started("c")
+    with pytest.raises(SuperviseError, match="c run on its files"):
+        warm.by_hand("evict", "c")
+    warm.ended("c")
+    warm.by_hand("evict", "c")
+    await until(lambda: states(warm, "abc") == ["locked", "", ""])  # what is declared first; never what was sent away
+    warm.by_hand("preload", "c")
+    await until(lambda: states(warm, "abc") == ["", "", "locked"])
+    assert [e.kind for e in told if e.name == "c"] == [
+        "preload",
+        "pinned",
+        "unpinned",
+        "prediction",
+        "dropped",
+        "preload",
+    ]
+
+
+async def test_what_followed_what_is_known_after_a_restart(pool: Pool) -> None:
+    """An earlier run had `a`, `c`, `a`, `c`, …: after `a` comes `c`, though `b` is declared before it."""
+    warm = pool("abc", free_bytes=10 * SIZE, models_max=3)
+    await until(lambda: states(warm, "abc") == ["locked"] * 3)
+    warm.remember((*("a", "other", "c") * 4, "a"))
+    first = warm._predictor.forecast()[0]
+    assert (first.worker, first.why) == ("c", "history")
 
 
 async def test_configured_bytes_count_and_models_do(pool: Pool, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from launcher.ir.fleet import RoutePool
 from launcher.ir.live import UnavailableError
 from launcher.route import Front
-from launcher.route.expansion import thresholds
+from launcher.route.view import grows_above
 from tests.route.fleet import OK, FakeFleet, RawClient, Upstream, post, running, table, target, until
 
 POOL = RoutePool(
@@ -21,12 +21,11 @@ POOL = RoutePool(
 class Burst:
     """Two servers of the pool, of which the second sleeps; requests are held until the test lets them go."""
 
-    def __init__(self, *, express: bool, **second: Any) -> None:
+    def __init__(self, **second: Any) -> None:
         """Nothing runs yet."""
         self.go = asyncio.Event()
         self.fleet = FakeFleet(fast_2="stopped")
         self.first, self.second = Upstream(self._serve(0)), Upstream(self._serve(1))
-        self.express = express
         self.fields = second
 
     def _serve(self, number: int) -> Any:
@@ -49,7 +48,7 @@ class Burst:
         )
         names = {"fast_1": ("fast_1",), "fast_2": ("fast_2",), "worker_coder": ("fast_1", "fast_2")}
         unit = table(*units, pools=(POOL,), names=names)
-        return Front(unit, self.fleet, express=self.express)
+        return Front(unit, self.fleet)
 
 
 async def send(port: int, *headers: str, model: str | None = None) -> int:
@@ -59,10 +58,9 @@ async def send(port: int, *headers: str, model: str | None = None) -> int:
         return (await client.ask(post(body, "/v1/chat/completions", "Content-Type: application/json", *headers))).status
 
 
-@pytest.mark.parametrize("express", [True, False])
-async def test_the_fifth_request_starts_the_second_server(express: bool) -> None:
+async def test_the_fifth_request_starts_the_second_server() -> None:
     """Four in flight start nothing; the fifth goes to the first server and starts the second, which serves next."""
-    burst = Burst(express=express)
+    burst = Burst()
     async with burst.first, burst.second, running(burst.front()) as port:
         asked = [asyncio.create_task(send(port, "X-Task-Type: boilerplate")) for _ in range(4)]
         await until(lambda: len(burst.first.requests) == 4)
@@ -78,7 +76,7 @@ async def test_the_fifth_request_starts_the_second_server(express: bool) -> None
 
 async def test_one_start_for_a_burst(caplog: pytest.LogCaptureFixture) -> None:
     """Many requests at once begin one start; where it fails, the first server serves all, and it is tried again."""
-    burst = Burst(express=True)
+    burst = Burst()
     refused = asyncio.Event()
 
     async def no_room(_: str) -> None:
@@ -101,7 +99,7 @@ async def test_one_start_for_a_burst(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_an_exclusive_pool_does_not_grow() -> None:
     """Starting the other member would stop the busy one."""
-    burst = Burst(express=True, exclusive="gpu")
+    burst = Burst(exclusive="gpu")
     async with burst.first, burst.second, running(burst.front()) as port:
         asked = [asyncio.create_task(send(port, model="fast")) for _ in range(6)]
         await until(lambda: len(burst.first.requests) == 6)
@@ -114,4 +112,5 @@ def test_which_names_grow() -> None:
     """The pool's own name and replicas within it; not a single server, not a pool without a threshold."""
     still = RoutePool(name="still", servers=("a", "b"), task_types=(), expansion_threshold=0)
     tiers = {"fast": ("fast_1", "fast_2"), "fast_1": ("fast_1",), "still": ("a", "b"), "mixed": ("fast_1", "a")}
-    assert thresholds((POOL, still), tiers) == {"fast": 4}
+    found = {name: grows_above((POOL, still), servers) for name, servers in tiers.items()}
+    assert found == {"fast": 4, "fast_1": 0, "still": 0, "mixed": 0}

@@ -50,6 +50,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, module_port: Callable[[], in
     cli = Cli(tmp_path_factory.mktemp("small"), module_port)
     ports = {"router": module_port(), "validator": module_port()} | dict.fromkeys(WORKERS, module_port())
     overrides = [f"ports.{name}={port}" for name, port in ports.items()]
+    overrides += [f"servers.{name}.threads=1" for name in ports]  # several tests share the cores
     overrides += ["orchestration.router_timeout_s=60", "servers.router.request_timeout_s=90"]  # the machine may be busy
     words = ("hardware=dev", "profile=three_tier_small", f"runtime.front.port={cli.front_port}", *overrides)
     cli.run(*words, "--detach", timeout_s=120)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.engine import probe
 from launcher.ir.config import LoadMode, ServerConfig
+from launcher.plan.builds import build_number
 
 END = "projected to use"
 WORDS = ("--fit", "on", "--log-verbosity", "5", "--offline", "--host", "127.0.0.1", "--port", "0")
@@ -48,6 +50,12 @@ OLD_LOAD_MODES = {
     "dio": ("--direct-io",),
 }
 """Load modes in the words of builds before `--load-mode` (b10068)."""
+
+
+@functools.cache
+def number(binary: Path) -> int:
+    """The build's number."""
+    return build_number(probe(binary, None).name)
 
 
 @functools.cache

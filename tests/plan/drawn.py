@@ -17,12 +17,17 @@ from .fleets import server
 
 ATTENTION_ONLY = ("llama", "mistral3", "qwen2", "qwen3", "granite", "olmo2", "phi3", "qwen2vl", "qwen3vl")
 SLIDING = ("gemma2", "gemma3", "gpt-oss")
-EXPERTS = ("qwen2moe", "qwen3moe", "qwen3vlmoe", "granitemoe", "glm4moe", "gpt-oss", "deepseek2", "lfm2moe")
+EXPERTS = ("qwen2moe", "qwen3moe", "qwen3vlmoe", "granitemoe", "glm4moe", "gpt-oss", "lfm2moe")
+LATENT = ("deepseek2", "deepseek32", "glm-dsa")
+FURTHER = frozenset({"qwen35", "qwen35moe", "glm4moe", "deepseek32", "glm-dsa"})
+"""May have a layer for further tokens."""
 DELTA_NETS = ("qwen3next", "qwen35", "qwen35moe")
 MAMBA = ("granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1")
 ENCODERS = ("bert", "gemma-embedding")
 ARCHITECTURES = tuple(
-    sorted({*ATTENTION_ONLY, *SLIDING, *EXPERTS, *DELTA_NETS, *MAMBA, *ENCODERS, "gemma", "lfm2", "llama-experts"})
+    sorted(
+        {*ATTENTION_ONLY, *SLIDING, *EXPERTS, *LATENT, *DELTA_NETS, *MAMBA, *ENCODERS, "gemma", "lfm2", "llama-experts"}
+    )
 )
 """`llama-experts` is a llama of experts (Mixtral)."""
 EMBEDS_ONLY = frozenset(ENCODERS)
@@ -33,7 +38,7 @@ SQUARE = frozenset(
     }
 )
 """As wide as all query heads together."""
-MANY_SLOTS, EXPERTS_ON_HOST, KV_ON_HOST = 0.4, 0.4, 0.15
+MANY_SLOTS, EXPERTS_ON_HOST, KV_ON_HOST, WITH_FURTHER = 0.4, 0.4, 0.15, 0.5
 """Share of draws."""
 FULL_SIZE = tuple(sorted(SHAPES))
 UNTIED = frozenset({"gpt-oss", "qwen2moe", "olmo2"})
@@ -43,7 +48,7 @@ TIED = frozenset({"gemma", "gemma2", "gemma3", *ENCODERS})
 def architecture(rng: random.Random, name: str) -> ArchitectureConfig:
     """Sizes within what llama.cpp loads; small enough that a header is written in milliseconds."""
     head = rng.choice([32, 64, 80, 96, 128])
-    kv = 1 if name == "deepseek2" else rng.choice([1, 2, 4])
+    kv = 1 if name in LATENT else rng.choice([1, 2, 4])
     n_head = kv * rng.choice([1, 2, 3, 4, 8])
     width = rng.randrange(2, 24) * 64
     square = name in SQUARE
@@ -66,10 +71,20 @@ def architecture(rng: random.Random, name: str) -> ArchitectureConfig:
         fields["n_deepstack"] = rng.choice([0, 1, 2])
     if name in SLIDING:
         fields["n_swa"] = rng.choice([128, 512, 1024])
-    if name == "deepseek2":
+    if name in FURTHER and rng.random() < WITH_FURTHER:
+        fields |= {"n_layer": fields["n_layer"] + 1, "n_layer_nextn": 1}
+    if name in LATENT:
         lora, rope, own = 32 * rng.randrange(2, 17), rng.choice([16, 32, 64]), rng.choice([32, 64, 128])
         fields |= {"kv_lora_rank": lora, "rope_dim": rope, "key_length": lora + rope, "value_length": lora}
         fields |= {"key_length_mla": own + rope, "value_length_mla": own, "q_lora_rank": rng.choice([192, 512])}
+    if name in LATENT[1:]:
+        fields |= {"indexer_n_head": rng.choice([16, 32, 64]), "indexer_key_length": 128, "indexer_top_k": 256}
+        fields |= {"n_head": rng.choice([16, 32, 64]), "n_embd": 256 * rng.randrange(2, 9)}
+        fields |= {"rope_dim": 64, "key_length": lora + 64, "key_length_mla": own + 64}
+        if name == "glm-dsa" and rng.random() < WITH_FURTHER:
+            fields["indexer_types"] = tuple(
+                il % 3 == 0 for il in range(fields["n_layer"] - fields.get("n_layer_nextn", 0))
+            )
     if name in ENCODERS:
         fields |= {"causal": False, "n_ctx_train": 2048, "pooling": rng.choice(["none", "mean", "cls", None])}
         fields |= {"n_token_types": 2} if name == "bert" else {"n_swa": 512}
@@ -78,7 +93,7 @@ def architecture(rng: random.Random, name: str) -> ArchitectureConfig:
 
 def _experts(rng: random.Random, name: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Experts, where the architecture has them; a hybrid may do without."""
-    always = name in EXPERTS or name in {"qwen35moe", "qwen3next", "nemotron_h_moe", "llama-experts"}
+    always = name in EXPERTS or name in LATENT or name in {"qwen35moe", "qwen3next", "nemotron_h_moe", "llama-experts"}
     if not always and not (name == "granitehybrid" and rng.random() < 0.5):
         return {}
     count = rng.choice([4, 8, 16, 40])
@@ -87,7 +102,7 @@ def _experts(rng: random.Random, name: str, fields: dict[str, Any]) -> dict[str,
         found["n_ff_exp"] = fields["n_ff"]
     if name in {"qwen2moe", "granitehybrid", "nemotron_h_moe", *DELTA_NETS}:
         found["n_ff_shexp"] = rng.randrange(1, 20) * 32
-    if name in {"deepseek2", "glm4moe"}:
+    if name in {*LATENT, "glm4moe"}:
         found |= {"n_expert_shared": rng.choice([1, 2]), "n_layer_dense_lead": 1}
     if name == "lfm2moe":
         found["n_layer_dense_lead"] = 1

@@ -190,7 +190,10 @@ def server(**fields: Any) -> ServerConfig:
 
 def hardware(*, gpus: dict[str, int] | None = None, features: tuple[str, ...] = (), **fields: Any) -> HardwareConfig:
     """A host of 8 cores and 64 GiB; `gpus` are bytes of VRAM by name (names start with their backend)."""
-    cards = {n: GpuConfig(backend=n.rstrip("0123456789"), vram_bytes=size) for n, size in (gpus or {}).items()}  # type: ignore[arg-type] # the names in these tests are backends
+    cards = {
+        n: GpuConfig(backend=n.rstrip("0123456789"), vram_bytes=size, process_bytes=0)
+        for n, size in (gpus or {}).items()
+    }  # type: ignore[arg-type] # the names in these tests are backends
     cpu = fields.pop("cpu", CpuConfig(physical_cores=8, logical_cores=16, features=features))
     return HardwareConfig(**({"name": "host", "cpu": cpu, "ram_bytes": 64 * GIB, "gpus": cards} | fields))
 

@@ -24,6 +24,7 @@ from launcher.ir.config import (
 )
 from launcher.ir.plan import FleetPlan
 from launcher.plan.checks import CHECKS
+from launcher.render.spellings import expert_key
 from launcher.sizes import GIB, MIB
 
 from .fleets import (
@@ -103,6 +104,19 @@ def test_ram_over_budget_names_the_biggest_and_prices_fixes() -> None:
         saved = before - after
         assert (f"{saved / GIB:.1f} GiB" if saved >= GIB else f"{saved / MIB:.0f} MiB") in fix.effect
     assert finding.fixes[3].effect.startswith("saves about ")
+
+
+def test_doing_without_a_service_is_a_way_out() -> None:
+    """The last one, beside doing without a server; a builtin one, and one that never starts, are none."""
+    ocr = ServiceConfig(command=("ocr",), port=9100, ram_bytes=15 * GIB)
+    idle = ServiceConfig(command=("idle",), port=9101, ram_bytes=15 * GIB, tier="cold")
+    fields = {"services": {"ocr": ocr, "idle": idle}, "hardware": hardware(ram_bytes=10 * GIB)}
+    (finding,) = found(planned({"a": server()}, **fields), "plan/ram-over-budget")
+    assert [(f.override, f.effect) for f in finding.fixes][-1] == (
+        "services.ocr.tier=cold",
+        "saves 15.0 GiB, enough",
+    )
+    assert not any("idle" in fix.override for fix in finding.fixes)
 
 
 def test_a_fix_that_says_enough_is_enough() -> None:
@@ -265,7 +279,8 @@ def test_experts_of_a_dense_model() -> None:
     """Refused; and the override key is the architecture's where there are some."""
     assert codes(planned({"a": server(experts_used=2)})) == ["error plan/moe-experts"]
     plan = planned({"a": server(model="experts", experts_used=6)}, EXPERTS)
-    assert plan.servers[0].expert_override == ("qwen3moe.expert_used_count", 6)
+    assert expert_key(plan.servers[0]) == "qwen3moe.expert_used_count"
+    assert plan.servers[0].settings.n_expert_used == 6
 
 
 @pytest.mark.parametrize(
@@ -291,15 +306,15 @@ def test_draft_vocabulary(fields: dict[str, Any], fits: bool) -> None:
     ("model", "fields", "refused"),
     [
         (model_file(), {}, False),
-        (model_file(HYBRID), {}, True),
-        (model_file(MLA), {}, True),
-        (model_file(), {"projector": True}, True),
+        (model_file(HYBRID), {}, False),
+        (model_file(MLA), {}, False),
+        (model_file(), {"projector": True}, False),
         (model_file(), {"embedding": True, "n_ctx": 8192, "n_batch": 8192, "n_ubatch": 8192}, True),
     ],
     ids=["dense", "hybrid", "mla", "multimodal", "embedding"],
 )
 def test_speculation(model: ModelFile, fields: dict[str, Any], refused: bool) -> None:
-    """By draft or n-grams, only where a state can be rolled back."""
+    """By draft or n-grams: of every model that writes (F4)."""
     draft = model_file(with_fields(TINY, n_layer=1), name="draft")
     for given in ({"draft": DRAFT}, {"ngram": NgramConfig()}):
         plan = planned({"a": server(**fields, **given)}, model, draft, projectors={"tiny": PROJECTOR})

@@ -27,7 +27,7 @@ from launcher.plan.memory.compute_bound import COMPARED
 from launcher.sizes import GIB, MIB
 
 from . import drawn
-from .asking import flags, says
+from .asking import flags, number, says
 from .fleets import GEMMA3_270M, HYBRID, MLA, QWEN3_30B, TINY, hardware, model_file, server, with_fields
 
 SHAPES = int(os.environ.get("LAUNCH_FUZZ_SHAPES", "186"))
@@ -62,7 +62,7 @@ def build(request: pytest.FixtureRequest, llama_server: Path) -> Path:
 
 def asked(binary: Path, model: ModelFile, path: Path, config: ServerConfig) -> Compared:
     """Plan and server side by side, on the CPU alone."""
-    (plan,) = estimate(model, settle(config, model, hardware()).settings)
+    (plan,) = estimate(model, settle(config, model, hardware(), build=number(binary)).settings)
     compute, others = says([str(binary), "-m", str(path), *flags(config), "--device", "none"], {})
     said = round(sum(compute.values()) * MIB)
     return Compared(
@@ -117,7 +117,8 @@ def test_random_models_on_devices(build: Path, tmp_path: Path) -> None:
     for seed in range(FIRST, FIRST + SHAPES // 4):
         model, path, config = drawn.drawing(seed, tmp_path)
         config = drawn.placed(seed, config, model.architecture)
-        planned = {m.device: m.compute_bytes for m in estimate(model, settle(config, model, host).settings)}
+        settings = settle(config, model, host, build=number(build)).settings
+        planned = {m.device: m.compute_bytes for m in estimate(model, settings)}
         placed = ["-ngl", "999" if config.n_gpu_layers == "all" else str(config.n_gpu_layers)]
         with stand_in_devices(build, len(config.devices)) as endpoints:
             names = ",".join(f"RPC{i}" for i in range(len(endpoints)))

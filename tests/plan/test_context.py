@@ -156,5 +156,5 @@ def test_negative_context_is_an_error() -> None:
 def test_encoders_keep_their_batch_above_the_context() -> None:
     """A non-causal model's batch is not clamped to its context."""
     arch = with_fields(SMOLLM2, arch="bert", causal=False, n_ctx_train=512)
-    settings = settle(server(n_ctx=256, n_ubatch=1024), model_file(arch)).settings
+    settings = settle(server(n_ctx=256, n_ubatch=1024, embedding=False), model_file(arch)).settings
     assert (settings.n_batch, settings.n_ubatch) == (2048, 1024)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +18,9 @@ from launcher.ir.config import (
     RuntimeConfig,
     ServiceConfig,
 )
-from launcher.plan import apply_waivers
+from launcher.plan import apply_waivers, plan_fleet
 from launcher.plan.order import topological
+from launcher.plan.server import start_timeout_s
 from launcher.sizes import GIB, MIB
 
 from .fleets import TINY, catalog, codes, fleet, hardware, model_file, only, planned, server, with_fields
@@ -228,16 +230,18 @@ def test_server_plan_leaves_nothing_to_the_binary() -> None:
         {"a": server(slots=None, threads=None, n_gpu_layers="all", projector=True)}, projectors={"tiny": projector}
     )
     (found,) = plan.servers
-    assert (found.slots, found.kv_unified, found.threads, found.threads_batch) == (4, True, 8, 8)
-    assert (found.n_gpu_layers, found.flash_attention, found.projector_path) == (0, "on", "/p.gguf")
+    settings = found.settings
+    assert (settings.slots, settings.kv_unified, settings.threads, settings.threads_batch) == (4, True, 8, 8)
+    assert (settings.n_gpu_layers, settings.flash_attention, found.projector_path) == (0, True, "/p.gguf")
+    assert (found.modalities, found.model.n_params > 0, found.model.tensor_bytes > 0) == (("text", "image"), True, True)
     assert found.memory[0].projector_bytes == 3 * MIB
-    assert (found.model_path, found.file_parts) == ("/models/tiny-q8_0.gguf", ("/models/tiny-q8_0.gguf",))
+    assert [part.path for part in found.model.parts] == ["/models/tiny-q8_0.gguf"]
 
 
 def test_threads_are_the_cores_of_the_cpuset() -> None:
     """Siblings count once."""
     plan = planned({"a": server(threads=None, cpus="0-3,8-11"), "b": server(threads=None, cpus="0,x")})
-    assert only(plan, "a").threads == 4
+    assert only(plan, "a").settings.threads == 4
     assert "error plan/cpu-list" in codes(plan)
 
 
@@ -310,3 +314,21 @@ def test_catalog_lookup_is_by_model_and_quantization() -> None:
     plan = planned({"a": server(), "b": server(quantization="f16")}, model_file(), other)
     assert only(plan, "a").memory[0].model_bytes < only(plan, "b").memory[0].model_bytes
     assert catalog(other).get("tiny", "q8_0") is None
+
+
+def test_large_models_start_one_after_another_with_a_pause() -> None:
+    """The second of two waits for the first, and `cooldown_s` more; small ones wait for nobody."""
+    small, large = model_file(name="small"), model_file(name="large")
+    part = msgspec.structs.replace(large.parts[0], size_bytes=9 * GIB)
+    large = msgspec.structs.replace(large, parts=(part,))
+    servers = {n: server(model=m, load_mode="none") for n, m in (("a", "large"), ("b", "small"), ("c", "large"))}
+    whole = msgspec.structs.replace(fleet(servers, hardware=hardware()), runtime=RuntimeConfig(cooldown_s=5))
+    plan = plan_fleet(whole, catalog(small, large), deployment="d", input_digest="")
+    assert {s.name: (s.after, s.cooldown_s) for s in plan.servers} == {"a": ((), 0), "b": ((), 0), "c": (("a",), 5)}
+
+
+def test_a_start_that_nobody_limits_is_as_long_as_reading_takes() -> None:
+    """F20: 270 GB from a hard disk take longer than three minutes; from a fast medium not."""
+    assert start_timeout_s(270 * 10**9, None) == 60 + 2 * 1350
+    assert start_timeout_s(270 * 10**9, 3 * 10**9) == 240
+    assert start_timeout_s(10**9, None) == 180

@@ -116,13 +116,15 @@ def test_totals_are_sums_of_parts(servers: list[ServerConfig]) -> None:
     plan = plan_of(servers)
     groups = {}
     for s in sorted(plan.servers, key=lambda s: not s.default):
-        if s.tier == "hot" and s.exclusive:
-            groups.setdefault(s.exclusive, s.name)
-    hot = [s for s in plan.servers if s.tier == "hot" and (not s.exclusive or groups[s.exclusive] == s.name)]
+        if s.tier == "hot" and s.config.exclusive:
+            groups.setdefault(s.config.exclusive, s.name)
+    hot = [
+        s for s in plan.servers if s.tier == "hot" and (not s.config.exclusive or groups[s.config.exclusive] == s.name)
+    ]
     ram = [m for s in hot for m in s.memory if m.device == "ram"]
     assert plan.totals.hot_ram_bytes == sum(m.planned_bytes for m in ram) == plan.devices[0].planned_bytes
     assert plan.totals.kv_bytes == sum(m.kv_bytes for s in hot for m in s.memory)
-    assert plan.totals.threads == sum(s.threads for s in hot)
+    assert plan.totals.threads == sum(s.settings.threads for s in hot)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -134,8 +136,8 @@ def test_an_exclusive_group_counts_its_largest_member(servers: list[ServerConfig
         alone, groups = 0, dict[str, int]()
         for s in (s for s in plan.servers if s.tier != "cold"):
             size = sum(m.resident_peak_bytes for m in s.memory if m.device == device.name)
-            if s.exclusive:
-                groups[s.exclusive] = max(groups.get(s.exclusive, 0), size)
+            if s.config.exclusive:
+                groups[s.config.exclusive] = max(groups.get(s.config.exclusive, 0), size)
             else:
                 alone += size
         assert device.peak_bytes == alone + sum(groups.values())

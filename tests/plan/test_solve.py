@@ -50,7 +50,10 @@ MODELS = {name: declared(name, arch, dict.fromkeys(KINDS, 0)) for name, arch in 
 
 def cards(*vram_bytes: int) -> HardwareConfig:
     """A host with cards of these sizes, all of which may be used."""
-    gpus = {f"cuda{i}": GpuConfig(backend="cuda", vram_bytes=size, target_max=1) for i, size in enumerate(vram_bytes)}
+    gpus = {
+        f"cuda{i}": GpuConfig(backend="cuda", vram_bytes=size, target_max=1, process_bytes=0)
+        for i, size in enumerate(vram_bytes)
+    }
     return msgspec.structs.replace(hardware(), gpus=gpus)
 
 
@@ -248,7 +251,7 @@ def test_two_servers_share_a_card() -> None:
     plan = planned({"a": one, "b": msgspec.structs.replace(one, port=9009)}, *models, **config)
     card = next(d for d in plan.devices if d.name == "cuda0")
     assert 0.9 * card.budget_bytes <= card.peak_bytes <= card.budget_bytes
-    layers = [only(plan, name).n_gpu_layers for name in "ab"]
+    layers = [only(plan, name).settings.n_gpu_layers for name in "ab"]
     assert 33 < sum(layers) < 66
     said = {s.server: s for s in plan.solved}
     assert said["a"].chosen == {"n_gpu_layers": layers[0]}
@@ -262,12 +265,12 @@ def test_a_card_is_filled_with_context_and_quality() -> None:
     one = leaving_open("eight", fill=("quantization", "context"))
     plan = planned({"a": one}, *files, hardware=cards(16 * GIB), models=models)
     found = only(plan, "a")
-    assert (found.n_gpu_layers, found.quantization) == (33, "q8_0")
-    assert found.n_ctx_per_slot % 1024 == 0
+    assert (found.settings.n_gpu_layers, found.config.quantization) == (33, "q8_0")
+    assert found.settings.n_ctx_per_slot % 1024 == 0
     card = next(d for d in plan.devices if d.name == "cuda0")
     assert 0.95 * card.budget_bytes < card.peak_bytes <= card.budget_bytes
     (choice,) = plan.solved
-    assert choice.beyond[0].startswith(f"n_ctx_per_slot={found.n_ctx_per_slot + 1024} needs ")
+    assert choice.beyond[0].startswith(f"n_ctx_per_slot={found.settings.n_ctx_per_slot + 1024} needs ")
 
 
 def test_experts_come_off_the_host_as_far_as_they_fit() -> None:
@@ -276,7 +279,7 @@ def test_experts_come_off_the_host_as_far_as_they_fit() -> None:
     models = {"moe": declared("moe", QWEN3_30B, {"q4_k": 0})}
     one = leaving_open("moe", n_gpu_layers="all", n_cpu_moe=48, fill=("experts",))
     plan = planned({"a": one}, *files, hardware=cards(12 * GIB), models=models)
-    assert 0 < only(plan, "a").n_cpu_moe < 48
+    assert 0 < only(plan, "a").settings.n_cpu_moe < 48
     card = next(d for d in plan.devices if d.name == "cuda0")
     assert 0.95 * card.budget_bytes < card.peak_bytes <= card.budget_bytes
 
@@ -310,7 +313,7 @@ def test_where_nothing_fits_the_least_is_planned_and_the_check_says_so() -> None
     plan = planned({"a": one}, *FILES, hardware=cards(MIB), models=MODELS)
     (choice,) = plan.solved
     assert (choice.fits, choice.beyond) == (False, ())
-    assert (only(plan, "a").quantization, only(plan, "a").n_ctx_per_slot) == ("q4_k", 1024)
+    assert (only(plan, "a").config.quantization, only(plan, "a").settings.n_ctx_per_slot) == ("q4_k", 1024)
     assert [f.code for f in plan.findings if f.severity == "error"] == ["plan/vram-over-budget"]
 
 

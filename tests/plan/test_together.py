@@ -10,9 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.ir.plan import FleetPlan, Residency
+from launcher.plan.devices import device_plans
+from launcher.plan.memory import WeightTables
+from launcher.plan.server import plan_server
+from launcher.plan.together import residency
 from launcher.sizes import GIB, MIB
 
-from .fleets import hardware, model_file, planned, server
+from .fleets import catalog, fleet, hardware, model_file, planned, server
 
 KINDS = st.fixed_dictionaries(
     {
@@ -91,3 +95,14 @@ def test_a_long_table_is_cut_and_says_so() -> None:
     assert found is not None
     assert not found.complete
     assert 1 <= len(found.sets) <= 64
+
+
+def test_a_thousand_and_more_servers_on_demand_have_a_table() -> None:
+    """As many as one likes: no step is a call within a call (3,000 were a RecursionError)."""
+    given = fleet({"s": server(tier="warm", slots=1, n_ctx=256)}, hardware=hardware(ram_bytes=10_000 * GIB))
+    one, _ = plan_server(given, catalog(*MODELS), "s", given.servers["s"], WeightTables())
+    assert one is not None
+    every = [msgspec.structs.replace(one, name=f"s{i}") for i in range(1500)]
+    found = residency(every, device_plans(given, (), ()), standing=0)
+    assert found is not None
+    assert len(found.sets[0].servers) == 1500

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from launcher.ir.catalog import FilePart
+from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle
 from launcher.plan.memory.layers import split_name
@@ -15,7 +16,7 @@ from launcher.plan.memory.placement import layer_devices
 from launcher.plan.memory.weights import CpuCopies, copied_bytes, weigh
 from launcher.sizes import GIB
 
-from .fleets import QWEN3_30B, TINY, hardware, model_file, server, tensor, tensors, with_fields
+from .fleets import HYBRID, QWEN3_30B, TINY, hardware, model_file, server, tensor, tensors, with_fields
 
 AMX = CpuCopies(amx=True, repack=frozenset({"q4_0", "q4_k"}))
 AVX2 = CpuCopies(amx=False, repack=frozenset({"q4_0", "q4_k"}))
@@ -61,20 +62,50 @@ def test_three_dimensional_weights_that_are_not_experts() -> None:
 def test_table_counts_every_tensor_once() -> None:
     """Groups add up to the file; experts apart."""
     model = model_file(with_fields(QWEN3_30B, n_layer=3))
-    table = weigh(model, 3, AVX2)
+    table = weigh(model, AVX2)
     groups = (table.inputs, table.output, *table.dense, *table.experts)
     assert sum(g.tensors for g in groups) == model.tensor_bytes
     assert table.count == len(model.tensors)
     assert all(g.tensors > 9 * d.tensors for g, d in zip(table.experts, table.dense, strict=True))
 
 
-def test_layers_of_multi_token_prediction_are_not_loaded() -> None:
-    """Their weights and their KV count nowhere."""
+def of_build(arch: ArchitectureConfig, build: int) -> DeviceMemory:
+    """What a server of a model of `arch` takes under `build`."""
+    model = model_file(arch)
+    return estimate(model, settle(server(load_mode="none"), model, build=build).settings)[0]
+
+
+def test_layers_for_further_tokens_by_build() -> None:
+    """Their weights are loaded for nothing by old builds of two architectures, their K/V kept by old ones of others.
+
+    Of a build that nobody knows (0) the larger figure counts. Measured: `launcher.plan.builds`.
+    """
     with_mtp = with_fields(TINY, n_layer=3, n_layer_nextn=1)
-    config = server(load_mode="none")
-    one = estimate(model_file(TINY), settle(config, model_file(TINY)).settings)[0]
-    other = estimate(model_file(with_mtp), settle(config, model_file(with_mtp)).settings)[0]
+    one, other = of_build(TINY, 11434), of_build(with_mtp, 11434)
     assert (other.kv_bytes, other.model_bytes) == (one.kv_bytes, one.model_bytes)
+    for build in (0, 10068, 10434):
+        old = of_build(with_mtp, build)
+        assert (old.kv_bytes, old.model_bytes) == (one.kv_bytes * 3 // 2, one.model_bytes)
+    fields = {"arch": "qwen35", "n_head_kv": 2, "ssm_n_group": 2, "full_attention_interval": 2}
+    without = with_fields(HYBRID, **fields)
+    hybrid = with_fields(HYBRID, **fields, n_layer=5, n_layer_nextn=1)
+    whole = model_file(hybrid).tensor_bytes
+    for build, loaded in ((0, True), (10068, True), (10092, True), (10434, False), (11434, False)):
+        found = of_build(hybrid, build)
+        assert found.kv_bytes == of_build(without, build).kv_bytes
+        assert (found.model_bytes == whole) is loaded
+
+
+def test_all_layers_are_all_that_llama_cpp_counts() -> None:
+    """`all` and `auto` count the layer for further tokens: with one layer less the first stays on the CPU."""
+    model = model_file(with_fields(TINY, n_layer=3, n_layer_nextn=1))
+    host = hardware(gpus={"cuda0": GIB})
+    for asked in ("all", "auto", 99):
+        settings = settle(server(devices=("cuda0",), n_gpu_layers=asked), model, host).settings
+        assert settings.n_gpu_layers == 4
+        assert layer_devices(3, settings) == ("cuda0",) * 4
+    one_less = settle(server(devices=("cuda0",), n_gpu_layers=3), model, host).settings
+    assert layer_devices(3, one_less) == ("ram", "cuda0", "cuda0", "cuda0")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from launcher.compiler import Compilation, compile_fleet
 from launcher.engine import prove
 from launcher.proving import prove_here
-from tests.cli.conftest import Cli, cli  # noqa: F401 - a fixture
+from tests.cli.conftest import Cli
 
 GARBAGE = "echo 'common_memory_breakdown_print: |   - Host | lots |'; echo projected to use much; sleep 5"
 ILL = 'echo "system_info: CPU : AVX2 = 1 | NEVER_HEARD_OF = 1 |"; kill -ILL $$'
@@ -89,9 +89,9 @@ def test_a_sound_engine_proves_the_plan() -> None:
 
 def test_what_the_binary_says_is_planned_where_it_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a bound that is too small (its own figure halved), the plan takes the proof."""
-    from launcher import proving
+    from launcher import plan
 
-    whole = proving.plan.unshared_memory
+    whole = plan.unshared_memory
 
     def halved(*args: object) -> dict[str, object]:
         import msgspec
@@ -103,7 +103,7 @@ def test_what_the_binary_says_is_planned_where_it_is_more(monkeypatch: pytest.Mo
         }
 
     bound = compiled()
-    monkeypatch.setattr(proving.plan, "unshared_memory", halved)
+    monkeypatch.setattr(plan, "unshared_memory", halved)
     here = prove_here(bound)
     before, after = bound.plan.servers[0].memory[0], here.compiled.plan.servers[0].memory[0]
     assert after.kv_bytes == pytest.approx(before.kv_bytes * 1.5, rel=0.01)
@@ -112,7 +112,7 @@ def test_what_the_binary_says_is_planned_where_it_is_more(monkeypatch: pytest.Mo
 
 
 def test_up_and_check_refuse_an_unfit_engine_before_a_model_loads(
-    cli: Cli,  # noqa: F811 - the fixture
+    cli: Cli,
     tmp_path: Path,
     llama_server: Path,
 ) -> None:
@@ -126,7 +126,7 @@ def test_up_and_check_refuse_an_unfit_engine_before_a_model_loads(
     assert cli.json("status")["fleets"] == []
 
 
-def test_flags_in_the_environment_reach_no_server(cli: Cli) -> None:  # noqa: F811 - the fixture
+def test_flags_in_the_environment_reach_no_server(cli: Cli) -> None:
     """A key, an embedding switch and a template of the caller's change nothing; they are named once, without values."""
     cli.env |= {"LLAMA_API_KEY": "sesame", "LLAMA_ARG_EMBEDDINGS": "1", "LLAMA_ARG_CHAT_TEMPLATE": "gemma"}
     done = cli.run("up", *cli.dev, "--detach")
@@ -142,7 +142,7 @@ def test_flags_in_the_environment_reach_no_server(cli: Cli) -> None:  # noqa: F8
         cli.run("stop", "--all")
 
 
-def test_a_plain_environment_is_not_spoken_of(cli: Cli) -> None:  # noqa: F811 - the fixture
+def test_a_plain_environment_is_not_spoken_of(cli: Cli) -> None:
     """Nothing that an engine reads, nothing said."""
     assert "withheld" not in cli.run("check", *cli.dev).stdout
 

@@ -163,7 +163,7 @@ def test_the_router_takes_the_presets(
     model = str(tiny_models("llama"))
     plan = fleet_plan(
         server_plan("alpha", model_path=model, n_ctx=256, n_ctx_per_slot=128, cache_ram_mib=0),
-        server_plan("beta", model_path=model, tier="warm", kv_unified=True, flash_attention="off", load_mode="none"),
+        server_plan("beta", model_path=model, tier="warm", kv_unified=True, flash_attention=False, load_mode="none"),
         deploy=ALL,
     )
     rendered = render_fleet(plan, {"default": (str(llama_server), dialect)}, templates, "0.1.0")
@@ -202,3 +202,28 @@ def pairs(words: Any, without: set[str], dialect: Dialect) -> set[tuple[Any, ...
             groups[-1].append(word)
     index = dialect.index()
     return {(index[f].names[0], f in index[f].negations, *values) for f, *values in groups if f not in without}
+
+
+def test_missed_targets_have_an_alert(
+    result: Rendered, request: pytest.FixtureRequest, promtool: str, tmp_path: Path
+) -> None:
+    """Where there are targets; a worker's speed is the orchestration's unless it has one of its own, and 0 is none."""
+    from launcher.compiler import compile_fleet
+    from launcher.render.targets import targets_of
+
+    assert "LaunchTargetMissed" not in export(result, "alerts")
+    own = ("servers.mythomax_13b.tokens_per_second_min=0", "servers.gpt_oss_20b.tokens_per_second_min=35")
+    compiled = compile_fleet(["hardware=sovereign", "profile=three_tier", "deploy.targets=[alerts]", *own])
+    found = {(t.name, t.server): t.limit for t in targets_of(compiled.plan)}
+    assert found == {
+        ("swap_seconds", ""): 3,
+        ("tokens_per_second", "qwen_coder_32b"): 20,
+        ("tokens_per_second", "nemotron_30b"): 20,
+        ("tokens_per_second", "gpt_oss_20b"): 35,
+    }
+    templates = request.getfixturevalue("templates")
+    text = export(render_fleet(compiled.plan, compiled.engines, templates, "0.1.0"), "alerts")
+    assert "launch_target_met" in text
+    path = tmp_path / "alerts.yml"
+    path.write_text(text)
+    subprocess.run([promtool, "check", "rules", path], check=True, capture_output=True)

@@ -49,7 +49,7 @@ def test_accepted(extra: tuple[str, ...]) -> None:
     [
         (("--lookup",), "has no flag --lookup"),
         (("--draft-max", "24"), "has removed --draft-max"),
-        (("--log-disable", "false"), "refuses 'false': --log-disable takes no value"),
+        (("--jinja", "false"), "refuses 'false': --jinja takes no value"),
         (("--timeout=3",), "refuses '--timeout=3'"),
         (("stray",), "has no flag stray"),
     ],
@@ -101,7 +101,7 @@ def test_bad_values(extra: tuple[str, ...], part: str) -> None:
         (("--cpu-moe",), "n_cpu_moe"),
         (("-m", "/other.gguf"), "model"),
         (("-ngl", "3"), "n_gpu_layers"),
-        (("--no-mmproj-offload",), "projector"),
+        (("--no-mmproj-offload",), "projector_device"),
         (("--spec-type", "draft-simple,ngram-mod"), "ngram"),
     ],
 )
@@ -130,8 +130,8 @@ def test_our_habits_give_way() -> None:
 
 def test_expert_counts_have_one_say() -> None:
     """--override-kv of the planned key conflicts; other keys do not."""
-    override = {"expert_override": ("qwen3moe.expert_used_count", 6)}
-    assert codes("--override-kv", "qwen3moe.expert_used_count=int:4", **override) == [
+    override = {"experts_used": 6}
+    assert codes("--override-kv", "qwen3moe.expert_used_count=int:4", arch="qwen3moe", **override) == [
         ("engine/flag-conflict", "extra_args.0")
     ]
     assert codes("--override-kv", "llama.rope.scale=int:4", **override) == []

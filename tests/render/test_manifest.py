@@ -26,7 +26,6 @@ from launcher.manifest import (
     encode_document,
     encode_fleet,
     encode_routes,
-    failed_plan_document,
     json_schema,
     plan_document,
 )
@@ -169,7 +168,6 @@ def test_documents_obey_their_schemas(rendered: Rendered) -> None:
         json.loads(encode_fleet(rendered.manifest)),
         json.loads(encode_routes(rendered.routes)),
         plan_document(plan, {n: c.argv for n, c in commands.items()}, {n: c.env for n, c in commands.items()}),
-        failed_plan_document([FINDING]),
         json.loads(encode_document(inspect)),
         json.loads(encode_document(status)),
     ]

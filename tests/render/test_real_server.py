@@ -77,16 +77,16 @@ def test_the_server_agrees(
             check=True,
         )
     assert models["data"][0]["id"] == server.name
-    assert (props["total_slots"], props["model_path"]) == (server.slots, str(smollm2))
-    assert [slot["n_ctx"] for slot in slots] == [server.n_ctx_per_slot] * server.slots
-    assert {slot["speculative"] for slot in slots} == {bool(server.draft or server.ngram)}
+    assert (props["total_slots"], props["model_path"]) == (server.settings.slots, str(smollm2))
+    assert [slot["n_ctx"] for slot in slots] == [server.settings.n_ctx_per_slot] * server.settings.slots
+    assert {slot["speculative"] for slot in slots} == {bool(server.draft or server.settings.ngram)}
     assert posted.stdout == "501"
     assert "\x1b[" not in log.read_text()
     assert "deprecated" not in log.read_text().replace("or deprecated --webui/--no-webui", "")
 
 
 @pytest.mark.parametrize(
-    "extra", [("--lookup",), ("--draft-max", "24"), ("--log-disable", "false"), ("--timeout=3",), ("--timeout",)]
+    "extra", [("--lookup",), ("--draft-max", "24"), ("--jinja", "false"), ("--timeout=3",), ("--timeout",)]
 )
 def test_what_we_refuse_the_server_refuses(
     extra: tuple[str, ...], engine: tuple[str, Dialect], free_port: Callable[[], int]

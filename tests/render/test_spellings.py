@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from launcher.engine import parse_help, recorded, recorded_names
-from launcher.ir.config import DraftConfig, GpuConfig, NgramConfig, NumaConfig
+from launcher.ir.config import DraftConfig, GpuConfig, NgramConfig, NumaConfig, ServerConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import ServerPlan
 from launcher.render import NOT_FLAGS, TABLE, render_argv
@@ -27,11 +27,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "draft": DRAFT,
     "both": {**DRAFT, "ngram": NgramConfig(kind="map-k", n_max=8)},
     "mod": {"ngram": NgramConfig(kind="mod", n_max=12)},
-    "vision": {"projector_path": "/p.gguf", "expert_override": ("qwen3vlmoe.expert_used_count", 4)},
+    "vision": {"projector_path": "/p.gguf", "experts_used": 4, "arch": "qwen3vlmoe"},
     "embedder": {"embedding": True, "pooling": "cls"},
     "reranker": {"embedding": True, "pooling": "rank"},
     **{mode: {"load_mode": mode} for mode in ("mmap", "mlock", "mmap+mlock", "none", "dio")},
-    **{f"fa-{fa}": {"flash_attention": fa} for fa in ("auto", "on", "off")},
+    **{f"fa-{fa}": {"flash_attention": fa} for fa in (True, False)},
     "quiet": {"reasoning": "off"},
 }
 
@@ -59,10 +59,10 @@ def value(words: tuple[str, ...], flag: str) -> str:
     return words[words.index(flag) + 1]
 
 
-def test_every_field_of_a_server_plan_is_spelled_or_is_none_of_the_servers_business() -> None:
-    """A new field of ServerPlan must be placed in the table or in NOT_FLAGS, in one of them only."""
-    spelled = {field for meaning in TABLE for field in meaning.fields}
-    assert spelled | NOT_FLAGS.keys() == set(ServerPlan.__struct_fields__)
+def test_every_field_of_a_server_is_spelled_or_is_none_of_the_servers_business() -> None:
+    """A new field of ServerConfig must be placed in the table or in NOT_FLAGS, in one of them only."""
+    spelled = {meaning.key.partition(".")[0] for meaning in TABLE if meaning.key}
+    assert spelled | NOT_FLAGS.keys() == set(ServerConfig.__struct_fields__)
     assert not spelled & NOT_FLAGS.keys()
 
 
@@ -93,7 +93,7 @@ def test_nothing_that_matters_is_left_to_the_build(name: str) -> None:
         "--parallel": "2",
         "--batch-size": "2048",
         "--ubatch-size": "512",
-        "--flash-attn": "auto",
+        "--flash-attn": "on",
         "--cache-type-k": "f16",
         "--cache-type-v": "f16",
         "--ctx-checkpoints": "32",
@@ -141,7 +141,7 @@ def test_load_mode_is_the_difference_between_the_real_builds(mode: str) -> None:
 def test_an_older_build_is_told_in_its_own_words(old: Dialect) -> None:
     """Flash attention as a switch, the draft without --spec-type, no words for what it does not have."""
     draft = {"draft": DraftConfig(model="a", quantization="b", n_max=24), "draft_path": "/d.gguf"}
-    server = server_plan(flash_attention="on", load_mode="mmap+mlock", kv_offload=False, embedding=True, **draft)
+    server = server_plan(flash_attention=True, load_mode="mmap+mlock", kv_offload=False, embedding=True, **draft)
     words = said(server, msgspec.structs.replace(old, flags=(*old.flags, *_kv_draft_flags())))
     following = dict(pairwise(words))
     assert following["--flash-attn"].startswith("--")
@@ -160,7 +160,7 @@ def _kv_draft_flags() -> tuple[Any, ...]:
 
 def test_flash_attention_off_says_nothing_where_it_is_a_switch(old: Dialect) -> None:
     """Leaving the switch out is off."""
-    assert "--flash-attn" not in said(server_plan(flash_attention="off"), old)
+    assert "--flash-attn" not in said(server_plan(flash_attention=False), old)
 
 
 @pytest.mark.parametrize(
@@ -200,15 +200,11 @@ def test_a_removed_flag_is_not_used(old: Dialect) -> None:
 
 
 def test_draft_and_devices() -> None:
-    """The draft goes to the server's devices only when it has layers there; `all` is more layers than any has."""
-    gpu = server_plan(devices=("cuda1",), n_gpu_layers=99, **DRAFT)
+    """The draft goes to the server's devices, unless it shall have no layers there; `all` is more than any has."""
+    on_host = DraftConfig(model="a", quantization="b", n_gpu_layers=0)
+    gpu = server_plan(devices=("cuda1",), n_gpu_layers=99, draft=on_host, draft_path="/d.gguf")
     assert value(said(gpu, recorded("b10434")), "--spec-draft-device") == "none"
-    offloaded = server_plan(
-        devices=("cuda1",),
-        n_gpu_layers=99,
-        draft=DraftConfig(model="a", quantization="b", n_gpu_layers="all"),
-        draft_path="/d.gguf",
-    )
+    offloaded = server_plan(devices=("cuda1",), n_gpu_layers=99, **DRAFT)
     words = said(offloaded, recorded("b10434"))
     assert (value(words, "--spec-draft-device"), value(words, "--spec-draft-ngl")) == ("CUDA1", "999")
     assert value(words, "--device") == "CUDA1"

@@ -14,18 +14,7 @@ import httpx
 import pytest
 import uvloop
 
-from launcher.route import Front
 from tests.ports import free_port
-
-_BOTH_PATHS = (
-    "test_forward",
-    "test_routing",
-    "test_upstream_faults",
-    "test_client_faults",
-    "test_guard",
-    "test_semantics",
-)
-"""Modules whose every test runs twice: with the fast path, and with the ASGI path only."""
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -39,7 +28,7 @@ def llama(llama_server: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFa
     port = free_port()
     log = tmp_path_factory.mktemp("llama") / "server.log"
     argv = [str(llama_server), "--model", str(smollm2), "--host", "127.0.0.1", "--port", str(port)]
-    argv += ["-c", "1024", "--parallel", "2", "--threads", "2", "--n-gpu-layers", "0", "--no-webui", "--slots"]
+    argv += ["-c", "1024", "--parallel", "2", "--threads", "1", "--n-gpu-layers", "0", "--no-webui", "--slots"]
     env = os.environ | {"LD_LIBRARY_PATH": str(llama_server.parent)}
     with log.open("wb") as out:
         process = subprocess.Popen(argv, stdout=out, stderr=out, env=env)
@@ -61,19 +50,3 @@ def _healthy(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of the front's HTTP over both of its paths."""
-    if metafunc.module.__name__.rpartition(".")[2] in _BOTH_PATHS:
-        metafunc.fixturenames.append("path_taken")
-        metafunc.parametrize("path_taken", ["express", "asgi"], indirect=True)
-
-
-@pytest.fixture
-def path_taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which of its paths a front takes that is not told."""
-    path: str = request.param
-    defaults: Any = Front.__init__.__kwdefaults__
-    monkeypatch.setitem(defaults, "express", path == "express")
-    return path

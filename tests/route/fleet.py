@@ -7,11 +7,14 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, Self
 
 from launcher.ir.fleet import BreakerUnit, FrontUnit, RouteTarget, RoutingTable
-from launcher.ir.live import ServerState, Upstreams
+from launcher.ir.live import Lease, ServerState, UnavailableError, Upstreams
 from launcher.route import Front, StaticUpstreams, serve
+from launcher.route.target import SERVING
+from launcher.supervise.control import SOCKET_NAME, control_socket, serve_control
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n" + b'{"ok":true}'
@@ -68,7 +71,6 @@ def table(*targets: RouteTarget, front: FrontUnit | None = None, **changes: Any)
             names[name] = (*names.get(name, ()), unit.name)
     fields: dict[str, Any] = {
         "deployment": "test",
-        "input_digest": "sha256:0",
         "front": front or front_unit(),
         "targets": {t.name: t for t in targets},
         "names": names,
@@ -93,33 +95,46 @@ class FakeFleet(StaticUpstreams):
         self.states: dict[str, ServerState] = dict(states)
         self.woken: list[str] = []
         self.left: list[tuple[str, bool]] = []
+        self.ports: dict[str, int] = {}
+        """Where a process listens, if not where the routes say."""
         self.on_wake: Callable[[str], Awaitable[None]] | None = None
 
     def state(self, name: str) -> ServerState:
         """As the test set it."""
         return self.states.get(name, "ready")
 
-    async def wake(self, name: str, timeout_s: float) -> None:
+    def try_lease(self, name: str) -> Lease | None:
+        """Granted while the test has it serve; its release is noted."""
+        if self.state(name) not in SERVING:
+            return None
+        self.in_flight[name] += 1
+
+        def end(ok: bool) -> None:
+            self.in_flight[name] -= 1
+            self.left.append((name, ok))
+
+        return Lease(name, end, port=self.ports.get(name, 0))
+
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
         """Note the call and do what the test says."""
         self.woken.append(name)
         if self.on_wake is not None:
             await self.on_wake(name)
         else:
             self.states[name] = "ready"
-
-    def leave(self, name: str, *, ok: bool) -> None:
-        """Note the call."""
-        super().leave(name, ok=ok)
-        self.left.append((name, ok))
+        lease = self.try_lease(name)
+        if lease is None:
+            raise UnavailableError("start_timeout", f"server {name!r} was not ready in time")
+        return lease
 
 
 class Upstream:
     """A scripted server: each connection is handed to `script`. Requests read with `read_request` are kept."""
 
-    def __init__(self, script: Script) -> None:
-        """Starts with `async with`."""
+    def __init__(self, script: Script, port: int = 0) -> None:
+        """Starts with `async with`, on a free port unless one is given."""
         self._script = script
-        self.port = 0
+        self.port = port
         self.connections = 0
         self.requests: list[Seen] = []
         self.closed = asyncio.Event()
@@ -127,7 +142,7 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         """Listen."""
-        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -137,6 +152,10 @@ class Upstream:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def deafen(self) -> None:
+        """Listen no more."""
+        self._server.close()
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Run the script on a new connection."""
@@ -210,11 +229,19 @@ async def running(front: Front, *, drain_timeout_s: float = 0.2) -> AsyncIterato
         shutdown.set()
         await asyncio.wait_for(task, WAIT_S)
         view = front.view
-        assert len(front.deadlines) == 0
+        assert front.clients.connections == set()
         assert {n: t.gate.in_flight for n, t in view.targets.items() if t.gate.in_flight} == {}
         upstreams: Upstreams = front.upstreams
         if isinstance(upstreams, StaticUpstreams):
             assert set(upstreams.in_flight.values()) <= {0}
+
+
+@contextlib.asynccontextmanager
+async def controlled(app: Any, directory: Path) -> AsyncIterator[Path]:
+    """`app` as a runtime's control API; the path of its socket in `directory`."""
+    with control_socket(directory) as sock:
+        async with serve_control(app, sock):
+            yield directory / SOCKET_NAME
 
 
 def post(body: bytes | dict[str, Any], path: str = "/v1/chat/completions", *headers: str) -> bytes:

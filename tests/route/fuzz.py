@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from launcher.route import Front, StaticUpstreams
-from tests.route.fleet import OK, Upstream, ask, front_unit, post, read_request, running, table, target
+from tests.route.fleet import OK, Upstream, ask, front_unit, get, post, read_request, running, table, target
 
 CORPUS = Path(__file__).parent / "corpus"
 _SILENCE_S = 0.03
@@ -48,6 +48,13 @@ _REQUESTS = [
     ),
     post({"model": "m"}),
     post({"model": "nobody"}),
+    get("/v1/stream?conv_id=c", method="DELETE"),
+    post({"conversation_ids": ["c", "d"]}, "/v1/streams/lookup"),
+    post({"id": "c", "action": "reasoning_end"}, "/v1/chat/completions/control"),
+    post(b"\xef\xbb\xbf[]", "/lora-adapters?model=m"),
+    post({"model": "m", "messages": [{"content": [{"type": "image_url"}]}]}),
+    get("/props"),
+    get("/api/tags"),
 ]
 _ANSWERS = [
     *(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 No Content\r\n", b"HTTP/1.0 500 X\r\n"),
@@ -69,7 +76,6 @@ class Case(msgspec.Struct, frozen=True):
     sent: bytes
     answered: bytes
     cut: int = 0
-    express: bool = True
 
 
 def _bytes_of(parts: list[bytes]) -> st.SearchStrategy[bytes]:
@@ -84,17 +90,14 @@ _HEADED = st.tuples(st.just(_POST), _bytes_of(_REQUESTS[2:8]), st.just(b"\r\n"),
 _SENT = st.lists(_HEADED | _bytes_of(_REQUESTS) | st.just(post({"model": "m"})), max_size=3).map(b"".join)
 _STATUS = st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 500 X\r\n", b"HTTP/1.0 200 OK\r\n"])
 _FRAMED = st.tuples(_STATUS, _bytes_of(_ANSWERS[4:7]), st.just(b"\r\n"), _bytes_of(_ANSWERS[8:12])).map(b"".join)
-CASES = st.builds(
-    Case, sent=_SENT, answered=_FRAMED | _bytes_of(_ANSWERS), cut=st.integers(0, 200), express=st.booleans()
-)
+CASES = st.builds(Case, sent=_SENT, answered=_FRAMED | _bytes_of(_ANSWERS), cut=st.integers(0, 200))
 
 
 class Arena:
     """A front and its upstream, for many cases."""
 
-    def __init__(self, *, express: bool) -> None:
+    def __init__(self) -> None:
         """Not open yet."""
-        self.express = express
         self.upstream = Upstream(self._script)
         self.answered = b""
         self.port = 0
@@ -116,8 +119,9 @@ class Arena:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.faults.append(repr(context)))
         unit = front_unit(header_timeout_s=0.5, idle_timeout_s=0.5)
         async with self.upstream:
-            routes = table(target("m", self.upstream.port, slots=4, request_timeout_s=2.0), front=unit)
-            front = Front(msgspec.structs.replace(routes, breaker=_NEVER), StaticUpstreams(), express=self.express)
+            units = [target(name, self.upstream.port, slots=4, request_timeout_s=2.0) for name in ("m", "n")]
+            routes = table(*units, front=unit)
+            front = Front(msgspec.structs.replace(routes, breaker=_NEVER), StaticUpstreams())
             async with running(front) as self.port:
                 yield
 
@@ -157,19 +161,18 @@ def main() -> None:
     CORPUS.mkdir(exist_ok=True)
     tried = 0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        arenas = {express: Arena(express=express) for express in (True, False)}
-        opened = [arena.open() for arena in arenas.values()]
-        for one in opened:
-            runner.run(one.__aenter__())
+        arena = Arena()
+        opened = arena.open()
+        runner.run(opened.__aenter__())
         known = [msgspec.json.decode(path.read_bytes(), type=Case) for path in kept()]
-        told = {(case.express, runner.run(arenas[case.express].play(case))) for case in known}
+        told = {runner.run(arena.play(case)) for case in known}
         until = time.monotonic() + seconds
 
         def fuzz(case: Case) -> None:
             """One case; kept when its answers are new."""
             nonlocal tried
             tried += 1
-            outcome = case.express, runner.run(arenas[case.express].play(case))
+            outcome = runner.run(arena.play(case))
             if outcome not in told and len(told) < _MOST_KEPT:
                 told.add(outcome)
                 data = msgspec.json.encode(case)
@@ -181,8 +184,7 @@ def main() -> None:
                 max_examples=200, deadline=None, database=None, phases=phases, suppress_health_check=list(HealthCheck)
             )
             seed(time.time_ns())(quiet(given(CASES)(fuzz)))()
-        for one in opened:
-            runner.run(one.__aexit__(None, None, None))
+        runner.run(opened.__aexit__(None, None, None))
     print(f"{tried} cases in {seconds:.0f} s, {len(kept())} kept")  # noqa: T201  # a program's answer
 
 

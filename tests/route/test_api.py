@@ -14,7 +14,19 @@ from launcher.errors import Finding, HostError
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.route import Front, control_app
 from launcher.route.api import follow, tail
-from tests.route.fleet import FakeFleet, ask, front_unit, get, post, running, table, target, until
+from tests.route.fleet import (
+    FakeFleet,
+    RawClient,
+    ask,
+    controlled,
+    front_unit,
+    get,
+    post,
+    running,
+    table,
+    target,
+    until,
+)
 
 
 class Recorded:
@@ -172,22 +184,57 @@ async def test_mounted_on_the_front(tmp_path: Path) -> None:
     """The front hands `/api/…` over with its body, and survives an app that raises after its answer."""
     control = Recorded()
     keys = tmp_path / "keys"
-    keys.write_text("secret scopes=admin\n")
+    keys.write_text("secret-key scopes=admin\n")
     keys.chmod(0o600)
     routes = table(target("m", 1), front=front_unit(api_key_file=str(keys)))
-    async with running(Front(routes, FakeFleet(), control=control_app(control))) as port:
-        bearer = "Authorization: Bearer secret"
+    async with (
+        controlled(control_app(control), tmp_path) as sock,
+        running(Front(routes, FakeFleet(), control=sock)) as port,
+    ):
+        bearer = "Authorization: Bearer secret-key"
         answer = await ask(port, post(json.dumps({"names": ["m"]}).encode(), "/api/stop", bearer))
         bug = await ask(port, post({"deployment_dir": "/bug"}, "/api/reload", bearer))
     assert (answer.status, answer.json()["stopped"]) == (200, ["m"])
     assert (bug.status, bug.code) == (500, "internal_error")
 
 
-async def test_loopback_alone_is_no_permission() -> None:
+async def test_loopback_alone_is_no_permission(tmp_path: Path) -> None:
     """Every user of the machine reaches loopback: without keys the front shows the state and changes nothing."""
     control = Recorded()
-    async with running(Front(table(target("m", 1)), FakeFleet(), control=control_app(control))) as port:
+    async with (
+        controlled(control_app(control), tmp_path) as sock,
+        running(Front(table(target("m", 1)), FakeFleet(), control=sock)) as port,
+    ):
         for path in ("/api/stop", "/api/reload", "/api/status"):
             assert (await ask(port, post(b"{}", path))).code == "control_needs_key"
         assert (await ask(port, get("/api/logs/m"))).code == "control_needs_key"
         assert (await ask(port, get("/api/status"))).status == 200
+
+
+async def test_a_log_is_followed_through_the_front(tmp_path: Path) -> None:
+    """What is added comes at once; the follower's leaving ends it; it is no request to a server."""
+    log, keys = tmp_path / "m.log", tmp_path / "keys"
+    log.write_text("one\n")
+    keys.write_text("secret-key scopes=admin,infer\n")
+    routes = table(target("m", 1), front=front_unit(api_key_file=str(keys)))
+    key = "Authorization: Bearer secret-key"
+    async with (
+        controlled(control_app(Recorded(log)), tmp_path) as sock,
+        running(Front(routes, FakeFleet(), control=sock)) as port,
+    ):
+        async with RawClient(port) as client:
+            client.send(get("/api/logs/m?follow=1", key))
+            status, headers = await client.head()
+            assert (status, headers.get("x-launch-server")) == (200, None)
+            assert await client.chunk() == b"one\n"
+            with log.open("a") as file:
+                file.write("two\n")
+            assert await client.chunk() == b"two\n"
+        assert "control" not in (await ask(port, get("/metrics", key))).body.decode()
+
+
+async def test_a_control_api_that_is_gone(tmp_path: Path) -> None:
+    """Its socket is closed while the front still drains: 503, typed."""
+    async with running(Front(table(target("m", 1)), FakeFleet(), control=tmp_path / "none.sock")) as port:
+        answer = await ask(port, get("/api/status"))
+    assert (answer.status, answer.code) == (503, "upstream_unreachable")

@@ -62,10 +62,10 @@ async def fronted(up: Upstream, **limits: Any) -> AsyncIterator[tuple[Front, Raw
 async def flood(client: RawClient, times: int) -> int:
     """How many parts of 64 KiB, of at most so many, the front took before it closed."""
     for taken in range(times):
-        client.send(b"a" * 65536)
         try:
+            client.send(b"a" * 65536)
             await client.writer.drain()
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):  # uvloop 0.21 calls writing to what is closed the latter
             return taken
         await asyncio.sleep(0.001)
     return times
@@ -100,7 +100,7 @@ async def test_what_takes_no_slot_gives_none_back() -> None:
 @pytest.mark.parametrize("key", [True, False], ids=["refused", "allowed"])
 async def test_trailers_have_a_limit(tmp_path: Path, *, key: bool) -> None:
     """A trailer without an end is cut off, and so is a chunk's extension; nobody else waits."""
-    (tmp_path / "keys").write_text("secret\n")
+    (tmp_path / "keys").write_text("secret-key\n")
     keys = {"api_key_file": str(tmp_path / "keys")} if key else {}
     for endless in (b"0\r\nX: ", b"1;"):
         async with answering(OK) as up, fronted(up, **keys) as (_, client):
@@ -111,7 +111,7 @@ async def test_trailers_have_a_limit(tmp_path: Path, *, key: bool) -> None:
 
 async def test_only_probes_are_open(tmp_path: Path) -> None:
     """A POST to a probe's path is no probe: without a key nothing of it reaches a server."""
-    (tmp_path / "keys").write_text("secret\n")
+    (tmp_path / "keys").write_text("secret-key\n")
     async with answering(OK) as up, fronted(up, api_key_file=str(tmp_path / "keys")) as (_, client):
         for path in ("/health", "/ready", "/v1/health"):
             assert (await client.ask(get(path))).status == 200
@@ -169,7 +169,7 @@ async def test_silence_behind_a_slow_answer_ends() -> None:
 
 async def test_one_answer_a_request(tmp_path: Path) -> None:
     """A body that comes after its request was refused is not answered again, however long it takes."""
-    (tmp_path / "keys").write_text("secret\n")
+    (tmp_path / "keys").write_text("secret-key\n")
     data = post({"model": "m"}, CHAT)
     async with answering(OK) as up, fronted(up, api_key_file=str(tmp_path / "keys"), idle_timeout_s=0.3) as (_, client):
         client.send(data[:-3])
@@ -178,13 +178,13 @@ async def test_one_answer_a_request(tmp_path: Path) -> None:
         assert await client.closed()
 
 
-async def test_the_lane_knows_who_is_asked_again() -> None:
+async def test_who_is_asked_again() -> None:
     """A server that may be started with less is asked again, whichever model the connection asked before."""
     said = b'{"error":{"message":"decode() failed: std::bad_alloc"}}'
     refused = b"HTTP/1.1 500 X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(said) + said
 
     class Fleet(FakeFleet):
-        async def second_chance(self, name: str, since: float, said: str = "") -> bool:
+        async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
             return name == "b"
 
     async with answering(OK) as a, answering(OK, refused, OK) as b:
@@ -196,23 +196,22 @@ async def test_the_lane_knows_who_is_asked_again() -> None:
 
 @pytest.mark.parametrize("changed", ["Content-Type: text/plain", "X-Request-Id: mine"])
 async def test_later_requests_are_as_the_first(changed: str) -> None:
-    """A body that is not read for its model, and the client's own id, on every request of a connection."""
+    """A body that is declared as text, and the client's own id, on every request of a connection."""
     async with answering(OK) as a, answering(OK) as b:
         front = Front(table(target("a", a.port), target("b", b.port), default="a"), StaticUpstreams())
         async with running(front) as port, RawClient(port) as client:
             model = "b" if changed.startswith("Content") else "a"
             answers = [await client.ask(post({"model": model}, CHAT, changed)) for _ in range(4)]
-    assert len(a.requests) == 4
+    assert len((a if model == "a" else b).requests) == 4
     if model == "a":
         assert {answer.headers["x-request-id"] for answer in answers} == {"mine"}
 
 
-@pytest.mark.parametrize("express", [True, False])
 @pytest.mark.parametrize("status", [b"099", b"600", b"999"])
-async def test_a_status_that_is_none(status: bytes, *, express: bool) -> None:
+async def test_a_status_that_is_none(status: bytes) -> None:
     """Garbage, at once, and the slot is free."""
     async with answering(OK.replace(b"200", status)) as up:
-        front = Front(table(target("m", up.port)), StaticUpstreams(), express=express)
+        front = Front(table(target("m", up.port)), StaticUpstreams())
         async with running(front) as port:
             assert (await ask(port, post({"model": "m"}, CHAT, JSON))).code == "upstream_garbage"
 
@@ -252,14 +251,51 @@ async def test_a_path_does_not_forge_a_line(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_upgrades_at_once_have_a_limit(caplog: pytest.LogCaptureFixture) -> None:
-    """Each is read from within the last: a thousand would be too deep. One after another they go on."""
+    """Each is read in its turn, not from within the last, and answered; without a Host the first is the last."""
     raw = post({"model": "m"}, CHAT, JSON, "Connection: Upgrade", "Upgrade: h2c")
+    dense = b"POST / HTTP/1.1\r\nHost: localhost\r\nUpgrade: b\r\nConnection: upgrade\r\n"
+    dense += b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     async with answering(OK) as up, fronted(up) as (front, client):
         for _ in range(40):
             assert (await client.ask(raw)).status == 200
-        client.send(raw * 1000)
+        client.send(raw * 50)
+        assert [(await client.answer()).status for _ in range(50)] == [200] * 50
+        client.send(dense * 200)
+        assert [(await client.answer()).status for _ in range(200)] == [200] * 200
+        client.send(b"POST / HTTP/1.1\r\nUpgrade:b\r\nConnection:upgrade\r\n\r\n" * 1000)
         with contextlib.suppress(ConnectionError):
             await asyncio.wait_for(client.reader.read(), 5)
         assert (await ask(client.port, raw)).status == 200
         assert front.view.targets["m"].gate.in_flight == 0
         assert "Error" not in caplog.text
+
+
+async def test_thousands_behind_a_slow_answer() -> None:
+    """Requests that came in one read wait their turn, and are answered one after the other, not from within another."""
+    async with slow(0.2) as up, fronted(up) as (_, client):
+        client.send(post({"model": "m"}, CHAT, JSON) + get("/health") * 4000)
+        assert (await client.answer()).status == 200
+        assert {(await client.answer()).status for _ in range(4000)} == {200}
+
+
+async def test_pages_for_a_client_that_does_not_read_are_not_made() -> None:
+    """Whoever asks for pages without end and reads none gets a few: the front reads no more requests meanwhile."""
+    async with answering(OK) as up, fronted(up, idle_timeout_s=0.5) as (front, client):
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(get("/metrics") * 20_000)
+        await until(lambda: bool(front.clients.connections))
+        (connection,) = front.clients.connections
+        await until(lambda: connection.write_paused)
+        assert connection.transport.get_write_buffer_size() < 1 << 20
+        await until(lambda: not front.clients.connections)
+
+
+async def test_a_body_that_grows_too_long_behind_a_slow_answer() -> None:
+    """The request that was whole is answered first, then the other is refused, and the connection closed."""
+    head = post(b"", CHAT, JSON, "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+    async with slow(0.3) as up, fronted(up, max_body_bytes=1000) as (_, client):
+        client.send(post({"model": "m"}, CHAT, JSON) + head + chunked(b"x" * 2000))
+        assert (await client.answer()).status == 200
+        assert (await client.answer()).code == "body_too_large"
+        assert await client.closed()
+        assert len(up.requests) == 1

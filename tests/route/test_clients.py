@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import anthropic
@@ -10,12 +11,13 @@ import httpx
 import openai
 import pytest
 
+from launcher.ir.live import UnavailableError
 from launcher.route import Front, StaticUpstreams
 from tests.ports import free_port
-from tests.route.fleet import Upstream, running, table, target
+from tests.route.fleet import SSE_HEAD, FakeFleet, Upstream, chunked, front_unit, running, table, target
 from tests.route.test_upstream_faults import after_request
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("conformance")]  # one import of the clients for both
 HELLO = [{"role": "user", "content": "Say hello."}]
 
 
@@ -154,3 +156,42 @@ async def test_client_that_leaves_cancels_its_generation(gpt: openai.AsyncOpenAI
                 return
             await asyncio.sleep(0.02)
     pytest.fail("the generation went on")
+
+
+async def test_the_public_client_reads_over_the_comments() -> None:
+    """OpenAI's own: the same chunks, and an error of the stream as its error."""
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "a"}
+    delta = {"choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": None}]}
+    data = b"data: " + json.dumps(chunk | delta).encode() + b"\n\n"
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await up.read(reader)
+            writer.write(SSE_HEAD + chunked(data, b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    async with Upstream(script) as up:
+        fleet, tries = FakeFleet(a="stopped"), 0
+
+        async def wake(name: str) -> None:
+            nonlocal tries
+            tries += 1
+            await asyncio.sleep(0.1)
+            if tries > 1:
+                raise UnavailableError("server_failed", "it failed")
+            fleet.states[name] = "ready"
+
+        fleet.on_wake = wake
+        async with running(
+            Front(table(target("a", up.port, start="demand"), front=front_unit(ping_after_s=0.02)), fleet)
+        ) as port:
+            url = f"http://127.0.0.1:{port}/v1"
+            async with openai.AsyncOpenAI(base_url=url, api_key="x", max_retries=0) as client:
+                said = [c.choices[0].delta.content async for c in await _stream(client)]
+                fleet.states["a"] = "stopped"
+                with pytest.raises(openai.APIError, match="it failed"):
+                    [c async for c in await _stream(client)]
+    assert said == ["hello"]
+
+
+async def _stream(client: openai.AsyncOpenAI) -> openai.AsyncStream[openai.types.chat.ChatCompletionChunk]:
+    return await client.chat.completions.create(model="a", messages=[{"role": "user", "content": "x"}], stream=True)

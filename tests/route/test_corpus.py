@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from tests.route.fuzz import Arena, Case, kept
 
 
-@pytest.mark.parametrize("express", [True, False])
-async def test_the_corpus(*, express: bool) -> None:
+async def test_the_corpus() -> None:
     """Every kept case is answered, nothing crosses, nothing hangs."""
-    arena = Arena(express=express)
+    arena = Arena()
     cases = {path: msgspec.json.decode(path.read_bytes(), type=Case) for path in kept()}
     assert cases
     failed: list[Path] = []

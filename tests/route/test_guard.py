@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.errors import ConfigError, HostError
-from launcher.route import Front, serve
-from launcher.route.asgi import Receive, Scope, Send
+from launcher.route import Front, bind, bind_more, serve
+from launcher.route.access import check_control
 from launcher.route.guard import Guard, host_name, is_loopback
+from launcher.route.head import Head
 from launcher.route.problem import HttpError
-from tests.route.fleet import OK, FakeFleet, answering, ask, front_unit, get, post, running, table, target
+from tests.route.fleet import OK, FakeFleet, answering, ask, controlled, front_unit, get, post, running, table, target
 
 
 @pytest.mark.parametrize(
@@ -69,13 +72,49 @@ async def test_local_pages_may_read(origin: str) -> None:
     assert up.requests[0].header("origin") is None
 
 
+async def test_apps_may_be_let_in() -> None:
+    """By their origin, or by their kind; others of that kind of host are not."""
+    unit = front_unit(allowed_origins=("app://obsidian.md", "vscode-webview://*", "null"))
+    async with answering(OK) as up, running(Front(table(target("m", up.port), front=unit), FakeFleet())) as port:
+        asked = ["app://obsidian.md", "vscode-webview://1f2e", "null", "app://other.md", "https://obsidian.md"]
+        found = [(await ask(port, post({"model": "m"}, "/x", f"Origin: {o}"))).status for o in asked]
+    assert found == [200, 200, 200, 403, 403]
+
+
+async def test_other_apis_are_not_there(tmp_path: Path) -> None:
+    """Who looks for an Ollama is told that there is none; the control API has a place of its own."""
+    paths: list[str] = []
+
+    async def control(scope: Any, receive: Any, send: Any) -> None:
+        paths.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with (
+        controlled(control, tmp_path) as sock,
+        running(Front(table(target("m", 1)), FakeFleet(), control=sock)) as port,
+    ):
+        probes = [await ask(port, get(f"/api/{name}")) for name in ("tags", "version", "show", "stopp")]
+        probes.append(await ask(port, post({"model": "m"}, "/api/chat")))
+        assert {(a.status, a.code) for a in probes} == {(404, "not_found")}
+        assert (await ask(port, get("/v1/launch/status"))).status == 200
+        refused = [await ask(port, post(b"{}", path)) for path in ("/v1/launch/stop", "/api/stop")]
+    assert {(a.status, a.code) for a in refused} == {(403, "control_needs_key")}
+    assert paths == ["/v1/launch/status"]
+
+
 async def test_keys(tmp_path: Path) -> None:
     """With a key file, every path but the probes' needs a key, by either header; no answer repeats it."""
     keys = tmp_path / "keys"
-    keys.write_text("# people\nalice-key\n\n  bob-key  \n")
+    keys.write_text("# people\nalice-key\n\n  bobs-key  \n")
     unit = front_unit(api_key_file=str(keys))
     async with answering(OK) as up, running(Front(table(target("m", up.port), front=unit), FakeFleet())) as port:
-        for good in ("Authorization: Bearer alice-key", "X-Api-Key: bob-key", "authorization: bearer bob-key"):
+        for good in (
+            "Authorization: Bearer alice-key",
+            "X-Api-Key: bobs-key",
+            "authorization: bearer bobs-key",
+            "Authorization: bobs-key",
+        ):
             assert (await ask(port, post({"model": "m"}, "/x", good))).status == 200
         for bad in (
             "Authorization: Bearer nope-key",
@@ -91,7 +130,7 @@ async def test_keys(tmp_path: Path) -> None:
             assert (await ask(port, get(path))).code == "api_key_required"
         for path in ("/health", "/ready"):
             assert (await ask(port, get(path))).status == 200
-    assert len(up.requests) == 3
+    assert len(up.requests) == 4
     assert {r.header("authorization") or r.header("x-api-key") for r in up.requests} == {None}
 
 
@@ -123,7 +162,7 @@ def test_public_bind_needs_a_key(host: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         front.replace_table(table(target("m", 1), front=front_unit(host=host)))
     keys = tmp_path / "keys"
-    keys.write_text("k\n")
+    keys.write_text("key-of-one\n")
     Front(table(target("m", 1), front=front_unit(host=host, api_key_file=str(keys))), FakeFleet())
 
 
@@ -134,10 +173,47 @@ async def test_serve_refuses_a_public_address_too() -> None:
         await serve(front, host="0.0.0.0", port=0, shutdown=asyncio.Event(), drain_timeout_s=1)
 
 
+def test_one_public_address_of_several_needs_a_key(tmp_path: Path) -> None:
+    """Beside loopback and a unix socket, which do not; the Host of each is answered to."""
+    near = front_unit(listen=("127.0.0.2", str(tmp_path / "s")))
+    guard = Guard(near)
+    guard.check_host(b"127.0.0.2:8000", "1.1")
+    with pytest.raises(HttpError):
+        guard.check_host(b"example.org", "1.1")
+    with pytest.raises(ConfigError):
+        Front(table(target("m", 1), front=front_unit(listen=("192.168.1.5",))), FakeFleet())
+
+
+async def test_every_place_to_listen_answers(tmp_path: Path) -> None:
+    """Both families of `::`, a unix socket whose owner died, and one that lives and is left alone; all end together."""
+    keys, path = tmp_path / "keys", tmp_path / "front.sock"
+    keys.write_text("long-enough-key\n")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    unit = front_unit(host="::", listen=(str(path),), api_key_file=str(keys))
+    front = Front(table(target("m", 1), front=unit), FakeFleet())
+    sock, more, told = bind(front, "::", 0), bind_more(front), asyncio.Event()
+    port = sock.getsockname()[1]
+    serving = asyncio.create_task(
+        serve(front, host="::", port=port, sock=sock, more=more, shutdown=told, drain_timeout_s=1)
+    )
+    for connection in (("127.0.0.1", port), ("::1", port), None):
+        opened = asyncio.open_connection(*connection) if connection else asyncio.open_unix_connection(path)
+        reader, writer = await opened
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    with pytest.raises(HostError, match="the front cannot listen on"):
+        bind_more(front)
+    told.set()
+    await serving
+    assert not path.exists()
+
+
 def test_public_front_answers_to_its_allowed_hosts(tmp_path: Path) -> None:
     """A public front checks hosts only when some are listed; the asterisk allows all."""
     keys = tmp_path / "keys"
-    keys.write_text("k\n")
+    keys.write_text("key-of-one\n")
     file = str(keys)
     Guard(front_unit(host="0.0.0.0", api_key_file=file)).check_host(b"any.example", "1.1")
     Guard(front_unit(allowed_hosts=("*",))).check_host(b"any.example", "1.1")
@@ -147,16 +223,19 @@ def test_public_front_answers_to_its_allowed_hosts(tmp_path: Path) -> None:
         some.check_host(b"b.example", "1.1")
 
 
-async def test_control_api_is_for_this_origin_only() -> None:
+async def test_control_api_is_for_this_origin_only(tmp_path: Path) -> None:
     """`/api/` reaches the control app; a page of another port on this machine does not."""
     paths: list[str] = []
 
-    async def control(scope: Scope, receive: Receive, send: Send) -> None:
+    async def control(scope: Any, receive: Any, send: Any) -> None:
         paths.append(scope["path"])
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
-    async with running(Front(table(target("m", 1)), FakeFleet(), control=control)) as port:
+    async with (
+        controlled(control, tmp_path) as sock,
+        running(Front(table(target("m", 1)), FakeFleet(), control=sock)) as port,
+    ):
         assert (await ask(port, get("/api/status"))).status == 200
         same = get("/api/status", f"Origin: http://localhost:{port}", host=f"localhost:{port}")
         assert (await ask(port, same)).status == 200
@@ -165,32 +244,19 @@ async def test_control_api_is_for_this_origin_only() -> None:
     assert paths == ["/api/status", "/api/status"]
 
 
-async def test_control_api_is_for_this_machine_only() -> None:
+@pytest.mark.parametrize("peer", ["192.168.1.9", "2001:db8::1", ""])
+def test_control_api_is_for_this_machine_only(peer: str) -> None:
     """A caller from elsewhere is refused, whatever headers it sends."""
-    sent: list[dict[str, object]] = []
-
-    async def control(scope: Scope, receive: Receive, send: Send) -> None:
-        raise AssertionError
-
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: object) -> None:
-        assert isinstance(message, dict)
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/api/status",
-        "raw_path": b"/api/status",
-        "query_string": b"",
-        "http_version": "1.1",
-        "client": ("192.168.1.9", 5),
-        "headers": [(b"host", b"localhost"), (b"x-forwarded-for", b"127.0.0.1")],
-    }
-    await Front(table(target("m", 1)), FakeFleet(), control=control)(scope, receive, send)
-    assert sent[0]["status"] == 403
+    headers = [(b"host", b"localhost"), (b"x-forwarded-for", b"127.0.0.1")]
+    head = Head("GET", b"/api/status", "1.1", headers, keep_alive=True)
+    check_control(head, "127.0.0.1", has_keys=False)
+    with pytest.raises(HttpError, match="this machine only"):
+        check_control(head, peer, has_keys=True)
+    reload = Head("POST", b"/v1/launch/reload", "1.1", headers, keep_alive=True)
+    check_control(reload, "127.0.0.1", has_keys=False, has_session=True)
+    for has_session in (True, False):  # the page's own reload is another: this one names a directory of this machine
+        with pytest.raises(HttpError, match="this machine only"):
+            check_control(reload, peer, has_keys=True, has_session=has_session)
 
 
 @pytest.mark.parametrize(

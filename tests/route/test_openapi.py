@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from launcher.route import control_app
 from tests.route.test_api import Recorded
 
-schema = schemathesis.openapi.from_asgi("/api/openapi.json", control_app(Recorded()))
+schema = schemathesis.openapi.from_asgi("/v1/launch/openapi.json", control_app(Recorded()))
 
 
 @schema.parametrize()

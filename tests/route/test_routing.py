@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from launcher.errors import ConfigError, HostError
-from launcher.ir.live import ServerState, UnavailableError
+from launcher.ir.live import Lease, ServerState, UnavailableError
 from launcher.route import Front, serve
 from tests.ports import free_port
 from tests.route.fleet import (
@@ -186,7 +186,7 @@ async def test_demand_server_is_woken_once_asked() -> None:
     async with answering(OK) as up:
         fleet = FakeFleet(m="stopped")
         async with running(Front(table(target("m", up.port, start="demand")), fleet)) as port:
-            look = await ask(port, get("/props?model=m"))
+            look = await ask(port, get("/slots?model=m"))
             assert (look.status, look.code, fleet.woken) == (503, "server_stopped", [])
             assert (await ask(port, post({"model": "m"}))).status == 200
             assert (await ask(port, post({"model": "m"}))).status == 200
@@ -256,34 +256,32 @@ async def test_fallback_of_a_server_that_is_down(state: ServerState) -> None:
     assert down.code == ("server_failed" if state == "failed" else "server_stopped")
 
 
-async def test_server_that_stops_between_wake_and_send() -> None:
-    """A server that never stays ready ends in a typed error, not in a loop."""
+async def test_a_server_that_never_becomes_ready_is_a_typed_error() -> None:
+    """Whoever runs the servers says why there is no lease; the client is told that."""
 
     async def flap(name: str) -> None:
         await asyncio.sleep(0)
 
     fleet = FakeFleet(m="starting")
     fleet.on_wake = flap
-    impatient = table(target("m", 1), front=front_unit(queue_timeout_s=0.1))
-    async with running(Front(impatient, fleet)) as port:
-        assert (await ask(port, post({"model": "m"}))).code == "server_unsteady"
+    async with running(Front(table(target("m", 1)), fleet)) as port:
+        assert (await ask(port, post({"model": "m"}))).code == "start_timeout"
 
 
-async def test_a_server_that_is_swapped_out_again_is_woken_again() -> None:
-    """Turns lost while waiting are no error: the request is answered within the time that it may queue."""
-    rounds = 0
-
-    async def lose_five_turns(name: str) -> None:
-        nonlocal rounds
-        rounds += 1
-        fleet.states[name] = "ready" if rounds > 5 else "stopped"
-
-    async with answering(OK) as up:
+async def test_a_server_that_is_swapped_out_while_a_request_queues_is_woken_again() -> None:
+    """A turn lost while waiting for a slot is no error: the server is started again for who then has the slot."""
+    async with Holding() as up:
         fleet = FakeFleet(m="stopped")
-        fleet.on_wake = lose_five_turns
-        async with running(Front(table(target("m", up.port, start="demand")), fleet)) as port:
-            assert (await ask(port, post({"model": "m"}))).status == 200
-    assert rounds == 6
+        front = Front(table(target("m", up.port, start="demand", slots=1)), fleet)
+        async with running(front) as port:
+            first = asyncio.create_task(ask(port, post({"model": "m"})))
+            await until(lambda: len(up.requests) == 1)
+            second = asyncio.create_task(ask(port, post({"model": "m"})))
+            await until(lambda: len(front.view.targets["m"].gate.waiters) == 1)
+            fleet.states["m"] = "stopped"
+            up.gate.set()
+            assert [(await task).status for task in (first, second)] == [200, 200]
+    assert fleet.woken == ["m", "m"]
 
 
 async def test_reload_swaps_the_table_and_lets_requests_finish() -> None:
@@ -400,7 +398,7 @@ async def test_taken_port_is_a_finding() -> None:
 async def test_models() -> None:
     """Every server is listed with what a client needs; one is found by any of its names."""
     units = (
-        target("a", 1, roles=("r",), aliases=("al",), modalities=("text", "image")),
+        target("a", 1, roles=("r",), aliases=("al",), modalities=("text", "image"), n_ctx_train=4096, n_params=9),
         target("b", 2, start="demand", embedding=True),
     )
     async with running(Front(table(*units), FakeFleet(b="stopped"))) as port:
@@ -412,12 +410,47 @@ async def test_models() -> None:
     assert listed["object"] == "list"
     assert [m["id"] for m in listed["data"]] == ["a", "b"]
     assert one == listed["data"][0]
-    wanted = {"roles": ["r"], "aliases": ["al"], "state": "ready", "n_ctx_per_slot": 512, "owned_by": "launch"}
+    wanted = {"roles": ["r"], "aliases": ["al"], "state": "ready", "n_ctx_per_slot": 512, "owned_by": "llamacpp"}
     assert {k: one[k] for k in wanted} == wanted
     assert one["modalities"] == ["text", "image"]
+    assert one["meta"] == {"n_ctx": 512, "n_ctx_train": 4096, "n_params": 9}
+    assert one["context_length"] == one["max_model_len"] == 512
+    assert one["architecture"] == {"input_modalities": ["text", "image"], "output_modalities": ["text"]}
+    assert one["status"] == {"value": "loaded"}
     assert listed["data"][1]["state"] == "stopped"
+    assert listed["data"][1]["status"] == {"value": "unloaded"}
     assert (missing.status, missing.code) == (404, "model_not_found")
     assert (head.status, head.body) == (200, b"")
+
+
+async def test_aliases_are_listed_where_it_is_said() -> None:
+    """Each behind its server, as an entry of its own; an alias that another server is better known by is not."""
+    units = (target("a", 1, aliases=("gpt-4", "b")), target("b", 2, n_ctx_shared=2048))
+    unit_table = table(*units, front=front_unit(list_aliases=True), names={"a": ("a",), "gpt-4": ("a",), "b": ("b",)})
+    async with running(Front(unit_table, FakeFleet(b="failed"))) as port:
+        listed = (await ask(port, get("/v1/models"))).json()["data"]
+        one = (await ask(port, get("/v1/models/gpt-4"))).json()
+    assert [m["id"] for m in listed] == ["a", "gpt-4", "b"]
+    assert one == listed[1]
+    assert listed[2]["meta"]["n_ctx"] == 2048
+    assert listed[2]["status"] == {"value": "unloaded", "failed": True}
+
+
+async def test_props_of_a_fleet_are_no_one_servers() -> None:
+    """Without a model it says so; a server that is stopped is described from the table, and not woken."""
+    async with answering(OK) as up:
+        fleet = FakeFleet(b="stopped")
+        async with running(Front(table(target("a", up.port), target("b", 2, start="demand")), fleet)) as port:
+            whole = (await ask(port, get("/props"))).json()
+            stopped = (await ask(port, get("/props?model=b&autoload=false"))).json()
+            served = await ask(port, get("/props?model=a"))
+            unknown = await ask(port, get("/props?model=c"))
+        async with running(Front(table(target("a", up.port)), FakeFleet())) as port:
+            alone = await ask(port, get("/props"))
+    assert (whole["role"], whole["default_generation_settings"]["n_ctx"]) == ("router", 0)
+    assert (stopped["default_generation_settings"]["n_ctx"], stopped["total_slots"]) == (512, 2)
+    assert (fleet.woken, unknown.code) == ([], "model_not_found")
+    assert (served.json(), alone.json()) == ({"ok": True}, {"ok": True})
 
 
 async def test_ready() -> None:
@@ -455,6 +488,18 @@ async def test_home_page_and_metrics() -> None:
     assert all(line.startswith("#") or float(line.rsplit(" ", 1)[1]) >= 0 for line in lines)
 
 
+async def test_the_servers_own_metrics_and_anthropics_request_id() -> None:
+    """`/metrics?model=` is the server's; answers of `/v1/messages`, errors too, have the header that its SDKs read."""
+    async with answering(OK) as up, running(Front(table(target("m", up.port)), FakeFleet())) as port:
+        own = await ask(port, get("/metrics?model=m"))
+        message = await ask(port, post({"model": "m"}, "/v1/messages"))
+        unknown = await ask(port, post({"model": "n"}, "/v1/messages"))
+        chat = await ask(port, post({"model": "m"}, "/v1/chat/completions"))
+    assert (own.json(), up.requests[0].line) == ({"ok": True}, "GET /metrics?model=m HTTP/1.1")
+    assert all(a.headers["request-id"] == a.headers["x-request-id"] for a in (message, unknown))
+    assert "request-id" not in chat.headers
+
+
 async def test_request_ids() -> None:
     """A plain id of the client's is kept; otherwise each request gets its own."""
     async with answering(OK) as up, running(Front(table(target("m", up.port)), FakeFleet())) as port:
@@ -477,3 +522,43 @@ async def test_access_log_can_be_on(caplog: pytest.LogCaptureFixture) -> None:
     assert "POST /v1/x 200" in caplog.messages[0]
     assert "secret" not in caplog.text
     assert "k3y" not in caplog.text
+
+
+@pytest.mark.parametrize("headers", [(), ("Content-Type: application/json",)])
+async def test_the_access_log_says_what_failed(headers: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+    """The code that the client got, for what a server failed and for what no server was asked."""
+
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await up.read(reader)
+
+    unit = front_unit(access_log=True)
+    async with Upstream(dies) as up, running(Front(table(target("m", up.port), front=unit), FakeFleet())) as port:
+        with caplog.at_level("INFO", "launch.access"):
+            codes = [(await ask(port, post({"model": name}, "/v1/x", *headers))).code for name in ("m", "nope")]
+            await until(lambda: len(caplog.messages) == 2)
+    assert codes == ["upstream_died", "model_not_found"]
+    assert [f" {code} " in line for code, line in zip(codes, caplog.messages, strict=True)] == [True, True]
+
+
+async def test_a_bug_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """What nobody thought of is 500 with an id to find it by in the log, and leaves the connection as it was."""
+
+    class Broken(FakeFleet):
+        """Fails once."""
+
+        def try_lease(self, name: str) -> Lease | None:
+            """Not as it should be."""
+            if not self.woken:
+                self.woken.append(name)
+                raise ZeroDivisionError
+            return super().try_lease(name)
+
+    async with (
+        answering(OK) as up,
+        running(Front(table(target("m", up.port)), Broken())) as port,
+        RawClient(port) as client,
+    ):
+        broken = await client.ask(post({"model": "m"}))
+        assert (broken.status, broken.code) == (500, "internal_error")
+        assert broken.headers["x-request-id"] in caplog.text
+        assert (await client.ask(post({"model": "m"}))).status == 200

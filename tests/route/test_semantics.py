@@ -1,4 +1,4 @@
-"""Keys with scopes and models, filters, pools, stickiness, tokens, the journal, TLS: over both paths."""
+"""Keys with scopes and models, filters, pools, stickiness, tokens, the journal, TLS."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.route.fleet import (
     answering,
     ask,
     chunked,
+    controlled,
     front_unit,
     get,
     post,
@@ -40,7 +41,10 @@ async def test_scopes_and_models(tmp_path: Path) -> None:
     """A hashed key asks the models it is for and no others; infer is not admin; a plain key may infer."""
     digest = hashlib.sha256(b"alice").hexdigest()
     keys = tmp_path / "keys"
-    keys.write_text(f"sha256:{digest} name=alice models=small,fast\nroot scopes=infer,admin\nplain\nops scopes=admin\n")
+    keys.write_text(
+        f"sha256:{digest} name=alice models=small,fast\nroot-key-1 scopes=infer,admin\n"
+        "plain-key\nops-key-1 scopes=admin\n"
+    )
 
     async def control(scope: object, receive: object, send: object) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})  # type: ignore[operator]
@@ -49,21 +53,29 @@ async def test_scopes_and_models(tmp_path: Path) -> None:
     unit = front_unit(api_key_file=str(keys))
     async with answering(OK) as up:
         routes = table(target("small", up.port), target("big", up.port), front=unit)
-        async with running(Front(routes, StaticUpstreams(), control=control)) as port:
+        async with (
+            controlled(control, tmp_path) as sock,
+            running(Front(routes, StaticUpstreams(), control=sock)) as port,
+        ):
 
             async def status(key: str, model: str) -> int:
                 return (await ask(port, post({"model": model}, "/x", f"Authorization: Bearer {key}"))).status
 
-            assert [await status(k, "small") for k in ("alice", "root", "plain", "ops")] == [200, 200, 200, 403]
+            assert [await status(k, "small") for k in ("alice", "root-key-1", "plain-key", "ops-key-1")] == [
+                200,
+                200,
+                200,
+                403,
+            ]
             refused = await ask(port, post({"model": "big"}, "/x", "X-Api-Key: alice"))
             assert (refused.status, refused.code) == (403, "model_not_allowed")
-            assert await status("plain", "big") == 200
-            for key, shown in (("alice", ["small"]), ("plain", ["small", "big"])):
+            assert await status("plain-key", "big") == 200
+            for key, shown in (("alice", ["small"]), ("plain-key", ["small", "big"])):
                 listed = (await ask(port, get("/v1/models", f"X-Api-Key: {key}"))).json()["data"]
                 assert [model["id"] for model in listed] == shown
             assert (await ask(port, get("/v1/models/small", "X-Api-Key: alice"))).status == 200
             assert (await ask(port, get("/v1/models/big", "X-Api-Key: alice"))).code == "model_not_allowed"
-            for key, expected in (("root", 200), ("ops", 200), ("alice", 403), ("plain", 403)):
+            for key, expected in (("root-key-1", 200), ("ops-key-1", 200), ("alice", 403), ("plain-key", 403)):
                 assert (await ask(port, get("/api/status", f"X-Api-Key: {key}"))).status == expected
     assert len(up.requests) == 4
 
@@ -72,7 +84,7 @@ async def test_scopes_and_models(tmp_path: Path) -> None:
 def test_bad_key_lines(tmp_path: Path, line: str) -> None:
     """A line that is no key's is named by its number; the key itself is not shown."""
     keys = tmp_path / "keys"
-    keys.write_text(f"good\n{line}\n")
+    keys.write_text(f"good-key-1\n{line}\n")
     with pytest.raises(HostError) as refused:
         Front(table(target("m", 1), front=front_unit(api_key_file=str(keys))), StaticUpstreams())
     finding = refused.value.findings[0]
@@ -192,7 +204,7 @@ async def test_tls(tmp_path: Path) -> None:
         context = ssl.create_default_context(cafile=str(cert))
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
         request = post({"model": "m"}, "/v1/chat/completions", "Content-Type: application/json")
-        for data in (post({"model": "m"}), *[request] * 5, request * 2, *[request] * 3):  # the later ones in the lane
+        for data in (post({"model": "m"}), *[request] * 5, request * 2, *[request] * 3):
             writer.write(data)
             for _ in range(len(data) // len(request) or 1):
                 assert (await reader.readuntil(b'{"ok":true}')).startswith(b"HTTP/1.1 200")

@@ -42,10 +42,12 @@ class Server:
 
     async def complete(self, writer: asyncio.StreamWriter, asked: dict[str, object]) -> None:
         """Note it first: from here on it was executed."""
-        if "id" in asked:
-            os.write(self._tally, f"{asked['id']}\n".encode())
-        await asyncio.sleep(float(str(asked.get("sleep_s", 0))))
-        said = {"content": f"{self._model} {asked.get('id')}", "tokens_predicted": 1}
+        told = asked.get("metadata")
+        told = told if isinstance(told, dict) else {}  # a start is proven by a request without
+        if "id" in told:
+            os.write(self._tally, f"{told['id']}\n".encode())
+        await asyncio.sleep(told.get("sleep_s", 0))
+        said = {"content": f"{self._model} {told.get('id')}", "tokens_predicted": 1}
         if not asked.get("stream"):
             writer.write(whole(said))
             return

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ CLIENTS = 8
 HOT, SWAPPED, WARM = ("hot1", "hot2"), ("x", "y", "z"), ("w1", "w2")
 NAMES = (*HOT, *SWAPPED, *WARM)
 WARM_BYTES = 400
+PLAIN_ALLOCATOR = {"PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1"}
+"""Python's own pools and an arena a thread keep what reloads leave between living objects: over the first minutes they
+grow by a tenth without one object more, which hides what a leak would add."""
 _FLAT = 1.08
 """Resident bytes at the end over those after the warm-up: what an allocator's noise may be."""
 _FLAT_OBJECTS = 1.03
@@ -103,11 +107,14 @@ class Chaos:
 
     async def run(self) -> None:
         """Until `ending`."""
-        acts = (self._kill, self._kill, self._suspend, self._reload, self._reload_one, self._stop, self._heal)
         while not self.ending:
-            act = self._random.choice(acts)
+            act = self._random.choice(self.acts())
             await asyncio.to_thread(act)
             await asyncio.sleep(self._random.random() * 0.5)
+
+    def acts(self) -> tuple[Callable[[], None], ...]:
+        """What may happen next."""
+        return (self._kill, self._kill, self._suspend, self._reload, self._reload_one, self._stop, self._heal)
 
     def heal(self) -> None:
         """Start again what was given up."""
@@ -230,30 +237,43 @@ async def _healthy(client: httpx.AsyncClient) -> bool:
         return False
 
 
-async def soak(seconds: float, directory: Path, binary: Path, models: dict[str, Path], seed: int) -> dict[str, Any]:
-    """Run it; the figures, with everything that must not be under `wrong`."""
+async def soak(
+    seconds: float,
+    directory: Path,
+    binary: Path,
+    models: dict[str, Path],
+    seed: int,
+    *,
+    chaos_of: type[Chaos] | None = None,
+    beside: Callable[[int], Awaitable[None]] | None = None,
+    level: Callable[[list[int]], float] = statistics.median,
+) -> dict[str, Any]:
+    """Run it; the figures, with everything that must not be under `wrong`.
+
+    `beside` is told the front's port, and runs meanwhile. `level` says which of a quarter's figures is compared.
+    """
     expected = await expected_answers(binary, models)
     fleet = Fleet(directory / "deployment", binary, models)
     state_dir = deployment_state_dir("test", create=True)
     log, target = directory / "events", directory / "figures.json"
     argv = [sys.executable, "-m", "tests.soak.host", str(fleet.directory), str(target)]
     with log.open("wb") as output:
-        runtime = await asyncio.create_subprocess_exec(*argv, stderr=output)
+        runtime = await asyncio.create_subprocess_exec(*argv, stderr=output, env=os.environ | PLAIN_ALLOCATOR)
     crowd = Crowd(f"http://127.0.0.1:{fleet.front}", {**expected, "hot": expected["hot1"]}, seed)
-    chaos, watch = Chaos(fleet, state_dir, seed), Watch(runtime.pid, target)
+    chaos, watch = (chaos_of or Chaos)(fleet, state_dir, seed), Watch(runtime.pid, target)
     try:
         await _until(lambda: b"FleetReady" in log.read_bytes())
         first = await watch.look()
         asking = asyncio.create_task(crowd.run(CLIENTS))
         breaking = asyncio.create_task(chaos.run())
-        watching = asyncio.create_task(watch.run(max(1.0, seconds / 60)))
+        watching = asyncio.gather(watch.run(max(1.0, seconds / 60)), *([beside(fleet.front)] if beside else []))
         await asyncio.wait({asking, breaking, watching}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         chaos.ending = True
         await breaking
         crowd.ending = True
         await asking
         watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        (ended,) = await asyncio.gather(watching, return_exceptions=True)
         await asyncio.to_thread(chaos.heal)
         await asyncio.sleep(4)  # idle ones end
         with ControlClient(state_dir) as control:
@@ -272,10 +292,12 @@ async def soak(seconds: float, directory: Path, binary: Path, models: dict[str, 
             runtime.kill()
             await runtime.wait()
     wrong = crowd.wrong + [f"zombie {pid}" for pid in watch.zombies]
-    wrong += _leaks(first, last, watch.figures)
+    wrong += [] if isinstance(ended, asyncio.CancelledError) else [f"watching ended: {ended!r}"]
+    wrong += _leaks(first, last, watch.figures, level)
     wrong += [f"{p.name} has {p.in_flight} requests in it" for p in status.processes if p.in_flight]
     wrong += [f"{p.name} is {p.state}: {p.error}" for p in status.processes if p.state in ("failed", "backoff")]
     wrong += [f"the runtime ended with {code}"] if code else []
+    wrong += _tracebacks(log)
     if sum(crowd.outcomes.values()) != crowd.asked:
         wrong.append(f"{crowd.asked} asked, {sum(crowd.outcomes.values())} answered")
     return {
@@ -292,7 +314,12 @@ async def soak(seconds: float, directory: Path, binary: Path, models: dict[str, 
     }
 
 
-def _leaks(first: dict[str, Any], last: dict[str, Any], figures: list[dict[str, Any]]) -> list[str]:
+def _leaks(
+    first: dict[str, Any],
+    last: dict[str, Any],
+    figures: list[dict[str, Any]],
+    level: Callable[[list[int]], float],
+) -> list[str]:
     """Tasks, descriptors or memory that did not come back."""
     found = []
     if len(last["tasks"]) > len(first["tasks"]):
@@ -303,7 +330,7 @@ def _leaks(first: dict[str, Any], last: dict[str, Any], figures: list[dict[str, 
     quarter = max(1, len(figures) // 4)
     for what, limit in (("resident", _FLAT), ("objects", _FLAT_OBJECTS)):
         seen = [f[what] for f in figures]
-        early, late = statistics.median(seen[quarter : 2 * quarter]), statistics.median(seen[-quarter:])
+        early, late = level(seen[quarter : 2 * quarter]), level(seen[-quarter:])
         if late > early * limit:
             found.append(f"{what}: {early:.0f} → {late:.0f}")
     return found
@@ -318,6 +345,19 @@ def _events(log: Path) -> dict[str, int]:
             kind = event.get("event", "?")
             counts[f"{kind} {event['why']}" if kind == "ServerStopping" else kind] += 1
     return dict(counts.most_common())
+
+
+def _tracebacks(log: Path) -> list[str]:
+    """What the runtime's process said of bugs of its own, a traceback each."""
+    found: list[str] = []
+    for line in log.read_text("utf-8", "replace").splitlines():
+        if line.startswith("{"):
+            continue
+        if line.startswith("Traceback ") or not found:
+            found.append(line)
+        else:
+            found[-1] += f"\n{line}"
+    return [text for text in found if "Traceback " in text]
 
 
 async def _until(holds: Any) -> None:

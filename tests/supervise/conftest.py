@@ -25,7 +25,7 @@ from launcher.ir.fleet import (
     SupervisorUnit,
 )
 from launcher.manifest import argv_digest, encode_fleet, encode_routes
-from launcher.supervise import Supervisor
+from launcher.supervise import Children, Supervisor
 from launcher.supervise.events import AnyEvent
 
 FAKE = Path(__file__).with_name("fake_server.py")
@@ -103,6 +103,8 @@ def real(name: str, port: int, binary: Path, model: Path, *flags: str, **changes
         "512",
         "-np",
         "1",
+        "--threads",
+        "1",
     )
     argv = (str(binary), "--model", str(model), "--host", "127.0.0.1", "--port", str(port), *quick, *flags)
     return unit(name, argv, port, str(model), files=(str(model),), **changes)
@@ -144,7 +146,6 @@ def routes(fleet: FleetManifest, front_port: int) -> RoutingTable:
     """Routes by server name."""
     return RoutingTable(
         deployment=fleet.deployment,
-        input_digest=fleet.input_digest,
         front=FrontUnit(
             host="127.0.0.1",
             port=front_port,
@@ -155,7 +156,7 @@ def routes(fleet: FleetManifest, front_port: int) -> RoutingTable:
             idle_timeout_s=75,
             connect_timeout_s=5,
             queue_size=64,
-            queue_timeout_s=30,
+            queue_timeout_s=120,
             allowed_hosts=(),
             access_log=False,
         ),
@@ -197,6 +198,17 @@ def write_deployment_dir(directory: Path, fleet: FleetManifest, front_port: int)
     (directory / "fleet.json").write_bytes(encode_fleet(fleet))
     (directory / "routes.json").write_bytes(encode_routes(routes(fleet, front_port)))
     return directory
+
+
+def children(state_dir: Path, write: Callable[[Path, bytes], None] = write_atomic) -> Children:
+    """The owner of processes that are ours."""
+    return Children("test", state_dir, write, log_files=SUPERVISOR.log_files, log_max_bytes=SUPERVISOR.log_max_bytes)
+
+
+async def wake(supervisor: Supervisor, name: str, timeout_s: float = 10) -> None:
+    """A request to `name` that ends as soon as it may begin."""
+    async with supervisor.lease(name, timeout_s):
+        pass
 
 
 class Watcher:
@@ -241,7 +253,9 @@ async def fleet(state_dir: Path, no_orphans: None) -> AsyncIterator[Fleet]:
 
     def make(*servers: ServerUnit, **changes: Any) -> tuple[Supervisor, Watcher]:
         watcher = Watcher()
-        supervisor = Supervisor(manifest(*servers, **changes), state_dir=state_dir, write=write_atomic, emit=watcher)
+        supervisor = Supervisor(
+            manifest(*servers, **changes), state_dir=state_dir, owner=children(state_dir), emit=watcher
+        )
         made.append(supervisor)
         return supervisor, watcher
 

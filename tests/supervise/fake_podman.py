@@ -2,7 +2,7 @@
 
 As with the real one, the container is no child of its client: it lives in a session of its own and outlives a client
 that is killed. FAKE_PODMAN_DIR holds a file with the pid for each container. Image `web:1` serves HTTP on the host
-port that `--publish=HOST:CONTAINER` names; the other arguments are kept in `NAME.args`. Standard library only.
+port that `--publish=ADDRESS:HOST:CONTAINER` names; the other arguments are kept in `NAME.args`. Standard library only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(words: list[str]) -> int:
     """Start the container, pass SIGTERM on, wait for its end; its exit code."""
     options = [word for word in words if word.startswith("--")][: words.index("web:1")]
     name = next(o.removeprefix("--name=") for o in options if o.startswith("--name="))
-    port = next(o.removeprefix("--publish=") for o in options if o.startswith("--publish=")).partition(":")[0]
+    port = next(o.removeprefix("--publish=") for o in options if o.startswith("--publish=")).split(":")[-2]
     if pid_of(name) is not None:
         if "--replace" not in options:
             sys.exit(f"Error: the container name {name} is in use")

@@ -19,6 +19,7 @@ from typing import Any
 FAULTS = (
     "hang-loading",  # /health stays 503, nothing is logged
     "slow-loading",  # 503 for 0.6 s, logging all the while
+    "long-loading",  # the same for 1.6 s
     "exit-134",  # aborts after an assertion
     "exit-1",  # ends at once
     "ignore-term",  # only SIGKILL ends it
@@ -48,16 +49,19 @@ class Handler(BaseHTTPRequestHandler):
         """No access log."""
 
     def do_GET(self) -> None:
-        """`/health` and `/props`."""
+        """`/health`, `/v1/models` and `/props`."""
         faults = self.options.fault
         if self.path == "/health":
-            slow = "slow-loading" in faults and time.monotonic() - Handler.began < 0.6
+            lasts = 0.6 if "slow-loading" in faults else 1.6 if "long-loading" in faults else 0
+            slow = time.monotonic() - Handler.began < lasts
             loading = "hang-loading" in faults or slow
             if slow:
                 say("loading")
             if "deaf" in faults and Handler.tokens:
                 time.sleep(3600)
             self.answer(503 if loading else 200, {"status": "ok"})
+        elif self.path == "/v1/models":
+            self.answer(200, {"data": [{"id": self.options.alias}]})
         else:
             model = "/other.gguf" if "wrong-model" in faults else self.options.model
             self.answer(200, {"model_path": model, "total_slots": self.options.slots})
@@ -79,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         if "flood-log" in self.options.fault:
             flood()
         if "die-after-ready" in self.options.fault:
-            time.sleep(0.05)
+            time.sleep(0.3)  # long enough for the proof of its start to be read on a busy machine
             os._exit(3)
 
     def answer(self, status: int, value: object) -> None:
@@ -137,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", default="")
+    parser.add_argument("--alias", default="")
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--fault", action="append", default=[], choices=FAULTS)
     parser.add_argument("--note", default="")

@@ -1,6 +1,6 @@
 """A fleet without processes on a clock of its own: every schedule of starts, crashes and requests in milliseconds.
 
-What decides (lifecycle, ledger, waker, supervisor) is real; only what a runner does to the host is simulated.
+What decides (lifecycle, scheduler, waker, supervisor) is real; only what a runner does to the host is simulated.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import selectors
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from launcher.supervise.ledger import needs_bytes
 from launcher.supervise.lifecycle import Action, Exited, Ready
-from launcher.supervise.runner import Home, Runner
+from launcher.supervise.runner import Runner, SharedContext
+from launcher.supervise.scheduler import needs_bytes
 from launcher.supervise.spec import ProcessSpec
 
 
@@ -63,9 +63,9 @@ class World:
         self.spawned = 0
 
     def check(self) -> None:
-        """No two owners of a device, never over the ledger."""
+        """No two owners of a device, never over the budget."""
         alive = [r for r in self.runners if r.exists]
-        groups = [r.spec.exclusive for r in alive if r.spec.exclusive is not None]
+        groups = [r.spec.unit.exclusive for r in alive if r.spec.unit.exclusive is not None]
         assert len(groups) == len(set(groups)), f"two owners: {[r.spec.name for r in alive]}"
         used = sum(needs_bytes(r.spec.needs).get("ram", 0) for r in alive)
         assert used <= self.budget, f"{used} of {self.budget}: {[r.spec.name for r in alive]}"
@@ -74,7 +74,7 @@ class World:
 class Simulated(Runner):
     """A runner whose process is a thought."""
 
-    def __init__(self, spec: ProcessSpec, home: Home, world: World) -> None:
+    def __init__(self, spec: ProcessSpec, home: SharedContext, world: World) -> None:
         super().__init__(spec, home)
         self.exists = False
         self._world = world
@@ -86,7 +86,9 @@ class Simulated(Runner):
         """As a real one; a victim is neither busy nor always on."""
         if why == "evicted":
             assert not self.busy, f"{self.spec.name} was busy"
-            assert self.spec.start != "boot" or self.spec.exclusive is not None, f"{self.spec.name} was pinned"
+            assert self.spec.unit.start != "boot" or self.spec.unit.exclusive is not None, (
+                f"{self.spec.name} was pinned"
+            )
         super().stop(why, force=force)
 
     def crash(self) -> None:
@@ -119,5 +121,4 @@ class Simulated(Runner):
         """The process is gone."""
         if self.exists and number == self._process_number:
             self.exists = False
-            self.suspended = False
             self.dispatch(Exited("it ended", 0.5))

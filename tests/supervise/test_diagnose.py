@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.supervise import Diagnosis, diagnose
+from launcher.supervise.fallbacks import OUT_OF_MEMORY_CODES
 from tests.tinymodels import faulty
 
 QUICK = ("--fit", "off", "--no-warmup", "--offline", "--device", "none", "-c", "512", "-np", "1", "--host", "127.0.0.1")
@@ -85,6 +86,19 @@ def test_memory_that_does_not_fit_is_named(llama_server: Path, tiny_models: Call
     assert next((code for code in found if code != "supervise/out-of-memory"), None) == "supervise/kv-out-of-memory"
 
 
+def test_weights_that_cannot_be_mapped_are_too_little_memory(
+    llama_server: Path, tiny_models: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A file larger than the address space: the map fails before anything else asks for memory."""
+    wide = tmp_path / "wide.gguf"
+    wide.write_bytes(tiny_models("llama").read_bytes())
+    with wide.open("r+b") as file:
+        file.truncate(4 * 1024**3)  # sparse
+    found = diagnosed(llama_server, "-m", wide, "--port", "0")
+    assert (found.code, "mmap failed" in found.cause) == ("supervise/out-of-memory", True)
+    assert found.code in OUT_OF_MEMORY_CODES
+
+
 @pytest.mark.parametrize(
     ("code", "line", "expected"),
     [
@@ -102,6 +116,12 @@ def test_memory_that_does_not_fit_is_named(llama_server: Path, tiny_models: Call
             "supervise/vram-out-of-memory",
         ),
         (1, "unable to allocate CUDA0 buffer", "supervise/vram-out-of-memory"),
+        (1, "ROCm error: out of memory", "supervise/vram-out-of-memory"),
+        (1, "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfHostMemory", "supervise/vram-out-of-memory"),
+        (1, "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)", "supervise/vram-out-of-memory"),
+        (1, "error loading model: mmap failed: Cannot allocate memory", "supervise/out-of-memory"),
+        (1, "error loading model: mmap failed: No such device", "supervise/exited"),
+        (1, "warning: failed to mlock 42-byte buffer (after 0 bytes): Cannot allocate memory", "supervise/exited"),
         (1, "unable to allocate AMX buffer", "supervise/out-of-memory"),
         (1, "llama_kv_cache: failed to allocate buffer for kv cache", "supervise/kv-out-of-memory"),
         (127, "x: error while loading shared libraries: libcuda.so.1: cannot open", "supervise/library-missing"),

@@ -27,7 +27,7 @@ from launcher.supervise import (
     process,
     stop_orphans,
 )
-from launcher.supervise.identity import MARKER, argv_agrees, is_ours, mismatch
+from launcher.supervise.identity import MARKER, argv_agrees, mismatch
 
 SLEEPER = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 
@@ -130,7 +130,7 @@ def test_a_forged_record_is_never_signalled(state_dir: Path, sleeper: Sleeper, f
     """A pid whose start time, boot or argv differ is somebody else's."""
     victim, true = sleeper()
     forged = msgspec.structs.replace(true, **forgery)
-    assert not is_ours(forged)
+    assert mismatch(forged) is not None
     assert process.adopt(forged) is None
     if forged.pid < 2**63:
         save(state_dir, forged)
@@ -261,3 +261,14 @@ def test_a_record_with_impossible_values_is_rejected(
 def test_the_log_of_an_impossible_path_is_empty() -> None:
     """NUL and lone surrogates are no path; nobody gets a traceback for them."""
     assert logs.tail(Path("/x\0y")) == logs.tail(Path("/\ud800")) == ()
+
+
+@pytest.mark.parametrize("place", ["servers/a.json", "runtime.lock"])
+@pytest.mark.parametrize("target", ["/dev/zero", "/dev/full", "pipe"])
+def test_devices_and_pipes_hold_nobody_up(tmp_path: Path, place: str, target: str) -> None:
+    """A link to an endless device, and a pipe without a writer, in place of a state file or a lock."""
+    (tmp_path / "servers").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / place).symlink_to(target if target.startswith("/") else tmp_path / target)
+    status = offline_status(tmp_path)
+    assert [p.state for p in status.processes] == (["failed"] if place.endswith("json") else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from launcher.supervise.lifecycle import (
     KILL_WAIT_S,
-    LOOKS,
+    SILENT_RETRIES,
     Action,
     Broken,
     Event,
@@ -84,7 +85,11 @@ class World(RuleBasedStateMachine):
         """Nobody wants it."""
         self.feed(Stop(force=force))
 
-    @rule(event=st.sampled_from([Ready(), Progress(), Slept(True), Slept(False), Broken("b"), Broken("b", True)]))
+    @rule(
+        event=st.sampled_from(
+            [Ready(), Progress(), Progress(True), Slept(True), Slept(False), Broken("b"), Broken("b", True)]
+        )
+    )
     def report(self, event: Event) -> None:
         """Anything the outside may say at any time."""
         self.feed(event)
@@ -143,7 +148,7 @@ class World(RuleBasedStateMachine):
     def bounded_restarts(self) -> None:
         """Within one crash-loop window of service there are no more starts than the limit."""
         if self.served_s < POLICY.crash_loop_window_s:
-            assert self.spawns_since_start <= POLICY.crash_loop_failures + 1 + LOOKS
+            assert self.spawns_since_start <= POLICY.crash_loop_failures + 1 + SILENT_RETRIES
 
 
 World.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
@@ -161,7 +166,7 @@ def test_a_first_start_that_says_nothing_is_looked_at_again() -> None:
     """Twice more, at once; a reason ends it, and so does the last look."""
     mute = Exited("exited with code 1", unexplained=True)
     life, actions = play((Start(), 0), (mute, 1), (mute, 2))
-    assert (life.state, life.looks, actions.count("spawn")) == ("starting", 2, 3)
+    assert (life.state, life.silent_retries, actions.count("spawn")) == ("starting", 2, 3)
     assert step(life, mute, 3, POLICY)[0].state == "failed"
     assert step(play((Start(), 0), (mute, 1))[0], Exited("no model"), 2, POLICY)[0].error == "no model"
 
@@ -200,6 +205,39 @@ def test_slow_is_allowed_and_stalled_is_not() -> None:
     life, actions = step(life, Tick(), 18, POLICY)
     assert (life.state, actions) == ("stopping", ("terminate",))
     assert "stalled" in (life.failing or "")
+
+
+def test_a_late_start_that_loads_is_left_alone_and_said_once() -> None:
+    """After `start_timeout_s` progress decides, however long it takes; a pause as long as a stall ends it."""
+    script: list[tuple[Event, float]] = [(Start(), 0.0)]
+    for second in range(5, 1000, 5):
+        script += [(Progress(loading=True), float(second)), (Tick(), second + 4.0)]
+    life, actions = play(*script)
+    assert (life.state, life.slow, actions.count("say_slow")) == ("starting", True, 1)
+    life, actions = play(*script, (Tick(), 1006.0))
+    assert (life.state, actions[-1]) == ("stopping", "terminate")
+    ready, _ = play(*script, (Ready(), 996.0), (Tick(), 2000.0))
+    assert ready.state == "ready"
+    assert not step(step(ready, Exited("x"), 2001, POLICY)[0], Tick(), 2010, POLICY)[0].slow
+
+
+def test_a_late_start_that_only_talks_ends() -> None:
+    """Ten times `start_timeout_s`: a log alone proves no load."""
+    script: list[tuple[Event, float]] = [(Start(), 0.0)]
+    for second in range(5, 305, 5):
+        script += [(Progress(), float(second)), (Tick(), float(second))]
+    life, actions = play(*script)
+    assert actions == ["spawn", "probe", "say_slow", "terminate"]
+    assert life.failing == "not ready after 30 s, nor after 300 s: it got no further for 10 s"
+
+
+def test_without_stall_detection_the_timeout_is_hard() -> None:
+    """`stall_timeout_s` 0, as services have: progress is not looked at."""
+    hard = msgspec.structs.replace(POLICY, stall_timeout_s=0)
+    life, _ = step(Life(), Start(), 0, hard)
+    life, _ = step(life, Progress(loading=True), 29, hard)
+    life, actions = step(life, Tick(), 30, hard)
+    assert (actions, life.failing) == (("terminate",), "not ready after 30 s")
 
 
 def test_a_start_while_stopping_starts_again_afterwards() -> None:

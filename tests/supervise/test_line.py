@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from launcher.supervise.http import Line
+from launcher.supervise.http import HttpConnection
 
 Serve = Callable[..., Awaitable[int]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -47,7 +47,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 async def test_one_connection_serves_many_requests(serve: Serve) -> None:
     """Three answers, one connection; a POST too."""
-    line = Line("127.0.0.1", await serve(OK, OK, OK))
+    line = HttpConnection("127.0.0.1", await serve(OK, OK, OK))
     replies = [await line.request("/", timeout_s=5) for _ in range(2)]
     assert [(r.status, r.body) for r in replies] == [(200, b"ok")] * 2
     assert line.opened == 1
@@ -57,7 +57,7 @@ async def test_one_connection_serves_many_requests(serve: Serve) -> None:
 async def test_a_connection_that_was_closed_meanwhile_is_opened_again(serve: Serve) -> None:
     """Said (Connection: close) or unsaid: the next request goes through, on another connection."""
     closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    line = Line("127.0.0.1", await serve(closing, OK, b"", OK))
+    line = HttpConnection("127.0.0.1", await serve(closing, OK, b"", OK))
     assert [(await line.request("/", timeout_s=5)).status for _ in range(3)] == [200] * 3
     assert line.opened == 3
     line.close()
@@ -65,7 +65,7 @@ async def test_a_connection_that_was_closed_meanwhile_is_opened_again(serve: Ser
 
 async def test_no_answer_is_no_answer(serve: Serve) -> None:
     """A fresh connection that is closed at once, no HTTP, nobody there: OSError, and the line can be used again."""
-    line = Line("127.0.0.1", await serve(b"", b"220 mail close\r\n", OK))
+    line = HttpConnection("127.0.0.1", await serve(b"", b"220 mail close\r\n", OK))
     with pytest.raises(ConnectionError):
         await line.request("/", timeout_s=5)
     with pytest.raises(ConnectionError, match="not HTTP"):

@@ -1,4 +1,4 @@
-"""Listening sockets as the kernel tells them, and as /proc does."""
+"""Listening sockets, and who has them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.supervise import listeners, ports
+from launcher.supervise import ports
 from launcher.supervise.identity import MARKER
 
 ADDRESSES = ("127.0.0.1", "::1", "0.0.0.0", "::")
@@ -30,22 +30,25 @@ def test_a_listener_is_found_where_it_is_in_the_way(address: str) -> None:
         sock.listen()
         port = sock.getsockname()[1]
         hosts = ("", "127.0.0.1", "127.0.0.2", "::1", "0.0.0.0", "::", "localhost")
-        assert {h for h in hosts if listeners.listening_inodes(port, h)} == IN_THE_WAY[address]
+        assert {h for h in hosts if ports.listening_inodes(port, h)} == IN_THE_WAY[address]
         assert ports.listens(os.getpid(), port)
         assert not ports.listens(1, port)
-    assert not listeners.listening_inodes(port)
+    assert not ports.listening_inodes(port)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_proc_says_the_same(address: str) -> None:
-    """What is read where the kernel does not answer has the same port, address and inode."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+def test_a_listener_is_told_with_its_address_and_inode(address: str) -> None:
+    """What is read of /proc/net is the socket itself; a connection to it is no listener."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as sock:
         sock.bind((address, 0))
         sock.listen()
         port = sock.getsockname()[1]
-        asked, read = ({s for s in found() if s.port == port} for found in (listeners._asked, listeners._read))
-        assert asked == read
-        assert [s.inode for s in asked] == [os.fstat(sock.fileno()).st_ino]
+        with socket.create_connection((address, port)):
+            found = [s for s in ports.listeners() if s.port == port]
+        assert [(s.address, s.inode) for s in found] == [
+            (socket.inet_pton(family, address), os.fstat(sock.fileno()).st_ino)
+        ]
 
 
 LISTENS = "import socket, sys; {}s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "

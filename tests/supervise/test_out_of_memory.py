@@ -19,9 +19,9 @@ from launcher import route
 from launcher.ir.fleet import ServerUnit
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Supervisor, diagnose, events
-from launcher.supervise.oomkill import oom_kills
-from launcher.supervise.recovery import climb_if_free
-from launcher.supervise.rungs import Rungs
+from launcher.supervise.causes import oom_kills
+from launcher.supervise.fallbacks import Fallbacks
+from launcher.supervise.recovery import restore_if_free
 from launcher.supervise.spec import process_specs
 from tests.supervise.conftest import fake, real, routes, rung
 
@@ -78,7 +78,7 @@ async def test_a_ladder_has_an_end(fleet: Any, free_port: FreePort) -> None:
     supervisor, watcher = fleet(unit)
     await supervisor.start()
     with pytest.raises(UnavailableError, match="K/V cache does not fit"):
-        await supervisor.wake("worker", 20)
+        await supervisor.acquire("worker", 20)
     assert len(watcher.of(events.ServerStarting)) == 3
     assert supervisor.state("worker") == "failed"
 
@@ -88,7 +88,7 @@ async def test_only_out_of_memory_goes_down(fleet: Any, free_port: FreePort) -> 
     supervisor, watcher = fleet(laddered("worker", free_port(), ("exit-134",), (), start="demand"))
     await supervisor.start()
     with pytest.raises(UnavailableError):
-        await supervisor.wake("worker", 20)
+        await supervisor.acquire("worker", 20)
     assert taken(watcher) == []
 
 
@@ -125,15 +125,38 @@ async def test_it_climbs_back_when_there_is_room(fleet: Any, free_port: FreePort
         assert (await ask(client, "worker")).status_code == 200
     runner = supervisor._runners["worker"]
     plenty = {"ram": 10**9}
-    assert not climb_if_free(runner, plenty)
-    supervisor.enter("worker")
-    runner.rungs.standing = msgspec.structs.replace(runner.rungs.standing, climb_at=0.0)
-    assert not climb_if_free(runner, plenty)
-    supervisor.leave("worker", ok=True)
+    assert not restore_if_free(runner, plenty)
+    lease = supervisor.try_lease("worker")
+    runner.fallbacks.degradation = msgspec.structs.replace(runner.fallbacks.degradation, restore_at=0.0)
+    assert not restore_if_free(runner, plenty)
+    lease.release(ok=True)
     await watcher.until(events.RungTaken, "worker", 2)
     await watcher.until(events.ServerReady, "worker", 3)
     assert supervisor.status().processes[0].rung == ""
     assert taken(watcher) == ["1/1: rung 1", ""]
+
+
+async def test_somebody_may_choose_the_rung(fleet: Any, free_port: FreePort) -> None:
+    """Down by hand, where nothing restores it by itself, and as planned again; beyond either end it is refused."""
+    supervisor, watcher = fleet(laddered("worker", free_port(), (), ()))
+    await supervisor.start()
+    with pytest.raises(UnavailableError, match="runs as planned"):
+        await supervisor.change_rung("worker", down=False)
+    await supervisor.change_rung("worker", down=True)
+    assert supervisor.status().processes[0].rung == "1/1: rung 1"
+    assert supervisor.state("worker") == "ready"
+    with pytest.raises(UnavailableError, match="no smaller setting"):
+        await supervisor.change_rung("worker", down=True)
+    runner = supervisor._runners["worker"]
+    assert not restore_if_free(runner, {"ram": 10**9})
+    await supervisor.stop(("worker",))
+    await supervisor.change_rung("worker", down=False)
+    assert (supervisor.status().processes[0].rung, supervisor.state("worker")) == ("", "stopped")
+    assert taken(watcher) == ["1/1: rung 1", ""]
+    assert [event.by_hand for event in watcher.of(events.RungTaken)] == [True, True]
+    assert runner.fallbacks.degradation.count == 0
+    with pytest.raises(KeyError):
+        await supervisor.change_rung("nobody", down=True)
 
 
 async def test_a_rung_is_adopted_and_kept_by_a_reload(fleet: Any, free_port: FreePort) -> None:
@@ -145,12 +168,12 @@ async def test_a_rung_is_adopted_and_kept_by_a_reload(fleet: Any, free_port: Fre
     assert changes.kept == ("worker",)
     process = supervisor.status().processes[0]
     assert (process.rung, process.drift) == ("1/1: rung 1", "")
-    found = Rungs(process_specs(supervisor.manifest)["worker"])
+    found = Fallbacks(process_specs(supervisor.manifest)["worker"])
     assert not found.adopt(("other",))
     assert (found.adopt(unit.argv), found.label) == (True, "")
     assert (found.adopt(unit.rungs[0].argv), found.label) == (True, "1/1: rung 1")
-    found.take(msgspec.structs.replace(found.planned, rungs=()))
-    assert (found.label, found.spec.argv) == ("", unit.argv)
+    found.take(msgspec.structs.replace(found.planned, fallbacks=()))
+    assert (found.label, found.spec.unit.argv) == ("", unit.argv)
 
 
 async def test_a_real_server_short_of_memory_walks_its_ladder(

@@ -6,6 +6,8 @@ import asyncio
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from launcher.supervise import http, logs, port_owner, process
 from launcher.supervise.events import FleetReady, ServerFailed, decode_event, encode_event
+from launcher.supervise.ports import intruder
 from launcher.supervise.process import describe_exit
 from launcher.supervise.readiness import auth_headers
 from launcher.supervise.reload import compare_specs
@@ -70,7 +73,7 @@ def test_a_reload_touches_what_it_must() -> None:
             fake("e", 5),
         )
     )
-    running = {name: old[name].argv for name in "abd"}
+    running = {name: old[name].unit.argv for name in "abd"}
     changes = compare_specs(old, new, running, ())
     assert msgspec.to_builtins(changes) == {
         "started": ("e",),
@@ -93,7 +96,7 @@ def test_a_reload_sorts_every_name_once(before: set[str], after: set[str], chose
     """Every name of either manifest gets exactly one fate, and only what exists is restarted."""
     old = process_specs(manifest(*(fake(n, 1) for n in sorted(before))))
     new = process_specs(manifest(*(fake(n, 1) for n in sorted(after))))
-    running = {n: old[n].argv for n in alive & before}
+    running = {n: old[n].unit.argv for n in alive & before}
     changes = compare_specs(old, new, running, tuple(chosen))
     fates = [*changes.started, *changes.stopped, *changes.restarted, *changes.kept]
     assert sorted(fates) == sorted(before | after)
@@ -110,6 +113,31 @@ def test_a_port_is_traced_to_its_process() -> None:
             assert owner is not None
             assert (owner.pid, f"(pid {os.getpid()})" in str(owner)) == (os.getpid(), True)
         assert port_owner(port) is None
+
+
+def test_a_shared_port_has_an_intruder() -> None:
+    """Two processes may listen on one port (SO_REUSEPORT), and the kernel gives connections to either."""
+    with socket.socket() as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        ours.bind(("127.0.0.1", 0))
+        ours.listen()
+        port = ours.getsockname()[1]
+        assert intruder(os.getpid(), port, "127.0.0.1") is None
+        code = (
+            "import socket, sys; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1);"
+            f" s.bind(('127.0.0.1', {port})); s.listen(); print('up', flush=True); sys.stdin.read()"
+        )
+        words = [sys.executable, "-c", code]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as thief:
+            assert thief.stdout is not None
+            assert thief.stdout.readline() == b"up\n"
+            assert intruder(os.getpid(), port, "127.0.0.1") is not None
+            assert intruder(thief.pid, port, "127.0.0.1") is not None
+            assert thief.stdin is not None
+            thief.stdin.close()
+        assert intruder(os.getpid(), port, "127.0.0.1") is None
+    with pytest.raises(ProcessLookupError):  # it ends, or has ended
+        intruder(os.getpid(), port, "127.0.0.1")
 
 
 @pytest.mark.parametrize(

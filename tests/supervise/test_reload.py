@@ -150,15 +150,23 @@ def test_replicas_change_one_after_the_other(
 def test_one_server_changes_while_requests_wait(
     deploy: Any, state_dir: Path, free_port: FreePort, server: Callable[..., ServerUnit]
 ) -> None:
-    """There is no replica: streams end on the old process, new requests wait for the new one; a new server joins."""
-    port, other = free_port(), free_port()
+    """There is no replica: streams end on the old process, new requests wait for the new one; a new server joins.
+
+    H20: those that wait for a slot do so, too, where the new process has another port.
+    """
+    port, other, moved = free_port(), free_port(), free_port()
     spawn_detached(deploy(server("only", port)))
-    with Load(deploy.front, "only", 3) as load:
+    with Load(deploy.front, "only", 5) as load:
         deploy(server("only", port, "-b", "256"), server("new", other))
         with ControlClient(state_dir) as client:
             changes = client.reload()
         load.more(6)
+        deploy(server("only", moved, "-b", "256"), server("new", other))
+        with ControlClient(state_dir) as client:
+            moves = client.reload()
+        load.more(6)
     assert (changes["restarted"], changes["started"], changes["failed"]) == (["only"], ["new"], {})
+    assert (moves["restarted"], moves["failed"]) == (["only"], {})
     assert set(load.outcomes) == {"whole"}
 
 
@@ -212,14 +220,17 @@ def test_waves_are_whole_and_keep_replicas_apart(fleet: tuple[dict[str, ProcessS
     found = waves(names, old, new)
     assert sorted(name for wave in found for name in wave) == names
     assert all(found)
-    moving = {n for n in names if old[n].port != new[n].port}
+    moving = {n for n in names if old[n].unit.port != new[n].unit.port}
     assert moving <= set(found[0] if found else ())
 
     def alike(specs: dict[str, ProcessSpec], one: str, other: str) -> bool:
-        return bool(set(specs[one].roles) & set(specs[other].roles)) or specs[one].model == specs[other].model != ""
+        return (
+            bool(set(specs[one].unit.roles) & set(specs[other].unit.roles))
+            or specs[one].unit.model == specs[other].unit.model != ""
+        )
 
-    held = {old[n].port: n for n in names}
-    if any(held.get(new[n].port, n) != n for n in names):
+    held = {old[n].unit.port: n for n in names}
+    if any(held.get(new[n].unit.port, n) != n for n in names):
         assert len(found) == 1
         return
     for wave in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -230,6 +231,8 @@ def test_reload_restarts_only_what_changed(deploy: Any, state_dir: Path, free_po
             "stopped": ["gone"],
             "restarted": ["change"],
             "kept": ["keep"],
+            "reloaded": [],
+            "front": [],
             "failed": {},
         }
         assert {p.name: (p.state, p.drift) for p in client.status().processes} == {
@@ -342,6 +345,46 @@ def test_services_run_beside_the_servers(deploy: Any, state_dir: Path, free_port
     assert seen[-1].failed == ("box",)
 
 
+def test_the_builtin_front_by_its_name(deploy: Any, state_dir: Path, free_port: FreePort) -> None:
+    """Stopping it is refused in words, and what is beside it is stopped; a reload moves it, or changes nothing."""
+    port = int(deploy.front.rpartition(":")[2])
+    services = (service("front", (), port, builtin="front"),)
+    fleet = manifest(fake("a", free_port()), fake("b", free_port()), services=services)
+    directory = deploy(*fleet.servers, services=services)
+    spawn_detached(directory)
+    with ControlClient(state_dir) as client:
+        before = pids(state_dir)
+        with pytest.raises(SuperviseError, match=r"supervise/front-stays.*b stopped"):
+            client.stop(("front", "b"))
+        assert client.status().front is not None
+        assert pids(state_dir)["b"] is None
+        done = client.reload(("front",), directory)
+        assert (done["reloaded"], done["restarted"]) == (["front"], [])
+        assert pids(state_dir)["a"] == before["a"]
+        elsewhere = free_port()
+        moved = fleet
+        write_deployment_dir(directory, moved, elsewhere)
+        with httpx.Client() as kept_alive:
+            assert kept_alive.get(f"{deploy.front}/health").status_code == 200
+            done = client.reload((), directory)
+            assert done["front"] == [f"port {port} → {elsewhere}"]
+            assert done["restarted"] == []
+            assert client.status().front == f"http://127.0.0.1:{elsewhere}"
+            with pytest.raises(httpx.ConnectError):
+                kept_alive.get(f"{deploy.front}/health")
+        assert httpx.get(f"http://127.0.0.1:{elsewhere}/health").status_code == 200
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            write_deployment_dir(directory, moved, taken.getsockname()[1])
+            with pytest.raises(HostError, match="route/cannot-listen"):
+                client.reload((), directory)
+        changed = msgspec.structs.replace(SUPERVISOR, state_dir=str(state_dir / "x"))
+        write_deployment_dir(directory, msgspec.structs.replace(moved, supervisor=changed), elsewhere)
+        with pytest.raises(SuperviseError, match="supervise/state-moved"):
+            client.reload((), directory)
+        assert httpx.get(f"http://127.0.0.1:{elsewhere}/health").status_code == 200
+        assert pids(state_dir)["a"] == before["a"]
+
+
 def test_the_runtime_imports_no_compiler() -> None:
     """Neither Hydra nor Jinja nor Typer, not even through others, and no httpx before it is needed."""
     code = (
@@ -379,7 +422,7 @@ def test_the_front_alone_routes_to_servers_of_others(deploy: Any, state_dir: Pat
     """Route only: no process is started, requests reach what already listens, SIGTERM ends it, the server lives."""
     port = free_port()
     directory = deploy(fake("a", port))
-    with subprocess.Popen([sys.executable, "-S", str(FAKE), "--port", str(port)]) as theirs:
+    with subprocess.Popen([sys.executable, "-S", str(FAKE), "--port", str(port), "--alias", "a"]) as theirs:
         front = subprocess.Popen(
             [sys.executable, "-m", "launcher.runtime", str(directory), "--route-only"], stderr=subprocess.DEVNULL
         )

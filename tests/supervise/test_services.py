@@ -60,8 +60,8 @@ async def reaped(supervisor: Supervisor) -> None:
     """Wait for the container's client of a runtime that let go of it, as its parent."""
     process = supervisor._runners["nextplaid-code"]._process
     assert process is not None
-    assert process._child is not None
-    await asyncio.to_thread(process._child.wait)
+    assert process.running._child is not None
+    await asyncio.to_thread(process.running._child.wait)
 
 
 async def shown(supervisor: Supervisor) -> dict[str, object]:

@@ -21,6 +21,7 @@ from launcher.ir.fleet import HookUnit
 from launcher.runtime import ControlClient, spawn_detached
 from launcher.supervise import measuring, procfs
 from launcher.supervise.measuring import GpuUse, Measurer
+from launcher.supervise.status import left_s
 from tests.supervise.conftest import Fleet, fake, manifest, real, write_deployment_dir
 
 FreePort = Callable[[], int]
@@ -56,6 +57,25 @@ async def test_status_says_what_became_of_hooks(fleet: Fleet, free_port: FreePor
     assert all(h.seconds is not None and h.finished_at for h in supervisor.status().hooks[:4])
 
 
+@pytest.mark.parametrize(
+    ("starting_s", "load_s", "planned", "measured", "expected"),
+    [
+        (10, None, {}, {}, None),
+        (10, 30, {"ram": 100}, {}, 20),
+        (40, 30, {"ram": 100}, {"ram": 4}, 0),  # too little is there to go by
+        (10, 30, {"ram": 100}, {"ram": 25}, 30),
+        (10, None, {"ram": 100, "cuda0": 300}, {"ram": 100, "cuda0": 100}, 10),
+        (10, 30, {"ram": 100, "cuda0": 300}, {"ram": 100}, 20),  # nobody tells what is on the card
+        (10, 30, {"ram": 100}, {"ram": 900}, 0),
+    ],
+)
+def test_what_is_left_of_a_start(
+    starting_s: float, load_s: float | None, planned: dict[str, int], measured: dict[str, int], expected: float | None
+) -> None:
+    """By what is loaded, else by the medium's speed; nothing where neither is known."""
+    assert left_s(starting_s, load_s, planned, measured) == expected
+
+
 async def test_a_reload_runs_hooks_where_they_are_needed(fleet: Fleet, free_port: FreePort, tmp_path: Path) -> None:
     """Those that ask a server that was restarted, and new ones; the others keep their result."""
     ports = {name: free_port() for name in "ab"}
@@ -85,11 +105,15 @@ async def test_the_documents_hooks_run_in_its_order(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The shipped hooks, with the entry points that the document names: databases, seeds, a real embedding, tools."""
-    own = ("memory_databases", "repl_seeds", "tool_registry")
-    on = [f"hooks.{name}.enabled=true" for name in own]
+    """Its steps as a user writes them around the shipped one: databases, seeds, a real embedding, tools."""
+    own = {
+        "memory_databases": "memory_databases:init",
+        "repl_seeds": "seed_loader:init",
+        "tool_registry": "orchestration.tools.executor:get_executor",
+    }
+    on = [f"+hooks.{name}.python={entry}" for name, entry in own.items()]
     units = render(compile_fleet(["hardware=epyc", "profile=hot_only", *on])).manifest.hooks
-    names = ["memory_databases", "repl_seeds", "embedder_warmup", "tool_registry"]
+    names = ["embedder_warmup", *own]
     assert [unit.name for unit in units] == names
     log = tmp_path / "ran"
     for module, function in (u.python.split(":") for u in units if u.python):
@@ -104,6 +128,20 @@ async def test_the_documents_hooks_run_in_its_order(
     await supervisor.start()
     assert [(h.name, h.state, h.error) for h in supervisor.status().hooks] == [(name, "done", None) for name in names]
     assert log.read_text().split() == ["memory_databases", "seed_loader", "orchestration.tools.executor"]
+
+
+async def test_a_hook_that_returns_false_has_failed(
+    fleet: Fleet, free_port: FreePort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that raises; what it returns else is its own affair."""
+    (tmp_path / "answers.py").write_text("def no():\n    return False\ndef nothing():\n    return None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    units = [hook(name, python=f"answers:{name}") for name in ("no", "nothing")]
+    supervisor, _ = fleet(fake("a", free_port()), hooks=tuple(units))
+    await supervisor.start()
+    no, nothing = supervisor.status().hooks
+    assert (no.state, nothing.state) == ("failed", "done")
+    assert "it returned False" in (no.error or "")
 
 
 # --- memory ----------------------------------------------------------------------------------------------------

@@ -91,6 +91,22 @@ async def test_a_broken_model_is_an_error_with_the_end_of_its_log(
     assert {p.state for p in supervisor.status().processes} == {"stopped"}
 
 
+async def test_a_slow_start_that_gets_on_is_waited_for(fleet: Any, free_port: FreePort) -> None:
+    """Longer than its `start_timeout_s`: said once, shown with what is left, and ready in the end."""
+    slow = fake("slow", free_port(), "long-loading", start_timeout_s=1, stall_timeout_s=4, load_s=0.5)
+    supervisor, watcher = fleet(slow)
+    starting = asyncio.create_task(supervisor.start())
+    said = await watcher.until(events.ServerSlow)
+    shown = by_name(supervisor, "slow")
+    assert (said.name, said.expected_s, said.seconds >= 1) == ("slow", 0.5, True)
+    assert shown.starting_s is not None
+    assert shown.left_s is not None
+    await starting
+    assert supervisor.state("slow") == "ready"
+    assert len(watcher.of(events.ServerSlow)) == 1
+    assert by_name(supervisor, "slow").starting_s is None
+
+
 @pytest.mark.parametrize(
     ("faults", "changes", "expected"),
     [
@@ -153,6 +169,18 @@ async def test_a_failure_that_is_not_fatal_leaves_the_rest_running(fleet: Any, f
     assert by_name(supervisor, "bad").log_tail
 
 
+async def test_a_fleet_of_which_no_server_starts_has_failed(fleet: Any, free_port: FreePort) -> None:
+    """Each failure alone is harmless; together they leave nothing to serve, and every one is told."""
+    bad = [fake(name, free_port(), "exit-1", fatal=False) for name in ("one", "two")]
+    supervisor, _ = fleet(*bad)
+    with pytest.raises(SuperviseError) as caught:
+        await supervisor.start()
+    assert sorted(f.message.partition(":")[0] for f in caught.value.findings) == ["one", "two"]
+    later, _ = fleet(bad[0], fake("later", free_port(), start="demand", fatal=False))
+    await later.start()
+    assert by_name(later, "one").state == "failed"
+
+
 async def test_after_edges_order_the_start(fleet: Any, free_port: FreePort) -> None:
     """A server starts only when what it comes after is ready; the others at once."""
     supervisor, watcher = fleet(
@@ -184,6 +212,23 @@ async def test_a_killed_server_is_restarted(
     assert (failed.code, failed.final, failed.exit_code) == ("supervise/killed", False, -9)
     await watcher.until(events.ServerReady, count=2)
     assert (by_name(supervisor, "one").state, by_name(supervisor, "one").restarts) == ("ready", 1)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "from_outside"),
+    [(signal.SIGKILL, -9, True), (signal.SIGTERM, 0, True), (signal.SIGSEGV, -11, False), (signal.SIGABRT, -6, False)],
+)
+async def test_who_ended_a_server(
+    fleet: Any, free_port: FreePort, end: signal.Signals, code: int, from_outside: bool
+) -> None:
+    """A crash may be a request's doing; a signal that is sent is not, nor an end that nobody has told of yet."""
+    patient = msgspec.structs.replace(SUPERVISOR, backoff_s=60, backoff_max_s=60)  # nothing starts meanwhile
+    supervisor, watcher = fleet(fake("one", free_port()), supervisor=patient)
+    await supervisor.start()
+    os.kill(by_name(supervisor, "one").pid, end)
+    assert supervisor.ended_from_outside("one")
+    assert (await watcher.until(events.ServerFailed)).exit_code == code
+    assert supervisor.ended_from_outside("one") is from_outside
 
 
 async def test_a_crash_loop_ends_in_failed(fleet: Any, free_port: FreePort) -> None:
@@ -320,7 +365,7 @@ async def test_stop_of_one_server_is_kept_until_reload(fleet: Any, free_port: Fr
     await supervisor.stop(("a",))
     assert (supervisor.state("a"), supervisor.state("b")) == ("stopped", "ready")
     with pytest.raises(UnavailableError) as caught:
-        await supervisor.wake("a", 1)
+        await supervisor.acquire("a", 1)
     assert caught.value.code == "server_stopped"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher.supervise import events
-from tests.supervise.conftest import fake, real
+from tests.supervise.conftest import fake, real, wake
 from tests.supervise.test_out_of_memory import ask, front_of
 
 FreePort = Callable[[], int]
@@ -45,7 +45,7 @@ async def test_a_swap_under_load_loses_nobody(
             answer = await ask(
                 client, name, prompt="Once upon a time", n_predict=12, temperature=0, stream=number % 5 == 0
             )
-            assert answer.status_code == 200
+            assert answer.status_code == 200, answer.text
             if number % 5:
                 return answer.json()["model"], answer.json()["content"]
             parts = [msgspec.json.decode(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
@@ -95,7 +95,7 @@ async def test_who_was_swapped_out_has_not_failed(fleet: Any, free_port: FreePor
     )
     supervisor, _ = fleet(*units)
     await supervisor.start()
-    await supervisor.wake("second", 20)
+    await wake(supervisor, "second", 20)
     supervisor.abandon()
     again, watcher = fleet(*units)
     await again.recover()
@@ -103,5 +103,29 @@ async def test_who_was_swapped_out_has_not_failed(fleet: Any, free_port: FreePor
     assert watcher.of(events.FleetReady)[0].failed == ()
     await watcher.until(events.ServerReady, "second")
     await again.stop_all("end of test")
-    child = supervisor._runners["second"]._process._child
+    child = supervisor._runners["second"]._process.running._child
     await asyncio.to_thread(child.wait)
+
+
+async def test_a_displaced_default_comes_back_by_itself(fleet: Any, free_port: FreePort) -> None:
+    """Who displaced it was idle too long: the default is started again, and the fleet is ready, unasked."""
+    port = free_port()
+    supervisor, watcher = fleet(
+        fake("first", port, exclusive="gpu", default=True),
+        fake("second", port, exclusive="gpu", start="demand", idle_timeout_s=0.3),
+    )
+    await supervisor.start()
+    await wake(supervisor, "second", 20)
+    await watcher.until(events.ServerStopped, "second")
+    await watcher.until(events.ServerReady, "first", count=2)
+    assert supervisor.ready()
+
+
+async def test_a_default_that_an_operator_stopped_stays_away(fleet: Any, free_port: FreePort) -> None:
+    """Only who was displaced comes back."""
+    port = free_port()
+    supervisor, watcher = fleet(fake("first", port, exclusive="gpu", default=True))
+    await supervisor.start()
+    await supervisor.stop(("first",))
+    await asyncio.sleep(1.2)  # a round of the loop that would start it
+    assert len(watcher.of(events.ServerReady, "first")) == 1

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from launcher.errors import ConfigError
-from launcher.runtime import ControlClient, read_deployment, spawn_detached
+from launcher.runtime import ControlClient, read_deployment, run, spawn_detached
 from launcher.supervise.control import SOCKET_NAME
 from tests.supervise.conftest import fake, manifest, write_deployment_dir
 from tests.supervise.test_runtime import deploy
@@ -22,24 +22,43 @@ __all__ = ["deploy"]
 FreePort = Callable[[], int]
 
 
-def code_of(directory: Path, **options: Any) -> str:
+def code_of(directory: Path) -> str:
     """The code that reading `directory` is refused with."""
     with pytest.raises(ConfigError) as caught:
-        read_deployment(directory, **options)
+        read_deployment(directory)
     return caught.value.findings[0].code
 
 
 @pytest.mark.parametrize("name", [".", "fleet.json", "routes.json"])
 @pytest.mark.parametrize("more", [0o020, 0o002])
 def test_what_others_may_write_is_not_taken_over(tmp_path: Path, free_port: FreePort, name: str, more: int) -> None:
-    """Directory and files each; who starts a fleet himself may still read it."""
+    """H7: directory and files each, for a start as for a reload."""
     directory = write_deployment_dir(tmp_path / "d", manifest(fake("a", free_port())), free_port())
     for path in (directory, *directory.iterdir()):
         path.chmod(0o755)
-    read_deployment(directory, trusted=True)
+    read_deployment(directory)
     (directory / name).chmod(0o755 | more)
-    assert code_of(directory, trusted=True) == "manifest/untrusted"
-    assert read_deployment(directory)[0].deployment == "test"
+    assert code_of(directory) == "manifest/untrusted"
+    with pytest.raises(ConfigError, match="manifest/untrusted"):
+        run(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("name", [".", "fleet.json", "routes.json"])
+def test_what_somebody_else_owns_is_not_run(
+    tmp_path: Path, free_port: FreePort, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H7: as root another user's manifest is nobody's to run, but for who became root by sudo, whose it is."""
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    directory = write_deployment_dir(tmp_path / "d", manifest(fake("a", free_port())), free_port())
+    os.chown(directory / name, 12345, 12345)
+    assert code_of(directory) == "manifest/untrusted"
+    with pytest.raises(ConfigError, match="manifest/untrusted"):
+        run(directory)
+    monkeypatch.setenv("SUDO_UID", "12346")
+    assert code_of(directory) == "manifest/untrusted"
+    monkeypatch.setenv("SUDO_UID", "12345")
+    read_deployment(directory)
 
 
 def test_an_argv_that_was_edited_by_hand_is_refused(tmp_path: Path, free_port: FreePort) -> None:

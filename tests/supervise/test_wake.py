@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from launcher.ir.fleet import DeviceNeed
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Resident, choose_victims, events
-from tests.supervise.conftest import fake, real
+from tests.supervise.conftest import fake, real, wake
 
 FreePort = Callable[[], int]
 
@@ -29,7 +29,7 @@ async def test_one_start_serves_many_waiters(fleet: Any, free_port: FreePort) ->
     supervisor, watcher = fleet(fake("warm", free_port(), start="demand"))
     await supervisor.start()
     assert supervisor.state("warm") == "stopped"
-    await asyncio.gather(*(supervisor.wake("warm", 10) for _ in range(8)))
+    await asyncio.gather(*(wake(supervisor, "warm", 10) for _ in range(8)))
     assert supervisor.state("warm") == "ready"
     assert len(watcher.of(events.ServerStarting)) == 1
 
@@ -49,7 +49,7 @@ async def test_a_wake_says_why_it_cannot(fleet: Any, free_port: FreePort) -> Non
         ("huge", "no_room"),
     ):
         with pytest.raises(UnavailableError) as caught:
-            await supervisor.wake(name, 0.5 if name == "slow" else 20)
+            await supervisor.acquire(name, 0.5 if name == "slow" else 20)
         assert caught.value.code == code
 
 
@@ -59,16 +59,16 @@ async def test_nothing_is_started_for_nobody(fleet: Any, free_port: FreePort) ->
         fake("a", free_port(), start="demand", exclusive="g"), fake("b", free_port(), start="demand", exclusive="g")
     )
     await supervisor.start()
-    await supervisor.wake("a", 10)
-    supervisor.enter("a")
-    waiting = asyncio.create_task(supervisor.wake("b", 10))
+    await wake(supervisor, "a", 10)
+    held_a = supervisor.try_lease("a")
+    waiting = asyncio.create_task(wake(supervisor, "b", 10))
     await asyncio.sleep(0.1)
     assert supervisor.state("a") == "stopping"
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await asyncio.sleep(0.05)
     assert supervisor.state("a") == "ready"
-    supervisor.leave("a", ok=True)
+    held_a.release(ok=True)
     assert watcher.of(events.ServerStarting, "b") == []
 
 
@@ -81,11 +81,11 @@ async def test_an_exclusive_group_runs_one_member_and_drains_it(fleet: Any, free
     )
     await supervisor.start()
     assert (supervisor.state("a"), supervisor.state("b")) == ("stopped", "ready")
-    supervisor.enter("b")
-    waking = asyncio.create_task(supervisor.wake("a", 10))
+    held_b = supervisor.try_lease("b")
+    waking = asyncio.create_task(wake(supervisor, "a", 10))
     await asyncio.sleep(0.2)
     assert (supervisor.state("b"), watcher.of(events.ServerStopping)) == ("stopping", [])
-    supervisor.leave("b", ok=True)
+    held_b.release(ok=True)
     await waking
     assert (supervisor.state("a"), supervisor.state("b")) == ("ready", "stopped")
     assert supervisor.status().ready
@@ -98,7 +98,7 @@ async def test_a_failed_swap_brings_the_previous_one_back(fleet: Any, free_port:
     )
     await supervisor.start()
     with pytest.raises(UnavailableError, match="nonsense"):
-        await supervisor.wake("bad", 10)
+        await supervisor.acquire("bad", 10)
     await watcher.until(events.ServerReady, "good", 2)
     assert supervisor.state("good") == "ready"
 
@@ -113,14 +113,11 @@ async def test_competing_wakes_of_a_group_are_all_served(fleet: Any, free_port: 
     served = []
 
     async def ask(name: str) -> None:
-        while supervisor.state(name) != "ready":
-            await supervisor.wake(name, 20)
-        supervisor.enter(name)
-        alive = [r.spec.name for r in supervisor._runners.values() if r.life.alive]
-        assert alive == [name]
-        await asyncio.sleep(0.01)
-        served.append(name)
-        supervisor.leave(name, ok=True)
+        async with supervisor.lease(name, 20):
+            alive = [r.spec.name for r in supervisor._runners.values() if r.life.alive]
+            assert alive == [name]
+            await asyncio.sleep(0.01)
+            served.append(name)
 
     await asyncio.gather(*(ask(name) for name in "abababab"))
     assert sorted(served) == list("aaaabbbb")
@@ -134,14 +131,14 @@ async def test_an_idle_server_is_stopped_and_wakes_again(
         real("warm", free_port(), llama_server, tiny_models("llama"), start="demand", idle_timeout_s=0.3)
     )
     await supervisor.start()
-    await supervisor.wake("warm", 10)
-    supervisor.enter("warm")
+    await wake(supervisor, "warm", 10)
+    held_warm = supervisor.try_lease("warm")
     await asyncio.sleep(0.6)
     assert supervisor.state("warm") == "ready"
-    supervisor.leave("warm", ok=True)
+    held_warm.release(ok=True)
     assert (await watcher.until(events.ServerStopping, "warm")).why == "idle"
     await watcher.until(events.ServerStopped, "warm")
-    await supervisor.wake("warm", 10)
+    await wake(supervisor, "warm", 10)
     assert supervisor.state("warm") == "ready"
 
 
@@ -151,24 +148,24 @@ async def test_room_is_made_by_the_least_recently_used(fleet: Any, free_port: Fr
         *(fake(name, free_port(), start="demand", memory=need(400)) for name in ("a", "b", "c", "d"))
     )
     await supervisor.start()
-    await supervisor.wake("a", 10)
-    await supervisor.wake("b", 10)
-    await supervisor.wake("c", 10)
+    await wake(supervisor, "a", 10)
+    await wake(supervisor, "b", 10)
+    await wake(supervisor, "c", 10)
     assert [supervisor.state(n) for n in "abc"] == ["stopped", "ready", "ready"]
     assert watcher.of(events.ServerStopping, "a")[0].why == "evicted"
-    supervisor.enter("b")
+    held_b = supervisor.try_lease("b")
     await asyncio.sleep(0.1)
-    await supervisor.wake("d", 10)
+    await wake(supervisor, "d", 10)
     assert [supervisor.state(n) for n in "bcd"] == ["ready", "stopped", "ready"]
-    supervisor.enter("d")
+    held_d = supervisor.try_lease("d")
     with pytest.raises(UnavailableError, match="no room"):
-        await supervisor.wake("a", 0.2)
-    waiting = asyncio.create_task(supervisor.wake("a", 10))
+        await supervisor.acquire("a", 0.2)
+    waiting = asyncio.create_task(wake(supervisor, "a", 10))
     await asyncio.sleep(0.1)
-    supervisor.leave("d", ok=True)
+    held_d.release(ok=True)
     await waiting
     assert [supervisor.state(n) for n in "abd"] == ["ready", "ready", "stopped"]
-    supervisor.leave("b", ok=True)
+    held_b.release(ok=True)
 
 
 residents = st.lists(
@@ -207,3 +204,29 @@ def test_victims_are_enough_needed_and_allowed(
     assert set(victims) <= movable
     assert fits(set(victims))
     assert all(not fits(set(victims) - {name}) for name in victims)
+
+
+async def test_what_is_unloaded_goes_after_its_answer_and_comes_when_it_is_asked_for(
+    fleet: Any, free_port: FreePort
+) -> None:
+    """Drained first; what is always on stays, and says so. How long a start takes is known after the first."""
+    supervisor, watcher = fleet(fake("a", free_port(), start="demand"), fake("hot", free_port()))
+    await supervisor.start()
+    assert supervisor.left_s("a") is None
+    await supervisor.unload("a")  # nothing to do
+    held = await supervisor.acquire("a", 10)
+    going = asyncio.create_task(supervisor.unload("a"))
+    await asyncio.sleep(0.1)
+    assert (going.done(), supervisor.state("a")) == (False, "stopping")
+    held.release(ok=True)
+    await going
+    assert supervisor.state("a") == "stopped"
+    left_s = supervisor.left_s("a")
+    assert left_s is not None
+    assert left_s > 0
+    await wake(supervisor, "a", 10)
+    assert [event.why for event in watcher.of(events.ServerStopping)] == ["unloaded"]
+    for name, code in (("hot", "always_on"), ("nobody", "unknown_server")):
+        with pytest.raises(UnavailableError) as caught:
+            await supervisor.unload(name)
+        assert caught.value.code == code

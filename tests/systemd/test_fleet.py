@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 
 import pytest
@@ -10,15 +12,25 @@ from tests.systemd.conftest import FRONT, Fleet
 
 pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
 
-LEFT = """
-find / -xdev -path /proc -prune -o -name '*launch-*' -newer /srv/conf -print
-find /etc/launch /usr/local/libexec/launch /var/lib/launch 2>/dev/null
-systemctl list-units --all --plain --no-legend 'launch*'; pgrep -a llama-server
+LISTING = """
+find /etc /var /run /home /srv /usr/local /usr/lib/systemd -path /run/host -prune -o -printf '%p %y %m %u:%g %l\\n' |
+  sort
+find /etc /var/lib -xdev -type f -exec sha256sum {} + | sort
+systemctl list-units --all --plain --no-legend --full | tr -s ' '; systemctl list-unit-files --no-legend | tr -s ' '
+getent passwd; getent group; pgrep -a llama-server
 """
-"""Lists whatever of a fleet is left on a host."""
+"""A host's files with owners, modes, links and digests, and its units, users and servers."""
+
+SYSTEMS_OWN = re.compile(
+    r"/run/systemd/|/run/dbus|/(run|var)/log/journal|\S+  /etc/g?(passwd|shadow|group)-$"
+    r"|(dbus|polkit)\.(service|socket) "
+)
+"""What is not ours to undo: systemd's own notes of what it ran, its journal, the copies that `userdel` makes of what it
+changes, and the bus and polkit, which start when somebody asks them."""
 
 NAMES = ("alpha", "beta", "gamma")
-UNITS = tuple(f"launch-{name}.service" for name in (*NAMES, "front"))
+RUNTIME = "launch-dev-trio.service"
+UNITS = (*(f"launch-{name}.service" for name in NAMES), RUNTIME)
 
 
 @pytest.fixture
@@ -30,9 +42,19 @@ def trio(fleet: Fleet) -> Fleet:
     return fleet
 
 
+def listing(fleet: Fleet) -> set[str]:
+    """Everything that an uninstall must leave as it was, a line each; the config is written, and compiled once."""
+    fleet.write()
+    fleet.host.run("launch", "plan", "--config-dir=/srv/conf", "hardware=dev", "profile=trio")
+    return {
+        line for line in fleet.host.run("sh", "-c", LISTING, check=False).stdout.splitlines() if "/srv/conf" not in line
+    }
+
+
 def test_life_of_a_fleet(trio: Fleet) -> None:
-    """Install, serve, survive kill -9 of a server and of the front, change one server, do nothing twice, uninstall."""
+    """Install, serve, survive kill -9 of a server and of the runtime, change one server, nothing twice, uninstall."""
     host = trio.host
+    before = listing(trio)
     dry = trio.install("--dry-run")
     assert "+ /etc/systemd/system/launch-alpha.service" in dry
     assert not (host.root / "etc/systemd/system/launch-alpha.service").exists()
@@ -41,18 +63,12 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     assert {host.show(u, "ActiveState")["ActiveState"] for u in UNITS} == {"active"}
     assert {name: trio.chat(name) for name in NAMES} == dict.fromkeys(NAMES, 200)
 
-    for unit in ("launch-beta.service", "launch-front.service"):
-        began = time.monotonic()
-        host.run("systemctl", "restart", unit)
-        busy_s = 2 * (time.monotonic() - began)  # 3 s on a machine that has time for it; a restart shows whether
+    for unit in ("launch-beta.service", RUNTIME):
         pid = host.main_pid(unit)
         host.run("kill", "-KILL", str(pid))
         began = time.monotonic()
-        while host.main_pid(unit) in (0, pid):
+        while host.main_pid(unit) in (0, pid) or trio.chat("beta") != 200:
             assert time.monotonic() - began < 20
-        host.wait_state(unit, "active")
-        assert time.monotonic() - began <= max(3, busy_s)
-        assert trio.chat("beta") == 200
 
     pids = {u: host.main_pid(u) for u in UNITS}
     assert "0 files written, 0 removed" in trio.install()
@@ -72,8 +88,8 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     assert dropin.exists()
     dropin.unlink()
     dropin.parent.rmdir()
-    left = host.run("sh", "-c", LEFT, check=False)
-    assert left.stdout == ""
+    changed = {line for line in before ^ listing(trio) if not SYSTEMS_OWN.search(line)}
+    assert changed == set()
 
 
 def test_memory_limits_are_in_force(fleet: Fleet) -> None:
@@ -88,34 +104,30 @@ def test_memory_limits_are_in_force(fleet: Fleet) -> None:
 
 
 def test_what_goes_wrong_is_seen(trio: Fleet) -> None:
-    """A broken model and a stolen port fail within seconds, by name, with the server's own words; the others serve."""
+    """A broken model and a stolen port are named, with the server's own words where it has any; the others serve."""
     host = trio.host
     (host.root / "srv/models/broken.gguf").write_bytes((host.root / "srv/models/tiny.gguf").read_bytes()[:-4096])
+    for name in ("beta", "gamma"):
+        trio.config["servers"][name]["fatal"] = False
     trio.install("--no-start")
     unit = host.root / "etc/systemd/system/launch-beta.service.d"
     unit.mkdir()
     command = host.run("systemctl", "cat", "launch-beta.service").stdout
-    broken = command[command.index("ExecStart=") : command.index("ExecStartPost=")].replace("tiny.gguf", "broken.gguf")
+    broken = command[command.index("ExecStart=") : command.index("TimeoutStartSec=")].replace(
+        "tiny.gguf", "broken.gguf"
+    )
     (unit / "broken.conf").write_text(f"[Service]\nExecStart=\n{broken}")
-    thief = host.run(
-        "systemd-run", "--unit=thief", "sh", "-c",
-        "exec $(sed -n 's/^ExecStart=\\([^ ]*\\).*/\\1/p' /etc/systemd/system/launch-gamma.service)"
-        " --model /srv/models/tiny.gguf --alias thief --host 127.0.0.1 --port 8083 --device none -c 256",
-    )  # fmt: skip
-    assert thief.returncode == 0
+    host.run("systemd-run", "--unit=thief", "python3", "-m", "http.server", "--bind", "127.0.0.1", "8083")
     host.run("systemctl", "daemon-reload")
-    host.wait_state("thief.service", "active")
-    while trio.ask("http://127.0.0.1:8083", "/health")[0] != 200:
+    while trio.ask("http://127.0.0.1:8083", "/")[0] != 200:
         time.sleep(0.05)
-    for name in ("beta", "gamma"):
-        began = time.monotonic()
-        failed = host.run("systemctl", "start", f"launch-{name}.service", check=False)
-        assert failed.returncode == 1
-        assert time.monotonic() - began < 5
-    host.wait_said("launch-beta.service", "failed to load model")
-    host.wait_said("launch-gamma.service", "couldn't bind")
-    assert "Main process exited" in host.journal("launch-gamma.service")
-    said = trio.launch("install", "--config-dir=/srv/conf", "hardware=dev", "profile=trio", code=7)
-    assert "launch-beta.service is" in said
+    said = trio.launch("install", "--config-dir=/srv/conf", "hardware=dev", "profile=trio")
+    assert "failed    launch-beta.service" in said
+    found = json.loads(host.run("launch", "status", "--json", check=False).stdout)["fleets"][0]
+    processes = {p["name"]: p for p in found["processes"]}
+    assert {n: p["state"] for n, p in processes.items()} == {"alpha": "ready", "beta": "failed", "gamma": "failed"}
+    assert "failed to load" in " ".join(processes["beta"]["log_tail"])
+    assert "port 8083 is held by" in processes["gamma"]["error"]
     assert trio.chat("alpha") == 200
+    assert trio.chat("gamma") == 503
     assert trio.ask(FRONT, "/health")[0] == 200

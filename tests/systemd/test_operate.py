@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from typing import Any
 
 import pytest
 
-from tests.systemd.conftest import FRONT, Fleet
+from tests.systemd.conftest import FRONT, FRONT_PORT, Fleet
 
 pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
 
@@ -19,7 +18,8 @@ WORDS = ("--config-dir=/srv/conf", "hardware=dev", "profile=trio")
 
 @pytest.fixture
 def installed(fleet: Fleet) -> Fleet:
-    """Two servers that run, and one that a request starts."""
+    """Two servers that run, one that a request starts, and the front by a name."""
+    fleet.config["services"] = {"orchestrator": {"builtin": "front", "port": FRONT_PORT}}
     fleet.server("alpha", roles=["frontdoor"])
     fleet.server("beta")
     fleet.server("gamma", tier="warm")
@@ -40,7 +40,7 @@ def active(fleet: Fleet, unit: str) -> str:
 
 
 def test_status_stop_reload_logs(installed: Fleet) -> None:
-    """What runs is shown with its pids; one server is stopped and started again; all are; logs are the journal's."""
+    """What runs is shown with its pids; one server is stopped and started again; all are; the front has its name."""
     host = installed.host
     found, processes = status(installed)
     assert found["manager"] == "systemd"
@@ -51,7 +51,7 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
         "alpha": "ready",
         "beta": "ready",
         "gamma": "stopped",
-        "front": "ready",
+        "orchestrator": "ready",
     }
     assert processes["beta"]["pid"] == host.main_pid("launch-beta.service")
     assert processes["beta"]["measured_bytes"]["ram"] > 0
@@ -59,11 +59,13 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
     scored = "running: OOM score adjustment: 0 → "
     assert {p["drift"].partition(scored)[0] for p in processes.values()} == {""}
     text = installed.launch("status")
-    assert "run by systemd, front http://127.0.0.1:8000" in text
+    assert "run by systemd, runtime pid " in text
+    assert ", front http://127.0.0.1:8000" in text
 
     assert installed.launch("stop", "beta").strip() == "stopped beta"
     assert (active(installed, "beta.service"), active(installed, "alpha.service")) == ("inactive", "active")
     assert "did you mean beta" in installed.launch("stop", "betta", code=2)
+    assert installed.chat("beta") == 503
     assert "started: beta" in installed.launch("reload", "beta")
     assert installed.chat("beta") == 200
     pid = host.main_pid("launch-beta.service")
@@ -71,31 +73,51 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
     assert host.main_pid("launch-beta.service") not in (0, pid)
     old = host.main_pid("launch-alpha.service")
     said = installed.launch("reload")
-    assert "kept: alpha, beta, front\n" in said
+    assert "kept: alpha, beta, dev-trio\n" in said
     assert "not running, as before: gamma\n" in said
+    assert host.main_pid("launch-alpha.service") == old
+    assert "front-stays" in installed.launch("stop", "orchestrator", code=7)
+    assert "~ reloaded: orchestrator" in installed.launch("reload", "orchestrator")
+    would = installed.launch("reload", "--dry-run", "servers.beta.slots=2")
+    assert "~ restarted: beta  (argv: --ctx-size 256 → 512" in would
+    assert "kept: alpha, gamma, orchestrator\n" in would
+    assert "dev-trio is installed" in installed.launch("switch", *WORDS, code=2)
     assert host.main_pid("launch-alpha.service") == old
 
     assert installed.chat("gamma") == 200
     assert "gamma" in installed.launch("stop", "gamma")
-    assert {active(installed, f"gamma{part}") for part in (".socket", "-proxy.service", ".service")} == {"inactive"}
+    assert active(installed, "gamma.service") == "inactive"
 
+    installed.launch("stop", "--all")
+    assert {active(installed, f"{name}.service") for name in ("alpha", "beta", "gamma", "dev-trio")} == {"inactive"}
+    assert {p["state"] for p in status(installed)[1].values()} == {"stopped"}
+    assert "~ reloaded: orchestrator" in installed.launch("reload", "orchestrator")
+    host.run("systemctl", "start", "launch-dev-trio.service")
+    assert installed.chat("alpha") == 200
+
+
+def test_what_happened(installed: Fleet) -> None:
+    """Logs are the journal's, of one, of several, of all, and of the front; events and the page are the runtime's."""
+    host = installed.host
     said = installed.launch("logs", "alpha", "-n", "500")
     assert "Started launch-alpha.service" in said
     assert "llama-server[" in said
+    merged = installed.launch("logs", "-n", "500")
+    assert ("Started launch-alpha.service" in merged, "Started launch-beta.service" in merged) == (True, True)
+    assert "launch[" in installed.launch("logs", "orchestrator", "-n", "500")
+    assert "no running fleet has betta" in installed.launch("logs", "betta", "alpha", code=2)
+    known = json.loads(host.run("launch", "events", "--json").stdout)["fleets"]
+    assert "beta" in {e["name"] for fleet in known if fleet["deployment"] == "dev-trio" for e in fleet["events"]}
+    assert installed.launch("ui", "--print").startswith(f"{FRONT}/ui/#enter=")
     with subprocess.Popen(host.command("launch", "logs", "-f", "-n", "1", "beta"), stdout=subprocess.PIPE) as follow:
         try:
             assert follow.stdout is not None
             assert follow.stdout.readline()
-            host.run("systemctl", "restart", "launch-beta.service")
+            installed.launch("reload", "beta")
             while b"Started launch-beta.service" not in follow.stdout.readline():
                 assert follow.poll() is None
         finally:
             host.run("pkill", "journalctl")
-    installed.launch("stop", "--all")
-    assert {active(installed, f"{name}.service") for name in ("alpha", "beta", "gamma", "front")} == {"inactive"}
-    assert {p["state"] for p in status(installed)[1].values()} == {"stopped"}
-    host.run("systemctl", "start", "launch-hot.target")
-    assert installed.chat("alpha") == 200
 
 
 def test_slots_and_drift_where_keys_are_asked_for(fleet: Fleet) -> None:
@@ -106,23 +128,21 @@ def test_slots_and_drift_where_keys_are_asked_for(fleet: Fleet) -> None:
         (host.root / f"etc/{name}.key").chmod(0o600)
     fleet.config["runtime"] |= {"server_key_file": "/etc/server.key"}
     fleet.config["runtime"]["front"]["api_key_file"] = "/etc/front.key"
-    fleet.server("alpha", slots=2)
+    fleet.server("alpha", slots=2, n_ctx=65536)
     fleet.install()
     alpha = status(fleet)[1]["alpha"]
     assert (alpha["in_flight"], alpha["slots"]) == (0, 2)
     assert "running: -" not in alpha["drift"]
     assert " 0/2 " in fleet.launch("status")
-    assert "kept: alpha, front\n" in fleet.launch("reload")
+    assert "kept: alpha, dev-trio\n" in fleet.launch("reload")
 
-    pid = str(host.main_pid("launch-alpha.service"))
-    host.run("kill", "-STOP", pid)
-    words = ("-s", "-m", "20", "-H", "Authorization: Bearer a-long-enough-key-of-the-front", f"{FRONT}/v1/completions")
-    asked = host.command("curl", *words, "--data", '{"model":"alpha","prompt":"1","max_tokens":2}')
-    with subprocess.Popen(asked, stdout=subprocess.PIPE) as asking:
-        while status(fleet)[1]["alpha"]["in_flight"] != 1:
-            assert asking.poll() is None
-        host.run("kill", "-CONT", pid)
-        assert b'"choices"' in asking.communicate()[0]
+    words = ("-sN", "-m", "40", "-H", "Authorization: Bearer a-long-enough-key-of-the-front", f"{FRONT}/v1/completions")
+    body = {"model": "alpha", "prompt": "1", "max_tokens": 60000, "stream": True, "ignore_eos": True}
+    with subprocess.Popen(host.command("curl", *words, "--data", json.dumps(body)), stdout=subprocess.PIPE) as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.readline().startswith(b"data: ")
+        assert status(fleet)[1]["alpha"]["in_flight"] == 1
+        asking.kill()
 
     unit = host.root / "etc/systemd/system/launch-alpha.service"
     unit.write_text(unit.read_text().replace("--parallel 2", "--parallel 3"))
@@ -189,23 +209,3 @@ def test_every_layer_of_drift(installed: Fleet) -> None:
 def _render_command() -> tuple[str, ...]:
     """Renders into /srv/generated."""
     return ("launch", "render", *WORDS, "--output=/srv/generated")
-
-
-def test_what_failed_is_shown(installed: Fleet) -> None:
-    """A crash loop and a stolen port: exit code 7, the unit's result, and who holds the port."""
-    host = installed.host
-    host.run("systemctl", "stop", "launch-beta.service")
-    host.run("systemd-run", "--unit=thief", "python3", "-m", "http.server", "--bind", "127.0.0.1", "8082")
-    while installed.ask("http://127.0.0.1:8082", "/")[0] != 200:
-        time.sleep(0.05)
-    host.run("systemctl", "start", "launch-beta.service", check=False)
-    found, processes = status(installed, 7)
-    assert found["ready"] is False
-    assert processes["beta"]["state"] in ("failed", "backoff", "starting")
-    while processes["beta"]["state"] not in ("failed", "backoff"):
-        processes = status(installed, 7)[1]
-    assert "port 8082 is held by python3" in processes["beta"]["error"]
-    assert processes["beta"]["log_tail"]  # of what llama-server wrote last it may lose a part
-    host.run("systemctl", "stop", "thief.service")
-    assert "started: beta" in installed.launch("reload", "beta")  # however often it failed before
-    assert installed.chat("beta") == 200

@@ -114,8 +114,8 @@ def test_two_hosts(pair: Pair) -> None:
     pair.install()
     one, two = pair.hosts
     assert [sorted(p.name for p in (h.root / "etc/systemd/system").glob("launch-*.service")) for h in pair.hosts] == [
-        ["launch-alpha.service", "launch-front.service"],
-        ["launch-beta.service"],
+        ["launch-alpha.service", "launch-dev-trio-one.service"],
+        ["launch-beta.service", "launch-dev-trio-two.service"],
     ]
     assert pair.ask("alpha") == (200, "alpha")
     assert pair.ask("beta") == (200, "beta")
@@ -131,10 +131,10 @@ def test_two_hosts(pair: Pair) -> None:
     pair.network.cable(1, "up")
     pair.until("beta", 200, 30)
 
-    one.run("systemctl", "stop", "launch-alpha.service")
+    pair.fleets[0].launch("stop", "alpha")
     assert pair.ask("worker") == (200, "beta")
     assert pair.ask("alpha") == (200, "beta")
-    one.run("systemctl", "start", "launch-alpha.service")
+    pair.fleets[0].launch("reload", "alpha")
 
     os.kill(two.leader, signal.SIGKILL)
     while psutil.pid_exists(two.leader):

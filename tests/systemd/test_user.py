@@ -40,10 +40,11 @@ def test_a_users_fleet(fleet: Fleet) -> None:
     while pid() in (0, old) or fleet.chat("alpha") != 200:
         assert time.monotonic() - began < 20
     shown = host.run(*USER, "launch", "status").stdout
-    assert "run by systemd --user" in shown
+    assert "run by systemd --user, runtime pid" in shown
     assert "ready" in shown
     assert "Started launch-alpha.service" in host.run(*USER, "launch", "logs", "alpha", "-n", "500").stdout
     host.run(*USER, "launch", "stop", "--all")
     assert pid() == 0
     host.run(*USER, "launch", "uninstall", "--user", "dev-trio")
-    assert host.run("find", "/home/op", "-path", "*launch*").stdout == ""
+    left = host.run("find", "/home/op", "-path", "*launch*", "-not", "-path", "*/.local/state/launch*").stdout
+    assert left == ""  # besides what compiling remembers

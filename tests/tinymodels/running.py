@@ -79,7 +79,9 @@ class RunningServer:
         self.port = port
         self.ready_s = 0.0
         # With gdb installed an abort prints a backtrace that buries the assertion, and takes half a second.
-        self._env = {**os.environ, "GGML_NO_BACKTRACE": "1"} if env is None else env
+        # Threads that wait without spinning: on cores that several tests share, spinning takes four times the work.
+        own_env = {**os.environ, "GGML_NO_BACKTRACE": "1", "OMP_WAIT_POLICY": "passive"}
+        self._env = own_env if env is None else env
         self._timeout_s = timeout_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process: subprocess.Popen[bytes] | None = None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launcher.errors import Finding, Severity
-from launcher.ir.plan import DeviceMemory, DevicePlan
+from launcher.errors import Finding, Fix, Severity
+from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
+from launcher.ir.settings import RAM
 from launcher.plan.checks.planning import Planning, finding, set_field
 from launcher.plan.checks.remedies import remedies
-from launcher.plan.devices import growth_on
-from launcher.plan.server import Planned
-from launcher.plan.settings import RAM
-from launcher.sizes import gib
+from launcher.plan.devices import growth_on, worst
+from launcher.sizes import MIB, gib
 
 STATED_TOLERANCE = 0.01
+CONTEXTS_SHARE = 0.05
+"""Of a card: contexts of processes that take no more are not worth a line."""
 
 
 def breakdown(name: str, memory: DeviceMemory) -> str:
@@ -30,9 +31,10 @@ def breakdown(name: str, memory: DeviceMemory) -> str:
     return f"{name} needs {gib(memory.resident_peak_bytes)}: " + ", ".join(f"{gib(b)} {w}" for w, b in parts if b)
 
 
-def biggest(planning: Planning, device: str) -> tuple[tuple[Planned, DeviceMemory], ...]:
+def biggest(planning: Planning, device: str) -> tuple[tuple[ServerPlan, DeviceMemory], ...]:
     """Servers by what they take on `device`, largest first."""
-    users = [(s, m) for s in planning.running if (m := s.on(device))]
+    devices = {device, *(planning.fleet.hardware.pooled if device == RAM else ())}
+    users = [(s, m) for s in planning.running for m in s.memory if m.device in devices]
     return tuple(sorted(users, key=lambda pair: (-pair[1].resident_peak_bytes, pair[0].name)))
 
 
@@ -88,9 +90,9 @@ def check_nodes(planning: Planning) -> Iterator[Finding]:
         yield finding(severity, "plan/node-over-budget", "hardware.cpu.nodes", message, notes=(f"there: {names}",))
 
 
-def _ram(server: Planned) -> int:
-    """Planned RAM of a server."""
-    memory = server.on(RAM)
+def _ram(server: ServerPlan) -> int:
+    """ServerPlan RAM of a server."""
+    memory = server.takes(RAM)
     return memory.planned_bytes if memory else 0
 
 
@@ -100,7 +102,7 @@ def check_vram_target(planning: Planning) -> Iterator[Finding]:
         gpu = planning.fleet.hardware.gpus[device.name]
         if not 0 < device.peak_bytes < gpu.vram_bytes * gpu.target_min:
             continue
-        users = {s.name for s in planning.running if s.on(device.name)}
+        users = {s.name for s in planning.running if s.takes(device.name)}
         tried = tuple(why for choice in planning.solved if choice.server in users for why in choice.beyond)
         yield finding(
             "note",
@@ -110,6 +112,32 @@ def check_vram_target(planning: Planning) -> Iterator[Finding]:
             f"the target is {gpu.target_min:.0%} to {gpu.target_max:.0%}: "
             + ("nothing better fits of what was left open" if tried else "a larger context or quantization fits"),
             notes=tried,
+        )
+
+
+def check_contexts(planning: Planning) -> Iterator[Finding]:
+    """`plan/gpu-context`: what processes hold of a card before they load anything is much, and nobody measured it."""
+    for device in planning.devices[1:]:
+        gpu = planning.fleet.hardware.gpus[device.name]
+        users = [s for s in planning.running if s.takes(device.name)]
+        processes = worst(users, lambda _: 1)
+        held = processes * gpu.context_bytes
+        few = processes < 2 or held <= CONTEXTS_SHARE * gpu.vram_bytes
+        if gpu.process_bytes is not None or few:
+            continue
+        yield finding(
+            "note",
+            "plan/gpu-context",
+            f"hardware.gpus.{device.name}.process_bytes",
+            f"{device.name}: {gib(held)} are counted for {processes} processes at once before they load anything, "
+            f"{gib(gpu.context_bytes)} each, as people report of {gpu.backend}; not measured on this card",
+            notes=("start one small server and read what nvidia-smi or rocm-smi says of its process",),
+            fixes=(
+                Fix(
+                    override=f"hardware.gpus.{device.name}.process_bytes={gpu.context_bytes // MIB}MiB",
+                    effect="states it, or the figure that you measured",
+                ),
+            ),
         )
 
 
@@ -123,7 +151,7 @@ def check_prompt_caches(planning: Planning) -> Iterator[Finding]:
     device = planning.devices[0]
     growth = growth_on(RAM, planning.servers)
     if device.peak_bytes <= device.budget_bytes < device.peak_bytes + growth:
-        growing = [s for s in planning.running if (m := s.on(RAM)) and m.growth_bytes]
+        growing = [s for s in planning.running if (m := s.takes(RAM)) and m.growth_bytes]
         room = max(0, device.budget_bytes - device.peak_bytes)
         each = room // max(1, len(growing)) // 1024**2
         yield finding(
@@ -134,7 +162,7 @@ def check_prompt_caches(planning: Planning) -> Iterator[Finding]:
             fixes=tuple(set_field(s, "cache_ram_mib", each) for s in growing),
         )
     for server in planning.running:
-        if server.config.cache_ram_mib < 0 and not server.config.embedding:
+        if server.config.cache_ram_mib < 0 and not server.settings.embedding:
             yield finding(
                 "warning",
                 "plan/prompt-cache-unlimited",

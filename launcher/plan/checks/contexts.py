@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from launcher.errors import Finding
-from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.memory.compute_bound import QUANTISED
-from launcher.plan.memory.kv import ROW
-from launcher.plan.memory.layers import key_length, value_length
+from launcher.plan.checks.planning import Planning, finding, set_field, set_fields
+from launcher.plan.memory.compute_bound import PLAIN
+from launcher.plan.memory.kv import block_of
+from launcher.plan.memory.layers import EMBEDS_ONLY, key_length, value_length
 
+WHOLE_TEXT = 8192
+"""Tokens a slot that an embedder is urged to: texts beyond are rare, and its K/V is not free."""
+CHOSEN = 2048
+"""A slot of so many tokens that was written as such was chosen."""
 SLOW_V = frozenset({"q4_0", "q4_1", "iq4_nl"})
 
 
@@ -17,15 +21,17 @@ def check_slot_context(planning: Planning) -> Iterator[Finding]:
     """`plan/slot-context`: an embedder's slot takes less than the model does."""
     for server in planning.running:
         settings, trained = server.settings, server.model.architecture.n_ctx_train
-        if not settings.embedding or settings.n_ctx_per_slot >= trained:
-            continue
+        wanted = min(trained, WHOLE_TEXT)
         asked = server.config.n_ctx
+        chosen = not asked and settings.n_ctx_per_slot >= CHOSEN
+        if not settings.embedding or settings.n_ctx_per_slot >= wanted or chosen:
+            continue
         padding = ""
         if asked and not settings.kv_unified and asked // settings.slots < settings.n_ctx_seq:
             padding = f" ({asked} over {settings.slots} slots is {asked // settings.slots}, padded to 256s)"
-        field, value = ("n_ctx_per_slot", trained)
+        field, value = ("n_ctx_per_slot", wanted)
         if asked:
-            field, value = ("n_ctx", trained * settings.slots)
+            field, value = ("n_ctx", wanted * settings.slots)
         yield finding(
             "warning",
             "plan/slot-context",
@@ -33,6 +39,36 @@ def check_slot_context(planning: Planning) -> Iterator[Finding]:
             f"a slot has {settings.n_ctx_per_slot} tokens{padding}, the model takes {trained}",
             fixes=(set_field(server, field, value),),
         )
+
+
+def check_shared_context(planning: Planning) -> Iterator[Finding]:
+    """`plan/context-shared`: slots were left out, so that all of them share one context."""
+    for server in planning.running:
+        settings = server.settings
+        if server.config.slots is not None or not settings.kv_unified or settings.slots < 2:
+            continue
+        each = settings.n_ctx // settings.slots
+        own = {"slots": settings.slots, "n_ctx_per_slot": settings.n_ctx_per_slot}
+        yield finding(
+            "note",
+            "plan/context-shared",
+            f"{server.key}.slots",
+            f"slots were left out: {settings.slots} share {settings.n_ctx} tokens, {each} each when all are busy; "
+            "beyond that llama-server answers 500",
+            fixes=(
+                set_fields(server, {"n_ctx": "null", **own}, f"gives each {settings.n_ctx_per_slot}"),
+                set_field(server, "slots", 1, "one request after another has it all"),
+            ),
+        )
+
+
+def check_encoder(planning: Planning) -> Iterator[Finding]:
+    """`plan/embedding-only`: a model that makes embeddings and nothing else is told not to."""
+    for server in planning.running:
+        if server.config.embedding is False and server.model.architecture.arch in EMBEDS_ONLY:
+            message = f"{server.config.model} makes embeddings and nothing else"
+            fixes = (set_field(server, "embedding", "true"),)
+            yield finding("error", "plan/embedding-only", f"{server.key}.embedding", message, fixes=fixes)
 
 
 def check_role_context(planning: Planning) -> Iterator[Finding]:
@@ -58,6 +94,22 @@ def check_role_context(planning: Planning) -> Iterator[Finding]:
         )
 
 
+def check_role_slots(planning: Planning) -> Iterator[Finding]:
+    """`plan/role-slots`: more slots than a role of the server may have (`routing.slots_max`), with the reason."""
+    limits = planning.fleet.routing.slots_max
+    for server in planning.running:
+        stated = [(limits[n].slots, n) for n in (server.name, *server.config.roles) if n in limits]
+        most, role = min(stated, default=(server.settings.slots, ""))
+        if server.settings.slots > most:
+            yield finding(
+                "warning",
+                "plan/role-slots",
+                f"{server.key}.slots",
+                f"{server.settings.slots} slots, and {role} is to have {most} at most: {limits[role].reason}",
+                fixes=(set_field(server, "slots", most),),
+            )
+
+
 def check_slow_cache(planning: Planning) -> Iterator[Finding]:
     """`plan/slow-cache-type`: a V cache of four bits saves memory and costs speed."""
     for server in planning.running:
@@ -72,14 +124,16 @@ def check_embedding_batch(planning: Planning) -> Iterator[Finding]:
     """`plan/embedding-batch`: an embedder's batch is smaller than a slot's context."""
     for server in planning.running:
         settings = server.settings
-        if settings.embedding and min(settings.n_batch, settings.n_ubatch) < settings.n_ctx_per_slot:
+        whole = settings.n_ctx_per_slot
+        short = [name for name in ("n_batch", "n_ubatch") if getattr(server.config, name) < whole]
+        if settings.embedding and min(settings.n_batch, settings.n_ubatch) < whole:
             yield finding(
                 "warning",
                 "plan/embedding-batch",
                 f"{server.key}.n_ubatch",
                 f"a text is embedded in one micro-batch of {settings.n_ubatch} tokens, a slot takes "
                 f"{settings.n_ctx_per_slot}: longer texts are refused",
-                fixes=(set_field(server, "n_ubatch", settings.n_ctx_per_slot),),
+                fixes=(set_fields(server, dict.fromkeys(short, whole)),),
             )
 
 
@@ -87,7 +141,7 @@ def check_flash_attention(planning: Planning) -> Iterator[Finding]:
     """`plan/flash-attention-required`: a quantised V cache without flash attention makes the server exit."""
     for server in planning.running:
         settings = server.settings
-        if settings.cache_type_v in QUANTISED and not settings.flash_attention:
+        if settings.cache_type_v not in PLAIN and not settings.flash_attention:
             yield finding(
                 "error",
                 "plan/flash-attention-required",
@@ -109,11 +163,12 @@ def check_cache_blocks(planning: Planning) -> Iterator[Finding]:
             ("cache_type_v", server.settings.cache_type_v, value_length(arch)),
         )
         for field, kind, width in widths:
-            if width % ROW[kind][1]:
+            _, block = block_of(kind, server.settings)
+            if width % block:
                 yield finding(
                     "error",
                     "plan/cache-type-block",
                     f"{server.key}.{field}",
-                    f"heads of {width} values are not whole blocks of {ROW[kind][1]}, as {kind} needs",
+                    f"heads of {width} values are not whole blocks of {block}, as {kind} needs",
                     fixes=(set_field(server, field, "f16"),),
                 )

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.errors import Finding, Fix
 from launcher.ir.config import NumaConfig
+from launcher.ir.plan import ServerPlan
 from launcher.plan.checks.planning import Planning, finding, set_field
 from launcher.plan.cpuset import physical_cores
-from launcher.plan.devices import starts, worst
-from launcher.plan.server import Planned
+from launcher.plan.devices import worst
+from launcher.plan.memory.placement import fully_offloaded
 
 CROWDED_SHOWN = 4
 
 
-def cpus_of(server: Planned) -> frozenset[int] | None:
+def cpus_of(server: ServerPlan) -> frozenset[int] | None:
     """The CPUs that a server may use; None for all, or where the list is no list."""
     try:
         return parse_cpulist(server.config.cpus) if server.config.cpus else None
@@ -23,23 +24,39 @@ def cpus_of(server: Planned) -> frozenset[int] | None:
         return None
 
 
+def busy_threads(server: ServerPlan) -> int:
+    """Threads that compute while a server answers: with all layers on cards one, which feeds them.
+
+    ggml hands a graph's splits to the backends in turn; the CPU's share is then no more than the tokens' embeddings.
+    """
+    whole = fully_offloaded(server.model.architecture.n_layer, server.settings)
+    return min(1, server.settings.threads) if whole else server.settings.threads
+
+
+def _has(name: str, threads: int) -> str:
+    """A note on one who computes."""
+    return f"{name} has {threads} thread{'' if threads == 1 else 's'}"
+
+
 def check_threads(planning: Planning) -> Iterator[Finding]:
     """`cpu/oversubscribed`: more threads at once than physical cores, in all or in a server's own cpuset."""
     cpu = planning.fleet.hardware.cpu
     cores = cpu.physical_cores
-    services = [s for s in planning.services if s.config.threads and starts(planning.fleet, s) != "never"]
+    services = [s for s in planning.services if s.config.threads and s.starts != "never"]
     beside = sum(s.config.threads for s in services)
-    threads = worst(planning.servers, lambda s: s.settings.threads)
+    threads = worst(planning.servers, busy_threads)
     if threads + beside > cores:
-        many = sorted(planning.running, key=lambda s: (-s.settings.threads, s.name))[:4]
-        notes = [f"{s.name} has {s.settings.threads} threads" for s in many]
+        many = sorted(planning.running, key=lambda s: (-busy_threads(s), s.name))
+        notes = [_has(s.name, busy_threads(s)) for s in many[:CROWDED_SHOWN]]
+        if len(many) > CROWDED_SHOWN:
+            notes.append(f"and {len(many) - CROWDED_SHOWN} more")
         yield finding(
             "warning",
             "cpu/oversubscribed",
             "hardware.cpu.physical_cores",
             f"{threads} threads of servers that may be busy at once{f' and {beside} of services' if beside else ''}, "
             f"on {cores} physical cores ({cpu.logical_cores} logical)",
-            notes=(*notes, *(f"service {s.name} has {s.config.threads} threads" for s in services)),
+            notes=(*notes, *(_has(f"service {s.name}", s.config.threads) for s in services)),
         )
     for server in planning.running:
         pinned = cpus_of(server)

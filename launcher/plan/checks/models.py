@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from launcher.errors import Finding, Fix
 from launcher.ir.catalog import ModelFile
-from launcher.ir.plan import DeviceMemory
+from launcher.ir.plan import DeviceMemory, ServerPlan
+from launcher.plan.builds import SPECULATES_EVERYWHERE, drafts_further
 from launcher.plan.checks.planning import Planning, finding, set_field
 from launcher.plan.memory import SHARING_MODES, is_mla, layers, not_compared
 from launcher.plan.memory.assemble import file_identity
-from launcher.plan.server import Planned
 from launcher.sizes import gib
 
 VOCABULARY_TOLERANCE = 128
@@ -39,7 +39,7 @@ def check_experts(planning: Planning) -> Iterator[Finding]:
             yield finding("warning", "plan/moe-experts", key, message, fixes=fixes)
 
 
-def _remove(server: Planned, field: str) -> Fix:
+def _remove(server: ServerPlan, field: str) -> Fix:
     """The override that takes a field away."""
     return set_field(server, field, "null")
 
@@ -65,7 +65,10 @@ def check_draft(planning: Planning) -> Iterator[Finding]:
 
 
 def check_speculation(planning: Planning) -> Iterator[Finding]:
-    """`plan/speculation-unsupported`: models whose state cannot be rolled back, images, embeddings."""
+    """`plan/speculation-unsupported`: embeddings have nothing to draft; old builds cannot go back in every model.
+
+    Tried on b10068 and b11434: n-grams and drafts are accepted on recurrent, latent, sliding and multimodal models.
+    """
     for server in planning.running:
         for field in ("draft", "ngram"):
             if getattr(server.config, field) is None:
@@ -77,16 +80,37 @@ def check_speculation(planning: Planning) -> Iterator[Finding]:
                 yield finding("error", "plan/speculation-unsupported", key, message, fixes=(_remove(server, field),))
 
 
-def _no_speculation(server: Planned) -> str:
+def _no_speculation(server: ServerPlan) -> str:
     """Why this server cannot speculate; "" when it can."""
-    arch = server.model.architecture
+    if server.settings.embedding:
+        return "serves embeddings here"
+    arch, build = server.model.architecture, server.settings.build
+    if not 0 < build < SPECULATES_EVERYWHERE:
+        return ""
+    of_build = f", and b{build} is older than b{SPECULATES_EVERYWHERE}, the first that is known to go back in such"
     if layers(arch).recurrent:
-        return "has recurrent layers"
-    if is_mla(arch):
-        return "has latent attention (MLA)"
+        return f"has recurrent layers{of_build}"
     if server.config.projector:
-        return "reads images here"
-    return "serves embeddings here" if server.config.embedding else ""
+        return f"reads images here{of_build}"
+    return f"has latent attention (MLA){of_build}" if is_mla(arch) else ""
+
+
+def check_draft_kind(planning: Planning) -> Iterator[Finding]:
+    """`plan/draft-kind`: a draft without a model, which only the model's own layers for further tokens can be."""
+    for server in planning.running:
+        draft, arch, build = server.config.draft, server.model.architecture, server.settings.build
+        if draft is None or draft.file is not None:
+            continue
+        key, fixes = f"{server.key}.draft", (_remove(server, "draft"),)
+        if draft.kind != "mtp" or draft.model or draft.quantization:
+            message = f"a draft of kind {draft.kind} that is a model needs both: write its model and quantization"
+            yield finding("error", "plan/draft-kind", key, message, fixes=fixes)
+        elif not arch.n_layer_nextn:
+            message = f"{server.config.model} has no layers for further tokens: kind mtp needs them, or a model of such"
+            yield finding("error", "plan/draft-kind", key, message, fixes=fixes)
+        elif not drafts_further(arch, build):
+            message = f"b{build} is not known to draft with the layers for further tokens of {arch.arch}"
+            yield finding("warning", "plan/draft-kind", key, message, fixes=fixes)
 
 
 def check_projector(planning: Planning) -> Iterator[Finding]:
@@ -107,7 +131,7 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
 def check_compute(planning: Planning) -> Iterator[Finding]:
     """`plan/compute-bound`: the graph of a model is not known."""
     for server in planning.running:
-        yield from unsized(server.model, server.plan.memory, f"{server.key}.model")
+        yield from unsized(server.model, server.memory, f"{server.key}.model")
 
 
 def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> Iterator[Finding]:
@@ -125,7 +149,7 @@ def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> 
 
 def check_shared_files(planning: Planning) -> Iterator[Finding]:
     """`plan/file-shared`, `plan/model-duplicated`: one file served by several servers."""
-    users: defaultdict[str, list[Planned]] = defaultdict(list)
+    users: defaultdict[str, list[ServerPlan]] = defaultdict(list)
     for server in planning.running:
         users[file_identity(server.model)].append(server)
     for servers in users.values():

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from launcher.errors import Finding, Fix, Severity
 from launcher.ir.config import OrchestrationConfig
+from launcher.ir.plan import ServerPlan
 from launcher.plan.checks.planning import Planning, finding
-from launcher.plan.server import Planned
 from launcher.sizes import gib
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -90,12 +90,12 @@ def check_pool_size(planning: Planning) -> Iterator[Finding]:
         )
 
 
-def _meant(planning: Planning, name: str) -> Iterable[Planned]:
+def _meant(planning: Planning, name: str) -> Iterable[ServerPlan]:
     """Servers that `name` stands for: the one so called, or those of the role or alias."""
     return (s for s in planning.servers if name in (s.name, *s.config.roles, *s.config.aliases))
 
 
-def _first(planning: Planning, name: str) -> Planned | None:
+def _first(planning: Planning, name: str) -> ServerPlan | None:
     """Who plays the part of `name`."""
     return next(iter(sorted(_meant(planning, name), key=lambda server: server.name != name)), None)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from launcher.errors import Finding, Fix, Severity
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
-from launcher.ir.plan import DevicePlan, PlanTotals, ServicePlan, Solved
+from launcher.ir.plan import DevicePlan, PlanTotals, ServerPlan, ServicePlan, Solved
 from launcher.plan.memory import WeightTables
-from launcher.plan.server import Planned
 
 
 class Planning(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +21,7 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
 
     fleet: FleetConfig
     catalog: Catalog
-    servers: tuple[Planned, ...]
+    servers: tuple[ServerPlan, ...]
     services: tuple[ServicePlan, ...]
     devices: tuple[DevicePlan, ...]
     totals: PlanTotals
@@ -30,7 +31,7 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
     """The fleet's front runs on this host."""
 
     @property
-    def running(self) -> tuple[Planned, ...]:
+    def running(self) -> tuple[ServerPlan, ...]:
         """Servers that may ever run."""
         return tuple(s for s in self.servers if s.starts != "never")
 
@@ -48,6 +49,12 @@ def finding(
     return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)
 
 
-def set_field(server: Planned, field: str, value: object, effect: str = "") -> Fix:
+def set_fields(server: ServerPlan, values: Mapping[str, object], effect: str = "") -> Fix:
+    """The overrides that set several fields of a server together."""
+    override = " ".join(f"{server.key}.{field}={value}" for field, value in values.items())
+    return Fix(override=override, effect=effect)
+
+
+def set_field(server: ServerPlan, field: str, value: object, effect: str = "") -> Fix:
     """The override that sets a server's field."""
     return Fix(override=f"{server.key}.{field}={value}", effect=effect)

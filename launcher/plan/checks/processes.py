@@ -9,8 +9,8 @@ from itertools import combinations
 import msgspec
 
 from launcher.errors import Finding, Fix
+from launcher.ir.settings import RAM
 from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.devices import starts
 from launcher.sizes import gib
 
 ANYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
@@ -35,11 +35,11 @@ def listeners(planning: Planning) -> tuple[Listener, ...]:
             key=s.key,
             port_key=f"{s.key}.port" if s.config.port else f"ports.{s.name}",
             host=s.config.host,
-            port=s.plan.port,
+            port=s.port,
             exclusive=s.config.exclusive,
         )
         for s in planning.running
-        if s.plan.port
+        if s.port
     ]
     found += [
         Listener(
@@ -49,18 +49,25 @@ def listeners(planning: Planning) -> tuple[Listener, ...]:
             port=s.port,
         )
         for s in planning.services
-        if s.port and s.config.builtin is None and starts(planning.fleet, s) != "never"
+        if s.port and s.config.builtin is None and s.starts != "never"
     ]
     if not planning.front:
         return tuple(found)
-    return (*found, Listener(key="runtime.front", port_key="runtime.front.port", host=front.host, port=front.port))
+    addresses = dict.fromkeys((front.host, *(host for host in front.listen if not host.startswith("/"))))
+    return (
+        *found,
+        *(
+            Listener(key="runtime.front", port_key="runtime.front.port", host=host, port=front.port)
+            for host in addresses
+        ),
+    )
 
 
 def check_servers(planning: Planning) -> Iterator[Finding]:
     """`plan/no-servers`: nothing would ever be started."""
     fleet = planning.fleet
     cold = [n for n, s in fleet.servers.items() if (tier := fleet.tiers.get(s.tier)) and tier.start == "never"]
-    beside = any(s.config.builtin is None and starts(fleet, s) != "never" for s in planning.services)
+    beside = any(s.config.builtin is None and s.starts != "never" for s in planning.services)
     if beside or len(cold) < len(fleet.servers):
         return
     boot = next((name for name, tier in fleet.tiers.items() if tier.start == "boot"), None)
@@ -82,10 +89,13 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
     """
     clashes: defaultdict[str, list[str]] = defaultdict(list)
     found = {listener.key: listener for listener in listeners(planning)}
-    for one, other in combinations(found.values(), 2):
+    by_port: defaultdict[int, list[Listener]] = defaultdict(list)
+    for listener in found.values():
+        by_port[listener.port].append(listener)
+    for one, other in (pair for same in by_port.values() for pair in combinations(same, 2)):
         same_host = one.host == other.host or {one.host, other.host} & ANYWHERE
         turns = one.exclusive is not None and one.exclusive == other.exclusive
-        if one.port == other.port and same_host and not turns:
+        if same_host and not turns:
             clashes[one.key].append(other.key)
             clashes[other.key].append(one.key)
     for key, others in clashes.items():
@@ -107,7 +117,7 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
     """`plan/port-unused`: a documented port that nothing uses; a stated count of servers that is not theirs."""
     fleet = planning.fleet
     used = {listener.port for listener in listeners(planning)} | {s.port for s in planning.services}
-    used |= {s.plan.port for s in planning.servers}
+    used |= {s.port for s in planning.servers}
     unused = {name: port for name, port in fleet.ports.items() if port not in used}
     if unused:
         listed = ", ".join(f"{port} ({name})" for name, port in sorted(unused.items(), key=lambda item: item[1]))
@@ -118,7 +128,7 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
     source = f" ({fleet.stated.source})" if fleet.stated.source else ""
     up = {
         "servers": sum(1 for s in planning.servers if s.initial),
-        "services": sum(1 for s in planning.services if starts(fleet, s) == "boot"),
+        "services": sum(1 for s in planning.services if s.starts == "boot"),
     }
     for what, count in up.items():
         said = getattr(fleet.stated, what)
@@ -155,3 +165,26 @@ def check_offload(planning: Planning) -> Iterator[Finding]:
             yield finding(
                 "warning", "plan/gpu-unused-layers", key, message, fixes=(set_field(server, "n_gpu_layers", 0),)
             )
+
+
+IDLE_BYTES = 8 * 1024**3
+"""RAM that a server takes at least before a card beside it is missed; a small model may well be meant for the CPU."""
+
+
+def check_idle_cards(planning: Planning) -> Iterator[Finding]:
+    """`plan/card-idle`: no server uses any card, and a large one says nothing of devices: it fills RAM instead."""
+    cards = [d for d in planning.devices if d.kind == "gpu"]
+    if not cards or any(d.peak_bytes for d in cards):
+        return
+    held = {s.name: memory.resident_peak_bytes for s in planning.running if (memory := s.takes(RAM))}
+    plain = [s for s in planning.running if not s.config.devices and held.get(s.name, 0) >= IDLE_BYTES]
+    if plain:
+        largest = max(plain, key=lambda s: held[s.name])
+        names = ", ".join(d.name for d in cards)
+        yield finding(
+            "note",
+            "plan/card-idle",
+            f"{largest.key}.devices",
+            f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {gib(held[largest.name])} of RAM",
+            fixes=(set_field(largest, "devices", "auto", "as many layers on the card as fit"),),
+        )

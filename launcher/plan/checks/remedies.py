@@ -1,4 +1,4 @@
-"""Overrides that make a server smaller, each priced by planning the server again. Pure."""
+"""Overrides that make a server smaller, or do without a service, each priced by planning again. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import msgspec
 
 from launcher.errors import Fix
 from launcher.ir.config import ServerConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan
+from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
+from launcher.ir.settings import RAM
 from launcher.plan.checks.planning import Planning
 from launcher.plan.devices import device_plans, elect
 from launcher.plan.memory import add_up, pad
-from launcher.plan.server import Planned, plan_server
+from launcher.plan.server import plan_server
 from launcher.plan.sharing import share
 from launcher.sizes import GIB, MIB, gib
 
@@ -28,10 +29,11 @@ WIDE = frozenset({"f32", "f16", "bf16"})
 
 
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes of one server, what they lose, what they save in bytes."""
+    """Changes of one server (or, with `group`, service), what they lose, what they save in bytes."""
 
     loss: int
     server: str
+    group: str = "servers"
     changes: dict[str, object]
     saves: int
     about: bool = False
@@ -39,7 +41,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def override(self) -> str:
         """The changes as they are typed."""
-        return " ".join(f"servers.{self.server}.{field}={_spell(value)}" for field, value in self.changes.items())
+        return " ".join(f"{self.group}.{self.server}.{field}={_spell(value)}" for field, value in self.changes.items())
 
 
 def remedies(planning: Planning, device: str, excess: int) -> tuple[Fix, ...]:
@@ -48,9 +50,11 @@ def remedies(planning: Planning, device: str, excess: int) -> tuple[Fix, ...]:
     Of each loss the servers that save most. Quantizations lose more the more they save, so among them the smallest
     saving comes first. Where none is enough but to do without a server, those that are enough together come last.
     """
-    users = [(size, s) for s in planning.running if (size := _peak(add_up(s.parts), device))]
+    pooled = planning.fleet.hardware.pooled if device == RAM else frozenset()
+    users = [(size, s) for s in planning.running if (size := _peak(add_up(s.parts), {device, *pooled}))]
     biggest = [s for _, s in sorted(users, key=lambda pair: (-pair[0], pair[1].name))[:MOST]]
     every = [r for server in biggest for r in _of(planning, server, device) if r.saves >= WORTH]
+    every += [r for r in _without_services(planning, device) if r.saves >= WORTH]
     listed = [r for loss in range(TIER + 1) for r in _listed([r for r in every if r.loss == loss])]
     fixes = [Fix(override=r.override, effect=_effect(r.saves, excess, about=r.about)) for r in listed]
     if not any(r.saves >= excess and not r.about and r.loss != TIER for r in listed):
@@ -76,7 +80,9 @@ def _together(planning: Planning, device: str, excess: int, every: list[Remedy])
         chosen = _enough(planning, device, excess, candidates)
         if 1 < len(chosen) <= LONGEST:
             merged = _merged(chosen)
-            override = " ".join(Remedy(loss=0, server=s, changes=c, saves=0).override for s, c in merged.items())
+            groups = {r.server: r.group for r in chosen}
+            whole = (Remedy(loss=0, server=s, group=groups[s], changes=c, saves=0) for s, c in merged.items())
+            override = " ".join(r.override for r in whole)
             yield Fix(override=override, effect=_effect(_saved(planning, device, merged), excess))
         if chosen:
             return
@@ -107,19 +113,23 @@ def _merged(chosen: list[Remedy]) -> dict[str, dict[str, object]]:
 
 
 def _saved(planning: Planning, device: str, changes: dict[str, dict[str, object]]) -> int:
-    """Bytes that the fleet needs less on `device` with `changes`: planned anew, with sharing and exclusive groups."""
+    """Bytes that the fleet needs less on `device` with `changes`: planned anew, with sharing and exclusive groups.
+
+    A service among them is done without.
+    """
     servers = [_changed(planning, s, changes.get(s.name, {})) for s in planning.servers]
-    after = device_plans(planning.fleet, share(elect(servers)), planning.services)
+    services = tuple(s for s in planning.services if s.name not in changes)
+    after = device_plans(planning.fleet, share(elect(servers)), services)
     return _need(planning.devices, device) - _need(after, device)
 
 
-def _changed(planning: Planning, server: Planned, changes: dict[str, object]) -> Planned:
+def _changed(planning: Planning, server: ServerPlan, changes: dict[str, object]) -> ServerPlan:
     """`server` planned with `changes`, alone: nothing shared yet."""
     if changes:
         config = msgspec.structs.replace(server.config, **changes)
         planned, _ = plan_server(planning.fleet, planning.catalog, server.name, config, planning.tables)
         return planned or server
-    return msgspec.structs.replace(server, plan=msgspec.structs.replace(server.plan, memory=add_up(server.parts)))
+    return msgspec.structs.replace(server, memory=add_up(server.parts))
 
 
 def _need(devices: Sequence[DevicePlan], device: str) -> int:
@@ -133,12 +143,12 @@ def _effect(saves: int, excess: int, *, about: bool = False) -> str:
     return f"saves {'about ' if about else ''}{size}" + (", enough" if saves >= excess and not about else "")
 
 
-def _peak(memory: tuple[DeviceMemory, ...], device: str) -> int:
-    """Resident peak on `device`."""
-    return next((m.resident_peak_bytes for m in memory if m.device == device), 0)
+def _peak(memory: tuple[DeviceMemory, ...], devices: set[str]) -> int:
+    """Resident peak on `devices`."""
+    return sum(m.resident_peak_bytes for m in memory if m.device in devices)
 
 
-def _of(planning: Planning, server: Planned, device: str) -> Iterator[Remedy]:
+def _of(planning: Planning, server: ServerPlan, device: str) -> Iterator[Remedy]:
     """Every remedy of one server. A file that the catalogue has not read is weighed by its published size."""
     cold = next((name for name, tier in planning.fleet.tiers.items() if tier.start == "never"), None)
     alternatives: list[tuple[int, dict[str, object]]] = [*_changes(server), *_quantizations(planning, server)]
@@ -155,12 +165,22 @@ def _of(planning: Planning, server: Planned, device: str) -> Iterator[Remedy]:
             yield Remedy(loss=loss, server=server.name, changes=changes, saves=saves, about=True)
 
 
+def _without_services(planning: Planning, device: str) -> Iterator[Remedy]:
+    """Doing without a service that runs. Names of services are no server's."""
+    cold = next((name for name, tier in planning.fleet.tiers.items() if tier.start == "never"), None)
+    for service in planning.services if cold else ():
+        if service.config.builtin is None and service.config.ram_bytes and service.starts != "never":
+            changes: dict[str, object] = {"tier": cold}
+            saves = _saved(planning, device, {service.name: changes})
+            yield Remedy(loss=TIER, server=service.name, group="services", changes=changes, saves=saves)
+
+
 def _spell(value: object) -> str:
     """A value as an override spells it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _changes(server: Planned) -> Iterator[tuple[int, dict[str, object]]]:
+def _changes(server: ServerPlan) -> Iterator[tuple[int, dict[str, object]]]:
     """Changes worth pricing, with what they lose. Contexts are halved, down to a floor."""
     config, settings = server.config, server.settings
     if config.repack:
@@ -177,7 +197,7 @@ def _changes(server: Planned) -> Iterator[tuple[int, dict[str, object]]]:
             yield CONTEXT, {"n_ctx": pad(per_slot) * settings.slots}
 
 
-def _quantizations(planning: Planning, server: Planned) -> Iterator[tuple[int, dict[str, object]]]:
+def _quantizations(planning: Planning, server: ServerPlan) -> Iterator[tuple[int, dict[str, object]]]:
     """Other files of the model that are smaller than the present one."""
     model = planning.fleet.models.get(server.config.model)
     for name, file in (model.files if model else {}).items():
@@ -187,7 +207,7 @@ def _quantizations(planning: Planning, server: Planned) -> Iterator[tuple[int, d
             yield QUALITY, {"quantization": name}
 
 
-def _file_saving(planning: Planning, server: Planned, changed: ServerConfig) -> int:
+def _file_saving(planning: Planning, server: ServerPlan, changed: ServerConfig) -> int:
     """What a file that the catalogue has not read would save, by its published size."""
     size = planning.fleet.models[changed.model].files[changed.quantization].bytes
     return server.model.file_bytes - size if size else 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launcher.errors import Finding
+from launcher.errors import Finding, Fix
+from launcher.ir.plan import ServerPlan
 from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.server import Planned
+from launcher.sizes import gib
 
 
 def check_timeouts(planning: Planning) -> Iterator[Finding]:
@@ -18,16 +19,26 @@ def check_timeouts(planning: Planning) -> Iterator[Finding]:
     yield from _of_router(planning)
 
 
-def _of_start(server: Planned) -> Iterator[Finding]:
+def _of_start(server: ServerPlan) -> Iterator[Finding]:
     """A stall is noticed before the start is given up."""
-    stall, start = server.config.stall_timeout_s, server.config.start_timeout_s
+    stall, start = server.config.stall_timeout_s, server.start_timeout_s
     if stall > start > 0:
         message = f"a start is called stalled after {stall:g} s without progress, but it is given up after {start:g} s"
         fixes = (set_field(server, "stall_timeout_s", f"{start:g}"),)
         yield finding("warning", "plan/timeout-order", f"{server.key}.stall_timeout_s", message, fixes=fixes)
+    load_s = server.load_s
+    if load_s is not None and load_s > start:
+        size = server.model.file_bytes
+        speed = gib(int(size / load_s))
+        message = f"{gib(size)} are read in {load_s:.0f} s at {speed} a second, the start is late after {start:g} s"
+        longer = (
+            set_field(server, "start_timeout_s", f"{2 * load_s + 60:.0f}"),
+            set_field(server, "start_timeout_s", "null", "derives it from the size"),
+        )
+        yield finding("warning", "plan/start-too-short", f"{server.key}.start_timeout_s", message, fixes=longer)
 
 
-def answer_timeout(planning: Planning, server: Planned) -> tuple[str, float]:
+def answer_timeout(planning: Planning, server: ServerPlan) -> tuple[str, float]:
     """The shortest time that a request to `server` is given, and the key that says so."""
     given = planning.fleet.routing.timeouts_s
     named = {f"routing.timeouts_s.{n}": given[n] for n in (server.name, *server.config.roles) if n in given}
@@ -35,17 +46,17 @@ def answer_timeout(planning: Planning, server: Planned) -> tuple[str, float]:
     return min((named or own).items(), key=lambda item: item[1])
 
 
-def _of_first_answer(planning: Planning, server: Planned) -> Iterator[Finding]:
+def _of_first_answer(planning: Planning, server: ServerPlan) -> Iterator[Finding]:
     """A request that starts a server waits for the start, too."""
     key, answer = answer_timeout(planning, server)
-    start = server.config.start_timeout_s
+    start = server.start_timeout_s
     if server.initial or answer >= start:
         return
     message = (
         f"{server.name} is started by a request, which is given up after {answer:g} s, "
         f"but its start may take {start:g} s: the first caller may get an error while the server still loads"
     )
-    fixes = (set_field(server, "start_timeout_s", f"{answer:g}"),)
+    fixes = (Fix(override=f"{key}={start:g}", effect="the first caller waits for the start"),)
     yield finding("note", "plan/timeout-order", key, message, fixes=fixes)
 
 

@@ -7,11 +7,11 @@ b10068 to b11434 exceeded (`compute`, `compute_bound`).
 One file an idea; `assemble` adds them up. Formulas name llama.cpp's file and function.
 """
 
+from launcher.ir.plan import Part
 from launcher.plan.memory.assemble import Companions, add_up, estimate, server_parts
 from launcher.plan.memory.compute import not_compared
 from launcher.plan.memory.context import AUTO_SLOTS, SLOTS_MAX, pad, resolve_context
-from launcher.plan.memory.layers import is_mla, layers, served_architecture
-from launcher.plan.memory.parts import Part
+from launcher.plan.memory.layers import is_mla, layers, trunk
 from launcher.plan.memory.weights import SHARING_MODES, WeightTables
 
 __all__ = [
@@ -28,6 +28,6 @@ __all__ = [
     "not_compared",
     "pad",
     "resolve_context",
-    "served_architecture",
     "server_parts",
+    "trunk",
 ]

@@ -8,18 +8,25 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from launcher.ir.catalog import ModelFile, ProjectorFile
-from launcher.ir.config import DraftConfig
-from launcher.ir.plan import DeviceMemory
-from launcher.plan.memory.companions import draft_settings, projector_parts
+from launcher.ir.config import ArchitectureConfig, DraftConfig
+from launcher.ir.plan import DeviceMemory, Part
+from launcher.ir.settings import RAM, Settings
+from launcher.plan.builds import as_built, keeps_nextn_kv, loads_nextn
+from launcher.plan.memory.companions import adapter_parts, draft_settings, own_context, projector_parts
 from launcher.plan.memory.compute import compute_parts
-from launcher.plan.memory.host import checkpoint_part, context_overhead, process_overhead, prompt_cache_part
+from launcher.plan.memory.host import (
+    checkpoint_part,
+    context_overhead,
+    device_contexts,
+    process_overhead,
+    prompt_cache_part,
+    speculation_part,
+)
 from launcher.plan.memory.kv import kv_parts
-from launcher.plan.memory.layers import layers, served_architecture
+from launcher.plan.memory.layers import layers, nextn_layers
 from launcher.plan.memory.output import output_part
-from launcher.plan.memory.parts import Part
 from launcher.plan.memory.recurrent import recurrent_parts
 from launcher.plan.memory.weights import WeightTables, weight_parts
-from launcher.plan.settings import RAM, Settings
 
 
 class Companions(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +35,8 @@ class Companions(msgspec.Struct, frozen=True, kw_only=True):
     draft: ModelFile | None = None
     draft_config: DraftConfig | None = None
     projector: ProjectorFile | None = None
+    adapters: tuple[int, ...] = ()
+    """Bytes of each LoRA adapter's tensors."""
 
 
 def file_identity(model: ModelFile) -> str:
@@ -38,9 +47,9 @@ def file_identity(model: ModelFile) -> str:
 
 def context_parts(model: ModelFile, settings: Settings, tables: WeightTables) -> Iterator[Part]:
     """Parts of one model with one context: weights, KV, recurrent state, output, compute, host metadata."""
-    arch = served_architecture(model)
-    kinds = layers(arch)
-    table = tables.of(model, arch.n_layer, settings)
+    arch = as_built(model.architecture, settings.build)
+    kinds = layers(arch, nextn_kv=keeps_nextn_kv(arch, settings.build))
+    table = tables.of(model, settings, nextn=settings.draft_kind == "mtp" or loads_nextn(arch, settings.build))
     yield from weight_parts(table, settings, file_identity(model))
     yield from kv_parts(arch, kinds, settings)
     yield from recurrent_parts(arch, kinds, settings)
@@ -48,16 +57,33 @@ def context_parts(model: ModelFile, settings: Settings, tables: WeightTables) ->
     yield from compute_parts(arch, kinds, settings)
     yield context_overhead(arch, kinds, settings, table.count)
     yield checkpoint_part(arch, kinds, settings)
+    yield speculation_part(arch, kinds, settings)
+
+
+def further_parts(arch: ArchitectureConfig, settings: Settings) -> Iterator[Part]:
+    """The context in which the model's own layers for further tokens draft; its weights are the model's.
+
+    Source: common/speculative.cpp common_speculative_init_result (LLAMA_CONTEXT_TYPE_MTP).
+    """
+    kinds = nextn_layers(arch)
+    plain = msgspec.structs.replace(arch, indexer_key_length=0)
+    parts = [*kv_parts(plain, kinds, settings), output_part(arch, settings), *compute_parts(plain, kinds, settings)]
+    for part in parts:
+        yield msgspec.structs.replace(part, component="draft")
 
 
 def server_parts(model: ModelFile, settings: Settings, beside: Companions, tables: WeightTables) -> tuple[Part, ...]:
     """Every part of one server process."""
     parts = list(context_parts(model, settings, tables))
     parts.append(process_overhead(model.architecture, settings))
-    parts.append(prompt_cache_part(settings, multimodal=beside.projector is not None))
+    parts.append(prompt_cache_part(settings))
+    parts += device_contexts(settings)
     if beside.draft is not None and beside.draft_config is not None:
         own = draft_settings(settings, beside.draft_config, beside.draft)
         parts += (msgspec.structs.replace(p, component="draft") for p in context_parts(beside.draft, own, tables))
+    if beside.draft is None and beside.draft_config is not None and beside.draft_config.kind == "mtp":
+        parts += further_parts(model.architecture, own_context(settings, beside.draft_config))
+    parts += adapter_parts(beside.adapters, model.architecture, settings)
     if beside.projector is not None:
         parts += projector_parts(beside.projector, settings)
     return tuple(parts)

@@ -2,45 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from launcher.ir.catalog import ModelFile, ProjectorFile
-from launcher.ir.config import DraftConfig
-from launcher.plan.memory.layers import served_architecture
-from launcher.plan.memory.parts import Part
-from launcher.plan.settings import RAM, Settings
+from launcher.ir.config import ArchitectureConfig, DraftConfig
+from launcher.ir.plan import Part
+from launcher.ir.settings import RAM, Settings
+from launcher.plan.memory.compute_bound import head_width, micro_batch
+from launcher.plan.memory.layers import widest
+from launcher.plan.memory.placement import layer_devices
 from launcher.sizes import MIB
 
+F32 = 4
 IMAGE = 150 * MIB
 """Host memory of one large image being encoded (measured)."""
 
 
 def draft_settings(settings: Settings, config: DraftConfig, draft: ModelFile) -> Settings:
     """The draft's own choices: the target's context and slots, its own K/V types and layers on devices."""
-    arch = served_architecture(draft)
+    arch = draft.architecture
     layers = arch.n_layer + 1 if config.n_gpu_layers == "all" else config.n_gpu_layers
+    devices = settings.devices if config.devices is None else config.devices
+    return msgspec.structs.replace(
+        own_context(settings, config),
+        devices=devices,
+        tensor_split=settings.tensor_split if devices == settings.devices else (1 / len(devices),) * len(devices),
+        n_gpu_layers=min(layers, arch.n_layer + 1) if devices else 0,
+        n_cpu_moe=0,
+        n_expert_used=arch.n_expert_used,
+    )
+
+
+def own_context(settings: Settings, config: DraftConfig) -> Settings:
+    """What holds for any context that drafts: the target's tokens and slots, its own K/V types, no speculation."""
     return msgspec.structs.replace(
         settings,
         cache_type_k=config.cache_type_k,
         cache_type_v=config.cache_type_v,
-        n_gpu_layers=min(layers, arch.n_layer + 1) if settings.devices else 0,
-        n_cpu_moe=0,
-        n_expert_used=arch.n_expert_used,
         draft_n_max=0,
+        draft_kind="",
         ngram=None,
         context_checkpoints=0,
         cache_ram_mib=0,
     )
 
 
+def adapter_parts(adapters: Sequence[int], arch: ArchitectureConfig, settings: Settings) -> Iterator[Part]:
+    """LoRA adapters of so many bytes: with the layers that they are over, read and never mapped; and their products.
+
+    Source: llama-adapter.cpp (the model's buffer types), llama-graph.cpp build_lora_mm: beside each product of a
+    matrix there are that of the adapter and its scaled copy.
+    """
+    if not adapters:
+        return
+    places = layer_devices(arch.n_layer, settings)[:-1]
+    product = micro_batch(settings) * F32 * max(widest(arch.n_ff), head_width(arch), arch.n_embd, arch.n_ff_exp)
+    for device in dict.fromkeys((RAM, *places)):
+        count = places.count(device)
+        size = sum(-(-size * count // max(1, len(places))) for size in adapters)
+        yield Part(device=device, component="overhead", committed=size)
+        yield Part(device=device, component="compute", committed=2 * product if count else 0)
+
+
 def projector_parts(projector: ProjectorFile, settings: Settings) -> Iterator[Part]:
-    """Projector tensors and compute on the first device, if layers are offloaded, else on the host.
+    """Projector tensors and compute where it runs: as written, else on the server's first device, else on the host.
 
     Images being encoded come on top. Source: mtmd/clip.cpp (the weights are read, never mapped).
     """
-    device = settings.devices[0] if settings.devices and settings.n_gpu_layers else RAM
+    device = settings.devices[0] if settings.devices else RAM
+    device = settings.projector_device or device
     size = projector.tensor_bytes + projector.compute_bytes
     yield Part(device=device, component="projector", committed=size)
     yield Part(device=RAM, component="projector", later=IMAGE * settings.slots)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from launcher.ir.config import ArchitectureConfig
+from launcher.ir.plan import Part
+from launcher.ir.settings import RAM, Settings
 from launcher.plan.memory.compute_bound import COMPARED, SLACK, compute_bound
 from launcher.plan.memory.kv import sliding_cells, token_bytes
 from launcher.plan.memory.layers import Layers
-from launcher.plan.memory.parts import Part
 from launcher.plan.memory.placement import fully_offloaded
 from launcher.plan.memory.recurrent import state_bytes
-from launcher.plan.settings import RAM, Settings
 from launcher.sizes import MIB
 
 NEVER_COMPARED, UNKNOWN_DEVICE = 30, 10
@@ -60,7 +60,8 @@ def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
 def _pipelined(n_layer: int, settings: Settings) -> bool:
     """Whether devices work on several batches in turn (llama-context.cpp, `pipeline_parallel`)."""
     whole = settings.n_gpu_layers > n_layer and not settings.n_cpu_moe and settings.kv_offload
-    return whole and len(settings.devices) > 1
+    moved = settings.n_cpu_ffn or settings.placement or settings.split_mode != "layer"
+    return whole and not moved and len(settings.devices) > 1
 
 
 def _layer_state(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import msgspec
 
 from launcher.ir.config import ArchitectureConfig
+from launcher.ir.settings import Settings
 from launcher.plan.memory.context import pad
 from launcher.plan.memory.kv import sliding_cells
 from launcher.plan.memory.layers import Layers, is_mla, key_length, value_length, widest
 from launcher.plan.memory.output import outputs_max
-from launcher.plan.memory.recurrent import conv_dim
-from launcher.plan.settings import Settings
+from launcher.plan.memory.recurrent import conv_dim, copies
 from launcher.sizes import KIB, MIB
 
 COMPARED = frozenset(
@@ -26,7 +26,7 @@ COMPARED = frozenset(
         *("llama", "mistral3", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"),
         *("granite", "granitemoe", "granitehybrid", "gemma", "gemma2", "gemma3", "gemma-embedding", "phi3", "olmo2"),
         *("gpt-oss", "deepseek2", "glm4moe", "qwen3next", "qwen35", "qwen35moe", "nemotron_h", "nemotron_h_moe"),
-        *("lfm2", "lfm2moe", "falcon-h1", "bert"),
+        *("lfm2", "lfm2moe", "falcon-h1", "bert", "deepseek32", "glm-dsa"),
     }
 )
 """Architectures whose bound was held against servers."""
@@ -45,7 +45,8 @@ HOLES, HOLES_OF_HYBRIDS = 5, 20
 after the one does not after the other."""
 SLACK = 256 * KIB
 """Alignment and small values."""
-QUANTISED = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"})
+PLAIN = frozenset({"f32", "f16", "bf16"})
+"""K/V types without blocks."""
 F32 = 4
 INPUTS = 24
 """Values a token of the graph's inputs: tokens, positions, outputs, K/V indices."""
@@ -98,7 +99,7 @@ def kv_width(arch: ArchitectureConfig) -> int:
 
 def quantised(settings: Settings) -> bool:
     """Whether K or V are kept in blocks."""
-    return bool({settings.cache_type_k, settings.cache_type_v} & QUANTISED)
+    return bool({settings.cache_type_k, settings.cache_type_v} - PLAIN)
 
 
 def is_encoder(arch: ArchitectureConfig, kinds: Layers) -> bool:
@@ -130,10 +131,11 @@ def phases(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) 
     """
     found = [Phase(values=values) for values in _feed_forward(arch, settings)]
     found += _recurrent(arch, kinds, settings)
+    found += _indexer(arch, settings, u)
     attention = _attention(arch, kinds, settings, u)
     logits = _logits(arch, settings, u)
     left = max(phase.values + phase.states // (u * F32) for phase in found)
-    if attention.known:
+    if not settings.flash_attention and attention.known:
         attention = _above(attention, left)
     if logits.known and arch.n_expert:
         logits = _above(logits, left)
@@ -166,7 +168,9 @@ def _masks(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) 
 
     An encoder without a cache attends within the batch.
     """
-    cells = (settings.n_ctx_seq if kinds.full else 0) + (sliding_cells(arch, settings) if kinds.sliding else 0)
+    cells = (settings.n_ctx_seq * (2 if arch.indexer_key_length else 1) if kinds.full else 0) + (
+        sliding_cells(arch, settings) if kinds.sliding else 0
+    )
     if not cells and not kinds.recurrent:
         cells = u * (2 if arch.n_swa else 1)
     return u * (2 if settings.flash_attention else F32) * cells
@@ -217,13 +221,29 @@ def _attention(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: i
         values = 6 * arch.n_embd + head_width(arch) + (2 * heads + 4) * key_length(arch)
         if not flash:
             values = 9 * arch.n_embd + head_width(arch) + (heads + 4) * key_length(arch)
+        if arch.indexer_n_head:
+            queries = arch.indexer_n_head * arch.indexer_key_length
+            values += 4 * queries + (head_width(arch) // 2 if flash else 3 * head_width(arch) + 4 * arch.n_embd)
     else:
         turned = head_width(arch) if quantised(settings) else 0
         values = _base(arch) + arch.n_embd + 2 * head_width(arch) + kv_width(arch) + turned
     if flash:
-        return Phase(values=values)
+        return Phase(values=values, known=_chosen(arch, settings, u))
     latent = cells * settings.streams * arch.kv_lora_rank * 2 if is_mla(arch) else 0
-    return Phase(values=values, known=u * F32 * heads * cells + latent)
+    return Phase(values=values, known=u * F32 * heads * cells + latent + _chosen(arch, settings, u))
+
+
+def _indexer(arch: ArchitectureConfig, settings: Settings, u: int) -> list[Phase]:
+    """An indexer's queries as projected, turned, rotated and copied, and its score of every cell."""
+    if not arch.indexer_key_length:
+        return []
+    queries = arch.indexer_n_head * arch.indexer_key_length
+    return [Phase(values=_base(arch) + 4 * queries, known=_chosen(arch, settings, u))]
+
+
+def _chosen(arch: ArchitectureConfig, settings: Settings, u: int) -> int:
+    """Bytes of an indexer's scores, of which the mask of the chosen cells is made (src/models/deepseek32.cpp)."""
+    return u * F32 * settings.n_ctx_seq if arch.indexer_key_length else 0
 
 
 def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> list[Phase]:
@@ -236,7 +256,8 @@ def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> l
         return []
     if arch.shortconv_l_cache:
         history = 2 * (arch.shortconv_l_cache - 1) * arch.n_embd
-        return [Phase(values=_base(arch) + 5 * arch.n_embd, states=settings.slots * F32 * history)]
+        states = settings.slots * F32 * history * copies(arch, settings)
+        return [Phase(values=_base(arch) + 5 * arch.n_embd, states=states)]
     conv, inner, state = conv_dim(arch), arch.ssm_d_inner, arch.ssm_d_state
     states = 2 * inner * state + 2 * max(0, arch.ssm_d_conv - 1) * conv
     if arch.arch in DELTA_NET:
@@ -245,7 +266,7 @@ def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> l
         projection = 2 * inner + 2 * arch.ssm_n_group * state + arch.ssm_dt_rank
         beside = 4 if arch.arch in BOTH_MIXERS else 2
         values = _base(arch) + beside * arch.n_embd + projection + 2 * conv + inner
-    return [Phase(values=values, states=settings.slots * F32 * states)]
+    return [Phase(values=values, states=settings.slots * F32 * states * copies(arch, settings))]
 
 
 def _logits(arch: ArchitectureConfig, settings: Settings, u: int) -> Phase:

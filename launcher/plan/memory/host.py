@@ -5,13 +5,16 @@ Constants were measured on llama-server b10434 (MEMORY.md), rounded up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from launcher.ir.config import ArchitectureConfig
+from launcher.ir.plan import Part
+from launcher.ir.settings import RAM, Settings
+from launcher.plan.builds import rolled_back
 from launcher.plan.memory.compute_bound import head_width, micro_batch
 from launcher.plan.memory.kv import cells, token_bytes
 from launcher.plan.memory.layers import Layers, widest
-from launcher.plan.memory.parts import Part
 from launcher.plan.memory.recurrent import state_bytes
-from launcher.plan.settings import RAM, Settings
 from launcher.sizes import MIB
 
 PROCESS = 15 * MIB // 2
@@ -68,6 +71,13 @@ def process_overhead(arch: ArchitectureConfig, settings: Settings) -> Part:
     return Part(device=RAM, component="overhead", committed=size)
 
 
+def device_contexts(settings: Settings) -> Iterator[Part]:
+    """What the process holds of each device before it loads anything."""
+    for device, size in settings.contexts:
+        if size:
+            yield Part(device=device, component="overhead", committed=size)
+
+
 def checkpoint_bytes(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
     """One context checkpoint: a recurrent state, or the window of the sliding layers; 0 where none is made.
 
@@ -88,10 +98,23 @@ def checkpoint_part(arch: ArchitectureConfig, kinds: Layers, settings: Settings)
     return Part(device=RAM, component="overhead", later=later)
 
 
-def prompt_cache_part(settings: Settings, *, multimodal: bool) -> Part:
-    """The prompt cache's limit (--cache-ram), filled only by completions of text models.
+def speculation_part(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Part:
+    """What verifying drafted tokens may have to go back to: a checkpoint a slot, where states cannot be rolled back.
+
+    Source: server-context.cpp ("speculative decoding will use checkpoints").
+    """
+    speculates = settings.draft_n_max > 0 or settings.ngram is not None
+    rolls = rolled_back(arch, settings.draft_kind, settings.draft_n_max)
+    size = checkpoint_bytes(arch, kinds, settings) * settings.slots if speculates and not rolls else 0
+    return Part(device=RAM, component="overhead", later=size)
+
+
+def prompt_cache_part(settings: Settings) -> Part:
+    """The prompt cache's limit (--cache-ram), filled by completions, with images or without.
 
     Without a limit (-1) nothing is counted: `plan/prompt-cache-unlimited` says so.
+    Source: server-context.cpp get_available_slot.
     """
-    used = not settings.embedding and not multimodal
-    return Part(device=RAM, component="overhead", growth=max(0, settings.cache_ram_mib) * MIB if used else 0)
+    return Part(
+        device=RAM, component="overhead", growth=0 if settings.embedding else max(0, settings.cache_ram_mib) * MIB
+    )

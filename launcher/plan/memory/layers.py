@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
-from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
 
 SWA_PERIOD = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
@@ -16,6 +17,8 @@ NO_CACHE = frozenset(
     }
 )
 """Encoders and diffusion models, without any memory (llama-model.cpp create_memory)."""
+EMBEDS_ONLY = NO_CACHE - {"dream", "llada", "llada-moe", "rnd1"}
+"""Encoders, which make embeddings and nothing else."""
 NEMOTRON = frozenset({"nemotron_h", "nemotron_h_moe"})
 GEMMA3N_KV_LAYERS = 20
 
@@ -23,7 +26,8 @@ GEMMA3N_KV_LAYERS = 20
 class Layers(msgspec.Struct, frozen=True, kw_only=True):
     """Indices of layers by what they keep: full attention, sliding attention, recurrent state.
 
-    A layer may keep nothing (a feed-forward layer of nemotron_h), or both (falcon-h1).
+    A layer may keep nothing (a feed-forward layer of nemotron_h), or both (falcon-h1). `n_layer` counts those for
+    further tokens too, as `--n-gpu-layers` does.
     """
 
     n_layer: int
@@ -49,13 +53,12 @@ def is_mla(arch: ArchitectureConfig) -> bool:
     return arch.key_length_mla > 0
 
 
-def served_architecture(model: ModelFile) -> ArchitectureConfig:
-    """The architecture without layers that only multi-token prediction uses: they are skipped at load."""
-    arch = model.architecture
-    served = max(0, arch.n_layer - arch.n_layer_nextn)
-    return msgspec.structs.replace(arch, n_layer=served, n_layer_nextn=0) if arch.n_layer_nextn else arch
+def trunk(arch: ArchitectureConfig) -> int:
+    """Layers without those at the end that only predict further tokens (MTP)."""
+    return max(0, arch.n_layer - arch.n_layer_nextn)
 
 
+@lru_cache(maxsize=1 << 16)
 def split_name(tensor: str) -> tuple[int, str]:
     """Layer index and the rest of a tensor named `blk.N.…`; -1 and the whole name of others."""
     block, _, rest = tensor.partition(".")
@@ -63,11 +66,16 @@ def split_name(tensor: str) -> tuple[int, str]:
     return (int(index), stem) if block == "blk" and index.isdecimal() else (-1, tensor)
 
 
-def layers(arch: ArchitectureConfig) -> Layers:
-    """The kinds of `arch`'s layers. Source: llama-model.cpp create_memory and load_hparams (set_swa_pattern)."""
-    recurrent = frozenset(il for il in range(arch.n_layer) if _recurs(arch, il))
+@lru_cache(maxsize=1024)
+def layers(arch: ArchitectureConfig, *, nextn_kv: bool = False) -> Layers:
+    """The kinds of `arch`'s layers; `nextn_kv`: those for further tokens keep K/V in the model's own context.
+
+    Source: llama-model.cpp create_memory and load_hparams (set_swa_pattern).
+    """
+    recurrent = frozenset(il for il in range(trunk(arch)) if _recurs(arch, il))
+    last = arch.n_layer if nextn_kv else trunk(arch)
     owners = arch.n_layer_kv or (GEMMA3N_KV_LAYERS if arch.arch == "gemma3n" else arch.n_layer)
-    attending = [il for il in range(min(arch.n_layer, owners)) if _attends(arch, il, recurs=il in recurrent)]
+    attending = [il for il in range(min(last, owners)) if _attends(arch, il, recurs=il in recurrent)]
     sliding = frozenset(il for il in attending if slides(arch, il))
     return Layers(
         n_layer=arch.n_layer,
@@ -75,6 +83,11 @@ def layers(arch: ArchitectureConfig) -> Layers:
         sliding=tuple(il for il in attending if il in sliding),
         recurrent=tuple(sorted(recurrent)),
     )
+
+
+def nextn_layers(arch: ArchitectureConfig) -> Layers:
+    """The layers of the context that drafts further tokens (`draft-mtp`): each keeps K and V of the whole context."""
+    return Layers(n_layer=arch.n_layer, full=tuple(range(trunk(arch), arch.n_layer)), sliding=(), recurrent=())
 
 
 def slides(arch: ArchitectureConfig, layer: int) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from launcher.ir.config import ArchitectureConfig
-from launcher.plan.memory.parts import Part
-from launcher.plan.settings import RAM, Settings
+from launcher.ir.plan import Part
+from launcher.ir.settings import RAM, Settings
 
 F32 = 4
 NGRAM_DRAFT = {"simple": 48, "map-k": 48, "map-k4v": 48, "mod": 64, "cache": 8}

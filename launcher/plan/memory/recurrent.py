@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from launcher.ir.config import ArchitectureConfig
+from launcher.ir.plan import Part
+from launcher.ir.settings import RAM, Settings
+from launcher.plan.builds import rolled_back
 from launcher.plan.memory.layers import Layers
-from launcher.plan.memory.parts import Part
-from launcher.plan.memory.placement import layer_devices
-from launcher.plan.settings import RAM, Settings
+from launcher.plan.memory.placement import divided, layer_devices
 
 F32 = 4
 
@@ -30,9 +31,16 @@ def state_bytes(arch: ArchitectureConfig) -> int:
     return (history + arch.ssm_d_state * arch.ssm_d_inner) * F32
 
 
+def copies(arch: ArchitectureConfig, settings: Settings) -> int:
+    """States of one slot."""
+    return 1 + rolled_back(arch, settings.draft_kind, settings.draft_n_max)
+
+
 def recurrent_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:
-    """State bytes by device, one state a slot."""
+    """State bytes by device: one state a slot, and those that drafted tokens are rolled back to."""
     places = layer_devices(kinds.n_layer, settings)
     count = Counter(places[layer] if settings.kv_offload else RAM for layer in kinds.recurrent)
-    for device, n in count.items():
-        yield Part(device=device, component="recurrent", committed=n * state_bytes(arch) * settings.slots)
+    one = state_bytes(arch) * settings.slots * copies(arch, settings)
+    sizes = {device: n * one for device, n in count.items()}
+    for device, size in divided(sizes, settings, everywhere=False).items():
+        yield Part(device=device, component="recurrent", committed=size)

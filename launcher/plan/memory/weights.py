@@ -6,6 +6,7 @@ ggml-cpu/amx/mmq.cpp ggml_backend_amx_get_alloc_size, ggml-cpu/repack.cpp.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
@@ -14,10 +15,10 @@ from math import prod
 import msgspec
 
 from launcher.ir.catalog import ModelFile, Tensor
-from launcher.plan.memory.layers import split_name
-from launcher.plan.memory.parts import Part
-from launcher.plan.memory.placement import layer_devices
-from launcher.plan.settings import RAM, Settings
+from launcher.ir.plan import Part
+from launcher.ir.settings import RAM, Settings
+from launcher.plan.memory.layers import split_name, trunk
+from launcher.plan.memory.placement import divided, layer_devices
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
 """Types with AMX kernels → what ne0 must be a multiple of."""
@@ -33,6 +34,10 @@ EXPERTS = ("ffn_up", "ffn_down", "ffn_gate", "ffn_gate_up")
 FILE_ALIGNMENT = 32
 SHARING_MODES = frozenset({"mmap", "mmap+mlock"})
 LOCKING_MODES = frozenset({"mlock", "mmap+mlock"})
+
+
+Rules = tuple[tuple[str, str], ...]
+"""Regular expression → device."""
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -54,8 +59,8 @@ class Group(msgspec.Struct, kw_only=True):
             self.copies += copy
             return
         self.plain += size
-        first, last = self.spans.get(part, (start, 0))
-        self.spans[part] = (min(first, start), max(last, start + size))
+        first = self.spans[part][0] if part in self.spans else start  # tensors come in the file's order
+        self.spans[part] = (first, start + size)
 
 
 class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +71,8 @@ class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
     experts: tuple[Group, ...]
     inputs: Group
     output: Group
+    placed: tuple[tuple[str, Group], ...]
+    """What rules put elsewhere than its layer, by device."""
     tied: Group | None
     """The embedding once more, as the output of models without one."""
     largest: int
@@ -124,48 +131,68 @@ class WeightTables:
     """Tables of the models weighed so far: one pass over each header, however often a plan asks."""
 
     def __init__(self) -> None:
-        self._tables: dict[tuple[str, str, CpuCopies], WeightTable] = {}
+        self._tables: dict[tuple[str, str, CpuCopies, bool, Rules], WeightTable] = {}
 
-    def of(self, model: ModelFile, n_layer: int, settings: Settings) -> WeightTable:
-        """The table of `model` on the CPU of `settings`."""
-        key = (model.path, model.header_digest, cpu_copies(settings))
+    def of(self, model: ModelFile, settings: Settings, *, nextn: bool) -> WeightTable:
+        """The table of `model` on the CPU of `settings`; `nextn`: with the layers for further tokens."""
+        key = (model.path, model.header_digest, cpu_copies(settings), nextn, rules(settings))
         if key not in self._tables:
-            self._tables[key] = weigh(model, n_layer, key[2])
+            self._tables[key] = weigh(model, key[2], nextn=nextn, placement=key[4])
         return self._tables[key]
 
 
-def weigh(model: ModelFile, n_layer: int, copies: CpuCopies) -> WeightTable:
-    """The tensors of `model` grouped; those of layers at or above `n_layer` (multi-token prediction) are skipped."""
+def rules(settings: Settings) -> Rules:
+    """Which tensors go elsewhere than their layer: as `placement` says, and dense feed-forwards of the first layers."""
+    layers = "|".join(map(str, range(settings.n_cpu_ffn)))
+    return (*settings.placement, *(((rf"^blk\.({layers})\.ffn_(up|down|gate)\.", RAM),) if layers else ()))
+
+
+def weigh(model: ModelFile, copies: CpuCopies, *, nextn: bool = False, placement: Rules = ()) -> WeightTable:
+    """The tensors of `model` grouped; those of layers for further tokens are skipped but with `nextn`.
+
+    `placement`: see `rules`; the first expression found in a tensor's name counts (llama-model-loader.cpp).
+    """
+    compiled = [(re.compile(expression), device) for expression, device in placement]
+    placed: dict[str, Group] = {}
+    n_layer = model.architecture.n_layer
+    loaded = n_layer if nextn else trunk(model.architecture)
     dense = tuple(Group() for _ in range(n_layer))
     experts = tuple(Group() for _ in range(n_layer))
     inputs, output = Group(), Group()
     roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
     offset = largest = count = 0
     ends = list(accumulate(part.tensors for part in model.parts)) if all(p.tensors for p in model.parts) else []
+    begins = dict(zip(ends[:-1], range(1, len(ends)), strict=True))
     part = 0
     for index, tensor in enumerate(model.tensors):
-        if part < len(ends) - 1 and index >= ends[part]:
-            part, offset = part + 1, 0
-        size = tensor.size_bytes
-        start, offset = offset, offset + -(-size // FILE_ALIGNMENT) * FILE_ALIGNMENT
-        layer, stem = split_name(tensor.name)
-        if layer >= n_layer:
+        if index in begins:
+            part, offset = begins[index], 0
+        size, name = tensor.size_bytes, tensor.name
+        start = offset
+        offset += -(-size // FILE_ALIGNMENT) * FILE_ALIGNMENT
+        layer, stem = split_name(name)
+        if layer >= loaded:
             continue
         key = (stem, tensor.type, tensor.shape)
-        if key not in roles:
-            roles[key] = role(stem, tensor, copies)
-        kind = roles[key]
-        if layer >= 0:
+        kind = roles.get(key)
+        if kind is None:
+            kind = roles[key] = role(stem, tensor, copies)
+        elsewhere = next((device for pattern, device in compiled if pattern.search(name)), None) if compiled else None
+        if elsewhere is not None:
+            group = placed.setdefault(elsewhere, Group())
+        elif layer >= 0:
             group = experts[layer] if kind.is_bank else dense[layer]
         else:
             group = inputs if kind.is_input else output
         group.add(size, kind.copy, start, part)
-        largest, count = max(largest, size), count + 1
+        largest = max(largest, size)
+        count += 1
     return WeightTable(
         dense=dense,
         experts=experts,
         inputs=inputs,
         output=output,
+        placed=tuple(placed.items()),
         tied=_tied(model, copies),
         largest=largest,
         count=count,
@@ -192,6 +219,7 @@ def weight_parts(table: WeightTable, settings: Settings, source: str) -> Iterato
         *((RAM if il < settings.n_cpu_moe else places[il], group) for il, group in enumerate(table.experts)),
         (places[-1], table.output),
         *([(places[-1], table.tied)] if table.tied else []),
+        *table.placed,
     ]
     for place, group in placed:
         if place == RAM:
@@ -199,7 +227,7 @@ def weight_parts(table: WeightTable, settings: Settings, source: str) -> Iterato
         else:
             on_device[place] += group.tensors
     yield host_weights(host, settings, source=source, largest=table.largest)
-    for device, size in on_device.items():
+    for device, size in divided(on_device, settings, everywhere=True).items():
         yield Part(device=device, component="model", committed=size)
 
 

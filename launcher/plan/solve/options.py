@@ -9,7 +9,7 @@ import msgspec
 
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
-from launcher.plan.memory import AUTO_SLOTS, served_architecture
+from launcher.plan.memory import AUTO_SLOTS, trunk
 
 STEP = 1024
 """Contexts are chosen in steps of so many tokens a slot, or of a share of the training context (see `fineness`)."""
@@ -31,7 +31,7 @@ def layers(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers:
     model = catalog.get(server.model, server.quantization)
     if server.n_gpu_layers != "auto" or model is None or not _devices(fleet, server):
         return
-    whole = served_architecture(model).n_layer + 1
+    whole = model.architecture.n_layer + 1
     for count in range(whole, -1, -1):
         yield Option(cost=(whole - count) * UNIT // whole, changes={"n_gpu_layers": count})
 
@@ -41,7 +41,7 @@ def experts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers
     model = catalog.get(server.model, server.quantization)
     if "experts" not in server.fill or model is None or not _devices(fleet, server):
         return
-    whole = served_architecture(model).n_layer
+    whole = trunk(model.architecture)
     for count in range(min(server.n_cpu_moe, whole) + 1):
         yield Option(cost=count * UNIT // whole, changes={"n_cpu_moe": count})
 

@@ -10,8 +10,8 @@ import msgspec
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.ir.plan import Solved
+from launcher.ir.settings import RAM
 from launcher.plan.memory import WeightTables
-from launcher.plan.settings import RAM
 from launcher.plan.solve.frontier import Candidate, Vector, best
 from launcher.plan.solve.options import IN_ORDER, IN_RAM, Option
 from launcher.plan.solve.splits import Pricer

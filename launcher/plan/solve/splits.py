@@ -6,9 +6,9 @@ import msgspec
 
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
-from launcher.plan.memory import WeightTables, served_architecture
+from launcher.ir.settings import RAM
+from launcher.plan.memory import WeightTables
 from launcher.plan.server import price
-from launcher.plan.settings import RAM
 from launcher.plan.solve.frontier import Vector
 
 EVEN = 0.5
@@ -67,7 +67,7 @@ class Pricer:
         model = self._catalog.get(server.model, server.quantization)
         if model is None:
             return server
-        whole = served_architecture(model).n_layer + 1
+        whole = model.architecture.n_layer + 1
         count = min(server.n_gpu_layers, whole) if isinstance(server.n_gpu_layers, int) else whole
         own = tuple(d for d in server.devices if d in self._devices)
         counts: list[int] = []

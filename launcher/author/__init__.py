@@ -1,0 +1,29 @@
+"""Writes the one file of a fleet: from what is on a machine to YAML with reasons. Pure.
+
+In: model files with their headers, memory, cards, what each model needs at each context. Out: which models run, when,
+with how much context, and the text of `launch.yaml`; edits of such a text that add or remove a server.
+"""
+
+from launcher.author.candidates import Candidate, candidates, slug
+from launcher.author.choose import CONTEXTS, Choice, Memory, Needs, choose
+from launcher.author.edit import add_server, remove_server
+from launcher.author.text import Machine, fleet_text, flow, modeline, scalar, server_lines
+
+__all__ = [
+    "CONTEXTS",
+    "Candidate",
+    "Choice",
+    "Machine",
+    "Memory",
+    "Needs",
+    "add_server",
+    "candidates",
+    "choose",
+    "fleet_text",
+    "flow",
+    "modeline",
+    "remove_server",
+    "scalar",
+    "server_lines",
+    "slug",
+]

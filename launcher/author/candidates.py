@@ -1,0 +1,159 @@
+"""From model files to servers that could be: names, projectors and drafts beside their models. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+import msgspec
+
+from launcher.ir.headers import HeaderFacts
+
+_QUANTIZATION = re.compile(
+    r"[-_.](?:UD-)?(?:I?Q\d+(?:_[A-Z0-9]+)*|TQ\d_\d|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|NVFP4)$", re.IGNORECASE
+)
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
+_WORDLESS = re.compile(r"[^A-Za-z0-9]+")
+_DRAFT = re.compile(r"(?:^|[^a-z])(?:draft|eagle3?|dflash)(?:[^a-z]|$)", re.IGNORECASE)
+_SEES = re.compile(
+    r"(?:^|[^a-z])(?:vl|vision|llava|gemma-?3|gemma-?4|pixtral|minicpm-?v|internvl|smolvlm|omni)", re.IGNORECASE
+)
+SIMILAR = 0.6
+"""How alike the names of a model and of a projector or draft must be, where a folder has several models."""
+
+
+class ModelOnDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A model file: what `launcher.discover` found, in this room's words."""
+
+    path: str
+    name: str
+    facts: HeaderFacts
+    projector: str | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that could be. `kind` by the header: what answers, makes vectors, or orders texts."""
+
+    name: str
+    kind: str
+    path: str
+    facts: HeaderFacts
+    projector: str | None = None
+    projector_facts: HeaderFacts | None = None
+    draft: str | None = None
+    others: tuple[str, ...] = ()
+    """Other files of the same model, in other quantizations."""
+
+
+def slug(name: str) -> str:
+    """A server's name from a file's: `Qwen3-8B-Q8_0.gguf` → `qwen3-8b`, `gemma-3-4b-it-Q4_K_M` → `gemma-3-4b-it`."""
+    stem = _PART.sub("", name.removesuffix(".gguf"))
+    stem = _QUANTIZATION.sub("", stem)
+    return _WORDLESS.sub("-", stem).strip("-").lower() or "model"
+
+
+def kind_of(facts: HeaderFacts) -> str:
+    """`chat`, `embed` or `rerank`, by architecture and pooling."""
+    architecture = facts.file.architecture
+    if architecture.pooling == "rank":
+        return "rerank"
+    pooled = architecture.pooling not in {None, "none"}
+    return "embed" if pooled or not architecture.causal else "chat"
+
+
+def candidates(files: Sequence[ModelOnDisk]) -> tuple[Candidate, ...]:
+    """One for each model, in order of name; of several quantizations the largest file.
+
+    A projector belongs to the models of its folder whose width it feeds, by the names where there are several; a draft
+    to the model of its folder that has the same vocabulary.
+    """
+    drafts = {f.path: draft for f in files if (draft := _draft(f, files))}
+    speculate = set(drafts.values())  # for another model alone, no servers of their own
+    models = [f for f in files if not f.facts.is_projector and not f.facts.is_draft and f.path not in speculate]
+    best: dict[str, list[ModelOnDisk]] = {}
+    for file in models:
+        best.setdefault(f"{slug(file.name)} {kind_of(file.facts)}", []).append(file)
+    found, taken = [], set[str]()
+    for group in best.values():
+        group.sort(key=lambda f: (-f.facts.file.file_bytes, f.path))
+        file = group[0]
+        name = slug(file.name)
+        while name in taken:
+            name = f"{name}-2"
+        taken.add(name)
+        beside = _projector(file, files)
+        projector = next((f for f in files if f.path == beside), None)
+        found.append(
+            Candidate(
+                name=name,
+                kind=kind_of(file.facts),
+                path=file.path,
+                facts=file.facts,
+                projector=projector.path if projector else file.projector,
+                projector_facts=projector.facts if projector else None,
+                draft=drafts.get(file.path),
+                others=tuple(other.path for other in group[1:]),
+            )
+        )
+    return tuple(sorted(found, key=lambda c: c.name))
+
+
+def _folder(file: ModelOnDisk) -> str:
+    """The folder that a file lies in."""
+    return posixpath.dirname(file.path)
+
+
+def _alike(model: ModelOnDisk, beside: ModelOnDisk) -> float:
+    """How alike the names are, without what says what the second one is."""
+    mine, other = (slug(f.name).replace("mmproj", "").replace("draft", "").strip("-") for f in (model, beside))
+    return float(SequenceMatcher(None, mine, other, autojunk=False).ratio())
+
+
+def _projector(model: ModelOnDisk, files: Sequence[ModelOnDisk]) -> str | None:
+    """The projector of a model: of its folder, of its width, and of no model of a more similar name."""
+    width, folder = model.facts.file.architecture.n_embd, _folder(model)
+    projectors = [f for f in files if f.facts.is_projector and _folder(f) == folder]
+    fitting = [f for f in projectors if not f.facts.widths or width in f.facts.widths]
+    if not fitting or kind_of(model.facts) != "chat":
+        return None
+    best = max(fitting, key=lambda f: (_alike(model, f), f.facts.file.file_bytes))
+    rivals = [
+        f
+        for f in files
+        if not f.facts.is_projector
+        and _folder(f) == folder
+        and slug(f.name) != slug(model.name)
+        and kind_of(f.facts) == "chat"
+        and (not best.facts.widths or f.facts.file.architecture.n_embd in best.facts.widths)
+    ]
+    if not rivals:
+        return best.path
+    score = _score(model, best)
+    return best.path if score >= SIMILAR and all(score > _score(rival, best) for rival in rivals) else None
+
+
+def _score(model: ModelOnDisk, projector: ModelOnDisk) -> float:
+    """How likely a projector is this model's: by the names, or, where its name says nothing, by the model's."""
+    named = len(slug(projector.name).replace("mmproj", "").replace("model", "").strip("-")) > 2
+    return _alike(model, projector) if named else float(bool(_SEES.search(model.name)))
+
+
+def _draft(model: ModelOnDisk, files: Sequence[ModelOnDisk]) -> str | None:
+    """The draft of a model: named one, much smaller, of the same vocabulary, in the same folder."""
+    mine = model.facts.file
+    if _DRAFT.search(model.name) or model.facts.is_projector:
+        return None
+    fitting = [
+        f
+        for f in files
+        if _folder(f) == _folder(model)
+        and _DRAFT.search(f.name)
+        and not f.facts.is_draft
+        and f.facts.file.architecture.n_vocab == mine.architecture.n_vocab
+        and f.facts.file.architecture.tokenizer_pre == mine.architecture.tokenizer_pre
+        and f.facts.file.file_bytes < mine.file_bytes
+        and _alike(model, f) >= SIMILAR
+    ]
+    return max(fitting, key=lambda f: _alike(model, f)).path if fitting else None

@@ -1,0 +1,161 @@
+"""Which models run, when, and with how much context, so that all of it fits. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from launcher.author.candidates import Candidate
+from launcher.sizes import gib
+
+CONTEXTS = (32768, 16384, 8192, 4096, 2048)
+"""Contexts a slot that are tried, the longest first."""
+CONTEXT_TOGETHER = 8192
+"""Less than this is worse than taking turns."""
+EMBEDDING_CONTEXT = 2048
+"""The longest that an embedder gets: its batch must hold a whole text."""
+SERVERS_MAX = 12
+"""More servers than a person wants in a first file."""
+TURNS = "turns"
+"""The exclusive group of those that do not fit beside one another."""
+
+_Fit = tuple[Candidate, tuple[int, int], bool]
+"""A model, its tokens with the bytes that they make it need, and whether all of it fits on the cards."""
+
+Needs = Callable[[Candidate, int], int]
+"""A server's bytes with so many tokens a slot."""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fleet may use, in bytes: of the cards together, and of RAM."""
+
+    cards: int
+    ram: int
+
+    @property
+    def pool(self) -> int:
+        """Where models go: the cards, where there are any."""
+        return self.cards or self.ram
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """One server of the fleet, and why it is so. `exclusive`: it takes turns with the others of that group."""
+
+    candidate: Candidate
+    tier: Literal["hot", "warm"]
+    n_ctx_per_slot: int
+    bytes: int
+    why: str
+    exclusive: str = ""
+
+
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """The servers, and the models that were left out, each with the reason."""
+
+    servers: tuple[Choice, ...]
+    left_out: tuple[tuple[Candidate, str], ...] = ()
+
+
+def choose(found: Sequence[Candidate], memory: Memory, needs: Needs) -> Chosen:
+    """Everything up at once where that fits; else embedders up, and those that do not fit together take turns.
+
+    The largest is up first. Whoever fits beside each of the others is up from start to stop, too.
+
+    A model that fits in no way is left out, as are those after the first `SERVERS_MAX`.
+    """
+    helpers = [c for c in found if c.kind != "chat"]
+    talkers = sorted((c for c in found if c.kind == "chat"), key=lambda c: (-c.facts.file.file_bytes, c.name))
+    surplus = [(c, f"a first file has {SERVERS_MAX} servers at most") for c in (*talkers, *helpers)[SERVERS_MAX:]]
+    kept = [c for c in (*talkers, *helpers) if all(c is not other for other, _ in surplus)]
+    for context in (c for c in CONTEXTS if c >= CONTEXT_TOGETHER):
+        sizes = {c.name: needs(c, tokens_for(c, context)) for c in kept}
+        if sum(sizes.values()) <= memory.pool:
+            servers = tuple(_always(c, context, sizes[c.name]) for c in kept)
+            return Chosen(servers=servers, left_out=tuple(surplus))
+    return _in_turns(kept, surplus, memory, needs)
+
+
+def tokens_for(candidate: Candidate, wanted: int) -> int:
+    """Tokens a slot: as wanted, as far as the model was trained for them."""
+    trained = candidate.facts.file.architecture.n_ctx_train or wanted
+    return min(wanted, trained, EMBEDDING_CONTEXT if candidate.kind != "chat" else wanted)
+
+
+def _apart(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
+    """Those, the smallest first, that fit beside whichever of the others has its turn."""
+    apart: list[_Fit] = []
+    for fit in sorted((fit for fit in fitting if fit[2]), key=lambda fit: fit[1][1]):
+        others = [other for other in fitting if other is not fit and other not in apart]
+        taken = sum(other[1][1] for other in (fit, *apart))
+        if others and all(whole and taken + size <= free for _, (_, size), whole in others):
+            apart.append(fit)
+    return apart
+
+
+def _always(candidate: Candidate, context: int, size: int) -> Choice:
+    """A server that is up from start to stop."""
+    tokens = tokens_for(candidate, context)
+    why = f"{gib(size)}, always up; {tokens_words(candidate, tokens)}"
+    return Choice(candidate=candidate, tier="hot", n_ctx_per_slot=tokens, bytes=size, why=why)
+
+
+def tokens_words(candidate: Candidate, tokens: int) -> str:
+    """What the context is, and why not more."""
+    trained = candidate.facts.file.architecture.n_ctx_train
+    if tokens >= trained:
+        return f"all {trained:,} tokens that it was trained for"
+    if candidate.kind != "chat":
+        return f"texts of {tokens:,} tokens (trained for {trained:,})"
+    return f"{tokens:,} of its {trained:,} tokens a slot"
+
+
+def _in_turns(
+    kept: Sequence[Candidate], surplus: Sequence[tuple[Candidate, str]], memory: Memory, needs: Needs
+) -> Chosen:
+    """Embedders first, while they leave half of the memory; then one of the others at a time."""
+    servers: list[Choice] = []
+    left_out = list(surplus)
+    free = memory.pool
+    for candidate in (c for c in kept if c.kind != "chat"):
+        choice = _always(candidate, CONTEXTS[0], needs(candidate, tokens_for(candidate, CONTEXTS[0])))
+        if choice.bytes > free - memory.pool // 2:
+            left_out.append((candidate, f"{gib(choice.bytes)} beside the others are too much"))
+            continue
+        servers.append(choice)
+        free -= choice.bytes
+    beyond = memory.ram if memory.cards else 0  # layers that the cards do not hold stay in RAM
+    fitting: list[_Fit] = []
+    for candidate in (c for c in kept if c.kind == "chat"):
+        sizes = {tokens_for(candidate, context): 0 for context in CONTEXTS}
+        sizes = {tokens: needs(candidate, tokens) for tokens in sizes}
+        whole = next(((t, size) for t, size in sizes.items() if size <= free), None)
+        part = next(((t, size) for t, size in sizes.items() if t <= 8192 and size <= free + beyond), None)
+        if whole is None and part is None:
+            left_out.append((candidate, f"needs {gib(min(sizes.values()))}, and {gib(free + beyond)} are free for it"))
+        else:
+            fitting.append((candidate, whole or part or (0, 0), whole is not None))
+    fitting.sort(key=lambda fit: not fit[2])  # who fits whole on the cards comes first
+    apart = _apart(fitting, free)
+    turns = len(fitting) - len(apart) > 1
+    servers = [_always(c, tokens, size) for c, (tokens, size), _ in apart] + servers
+    for at, (candidate, (tokens, size), fits) in enumerate(fit for fit in fitting if fit not in apart):
+        place = "" if fits else ", some layers in RAM"
+        turn = ("up first, then takes turns" if not at else "takes turns: they do not fit together") if turns else ""
+        why = (
+            ", ".join(filter(None, (f"{gib(size)}{place}", turn or "always up")))
+            + f"; {tokens_words(candidate, tokens)}"
+        )
+        servers.insert(
+            at,
+            Choice(
+                candidate=candidate,
+                tier="warm" if at else "hot",
+                n_ctx_per_slot=tokens,
+                bytes=size,
+                why=why,
+                exclusive=TURNS if turns else "",
+            ),
+        )
+    return Chosen(servers=tuple(servers), left_out=tuple(left_out))

@@ -1,0 +1,87 @@
+"""Edits of a fleet file's text that leave everything else as a person wrote it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_SERVERS = re.compile(r"servers:\s*(?:#.*)?$")
+_EMPTY = re.compile(r"servers:\s*(?:\{\s*\}|null|~)\s*(?:#.*)?$")
+
+
+class NotEditableError(ValueError):
+    """A text whose `servers:` is no block of lines; the text says which."""
+
+
+def add_server(text: str, lines: Sequence[str]) -> str:
+    """`text` with the lines of one server (indented by two) behind the last one of its `servers:` block.
+
+    Raises NotEditableError where `servers:` is written in one line.
+    """
+    rows = text.splitlines()
+    at = _servers_at(rows)
+    if at is None:
+        return "\n".join([*rows, "servers:", *lines]) + "\n"
+    rows[at] = "servers:"
+    end = _block_end(rows, at)
+    indent = next((_indent(row) for row in rows[at + 1 : end] if row.strip() and not row.lstrip().startswith("#")), 2)
+    moved = [f"{' ' * (indent - 2)}{line}" if indent >= 2 else line.removeprefix(" " * (2 - indent)) for line in lines]
+    return "\n".join([*rows[:end], *moved, *rows[end:]]) + "\n"
+
+
+def remove_server(text: str, name: str) -> str:
+    """`text` without the server `name` and the comment that stands right above it.
+
+    Raises NotEditableError where it is not an entry of its own in a block.
+    """
+    rows = text.splitlines()
+    at = _servers_at(rows)
+    if at is None:
+        raise NotEditableError("there is no block of servers")
+    end = _block_end(rows, at)
+    entry = re.compile(rf"(\s+)(?:\"{re.escape(name)}\"|'{re.escape(name)}'|{re.escape(name)}):(?:\s|$)")
+    first = next((i for i in range(at + 1, end) if entry.match(rows[i])), None)
+    if first is None:
+        raise NotEditableError(f"{name} is not an entry of its own below `servers:`")
+    indent = _indent(rows[first])
+    last = first + 1
+    while last < end and (not rows[last].strip() or _indent(rows[last]) > indent):
+        last += 1
+    while last - 1 > first and not rows[last - 1].strip():
+        last -= 1
+    while first - 1 > at and rows[first - 1].lstrip().startswith("#") and _indent(rows[first - 1]) == indent:
+        first -= 1
+    kept = [*rows[:first], *rows[last:]]
+    if not any(
+        _indent(row) and row.strip() and not row.lstrip().startswith("#") for row in kept[at + 1 : _block_end(kept, at)]
+    ):
+        kept[at] = "servers: {}"
+    return "\n".join(kept) + "\n"
+
+
+def _servers_at(rows: Sequence[str]) -> int | None:
+    """The line that says `servers:` with a block, or nothing, below it."""
+    for number, row in enumerate(rows):
+        if _SERVERS.match(row) or _EMPTY.match(row):
+            return number
+        if row.startswith("servers:"):
+            raise NotEditableError("`servers:` is written in one line: put each server on lines of its own below it")
+    return None
+
+
+def _block_end(rows: Sequence[str], at: int) -> int:
+    """Behind the last line that belongs to the block of line `at`; comments at the margin after it do not."""
+    end = at + 1
+    for number in range(at + 1, len(rows)):
+        row = rows[number]
+        if not row.strip() or (row.startswith("#")):
+            continue
+        if not _indent(row):
+            break
+        end = number + 1
+    return end
+
+
+def _indent(row: str) -> int:
+    """Spaces at the beginning of a line."""
+    return len(row) - len(row.lstrip(" "))

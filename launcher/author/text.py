@@ -1,0 +1,145 @@
+"""The text of a fleet file, with the reasons as comments. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from launcher.author.choose import Choice, Chosen
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./~+-][A-Za-z0-9_./~+@=-]*")
+_SPECIAL = re.compile(r"(?i:y|n|yes|no|true|false|on|off|null|~)|[-+.]?[0-9][0-9_.eE+-]*|-+")
+WIDTH = 120
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found, in words: one line each for the machine and the engine."""
+
+    hardware: str
+    engine: str
+    binary: str | None = None
+    """The llama-server to be written; None = the one that the config has already."""
+    home: str = ""
+    cards: bool = False
+
+
+def scalar(text: str) -> str:
+    """`text` as a YAML scalar: plain where YAML reads it as the same string, quoted elsewhere."""
+    if _PLAIN.fullmatch(text) and not _SPECIAL.fullmatch(text):
+        return text
+    return '"' + "".join(_escaped(c) for c in text) + '"'
+
+
+def _escaped(character: str) -> str:
+    """One character of a double-quoted scalar."""
+    if character in '"\\':
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def flow(value: Any) -> str:
+    """A value as YAML in one line."""
+    if isinstance(value, str):
+        return scalar(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(flow(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{scalar(str(k))}: {flow(v)}' for k, v in value.items())}}}"
+    return json.dumps(value)
+
+
+def modeline(schema: str) -> str:
+    """The line by which editors find the JSON Schema of a config file: a path or an address."""
+    return f"# yaml-language-server: $schema={schema}"
+
+
+def at_home(path: str, home: str) -> str:
+    """`path` from the user's home, where it lies there."""
+    return f"~{path.removeprefix(home)}" if home and path.startswith(f"{home}/") else path
+
+
+def server_lines(
+    choice: Choice, home: str, aliases: Sequence[str] = (), faces: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
+    """One entry of `servers:`, with its reason. `faces`: name → the request values of one more model over it."""
+    candidate = choice.candidate
+    title = candidate.facts.file.model
+    lines = [_comment(f"{title}: {choice.why}", "  "), f"  {candidate.name}:"]
+    fields = {"file": scalar(at_home(candidate.path, home))}
+    if candidate.projector:
+        fields["projector"] = scalar(at_home(candidate.projector, home))
+    if candidate.draft:
+        fields["draft"] = scalar(at_home(candidate.draft, home))
+    if aliases:
+        fields["aliases"] = flow(aliases)
+    if faces:
+        fields["faces"] = flow({name: {"request_defaults": values} if values else {} for name, values in faces.items()})
+    if candidate.kind == "rerank":
+        fields |= {"embedding": "true", "pooling": "rank"}
+    fields["n_ctx_per_slot"] = str(choice.n_ctx_per_slot)
+    if choice.exclusive:
+        fields["exclusive"] = choice.exclusive
+    if choice.tier == "warm":
+        fields["tier"] = "warm"
+    elif choice.exclusive:
+        fields["default"] = "true"
+    return lines + [f"    {key}: {value}" for key, value in fields.items()]
+
+
+def fleet_text(chosen: Chosen, machine: Machine, *, schema: str | None = None) -> str:
+    """The whole file. `schema`: where an editor finds the JSON Schema of config files."""
+    lines = [modeline(schema)] if schema else []
+    lines += [
+        "# Made by `launch init` from what was found here; yours to edit, and never overwritten.",
+        "# `launch plan` shows what it takes, `launch` starts it. Ports and slots are chosen where none is named.",
+        _comment(f"Machine: {machine.hardware}"),
+        _comment(f"Engine: {machine.engine}"),
+    ]
+    if machine.binary:
+        binary = scalar(at_home(machine.binary, machine.home))
+        lines += ["engines:", f"  default: {{binary: {binary}, dialect: probe}}"]
+    if not machine.cards and sum(choice.tier == "hot" for choice in chosen.servers) > 1:
+        lines += ["waive:", "  - cpu/oversubscribed: one person asks one of them at a time"]
+    lines.append("servers:")
+    aliases = names_of(chosen.servers)
+    for choice in chosen.servers:
+        lines += server_lines(choice, machine.home, aliases.get(choice.candidate.name, ()))
+    if chosen.left_out:
+        lines.append("# Left out (add one with `launch add FILE`):")
+        shown = chosen.left_out[:5]
+        lines += [_comment(f"  {at_home(c.path, machine.home)}: {why}") for c, why in shown]
+        if len(chosen.left_out) > len(shown):
+            lines.append(f"#   and {len(chosen.left_out) - len(shown)} more")
+    return "\n".join(lines) + "\n"
+
+
+def names_of(servers: Sequence[Choice]) -> dict[str, tuple[str, ...]]:
+    """Names by which the first server of each kind answers beside its own: `chat`, `vision`, `embeddings`, `rerank`."""
+    names: dict[str, list[str]] = {}
+    taken = {choice.candidate.name for choice in servers}
+    for word, kind in (("chat", "chat"), ("vision", "chat"), ("embeddings", "embed"), ("rerank", "rerank")):
+        first = next(
+            (
+                choice.candidate
+                for choice in servers
+                if choice.candidate.kind == kind and (word != "vision" or choice.candidate.projector)
+            ),
+            None,
+        )
+        if first is not None and word not in taken:
+            names.setdefault(first.name, []).append(word)
+    return {name: tuple(words) for name, words in names.items()}
+
+
+def _comment(text: str, indent: str = "") -> str:
+    """One comment line; what a header says must not end it."""
+    plain = "".join(c if c.isprintable() else "?" for c in text)
+    line = f"{indent}# {plain}"
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"

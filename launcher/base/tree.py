@@ -1,0 +1,162 @@
+"""Files below a root, reached step by step from a descriptor of it, so that no link leads anywhere else. I/O.
+
+Whoever may write a directory on the way could otherwise, between a look and a write, put a link there. Every step is
+an `openat` that does not follow links (Linux has `openat2` with RESOLVE_NO_SYMLINKS for it, Python has not).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+_STEP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+"""A directory on the way need not be readable, only searchable."""
+_FILE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A file's content and permission bits; of a link, where it leads, as text that no file of ours has."""
+
+    data: bytes
+    mode: int
+
+
+class Tree:
+    """Everything below `root`. Paths are absolute and below it; `..` in one is refused with ValueError.
+
+    Of the whole machine (`root` is /) links that root or we ourselves made are followed on the way, as /var may be
+    one; in any other tree none is: there it would lead out of it. What is at a path's end is never followed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Looks at nothing."""
+        self.root = root
+        self._follows = root == Path("/")
+
+    @contextlib.contextmanager
+    def directory(self, path: Path, *, make: bool = False) -> Iterator[int]:
+        """A descriptor (O_PATH) of the directory `path` within the block, made with `make`. Raises OSError."""
+        if make:
+            self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root, _STEP)
+        try:
+            for name in self._parts(path):
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=descriptor)
+                below = self._step(name, descriptor, path)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def read(self, path: Path) -> Found | None:
+        """What is at `path`; None when there is nothing. Raises OSError, also for what is no file and no link."""
+        try:
+            with self.directory(path.parent) as parent:
+                try:
+                    descriptor = os.open(path.name, os.O_RDONLY | _FILE, dir_fd=parent)
+                except OSError as error:
+                    if error.errno != errno.ELOOP:
+                        raise
+                    return Found(f"link to {os.readlink(path.name, dir_fd=parent)}".encode(errors="replace"), 0o777)
+                with os.fdopen(descriptor, "rb") as file:
+                    facts = os.fstat(descriptor)
+                    if not stat.S_ISREG(facts.st_mode):
+                        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+                    return Found(file.read(), facts.st_mode & 0o7777)
+        except FileNotFoundError:
+            return None
+
+    def text(self, path: Path) -> str:
+        """Text of the file at `path`, "" when there is none; what is no text is replaced. Raises OSError."""
+        found = self.read(path)
+        return "" if found is None else found.data.decode(errors="replace")
+
+    def names(self, path: Path) -> tuple[str, ...]:
+        """Names in the directory `path`, sorted; none where it is not there. Raises OSError."""
+        try:
+            with self.directory(path) as descriptor, os.scandir(f"/proc/self/fd/{descriptor}") as entries:
+                return tuple(sorted(entry.name for entry in entries))
+        except FileNotFoundError:
+            return ()
+
+    def missing(self, path: Path) -> tuple[Path, ...]:
+        """Directories above `path`, below the root, that a write would make, the outermost first. Raises OSError."""
+        for position, part in enumerate(above := [p for p in reversed(path.parents) if self.root in p.parents]):
+            try:
+                with self.directory(part):
+                    pass
+            except FileNotFoundError:
+                return tuple(above[position:])
+        return ()
+
+    def write(self, path: Path, data: bytes, mode: int) -> None:
+        """Replace `path` by `data` with permission bits `mode`, whole or not at all. Raises OSError."""
+        temporary = f".{path.name[:200]}.{secrets.token_hex(6)}.tmp"
+        with self.directory(path.parent, make=True) as parent:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE
+            descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fchmod(file.fileno(), mode)
+                    os.fsync(file.fileno())
+                os.rename(temporary, path.name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=parent)
+                raise
+            synced = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                os.fsync(synced)
+            finally:
+                os.close(synced)
+
+    def link(self, path: Path, target: str) -> None:
+        """Make the link `path` → `target`, unless a link is there. Raises OSError."""
+        with self.directory(path.parent, make=True) as parent, contextlib.suppress(FileExistsError):
+            os.symlink(target, path.name, dir_fd=parent)
+
+    def remove(self, path: Path) -> None:
+        """Remove the file or link `path`, if there is one. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError), self.directory(path.parent) as parent:
+            os.unlink(path.name, dir_fd=parent)
+
+    def remove_directory(self, path: Path, *, content: bool = False) -> None:
+        """Remove the directory `path` where it is empty, or with its `content`; what cannot be removed stays."""
+        with contextlib.suppress(OSError), self.directory(path.parent) as parent:
+            if content:
+                shutil.rmtree(path.name, ignore_errors=True, dir_fd=parent)
+            else:
+                os.rmdir(path.name, dir_fd=parent)
+
+    def _parts(self, path: Path) -> tuple[str, ...]:
+        """The steps from the root to `path`. Raises ValueError for a path that does not stay below it."""
+        parts = path.relative_to(self.root).parts
+        if ".." in parts:
+            raise ValueError(f"not a path below {self.root}: {str(path)!r}")
+        return parts
+
+    def _step(self, name: str, parent: int, path: Path) -> int:
+        """A descriptor of the directory `name` in `parent`, on the way to `path`. Raises OSError."""
+        try:
+            return os.open(name, _STEP | os.O_NOFOLLOW, dir_fd=parent)
+        except OSError as error:
+            facts = os.lstat(name, dir_fd=parent) if error.errno in (errno.ELOOP, errno.ENOTDIR) else None
+            if facts is None or not stat.S_ISLNK(facts.st_mode):
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
+            if self._follows and facts.st_uid in (0, os.geteuid()):
+                return os.open(name, _STEP, dir_fd=parent)
+            why = f"{name} is a symlink, and none is followed here"
+            raise OSError(errno.ELOOP, why, str(path)) from None

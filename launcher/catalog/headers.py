@@ -1,0 +1,125 @@
+"""Headers of model files, and the lock file that keeps them for where the models are not. I/O: reads headers."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from launcher.catalog.files import describe, read_header
+from launcher.catalog.ggml_types import TYPES, GgmlType
+from launcher.catalog.locate import resolve_path
+from launcher.catalog.projector import projected_widths
+from launcher.errors import CatalogError, Finding
+from launcher.ir.catalog import ModelFile
+from launcher.ir.headers import LOCK_SCHEMA, HeaderFacts, HeaderLock
+
+_BY_NAME = {kind.name: kind for kind in TYPES.values()}
+
+
+def header_facts(path: str, *, key: str = "") -> HeaderFacts:
+    """What the header of the file at `path` says. Raises CatalogError with findings at `key`."""
+    try:
+        file = describe(path)
+    except CatalogError as error:
+        raise CatalogError(msgspec.structs.replace(f, key=key) for f in error.findings) from None
+    base = _base_type(file)
+    quantization = file.quantization or base.name.lower()
+    return HeaderFacts(
+        file=msgspec.structs.replace(file, quantization=quantization),
+        base_type=base.name,
+        block=base.block,
+        block_bytes=base.block_bytes,
+        widths=projected_widths(read_header(path, key=key)) if file.architecture.arch == "clip" else (),
+    )
+
+
+def _base_type(file: ModelFile) -> GgmlType:
+    """The type that most bytes of the file have."""
+    sizes: dict[str, int] = {}
+    for tensor in file.tensors:
+        sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.size_bytes
+    name = max(sizes, key=lambda kind: sizes[kind], default="f16")
+    return _BY_NAME.get(name, _BY_NAME["f16"])
+
+
+class Headers:
+    """Reads headers, each once; what is not at hand comes from the lock file of the fleet file, if there is one."""
+
+    def __init__(self, lock_file: Path | None = None) -> None:
+        """`lock_file`: read now; one that is not there, or not readable, holds nothing."""
+        self._lock_file = lock_file
+        self._kept: Mapping[str, HeaderFacts] = {}
+        self._used: dict[str, HeaderFacts] = {}
+        self._read: dict[str, HeaderFacts] = {}
+        if lock_file is not None:
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                lock = msgspec.json.decode(lock_file.read_bytes(), type=HeaderLock)
+                self._kept = lock.files if lock.schema == LOCK_SCHEMA else {}
+
+    def __call__(self, path: str, key: str) -> HeaderFacts:
+        """The facts of the file at `path`. Raises CatalogError at `key` when neither it nor the lock has them."""
+        if path not in self._read:
+            self._read[path] = self._look(path, key)
+        return self._read[path]
+
+    def absent(self) -> dict[str, ModelFile]:
+        """Model files that are not at hand, by their path, as the lock has them."""
+        read = {resolve_path(path, ""): facts.file for path, facts in self._read.items()}
+        return {path: file for path, file in read.items() if not os.path.lexists(path)}
+
+    def lock(self) -> HeaderLock | None:
+        """What the lock file should hold, where that is not what it holds."""
+        if self._lock_file is None or not self._used or self._used == self._kept:
+            return None
+        return HeaderLock(schema=LOCK_SCHEMA, files=dict(sorted(self._used.items())))
+
+    def _look(self, path: str, key: str) -> HeaderFacts:
+        """Read the file, or take what was kept of it."""
+        resolved, name = resolve_path(path, "", key=key), self._name(path)
+        if name in self._kept and not os.path.lexists(resolved):
+            facts = self._kept[name]
+            self._used[name] = facts
+            return msgspec.structs.replace(facts, file=_moved(facts.file, os.path.dirname(resolved)))  # noqa: PTH120
+        try:
+            facts = header_facts(resolved, key=key)
+        except CatalogError as error:
+            raise CatalogError(_with_nearest(f, resolved) for f in error.findings) from None
+        self._used[name] = msgspec.structs.replace(facts, file=_moved(facts.file, ""))
+        return facts
+
+    def _name(self, path: str) -> str:
+        """`path` as the lock file has it: below the fleet file's folder or the user's home, so that both may move."""
+        home = str(Path.home())
+        folder = str(self._lock_file.parent) if self._lock_file else ""
+        if folder and path.startswith(f"{folder}/"):
+            return path.removeprefix(f"{folder}/")
+        return f"~{path.removeprefix(home)}" if path.startswith(f"{home}/") else path
+
+
+def _with_nearest(finding: Finding, path: str) -> Finding:
+    """The finding about an absent file with the names of the model files that its folder does have."""
+    if finding.code != "catalog/missing-file" or finding.notes:
+        return finding
+    folder, name = os.path.split(path)
+    try:
+        there = sorted(entry for entry in os.listdir(folder) if entry.endswith(".gguf"))  # noqa: PTH208
+    except OSError as error:
+        return msgspec.structs.replace(finding, notes=(f"{folder} cannot be listed: {error.strerror}",))
+    near = difflib.get_close_matches(name, there, 1)
+    shown = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+    notes = (f"did you mean {os.path.join(folder, near[0])}?",) if near else ()  # noqa: PTH118
+    return msgspec.structs.replace(finding, notes=(*notes, f"{folder} has {shown or 'no GGUF files'}"))
+
+
+def _moved(file: ModelFile, folder: str) -> ModelFile:
+    """`file` with its parts in `folder`, without this machine's inodes."""
+    parts = (
+        msgspec.structs.replace(p, path=os.path.join(folder, os.path.basename(p.path)), inode=None)  # noqa: PTH118, PTH119
+        for p in file.parts
+    )
+    return msgspec.structs.replace(file, parts=tuple(parts))

@@ -1,0 +1,120 @@
+"""`launch calibrate`: each server alone, as it is planned; what it does is kept on this host, and plans read it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from launcher.cli.build import print_json
+from launcher.cli.sweep import check_servers, nothing_measured
+from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import Compilation, compile_fleet
+from launcher.errors import SuperviseError
+from launcher.files import keep_measured, keep_read_speed
+from launcher.ir.speed import CalibrateDocument, Measurement, ReadSpeed
+from launcher.ir.sweep import Point, PointResult, Workload
+from launcher.sizes import gib
+from launcher.sweep import summarise
+from launcher.trial import Experiment, Prompts, TrialError, candidate_of, measurement_of, no_room, read_speed
+
+
+def run_calibration(
+    words: Sequence[str], config_dirs: list[Path], workload: Workload, *, as_json: bool, no_color: bool
+) -> int:
+    """Measure the servers that are named, or all that generate text. Raises LaunchError."""
+    out, err = terminals(no_color=no_color)
+    named = [w for w in words if "=" not in w and not w.startswith("~")]
+    overrides = [w for w in words if w not in named]
+    compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    compiled.require()
+    servers = named or [s.name for s in compiled.plan.servers if not s.settings.embedding]
+    check_servers(servers, compiled)
+    disk = _disk(compiled)
+    if disk is not None:
+        err.line(f"{disk.folder}: {gib(disk.bytes_per_s)} a second")
+    found: list[Measurement] = []
+    refused: list[PointResult] = []
+    for server in servers:
+        try:
+            found.append(_measured(server, overrides, config_dirs, workload))
+            err.line(f"{server}: {found[-1].decode:.1f} tokens/s")
+        except TrialError as error:
+            err.line(f"{server}: not measured: {error}")
+            refused.append(PointResult(server=server, settings={}, in_flight=1, current=True, refused=str(error)))
+    if not found:
+        raise SuperviseError([nothing_measured(refused)])
+    path = keep_measured(found)
+    if as_json:
+        print_json(out, CalibrateDocument(measurements=tuple(found), file=str(path), read_speed=disk))
+    else:
+        _show(out, found)
+        if disk is not None:
+            _show_disk(out, disk, compiled)
+        out.line(f"kept in {path}; `launch plan` reads it")
+    return 0
+
+
+def _disk(compiled: Compilation) -> ReadSpeed | None:
+    """How fast the model files are read, the largest first, kept for `hardware=auto`; None: too little to tell."""
+    files = sorted((Path(p.path) for server in compiled.plan.servers for p in server.model.parts), key=_size)[::-1]
+    measured = read_speed(dict.fromkeys(files)) if files else None
+    if measured is None:
+        return None
+    at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+    found = ReadSpeed(bytes_per_s=measured[0], read_bytes=measured[1], folder=str(files[0].parent), at=at)
+    keep_read_speed(found)
+    return found
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 of one that is not here."""
+    return file.stat().st_size if file.exists() else 0
+
+
+def _show_disk(out: Terminal, disk: ReadSpeed, compiled: Compilation) -> None:
+    """What was found, and who reads it: a hardware file is written by its owner."""
+    hardware = compiled.plan.config.hardware
+    out.line(f"models are read at {gib(disk.bytes_per_s)} a second ({gib(disk.read_bytes)} of {disk.folder})")
+    if hardware.name != "auto":
+        out.line(f"hardware=auto plans starts by it; {hardware.name}: hardware.read_speed_bytes={disk.bytes_per_s}")
+
+
+def _measured(server: str, overrides: Sequence[str], config_dirs: Sequence[Path], workload: Workload) -> Measurement:
+    """One server, started and stopped. Raises TrialError."""
+    candidate = candidate_of(server, (), (), overrides, config_dirs)
+    reason = candidate.refused or no_room(candidate)
+    if reason:
+        raise TrialError(reason)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="launch-calibrate-") as folder:
+        csv = Path(folder, "samples.csv")
+        experiment = Experiment(workload, Prompts(), csv, csv.with_suffix(".log"), lambda *_: None)
+        experiment.measure(candidate, [Point(server=server, values=(), in_flight=1)])
+        blank = PointResult(server=server, settings={}, in_flight=1, current=True)
+        result = summarise(blank, experiment.samples(candidate, 1))
+    at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+    load_s = experiment.load_s[candidate.digest]
+    return measurement_of(candidate, result, workload, at=at, load_average=load, load_s=load_s)
+
+
+def _show(out: Terminal, found: Sequence[Measurement]) -> None:
+    """One row a server."""
+    header = ("SERVER", "MODEL", "TOKENS/S", "PROMPT/S", "TOUCHED", "MEASURED", "LOAD", "MACHINE'S LOAD")
+    rows: list[tuple[str, ...]] = [
+        (
+            m.server,
+            f"{m.model} {m.quantization}",
+            f"{m.decode:.1f}",
+            f"{m.prompt:.0f}",
+            gib(sum(m.touched.bytes.values())),
+            gib(m.memory_bytes),
+            f"{m.load_s:.1f} s",
+            f"{m.load_average:.1f}",
+        )
+        for m in found
+    ]
+    out.table(header, rows, right=frozenset(range(2, len(header))))

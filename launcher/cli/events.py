@@ -1,0 +1,121 @@
+"""`launch events`: what happened to a fleet, when and why, from its store; the runtime need not live. I/O."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from launcher.cli.build import print_json
+from launcher.cli.findings import show_findings
+from launcher.cli.here import state_dirs
+from launcher.cli.terminal import Terminal, terminals
+from launcher.errors import ConfigError, Finding, HostError
+from launcher.events import FILE_NAME, read_records, store_files
+from launcher.files import deployment_state_dir, known_deployments
+from launcher.ir.events import EventList, Record
+from launcher.ir.page import EventLists
+
+POLL_S = 0.3
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_STYLES = {
+    "ready": "green",
+    "failed": "red",
+    "degraded": "yellow",
+    "slow": "yellow",
+    "evicted": "yellow",
+    "swap": "cyan",
+    "preload": "blue",
+    "prediction": "blue",
+    "decision": "dim",
+    "block": "green",
+}
+
+
+def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool, no_color: bool) -> int:
+    """Print the events of every fleet that is known here, oldest first; with `follow` those that come, for ever.
+
+    `since`: `30m`, `2h`, `1d`, or a time as ISO 8601 writes it; else the last `lines`. With both `follow` and
+    `as_json` each event is a line of JSON. Raises ConfigError for a time that is none.
+    """
+    out, err = terminals(no_color=no_color)
+    earliest = moment(since, time.time()) if since is not None else 0.0
+    problems: list[Finding] = []
+    stores = {state / FILE_NAME: name for name, state in state_dirs(problems)}
+    if as_json and not follow:
+        fleets = tuple(
+            EventList(deployment=name, events=tuple(_chosen(path, earliest, lines if since is None else 0)))
+            for path, name in stores.items()
+        )
+        print_json(out, EventLists(fleets=fleets))
+        show_findings(err, problems)
+        return HostError.exit_code if problems else 0
+    last: dict[Path, int] = {}
+    sizes: dict[Path, tuple[int, ...]] = {}
+    for path, name in stores.items():
+        for record in _chosen(path, earliest, lines if since is None else 0):
+            _show(out, record, name if len(stores) > 1 else "", as_json=as_json)
+            last[path] = record.id
+    show_findings(err, problems)
+    if not last and not follow:
+        out.line("nothing is known to have happened")
+    while follow:
+        time.sleep(POLL_S)
+        stores |= {deployment_state_dir(name) / FILE_NAME: name for name in known_deployments()}
+        for path, name in stores.items():
+            size = tuple(file.stat().st_size if file.is_file() else 0 for file in store_files(path))
+            if sizes.get(path) == size:
+                continue
+            sizes[path] = size
+            for record in read_records(path):
+                if record.id > last.get(path, 0) and record.at >= earliest:
+                    _show(out, record, name if len(stores) > 1 else "", as_json=as_json)
+                    last[path] = record.id
+    return HostError.exit_code if problems else 0
+
+
+def moment(text: str, now: float) -> float:
+    """Unix time of `text`: so long before `now`, or a date and time of here. Raises ConfigError."""
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        return now - float(ago[1]) * _UNITS_S[ago[2]]
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError):
+        finding = Finding(
+            code="config/usage",
+            severity="error",
+            key="",
+            message=f"--since: {text!r} is no time",
+            notes=("30s, 15m, 2h and 3d count back from now; 2026-05-01T13:00 is a time here",),
+        )
+        raise ConfigError([finding]) from None
+
+
+def _chosen(path: Path, earliest: float, last: int) -> list[Record]:
+    """Those not before `earliest`, and of these the last; 0: all."""
+    records = [record for record in read_records(path) if record.at >= earliest]
+    return records[-last:] if last else records
+
+
+def line_of(out: Terminal, record: Record, fleet: str = "") -> str:
+    """One event as a line: when, what, which, why."""
+    at = datetime.fromtimestamp(record.at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    kind = out.style(f"{record.kind:<10}", _STYLES.get(record.kind, "dim"))
+    name = f"{record.name}: " if record.name else ""
+    cause = f"  ({record.cause})" if record.cause else ""
+    return f"{at} {f'{fleet} ' if fleet else ''}{kind} {shown(f'{name}{record.message}{cause}')}"
+
+
+def shown(text: str) -> str:
+    """`text` on one line, without what a terminal would obey: causes quote what servers wrote."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _show(out: Terminal, record: Record, fleet: str, *, as_json: bool) -> None:
+    """Print one."""
+    out.line(msgspec.json.encode(record).decode() if as_json else line_of(out, record, fleet))

@@ -1,0 +1,179 @@
+"""Models from the Hugging Face hub, through `huggingface_hub`, into its cache: resumed, checked, never half there. I/O.
+
+The token is the library's own business: `HF_TOKEN`, or the file that `hf auth login` writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.cli.terminal import Terminal
+from launcher.errors import CatalogError, ConfigError, Finding, HostError
+from launcher.files import writing
+from launcher.sizes import gib
+
+PREFERRED = ("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q6_K", "Q8_0", "MXFP4", "F16", "BF16")
+"""Quantizations in the order in which one is taken where none is named."""
+RESERVE_BYTES = 1024**3
+"""Left free on the disk."""
+
+_WHAT = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?::([\w.-]+))?")
+_CHUNK = 8 * 1024**2
+
+
+def download(what: str, err: Terminal) -> list[Path]:
+    """The files of `hf:ORG/REPO[:QUANT]` on this machine: part 1 of the model; its projector lies beside it.
+
+    Raises ConfigError, CatalogError (no such repository or quantization, a wrong checksum) or HostError (no network, no
+    room, the library is not installed).
+    """
+    match = _WHAT.fullmatch(what)
+    if match is None:
+        raise ConfigError([_finding("author/usage", f"{what!r} is not hf:ORG/REPO or hf:ORG/REPO:QUANT")])
+    repo, quantization = match[1], match[2]
+    paths = _fetch(repo, lambda names: _files_of(repo, names, quantization), err)
+    return [path for name, path in paths.items() if not _is_projector(name)][:1]
+
+
+def bring(repo: str, path: Path, names: Sequence[str], err: Terminal) -> None:
+    """The files `names` of `repo`, whichever folder it keeps them in, beside one another where `path` is to lie.
+
+    Raises as `download`. What is there already is not fetched again, what broke off goes on.
+    """
+
+    def wanted(there: tuple[str, ...]) -> tuple[str, ...]:
+        found = [next((n for n in there if n.rpartition("/")[2] == name), None) for name in names]
+        if None in found:
+            shown = ", ".join(sorted(there)[:12]) or "no GGUF files"
+            message = f"{repo} has no {names[found.index(None)]}"
+            note = "the file's name in `path` is the one that is looked for there"
+            raise CatalogError([_finding("author/no-repository", message, f"it has {shown}", note)])
+        return tuple(name for name in found if name)
+
+    for name, fetched in _fetch(repo, wanted, err, path.parent).items():
+        place = path.parent / name.rpartition("/")[2]
+        if fetched != place:
+            with writing(place):
+                fetched.replace(place)
+            with contextlib.suppress(OSError):
+                fetched.parent.rmdir()
+
+
+def _fetch(
+    repo: str, choose: Callable[[tuple[str, ...]], tuple[str, ...]], err: Terminal, folder: Path | None = None
+) -> dict[str, Path]:
+    """What `choose` takes of a repository's GGUF files, into `folder` or the library's cache; where each lies."""
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+        errors: Any = importlib.import_module("huggingface_hub.errors")
+    except ImportError:
+        note = "pip install 'launch-fleet[hub]' (or huggingface_hub); or download the file yourself and add that"
+        raise HostError([_finding("author/no-hub", "huggingface_hub is not installed", note)]) from None
+    try:
+        info = hub.HfApi().model_info(repo, files_metadata=True)
+        files = {f.rfilename: f for f in info.siblings or () if f.rfilename.endswith(".gguf")}
+        wanted = choose(tuple(files))
+        _require_room(folder or Path(hub.constants.HF_HUB_CACHE), [files[name] for name in wanted])
+        err.line(f"{repo}: {', '.join(wanted)}, {gib(sum(files[name].size or 0 for name in wanted))}")
+        paths = [Path(hub.hf_hub_download(repo, name, revision=info.sha, local_dir=folder)) for name in wanted]
+    except errors.RepositoryNotFoundError:
+        note = "check its name; a private or gated one needs a token: HF_TOKEN, or `hf auth login`"
+        raise CatalogError([_finding("author/no-repository", f"there is no model repository {repo}", note)]) from None
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        raise HostError([_unreached(repo, error)]) from None
+    except Exception as error:
+        if not type(error).__module__.startswith(("http", "requests")):  # whichever client the library brings
+            raise
+        raise HostError([_unreached(repo, error)]) from None
+    for name, path in zip(wanted, paths, strict=True):
+        _verify(path, getattr(files[name].lfs, "sha256", None))
+    return dict(zip(wanted, paths, strict=True))
+
+
+def _files_of(repo: str, names: tuple[str, ...], quantization: str | None) -> tuple[str, ...]:
+    """The files to bring. Raises CatalogError where it is not plain which, or there are none."""
+    wanted = choose_files(names, quantization)
+    if not wanted:
+        raise CatalogError([_nothing(repo, quantization, names)])
+    return wanted
+
+
+def choose_files(names: Sequence[str], quantization: str | None) -> tuple[str, ...]:
+    """The files to bring: all parts of one quantization, and the smallest-named projector beside it. Pure."""
+    models = sorted(name for name in names if not _is_projector(name))
+    for wanted in (quantization,) if quantization else PREFERRED:
+        word = re.compile(rf"(?:^|[-_./]){re.escape(wanted)}(?=[-./]|$)", re.IGNORECASE)
+        found = [name for name in models if word.search(name.removesuffix(".gguf"))]
+        if found:
+            break
+    else:
+        found = models if len(models) == 1 and not quantization else []
+    if not found:
+        return ()
+    first = re.sub(r"-\d{5}-of-\d{5}\.gguf$", "", found[0])
+    parts = [name for name in found if re.sub(r"-\d{5}-of-\d{5}\.gguf$", "", name) == first]
+    folder = found[0].rpartition("/")[0]
+    projectors = sorted(name for name in names if _is_projector(name) and name.rpartition("/")[0] == folder)
+    projectors.sort(key=lambda name: "f16" not in name.lower() or "bf16" in name.lower())
+    return (*parts, *projectors[:1])
+
+
+def _is_projector(name: str) -> bool:
+    """Whether a file is a multimodal projector, by its name, which is all that the hub tells."""
+    return "mmproj" in name.rpartition("/")[2].lower()
+
+
+def _require_room(cache: Path, files: Sequence[Any]) -> None:
+    """Raises HostError when the disk of the cache has no room for what is not in it yet."""
+    place = cache
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free, need = shutil.disk_usage(place).free, sum(f.size or 0 for f in files)
+    there = sum(f.size or 0 for f in files if any(cache.glob(f"*/snapshots/*/{f.rfilename}")))
+    if need - there + RESERVE_BYTES > free:
+        note = "make room, or put the cache elsewhere: HF_HUB_CACHE=/big/disk"
+        message = f"{cache}: {gib(need - there)} are to come, and {gib(free)} are free"
+        raise HostError([_finding("author/no-room", message, note)])
+
+
+def _verify(path: Path, sha256: str | None) -> None:
+    """Hold a file against the digest that the hub states; a wrong one is removed. Raises CatalogError."""
+    if not sha256:
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != sha256:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        message = f"{path.name} is not what the hub states: sha256 {digest.hexdigest()[:12]}…, not {sha256[:12]}…"
+        raise CatalogError([_finding("author/checksum", message, "it was removed; run the command again")])
+
+
+def _nothing(repo: str, quantization: str | None, names: tuple[str, ...]) -> Finding:
+    """A repository without the file that was asked for."""
+    shown = ", ".join(sorted(n for n in names if not _is_projector(n))[:12]) or "no GGUF files"
+    wanted = (
+        f"no GGUF file of quantization {quantization}" if quantization else "no file that is plainly the one to take"
+    )
+    return _finding("author/no-repository", f"{repo} has {wanted}", f"it has {shown}", f"write hf:{repo}:QUANT")
+
+
+def _unreached(repo: str, error: Exception) -> Finding:
+    """The hub did not answer, or refused."""
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    notes = ("without a network, add a file that is here: launch add FILE.gguf", "HF_ENDPOINT names another hub")
+    return _finding("author/offline", f"{repo} could not be fetched: {reason}", *notes)
+
+
+def _finding(code: str, message: str, *notes: str) -> Finding:
+    """An error of this command."""
+    return Finding(code=code, severity="error", key="", message=message, notes=notes or ("launch add --help",))

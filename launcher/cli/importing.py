@@ -1,0 +1,94 @@
+"""`launch import`: what people have, as one fleet file; what has no equal, and what the plan says of the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from launcher.cli.findings import show_findings, summary
+from launcher.cli.init import shown_path, write_new
+from launcher.cli.onefile import FLEET_FILE
+from launcher.cli.terminal import Terminal, terminals
+from launcher.errors import ConfigError, Finding, LaunchError
+from launcher.files.packaged import fleet_schema_path
+from launcher.importing import FORMATS, Imported, imported_text, translate
+from launcher.importing.formats import UnreadableError
+
+
+def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, dry_run: bool, no_color: bool) -> int:
+    """Translate `files` into one fleet file and plan it. Raises LaunchError; then nothing is written."""
+    out, err = terminals(no_color=no_color)
+    if kind is not None and kind not in FORMATS:
+        raise ConfigError([_refused(f"there is no format {kind}", f"there are {', '.join(FORMATS)}")])
+    target = (file or Path(FLEET_FILE)).absolute()
+    imported = Imported()
+    for path in files:
+        _merge(imported, _translated(path, kind))
+    if not imported.servers:
+        show_findings(err, imported.findings)
+        raise ConfigError([_refused("no llama-server is started in " + ", ".join(map(str, files)))])
+    text = imported_text(imported, " ".join(map(str, files)), schema=fleet_schema_path())
+    show_findings(err, imported.findings)
+    if dry_run:
+        out.write(text)
+        return 0
+    if target.exists():
+        note = "name another file with -f FILE, or look at the translation with --dry-run"
+        raise ConfigError([_refused(f"{shown_path(target)} is there already and stays as it is", note)])
+    write_new(target, text)
+    lost = summary(imported.findings)
+    out.line(f"wrote {shown_path(target)}: {len(imported.servers)} servers, {lost} about what has no equal here")
+    _planned(out, err, target)
+    return 0
+
+
+def _translated(path: Path, kind: str | None) -> Imported:
+    """One file. Raises ConfigError."""
+    from launcher import engine
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError([_refused(f"{path}: {reason}")]) from None
+    flags = engine.recorded(engine.recorded_names()[-1]).index()
+    older = engine.recorded(engine.recorded_names()[0]).index()
+    try:
+        return translate(str(path), text, {**older, **flags}, os.environ, kind)
+    except UnreadableError as error:
+        note = "say which it is with --as llama-swap | preset | script | unit | compose"
+        raise ConfigError([_refused(f"{path}: {error}", note)]) from None
+
+
+def _merge(into: Imported, other: Imported) -> None:
+    """Servers and findings of one more file."""
+    for name, fields in other.servers.items():
+        into.add(name, dict(fields))
+    into.rest.update(other.rest)
+    into.findings += other.findings
+
+
+def _planned(out: Terminal, err: Terminal, target: Path) -> None:
+    """The plan of what was written; its errors are advice here, for the file is written."""
+    from launcher.cli.plan_view import show_plan
+    from launcher.compiler import compile_fleet
+
+    try:
+        compiled = compile_fleet([], config_dirs=[target])
+    except LaunchError as error:
+        show_findings(err, error.findings)
+        err.line("`launch plan` shows it once this is mended")
+        return
+    notes = tuple(f for f in compiled.findings if f.severity != "note")
+    show_plan(out, msgspec.structs.replace(compiled, findings=notes), verbose=False)
+    out.line(f"start it with: launch -f {shown_path(target)}")
+
+
+def _refused(message: str, *notes: str) -> Finding:
+    """A file that cannot be translated."""
+    return Finding(
+        code="author/not-imported", severity="error", key="", message=message, notes=notes or ("docs/import.md",)
+    )

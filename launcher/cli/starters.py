@@ -1,0 +1,134 @@
+"""Commands for who begins: they write a fleet file. What they do is in the files beside this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.cli.app import ConfigDir, FleetFile, NoColor, Overrides, Verbose, app, request_of
+from launcher.cli.complete import complete_fleet_servers
+
+Target = Annotated[
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="The fleet file; default: ./launch.yaml.")
+]
+
+
+@app.command()
+def init(
+    *,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option("--models", metavar="DIR", help="Look for model files here, too; may be repeated."),
+    ] = None,
+    only: Annotated[
+        bool, typer.Option("--only", help="Look nowhere else: not in the caches of other programs.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the file.")] = False,
+    file: Target = None,
+    no_color: NoColor = False,
+    verbose: Verbose = False,
+) -> int:
+    """Look at this machine and its models, write launch.yaml.
+
+    \b
+    launch init                        caches of Hugging Face, llama.cpp, LM Studio, Ollama
+    launch init --models ~/models      and a folder of your own
+    launch init --dry-run
+    """
+    from launcher.cli.init import init as write
+
+    return write(list(models or ()), file=file, dry_run=dry_run, usual=not only, no_color=no_color, verbose=verbose)
+
+
+@app.command()
+def add(
+    what: Annotated[str, typer.Argument(metavar="FILE|DIR|hf:ORG/REPO[:QUANT]", help="A model, here or on the hub.")],
+    *,
+    name: Annotated[str | None, typer.Option("--name", help="The server's name; default: after the file.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="A further name to answer by; may be repeated.")
+    ] = None,
+    face: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--face", metavar="NAME[,KEY=VALUE...]", help="A further model over it, with request values of its own."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the file.")] = False,
+    file: Target = None,
+    no_color: NoColor = False,
+) -> int:
+    """Add a model and its server to launch.yaml.
+
+    \b
+    launch add ~/models/Qwen3-8B-Q4_K_M.gguf
+    launch add ~/models                          every model in it that is not there yet
+    launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0  download it first
+    launch add x.gguf --face cool,temperature=0.2 --face quick,chat_template_kwargs.enable_thinking=false
+    """
+    from launcher.cli.add import add as add_to
+
+    roles, faces = tuple(role or ()), tuple(face or ())
+    return add_to(what, file=file, name=name, roles=roles, faces=faces, dry_run=dry_run, no_color=no_color)
+
+
+@app.command()
+def pull(
+    overrides: Overrides = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fetch nothing; print what is missing.")] = False,
+    file: FleetFile = None,
+    config_dir: ConfigDir = None,
+    no_color: NoColor = False,
+) -> int:
+    """Download what the config names and is not here.
+
+    \b
+    launch pull                                 files of models whose entry has a repo
+    launch pull hardware=epyc profile=hot_only --dry-run
+    """
+    from launcher.cli.pull import pull_models
+
+    return pull_models(*request_of(overrides, config_dir, file), dry_run=dry_run, no_color=no_color)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="A server of the fleet file.", autocompletion=complete_fleet_servers)],
+    *,
+    file: Target = None,
+    no_color: NoColor = False,
+) -> int:
+    """Take a server out of launch.yaml; its file stays.
+
+    \b
+    launch remove qwen3-8b
+    """
+    from launcher.cli.add import remove as remove_from
+
+    return remove_from(name, file=file, no_color=no_color)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What starts your servers today.")],
+    *,
+    kind: Annotated[
+        str | None, typer.Option("--as", metavar="FORMAT", help="llama-swap, preset, script, unit or compose.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the file.")] = False,
+    file: Target = None,
+    no_color: NoColor = False,
+) -> int:
+    """Translate llama-swap, presets, scripts, units, compose.
+
+    \b
+    launch import config.yaml              llama-swap's
+    launch import start.sh llama.service   what starts llama-server today
+    launch import compose.yaml --dry-run
+    """
+    from launcher.cli.importing import import_files
+
+    return import_files(files, file=file, kind=kind, dry_run=dry_run, no_color=no_color)

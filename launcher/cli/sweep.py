@@ -1,0 +1,319 @@
+"""`launch sweep`: measure settings of planned servers, recommend one, write it into the config."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from launcher.cli.build import print_json
+from launcher.cli.sweep_apply import apply, places_to_write
+from launcher.cli.sweep_view import show_sweep
+from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import Compilation, compile_fleet
+from launcher.errors import ConfigError, Finding, SuperviseError
+from launcher.files import LockHeldError, LockOwner, OwnedLock, keep_measured, state_root, write_atomic, writing
+from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
+from launcher.supervise import procfs
+from launcher.sweep import (
+    LOOKS,
+    candidate,
+    current_of,
+    gain_of,
+    grid,
+    is_decided,
+    is_swept,
+    plot,
+    recommend,
+    summarise,
+    swept,
+    verdict_of_all,
+    with_multipliers,
+)
+from launcher.trial import (
+    Candidate,
+    Experiment,
+    Prompts,
+    TrialError,
+    candidate_of,
+    measurement_of,
+    no_room,
+    read_prompts,
+    values_now,
+)
+
+PAIRS = 2
+"""Pairs of batches that the best setting is measured anew with, per batch of the grid; and two more."""
+
+
+class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the options say."""
+
+    workload: Workload
+    in_flight: tuple[int, ...] = ()
+    prompts: Path | None = None
+    p95_limit: float = 1.5
+    csv: Path | None = None
+    svg: Path | None = None
+    fresh: bool = False
+    apply: bool = False
+
+
+def run_sweep(
+    words: Sequence[str], config_dirs: list[Path], options: SweepOptions, *, as_json: bool, no_color: bool
+) -> int:
+    """`launch sweep`. `words`: servers, `FIELD=a,b`, overrides. Raises LaunchError."""
+    out, err = terminals(no_color=no_color)
+    servers = [w for w in words if "=" not in w and not w.startswith("~")]
+    overrides = [w for w in words if w not in servers and not is_swept(w)]
+    try:
+        fields = swept([w for w in words if w not in servers and is_swept(w)])
+        prompts = read_prompts(options.prompts) if options.prompts else Prompts()
+    except (ValueError, OSError) as error:
+        raise _usage(f"{options.prompts}: {error}" if isinstance(error, OSError) else str(error)) from None
+    compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    compiled.require()
+    check_servers(servers, compiled)
+    places = places_to_write(servers, config_dirs) if options.apply else {}
+    csv = options.csv or state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
+    with writing(csv, "a sweep keeps every batch there as it comes"):
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(csv)
+        try:
+            if options.fresh:
+                csv.unlink(missing_ok=True)
+            sweep = _Sweep(
+                compiled,
+                overrides=overrides,
+                config_dirs=config_dirs,
+                options=options,
+                prompts=prompts,
+                csv=csv,
+                err=err,
+            )
+            points, recommended = sweep.run(servers, fields)
+        finally:
+            lock.release()
+    if all(point.refused for point in points):
+        raise SuperviseError([nothing_measured(points)])
+    svg = options.svg or csv.with_suffix(".svg")
+    title = f"{', '.join(servers)} on {compiled.plan.deployment}, {options.workload.n_predict} tokens an answer"
+    with writing(svg):
+        write_atomic(svg, plot(points, title))
+    document = SweepDocument(
+        deployment=compiled.plan.deployment,
+        engine=", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()})),
+        workload=sweep.workload,
+        points=tuple(points),
+        recommendation=tuple(recommended),
+        verdict=verdict_of_all(recommended),
+        csv=str(csv),
+        svg=str(svg),
+        applied=_applied(recommended, places, overrides, config_dirs, compiled),
+    )
+    if as_json:
+        print_json(out, document)
+    else:
+        show_sweep(out, document)
+    return 0
+
+
+class _Sweep:
+    """One run of the command: the experiment and its progress."""
+
+    def __init__(
+        self,
+        compiled: Compilation,
+        *,
+        overrides: list[str],
+        config_dirs: list[Path],
+        options: SweepOptions,
+        prompts: Prompts,
+        csv: Path,
+        err: Terminal,
+    ) -> None:
+        """Reads what `csv` has. Raises ConfigError where it is another file."""
+        self._compiled, self._overrides, self._dirs = compiled, overrides, config_dirs
+        self._options, self._err = options, err
+        self.workload = msgspec.structs.replace(options.workload, prompts=prompts.source)
+        if prompts.lengths:
+            self.workload = msgspec.structs.replace(self.workload, prompt_tokens=prompts.lengths)
+        try:
+            self._experiment = Experiment(self.workload, prompts, csv, csv.with_suffix(".log"), self._said)
+        except ValueError as error:
+            raise _usage(f"{csv}: {error}; another with --csv, or --fresh to begin anew") from None
+        self._begun, self._done, self._wanted = time.monotonic(), 0, 0
+        self._pairs = PAIRS * (options.workload.batches + 1)
+
+    def run(
+        self, servers: Sequence[str], fields: Mapping[str, tuple[str, ...]]
+    ) -> tuple[list[PointResult], list[Recommendation]]:
+        """Every point of every server, and what is recommended for each."""
+        plans = {server: self._planned(server, fields) for server in servers}
+        for _, tried in plans.values():
+            for points, found in tried:
+                self._wanted += sum(len(self._experiment.open_batches(found, p.in_flight)) for p in points)
+            self._wanted += 2 * self._pairs if len(tried) > 1 else 0
+        results, recommended = [], []
+        for server, (current, tried) in plans.items():
+            mine = self._grid(current, tried)
+            results += mine
+            recommended.append(self._recommended(server, mine, tried))
+        return results, recommended
+
+    def _planned(
+        self, server: str, fields: Mapping[str, tuple[str, ...]]
+    ) -> tuple[Values, list[tuple[list[Point], Candidate]]]:
+        """What a server has now, and each setting as it would be started, with its points."""
+        now = values_now(self._compiled, server, fields)
+        current = current_of(fields, now)
+        points = grid(server, fields, now, self._options.in_flight)
+        tried = []
+        for values, group in groupby(points, key=lambda p: p.values):
+            found = candidate_of(server, values, current, self._overrides, self._dirs)
+            refused = found.refused or no_room(found)
+            if refused:
+                self._err.line(f"{server} {found.settings}: not started: {refused}")
+            tried.append((list(group), msgspec.structs.replace(found, refused=refused)))
+        return current, tried
+
+    def _grid(self, current: Values, tried: Sequence[tuple[list[Point], Candidate]]) -> list[PointResult]:
+        """Measure every setting that may be started."""
+        results = []
+        for points, found in tried:
+            refused = found.refused
+            if not refused:
+                try:
+                    self._experiment.measure(found, points)
+                except TrialError as error:
+                    refused = str(error)
+                    self._err.line(f"{found.server} {found.settings}: {refused}")
+            for point in points:
+                blank = PointResult(
+                    server=point.server,
+                    settings=dict(point.values),
+                    in_flight=point.in_flight,
+                    current=point.values == current,
+                    refused=refused,
+                    planned_bytes=found.planned_bytes,
+                )
+                samples = [] if refused else self._experiment.samples(found, point.in_flight)
+                results.append(summarise(blank, samples) if samples else blank)
+        self._keep(results, tried)
+        return list(with_multipliers(results))
+
+    def _keep(self, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], Candidate]]) -> None:
+        """Have plans read what was measured now with one request at a time."""
+        at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+        by_values = {found.values: found for _, found in tried}
+        new = []
+        for result in results:
+            found = by_values[tuple(result.settings.items())]
+            load_s = self._experiment.load_s.get(found.digest)
+            if result.in_flight == 1 and not result.refused and load_s is not None:
+                kept = measurement_of(
+                    found, result, self.workload, at=at, load_average=os.getloadavg()[0], load_s=load_s
+                )
+                new.append(kept)
+        if new:
+            keep_measured(new)
+
+    def _recommended(
+        self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], Candidate]]
+    ) -> Recommendation:
+        """What the rule chooses, measured anew beside what the server has now."""
+        limit = self._options.p95_limit
+        chosen = candidate(results, limit)
+        if chosen is None:
+            return recommend(server, None, None, limit)
+        by_values = {found.values: found for _, found in tried}
+        now, best = ((by_values[tuple(p.settings.items())], p.in_flight) for p in chosen)
+        try:
+            for look in range(LOOKS):
+                pairs = self._pairs * 2**look
+                gain = gain_of(self._experiment.confirm(now, best, pairs))
+                if is_decided(gain) or look == LOOKS - 1:
+                    return recommend(server, chosen, gain, limit)
+                self._err.line(f"{server}: {gain.low:+.1%} to {gain.high:+.1%} after {pairs} pairs: as many again")
+                self._wanted += 2 * pairs
+        except TrialError as error:
+            self._err.line(f"{server}: {error}")
+        return recommend(server, None, None, limit)
+
+    def _said(self, found: Candidate, in_flight: int, speed: float) -> None:
+        """One batch is done: which, how fast, how long it will go on."""
+        self._done += 1
+        spent = time.monotonic() - self._begun
+        left = spent / self._done * max(0, self._wanted - self._done)
+        about = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+        what = f"{found.server} {found.settings or 'as it is'}, {in_flight} at once"
+        self._err.line(f"[{self._done}/{self._wanted}] {what}: {speed:.1f} tokens/s; about {about} left")
+
+
+def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
+    """Raises ConfigError where none is named, one is unknown, or one generates no text."""
+    planned = {s.name: s for s in compiled.plan.servers}
+    if not servers:
+        raise _usage(f"sweep which server? There are: {', '.join(sorted(planned))}")
+    for name in servers:
+        if name not in planned:
+            near = difflib.get_close_matches(name, planned, n=1)
+            raise _usage(f"there is no server {name}; {f'did you mean {near[0]}?' if near else ', '.join(planned)}")
+        if planned[name].settings.embedding:
+            raise _usage(f"{name} serves embeddings: it generates no tokens that could be measured")
+
+
+def _lock(csv: Path) -> OwnedLock:
+    """One sweep at a time in a file. Raises ConfigError."""
+    lock = OwnedLock(csv.with_suffix(".lock"))
+    stat = procfs.proc_stat(os.getpid())
+    try:
+        lock.acquire(LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id()))
+    except LockHeldError as error:
+        raise _usage(f"another sweep is under way: {error}; wait for it, or name another file with --csv") from None
+    return lock
+
+
+def _applied(
+    recommended: Sequence[Recommendation],
+    places: Mapping[str, tuple[Path, tuple[str, ...]]],
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+    compiled: Compilation,
+) -> dict[str, str]:
+    """Write what is better, where that was asked; what was written, by file."""
+    done: dict[str, str] = {}
+    build = ", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()}))
+    date = datetime.fromtimestamp(time.time(), UTC).date().isoformat()
+    for found in recommended:
+        if found.server in places and found.settings and found.gain:
+            why = f"{date}, {build}: {found.sentence.partition(': ')[2]}"
+            path, written = apply(found, places[found.server], why, overrides, config_dirs)
+            done[str(path)] = "; ".join(filter(None, (done.get(str(path)), written)))
+    return done
+
+
+def nothing_measured(points: Sequence[PointResult]) -> Finding:
+    """No point could be measured."""
+    reasons = dict.fromkeys(
+        f"{p.server} {' '.join(f'{k}={v}' for k, v in p.settings.items())}: {p.refused}" for p in points
+    )
+    return Finding(
+        code="sweep/nothing-measured",
+        severity="error",
+        key="",
+        message=f"none of {len(points)} points could be measured",
+        notes=tuple(reasons),
+    )
+
+
+def _usage(message: str) -> ConfigError:
+    """Words that do not fit what is there."""
+    note = "launch sweep SERVER… FIELD=a,b,c [OVERRIDES]"
+    return ConfigError([Finding(code="sweep/usage", severity="error", key="", message=message, notes=(note,))])

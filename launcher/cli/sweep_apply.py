@@ -1,0 +1,71 @@
+"""`launch sweep --apply`: the recommended values in the user's own config, with the evidence above them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.author import scalar
+from launcher.author.edit import NotEditableError
+from launcher.author.setting import set_value
+from launcher.compiler import compile_fleet
+from launcher.config import is_fleet_file
+from launcher.errors import ConfigError, Finding, LaunchError
+from launcher.files import write_atomic, writing
+from launcher.ir.sweep import Recommendation
+
+Place = tuple[Path, tuple[str, ...]]
+"""A file, and the keys above a server's fields in it."""
+
+
+def places_to_write(servers: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, Place]:
+    """Where each server's own fields stand. Raises ConfigError where there is no place: before anything is measured."""
+    return {server: _place(server, config_dirs) for server in servers}
+
+
+def _place(server: str, config_dirs: Sequence[Path]) -> Place:
+    """The fleet file, or the server's own file in a config directory."""
+    for path in config_dirs:
+        if is_fleet_file(path):
+            return path, ("servers", server)
+        own = path / "server" / f"{server}.yaml"
+        if own.is_file():
+            return own, ()
+    message = f"there is no fleet file and no server/{server}.yaml of yours to write into"
+    note = "without --apply the recommendation is printed, with the override to type"
+    raise ConfigError([Finding(code="sweep/not-applied", severity="error", key="", message=message, notes=(note,))])
+
+
+def apply(
+    found: Recommendation, place: Place, why: str, overrides: Sequence[str], config_dirs: Sequence[Path]
+) -> tuple[Path, str]:
+    """Write the settings; which file, and what. Raises ConfigError, and then the file is as it was."""
+    path, above = place
+    before = path.read_text(encoding="utf-8")
+    text = before
+    words = " ".join(f"servers.{found.server}.{field}={value}" for field, value in found.settings.items())
+    try:
+        for field, value in found.settings.items():
+            text = set_value(text, (*above, *field.split(".")), _yaml(value), why)
+    except NotEditableError as error:
+        raise _refused(f"{path}: {error}", words) from None
+    with writing(path):
+        write_atomic(path, text, mode=path.stat().st_mode & 0o777)
+        try:
+            compile_fleet(overrides, config_dirs=config_dirs).require()
+        except LaunchError as error:
+            write_atomic(path, before, mode=path.stat().st_mode & 0o777)
+            raise _refused(f"{path} would not compile: {error}", words) from None
+    return path, words
+
+
+def _yaml(value: str) -> str:
+    """A value as YAML: numbers, lists and truth values plain, other words as strings."""
+    plain = value.replace(".", "", 1).isdigit() or value[:1] in "[{" or value in {"true", "false", "null"}
+    return value if plain else scalar(value)
+
+
+def _refused(message: str, words: str) -> ConfigError:
+    """Why nothing was written."""
+    note = f"write it by hand, or start with: {words}"
+    return ConfigError([Finding(code="sweep/not-applied", severity="error", key="", message=message, notes=(note,))])

@@ -1,0 +1,331 @@
+"""What a config leaves out and a model file's header knows, and what a reader would guess. Pure but for the reader.
+
+A server with a `file` gets a model of its own; a model without architecture gets its file's. In a fleet file, and on
+every server with a `file`, tier, port, slots, context and devices may be left out as well.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from launcher.config.schema import Number, fields_of
+from launcher.errors import CatalogError, Finding
+from launcher.ir.config import SourceMap, TierConfig
+from launcher.ir.headers import HeaderFacts, ReadHeader
+
+FIRST_PORT = 18001
+"""Where ports are taken from for servers that name none."""
+SLOTS = 2
+"""One to talk to, one for what a client asks beside (titles, suggestions)."""
+CONTEXT = 8192
+"""Tokens a slot where a server says nothing, as far as the model was trained for them."""
+EMBEDDING_CONTEXT = 2048
+"""The same of an embedder, whose batch must hold a whole text."""
+CACHE_MIB = 1024
+"""Prompt cache of a chat; llama-server's own 8 GiB a server are more than a machine of several models has."""
+_ENCODER_POOLING = (None, "none")
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """Where the config comes from: the fleet file and the fleet's name (empty without one), and where it was typed."""
+
+    file: str = ""
+    name: str = ""
+    here: str = "."
+
+
+def fill(tree: dict[str, Any], sources: SourceMap, read: ReadHeader | None, fleet: Fleet) -> list[Finding]:
+    """Write into `tree` what nobody wrote; findings are about files that could not be read.
+
+    Without `read` no header can be asked, and only what needs none is filled in.
+    """
+    return _Filler(tree, sources, read, fleet).run()
+
+
+class _Filler:
+    """One tree being filled."""
+
+    def __init__(self, tree: dict[str, Any], sources: SourceMap, read: ReadHeader | None, fleet: Fleet) -> None:
+        self.tree, self.sources, self.read, self.fleet = tree, sources, read, fleet
+        self.findings: list[Finding] = []
+        self.facts: dict[str, HeaderFacts] = {}
+        hardware = tree.get("hardware")
+        self.hardware: dict[str, Any] = hardware if isinstance(hardware, dict) else {}
+        model_dir = self.hardware.get("model_dir")
+        self.model_dir = model_dir if isinstance(model_dir, str) and model_dir != "." else ""
+
+    def run(self) -> list[Finding]:
+        """Fill in everything, in the order in which one thing needs another."""
+        servers = {n: s for n, s in self._entries("servers").items() if isinstance(s, dict)}
+        if self.fleet.name:
+            self._fleet()
+        easy = [name for name, server in servers.items() if "file" in server or self._ours(f"servers.{name}")]
+        self._files(servers)
+        for name in easy:
+            self._guesses(str(name), servers[name])
+        for server in servers.values():
+            self._encoder(server)
+            if server.get("devices") == "auto":
+                self._devices(server)
+            self._ttl(server)
+        if easy:
+            self._ports(servers, easy)
+        return self.findings
+
+    def _files(self, servers: Mapping[Any, dict[str, Any]]) -> None:
+        """Models of the files that servers and drafts name, and what models leave out."""
+        for name, server in servers.items():
+            if server.get("file"):
+                self._server_file(str(name), server)
+            draft = server.get("draft")
+            if isinstance(draft, dict) and draft.get("file"):
+                self._draft_file(str(name), draft)
+        for server in servers.values():
+            self._server_model(server)
+
+    def _entries(self, key: str) -> dict[Any, Any]:
+        """The mapping at a top-level key; an empty one, which is not the tree's, where there is none."""
+        entries = self.tree.get(key)
+        return entries if isinstance(entries, dict) else {}
+
+    def _made(self, key: str) -> dict[Any, Any]:
+        """The mapping at a top-level key, made where there is none."""
+        if self.tree.get(key) is None:
+            self.tree[key] = {}
+        return self._entries(key)
+
+    def _ours(self, key: str) -> bool:
+        """Whether the fleet file wrote `key`."""
+        place = self.sources.locations.get(key)
+        return bool(self.fleet.file) and place is not None and place.file == self.fleet.file
+
+    def _fleet(self) -> None:
+        """The fleet's name, its engines' dialects, and who answers when a request names nobody."""
+        profile = self._made("profile")
+        profile.setdefault("name", self.fleet.name)
+        for name, engine in self._entries("engines").items():
+            here = f"engines.{name}"
+            if not isinstance(engine, dict):
+                continue
+            written = self._ours(f"{here}.binary") or (self._ours(here) and "dialect" not in engine)
+            if written and not self._ours(f"{here}.dialect"):
+                engine["dialect"] = "probe"  # what another engine of this name spoke says nothing of this one
+                if not self._ours(f"{here}.cpu_features"):
+                    engine.pop("cpu_features", None)
+
+    def _path(self, path: str, key: str) -> str:
+        """A path as the catalogue takes it: relative ones start where they were written, or in `model_dir`."""
+        if os.path.isabs(path) or "://" in path or self.model_dir:  # noqa: PTH117 - a string is wanted
+            return path
+        place = self.sources.find(key)
+        ours = self.fleet.file and place is not None and place.file == self.fleet.file
+        folder = os.path.dirname(self.fleet.file) if ours else self.fleet.here  # noqa: PTH120
+        return os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
+
+    def _header(self, path: str, key: str) -> HeaderFacts | None:
+        """What a header says; None, with findings, where it cannot be read."""
+        if self.read is None:
+            return None
+        where = path if "://" in path else os.path.join(self.model_dir, path)  # noqa: PTH118
+        try:
+            return self.read(where, key)
+        except CatalogError as error:
+            self.findings += error.findings
+            return None
+
+    def _model(self, name: str, path: Any, key: str) -> tuple[str, HeaderFacts] | None:
+        """A model of its own for the file at `path`; its name and facts."""
+        if not isinstance(path, str):
+            self.findings.append(_not_a_path(key, path))
+            return None
+        path = self._path(path, key)
+        facts = self._header(path, key)
+        if facts is None:
+            return None
+        if facts.is_projector:
+            self.findings.append(_projector_alone(key, path))
+            return None
+        models = self._made("models")
+        while name in models:
+            name = f"{name}_file"
+        models[name] = self._described(facts, path) | {"files": {facts.file.quantization: {"path": path}}}
+        self._quantization(facts)
+        self.facts[name] = facts
+        return name, facts
+
+    def _described(self, facts: HeaderFacts, path: str) -> dict[str, Any]:
+        """What a model entry says beside its files."""
+        return {
+            "title": facts.file.model,
+            "source": f"header of {path}",
+            "architecture": msgspec.json.decode(
+                msgspec.json.encode(facts.file.architecture)
+            ),  # as YAML has it: no tuples
+        }
+
+    def _quantization(self, facts: HeaderFacts) -> None:
+        """The quantization that a file names is one of the catalogue's."""
+        name = facts.file.quantization
+        mix = {"mix": name.upper(), "default_type": facts.base_type}
+        self._made("quantizations").setdefault(name, {**mix, "block": facts.block, "block_bytes": facts.block_bytes})
+
+    def _server_file(self, name: str, server: dict[str, Any]) -> None:
+        """Model and quantization of a server that names its file; its projector is the model's."""
+        made = self._model(name, server["file"], f"servers.{name}.file")
+        if made is None:
+            return
+        server["model"], facts = made[0], made[1]
+        server["quantization"] = facts.file.quantization
+        projector = server.get("projector")
+        if isinstance(projector, str):
+            key = f"servers.{name}.projector"
+            path = self._path(projector, key)
+            found = self._header(path, key)
+            if found is not None and not found.is_projector:
+                self.findings.append(_no_projector(key, path))
+            size = {"bytes": found.file.tensor_bytes} if found is not None else {}
+            self.tree["models"][made[0]]["projector"] = {"path": path, **size}
+            server["projector"] = True
+
+    def _draft_file(self, name: str, draft: dict[str, Any]) -> None:
+        """Model and quantization of a draft that is named by its file."""
+        made = self._model(f"{name}_draft", draft.pop("file"), f"servers.{name}.draft")
+        if made is not None:
+            draft["model"], draft["quantization"] = made[0], made[1].file.quantization
+
+    def _server_model(self, server: dict[str, Any]) -> None:
+        """What is left out of the model that a server names, and the quantization where the model has one file."""
+        model = self._entries("models").get(server.get("model"))
+        if not isinstance(model, dict) or server.get("file"):
+            return
+        path = model.pop("path", None)
+        key = f"models.{server['model']}"
+        if isinstance(path, str):
+            facts = self._header(self._path(path, key), key)
+            if facts is None:
+                return
+            model["files"] = {facts.file.quantization: {"path": self._path(path, key)}}
+            self._quantization(facts)
+        files = model.get("files")
+        if not isinstance(files, dict) or not files:
+            return
+        if not server.get("quantization") and len(files) == 1:
+            server["quantization"] = next(iter(files))
+        if all(field in model for field in ("title", "source", "architecture")):
+            return
+        quantization = server.get("quantization")
+        file = files.get(quantization) if isinstance(quantization, str) else None
+        if isinstance(file, dict) and isinstance(file.get("path"), str):
+            key = f"{key}.files.{quantization}.path" if path is None else key
+            file["path"] = self._path(file["path"], key)
+            facts = self._header(file["path"], key)
+            if facts is not None:
+                for field, value in self._described(facts, file["path"]).items():
+                    model.setdefault(field, value)
+                self.facts[server["model"]] = facts
+
+    def _guesses(self, name: str, server: dict[str, Any]) -> None:
+        """Tier, slots, context and devices of a server that says nothing of them."""
+        facts = self.facts.get(str(server.get("model")))
+        server.setdefault("tier", "hot" if server.get("ttl_s") is None else "warm")
+        if facts is not None:
+            self._context(server, facts)
+        if "devices" not in server and self.hardware.get("gpus") and not self.hardware.get("hosts"):
+            server["devices"] = "auto"
+        if self._ours(f"servers.{name}") and not server.get("embedding"):
+            self._made("routing").setdefault("default", name)
+
+    def _context(self, server: dict[str, Any], facts: HeaderFacts) -> None:
+        """Slots and context: an embedder's batch holds a whole slot, a chat's is what two people write in a while."""
+        architecture = facts.file.architecture
+        if not architecture.causal or architecture.pooling not in _ENCODER_POOLING:
+            server.setdefault("embedding", True)
+        server.setdefault("slots", SLOTS)
+        embeds = bool(server.get("embedding"))
+        if server.get("n_ctx") is None and server.get("n_ctx_per_slot") is None:
+            usual = EMBEDDING_CONTEXT if embeds else CONTEXT
+            server["n_ctx_per_slot"] = min(architecture.n_ctx_train or usual, usual)
+        if embeds:
+            slots = server["slots"] if isinstance(server["slots"], int) else SLOTS
+            whole = server.get("n_ctx") or (server.get("n_ctx_per_slot") or 0) * slots
+            if isinstance(whole, int):
+                server.setdefault("n_batch", max(512, whole))
+                server.setdefault("n_ubatch", server["n_batch"])
+        server.setdefault("cache_ram_mib", 0 if embeds else CACHE_MIB)
+
+    def _encoder(self, server: dict[str, Any]) -> None:
+        """A model that completes nothing embeds, whoever forgot to say so: asked for a completion it would fail."""
+        model = self._entries("models").get(server.get("model"))
+        architecture = model.get("architecture") if isinstance(model, dict) else None
+        if isinstance(architecture, dict) and (
+            architecture.get("causal") is False or "bert" in str(architecture.get("arch"))
+        ):
+            server.setdefault("embedding", True)
+
+    def _devices(self, server: dict[str, Any]) -> None:
+        """`auto`: every card of the machine, and as many layers on them as fit."""
+        gpus = self.hardware.get("gpus")
+        server["devices"] = list(gpus) if isinstance(gpus, dict) else []
+        if server["devices"]:
+            server.setdefault("n_gpu_layers", "auto")
+
+    def _ttl(self, server: dict[str, Any]) -> None:
+        """`ttl_s`: a tier like the server's own that stops after so long without a request."""
+        ttl, tiers = server.get("ttl_s"), self._entries("tiers")
+        base = tiers.get(server.get("tier"))
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not isinstance(base, dict):
+            return
+        allowed = fields_of(TierConfig)["idle_timeout_s"].shape
+        if isinstance(allowed, Number) and not allowed.has(ttl):
+            return  # decoding says so, of what was written
+        name = f"{server['tier']}_{ttl:g}s".replace(".", "_")
+        tiers.setdefault(name, {**base, "idle_timeout_s": ttl})
+        server["tier"] = name
+
+    def _ports(self, servers: Mapping[str, dict[str, Any]], easy: list[str]) -> None:
+        """A port for each server that has none, in the order in which they are written."""
+        ports = self._entries("ports")
+        runtime = self.tree.get("runtime")
+        front = runtime.get("front") if isinstance(runtime, dict) else None
+        used = {server.get("port") for server in servers.values()} | set(ports.values())
+        used |= {service.get("port") for service in self._entries("services").values() if isinstance(service, dict)}
+        used.add(front.get("port") if isinstance(front, dict) else None)
+        port = FIRST_PORT
+        for name in easy:
+            if servers[name].get("port") is None and name not in ports:
+                while port in used:
+                    port += 1
+                servers[name]["port"] = port
+                used.add(port)
+
+
+def _not_a_path(key: str, value: Any) -> Finding:
+    """A file that is named by something else than text."""
+    message = f"{key} must be the path of a GGUF file, not {value!r}"
+    return Finding(code="config/type", severity="error", key=key, message=message, notes=("write a path",))
+
+
+def _projector_alone(key: str, path: str) -> Finding:
+    """A projector where a model should be."""
+    return Finding(
+        code="catalog/not-a-model",
+        severity="error",
+        key=key,
+        message=f"{path!r} is a multimodal projector, not a model",
+        notes=(f"write it as `projector: {path}` of the server whose `file` is its model",),
+    )
+
+
+def _no_projector(key: str, path: str) -> Finding:
+    """A model where a projector should be."""
+    return Finding(
+        code="catalog/projector-mismatch",
+        severity="error",
+        key=key,
+        message=f"{path!r} is a model, not a multimodal projector",
+        notes=("a projector's file is usually called mmproj-….gguf",),
+    )

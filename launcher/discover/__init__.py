@@ -1,0 +1,10 @@
+"""What is on this machine that a fleet could be made of: model files and llama-servers.
+
+In: the environment, folders to look in. Out: `Models` (files with what their headers say, and what could not be read)
+and `FoundEngine`s. I/O: lists folders, reads headers through the reader that it is given, asks binaries their version.
+"""
+
+from launcher.discover.engines import FoundEngine, find_engines
+from launcher.discover.models import FoundFile, Models, Place, find_models, usual_places
+
+__all__ = ["FoundEngine", "FoundFile", "Models", "Place", "find_engines", "find_models", "usual_places"]

@@ -1,0 +1,129 @@
+"""Model files in the places where other programs keep theirs, and in folders that are named. I/O."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from launcher.discover.ollama import ollama_models
+from launcher.errors import CatalogError, Finding
+from launcher.ir.headers import HeaderFacts, ReadHeader
+
+MAX_DEPTH = 8
+"""How deep folders are searched; the Hugging Face cache has models four deep."""
+
+_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+
+
+class Place(NamedTuple):
+    """A folder with models, and whose it is."""
+
+    kind: str
+    path: Path
+
+
+class FoundFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A model file: its path, what it is called there, the place, and what its header says."""
+
+    path: str
+    name: str
+    place: str
+    facts: HeaderFacts
+    projector: str | None = None
+    """The projector that the store itself keeps with it (Ollama)."""
+
+
+class Models(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found: model files in order of their paths, warnings about what could not be read, places looked at."""
+
+    files: tuple[FoundFile, ...]
+    findings: tuple[Finding, ...]
+    places: tuple[Place, ...]
+
+
+def usual_places(env: Mapping[str, str]) -> tuple[Place, ...]:
+    """Where llama.cpp, Hugging Face, LM Studio and Ollama keep models, whether the folders exist or not."""
+    home = Path(env.get("HOME") or Path.home())
+    cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = env.get("HF_HUB_CACHE") or (f"{env['HF_HOME']}/hub" if env.get("HF_HOME") else cache / "huggingface/hub")
+    return (
+        Place("Hugging Face cache", Path(hub)),
+        Place("llama.cpp cache", Path(env.get("LLAMA_CACHE") or cache / "llama.cpp")),
+        Place("LM Studio", home / ".lmstudio/models"),
+        Place("LM Studio", home / ".cache/lm-studio/models"),
+        Place("Ollama", Path(env.get("OLLAMA_MODELS") or home / ".ollama/models")),
+        Place("Ollama", Path("/usr/share/ollama/.ollama/models")),
+    )
+
+
+def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader) -> Models:
+    """Every model file below `named` and the `usual` places that exist, each file once.
+
+    Raises nothing: a named folder that is not there, one that may not be listed, and a file that is no model are
+    findings, warnings all.
+    """
+    findings: list[Finding] = []
+    files: dict[tuple[int, int], FoundFile] = {}
+    places = [Place("models", path) for path in named]
+    findings += (_unreadable(p.path, "there is no such file or folder") for p in places if not p.path.exists())
+    places = [place for place in places if place.path.exists()]
+    places += [place for place in usual if place.path.is_dir()]
+    for place in places:
+        for path, name, projector in _candidates(place, findings):
+            try:
+                found = os.stat(path)  # noqa: PTH116 - paths are strings here
+                facts = read(path, "")
+            except OSError as error:
+                findings.append(_unreadable(Path(path), error.strerror or str(error)))
+                continue
+            except CatalogError as error:
+                findings += (msgspec.structs.replace(f, severity="warning") for f in error.findings)
+                continue
+            file = FoundFile(path=path, name=name, place=place.kind, facts=facts, projector=projector)
+            files.setdefault((found.st_dev, found.st_ino), file)
+    return Models(files=tuple(files.values()), findings=tuple(findings), places=tuple(places))
+
+
+def _candidates(place: Place, findings: list[Finding]) -> Iterator[tuple[str, str, str | None]]:
+    """(path, name, projector) of every file in a place that may be a model."""
+    if place.kind == "Ollama":
+        yield from ollama_models(place.path, findings)
+        return
+    if place.path.is_file():
+        yield str(place.path.absolute()), place.path.stem, None
+        return
+    for path in _walk(str(place.path.absolute()), MAX_DEPTH, findings):
+        yield path, os.path.basename(path).removesuffix(".gguf"), None  # noqa: PTH119 - as above
+
+
+def _walk(folder: str, depth: int, findings: list[Finding]) -> Iterator[str]:
+    """Paths of GGUF files below `folder`, sorted; of split ones part 1. Links to files are followed."""
+    try:
+        with os.scandir(folder) as listed:
+            entries = sorted(listed, key=lambda e: e.name)
+    except OSError as error:
+        if depth < MAX_DEPTH or os.path.isdir(folder):  # noqa: PTH112 - as above
+            findings.append(_unreadable(Path(folder), error.strerror or str(error)))
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=depth == MAX_DEPTH):
+            if depth > 1 and not entry.name.startswith("."):
+                yield from _walk(entry.path, depth - 1, findings)
+        elif entry.name.endswith(".gguf") and not _LATER_PART.search(entry.name):
+            yield entry.path
+
+
+def _unreadable(path: Path, why: str) -> Finding:
+    """A place that could not be looked at."""
+    return Finding(
+        code="author/unreadable",
+        severity="warning",
+        key="",
+        message=f"{path}: {why}",
+        notes=("models there are not in the fleet; make it readable, or name other folders with --models DIR",),
+    )

@@ -1,0 +1,123 @@
+"""Events as lines of JSON in two files: when the newer one is full it becomes the older one, whose lines are gone. I/O.
+
+Those of a fleet's orchestration, which come with requests, are two files of their own beside them.
+
+Whatever is wrong with the files costs events, never the fleet: lines that cannot be read are skipped, a disk that
+cannot be written is told of once and tried again with the next event.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from launcher.ir.events import Record
+
+_LOG = logging.getLogger("launch.events")
+MAX_BYTES = 2 * 1024**2
+"""Of each of the two files."""
+MAX_LINE_BYTES = 16 * 1024
+_BEYOND = 2**53
+"""Numbers of events are below: from here on a browser takes two for one."""
+_NEVER_S = 250_000_000_000.0
+"""Unix time that no calendar writes any more."""
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class Store:
+    """Appends to `path`. Never raises OSError."""
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+        """Nothing is opened before the first event."""
+        self._path = path
+        self._max_bytes = max_bytes
+        self._descriptor = -1
+        self._size = 0
+        self._failing = False
+        self._torn = False
+
+    def append(self, record: Record) -> None:
+        """Add one; its details are left out where they are too long."""
+        line = msgspec.json.encode(record) + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            short = msgspec.structs.replace(
+                record, message=record.message[:1000], cause=record.cause[:1000], details={}
+            )
+            line = msgspec.json.encode(short) + b"\n"
+        try:
+            self._write(line)
+        except OSError as error:
+            self.close()
+            self._torn = True
+            if not self._failing:
+                _LOG.warning("events are not kept on disk: %s: %s", self._path, error.strerror or error)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _write(self, line: bytes) -> None:
+        """Raises OSError."""
+        if self._descriptor < 0:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self._path, flags, 0o600)
+            self._size = os.fstat(self._descriptor).st_size
+            self._torn = self._torn or self._size > 0  # whoever wrote before may have died within a line
+        if self._size + len(line) > self._max_bytes and self._size:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._path.replace(older(self._path))
+            self._torn = False
+            self._write(line)
+            return
+        data = b"\n" + line if self._torn else line
+        if os.write(self._descriptor, data) != len(data):
+            raise OSError(28, "the disk is full")
+        self._torn = False
+        self._size += len(data)
+
+    def close(self) -> None:
+        """Close the file; the next event opens it again."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def older(path: Path) -> Path:
+    """Where the lines before those of `path` are."""
+    return path.with_suffix(".1.jsonl")
+
+
+def apart(path: Path) -> Path:
+    """Where the events of a fleet's orchestration are, whose others stand in `path`."""
+    return path.with_name(f"{path.stem}-requests{path.suffix}")
+
+
+def store_files(path: Path) -> tuple[Path, ...]:
+    """Every file of the store at `path`."""
+    return tuple(file for whole in (path, apart(path)) for file in (older(whole), whole))
+
+
+def read_records(path: Path) -> list[Record]:
+    """What can be read of the store at `path`, oldest first; nothing where there is none."""
+    records = (record for file in store_files(path) for record in _read(file))
+    return sorted(records, key=lambda record: record.id)
+
+
+def _read(path: Path) -> Iterator[Record]:
+    """The events of one file; lines that are none are skipped."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(2 * MAX_BYTES)
+    except OSError:
+        return
+    for line in data.splitlines():
+        try:
+            record = _decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        if 0 < record.id < _BEYOND and 0 <= record.at < _NEVER_S:
+            yield record

@@ -1,0 +1,43 @@
+"""What was measured on this host, in one file that plans read: `measured.json` beside the deployments' state. I/O."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from launcher.files.atomic import write_atomic
+from launcher.files.refusal import writing
+from launcher.files.state import state_root
+from launcher.ir.speed import Measurement
+
+KEPT = 500
+"""Measurements, the newest; one a key."""
+
+
+def measured_file() -> Path:
+    """Where they are kept."""
+    return state_root() / "measured.json"
+
+
+def read_measured() -> tuple[Measurement, ...]:
+    """All of them, oldest first. None where there is no file, or one that an other version wrote."""
+    try:
+        return msgspec.json.decode(measured_file().read_bytes(), type=tuple[Measurement, ...])
+    except (OSError, msgspec.DecodeError):
+        return ()
+
+
+def keep_measured(new: Iterable[Measurement]) -> Path:
+    """Add measurements; one of the same key takes the old one's place. Raises HostError."""
+    path = measured_file()
+    with writing(path, "a measurement that is not kept can be made again"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            by_key = {m.key: m for m in sorted((*read_measured(), *new), key=lambda m: m.at)}
+            newest = sorted(by_key.values(), key=lambda m: m.at)[-KEPT:]
+            write_atomic(path, msgspec.json.format(msgspec.json.encode(newest), indent=1).decode() + "\n")
+    return path

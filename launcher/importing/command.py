@@ -1,0 +1,230 @@
+"""One llama-server's command line → the fields of a server. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launcher.base.environment import DEVICE_VARIABLES
+from launcher.importing.flags import FIELDS, HUB, OURS, SECRETS, SWITCHES, USUAL
+from launcher.importing.result import Flags, Imported
+
+AUTO_SLOTS = 4
+"""What llama-server takes without `--parallel`, all in one K/V cache."""
+
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+_SERVER_IMAGE = re.compile(r"(?:^|/)llama\.cpp(?::|@|$)|llama-server|llamacpp-server")
+_WRAPPERS = frozenset({"exec", "nohup", "sudo", "env", "nice", "ionice", "time", "setsid"})
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def server_of(
+    words: Sequence[str], where: str, flags: Flags, into: Imported, env: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
+    """The fields of the llama-server that `words` start, or None (and a finding) where it is something else.
+
+    Wrappers (`env A=b`, `numactl …`, `docker run …`) are taken off; what they do that has no equal is a finding.
+    """
+    words, variables = _unwrapped(list(words), where, into)
+    variables = {**(env or {}), **variables}
+    mounts: dict[str, str] = {}
+    if words and posixpath.basename(words[0]) in {"docker", "podman"}:
+        contained = _container(words, where, into)
+        if contained is None:
+            return None
+        words, mounts, inside = contained
+        variables |= inside
+    elif not words or not _is_server(words[0]):
+        program = posixpath.basename(words[0]) if words else "nothing"
+        into.lose(where, f"runs {program}, no llama-server", "it may run beside as a `service`, without swapping")
+        return None
+    else:
+        words = words[1:]
+    arguments = _from_environment(variables)
+    fields = fields_of([*arguments, *words], where, flags, into)
+    if mounts:
+        for field in ("file", "projector"):
+            fields |= {field: _outside(fields[field], mounts)} if field in fields else {}
+    if "n_ctx" in fields and "slots" not in fields and not fields.get("embedding"):
+        fields |= {"slots": AUTO_SLOTS, "kv_unified": True}  # as llama-server has it: each may use the whole context
+    for name in sorted(variables.keys() & DEVICE_VARIABLES):
+        _cards(name, variables.pop(name), where, fields, into)
+    if variables:
+        fields["env"] = variables
+    return fields
+
+
+def _cards(name: str, value: str, where: str, fields: dict[str, Any], into: Imported) -> None:
+    """Which cards a process sees: the plan chooses them by name, so no variable may count them anew."""
+    if value.strip() in {"", "-1"}:
+        fields.setdefault("devices", [])
+        return
+    note = "write `devices: [cuda0]`, as `launch plan` calls the card; without it every card is used"
+    into.lose(where, f"{name}={value}: a server's cards are chosen by their names", note)
+
+
+def _is_server(program: str) -> bool:
+    """Whether a program is llama-server by its name."""
+    name = posixpath.basename(program)
+    return name.startswith("llama-server") or name in {"server", "llama.cpp-server"}
+
+
+def _unwrapped(words: list[str], where: str, into: Imported) -> tuple[list[str], dict[str, str]]:
+    """The words without assignments and wrappers before the program, and the environment that they set."""
+    variables: dict[str, str] = {}
+    while words:
+        if _ASSIGNMENT.fullmatch(words[0]):
+            name, _, value = words.pop(0).partition("=")
+            variables[name] = value
+        elif posixpath.basename(words[0]) in _WRAPPERS:
+            words.pop(0)
+            while words and words[0].startswith("-"):
+                words.pop(0)
+        elif posixpath.basename(words[0]) in {"numactl", "taskset"}:
+            start = next((i for i, word in enumerate(words) if i and _is_server(word)), len(words))
+            lost = " ".join(words[:start])
+            into.lose(where, f"`{lost}` is not translated", "say it as `numa: {policy: …, nodes: […]}` or `cpus: 0-7`")
+            words = words[start:]
+        else:
+            break
+    return words, variables
+
+
+def _container(words: list[str], where: str, into: Imported) -> tuple[list[str], dict[str, str], dict[str, str]] | None:
+    """What a `docker run` of llama.cpp's image gives the server: its arguments, mounts (inside → outside), environment.
+
+    None, and a finding, for another image.
+    """
+    mounts: dict[str, str] = {}
+    variables: dict[str, str] = {}
+    rest = [word for word in words[1:] if word not in {"run", "container"}]
+    while rest and rest[0].startswith("-"):
+        option, equals, value = rest.pop(0).partition("=")
+        if option in {"--rm", "--init", "-d", "--detach", "-i", "-t", "-it", "-ti", "--privileged", "--network-host"}:
+            continue
+        if not equals:
+            value = rest.pop(0) if rest else ""
+        if option in {"-v", "--volume"}:
+            outside, _, inside = value.partition(":")
+            mounts[inside.partition(":")[0]] = outside
+        elif option in {"-e", "--env"}:
+            name, _, text = value.partition("=")
+            variables[name] = text
+    image = rest.pop(0) if rest else ""
+    if not _SERVER_IMAGE.search(image):
+        into.lose(where, f"runs the image {image or '?'}, which is not llama.cpp's server")
+        return None
+    into.lose(
+        where, f"runs in the container {image}; here it is a process", "llama-server itself must be on this machine"
+    )
+    return rest, mounts, variables
+
+
+def _outside(path: str, mounts: Mapping[str, str]) -> str:
+    """A path inside a container as the host knows it."""
+    for inside, outside in sorted(mounts.items(), key=lambda mount: -len(mount[0])):
+        if path == inside or path.startswith(f"{inside.rstrip('/')}/"):
+            return outside.rstrip("/") + path[len(inside.rstrip("/")) :]
+    return path
+
+
+def _from_environment(variables: dict[str, str]) -> list[str]:
+    """`LLAMA_ARG_…` as flags, taken out of `variables`."""
+    words: list[str] = []
+    for name in [n for n in variables if n.startswith("LLAMA_ARG_")]:
+        flag = "--" + name.removeprefix("LLAMA_ARG_").lower().replace("_", "-")
+        value = variables.pop(name)
+        words += [flag] if flag in SWITCHES else [flag, value]
+    return words
+
+
+def fields_of(words: Sequence[str], where: str, flags: Flags, into: Imported) -> dict[str, Any]:
+    """Fields of a server from the words behind the program. What is not known goes to `extra_args`, or is a finding."""
+    fields: dict[str, Any] = {}
+    extra: list[str] = []
+    at = 0
+    while at < len(words):
+        word, equals, given = words[at].partition("=") if words[at].startswith("--") else (words[at], "", "")
+        at += 1
+        if not word.startswith("-"):
+            into.lose(where, f"{word!r} belongs to no flag")
+            continue
+        count = 0 if equals else _arity(word, words[at:], flags)
+        values = [given] if equals else list(words[at : at + count])
+        at += count
+        if word in SECRETS:
+            into.lose(
+                where, f"{word} is a secret and not translated", "runtime.front.api_key_file names a file with keys"
+            )
+        elif word in HUB:
+            into.lose(where, f"{word} {' '.join(values)}: models are not downloaded at start", _hub_note(values))
+        elif word in FIELDS:
+            _put(fields, word, values, where, into)
+        elif word in OURS or word in USUAL:
+            _host(word, values, where, into)
+        elif word in flags:
+            extra += [word, *values]
+        else:
+            into.lose(where, f"no build that is known has the flag {word}")
+    _combine(fields)
+    return fields | ({"extra_args": extra} if extra else {})
+
+
+def _arity(word: str, following: Sequence[str], flags: Flags) -> int:
+    """How many of the following words belong to a flag."""
+    if word in {"-fa", "--flash-attn"}:  # a switch once, with a value since
+        return int(bool(following) and following[0] in {"on", "off", "auto", "1", "0", "true", "false"})
+    if word in SWITCHES:
+        return 0
+    if word in flags:
+        return min(0 if word in flags[word].negations else flags[word].arity, len(following))
+    if word in FIELDS or word in SECRETS or word in HUB:
+        return min(1, len(following))
+    takes = bool(following) and (not following[0].startswith("-") or bool(_NUMBER.fullmatch(following[0])))
+    return int(takes)
+
+
+def _put(fields: dict[str, Any], word: str, values: Sequence[str], where: str, into: Imported) -> None:
+    """One known flag."""
+    field, convert = FIELDS[word]
+    text = values[0] if values else ""
+    try:
+        value = convert(text)
+    except ValueError:
+        into.lose(where, f"{word} {text!r} is not a value that it can have")
+        return
+    if value is None:
+        return
+    outer, _, inner = field.partition(".")
+    if inner:
+        fields.setdefault(outer, {})[inner] = value
+    else:
+        fields[field] = value
+
+
+def _host(word: str, values: Sequence[str], where: str, into: Imported) -> None:
+    """An address that others reach is the front's to have, not a server's."""
+    if word == "--host" and values and values[0] not in {"127.0.0.1", "localhost", "::1"}:
+        note = f"to let others in write runtime: {{front: {{host: {values[0]}}}}} and an api_key_file"
+        into.lose(
+            where, f"--host {values[0]}: servers listen on this machine alone, the front is what others reach", note
+        )
+
+
+def _combine(fields: dict[str, Any]) -> None:
+    """Flags that are one field together."""
+    locked, unmapped = fields.pop("mlock", False), fields.pop("no_mmap", False)
+    if locked or unmapped:
+        fields["load_mode"] = "mlock" if locked and unmapped else "mmap+mlock" if locked else "none"
+    if fields.pop("rerank", False):
+        fields |= {"embedding": True, "pooling": "rank"}
+    draft = fields.get("draft")
+    if isinstance(draft, dict) and "file" not in draft:
+        del fields["draft"]
+
+
+def _hub_note(values: Sequence[str]) -> str:
+    """How to get the file."""
+    return f"launch add hf:{values[0]}" if values and "/" in values[0] and "://" not in values[0] else "launch add FILE"

@@ -1,0 +1,141 @@
+"""What llama-server's flags are called in the config, old spellings too. Pure.
+
+Source: llama.cpp common/arg.cpp; spellings that newer builds dropped are from its history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Convert = Callable[[str], Any]
+"""The text behind a flag → the value in the config. ValueError where it cannot be one."""
+
+
+def _flag(text: str) -> bool:
+    """A switch, or a preset's `true`."""
+    if text.lower() in {"", "1", "true", "on", "yes", "enabled"}:
+        return True
+    if text.lower() in {"0", "false", "off", "no", "disabled"}:
+        return False
+    raise ValueError(text)
+
+
+def _not(text: str) -> bool:
+    """A switch that turns something off."""
+    return not _flag(text)
+
+
+def _layers(text: str) -> int | str:
+    """-1, 99 and 999 are what people write for all."""
+    if text in {"all", "auto"}:
+        return text
+    return "all" if int(text) < 0 or int(text) >= 99 else int(text)
+
+
+def _attention(text: str) -> str:
+    """The old switch was on."""
+    if text == "auto":
+        return "auto"
+    return "on" if _flag(text) else "off"
+
+
+def _devices(text: str) -> list[str]:
+    """`CUDA0,CUDA1` are `[cuda0, cuda1]` here."""
+    return [] if text == "none" else [name.strip().lower() for name in text.split(",")]
+
+
+def _floats(text: str) -> list[float]:
+    """Shares, separated by commas or slashes."""
+    return [float(part) for part in text.replace("/", ",").split(",")]
+
+
+def _names(text: str) -> list[str]:
+    """Names, separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _positive(text: str) -> int | None:
+    """-1 is llama-server's own choice, as if nothing was written."""
+    return int(text) if int(text) > 0 else None
+
+
+FIELDS: dict[str, tuple[str, Convert]] = {
+    spelling: (field, convert)
+    for spellings, field, convert in (
+        ("-m --model", "file", str),
+        ("-mm --mmproj", "projector", str),
+        ("-md --model-draft --spec-draft-model", "draft.file", str),
+        ("-c --ctx-size", "n_ctx", _positive),
+        ("-np --parallel", "slots", _positive),
+        ("-kvu --kv-unified", "kv_unified", _flag),
+        ("--no-kv-unified", "kv_unified", _not),
+        ("-b --batch-size", "n_batch", int),
+        ("-ub --ubatch-size", "n_ubatch", int),
+        ("-fa --flash-attn", "flash_attention", _attention),
+        ("-ctk --cache-type-k", "cache_type_k", str.lower),
+        ("-ctv --cache-type-v", "cache_type_v", str.lower),
+        ("--swa-full", "swa_full", _flag),
+        ("--ctx-checkpoints --swa-checkpoints", "context_checkpoints", int),
+        ("-cram --cache-ram", "cache_ram_mib", int),
+        ("--slot-save-path", "slot_save_path", str),
+        ("--embedding --embeddings", "embedding", _flag),
+        ("--rerank --reranking", "rerank", _flag),
+        ("--pooling", "pooling", str),
+        ("--mlock", "mlock", _flag),
+        ("--no-mmap", "no_mmap", _flag),
+        ("--mmap", "no_mmap", _not),
+        ("--no-repack -nr", "repack", _not),
+        ("-dev --device", "devices", _devices),
+        ("-ngl --gpu-layers --n-gpu-layers", "n_gpu_layers", _layers),
+        ("-ncmoe --n-cpu-moe", "n_cpu_moe", int),
+        ("-ts --tensor-split", "tensor_split", _floats),
+        ("-nkvo --no-kv-offload", "kv_offload", _not),
+        ("-t --threads", "threads", _positive),
+        ("-tb --threads-batch", "threads_batch", _positive),
+        ("-ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl", "draft.n_gpu_layers", _layers),
+        ("--draft --draft-n --draft-max --spec-draft-n-max", "draft.n_max", int),
+        ("--draft-min --draft-n-min --spec-draft-n-min", "draft.n_min", int),
+        ("--draft-p-min --spec-draft-p-min", "draft.p_min", float),
+        ("-ctkd --cache-type-k-draft --spec-draft-type-k", "draft.cache_type_k", str.lower),
+        ("-ctvd --cache-type-v-draft --spec-draft-type-v", "draft.cache_type_v", str.lower),
+        ("--port", "port", int),
+        ("-a --alias", "aliases", _names),
+        ("-to --timeout", "request_timeout_s", float),
+        ("--temp --temperature", "request_defaults.temperature", float),
+        ("--top-k", "request_defaults.top_k", int),
+        ("--top-p", "request_defaults.top_p", float),
+        ("--min-p", "request_defaults.min_p", float),
+        ("--repeat-penalty", "request_defaults.repeat_penalty", float),
+        ("--presence-penalty", "request_defaults.presence_penalty", float),
+        ("--frequency-penalty", "request_defaults.frequency_penalty", float),
+        ("-s --seed", "request_defaults.seed", int),
+        ("-n --predict --n-predict", "request_defaults.max_tokens", _positive),
+    )
+    for spelling in spellings.split()
+}
+"""Spelling → field of the server (with a dot: below it) and how its value is read."""
+
+OURS = frozenset(
+    {"--host", "--metrics", "--no-webui", "--webui", "--no-ui", "--ui", "--props", "--slots", "--log-colors"}
+)
+"""What `launch` decides, or does in another way; nothing is lost with them."""
+
+USUAL = frozenset({"--jinja", "-cb", "--cont-batching", "--fit", "-fit", "--no-warmup", "--warmup", "--log-timestamps"})
+"""What newer builds do anyway, or the plan decides: left out without a word."""
+
+SWITCHES = frozenset(
+    {
+        *("--swa-full", "--embedding", "--embeddings", "--rerank", "--reranking", "--mlock", "--no-mmap", "--mmap"),
+        *("--no-repack", "-nr", "-nkvo", "--no-kv-offload", "-kvu", "--kv-unified", "--no-kv-unified", "--metrics"),
+        *("--no-webui", "--webui", "--no-ui", "--ui", "--props", "--slots", "--jinja", "-cb", "--cont-batching"),
+        *("--no-warmup", "--warmup", "--log-timestamps"),
+    }
+)
+"""Spellings that take no value, also where a newer build dropped them."""
+
+SECRETS = frozenset({"--api-key", "-hft", "--hf-token"})
+"""Flags whose values must not be in a file that is passed on."""
+
+HUB = frozenset({"-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hfd", "--hf-repo-draft", "-mu", "--model-url"})
+"""Models that llama-server would download itself."""

@@ -1,0 +1,175 @@
+"""Router presets, shell scripts, systemd units, compose files. Pure."""
+
+from __future__ import annotations
+
+import configparser
+import posixpath
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from launcher.importing.command import fields_of, server_of
+from launcher.importing.flags import SWITCHES
+from launcher.importing.result import Flags, Imported
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?::?-([^}]*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
+_ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_PRESET_OWN = frozenset({"load-on-startup", "stop-timeout", "version"})
+
+
+def from_preset(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
+    """llama-server's router preset (INI): `[*]` is for all, each section a model.
+
+    Source: llama.cpp tools/server/README.md, "Using multiple models".
+    """
+    del env
+    into = Imported()
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False, default_section="\0")
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # flags differ by letter case
+    try:
+        parser.read_string(text if text.lstrip().startswith("[") else f"[\x01]\n{text}")
+    except configparser.Error as error:
+        into.lose("the file", f"is no INI: {' '.join(str(error).split())}")
+        return into
+    common = dict(parser.items("*")) if parser.has_section("*") else {}
+    for section in parser.sections():
+        if section in {"*", "\x01"}:
+            continue
+        values = {**common, **dict(parser.items(section))}
+        starts = values.get("load-on-startup", "").lower() in {"1", "true", "on", "yes"}
+        words: list[str] = []
+        for key, value in values.items():
+            if key in _PRESET_OWN:
+                continue
+            if key.startswith("LLAMA_ARG_"):
+                spelled = "--" + key.removeprefix("LLAMA_ARG_").lower().replace("_", "-")
+            else:
+                spelled = f"{'-' if len(key) <= 3 and f'-{key}' in flags else '--'}{key}"
+            if spelled in SWITCHES or (spelled in flags and flags[spelled].arity == 0):
+                words += [spelled] if value.lower() not in {"0", "false", "off", "no"} else []
+            else:
+                words.append(f"{spelled}={value}" if spelled.startswith("--") else spelled)
+                words += [] if spelled.startswith("--") else [value]
+        fields = fields_of(words, f"[{section}]", flags, into)
+        fields.pop("port", None)
+        if not fields.get("file"):
+            into.lose(f"[{section}]", "names no model file, and is left out", f"launch add hf:{section}")
+            continue
+        into.add(section, {**fields, "tier": "hot" if starts else "warm"})
+    return into
+
+
+def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
+    """A shell script: every line that starts a llama-server, with the variables that the script sets before."""
+    into = Imported()
+    variables = dict(env)
+    for number, line in enumerate(re.sub(r"\\\n", " ", text).splitlines(), 1):
+        if "llama-server" not in line and not _ASSIGNMENT.fullmatch(line.strip()):
+            continue
+        try:
+            words = shlex.split(_spelled(line, variables), comments=True)
+        except ValueError as error:
+            into.lose(f"line {number}", f"is no shell line that can be read: {error}")
+            continue
+        assignment = _ASSIGNMENT.fullmatch(" ".join(words)) if len(words) == 1 or words[:1] == ["export"] else None
+        if assignment:
+            variables[assignment[1]] = assignment[2]
+        elif any(posixpath.basename(word).startswith("llama-server") for word in words):
+            _started(_until_operator(words), f"line {number}", flags, into)
+    return into
+
+
+def _spelled(text: str, variables: Mapping[str, str]) -> str:
+    """`$NAME` and `${NAME:-default}` as far as they are known; what is not stays as it is written."""
+    return _VARIABLE.sub(lambda m: variables.get(m[1] or m[3], m[2] if m[2] is not None else m[0]), text)
+
+
+def _until_operator(words: list[str]) -> list[str]:
+    """The words of one command: up to `&`, `|`, `;` or a redirection."""
+    end = next((i for i, word in enumerate(words) if re.match(r"(?:\d?>|&|\||;|<)", word)), len(words))
+    kept = words[:end]
+    return [*kept[:-1], kept[-1].rstrip(";&")] if kept else kept
+
+
+def _started(
+    words: list[str], where: str, flags: Flags, into: Imported, *, name: str = "", env: Mapping[str, str] | None = None
+) -> None:
+    """One server that is up from the start, called after `name`, its alias, or its file."""
+    fields = server_of(words, where, flags, into, env)
+    if fields is None:
+        return
+    if not fields.get("file"):
+        into.lose(where, "names no model file, and is left out")
+        return
+    aliases = fields.pop("aliases", [])
+    called = name or (aliases[0] if aliases else "") or _after(fields["file"])
+    into.add(called, {**fields, "aliases": [a for a in aliases if a != called]})
+
+
+def _after(path: str) -> str:
+    """A server's name from its file's."""
+    stem = posixpath.basename(path).removesuffix(".gguf")
+    return re.sub(r"[^A-Za-z0-9]+", "-", re.sub(r"-\d{5}-of-\d{5}$", "", stem)).strip("-").lower() or "server"
+
+
+def from_unit(text: str, flags: Flags, env: Mapping[str, str], *, name: str = "") -> Imported:
+    """A systemd service: `ExecStart=` and `Environment=`."""
+    into = Imported()
+    variables = dict(env)
+    commands: list[str] = []
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        key, _, value = line.strip().partition("=")
+        if key == "Environment":
+            variables |= {n: v for n, _, v in (w.partition("=") for w in shlex.split(value))}
+        elif key == "EnvironmentFile":
+            into.lose("EnvironmentFile", f"{value} is not read: write what it sets as `env` of the server")
+        elif key == "ExecStart" and value:
+            commands.append(value.lstrip("@-:+!"))
+        elif key in {"ExecStartPre", "ExecStartPost", "ExecStop"}:
+            into.lose(key, f"`{value}` is not translated", "what is to be done once after start is a hook")
+    set_here = {n: v for n, v in variables.items() if n not in env}
+    for command in commands:
+        _started(shlex.split(_spelled(command, variables)), "ExecStart", flags, into, name=name, env=set_here)
+    if not commands:
+        into.lose("the unit", "has no ExecStart")
+    return into
+
+
+def from_compose(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) -> Imported:
+    """A compose file: each service whose image is llama.cpp's server."""
+    into = Imported()
+    for name, service in (tree.get("services") or {}).items():
+        where = f"services.{name}"
+        if not isinstance(service, dict):
+            continue
+        words = ["docker", "run"]
+        for volume in service.get("volumes") or []:
+            mount = f"{volume.get('source')}:{volume.get('target')}" if isinstance(volume, dict) else str(volume)
+            words += ["-v", mount]
+        variables = service.get("environment") or {}
+        if isinstance(variables, list):
+            variables = dict(str(item).partition("=")[::2] for item in variables)
+        words += [part for key, value in variables.items() for part in ("-e", f"{key}={_plain(value)}")]
+        command = service.get("command") or []
+        command = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+        words = [_spelled(word, env) for word in [*words, str(service.get("image", "")), *command]]
+        before = len(into.servers)
+        _started(words, where, flags, into, name=str(name))
+        for fields in list(into.servers.values())[before:]:
+            fields.pop("port", None)  # the port inside the container
+        for key in sorted(set(service) - {"image", "command", "volumes", "environment", "ports", "restart", "deploy"}):
+            if len(into.servers) > before and key not in {
+                "container_name",
+                "healthcheck",
+                "ipc",
+                "shm_size",
+                "runtime",
+            }:
+                into.lose(where, f"`{key}` is not translated")
+    return into
+
+
+def _plain(value: Any) -> str:
+    """A YAML value as an environment has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

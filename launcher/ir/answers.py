@@ -1,0 +1,226 @@
+"""What commands that act or list print with `--json`, as types, so that their schemas are published. Pure types."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from launcher.errors import Finding, Severity
+from launcher.ir.changes import FleetChange
+from launcher.ir.documents import InspectDocument
+from launcher.ir.live import FleetStatus
+
+
+class StatusesDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch status --json`: every fleet of this host that runs or is installed."""
+
+    schema: Literal["launch.statuses/v1"]
+    fleets: tuple[FleetStatus, ...]
+
+
+class StopDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch stop --json`: names of what was stopped."""
+
+    schema: Literal["launch.stop/v1"]
+    stopped: tuple[str, ...]
+
+
+class ReloadedFleet(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload did to the processes of one fleet, by their names; with `--dry-run` what it would do."""
+
+    deployment: str
+    started: tuple[str, ...]
+    stopped: tuple[str, ...]
+    restarted: tuple[str, ...]
+    kept: tuple[str, ...]
+    not_running: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Left alone, and not up."""
+    failed: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """Of what did not come up, why; it stands in `started` or `restarted`, too."""
+    reloaded: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """The builtin front, where it was named."""
+    front: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """What changed of the front: `port 8000 → 8001`."""
+    reasons: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """Why each of `restarted` is."""
+    same_files: bool | msgspec.UnsetType = msgspec.UNSET
+    """With `--dry-run`: the config compiles to what runs."""
+    findings: tuple[Finding, ...] | msgspec.UnsetType = msgspec.UNSET
+    """With `--dry-run`: of the compile."""
+
+
+class ReloadDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch reload --json`, and `launch switch --json` once it has switched."""
+
+    schema: Literal["launch.reload/v1"]
+    dry_run: bool | msgspec.UnsetType = msgspec.UNSET
+    fleets: tuple[ReloadedFleet, ...]
+
+
+class SwitchDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch switch --dry-run --json`: what would change of the fleet that runs."""
+
+    schema: Literal["launch.switch/v1"]
+    deployment: str
+    changes: tuple[FleetChange, ...]
+
+
+class InstalledFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file that an install would change. `restarts`: it is a unit that would be started anew."""
+
+    path: str
+    kind: str
+    restarts: bool
+
+
+class InstallDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch install --json` and `launch uninstall --json`: `changes` with `--dry-run`, else what was done."""
+
+    schema: Literal["launch.install/v1"]
+    deployment: str
+    dry_run: bool
+    changes: tuple[InstalledFile, ...] | msgspec.UnsetType = msgspec.UNSET
+    written: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    removed: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    started: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Units, as are the following."""
+    restarted: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    stopped: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    failed: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    absent: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Services of containers that nobody makes units of: podman is missing, or too old."""
+
+
+class CheckpointEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint in numbers; of one that cannot be read `damaged` says why, and the numbers are missing."""
+
+    deployment: str
+    name: str
+    damaged: str | msgspec.UnsetType = msgspec.UNSET
+    created_at: float | msgspec.UnsetType = msgspec.UNSET
+    """Unix time."""
+    input_digest: str | msgspec.UnsetType = msgspec.UNSET
+    launch_version: str | msgspec.UnsetType = msgspec.UNSET
+    servers: int | msgspec.UnsetType = msgspec.UNSET
+    running: int | msgspec.UnsetType = msgspec.UNSET
+    covered_files: int | msgspec.UnsetType = msgspec.UNSET
+    covered_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    config_files: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class CheckpointsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch checkpoint list --json`, the newest last."""
+
+    schema: Literal["launch.checkpoints/v1"]
+    checkpoints: tuple[CheckpointEntry, ...]
+
+
+class CheckpointCreatedDocument(CheckpointEntry, frozen=True, kw_only=True):
+    """`launch checkpoint create --json`. `path`: where it lies."""
+
+    schema: Literal["launch.checkpoint-created/v1"]
+    path: str
+
+
+class CheckpointDeletedDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch checkpoint delete --json`."""
+
+    schema: Literal["launch.checkpoint-deleted/v1"]
+    deployment: str
+    name: str
+
+
+class CheckpointRestoredDocument(ReloadedFleet, frozen=True, kw_only=True):
+    """`launch checkpoint restore --json`."""
+
+    schema: Literal["launch.checkpoint-restored/v1"]
+    name: str
+
+
+class DigestPair(msgspec.Struct, frozen=True, kw_only=True):
+    """Digests of two compiled inputs; None where nothing is compiled."""
+
+    checkpoint: str
+    against: str | None
+
+
+class OverridesApart(msgspec.Struct, frozen=True, kw_only=True):
+    """Overrides that one of two has."""
+
+    only_in_checkpoint: tuple[str, ...]
+    only_against: tuple[str, ...]
+
+
+class CheckpointDiffDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch checkpoint diff --json`: what a restore would do. `against`: another checkpoint, or `now`."""
+
+    schema: Literal["launch.checkpoint-diff/v1"]
+    deployment: str
+    name: str
+    against: str
+    input_digest: DigestPair
+    started: tuple[str, ...]
+    stopped: tuple[str, ...]
+    restarted: dict[str, str]
+    kept: tuple[str, ...]
+    overrides: OverridesApart
+    config_files: tuple[str, ...]
+    """Those that differ."""
+    files: tuple[Finding, ...]
+    """Models and programs that are not what they were."""
+    states: dict[str, tuple[str, str]]
+    """Of processes whose state differs: what it was, what it is."""
+
+
+class ExplainedCode(msgspec.Struct, frozen=True, kw_only=True):
+    """One code of findings. `exit_code` is None for codes that are never errors."""
+
+    code: str
+    stage: str
+    severity: tuple[Severity, ...]
+    exit_code: int | None
+    meaning: str
+    example: str
+    remedy: str
+
+
+class ExplainDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch explain --json`: all codes, or the one that was asked for."""
+
+    schema: Literal["launch.explain/v1"]
+    codes: tuple[ExplainedCode, ...]
+
+
+class InspectionsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch inspect --json` of several files."""
+
+    schema: Literal["launch.inspections/v1"]
+    files: tuple[InspectDocument, ...]
+
+
+class PoolDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch preload|pin|unpin|evict --json`: what was done with a model of the warm pool."""
+
+    schema: Literal["launch.pool/v1"]
+    fleet: str
+    done: str
+    name: str
+
+
+_ANSWERS: tuple[type[msgspec.Struct], ...] = (
+    *(StatusesDocument, StopDocument, ReloadDocument, SwitchDocument, InstallDocument),
+    *(CheckpointsDocument, CheckpointCreatedDocument, CheckpointDeletedDocument, CheckpointRestoredDocument),
+    *(CheckpointDiffDocument, ExplainDocument, InspectionsDocument, PoolDocument),
+)
+
+
+def _name(document: type[msgspec.Struct]) -> str:
+    """The schema that a document says it has."""
+    (field,) = (f for f in msgspec.structs.fields(document) if f.name == "schema")
+    name: str = field.type.__args__[0]
+    return name
+
+
+ANSWERS: dict[str, type[msgspec.Struct]] = {_name(document): document for document in _ANSWERS}
+"""Schema name → the type that defines it."""

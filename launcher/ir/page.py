@@ -1,0 +1,82 @@
+"""What the page at `/ui` and its stream of events show, as types, so that their schemas are published. Pure types."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from launcher.ir.events import EventList, Record
+from launcher.ir.live import FleetStatus, ProcessStatus
+
+EVENT_LISTS_SCHEMA: Final = "launch.event-lists/v1"
+STREAM_SCHEMA: Final = "launch.stream/v1"
+UI_SCHEMA: Final = "launch.ui/v1"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request. Seconds since it came; what is not known is None or 0."""
+
+    number: int = 0
+    """Grows with every request that ended; 0: it has not."""
+    id: str
+    at: float
+    """Unix time at which it came."""
+    client: str
+    """The name of its key, else the client's address."""
+    path: str
+    asked: str
+    """The name that it asked for."""
+    server: str
+    state: str
+    """`waiting`, `running`, `streaming`, `done`, `failed`, `left`."""
+    status: int = 0
+    code: str = ""
+    """Of an error of the front."""
+    seconds: float
+    first_s: float | None = None
+    """Until the first part of the answer."""
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    """As the answer reported; while it streams, its parts so far."""
+    tokens_per_second: float | None = None
+    decision: str = ""
+    """Why an orchestrator sent it there."""
+
+
+class RequestList(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that run or wait `now`, and those that `ended`, oldest first."""
+
+    now: tuple[Request, ...]
+    ended: tuple[Request, ...]
+
+
+class StreamDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`GET /v1/launch/events` as a stream: one property for each `event:`, whose value is the JSON of its `data:`.
+
+    A message of the stream has one of them. `schema` is `launch.stream/v1`; it is not sent.
+    """
+
+    schema: str = STREAM_SCHEMA
+    event: Record | msgspec.UnsetType = msgspec.UNSET
+    """Something happened; its number is the message's `id`."""
+    status: FleetStatus | msgspec.UnsetType = msgspec.UNSET
+    """The whole fleet: first, and when the fleet itself changed."""
+    processes: tuple[ProcessStatus, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Those that changed."""
+    requests: RequestList | msgspec.UnsetType = msgspec.UNSET
+    """All that run or wait now, and those that ended since the last message."""
+
+
+class EventLists(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch events --json`: the events of every fleet that is known here."""
+
+    schema: str = EVENT_LISTS_SCHEMA
+    fleets: tuple[EventList, ...]
+
+
+class UiDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch ui --json`: a link that opens the page once."""
+
+    schema: str = UI_SCHEMA
+    url: str

@@ -1,0 +1,79 @@
+"""How fast servers are: what was measured on a host, and what a plan expects of one. Pure.
+
+Speeds in tokens a second, memory in bytes, times in seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+CALIBRATE_SCHEMA: Final = "launch.calibrate/v1"
+
+
+class Touched(msgspec.Struct, frozen=True, kw_only=True):
+    """What one token needs: bytes read by device while generating, and weights multiplied while reading a prompt."""
+
+    bytes: dict[str, int]
+    weights: int
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One server as it was measured alone on this host, one request at a time.
+
+    `key`: build, model and command line. `load_average`: of the machine, before: how quiet it was.
+    """
+
+    key: str
+    hardware: str
+    server: str
+    model: str
+    quantization: str
+    settings: str
+    build: str
+    at: str
+    prompt_tokens: int
+    n_predict: int
+    batches: int
+    load_average: float
+    decode: float
+    prompt: float
+    memory_bytes: int
+    load_s: float = 0.0
+    touched: Touched
+    drafts: bool = False
+
+
+class ServerSpeed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is expected of one server with one request at a time, from the lowest to the highest.
+
+    `source`: measured = this very server here; calibrated = others here, by what a token touches; stated = by the
+    bandwidth in the hardware file. `basis` says what it rests on. `prompt` absent: nothing is known.
+    """
+
+    server: str
+    decode: tuple[float, float]
+    prompt: tuple[float, float] | None = None
+    source: Literal["measured", "calibrated", "stated"]
+    basis: str
+    touched_bytes: dict[str, int]
+
+
+class ReadSpeed(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast model files came from the disk where they lie: bytes a second, of so many bytes read past the cache."""
+
+    bytes_per_s: int
+    read_bytes: int
+    folder: str
+    at: str
+
+
+class CalibrateDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch calibrate --json`: what was measured, and the file that keeps it."""
+
+    schema: Literal["launch.calibrate/v1"] = CALIBRATE_SCHEMA
+    measurements: tuple[Measurement, ...]
+    file: str
+    read_speed: ReadSpeed | None = None
+    """Absent where the files are too small to tell."""

@@ -1,0 +1,96 @@
+"""What an orchestration does, as events for people: who decided what, verdicts, corrections, committed blocks. Pure.
+
+Figures and names only: no prompt, no answer and no reason of a validator is in an event. Those stand in the project
+memory, for as long as it keeps them.
+"""
+
+from __future__ import annotations
+
+from launcher.ir.events import Happened
+from launcher.orchestrate.decision import Decision
+from launcher.orchestrate.verdict import Verdict
+
+_SOURCES = {
+    "task_type": "the client named this task type",
+    "rule": "a rule has a word of the request",
+    "router": "the router says so",
+    "front_door": "nobody decided, so that the front door answers",
+}
+
+
+def decided(decision: Decision, generation: str, project: str) -> Happened:
+    """Who answers a request for `auto`; escalated where the router was asked and gave no answer that counts."""
+    escalated = decision.why.startswith("router_")
+    cause = _SOURCES.get(decision.source, decision.source)
+    if decision.why:
+        cause += f": {decision.why.replace('_', ' ')}"
+    about = f" about {decision.domain}" if decision.domain else ""
+    return Happened(
+        kind="decision",
+        name=decision.model,
+        message=f"answers a request{about}, validation {decision.policy or 'none'}",
+        cause=cause,
+        details={
+            "generation": generation,
+            "project": project,
+            "source": decision.source,
+            "why": decision.why,
+            "escalated": escalated,
+            "domain": decision.domain,
+            "policy": decision.policy or "none",
+            "confidence": decision.confidence,
+        },
+    )
+
+
+def judged(verdict: Verdict, generation: str, seq: int, attempt: int) -> Happened:
+    """A verdict about block `seq`, counted from 0."""
+    return Happened(
+        kind="verdict",
+        name=verdict.server,
+        message=f"block {seq + 1}, verdict {attempt}: {verdict.kind} after {verdict.seconds:.2f} s",
+        details={
+            "generation": generation,
+            "block": seq + 1,
+            "attempt": attempt,
+            "verdict": verdict.kind,
+            "seconds": verdict.seconds,
+        },
+    )
+
+
+def corrected(model: str, generation: str, seq: int) -> Happened:
+    """A worker is to write a block anew."""
+    return Happened(
+        kind="correction",
+        name=model,
+        message=f"writes block {seq + 1} anew",
+        cause="the validator refused it",
+        details={"generation": generation, "block": seq + 1},
+    )
+
+
+def committed(server: str, generation: str, seq: int, characters: int, verdicts: tuple[Verdict, ...]) -> Happened:
+    """A block is on disk."""
+    return Happened(
+        kind="block",
+        name=server,
+        message=f"block {seq + 1} is committed: {characters} characters",
+        details={
+            "generation": generation,
+            "block": seq + 1,
+            "characters": characters,
+            "verdicts": [verdict.kind for verdict in verdicts],
+        },
+    )
+
+
+def ended(model: str, generation: str, status: str, blocks: int, code: str = "") -> Happened:
+    """A validated answer is complete, or is not and why."""
+    return Happened(
+        kind="generation",
+        name=model,
+        message=f"its answer is {status}: {blocks} block{'s' * (blocks != 1)} committed",
+        cause=code.replace("_", " "),
+        details={"generation": generation, "status": status, "blocks": blocks, "code": code},
+    )

@@ -1,0 +1,235 @@
+"""The routes of the page, of its stream and of what its buttons do. I/O: static files beside this one."""
+
+from __future__ import annotations
+
+import functools
+import mimetypes
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from launcher.ir.live import UnavailableError
+from launcher.page.host import PageHost
+from launcher.page.stream import FIRST, stream
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SAFE = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+_MAX_BODY_BYTES = 16 * 1024
+_ACTS = ("start", "stop", "restart", "degrade", "restore")
+_POOL = ("preload", "pin", "unpin", "evict")
+
+
+class Enter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /ui/enter`: the word of a link, or an API key with the scope `admin`."""
+
+    token: str = ""
+    key: str = ""
+
+
+class _Pages:
+    """The page's functions over one PageHost."""
+
+    def __init__(self, host: PageHost) -> None:
+        """Nothing is cached but the files."""
+        self._host = host
+
+    async def static(self, request: Request) -> Response:
+        """`GET /ui/…`: a file of the page; `/ui/` is `index.html`. They say nothing of the fleet."""
+        name = request.path_params.get("name") or "index.html"
+        data = static_file(name)
+        if data is None:
+            return _error(404, "not_found", f"the page has no {name!r}")
+        from starlette.responses import Response  # noqa: PLC0415
+
+        kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
+        return Response(data, media_type=kind, headers=_SAFE)
+
+    async def to_page(self, _: Request) -> Response:
+        """`GET /ui`."""
+        from starlette.responses import Response  # noqa: PLC0415
+
+        return Response(status_code=303, headers={"location": "/ui/"})
+
+    async def enter(self, request: Request) -> Response:
+        """`POST /ui/enter`: a session, as a cookie that scripts cannot read."""
+        body = await _body(request, Enter)
+        cookie = self._host.enter(token=body.token, key=body.key) if body is not None else None
+        if cookie is None:
+            message = "that link was used or is too old, or that key has no scope admin; `launch ui` makes a new link"
+            return _error(403, "not_admitted", message)
+        return _json({"admitted": True}, headers={"set-cookie": cookie, "cache-control": "no-store"})
+
+    async def leave(self, request: Request) -> Response:
+        """`POST /v1/launch/leave`: the session ends."""
+        self._host.leave(request.headers.get("cookie", ""))
+        return _json({"admitted": False})
+
+    async def link(self, _: Request) -> Response:
+        """`POST /v1/launch/link`: a word that opens one session; for `launch ui`."""
+        return _json({"token": self._host.make_link()}, headers={"cache-control": "no-store"})
+
+    async def events(self, request: Request) -> Response:
+        """`GET /v1/launch/events`: the stream; as JSON the events behind `after`, the newest where there are many."""
+        from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+        last = request.headers.get("last-event-id", request.query_params.get("after", ""))
+        if last and not (last.isascii() and last.isdigit() and len(last) < 18):
+            return _error(400, "invalid_request", "Last-Event-ID and after are the number of an event")
+        after = int(last) if last else None
+        if "text/event-stream" in request.headers.get("accept", ""):
+            headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+            return StreamingResponse(stream(self._host, after), media_type="text/event-stream", headers=headers)
+        return _json({"events": self._host.events(after or 0)[-FIRST:]})
+
+    async def fleet(self, _: Request) -> Response:
+        """`GET /v1/launch/fleet`: devices and servers as planned."""
+        return _json(self._host.fleet())
+
+    async def gpus(self, _: Request) -> Response:
+        """`GET /v1/launch/gpus`: what each does now; beside them what of RAM and its NUMA nodes is free."""
+        return _json(await self._host.loads())
+
+    async def requests(self, _: Request) -> Response:
+        """`GET /v1/launch/requests`: those that run or wait now, and the last thousand."""
+        return _json({"now": self._host.running(), "ended": self._host.ended(0)})
+
+    async def cancel(self, request: Request) -> Response:
+        """`POST /v1/launch/requests/{id}/cancel`."""
+        name = request.path_params["id"]
+        if not self._host.cancel(name):
+            return _error(404, "unknown_request", f"no request {name!r} runs or waits")
+        return _json({"cancelled": name})
+
+    async def act(self, request: Request) -> Response:
+        """`POST /v1/launch/servers/{name}/start`, `stop`, `restart`, `degrade` or `restore`."""
+        name, verb = request.path_params["name"], request.path_params["verb"]
+        if name not in {process.name for process in self._host.status().processes}:
+            return _error(404, "unknown_server", f"the fleet has no {name!r}")
+        try:
+            if verb == "start":
+                await self._host.start(name)
+            elif verb == "stop":
+                await self._host.stop((name,))
+            elif verb == "restart":
+                await self._host.restart(name)
+            elif verb in ("degrade", "restore"):
+                await self._host.change_rung(name, down=verb == "degrade")
+            else:
+                return _error(404, "not_found", f"a server can be told to {', '.join(_ACTS)}, not to {verb!r}")
+        except UnavailableError as error:
+            return _error(409, error.code, error.message)
+        return _json({"done": verb, "name": name})
+
+    async def pool(self, request: Request) -> Response:
+        """`POST /v1/launch/pool/{name}/preload`, `pin`, `unpin` or `evict`."""
+        name, verb = request.path_params["name"], request.path_params["verb"]
+        if verb not in _POOL:
+            return _error(404, "not_found", f"the files of a model can be told to {', '.join(_POOL)}, not to {verb!r}")
+        try:
+            self._host.pool(verb, name)
+        except KeyError as error:
+            return _error(404, "unknown_server", str(error.args[0]))
+        return _json({"done": verb, "name": name})
+
+    async def projects(self, request: Request) -> Response:
+        """`GET /v1/launch/projects`; with `?name=` (and `owner=`) the last generations of one."""
+        name = request.query_params.get("name")
+        if name is None:
+            return _json({"projects": await self._host.projects()})
+        owner = request.query_params.get("owner", "")
+        return _json({"generations": await self._host.project(owner, name)})
+
+    async def generation(self, request: Request) -> Response:
+        """`GET /v1/launch/generations/{id}`."""
+        found = await self._host.generation(request.path_params["id"])
+        return _error(404, "generation_not_found", "there is no such generation") if found is None else _json(found)
+
+    async def plan(self, _: Request) -> Response:
+        """`GET /v1/launch/plan`: what the files say now, its findings, and what a reload would change."""
+        return _json(await self._host.command("reload", "--dry-run", "--json"))
+
+    async def apply(self, _: Request) -> Response:
+        """`POST /v1/launch/apply`: take over what the files say now."""
+        return _json(await self._host.command("reload", "--json"))
+
+
+def page_routes(host: PageHost) -> list[Route]:
+    """The routes, to be added to the control application."""
+    from starlette.routing import Route  # noqa: PLC0415 - late: starlette costs 60 ms
+
+    pages = _Pages(host)
+    get, post = ["GET"], ["POST"]
+    return [
+        Route("/ui", pages.to_page, methods=get),
+        Route("/ui/", pages.static, methods=get),
+        Route("/ui/enter", pages.enter, methods=post),
+        Route("/ui/{name}", pages.static, methods=get),
+        Route("/v1/launch/events", pages.events, methods=get),
+        Route("/v1/launch/fleet", pages.fleet, methods=get),
+        Route("/v1/launch/gpus", pages.gpus, methods=get),
+        Route("/v1/launch/requests", pages.requests, methods=get),
+        Route("/v1/launch/requests/{id}/cancel", pages.cancel, methods=post),
+        Route("/v1/launch/servers/{name}/{verb}", pages.act, methods=post),
+        Route("/v1/launch/pool/{name}/{verb}", pages.pool, methods=post),
+        Route("/v1/launch/projects", pages.projects, methods=get),
+        Route("/v1/launch/generations/{id}", pages.generation, methods=get),
+        Route("/v1/launch/plan", pages.plan, methods=get),
+        Route("/v1/launch/apply", pages.apply, methods=post),
+        Route("/v1/launch/link", pages.link, methods=post),
+        Route("/v1/launch/leave", pages.leave, methods=post),
+    ]
+
+
+@functools.cache
+def static_file(name: str) -> bytes | None:
+    """A file of the page, by its plain name; None where there is none."""
+    if name not in static_names():
+        return None
+    return resources.files(__package__).joinpath("static", name).read_bytes()
+
+
+@functools.cache
+def static_names() -> frozenset[str]:
+    """The page's files."""
+    folder = resources.files(__package__).joinpath("static")
+    return frozenset(entry.name for entry in folder.iterdir() if entry.is_file())
+
+
+async def _body(request: Request, kind: type[Any]) -> Any:
+    """The JSON body as `kind`, None where it is none."""
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > _MAX_BODY_BYTES:
+            return None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(msgspec.json.encode(value), status, media_type="application/json", headers=headers)
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    """An error in the API's shape."""
+    return _json({"error": {"code": code, "message": message}}, status)

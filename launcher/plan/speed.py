@@ -1,0 +1,146 @@
+"""Expected speed: a token takes as long as reading what it touches, at the rate at which a device is read. Pure.
+
+What a token touches: the weights of its experts and of all else, half the K/V of a full slot, the recurrent state.
+Drafts make a server faster by what is accepted of them, which is known only where that server was measured.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from math import prod
+
+from launcher.ir.config import HardwareConfig
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.ir.settings import RAM
+from launcher.ir.speed import Measurement, ServerSpeed, Touched
+from launcher.plan.memory import trunk
+from launcher.plan.memory.layers import split_name
+from launcher.plan.memory.weights import EXPERTS, INPUT
+
+SPREAD = 0.25
+"""What another model differs by from the rate at which one was read, either way (docs/performance.md)."""
+
+
+def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) -> tuple[ServerSpeed, ...]:
+    """What is expected of each server that generates text, of which anything is known.
+
+    `known`: what was measured on this hardware. `keys`: server → what its measurements are known by.
+    """
+    measured = tuple(m for m in known if m.hardware == plan.config.hardware.name)
+    found: list[ServerSpeed] = []
+    if not measured and not _states_any(plan.config.hardware):
+        return ()
+    for server in plan.servers:
+        if server.settings.embedding:
+            continue
+        hardware = plan.config.hardware.machine(server.on) if server.on else plan.config.hardware
+        speed = expected(server, touched(server), hardware, measured, keys.get(server.name, ""))
+        if speed is not None:
+            found.append(speed)
+    return tuple(found)
+
+
+def expected(
+    server: ServerPlan, touches: Touched, hardware: HardwareConfig, measured: Iterable[Measurement], key: str
+) -> ServerSpeed | None:
+    """By the server's own measurement, else by others', else by the hardware file; None where nothing is known."""
+    known = tuple(measured)
+    own = max((m for m in known if m.key == key), key=lambda m: m.at, default=None)
+    if own is not None:
+        quiet = f"load {own.load_average:.1f}"
+        return ServerSpeed(
+            server=server.name,
+            decode=(own.decode, own.decode),
+            prompt=(own.prompt, own.prompt),
+            source="measured",
+            basis=f"{own.at[:10]}, {own.build}, {own.prompt_tokens}+{own.n_predict} tokens, {quiet}",
+            touched_bytes=touches.bytes,
+        )
+    alike = [m for m in known if set(m.touched.bytes) == set(touches.bytes) == {RAM} and not m.drafts]
+    alike = [m for m in alike if m.quantization == server.config.quantization] or alike
+    if alike:
+        return _calibrated(server, touches, alike)
+    rates = {device: _stated(hardware, device) for device in touches.bytes}
+    if not rates or not all(rates.values()):
+        return None
+    seconds = sum(size / rate for (_, size), rate in zip(touches.bytes.items(), rates.values(), strict=True) if rate)
+    return ServerSpeed(
+        server=server.name,
+        decode=((1 - SPREAD) / seconds, (1 + SPREAD) / seconds),
+        source="stated",
+        basis="read_bandwidth_bytes of " + ", ".join(rates),
+        touched_bytes=touches.bytes,
+    )
+
+
+def _calibrated(server: ServerPlan, touches: Touched, alike: list[Measurement]) -> ServerSpeed:
+    """By the rates at which other models were read in RAM."""
+    rates = [m.decode * m.touched.bytes[RAM] for m in alike]
+    work = [m.prompt * m.touched.weights for m in alike]
+    size, weights = touches.bytes[RAM], touches.weights
+    return ServerSpeed(
+        server=server.name,
+        decode=((1 - SPREAD) * min(rates) / size, (1 + SPREAD) * max(rates) / size),
+        prompt=((1 - SPREAD) * min(work) / weights, (1 + SPREAD) * max(work) / weights) if weights else None,
+        source="calibrated",
+        basis=f"measured here: {', '.join(sorted({f'{m.model} {m.quantization}' for m in alike}))}",
+        touched_bytes=touches.bytes,
+    )
+
+
+def _states_any(hardware: HardwareConfig) -> bool:
+    """Whether the hardware file states a rate of anything."""
+    of_hosts = (host.gpus or {} for host in hardware.hosts.values())
+    gpus = (gpu for found in (hardware.gpus, *of_hosts) for gpu in found.values())
+    return bool(hardware.read_bandwidth_bytes or any(gpu.read_bandwidth_bytes for gpu in gpus))
+
+
+def _stated(hardware: HardwareConfig, device: str) -> int | None:
+    """Bytes a second that the hardware file states."""
+    if device == RAM:
+        return hardware.read_bandwidth_bytes
+    gpu = hardware.gpus.get(device)
+    return gpu.read_bandwidth_bytes if gpu else None
+
+
+def touched(server: ServerPlan) -> Touched:
+    """What one token of `server` touches, by device, as its layers are placed."""
+    model, settings, arch = server.model, server.settings, server.model.architecture
+    share = settings.n_expert_used / arch.n_expert if arch.n_expert else 1.0
+    tied = not any(t.name == "output.weight" for t in model.tensors)
+    rules = [(re.compile(pattern), device) for pattern, device in settings.placement]
+    layers = trunk(arch)
+    first = max(0, arch.n_layer + 1 - settings.n_gpu_layers) if settings.devices else arch.n_layer + 1
+    sizes: dict[str, float] = defaultdict(float)
+    weights = 0.0
+    for tensor in model.tensors:
+        layer, stem = split_name(tensor.name)
+        if layer >= layers or (stem.startswith(INPUT) and not (tied and stem.startswith("token_embd"))):
+            continue
+        bank = "exps." in stem and stem.split(".", 1)[0].replace("_chexps", "").replace("_exps", "") in EXPERTS
+        part = share if bank else 1.0
+        on_gpu = (layer if layer >= 0 else arch.n_layer) >= first
+        kept = (bank and layer < settings.n_cpu_moe) or (stem.startswith("ffn_") and 0 <= layer < settings.n_cpu_ffn)
+        ruled = next((device for pattern, device in rules if pattern.search(tensor.name)), None)
+        place = ruled or ("gpu" if on_gpu and not kept else RAM)
+        sizes[place] += tensor.size_bytes * part
+        weights += prod(tensor.shape) * part if layer >= 0 else 0
+    _spread(sizes, server)
+    for memory in server.memory:
+        state = memory.kv_bytes / 2 + memory.recurrent_bytes
+        if state:
+            sizes[memory.device] += state / settings.slots
+    return Touched(
+        bytes={device: round(size) for device, size in sorted(sizes.items()) if size}, weights=round(weights)
+    )
+
+
+def _spread(sizes: dict[str, float], server: ServerPlan) -> None:
+    """What is on the devices, over them as their memory is."""
+    together = sizes.pop("gpu", 0.0)
+    shares = {m.device: m.model_bytes for m in server.memory if m.device in server.settings.devices}
+    whole = sum(shares.values())
+    for device, share in shares.items():
+        sizes[device] = sizes.get(device, 0.0) + (together * share / whole if whole else 0.0)

@@ -1,0 +1,11 @@
+"""In: a compiled or rendered fleet. Out: what the servers' own binaries say of its memory, and findings.
+
+For each server: header (the real file, or a sparse one made from the catalogue) → command line as it would run →
+`no_alloc` pass of its binary → differences. In parallel, cached; no model file and no GPU are needed for `prove`.
+"""
+
+from launcher.proving.fleet import prove, prove_file, prove_fleet
+from launcher.proving.here import Here, prove_here
+from launcher.proving.rendered import prove_rendered
+
+__all__ = ["Here", "prove", "prove_file", "prove_fleet", "prove_here", "prove_rendered"]

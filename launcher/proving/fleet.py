@@ -1,0 +1,171 @@
+"""`--prove`: a whole plan by one binary's dry runs, beside what the plan says. I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from launcher import config, engine, plan
+from launcher.compiler import Compilation
+from launcher.errors import EngineError, Finding
+from launcher.files import state_root
+from launcher.hardware import take_inventory
+from launcher.ir.catalog import Catalog, ModelFile
+from launcher.ir.config import (
+    EngineConfig,
+    FleetConfig,
+    GpuConfig,
+    HardwareConfig,
+    HostConfig,
+    ProfileConfig,
+    ServerConfig,
+    TierConfig,
+)
+from launcher.ir.host import HostInventory
+from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
+from launcher.ir.proof import Proof, ServerProof
+from launcher.proving.runs import Outcome, Prover, job_of, library_path, prover, run_each
+
+Machine = TypeVar("Machine", HardwareConfig, HostConfig)
+
+
+def prove(compiled: Compilation, *, binary: str | None = None) -> tuple[Proof, tuple[Finding, ...]]:
+    """The proof of a compiled plan, and what it found, located in the config. See `prove_fleet`."""
+    proof, found = prove_fleet(compiled.plan.config, compiled.catalog, binary=binary)
+    return proof, config.locate(found, compiled.composed.sources)
+
+
+def prove_file(
+    file: ModelFile, server: ServerConfig, host: HardwareConfig, *, binary: str | None = None
+) -> tuple[Proof, tuple[Finding, ...]]:
+    """The proof of one server of one model file, by the embedded binary unless another is named."""
+    alone = msgspec.structs.replace(
+        server, model=file.model, quantization=file.quantization, tier="hot", draft=None, projector=False
+    )
+    fleet = FleetConfig(
+        hardware=host,
+        profile=ProfileConfig(name="inspect"),
+        models={},
+        quantizations={},
+        tiers={"hot": TierConfig(start="boot")},
+        engines={alone.engine: EngineConfig(binary=engine.EMBEDDED, dialect="")},
+        ports={"server": 1},
+        servers={"server": alone},
+    )
+    return prove_fleet(fleet, Catalog(files={f"{file.model}@{file.quantization}": file}), binary=binary)
+
+
+def prove_fleet(fleet: FleetConfig, models: Catalog, *, binary: str | None = None) -> tuple[Proof, tuple[Finding, ...]]:
+    """The proof of a fleet, and what it found.
+
+    Figures are for the instructions of this machine, because the server has no others to show; GPUs that it lacks
+    are stood in for by the engine's own RPC server. `binary` replaces the configured one, which else is used where
+    it is at hand, and else the embedded one, with a note. Raises EngineError when no binary can be found.
+    """
+    path, notes = _binary(fleet, binary)
+    dialect = engine.probe(path, state_root() / "dialects", key="engines")
+    here = take_inventory()
+    stood = _stand_ins(fleet, here)
+    engines = {name: (str(path), dialect) for name in fleet.engines}
+    env = {name: library_path(entry) for name, entry in fleet.engines.items()}
+    with prover(engines, env, here.features, stood) as using:
+        features, seen = here.features, _as_seen_here(fleet, stood, here.features, dialect.name)
+        planned, outcomes = _proved(using, seen, models)
+        used = engine.used_features(here.features, _compiled_for(outcomes))
+        if used != features:  # the build uses less than this CPU has: again, all from what was kept but what changes
+            made = {name for name, outcome in outcomes.items() if not outcome.cached}
+            features, seen = used, _as_seen_here(fleet, stood, used, dialect.name)
+            planned, outcomes = _proved(using, seen, models)
+            outcomes = {n: o._replace(cached=o.cached and n not in made) for n, o in outcomes.items()}
+        memory = plan.unshared_memory(seen, models)
+        servers = tuple(
+            _judge(using, server, memory.get(server.name, ()), outcomes[server.name]) for server in planned.servers
+        )
+    proof = Proof(binary=str(path), version=dialect.version, features=features, servers=servers)
+    return proof, plan.sort_findings((*notes, *(f for server in servers for f in plan.proof_findings(server))))
+
+
+def _proved(using: Prover, fleet: FleetConfig, models: Catalog) -> tuple[FleetPlan, dict[str, Outcome]]:
+    """The plan of `fleet`, and how the dry run of each of its servers ended."""
+    planned = plan.plan_fleet(fleet, models, deployment="proof", input_digest="")
+    return planned, run_each(using, {s.name: job_of(using, planned, s) for s in planned.servers})
+
+
+def _binary(fleet: FleetConfig, asked: str | None) -> tuple[Path, tuple[Finding, ...]]:
+    """The binary that proves, and a note when it is not the configured one."""
+    names = sorted({server.engine for server in fleet.servers.values()})
+    wanted = [asked] if asked else [engine.resolve_binary(fleet.engines[n], key=f"engines.{n}") for n in names]
+    for candidate in wanted:
+        located = engine.locate_binary(candidate)
+        if located is not None:
+            return located, ()
+    if asked:
+        finding = Finding(
+            code="engine/missing-binary", severity="error", key="", message=f"there is no llama-server at {asked}"
+        )
+        raise EngineError([finding])
+    embedded = Path(engine.resolve_binary(EngineConfig(binary=engine.EMBEDDED, dialect=""), key="engines"))
+    note = Finding(
+        code="plan/proof-other-binary",
+        severity="note",
+        key=f"engines.{names[0]}.binary" if names else "engines",
+        message=f"{wanted[0] if wanted else 'the engine'} is not on this machine: proven with {embedded}",
+    )
+    return embedded, (note,)
+
+
+def _stand_ins(fleet: FleetConfig, here: HostInventory) -> dict[str, str]:
+    """GPUs that the fleet uses and this machine has not → what stands for an endpoint."""
+    used = {device for server in fleet.servers.values() for device in server.devices}
+    machines: tuple[HardwareConfig | HostConfig, ...] = (fleet.hardware, *fleet.hardware.hosts.values())
+    absent = [name for machine in machines for name in machine.gpus or {} if name in used and not here.gpus]
+    return {name: f"{name}.stand-in" for name in absent}
+
+
+def _compiled_for(outcomes: Mapping[str, Outcome]) -> tuple[str, ...]:
+    """The CPU features that the build says it was compiled for."""
+    return next((o.proven.compiled_for for o in outcomes.values() if o.proven and o.proven.compiled_for), ())
+
+
+def _as_seen_here(fleet: FleetConfig, stood: Mapping[str, str], features: tuple[str, ...], build: str) -> FleetConfig:
+    """`fleet` of the proving build, with the instructions that it uses here, and GPUs as it will see them."""
+    hardware = fleet.hardware
+    hosts = {name: _as_seen(host, stood, features) for name, host in hardware.hosts.items()}
+    return msgspec.structs.replace(
+        fleet,
+        hardware=msgspec.structs.replace(_as_seen(hardware, stood, features), hosts=hosts),
+        engines={n: msgspec.structs.replace(e, cpu_features=None, dialect=build) for n, e in fleet.engines.items()},
+    )
+
+
+def _as_seen(machine: Machine, stood: Mapping[str, str], features: tuple[str, ...]) -> Machine:
+    """A machine with the instructions of this one, and its GPUs as the server will see them."""
+    cpu = machine.cpu and msgspec.structs.replace(machine.cpu, features=features)
+    gpus = machine.gpus and {name: _seen(gpu, stood.get(name)) for name, gpu in machine.gpus.items()}
+    return msgspec.structs.replace(machine, cpu=cpu, gpus=gpus)
+
+
+def _seen(gpu: GpuConfig, endpoint: str | None) -> GpuConfig:
+    """A GPU, or the RPC server that stands in for it."""
+    return msgspec.structs.replace(gpu, backend="rpc", endpoint=endpoint) if endpoint else gpu
+
+
+def _judge(prover: Prover, server: ServerPlan, memory: tuple[DeviceMemory, ...], outcome: Outcome) -> ServerProof:
+    """One server's proof."""
+    header = "sparse" if server.model.source == "declared" else "file"
+    stand_ins = tuple(device for device in server.settings.devices if device in prover.stand_ins)
+    if outcome.proven is None:
+        cause = outcome.error.cause if outcome.error else "refused"
+        return ServerProof(
+            name=server.name, header=header, stand_ins=stand_ins, failure=str(outcome.error), cause=cause
+        )
+    return ServerProof(
+        name=server.name,
+        header=header,
+        cached=outcome.cached,
+        stand_ins=stand_ins,
+        differences=plan.differences(memory, outcome.proven.own, outcome.proven.draft),
+    )

@@ -1,0 +1,116 @@
+"""Before anything starts: every server's own binary is asked, on this host, with its real flags. I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from launcher import config, engine, plan
+from launcher.compiler import Compilation, with_proof
+from launcher.errors import Finding, LaunchError
+from launcher.files import state_root
+from launcher.hardware import take_inventory
+from launcher.ir.dialect import Dialect
+from launcher.ir.host import HostInventory
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.ir.proof import Proved
+from launcher.proving.faults import failures
+from launcher.proving.runs import Job, Outcome, job_of, library_path, prover, run_each
+from launcher.sizes import gib
+
+
+class Here(NamedTuple):
+    """What each server's own binary said on this host: the fleet planned by the larger of bound and proof.
+
+    `lines`: subject and what was found, for people. `findings` are located.
+    """
+
+    compiled: Compilation
+    findings: tuple[Finding, ...]
+    lines: tuple[tuple[str, str], ...]
+
+
+def prove_here(compiled: Compilation) -> Here:
+    """Ask the binary of every server that may run on this host, with its real flags, before anything starts.
+
+    Left out are servers that never start, whose files, binary or devices are not here (the host's check says so), whose
+    devices are reached over RPC (their servers may be part of the fleet and not be up yet), and builds without
+    `--fit`.
+    """
+    inventory = take_inventory()
+    engines, unasked = _engines_here(compiled)
+    planned = compiled.plan
+    asked = [
+        s
+        for s in planned.servers
+        if s.config.engine in engines and s.starts != "never" and _devices_here(planned, s, inventory)
+    ]
+    env = {name: library_path(planned.config.engines[name]) for name in engines}
+    with prover(engines, env, inventory.features, {}) as here:
+        jobs = {s.name: job_of(here, planned, s) for s in asked}
+        outcomes = run_each(here, {name: job for name, job in jobs.items() if _files_here(job)})
+    findings = failures({s.name: s.config.engine for s in asked if s.name in outcomes}, outcomes, engines, inventory)
+    memory = plan.unshared_memory(planned.config, compiled.catalog)
+    proved = {
+        server.name: Proved(
+            build=engines[server.config.engine][1].name,
+            excess=plan.excesses(memory.get(server.name, ()), outcome.proven.own, outcome.proven.draft),
+        )
+        for server in asked
+        if (outcome := outcomes.get(server.name)) is not None and outcome.proven is not None
+    }
+    return Here(
+        with_proof(compiled, proved),
+        config.locate(plan.without_waived(planned.config, findings), compiled.composed.sources),
+        (*unasked, *_proof_lines(proved, outcomes, len(planned.servers))),
+    )
+
+
+def _engines_here(compiled: Compilation) -> tuple[dict[str, tuple[str, Dialect]], tuple[tuple[str, str], ...]]:
+    """The engines whose binary is here, with its real flags, and a line for each that cannot be asked."""
+    found: dict[str, tuple[str, Dialect]] = {}
+    lines = []
+    for name, (binary, _) in compiled.engines.items():
+        env = library_path(compiled.plan.config.engines[name])
+        located = engine.locate_binary(binary)
+        if located is None:
+            continue
+        try:
+            dialect = engine.probe(located, state_root() / "dialects", key=f"engines.{name}", env=env)
+        except LaunchError:
+            continue  # the check of binaries says so
+        if "--fit" in dialect.index():
+            found[name] = str(located), dialect
+        else:
+            lines.append((f"proof by {name}", f"{dialect.name} has no dry run: the plan's bounds stand"))
+    return found, tuple(lines)
+
+
+def _files_here(job: Job) -> bool:
+    """Whether a dry run finds its model and its draft, or makes them of what is declared."""
+    made = {path for _, path in job.sparse}
+    return all(Path(path) in made or Path(path).is_file() for path in (job.model, job.draft) if path)
+
+
+def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInventory) -> bool:
+    """Whether a dry run of `server` sees the devices that it is planned on."""
+    gpus = planned.config.hardware.machine(server.on).gpus or {}
+    if any(gpus[d].backend == "rpc" for d in server.settings.devices if d in gpus):
+        return False
+    return not server.settings.devices or bool(inventory.gpus)
+
+
+def _proof_lines(
+    proved: Mapping[str, Proved], outcomes: Mapping[str, Outcome], servers: int
+) -> Iterator[tuple[str, str]]:
+    """What was proven, by which build, for people."""
+    for build in sorted({p.build for p in proved.values()}):
+        names = [name for name, p in proved.items() if p.build == build]
+        cached = sum(outcomes[name].cached for name in names)
+        kept = f", {cached} of them earlier" if cached else ""
+        yield "memory", f"{len(names)} of {servers} servers proven by {build} in a dry run{kept}"
+    for name, proof in proved.items():
+        if proof.excess:
+            more = ", ".join(f"{e.component} on {e.device} +{gib(e.excess_bytes)}" for e in proof.excess)
+            yield f"memory of {name}", f"planned as {proof.build} says, beyond the bound: {more}"

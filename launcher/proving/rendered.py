@@ -1,0 +1,95 @@
+"""Before a rendered folder is installed: its servers' command lines are tried as they stand. I/O."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from launcher import catalog, engine
+from launcher.errors import Finding, LaunchError
+from launcher.files import state_root
+from launcher.hardware import take_inventory
+from launcher.ir.dialect import Dialect
+from launcher.ir.fleet import FleetManifest, ServerUnit
+from launcher.ir.proof import Breakdown
+from launcher.plan import beyond_rounding
+from launcher.proving.faults import failures
+from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, names_of, prover, run_each, without
+from launcher.sizes import gib
+
+LIBRARIES = "LD_LIBRARY_PATH"
+
+
+def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
+    """What the binary of every server of a rendered deployment says of its dry run on this host.
+
+    Not asked are servers that never start, whose binary or model is not here, whose GPU is not here or is reached
+    over RPC, and builds without `--fit`. `plan/proof-mismatch` (an error here: the rendered limits are too small)
+    where a server takes more than its units allow.
+    """
+    inventory = take_inventory()
+    engines: dict[str, tuple[str, Dialect]] = {}
+    env: dict[str, dict[str, str]] = {}
+    gpus = {device.name for device in manifest.devices if device.kind == "gpu"}
+    jobs: dict[str, Job] = {}
+    for unit in manifest.servers:
+        devices = tuple(need.device for need in unit.memory if need.device in gpus)
+        if unit.start == "never" or "--rpc" in unit.argv or (devices and not inventory.gpus):
+            continue
+        name, where = unit.argv[0], {k: v for k, v in unit.env.items() if k == LIBRARIES}
+        try:
+            if name not in engines:
+                found = engine.locate_binary(name)
+                if found is None:
+                    continue  # what is missing is said when the units are verified
+                engines[name] = str(found), engine.probe(found, state_root() / "dialects", key="engines", env=where)
+                env[name] = where
+            if "--fit" in engines[name][1].index():
+                jobs[unit.name] = _job(unit, name, devices)
+        except LaunchError:
+            continue
+    with prover(engines, env, inventory.features, {}) as here:
+        outcomes = run_each(here, jobs)
+    found_wrong = failures({name: job.engine for name, job in jobs.items()}, outcomes, engines, inventory)
+    units = {unit.name: unit for unit in manifest.servers}
+    more = (
+        _outgrown(units[name], outcome.proven.own, outcome.proven.draft, engines[jobs[name].engine][1].name)
+        for name, outcome in outcomes.items()
+        if outcome.proven is not None
+    )
+    return (*found_wrong, *(finding for finding in more if finding is not None))
+
+
+def _job(unit: ServerUnit, name: str, devices: tuple[str, ...]) -> Job:
+    """The dry run of a rendered server. Raises CatalogError where a header cannot be read."""
+    words = without(unit.argv, NOT_YET)
+    draft = next((value for flag, value in pairwise(words) if flag in DRAFT_MODEL), None)
+    return Job(
+        engine=name,
+        words=words,
+        env=unit.env,
+        model=unit.model_path,
+        draft=draft,
+        devices=names_of(words, devices),
+        endpoints=(),
+        headers=tuple(catalog.read_header(path).digest for path in (unit.model_path, *filter(None, (draft,)))),
+    )
+
+
+def _outgrown(unit: ServerUnit, own: Breakdown, draft: Breakdown | None, build: str) -> Finding | None:
+    """The finding for a server that takes more on a device than it was rendered with, beyond the log's rounding."""
+    planned = {need.device: need.committed_bytes + need.file_bytes for need in unit.memory}
+    proven: dict[str, int] = {}
+    for memory in (*own.memory, *(draft.memory if draft else ())):
+        whole = memory.model_bytes + memory.context_bytes + memory.compute_bytes
+        proven[memory.device] = proven.get(memory.device, 0) + whole
+    over = {device: size for device, size in proven.items() if beyond_rounding(planned.get(device, 0), size)}
+    if not over:
+        return None
+    figures = ", ".join(f"{gib(size)} on {at}, {gib(planned.get(at, 0))} planned" for at, size in over.items())
+    return Finding(
+        code="plan/proof-mismatch",
+        severity="error",
+        key=f"servers.{unit.name}",
+        message=f"{unit.name} takes more than it was rendered with, as {build} says: {figures}",
+        notes=("render it on this host with `launch render --prove …`: its limits are then the proven ones",),
+    )

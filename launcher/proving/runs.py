@@ -1,0 +1,209 @@
+"""Dry runs of servers by their own binaries: in parallel, equal ones once, kept between commands. I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from launcher import catalog, engine
+from launcher.files import state_root
+from launcher.ir.catalog import FilePart, ModelFile
+from launcher.ir.config import EngineConfig
+from launcher.ir.dialect import Dialect
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.render import server_command
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One dry run: command line, environment, files, and llama.cpp's name of each device → the plan's.
+
+    `endpoints` stand in the command line for those of RPC servers that are started for this run alone: they do not
+    outlive a client that is killed.
+    """
+
+    engine: str
+    words: tuple[str, ...]
+    env: dict[str, str]
+    model: str
+    draft: str | None
+    devices: dict[str, str]
+    endpoints: tuple[str, ...]
+    headers: tuple[str, ...]
+    """Digests of the model's header and the draft's."""
+    sparse: tuple[tuple[ModelFile, Path], ...] = ()
+    """Files with the catalogue's header, to be made where there is none."""
+
+
+class Prover(msgspec.Struct, frozen=True, kw_only=True):
+    """What servers are proven with: binaries and their flags by engine, this CPU, folders."""
+
+    engines: dict[str, tuple[str, Dialect]]
+    digests: dict[str, str]
+    features: tuple[str, ...]
+    stand_ins: dict[str, str]
+    """Device that this machine lacks → what stands for its endpoint in a command line."""
+    folder: Path
+    kept: Path
+
+
+NOT_YET = frozenset({"--api-key-file", "--slot-save-path"})
+"""Flags whose files are made when a fleet starts; memory does not depend on them."""
+
+DRAFT_MODEL = ("--spec-draft-model", "--model-draft")
+"""Flags of the draft's file, by build."""
+ATTEMPTS = 3
+"""At a dry run that ends without a word of why."""
+
+
+class Outcome(NamedTuple):
+    """How one dry run ended. `cached`: it was made earlier."""
+
+    proven: engine.Proven | None
+    error: engine.DryRunError | None = None
+    cached: bool = False
+
+
+def library_path(entry: EngineConfig) -> dict[str, str]:
+    """Where an engine finds its libraries, as its servers get it."""
+    return {"LD_LIBRARY_PATH": ":".join(entry.library_path)} if entry.library_path else {}
+
+
+@contextlib.contextmanager
+def prover(
+    engines: dict[str, tuple[str, Dialect]],
+    env: Mapping[str, Mapping[str, str]],
+    features: tuple[str, ...],
+    stand_ins: Mapping[str, str],
+) -> Iterator[Prover]:
+    """What is proven with, and its folder for the length of a proof. `env`: by engine, where it finds its libraries."""
+    digests = {name: engine.binary_digest(Path(at), env.get(name, {})) for name, (at, _) in engines.items()}
+    with tempfile.TemporaryDirectory(prefix="launch-prove-") as folder:
+        yield Prover(
+            engines=engines,
+            digests=digests,
+            features=features,
+            stand_ins=dict(stand_ins),
+            folder=Path(folder),
+            kept=state_root() / "proofs",
+        )
+
+
+def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
+    """How the dry run of every job ended, as many at once as there are CPUs; equal ones are run once.
+
+    Headers are made only for dry runs that were not kept from earlier.
+    """
+    keys = {name: _key(prover, job) for name, job in jobs.items()}
+    done = {
+        key: Outcome(kept, cached=True) for key in set(keys.values()) if (kept := engine.read_proof(prover.kept, key))
+    }
+    once = {key: job for name, job in jobs.items() if (key := keys[name]) not in done}
+    for path, file in {path: file for job in once.values() for file, path in job.sparse}.items():
+        if not path.exists():
+            catalog.write_sparse(file, path)
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        done |= dict(zip(once, pool.map(lambda key: _run(prover, key, once[key]), once), strict=True))
+    return {name: done[key] for name, key in keys.items()}
+
+
+def _header(prover: Prover, file: ModelFile) -> Path:
+    """The path to give to `--model`: the file, or where a sparse one with the catalogue's header is made."""
+    declared = prover.folder / f"{file.entry}.gguf"
+    return declared if file.source == "declared" else Path(file.path)
+
+
+def _opened(file: ModelFile, path: Path) -> ModelFile:
+    """`file` as it is opened at `path`."""
+    return msgspec.structs.replace(file, parts=(FilePart(path=str(path), size_bytes=0),))
+
+
+def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
+    """How the proof runs one server of a plan.
+
+    A projector is left out: it is no part of the breakdown.
+    """
+    files = [file for file in (server.model, server.draft) if file is not None]
+    paths = [_header(prover, file) for file in files]
+    model, draft = _opened(server.model, paths[0]), _opened(server.draft, paths[1]) if server.draft else None
+    changed = msgspec.structs.replace(server, model=model, draft=draft, projector=None)
+    command, _ = server_command(changed, planned, prover.engines)
+    return Job(
+        engine=server.config.engine,
+        words=without(command.words, NOT_YET),
+        env=command.env,
+        model=str(paths[0]),
+        draft=changed.draft_path,
+        devices=names_of(command.words, server.settings.devices),
+        endpoints=tuple(prover.stand_ins[d] for d in server.settings.devices if d in prover.stand_ins),
+        headers=tuple(file.header_digest for file in files),
+        sparse=tuple((f, p) for f, p in zip(files, paths, strict=True) if f.source == "declared"),
+    )
+
+
+def names_of(words: tuple[str, ...], devices: tuple[str, ...]) -> dict[str, str]:
+    """What the server calls each device that `words` give it → what the plan calls it."""
+    rpc = _value(words, "--rpc")
+    seen = [rpc[int(n.removeprefix("RPC"))] if n.startswith("RPC") and rpc else n for n in _value(words, "--device")]
+    return dict(zip(seen, devices, strict=False))
+
+
+def without(words: tuple[str, ...], flags: Collection[str]) -> tuple[str, ...]:
+    """`words` without `flags` and the value of each."""
+    return tuple(w for before, w in pairwise(("", *words)) if w not in flags and before not in flags)
+
+
+def _value(words: tuple[str, ...], flag: str) -> list[str]:
+    """The items of a flag's comma-separated value; none where it is not given."""
+    return words[words.index(flag) + 1].split(",") if flag in words else []
+
+
+def _key(prover: Prover, job: Job) -> str:
+    """What the proof is kept under: names, ports and folders do not count."""
+    ignored = {"--model", "--alias", "--host", "--port", "--rpc", *DRAFT_MODEL}
+    flags = [word for before, word in pairwise(job.words) if before not in ignored]
+    flags += [*map(str, sorted(job.env.items())), *job.devices.values()]
+    return engine.proof_key(prover.digests[job.engine], flags, job.headers, prover.features)
+
+
+def _run(prover: Prover, key: str, job: Job) -> Outcome:
+    """A new dry run, kept under `key`."""
+    for attempt in range(ATTEMPTS):
+        try:
+            found = _dry_run(prover, job)
+        except engine.DryRunError as error:
+            if error.explained or attempt == ATTEMPTS - 1:
+                return Outcome(None, error)
+        else:
+            engine.keep_proof(prover.kept, key, found)
+            return Outcome(found)
+    raise AssertionError
+
+
+def _dry_run(prover: Prover, job: Job) -> engine.Proven:
+    """One dry run, with what stands in for devices that are not here. Raises DryRunError."""
+    binary, dialect = prover.engines[job.engine]
+    with engine.stand_in_devices(Path(binary), len(job.endpoints)) as real:
+        stood = dict(zip(job.endpoints, real, strict=True))
+        return engine.dry_run(
+            tuple(_with_endpoints(word, stood) for word in job.words),
+            {_with_endpoints(name, stood): ours for name, ours in job.devices.items()},
+            model=job.model,
+            draft=job.draft,
+            env=job.env,
+            jsonl=engine.AS_JSON in dialect.index(),
+        )
+
+
+def _with_endpoints(word: str, real: Mapping[str, str]) -> str:
+    """`word` with the endpoints of stand-ins in place."""
+    for name, endpoint in real.items():
+        word = word.replace(name, endpoint)
+    return word

@@ -1,0 +1,277 @@
+"""A fleet as objects for Kubernetes, without definitions of its own: one file a process, the front, the network. Pure.
+
+Requests are limits and come from the plan, so that the scheduler places what was planned and nothing is evicted for
+memory. Servers that start on demand or take turns have no pods until somebody scales them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from launcher.errors import Finding
+from launcher.ir.config import KubernetesConfig
+from launcher.ir.deployment import RenderedFile
+from launcher.ir.fleet import RoutingTable
+from launcher.ir.plan import FleetPlan, ServicePlan
+from launcher.manifest import argv_digest, encode_routes
+from launcher.render.block_yaml import block_yaml
+from launcher.render.command import Engines
+from launcher.render.containers import memory_limit
+from launcher.render.pods import (
+    Object,
+    confined,
+    crowded_nodes,
+    deployment,
+    disruption_budget,
+    environment,
+    key_mounts,
+    labels,
+    literal,
+    metadata,
+    object_name,
+    own_name,
+    pod_defaults,
+    server_objects,
+    service,
+    shared_cards,
+    without_image,
+)
+from launcher.render.routes import routing_table
+
+FLEET_DIR = "/etc/launch/fleet"
+FRONT = "front"
+CONFIG_MAP_BYTES = 1024 * 1024
+"""What the API server takes in one object."""
+_FRONT_BYTES = 512 * 1024**2
+"""For the front without the bodies that it holds."""
+
+
+def kubernetes_files(
+    plan: FleetPlan, engines: Engines, fleet_json: str, header: str
+) -> tuple[list[RenderedFile], list[Finding]]:
+    """The objects of `plan` below `kubernetes/`; none where the config does not ask for them.
+
+    `fleet_json`: the deployment's manifest, for the front. Findings are those of `server_objects`,
+    `render/kubernetes-card` and `render/kubernetes-size`.
+    """
+    settings = plan.config.deploy.kubernetes
+    if settings is None:
+        return [], []
+    findings = [*without_image(plan), *shared_cards(plan), *crowded_nodes(plan)]
+    lost: dict[str, list[str]] = {}
+    groups: dict[str, list[Object]] = {"network": _network(plan, settings)}
+    for server in plan.servers:
+        if server.starts != "never":
+            groups[f"server-{server.name}"], found, without = server_objects(server, plan, engines)
+            findings += found
+            for what in without:
+                lost.setdefault(what, []).append(server.name)
+    for beside in plan.services:
+        if beside.config.container is not None and beside.starts != "never":
+            groups[f"service-{beside.name}"] = _beside(beside, plan)
+        elif beside.config.command:
+            lost.setdefault("a command of the machine's own, which has no image", []).append(beside.name)
+    groups[FRONT], found, without = _front(plan, settings, fleet_json)
+    findings += found
+    lost |= {what: ["the front"] for what in without}
+    findings += (_left_out(what, names) for what, names in lost.items())
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "metadata": {"name": own_name(plan, "fleet"), "annotations": {"launch/input-digest": plan.input_digest}},
+        "namespace": settings.namespace,
+        "resources": [f"{name}.yaml" for name in sorted(groups)],
+    }
+    texts = {f"{name}.yaml": block_yaml(objects) for name, objects in groups.items()}
+    texts["kustomization.yaml"] = block_yaml([kustomization])
+    return [RenderedFile(path=f"kubernetes/{name}", text=f"{header}\n{text}") for name, text in texts.items()], findings
+
+
+def cluster_routes(plan: FleetPlan, table: RoutingTable) -> RoutingTable:
+    """`table` for a front in the cluster, which asks servers by the names of their Services."""
+    names = {server.name: object_name(plan, server.name) for server in plan.servers}
+    targets = {
+        name: msgspec.structs.replace(target, host=names[name], rungs=0, on="")
+        for name, target in table.targets.items()
+        if name in names
+    }
+    own = own_name(plan, FRONT)
+    space = (plan.config.deploy.kubernetes or KubernetesConfig()).namespace
+    reached = (own, f"{own}.{space}", f"{own}.{space}.svc", f"{own}.{space}.svc.cluster.local")
+    hosts = tuple(dict.fromkeys((*table.front.allowed_hosts, *reached)))
+    front = msgspec.structs.replace(table.front, host="0.0.0.0", listen=(), allowed_hosts=hosts)  # noqa: S104 # a pod's
+    return msgspec.structs.replace(table, targets=targets, front=front)
+
+
+def _left_out(what: str, names: list[str]) -> Finding:
+    """Something of several servers that the objects cannot say."""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    message = f"the objects leave out of {shown}: {what}"
+    return Finding(code="render/left-out", severity="warning", key="deploy.kubernetes", message=message)
+
+
+def _front(
+    plan: FleetPlan, settings: KubernetesConfig, fleet_json: str
+) -> tuple[list[Object], list[Finding], list[str]]:
+    """The front's Deployment, Service, budget, and the ConfigMap that it reads; findings; what it loses there."""
+    findings: list[Finding] = []
+    lost: list[str] = []
+    name = own_name(plan, FRONT)
+    own = labels(plan, name, FRONT)
+    config = plan.config.runtime.front
+    table = cluster_routes(plan, routing_table(plan))
+    data = {"fleet.json": fleet_json, "routes.json": encode_routes(table).decode()}
+    if (size := sum(len(text.encode()) for text in data.values())) > CONFIG_MAP_BYTES:
+        message = f"the front's tables have {size} bytes, and a ConfigMap at most {CONFIG_MAP_BYTES}"
+        findings.append(Finding(code="render/kubernetes-size", severity="error", key="servers", message=message))
+    servers_keys = [target.api_key_file for target in table.targets.values() if target.api_key_file]
+    own_files = [config.api_key_file, config.tls_cert_file, config.tls_key_file]
+    secret, shown = key_mounts([*servers_keys, *(file for file in own_files if file)], settings)
+    replicas = settings.front_replicas
+    if plan.config.orchestration is not None and replicas > 1:
+        replicas = 1
+        lost.append("further replicas: the memory of projects has one writer")
+    if plan.config.orchestration is not None and settings.state_claim is None:
+        lost.append("a memory of projects that outlives its pod (deploy.kubernetes.state_claim)")
+    claim = {"persistentVolumeClaim": {"claimName": settings.state_claim}} if settings.state_claim else {"emptyDir": {}}
+    container = _front_container(plan, settings, table.front.port, data, shown)
+    grace_s = plan.config.runtime.drain_timeout_s + 10
+    pod = {
+        **pod_defaults(grace_s),
+        "containers": [container],
+        "volumes": [
+            {"name": "fleet", "configMap": {"name": name}},
+            {"name": "state", **claim},
+            {"name": "tmp", "emptyDir": {}},
+            *secret,
+        ],
+    }
+    digest = argv_digest(tuple(data.values()))
+    config_map = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(plan, name, own, **{"launch/input-digest": plan.input_digest}),
+        "data": data,
+    }
+    return (
+        [
+            config_map,
+            deployment(plan, name, own, pod, replicas=replicas, reads=digest, rolling=replicas > 1),
+            service(plan, name, own, table.front.port),
+            *([disruption_budget(plan, name, own)] if replicas > 1 else []),
+        ],
+        findings,
+        lost,
+    )
+
+
+def _front_container(
+    plan: FleetPlan, settings: KubernetesConfig, port: int, files: Iterable[str], keys: list[Object]
+) -> Object:
+    """The front's container: it reads `files` of its ConfigMap, and `keys` are mounted."""
+    config = plan.config.runtime.front
+    amounts = {"cpu": 1, "memory": _FRONT_BYTES + config.max_held_bytes}
+    scheme = {"scheme": "HTTPS"} if config.tls_cert_file else {}
+    look = {"httpGet": {"path": "/health", "port": "http", **scheme}, "periodSeconds": 5, "timeoutSeconds": 5}
+    return {
+        "name": FRONT,
+        "image": settings.front_image,
+        "command": ["launch"],
+        "args": ["serve", FLEET_DIR, "--route-only"],
+        **environment({"HOME": "/var/lib/launch", "XDG_STATE_HOME": "/var/lib/launch"}),
+        "ports": [{"name": "http", "containerPort": port}],
+        "resources": {"requests": dict(amounts), "limits": dict(amounts)},
+        "startupProbe": {**look, "failureThreshold": 12},
+        "readinessProbe": {**look, "failureThreshold": 1},
+        "livenessProbe": {**look, "failureThreshold": 6},
+        "securityContext": confined(),
+        "volumeMounts": [
+            # one by one: a whole volume's directory is everybody's to write, and what it says would not be taken
+            *({"name": "fleet", "mountPath": f"{FLEET_DIR}/{f}", "subPath": f, "readOnly": True} for f in files),
+            {"name": "state", "mountPath": "/var/lib/launch"},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 # the pod's own
+            *keys,
+        ],
+    }
+
+
+def _beside(beside: ServicePlan, plan: FleetPlan) -> list[Object]:
+    """A service that is a container already."""
+    config, container = beside.config, beside.config.container
+    if container is None:
+        return []
+    name = object_name(plan, beside.name)
+    own = labels(plan, name, "service")
+    mounts, volumes = [], []
+    for i, volume in enumerate(container.volumes):
+        source, _, rest = volume.partition(":")
+        target, _, options = rest.partition(":")
+        mounts.append({"name": f"data-{i}", "mountPath": target or source, "readOnly": "ro" in options.split(",")})
+        volumes.append({"name": f"data-{i}", "hostPath": {"path": source}})
+    inside = int(container.ports[0].rpartition(":")[2].partition("/")[0]) if container.ports else beside.port
+    amounts: Object = {"cpu": max(1, config.threads)}
+    if limit := memory_limit(config.ram_bytes):
+        amounts["memory"] = limit
+    attempts = max(1, math.ceil(config.start_timeout_s / 5))
+    look = {"httpGet": {"path": config.health_path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
+    boot = beside.starts == "boot"
+    pod = {
+        **pod_defaults(30),
+        **({"nodeSelector": {"kubernetes.io/hostname": beside.on}} if beside.on else {}),
+        "containers": [
+            {
+                "name": "service",
+                "image": container.image,
+                **({"args": [literal(word) for word in container.args]} if container.args else {}),
+                **environment(config.env),
+                "ports": [{"name": "http", "containerPort": inside}],
+                "resources": {"requests": dict(amounts), "limits": dict(amounts)},
+                "startupProbe": {**look, "failureThreshold": attempts},
+                "readinessProbe": {**look, "failureThreshold": 1},
+                "securityContext": confined(),
+                "volumeMounts": [*mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 # the pod's own
+            }
+        ],
+        "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}],
+    }
+    return [
+        deployment(plan, name, own, pod, replicas=int(boot)),
+        service(plan, name, own, beside.port),
+    ]
+
+
+def _network(plan: FleetPlan, settings: KubernetesConfig) -> list[Object]:
+    """Who may speak with whom: the namespace with the front, the front with servers and names, servers with nobody."""
+    front = labels(plan, own_name(plan, FRONT), FRONT)
+    instance = {k: v for k, v in front.items() if k.endswith("instance")}
+    processes = {
+        "matchLabels": instance,
+        "matchExpressions": [
+            {"key": "app.kubernetes.io/name", "operator": "In", "values": ["launch-server", "launch-service"]}
+        ],
+    }
+    names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    servers: Object = {
+        "podSelector": processes,
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [{"podSelector": {"matchLabels": front}}]}],
+        "egress": [],
+    }
+    own: Object = {
+        "podSelector": {"matchLabels": front},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": "http"}]}],
+        "egress": [{"to": [{"podSelector": processes}]}, {"ports": names}],
+    }
+    return [
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": own_name(plan, what), "namespace": settings.namespace, "labels": instance},
+            "spec": spec,
+        }
+        for what, spec in (("servers", servers), ("clients", own))
+    ]

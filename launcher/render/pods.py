@@ -1,0 +1,424 @@
+"""One llama-server as a Kubernetes Deployment and Service: its container, files, memory, cards, probes. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from launcher.errors import Finding, Fix
+from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.render.command import Command, Engines, server_command
+from launcher.render.passed import files_of
+from launcher.render.server_keys import own_key_file
+from launcher.render.units import memory_max
+from launcher.sizes import gib
+
+PROBE_S = 5
+"""Between two looks at a server that loads."""
+USER = 10001
+"""Whom containers run as: nobody's number on the nodes."""
+
+RESERVED_CPUS = 3
+"""CPUs of a node for two fronts and the kubelet."""
+OWN = ("front", "fleet", "servers", "clients")
+"""Objects that belong to no server."""
+LABEL_CHARACTERS = 57
+"""Of the 63 of a label, so that names of pods and their sets show it whole."""
+GPU_RESOURCES = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu", "sycl": "gpu.intel.com/xe"}
+"""Backend → what its vendor's device plugin calls a card."""
+
+_NO_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
+"""What the name of a deployment may have and no label's value."""
+
+Object = dict[str, Any]
+
+
+def object_name(plan: FleetPlan, name: str) -> str:
+    """`launch-worker-general`: a DNS label (RFC 1035) for a server's or service's objects, its own for every name."""
+    label = own_name(plan, name)
+    names = [server.name for server in plan.servers] + [service.name for service in plan.services]
+    alone = sum(own_name(plan, other) == label for other in names) == 1
+    reserved = {own_name(plan, other) for other in OWN}
+    if alone and len(label) <= LABEL_CHARACTERS and label[0].isalpha() and label not in reserved:
+        return label
+    return f"l-{label[:46].strip('-')}-{zlib.crc32(name.encode()):08x}"
+
+
+def own_name(plan: FleetPlan, what: str) -> str:
+    """The name of an object of the fleet as a whole, one of `OWN`."""
+    written = f"{plan.config.deploy.unit_prefix}-{what}".lower()
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in written).strip("-")
+
+
+def labels(plan: FleetPlan, component: str, kind: str) -> dict[str, str]:
+    """What objects of one process are found by. `component`: its object's name; `kind`: server, service or front."""
+    return {
+        "app.kubernetes.io/name": f"launch-{kind}",
+        "app.kubernetes.io/instance": _NO_LABEL.sub("-", plan.deployment)[:63].strip("-_."),
+        "app.kubernetes.io/component": component,
+    }
+
+
+def metadata(plan: FleetPlan, name: str, own: Mapping[str, str], **annotations: str) -> Object:
+    """Name, labels and annotations of an object."""
+    settings = plan.config.deploy.kubernetes or KubernetesConfig()
+    noted = {"annotations": annotations} if annotations else {}
+    return {"name": name, "namespace": settings.namespace, "labels": dict(own), **noted}
+
+
+def server_objects(
+    server: ServerPlan, plan: FleetPlan, engines: Engines
+) -> tuple[list[Object], list[Finding], list[str]]:
+    """Deployment, Service and, of one that is always up, PodDisruptionBudget; findings; what pods do not have.
+
+    Findings: `render/kubernetes-path`.
+    """
+    settings = plan.config.deploy.kubernetes or KubernetesConfig()
+    findings: list[Finding] = []
+    here, lost = _as_in_pod(server, plan)
+    command, _ = server_command(here, plan, engines)
+    image = settings.images.get(server.config.engine) or ImageConfig(image="none")  # `without_image` finds it
+    files = _files(server)
+    keys = [path for path in (own_key_file(server.config.extra_args),) if path]
+    volumes, mounts = _model_volumes(files, settings)
+    findings += _unreachable(server, files, settings)
+    secret, shown = key_mounts(keys, settings)
+    args = [literal(word) for word in _listening(command.words[1:])]
+    name = object_name(plan, server.name)
+    own = labels(plan, name, "server")
+    container = {
+        "name": "llama-server",
+        "image": image.image,
+        "command": [image.program],
+        "args": args,
+        **environment({k: v for k, v in command.env.items() if k != "LD_LIBRARY_PATH"}),
+        "ports": [{"name": "http", "containerPort": server.port}],
+        "resources": _resources(server, plan, settings, lost),
+        **_probes(server, plan),
+        "securityContext": confined(),
+        "volumeMounts": [*mounts, *shown, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 # the pod's own
+    }
+    pod = {
+        **pod_defaults(server.config.stop_grace_s),
+        **({"nodeSelector": {"kubernetes.io/hostname": server.on}} if server.on else {}),
+        "containers": [container],
+        "volumes": [*volumes, *secret, {"name": "tmp", "emptyDir": {}}],
+    }
+    objects = [
+        deployment(plan, name, own, pod, replicas=int(server.initial)),
+        service(plan, name, own, server.port),
+    ]
+    if server.initial and server.config.exclusive is None:
+        objects.append(disruption_budget(plan, name, own))
+    return objects, findings, [*lost, *_without(server, command)]
+
+
+def deployment(
+    plan: FleetPlan,
+    name: str,
+    own: Mapping[str, str],
+    pod: Object,
+    *,
+    replicas: int,
+    reads: str = "",
+    rolling: bool = False,
+) -> Object:
+    """A Deployment. Recreate unless `rolling`: two of one server need its memory twice.
+
+    `reads`: digest of a ConfigMap that its pods read once, at their start: another means new pods.
+    """
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}} if rolling else {"type": "Recreate"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(plan, name, own),
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 2,
+            "strategy": strategy,
+            "selector": {"matchLabels": dict(own)},
+            "template": {
+                "metadata": {"labels": dict(own), **({"annotations": {"launch/reads": reads}} if reads else {})},
+                "spec": pod,
+            },
+        },
+    }
+
+
+def service(plan: FleetPlan, name: str, own: Mapping[str, str], port: int) -> Object:
+    """A name and an address for the pods of one Deployment."""
+    ports = [{"name": "http", "port": port, "targetPort": "http"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(plan, name, own),
+        "spec": {"type": "ClusterIP", "selector": dict(own), "ports": ports},
+    }
+
+
+def disruption_budget(plan: FleetPlan, name: str, own: Mapping[str, str]) -> Object:
+    """No drain of a node takes the last pod."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(plan, name, own),
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": dict(own)}},
+    }
+
+
+def pod_defaults(grace_s: float) -> Object:
+    """What every pod has: no token, no user of the node's, none of the variables that name other services."""
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,  # a service named llama_arg would set llama-server's flags
+        "terminationGracePeriodSeconds": math.ceil(grace_s),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def confined() -> Object:
+    """What every container may: nothing that inference does not need."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def environment(env: Mapping[str, str]) -> Object:
+    """`env` of a container, none where there is nothing."""
+    return {"env": [{"name": k, "value": literal(v)} for k, v in sorted(env.items())]} if env else {}
+
+
+def key_mounts(files: Iterable[str], settings: KubernetesConfig) -> tuple[list[Object], list[Object]]:
+    """Volume and mounts that put entries of the keys' secret where the config has `files`."""
+    paths = sorted(set(files))
+    if not paths:
+        return [], []
+    items = [{"key": name, "path": name} for name in sorted({path.rpartition("/")[2] for path in paths})]
+    volume = {"name": "keys", "secret": {"secretName": settings.keys_secret, "defaultMode": 0o440, "items": items}}
+    mounts = [
+        {"name": "keys", "mountPath": path, "subPath": path.rpartition("/")[2], "readOnly": True} for path in paths
+    ]
+    return [volume], mounts
+
+
+def _listening(words: tuple[str, ...]) -> list[str]:
+    """`words` with the address that the pod's Service reaches."""
+    return ["0.0.0.0" if before == "--host" else word for before, word in zip(("", *words), words, strict=False)]  # noqa: S104
+
+
+def literal(text: str) -> str:
+    """`text` for `args` and `env`, where `$(NAME)` would be replaced and `$$` is one dollar."""
+    return text.replace("$", "$$")
+
+
+def _files(server: ServerPlan) -> tuple[str, ...]:
+    """Everything that it opens."""
+    keys = own_key_file(server.config.extra_args)
+    return tuple(sorted({path for path in files_of(server) if path != keys}))
+
+
+def _model_volumes(files: tuple[str, ...], settings: KubernetesConfig) -> tuple[list[Object], list[Object]]:
+    """Volumes with `files`, and where they are mounted: the claim, or each directory of the node, at the same path."""
+    if settings.models_claim is not None:
+        claim = {"claimName": settings.models_claim, "readOnly": True}
+        mount = {"name": "models", "mountPath": settings.models_mount, "readOnly": True}
+        return [{"name": "models", "persistentVolumeClaim": claim}], [mount]
+    directories = sorted({path.rpartition("/")[0] or "/" for path in files})
+    outer = [d for d in directories if not any(d.startswith(f"{o}/") for o in directories)]
+    volumes = [{"name": f"models-{i}", "hostPath": {"path": d, "type": "Directory"}} for i, d in enumerate(outer)]
+    mounts = [{"name": f"models-{i}", "mountPath": d, "readOnly": True} for i, d in enumerate(outer)]
+    return volumes, mounts
+
+
+def _unreachable(server: ServerPlan, files: tuple[str, ...], settings: KubernetesConfig) -> list[Finding]:
+    """Files that are not below the claim's mount, and those that no absolute path names."""
+    top = settings.models_mount.rstrip("/") + "/"
+    bad = [f for f in files if not f.startswith(top if settings.models_claim is not None else "/")]
+    if not bad:
+        return []
+    where = f"below {top}, where the claim {settings.models_claim} is" if settings.models_claim else "absolute"
+    message = f"{server.name} opens {bad[0]!r}, which is not {where}: its pod has no such file"
+    return [_finding("render/kubernetes-path", "error", f"servers.{server.name}.model", message)]
+
+
+def _resources(server: ServerPlan, plan: FleetPlan, settings: KubernetesConfig, lost: list[str]) -> dict[str, Object]:
+    """Memory as units have it and cards, requests that are also limits; whole CPUs."""
+    threads = max(1, server.settings.threads, server.settings.threads_batch)
+    amounts: Object = {}
+    limit = memory_max(server)
+    if limit == "infinity":
+        lost.append("a memory limit: the prompt cache has none (cache_ram_mib)")
+    else:
+        amounts["memory"] = int(limit)
+    gpus = plan.config.hardware.machine(server.on).gpus
+    resources = {**GPU_RESOURCES, **settings.gpu_resources}
+    for device in server.settings.devices:
+        resource = resources.get(gpus[device].backend) if device in gpus else None
+        if resource is None:
+            backend = gpus[device].backend if device in gpus else "unknown"
+            lost.append(f"device {device}: deploy.kubernetes.gpu_resources has no resource for {backend}")
+        else:
+            amounts[resource] = amounts.get(resource, 0) + 1
+    share = max(1, math.floor(threads * _cpu_share(plan, server.on)))
+    return {"requests": {"cpu": share, **amounts}, "limits": {"cpu": threads, **amounts}}
+
+
+def _cpu_share(plan: FleetPlan, host: str) -> float:
+    """What part of its threads a server asks for on `host`: all, unless more threads than CPUs were planned there.
+
+    Threads may outnumber CPUs, as servers are seldom all busy; requests may not, or pods would wait for ever.
+    """
+    threads = sum(max(1, s.settings.threads, s.settings.threads_batch) for s in _together(plan, host))
+    free = plan.config.hardware.machine(host).cpu.logical_cores - RESERVED_CPUS
+    return min(1.0, max(0, free) / threads) if threads else 1.0
+
+
+def _together(plan: FleetPlan, host: str) -> list[ServerPlan]:
+    """Servers of `host` that have a pod from the start; of those that take turns the largest."""
+    found = [s for s in plan.servers if s.on == host and s.initial and s.config.exclusive is None]
+    turns: dict[str, list[ServerPlan]] = {}
+    for server in plan.servers:
+        if server.on == host and server.config.exclusive is not None:
+            turns.setdefault(server.config.exclusive, []).append(server)
+    return found + [max(group, key=_memory) for group in turns.values()]
+
+
+def _memory(server: ServerPlan) -> int:
+    """What its pod may take, 0 without a limit."""
+    limit = memory_max(server)
+    return 0 if limit == "infinity" else int(limit)
+
+
+def crowded_nodes(plan: FleetPlan) -> list[Finding]:
+    """Nodes whose pods ask for more memory than they have, and would not all be scheduled, an error each.
+
+    Every pod asks for all that it may take, mapped files too, where processes of one machine share them.
+    """
+    found = []
+    for host in plan.config.hardware.hosts or ("",):
+        machine = plan.config.hardware.machine(host)
+        free = machine.ram_bytes - machine.ram_reserve_bytes
+        pods = _together(plan, host)
+        taken = sum(map(_memory, pods))
+        if taken > free:
+            where = f"node {host}" if host else "the node"
+            message = f"{len(pods)} pods ask for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
+            note = "a pod's limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
+            found.append(
+                Finding(code="render/kubernetes-node", severity="error", key="servers", message=message, notes=(note,))
+            )
+    return found
+
+
+def _probes(server: ServerPlan, plan: FleetPlan) -> Object:
+    """A start has as long as was planned for its load; later it is looked at as under our own runtime.
+
+    The address is the pod's own, so that no other process can answer in its place.
+    """
+    look = {"httpGet": {"path": "/health", "port": "http"}}
+    runtime = plan.config.runtime
+    every_s = max(1, math.ceil(runtime.health_interval_s))
+    again = {**look, "periodSeconds": every_s, "timeoutSeconds": 5}
+    attempts = max(1, math.ceil(min(server.start_timeout_s, 10**6) / PROBE_S))
+    return {
+        "startupProbe": {**look, "periodSeconds": PROBE_S, "timeoutSeconds": 5, "failureThreshold": attempts},
+        "readinessProbe": {**again, "failureThreshold": 1},
+        "livenessProbe": {**again, "failureThreshold": max(1, runtime.health_failures)},
+    }
+
+
+def _as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str]]:
+    """`server` with its devices as a pod sees them, numbered from 0; what cannot be said so."""
+    gpus = plan.config.hardware.machine(server.on).gpus
+    renamed: dict[str, str] = {}
+    for device in server.settings.devices:
+        if device in gpus:
+            alike = [name for name, gpu in gpus.items() if gpu.backend == gpus[device].backend]
+            renamed[device] = alike[len([d for d in renamed if gpus[d].backend == gpus[device].backend])]
+    if all(old == new for old, new in renamed.items()):
+        return server, []
+    lost = []
+    if server.config.tensor_placement:
+        lost.append("tensor_placement, which names cards by the numbers of the node: a pod numbers its own from 0")
+
+    def shown(device: str | None) -> str | None:
+        return renamed.get(device or "", device)
+
+    def all_shown(devices: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(renamed.get(device, device) for device in devices)
+
+    written = server.config
+    draft = written.draft
+    if draft is not None and draft.devices:
+        draft = msgspec.structs.replace(draft, devices=all_shown(draft.devices))
+    config = msgspec.structs.replace(
+        written, main_gpu=shown(written.main_gpu), projector_device=shown(written.projector_device), draft=draft
+    )
+    settings = msgspec.structs.replace(server.settings, devices=all_shown(server.settings.devices))
+    return msgspec.structs.replace(server, config=config, settings=settings), lost
+
+
+def shared_cards(plan: FleetPlan) -> list[Finding]:
+    """Cards that are planned for several servers at once: Kubernetes gives each to one pod whole."""
+    users: dict[tuple[str, str], list[ServerPlan]] = {}
+    for server in plan.servers:
+        gpus: Mapping[str, GpuConfig] = plan.config.hardware.machine(server.on).gpus
+        for device in server.settings.devices:
+            if device in gpus and (server.initial or server.config.exclusive):
+                users.setdefault((server.on, device), []).append(server)
+    found = []
+    for (_, device), servers in users.items():
+        turns = {server.config.exclusive or server.name for server in servers}
+        if len(turns) > 1:
+            names = ", ".join(server.name for server in servers)
+            message = f"{device} is planned for {names} at once, and Kubernetes gives a card to one pod whole"
+            found.append(_finding("render/kubernetes-card", "error", f"servers.{servers[-1].name}.devices", message))
+    return found
+
+
+def without_image(plan: FleetPlan) -> list[Finding]:
+    """Engines of which no image is known, an error each."""
+    known = (plan.config.deploy.kubernetes or KubernetesConfig()).images
+    users: dict[str, list[str]] = {}
+    for server in plan.servers:
+        if server.config.engine not in known:
+            users.setdefault(server.config.engine, []).append(server.name)
+    return [
+        Finding(
+            code="render/kubernetes-image",
+            severity="error",
+            key="deploy.kubernetes",
+            message=f"no image has the llama-server of engine {engine!r}, which {len(names)} servers run on "
+            f"({names[0]} first)",
+            fixes=(Fix(override=f"+deploy.kubernetes.images.{engine}.image=IMAGE"),),
+        )
+        for engine, names in users.items()
+    ]
+
+
+def _without(server: ServerPlan, command: Command) -> list[str]:
+    """What the node decides, and no pod."""
+    lost = []
+    if command.prefix or server.config.cpus or server.config.numa:
+        lost.append("CPUs and NUMA nodes: the kubelet chooses them (cpuManagerPolicy static, topologyManagerPolicy)")
+    if "mlock" in server.settings.load_mode:
+        lost.append("locked memory: how much a pod may lock is the container runtime's")
+    return lost
+
+
+def _finding(code: str, severity: Any, key: str, message: str) -> Finding:
+    return Finding(code=code, severity=severity, key=key, message=message)

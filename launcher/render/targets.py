@@ -1,0 +1,22 @@
+"""What a fleet should keep to while it runs, from its config. Pure."""
+
+from __future__ import annotations
+
+from launcher.ir.fleet import TargetUnit
+from launcher.ir.plan import FleetPlan
+
+
+def targets_of(plan: FleetPlan) -> tuple[TargetUnit, ...]:
+    """What the config wants to be kept to, of the servers of `plan`."""
+    cycle = plan.config.orchestration
+    workers = cycle.workers if cycle else ()
+    usual = cycle.tokens_per_second_min if cycle else None
+    found = []
+    if cycle and cycle.swap_target_s is not None and any(s.config.exclusive for s in plan.servers):
+        found.append(TargetUnit(name="swap_seconds", server="", limit=cycle.swap_target_s))
+    for server in plan.servers:
+        own = server.config.tokens_per_second_min
+        speed = own if own is not None else usual if server.name in workers else None
+        if speed:
+            found.append(TargetUnit(name="tokens_per_second", server=server.name, limit=speed))
+    return tuple(found)

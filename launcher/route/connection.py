@@ -1,0 +1,454 @@
+"""A client's connection: its requests answered in turn, how answers are framed, how long the client has. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from typing import cast
+
+from launcher.route.clients import FULL, Clients
+from launcher.route.framing import PLAIN, STATUS_LINES, Framing, error_lines, framing_of
+from launcher.route.handler import Handler
+from launcher.route.head import Head
+from launcher.route.problem import HttpError, error_body, shape_of
+from launcher.route.reader import UNCOUNTED_BYTES, RequestReader
+from launcher.route.sockets import client_of, reset_on_close
+
+_DISCARD_S = 1.0
+"""How long a refused upload is still read, so that its sender sees the refusal and not a reset."""
+
+
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
+class ClientConnection(asyncio.Protocol):
+    """One connection. Its requests are answered in their order, each by its handler, with `begin` and `write`."""
+
+    _clients: Clients
+    transport: asyncio.Transport = dataclasses.field(init=False)
+    peer: str = ""
+    """The client's IP address."""
+    client: str = ""
+    """The address whose connections are limited: of IPv6 a network's, in which a host has any number."""
+    scheme: str = "http"
+    write_paused: bool = False
+    _loop: asyncio.AbstractEventLoop = dataclasses.field(default_factory=asyncio.get_running_loop)
+    _reader: RequestReader = dataclasses.field(init=False)
+    _reading: Handler | None = None
+    """Whose body comes; None: it is dropped."""
+    _active: Handler | None = None
+    """Who answers now."""
+    _waiting: list[Handler] = dataclasses.field(default_factory=list)  # a deque takes 600 bytes while it is empty
+    _taking_turns: bool = False
+    _paused: bool = False
+    """Nothing is read: others wait already."""
+    _last: bool = False
+    """The connection ends when all that came is answered."""
+    _close: bool = False
+    """It ends with the present answer."""
+    _lingers: bool = False
+    """It ends when a body has come that nobody reads."""
+    _pending: bytes = b""
+    """The answer's head, which is not written yet."""
+    _framing: Framing = PLAIN
+    _client_due: float = math.inf
+    _answer_due: float = math.inf
+    _armed_at: float = math.inf
+    """When the client must have sent something, when the answer must be complete, and when the timer looks."""
+    _timer: asyncio.TimerHandle | None = None
+    _unread: int = -1
+    """Bytes that the client had not read when its idle time was over, a whole idle time ago; -1: it was not."""
+
+    def __post_init__(self) -> None:
+        """Not connected until asyncio says so."""
+        self._reader = RequestReader(self, self._clients)
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """Who answers now, and who waits for its turn."""
+        return (*(() if self._active is None else (self._active,)), *self._waiting)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected; its first head is due."""
+        self.transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.client = client_of(self.peer)
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        if not self._clients.admit(self):
+            self._reader.failed = True
+            self.error(FULL)
+            transport.close()
+            return
+        self._client_by(self._clients.unit.header_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's
+        """The client is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._drop_waiting()
+        self._reader.forget()
+        self._reading = None
+        active, self._active = self._active, None
+        if active is not None:
+            active.client_left()
+        self._clients.ended(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of requests; what is still missing afterwards gets a deadline: a head's is fixed, a body's moves."""
+        self._reader.feed(data)
+        self._after_read(len(data))
+
+    def _after_read(self, count: int = 0) -> None:
+        """See to what is missing, and to what came besides. `count`: bytes that came."""
+        reader = self._reader
+        if reader.failed or self._lingers:
+            return
+        unit = self._clients.unit
+        if reader.is_behind:
+            self._pause()
+            if self._can_go_on():
+                self._clients.later(self)
+        elif reader.counted and reader.place == "body" and not self._clients.held.admits(self):
+            if not self._reader.discards:
+                self._pause()
+                self._client_due = math.inf
+            return
+        elif count and reader.place == "body" and self._clients.has_read_enough(self, count):
+            self._pause()
+        if reader.place == "body" or (self.write_paused and self._active is None):
+            self._client_by(unit.idle_timeout_s)
+        elif reader.place == "head" and reader.head_is_new:
+            reader.head_is_new = False
+            self._client_by(unit.header_timeout_s)
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self.write_paused = True
+        self._clients.does_not_read(self)
+        if self._reader.place != "body":
+            self._unread = -1
+            self._client_by(self._clients.unit.idle_timeout_s)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self.write_paused = False
+        self._clients.reads(self)
+        if self._reader.place != "body":
+            self._client_due = math.inf
+        if self._active is not None:
+            self._active.progress()
+        else:
+            self._next()
+
+    # --- what the reader tells --------------------------------------------------------------------------------
+
+    def on_request(self, head: Head, length: bytes | None) -> None:
+        """A request has begun: its turn, or a place in the queue."""
+        if self.transport.is_closing():
+            return
+        handler = self._reading = self._clients.handle(self, head, length)
+        if self._active is None and not self._waiting and not self.write_paused:
+            self._begin(handler)
+        else:
+            self._queue(handler)
+
+    def on_whole_request(self, head: Head, body: bytes) -> None:
+        """A request has come at once."""
+        self._client_due = math.inf
+        handler = self._clients.handle(self, head, None)
+        handler.body = body
+        handler.complete = True
+        if len(body) > UNCOUNTED_BYTES:
+            handler.held = len(body)
+            self._clients.held.kept(handler.held)
+        if self._active is None and not self._waiting and not self.write_paused:
+            self._active = handler
+            handler.opened()  # it is a plain one: nothing else to do
+        else:
+            self._queue(handler)
+
+    def on_request_complete(self, body: bytes | None) -> None:
+        """All of it has come."""
+        self._client_due = math.inf
+        handler, self._reading = self._reading, None
+        if self._reader.counted:
+            self._uploaded(handler)
+        if handler is not None and body is not None:
+            handler.body = body
+            handler.complete = True
+            if handler is self._active:
+                handler.received()
+        elif self._lingers:
+            self._shut()
+        elif self._active is None and not self._waiting:
+            self._rest()
+
+    def on_unacceptable(self, error: HttpError) -> None:
+        """What comes is no request, or too much, or too late. Requests that came whole before are answered first."""
+        if self.transport.is_closing():
+            return
+        reading, self._reading = self._reading, None
+        self._last = self._last or self._reader.failed
+        if reading is not None and (reading is self._active or not self._last):
+            reading.refuse(error)
+        elif reading is not None:
+            self._waiting.remove(reading)
+            reading.drop_body()
+        elif self._active is None and not self._waiting:
+            if not (self._reader.discards and self._reader.place == "body"):
+                self.error(error)  # what is wrong with its body, a request that has its answer need not know
+            self._shut()
+
+    # --- answers ----------------------------------------------------------------------------------------------
+
+    def begin(self, status: int, lines: bytes, length: bytes | None, *, close: bool = False) -> None:
+        """The head of the answer: whole header `lines`, and its body's length; None: it is not known.
+
+        It is sent with the first `write`. `close` ends the connection after the answer.
+        """
+        head = self._active.head if self._active is not None else None
+        last = (self._last or self._clients.stopping) and not (self._waiting or self._reader.is_behind)
+        framing = self._framing = framing_of(status, length, head, close=close or last)
+        self._close = self._close or framing.close
+        self._pending = b"".join((STATUS_LINES[status], self._clients.date, lines, framing.lines))
+
+    def write(self, data: bytes, done: bool) -> None:
+        """A part of the answer's body, the last one when `done`."""
+        out, self._pending = self._pending, b""
+        if self._framing.chunked:
+            if data:
+                out = b"%b%x\r\n%b\r\n" % (out, len(data), data)
+            if done:
+                out += b"0\r\n\r\n"
+        elif self._framing.has_body:
+            out += data
+        if out and not self.transport.is_closing():
+            self.transport.write(out)
+
+    def error(self, error: HttpError, path: str = "", request_id: bytes = b"", more: bytes = b"") -> None:
+        """A whole answer: an error in the shape of the API that `path` belongs to. `more`: header lines."""
+        data = error_body(error, shape_of(path), request_id.decode("ascii"))
+        lines = error_lines(error, request_id, more)
+        self.begin(error.status, lines, b"%d" % len(data), close=error.close)
+        self.write(data, True)
+
+    def answered(self) -> None:
+        """The answer is complete: the next request's turn, or rest, or the end."""
+        handler, self._active = self._active, None
+        self._answer_due = math.inf
+        if self.transport.is_closing():
+            return
+        if self._reading is handler:
+            self._reading = None
+            self._reader.discard()
+        if self._close:
+            self._end()
+        elif self._waiting:
+            self._next()
+        else:
+            self._rest()
+
+    def answer_by(self, at: float) -> None:
+        """Call the active handler's `overdue` at `at`, a time of the loop, unless it has answered before."""
+        self._answer_due = at
+        if at < self._armed_at:
+            self._arm(at)
+
+    def abort(self) -> None:
+        """Reset the connection: the client sees a broken transfer."""
+        reset_on_close(self.transport.get_extra_info("socket"))
+        self.transport.abort()
+
+    def _queue(self, handler: Handler) -> None:
+        """Others are before it, or the client does not read their answers."""
+        self._waiting.append(handler)
+        self._pause()
+
+    def _pause(self) -> None:
+        """Read nothing for now."""
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def _begin(self, handler: Handler) -> None:
+        """It is this request's turn."""
+        self._active = handler
+        handler.opened()
+        if handler.head.expects_continue and self._active is handler and not handler.complete:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _next(self) -> None:
+        """Let those that wait have their turn. No recursion: thousands may be answered at once."""
+        if self._taking_turns:
+            return
+        self._taking_turns = True
+        while self._waiting and self._active is None and not (self.write_paused or self.transport.is_closing()):
+            self._begin(self._waiting.pop(0))
+        self._taking_turns = False
+        if not self._waiting:
+            self._read_on()
+        if self._active is None:
+            self._rest()
+
+    def _rest(self) -> None:
+        """All that came is answered: read on, for a while."""
+        if self._taking_turns or self.transport.is_closing():
+            return
+        place, idle_timeout_s = self._reader.place, self._clients.unit.idle_timeout_s
+        if self._waiting or (self._reader.is_behind and self.write_paused):  # for a client that does not read
+            self._client_by(idle_timeout_s)
+        elif self._reader.is_behind:
+            self._clients.later(self)
+        elif self._last or (self._clients.stopping and place != "body"):
+            self._end()
+        elif place == "between":
+            self._unread = -1
+            at = self._client_due = self._loop.time() + idle_timeout_s
+            if at < self._armed_at:
+                self._arm(at)
+
+    def _read_on(self) -> None:
+        """Nobody waits: read what the client sends next, if all that came was read."""
+        if not self._paused or self in self._clients.held.waiting or self.transport.is_closing():
+            return
+        if self._reader.is_behind:
+            if self._can_go_on():
+                self._clients.later(self)
+        else:
+            self._paused = False
+            self.transport.resume_reading()
+            if self._reader.place == "body":
+                self._client_by(self._clients.unit.idle_timeout_s)
+
+    def _end(self) -> None:
+        """Close, after the rest of an upload that still comes, if it comes soon."""
+        self._drop_waiting()
+        if self._reader.place != "body" or self._reader.failed:
+            self._shut()
+            return
+        self._lingers = True
+        self._read_on()
+        self._client_by(_DISCARD_S)
+
+    def _shut(self) -> None:
+        """Close once everything is written, or when the client does not read it."""
+        self.transport.close()
+        self._client_by(self._clients.unit.idle_timeout_s)
+
+    def drain(self) -> None:
+        """No further request after those that began; one whose body still comes has begun."""
+        if not (self._active or self._waiting or self._reader.is_behind) and self._reader.place != "body":
+            self._shut()
+
+    def cut_short(self) -> None:
+        """The drain is over."""
+        self._drop_waiting()
+        if self._active is not None:
+            self._active.stop()
+
+    # --- room for all: see `Member` ---------------------------------------------------------------------------
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the client's deadline passes; None: it has a request."""
+        busy = self._active or self._waiting or self._reader.is_behind or self._reader.place == "body"
+        return None if busy or self.write_paused else self._client_due
+
+    @property
+    def uploaded(self) -> int:
+        """Counted bytes of the body that comes."""
+        return self._reader.counted
+
+    def read_on(self) -> None:
+        """There is room for the body."""
+        if not self._waiting:
+            self._read_on()
+
+    def refuse_upload(self, error: HttpError) -> None:
+        """There is none."""
+        self._reader.discard()
+        self._clients.held.ended(self)
+        self.on_unacceptable(error)
+        self.read_on()
+
+    def take_turn(self) -> bool:
+        """Answer one more of the requests that came at once."""
+        if not self._reader.is_behind or not self._can_go_on():
+            return False
+        self._reader.go_on()
+        if self._reader.is_behind:
+            return self._can_go_on()
+        if not self._waiting:
+            self._read_on()
+        self._after_read()
+        return False
+
+    def _can_go_on(self) -> bool:
+        """Whether what came besides can be read now: the present request's body, or the next request."""
+        if self._waiting or self.transport.is_closing():
+            return False
+        return self._reader.place == "body" or not (self._active or self.write_paused)
+
+    def _uploaded(self, handler: Handler | None) -> None:
+        """A counted body is whole: the handler holds it now."""
+        reader, held = self._reader, self._clients.held
+        count, reader.counted = reader.counted, 0
+        if handler is None:
+            held.went(count)
+        else:
+            handler.held = count
+            held.kept(count, came=count)
+        held.ended(self)
+
+    def _drop_waiting(self) -> None:
+        for handler in self._waiting:
+            handler.drop_body()
+        self._waiting.clear()
+
+    def _client_by(self, seconds: float) -> None:
+        """The client must send something within `seconds`."""
+        at = self._client_due = self._loop.time() + seconds
+        if at < self._armed_at:
+            self._arm(at)
+
+    def _arm(self, at: float) -> None:
+        """Look at `at`. The timer stays where a deadline moves on: it looks again."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_at = at
+        self._timer = self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        """A deadline may have passed."""
+        self._timer = None
+        self._armed_at = math.inf
+        now = self._loop.time()
+        if self._answer_due <= now and self._active is not None:
+            self._answer_due = math.inf
+            self._active.overdue()
+        if self._client_due <= now:
+            self._client_due = math.inf
+            self._late()
+        at = min(self._client_due, self._answer_due)
+        if at < self._armed_at:
+            self._arm(at)
+
+    def _late(self) -> None:
+        """The client let its deadline pass."""
+        place, closing = self._reader.place, self.transport.is_closing()
+        if self._lingers and not closing:
+            self._shut()
+        elif closing or place == "between" or self.write_paused or (self._waiting and self._active is None):
+            unread = self.transport.get_write_buffer_size()
+            if not unread:
+                self._shut()
+            elif unread == self._unread:
+                self.abort()  # a close would wait for who does not read
+            else:
+                self._unread = unread
+                self._client_by(self._clients.unit.idle_timeout_s)
+        elif self._paused:
+            self._client_by(self._clients.unit.idle_timeout_s)
+        else:
+            self._reader.failed = True
+            message = f"the rest of the request's {place} did not come in time"
+            self.on_unacceptable(HttpError(408, "request_timeout", message, close=True))

@@ -1,0 +1,222 @@
+"""Where a front listens: opened once, and moved by a reload without a request lost. I/O: sockets, certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from launcher.errors import Finding, HostError
+from launcher.ir.fleet import FrontUnit
+from launcher.route.clients import Clients
+from launcher.route.connection import ClientConnection
+from launcher.route.front import Front
+from launcher.route.guard import require_key_for_public
+from launcher.route.sockets import without_pacing
+
+BACKLOG = 2048
+
+
+class Door(msgspec.Struct, frozen=True):
+    """A door that is ready to be opened. `sock` None: the present one stays, with `context` as its certificate."""
+
+    unit: FrontUnit
+    sock: socket.socket | None
+    context: ssl.SSLContext | None
+
+    def close(self) -> None:
+        """It is not opened after all."""
+        if self.sock is not None:
+            self.sock.close()
+
+
+class Doors:
+    """The listening sockets of one front, and the connections that came through them and those before.
+
+    A reload moves the one of `host` and `port`; those beside it (`listen`) stay.
+    """
+
+    def __init__(self, front: Front, sock: socket.socket, beside: Sequence[socket.socket] = ()) -> None:
+        """`sock` and those `beside` it are bound, and closed by `close`.
+
+        Raises HostError for a certificate that cannot be used.
+        """
+        self._front = front
+        self._unit = front.unit
+        self._sock = sock
+        self._beside = [(each, path_of(each)) for each in beside]
+        self._side_servers: list[asyncio.Server] = []
+        self._context = tls_context(front.unit)
+        self.drain_timeout_s: float | None = None
+        """What a reload says of it; None: as the front was served."""
+        self._server: asyncio.Server | None = None
+        self._retired: list[Clients] = []
+        """Connections of doors that were closed; they end with the answers that they wait for."""
+
+    async def open(self) -> None:
+        """Accept connections."""
+        without_pacing(self._sock)
+        self._server = await self._listen(self._sock, self._context)
+        if not self._side_servers:
+            self._side_servers = [await self._listen_beside(each) for each, _ in self._beside]
+
+    def prepare(self, unit: FrontUnit) -> Door:
+        """Everything for `unit` that could fail, done: what is open stays as it is. Raises HostError, ConfigError."""
+        context = tls_context(unit)
+        was = self._unit
+        if unit.listen != was.listen:
+            message = "the front's other addresses and sockets change with a new start of the runtime only"
+            finding = Finding(code="route/cannot-listen", severity="error", key="runtime.front.listen", message=message)
+            raise HostError([finding])
+        require_key_for_public(unit.host, unit.api_key_file)
+        if (unit.host, unit.port) != (was.host, was.port):
+            return Door(unit, listening_socket(unit, beside=self._sock), context)
+        same = (unit.tls_cert_file, unit.tls_key_file) == (was.tls_cert_file, was.tls_key_file)
+        return Door(unit, None if same else self._sock.dup(), context)
+
+    async def take(self, door: Door) -> None:
+        """Listen by `door` alone. Who came by another address or certificate gets his answers, and is then let go."""
+        unit = self._unit = door.unit
+        if door.sock is None:
+            if self._context is not None and unit.tls_cert_file is not None:
+                self._context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)  # it may have been renewed
+            return
+        old_sock, old_server, old_context = self._sock, self._server, self._context
+        old = self._front.fresh_clients()
+        self._sock, self._context = door.sock, door.context
+        await self.open()
+        if door.sock.getsockname() != old_sock.getsockname():
+            await self._accept_the_rest(old_sock, old, old_context)
+        if old_server is not None:
+            old_server.close()
+        old_sock.close()
+        old.stop()
+        self._retired = [clients for clients in (*self._retired, old) if clients.connections]
+
+    def close(self) -> None:
+        """Accept no more."""
+        for server in (self._server, *self._side_servers):
+            if server is not None:
+                server.close()
+        self._sock.close()
+        for sock, path in self._beside:
+            close_socket(sock, path)
+
+    @property
+    def clients(self) -> tuple[Clients, ...]:
+        """Of this door, and of those before."""
+        return (self._front.clients, *self._retired)
+
+    async def _listen(self, sock: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+        clients = self._front.clients
+        return await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(clients), sock=sock, ssl=context, backlog=BACKLOG
+        )
+
+    async def _listen_beside(self, sock: socket.socket) -> asyncio.Server:
+        """Over a unix socket without TLS, because nothing leaves the machine."""
+        loop = asyncio.get_running_loop()
+        if sock.family == socket.AF_UNIX:
+            return await loop.create_unix_server(
+                lambda: ClientConnection(self._front.clients), sock=sock, backlog=BACKLOG
+            )
+        without_pacing(sock)
+        return await loop.create_server(
+            lambda: ClientConnection(self._front.clients), sock=sock, ssl=self._context, backlog=BACKLOG
+        )
+
+    @staticmethod
+    async def _accept_the_rest(sock: socket.socket, clients: Clients, context: ssl.SSLContext | None) -> None:
+        """Who has connected to the old address already would be reset by its end: he is answered like the others."""
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):  # nobody waits any more
+            while True:
+                found, _ = sock.accept()
+                await loop.connect_accepted_socket(lambda: ClientConnection(clients), found, ssl=context)
+
+
+def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
+    """What the table says of TLS. Raises HostError."""
+    if unit.tls_cert_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        message = f"TLS cannot be had from {unit.tls_cert_file} and {unit.tls_key_file}: {error}"
+        finding = Finding(
+            code="route/tls-unusable", severity="error", key="runtime.front.tls_cert_file", message=message
+        )
+        raise HostError([finding]) from None
+    return context
+
+
+def listening_socket(unit: FrontUnit, *, beside: socket.socket | None = None) -> socket.socket:
+    """A listening socket for `unit`. Raises HostError when the address cannot be had, ConfigError without a key.
+
+    `::` takes both families, as far as the kernel does that; a host that is a path is a unix socket.
+    `beside` is ours and may listen on the same port: 127.0.0.1 and 0.0.0.0 then are open together for a moment.
+    """
+    host, port = unit.host, unit.port
+    require_key_for_public(host, unit.api_key_file)
+    path, address = host.startswith("/"), host.strip("[]")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    both = address == "::" and socket.has_dualstack_ipv6()
+    shared = beside is not None and beside.family in (socket.AF_INET, socket.AF_INET6)
+    try:
+        if path:
+            return _bind_path(Path(host))
+        if beside is not None and shared:
+            beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock = socket.create_server(
+            (address, port), family=family, backlog=BACKLOG, reuse_port=shared, dualstack_ipv6=both
+        )
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)  # nobody else gets in beside us
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        message = f"the front cannot listen on {host if path else f'{host}:{port}'}: {reason}"
+        key = "runtime.front.listen" if host in unit.listen else "runtime.front.port"
+        finding = Finding(code="route/cannot-listen", severity="error", key=key, message=message)
+        raise HostError([finding]) from None
+    finally:
+        if beside is not None and shared:
+            beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    return sock
+
+
+def _bind_path(path: Path) -> socket.socket:
+    """A unix socket at `path`, for whoever may reach its folder; one that a dead process left is replaced."""
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(str(path))
+        path.chmod(0o666)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def path_of(sock: socket.socket) -> str:
+    """Where a unix socket lies; "" of another one."""
+    return str(sock.getsockname()) if sock.family == socket.AF_UNIX else ""
+
+
+def close_socket(sock: socket.socket, path: str) -> None:
+    """Close it; a unix socket's path goes with it."""
+    sock.close()
+    if path:
+        Path(path).unlink(missing_ok=True)

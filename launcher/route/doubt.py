@@ -1,0 +1,59 @@
+"""Nobody is answered by a stranger: who is behind a fresh connection is known before a request is sent on it. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+
+from launcher.ir.live import Upstreams
+from launcher.route.target import Target
+from launcher.route.upstream import Connection, UpstreamError
+
+
+class _Whole:
+    """Waits for the whole of a small answer."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Of the request that is sent on `connection`."""
+        self._connection = connection
+        self.ended = asyncio.Event()
+        self.body = b""
+
+    def progress(self) -> None:
+        """Keep what came."""
+        if self._connection.chunks:
+            self.body += self._connection.take()
+        if self._connection.complete or self._connection.error is not None:
+            self.ended.set()
+
+
+async def answered(connection: Connection, target: Target, path: bytes) -> tuple[int, bytes]:
+    """Status and body of what is behind `connection`, asked for `path`. Raises UpstreamError."""
+    head = b"GET %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % (path, target.authority, target.authorization)
+    answer = _Whole(connection)
+    connection.send(answer, head, b"", head_only=False)
+    await answer.ended.wait()
+    if connection.error is not None:
+        raise connection.error
+    return connection.status, answer.body
+
+
+async def require_itself(upstreams: Upstreams, target: Target, connection: Connection) -> None:
+    """Return when `target` is behind `connection`. Raises UpstreamError `wrong_server`, or why it does not say."""
+
+    async def ask() -> bytes:
+        status, body = await answered(connection, target, b"/v1/models")
+        if not connection.finish() or status == 503:
+            raise UpstreamError("unreachable", f"it does not say yet who it is (status {status})")
+        return body
+
+    try:
+        who = await upstreams.stranger(target.name, ask)
+    except ProcessLookupError:
+        connection.close()
+        raise UpstreamError("unreachable", "its process has ended") from None
+    except BaseException:
+        connection.close()
+        raise
+    if who is not None:
+        connection.close()
+        raise UpstreamError("wrong_server", f"another process has its port: {who}")

@@ -1,0 +1,206 @@
+"""Whose fault a failure was. The server is asked how it is, and nobody ends it twice in the same way. I/O.
+
+A server that closes a connection, answers what is no HTTP, or nothing in time may have been made to by the request.
+So the request is no evidence against it: its `/health` is. Where that answers, the request gets its error and the
+server goes on. Where it does not, the failure counts for its breaker, and a request that had no answer yet is
+suspected: the same one is refused for a while. All of its kind are only after a second crash with it, since a kind
+may be all that an agent ever sends. While a breaker is open the server is asked again and again, and is in as soon as
+it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from time import monotonic
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from launcher.ir.live import Upstreams
+from launcher.route.breaker import CLOSED
+from launcher.route.doubt import answered
+from launcher.route.problem import HttpError
+from launcher.route.target import SERVING, Target
+from launcher.route.upstream import UpstreamError
+from launcher.route.view import View
+
+_AGAIN_S = 0.25
+"""Between two looks at a server whose breaker is open."""
+_SETTLED_S = 0.05
+"""After a connection broke: until its owner knows how the process ended."""
+_KINDS = 1024
+"""Bodies and kinds that are remembered."""
+_SMALL_BYTES = 1 << 18
+"""A bigger body is known by its length and both ends, and is of no kind."""
+_ORDINARY = frozenset(
+    (
+        *("cache_prompt", "frequency_penalty", "id_slot", "input", "max_completion_tokens", "max_output_tokens"),
+        *("max_tokens", "messages", "metadata", "min_p", "model", "n", "n_predict", "presence_penalty", "prompt"),
+        *("repeat_penalty", "return_progress", "seed", "stop", "store", "stream", "stream_options", "system"),
+        *("temperature", "timings_per_token", "top_k", "top_p", "user"),
+    )
+)
+"""Keys that nearly every request has: what one does with them alone, it does by their values."""
+
+
+class Asked(Protocol):
+    """Who has a server's failures judged."""
+
+    upstreams: Upstreams
+    view: View
+
+
+class Traits(NamedTuple):
+    """By what a request is known again."""
+
+    body: bytes
+    """Its path and body, whichever model it asks."""
+    kind: bytes | None
+    """Whose it is, its path and the names of its rarer keys; None: it has none."""
+
+
+class Strike(msgspec.Struct):
+    """What was there when a server ended: a body, or a kind of request."""
+
+    points: int = 0
+    """Two for each time that nothing else was there, one for each time that something was."""
+    times: int = 0
+    until: float = 0.0
+
+
+class Faults:
+    """The failures of one front's servers."""
+
+    def __init__(self, asked: Asked) -> None:
+        """None yet."""
+        self.strikes: dict[bytes, Strike] = {}
+        self._guarded_until = 0.0
+        self._asked = asked
+        self._suspects: dict[Target, list[Traits]] = {}
+        """By server that is being asked how it is: the requests that failed."""
+        self._failures: dict[Target, int] = {}
+        self._tasks: dict[Target, asyncio.Task[None]] = {}
+
+    def failed(self, target: Target, error: UpstreamError, traits: Traits | None) -> None:
+        """`target` failed a request; `traits`: those of one that may have ended it."""
+        if target.is_control or error.reason == "out_of_memory":
+            target.abandoned()
+            return
+        target.pool.forget_idle()
+        if error.reason in ("unreachable", "wrong_server"):
+            target.failed(monotonic(), self._asked.view.table.breaker)
+            self._look_after(target)
+            return
+        self._failures[target] = self._failures.get(target, 0) + 1
+        if traits is not None and error.reason == "died":
+            self._suspects.setdefault(target, []).append(traits)
+        self._look_after(target)
+
+    @property
+    def is_on_guard(self) -> bool:
+        """Whether some request may be refused now: only then is it worth looking at each."""
+        return self._guarded_until > 0 and monotonic() < self._guarded_until
+
+    def require_harmless(self, traits: Traits) -> None:
+        """HttpError 422 for a request that ended a server a while ago, or for one of a kind that did so twice."""
+        now = monotonic()
+        for trait, held_from, what in ((traits.body, 2, "this request"), (traits.kind, 4, "requests of this kind")):
+            strike = None if trait is None else self.strikes.get(trait)
+            if strike is not None and strike.points >= held_from and now < strike.until:
+                left = strike.until - now
+                message = f"{what} ended a server: no further one is sent for {left:.0f} s"
+                raise HttpError(422, "request_ended_server", message, retry_after_s=left)
+
+    def forgive(self) -> None:
+        """Forget everything: servers and their settings may be others now."""
+        self.strikes.clear()
+        self._guarded_until = 0.0
+        for target in self._asked.view.targets.values():
+            target.breaker = CLOSED
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    def _look_after(self, target: Target) -> None:
+        """See how `target` is, unless somebody does."""
+        if target not in self._tasks and (target in self._failures or target.breaker.open_s):
+            self._tasks[target] = asyncio.get_running_loop().create_task(self._judged(target))
+
+    async def _judged(self, target: Target) -> None:
+        try:
+            await self._judge(target)
+        finally:
+            del self._tasks[target]
+
+    async def _judge(self, target: Target) -> None:
+        """Ask how it is: once after a failure, and as long as its breaker is open."""
+        while target in self._failures or target.breaker.open_s:
+            failures, suspects = self._failures.pop(target, 0), self._suspects.pop(target, [])
+            is_well = await self._is_well(target)
+            if is_well:
+                target.succeeded()
+                continue
+            if suspects:
+                await asyncio.sleep(_SETTLED_S)
+            state = self._asked.upstreams.state(target.name)
+            # whoever stopped or killed it ended them, not they it
+            if state not in ("stopped", "stopping") and not self._asked.upstreams.ended_from_outside(target.name):
+                self._accuse(suspects)
+            for _ in range(failures):
+                target.failed(monotonic(), self._asked.view.table.breaker)
+            if target.breaker.open_s:
+                await asyncio.sleep(_AGAIN_S)
+                if self._asked.upstreams.state(target.name) not in SERVING:
+                    target.breaker = CLOSED  # it will prove itself before it serves
+
+    async def _is_well(self, target: Target) -> bool:
+        """Whether `target` answers about itself, and not that it is only starting."""
+        timeout_s = self._asked.view.table.front.connect_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await target.pool.connect(timeout_s)
+                try:
+                    status, _ = await answered(connection, target, b"/health")
+                finally:
+                    connection.close()
+        except (UpstreamError, TimeoutError):
+            return False
+        return status != 503
+
+    def _accuse(self, suspects: list[Traits]) -> None:
+        """These requests were with a server when it ended."""
+        bodies, kinds = {traits.body for traits in suspects}, {traits.kind for traits in suspects}
+        for body in bodies:
+            self._strike(body, alone=len(bodies) == 1)
+        for kind in kinds - {None}:
+            self._strike(kind or b"", alone=len(kinds) == 1)
+        while len(self.strikes) > _KINDS:
+            del self.strikes[next(iter(self.strikes))]
+
+    def _strike(self, trait: bytes, *, alone: bool) -> None:
+        unit, now = self._asked.view.table.breaker, monotonic()
+        strike = self.strikes.pop(trait, Strike())
+        if strike.until + unit.open_max_s < now:
+            strike = Strike()  # long ago
+        self.strikes[trait] = strike
+        strike.times += 1
+        strike.points += 2 if alone else 1
+        strike.until = now + min(unit.open_max_s, unit.open_s * 2 ** (strike.times - 1))
+        self._guarded_until = max(self._guarded_until, strike.until)
+
+
+def traits_of(caller: str, path: str, body: bytes) -> Traits:
+    """What a request is known by; a kind is bodies with the same rarer keys, such as `grammar` and `tools`."""
+    if len(body) > _SMALL_BYTES:
+        body = b"%d" % len(body) + body[:_SMALL_BYTES] + body[-_SMALL_BYTES:]
+    try:
+        sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        sent = {}
+    rare = sorted(sent.keys() - _ORDINARY)
+    kind = hashlib.sha256(msgspec.json.encode([caller, path, rare])).digest() if rare else None
+    what = msgspec.json.encode({key: sent[key] for key in sorted(sent) if key != "model"}) if sent else body
+    return Traits(hashlib.sha256(path.encode() + b"\n" + what).digest(), kind)

@@ -1,0 +1,274 @@
+"""The head of a request: what is read of it, what is forwarded, what stays on its hop. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import count
+from secrets import token_hex
+from urllib.parse import unquote
+
+import httptools
+
+from launcher.route.endpoint import kind_of
+from launcher.route.keys import EVERYTHING
+from launcher.route.problem import HttpError
+
+RawHeaders = list[tuple[bytes, bytes]]
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"expect",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers that concern one connection only (RFC 9110 7.6.1), and those we answer ourselves."""
+_READ_ONLY = frozenset(
+    {
+        b"authorization",
+        b"cookie",
+        b"host",
+        b"origin",
+        b"x-api-key",
+        b"x-generation-id",
+        b"x-model",
+        b"x-project",
+        b"x-request-id",
+        b"x-task-type",
+        b"x-validation-policy",
+    }
+)
+"""Read here and not passed on: keys and cookies end at the front, the upstream is not a browser's peer."""
+_READ_AND_FORWARDED = frozenset({b"content-type", b"content-encoding", b"x-conversation-id"})
+_SINGLE = (_READ_ONLY - {b"x-request-id", b"cookie"}) | _READ_AND_FORWARDED
+_UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+_DROPPED_FROM_ANSWER = HOP_BY_HOP | {b"server", b"date", b"x-accel-buffering", b"x-request-id", b"x-launch-server"}
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+MAX_TARGET_BYTES = 32_000
+MAX_LINE_BYTES = 8_000
+MAX_LINES = 96
+"""What llama-server takes (cpp-httplib: a target of 32 KiB, 100 lines of 8 KiB), less what the front adds. It closes
+the connection on a longer target without a word."""
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+new_request_id = map(f"req-{token_hex(6)}-%x".encode().__mod__, count(1)).__next__
+"""Gives a new request id: unique by a random prefix of this process, then in order."""
+
+
+class Head:
+    """One request head, all but its Content-Length.
+
+    Clients send the same lines with every request of a connection, the length apart: one comparison (`matches`) then
+    stands for parsing, sorting and checking them again.
+    """
+
+    __slots__ = (
+        "_twice",
+        "checked",
+        "content_type",
+        "conversation",
+        "cors",
+        "expects_continue",
+        "forwarded",
+        "grant",
+        "headers",
+        "is_anthropic",
+        "is_json",
+        "is_plain",
+        "keep_alive",
+        "kind",
+        "lines",
+        "method",
+        "only_looks",
+        "passes",
+        "path",
+        "purpose",
+        "query",
+        "raw_path",
+        "request_id",
+        "seen",
+        "start",
+        "takes_slot",
+        "url",
+        "version",
+    )
+
+    def __init__(self, method: str, url: bytes, version: str, headers: RawHeaders, *, keep_alive: bool) -> None:
+        """Header names are lowered. Raises HttpError 400 for a target that is no URL."""
+        self.method = method
+        self.url = url
+        self.version = version
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.raw_path, self.query = _parsed(method, url)
+        self.path = self.raw_path.decode("ascii")
+        if "%" in self.path:
+            self.path = unquote(self.path)
+        self.seen: dict[bytes, bytes] = {}
+        self.forwarded: RawHeaders = []
+        self._twice: bytes | None = None
+        self._read(headers)
+        seen = self.seen
+        given = seen.get(b"x-request-id")
+        self.request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else None
+        """The client's own, where it is short and plain."""
+        self.content_type = seen.get(b"content-type", b"")
+        self.is_json = self.content_type[:16].lower() == b"application/json"
+        self.expects_continue = version == "1.1" and seen.get(b"expect", b"").lower() == b"100-continue"
+        self.is_plain = seen.keys().isdisjoint(_UNUSUAL)
+        """llhttp has nothing to do for it but to find its body by its Content-Length."""
+        self.only_looks = method in ("GET", "HEAD")
+        self.kind = kind_of(method, self.path)
+        self.takes_slot = self.kind != ""
+        self.is_anthropic = self.path.startswith("/v1/messages")
+        self.conversation = seen.get(b"x-conversation-id", b"").strip() if self.takes_slot else b""
+        """The id under which llama-server keeps the stream for who comes back."""
+        target = self.raw_path + b"?" + self.query if self.query else self.raw_path
+        self.start = b"%b %b HTTP/1.1\r\nhost: " % (method.encode(), target)
+        self.lines = b"\r\n%bx-request-id: " % lines_of(self.forwarded)
+        self.checked: object = None
+        """The view under which the front found nothing against it, and what it found: the next four."""
+        self.passes: object = None
+        """The same view, where a server is to answer: nothing else is looked for."""
+        self.grant = EVERYTHING
+        self.cors = b""
+        self.purpose = ""
+
+    def matches(self, method: str, url: bytes, version: str, headers: RawHeaders) -> bool:
+        """Whether a request with these has this head."""
+        return self.headers == headers and self.url == url and self.method == method and self.version == version
+
+    def _read(self, headers: RawHeaders) -> None:
+        """Sort headers into read, forwarded and dropped."""
+        seen, forwarded = self.seen, self.forwarded
+        for name, value in headers:
+            if name in _READ_ONLY or name in _READ_AND_FORWARDED:
+                if name in seen and name in _SINGLE:
+                    self._twice = name
+                seen[name] = value
+                if name in _READ_ONLY:
+                    continue
+            elif name in HOP_BY_HOP:
+                seen[name] = seen[name] + b"," + value if name in seen else value
+                continue
+            forwarded.append((name, value))
+        if b"connection" in seen:
+            named = connection_tokens(seen[b"connection"])
+            if named:
+                self.forwarded = [(n, v) for n, v in forwarded if n not in named]
+
+    def refuse_unusable(self) -> None:
+        """HttpError for a method or target that no upstream of ours serves, and for a header that may occur once."""
+        if self._twice is not None:
+            raise HttpError(400, "duplicate_header", f"{self._twice.decode()} is given twice", close=True)
+        if self.method not in _METHODS:
+            raise HttpError(405, "method_not_allowed", f"{self.method} is not served", close=True)
+        coding = self.seen.get(b"transfer-encoding")
+        if coding is not None and coding.strip().lower() != b"chunked":
+            shown = coding[:40].decode("latin-1")
+            raise HttpError(501, "unknown_coding", f"Transfer-Encoding {shown!r} is not understood", close=True)
+        content_coding = self.seen.get(b"content-encoding", b"").strip().lower()
+        if content_coding not in (b"", b"identity"):
+            shown = content_coding[:40].decode("latin-1")
+            message = f"bodies with Content-Encoding {shown!r} are not read, by llama-server neither: send it as it is"
+            raise HttpError(415, "unsupported_encoding", message)
+        if len(self.url) > MAX_TARGET_BYTES:
+            message = f"the request target exceeds {MAX_TARGET_BYTES} bytes"
+            raise HttpError(414, "target_too_long", message, close=True)
+        if len(self.forwarded) > MAX_LINES:
+            message = f"there are more than {MAX_LINES} header lines"
+            raise HttpError(431, "too_many_headers", message, close=True)
+        if any(len(name) + len(value) > MAX_LINE_BYTES for name, value in self.forwarded):
+            message = f"a header line exceeds {MAX_LINE_BYTES} bytes"
+            raise HttpError(431, "headers_too_large", message, close=True)
+        if not self.raw_path.startswith(b"/"):
+            raise HttpError(400, "invalid_target", "the request target is not a path", close=True)
+
+    def for_upstream(self, authority: bytes, request_id: bytes, own: bytes, body_bytes: int) -> bytes:
+        """The head that goes upstream, with the blank line; a body of `body_bytes` follows.
+
+        `own` are header lines that the front itself adds for this server.
+        """
+        if self.only_looks and not body_bytes:
+            return b"".join((self.start, authority, self.lines, request_id, b"\r\n", own, b"\r\n"))
+        length = b"content-length: %d\r\n\r\n" % body_bytes
+        return b"".join((self.start, authority, self.lines, request_id, b"\r\n", own, length))
+
+    def preflight(self) -> bytes:
+        """What a browser asks before it sends, as header lines: any method and header that we read or forward."""
+        wanted = dict(self.forwarded).get(b"access-control-request-headers", b"authorization, content-type")
+        return (
+            b"access-control-allow-methods: GET, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+            b"access-control-allow-headers: %b\r\naccess-control-max-age: 600\r\n" % wanted
+        )
+
+
+def _parsed(method: str, url: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request target. Raises HttpError 400."""
+    try:
+        parsed = httptools.parse_url(url)
+    except httptools.HttpParserInvalidURLError:
+        parsed = None
+    path = b"" if parsed is None else parsed.path or b"/"
+    if parsed is None or method == "CONNECT" or not path.isascii():
+        raise HttpError(400, "invalid_http", "the request target is not valid", close=True)
+    return path, parsed.query or b""
+
+
+def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as lines."""
+    return b"".join(b"%b: %b\r\n" % line for line in headers)
+
+
+def connection_tokens(value: bytes) -> frozenset[bytes]:
+    """Header names that a Connection header declares hop-by-hop."""
+    tokens = {t.strip().lower() for t in value.split(b",")}
+    return frozenset(tokens - {b"close", b"keep-alive", b"upgrade", b""})
+
+
+def cors_lines(origin: bytes) -> bytes:
+    """What lets an allowed page read the answer."""
+    return (
+        b"access-control-allow-origin: %b\r\naccess-control-expose-headers: x-request-id, request-id, x-launch-server, "
+        b"x-launch-decision, x-generation-id, retry-after\r\nvary: origin\r\n" % origin
+    )
+
+
+class AnswerHead:
+    """The head of an upstream's answer as the client gets it, made once for all answers with the same lines.
+
+    Its length and the request's id are apart. The upstream's CORS headers are dropped: which pages may read an answer
+    is decided at the front.
+    """
+
+    __slots__ = ("came", "is_events", "lines", "status")
+
+    def __init__(self, status: int, came: RawHeaders, server: bytes) -> None:
+        """`came` are the upstream's header lines, `server` the name to show for it, b"" for none."""
+        named: frozenset[bytes] = frozenset()
+        for name, value in came:
+            if name == b"connection":
+                named |= connection_tokens(value)
+        kept: RawHeaders = []
+        self.is_events = False
+        """Server-sent events, which go out in chunks, so that an error can be added where the upstream dies."""
+        for name, value in came:
+            if name in _DROPPED_FROM_ANSWER or name in named or name.startswith(b"access-control-"):
+                continue
+            if name == b"content-type" and value[:17].lower() == b"text/event-stream":
+                self.is_events = True
+            kept.append((name, value))
+        if server:
+            kept.append((b"x-launch-server", server))
+        if self.is_events:
+            kept.append((b"x-accel-buffering", b"no"))
+        self.status = status
+        self.came = came
+        self.lines = lines_of(kept) + b"x-request-id: "

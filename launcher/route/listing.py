@@ -1,0 +1,130 @@
+"""Models as clients list them: OpenAI's and Anthropic's fields, llama.cpp's, and what is ours beside. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from launcher.ir.fleet import RouteTarget, RoutingTable
+from launcher.ir.live import ServerState
+
+StateOf = Callable[[str], ServerState]
+_STATUS: dict[ServerState, str] = {
+    "ready": "loaded",
+    "sleeping": "sleeping",
+    "starting": "loading",
+    "backoff": "loading",
+    "stopping": "unloaded",
+    "stopped": "unloaded",
+    "failed": "unloaded",
+}
+"""A state as llama.cpp's router calls it."""
+
+
+def status_of(state: ServerState) -> str:
+    """A state as llama.cpp's router calls it."""
+    return _STATUS[state]
+
+
+def n_ctx(unit: RouteTarget) -> int:
+    """Tokens that one request may have: what clients call the context size."""
+    return unit.n_ctx_shared or unit.n_ctx_per_slot
+
+
+def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str = "") -> dict[str, Any]:
+    """One server as clients list a model; `name` is what they ask for, where that is not the server's own name.
+
+    `meta`, `architecture` and `status` are llama.cpp's, `max_model_len` is vLLM's, `context_length` OpenRouter's.
+    """
+    status = {"value": _STATUS[state], **({"failed": True} if state == "failed" else {})}
+    face = unit.faces.get(name)
+    meta = {"n_ctx": n_ctx(unit), "n_ctx_train": unit.n_ctx_train, "n_params": unit.n_params, "size": unit.size_bytes}
+    return {
+        "id": name or unit.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "llamacpp",
+        "type": "model",
+        "display_name": name or unit.name,
+        "created_at": "1970-01-01T00:00:00Z",
+        "context_length": n_ctx(unit),
+        "max_model_len": n_ctx(unit),
+        "meta": {key: value for key, value in meta.items() if value},
+        "architecture": {
+            "input_modalities": list(unit.modalities),
+            "output_modalities": [] if unit.embedding else ["text"],
+        },
+        "status": status,
+        **({"face_of": unit.name, "description": face.description} if face is not None else {}),
+        "model": unit.model,
+        "roles": list(unit.roles),
+        "aliases": list(unit.aliases),
+        "state": state,
+        "slots": unit.slots,
+        "n_ctx_per_slot": unit.n_ctx_per_slot,
+        **({"n_ctx_shared": unit.n_ctx_shared} if unit.n_ctx_shared else {}),
+        "modalities": list(unit.modalities),
+        "embedding": unit.embedding,
+    }
+
+
+def auto_entry(name: str, created: int) -> dict[str, Any]:
+    """A name behind which somebody decides who answers."""
+    entry = {"id": name, "object": "model", "created": created, "owned_by": "launch", "type": "model"}
+    return {**entry, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+
+
+def models_list(
+    table: RoutingTable, state_of: StateOf, created: int, auto: Iterable[str], may_ask: Callable[[str, str], bool]
+) -> dict[str, Any]:
+    """Every server that the caller may ask by some name, in the table's order, then `auto`, by the same rule.
+
+    Each server's faces follow it, and with `list_aliases` its aliases. Both APIs' list fields; nothing is left for a
+    second page. `may_ask` is given a name and the server behind it.
+    """
+    named = {**table.names, **{pool.name: pool.servers for pool in table.pools}}
+    data = []
+    for name, unit in table.targets.items():
+        state = state_of(name)
+        if may_ask(name, name) or any(may_ask(asked, name) for asked, servers in named.items() if name in servers):
+            data.append(model_entry(unit, state, created))
+        more = (*unit.faces, *(unit.aliases if table.front.list_aliases else ()))
+        own = (a for a in more if named.get(a, ())[:1] == (name,) and may_ask(a, name))
+        data += [model_entry(unit, state, created, further) for further in own]
+    data += [auto_entry(name, created) for name in sorted(auto) if may_ask(name, name)]
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": data, "has_more": False, **ends}
+
+
+def fleet_props(table: RoutingTable) -> dict[str, Any]:
+    """`/props` of a fleet of several, no model being named: as llama.cpp's router says it, no one server's values."""
+    return {
+        "role": "router",
+        "max_instances": len(table.targets),
+        "models_autoload": True,
+        "model_alias": table.deployment,
+        "model_path": "none",
+        "default_generation_settings": {"params": None, "n_ctx": 0},
+        "total_slots": sum(unit.slots for unit in table.targets.values()),
+    }
+
+
+def server_props(unit: RouteTarget) -> dict[str, Any]:
+    """`/props` of a server that does not run, as far as it is known: who only looks wakes nobody."""
+    return {
+        "default_generation_settings": {"params": None, "n_ctx": n_ctx(unit)},
+        "total_slots": unit.slots,
+        "model_alias": unit.name,
+        "model_path": unit.model,
+        "modalities": {"vision": "image" in unit.modalities, "audio": "audio" in unit.modalities},
+        "is_sleeping": True,
+    }
+
+
+def props(table: RoutingTable, unit: RouteTarget | None, state: ServerState) -> bytes | None:
+    """What the front answers to `GET /props`: for no model in a fleet of several, and for one that does not run."""
+    if unit is None:
+        return msgspec.json.encode(fleet_props(table))
+    return msgspec.json.encode(server_props(unit)) if state in ("stopped", "stopping") else None

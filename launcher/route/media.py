@@ -1,0 +1,62 @@
+"""Images and audio in a chat whose server takes none: found, and sent elsewhere or refused with the reason. Pure.
+
+Nothing is searched in a request that goes well: only where a server has to be waited for, or has refused.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from launcher.ir.fleet import RoutingTable
+from launcher.route.problem import HttpError
+
+_PARTS = {"image_url": "image", "input_image": "image", "image": "image", "input_audio": "audio", "audio_url": "audio"}
+"""Types of content parts of OpenAI's chat and responses and Anthropic's messages."""
+MEDIA = frozenset(_PARTS.values())
+
+
+class _Part(msgspec.Struct, frozen=True):
+    type: str = ""
+    content: list[_Part] | str | None = None
+    """Of a tool's result."""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: list[_Part] | str | None = None
+    type: str = ""
+
+
+class _Chat(msgspec.Struct, frozen=True):
+    messages: list[_Message] = []
+    input: list[_Message] | str | None = None
+
+
+_DECODE = msgspec.json.Decoder(_Chat).decode
+
+
+def media_in(body: bytes) -> frozenset[str]:
+    """The media that a chat contains; none where it is no chat that can be read."""
+    try:
+        chat = _DECODE(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return frozenset()
+    messages = [*chat.messages, *(chat.input if isinstance(chat.input, list) else [])]
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    parts += [inner for part in parts if isinstance(part.content, list) for inner in part.content]
+    return frozenset(_PARTS[part.type] for part in parts if part.type in _PARTS)
+
+
+def elsewhere(table: RoutingTable, asked: str, lacking: frozenset[str]) -> str:
+    """The name that answers a chat with media that who was asked lacks. Raises HttpError 400 `modality_not_supported`.
+
+    The one that the routing names; for who asked for nobody in particular, any that takes them.
+    """
+    able = [name for name, unit in table.targets.items() if lacking <= set(unit.modalities)]
+    named = [name for medium in sorted(lacking) if (name := table.media.get(medium)) is not None]
+    for name in named:
+        if set(table.names.get(name, (name,))) & set(able):
+            return name
+    if asked == table.default and able:
+        return able[0]
+    what, who = " and ".join(sorted(lacking)), f"; {', '.join(able)} can" if able else ""
+    raise HttpError(400, "modality_not_supported", f"{asked!r} takes no {what}{who}", param="messages")

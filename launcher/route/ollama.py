@@ -1,0 +1,303 @@
+"""Ollama's API in terms of OpenAI's: what is asked, and what is answered. Pure.
+
+By Ollama's published description of its API (docs/api.md). What llama-server has no counterpart for is left out:
+`num_ctx` and `keep_alive` are the fleet's business, templates the model's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from launcher.ir.fleet import RouteTarget
+from launcher.route.listing import n_ctx
+from launcher.route.problem import HttpError
+
+VERSION = "0.12.0"
+"""The version of Ollama whose API is followed: clients decide by it what they may ask."""
+_SAME = frozenset(
+    [
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "typical_p",
+        "seed",
+        "repeat_penalty",
+        "repeat_last_n",
+        "presence_penalty",
+        "frequency_penalty",
+        "mirostat",
+        "mirostat_tau",
+        "mirostat_eta",
+        "stop",
+    ]
+)
+"""Options that llama-server knows by the same name."""
+_IMAGES = {"/9j/": "jpeg", "iVBOR": "png", "R0lG": "gif", "UklG": "webp"}
+"""What the base64 of an image begins with."""
+_NS_PER_MS = 1_000_000
+
+
+class Called(msgspec.Struct):
+    """A function that the model wants called."""
+
+    name: str = ""
+    arguments: dict[str, Any] = {}
+
+
+class ToolCall(msgspec.Struct):
+    """One call."""
+
+    function: Called = msgspec.field(default_factory=Called)
+
+
+class Message(msgspec.Struct):
+    """One of a chat."""
+
+    role: str
+    content: str = ""
+    images: list[str] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+    thinking: str | None = None
+
+
+class Asked(msgspec.Struct):
+    """A body of `/api/chat`, `/api/generate`, `/api/embed`, `/api/embeddings` or `/api/show`."""
+
+    model: str = ""
+    name: str = ""
+    messages: list[Message] = []
+    prompt: str = ""
+    input: str | list[str] = ""
+    suffix: str | None = None
+    system: str | None = None
+    images: list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    format: str | dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+    dimensions: int | None = None
+    stream: bool | None = None
+    think: bool | str | None = None
+    raw: bool | None = None
+    keep_alive: float | str | None = None
+
+    @property
+    def goes(self) -> bool:
+        """Whether the model shall go, once it has answered."""
+        return self.keep_alive in (0, "0", "0s", "0m")
+
+
+def asked_of(body: bytes) -> Asked:
+    """A body. Raises HttpError 400."""
+    try:
+        asked = msgspec.json.decode(body or b"{}", type=Asked)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HttpError(400, "invalid_json", f"the body is not understood: {error}") from None
+    asked.model = asked.model or asked.name
+    if not asked.model:
+        raise HttpError(400, "model_required", "model is required", param="model")
+    return asked
+
+
+def chat_body(asked: Asked) -> dict[str, Any]:
+    """The body of `/v1/chat/completions`."""
+    messages = asked.messages
+    if not messages:
+        system = [Message("system", asked.system)] if asked.system else []
+        messages = [*system, Message("user", asked.prompt, asked.images)]
+    body = _settings(asked) | {"messages": [_message(message) for message in messages]}
+    if asked.tools:
+        body["tools"] = asked.tools
+    if asked.think is not None:
+        body["chat_template_kwargs"] = {"enable_thinking": bool(asked.think)}
+    return body
+
+
+def raw_body(asked: Asked) -> dict[str, Any]:
+    """The body of `/v1/completions`."""
+    return _settings(asked) | {"prompt": asked.prompt}
+
+
+def _settings(asked: Asked) -> dict[str, Any]:
+    """What both have."""
+    options = asked.options or {}
+    body = {name: value for name, value in options.items() if name in _SAME}
+    limit = options.get("num_predict")
+    if isinstance(limit, int) and limit >= -1:
+        body["max_tokens"] = limit
+    if asked.format == "json":
+        body["response_format"] = {"type": "json_object"}
+    elif isinstance(asked.format, dict):
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": asked.format}}
+    return body | {"model": asked.model, "stream": True, "stream_options": {"include_usage": True}}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """One message in OpenAI's form: calls and their answers are joined by the function's name."""
+    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        urls = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
+        made["content"] = [{"type": "text", "text": message.content}, *urls]
+    if message.tool_calls:
+        made["tool_calls"] = [
+            {
+                "id": f"call_{call.function.name}",
+                "type": "function",
+                "function": {
+                    "name": call.function.name,
+                    "arguments": msgspec.json.encode(call.function.arguments).decode(),
+                },
+            }
+            for call in message.tool_calls
+        ]
+    if message.role == "tool":
+        made["tool_call_id"] = f"call_{message.tool_name or ''}"
+    return made
+
+
+def _data_url(image: str) -> str:
+    """An image's base64 as a URL."""
+    kind = next((kind for begin, kind in _IMAGES.items() if image.startswith(begin)), "png")
+    return f"data:image/{kind};base64,{image}"
+
+
+class Answer:
+    """What came of a stream of OpenAI's, as Ollama's parts."""
+
+    def __init__(self, asked: Asked, *, is_chat: bool) -> None:
+        """`is_chat`: the answer is a message, not a `response`."""
+        self._model = asked.model
+        self._is_chat = is_chat
+        self._rest = b""
+        self._finish = ""
+        self._calls: dict[int, dict[str, str]] = {}
+        self._counted: dict[str, int] = {}
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The parts that `data`, a piece of the stream, brings. Raises HttpError for an error in it."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        parts: list[dict[str, Any]] = []
+        for line in lines:
+            if line.startswith(b"data:") and (text := line[5:].strip()) != b"[DONE]":
+                parts += self._part(msgspec.json.decode(text, type=dict))
+        return parts
+
+    def last(self) -> dict[str, Any]:
+        """The last part: why it ended, and what it took. Raises HttpError where the stream broke off."""
+        if not self._finish:
+            raise HttpError(502, "upstream_died", "the server's answer broke off")
+        calls = [
+            {"function": {"name": c["name"], "arguments": _arguments(c["arguments"])}} for c in self._calls.values()
+        ]
+        reason = "length" if self._finish == "length" else "stop"
+        more = {"tool_calls": calls} if calls else {}
+        return self._said("", "", more) | {"done": True, "done_reason": reason, **self._counted}
+
+    def _part(self, chunk: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """What one event brings."""
+        error = chunk.get("error")
+        if error is not None:
+            message = error.get("message") if isinstance(error, dict) else None
+            raise HttpError(500, "upstream_failed", str(message or error))
+        self._count(chunk.get("usage") or {}, chunk.get("timings") or {})
+        for choice in chunk.get("choices") or ():
+            self._finish = choice.get("finish_reason") or self._finish
+            delta = choice.get("delta") or {}
+            for call in delta.get("tool_calls") or ():
+                known = self._calls.setdefault(call.get("index", 0), {"name": "", "arguments": ""})
+                for key in known:
+                    known[key] += (call.get("function") or {}).get(key) or ""
+            text, thinking = delta.get("content") or choice.get("text") or "", delta.get("reasoning_content") or ""
+            if text or thinking:
+                yield self._said(text, thinking, {}) | {"done": False}
+
+    def _said(self, text: str, thinking: str, more: dict[str, Any]) -> dict[str, Any]:
+        """A part with this text."""
+        head: dict[str, Any] = {"model": self._model, "created_at": now()}
+        thought = {"thinking": thinking} if thinking else {}
+        if self._is_chat:
+            return head | {"message": {"role": "assistant", "content": text, **thought, **more}}
+        return head | {"response": text, **thought}
+
+    def _count(self, usage: dict[str, Any], timings: dict[str, Any]) -> None:
+        """Tokens and nanoseconds, as far as they are reported."""
+        for ours, name in (("prompt_eval_count", "prompt_tokens"), ("eval_count", "completion_tokens")):
+            if isinstance(usage.get(name), int):
+                self._counted[ours] = usage[name]
+        if "prompt_ms" in timings and "predicted_ms" in timings:
+            prompt, output = (int(timings[name] * _NS_PER_MS) for name in ("prompt_ms", "predicted_ms"))
+            took = {"total_duration": prompt + output, "load_duration": 0}
+            self._counted |= took | {"prompt_eval_duration": prompt, "eval_duration": output}
+
+
+def joined(parts: list[dict[str, Any]], last: dict[str, Any]) -> dict[str, Any]:
+    """A whole answer."""
+    if "message" in last:
+        messages = [part["message"] for part in parts]
+        thinking = "".join(message.get("thinking", "") for message in messages)
+        whole = last["message"] | {"content": "".join(message["content"] for message in messages)}
+        return last | {"message": whole | ({"thinking": thinking} if thinking else {})}
+    thinking = "".join(part.get("thinking", "") for part in parts)
+    whole = last | {"response": "".join(part["response"] for part in parts)}
+    return whole | ({"thinking": thinking} if thinking else {})
+
+
+def at_once(asked: Asked, reason: str, *, is_chat: bool) -> dict[str, Any]:
+    """The answer to a request that only loads or unloads."""
+    said = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
+    return {"model": asked.model, "created_at": now(), **said, "done": True, "done_reason": reason}
+
+
+def model_entry(name: str, unit: RouteTarget, created: int) -> dict[str, Any]:
+    """A model of `/api/tags` and `/api/ps`. The digest is of what we know of it, not of its file."""
+    digest = hashlib.sha256(f"{unit.model} {unit.size_bytes}".encode()).hexdigest()
+    modified = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
+    entry = {"name": name, "model": name, "modified_at": modified, "size": unit.size_bytes, "digest": digest}
+    return entry | {"details": details(unit), "context_length": n_ctx(unit)}
+
+
+def details(unit: RouteTarget) -> dict[str, Any]:
+    """As far as the routing table knows them."""
+    size = f"{unit.n_params / 1e9:.1f}B" if unit.n_params >= 1e9 else f"{unit.n_params / 1e6:.0f}M"
+    known = {"parent_model": "", "format": "gguf", "family": "", "families": []}
+    return known | {"parameter_size": size if unit.n_params else "", "quantization_level": ""}
+
+
+def shown(unit: RouteTarget) -> dict[str, Any]:
+    """The answer of `/api/show`. The architecture is `launch`: the keys beside it are what clients look for."""
+    capabilities = ["embedding"] if unit.embedding else ["completion", "tools"]
+    capabilities += ["vision"] if "image" in unit.modalities else []
+    info = {
+        "general.architecture": "launch",
+        "general.parameter_count": unit.n_params,
+        "launch.context_length": n_ctx(unit),
+    }
+    parameters = "\n".join(f"{name} {value}" for name, value in sorted(unit.request_defaults.items()))
+    head = {"modelfile": "", "parameters": parameters, "template": "", "details": details(unit)}
+    return head | {"model_info": info, "capabilities": capabilities}
+
+
+def embeddings(body: bytes) -> tuple[list[list[float]], int]:
+    """The vectors of an answer of `/v1/embeddings`, in the order of the texts, and the tokens read."""
+    found = msgspec.json.decode(body, type=dict)
+    data = sorted(found.get("data") or (), key=lambda entry: entry.get("index", 0))
+    return [entry["embedding"] for entry in data], (found.get("usage") or {}).get("prompt_tokens", 0)
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """What a function is called with; a model that writes no object has it called with nothing."""
+    try:
+        return msgspec.json.decode(text or "{}", type=dict)
+    except msgspec.DecodeError:
+        return {}
+
+
+def now() -> str:
+    """The present time as Ollama writes it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,102 @@
+"""Questions of our own to the fleet: an exchange without a connection, woken, queued and counted like any. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from launcher.ir.exchange import Answered, Refusal
+from launcher.route.exchange import Exchange
+from launcher.route.head import Head
+from launcher.route.keys import EVERYTHING, Grant
+from launcher.route.problem import HttpError
+from launcher.route.services import Services
+from launcher.route.view import Route
+
+
+class Collector:
+    """A client that keeps the answer."""
+
+    def __init__(self) -> None:
+        """Nothing is answered yet."""
+        self.write_paused = False
+        self.status = 0
+        self.parts: list[bytes] = []
+        self.refusal: HttpError | None = None
+        self.exchange: Exchange | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, status: int, lines: bytes, length: bytes | None) -> None:  # noqa: ARG002  # the protocol's
+        """Keep the status."""
+        self.status = status
+
+    def write(self, data: bytes, done: bool) -> None:  # noqa: ARG002  # as above
+        """Keep the part."""
+        self.parts.append(data)
+
+    def error(self, error: HttpError, path: str, request_id: bytes, more: bytes) -> None:  # noqa: ARG002  # as above
+        """Keep the refusal."""
+        self.refusal = error
+
+    def answered(self) -> None:
+        """Wake who waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def answer_by(self, at: float) -> None:
+        """Watch the server's own timeout."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.exchange is not None:
+            self._timer = asyncio.get_running_loop().call_at(at, self.exchange.overdue)
+
+    def abort(self) -> None:
+        """What came is not the whole answer."""
+        self.refusal = HttpError(502, "upstream_died", "the server's answer broke off")
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A POST of JSON of our own. Whoever answers is one that `grant` allows who asks for the name `granted`."""
+
+    path: str
+    body: bytes
+    request_id: bytes
+    granted: str = ""
+    grant: Grant = EVERYTHING
+    route: Route | None = None
+    """Where it goes, if that is not where the name leads."""
+
+
+def asked_by(services: Services[Exchange], collector: Collector, question: Question) -> Exchange:
+    """An exchange for `question`, whose answer goes to `collector`."""
+    headers = [(b"content-type", b"application/json"), (b"x-request-id", question.request_id)]
+    head = Head("POST", question.path.encode(), "1.1", headers, keep_alive=True)
+    exchange = collector.exchange = Exchange(services, collector, head)
+    exchange.has_turn = True
+    exchange.body = question.body
+    head.grant = question.grant
+    return exchange
+
+
+async def ask(services: Services[Exchange], asked: str, question: Question, *, timeout_s: float) -> Answered:
+    """What a server of the name `asked` answers. Raises Refusal, TimeoutError."""
+    collector = Collector()
+    exchange = asked_by(services, collector, question)
+    exchange.is_question = True
+    try:
+        async with asyncio.timeout(timeout_s):
+            exchange.start(question.route or exchange.view.route(asked), granted=question.granted)
+            await collector.ended
+    except HttpError as error:
+        collector.refusal = error
+    finally:
+        exchange.client_left()
+    refusal = collector.refusal
+    if refusal is not None:
+        raise Refusal(refusal.status, refusal.code, refusal.message, retry_after_s=refusal.retry_after_s)
+    server = exchange.target.name if exchange.target is not None else ""
+    return Answered(status=collector.status, body=b"".join(collector.parts), server=server)

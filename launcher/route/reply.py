@@ -1,0 +1,173 @@
+"""The answer to one request, as far as the front itself writes it: whole, in parts, as an error. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any, Protocol
+
+from launcher.route.client import Client
+from launcher.route.clients import Clients
+from launcher.route.head import Head, new_request_id
+from launcher.route.problem import HttpError, error_event
+from launcher.route.view import View
+
+_LOG = logging.getLogger("launch.route")
+
+
+class Notes(Protocol):
+    """Who keeps account of answers."""
+
+    view: View
+    clients: Clients
+    has_access_log: bool
+
+    def note_end(self, reply: Reply, status: int, code: str) -> None:
+        """A request has ended, as for `note_answer`; called for every one."""
+
+    def note_answer(self, reply: Reply, status: int, code: str) -> None:
+        """A request has ended, with the `code` of an error of the front, or "-": for the access log."""
+
+
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
+class Reply:
+    """One request and its answer; `_finish` ends it, once."""
+
+    services: Notes
+    client: Client
+    head: Head
+    length: bytes | None = None
+    """Of the request's body, as the client announced it."""
+    view: View = dataclasses.field(init=False)
+    """Of when it came: a reload does not change it."""
+    id: bytes = dataclasses.field(init=False)
+    began: float = dataclasses.field(default_factory=monotonic)
+    body: bytes = b""
+    complete: bool = False
+    """The request's body has come."""
+    held: int = 0
+    """Bytes of the body that count among those of all."""
+    more: bytes = b""
+    """Header lines that go with any answer."""
+    started: bool = False
+    """An answer has begun."""
+    ended: bool = False
+    """It is complete, or given up."""
+    gone: bool = False
+    """The client has left."""
+    status: int = 0
+    is_question: bool = False
+    """It is one of our own: no line in the access log."""
+    on_end: Callable[[], object] | None = None
+    has_turn: bool = False
+    """Those before it on its connection are answered."""
+    _refusal: HttpError | None = None
+    _drained: asyncio.Future[None] | None = None
+    _task: asyncio.Task[None] | None = None
+    """What is waited for."""
+
+    def __post_init__(self) -> None:
+        """Its id is the client's own, or a new one."""
+        self.view = self.services.view
+        self.id = self.head.request_id or new_request_id()
+        if self.head.is_anthropic:
+            self.more = b"request-id: %b\r\n" % self.id  # its clients know a request by this name
+
+    def answer(self, status: int, content_type: bytes, data: bytes, more: bytes = b"") -> None:
+        """A complete answer; `more` header lines go with it."""
+        lines = b"content-type: %b\r\nx-request-id: %b\r\n%b" % (content_type, self.id, more)
+        self.begin(status, lines, b"%d" % len(data))
+        self.client.write(data, True)
+        self._finish(status)
+
+    def begin(self, status: int, lines: bytes, length: bytes | None) -> None:
+        """Begin an answer, with whole header `lines`; `length` None: it is not known."""
+        self.started = True
+        self.status = status
+        self.client.begin(status, b"".join((lines, self.head.cors, self.more)), length)
+
+    async def write(self, data: bytes, *, done: bool) -> None:
+        """A part of an answer that has begun; returns when the client can take more."""
+        if self.ended:
+            return
+        self.client.write(data, done)
+        if done:
+            self._finish(self.status)
+        elif self.client.write_paused:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    def drained(self) -> None:
+        """The client can take more."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def end_events(self, problem: HttpError, *, at_boundary: bool) -> None:
+        """Say in a stream of events why it ends."""
+        event = error_event(problem, self.head.path, self.id.decode("ascii"), at_boundary=at_boundary)
+        self.client.write(event, True)
+        self._finish(self.status, problem.code)
+
+    def refuse(self, problem: HttpError) -> None:
+        """Answer with an error of the front; where an answer has begun, cut it."""
+        if not self.has_turn:
+            self._refusal = problem  # others are answered first
+        elif self.started and not self.ended:
+            self._cut(problem)
+        elif not self.ended:
+            if not self.complete and b"expect" in self.head.seen:
+                problem.close = True  # whether the body follows is the client's choice now: the framing is lost
+            self.client.error(problem, self.head.path, self.id, self.head.cors + self.more)
+            self._finish(problem.status, problem.code)
+
+    def _cut(self, problem: HttpError) -> None:
+        """End an answer that is not whole."""
+        self.client.abort()
+        self._finish(self.status, problem.code)
+
+    def finish(self, code: str = "-") -> None:
+        """The last part of an answer that began is written; `code`: why it is none, as for `note_answer`."""
+        if not self.ended:
+            self._finish(self.status, code)
+
+    def drop_body(self) -> None:
+        """The request's body is not needed any more."""
+        self.body = b""
+        if self.held:
+            count, self.held = self.held, 0
+            self.services.clients.held.dropped(count)
+
+    def _finish(self, status: int, code: str = "-") -> None:
+        """The answer is complete, or given up: nothing more is written."""
+        self.ended = True
+        self.drop_body()
+        self.services.note_end(self, status, code)
+        if code != "-" or self.services.has_access_log:
+            self.services.note_answer(self, status, code)
+        if self.on_end is not None:
+            self.on_end()
+        self.client.answered()
+
+    def failed(self, error: BaseException) -> None:
+        """Answer what went wrong: a refusal of the front, or a bug."""
+        if isinstance(error, HttpError):
+            self.refuse(error)
+            return
+        _LOG.error("request %s failed", self.id.decode("ascii"), exc_info=error)
+        self.refuse(HttpError(500, "internal_error", "an internal error; see the log"))
+
+    def run(self, waiting: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        """Wait for something; what it raises is the answer."""
+        self._task = asyncio.get_running_loop().create_task(self._wait(waiting, *args))
+
+    async def _wait(self, waiting: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        try:
+            await waiting(*args)
+        except Exception as error:  # noqa: BLE001  # a bug of ours must not leave a client without an answer
+            self.failed(error)
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = None

@@ -1,0 +1,115 @@
+"""Requests as people watch them: those that run or wait, and the last thousand. No text is kept. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+from launcher.ir.page import Request
+from launcher.route.exchange import Exchange
+
+KEPT = 1000
+
+
+class Requests:
+    """The last requests of one front."""
+
+    def __init__(self) -> None:
+        """None."""
+        self.number = 0
+        """Of the last one."""
+        self._ended: deque[tuple[Any, ...]] = deque(maxlen=KEPT)
+
+    def note(self, exchange: Exchange, status: int, code: str) -> None:
+        """`exchange` has ended. Called for every request: only what must be is done now."""
+        self.number += 1
+        target = exchange.target
+        speed = target.tokens.per_second if target is not None and exchange.tokens[1] else None
+        head = exchange.head
+        self._ended.append(
+            (
+                self.number,
+                exchange.id,
+                time.time() - monotonic(),
+                exchange.began,
+                monotonic(),
+                head.grant.name or getattr(exchange.client, "peer", ""),
+                head.path,
+                exchange.asked,
+                "" if target is None else target.name,
+                status,
+                code,
+                exchange.first_at,
+                exchange.tokens,
+                speed,
+                exchange.decision,
+            )
+        )
+
+    def ended(self, after: int = 0) -> list[Request]:
+        """Those that ended since number `after`, oldest first."""
+        return [_ended(known) for known in self._ended if known[0] > after]
+
+
+def live(exchanges: Iterable[Exchange]) -> list[Request]:
+    """Those that run or wait now, the oldest first."""
+    now, wall = monotonic(), time.time()
+    found = [
+        Request(
+            id=exchange.id.decode("ascii"),
+            at=wall - (now - exchange.began),
+            client=exchange.head.grant.name or getattr(exchange.client, "peer", ""),
+            path=exchange.head.path,
+            asked=exchange.asked,
+            server="" if exchange.target is None else exchange.target.name,
+            state=_state(exchange),
+            seconds=now - exchange.began,
+            first_s=exchange.first_at - exchange.began if exchange.first_at else None,
+            generated_tokens=exchange.parts,
+            decision=exchange.decision,
+        )
+        for exchange in exchanges
+        if not exchange.ended and is_shown(exchange)
+    ]
+    return sorted(found, key=lambda request: request.at)
+
+
+def is_shown(exchange: Exchange) -> bool:
+    """Whether it is a request to the models: pages and control are not shown."""
+    return not exchange.is_question and exchange.head.purpose == "forward"
+
+
+def _state(exchange: Exchange) -> str:
+    """What a request does now."""
+    if exchange.started:
+        return "streaming"
+    return "running" if exchange.is_sent or exchange.orchestration is not None else "waiting"
+
+
+def _ended(known: tuple[Any, ...]) -> Request:
+    """A request that ended, from what was noted."""
+    number, request_id, wall, began, end, client, path, asked, server, status, code, first_at, tokens, speed, why = (
+        known
+    )
+    failed = status >= 400 or code != "-"
+    return Request(
+        number=number,
+        id=request_id.decode("ascii"),
+        at=wall + began,
+        client=client,
+        path=path,
+        asked=asked,
+        server=server,
+        state="left" if status == 499 else "failed" if failed else "done",
+        status=status,
+        code="" if code == "-" else code,
+        seconds=end - began,
+        first_s=first_at - began if first_at else None,
+        prompt_tokens=tokens[0],
+        generated_tokens=tokens[1],
+        tokens_per_second=speed,
+        decision=why,
+    )

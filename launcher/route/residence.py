@@ -1,0 +1,52 @@
+"""Servers that a client wants loaded, or gone until they are asked for. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from launcher.ir.live import UnavailableError, Upstreams
+from launcher.route.exchange import Exchange
+from launcher.route.problem import HttpError
+from launcher.route.services import Services
+from launcher.route.target import SERVING, Target
+
+_LOADS: set[asyncio.Task[None]] = set()
+
+
+def load(services: Services[Exchange], exchange: Exchange, target: Target) -> None:
+    """Begin to start `target`, without waiting for it. Raises HttpError where the caller may not ask for it."""
+    _check(exchange, target)
+    if services.upstreams.state(target.name) not in SERVING:
+        timeout_s = target.unit.request_timeout_s
+        task = asyncio.get_running_loop().create_task(_load(services.upstreams, target.name, timeout_s))
+        _LOADS.add(task)
+        task.add_done_callback(_LOADS.discard)
+
+
+async def _load(upstreams: Upstreams, name: str, timeout_s: float) -> None:
+    with contextlib.suppress(UnavailableError):  # what went wrong stands in its status and log
+        (await upstreams.acquire(name, timeout_s)).release(ok=True)
+
+
+async def unload(services: Services[Exchange], exchange: Exchange, target: Target) -> None:
+    """Have `target` go until it is asked for. Raises HttpError."""
+    _check(exchange, target)
+    try:
+        await services.upstreams.unload(target.name)
+    except UnavailableError as error:
+        raise unavailable(error) from None
+
+
+def unavailable(error: UnavailableError) -> HttpError:
+    """As an answer: 409 where waiting does not help."""
+    status = 409 if error.code in ("always_on", "not_unloaded") else 503
+    return HttpError(status, error.code, error.message, retry_after_s=error.retry_after_s)
+
+
+def _check(exchange: Exchange, target: Target) -> None:
+    """HttpError for a caller that may not say which servers run, or not ask for this one."""
+    grant = exchange.head.grant
+    grant.check_scope("admin")
+    if not grant.may_ask(target.name, target.name):
+        raise HttpError(403, "model_not_allowed", f"this API key may not ask for {target.name!r}")

@@ -1,0 +1,74 @@
+"""Who looks at the page: links that are good once, and the sessions that they open. Kept in memory alone.
+
+A link is good for five minutes and one visit. A session is a cookie that scripts cannot read and that browsers send
+to no other site's requests; it ends with the runtime, or after twelve hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from time import monotonic
+
+LINK_S = 300.0
+SESSION_S = 12 * 3600.0
+_MOST = 256
+
+
+class Sessions:
+    """Links and sessions of one front."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        """None."""
+        self._clock = clock
+        self._links: dict[bytes, float] = {}
+        self._sessions: dict[bytes, float] = {}
+        self.cookie = "launch"
+        """The cookie's name: with the front's port in it, for browsers keep cookies by host alone."""
+
+    def make_link(self) -> str:
+        """A new word that `enter` takes once."""
+        return self._new(self._links, LINK_S)
+
+    def enter(self, word: str) -> str | None:
+        """A new session for a word of `make_link` that was not used yet; None for any other."""
+        due = self._links.pop(_digest(word), 0.0)
+        return self.open() if due > self._clock() else None
+
+    def open(self) -> str:
+        """A new session, for somebody who was found to be allowed."""
+        return self._new(self._sessions, SESSION_S)
+
+    def end(self, cookies: bytes) -> None:
+        """End the session of a Cookie header, if it has one."""
+        self._sessions.pop(_digest(self._session(cookies)), None)
+
+    def holds(self, cookies: bytes) -> bool:
+        """Whether a Cookie header has a session that is good now."""
+        session = self._session(cookies)
+        return bool(session) and self._sessions.get(_digest(session), 0.0) > self._clock()
+
+    def _session(self, cookies: bytes) -> str:
+        """What a Cookie header says of ours."""
+        for part in cookies.decode("latin-1").split(";"):
+            name, _, value = part.strip().partition("=")
+            if name == self.cookie:
+                return value
+        return ""
+
+    def _new(self, kept: dict[bytes, float], good_s: float) -> str:
+        """A new word in `kept`, from which what is over is dropped."""
+        now = self._clock()
+        for digest in [d for d, due in kept.items() if due <= now]:
+            del kept[digest]
+        while len(kept) >= _MOST:
+            del kept[next(iter(kept))]
+        word = secrets.token_urlsafe(32)
+        kept[_digest(word)] = now + good_s
+        return word
+
+
+def _digest(word: str) -> bytes:
+    """What is kept of a word: comparing digests tells nothing about how much of a guess was right."""
+    return hashlib.sha256(word.encode("utf-8", "replace")).digest()

@@ -1,0 +1,112 @@
+"""Signs of life: what a client gets whose stream waits for a slot, a swap or a load. I/O.
+
+After a while of silence the answer begins, with its header and a comment, `: ping` and what is waited for; comments are
+no events (WHATWG HTML, 9.2.6), clients skip them. From then on an error is an event, since the status is out already.
+Only a request that says `stream: true` gets them, and only of an API whose streams are server-sent events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from launcher.ir.live import Upstreams
+from launcher.route.body import BIG_BYTES
+from launcher.route.peek import BOM
+from launcher.route.problem import HttpError
+from launcher.route.reading import Reading
+from launcher.route.reply import Reply
+from launcher.route.target import SERVING, Target
+
+EVENTS = b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: %b\r\n"
+STREAMING = frozenset({"chat", "completion", "infill"})
+"""Kinds of requests whose answers can be streams of events."""
+
+
+class _Asked(msgspec.Struct):
+    """What is read of a body."""
+
+    stream: bool = False
+
+
+class Signs:
+    """Those of one request, from when it begins to wait."""
+
+    __slots__ = ("_beating", "_every_s", "_reading", "_reply", "_say", "_timer", "begun", "target")
+
+    def __init__(self, reply: Reply, every_s: float, say: Callable[[Target], str], reading: Reading) -> None:
+        """`every_s`: seconds of silence, before the first and between two. `say`: what is waited for."""
+        self._reply = reply
+        self._every_s = every_s
+        self._say = say
+        self._reading = reading
+        self._timer: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self.begun = False
+        """The answer's header is out."""
+        self.target: Target | None = None
+        """Who is waited for."""
+
+    def watch(self) -> None:
+        """It waits from now on."""
+        self._timer = asyncio.get_running_loop().call_later(self._every_s, self._due)
+
+    def rest(self) -> None:
+        """It waits no more, for now at least."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._beating is not None:
+            self._beating.cancel()
+            self._beating = None
+
+    def _due(self) -> None:
+        if self.begun:
+            self._beat()
+        else:
+            self._beating = asyncio.get_running_loop().create_task(self._begin())
+
+    async def _begin(self) -> None:
+        """The first: see whether it is a stream at all."""
+        body = self._reply.body
+        try:
+            is_stream = asks_stream(body if len(body) <= BIG_BYTES else await self._reading.outline(body))
+        except HttpError:
+            is_stream = False  # its server will say what is wrong with it
+        self._beating = None
+        if is_stream:
+            self._beat()
+
+    def _beat(self) -> None:
+        """One comment, and the header before the first."""
+        reply, target = self._reply, self.target
+        if reply.ended or reply.started or target is None:
+            return
+        self.watch()
+        if reply.client.write_paused:
+            return
+        if not self.begun:
+            self.begun = True
+            reply.status = 200
+            reply.client.begin(200, EVENTS % reply.id + reply.head.cors + reply.more, None)
+        reply.client.write(f": ping {self._say(target)}\n\n".encode(), False)
+
+
+def asks_stream(body: bytes) -> bool:
+    """Whether a JSON body asks for a stream; False for what is none."""
+    try:
+        return msgspec.json.decode(body.removeprefix(BOM), type=_Asked).stream
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def waits_for(target: Target, upstreams: Upstreams) -> str:
+    """What a request waits for: the stage, the server, and what is known of how long."""
+    state = upstreams.state(target.name)
+    if state in SERVING:
+        return f"queued server={target.name} waiting={len(target.gate.waiters)}"
+    stage = "loading" if state in ("starting", "backoff") else "swapping"
+    left_s = upstreams.left_s(target.name)
+    return f"{stage} server={target.name}" + ("" if left_s is None else f" about_s={left_s:.0f}")

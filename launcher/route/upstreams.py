@@ -1,0 +1,93 @@
+"""What stands in for a supervisor: servers on other hosts, and servers that somebody else keeps running. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+
+from launcher.base import naming
+from launcher.ir.fleet import RoutingTable
+from launcher.ir.live import Lease, ServerState, Upstreams
+
+
+class StaticUpstreams(Upstreams):
+    """For tests and benchmarks: every server counts as ready, nothing is started or stopped here."""
+
+    def __init__(self) -> None:
+        """Nothing in flight."""
+        self.in_flight: defaultdict[str, int] = defaultdict(int)
+
+    def state(self, name: str) -> ServerState:  # noqa: ARG002  # the protocol's
+        """Always ready: whether it answers is found out by asking it."""
+        return "ready"
+
+    def try_lease(self, name: str) -> Lease:
+        """Always granted."""
+        self.in_flight[name] += 1
+        return Lease(name, lambda _: self._end(name))
+
+    async def acquire(self, name: str, timeout_s: float) -> Lease:  # noqa: ARG002  # the protocol's
+        """Nothing to start."""
+        return self.try_lease(name)
+
+    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:  # noqa: ARG002  # the protocol's
+        """Whoever keeps the servers running starts them as they are."""
+        return False
+
+    def _end(self, name: str) -> None:
+        self.in_flight[name] -= 1
+
+
+class AskedUpstreams(StaticUpstreams):
+    """Servers whose processes somebody else owns: each is asked who it is before the first request of a connection."""
+
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]]) -> str | None:
+        """As the server says."""
+        return naming.stranger(name, await ask())
+
+
+class RemoteAwareUpstreams(Upstreams):
+    """`own`, and servers that other hosts run: those count as ready, and asking them tells (breaker, fallback)."""
+
+    def __init__(self, own: Upstreams, remote: frozenset[str]) -> None:
+        """`remote`: names of servers that `own` knows nothing of."""
+        self._own = own
+        self._remote = remote
+
+    def state(self, name: str) -> ServerState:
+        """As `own` says; ready where another host runs it."""
+        return "ready" if name in self._remote else self._own.state(name)
+
+    def left_s(self, name: str) -> float | None:
+        """As `own` says; of another host it is not known."""
+        return None if name in self._remote else self._own.left_s(name)
+
+    def ended_from_outside(self, name: str) -> bool:
+        """As `own` says; of another host it is not known."""
+        return name not in self._remote and self._own.ended_from_outside(name)
+
+    def try_lease(self, name: str) -> Lease | None:
+        """As `own` does; a remote server always grants one."""
+        return Lease(name) if name in self._remote else self._own.try_lease(name)
+
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
+        """As `own` does; a remote server is not started from here."""
+        return Lease(name) if name in self._remote else await self._own.acquire(name, timeout_s)
+
+    async def unload(self, name: str) -> None:
+        """As `own` does; a remote server is not stopped from here."""
+        await (super().unload(name) if name in self._remote else self._own.unload(name))
+
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]]) -> str | None:
+        """As `own` says; a remote server is asked."""
+        return naming.stranger(name, await ask()) if name in self._remote else await self._own.stranger(name, ask)
+
+    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
+        """As `own` says; a remote server is not started from here."""
+        return name not in self._remote and await self._own.retry_after_oom(name, since, said)
+
+
+def with_remote(own: Upstreams, table: RoutingTable) -> Upstreams:
+    """`own` and the targets of `table` on other hosts; `own` itself where there are none."""
+    remote = frozenset(name for name, target in table.targets.items() if target.on)
+    return RemoteAwareUpstreams(own, remote) if remote else own

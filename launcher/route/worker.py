@@ -1,0 +1,125 @@
+"""What is read of a big body, in a process of its own. I/O: one socket, whose other end is `launcher.route.reading`.
+
+A decoder holds the interpreter for as long as it runs, in whatever thread: 64 MB of JSON are 0.1 to several seconds in
+which nobody else would be answered. Bodies come and go as memory (`memfd_create`), questions and answers as msgpack.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import sys
+from typing import Any
+
+import msgspec
+
+from launcher.route.body import filtered
+from launcher.route.media import media_in
+from launcher.route.peek import BOM, peek
+from launcher.route.problem import HttpError
+from launcher.route.sticky import beginning
+
+_NICE = 10
+_SHORT_BYTES = 32 * 1024
+Refused = tuple[int, str, str, str | None]
+
+
+class Question(msgspec.Struct):
+    """What to do with the body that comes along: `model`, `outline` or `filtered`, and with what."""
+
+    what: str
+    args: tuple[Any, ...]
+
+
+class Reply(msgspec.Struct):
+    """What came of it: a value, a changed body (which comes along), or an HttpError's parts."""
+
+    value: Any = None
+    changed: bool = False
+    refused: Refused | None = None
+
+
+def reply_to(question: Question, body: bytes) -> tuple[Reply, bytes]:
+    """Answer, with a body where it is another than `body`."""
+    try:
+        if question.what == "model":
+            content_type, query, header = question.args
+            return Reply(value=(peek(body, content_type, query, header), beginning(body), sorted(media_in(body)))), b""
+        if question.what == "outline":
+            changed = outline(body)
+        else:
+            defaults, given, strip = question.args
+            changed = filtered(body, defaults, given, tuple(strip))
+    except HttpError as error:
+        return Reply(refused=(error.status, error.code, error.message, error.param)), b""
+    return (Reply(), b"") if changed is body else (Reply(changed=True), changed)
+
+
+def outline(body: bytes) -> bytes:
+    """A request with what it asks last, both ends of it, and with its other short values: enough to decide by."""
+    try:
+        sent = msgspec.json.decode(body.removeprefix(BOM), type=dict[str, msgspec.Raw])
+        kept: dict[str, Any] = {k: v for k, v in sent.items() if len(bytes(v)) <= _SHORT_BYTES}
+        for key in ("messages", "input", "prompt"):
+            if key in sent and key not in kept:
+                kept[key] = _last(msgspec.json.decode(sent[key]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HttpError(400, "invalid_json", f"the body is no JSON object: {error}") from None
+    return msgspec.json.encode(kept)
+
+
+def _last(value: Any) -> Any:
+    """The text of a prompt, or of the last message of a user."""
+    if isinstance(value, str):
+        return value if len(value) <= _SHORT_BYTES else f"{value[: _SHORT_BYTES // 2]}\n{value[-_SHORT_BYTES // 2 :]}"
+    users = [m for m in value if isinstance(m, dict) and m.get("role") == "user"] if isinstance(value, list) else []
+    content = users[-1].get("content") if users else ""
+    if isinstance(content, list):
+        texts = [p.get("text") for p in content if isinstance(p, dict)]
+        content = "\n".join(text for text in texts if isinstance(text, str))
+    return [{"role": "user", "content": _last(content) if isinstance(content, str) else ""}]
+
+
+def memory_of(parts: bytes) -> int:
+    """A descriptor of memory that holds `parts`."""
+    fd = os.memfd_create("body", os.MFD_CLOEXEC)
+    left = memoryview(parts)
+    while left:
+        left = left[os.write(fd, left) :]
+    return fd
+
+
+def content_of(fd: int) -> bytes:
+    """What the memory behind `fd` holds; it is closed."""
+    try:
+        size = os.fstat(fd).st_size
+        return os.pread(fd, size, 0) if size <= 1 << 30 else _mapped(fd, size)
+    finally:
+        os.close(fd)
+
+
+def _mapped(fd: int, size: int) -> bytes:
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as memory:
+        return bytes(memory)
+
+
+def main() -> None:
+    """Answer until the other end is closed, after those who answer clients."""
+    os.nice(_NICE)
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        while True:
+            data, fds, _, _ = socket.recv_fds(sock, 1 << 20, 1)
+            if not data:
+                return
+            reply, body = reply_to(msgspec.msgpack.decode(data, type=Question), content_of(fds[0]))
+            if reply.changed:
+                fd = memory_of(body)
+                socket.send_fds(sock, [msgspec.msgpack.encode(reply)], [fd])
+                os.close(fd)
+            else:
+                sock.send(msgspec.msgpack.encode(reply))
+
+
+if __name__ == "__main__":
+    main()

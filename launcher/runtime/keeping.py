@@ -1,0 +1,110 @@
+"""The state directory while a fleet runs: what is lost of it is made again, what cannot be is said. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import LaunchError
+from launcher.files import LockHeldError, LockOwner, OwnedLock, write_atomic
+from launcher.supervise import LOCK_NAME
+from launcher.supervise.control import SOCKET_NAME, control_socket, serve_control
+
+_LOG = logging.getLogger("launch.runtime")
+LOOK_S = 1.0
+
+
+class Keeping:
+    """The lock, the control socket and the files of one run. All methods are called in its event loop."""
+
+    def __init__(self, state_dir: Path, holder: Callable[[], LockOwner], make: Callable[[], object]) -> None:
+        """`holder`: who we are, for the lock. `make`: make the directory, as at the start. Nothing is locked yet."""
+        self.lock = OwnedLock(state_dir / LOCK_NAME)
+        self.trouble: tuple[str, ...] = ()
+        """What the disk refuses now, for people."""
+        self._state_dir = state_dir
+        self._holder = holder
+        self._make = make
+        self._files: dict[Path, bytes] = {}
+
+    def claim(self) -> None:
+        """Have the lock say what we serve now; on a disk that takes nothing it goes on saying what it said."""
+        try:
+            self.lock.rename(self._holder())
+        except OSError as error:
+            _LOG.warning("%s is not up to date: %s", self.lock.path, error)
+
+    def remember(self, paths: Iterable[Path]) -> None:
+        """Keep the content of those of `paths` that are in the state directory, as they are now."""
+        self._files = {}
+        for path in paths:
+            with contextlib.suppress(OSError):
+                if path.is_relative_to(self._state_dir):
+                    self._files[path] = path.read_bytes()
+
+    async def watch(self, app: Any, heal: Callable[[], tuple[str, ...]]) -> None:
+        """Until cancelled. `app` answers on the control socket; `heal` makes good what is others' in the directory."""
+        async with contextlib.AsyncExitStack() as doors:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                lost = [*self._lock_again(), *await self._socket_again(app, doors), *self._files_again()]
+                trouble = (*lost, *heal())
+                for line in trouble:
+                    if line not in self.trouble:
+                        _LOG.warning("%s", line)
+                self.trouble = trouble
+
+    def _lock_again(self) -> Iterable[str]:
+        """A lock where commands look for it: ours may be in a directory that nobody sees any more."""
+        try:
+            if not (self._state_dir / "servers").is_dir():
+                self._make()
+            if self.lock.is_there():
+                return ()
+            lock = OwnedLock(self.lock.path)
+            lock.acquire(self._holder())
+        except LockHeldError as error:
+            return (f"{error}: two runtimes serve one deployment",)
+        except (OSError, LaunchError) as error:
+            return (f"the state directory {self._state_dir} is gone and cannot be made: {_reason(error)}",)
+        _LOG.warning("%s was gone: it is made again", self._state_dir)
+        self.lock.drop()
+        self.lock = lock
+        return ()
+
+    def _has_socket(self) -> bool:
+        """Whether commands find a control socket."""
+        return os.path.lexists(self._state_dir / SOCKET_NAME)
+
+    async def _socket_again(self, app: Any, doors: contextlib.AsyncExitStack) -> Iterable[str]:
+        """A control socket where commands look for it."""
+        if self._has_socket():
+            return ()
+        await doors.aclose()
+        try:
+            sock = doors.enter_context(control_socket(self._state_dir))
+        except OSError as error:
+            return (f"the control socket in {self._state_dir} is gone and cannot be made: {_reason(error)}",)
+        await doors.enter_async_context(serve_control(app, sock))
+        return ()
+
+    def _files_again(self) -> Iterable[str]:
+        """What reload and plan read."""
+        for path, data in self._files.items():
+            try:
+                if not os.path.lexists(path):
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    write_atomic(path, data, mode=0o600)
+            except OSError as error:
+                return (f"{path} is gone and cannot be written: {_reason(error)}",)
+        return ()
+
+
+def _reason(error: Exception) -> str:
+    """An error, for people."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

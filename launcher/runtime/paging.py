@@ -1,0 +1,212 @@
+"""What the page may ask of one runtime: implements `launcher.page.PageHost`. I/O: the clock, child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.events import EventLog
+from launcher.hardware.load import device_loads
+from launcher.ir.events import Record
+from launcher.ir.fleet import DeviceNeed, FleetManifest, RoutingTable
+from launcher.ir.live import Control, FleetStatus, UnavailableError
+from launcher.orchestrate import FILE_NAME, list_projects, read_generation, recent_generations
+from launcher.orchestrate.pool import Verb
+from launcher.route import Front
+from launcher.runtime.observing import Observer
+from launcher.supervise import Supervisor
+
+_COMMAND_S = 600.0
+_LAUNCH = "from launcher.cli import main; main()"
+
+
+class Pages:
+    """The fleet as the page sees it."""
+
+    def __init__(
+        self,
+        control: Control,
+        front: Front,
+        supervisor: Supervisor,
+        events: EventLog,
+        observer: Observer,
+        *,
+        served: Callable[[], tuple[FleetManifest, RoutingTable]],
+        state_dir: Callable[[], Path],
+    ) -> None:
+        """`served`: the manifest and the routes that hold now. Nothing is looked at before somebody asks."""
+        self._control = control
+        self._front = front
+        self._supervisor = supervisor
+        self._log = events
+        self._observer = observer
+        self._served = served
+        self._state_dir = state_dir
+
+    def status(self) -> FleetStatus:
+        """Every process now."""
+        return self._control.status()
+
+    def events(self, after: int) -> tuple[Record, ...]:
+        """The events behind number `after`."""
+        return self._log.after(after)
+
+    def listen(self, listener: Callable[[Record], None]) -> Callable[[], None]:
+        """Call `listener` with every event; returns what ends that."""
+        return self._log.listen(listener)
+
+    def running(self) -> list[Any]:
+        """The requests that run or wait."""
+        return list(self._front.running())
+
+    def ended(self, after: int) -> list[Any]:
+        """The requests that ended since number `after`."""
+        return list(self._front.requests.ended(after)) if self._front.requests.number > after else []
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request."""
+        return self._front.cancel(request_id)
+
+    def fleet(self) -> dict[str, Any]:
+        """What the manifest says, less command lines and environments."""
+        manifest, table = self._served()
+        names = ("name", "model", "slots", "n_ctx_per_slot", "tier", "start", "exclusive", "roles", "aliases", "memory")
+        servers = []
+        for unit in manifest.servers:
+            target = table.targets.get(unit.name)
+            more = {
+                "embedding": target.embedding if target else False,
+                "modalities": target.modalities if target else (),
+                "rungs": [{"label": rung.label, "bytes": _taken(rung.memory)} for rung in unit.rungs],
+            }
+            servers.append({**{name: getattr(unit, name) for name in names}, **more})
+        return {
+            "deployment": manifest.deployment,
+            "hardware": manifest.hardware,
+            "version": manifest.launch_version,
+            "devices": manifest.devices,
+            "servers": servers,
+            "services": [{"name": s.name, "ram_bytes": s.ram_bytes, "about": s.description} for s in manifest.services],
+            "auto": sorted(self._front.view.auto),
+            "names": sorted({*table.names, *table.targets}),
+        }
+
+    async def loads(self) -> Any:
+        """What each device does now; a driver may take its time."""
+        return await asyncio.to_thread(device_loads)
+
+    async def start(self, name: str) -> None:
+        """Start a server as a request would, after a stop by hand too. Raises UnavailableError."""
+        process = {p.name: p for p in self.status().processes}[name]
+        if process.state in ("stopped", "failed"):
+            manifest, _ = self._served()
+            timeouts = {unit.name: unit.start_timeout_s for unit in manifest.servers}
+            try:
+                async with self._supervisor.lease(name, timeouts.get(name, 60.0)):
+                    pass  # it was started: that is all
+            except UnavailableError as error:
+                if error.code != "server_stopped":
+                    raise
+                await self._control.reload((name,), None)  # somebody had stopped it by hand
+
+    async def stop(self, names: tuple[str, ...]) -> None:
+        """Stop servers."""
+        await self._control.stop(names)
+
+    async def restart(self, name: str) -> dict[str, Any]:
+        """Restart a server with the manifest that holds."""
+        return await self._control.reload((name,), None)
+
+    async def change_rung(self, name: str, *, down: bool) -> None:
+        """Start a server one rung smaller, or as planned again."""
+        await self._supervisor.change_rung(name, down=down)
+
+    def pool(self, verb: str, name: str) -> None:
+        """What somebody wants of the warm pool; `name`: a worker, its role, its alias or its model."""
+        pool = self._observer.pool
+        workers = pool.workers()
+        if not workers:
+            raise KeyError(f"{name!r}: this fleet keeps no warm pool (orchestration.warm_pool.models_max)")
+        units = [unit for unit in self._served()[0].servers if unit.name in workers]
+        for unit in units:
+            if name in (unit.name, *unit.roles, *unit.aliases, unit.model, unit.model.partition(" ")[0]):
+                pool.by_hand(msgspec.convert(verb, Verb), unit.name)
+                return
+        raise KeyError(f"{name!r} is none of the pool's models; they are {', '.join(workers)}")
+
+    async def projects(self) -> list[Any]:
+        """Every project, the one that was used last first."""
+        found = await self._remembered(list_projects)
+        return sorted(found or [], key=lambda project: -project.last_at)
+
+    async def project(self, owner: str, name: str) -> list[dict[str, Any]]:
+        """Its last generations."""
+        return await self._remembered(recent_generations, owner, name) or []
+
+    async def generation(self, generation_id: str) -> dict[str, Any] | None:
+        """One of whoever."""
+        found: dict[str, Any] | None = await self._remembered(read_generation, generation_id)
+        return found
+
+    async def _remembered(self, read: Callable[..., Any], *words: str) -> Any:
+        """What the project memory has, read in a thread; None where there is no memory."""
+        path = self._state_dir() / FILE_NAME
+        return await asyncio.to_thread(read, path, *words) if path.is_file() else None
+
+    async def command(self, *words: str) -> dict[str, Any]:
+        """Run a command of `launch` on this fleet and read its JSON: this process compiles nothing.
+
+        A command that fails gives its `findings`, and one that says no JSON the end of what it said.
+        """
+        deployment = self._served()[0].deployment
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _LAUNCH, *words, "--fleet", deployment),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(_COMMAND_S):
+                out, err = await child.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+            raise
+        try:
+            said = msgspec.json.decode(out)
+        except msgspec.DecodeError:
+            said = None
+        if isinstance(said, dict):
+            return {**said, "exit_code": child.returncode}
+        return {"error": err.decode(errors="replace")[-2000:], "findings": [], "exit_code": child.returncode}
+
+    def make_link(self) -> str:
+        """A word that opens one session."""
+        return self._front.sessions.make_link()
+
+    def enter(self, *, token: str, key: str) -> str | None:
+        """The Set-Cookie line of a new session, None for who may not."""
+        sessions = self._front.sessions
+        session = sessions.enter(token) if token else None
+        if session is None and key and self._front.admits(key):
+            session = sessions.open()
+        if session is None:
+            return None
+        secure = "; Secure" if self._front.unit.tls_cert_file is not None else ""
+        return f"{sessions.cookie}={session}; HttpOnly; SameSite=Strict; Path=/{secure}"
+
+    def leave(self, cookies: str) -> None:
+        """End the session of a Cookie header."""
+        self._front.sessions.end(cookies.encode("latin-1", "replace"))
+
+
+def _taken(needs: Iterable[DeviceNeed]) -> int:
+    """What a server takes in all, at load."""
+    return sum(need.committed_bytes + need.file_bytes for need in needs)

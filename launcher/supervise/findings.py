@@ -1,0 +1,75 @@
+"""Why a fleet, or one of its processes, does not go on, as findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from launcher.errors import Finding, SuperviseError
+from launcher.supervise.runner import Runner
+
+_TAIL_IN_FINDING = 20
+
+
+def stopping_finding(deployment: str) -> Finding:
+    """Why nothing is taken over any more."""
+    return Finding(
+        code="supervise/stopping",
+        severity="error",
+        key="",
+        message=f"{deployment} is stopping: nothing is started or changed any more",
+        notes=("when it has ended, `launch up` starts it again",),
+    )
+
+
+def front_finding(name: str, stopped: Sequence[str]) -> Finding:
+    """Why the builtin front is not stopped by its name."""
+    beside = f"; {', '.join(stopped)} stopped" if stopped else ""
+    return Finding(
+        code="supervise/front-stays",
+        severity="error",
+        key=f"services.{name}",
+        message=f"{name} is the runtime's own front, and ends with it{beside}",
+        notes=("`launch stop --all` ends both", f"`launch reload {name}` has it read its routes and keys again"),
+    )
+
+
+def state_moved_finding(deployment: str) -> Finding:
+    """Why a reload does not change where state is kept: locks, logs and sockets are open there."""
+    return Finding(
+        code="supervise/state-moved",
+        severity="error",
+        key="runtime.state_dir",
+        message=f"the state directory of {deployment} changed: no reload moves it, and nothing was reloaded",
+        notes=("`launch stop --all`, then `launch up`",),
+    )
+
+
+def failure_finding(runner: Runner) -> Finding:
+    """Why a process failed, with the remedy and the end of its log as notes."""
+    spec, event = runner.spec, runner.failed_event()
+    lines = event.tail[-_TAIL_IN_FINDING:]
+    notes = [event.remedy] if event.remedy else []
+    if event.exit_code is not None:
+        notes.append(f"exit code {event.exit_code}")
+    if lines:
+        notes += [f"the end of {runner.log_file or 'its journal'}:", *lines]
+    return Finding(
+        code=event.code,
+        severity="error",
+        key=f"{spec.kind}s.{spec.name}",
+        message=f"{spec.name}: {event.cause}",
+        notes=tuple(notes),
+    )
+
+
+def is_fatal(runner: Runner) -> bool:
+    """Whether its failure stops the fleet; an absent container engine never does."""
+    missing_engine = runner.failure is not None and runner.failure.code == "supervise/container-engine-missing"
+    return runner.spec.unit.fatal and not missing_engine
+
+
+def refuse_none_started(runners: Iterable[Runner]) -> None:
+    """Raises SuperviseError with the failure of every server, when none is left that could ever answer."""
+    servers = [r for r in runners if r.spec.kind == "server" and r.spec.unit.start != "never"]
+    if servers and all(r.life.state == "failed" for r in servers):
+        raise SuperviseError([failure_finding(runner) for runner in servers])

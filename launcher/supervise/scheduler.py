@@ -1,0 +1,187 @@
+"""Who has to go for whom: eviction, turns of exclusive groups, idleness. Pure.
+
+Everything that makes a server go for another, or for nobody, asks here; `launcher.supervise.room`, `waker` and `upkeep`
+carry out what is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from launcher.ir.fleet import DeviceNeed
+from launcher.supervise.lifecycle import Life, usable
+from launcher.supervise.spec import ProcessSpec
+
+_BYTES_PER_S = 1e9
+"""Assumed speed of a load that was never measured: an NVMe's, on the slow side."""
+_LEAST_S = 0.05
+_JUST_USED_S = 1e-3
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """A process as the scheduler sees it, whether it runs or not. `idle_s`: since it was last used.
+
+    `ready_s`: what its last start took, None where it was never measured.
+    """
+
+    spec: ProcessSpec
+    life: Life
+    in_flight: int = 0
+    idle_s: float = 0.0
+    ready_s: float | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is always on: nobody goes for it, and it goes for nobody."""
+        return self.spec.unit.start == "boot" and self.spec.unit.exclusive is None
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether its memory is taken, or set aside for a start that comes by itself."""
+        life = self.life
+        to_come = self.pinned and life.state == "stopped" and not life.held
+        return life.alive or life.wanted or life.returning or to_come
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it is on its way up, so that its memory is not all taken yet."""
+        return self.life.returning or self.life.state in ("starting", "backoff", "stopped")
+
+    @property
+    def idle_too_long(self) -> bool:
+        """Whether it is started on demand, and nobody has asked for it for as long as it may be idle."""
+        limit_s = self.spec.unit.idle_timeout_s
+        stoppable = self.spec.unit.start == "demand" and limit_s > 0 and usable(self.life) and not self.in_flight
+        return stoppable and self.idle_s >= limit_s
+
+    def resident(self) -> Resident:
+        """What it holds, and whether it may go."""
+        needs = needs_bytes(self.spec.needs)
+        return Resident(
+            name=self.spec.name,
+            needs=needs,
+            idle_s=self.idle_s,
+            reload_s=reload_seconds(self.ready_s, needs),
+            busy=self.in_flight > 0 or self.life.returning or self.life.state == "starting",
+            pinned=self.pinned,
+        )
+
+
+class Resident(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that holds memory: bytes by device, and whether it may go.
+
+    `pinned` (HOT, services) and `busy` (a request in flight, or starting) ones never go. `idle_s` is the time since
+    it was last used, `reload_s` what it takes to have it back.
+    """
+
+    name: str
+    needs: dict[str, int]
+    idle_s: float
+    reload_s: float = 1.0
+    busy: bool = False
+    pinned: bool = False
+
+    @property
+    def keep_value(self) -> float:
+        """Loss expected from its going: seconds to reload, per second that nobody asked for it.
+
+        Who was idle for long is not likely to be asked soon; between equals, the one that is back sooner goes.
+        """
+        return max(_LEAST_S, self.reload_s) / max(_JUST_USED_S, self.idle_s)
+
+
+def needs_bytes(memory: Iterable[DeviceNeed]) -> dict[str, int]:
+    """Bytes by device that must be there for a process at its peak, file-backed pages included."""
+    total: dict[str, int] = {}
+    for need in memory:
+        total[need.device] = total.get(need.device, 0) + max(need.committed_bytes, need.peak_bytes) + need.file_bytes
+    return total
+
+
+def reload_seconds(measured_s: float | None, needs: Mapping[str, int]) -> float:
+    """Seconds to have a process back: as its last start took, else as its bytes would."""
+    return measured_s if measured_s is not None else sum(needs.values()) / _BYTES_PER_S
+
+
+def rivals(spec: ProcessSpec, tenants: Iterable[Tenant]) -> tuple[str, ...]:
+    """The other members of its exclusive group that run, or will run again by themselves: they go when it comes."""
+    if spec.unit.exclusive is None:
+        return ()
+    others = (t for t in tenants if t.spec.name != spec.name and t.spec.unit.exclusive == spec.unit.exclusive)
+    return tuple(t.spec.name for t in others if t.life.alive or t.life.wanted)
+
+
+def evict_for(
+    spec: ProcessSpec, tenants: Iterable[Tenant], budgets: Mapping[str, int], available: Mapping[str, int]
+) -> tuple[str, ...] | None:
+    """Who must go so that `spec` fits; None: nobody who may, now. Raises LookupError when waiting cannot help.
+
+    Bytes by device; `available` is what the system reports as free, for the devices that it knows.
+    """
+    holding = [t for t in tenants if t.spec.name != spec.name and t.holds_memory]
+    residents = [tenant.resident() for tenant in holding]
+    need = needs_bytes(spec.needs)
+    if not can_ever_fit(need, residents, budgets):
+        raise LookupError(spec.name)
+    limits = dict(budgets)
+    for device, free in available.items():
+        if device in limits:
+            # what is loaded shows in the system's figure already, what is on its way does not yet
+            loaded = sum(needs_bytes(t.spec.needs).get(device, 0) for t in holding if not t.is_coming)
+            limits[device] = min(limits[device], free + loaded)
+    return choose_victims(need, residents, limits)
+
+
+def choose_victims(
+    target: Mapping[str, int], running: Iterable[Resident], budget: Mapping[str, int]
+) -> tuple[str, ...] | None:
+    """Names to stop, in order, so that `target` (bytes by device) fits into `budget`; None when it cannot.
+
+    Least recently used first, weighed by what it costs to reload (`Resident.keep_value`). Nobody is stopped in vain:
+    every victim is needed. Devices without a budget are not limited.
+    """
+    residents = tuple(running)
+    lacking = {
+        device: need + sum(r.needs.get(device, 0) for r in residents) - budget[device]
+        for device, need in target.items()
+        if device in budget
+    }
+    candidates = sorted((r for r in residents if not r.busy and not r.pinned), key=lambda r: (r.keep_value, r.name))
+    chosen: list[Resident] = []
+    for resident in candidates:
+        if _covers(chosen, lacking):
+            break
+        if any(
+            short > _freed(chosen, device) and resident.needs.get(device, 0) > 0 for device, short in lacking.items()
+        ):
+            chosen.append(resident)
+    if not _covers(chosen, lacking):
+        return None
+    # A big one chosen late may make earlier, smaller ones unnecessary; the most valuable is spared first.
+    for resident in reversed(tuple(chosen)):
+        rest = [r for r in chosen if r is not resident]
+        if _covers(rest, lacking):
+            chosen = rest
+    return tuple(r.name for r in chosen)
+
+
+def can_ever_fit(target: Mapping[str, int], running: Iterable[Resident], budget: Mapping[str, int]) -> bool:
+    """Whether `target` would fit beside the pinned ones alone: else no waiting helps."""
+    pinned = [r for r in running if r.pinned]
+    return all(
+        need + sum(r.needs.get(device, 0) for r in pinned) <= budget[device]
+        for device, need in target.items()
+        if device in budget
+    )
+
+
+def _freed(chosen: Iterable[Resident], device: str) -> int:
+    """Bytes of `device` that `chosen` give back."""
+    return sum(r.needs.get(device, 0) for r in chosen)
+
+
+def _covers(chosen: list[Resident], lacking: Mapping[str, int]) -> bool:
+    """Whether `chosen` give back what is lacking everywhere."""
+    return all(_freed(chosen, device) >= short for device, short in lacking.items())

@@ -1,0 +1,159 @@
+"""systemd as the runtime asks it: a few verbs of `systemctl` for some units, their state, and their words. I/O.
+
+Parsing is pure. Everything is a process of its own: the manager checks rights (polkit) for each, and nothing of ours
+has to speak D-Bus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+_LOG = logging.getLogger("launch.supervise")
+_PASSED_ON = ("PATH", "HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+"""Of our environment: not our libraries, and not the socket on which a unit notifies its manager."""
+_PROPERTIES = (
+    *("Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "ExecMainCode", "ExecMainStatus", "NRestarts"),
+    *("ExecMainStartTimestampMonotonic", "ControlGroup"),
+)
+_CLD_EXITED = 1
+_RUNNING = frozenset({"active", "activating", "reloading"})
+_LOOKS = 5
+_LOOK_PAUSE_S = 0.05
+
+
+class UnitState(msgspec.Struct, frozen=True, kw_only=True):
+    """A service unit as the manager has it. `pid` 0: no main process. `code`: how the last one ended, a signal < 0."""
+
+    load: str = "not-found"
+    active: str = "inactive"
+    sub: str = "dead"
+    result: str = ""
+    pid: int = 0
+    code: int | None = None
+    restarts: int = 0
+    started_s: float = 0.0
+    """Seconds since boot (CLOCK_MONOTONIC) at which the main process was started."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether its main process lives and is meant to."""
+        return self.active in _RUNNING and self.pid > 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is left, until it is started (by systemd itself too, after a pause)."""
+        return self.active in ("inactive", "failed") or self.sub.startswith("auto-restart")
+
+    @property
+    def will_return(self) -> bool:
+        """Whether systemd is about to start it again by itself."""
+        return self.sub.startswith("auto-restart")
+
+
+def read_states(text: str) -> dict[str, UnitState]:
+    """Units by name out of what `systemctl show` prints. Pure."""
+    found = {}
+    for block in text.split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if "Id" in values:
+            found[values["Id"]] = _state(values)
+    return found
+
+
+def _state(values: dict[str, str]) -> UnitState:
+    code, status = _number(values.get("ExecMainCode")), _number(values.get("ExecMainStatus"))
+    return UnitState(
+        load=values.get("LoadState", ""),
+        active=values.get("ActiveState", ""),
+        sub=values.get("SubState", ""),
+        result=values.get("Result", ""),
+        pid=_number(values.get("MainPID")),
+        code=None if not code else status if code == _CLD_EXITED else -status,
+        restarts=_number(values.get("NRestarts")),
+        started_s=_number(values.get("ExecMainStartTimestampMonotonic")) / 1e6,
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and re.fullmatch(r"\d{1,18}", text) else 0
+
+
+class Systemctl:
+    """The machine's manager, or with `user` the one of whoever runs us."""
+
+    def __init__(self, *, user: bool) -> None:
+        """Asks nothing."""
+        self._scope = ("--user",) if user else ()
+        self._unit_field = "_SYSTEMD_USER_UNIT" if user else "_SYSTEMD_UNIT"
+
+    async def do(self, verb: str, *units: str) -> str:
+        """Have `units` started, stopped …, and wait; what systemctl says when it is not done, else ""."""
+        code, _, said = await _run("systemctl", *self._scope, "--no-ask-password", *verb.split(), *units)
+        return "" if code == 0 else said.strip() or f"systemctl {verb} ended with {code}"
+
+    async def show(self, units: Iterable[str]) -> dict[str, UnitState]:
+        """The state of each of `units`; one that there is not is `not-found`."""
+        names = tuple(units)
+        if not names:
+            return {}
+        words = ("systemctl", *self._scope, "show", f"--property={','.join(_PROPERTIES)}", *names)
+        code, text, said = await _run(*words)
+        if code:
+            _LOG.error("systemd does not answer: %s", said.strip() or f"systemctl show ended with {code}")
+        found = read_states(text)
+        return {name: found.get(name, UnitState()) for name in names}
+
+    async def tail(self, unit: str, pid: int, since: float, lines: int) -> tuple[str, ...]:
+        """The last words of process `pid` of `unit`; the journal may hear them a little after its end."""
+        words: tuple[str, ...] | None = None
+        for _ in range(_LOOKS):
+            before, words = words, await self.words(unit, pid, since, lines)
+            if words == before:
+                break
+            await asyncio.sleep(_LOOK_PAUSE_S)
+        return words or ()
+
+    async def words(self, unit: str, pid: int, since: float, lines: int) -> tuple[str, ...]:
+        """What process `pid` of `unit` wrote last, as far as the journal heard; `since`: Unix time of its start.
+
+        `pid` 0 is any of the unit's. Not of this boot: in a container the kernel and the journal may not mean the same
+        by it.
+        """
+        match = (f"{self._unit_field}={unit}", *((f"_PID={pid}",) if pid else ()), f"--since=@{int(since)}")
+        argv = ("journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", *match)
+        code, text, said = await _run(*argv)
+        if code:
+            _LOG.warning("the journal of %s cannot be read: %s", unit, said.strip() or f"journalctl ended with {code}")
+        return tuple(text.splitlines())
+
+
+async def _run(*argv: str) -> tuple[int, str, str]:
+    """Exit code and output; a program that is not there says so. A caller that is cancelled ends it."""
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        )
+    except OSError as error:
+        return 127, "", f"cannot start {argv[0]}: {error}"
+    try:
+        out, err = await child.communicate()
+    except asyncio.CancelledError:
+        if child.returncode is None:
+            child.kill()
+        raise
+    return child.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+def unit_names(prefix: str, server: str, levels: int) -> Sequence[str]:
+    """The unit of `server` as planned, then one for each of its `levels` fallbacks. Pure."""
+    return (f"{prefix}-{server}.service", *(f"{prefix}-{server}.rung{n}.service" for n in range(1, levels + 1)))

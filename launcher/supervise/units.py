@@ -1,0 +1,301 @@
+"""Processes that are systemd's: one unit a server, started and stopped by the runtime, watched by pidfd. I/O.
+
+A unit runs on when the runtime ends; systemd starts one that is always on again while no runtime lives. While one does,
+what ended is for the runtime to decide about, so that a restart of systemd's own is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.ir.live import Manager
+from launcher.supervise import logs, procfs
+from launcher.supervise.causes import obstacle
+from launcher.supervise.diagnose import Diagnosis
+from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, argv_agrees
+from launcher.supervise.marks import new_record
+from launcher.supervise.owner import Ending, Orphan
+from launcher.supervise.process import birth
+from launcher.supervise.spec import ProcessSpec
+from launcher.supervise.systemctl import Systemctl, UnitState, unit_names
+
+_LOG = logging.getLogger("launch.supervise")
+_START_LOOK_S = 0.1
+_SETTLE_S = 0.02
+_SETTLE_MAX_S = 0.25
+_KEY_FLAG = "--api-key-file"
+
+
+class UnitProcess:
+    """The main process of one unit."""
+
+    def __init__(self, systemd: Systemctl, unit: str, pid: int = 0, since: float | None = None) -> None:
+        """`pid` of one that runs already, `since` a Unix time; else `begin` starts it."""
+        self.unit = unit
+        self.pid = pid
+        self._since = time.time() if since is None else since
+        self._systemd = systemd
+        self._ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._on_exit: Callable[[Ending], None] | None = None
+        self._pidfd = -1
+        self._tasks: set[asyncio.Task[Any]] = set()
+        if pid:
+            self._ready.set_result(pid)
+
+    def begin(self, spec: ProcessSpec) -> None:
+        """Have it started as `spec`."""
+        self._later(self._start(spec))
+
+    async def started(self) -> int:
+        """See `launcher.supervise.owner`."""
+        return await asyncio.shield(self._ready)
+
+    def watch(self, on_exit: Callable[[Ending], None]) -> None:
+        """See `launcher.supervise.owner`."""
+        self._on_exit = on_exit
+        if self.pid:
+            self._watch_pid()
+
+    def terminate(self) -> None:
+        """Have it stopped; the manager sends SIGTERM, and SIGKILL after the unit's own limit."""
+        self._later(self._act("stop --no-block"))
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        self._later(self._act("kill --signal=SIGKILL"))
+
+    def release(self) -> None:
+        """See `launcher.supervise.owner`."""
+        for task in self._tasks:
+            task.cancel()
+        self._unwatch()
+
+    async def log_mark(self) -> object:
+        """Its last words."""
+        return await self._systemd.words(self.unit, self.pid, self._since, 1)
+
+    async def _start(self, spec: ProcessSpec) -> None:
+        """Start the unit, unless it runs already: then that is it. A start that cannot be is an end."""
+        before = state = await self._look()
+        said, problem = "", None
+        if not state.runs:
+            problem = await asyncio.to_thread(obstacle, spec, programs=False)
+            if problem is not None and state.will_return:
+                state = await self._look()  # systemd may have started it meanwhile: then the port is its own
+                problem = None if state.runs else problem
+        if not state.runs and problem is None:
+            state, said = await self._start_unit(state)
+        if state.runs:
+            self.pid = state.pid
+            self._ready.set_result(state.pid)
+            self._watch_pid()
+            return
+        self._ready.cancel()
+        if problem is None and state.started_s <= before.started_s:
+            cause = said or f"{self.unit} is {state.active} ({state.result})"
+            remedy = f"systemctl status {self.unit}; `launch install` puts units and rights in place"
+            problem = Diagnosis(code="supervise/unit-refused", cause=cause, remedy=remedy)
+        await self._report(state, problem)
+
+    async def _start_unit(self, state: UnitState) -> tuple[UnitState, str]:
+        """Have it started; its state once it runs or has ended again, and what systemctl said."""
+        # however often it was started before (StartLimitBurst=): that counts what systemd does by itself
+        await self._systemd.do("reset-failed", self.unit)
+        starting = asyncio.create_task(self._systemd.do("restart" if state.will_return else "start", self.unit))
+        try:
+            while not starting.done():
+                await asyncio.wait({starting}, timeout=_START_LOOK_S)
+                state = await self._look()
+                if state.runs:
+                    break
+        except asyncio.CancelledError:
+            starting.cancel()
+            raise
+        if starting.done():
+            return state, starting.result()
+        self._tasks.add(starting)  # it waits for the unit's gate; nobody has to
+        starting.add_done_callback(self._tasks.discard)
+        return state, ""
+
+    async def _look(self) -> UnitState:
+        return (await self._systemd.show((self.unit,)))[self.unit]
+
+    def _watch_pid(self) -> None:
+        if self._on_exit is None or self._pidfd >= 0:
+            return
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:  # it has ended already
+            self._later(self._settle())
+            return
+        asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
+
+    def _unwatch(self) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _ended(self) -> None:
+        self._unwatch()
+        self._later(self._settle())
+
+    async def _settle(self) -> None:
+        """Wait until the manager too has nothing left of it, then report."""
+        pause_s = _SETTLE_S
+        while True:
+            state = await self._look()
+            if state.is_over or (state.pid and state.pid != self.pid) or state.load == "not-found":
+                break
+            await asyncio.sleep(pause_s)
+            pause_s = min(_SETTLE_MAX_S, pause_s * 1.5)
+        await self._report(state, None)
+
+    async def _report(self, state: UnitState, refused: Diagnosis | None) -> None:
+        """Tell how it ended, after cancelling a restart of systemd's own."""
+        if state.will_return:
+            await self._systemd.do("stop", self.unit)
+        tail: tuple[str, ...] = ()
+        if refused is None:  # pid 0: it ended before anybody saw it
+            tail = await self._systemd.tail(self.unit, self.pid, self._since, logs.TAIL_LINES)
+        if self._on_exit is not None:
+            killed = state.result == "oom-kill"
+            self._on_exit(Ending(code=state.code, tail=tail, oom_killed=killed, refused=refused))
+
+    async def _act(self, verb: str) -> None:
+        """Carry out `verb` once there is a process."""
+        await self.started()
+        said = await self._systemd.do(verb, self.unit)
+        if said:
+            _LOG.error("%s: %s", self.unit, said)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class SystemdUnits:
+    """See `launcher.supervise.owner.ProcessOwner`: the units `PREFIX-NAME.service`, which `launch install` wrote.
+
+    `write(path, data)` replaces a file atomically: what was proven is remembered for the next runtime.
+    """
+
+    outlives = True
+
+    def __init__(
+        self, deployment: str, state_dir: Path, write: Callable[[Path, bytes], None], *, prefix: str, user: bool
+    ) -> None:
+        """Asks nothing. `user`: the manager of whoever runs us."""
+        self.manager: Manager = "systemd --user" if user else "systemd"
+        self._deployment = deployment
+        self._store = RecordStore(state_dir, write)
+        self._systemd = Systemctl(user=user)
+        self._prefix = prefix
+        self._units: dict[int, str] = {}
+        """By pid, of what `living` found last."""
+
+    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> UnitProcess:
+        """Never refuses at once: what stands in the way, or the manager says against it, is an end."""
+        del record
+        process = UnitProcess(self._systemd, unit_names(self._prefix, spec.name, level)[level])
+        process.begin(spec)
+        return process
+
+    def adopt(self, record: ServerRecord) -> UnitProcess | None:
+        """See `launcher.supervise.owner`."""
+        unit, stat = self._units.get(record.pid), procfs.proc_stat(record.pid)
+        if unit is None or stat is None or stat.start_ticks != record.start_ticks:
+            return None
+        return UnitProcess(self._systemd, unit, record.pid, record.started_at)
+
+    def keep(self, record: ServerRecord) -> None:
+        """See `launcher.supervise.owner`."""
+        self._store.save(record)
+
+    def forget(self, name: str) -> None:
+        """See `launcher.supervise.owner`."""
+        self._store.remove(name)
+
+    def heal(self) -> tuple[str, ...]:
+        """See `launcher.supervise.owner`."""
+        self._store.heal()
+        return self._store.trouble()
+
+    async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
+        """What the manager runs of the units of `specs`."""
+        names = {n: unit_names(self._prefix, n, len(s.fallbacks)) for n, s in specs.items() if not s.builtin}
+        states = await self._systemd.show(unit for units in names.values() for unit in units)
+        known = {record.name: record for record in self._store.read(self._deployment)[0]}
+        records = []
+        self._units = {}
+        for name, units in names.items():
+            spec = specs[name]
+            for unit, planned in zip(units, (spec, *spec.fallbacks), strict=True):
+                if states[unit].runs:
+                    self._units[states[unit].pid] = unit
+                    records.append(self._record(planned, unit, states[unit], known.get(name)))
+        return records, []
+
+    def _record(self, spec: ProcessSpec, unit: str, state: UnitState, known: ServerRecord | None) -> ServerRecord:
+        """A process of systemd's; what an earlier runtime knew of it is kept."""
+        running = procfs.cmdline(state.pid)
+        same = argv_agrees(_as_unit(spec.unit.argv, unit), running) or spec.kind == "service"
+        found = new_record(spec, self._deployment, "", "", state.restarts)
+        found = msgspec.structs.replace(
+            found,
+            **birth(state.pid),
+            argv=spec.unit.argv if same else running,
+            started_at=time.time() - time.monotonic() + state.started_s,
+        )
+        if known is not None and (known.pid, known.start_ticks) == (found.pid, found.start_ticks):
+            found = msgspec.structs.replace(found, ready_s=known.ready_s)
+        return found
+
+    async def end(self, records: Sequence[ServerRecord]) -> tuple[Orphan, ...]:
+        """Stop their units, and wait."""
+        units = [self._units[record.pid] for record in records if record.pid in self._units]
+        said = await self._systemd.do("stop", *units) if units else ""
+        if said:
+            _LOG.error("%s", said)
+        return tuple(Orphan(name=r.name, pid=r.pid, outcome="survived" if said else "stopped") for r in records)
+
+    async def clear(self, specs: Iterable[ProcessSpec]) -> None:
+        """Nothing: what a unit leaves behind is the manager's to remove."""
+
+    def log_file(self, name: str) -> Path | None:  # noqa: ARG002 - the interface's
+        """In the journal."""
+        return None
+
+    async def trim_log(self, name: str) -> None:
+        """The journal has limits of its own."""
+
+    def pss_bytes(self, pid: int) -> int | None:
+        """What is charged to the unit's control group, which has each page once; with its leader, for all of it."""
+        stat = procfs.proc_stat(pid)
+        if stat is None or stat.session != pid:
+            return None
+        try:
+            group = Path(f"/proc/{pid}/cgroup").read_text().rpartition("0::/")[2].strip()
+            return int((Path("/sys/fs/cgroup") / group / "memory.current").read_text())
+        except (OSError, ValueError):
+            return None
+
+
+def _as_unit(argv: tuple[str, ...], unit: str) -> tuple[str, ...]:
+    """The command line that the unit has: its key file is a credential."""
+    words = list(argv)
+    for at, word in enumerate(words):
+        if at and words[at - 1] == _KEY_FLAG:
+            words[at] = f"/run/credentials/{unit}/api-key"
+        elif word.startswith(f"{_KEY_FLAG}="):
+            words[at] = f"{_KEY_FLAG}=/run/credentials/{unit}/api-key"
+    return tuple(words)

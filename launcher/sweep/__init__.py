@@ -1,0 +1,31 @@
+"""The sweep without a machine: which points, what samples mean, what to recommend, CSV, plot. Pure.
+
+In: a server's fields with several values each; samples. Out: points; results; a recommendation with its uncertainty.
+"""
+
+from launcher.sweep.grid import current_of, grid, is_swept, swept
+from launcher.sweep.plot import plot
+from launcher.sweep.recommend import LOOKS, RULE, candidate, is_decided, recommend, verdict_of_all
+from launcher.sweep.rows import read_rows, row_text
+from launcher.sweep.statistics import batch_speeds, gain_of, percentile, summarise, with_multipliers
+
+__all__ = [
+    "LOOKS",
+    "RULE",
+    "batch_speeds",
+    "candidate",
+    "current_of",
+    "gain_of",
+    "grid",
+    "is_decided",
+    "is_swept",
+    "percentile",
+    "plot",
+    "read_rows",
+    "recommend",
+    "row_text",
+    "summarise",
+    "swept",
+    "verdict_of_all",
+    "with_multipliers",
+]

@@ -1,0 +1,70 @@
+"""Which points a sweep has: the product of the fields' values, each with its numbers of requests in flight. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+
+from launcher.ir.config import ServerConfig
+from launcher.ir.sweep import Point, Values
+
+GROUPS = frozenset({"model", "quantization", "tier", "engine"})
+"""Server fields that are config groups, too: with one value they are overrides."""
+
+
+def is_swept(word: str) -> bool:
+    """Whether `word` is `FIELD=a,b` of a server; else it is an override of the whole fleet."""
+    key, equals, value = word.partition("=")
+    head = key.partition(".")[0]
+    if not equals or head not in ServerConfig.__struct_fields__:
+        return False
+    return head not in GROUPS or len(split_values(value)) > 1
+
+
+def split_values(text: str) -> tuple[str, ...]:
+    """The values of `a,b,c`; commas inside brackets belong to a value."""
+    found, depth, start = [], 0, 0
+    for at, character in enumerate(text):
+        depth += (character in "[{(") - (character in "]})")
+        if character == "," and depth == 0:
+            found.append(text[start:at].strip())
+            start = at + 1
+    return (*found, text[start:].strip())
+
+
+def swept(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Field → its values, each once. Raises ValueError for a field without a value, or one that is named twice."""
+    fields: dict[str, tuple[str, ...]] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in fields:
+            raise ValueError(f"{key} is named twice; all its values in one word: {key}=a,b")
+        values = tuple(dict.fromkeys(split_values(value)))
+        if not all(values):
+            raise ValueError(f"{word}: a value is missing")
+        fields[key] = values
+    return fields
+
+
+def current_of(fields: Collection[str], now: Mapping[str, str]) -> Values:
+    """The values that the server has now, of the fields that are swept."""
+    return tuple((field, now[field]) for field in fields)
+
+
+def grid(
+    server: str, fields: Mapping[str, Sequence[str]], now: Mapping[str, str], in_flight: Sequence[int] = ()
+) -> tuple[Point, ...]:
+    """Every point of `server`, what it has now first.
+
+    `now`: field → the value that it has. `in_flight`: requests at once; none given: one, and as many as there are
+    slots (`slots` of `now` where they are not swept).
+    """
+    settings = list(itertools.product(*([(field, value) for value in values] for field, values in fields.items())))
+    current = current_of(fields, now)
+    ordered = [current, *(s for s in settings if s != current)]
+    points: list[Point] = []
+    for values in ordered:
+        slots = int(dict(values).get("slots", now["slots"]))
+        counts = in_flight or dict.fromkeys((1, slots))
+        points += (Point(server=server, values=tuple(values), in_flight=count) for count in counts)
+    return tuple(points)

@@ -1,0 +1,101 @@
+"""Throughput against latency as SVG: one line a setting, one point a number of requests in flight. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from html import escape
+from math import ceil, floor, log10
+
+from launcher.ir.sweep import PointResult
+
+WIDTH, HEIGHT = 760, 460
+LEFT, RIGHT, TOP, BOTTOM = 70, 210, 50, 60
+# the Okabe-Ito palette: told apart by people who see no red or green
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+TICKS = 6
+
+
+def plot(points: Iterable[PointResult], title: str) -> str:
+    """The drawing; points that were refused are left out."""
+    measured = [p for p in points if not p.refused and p.latency is not None]
+    lines: dict[str, list[PointResult]] = defaultdict(list)
+    for point in measured:
+        lines[_label(point)].append(point)
+    across = _ticks([p.latency.p95 for p in measured if p.latency])
+    upward = _ticks([p.together for p in measured])
+    body = [*_axes(across, upward), *_lines(lines, across[-1], upward[-1])]
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
+            'font-family="sans-serif" font-size="12">',
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+            f'<text x="{LEFT}" y="28" font-size="15">{escape(title)}</text>',
+            *body,
+            "</svg>",
+            "",
+        ]
+    )
+
+
+def _label(point: PointResult) -> str:
+    """The line that a point belongs to."""
+    settings = ", ".join(f"{field}={value}" for field, value in point.settings.items())
+    return f"{point.server}: {settings or 'as it is'}"
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Round numbers from 0 to above the largest value."""
+    top = max(values, default=1.0) or 1.0
+    rough = top / TICKS
+    power = 10 ** floor(log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    return [step * i for i in range(ceil(top * 1.02 / step) + 1)]
+
+
+def _x(value: float, top: float) -> float:
+    """Where a latency is drawn."""
+    return LEFT + (WIDTH - LEFT - RIGHT) * value / top
+
+
+def _y(value: float, top: float) -> float:
+    """Where a speed is drawn."""
+    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top
+
+
+def _axes(across: Sequence[float], upward: Sequence[float]) -> list[str]:
+    """Both axes with their numbers."""
+    right, floor_y = WIDTH - RIGHT, HEIGHT - BOTTOM
+    drawn = []
+    for value in upward:
+        y = _y(value, upward[-1])
+        drawn.append(f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+        drawn.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for value in across:
+        x = _x(value, across[-1])
+        drawn.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{floor_y}" y2="{floor_y + 5}" stroke="#666"/>')
+        drawn.append(f'<text x="{x:.1f}" y="{floor_y + 20}" text-anchor="middle">{value:g}</text>')
+    middle = (LEFT + right) / 2
+    below = f'x="{middle}" y="{HEIGHT - 14}" text-anchor="middle"'
+    drawn.append(f"<text {below}>latency of a request, p95, seconds</text>")
+    beside = f'transform="translate(18 {HEIGHT / 2}) rotate(-90)" text-anchor="middle"'
+    drawn.append(f"<text {beside}>tokens a second, together</text>")
+    return drawn
+
+
+def _lines(lines: dict[str, list[PointResult]], across: float, upward: float) -> list[str]:
+    """One line a setting, its points named by the requests in flight, and the legend."""
+    drawn = []
+    for at, (label, points) in enumerate(lines.items()):
+        colour = COLOURS[at % len(COLOURS)]
+        ordered = sorted(points, key=lambda p: p.in_flight)
+        places = [(_x(p.latency.p95, across), _y(p.together, upward)) for p in ordered if p.latency]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        for point, (x, y) in zip(ordered, places, strict=True):
+            drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+            drawn.append(f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" fill="{colour}">{point.in_flight}</text>')
+        row = TOP + 18 * at
+        drawn.append(f'<circle cx="{WIDTH - RIGHT + 16}" cy="{row}" r="4" fill="{colour}"/>')
+        drawn.append(f'<text x="{WIDTH - RIGHT + 26}" y="{row + 4}">{escape(label)}</text>')
+    return drawn

@@ -1,0 +1,108 @@
+"""One llama-server on trial: on a free port of loopback, gone when the trial ends, whichever way that is. I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+from launcher.base.environment import passed_on
+
+TAIL_LINES = 3
+POLL_S = 0.05
+STOP_S = 10.0
+PR_SET_PDEATHSIG = 1
+
+
+class TrialError(Exception):
+    """A server on trial did not start, or gave no answer that can be measured; the text says what it said."""
+
+
+class Running(NamedTuple):
+    """A server that answers."""
+
+    pid: int
+    url: str
+    load_s: float
+    """Seconds from its start until it was ready."""
+
+
+@contextlib.contextmanager
+def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: float) -> Iterator[Running]:
+    """The server that `words` start, once it is ready; stopped at the end. Raises TrialError.
+
+    `log` is overwritten. The kernel kills the server when this process dies, so that a killed sweep leaves nothing.
+    """
+    port = _free_port()
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def die_with_us() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    with log.open("wb") as output:
+        try:
+            child = subprocess.Popen(
+                [*words, "--host", "127.0.0.1", "--port", str(port)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**passed_on(os.environ), **env},
+                start_new_session=True,
+                preexec_fn=die_with_us,  # noqa: PLW1509 - one call of libc; none of our threads runs meanwhile
+            )
+        except OSError as error:
+            raise TrialError(f"{words[0]} cannot be run: {error.strerror}") from None
+    begun = time.monotonic()
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(child, url, log, timeout_s)
+        yield Running(child.pid, url, time.monotonic() - begun)
+    finally:
+        _end(child)
+
+
+def _free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(child: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:
+    """Until `/health` says 200. Raises TrialError."""
+    deadline = time.monotonic() + timeout_s
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while time.monotonic() < deadline:
+            if child.poll() is not None:
+                raise TrialError(f"it ended with status {child.returncode}: {tail(log)}")
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(f"{url}/health").status_code == httpx.codes.OK:
+                    return
+            time.sleep(POLL_S)
+    raise TrialError(f"not ready within {timeout_s:g} s: {tail(log)}")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to its session, then SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_S)
+            return
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log, errors before others."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if " E " in line or "error" in line.lower()]
+    return " / ".join((errors or lines)[-TAIL_LINES:])

@@ -1,0 +1,60 @@
+"""What a Hydra user types works, or is answered with the launch command that does it."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.cli.hydra import hydra_answer, hydra_words
+
+from .conftest import Cli
+
+COMMANDS = ("up", "plan", "config")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("--cfg job profile=dev", "launch config profile=dev"),
+        ("-c job", "launch config"),
+        ("--info config hardware=epyc", "launch config hardware=epyc"),
+        ("-i", "launch config"),
+        ("--resolve", "launch config"),
+        ("-cn full ports=dev", "launch up profile=full ports=dev, or for a fleet file: launch up -f FILE"),
+        ("--config-name=full", "launch up profile=full, or for a fleet file: launch up -f FILE"),
+        ("-cp conf", "launch up --config-dir conf"),
+        ("--hydra-help", "launch --help"),
+        ("profile=dev --run", "launch up profile=dev"),
+    ],
+)
+def test_each_option_is_answered(typed: str, said: str) -> None:
+    """With the overrides that stand beside it."""
+    answer = hydra_answer(typed.split(), COMMANDS)
+    assert answer is not None
+    assert answer.endswith(said)
+
+
+@pytest.mark.parametrize("typed", ["config -c x", "profile=dev", "--json plan", "-d profile=dev", ""])
+def test_what_is_ours_is_left_alone(typed: str) -> None:
+    """Commands, their options, overrides."""
+    assert hydra_answer(typed.split(), COMMANDS) is None
+
+
+def test_the_config_directory_works() -> None:
+    """`-cd` is `--config-dir`."""
+    assert hydra_words(["-cd", "mine", "plan"]) == ["--config-dir", "mine", "plan"]
+
+
+def test_now_is_refused(cli: Cli) -> None:
+    """With what to type instead."""
+    done = cli.run("plan", *cli.dev, "profile.name=a${now:%Y}", code=2)
+    assert "profile.name=$(date +%Y-%m-%d)" in done.stderr + done.stdout
+
+
+def test_a_saved_config_composes_to_the_same(cli: Cli) -> None:
+    """`launch config --yaml > fleet.yaml`; what is printed for people says so, and is refused with it as a file."""
+    (cli.home / "fleet.yaml").write_text(cli.run("config", "--yaml", *cli.dev).stdout)
+    first, again = (cli.json("plan", *words) for words in (cli.dev, ("-f", "fleet.yaml")))
+    for key in ("servers", "services", "totals", "hardware"):
+        assert again[key] == first[key]
+    shown = cli.run("config", *cli.dev)
+    assert "launch config --yaml" in shown.stderr

@@ -1,0 +1,62 @@
+"""`launch inspect` of several files, of folders, and for a machine that is not this one; in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.cli.inspect import inspect_files
+from launcher.errors import ConfigError
+
+Tiny = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_models: Tiny) -> Path:
+    """A model, a damaged one, and what looks like a further part of a split one."""
+    (tmp_path / "a.gguf").symlink_to(tiny_models("llama"))
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    (tmp_path / "b-00002-of-00002.gguf").write_bytes(b"GGUF")
+    (tmp_path / "notes.txt").write_text("none")
+    return tmp_path
+
+
+def test_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each model under its name; a damaged one is a finding and does not end it."""
+    code = inspect_files([str(folder)], [], as_json=False, no_color=True)
+    shown = capsys.readouterr()
+    assert code == 3
+    assert str(folder / "a.gguf") in shown.out
+    assert "layers" in shown.out
+    assert "00002" not in shown.out
+    assert "error[catalog/" in shown.err
+
+
+def test_for_another_machine(tiny_models: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """Cards of the sizes that are named, as many layers on them as fit, and the verdict of each memory."""
+    words = [str(tiny_models("llama")), str(tiny_models("bert")), "slots=1"]
+    assert inspect_files(words, ["1GiB", "2GiB"], as_json=False, no_color=True) == 0
+    shown = capsys.readouterr().out
+    assert "card0: " in shown
+    assert "of 1.9 GiB" in shown
+    assert inspect_files(words, ["1GiB"], as_json=True, no_color=True) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "launch.inspections/v1"
+    assert [{m["device"] for m in file["memory"]} for file in document["files"]] == [{"ram", "card0"}, {"ram", "card0"}]
+    # a card that is full before anything is on it keeps the model in RAM
+    assert inspect_files(words[:1], ["1MiB"], as_json=True, no_color=True) == 0
+    only = json.loads(capsys.readouterr().out)["memory"]
+    assert next(m["model_bytes"] for m in only if m["device"] == "ram") > 0
+
+
+@pytest.mark.parametrize(("words", "vram"), [((), ()), (("slots=2",), ()), ((".",), ()), (("x.gguf",), ("much",))])
+def test_what_is_not_to_be_inspected(
+    words: tuple[str, ...], vram: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence, with how it is written."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"GGUF files|inspect what|not a size"):
+        inspect_files(words, vram, as_json=False, no_color=True)

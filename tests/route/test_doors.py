@@ -1,0 +1,185 @@
+"""A reload of where the front listens, with what certificate, for whose keys: done in one step, or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from launcher.errors import ConfigError, HostError
+from launcher.ir.fleet import FrontUnit
+from launcher.manifest import front_changes
+from launcher.route import Doors, Front, StaticUpstreams, bind, key_watch, serve
+from tests.route.fleet import WAIT_S, Upstream, front_unit, table, target
+
+KEY = {"authorization": "Bearer the-key-1"}
+
+
+@contextlib.asynccontextmanager
+async def opened(unit: FrontUnit, port: int) -> AsyncIterator[tuple[Front, Doors]]:
+    """A front at `unit` with the one server at `port`, and its doors."""
+    front = Front(table(target("m", port), front=unit), StaticUpstreams())
+    doors = Doors(front, bind(front, unit.host, unit.port))
+    shutdown = asyncio.Event()
+    task = asyncio.create_task(
+        serve(front, host=unit.host, port=unit.port, doors=doors, shutdown=shutdown, drain_timeout_s=0.2)
+    )
+    await asyncio.sleep(0)
+    try:
+        yield front, doors
+    finally:
+        shutdown.set()
+        await asyncio.wait_for(task, WAIT_S)
+
+
+async def move(front: Front, doors: Doors, unit: FrontUnit) -> None:
+    """As the runtime does it."""
+    door = doors.prepare(unit)
+    try:
+        front.replace_table(msgspec.structs.replace(front.view.table, front=unit))
+    except BaseException:
+        door.close()
+        raise
+    await doors.take(door)
+
+
+async def status(host: str, port: int, key: str = "", context: ssl.SSLContext | None = None) -> int:
+    """What `GET /v1/models` is answered; 0 where nobody listens."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    except OSError:
+        return 0
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
+    writer.write(f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}\r\n".encode())
+    line = await asyncio.wait_for(reader.readline(), WAIT_S)
+    writer.close()
+    return int(line.split()[1])
+
+
+def unit_at(port: int, keys: Path | None, **changes: object) -> FrontUnit:
+    """A front's unit."""
+    unit = front_unit(port=port, api_key_file=None if keys is None else str(keys))
+    return msgspec.structs.replace(unit, **changes)
+
+
+def free() -> int:
+    """A port that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+async def test_a_public_front_becomes_private_in_one_step(tmp_path: Path) -> None:
+    """H1: to 127.0.0.1 without a key it answers this machine alone; a public one without a key is refused."""
+    keys = tmp_path / "keys"
+    keys.write_text("the-key-1\n")
+    public = unit_at(free(), keys, host="0.0.0.0")
+    async with opened(public, 1) as (front, doors):
+        assert [await status(h, public.port) for h in ("127.0.0.1", "127.0.0.2")] == [401, 401]
+        with pytest.raises(ConfigError, match="route/public-without-key"):
+            await move(front, doors, msgspec.structs.replace(public, api_key_file=None))
+        with pytest.raises(HostError, match="route/key-file-unreadable"):
+            await move(front, doors, msgspec.structs.replace(public, host="127.0.0.1", api_key_file="/nowhere"))
+        assert [await status(h, public.port) for h in ("127.0.0.1", "127.0.0.2")] == [401, 401]
+        private = msgspec.structs.replace(public, host="127.0.0.1", api_key_file=None)
+        assert front_changes(front.view.table, msgspec.structs.replace(front.view.table, front=private)) == (
+            "host 0.0.0.0 → 127.0.0.1",
+            f"api_key_file {keys} → none",
+        )
+        await move(front, doors, private)
+        assert [await status(h, public.port) for h in ("127.0.0.1", "127.0.0.2")] == [200, 0]
+        await move(front, doors, public)
+        assert [await status(h, public.port, "the-key-1") for h in ("127.0.0.1", "127.0.0.2")] == [200, 200]
+
+
+async def test_who_came_by_the_old_address_is_answered(tmp_path: Path) -> None:
+    """An answer under way ends whole, an idle connection is closed, and one that nobody had accepted is answered."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        begun.set()
+        await go_on.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    old, new = unit_at(free(), None), unit_at(free(), None)
+    async with Upstream(slow) as upstream, opened(old, upstream.port) as (front, doors):
+        idle_reader, idle = await asyncio.open_connection("127.0.0.1", old.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", old.port)
+        head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n"
+        writer.write(head + b'{"model":"m"}')
+        await begun.wait()
+        with socket.create_connection(("127.0.0.1", old.port)) as waiting:  # in the queue of the kernel
+            await move(front, doors, new)
+            assert await asyncio.wait_for(idle_reader.read(), WAIT_S) == b""
+            assert await status("127.0.0.1", old.port) == 0
+            assert await status("127.0.0.1", new.port) == 200
+            go_on.set()
+            answer = await asyncio.wait_for(reader.read(), WAIT_S)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer.lower()
+            waiting.settimeout(WAIT_S)
+            assert await asyncio.to_thread(waiting.recv, 1) == b""  # an end, not a reset
+        idle.close()
+        writer.close()
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError, match="route/cannot-listen"):
+            await move(front, doors, msgspec.structs.replace(new, port=taken.getsockname()[1]))
+        assert await status("127.0.0.1", new.port) == 200
+
+
+async def test_a_certificate_comes_and_goes(tmp_path: Path) -> None:
+    """TLS on the same port, off again; a pair that does not fit changes nothing."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj"]
+    made = await asyncio.create_subprocess_exec(*argv, "/CN=localhost", "-keyout", key, "-out", cert, stderr=-3)
+    assert await made.wait() == 0
+    context = ssl.create_default_context(cafile=cert)
+    context.check_hostname = False
+    plain = unit_at(free(), None)
+    secret = msgspec.structs.replace(plain, tls_cert_file=str(cert), tls_key_file=str(key))
+    async with opened(plain, 1) as (front, doors):
+        await move(front, doors, secret)
+        assert await status("127.0.0.1", plain.port, context=context) == 200
+        with pytest.raises(HostError, match="route/tls-unusable"):
+            await move(front, doors, msgspec.structs.replace(secret, tls_key_file=str(cert)))
+        assert await status("127.0.0.1", plain.port, context=context) == 200
+        await move(front, doors, msgspec.structs.replace(secret, queue_size=7))
+        assert await status("127.0.0.1", plain.port, context=context) == 200
+        await move(front, doors, plain)
+        assert await status("127.0.0.1", plain.port) == 200
+
+
+async def test_keys_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revoked key is refused; a file without a key lets nobody in; one that is no key file leaves what was."""
+    monkeypatch.setattr(key_watch, "LOOK_S", 0.01)
+    keys = tmp_path / "keys"
+    keys.write_text("the-key-1\nthe-key-2\n")
+    unit = unit_at(free(), keys)
+
+    async def until(key: str, wanted: int) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while await status("127.0.0.1", unit.port, key) != wanted:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+
+    async with opened(unit, 1):
+        await until("the-key-1", 200)
+        keys.write_text("the-key-2\nthe-key-3\n")
+        await until("the-key-1", 401)
+        await until("the-key-3", 200)
+        keys.write_text("sha256:beef\n")
+        await asyncio.sleep(0.1)
+        assert await status("127.0.0.1", unit.port, "the-key-3") == 200
+        keys.write_text("# nobody\n")
+        await until("the-key-3", 401)
+        assert await status("127.0.0.1", unit.port) == 401
+        os.rename(keys, tmp_path / "gone")  # noqa: PTH104
+        await asyncio.sleep(0.05)
+        assert await status("127.0.0.1", unit.port, "the-key-2") == 401
+        keys.write_text("the-key-4\n")
+        await until("the-key-4", 200)

@@ -1,0 +1,35 @@
+"""What an image and a declared unit are made of is there, and is what the commands take."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import requires
+from pathlib import Path
+
+from launcher.cli.app import command_names
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_image_copies_what_there_is() -> None:
+    """Every source of a COPY lies in the checkout; its commands are ours."""
+    text = (ROOT / "packaging/Containerfile").read_text()
+    copied = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ") and "--from" not in line]
+    sources = [source for line in copied for source in line]
+    assert {"launcher", "conf", "templates", "embedded.txt"} <= {*sources}
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert {*re.findall(r'CMD \["(\w+)"', text), *re.findall(r"launch (serve)", text)} <= command_names()
+
+
+def test_the_declared_unit_calls_commands_that_there_are() -> None:
+    """Of the example for NixOS."""
+    text = (ROOT / "packaging/nixos/launch.nix").read_text()
+    assert {*re.findall(r"\$\{launch\} (\w+)", text)} == {"up", "reload"} & command_names()
+
+
+def test_every_dependency_has_its_licence_in_the_table() -> None:
+    """Those of the package and of the extra `hub`."""
+    table = (ROOT / "docs/install.md").read_text().lower()
+    named = [re.split(r"[^\w.-]", line)[0] for line in requires("launch-fleet") or () if "extra" not in line]
+    assert len(named) > 8
+    assert [name for name in named if name.lower() not in table] == []
