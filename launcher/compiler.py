@@ -106,8 +106,7 @@ def with_proof(compiled: Compilation, proved: Mapping[str, Proved]) -> Compilati
     """`compiled` with the servers of `proved` planned by the larger of bound and proof."""
     before = compiled.plan
     if not any(p.excess for p in proved.values()):  # nothing grows: only what proved it is new
-        by = {name: p.build for name, p in proved.items()}
-        servers = (msgspec.structs.replace(s, proven_by=by.get(s.name, "")) for s in before.servers)
+        servers = (msgspec.structs.replace(s, proved=proved.get(s.name)) for s in before.servers)
         return msgspec.structs.replace(compiled, plan=msgspec.structs.replace(before, servers=tuple(servers)))
     planned = plan.plan_fleet(
         before.config,

@@ -164,8 +164,8 @@ def plan_document(
                 argv=argv[s.name],
                 env=dict(env.get(s.name, {})),
                 memory=s.memory,
-                source="proven" if s.proven_by else s.model.source,
-                proven_by=s.proven_by or msgspec.UNSET,
+                source="proven" if s.proved else s.model.source,
+                proven_by=s.proved.build if s.proved else msgspec.UNSET,
                 host=s.on or msgspec.UNSET,
                 address=s.config.host if s.on else msgspec.UNSET,
             )

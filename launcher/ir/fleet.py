@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from launcher.ir.config import OrchestrationConfig
+from launcher.ir.proof import Proved
 
 FLEET_SCHEMA = "launch.fleet/v1"
 ROUTES_SCHEMA = "launch.routes/v1"
@@ -90,6 +91,8 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How long reading its files should take; None where the medium's speed is not known."""
     oom_score_adjust: int = 0
     """Of its tier: how much rather (or less) than others the kernel ends it when memory runs out, -1000 to 1000."""
+    proved: Proved | None = None
+    """What its own binary's dry run said before it was started, for people; None: it was not asked."""
     health_path: ClassVar[str] = "/health"
     container: ClassVar[None] = None
     builtin: ClassVar[None] = None
@@ -159,6 +162,8 @@ class NodeBudget(msgspec.Struct, frozen=True, kw_only=True):
     capacity_bytes: int
     planned_bytes: int
     peak_bytes: int
+    servers: dict[str, int] = {}
+    """`planned_bytes` by server; the rest is the services'."""
 
 
 class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import msgspec
 from launcher.errors import Finding
 from launcher.ir.catalog import ModelFile, ProjectorFile
 from launcher.ir.config import FleetConfig, LoraConfig, ServerConfig, ServiceConfig, Start
+from launcher.ir.proof import Proved
 from launcher.ir.settings import Settings
 
 
@@ -56,6 +57,8 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     planned_bytes: int
     peak_bytes: int = 0
     locked_bytes: int = 0
+    servers: dict[str, int] = {}
+    """`planned_bytes` by server; the rest is the services'."""
 
 
 class DevicePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,8 +133,8 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     """What this process takes alone, nothing shared."""
     memory: tuple[DeviceMemory, ...] = ()
-    proven_by: str = ""
-    """The build whose own dry run `memory` was held against (`b11434`); "" = it is the bound alone."""
+    proved: Proved | None = None
+    """What its own binary's dry run said, which `memory` was held against; None: it is the bound alone."""
 
     @property
     def key(self) -> str:

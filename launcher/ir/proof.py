@@ -49,9 +49,13 @@ class Excess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proved(msgspec.Struct, frozen=True, kw_only=True):
-    """That a server's own binary was asked: its build, and what it takes beyond the bound."""
+    """That a server's own binary was asked: its build, what it takes by its own word, and beyond the bound.
+
+    `memory`: bytes by device of what a dry run tells (weights, context, compute; the draft's too).
+    """
 
     build: str
+    memory: dict[str, int] = {}
     excess: tuple[Excess, ...] = ()
 
 

@@ -11,7 +11,15 @@ from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate
-from launcher.plan.proof import beyond_rounding, differences, excesses, is_mismatch, proof_findings, unshared_memory
+from launcher.plan.proof import (
+    beyond_rounding,
+    differences,
+    excesses,
+    is_mismatch,
+    proof_findings,
+    proven_memory,
+    unshared_memory,
+)
 from launcher.plan.settle import Settled, settle
 from launcher.plan.speed import expected, speeds, touched
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
@@ -31,6 +39,7 @@ __all__ = [
     "plan_fleet",
     "plan_of_host",
     "proof_findings",
+    "proven_memory",
     "settle",
     "sort_findings",
     "speeds",

@@ -27,9 +27,10 @@ def node_plans(
         NodePlan(
             id=n.id,
             capacity_bytes=n.ram_bytes,
-            planned_bytes=planned[n.id],
-            peak_bytes=peak[n.id],
-            locked_bytes=locked[n.id],
+            planned_bytes=sum(planned[n.id].values()),
+            peak_bytes=sum(peak[n.id].values()),
+            locked_bytes=sum(locked[n.id].values()),
+            servers={name: size for name, size in planned[n.id].items() if name and size},
         )
         for n in nodes
     )
@@ -52,29 +53,30 @@ def worst_set(servers: Iterable[ServerPlan], value: Callable[[ServerPlan], int])
 
 def _by_node(
     nodes: Sequence[NumaNodeConfig], servers: Iterable[ServerPlan], value: Callable[[ServerPlan], int], everywhere: int
-) -> dict[int, int]:
-    """`value` of every server put on nodes, with `everywhere` spread over all of them."""
-    held = dict.fromkeys((n.id for n in nodes), 0)
+) -> dict[int, dict[str, int]]:
+    """`value` of every server put on nodes, by its name; under "", `everywhere` spread over all of them."""
+    held: dict[int, dict[str, int]] = {n.id: {} for n in nodes}
     capacity = {n.id: n.ram_bytes for n in nodes}
-    _spread(held, everywhere, list(held))
+    _spread(held, "", everywhere, list(held))
     for server in servers:
         numa = server.config.numa
         size = value(server)
         chosen = [n for n in numa.nodes if n in held] if numa else []
         if numa and numa.policy == "preferred" and chosen:
-            room = max(0, sum(capacity[n] - held[n] for n in chosen))
-            _spread(held, min(size, room), chosen)
+            room = max(0, sum(capacity[n] - sum(held[n].values()) for n in chosen))
+            _spread(held, server.name, min(size, room), chosen)
             others = [n for n in held if n not in chosen] or chosen
-            _spread(held, size - min(size, room), others)
+            _spread(held, server.name, size - min(size, room), others)
         else:
-            _spread(held, size, chosen or list(held))
+            _spread(held, server.name, size, chosen or list(held))
     return held
 
 
-def _spread(held: dict[int, int], size: int, nodes: Sequence[int]) -> None:
-    """Add `size` to `nodes`, evenly to the byte."""
+def _spread(held: dict[int, dict[str, int]], name: str, size: int, nodes: Sequence[int]) -> None:
+    """Add `size` to `nodes` under `name`, evenly to the byte."""
     for index, node in enumerate(nodes):
-        held[node] += size // len(nodes) + (index < size % len(nodes))
+        more = size // len(nodes) + (index < size % len(nodes))
+        held[node][name] = held[node].get(name, 0) + more
 
 
 def _planned(server: ServerPlan) -> int:

@@ -79,6 +79,14 @@ def excesses(predicted: tuple[DeviceMemory, ...], own: Breakdown, draft: Breakdo
     )
 
 
+def proven_memory(own: Breakdown, draft: Breakdown | None = None) -> dict[str, int]:
+    """Bytes by device of all that a dry run told, the draft's too."""
+    found: dict[str, int] = {}
+    for memory in (*own.memory, *(draft.memory if draft else ())):
+        found[memory.device] = found.get(memory.device, 0) + _whole(memory)
+    return found
+
+
 def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
     """`plan/proof-mismatch` for what the plan has wrong, `plan/proof-failed` where the server refused the dry run.
 

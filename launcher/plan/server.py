@@ -91,7 +91,7 @@ def with_proof(server: ServerPlan, proved: Mapping[str, Proved]) -> ServerPlan:
         return server
     grown = (Part(device=e.device, component=e.component, committed=e.excess_bytes) for e in proof.excess)
     parts = (*server.parts, *grown)
-    return msgspec.structs.replace(server, parts=parts, memory=add_up(parts), proven_by=proof.build)
+    return msgspec.structs.replace(server, parts=parts, memory=add_up(parts), proved=proof)
 
 
 def price(

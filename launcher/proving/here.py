@@ -55,6 +55,7 @@ def prove_here(compiled: Compilation) -> Here:
     proved = {
         server.name: Proved(
             build=engines[server.config.engine][1].name,
+            memory=plan.proven_memory(outcome.proven.own, outcome.proven.draft),
             excess=plan.excesses(memory.get(server.name, ()), outcome.proven.own, outcome.proven.draft),
         )
         for server in asked

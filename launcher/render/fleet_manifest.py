@@ -117,6 +117,7 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: t
         slot_save_path=server.config.slot_save_path,
         cooldown_s=server.cooldown_s,
         load_s=server.load_s,
+        proved=server.proved,
     )
 
 
@@ -162,7 +163,13 @@ def _needs(server: ServerPlan, pooled: frozenset[str]) -> tuple[DeviceNeed, ...]
 def _nodes(device: DevicePlan) -> tuple[NodeBudget, ...]:
     """The NUMA nodes of a device that has several."""
     return tuple(
-        NodeBudget(id=n.id, capacity_bytes=n.capacity_bytes, planned_bytes=n.planned_bytes, peak_bytes=n.peak_bytes)
+        NodeBudget(
+            id=n.id,
+            capacity_bytes=n.capacity_bytes,
+            planned_bytes=n.planned_bytes,
+            peak_bytes=n.peak_bytes,
+            servers=n.servers,
+        )
         for n in (device.nodes if len(device.nodes) > 1 else ())
     )
 

@@ -76,7 +76,8 @@ class Pages:
     def fleet(self) -> dict[str, Any]:
         """What the manifest says, less command lines and environments."""
         manifest, table = self._served()
-        names = ("name", "model", "slots", "n_ctx_per_slot", "tier", "start", "exclusive", "roles", "aliases", "memory")
+        shown = ("name", "model", "slots", "n_ctx_per_slot", "tier", "start", "exclusive", "roles", "aliases", "memory")
+        names = (*shown, "proved")
         servers = []
         for unit in manifest.servers:
             target = table.targets.get(unit.name)

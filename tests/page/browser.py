@@ -137,8 +137,9 @@ class Browser:
 
     def key(self, key: str, code: int) -> None:
         """Press one key."""
+        text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
     def picture(self, path: Path) -> None:
         """A screenshot as PNG."""

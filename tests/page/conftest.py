@@ -11,7 +11,8 @@ import pytest
 
 from tests.cli.conftest import Cli, cli  # noqa: F401 - a fixture
 
-EVIL = """<script>document.title='owned'</script><img src=x onerror="document.title='owned'">"""
+HELLO = "\u05e9\u05dc\u05d5\u05dd"
+EVIL = HELLO + """<script>document.title='owned'</script><img src=x onerror="document.title='owned'">"""
 
 
 def fleet_file(own: Cli, model: Path, tiny: Path) -> str:

@@ -26,6 +26,15 @@ def go(page: Browser, name: str) -> None:
     page.until(f"document.querySelector('nav a[aria-current]').getAttribute('href') === '#{name}'")
 
 
+def tab_to(page: Browser, selector: str) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(60):
+        page.key("Tab", 9)
+        if page.js(f"document.activeElement.matches({json.dumps(selector)})"):
+            return
+    raise AssertionError(f"Tab never comes to {selector}")
+
+
 def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one started fleet for all of it
     """Swap, cancel, chat, reload, log: each done on the page, and seen there; nothing goes anywhere else."""
     with browser() as page:
@@ -33,6 +42,22 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         enter(page, paged)
         assert "enter=" not in page.js("location.href")
         assert page.js("document.cookie") == ""
+
+        # the keyboard alone: over the skip link to a page, and out of a question that is not answered
+        page.key("Tab", 9)
+        assert page.js("document.activeElement.className") == "skip"
+        tab_to(page, "a[href='#devices']")
+        page.key("Enter", 13)
+        page.until("document.querySelector('main').innerText.includes('Planned of what is up')")
+        assert page.js("document.activeElement.id") == "main"
+        go(page, "fleet")
+        tab_to(page, "button[aria-label='Stop left']")
+        page.key("Enter", 13)
+        page.until("Boolean(document.querySelector('#ask[open]'))")
+        page.key("Escape", 27)
+        page.until("!document.querySelector('#ask[open]')")
+        assert page.js("document.activeElement.getAttribute('aria-label')") == "Stop left"
+        assert page.js("launch.processes.get('left').state") == "ready"
 
         # a swap: what must stop is said before, and the page shows both within a second of the event
         page.click("Swap in right")
@@ -42,6 +67,9 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         swap = page.until("launch.events.find(e => e.kind === 'swap')")
         assert (swap["name"], swap["details"]["instead_of"]) == ("right", ["left"])
         page.until("launch.processes.get('left').state === 'stopped'", timeout_s=1)
+
+        # what its binary said before it was started stands beside what is planned and measured
+        assert "by its own dry run (b10068)" in page.js("document.querySelector('.cards').innerText")
 
         # a log, followed
         page.click("Log of chat")
@@ -54,6 +82,7 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         page.until(f"document.querySelector('.assistant')?.textContent === {json.dumps(EVIL)}")
         assert page.js("document.querySelectorAll('.talk script, .talk img').length") == 0
         assert "owned" not in page.js("document.title")
+        assert page.js("getComputedStyle(document.querySelector('.assistant')).direction") == "rtl"  # as Hebrew is read
         page.until("!document.querySelector('button.main').disabled")
         page.click("Copy as curl")
         assert page.js("document.querySelector('pre').textContent").startswith(f"curl {paged.front}/v1/chat")

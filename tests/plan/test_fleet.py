@@ -173,9 +173,10 @@ def test_nodes_get_what_policies_say() -> None:
     assert [n.planned_bytes for n in nothing.devices[0].nodes] == [whole - whole // 2, whole // 2]
     bound = planned({"a": server(numa=NumaConfig(policy="bind", nodes=(1,)))}, hardware=two_nodes(GIB))
     assert [n.planned_bytes for n in bound.devices[0].nodes] == [0, whole]
+    assert [n.servers for n in bound.devices[0].nodes] == [{}, {"a": whole}]
     preferred = server(numa=NumaConfig(policy="preferred", nodes=(1,)))
     spilled = planned({"a": preferred}, hardware=two_nodes(8 * MIB))
-    assert [n.planned_bytes for n in spilled.devices[0].nodes] == [whole - 8 * MIB, 8 * MIB]
+    assert [n.servers for n in spilled.devices[0].nodes] == [{"a": whole - 8 * MIB}, {"a": 8 * MIB}]
     assert "note plan/node-over-budget" in codes(spilled)
 
 

@@ -11,6 +11,7 @@ import pytest
 from launcher.compiler import Compilation, compile_fleet
 from launcher.engine import prove
 from launcher.proving import prove_here
+from launcher.sizes import MIB
 from tests.cli.conftest import Cli
 
 GARBAGE = "echo 'common_memory_breakdown_print: |   - Host | lots |'; echo projected to use much; sleep 5"
@@ -63,7 +64,7 @@ def test_a_faulty_engine_is_a_finding(
     assert [f.code for f in here.findings] == [code]
     assert said in here.findings[0].message
     assert here.findings[0].location is not None
-    assert here.compiled.plan.servers[0].proven_by == ""
+    assert here.compiled.plan.servers[0].proved is None
     _nothing_runs("4321")
 
 
@@ -81,7 +82,13 @@ def test_a_sound_engine_proves_the_plan() -> None:
     """The plan says who proved it, and the second time nothing is run."""
     first = prove_here(compiled())
     again = prove_here(first.compiled)
-    assert [s.proven_by for s in first.compiled.plan.servers] == ["b10068"]
+    (server,) = first.compiled.plan.servers
+    assert server.proved is not None
+    assert server.proved.build == "b10068"
+    memory = server.takes("ram")
+    assert memory is not None
+    told = memory.model_bytes + memory.kv_bytes + memory.compute_bytes + memory.output_bytes
+    assert 0.9 * told < server.proved.memory["ram"] <= told + 6 * MIB
     assert not first.findings
     assert "1 of 1 servers proven by b10068" in first.lines[0][1]
     assert "earlier" in again.lines[0][1]

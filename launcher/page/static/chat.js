@@ -5,7 +5,7 @@ import { row as eventRow } from "./timeline.js";
 
 export function chat(main, onLeave) {
   const model = h("select");
-  const text = h("textarea", { id: "prompt", placeholder: "Ask something" });
+  const text = h("textarea", { id: "prompt", placeholder: "Ask something", dir: "auto" });
   const image = h("input", { type: "file", accept: "image/png,image/jpeg,image/webp" });
   const most = h("input", { type: "number", value: 256, min: 1, max: 8192 });
   const talk = h("div", { class: "talk", role: "log", "aria-label": "Conversation", "aria-live": "polite" });
@@ -40,7 +40,7 @@ export function chat(main, onLeave) {
     drafts.known = events.at(-1).id;
     try {
       const { notes } = await call(`/v1/launch/generations/${mine}`);
-      if (mine === generation) put(drafts.lastChild, notes.filter((note) => note.text.startsWith("[")).map((note) => h("pre", {}, note.text)));
+      if (mine === generation) put(drafts.lastChild, notes.filter((note) => note.text.startsWith("[")).map((note) => h("pre", { dir: "auto" }, note.text)));
     } catch (error) { put(drafts.lastChild, error.message); }
   }
 
@@ -56,8 +56,8 @@ export function chat(main, onLeave) {
   async function go() {
     if (!text.value.trim() || ending) return;
     messages.push({ role: "user", content: await content() });
-    talk.append(h("div", { class: "turn user" }, text.value));
-    const turn = h("div", { class: "turn assistant" });
+    talk.append(h("div", { class: "turn user", dir: "auto" }, text.value));
+    const turn = h("div", { class: "turn assistant", dir: "auto" });
     talk.append(turn);
     text.value = "";
     image.value = "";

@@ -32,6 +32,13 @@ function partsOf(need) {
   return parts;
 }
 
+// What is planned on a NUMA node: by server after start, and how much more the worst set may take.
+function held(node) {
+  const servers = Object.entries(node.servers || {}).map(([name, size]) => ({ name, size }));
+  const services = node.planned_bytes - servers.reduce((size, one) => size + one.size, 0);
+  return [...servers, { name: "services", size: services }, { name: "more, at most together", size: Math.max(0, node.peak_bytes - node.planned_bytes) }].filter((one) => one.size);
+}
+
 const total = (parts) => Object.values(parts).reduce((size, part) => size + part, 0);
 
 function section(device, now) {
@@ -58,7 +65,7 @@ function section(device, now) {
     (device.nodes || []).map((node) => {
       const seen = now.nodes.find((one) => one.id === node.id);
       return bar(`NUMA node ${node.id}: ${bytes(node.capacity_bytes)}${seen ? `, ${bytes(seen.free_bytes)} free now` : ""}`,
-        [{ name: "planned after start", size: node.planned_bytes }, { name: "more, at most together", size: Math.max(0, node.peak_bytes - node.planned_bytes) }].filter((one) => one.size), node.capacity_bytes || 1);
+        held(node), node.capacity_bytes || 1);
     }),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Memory on ${device.name}` },
       h("table", {}, h("thead", {}, h("tr", {}, ["Server", "State", ...columns.map((part) => PARTS[part]), "Planned", "Measured"].map((title) => h("th", { scope: "col" }, title)))),

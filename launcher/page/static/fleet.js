@@ -28,7 +28,7 @@ function card(element, process, logs) {
     ["Since", process.started_at && process.pid ? `${clock(process.started_at)}${process.ready_s ? `, ready after ${span(process.ready_s)}` : ""}` : "–"],
     ["Slots", process.slots ? `${process.in_flight ?? "?"} of ${process.slots} busy, ${process.queued} waiting` : "–"],
     ["Speed", process.tokens_per_second ? `${process.tokens_per_second.toFixed(1)} tokens/s` : "–"],
-    ["Memory", `${bytes(sum(process.planned_bytes))} planned, ${Object.keys(process.measured_bytes).length ? bytes(sum(process.measured_bytes)) : "–"} measured${process.pss_bytes ? `, ${bytes(process.pss_bytes)} its share` : ""}`],
+    ["Memory", `${bytes(sum(process.planned_bytes))} planned, ${planned?.proved ? `${bytes(sum(planned.proved.memory))} by its own dry run (${planned.proved.build}), ` : ""}${Object.keys(process.measured_bytes).length ? bytes(sum(process.measured_bytes)) : "–"} measured${process.pss_bytes ? `, ${bytes(process.pss_bytes)} its share` : ""}`],
     process.in_ram_percent !== null && process.in_ram_percent !== undefined ? ["In RAM", `${process.in_ram_percent.toFixed(0)} % ${process.in_ram}${process.pinned ? ", pinned" : ""}`] : null,
     ["Restarts", `${process.restarts}${failure ? `; the last failure: ${failure.cause || failure.message}, ${clock(failure.at)}` : ""}`],
     process.rung ? ["Degraded", process.rung] : null,

@@ -62,8 +62,8 @@ export function orchestration(main) {
 async function fillIn(place, id) {
   try {
     const { blocks, verdicts, notes } = await call(`/v1/launch/generations/${encodeURIComponent(id)}`);
-    put(place, blocks.map((block) => h("article", { class: "card" }, h("p", { class: "soft" }, `Block ${block.seq + 1} by ${block.server}, committed ${clock(block.committed_at)}: ${verdicts.filter((v) => v.seq === block.seq).map((v) => v.kind).join(", ")}`), h("pre", {}, block.text))),
+    put(place, blocks.map((block) => h("article", { class: "card" }, h("p", { class: "soft" }, `Block ${block.seq + 1} by ${block.server}, committed ${clock(block.committed_at)}: ${verdicts.filter((v) => v.seq === block.seq).map((v) => v.kind).join(", ")}`), h("pre", { dir: "auto" }, block.text))),
       verdicts.filter((v) => v.kind !== "pass").map((v) => h("p", {}, h("span", { class: "state bad" }, v.kind), ` block ${v.seq + 1}, verdict ${v.attempt}: ${v.reason}${v.correction ? `: ${v.correction}` : ""}`)),
-      notes.length ? h("details", {}, h("summary", {}, `${notes.length} notes`), notes.map((note) => h("pre", {}, note.text))) : null);
+      notes.length ? h("details", {}, h("summary", {}, `${notes.length} notes`), notes.map((note) => h("pre", { dir: "auto" }, note.text))) : null);
   } catch (error) { put(place, h("p", { class: "bad" }, error.message)); }
 }
