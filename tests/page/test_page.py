@@ -10,6 +10,7 @@ import pytest
 from tests.cli.conftest import Cli
 from tests.page.browser import Browser, browser
 from tests.page.conftest import EVIL
+from tests.tinymodels.picture import png
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make pages`: it needs a browser
 
@@ -33,6 +34,15 @@ def tab_to(page: Browser, selector: str) -> None:
         if page.js(f"document.activeElement.matches({json.dumps(selector)})"):
             return
     raise AssertionError(f"Tab never comes to {selector}")
+
+
+def choose(page: Browser, model: str) -> None:
+    """Take a model of the list, as a person would."""
+    page.js(f"""{{
+      const list = document.querySelector('select');
+      list.value = {json.dumps(model)};
+      list.dispatchEvent(new Event('change'));
+    }}""")
 
 
 def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one started fleet for all of it
@@ -77,7 +87,8 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
 
         # a chat: what the model says is text, though it is markup
         go(page, "try")
-        page.js("document.querySelector('select').value = 'chat', document.querySelector('#prompt').value = 'Hi'")
+        choose(page, "chat")
+        page.js("document.querySelector('#prompt').value = 'Hi'")
         page.click("Send")
         page.until(f"document.querySelector('.assistant')?.textContent === {json.dumps(EVIL)}")
         assert page.js("document.querySelectorAll('.talk script, .talk img').length") == 0
@@ -86,6 +97,29 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         page.until("!document.querySelector('button.main').disabled")
         page.click("Copy as curl")
         assert page.js("document.querySelector('pre').textContent").startswith(f"curl {paged.front}/v1/chat")
+
+        # an image, where the model takes them, and nowhere else
+        image = "document.querySelector('input[type=file]')"
+        page.click("Begin anew")
+        assert not page.js(f"{image}.checkVisibility()")
+        choose(page, "left")
+        assert page.js(f"{image}.checkVisibility()")
+        data = png(56, 56).partition(",")[2]
+        page.js(f"""{{
+          const bytes = Uint8Array.from(atob('{data}'), c => c.charCodeAt(0));
+          const file = new File([bytes], 'ramp.png', {{type: 'image/png'}});
+          const chosen = new DataTransfer();
+          chosen.items.add(file);
+          {image}.files = chosen.files;
+          document.querySelector('#prompt').value = 'What is it?';
+          document.querySelector('input[type=number]').value = 4;
+        }}""")
+        page.click("Send")
+        page.until(
+            "document.querySelector('.assistant')?.textContent && !document.querySelector('button.main').disabled"
+        )
+        assert page.until("launch.ended.find(r => r.server === 'left')")["status"] == 200
+        page.js("document.querySelector('input[type=number]').value = 256")
 
         # a request that waits for nothing to end: cancel frees its slot
         go(page, "requests")
