@@ -14,6 +14,7 @@ import msgspec
 from launcher.base.regular import read_regular
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
+from launcher.cli.one_owner import require_not_up
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, has_errors
 from launcher.files import compare_deployment, owned_files, writing
@@ -25,6 +26,7 @@ from launcher.install import (
     Report,
     Source,
     Systemd,
+    alone,
     install,
     installed_fleet,
     installed_names,
@@ -72,13 +74,16 @@ def install_fleet(
     if stale:
         show_findings(err, [stale_finding(deployment, stale)])
         return STALE_EXIT_CODE
-    if not options.dry_run:
-        require_rights(layout, "installed")
-    changes = judged(deployment, layout, source, err, force=options.force)
     if options.dry_run:
+        changes = judged(deployment, layout, source, err, force=options.force)
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
         return 0
-    report = put_in_place(changes, layout, start=options.start)
+    require_rights(layout, "installed")
+    if options.start:
+        require_not_up(deployment.name, layout)
+    with alone(layout, err.line):
+        changes = judged(deployment, layout, source, err, force=options.force)
+        report = put_in_place(changes, layout, start=options.start)
     _show_report(out, deployment.name, report, as_json=as_json)
     return 0
 
@@ -154,7 +159,8 @@ def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_col
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=name)
         return 0
     require_rights(layout, "uninstalled")
-    with writing(layout.units, "what was removed is gone; run it again for the rest"):
+    note = "what was removed is gone; run it again for the rest"
+    with writing(layout.units, note), alone(layout, err.line):
         report = uninstall(changes, layout, Systemd(layout))
     _show_report(out, name, report, as_json=as_json)
     return 0

@@ -17,6 +17,7 @@ from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
 from launcher.cli.findings import show_findings
 from launcher.cli.host import of_host
+from launcher.cli.one_owner import require_not_installed
 from launcher.cli.progress import JsonProgress, Progress
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined
@@ -170,6 +171,7 @@ def _prepare(
         raise (error_class(found) or HostError)(found)
     show_findings(err, found)
     _require_stopped(manifest)
+    require_not_installed(manifest.deployment)
     state = _state_dir(manifest)
     request = UpRequest(
         overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs), host=compiled.plan.on or None
