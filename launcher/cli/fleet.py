@@ -159,7 +159,9 @@ def _prepare(
     overrides: list[str], config_dirs: list[Path], host: str | None, err: Terminal, *, verbose: bool
 ) -> tuple[Rendered, Path]:
     """Compile, check this host and write what the runtime reads; gives it and where it lies. Raises LaunchError."""
-    here = prove_here(of_host(compile_fleet(overrides, config_dirs=config_dirs), host))
+    whole = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
+    require_not_installed(whole.plan.deployment)
+    here = prove_here(whole)
     compiled = here.compiled
     rendered = render(compiled)
     manifest = rendered.manifest
@@ -171,7 +173,6 @@ def _prepare(
         raise (error_class(found) or HostError)(found)
     show_findings(err, found)
     _require_stopped(manifest)
-    require_not_installed(manifest.deployment)
     state = _state_dir(manifest)
     request = UpRequest(
         overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs), host=compiled.plan.on or None

@@ -188,6 +188,26 @@ class Run:
         touched = {verb: done[verb] for verb in ("started", "restarted", "stopped")}
         return f"{touched} frail:{again['started']}; same={same}; {self.ask('beta')}"
 
+    def checkpoint(self) -> str:
+        """What runs is kept and listed; what was changed since is put back as it was, and nothing else is touched."""
+
+        def launch(*words: str) -> Any:
+            return json.loads(self.host.run("launch", *words, "--json").stdout)
+
+        made = launch("checkpoint", "create", "before")
+        (listed,) = launch("checkpoint", "list")["checkpoints"]
+        before = self.pids()
+        launch("reload", "servers.beta.slots=3")
+        differs = launch("checkpoint", "diff", "before")
+        done = launch("checkpoint", "restore", "before")
+        after = self.pids()
+        same = sorted(name for name in before if after.get(name) == before[name])
+        touched = {verb: done[verb] for verb in ("started", "restarted", "stopped")}
+        numbers = {key: made[key] for key in ("servers", "running", "covered_files", "config_files")}
+        assert listed["name"] == launch("checkpoint", "delete", "before")["name"]
+        told = f"{sorted(differs['restarted'])} {differs['overrides']['only_against']}"
+        return f"{numbers} {told} {touched}; same={same}; slots={self.process('beta')['slots']}"
+
     def stop_of_one(self) -> str:
         """It is gone, nobody starts it but a reload of its name; others are untouched."""
         said = self.fleet.launch("stop", "frail").strip()
@@ -290,6 +310,6 @@ class Units(Run):
 
 SCENARIOS = (
     *("start_order", "route", "auto_with_swap", "warm_start_and_idle_stop", "expansion", "ladder", "hang"),
-    *("crash_loop", "reload_of_one", "stop_of_one", "kill_of_the_runtime", "upgrade_of_the_runtime", "reboot"),
-    "stop_of_all",
+    *("crash_loop", "reload_of_one", "checkpoint", "stop_of_one", "kill_of_the_runtime", "upgrade_of_the_runtime"),
+    *("reboot", "stop_of_all"),
 )
