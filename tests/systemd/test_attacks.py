@@ -113,8 +113,8 @@ def test_two_at_once(run: Attacked) -> None:
 def test_what_is_tampered_with(run: Attacked) -> None:
     """State removed, a unit masked, a foreign process on a port, a rival started by hand: said, and mended."""
     host = run.host
-    shutil.rmtree(host.root / "var/lib/launch-dev-trio/dev-trio")
     pids = run.pids()
+    shutil.rmtree(host.root / "var/lib/launch-dev-trio/dev-trio")
     run.until((host.root / "var/lib/launch-dev-trio/dev-trio/control.sock").exists, "a new control socket")
     run.kill_runtime()
     run.until(lambda: run.status().get("ready"), "ready again")
