@@ -44,6 +44,12 @@ def describe(fleet: Fleet) -> None:
     fleet.server("wide", tier="warm", engine="small", n_ctx=512, port=PORTS["wide"])
     fleet.server("frail", port=PORTS["frail"], fatal=False)
     config["routing"] |= {"default": "alpha", "pools": {"fast": {"servers": ["fast"], "task_types": ["fast"]}}}
+    config["hooks"] = {
+        "ask": {"http": "alpha/completion", "body": {"prompt": "1", "n_predict": 1}},
+        "command": {"command": ["sh", "-c", "test -d $LAUNCH_STATE_DIR_OF_FLEET"]},
+        "entry": {"python": "os:getpid"},
+        "false": {"python": "builtins:bool"},
+    }
     config["orchestration"] = {
         "router": "alpha",
         "workers": ["one", "two", "wide"],
@@ -127,11 +133,13 @@ class Run:
     # --- scenarios ------------------------------------------------------------------------------------------------
 
     def start_order(self) -> str:
-        """`beta` comes behind `alpha`, and of those that take turns only the default runs."""
+        """`beta` comes behind `alpha`, of those that take turns only the default runs; hooks, one of which says no."""
         self.bring_up()
         status = self.status()
         states = {p["name"]: p["state"] for p in status["processes"]}
         assert self.process("beta")["started_at"] >= self.process("alpha")["started_at"]
+        hooks = {hook["name"]: hook["state"] for hook in status["hooks"]}
+        assert hooks == {"ask": "done", "command": "done", "entry": "done", "false": "failed"}
         return f"ready={status['ready']}; " + " ".join(f"{n}:{s}" for n, s in sorted(states.items()))
 
     def route(self) -> str:
