@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -40,6 +40,11 @@ from launcher.install.changes import SIGNS
 from launcher.install.ownership import digest, shown
 from launcher.install.steps import not_active
 from launcher.ir.deployment import Deployment, RenderedFile
+
+if TYPE_CHECKING:
+    from launcher.supervise.control import ControlClient
+
+Answer = TypeVar("Answer")
 
 
 class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,21 +131,44 @@ def reload_units(installed: Installed, units: Sequence[str]) -> tuple[list[str],
 
     Gives the units that it restarted and started. Raises SuperviseError when something did not come up.
     """
-    from launcher.supervise import reach_runtime
-
     service = {c.name: c.service for c in installed.components}
-    with reach_runtime(installed.state_dir) as runtime:
-        done = runtime.reload()
-        touched = {*done["restarted"], *done["started"], *done["stopped"]}
-        running = {p.name for p in runtime.status().processes if p.pid is not None}
-        rest = [c.name for c in installed.components if {*c.units} & {*units}]
-        more = tuple(name for name in rest if name in running and name not in touched)
-        again = runtime.reload(more) if more else {"restarted": [], "started": [], "failed": {}}
+    done = ask_runtime(installed, lambda runtime: runtime.reload())
+    touched = {*done["restarted"], *done["started"], *done["stopped"]}
+    status = ask_runtime(installed, lambda runtime: runtime.status())
+    running = {p.name for p in status.processes if p.pid is not None}
+    rest = [c.name for c in installed.components if {*c.units} & {*units}]
+    more = tuple(name for name in rest if name in running and name not in touched)
+    again: dict[str, Any] = {"restarted": [], "started": [], "failed": {}}
+    if more:
+        again = ask_runtime(installed, lambda runtime: runtime.reload(more))
     failed = {**done["failed"], **again["failed"]}
     if failed:
         raise SuperviseError([not_active(service[name], Systemd(installed.layout)) for name in failed])
     restarted = [service[name] for name in (*done["restarted"], *again["restarted"]) if name in service]
     return restarted, [service[name] for name in (*done["started"], *again["started"]) if name in service]
+
+
+def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) -> Answer:
+    """What the runtime answers; when it dies meanwhile, what the one answers that systemd brings back.
+
+    Raises SuperviseError `supervise/no-answer` when that one does not answer either, and what the runtime refuses.
+    """
+    from launcher.supervise import reach_runtime
+    from launcher.supervise.control import NoRuntimeError
+    from launcher.supervise.ending import no_answer_finding
+
+    units = [c.service for c in installed.components if c.name == installed.name]
+    for _ in range(2):
+        try:
+            with reach_runtime(installed.state_dir) as runtime:
+                return ask(runtime)
+        except NoRuntimeError:
+            pass
+        except SuperviseError as error:
+            if error.findings[0].code != "supervise/no-answer":
+                raise
+        Systemd(installed.layout).start(units)  # until it is ready: what ran it has adopted by then
+    raise SuperviseError([no_answer_finding(installed.state_dir)])
 
 
 def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_color: bool) -> int:

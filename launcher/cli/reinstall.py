@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from launcher.cli.arguments import later_wins
-from launcher.cli.deploy import judged, put_in_place, read_source, require_rights, stale_finding
+from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, require_rights, stale_finding
 from launcher.cli.installed import again, components_of
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError, Finding, HostError
@@ -16,7 +16,6 @@ from launcher.install import Installed, Source, Systemd, alone, plan_changes
 from launcher.install.steps import unit_of
 from launcher.ir.deployment import Deployment
 from launcher.manifest import decode_fleet, diff_manifests
-from launcher.supervise import reach_runtime
 
 
 def reload_installed(
@@ -57,8 +56,7 @@ def converge(
     }
     asked = [n for n in names if n not in touched["restarted"] and n not in touched["started"]]
     if asked:
-        with reach_runtime(now.state_dir) as runtime:
-            done = runtime.reload(tuple(asked))
+        done = ask_runtime(now, lambda runtime: runtime.reload(tuple(asked)))
         for kind in ("started", "restarted", "stopped", "reloaded"):
             touched[kind] += done[kind]
         touched["failed"] = done["failed"]
