@@ -7,15 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from launcher import __version__
-from launcher.base.regular import read_regular
 from launcher.cli.build import print_json
 from launcher.cli.checkpoint_view import difference_document, show_difference
-from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest
-from launcher.cli.installed import installed_here
-from launcher.cli.running import fleets
+from launcher.cli.checkpointed import Subject, refused, subject_of, subjects
+from launcher.cli.deploy import require_rights
+from launcher.cli.fleet import DEPLOYMENT_NAME
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import CatalogError, ConfigError, Finding, SuperviseError
 from launcher.files import (
@@ -26,11 +23,8 @@ from launcher.files import (
     checkpoint_names,
     cover,
     delete_checkpoint,
-    deployment_state_dir,
     file_digests,
     files_of,
-    known_deployments,
-    owned_files,
     read_checkpoint,
     save_checkpoint,
     state_root,
@@ -38,7 +32,6 @@ from launcher.files import (
 from launcher.ir.fleet import FleetManifest
 from launcher.manifest import decode_fleet
 from launcher.sizes import GIB, gib
-from launcher.supervise import runtime_holder
 
 ACTIONS = ("create", "list", "diff", "restore", "delete")
 _SAY_ABOVE_BYTES = 1 * GIB
@@ -56,18 +49,20 @@ def run_checkpoint(
         raise ConfigError([_usage(action)])
     if action == "list":
         return _list(deployment, out, as_json=as_json)
-    state = _state_of(deployment, None if action == "create" else names[0])
+    subject = subject_of(deployment, None if action == "create" else names[0])
+    if subject.installed is not None:
+        require_rights(subject.installed.layout, "kept and restored")
     if action == "create":
-        document = _create(state, names[0], err)
+        document = _create(subject, names[0], err)
     elif action == "diff":
-        document = _diff(state, names[0], names[1] if len(names) == 2 else None, err)
+        document = _diff(subject, names[0], names[1] if len(names) == 2 else None, err)
     elif action == "restore":
         from launcher.cli.restore import restore
 
-        document = restore(state, read_checkpoint(state, names[0]), err)
+        document = restore(subject, read_checkpoint(subject.kept, names[0]), err)
     else:
-        delete_checkpoint(state, names[0])
-        document = {"schema": "launch.checkpoint-deleted/v1", "deployment": state.name, "name": names[0]}
+        delete_checkpoint(subject.kept, names[0])
+        document = {"schema": "launch.checkpoint-deleted/v1", "deployment": subject.name, "name": names[0]}
     if as_json:
         print_json(out, document)
     elif action == "diff":
@@ -95,54 +90,24 @@ def require_files(checkpoint: Checkpoint, digests: Mapping[str, FileDigest]) -> 
         raise CatalogError(findings)
 
 
-def running_deployment(state: Path) -> Path:
-    """The compiled deployment that runs, or was last brought up, from `state`."""
-    holder = runtime_holder(state)
-    return Path(holder.deployment_dir) if holder is not None and holder.deployment_dir else state / DEPLOYMENT_NAME
-
-
-def _state_of(deployment: str | None, checkpoint: str | None) -> Path:
-    """The state directory meant: named, of the one that has this checkpoint, of the one that runs, or the only one."""
-    known = known_deployments()
-    if deployment is not None:
-        if deployment not in known:
-            hint = f"known: {', '.join(known) or 'none'}"
-            raise ConfigError([_refused("unknown-deployment", f"there is no deployment {deployment}", hint)])
-        return deployment_state_dir(deployment)
-    if checkpoint is None and (installed := ", ".join(fleet.name for fleet in installed_here([]))):
-        message = f"{installed} is installed, and checkpoints are of fleets of `launch up`"
-        back = "an installed fleet goes back with the folder that it was installed from: launch install DIR"
-        raise ConfigError([_refused("which-deployment", message, "name one of `launch up`: --deployment NAME", back)])
-    states = [deployment_state_dir(name) for name in known]
-    having = [s for s in states if checkpoint is not None and checkpoint in checkpoint_names(s)]
-    running = [s for s in states if runtime_holder(s) is not None]
-    for choice in (having, running, [s for s in states if (s / DEPLOYMENT_NAME).is_dir()]):
-        if len(choice) == 1:
-            return choice[0]
-        if choice:
-            message = f"several deployments are possible: {', '.join(s.name for s in choice)}"
-            raise ConfigError([_refused("which-deployment", message, "name one: --deployment NAME")])
-    raise ConfigError([_refused("nothing-there", "no fleet runs, and none was ever brought up here", "launch up …")])
-
-
-def _create(state: Path, name: str, err: Terminal) -> dict[str, Any]:
-    """Write a checkpoint of what runs (or was last brought up)."""
-    source = running_deployment(state)
-    files, executable = _tree(source)
-    manifest = decode_fleet(files.get("fleet.json", b""), str(source / "fleet.json"))
-    status = fleets().get(state)
+def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
+    """Write a checkpoint of what runs (or was last brought up, or is installed)."""
+    files, executable = subject.files()
+    manifest = decode_fleet(files.get("fleet.json", b""), f"fleet.json of {subject}")
+    status = subject.status()
     if status is not None and status.runtime_pid and status.input_digest != manifest.input_digest:
-        message = f"{source} was compiled anew, and {state.name} still runs what was there before"
-        raise SuperviseError([_refused("not-what-runs", message, "`launch reload` takes it over")])
+        message = f"{subject} was compiled anew, and still runs what was there before"
+        raise SuperviseError([refused("not-what-runs", message, "`launch reload` takes it over")])
     covered, findings = cover(manifest, digested(files_of(manifest), err))
     if findings:
         raise CatalogError(findings)
-    request = _request(state) if source == state / DEPLOYMENT_NAME else None
+    ours = subject.installed is not None or subject.source == subject.state / DEPLOYMENT_NAME
+    request = subject.request() if ours else None
     content = {f"deployment/{path}": data for path, data in files.items()}
     content |= {f"inputs/{path}": data for path, data in _inputs(request).items()}
     checkpoint = Checkpoint(
         name=name,
-        deployment=state.name,
+        deployment=subject.name,
         created_at=time.time(),
         launch_version=__version__,
         input_digest=manifest.input_digest,
@@ -151,12 +116,13 @@ def _create(state: Path, name: str, err: Terminal) -> dict[str, Any]:
         executable=executable,
         status=status,
     )
-    where = save_checkpoint(state, checkpoint, content)
+    where = save_checkpoint(subject.kept, checkpoint, content)
     return {"schema": "launch.checkpoint-created/v1", "path": str(where), **_entry(checkpoint, content)}
 
 
-def _diff(state: Path, name: str, other: str | None, err: Terminal) -> dict[str, Any]:
+def _diff(subject: Subject, name: str, other: str | None, err: Terminal) -> dict[str, Any]:
     """What a restore would change: from now, or from the checkpoint `other`."""
+    state = subject.kept
     checkpoint = read_checkpoint(state, name)
     manifest = decode_fleet(checkpoint_files(state, checkpoint, "deployment")["fleet.json"])
     before: FleetManifest | None
@@ -168,10 +134,10 @@ def _diff(state: Path, name: str, other: str | None, err: Terminal) -> dict[str,
         inputs, request, status = checkpoint_files(state, base, "inputs"), base.request, base.status
         found = {path: digests.get(path, absent) for path, absent in kept.items()}
     else:
-        files, _ = _tree(running_deployment(state))
+        files, _ = subject.files()
         before = decode_fleet(files["fleet.json"]) if files else None
-        request = _request(state)
-        inputs, status = _inputs(checkpoint.request), fleets().get(state)
+        request = subject.request()
+        inputs, status = _inputs(checkpoint.request), subject.status()
         found = digested((c.path for c in checkpoint.covered), err)
     return difference_document(
         checkpoint,
@@ -188,7 +154,7 @@ def _diff(state: Path, name: str, other: str | None, err: Terminal) -> dict[str,
 
 def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
     """Every checkpoint of every deployment (or of one), newest last; damaged ones too."""
-    states = [_state_of(deployment, None)] if deployment else [deployment_state_dir(n) for n in known_deployments()]
+    states = [s.kept for s in ([subject_of(deployment, None)] if deployment else subjects())]
     entries: list[dict[str, Any]] = []
     for state in states:
         for name in checkpoint_names(state):
@@ -250,29 +216,6 @@ def _said(action: str, document: Mapping[str, Any]) -> str:
     return f"deleted {name} of {deployment}"
 
 
-def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """The files that we wrote into a compiled deployment, and which are programs; nothing where there is none."""
-    files: dict[str, bytes] = {}
-    programs = []
-    for name in sorted(owned_files(directory)) or ("fleet.json", "routes.json"):
-        path = directory / name
-        if path.is_file() and not path.is_symlink():
-            files[name] = path.read_bytes()
-            if path.stat().st_mode & 0o100:
-                programs.append(name)
-    return files, tuple(programs)
-
-
-def _request(state: Path) -> dict[str, Any] | None:
-    """What `up` was asked for, as it stands in its file."""
-    try:
-        request = msgspec.json.decode(read_regular(state / REQUEST_NAME), type=UpRequest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    found: dict[str, Any] = msgspec.to_builtins(request)
-    return found
-
-
 def _inputs(request: Mapping[str, Any] | None) -> dict[str, bytes]:
     """The user's config files, by number of their `--config-dir` and path in it."""
     files: dict[str, bytes] = {}
@@ -290,10 +233,5 @@ def _usage(action: str) -> Finding:
     uses = ("create NAME", "list", "diff NAME [OTHER]", "restore NAME", "delete NAME")
     if action in ACTIONS:
         message = f"launch checkpoint {next(use for use in uses if use.split()[0] == action)}"
-        return _refused("usage", f"the names do not fit: {message}", "launch checkpoint --help")
-    return _refused("usage", f"{action!r} is no action of checkpoint", *(f"launch checkpoint {use}" for use in uses))
-
-
-def _refused(code: str, message: str, *notes: str) -> Finding:
-    """An error about checkpoints."""
-    return Finding(code=f"checkpoint/{code}", severity="error", key="", message=message, notes=notes)
+        return refused("usage", f"the names do not fit: {message}", "launch checkpoint --help")
+    return refused("usage", f"{action!r} is no action of checkpoint", *(f"launch checkpoint {use}" for use in uses))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
 from launcher.base.regular import read_regular
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
+from launcher.cli.one_owner import require_not_up
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, has_errors
 from launcher.files import compare_deployment, owned_files, writing
@@ -25,6 +26,7 @@ from launcher.install import (
     Report,
     Source,
     Systemd,
+    alone,
     install,
     installed_fleet,
     installed_names,
@@ -38,6 +40,11 @@ from launcher.install.changes import SIGNS
 from launcher.install.ownership import digest, shown
 from launcher.install.steps import not_active
 from launcher.ir.deployment import Deployment, RenderedFile
+
+if TYPE_CHECKING:
+    from launcher.supervise.control import ControlClient
+
+Answer = TypeVar("Answer")
 
 
 class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,13 +79,16 @@ def install_fleet(
     if stale:
         show_findings(err, [stale_finding(deployment, stale)])
         return STALE_EXIT_CODE
-    if not options.dry_run:
-        require_rights(layout, "installed")
-    changes = judged(deployment, layout, source, err, force=options.force)
     if options.dry_run:
+        changes = judged(deployment, layout, source, err, force=options.force)
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
         return 0
-    report = put_in_place(changes, layout, start=options.start)
+    require_rights(layout, "installed")
+    if options.start:
+        require_not_up(deployment.name, layout)
+    with alone(layout, err.line):
+        changes = judged(deployment, layout, source, err, force=options.force)
+        report = put_in_place(changes, layout, start=options.start)
     _show_report(out, deployment.name, report, as_json=as_json)
     return 0
 
@@ -121,21 +131,44 @@ def reload_units(installed: Installed, units: Sequence[str]) -> tuple[list[str],
 
     Gives the units that it restarted and started. Raises SuperviseError when something did not come up.
     """
-    from launcher.supervise import reach_runtime
-
     service = {c.name: c.service for c in installed.components}
-    with reach_runtime(installed.state_dir) as runtime:
-        done = runtime.reload()
-        touched = {*done["restarted"], *done["started"], *done["stopped"]}
-        running = {p.name for p in runtime.status().processes if p.pid is not None}
-        rest = [c.name for c in installed.components if {*c.units} & {*units}]
-        more = tuple(name for name in rest if name in running and name not in touched)
-        again = runtime.reload(more) if more else {"restarted": [], "started": [], "failed": {}}
+    done = ask_runtime(installed, lambda runtime: runtime.reload())
+    touched = {*done["restarted"], *done["started"], *done["stopped"]}
+    status = ask_runtime(installed, lambda runtime: runtime.status())
+    running = {p.name for p in status.processes if p.pid is not None}
+    rest = [c.name for c in installed.components if {*c.units} & {*units}]
+    more = tuple(name for name in rest if name in running and name not in touched)
+    again: dict[str, Any] = {"restarted": [], "started": [], "failed": {}}
+    if more:
+        again = ask_runtime(installed, lambda runtime: runtime.reload(more))
     failed = {**done["failed"], **again["failed"]}
     if failed:
         raise SuperviseError([not_active(service[name], Systemd(installed.layout)) for name in failed])
     restarted = [service[name] for name in (*done["restarted"], *again["restarted"]) if name in service]
     return restarted, [service[name] for name in (*done["started"], *again["started"]) if name in service]
+
+
+def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) -> Answer:
+    """What the runtime answers; when it dies meanwhile, what the one answers that systemd brings back.
+
+    Raises SuperviseError `supervise/no-answer` when that one does not answer either, and what the runtime refuses.
+    """
+    from launcher.supervise import reach_runtime
+    from launcher.supervise.control import NoRuntimeError
+    from launcher.supervise.ending import no_answer_finding
+
+    units = [c.service for c in installed.components if c.name == installed.name]
+    for _ in range(2):
+        try:
+            with reach_runtime(installed.state_dir) as runtime:
+                return ask(runtime)
+        except NoRuntimeError:
+            pass
+        except SuperviseError as error:
+            if error.findings[0].code != "supervise/no-answer":
+                raise
+        Systemd(installed.layout).start(units)  # until it is ready: what ran it has adopted by then
+    raise SuperviseError([no_answer_finding(installed.state_dir)])
 
 
 def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_color: bool) -> int:
@@ -154,7 +187,8 @@ def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_col
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=name)
         return 0
     require_rights(layout, "uninstalled")
-    with writing(layout.units, "what was removed is gone; run it again for the rest"):
+    note = "what was removed is gone; run it again for the rest"
+    with writing(layout.units, note), alone(layout, err.line):
         report = uninstall(changes, layout, Systemd(layout))
     _show_report(out, name, report, as_json=as_json)
     return 0

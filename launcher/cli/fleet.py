@@ -17,6 +17,7 @@ from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
 from launcher.cli.findings import show_findings
 from launcher.cli.host import of_host
+from launcher.cli.one_owner import require_not_installed
 from launcher.cli.progress import JsonProgress, Progress
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined
@@ -158,7 +159,9 @@ def _prepare(
     overrides: list[str], config_dirs: list[Path], host: str | None, err: Terminal, *, verbose: bool
 ) -> tuple[Rendered, Path]:
     """Compile, check this host and write what the runtime reads; gives it and where it lies. Raises LaunchError."""
-    here = prove_here(of_host(compile_fleet(overrides, config_dirs=config_dirs), host))
+    whole = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
+    require_not_installed(whole.plan.deployment)
+    here = prove_here(whole)
     compiled = here.compiled
     rendered = render(compiled)
     manifest = rendered.manifest

@@ -86,9 +86,12 @@ def _list(projects: list[Found], *, as_json: bool, no_color: bool) -> None:
 
 
 def _only(name: str, found: list[Found], known: list[Found]) -> Found:
-    """The one project of that name. Raises ConfigError."""
-    if len(found) == 1:
-        return found[0]
+    """The one project of that name; of a deployment that is installed and was once up, the installed one's.
+
+    Raises ConfigError.
+    """
+    if len({(where, p.owner) for where, _, p in found}) == 1:
+        return found[-1]  # installed ones come last
     if found:
         message = f"there are several projects {name!r}"
         places = ", ".join(f"--deployment {where} --owner {p.owner or repr('')}" for where, _, p in found)

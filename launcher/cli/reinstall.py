@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from launcher.cli.arguments import later_wins
-from launcher.cli.deploy import judged, put_in_place, read_source, require_rights, stale_finding
+from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, require_rights, stale_finding
 from launcher.cli.installed import again, components_of
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError, Finding, HostError
-from launcher.install import Installed, Source, Systemd, plan_changes
+from launcher.install import Installed, Source, Systemd, alone, plan_changes
 from launcher.install.steps import unit_of
+from launcher.ir.deployment import Deployment
 from launcher.manifest import decode_fleet, diff_manifests
-from launcher.supervise import reach_runtime
 
 
 def reload_installed(
@@ -33,8 +33,16 @@ def reload_installed(
         raise HostError([stale_finding(deployment, stale)])
     if deployment.name != installed.name:
         raise ConfigError([_other(installed.name, deployment.name)])
-    changes = judged(deployment, installed.layout, source, err)
-    report = put_in_place(changes, installed.layout, start=True)
+    return converge(installed, deployment, source, names, err)
+
+
+def converge(
+    installed: Installed, deployment: Deployment, source: Source, names: Sequence[str], err: Terminal
+) -> dict[str, Any]:
+    """Install `deployment`, which comes from `source`, in place of what is installed; see `reload_installed`."""
+    with alone(installed.layout, err.line):
+        changes = judged(deployment, installed.layout, source, err)
+        report = put_in_place(changes, installed.layout, start=True)
     now = again(installed)
     if any(unit.needs_reload for unit in now.units.values()):
         Systemd(installed.layout).reload()
@@ -48,8 +56,7 @@ def reload_installed(
     }
     asked = [n for n in names if n not in touched["restarted"] and n not in touched["started"]]
     if asked:
-        with reach_runtime(now.state_dir) as runtime:
-            done = runtime.reload(tuple(asked))
+        done = ask_runtime(now, lambda runtime: runtime.reload(tuple(asked)))
         for kind in ("started", "restarted", "stopped", "reloaded"):
             touched[kind] += done[kind]
         touched["failed"] = done["failed"]

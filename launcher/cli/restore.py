@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from launcher.cli.checkpoint import digested, require_files, running_deployment
+from launcher.cli.checkpoint import digested, require_files
+from launcher.cli.checkpointed import Subject
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME
+from launcher.cli.installed import fleet_status
 from launcher.cli.progress import Progress
+from launcher.cli.reinstall import converge
 from launcher.cli.reloaded import without_those_down
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError, Finding, SuperviseError
 from launcher.files import Checkpoint, changed_since, checkpoint_files, write_atomic, write_deployment, writing
+from launcher.install import Installed, Source
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.manifest import argv_digest, decode_fleet, decode_routes, diff_manifests
-from launcher.supervise import RecordStore, end_runtime, reach_runtime, runtime_holder, stop_orphans
+from launcher.supervise import RecordStore, end_runtime, reach_runtime, stop_orphans
 
 _END_WAIT_S = 120.0
 _UP = ("ready", "sleeping")
@@ -26,29 +31,19 @@ _HELD = "stopped by an operator"
 """How `launcher.supervise.status` begins to say it; one of an exclusive group is stopped because another runs."""
 
 
-def restore(state: Path, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any]:
+def restore(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any]:
     """Run what `checkpoint` holds, and verify it; gives what was started, restarted, stopped and kept.
 
     Raises CatalogError, naming each file that differs, before anything is changed; SuperviseError
     when a process that was up does not come up, or is not what was recorded.
     """
     require_files(checkpoint, digested((c.path for c in checkpoint.covered), err))
-    files = checkpoint_files(state, checkpoint, "deployment")
-    manifest, table = decode_fleet(files["fleet.json"]), decode_routes(files["routes.json"])
-    before = _served(running_deployment(state)) if runtime_holder(state) is not None else None
-    in_place = before is not None and _same_frame(before, (manifest, table))
-    if before is not None and not in_place:
-        err.line("the front or the supervisor differs: the whole fleet is started anew")
-        end_runtime(state, wait_s=_END_WAIT_S, say=err.line)
-    target = _write(state, checkpoint, files)
-    if in_place:
-        done = _take_over(state, target, checkpoint)
+    files = checkpoint_files(subject.kept, checkpoint, "deployment")
+    manifest, state = decode_fleet(files["fleet.json"]), subject.state
+    if subject.installed is not None:
+        done = _installed_again(subject.installed, checkpoint, files, err)
     else:
-        stop_orphans(state)
-        _start(target, err)
-        changes = diff_manifests(before[0], manifest) if before is not None else None
-        names = [*(s.name for s in manifest.servers), *(s.name for s in manifest.services)]
-        done = {"started": names, "restarted": [], "stopped": list(changes.stopped) if changes else [], "kept": []}
+        done = _up_again(subject, checkpoint, files, err)
     status, woken, halted = _as_it_was(state, checkpoint)
     done["started"] += (name for name in woken if name not in done["started"] + done["restarted"])
     done["stopped"] += halted
@@ -56,8 +51,57 @@ def restore(state: Path, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any
     findings = _verify(state, manifest, checkpoint, status)
     if findings:
         raise SuperviseError(findings)
-    document = {"schema": "launch.checkpoint-restored/v1", "deployment": state.name, "name": checkpoint.name}
+    document = {"schema": "launch.checkpoint-restored/v1", "deployment": subject.name, "name": checkpoint.name}
     return document | without_those_down(done, status)
+
+
+def _up_again(subject: Subject, checkpoint: Checkpoint, files: dict[str, bytes], err: Terminal) -> dict[str, list[str]]:
+    """A fleet of `launch up`: taken over by its runtime where that can, else started anew."""
+    state = subject.state
+    manifest, table = decode_fleet(files["fleet.json"]), decode_routes(files["routes.json"])
+    before = _served(subject.source) if subject.runs else None
+    in_place = before is not None and _same_frame(before, (manifest, table))
+    if before is not None and not in_place:
+        err.line("the front or the supervisor differs: the whole fleet is started anew")
+        end_runtime(state, wait_s=_END_WAIT_S, say=err.line)
+    target = _write(state, checkpoint, files)
+    if in_place:
+        return _take_over(state, target, checkpoint)
+    stop_orphans(state)
+    _start(target, err)
+    changes = diff_manifests(before[0], manifest) if before is not None else None
+    names = [*(s.name for s in manifest.servers), *(s.name for s in manifest.services)]
+    return {"started": names, "restarted": [], "stopped": list(changes.stopped) if changes else [], "kept": []}
+
+
+def _installed_again(
+    installed: Installed, checkpoint: Checkpoint, files: dict[str, bytes], err: Terminal
+) -> dict[str, list[str]]:
+    """An installed fleet: its files as they were, and what differs restarted, or was loaded from other weights."""
+    source = msgspec.convert(checkpoint.request, Source) if checkpoint.request else installed.record.source
+    started_at = {p.name: p.started_at for p in fleet_status(installed).processes if p.started_at is not None}
+    done = converge(installed, _deployment(checkpoint, files), source, sorted(_stale(checkpoint, started_at)), err)
+    return {verb: list(names) for verb, names in done.items() if isinstance(names, list)}
+
+
+def _deployment(checkpoint: Checkpoint, files: dict[str, bytes]) -> Deployment:
+    """The compiled files as a value."""
+    rendered = tuple(
+        RenderedFile(path=path, text=data.decode(), executable=path in checkpoint.executable)
+        for path, data in sorted(files.items())
+        if path != ".launch-files.json"
+    )
+    return Deployment(name=checkpoint.deployment, input_digest=checkpoint.input_digest, files=rendered)
+
+
+def _stale(checkpoint: Checkpoint, started_at: Mapping[str, float]) -> set[str]:
+    """What was started before its files were put back."""
+    return {
+        name
+        for covered in checkpoint.covered
+        for name in covered.servers
+        if name in started_at and changed_since(covered.path, started_at[name])
+    }
 
 
 def _served(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
@@ -76,15 +120,8 @@ def _same_frame(old: tuple[FleetManifest, RoutingTable], new: tuple[FleetManifes
 
 def _write(state: Path, checkpoint: Checkpoint, files: dict[str, bytes]) -> Path:
     """Put the compiled files, and what they were compiled from, where `up` puts them."""
-    rendered = tuple(
-        RenderedFile(path=path, text=data.decode(), executable=path in checkpoint.executable)
-        for path, data in sorted(files.items())
-        if path != ".launch-files.json"
-    )
     target = state / DEPLOYMENT_NAME
-    write_deployment(
-        Deployment(name=checkpoint.deployment, input_digest=checkpoint.input_digest, files=rendered), target
-    )
+    write_deployment(_deployment(checkpoint, files), target)
     with writing(target):
         target.chmod(0o700)
         if checkpoint.request is not None:
@@ -94,13 +131,7 @@ def _write(state: Path, checkpoint: Checkpoint, files: dict[str, bytes]) -> Path
 
 def _take_over(state: Path, target: Path, checkpoint: Checkpoint) -> dict[str, list[str]]:
     """Have the living runtime run it: what changed, and what was started before its files were put back."""
-    started_at = {record.name: record.started_at for record in RecordStore(state).read()[0]}
-    stale = {
-        name
-        for covered in checkpoint.covered
-        for name in covered.servers
-        if name in started_at and changed_since(covered.path, started_at[name])
-    }
+    stale = _stale(checkpoint, {record.name: record.started_at for record in RecordStore(state).read()[0]})
     with reach_runtime(state) as control:
         done = {verb: list(names) for verb, names in control.reload((), target).items() if isinstance(names, list)}
         again = tuple(sorted(stale & set(done["kept"])))

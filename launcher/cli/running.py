@@ -82,6 +82,12 @@ def running_names() -> list[str]:
     return [p.name for status in fleets().values() for p in status.processes] + installed
 
 
+def names_up() -> list[str]:
+    """Names of what runs, or has failed at it: of all fleets, what a restart of everything is about."""
+    statuses = (*fleets().values(), *map(fleet_status, installed_here()))
+    return [p.name for status in statuses for p in status.processes if p.state != "stopped"]
+
+
 def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None:
     """Raises ConfigError for names that no running fleet has."""
     known = sorted({p.name for status in statuses for p in status.processes})

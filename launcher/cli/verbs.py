@@ -34,15 +34,15 @@ def restart(
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
-    """Restart servers, or all, with what the files say now.
+    """Restart servers, or all that run, with what the files say now.
 
     \b
     launch restart chat
     launch restart
     """
-    from launcher.cli.running import reload_servers, running_names
+    from launcher.cli.running import names_up, reload_servers
 
-    return reload_servers(tuple(names or dict.fromkeys(running_names())), as_json=json, no_color=no_color)
+    return reload_servers(tuple(names or dict.fromkeys(names_up())), as_json=json, no_color=no_color)
 
 
 @app.command()

@@ -6,8 +6,9 @@ record, and a systemd that runs what they say. I/O: files and systemctl. Only fi
 
 from __future__ import annotations
 
+from launcher.install.alone import alone
 from launcher.install.changes import Change, Changes, plan_changes, plan_removal
-from launcher.install.layout import Layout, placements
+from launcher.install.layout import Layout, bundle_files, placements
 from launcher.install.ownership import Record, Source, installed_names, read_record
 from launcher.install.present import (
     Component,
@@ -34,6 +35,8 @@ __all__ = [
     "Source",
     "Systemd",
     "Unit",
+    "alone",
+    "bundle_files",
     "file_drift",
     "install",
     "installed_fleet",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import msgspec
 
 from launcher.base.names import DEPLOYMENT
-from launcher.base.tree import Tree
+from launcher.base.tree import Found, Tree
 from launcher.errors import ConfigError, Finding
 from launcher.ir.deployment import RECORDS, Deployment, RenderedFile
 
@@ -73,6 +74,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         """Ownership records, one a deployment."""
         return self._at(RECORDS["system"], RECORDS["user"])
 
+    def checkpoints(self, deployment: str) -> Path:
+        """What `launch checkpoint` keeps of `deployment`."""
+        return self.records.parent / "kept" / deployment
+
 
 def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFile]:
     """Absolute path → file, for the files of `deployment` that are installed; scripts for people are not.
@@ -81,13 +86,7 @@ def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFil
     """
     if not DEPLOYMENT.fullmatch(deployment.name):
         raise ConfigError([_outside(f"{deployment.name!r} cannot name a deployment")])
-    folders = {
-        UNIT_FOLDERS[layout.scope]: layout.units,
-        "polkit": layout.rights,
-        "sysusers": layout.users,
-        "containers": layout.quadlets,
-        "": layout.data(deployment.name),
-    }
+    folders = _folders(layout, deployment.name)
     placed: dict[Path, RenderedFile] = {}
     for file in deployment.files:
         path = PurePosixPath(file.path)
@@ -97,6 +96,32 @@ def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFil
         if folder is not None and len(path.parts) <= 2:
             placed[folder / path.name] = file
     return placed
+
+
+def bundle_files(names: Iterable[str], layout: Layout, deployment: str) -> dict[str, Found]:
+    """The opposite of `placements`: path in the deployment → the installed file, for those of `names` that there are.
+
+    `names` as an ownership record has them. Raises OSError.
+    """
+    folders = {place: folder for folder, place in _folders(layout, deployment).items()}
+    found = {}
+    for name in sorted(names):
+        path = layout.root / name[1:]
+        file = layout.tree.read(path)
+        if file is not None and path.parent in folders:
+            found[str(PurePosixPath(folders[path.parent]) / path.name)] = file
+    return found
+
+
+def _folders(layout: Layout, deployment: str) -> dict[str, Path]:
+    """Folder of a deployment → where its files go."""
+    return {
+        UNIT_FOLDERS[layout.scope]: layout.units,
+        "polkit": layout.rights,
+        "sysusers": layout.users,
+        "containers": layout.quadlets,
+        "": layout.data(deployment),
+    }
 
 
 def _outside(message: str) -> Finding:

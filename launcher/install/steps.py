@@ -101,7 +101,9 @@ def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
             layout.tree.remove_directory(layout.state(unit, changes.deployment), content=True)
             folders += [state := layout.state(unit, changes.deployment), state.parent]
     layout.tree.remove(record_path(changes.deployment, layout))
-    for folder in (*folders, layout.records, layout.records.parent):
+    kept = layout.checkpoints(changes.deployment)
+    layout.tree.remove_directory(kept, content=True)
+    for folder in (*folders, kept.parent, layout.records, layout.records.parent):
         layout.tree.remove_directory(folder)  # unless somebody else's files are in it
     if systemd.running and units:
         systemd.reload()

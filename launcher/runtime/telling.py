@@ -13,6 +13,7 @@ _WHY_STOPPED = {
     "exclusive": "another member of its exclusive group comes",
     "changed": "the files say something else now",
     "unhealthy": "it no longer answers",
+    "by_hand": "somebody started it beside what runs in its place",
 }
 
 _TAIL_LINES = 20
@@ -43,11 +44,12 @@ def happened(event: events.AnyEvent, *, is_up: bool) -> Happened:  # noqa: C901,
                 details={"seconds": event.seconds, "expected_s": event.expected_s},
             )
         case events.ServerAdopted():
+            left = "an earlier runtime left it, and it is as compiled"
             return Happened(
                 kind="adopted",
                 name=event.name,
                 message=f"process {event.pid} is taken over",
-                cause="an earlier runtime left it, and it is as compiled",
+                cause="somebody started its unit" if event.by_hand else left,
                 details={"pid": event.pid},
             )
         case events.ServerReady():

@@ -37,6 +37,8 @@ class ServerAdopted(Event, frozen=True, kw_only=True):
 
     name: str
     pid: int
+    by_hand: bool = False
+    """Somebody started it behind the runtime."""
 
 
 class ServerSlow(Event, frozen=True, kw_only=True):
@@ -96,7 +98,7 @@ class SlotsRestored(Event, frozen=True, kw_only=True):
 
 
 class ServerStopping(Event, frozen=True, kw_only=True):
-    """SIGTERM was sent. `why`: stop, idle, unloaded, evicted, exclusive, changed, unhealthy."""
+    """SIGTERM was sent. `why`: stop, idle, unloaded, evicted, exclusive, changed, unhealthy, by_hand."""
 
     name: str
     why: str

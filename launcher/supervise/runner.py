@@ -198,7 +198,7 @@ class Runner(InFlight):
         self._proven_before = False
         self.dispatch(Start())
 
-    def adopt(self, record: ServerRecord) -> bool:
+    def adopt(self, record: ServerRecord, *, by_hand: bool = False) -> bool:
         """Take over the process of `record`; False when it is not there any more."""
         taken = self._shared.owner.adopt(record)
         if taken is None:
@@ -208,7 +208,7 @@ class Runner(InFlight):
         self._proven_before = record.ready_s is not None
         self._shared.owner.keep(record)
         taken.watch(self._gone)
-        self._shared.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid))
+        self._shared.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid, by_hand=by_hand))
         self.dispatch(Start(adopt=True))
         return True
 

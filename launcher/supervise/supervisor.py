@@ -15,7 +15,6 @@ from launcher.manifest import argv_changes
 from launcher.supervise import events
 from launcher.supervise.findings import failure_finding, front_finding, is_fatal, refuse_none_started, stopping_finding
 from launcher.supervise.hooks import Hooks
-from launcher.supervise.marks import completed
 from launcher.supervise.measuring import Measurer, gpu_names
 from launcher.supervise.owner import ProcessOwner
 from launcher.supervise.ports import look_for_intruder
@@ -25,6 +24,7 @@ from launcher.supervise.rolling import replicas_of, waves
 from launcher.supervise.runner import Runner, SharedContext
 from launcher.supervise.spec import ProcessSpec, process_specs
 from launcher.supervise.status import process_status
+from launcher.supervise.strays import look_behind, take_over
 from launcher.supervise.upkeep import Upkeep
 from launcher.supervise.waker import Waker
 
@@ -63,7 +63,9 @@ class Supervisor(Upstreams):
         self._runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.builtin}
         budgets = {device.name: device.budget_bytes for device in manifest.devices}
         self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
-        self._upkeep = Upkeep(self._runners, manifest.supervisor, self._fill_groups)
+        self._upkeep = Upkeep(
+            self._runners, manifest.supervisor, self._fill_groups, self._look_behind if owner.outlives else None
+        )
         self._hooks = Hooks(manifest.hooks, emit)
         self._measurer = Measurer(self._clients, gpu_names(manifest), pss=owner.pss_bytes)
         self._settled: dict[str, asyncio.Event] = {}
@@ -118,20 +120,8 @@ class Supervisor(Upstreams):
 
     async def recover(self) -> None:
         """Adopt what an earlier runtime left and what is as compiled; stop the rest of it; report what is not ours."""
-        records, rejected = await self._owner.living(self._specs)
-        for bad in rejected:
+        for bad in await take_over(self._owner, self._specs, self._runners, self._waker.rivals, self._emit):
             self._emit(events.StateIgnored(path=bad.path, reason=bad.reason))
-        leftovers = []
-        for record in records:
-            runner = self._runners.get(record.name)
-            wanted = runner is not None and runner.spec.unit.start != "never" and not runner.life.alive
-            whole = record if runner is None else completed(record, runner.spec)
-            if runner is None or not wanted or not runner.fallbacks.adopt(whole.argv) or not runner.adopt(whole):
-                leftovers.append(record)
-        for record in leftovers:
-            self._emit(events.ServerStopping(name=record.name, why="changed"))
-        for orphan in await self._owner.end(leftovers):
-            self._emit(events.ServerStopped(name=orphan.name))
         await self._owner.clear([r.spec for r in self._runners.values() if not r.life.alive])
 
     async def start(self) -> None:
@@ -288,10 +278,12 @@ class Supervisor(Upstreams):
                 self._runners[name].spec = new[name]
             await self._bring_back(going, names)
         touched = (*changes.started, *changes.restarted)
+        idle = {n for n in changes.started if n in self._runners and self._runners[n].life.state == "stopped"}
         return msgspec.structs.replace(
             changes,
+            started=tuple(n for n in changes.started if n not in idle),
             restarted=tuple(n for n in changes.restarted if n not in spared),
-            kept=tuple(sorted({*changes.kept, *spared})),
+            kept=tuple(sorted({*changes.kept, *spared, *idle})),
             failed=tuple(n for n in touched if n in self._runners and self._runners[n].life.state == "failed"),
         )
 
@@ -441,6 +433,9 @@ class Supervisor(Upstreams):
 
     async def _fill_groups(self) -> None:
         await self._waker.fill_groups([self._runners[name] for name in self.boot_names()])
+
+    async def _look_behind(self) -> None:
+        await look_behind(self._owner, self._specs, self._runners, self._waker.rivals, self._emit)
 
     def _clients(self) -> dict[int, tuple[str, ...]]:
         """The processes that run now, with the commands of those that are containers' clients."""

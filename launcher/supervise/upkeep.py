@@ -21,13 +21,21 @@ _SLEEP_FLAG = "--sleep-idle-seconds"
 
 
 class Upkeep:
-    """Four loops over `runners`, a live view, from `start` to `stop`."""
+    """Loops over `runners`, a live view, from `start` to `stop`."""
 
     def __init__(
-        self, runners: Mapping[str, Runner], settings: SupervisorUnit, fill_groups: Callable[[], Awaitable[None]]
+        self,
+        runners: Mapping[str, Runner],
+        settings: SupervisorUnit,
+        fill_groups: Callable[[], Awaitable[None]],
+        look_behind: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Keeps references only. `fill_groups` is called after idle ones were stopped."""
+        """Keeps references only. `fill_groups` is called after idle ones were stopped.
+
+        `look_behind`, every `health_interval_s`: somebody else can start processes of ours.
+        """
         self._fill_groups = fill_groups
+        self._look_behind = look_behind
         self._runners = runners
         self.settings = settings
         self._ask_s = max(_ASK_MIN_S, settings.health_interval_s)
@@ -38,7 +46,9 @@ class Upkeep:
         if not self._tasks:
             loop = asyncio.get_running_loop()
             fallbacks = watch_fallbacks(self._runners, available_bytes)
-            loops = (self._watch_pulse(), self._watch_health(), self._reap_idle(), fallbacks)
+            loops = [self._watch_pulse(), self._watch_health(), self._reap_idle(), fallbacks]
+            if self._look_behind is not None:
+                loops.append(self._watch_behind(self._look_behind))
             self._tasks = [loop.create_task(work) for work in loops]
 
     def stop(self) -> None:
@@ -67,6 +77,12 @@ class Upkeep:
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
             await asyncio.gather(*(self._check(r) for r in tuple(self._runners.values()) if r.usable))
+
+    async def _watch_behind(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Look for what somebody else started."""
+        while True:
+            await asyncio.sleep(self.settings.health_interval_s)
+            await look()
 
     async def _check(self, runner: Runner) -> None:
         """One health check; `health_failures` in a row end the process. An answered request is proof of life too."""

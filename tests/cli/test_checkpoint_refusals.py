@@ -95,11 +95,13 @@ def test_one_of_two_fleets(state: Path) -> None:
 
 
 def test_an_installed_fleet_is_not_taken_for_one_of_up(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a fleet is installed, too, `create` says that it takes the other one only by name."""
-    installed = SimpleNamespace(name="epyc-full")
-    monkeypatch.setattr("launcher.cli.checkpoint.installed_here", lambda _: (installed,))
+    """Where a fleet is installed, too, and nothing runs, `create` takes neither unnamed."""
+    layout = SimpleNamespace(checkpoints=lambda name: state.parent / "kept" / name)
+    there = SimpleNamespace(name="epyc-full", layout=layout, state_dir=Path("/nowhere/epyc-full"), components=())
+    monkeypatch.setattr("launcher.cli.checkpointed.installed_here", lambda _: (there,))
     assert refusal(lambda: checkpoint("create", "one")) == "checkpoint/which-deployment"
     assert checkpoint("create", "one", deployment="dev-dev") == 0
+    assert checkpoint("diff", "one") == 0
 
 
 def test_a_file_that_changed_since(state: Path, home: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.compiler import compile_fleet, hosts_of, on_host, render
+from launcher.errors import ConfigError
 from tests.render.conftest import exposure, verify
 
 SHIPPED = (
@@ -70,3 +71,13 @@ def test_the_table_of_the_docs(tmp_path: Path) -> None:
     assert worst["runtime"] <= 2.0
     rows = dict(re.findall(r"^\| .*?<!-- (\w+) -->.*?\| ([\d.]+) \|$", DOCS.read_text(), re.MULTILINE))
     assert {kind: float(level) for kind, level in rows.items()} == worst
+
+
+def test_without_a_network(tmp_path: Path) -> None:
+    """A server that could only be reached over a unix socket: what docs/deploy.md says of one. None is offered."""
+    text = next(t for t in units(SHIPPED[0]).values() if "llama-server" in t and "X-Launch-Exposure" in t)
+    text = text.replace("AF_INET AF_INET6 AF_UNIX", "AF_UNIX").replace("RemoveIPC=", "PrivateNetwork=yes\nRemoveIPC=")
+    (tmp_path / "launch-a.service").write_text(text)
+    assert exposure(tmp_path / "launch-a.service") <= 0.3
+    with pytest.raises(ConfigError, match="config/address"):
+        compile_fleet([*SHIPPED[0].split(), "servers.assistant.host=/run/launch/a.sock"])

@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from launcher.cli.memory import _only
+from launcher.errors import ConfigError
+from launcher.ir.project import ProjectSummary
 from launcher.orchestrate import FILE_NAME, Memory
 from tests.cli.conftest import Cli
 from tests.orchestrate.test_memory import work
@@ -47,3 +51,13 @@ def test_projects_are_listed_exported_and_forgotten(cli: Cli) -> None:
     assert [p["name"] for p in cli.json("memory", "--deployment", "dev-b")["projects"]] == ["site"]
     assert len(cli.json("memory", "--deployment", "dev-a")["projects"]) == 3
     assert "needs the name of a project" in cli.run("memory", "--forget", code=2).stderr
+
+
+def test_a_deployment_that_was_up_and_is_installed_now() -> None:
+    """Both have the project: the installed one's is meant, which comes last; an owner more is still a question."""
+    mine = ProjectSummary(owner="", name="site", generations=0, blocks=0, notes=0, last_at=0)
+    known = [("dev-a", Path("/up"), mine), ("dev-a", Path("/installed"), mine)]
+    assert _only("site", known, known)[1] == Path("/installed")
+    other = msgspec.structs.replace(mine, owner="alice")
+    with pytest.raises(ConfigError, match="several projects"):
+        _only("site", [*known, ("dev-a", Path("/up"), other)], known)

@@ -44,6 +44,12 @@ def describe(fleet: Fleet) -> None:
     fleet.server("wide", tier="warm", engine="small", n_ctx=512, port=PORTS["wide"])
     fleet.server("frail", port=PORTS["frail"], fatal=False)
     config["routing"] |= {"default": "alpha", "pools": {"fast": {"servers": ["fast"], "task_types": ["fast"]}}}
+    config["hooks"] = {
+        "ask": {"http": "alpha/completion", "body": {"prompt": "1", "n_predict": 1}},
+        "command": {"command": ["sh", "-c", "test -d $LAUNCH_STATE_DIR_OF_FLEET"]},
+        "entry": {"python": "os:getpid"},
+        "false": {"python": "builtins:bool"},
+    }
     config["orchestration"] = {
         "router": "alpha",
         "workers": ["one", "two", "wide"],
@@ -127,11 +133,13 @@ class Run:
     # --- scenarios ------------------------------------------------------------------------------------------------
 
     def start_order(self) -> str:
-        """`beta` comes behind `alpha`, and of those that take turns only the default runs."""
+        """`beta` comes behind `alpha`, of those that take turns only the default runs; hooks, one of which says no."""
         self.bring_up()
         status = self.status()
         states = {p["name"]: p["state"] for p in status["processes"]}
         assert self.process("beta")["started_at"] >= self.process("alpha")["started_at"]
+        hooks = {hook["name"]: hook["state"] for hook in status["hooks"]}
+        assert hooks == {"ask": "done", "command": "done", "entry": "done", "false": "failed"}
         return f"ready={status['ready']}; " + " ".join(f"{n}:{s}" for n, s in sorted(states.items()))
 
     def route(self) -> str:
@@ -187,6 +195,26 @@ class Run:
         same = sorted(name for name in before if after.get(name) == before[name])
         touched = {verb: done[verb] for verb in ("started", "restarted", "stopped")}
         return f"{touched} frail:{again['started']}; same={same}; {self.ask('beta')}"
+
+    def checkpoint(self) -> str:
+        """What runs is kept and listed; what was changed since is put back as it was, and nothing else is touched."""
+
+        def launch(*words: str) -> Any:
+            return json.loads(self.host.run("launch", *words, "--json").stdout)
+
+        made = launch("checkpoint", "create", "before")
+        (listed,) = launch("checkpoint", "list")["checkpoints"]
+        before = self.pids()
+        launch("reload", "servers.beta.slots=3")
+        differs = launch("checkpoint", "diff", "before")
+        done = launch("checkpoint", "restore", "before")
+        after = self.pids()
+        same = sorted(name for name in before if after.get(name) == before[name])
+        touched = {verb: done[verb] for verb in ("started", "restarted", "stopped")}
+        numbers = {key: made[key] for key in ("servers", "running", "covered_files", "config_files")}
+        assert listed["name"] == launch("checkpoint", "delete", "before")["name"]
+        told = f"{sorted(differs['restarted'])} {differs['overrides']['only_against']}"
+        return f"{numbers} {told} {touched}; same={same}; slots={self.process('beta')['slots']}"
 
     def stop_of_one(self) -> str:
         """It is gone, nobody starts it but a reload of its name; others are untouched."""
@@ -290,6 +318,6 @@ class Units(Run):
 
 SCENARIOS = (
     *("start_order", "route", "auto_with_swap", "warm_start_and_idle_stop", "expansion", "ladder", "hang"),
-    *("crash_loop", "reload_of_one", "stop_of_one", "kill_of_the_runtime", "upgrade_of_the_runtime", "reboot"),
-    "stop_of_all",
+    *("crash_loop", "reload_of_one", "checkpoint", "stop_of_one", "kill_of_the_runtime", "upgrade_of_the_runtime"),
+    *("reboot", "stop_of_all"),
 )

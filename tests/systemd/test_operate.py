@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.systemd.conftest import FRONT, FRONT_PORT, Fleet
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(600)]
 
 WORDS = ("--config-dir=/srv/conf", "hardware=dev", "profile=trio")
 
@@ -19,6 +21,7 @@ WORDS = ("--config-dir=/srv/conf", "hardware=dev", "profile=trio")
 @pytest.fixture
 def installed(fleet: Fleet) -> Fleet:
     """Two servers that run, one that a request starts, and the front by a name."""
+    fleet.config["runtime"]["health_interval_s"] = 1
     fleet.config["services"] = {"orchestrator": {"builtin": "front", "port": FRONT_PORT}}
     fleet.server("alpha", roles=["frontdoor"])
     fleet.server("beta")
@@ -88,12 +91,35 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
     assert "gamma" in installed.launch("stop", "gamma")
     assert active(installed, "gamma.service") == "inactive"
 
+    said = installed.launch("restart")
+    assert "gamma" not in said.replace("not running, as before: gamma", "")
+    started_by_hand(installed)
+    assert "dev-trio is installed: systemd runs it" in installed.launch("up", *WORDS, "--detach", code=6)
+
     installed.launch("stop", "--all")
+    assert "dev-trio is installed" in installed.launch("up", *WORDS, "--detach", code=6)
     assert {active(installed, f"{name}.service") for name in ("alpha", "beta", "gamma", "dev-trio")} == {"inactive"}
     assert {p["state"] for p in status(installed)[1].values()} == {"stopped"}
     assert "~ reloaded: orchestrator" in installed.launch("reload", "orchestrator")
     host.run("systemctl", "start", "launch-dev-trio.service")
     assert installed.chat("alpha") == 200
+
+
+def started_by_hand(fleet: Fleet) -> None:
+    """`systemctl start` of a server that sleeps: the runtime has it, and who asks is answered by that process."""
+    fleet.host.run("systemctl", "start", "launch-gamma.service")
+    pid = fleet.host.main_pid("launch-gamma.service")
+    until(lambda: status(fleet)[1]["gamma"]["state"] == "ready")
+    assert fleet.chat("gamma") == 200
+    assert status(fleet)[1]["gamma"]["pid"] == pid
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for it."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < 60
+        time.sleep(0.2)
 
 
 def test_what_happened(installed: Fleet) -> None:

@@ -1,0 +1,142 @@
+"""Whose checkpoints are meant: a fleet of `launch up`, or an installed one; and the compiled files of either. I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from launcher.base.regular import read_regular
+from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest
+from launcher.cli.installed import fleet_status, installed_here
+from launcher.cli.running import fleets
+from launcher.errors import ConfigError, Finding, SuperviseError
+from launcher.files import checkpoint_names, deployment_state_dir, known_deployments, owned_files
+from launcher.install import Installed, Source, bundle_files, file_drift
+from launcher.ir.live import FleetStatus
+from launcher.supervise import runtime_holder
+
+
+class Subject(NamedTuple):
+    """A deployment: `kept` has its checkpoints, `state` is its runtime's. `installed`: systemd runs it.
+
+    What an installed one is restored from is root's, and beside the records of installs: its state directory is the
+    unprivileged runtime's, who could otherwise have root install what it likes.
+    """
+
+    kept: Path
+    state: Path
+    installed: Installed | None = None
+
+    @property
+    def name(self) -> str:
+        """The deployment's."""
+        return self.state.name
+
+    def __str__(self) -> str:
+        """Its name, with who runs it where that is systemd."""
+        return self.name if self.installed is None else f"{self.name} (installed)"
+
+    @property
+    def runs(self) -> bool:
+        """Whether a runtime serves it now."""
+        if self.installed is None:
+            return runtime_holder(self.state) is not None
+        return any(self.installed.units[c.service].pid for c in self.installed.components if c.name == self.name)
+
+    @property
+    def source(self) -> Path:
+        """The compiled deployment that `launch up` runs, or brought up last."""
+        holder = runtime_holder(self.state)
+        return Path(holder.deployment_dir) if holder and holder.deployment_dir else self.state / DEPLOYMENT_NAME
+
+    def status(self) -> FleetStatus | None:
+        """Every process now; None where nothing of a fleet of `launch up` runs."""
+        return fleets().get(self.state) if self.installed is None else fleet_status(self.installed)
+
+    def request(self) -> dict[str, Any] | None:
+        """What `up` was asked for, as it stands in its file; of an installed one, where it came from."""
+        request: Source | UpRequest
+        try:
+            if self.installed is not None:
+                request = self.installed.record.source
+            else:
+                request = msgspec.json.decode(read_regular(self.state / REQUEST_NAME), type=UpRequest)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        found: dict[str, Any] = msgspec.to_builtins(request)
+        return found
+
+    def files(self) -> tuple[dict[str, bytes], tuple[str, ...]]:
+        """The files that we wrote into the compiled deployment, and which are programs; nothing where there is none.
+
+        Raises SuperviseError when an installed file is not what was installed.
+        """
+        if self.installed is None:
+            return _tree(self.source)
+        drift = file_drift(self.installed)
+        if drift:
+            message = f"{self.name} is not as it was installed: {drift[0]}"
+            raise SuperviseError(
+                [refused("not-what-runs", message, "`launch status` shows it, `launch reload` mends it")]
+            )
+        found = bundle_files(self.installed.record.files, self.installed.layout, self.name)
+        return {path: file.data for path, file in found.items()}, tuple(p for p, f in found.items() if f.mode & 0o100)
+
+
+def subjects() -> list[Subject]:
+    """Every deployment that was brought up here, or is installed."""
+    states = [deployment_state_dir(name) for name in known_deployments()]
+    return [
+        *(Subject(state, state) for state in states),
+        *(Subject(i.layout.checkpoints(i.name), i.state_dir, i) for i in installed_here([])),
+    ]
+
+
+def subject_of(deployment: str | None, checkpoint: str | None) -> Subject:
+    """The deployment meant: named, the one that has this checkpoint, the one that runs, or the only one.
+
+    Of an installed one and one of `launch up` with the same name the installed one is.
+    """
+    known = subjects()
+    if deployment is not None:
+        names = ", ".join(sorted({s.name for s in known}))
+        known = [s for s in known if s.name == deployment]
+        if not known:
+            message = f"there is no deployment {deployment}"
+            raise ConfigError([refused("unknown-deployment", message, f"known: {names or 'none'}")])
+    having = [s for s in known if checkpoint is not None and checkpoint in checkpoint_names(s.kept)]
+    there = [s for s in known if s.installed is not None or (s.state / DEPLOYMENT_NAME).is_dir()]
+    named = known if deployment is not None else []
+    for choice in (having, [s for s in known if s.runs], there, named):
+        if choice:
+            return _only(choice)
+    raise ConfigError([refused("nothing-there", "no fleet runs, and none was ever brought up here", "launch up …")])
+
+
+def _only(choice: Sequence[Subject]) -> Subject:
+    """The one that is meant. Raises ConfigError for several names."""
+    if len({s.name for s in choice}) == 1:
+        return choice[-1]
+    message = f"several deployments are possible: {', '.join(map(str, choice))}"
+    raise ConfigError([refused("which-deployment", message, "name one: --deployment NAME")])
+
+
+def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The files of a compiled deployment in `directory`."""
+    files: dict[str, bytes] = {}
+    programs = []
+    for name in sorted(owned_files(directory)) or ("fleet.json", "routes.json"):
+        path = directory / name
+        if path.is_file() and not path.is_symlink():
+            files[name] = path.read_bytes()
+            if path.stat().st_mode & 0o100:
+                programs.append(name)
+    return files, tuple(programs)
+
+
+def refused(code: str, message: str, *notes: str) -> Finding:
+    """An error about checkpoints."""
+    return Finding(code=f"checkpoint/{code}", severity="error", key="", message=message, notes=notes)
