@@ -84,8 +84,9 @@ class ClientConnection(asyncio.Protocol):
         """The client is gone."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._drop_waiting()
-        self._reader.forget()
+        self._reader.close()
         self._reading = None
         active, self._active = self._active, None
         if active is not None:

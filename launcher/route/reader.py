@@ -191,6 +191,13 @@ class RequestReader:
         if counted:
             self._limits.held.went(counted)
 
+    def close(self) -> None:
+        """The connection is gone. What refers to it in a circle would stay until the collector comes, minutes later."""
+        self.forget()
+        self.failed = True
+        self._unread = b""
+        del self._parser, self._listener
+
     def _check_sizes(self) -> None:
         """Refuse a head, or trailers and extensions of chunks, that grow without end."""
         if self.place == "head":
