@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.findings import show_findings, shown_place, summary
+from launcher.cli.findings import printable, show_findings, shown_place, summary
 from launcher.cli.presence import may_run
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
@@ -243,7 +243,8 @@ def show_config(
     width = min(60, max((len(f"{k}: {v}") for k, v, _ in values), default=0))
     for key, value, place in values:
         # a value that would move the cursor, or colour what follows, is shown as JSON writes it
-        shown = value if isinstance(value, str) and value.isprintable() else msgspec.json.encode(value).decode()
+        plain = isinstance(value, str) and value.isprintable()
+        shown = value if plain else printable(msgspec.json.encode(value).decode())
         out.line(f"{f'{key}: {shown}':<{width}}  {out.style(shown_place(place) if place else 'default', 'dim')}")
     return 0
 

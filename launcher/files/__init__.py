@@ -6,7 +6,7 @@ from a `Deployment`. I/O.
 
 from __future__ import annotations
 
-from launcher.files.atomic import write_atomic
+from launcher.files.atomic import drop_leftovers, write_atomic
 from launcher.files.checkpoints import (
     Checkpoint,
     Covered,
@@ -56,6 +56,7 @@ __all__ = [
     "cover",
     "delete_checkpoint",
     "deployment_state_dir",
+    "drop_leftovers",
     "file_digests",
     "files_of",
     "is_called_off",

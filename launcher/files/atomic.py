@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
+import time
 from pathlib import Path
+
+_LEFT = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+_WRITES_S = 60
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Replace `path` by `data` (str as UTF-8) with permission bits `mode`.
 
     Temporary file in the same directory, fsync, rename, fsync of the directory. Raises OSError; then `path` is
-    as it was and no temporary file is left (only a crash leaves one, named `.NAME.*.tmp`).
+    as it was and no temporary file is left (only a crash leaves one, named `.NAME.*.tmp`, until `drop_leftovers`).
     """
     temporary = stage(path, data, mode)
     try:
@@ -38,6 +43,14 @@ def stage(path: Path, data: bytes | str, mode: int) -> Path:
         discard(temporary)
         raise
     return temporary
+
+
+def drop_leftovers(directory: Path) -> None:
+    """Remove what writers left below `directory` that were killed; one that still writes takes no minute."""
+    with contextlib.suppress(OSError):
+        for path in (*directory.glob(".*.tmp"), *directory.glob("*/.*.tmp")):
+            if _LEFT.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _WRITES_S and not path.is_dir():
+                path.unlink()
 
 
 def discard(temporary: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from launcher.ir.fleet import FrontUnit
 from launcher.route.problem import HttpError
 from launcher.route.sockets import descriptors
+from launcher.route.spool import Spool, Spools
 
 _TURN_S = 0.002
 """How long requests that came at once on a connection are answered before others have their turn."""
@@ -25,6 +26,9 @@ _UNREAD_BYTES = 320 * 1024
 _LOOK_S = 5.0
 _LEAST_BYTES = 64 * 1024
 """While others wait for memory, an upload that brings less than this in `_LOOK_S` is ended."""
+
+_SPOOL_BYTES = 8 << 20
+"""What all bodies together may take of memory before big ones go on in files."""
 
 FULL = HttpError(
     503, "too_many_connections", "there are too many connections (max_connections)", retry_after_s=1, close=True
@@ -186,7 +190,7 @@ class Clients:
 
 
 class Held:
-    """Bytes of request bodies in memory, of all clients together.
+    """Bytes of request bodies, of all clients together. Beyond `_SPOOL_BYTES` big ones do not lie in memory.
 
     From half of the limit on bodies wait, all but one, so that some end; beyond the limit more are refused. Who sends
     next to nothing meanwhile is not waited for.
@@ -200,6 +204,7 @@ class Held:
         """Of requests that are not answered yet."""
         self.waiting: dict[Member, float] = {}
         """Connections that are not read, and since when."""
+        self.spools = Spools()
         self._clients = clients
         self._favoured: Member | None = None
         """May go on whatever there is."""
@@ -220,6 +225,10 @@ class Held:
         """So many of a body under way are dropped."""
         self.incoming -= count
         self._freed()
+
+    def spool(self, data: bytearray) -> Spool | None:
+        """See `launcher.route.reader`."""
+        return self.spools.begin(data) if self.incoming + self.complete > _SPOOL_BYTES else None
 
     def kept(self, count: int, *, came: int = 0) -> None:
         """A request is whole, with so many bytes; `came` of them were counted as incoming."""

@@ -84,8 +84,9 @@ class ClientConnection(asyncio.Protocol):
         """The client is gone."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._drop_waiting()
-        self._reader.forget()
+        self._reader.close()
         self._reading = None
         active, self._active = self._active, None
         if active is not None:
@@ -96,6 +97,17 @@ class ClientConnection(asyncio.Protocol):
         """Bytes of requests; what is still missing afterwards gets a deadline: a head's is fixed, a body's moves."""
         self._reader.feed(data)
         self._after_read(len(data))
+
+    def eof_received(self) -> bool:
+        """The client sends no more; whether its requests are answered nevertheless.
+
+        Who closes and who only ends his side look alike until something is written to them. A generation would hold its
+        slot for somebody who left: it ends. What takes none is answered. (Over TLS a connection ends as a whole.)
+        """
+        if self.scheme == "https" or any(handler.head.takes_slot for handler in self.handlers()):
+            return False
+        self._last = True
+        return self._reader.place != "body" and (self._reader.is_behind or self._active is not None)
 
     def _after_read(self, count: int = 0) -> None:
         """See to what is missing, and to what came besides. `count`: bytes that came."""

@@ -211,6 +211,8 @@ class Exchange(Reply):
         finally:
             if self._signs is not None:
                 self._signs.rest()
+                if self.ended or not self._signs.begun:
+                    self._signs = None  # a circle with this
 
     async def _seek(self, target: Target, error: UpstreamError | None) -> None:
         """As `_pursue`."""

@@ -17,6 +17,7 @@ from launcher.route.body import BIG_BYTES
 from launcher.route.head import Head, RawHeaders
 from launcher.route.problem import HttpError
 from launcher.route.repeated import RepeatedHead, repeated_head
+from launcher.route.spool import Spool
 
 _MAX_UPGRADES = 16
 """Requests with an Upgrade in one piece: each costs a parser and a copy of the rest."""
@@ -54,6 +55,9 @@ class Counter(Protocol):
     def went(self, count: int) -> None:
         """So many of a body under way are not held any more."""
 
+    def spool(self, data: bytearray) -> Spool | None:
+        """A file that begins with `data` and takes the rest of its body; None while memory has room for it."""
+
 
 class Limits(Protocol):
     """Who knows the limits that hold now."""
@@ -87,7 +91,7 @@ class RequestReader:
     """The last request's."""
     _repeated: RepeatedHead | None = None
     """Its bytes, if that request came whole and had nothing unusual."""
-    _body: bytes | bytearray = b""
+    _body: bytes | bytearray | Spool = b""
     size: int = 0
     """What is kept of the body, and how much has come of it."""
     counted: int = 0
@@ -190,6 +194,13 @@ class RequestReader:
         counted, self.counted = self.counted, 0
         if counted:
             self._limits.held.went(counted)
+
+    def close(self) -> None:
+        """The connection is gone. What refers to it in a circle would stay until the collector comes, minutes later."""
+        self.forget()
+        self.failed = True
+        self._unread = b""
+        del self._parser, self._listener
 
     def _check_sizes(self) -> None:
         """Refuse a head, or trailers and extensions of chunks, that grow without end."""
@@ -305,12 +316,16 @@ class RequestReader:
         if self.size > UNCOUNTED_BYTES:
             self._limits.held.came(self.size - self.counted)
             self.counted = self.size
-        if not self._body:
+        kept = self._body
+        if isinstance(kept, Spool):
+            self._body = _added(kept, body)
+        elif not kept:
             self._body = body
-            return
-        if not isinstance(self._body, bytearray):
-            self._body = bytearray(self._body)
-        self._body += body
+        else:
+            if not isinstance(kept, bytearray):
+                kept = bytearray(kept)
+            kept += body
+            self._body = (self._limits.held.spool(kept) if self.size > BIG_BYTES else None) or kept
 
     def on_message_complete(self) -> None:
         """The request ends; one that asks for an upgrade only seems to, its body is still to come."""
@@ -320,8 +335,26 @@ class RequestReader:
         self.place = "between"
         self._message_ended = True
         body, self._body = self._body, b""
-        whole = bytes(body) if len(body) <= BIG_BYTES else cast("bytes", body)  # who reads bodies takes both
-        self._listener.on_request_complete(None if self.discards else whole)
+        self._listener.on_request_complete(None if self.discards else _whole(body))
+
+
+def _added(spool: Spool, body: bytes) -> Spool | bytearray:
+    """`body` behind the rest in a file; in memory where the disk takes no more."""
+    try:
+        spool.add(body)
+    except OSError:
+        return spool.content()
+    return spool
+
+
+def _whole(body: bytes | bytearray | Spool) -> bytes:
+    """What came, as who reads bodies takes it: big ones are any buffer."""
+    if isinstance(body, Spool):
+        try:
+            return body.whole()
+        except OSError:
+            body = body.content()
+    return bytes(body) if len(body) <= BIG_BYTES else cast("bytes", body)
 
 
 def too_large(limit_bytes: int, which: str = "(max_body_bytes)") -> HttpError:

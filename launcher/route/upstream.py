@@ -244,6 +244,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by whichever side."""
+        del self._parser  # a circle: it would stay until the collector comes
         if not self.busy or self.complete:
             return
         if self.error is None:

@@ -20,6 +20,7 @@ from launcher.files import (
     LockHeldError,
     LockOwner,
     deployment_state_dir,
+    drop_leftovers,
     is_called_off,
     write_atomic,
     writing,
@@ -223,6 +224,7 @@ class Runtime:
                     lock.acquire(self._holder())
             except LockHeldError as error:
                 raise HostError([_held(self._manifest.deployment, error)]) from None
+            drop_leftovers(self._state_dir)
             try:
                 self._events = EventLog(self._state_dir / FILE_NAME)
                 self._observer.pool.remember(e.name for e in self._events.after() if e.kind in ("starting", "adopted"))

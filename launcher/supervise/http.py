@@ -101,13 +101,17 @@ class HttpConnection:
         except ConnectionResetError as error:
             raise _StaleError(str(error)) from error
         except httptools.HttpParserError as error:
-            raise ConnectionError(f"not HTTP: {error}") from error
+            raise NotHttpError(f"not HTTP: {error}") from error
         finally:
             if not collector.reusable:
                 self.close()
         if not status:
             raise _StaleError("closed without an answer")
         return Reply(status=status, body=bytes(collector.body))
+
+
+class NotHttpError(ConnectionError):
+    """Somebody answers, and not in HTTP."""
 
 
 class _StaleError(ConnectionError):

@@ -21,6 +21,8 @@ _POLL_MAX_S = 0.02
 _POLL_GROWTH = 1.1
 _ASK_S = 2.0
 """/health and /props answer from the HTTP threads, at once."""
+_NONSENSE = 20
+"""Answers in another protocol before it is taken at its word: some 0.2 s."""
 _RSS_STEP_BYTES = 4 * 1024**2
 _TOKEN_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
     "completion": ("/completion", {"prompt": "a", "n_predict": 1, "cache_prompt": False, "temperature": 0}),
@@ -117,9 +119,15 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection)
 
     Who it is that answers is looked at once a connection, best while it still loads.
     """
-    pause, known = _POLL_FIRST_S, 0
+    pause, known, nonsense = _POLL_FIRST_S, 0, 0
     while True:
-        reply = await _get(line, spec.unit.health_path)
+        try:
+            reply = await _get(line, spec.unit.health_path)
+        except http.NotHttpError as error:
+            reply, nonsense = None, nonsense + 1
+            if nonsense == _NONSENSE:
+                who = _stranger(spec, pid) or "the server that was started"
+                raise UnfitError(f"port {spec.unit.port} is answered by {who}, with what is {error}") from None
         if reply is not None and line.opened != known:
             owner = _stranger(spec, pid)
             if owner is None:
@@ -142,9 +150,11 @@ def _stranger(spec: ProcessSpec, pid: int) -> ports.PortOwner | None:
 
 
 async def _get(line: http.HttpConnection, path: str) -> http.Reply | None:
-    """The answer to a GET; None while nobody gives one."""
+    """The answer to a GET; None while nobody gives one. Raises NotHttpError."""
     try:
         return await line.request(path, timeout_s=_ASK_S)
+    except http.NotHttpError:
+        raise
     except OSError:
         return None
 

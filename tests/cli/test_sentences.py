@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,37 @@ def test_what_is_no_text_is_a_sentence(home: Path, capsys: pytest.CaptureFixture
             patched.setenv(name, "/tmp/\udcff")
             assert ended(*words) == 2
         assert "config/not-text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [8, 16])
+def test_few_descriptors_are_a_sentence(home: Path, count: int) -> None:
+    """H21: `ulimit -n 16` is no traceback, and no word of something else."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+    done = subprocess.run(
+        [LAUNCH, "check", "profile=dev"],
+        env={**os.environ, "LAUNCH_STATE_DIR": str(home / "state")},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home,
+        preexec_fn=limit,
+    )
+    assert done.returncode in CODES
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert done.returncode == 0 or "Too many open files" in said
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x07", "\x9b", "\u202e"])
+def test_config_prints_no_control_characters(home: Path, character: str) -> None:
+    """H4: what a value does to a terminal is shown, not done."""
+    code, said = run_here(["config", "profile=dev", f'profile.description="a{character}[2Jb"'])
+    assert code == 0
+    assert "profile.description" in said
+    assert character not in said
 
 
 def test_what_is_nested_too_deep_is_a_sentence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

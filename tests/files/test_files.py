@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from launcher.files import (
     OwnedLock,
     compare_deployment,
     deployment_state_dir,
+    drop_leftovers,
     known_deployments,
     lock_owner,
     make_key_file,
@@ -56,6 +58,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 OWNER = LockOwner(pid=7, start_ticks=8, boot_id="b", deployment="d", deployment_dir="/g/d")
+
+
+def test_what_a_killed_writer_left_goes_later(tmp_path: Path) -> None:
+    """H21: our own temporary files of more than a minute ago; no directory, link's target or file of others."""
+    for place in (tmp_path, tmp_path / "servers"):
+        place.mkdir(exist_ok=True)
+        killed = "import os, sys; from pathlib import Path; from launcher.files.atomic import stage\n"
+        killed += "stage(Path(sys.argv[1]), b'x', 0o600); os.kill(os.getpid(), 9)"
+        subprocess.run([sys.executable, "-c", killed, str(place / "a.json")], check=False)
+    others = [tmp_path / name for name in (".vimrc.tmp", ".a.json.TOOLONG12.tmp", "b.abcdefgh.tmp", "a.json")]
+    for path in others:
+        path.touch()
+    (tmp_path / ".d.abcdefgh.tmp").mkdir()
+    (tmp_path / ".l.abcdefgh.tmp").symlink_to(tmp_path / "a.json")
+    assert len(list(tmp_path.rglob(".a.json.????????.tmp"))) == 2
+    drop_leftovers(tmp_path)
+    assert len(list(tmp_path.rglob(".a.json.????????.tmp"))) == 2  # somebody may be writing them
+    for path in tmp_path.rglob("*.tmp"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    drop_leftovers(tmp_path)
+    left = {path.name for path in tmp_path.rglob("*")}
+    assert left == {*(path.name for path in others), ".d.abcdefgh.tmp", "servers"}
 
 
 def test_a_lock_names_its_owner_until_released(tmp_path: Path) -> None:

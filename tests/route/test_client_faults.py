@@ -23,6 +23,7 @@ from tests.route.fleet import (
     running,
     table,
     target,
+    until,
 )
 
 pytestmark = pytest.mark.timeout(30)
@@ -286,6 +287,42 @@ async def test_half_closed_client_counts_as_gone() -> None:
         client.send(post({"model": "m"}))
         client.writer.write_eof()
         await asyncio.wait_for(up.closed.wait(), 5)
+
+
+@pytest.mark.parametrize("count", [1, 300])
+async def test_who_only_ends_its_side_is_answered_where_nothing_is_generated(count: int) -> None:
+    """One request that a server answers late, or hundreds at once whose last bytes come with the end."""
+    ended = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await up.read(reader)
+        await ended.wait()
+        writer.write(OK)
+
+    async with (
+        Upstream(script) as up,
+        running(Front(table(target("m", up.port)), FakeFleet())) as port,
+        RawClient(port) as client,
+    ):
+        client.send(get("/props") if count == 1 else get("/health") * count)
+        client.writer.write_eof()
+        if count == 1:
+            await until(lambda: bool(up.requests))
+        ended.set()
+        for _ in range(count):
+            assert (await client.answer()).status == 200
+        assert await client.closed()
+
+
+async def test_who_ends_its_side_within_a_body_has_left() -> None:
+    """The rest will never come: nothing of it stays."""
+    front = Front(table(target("m", 1)), FakeFleet())
+    async with running(front) as port, RawClient(port) as client:
+        client.send(post(b"a" * 100_000)[:-1])
+        await until(lambda: front.clients.held.incoming > 0)
+        client.writer.write_eof()
+        assert await client.closed()
+        assert front.clients.held.incoming == 0
 
 
 async def test_clients_that_leave_early_leak_nothing() -> None:

@@ -37,6 +37,10 @@ async def say(client: httpx.AsyncClient, **body: object) -> str:
     return text
 
 
+_PATIENCE_S = 180
+"""The front's own patience (a queue of 120 s, a request of 30 s) ends first, with a typed error."""
+
+
 class Crowd:
     """Clients that ask at random until told to end; `expected` gives the answer of every name."""
 
@@ -53,7 +57,7 @@ class Crowd:
     async def run(self, clients: int) -> None:
         """`clients` at once, until `ending`; returns when each has its last answer."""
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=self._url, timeout=60, limits=limits, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=self._url, timeout=_PATIENCE_S, limits=limits, trust_env=False) as client:
             await asyncio.gather(*(self._ask_on(client) for _ in range(clients)))
 
     async def _ask_on(self, client: httpx.AsyncClient) -> None:
@@ -72,7 +76,7 @@ class Crowd:
             except httpx.RemoteProtocolError:
                 self._note("wrong: cut without an answer", name)
             except httpx.TimeoutException:
-                self._note("wrong: no answer within 60 s", name)
+                self._note(f"wrong: no answer within {_PATIENCE_S} s", name)
             except httpx.TransportError as error:
                 self._note(f"wrong: {type(error).__name__}", name)
             await asyncio.sleep(self._random.random() * 0.01)

@@ -13,7 +13,6 @@ import json
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from launcher.manifest import encode_fleet, encode_routes
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from tests.ports import free_port
 from tests.soak.clients import Crowd, say
+from tests.soak.flat import growth
 from tests.supervise.conftest import SUPERVISOR, manifest, real, routes
 
 CLIENTS = 8
@@ -43,9 +43,8 @@ WARM_BYTES = 400
 PLAIN_ALLOCATOR = {"PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1"}
 """Python's own pools and an arena a thread keep what reloads leave between living objects: over the first minutes they
 grow by a tenth without one object more, which hides what a leak would add."""
-_FLAT = 1.08
-"""Resident bytes at the end over those after the warm-up: what an allocator's noise may be."""
-_FLAT_OBJECTS = 1.03
+_GROWS = {"allocated": 0.02, "resident": 0.05, "objects": 0.02}
+"""What a figure may grow over the run's second half, as a share: resident bytes have an allocator's noise in them."""
 
 
 def need(size: int) -> tuple[DeviceNeed, ...]:
@@ -246,11 +245,10 @@ async def soak(
     *,
     chaos_of: type[Chaos] | None = None,
     beside: Callable[[int], Awaitable[None]] | None = None,
-    level: Callable[[list[int]], float] = statistics.median,
 ) -> dict[str, Any]:
     """Run it; the figures, with everything that must not be under `wrong`.
 
-    `beside` is told the front's port, and runs meanwhile. `level` says which of a quarter's figures is compared.
+    `beside` is told the front's port, and runs meanwhile.
     """
     expected = await expected_answers(binary, models)
     fleet = Fleet(directory / "deployment", binary, models)
@@ -293,7 +291,7 @@ async def soak(
             await runtime.wait()
     wrong = crowd.wrong + [f"zombie {pid}" for pid in watch.zombies]
     wrong += [] if isinstance(ended, asyncio.CancelledError) else [f"watching ended: {ended!r}"]
-    wrong += _leaks(first, last, watch.figures, level)
+    wrong += leaks(first, last, watch.figures)
     wrong += [f"{p.name} has {p.in_flight} requests in it" for p in status.processes if p.in_flight]
     wrong += [f"{p.name} is {p.state}: {p.error}" for p in status.processes if p.state in ("failed", "backoff")]
     wrong += [f"the runtime ended with {code}"] if code else []
@@ -309,30 +307,26 @@ async def soak(
         "tasks": [len(first["tasks"]), len(last["tasks"])],
         "descriptors": [first["descriptors"], last["descriptors"]],
         "objects": [f["objects"] for f in watch.figures],
+        "allocated_mib": [round(f["allocated"] / 2**20, 2) for f in watch.figures],
         "resident_mib": [round(f["resident"] / 2**20, 1) for f in watch.figures],
+        "growth": {what: round(growth([f[what] for f in watch.figures]), 4) for what in _GROWS},
         "wrong": wrong,
     }
 
 
-def _leaks(
-    first: dict[str, Any],
-    last: dict[str, Any],
-    figures: list[dict[str, Any]],
-    level: Callable[[list[int]], float],
-) -> list[str]:
-    """Tasks, descriptors or memory that did not come back."""
+def leaks(first: dict[str, Any], last: dict[str, Any], figures: list[dict[str, Any]]) -> list[str]:
+    """Tasks and descriptors that did not come back, and memory that still grows in the run's second half."""
     found = []
     if len(last["tasks"]) > len(first["tasks"]):
         found.append(f"tasks: {Counter(last['tasks']) - Counter(first['tasks'])}")
     # each kept-alive upstream connection, and each adopted or new child, is one: at most as many as there are servers
     if last["descriptors"] > first["descriptors"] + 2 * len(NAMES):
         found.append(f"descriptors: {first['descriptors']} → {last['descriptors']}")
-    quarter = max(1, len(figures) // 4)
-    for what, limit in (("resident", _FLAT), ("objects", _FLAT_OBJECTS)):
+    for what, limit in _GROWS.items():
         seen = [f[what] for f in figures]
-        early, late = level(seen[quarter : 2 * quarter]), level(seen[-quarter:])
-        if late > early * limit:
-            found.append(f"{what}: {early:.0f} → {late:.0f}")
+        share = growth(seen)
+        if share > limit:
+            found.append(f"{what} grows by {share:.1%} of {seen[len(seen) // 2]} in the second half")
     return found
 
 

@@ -19,7 +19,7 @@ from launcher.supervise import http, logs, port_owner, process
 from launcher.supervise.events import FleetReady, ServerFailed, decode_event, encode_event
 from launcher.supervise.ports import intruder
 from launcher.supervise.process import describe_exit
-from launcher.supervise.readiness import auth_headers
+from launcher.supervise.readiness import UnfitError, auth_headers, prove
 from launcher.supervise.reload import compare_specs
 from launcher.supervise.spec import process_specs
 from tests.supervise.conftest import fake, manifest
@@ -182,6 +182,42 @@ def test_an_api_key_file_is_used_and_never_shown(tmp_path: Path) -> None:
     assert auth_headers(spec) == {"Authorization": "Bearer secret"}
     keys.unlink()
     assert auth_headers(spec) == {}
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x15\x03\x03\x00\x02\x02\x46"])
+async def test_a_port_that_speaks_another_protocol_is_said(said: bytes) -> None:
+    """By itself or by a stranger; it was `stalled` before, after minutes."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        await reader.read(1)
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        spec = process_specs(manifest(fake("a", port)))["a"]
+        with pytest.raises(UnfitError, match="by the server that was started, with what is not HTTP"):
+            await asyncio.wait_for(prove(spec, os.getpid()), 20)
+        with pytest.raises(UnfitError, match=f"pid {os.getpid()}"):
+            await asyncio.wait_for(prove(spec, os.getppid()), 20)
+
+
+async def test_a_few_words_of_another_protocol_end_no_start() -> None:
+    """A program may have the port for a moment before the server does."""
+    asked = 0
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(b"what?\r\n\r\n" if asked < 10 else b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        spec = process_specs(manifest(fake("a", port, probe="health")))["a"]
+        await asyncio.wait_for(prove(spec, os.getpid()), 20)
+    assert asked >= 10
 
 
 def test_events_survive_the_pipe() -> None:

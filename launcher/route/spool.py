@@ -1,0 +1,111 @@
+"""Where big bodies lie when many come: in files that never have a name. I/O.
+
+Nobody else can open them, and nothing of them stays however the process ends. A body that is answered soon is dropped
+before the kernel writes it to the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from time import monotonic
+from typing import cast
+from weakref import WeakSet
+
+_FOLDER = Path("/var/tmp")  # noqa: S108 - what is made there has no name
+"""On a disk, where /tmp often is memory."""
+_WRITE_BYTES = 64 * 1024
+_AGAIN_S = 10.0
+"""How long a disk that took nothing is left alone."""
+_MOST = 128
+"""Files at once: a descriptor each, of those that are kept for others than clients (`launcher.route.sockets`)."""
+
+
+class Spool:
+    """A body that comes, in a file."""
+
+    def __init__(self, spools: Spools) -> None:
+        """Raises OSError."""
+        self._spools = spools
+        self._rest = bytearray()
+        self._fd = _nameless(spools.folder)
+
+    def add(self, data: bytes | bytearray) -> None:
+        """So much more came. Raises OSError where it does not go into the file; it is part of the body nevertheless."""
+        if self._rest or len(data) < _WRITE_BYTES:  # of tiny chunks each would be a call of the system
+            self._rest += data
+            if len(self._rest) < _WRITE_BYTES:
+                return
+            data, self._rest = self._rest, bytearray()
+        self._write(data)
+
+    def whole(self) -> bytes:
+        """All of it, mapped, not read: what is as good as `bytes` to whoever takes buffers. Raises OSError."""
+        rest, self._rest = self._rest, bytearray()
+        self._write(rest)
+        mapped = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+        self._spools.open.add(mapped)
+        return cast("bytes", mapped)
+
+    def content(self) -> bytearray:
+        """All of it in memory, where the file takes no more."""
+        content = bytearray(os.fstat(self._fd).st_size)
+        done = 0
+        while done < len(content):
+            done += os.preadv(self._fd, [memoryview(content)[done:]], done)
+        return content + self._rest
+
+    def _write(self, data: bytes | bytearray) -> None:
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError:
+            self._rest = bytearray(left)
+            self._spools.not_before = monotonic() + _AGAIN_S
+            raise
+
+    def __del__(self) -> None:
+        """The file goes with it."""
+        with contextlib.suppress(AttributeError, OSError):  # it was never had
+            os.close(self._fd)
+
+
+class Spools:
+    """All files of one front."""
+
+    def __init__(self, folder: Path = _FOLDER) -> None:
+        """There are none."""
+        self.folder = folder
+        self.open: WeakSet[object] = WeakSet()
+        """Those that hold a descriptor."""
+        self.not_before = 0.0
+
+    def begin(self, data: bytes | bytearray) -> Spool | None:
+        """A file that begins with `data`; None where there can be none, and memory has to do."""
+        if len(self.open) >= _MOST or monotonic() < self.not_before:
+            return None
+        try:
+            spool = Spool(self)
+            spool.add(data)
+        except OSError:
+            self.not_before = monotonic() + _AGAIN_S
+            return None
+        self.open.add(spool)
+        return spool
+
+
+def _nameless(folder: Path) -> int:
+    """A descriptor of a file without a name. Raises OSError."""
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+    fd, path = tempfile.mkstemp(prefix="launch-", dir=folder)  # a file system without nameless ones
+    Path(path).unlink()
+    return fd

@@ -1,0 +1,186 @@
+"""What clients leave behind in memory: big bodies lie in files when many come, and who is gone is freed at once."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.route import Front
+from launcher.route import spool as spooling
+from launcher.route.connection import ClientConnection
+from launcher.route.reader import RequestReader
+from launcher.route.spool import Spool, Spools
+from tests.route.fleet import (
+    OK,
+    FakeFleet,
+    RawClient,
+    answering,
+    ask,
+    chunked,
+    front_unit,
+    get,
+    post,
+    running,
+    table,
+    until,
+)
+from tests.route.fleet import target as unit
+from tests.route.test_strangers import CHAT, JSON, MIB, big, many
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files from the first byte on that is too much for memory."""
+    monkeypatch.setattr("launcher.route.clients._SPOOL_BYTES", MIB)
+
+
+def front_of(port: int, folder: Path, **changes: Any) -> Front:
+    """A front whose bodies lie in `folder`."""
+    made = Front(table(unit("m", port, **changes), front=front_unit(max_body_bytes=8 * MIB)), FakeFleet())
+    made.clients.held.spools.folder = folder
+    return made
+
+
+async def test_unfinished_bodies_take_no_memory_and_leave_no_file(tmp_path: Path, early: None) -> None:
+    """Ten of 3 MB: all are counted, a few are in memory, none has a name, none stays."""
+    front = front_of(1, tmp_path)
+    held, spools = front.clients.held, front.clients.held.spools
+    async with running(front) as port:
+        tracemalloc.start()
+        try:
+            async with many(port, 10) as clients:
+                body = post(b"a" * (3 * MIB), CHAT, JSON)[:-1]
+                sent = tracemalloc.get_traced_memory()[0]
+                for client in clients:
+                    client.writer.write(body)
+                    await client.writer.drain()
+                await until(lambda: held.incoming >= 10 * (3 * MIB - 1))
+                assert tracemalloc.get_traced_memory()[0] - sent < 8 * MIB
+                assert len(spools.open) >= 8
+                assert not os.listdir(tmp_path)  # noqa: PTH208 - names only
+        finally:
+            tracemalloc.stop()
+        await until(lambda: held.incoming == 0)
+        assert not spools.open
+
+
+@pytest.mark.parametrize("given", [{}, {"seed": 1}])
+async def test_a_body_in_a_file_arrives_as_it_was_sent(tmp_path: Path, early: None, given: dict[str, int]) -> None:
+    """Whole, in chunks whose last are of one byte, and where a key is set in it."""
+    body = big(4 * MIB, model="m")
+    async with answering(OK) as up:
+        front = front_of(up.port, tmp_path, request_set=given)
+        async with running(front) as port, RawClient(port) as client:
+            assert (await client.ask(post(body, CHAT, JSON))).status == 200
+            head = post(b"", CHAT, JSON, "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+            tail = chunked(*(body[n : n + 1] for n in range(len(body) - 1000, len(body))))
+            client.send(head + chunked(body[:-1000]) + tail + b"0\r\n\r\n")
+            assert (await client.answer()).status == 200
+            await until(lambda: not front.clients.held.spools.open)
+        first, second = (request.body for request in up.requests)
+    assert first == second
+    assert first == body if not given else len(first) > 4 * MIB - 1000
+
+
+@pytest.mark.parametrize("fails_at", ["first", "later", "last"])
+async def test_a_disk_that_takes_no_more_leaves_the_body_in_memory(
+    tmp_path: Path, early: None, monkeypatch: pytest.MonkeyPatch, fails_at: str
+) -> None:
+    """Full at once, within the body, or with its last bytes: it arrives."""
+    body = big(4 * MIB, model="m")
+    room = {"first": 0, "later": 2 * MIB + 5, "last": len(body) - 7}[fails_at]
+    taken: list[int] = []
+
+    def write(fd: int, data: memoryview) -> int:
+        count = min(len(data), room - sum(taken))
+        if count <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken.append(count)
+        return os.write(fd, data[:count])
+
+    async with answering(OK) as up:
+        front = front_of(up.port, tmp_path)
+        async with running(front) as port:
+            with monkeypatch.context() as patched:
+                patched.setattr(spooling, "os", _Disk(write))
+                assert (await ask(port, post(body, CHAT, JSON))).status == 200
+            assert up.requests[0].body == body
+            assert (await ask(port, post(body, CHAT, JSON))).status == 200  # it is left alone for a while
+        assert up.requests[1].body == body
+        assert not front.clients.held.spools.open
+
+
+class _Disk:
+    """The module `os`, with another `write`."""
+
+    def __init__(self, write: Any) -> None:
+        self.write = write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+def test_files_have_a_limit_and_a_folder_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptors are for others, too; memory has to do then."""
+    monkeypatch.setattr(spooling, "_MOST", 2)
+    spools = Spools(tmp_path)
+    first, second = spools.begin(b"a"), spools.begin(b"b")
+    assert first is not None
+    assert second is not None
+    assert spools.begin(b"c") is None
+    del second
+    assert spools.begin(b"c") is not None
+    assert Spools(tmp_path / "missing").begin(b"a") is None
+
+
+def test_a_file_system_without_nameless_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name goes at once."""
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    disk = _Disk(os.write)
+    disk.open = refuse  # type: ignore[attr-defined]
+    with monkeypatch.context() as patched:
+        patched.setattr(spooling, "os", disk)
+        spool = Spools(tmp_path).begin(b"a" * 100_000)
+    assert isinstance(spool, Spool)
+    assert not list(tmp_path.iterdir())
+    assert bytes(spool.whole()) == b"a" * 100_000
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What only the collector would free stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", get("/health"), post({"model": "m"}), post(b"a" * 100_000)[:-1], b"GET / HTTP/1.1\r\nHo", b"\0\r\n\r\n"],
+)
+async def test_who_is_gone_is_freed_without_the_collector(no_collector: None, said: bytes) -> None:
+    """A connection, its parser and its transport are no circle: 5,000 of them would wait for minutes."""
+    async with answering(OK) as up:
+        front = Front(table(unit("m", up.port)), FakeFleet())
+        async with running(front) as port:
+            async with RawClient(port) as client:
+                client.send(said)
+                if said.endswith((b"}", b"\r\n\r\n")):
+                    await client.answer()
+                else:
+                    await until(lambda: bool(front.clients.connections))
+            await until(lambda: not front.clients.connections)
+            await until(lambda: not [o for o in gc.get_objects() if isinstance(o, ClientConnection | RequestReader)])
