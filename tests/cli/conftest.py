@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import msgspec
 import pytest
 
 from launcher.manifest import DOCUMENTS, json_schema
-
-LAUNCH = Path(sys.executable).with_name("launch")
+from tests.launched import LAUNCH, launched
 
 
 def holds(document: dict[str, Any], name: str) -> None:
@@ -67,9 +65,7 @@ class Cli:
 
     def run(self, *args: str, code: int | None = 0, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Runs `launch ARGS`; checks the exit code unless `code` is None, and that no traceback came out."""
-        done = subprocess.run(
-            [LAUNCH, *args], cwd=self.home, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        done = launched(args, cwd=self.home, env=self.env, timeout_s=timeout_s)
         assert "Traceback" not in done.stdout + done.stderr
         assert code is None or done.returncode == code, done.stdout + done.stderr
         return done
