@@ -25,6 +25,7 @@ from launcher.route.services import Services
 from launcher.route.signs import STREAMING, Signs, waits_for
 from launcher.route.silence import LOOK, judged
 from launcher.route.sticky import beginning, hashes
+from launcher.route.tap import Tap
 from launcher.route.target import MovedError, Target, choose, why_none
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
@@ -43,6 +44,7 @@ class Exchange(Reply):
     decision: str = ""  # why it goes where it goes, where an orchestrator said so
     target: Target | None = None  # the server that was asked last
     orchestration: asyncio.Task[None] | None = None  # somebody else who answers, see `hand_over`
+    tap: Tap | None = None  # keeps what passes of the answer
     beginning: bytes | None = None
     media: frozenset[str] | None = None  # its prompt's beginning and media, where it was read elsewhere
     _route: Route | None = None
@@ -290,14 +292,8 @@ class Exchange(Reply):
             if not self.started and not self._begin_answer(connection):
                 return
             data = connection.take() if connection.chunks else b""
-            if data:
-                if self._has_new_id:
-                    self._learn_id(data)
-                self._before, self._last = self._last, data
-                self.first_at = self.first_at or monotonic()
-                self.parts += data.count(b"\n\n") if self._is_events else 0
             done = connection.complete
-            self.client.write(data, done)
+            self._pass_on(data, done)
             if done:
                 target = self.target
                 assert target is not None  # noqa: S101  # it answered
@@ -310,6 +306,18 @@ class Exchange(Reply):
                 self._failed_late(connection.error)
         except Exception as bug:  # noqa: BLE001  # as above
             self.failed(bug)
+
+    def _pass_on(self, data: bytes, done: bool) -> None:
+        """Give the client what has come, and note what is to be known of it."""
+        if data:
+            if self._has_new_id:
+                self._learn_id(data)
+            self._before, self._last = self._last, data
+            self.first_at = self.first_at or monotonic()
+            self.parts += data.count(b"\n\n") if self._is_events else 0
+        self.client.write(data, done)
+        if self.tap is not None:
+            self.tap.add(data, done=done)
 
     def _learn_id(self, data: bytes) -> None:
         """Remember who has the completion whose first part this is."""
