@@ -17,6 +17,7 @@ from launcher.ir.live import Lease, UnavailableError
 from launcher.route.body import BIG_BYTES, for_target
 from launcher.route.breaker import CLOSED
 from launcher.route.faults import Traits, traits_of
+from launcher.route.media import WRITTEN
 from launcher.route.oom import said_out_of_memory
 from launcher.route.owners import Owner
 from launcher.route.problem import HttpError, answered_otherwise, stopping
@@ -384,7 +385,8 @@ class Exchange(Reply):
 
     def _goes_elsewhere(self, route: Route) -> bool:
         """Send a chat with images or audio to a server that takes them. Raises HttpError where none is named."""
-        found = self.services.elsewhere(self, route) if route.lacks and self.head.kind == "chat" else None
+        is_read = route.lacks and self.head.kind in WRITTEN
+        found = self.services.elsewhere(self, route) if is_read else None
         if found is None:
             return False
         self._abandon()
