@@ -58,8 +58,8 @@ engine: $(VENV)/.installed ## compile a current llama-server for this machine (B
 upstream: setup-dev ## compile the newest llama.cpp (or BUILD=N), record it, and hold it against all that we rely on
 	@$(BIN)/python -m tests.upstream $(BUILD)
 
-wheel: setup-dev ## dist/launch_fleet-….whl, to install anywhere with pip or pipx
-	@$(BIN)/python -m build --wheel --no-isolation -o dist . >/dev/null && ls dist/*.whl
+wheel: | $(BIN)/python ## dist/launch_fleet-….whl, to install anywhere with pip or pipx
+	@$(PIP) wheel -q --no-deps --use-pep517 -w dist . && ls dist/*.whl
 
 quick: setup-dev lint types layers ## for every change: the source, and the rooms that start nothing
 	@$(BIN)/pytest -n 2 --dist loadgroup -m "not slow" tests/config tests/catalog tests/plan tests/render tests/hardware \

@@ -470,6 +470,7 @@ def memory(
     deployment: Annotated[str | None, typer.Option("--deployment", help="Of this deployment only.")] = None,
     owner: Annotated[str | None, typer.Option("--owner", help="Of the API key of this name only.")] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Drop the project and everything in it.")] = False,
+    drafts: Annotated[bool, typer.Option("--drafts", help="What the validator refused, and why.")] = False,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -478,12 +479,17 @@ def memory(
     \b
     launch memory
     launch memory website > website.jsonl
+    launch memory website --drafts
     launch memory website --forget
     """
-    from launcher.cli.memory import show_memory
+    from launcher.cli.memory import show_drafts, show_memory
 
     if forget and project is None:
         raise typer.BadParameter("--forget needs the name of a project; `launch memory` lists them")
+    if drafts:
+        if forget:
+            raise typer.BadParameter("either --drafts or --forget")
+        return show_drafts(project, deployment=deployment, owner=owner, as_json=json, no_color=no_color)
     return show_memory(project, deployment=deployment, owner=owner, forget=forget, as_json=json, no_color=no_color)
 
 

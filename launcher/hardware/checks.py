@@ -196,16 +196,27 @@ def _memlock(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """Ports that somebody else holds."""
     ports = {s.name: s.port for s in manifest.servers} | {s.name: s.port for s in manifest.services}
+    servers = {server.name for server in manifest.servers}
     for name, why in facts.taken_ports.items():
         key = "runtime.front.port" if name == "front" else f"ports.{name}"
+        override = f"servers.{name}.port" if name in servers else key
+        other = _other_port(ports.get(name, 8000), {*ports.values()})
         number = f"port {ports[name]}" if name in ports else "the front's port"
         yield Finding(
             code="host/port-taken",
             severity="error",
             key=key,
             message=f"{name}: {number} {why}",
-            notes=("nothing that launch did not start is stopped; stop it, or choose another port",),
+            notes=(
+                f"nothing that launch did not start is stopped; stop it, or choose another port: {override}={other}",
+            ),
         )
+
+
+def _other_port(taken: int, planned: set[int]) -> int:
+    """A port like `taken` that the plan does not use; whether somebody else does is seen when it is tried."""
+    others = (port for port in range(taken + 100, taken + 1000) if port < 65536 and port not in planned)
+    return next(others, 18800)
 
 
 def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:

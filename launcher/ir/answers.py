@@ -10,6 +10,7 @@ from launcher.errors import Finding, Severity
 from launcher.ir.changes import FleetChange
 from launcher.ir.documents import InspectDocument
 from launcher.ir.live import FleetStatus
+from launcher.ir.project import Draft
 
 
 class StatusesDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,21 @@ class SwitchDocument(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal["launch.switch/v1"]
     deployment: str
     changes: tuple[FleetChange, ...]
+
+
+class DraftDocument(Draft, frozen=True, kw_only=True):
+    """A refused draft of a project. `owner`: the name of the key that made the project."""
+
+    deployment: str
+    project: str
+    owner: str
+
+
+class DraftsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch memory --drafts --json`: what validators did not accept."""
+
+    schema: Literal["launch.drafts/v1"] = "launch.drafts/v1"
+    drafts: tuple[DraftDocument, ...]
 
 
 class InstalledFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +225,7 @@ class PoolDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ANSWERS: tuple[type[msgspec.Struct], ...] = (
-    *(StatusesDocument, StopDocument, ReloadDocument, SwitchDocument, InstallDocument),
+    *(StatusesDocument, StopDocument, ReloadDocument, SwitchDocument, InstallDocument, DraftsDocument),
     *(CheckpointsDocument, CheckpointCreatedDocument, CheckpointDeletedDocument, CheckpointRestoredDocument),
     *(CheckpointDiffDocument, ExplainDocument, InspectionsDocument, PoolDocument),
 )

@@ -643,6 +643,9 @@ class ValidationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Longest block."""
     max_blocks: Positive = 32
     """Most blocks of one answer."""
+    shed_above: NotNegative = 8
+    """While so many answers are being validated, one more is only where the request or its model names a policy: a
+    fleet with too much to do gets no more of it. 0 = always."""
     block_prompt: str = ""
     """What a worker is told about blocks, after its own prompt; empty: the built-in text."""
 
@@ -665,6 +668,8 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Finished work, notes and journal older than this are dropped; 0 = never."""
     context_blocks: NotNegative = 16
     """Latest blocks of a project that a worker may be shown, as far as its slot has room."""
+    commits: Literal["validated", "projects"] = "validated"
+    """Which answers are kept: those that were validated, or also those that were not, of requests with `X-Project`."""
 
 
 class WarmPoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

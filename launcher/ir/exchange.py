@@ -15,7 +15,8 @@ Headers = list[tuple[bytes, bytes]]
 class Refusal(Exception):  # noqa: N818  # it is a refusal, as an HTTP answer is one
     """A request that is answered with an error: HTTP status, stable code, and what belongs to it.
 
-    `details` are further fields of the error object. `retry_after_s` is told where a retry may help.
+    `details` are further fields of the error object. `retry_after_s` is told where a retry may help. `headers` go with
+    the answer.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Refusal(Exception):  # noqa: N818  # it is a refusal, as an HTTP answer is
         param: str | None = None,
         retry_after_s: float | None = None,
         details: Mapping[str, Any] | None = None,
+        headers: Headers | None = None,
     ) -> None:
         """Keep the parts; the text of the exception is `message`."""
         super().__init__(message)
@@ -36,10 +38,19 @@ class Refusal(Exception):  # noqa: N818  # it is a refusal, as an HTTP answer is
         self.param = param
         self.retry_after_s = retry_after_s
         self.details = dict(details or {})
+        self.headers = headers or []
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """What a server answered to a question of ours."""
+
+    status: int
+    body: bytes
+    server: str
+
+
+class Passed(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer that passed through. `body`: all of it where it ended as it should and was not too long, else empty."""
 
     status: int
     body: bytes
@@ -79,8 +90,11 @@ class Exchange(Protocol):
         `as_caller`: whoever answers, a fallback too, is one that the caller's key allows.
         """
 
-    async def forward(self, server: str, decision: str, headers: Headers) -> None:
-        """Have `server` answer the client itself; `headers` go with its answer, `decision` into the front's journal."""
+    async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Passed:
+        """Have `server` answer the client itself; `headers` go with its answer, `decision` into the front's journal.
+
+        Returns what went by of it once it has ended, where it was no longer than `keep_bytes`.
+        """
 
     async def whole(self, status: int, data: bytes, headers: Headers) -> None:
         """Answer the client with JSON."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from launcher.orchestrate.archive import (
     export_project,
     forget_project,
+    list_drafts,
     list_projects,
     read_generation,
     recent_generations,
@@ -23,6 +24,7 @@ __all__ = [
     "Orchestrator",
     "export_project",
     "forget_project",
+    "list_drafts",
     "list_projects",
     "read_generation",
     "recent_generations",

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher.errors import HostError
-from launcher.ir.project import ProjectSummary
+from launcher.ir.project import Draft, ProjectSummary
 from launcher.orchestrate.memory import BUSY_MS, unusable
 
 _PARTS = {
@@ -55,6 +55,22 @@ def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | 
         if "data" in entry:
             entry["data"] = msgspec.json.decode(entry["data"])
     return found
+
+
+def list_drafts(path: Path, owner: str, name: str) -> list[Draft]:
+    """What a project's validator did not accept, in the order of the verdicts. Raises HostError."""
+    with _opened(path, "ro") as db:
+        if db.execute("SELECT count(*) FROM pragma_table_info('verdict') WHERE name = 'draft'").fetchone()[0] == 0:
+            return []  # the file of an older launch, which no runtime has opened since
+        rows = db.execute(
+            "SELECT generation, seq + 1 AS block, attempt, kind, reason, correction, verdict.server, model,"
+            " draft AS text, updated_at AS at"
+            " FROM verdict JOIN generation ON generation.id = verdict.generation"
+            " JOIN project ON project.id = generation.project"
+            " WHERE owner = ? AND project.name = ? AND draft <> '' ORDER BY verdict.id",
+            (owner, name),
+        )
+        return [Draft(**dict(row)) for row in rows]
 
 
 def recent_generations(path: Path, owner: str, name: str, most: int = 50) -> list[dict[str, Any]]:

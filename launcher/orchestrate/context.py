@@ -13,12 +13,15 @@ import msgspec
 
 from launcher.orchestrate.verdict import SCHEMA, Verdict
 
-DONE = "[DONE]"
-"""What a worker says when nothing is left to write."""
 SEPARATOR = "\n\n"
 """Between blocks, in answers and prompts."""
 _CUT = "…"
-_NEXT = "Go on with the next block. When nothing is left to write, answer [DONE]."
+NEXT = "Go on with the next block. When nothing is left to write, answer [DONE]."
+_EARLIER = "Written earlier in this project:"
+_REFUSED = "The reviewer did not accept this {what}:"
+_AGAIN = "Write the {what} again, all of it."
+OURS = (NEXT, _EARLIER, *(said.format(what=what) for said in (_REFUSED, _AGAIN) for what in ("block", "answer")))
+"""What a worker is told beside its prompts."""
 VERDICT_TOKENS = 400
 """Tokens that a verdict may take."""
 _JUDGE = "You judge blocks of an answer. PASS when nothing is wrong with the block; otherwise FAIL, and say why."
@@ -113,11 +116,11 @@ def worker_messages(
             shown[piece.name].append(piece.variants[variant])
     system = task.system
     if shown["project"]:
-        system += f"{SEPARATOR}Written earlier in this project:{SEPARATOR}" + SEPARATOR.join(shown["project"])
+        system += f"{SEPARATOR}{_EARLIER}{SEPARATOR}" + SEPARATOR.join(shown["project"])
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     messages += task.messages
     if shown["own"]:
-        messages += [{"role": "assistant", "content": SEPARATOR.join(shown["own"])}, {"role": "user", "content": _NEXT}]
+        messages += [{"role": "assistant", "content": SEPARATOR.join(shown["own"])}, {"role": "user", "content": NEXT}]
     if verdict is not None:
         messages += [{"role": "assistant", "content": rejected}, {"role": "user", "content": _correct(verdict, task)}]
     return messages
@@ -127,20 +130,12 @@ def _correct(verdict: Verdict, task: Task) -> str:
     """What a worker is told about a block that was not accepted."""
     change = f"\nWhat to change: {verdict.correction}" if verdict.correction else ""
     what = "answer" if task.whole else "block"
-    return f"The reviewer did not accept this {what}: {verdict.reason}{change}\nWrite the {what} again, all of it."
+    return f"{_REFUSED.format(what=what)} {verdict.reason}{change}\n{_AGAIN.format(what=what)}"
 
 
 def sampling(request: dict[str, Any]) -> dict[str, Any]:
     """What of a client's request goes to the worker as it is: temperature, seed and the like."""
     return {key: value for key, value in request.items() if key not in _ONLY_SAMPLING}
-
-
-def split_done(text: str) -> tuple[str, bool]:
-    """A worker's answer without a closing `[DONE]`, stripped, and whether it had one."""
-    text = text.strip()
-    if text.upper().endswith(DONE):
-        return text[: -len(DONE)].rstrip(), True
-    return text, False
 
 
 # --- the validator ------------------------------------------------------------------------------------------

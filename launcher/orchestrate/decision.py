@@ -72,11 +72,17 @@ def _contains(text: str, word: str) -> bool:
     return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
+LATE = ("router_timeout", "router_resting")
+"""Why the front door answers where the router is too slow: nothing is added to such a fleet's work."""
+
+
 def front_door(settings: Settings, why: str, allowed: Callable[[str], bool]) -> Decision:
-    """The default, when nobody decided. Raises Refusal where there is none that may be asked."""
+    """The default, when nobody decided, checked as what it serves is. Raises Refusal where nobody may be asked."""
     for model in (settings.front_door, *settings.workers):
         if model and allowed(model):
-            return Decision(model=model, confidence=0.0, source="front_door", why=why)
+            policy = settings.front_door_policy if model == settings.front_door else None
+            policy = policy or ("none" if why in LATE else None)
+            return Decision(model=model, policy=policy, confidence=0.0, source="front_door", why=why)
     raise Refusal(403, "model_not_allowed", "this API key may ask none of the workers", param="model")
 
 
@@ -96,6 +102,27 @@ def parse_decision(text: str, settings: Settings, workers: tuple[str, ...]) -> D
         confidence=found.confidence,
         source="router",
     )
+
+
+class Patience:
+    """Whether the router is asked: once it was late it rests, and then one request alone finds out if it is back."""
+
+    def __init__(self, rest_s: float) -> None:
+        """It is asked."""
+        self._rest_s = rest_s
+        self._asked_again_at = 0.0
+
+    def asks(self, now: float) -> bool:
+        """Whether a request may ask at `now` (monotonic); the first after a rest lets nobody else for as long again."""
+        if now < self._asked_again_at:
+            return False
+        if self._asked_again_at:
+            self._asked_again_at = now + self._rest_s
+        return True
+
+    def told(self, now: float, *, late: bool) -> None:
+        """What came of asking."""
+        self._asked_again_at = now + self._rest_s if late else 0.0
 
 
 class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +150,8 @@ def policy_of(settings: Settings, decision: Decision, requested: str | None) -> 
     by_model = settings.model_policies.get(decision.model)
     by_domain = settings.policies.get(decision.domain)
     asked: Any = requested
+    if decision.source == "named":
+        return asked or by_model or "none"
     policy: ValidationPolicy = asked or by_model or by_domain or decision.policy or settings.validation.policy
     return policy
 

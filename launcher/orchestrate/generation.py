@@ -23,10 +23,10 @@ from launcher.orchestrate.context import (
     judge_pieces,
     judge_question,
     sampling,
-    split_done,
     worker_messages,
     worker_pieces,
 )
+from launcher.orchestrate.echo import Echo
 from launcher.orchestrate.keeper import Keeper
 from launcher.orchestrate.memory import Opened
 from launcher.orchestrate.settings import Settings
@@ -54,6 +54,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     stream_usage: bool
     timeout_s: float
     """For one answer of the worker; its server gives up by itself before."""
+    echo: Echo
+    """What of the worker's text is ours."""
 
 
 class Generation:
@@ -113,6 +115,7 @@ class Generation:
             raise
         except Refusal as refusal:
             await self._end("failed", refusal.code, refusal.message)
+            refusal.headers = self._headers
             raise
         except Exception:
             await self._end("failed", "internal_error", "an internal error")
@@ -166,10 +169,10 @@ class Generation:
             return cycle.WriteFailed(status=refusal.status, code=refusal.code, message=refusal.message, again=again)
         self._server = said.server
         self._count(said)
-        text, last = split_done(said.text)
         whole, limit = self._job.task.whole, self._job.token_limit
+        text, last = self._job.echo.out_of(said.text, whole=whole)
         cut = whole or (limit is not None and self._spent + self._wrote >= limit)
-        return cycle.Wrote(text=text, last=last or whole, spent=cut and said.reason == "length")
+        return cycle.Wrote(text=text, last=last, spent=cut and said.reason == "length")
 
     async def _prompt(self, action: cycle.Write) -> tuple[list[Message], int]:
         """What the worker is shown, and how many tokens it may write. Raises Refusal, TimeoutError."""
@@ -225,7 +228,9 @@ class Generation:
         except Refusal as refusal:
             verdict = Verdict(kind="timeout" if refusal.status == 504 else "unavailable", reason=refusal.message)
         seconds = time.perf_counter() - began
-        verdict = msgspec.structs.replace(verdict, server=self._settings.validator, seconds=round(seconds, 6))
+        draft = action.text if verdict.kind != "pass" else ""
+        server = self._settings.validator
+        verdict = msgspec.structs.replace(verdict, server=server, seconds=round(seconds, 6), draft=draft)
         self._tally.judging.observe(seconds)
         self._tally.verdicts[verdict.kind,] += 1
         if verdict.kind != "pass":
@@ -308,7 +313,7 @@ class Generation:
     def _refusal(self, status: int, code: str, message: str) -> Refusal:
         """An error with what was committed, and the id to go on with."""
         details = {"generation": self._opened.id, "committed": list(self._blocks)}
-        return Refusal(status, code, message, details=details)
+        return Refusal(status, code, message, details=details, headers=self._headers)
 
     async def _end(self, status: str, *rest: Any) -> None:
         """Note how it ended, once; a disk that fails now takes nothing back."""

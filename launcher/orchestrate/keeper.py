@@ -30,7 +30,10 @@ class Keeper:
         Who is cancelled meanwhile still waits until the call is done.
         """
         call = functools.partial(method, *args, **kwargs)
-        done = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, call))
+        try:
+            done = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, call))
+        except RuntimeError:
+            raise Refusal(503, "front_stopping", "the project memory is closed") from None
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:

@@ -19,7 +19,7 @@ import msgspec
 from launcher.errors import Finding, HostError
 from launcher.orchestrate.cycle import Commit, Ends
 from launcher.orchestrate.retention import Moment, next_horizon
-from launcher.orchestrate.tables import TABLES, VERSION
+from launcher.orchestrate.tables import LATER, TABLES, VERSION
 from launcher.orchestrate.verdict import Verdict
 
 FILE_NAME = "memory.sqlite3"
@@ -77,12 +77,13 @@ class Memory:
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, VERSION):
+        if version not in (0, VERSION, *LATER):
             why = f"it has version {version}, this launch writes version {VERSION}"
             raise HostError([unusable(self.path, why)])
         self._db.execute("CREATE TABLE IF NOT EXISTS looked (wall REAL, boot TEXT, running REAL)")  # at the clock
-        if version == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+        changes = TABLES if version == 0 else "".join(LATER[v] for v in range(version, VERSION))
+        if changes:
+            self._db.executescript(f"BEGIN IMMEDIATE; {changes} PRAGMA user_version = {VERSION}; COMMIT;")
 
     def _interrupt(self) -> int:
         """Mark what a dead runtime was at; how many there were."""
@@ -179,6 +180,14 @@ class Memory:
                 data |= {"code": code, "message": message, "verdicts": [v.kind for v in verdicts]}
             self._write(now, opened.project, opened.id, status, data)
 
+    def keep(self, generation: str, owner: str, project: str, answer: Commit, server: str, **fields: str) -> bool:
+        """A whole answer that nobody validated; False where the generation exists already: what it has stands."""
+        opened = self.open(generation, owner, project, **fields)
+        if not opened.known:
+            self.commit(opened, answer, server)
+            self.end(opened, "complete")
+        return not opened.known
+
     def note(self, project: int, generation: str, text: str) -> None:
         """A line in the project's scratchpad."""
         with self._transaction() as now:
@@ -216,10 +225,11 @@ class Memory:
     def _verdicts(self, generation: str, seq: int, verdicts: Sequence[Verdict], *, committed: bool) -> None:
         """All verdicts of one block."""
         self._db.executemany(
-            "INSERT INTO verdict (generation, seq, attempt, kind, reason, correction, server, seconds, committed)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO verdict"
+            " (generation, seq, attempt, kind, reason, correction, server, seconds, draft, committed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (generation, seq, attempt, v.kind, v.reason, v.correction, v.server, v.seconds, committed)
+                (generation, seq, attempt, v.kind, v.reason, v.correction, v.server, v.seconds, v.draft, committed)
                 for attempt, v in enumerate(verdicts, 1)
             ],
         )

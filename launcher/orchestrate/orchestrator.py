@@ -19,9 +19,11 @@ from launcher.ir.fleet import RoutingTable
 from launcher.orchestrate import telling
 from launcher.orchestrate.ask import Sizes, chat
 from launcher.orchestrate.context import Message, request_text
+from launcher.orchestrate.cycle import Commit
 from launcher.orchestrate.decision import (
     DECISION_TOKENS,
     Decision,
+    Patience,
     by_rules,
     by_task_type,
     front_door,
@@ -32,6 +34,7 @@ from launcher.orchestrate.decision import (
     router_question,
 )
 from launcher.orchestrate.generation import Generation
+from launcher.orchestrate.heard import MOST_BYTES, text_of_answer
 from launcher.orchestrate.keeper import Keeper
 from launcher.orchestrate.memory import FILE_NAME, Memory, Opened
 from launcher.orchestrate.request import TEXT_PATHS, decoded, fields_of, job_of, name_in, unvalidated
@@ -41,6 +44,8 @@ from launcher.orchestrate.tally import Tally
 _LOG = logging.getLogger("launch.orchestrate")
 _DAY_S = 86400.0
 _REOPEN_S = 10
+_RESTS = 3
+"""A router that was late is not asked for so many times its time limit."""
 _HELD = ("other", "running", "complete")
 """A generation found like this is not ours to end."""
 
@@ -62,7 +67,10 @@ class Orchestrator:
         self._settings: Settings | None = None
         self._keeper: Keeper | None = None
         self._sizes = Sizes()
+        self._patience = Patience(0)
         self._tally = Tally()
+        self._validating = 0
+        """Answers that are being validated."""
         self._pruned_at = 0.0
         self._opens_at = 0.0
         """When a memory that could not be opened is tried again, by the monotonic clock."""
@@ -76,6 +84,7 @@ class Orchestrator:
         """Serve by another table. Raises like the constructor, and then keeps the old one."""
         self._settings = settings_of(table)
         self._sizes = Sizes()
+        self._patience = Patience(_RESTS * self._settings.router_timeout_s if self._settings else 0.0)
         self._opens_at = 0.0
         if self._settings is not None:
             self._kept()
@@ -115,25 +124,22 @@ class Orchestrator:
         """Answer a request for `auto`, or one whose answer is validated. Raises Refusal."""
         settings = self._settings
         if settings is None:
-            if exchange.header(b"x-validation-policy") == "none":
+            if exchange.header(b"x-validation-policy") in (None, "none"):
                 await exchange.forward(exchange.asked, "", [])
                 return
             raise Refusal(400, "policy_unsupported", "this fleet has no orchestration, and no validator")
+        named, requested = exchange.asked != AUTO, exchange.header(b"x-validation-policy")
+        is_checked = requested is not None or exchange.asked in settings.model_policies
+        if named and not is_checked and settings.memory.commits == "validated":
+            await exchange.forward(exchange.asked, "", [])
+            return
         body = decoded(exchange) if exchange.path in TEXT_PATHS else {}
-        named = exchange.asked != AUTO
         decision = (
             Decision(model=exchange.asked, source="named") if named else await self._decide(exchange, settings, body)
         )
         if not exchange.may_ask(decision.model):
             raise Refusal(403, "model_not_allowed", f"this API key may not ask {decision.model!r}", param="model")
-        requested = exchange.header(b"x-validation-policy")
-        policy = policy_of(settings, decision, requested)
-        why = unvalidated(exchange.path, body) if policy != "none" else ""
-        if policy != "none" and exchange.is_outline:
-            why = "a request as big as this is not validated"
-        if why and requested is not None:
-            raise Refusal(400, "policy_unsupported", why)
-        decision = msgspec.structs.replace(decision, policy="none" if why else policy)
+        decision = self._checked(exchange, settings, body, decision)
         keeper = self._kept()
         place = Place(
             project=name_in(exchange, b"x-project", "default"),
@@ -143,9 +149,7 @@ class Orchestrator:
         if keeper is not None:
             await self._note(exchange, settings, keeper, decision, place)
         if decision.policy == "none":
-            header = decision.header()
-            headers = [(b"x-launch-decision", header.encode("latin-1", "replace"))]
-            await exchange.forward(decision.model, header, headers)
+            await self._forward(exchange, settings, keeper, body, decision, place=place)
         elif keeper is None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
         else:
@@ -170,6 +174,59 @@ class Orchestrator:
                 await keeper.do(keeper.memory.prune, days)
         except Refusal as refusal:
             _LOG.warning("a decision is not noted: %s", refusal.message)
+
+    def _checked(self, exchange: Exchange, settings: Settings, body: dict[str, Any], decision: Decision) -> Decision:
+        """The decision with how the answer is checked. Raises Refusal for what the client asks for and cannot have."""
+        requested = exchange.header(b"x-validation-policy")
+        policy = policy_of(settings, decision, requested)
+        if policy != "none" and self._sheds(settings, decision, requested):
+            return msgspec.structs.replace(decision, policy="none", why="validation_shed")
+        why = unvalidated(exchange.path, body) if policy != "none" else ""
+        if policy != "none" and exchange.is_outline:
+            why = "a request as big as this is not validated"
+        if why and requested is not None:
+            raise Refusal(400, "policy_unsupported", why)
+        return msgspec.structs.replace(decision, policy="none" if why else policy)
+
+    def _sheds(self, settings: Settings, decision: Decision, requested: str | None) -> bool:
+        """Whether there is too much to validate for one more whose policy nobody named."""
+        is_named = requested is not None or decision.model in settings.model_policies
+        return 0 < settings.validation.shed_above <= self._validating and not is_named
+
+    async def _forward(
+        self,
+        exchange: Exchange,
+        settings: Settings,
+        keeper: Keeper | None,
+        body: dict[str, Any],
+        decision: Decision,
+        *,
+        place: Place,
+    ) -> None:
+        """Have the client answered by the worker itself; kept where the project keeps such answers. Raises Refusal."""
+        keeps = place.shared and settings.memory.commits == "projects" and exchange.path in TEXT_PATHS
+        header = decision.header()
+        headers = [(b"x-launch-decision", header.encode("latin-1", "replace"))]
+        if not keeps or keeper is None:
+            await exchange.forward(decision.model, header, headers)
+            return
+        headers.append((b"x-generation-id", place.generation.encode()))
+        passed = await exchange.forward(decision.model, header, headers, keep_bytes=MOST_BYTES)
+        text = text_of_answer(passed.body) if passed.status == 200 else ""
+        if not text:
+            return
+        answer = Commit(seq=0, text=text, verdicts=(), ends="stop")
+        fields = fields_of(exchange, body, decision)
+        try:
+            is_kept = await keeper.do(
+                keeper.memory.keep, place.generation, exchange.caller, place.project, answer, passed.server, **fields
+            )
+        except Refusal as refusal:
+            _LOG.warning("an answer of project %s is not kept: %s", place.project, refusal.message)
+            return
+        if is_kept:
+            self._tally.blocks += 1
+            self.tell(telling.committed(passed.server, place.generation, 0, len(text), ()))
 
     async def _generate(
         self,
@@ -203,7 +260,11 @@ class Orchestrator:
             tally=self._tally,
             tell=self.tell,
         )
-        await run.run()
+        self._validating += 1
+        try:
+            await run.run()
+        finally:
+            self._validating -= 1
 
     async def _decide(self, exchange: Exchange, settings: Settings, body: dict[str, Any]) -> Decision:
         """Who answers a request for `auto`. Raises Refusal."""
@@ -222,7 +283,9 @@ class Orchestrator:
         workers = tuple(w for w in settings.workers if exchange.may_ask(w))
         if not settings.router or not workers or not text.strip() or not settings.domains:
             return front_door(settings, "nothing_to_decide", exchange.may_ask)
-        began = time.perf_counter()
+        if not self._patience.asks(time.monotonic()):
+            return front_door(settings, "router_resting", exchange.may_ask)
+        began, found = time.perf_counter(), None
         try:
             async with asyncio.timeout(settings.router_timeout_s):
                 said = await self._routed(exchange, settings, text, workers)
@@ -232,12 +295,12 @@ class Orchestrator:
             why = "router_timeout" if refusal.status == 504 else "router_unavailable"
         else:
             found = parse_decision(said, settings, workers)
-            if found is not None and found.confidence >= settings.confidence_min:
-                return found
-            why = "router_malformed" if found is None else "router_unsure"
+            unsure = found is not None and found.confidence < settings.confidence_min
+            why = "router_malformed" if found is None else "router_unsure" if unsure else ""
         finally:
             self._tally.routing.observe(time.perf_counter() - began)
-        return front_door(settings, why, exchange.may_ask)
+        self._patience.told(time.monotonic(), late=why == "router_timeout")
+        return found if found is not None and not why else front_door(settings, why, exchange.may_ask)
 
     async def _routed(self, exchange: Exchange, settings: Settings, text: str, workers: tuple[str, ...]) -> str:
         """The router's answer. Raises Refusal, TimeoutError."""

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from launcher.ir.exchange import Exchange, Refusal
-from launcher.orchestrate.context import request_text, task_of
+from launcher.orchestrate.context import OURS, request_text, task_of, text_of
 from launcher.orchestrate.decision import Decision
+from launcher.orchestrate.echo import Echo
 from launcher.orchestrate.generation import Job
 from launcher.orchestrate.settings import BLOCK_PROMPT, Settings
 
@@ -98,6 +99,7 @@ def job_of(settings: Settings, body: dict[str, Any], decision: Decision, *, shar
     blocks = "" if whole else settings.validation.block_prompt or BLOCK_PROMPT
     own = settings.prompts.get(decision.model, "")
     options = body.get("stream_options")
+    said = "\n".join(text_of(m.get("content")) for m in body["messages"])
     return Job(
         model=decision.model,
         task=task_of(body["messages"], (own.strip(), blocks.strip()), whole=whole),
@@ -108,4 +110,5 @@ def job_of(settings: Settings, body: dict[str, Any], decision: Decision, *, shar
         stream=body.get("stream") is True,
         stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
         timeout_s=settings.timeouts_s.get(decision.model, 0),
+        echo=Echo((blocks, *OURS), said),
     )

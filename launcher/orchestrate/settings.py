@@ -35,6 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Domain → the pool that serves it as a task type, or its only server."""
     front_door: str | None
     """Who answers when nobody decided."""
+    front_door_policy: ValidationPolicy | None
+    """Of the first domain with a policy that the front door serves; None: there is none."""
     validator: str
     """"" where nothing is validated."""
     validation: ValidationConfig
@@ -88,6 +90,9 @@ def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:
         for pool in reversed(table.pools)
         for task_type in pool.task_types
     }
+    front_door = table.default or next(iter(workers), None)
+    doors = {front_door, *(pool.name for pool in table.pools if server(front_door or "") in pool.servers)}
+    served = (config.policies.get(domain) for domain, name in worker_of.items() if {name, server(name)} & doors)
     domains = (*config.policies, *(rule.domain for rule in config.rules), *reversed(worker_of))
     written = {s: policy for name, policy in config.model_policies.items() if (s := server(name))}
     own = {name: (name,) for name in table.targets}
@@ -103,7 +108,8 @@ def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:
         workers=workers,
         domains=tuple(dict.fromkeys(domains)),
         worker_of=worker_of,
-        front_door=table.default or next(iter(workers), None),
+        front_door=front_door,
+        front_door_policy=next((policy for policy in served if policy), None),
         validator=server(config.validation.validator) if config.validation else "",
         validation=config.validation or ValidationConfig(validator="", policy="none"),
         prompts={s: prompt for name, prompt in config.prompts.items() if (s := server(name))},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 """`PRAGMA user_version` of a database with these tables."""
 
 TABLES = """
@@ -47,7 +47,8 @@ CREATE TABLE verdict (
     correction TEXT NOT NULL,
     server TEXT NOT NULL,
     seconds REAL NOT NULL,
-    committed INTEGER NOT NULL        -- 1: of a block that was committed with it
+    committed INTEGER NOT NULL,       -- 1: of a block that was committed with it
+    draft TEXT NOT NULL DEFAULT ''    -- what was judged and did not pass
 );
 CREATE INDEX verdict_of ON verdict (generation, seq);
 CREATE TABLE scratchpad (
@@ -76,3 +77,6 @@ CREATE TRIGGER journal_is_kept BEFORE DELETE ON journal
 WHEN OLD.at >= (SELECT at FROM horizon) AND OLD.project NOT IN (SELECT project FROM forgotten)
 BEGIN SELECT RAISE (ABORT, 'the journal is append-only'); END;
 """
+
+LATER = {1: "ALTER TABLE verdict ADD COLUMN draft TEXT NOT NULL DEFAULT '';"}
+"""What makes tables of a version those of the next."""

@@ -45,6 +45,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     correction: str = ""
     server: str = ""
     seconds: float = 0.0
+    draft: str = ""
+    """What was judged, where it did not pass: what passed is the block."""
 
     @property
     def usable(self) -> bool:

@@ -17,6 +17,7 @@ from launcher.ir.live import Lease, UnavailableError
 from launcher.route.body import BIG_BYTES, for_target
 from launcher.route.breaker import CLOSED
 from launcher.route.faults import Traits, traits_of
+from launcher.route.media import WRITTEN
 from launcher.route.oom import said_out_of_memory
 from launcher.route.owners import Owner
 from launcher.route.problem import HttpError, answered_otherwise, stopping
@@ -25,6 +26,7 @@ from launcher.route.services import Services
 from launcher.route.signs import STREAMING, Signs, waits_for
 from launcher.route.silence import LOOK, judged
 from launcher.route.sticky import beginning, hashes
+from launcher.route.tap import Tap
 from launcher.route.target import MovedError, Target, choose, why_none
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
@@ -43,6 +45,7 @@ class Exchange(Reply):
     decision: str = ""  # why it goes where it goes, where an orchestrator said so
     target: Target | None = None  # the server that was asked last
     orchestration: asyncio.Task[None] | None = None  # somebody else who answers, see `hand_over`
+    tap: Tap | None = None  # keeps what passes of the answer
     beginning: bytes | None = None
     media: frozenset[str] | None = None  # its prompt's beginning and media, where it was read elsewhere
     _route: Route | None = None
@@ -292,14 +295,8 @@ class Exchange(Reply):
             if not self.started and not self._begin_answer(connection):
                 return
             data = connection.take() if connection.chunks else b""
-            if data:
-                if self._has_new_id:
-                    self._learn_id(data)
-                self._before, self._last = self._last, data
-                self.first_at = self.first_at or monotonic()
-                self.parts += data.count(b"\n\n") if self._is_events else 0
             done = connection.complete
-            self.client.write(data, done)
+            self._pass_on(data, done)
             if done:
                 target = self.target
                 assert target is not None  # noqa: S101  # it answered
@@ -312,6 +309,18 @@ class Exchange(Reply):
                 self._failed_late(connection.error)
         except Exception as bug:  # noqa: BLE001  # as above
             self.failed(bug)
+
+    def _pass_on(self, data: bytes, done: bool) -> None:
+        """Give the client what has come, and note what is to be known of it."""
+        if data:
+            if self._has_new_id:
+                self._learn_id(data)
+            self._before, self._last = self._last, data
+            self.first_at = self.first_at or monotonic()
+            self.parts += data.count(b"\n\n") if self._is_events else 0
+        self.client.write(data, done)
+        if self.tap is not None:
+            self.tap.add(data, done=done)
 
     def _learn_id(self, data: bytes) -> None:
         """Remember who has the completion whose first part this is."""
@@ -378,7 +387,8 @@ class Exchange(Reply):
 
     def _goes_elsewhere(self, route: Route) -> bool:
         """Send a chat with images or audio to a server that takes them. Raises HttpError where none is named."""
-        found = self.services.elsewhere(self, route) if route.lacks and self.head.kind == "chat" else None
+        is_read = route.lacks and self.head.kind in WRITTEN
+        found = self.services.elsewhere(self, route) if is_read else None
         if found is None:
             return False
         self._abandon()

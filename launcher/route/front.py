@@ -32,7 +32,7 @@ from launcher.route.handover import Handover, hand_over
 from launcher.route.head import Head, cors_lines
 from launcher.route.journal import Journal
 from launcher.route.keys import EVERYTHING, Grant
-from launcher.route.media import elsewhere, media_in
+from launcher.route.media import elsewhere, media_in, require_writes
 from launcher.route.owners import Owners
 from launcher.route.peek import peek, peek_json, query_model
 from launcher.route.problem import HttpError
@@ -244,7 +244,8 @@ class Front:
             hand_over(exchange, orchestrator.answer, Handover(exchange, model or "", body))
             return
         route = view.routes.get(model or "") or view.route(model, head.kind)
-        if orchestrator is not None and (route.is_validated or b"x-validation-policy" in head.seen):
+        is_handed_over = route.is_validated or b"x-validation-policy" in head.seen
+        if orchestrator is not None and (is_handed_over or (b"x-project" in head.seen and len(body) <= BIG_BYTES)):
             if len(body) > BIG_BYTES:
                 raise too_large(BIG_BYTES, "for an answer that is validated")
             hand_over(exchange, orchestrator.answer, Handover(exchange, route.name, body))
@@ -257,6 +258,7 @@ class Front:
 
     def elsewhere(self, exchange: Exchange, route: Route) -> Route | None:
         """Where a chat goes that contains what nobody of `route` takes; None: it does not. Raises HttpError."""
+        require_writes(route.name, route.lacks)
         found = media_in(exchange.body) if exchange.media is None else exchange.media
         lacking = found & route.lacks
         return exchange.view.routes[elsewhere(exchange.view.table, route.name, lacking)] if lacking else None

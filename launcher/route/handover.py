@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from launcher.ir.exchange import Answered, Headers, Refusal
+from launcher.ir.exchange import Answered, Headers, Passed, Refusal
 from launcher.route.exchange import Exchange
 from launcher.route.head import lines_of
 from launcher.route.keys import EVERYTHING
@@ -14,6 +14,7 @@ from launcher.route.peek import BOM
 from launcher.route.problem import as_http, stopping
 from launcher.route.question import Question, ask
 from launcher.route.signs import EVENTS
+from launcher.route.tap import Tap
 
 
 def hand_over(exchange: Exchange, answer: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
@@ -29,6 +30,7 @@ async def _answer(exchange: Exchange, answer: Callable[..., Coroutine[Any, Any, 
     except asyncio.CancelledError:
         exchange.refuse(stopping())  # unless the client left
     except Refusal as refusal:
+        exchange.more += lines_of(refusal.headers)
         exchange.refuse(as_http(refusal))
     except Exception as error:  # noqa: BLE001  # a bug of ours must not leave a client without an answer
         exchange.failed(error)
@@ -77,9 +79,10 @@ class Handover:
         question = Question(path=path, body=body, request_id=exchange.id, grant=grant, granted=self.asked)
         return await ask(exchange.services, server, question, timeout_s=timeout_s)
 
-    async def forward(self, server: str, decision: str, headers: Headers) -> None:
+    async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Passed:
         """Have `server` answer the client itself. Raises Refusal."""
         exchange = self._exchange
+        exchange.tap = tap = Tap(keep_bytes) if keep_bytes else None
         exchange.decision = decision
         exchange.more += lines_of(headers)
         ended = asyncio.Event()
@@ -93,6 +96,8 @@ class Handover:
         exchange.on_end = end
         exchange.start(exchange.view.route(server), granted=self.asked)
         await ended.wait()
+        body = tap.whole if tap is not None else b""
+        return Passed(status=exchange.status, body=body, server=exchange.target.name if exchange.target else server)
 
     async def whole(self, status: int, data: bytes, headers: Headers) -> None:
         """Answer with JSON."""
@@ -112,4 +117,5 @@ class Handover:
         if self._exchange.started:
             self._exchange.end_events(as_http(refusal), at_boundary=True)
         else:
+            self._exchange.more += lines_of(refusal.headers)
             self._exchange.refuse(as_http(refusal))

@@ -1,4 +1,4 @@
-"""Images and audio in a chat whose server takes none: found, and sent elsewhere or refused with the reason. Pure.
+"""Requests whose server cannot answer them (images, audio; text of who embeds): sent elsewhere or refused. Pure.
 
 Nothing is searched in a request that goes well: only where a server has to be waited for, or has refused.
 """
@@ -13,6 +13,12 @@ from launcher.route.problem import HttpError
 _PARTS = {"image_url": "image", "input_image": "image", "image": "image", "input_audio": "audio", "audio_url": "audio"}
 """Types of content parts of OpenAI's chat and responses and Anthropic's messages."""
 MEDIA = frozenset(_PARTS.values())
+
+
+TEXT = "text"
+"""What a server that only embeds lacks: it writes none."""
+WRITTEN = frozenset({"chat", "completion", "infill"})
+"""Kinds of requests that are answered with text."""
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -44,6 +50,12 @@ def media_in(body: bytes) -> frozenset[str]:
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     parts += [inner for part in parts if isinstance(part.content, list) for inner in part.content]
     return frozenset(_PARTS[part.type] for part in parts if part.type in _PARTS)
+
+
+def require_writes(asked: str, lacks: frozenset[str]) -> None:
+    """Raises HttpError 400 `modality_not_supported` where who was asked only embeds."""
+    if TEXT in lacks:
+        raise HttpError(400, "modality_not_supported", f"{asked!r} makes embeddings and writes no text", param="model")
 
 
 def elsewhere(table: RoutingTable, asked: str, lacking: frozenset[str]) -> str:

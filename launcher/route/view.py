@@ -12,7 +12,7 @@ from launcher.ir.fleet import RoutePool, RoutingTable
 from launcher.route.directory import Directory
 from launcher.route.endpoint import Kind
 from launcher.route.guard import Guard
-from launcher.route.media import MEDIA
+from launcher.route.media import MEDIA, TEXT
 from launcher.route.target import Target
 from launcher.route.upstream import Connection
 
@@ -92,6 +92,7 @@ def _route(name: str, directory: Directory, targets: dict[str, Target], above: i
     tiers = tuple(tuple(targets[server] for server in tier) for tier in directory.tiers(name))
     timeouts_s = {t.name: directory.timeout_s(name, t.unit) for tier in tiers for t in tier}
     lacks = MEDIA.difference(*(target.unit.modalities for target in tiers[0]))
+    lacks |= {TEXT} if tiers[0] and all(target.unit.embedding for target in tiers[0]) else set()
     return Route(name, tiers, timeouts_s, above, validated, len(tiers[0]) > 1, lacks)
 
 

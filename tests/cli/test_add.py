@@ -189,3 +189,4 @@ def test_what_a_config_names(cli: Cli, models: Path) -> None:
         assert "org/repo has no none.gguf" in cli.run("pull", code=3).stderr
     (cli.home / "launch.yaml").write_text((fleet % "none.gguf").replace(", repo: org/repo", ""))
     assert "models.m.files.f16.repo=ORG/REPO" in cli.run("pull", code=2).stderr
+    assert "downloaded by: launch add hf:ORG/REPO" in cli.run("pull", "qwen3", code=2).stderr  # as ollama has it

@@ -48,5 +48,7 @@ def test_the_first_stage_with_an_error_decides_how_check_and_up_exit(cli: Cli) -
     assert "engine/missing-binary" in cli.run("up", *cli.dev, nowhere, code=5).stderr
     with socket.create_server(("127.0.0.1", cli.server_port)):
         assert "host/port-taken" in cli.run("check", *cli.dev, code=6).stdout
-        assert "host/port-taken" in cli.run("up", *cli.dev, code=6).stderr
+        said = cli.run("up", *cli.dev, code=6).stderr
+        assert "host/port-taken" in said
+        assert f"choose another port: servers.assistant.port={cli.server_port + 100}" in said
         cli.run("check", *cli.dev, nowhere, code=5)

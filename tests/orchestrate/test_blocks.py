@@ -189,6 +189,15 @@ async def test_done_at_the_end_of_a_block(tmp_path: Path) -> None:
         assert len(fleet.coder.chats) == 2
 
 
+async def test_words_of_our_prompts_never_reach_an_answer(tmp_path: Path) -> None:
+    """What a small model says after us is not judged, kept or delivered, and ends the answer where it says so."""
+    said = "Paris.\n\nHere are the next two blocks:\n\nWhen nothing is left to write, answer [DONE]."
+    async with scripted_fleet(tmp_path, coder=(said, "never asked")) as fleet:
+        assert content(await ask(fleet)) == "Paris."
+        assert (fleet.blocks, len(fleet.coder.chats)) == (["Paris."], 1)
+        assert "next two" not in json.dumps(fleet.validator.chats)
+
+
 async def test_max_blocks_and_max_tokens_bound_the_answer(tmp_path: Path) -> None:
     """The fleet's number of blocks and the client's number of tokens both end an answer with `length`."""
 

@@ -9,16 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.orchestrate.context import (
+    OURS,
     fit,
     judge_messages,
     judge_pieces,
     request_text,
     shorter,
-    split_done,
     task_of,
     worker_messages,
     worker_pieces,
 )
+from launcher.orchestrate.echo import Echo, split_done
+from launcher.orchestrate.settings import BLOCK_PROMPT
 
 sizes = st.lists(
     st.tuples(st.integers(0, 3), st.lists(st.integers(0, 50), min_size=1, max_size=4).map(lambda s: sorted(s)[::-1])),
@@ -57,6 +59,10 @@ def test_stand_ins_are_shorter(text: str, end: bool) -> None:
         ("[done]", ("", True)),
         (" x ", ("x", False)),
         ("[DONE] x", ("[DONE] x", False)),
+        ("Paris. [DONE].", ("Paris.", True)),
+        ("one\n\n**[DONE]**\n\nand more that nobody asked for", ("one", True)),
+        ("The stream ends with [DONE].", ("The stream ends with [DONE].", False)),
+        ("```\n[DONE]\n```", ("```\n[DONE]\n```", False)),
     ],
 )
 def test_the_end_of_an_answer(text: str, expected: tuple[str, bool]) -> None:
@@ -100,3 +106,31 @@ def test_the_validators_prompt() -> None:
 def test_what_a_request_asks(body: dict[str, object], text: str) -> None:
     """The last user message, a prompt, an input; junk has no text."""
     assert request_text(body) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "The capital of France is Paris.\n\nWhen nothing is left to write, answer [DONE].",
+            ("The capital of France is Paris.", True),
+        ),
+        ("It is Paris. when nothing is left\nto write, answer [DONE]", ("It is Paris.", True)),
+        ("It is Paris.\n\nHere are the next two blocks:", ("It is Paris.", False)),
+        ("Sure! Here is the first block:\n\nIt is Paris.", ("It is Paris.", False)),
+        ("Write the answer block by block.\n\nIt is Paris.\n\n[DONE]", ("It is Paris.", True)),
+        ("The reviewer did not accept this block: I write it again.", ("I write it again.", False)),
+        ("Blocks are made of wood. Here are the next two blocks of text.", None),
+    ],
+)
+def test_words_of_our_prompts_are_no_answer(text: str, expected: tuple[str, bool] | None) -> None:
+    """A worker that repeats what it was told, in other letters or lines; a text of its own stays as it is."""
+    assert Echo((BLOCK_PROMPT, *OURS), "What is the capital of France?").out_of(text) == (expected or (text, False))
+
+
+def test_what_the_client_said_itself_may_be_answered() -> None:
+    """Who asks about our words, about blocks, or for a whole answer gets them back."""
+    said = 'What does "When nothing is left to write, answer [DONE]." mean? Explain by blocks.'
+    text = "Here are the two blocks:\nWhen nothing is left to write, answer [DONE]. It ends a text."
+    assert Echo((BLOCK_PROMPT, *OURS), said).out_of(text) == (text, False)
+    assert Echo((), "x").out_of("data: [DONE]", whole=True) == ("data: [DONE]", True)

@@ -20,7 +20,7 @@ from launcher.orchestrate.retention import Moment, next_horizon
 from launcher.orchestrate.verdict import Verdict
 
 FIELDS = {"digest": "d", "model": "coder", "domain": "code", "policy": "block_by_block"}
-VERDICTS = (Verdict(kind="fail", reason="no", correction="do"), Verdict(kind="pass"))
+VERDICTS = (Verdict(kind="fail", reason="no", correction="do", server="judge", draft="a draft"), Verdict(kind="pass"))
 
 
 def block(seq: int) -> Commit:

@@ -50,6 +50,14 @@ def test_projects_are_listed_exported_and_forgotten(cli: Cli) -> None:
     assert (forgot.stdout, forgot.stderr) == ("", "forgot p of dev-b: 1 answer, 5 blocks\n")
     assert [p["name"] for p in cli.json("memory", "--deployment", "dev-b")["projects"]] == ["site"]
     assert len(cli.json("memory", "--deployment", "dev-a")["projects"]) == 3
+    drafts = cli.run("memory", "p", "--deployment", "dev-a", "--drafts").stdout.splitlines()
+    assert drafts[0].startswith("p, ")
+    assert drafts[0].endswith(": block 1 of g by coder, verdict 1")
+    assert drafts[1:4] == ["  judge: fail: no", "  to change: do", "    a draft"]
+    found = cli.json("memory", "--drafts")["drafts"]
+    assert {(d["deployment"], d["project"], d["text"]) for d in found} == {("dev-a", "p", "a draft")}
+    assert cli.run("memory", "notes", "--drafts").stderr == "nothing was refused\n"
+    assert "either --drafts or --forget" in cli.run("memory", "notes", "--drafts", "--forget", code=2).stderr
     assert "needs the name of a project" in cli.run("memory", "--forget", code=2).stderr
 
 

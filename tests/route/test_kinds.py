@@ -89,6 +89,27 @@ async def test_a_picture_goes_to_who_sees() -> None:
     assert (fleet.woken, set(counted.values())) == ([], {0})
 
 
+async def test_who_only_embeds_writes_no_text() -> None:
+    """A chat to it is the client's mistake: said once it refused, and before it is woken for nothing."""
+    async with answering(REFUSAL) as refusing, answering(OK) as fine:
+        units = (
+            target("up", refusing.port, embedding=True),
+            target("sleeper", refusing.port, embedding=True, start="demand"),
+            target("embeds", fine.port, embedding=True),
+        )
+        fleet = FakeFleet(sleeper="stopped")
+        async with running(Front(table(*units, default=None), fleet)) as port:
+            paths = ("/v1/chat/completions", "/v1/completions", "/infill", "/v1/responses", "/v1/messages")
+            refused = [await ask(port, post({"model": "up"}, path)) for path in paths]
+            asleep = await ask(port, post(chat(model="sleeper")))
+            failed = await ask(port, post({"model": "up", "input": "x"}, "/v1/embeddings"))
+            done = await ask(port, post({"model": "embeds", "input": "x"}, "/v1/embeddings"))
+            counted = dict(fleet.in_flight)
+    assert {(a.status, a.code) for a in (*refused, asleep)} == {(400, "modality_not_supported")}
+    assert (failed.status, done.status) == (500, 200)
+    assert (fleet.woken, set(counted.values())) == ([], {0})
+
+
 async def test_a_real_server_that_does_not_see(llama: int) -> None:
     """llama-server's own refusal becomes one with a code."""
     routes = table(target("m", llama), target("n", llama), front=front_unit())

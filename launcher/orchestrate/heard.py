@@ -1,0 +1,63 @@
+"""The text of an answer that passed through, in whichever API's words it was. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+MOST_BYTES = 4 * 1024**2
+"""An answer that is longer is not kept."""
+
+
+def text_of_answer(data: bytes) -> str:
+    """What an answer says, of a chat, completion, response or message, whole or streamed.
+
+    "" where that is nothing, or it ended with an error.
+    """
+    parts = (data,) if data.lstrip().startswith(b"{") else _events(data)
+    objects = [found for part in parts if isinstance(found := _decoded(part), dict)]
+    return "" if any("error" in found and found["error"] for found in objects) else "".join(map(_text, objects))
+
+
+def _events(data: bytes) -> Iterator[bytes]:
+    """The data of each event."""
+    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
+        if line.startswith(b"data:"):
+            yield line[5:]
+
+
+def _decoded(part: bytes) -> Any:
+    try:
+        return msgspec.json.decode(part)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # `[DONE]`, or no JSON
+
+
+def _text(found: dict[str, Any]) -> str:
+    """What one object says: an answer, or an event of one."""
+    choice = _first(found.get("choices"))
+    for said in (choice.get("message"), choice.get("delta")):
+        if isinstance(said, dict):
+            return _plain(said.get("content"))
+    if choice:
+        return _plain(choice.get("text"))
+    if found.get("type") == "content_block_delta" and isinstance(found.get("delta"), dict):
+        return _plain(found["delta"].get("text"))
+    if found.get("type") == "response.output_text.delta":
+        return _plain(found.get("delta"))
+    if isinstance(found.get("output"), list):
+        return "".join(_plain(item.get("content")) for item in found["output"] if isinstance(item, dict))
+    return _plain(found.get("content"))
+
+
+def _plain(content: Any) -> str:
+    """A text, or the texts of a list of parts."""
+    if isinstance(content, list):
+        return "".join(_plain(part.get("text")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _first(values: Any) -> dict[str, Any]:
+    return values[0] if isinstance(values, list) and values and isinstance(values[0], dict) else {}
