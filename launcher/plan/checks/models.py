@@ -31,6 +31,14 @@ def check_experts(planning: Planning) -> Iterator[Finding]:
             message = f"experts_used={used}, but {server.config.model} has {arch.n_expert} experts"
             fixes = (set_field(server, "experts_used", arch.n_expert_used or arch.n_expert),)
             yield finding("error", "plan/moe-experts", key, message, fixes=fixes)
+        elif (
+            server.draft is not None
+            and server.draft.architecture.arch == arch.arch
+            and not (used <= server.draft.architecture.n_expert)
+        ):
+            experts = server.draft.architecture.n_expert or "no"
+            message = f"experts_used={used} holds for the draft, too ({arch.arch}), which has {experts} experts"
+            yield finding("error", "plan/moe-experts", key, message, fixes=(_remove(server, "experts_used"),))
         elif used < arch.n_expert_used_min:
             message = (
                 f"with {used} experts {server.config.model} is fluent but wrong: it needs {arch.n_expert_used_min}"

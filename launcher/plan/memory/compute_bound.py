@@ -123,6 +123,17 @@ def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     return ComputeBound(whole=inputs + largest + row + SLACK, inputs=inputs, row=row)
 
 
+def taken_over(arch: ArchitectureConfig, settings: Settings) -> int:
+    """Bytes of a device that goes on where the host's experts end: what each of them gave, and the same weighted.
+
+    The scheduler gives the sum over experts to the device that computes the next layer (ggml-backend.cpp
+    ggml_backend_sched_split_graph).
+    """
+    u = micro_batch(settings)
+    live = u * F32 * (2 * settings.n_expert_used * arch.n_embd + _base(arch)) if arch.n_expert else 0
+    return live + live * HOLES // 100 + SLACK
+
+
 def phases(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> list[Phase]:
     """What is live in each part of the graph, for a micro-batch of `u` tokens.
 
