@@ -22,6 +22,7 @@ BUILDS = tuple(filter(None, os.environ.get("LAUNCH_BUILDS", "").split(":")))
 FIRST = int(os.environ.get("LAUNCH_FUZZ_SEED", "0"))
 COUNT = int(os.environ.get("LAUNCH_FUZZ_SHAPES", "186"))
 CARD: dict[str, Any] = {"devices": ("cuda0",), "n_gpu_layers": "all", "repack": False, "n_ctx": 4096}
+LFM2 = {"n_layer": 3, "n_head": 8, "n_head_kv": (0, 4, 0), "n_embd": 512, "key_length": 64, "value_length": 64}
 MANY = {"n_expert": 40, "n_embd": 1408, "n_ff_exp": 96, "n_layer": 4}
 FOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "the embedding of an encoder is its output, too": ("gemma-embedding", {}, {**CARD, "embedding": True, "slots": 2}),
@@ -40,6 +41,7 @@ FOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"n_vocab": 30000},
         {**CARD, "devices": ("cuda1", "cuda0"), "split_mode": "none", "draft": ("cuda0",)},
     ),
+    "attention of the host's layers": ("lfm2", LFM2, {**CARD, "n_gpu_layers": 2}),
     "a draft on the host": ("llama", {"n_vocab": 30000}, {**CARD, "draft": ()}),
     "many slots' outputs, which no table has": ("llama", {"n_vocab": 90000}, {"slots": 16, "repack": False}),
 }

@@ -12,6 +12,7 @@ from launcher.plan.builds import SPECULATES_EVERYWHERE, drafts_further
 from launcher.plan.checks.planning import Planning, finding, set_field
 from launcher.plan.memory import SHARING_MODES, is_mla, layers, not_compared
 from launcher.plan.memory.assemble import file_identity
+from launcher.plan.memory.placement import torn
 from launcher.sizes import gib
 
 VOCABULARY_TOLERANCE = 128
@@ -137,9 +138,15 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
 
 
 def check_compute(planning: Planning) -> Iterator[Finding]:
-    """`plan/compute-bound`: the graph of a model is not known."""
+    """`plan/compute-bound`: the graph of a model is not known, or rules take its layers apart."""
     for server in planning.running:
         yield from unsized(server.model, server.memory, f"{server.key}.model")
+        if torn(server.model.architecture.n_layer, server.settings):
+            message = (
+                "these rules take attention or norms of layers away from their K/V, which is then copied: compute "
+                "buffers may be larger than planned; `--prove` gives the server's own figures"
+            )
+            yield finding("note", "plan/compute-bound", f"{server.key}.tensor_placement", message)
 
 
 def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> Iterator[Finding]:

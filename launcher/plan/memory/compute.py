@@ -6,7 +6,6 @@ tell (`launch plan --prove`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from launcher.ir.config import ArchitectureConfig
@@ -15,7 +14,7 @@ from launcher.ir.settings import RAM, Settings
 from launcher.plan.memory.compute_bound import COMPARED, SLACK, compute_bound, taken_over
 from launcher.plan.memory.kv import row_bytes, sliding_cells, token_bytes
 from launcher.plan.memory.layers import Layers
-from launcher.plan.memory.placement import fully_offloaded, layer_devices
+from launcher.plan.memory.placement import fully_offloaded, torn
 from launcher.plan.memory.recurrent import state_bytes
 from launcher.sizes import MIB
 
@@ -29,11 +28,6 @@ where host and devices take turns."""
 PIPELINED = 4
 """Batches under way at once where layers are split over several devices: each has inputs of its own
 (ggml-backend.cpp GGML_SCHED_MAX_COPIES)."""
-MIXERS = (
-    *("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "attn_q_b", "attn_kv_b", "attn_k_b", "attn_v_b"),
-    *("ssm_in", "ssm_out", "ssm_conv1d", "shortconv.in_proj", "shortconv.conv", "shortconv.out_proj"),
-)
-"""Matrices by which the tokens of a layer are mixed."""
 SCATTERED = 4
 """Further copies of a layer's recurrent states on each side, where rules have its mixer elsewhere than them."""
 COPIES = 2
@@ -55,27 +49,19 @@ def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     more = (PIPELINED - 1) * (bound.inputs + rows) if _pipelined(kinds.n_layer, settings) else 0
     fed = fully_offloaded(kinds.n_layer, settings)
     host = min(whole, bound.inputs + rows + SLACK) if fed else whole
-    pulled = _pulled(kinds.n_layer, settings)
+    pulled = torn(kinds.n_layer, settings) - {RAM}
     scattered = SCATTERED * _layer_states(arch, kinds, settings) if pulled else 0
     yield Part(device=RAM, component="compute", committed=host + more + scattered)
-    device = whole + more if fed else max(whole, taken_over(arch, settings)) + more + rows
+    device = whole + more if fed else max(whole, bound.inputs + bound.row + taken_over(arch, settings)) + more + rows
     beside = COPIES * max(_layer_kv(arch, kinds, settings), _layer_states(arch, kinds, settings))
+    # lfm2's devices compute the attention of the host's layers before them (dry runs of b10068)
+    copied = not settings.kv_offload or (arch.shortconv_l_cache > 0 and not fed)
     for name in settings.devices:
-        size = device + (beside if not settings.kv_offload or name in pulled else 0)
+        size = device + (beside if copied or name in pulled else 0)
         size += scattered if name in pulled else 0
         if not settings.plain_devices:
             size += size * UNKNOWN_DEVICE // 100 + RESERVE
         yield Part(device=name, component="compute", committed=size)
-
-
-def _pulled(n_layer: int, settings: Settings) -> set[str]:
-    """Devices to which rules move the mixing of layers that are elsewhere: their K/V and states are copied after it."""
-    found = set()
-    for il, place in enumerate(layer_devices(n_layer, settings)[:-1] if settings.placement else ()):
-        for name in (f"blk.{il}.{stem}.weight" for stem in MIXERS):
-            device = next((to for rule, to in settings.placement if re.search(rule, name)), place)
-            found |= {device} - {place, RAM}
-    return found
 
 
 def _pipelined(n_layer: int, settings: Settings) -> bool:

@@ -127,10 +127,12 @@ def taken_over(arch: ArchitectureConfig, settings: Settings) -> int:
     """Bytes of a device that goes on where the host's experts end: what each of them gave, and the same weighted.
 
     The scheduler gives the sum over experts to the device that computes the next layer (ggml-backend.cpp
-    ggml_backend_sched_split_graph).
+    ggml_backend_sched_split_graph). Experts of its own do not all fit into the room that this leaves.
     """
-    u = micro_batch(settings)
-    live = u * F32 * (2 * settings.n_expert_used * arch.n_embd + _base(arch)) if arch.n_expert else 0
+    if not arch.n_expert:
+        return 0
+    values = 2 * settings.n_expert_used * arch.n_embd + _base(arch) + max(_feed_forward(arch, settings)) // 3
+    live = micro_batch(settings) * F32 * values
     return live + live * HOLES // 100 + SLACK
 
 
