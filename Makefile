@@ -141,6 +141,7 @@ clean: ## remove what the targets above made
 fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or findings, never a crash
 	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200
 	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/render/test_hostile_values.py --timeout 1200
+	@LAUNCH_FUZZ_SHAPES=1000 $(BIN)/pytest tests/proving/test_odd.py -m slow
 	@$(BIN)/python -m tests.cli.fuzz --seconds 600
 	@$(BIN)/python -m tests.route.fuzz --seconds 600
 	@LAUNCH_FUZZ_SHAPES=2000 LAUNCH_FUZZ_SEED=$$(date +%s) $(BIN)/pytest -n 2 -q tests/plan/test_compute.py --timeout 1200

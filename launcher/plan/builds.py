@@ -17,6 +17,8 @@ SKIPS_NEXTN_WEIGHTS = 10434
 """From here on layers for further tokens are loaded for `draft-mtp` alone, in every architecture."""
 LOADED_NEXTN = frozenset({"qwen35", "qwen35moe"})
 """Architectures whose layers for further tokens were always loaded before."""
+NEVER_NEXTN = {"glm4moe": 10434, "deepseek32": 10092, "glm-dsa": 10092}
+"""Architecture → the last build that was seen not to load such layers, even for `draft-mtp`."""
 SKIPS_NEXTN_KV = 11434
 """From here on the model's own context has no K/V for those layers; before, only the hybrids left them out."""
 
@@ -42,9 +44,14 @@ def build_number(dialect: str) -> int:
     return int(found[1]) if found else UNKNOWN
 
 
-def loads_nextn(arch: ArchitectureConfig, build: int) -> bool:
-    """Whether layers for further tokens are loaded without anybody asking for them (llama-model.cpp load_tensors)."""
-    return arch.arch in LOADED_NEXTN and build < SKIPS_NEXTN_WEIGHTS
+def loads_nextn(arch: ArchitectureConfig, build: int, *, drafts: bool) -> bool:
+    """Whether layers for further tokens are loaded: for who `drafts` with them, of some architectures for everybody.
+
+    Source: llama-model.cpp load_tensors.
+    """
+    if arch.arch in LOADED_NEXTN:
+        return drafts or build < SKIPS_NEXTN_WEIGHTS
+    return drafts and not UNKNOWN < build <= NEVER_NEXTN.get(arch.arch, UNKNOWN)
 
 
 def keeps_indexer(arch: ArchitectureConfig, build: int) -> bool:

@@ -13,7 +13,7 @@ from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.proof import Breakdown
 from launcher.plan import beyond_rounding
 from launcher.proving.faults import failures
-from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, names_of, prover, run_each, without
+from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, in_order, names_of, prover, run_each, without
 from launcher.sizes import gib
 
 LIBRARIES = "LD_LIBRARY_PATH"
@@ -69,7 +69,7 @@ def _job(unit: ServerUnit, name: str, devices: tuple[str, ...]) -> Job:
         env=unit.env,
         model=unit.model_path,
         draft=draft,
-        devices=names_of(words, devices),
+        devices=names_of(words, in_order(words, devices)),
         endpoints=(),
         headers=tuple(catalog.read_header(path).digest for path in (unit.model_path, *filter(None, (draft,)))),
     )

@@ -59,6 +59,8 @@ NOT_YET = frozenset({"--api-key-file", "--slot-save-path"})
 
 DRAFT_MODEL = ("--spec-draft-model", "--model-draft")
 """Flags of the draft's file, by build."""
+DRAFT_DEVICE = ("--spec-draft-device", "--device-draft")
+"""Flags of the draft's devices, by build."""
 ATTEMPTS = 3
 """At a dry run that ends without a word of why."""
 
@@ -135,24 +137,46 @@ def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
     model, draft = _opened(server.model, paths[0]), _opened(server.draft, paths[1]) if server.draft else None
     changed = msgspec.structs.replace(server, model=model, draft=draft, projector=None)
     command, _ = server_command(changed, planned, prover.engines)
+    own = tuple(d for d in _drafting(server) if d not in server.settings.devices)
+    seen_on = server.config.projector_device
+    seeing = (seen_on,) if seen_on and seen_on not in (*server.settings.devices, *own) else ()
     return Job(
         engine=server.config.engine,
         words=without(command.words, NOT_YET),
         env=command.env,
         model=str(paths[0]),
         draft=changed.draft_path,
-        devices=names_of(command.words, server.settings.devices),
-        endpoints=tuple(prover.stand_ins[d] for d in server.settings.devices if d in prover.stand_ins),
+        devices=names_of(command.words, server.settings.devices, own),
+        endpoints=tuple(
+            prover.stand_ins[d] for d in (*server.settings.devices, *own, *seeing) if d in prover.stand_ins
+        ),
         headers=tuple(file.header_digest for file in files),
         sparse=tuple((f, p) for f, p in zip(files, paths, strict=True) if f.source == "declared"),
     )
 
 
-def names_of(words: tuple[str, ...], devices: tuple[str, ...]) -> dict[str, str]:
-    """What the server calls each device that `words` give it → what the plan calls it."""
+def names_of(words: tuple[str, ...], devices: tuple[str, ...], drafting: tuple[str, ...] = ()) -> dict[str, str]:
+    """What the server calls each device that `words` give it and its draft → what the plan calls it."""
     rpc = _value(words, "--rpc")
-    seen = [rpc[int(n.removeprefix("RPC"))] if n.startswith("RPC") and rpc else n for n in _value(words, "--device")]
-    return dict(zip(seen, devices, strict=False))
+    seen = [rpc[int(n.removeprefix("RPC"))] if n.startswith("RPC") and rpc else n for n in _given(words)]
+    return dict(zip(seen, (*devices, *drafting), strict=False))
+
+
+def in_order(words: tuple[str, ...], devices: tuple[str, ...]) -> tuple[str, ...]:
+    """`devices` as `words` give them, where they are called what llama.cpp calls them; else as they are."""
+    called = {device.lower(): device for device in devices}
+    given = tuple(called[name.lower()] for name in _given(words) if name.lower() in called)
+    return given if len(given) == len(devices) else devices
+
+
+def _given(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Devices that `words` give the server, then those of its draft alone."""
+    return tuple(dict.fromkeys(n for flag in ("--device", *DRAFT_DEVICE) for n in _value(words, flag) if n != "none"))
+
+
+def _drafting(server: ServerPlan) -> tuple[str, ...]:
+    """Devices that are written for the draft."""
+    return (server.config.draft.devices or ()) if server.config.draft else ()
 
 
 def without(words: tuple[str, ...], flags: Collection[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from launcher.plan.builds import SPECULATES_EVERYWHERE, drafts_further
 from launcher.plan.checks.planning import Planning, finding, set_field
 from launcher.plan.memory import SHARING_MODES, is_mla, layers, not_compared
 from launcher.plan.memory.assemble import file_identity
+from launcher.plan.memory.placement import torn
 from launcher.sizes import gib
 
 VOCABULARY_TOLERANCE = 128
@@ -31,6 +32,14 @@ def check_experts(planning: Planning) -> Iterator[Finding]:
             message = f"experts_used={used}, but {server.config.model} has {arch.n_expert} experts"
             fixes = (set_field(server, "experts_used", arch.n_expert_used or arch.n_expert),)
             yield finding("error", "plan/moe-experts", key, message, fixes=fixes)
+        elif (
+            server.draft is not None
+            and server.draft.architecture.arch == arch.arch
+            and not (used <= server.draft.architecture.n_expert)
+        ):
+            experts = server.draft.architecture.n_expert or "no"
+            message = f"experts_used={used} holds for the draft, too ({arch.arch}), which has {experts} experts"
+            yield finding("error", "plan/moe-experts", key, message, fixes=(_remove(server, "experts_used"),))
         elif used < arch.n_expert_used_min:
             message = (
                 f"with {used} experts {server.config.model} is fluent but wrong: it needs {arch.n_expert_used_min}"
@@ -129,9 +138,15 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
 
 
 def check_compute(planning: Planning) -> Iterator[Finding]:
-    """`plan/compute-bound`: the graph of a model is not known."""
+    """`plan/compute-bound`: the graph of a model is not known, or rules take its layers apart."""
     for server in planning.running:
         yield from unsized(server.model, server.memory, f"{server.key}.model")
+        if torn(server.model.architecture.n_layer, server.settings):
+            message = (
+                "these rules take attention or norms of layers away from their K/V, which is then copied: compute "
+                "buffers may be larger than planned; `--prove` gives the server's own figures"
+            )
+            yield finding("note", "plan/compute-bound", f"{server.key}.tensor_placement", message)
 
 
 def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> Iterator[Finding]:

@@ -49,7 +49,7 @@ def context_parts(model: ModelFile, settings: Settings, tables: WeightTables) ->
     """Parts of one model with one context: weights, KV, recurrent state, output, compute, host metadata."""
     arch = as_built(model.architecture, settings.build)
     kinds = layers(arch, nextn_kv=keeps_nextn_kv(arch, settings.build))
-    table = tables.of(model, settings, nextn=settings.draft_kind == "mtp" or loads_nextn(arch, settings.build))
+    table = tables.of(model, settings, nextn=loads_nextn(arch, settings.build, drafts=settings.draft_kind == "mtp"))
     yield from weight_parts(table, settings, file_identity(model))
     yield from kv_parts(arch, kinds, settings)
     yield from recurrent_parts(arch, kinds, settings)
@@ -79,7 +79,7 @@ def server_parts(model: ModelFile, settings: Settings, beside: Companions, table
     parts.append(prompt_cache_part(settings))
     parts += device_contexts(settings)
     if beside.draft is not None and beside.draft_config is not None:
-        own = draft_settings(settings, beside.draft_config, beside.draft)
+        own = draft_settings(settings, beside.draft_config, beside.draft, model.architecture)
         parts += (msgspec.structs.replace(p, component="draft") for p in context_parts(beside.draft, own, tables))
     if beside.draft is None and beside.draft_config is not None and beside.draft_config.kind == "mtp":
         parts += further_parts(model.architecture, own_context(settings, beside.draft_config))

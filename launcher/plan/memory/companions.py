@@ -20,18 +20,24 @@ IMAGE = 150 * MIB
 """Host memory of one large image being encoded (measured)."""
 
 
-def draft_settings(settings: Settings, config: DraftConfig, draft: ModelFile) -> Settings:
-    """The draft's own choices: the target's context and slots, its own K/V types and layers on devices."""
+def draft_settings(settings: Settings, config: DraftConfig, draft: ModelFile, target: ArchitectureConfig) -> Settings:
+    """The draft's own choices: the target's context and slots, its own K/V types and layers on devices.
+
+    A number of experts that is given holds for a draft of the target's architecture, too (`--override-kv`).
+    """
     arch = draft.architecture
+    given = arch.arch == target.arch and settings.n_expert_used != target.n_expert_used
     layers = arch.n_layer + 1 if config.n_gpu_layers == "all" else config.n_gpu_layers
     devices = settings.devices if config.devices is None else config.devices
     return msgspec.structs.replace(
         own_context(settings, config),
         devices=devices,
-        tensor_split=settings.tensor_split if devices == settings.devices else (1 / len(devices),) * len(devices),
+        tensor_split=settings.tensor_split if devices == settings.devices else tuple(1 / len(devices) for _ in devices),
         n_gpu_layers=min(layers, arch.n_layer + 1) if devices else 0,
         n_cpu_moe=0,
-        n_expert_used=arch.n_expert_used,
+        n_cpu_ffn=0,
+        placement=(),
+        n_expert_used=settings.n_expert_used if given else arch.n_expert_used,
     )
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory.compute_bound import COMPARED, SLACK, compute_bound
-from launcher.plan.memory.kv import sliding_cells, token_bytes
+from launcher.plan.memory.compute_bound import COMPARED, SLACK, compute_bound, taken_over
+from launcher.plan.memory.kv import row_bytes, sliding_cells, token_bytes
 from launcher.plan.memory.layers import Layers
-from launcher.plan.memory.placement import fully_offloaded
+from launcher.plan.memory.placement import fully_offloaded, torn
 from launcher.plan.memory.recurrent import state_bytes
 from launcher.sizes import MIB
 
@@ -28,6 +28,8 @@ where host and devices take turns."""
 PIPELINED = 4
 """Batches under way at once where layers are split over several devices: each has inputs of its own
 (ggml-backend.cpp GGML_SCHED_MAX_COPIES)."""
+SCATTERED = 4
+"""Further copies of a layer's recurrent states on each side, where rules have its mixer elsewhere than them."""
 COPIES = 2
 """A layer's K/V or states that are kept on the host are copied to the device, and rearranged there."""
 
@@ -47,14 +49,19 @@ def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     more = (PIPELINED - 1) * (bound.inputs + rows) if _pipelined(kinds.n_layer, settings) else 0
     fed = fully_offloaded(kinds.n_layer, settings)
     host = min(whole, bound.inputs + rows + SLACK) if fed else whole
-    yield Part(device=RAM, component="compute", committed=host + more)
-    device = whole + more if fed else whole + more + rows
-    if not settings.kv_offload:
-        device += COPIES * _layer_state(arch, kinds, settings)
-    if not settings.plain_devices:
-        device += device * UNKNOWN_DEVICE // 100 + RESERVE
+    pulled = torn(kinds.n_layer, settings) - {RAM}
+    scattered = SCATTERED * _layer_states(arch, kinds, settings) if pulled else 0
+    yield Part(device=RAM, component="compute", committed=host + more + scattered)
+    device = whole + more if fed else max(whole, bound.inputs + bound.row + taken_over(arch, settings)) + more + rows
+    beside = COPIES * max(_layer_kv(arch, kinds, settings), _layer_states(arch, kinds, settings))
+    # lfm2's devices compute the attention of the host's layers before them (dry runs of b10068)
+    copied = not settings.kv_offload or (arch.shortconv_l_cache > 0 and not fed)
     for name in settings.devices:
-        yield Part(device=name, component="compute", committed=device)
+        size = device + (beside if copied or name in pulled else 0)
+        size += scattered if name in pulled else 0
+        if not settings.plain_devices:
+            size += size * UNKNOWN_DEVICE // 100 + RESERVE
+        yield Part(device=name, component="compute", committed=size)
 
 
 def _pipelined(n_layer: int, settings: Settings) -> bool:
@@ -64,13 +71,19 @@ def _pipelined(n_layer: int, settings: Settings) -> bool:
     return whole and not moved and len(settings.devices) > 1
 
 
-def _layer_state(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
-    """Bytes of the largest layer's K/V, or of its recurrent states."""
-    sizes = [state_bytes(arch) * settings.slots] if kinds.recurrent else [0]
+def _layer_states(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
+    """Bytes of one layer's recurrent states."""
+    return state_bytes(arch) * settings.slots if kinds.recurrent else 0
+
+
+def _layer_kv(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
+    """Bytes of the largest layer's K/V."""
+    sizes = [0]
     for layers, cells, sliding in (
         (kinds.full, settings.n_ctx_seq, False),
         (kinds.sliding, sliding_cells(arch, settings), True),
     ):
         rows = (token_bytes(arch, kinds, settings, il, sliding=sliding) for il in layers)
-        sizes.append(max(rows, default=0) * cells * settings.streams)
+        key = row_bytes(settings.cache_type_k, arch.indexer_key_length, settings) if not sliding else 0
+        sizes.append((max(rows, default=0) + key) * cells * settings.streams)
     return max(sizes)

@@ -123,6 +123,19 @@ def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     return ComputeBound(whole=inputs + largest + row + SLACK, inputs=inputs, row=row)
 
 
+def taken_over(arch: ArchitectureConfig, settings: Settings) -> int:
+    """Bytes of a device that goes on where the host's experts end: what each of them gave, and the same weighted.
+
+    The scheduler gives the sum over experts to the device that computes the next layer (ggml-backend.cpp
+    ggml_backend_sched_split_graph). Experts of its own do not all fit into the room that this leaves.
+    """
+    if not arch.n_expert:
+        return 0
+    values = 2 * settings.n_expert_used * arch.n_embd + _base(arch) + max(_feed_forward(arch, settings)) // 3
+    live = micro_batch(settings) * F32 * values
+    return live + live * HOLES // 100 + SLACK
+
+
 def phases(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> list[Phase]:
     """What is live in each part of the graph, for a micro-batch of `u` tokens.
 

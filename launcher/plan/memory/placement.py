@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,6 +10,12 @@ from itertools import accumulate
 from math import ceil
 
 from launcher.ir.settings import RAM, Settings
+
+MIXERS = (
+    *("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "attn_q_b", "attn_kv_b", "attn_k_b", "attn_v_b"),
+    *("ssm_in", "ssm_out", "ssm_conv1d", "shortconv.in_proj", "shortconv.conv", "shortconv.out_proj", "attn_norm"),
+)
+"""Tensors by which the tokens of a layer are mixed; of norms one stands for all."""
 
 
 def layer_devices(n_layer: int, settings: Settings) -> tuple[str, ...]:
@@ -50,6 +57,16 @@ def divided(by_device: Mapping[str, int], settings: Settings, *, everywhere: boo
         return found | {settings.main: total}
     shares = zip(settings.devices, settings.tensor_split, strict=False)
     return found | {device: ceil(total * share) for device, share in shares}
+
+
+def torn(n_layer: int, settings: Settings) -> frozenset[str]:
+    """Devices, or the host, to which rules move the mixing of layers that are elsewhere: K/V and states are copied."""
+    found = set()
+    for il, place in enumerate(layer_devices(n_layer, settings)[:-1] if settings.placement else ()):
+        for name in (f"blk.{il}.{stem}.weight" for stem in MIXERS):
+            device = next((to for rule, to in settings.placement if re.search(rule, name)), place)
+            found |= {device} - {place}
+    return frozenset(found)
 
 
 def fully_offloaded(n_layer: int, settings: Settings) -> bool:

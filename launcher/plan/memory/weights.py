@@ -17,7 +17,7 @@ import msgspec
 from launcher.ir.catalog import ModelFile, Tensor
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory.layers import split_name, trunk
+from launcher.plan.memory.layers import EMBEDS_ONLY, split_name, trunk
 from launcher.plan.memory.placement import divided, layer_devices
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
@@ -30,6 +30,9 @@ INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "
 """Names of tensors that always stay on the CPU."""
 NOT_MATMUL = ("_norm", "conv1d", "ssm_a", "ssm_d", "attn_sinks", "time_", "altup_", "rel_b")
 """Marks of weights that other operations than MUL_MAT read: extra buffer types refuse them."""
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+NO_OUTPUT = EMBEDS_ONLY - {"gemma-embedding"}
+"""Encoders without an output matrix; of every other model the embedding is loaded as such where the file has none."""
 EXPERTS = ("ffn_up", "ffn_down", "ffn_gate", "ffn_gate_up")
 FILE_ALIGNMENT = 32
 SHARING_MODES = frozenset({"mmap", "mmap+mlock"})
@@ -177,7 +180,7 @@ def weigh(model: ModelFile, copies: CpuCopies, *, nextn: bool = False, placement
         kind = roles.get(key)
         if kind is None:
             kind = roles[key] = role(stem, tensor, copies)
-        elsewhere = next((device for pattern, device in compiled if pattern.search(name)), None) if compiled else None
+        elsewhere = _ruled(name, compiled)
         if elsewhere is not None:
             group = placed.setdefault(elsewhere, Group())
         elif layer >= 0:
@@ -187,23 +190,32 @@ def weigh(model: ModelFile, copies: CpuCopies, *, nextn: bool = False, placement
         group.add(size, kind.copy, start, part)
         largest = max(largest, size)
         count += 1
+    tied, moved = _tied(model, copies), _ruled(EMBEDDING, compiled)
+    if tied is not None and moved is not None:  # the rule moves the output, too: on a device they are one tensor
+        placed[moved].copies += tied.copies if moved == RAM else 0
+        tied = None
     return WeightTable(
         dense=dense,
         experts=experts,
         inputs=inputs,
         output=output,
         placed=tuple(placed.items()),
-        tied=_tied(model, copies),
+        tied=tied,
         largest=largest,
         count=count,
     )
 
 
+def _ruled(name: str, placement: list[tuple[re.Pattern[str], str]]) -> str | None:
+    """The device of the first rule that is found in a tensor's name."""
+    return next((device for pattern, device in placement if pattern.search(name)), None)
+
+
 def _tied(model: ModelFile, copies: CpuCopies) -> Group | None:
     """The embedding once more, where it is also the output matrix: nothing where both stay plain on the CPU."""
-    by_name = {t.name: t for t in model.tensors if t.name in {"token_embd.weight", "output.weight"}}
-    embedding = by_name.get("token_embd.weight")
-    if embedding is None or "output.weight" in by_name or not model.architecture.causal:
+    by_name = {t.name: t for t in model.tensors if t.name in {EMBEDDING, OUTPUT}}
+    embedding = by_name.get(EMBEDDING)
+    if embedding is None or OUTPUT in by_name or model.architecture.arch in NO_OUTPUT:
         return None
     return Group(tensors=embedding.size_bytes, copies=copied_bytes(embedding, copies))
 
