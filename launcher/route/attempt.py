@@ -171,8 +171,14 @@ class Attempt(Reply):
         lease = upstreams.try_lease(target.name) or await upstreams.acquire(target.name, timeout_s)
         if self.head.takes_slot and not gate.try_acquire():
             lease.release(ok=False)
-            others = tuple(t.name for t in self._left)
-            await gate.acquire(queue_size=front.queue_size, timeout_s=front.queue_timeout_s, others=others)
+            if self._route.grows_above:
+                self.services.grow(self._route)  # of a burst each is counted when it waits
+            await gate.acquire(
+                queue_size=front.queue_size,
+                timeout_s=front.queue_timeout_s,
+                others=tuple(t.name for t in self._left),
+                priority=self.head.grant.priority,
+            )
             try:
                 lease = upstreams.try_lease(target.name) or await upstreams.acquire(target.name, timeout_s)
             except BaseException:
