@@ -470,6 +470,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Servers of one exclusive group never run at once; they may share a port and a device."""
     default: bool = False
     """In an exclusive group: the member that is started first."""
+    min_stay_s: Seconds | None = None
+    """In an exclusive group: how long it stays up, once it is, while it is asked. Requests for it go first meanwhile,
+    those for the other members are collected. It goes before when nobody asks it for a second. 0: it goes as soon as
+    another is asked. Absent: as long as it took to load, 30 s at most."""
     after: tuple[str, ...] = ()
     start_timeout_s: StartLimit | None = None
     """Absent: from the model's size and `hardware.read_speed_bytes`, 180 at least. A start that is late then goes on

@@ -84,6 +84,8 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What it is started as after out-of-memory, one after another."""
     slot_save_path: str | None = None
     """Directory where its slots are saved before a swap stops it, and restored from (`--slot-save-path`)."""
+    min_stay_s: float | msgspec.UnsetType = msgspec.UNSET
+    """How long it stays up while it is asked, when another of its exclusive group is. Unset: as it took to load."""
     cooldown_s: float = 0
     """Pause before it is started with the fleet, after those that it waits for."""
     load_s: float | None = None
@@ -126,6 +128,7 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
     tier: ClassVar[str] = ""
     idle_timeout_s: ClassVar[float] = 0
     exclusive: ClassVar[None] = None
+    min_stay_s: ClassVar[float] = 0.0
     default: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ()
     rungs: ClassVar[tuple[RungUnit, ...]] = ()

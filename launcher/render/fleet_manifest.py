@@ -117,6 +117,7 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: t
         slot_save_path=server.config.slot_save_path,
         cooldown_s=server.cooldown_s,
         load_s=server.load_s,
+        min_stay_s=msgspec.UNSET if server.config.min_stay_s is None else server.config.min_stay_s,
     )
 
 
