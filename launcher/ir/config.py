@@ -576,11 +576,13 @@ class BreakerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class EscalationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """To a stronger role when an answer is not good enough (not for failures: that is fallback)."""
+    """To a stronger role when an answer is not good enough (a server that is down is its fallback's)."""
 
     chain: dict[str, str] = {}
     max_retries: NotNegative = 2
+    """How often the validator refuses a worker's block before the next of the chain writes it, at least once."""
     max_escalations: NotNegative = 2
+    """How often one answer may go on to the next of the chain."""
 
 
 class SlotsMaxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

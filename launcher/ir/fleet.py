@@ -337,3 +337,16 @@ class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):
     """By modality: who answers a chat that contains it, where the server that was asked takes none."""
     unknown_model: Literal["refuse", "default"] = "refuse"
     orchestration: OrchestrationConfig | None = None
+
+    def stronger(self, name: str) -> tuple[str, ...]:
+        """The servers that what `name` leads to escalates to, one after another, `max_escalations` at most."""
+        found: list[str] = []
+        at, own = name, self.names.get(name, (name,))
+        while len(found) < self.max_escalations:
+            keys = (at, *(key for key in self.escalation if set(self.names.get(key, ())) & set(own)))
+            after = next((self.escalation[key] for key in keys if key in self.escalation), None)
+            if after is None or after in found or after in self.names.get(name, (name,)):
+                break
+            found.append(after)
+            at, own = after, (after,)
+        return tuple(found)

@@ -18,7 +18,7 @@ from launcher.route.body import BIG_BYTES, for_target
 from launcher.route.breaker import CLOSED
 from launcher.route.faults import Traits, traits_of
 from launcher.route.owners import Owner
-from launcher.route.problem import HttpError
+from launcher.route.problem import HttpError, refuses
 from launcher.route.reply import Reply
 from launcher.route.services import Services
 from launcher.route.signs import STREAMING, Signs, waits_for
@@ -47,6 +47,7 @@ class Attempt(Reply):
     _tier: int = 0
     _left: list[Target] = dataclasses.field(init=False)  # of this tier, not asked yet
     _failure: HttpError | None = None  # what is said when nobody is left to ask
+    _stronger: tuple[str, ...] | None = None  # who may still answer what is refused; None: as its first route says
     _chances: int = 0  # how often it was asked again after its server ran out of memory
     _signs: Signs | None = None  # what its client gets while it waits
     _lease: Lease | None = None
@@ -110,6 +111,32 @@ class Attempt(Reply):
         self._tier = 0
         self.start(found, granted=self._granted)
         return True
+
+    def _escalates(self, connection: Connection) -> bool:
+        """Have a stronger server answer what this one refuses, where the routing names one. Raises HttpError."""
+        route, target = self._route, self.target
+        if self._stronger is None:
+            self._stronger = route.stronger if route is not None and self.head.kind in STREAMING else ()
+        if not self._stronger or target is None or not refuses(connection.status, b"".join(connection.chunks)):
+            return False
+        name, self._stronger = self._stronger[0], self._stronger[1:]
+        found = self.view.routes[name]
+        if choose(found.tiers[0], self.services.upstreams.state, monotonic()) is None:
+            return False
+        if target.breaker is not CLOSED:
+            target.succeeded()
+        self._settle(connection.status)
+        self.escalated(target.name, name, "refused")
+        self._tier = 0
+        self.start(found, granted=self._granted)
+        return True
+
+    def escalated(self, server: str, to: str, why: str) -> None:
+        """`to` answers in place of `server`: counted, in the journal, and in the answer's head unless that is out."""
+        self.services.escalations[server, to, why] += 1
+        step = f"escalation={server}>{to}; why={why}"
+        self.decision = f"{self.decision}; {step}" if self.decision else step
+        self.more += b"x-launch-escalation: from=%b; to=%b; why=%b\r\n" % tuple(map(str.encode, (server, to, why)))
 
     # --- admission --------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from launcher.route.reply import Reply
 from launcher.route.services import Services
 from launcher.route.silence import judged
 from launcher.route.upstream import Connection, UpstreamError
+from launcher.route.view import Route
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
@@ -112,7 +113,7 @@ class Exchange(Attempt):
                 self._failed_early(UpstreamError("out_of_memory", said))
             if said is None or said:
                 return False
-        if connection.status >= 400 and self._route is not None and self._goes_elsewhere(self._route):
+        if connection.status >= 400 and self._route is not None and self._is_taken_over(self._route, connection):
             return False
         if self._has_begun:
             return self._go_on(connection, is_events=head.is_events)
@@ -125,6 +126,14 @@ class Exchange(Attempt):
         self.status = connection.status
         self.client.begin(self.status, b"".join((head.lines, self.id, b"\r\n", self.head.cors, self.more)), length)
         return True
+
+    def _is_taken_over(self, route: Route, connection: Connection) -> bool:
+        """Whether somebody else may answer what this server refuses, or why it does is not known yet."""
+        if self._goes_elsewhere(route):
+            return True
+        if self.is_question or not (route.stronger or self._stronger):
+            return False
+        return not (connection.complete or connection.error is not None) or self._escalates(connection)
 
     def _go_on(self, connection: Connection, *, is_events: bool) -> bool:
         """The header is out already, an event stream's: whether the server's answer is one, too."""
