@@ -133,6 +133,7 @@ bench: setup-dev ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.inspect_vocabulary
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.swap
+	@$(BIN)/python -m benchmarks.turns
 	@$(BIN)/python -m benchmarks.latency
 
 clean: ## remove what the targets above made

@@ -470,6 +470,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Servers of one exclusive group never run at once; they may share a port and a device."""
     default: bool = False
     """In an exclusive group: the member that is started first."""
+    min_stay_s: Seconds | None = None
+    """In an exclusive group: how long it stays up, once it is, while it is asked. Requests for it go first meanwhile,
+    those for the other members are collected. It goes before when nobody asks it for a second. 0: it goes as soon as
+    another is asked. Absent: as long as it took to load, 30 s at most."""
     after: tuple[str, ...] = ()
     start_timeout_s: StartLimit | None = None
     """Absent: from the model's size and `hardware.read_speed_bytes`, 180 at least. A start that is late then goes on
@@ -572,11 +576,13 @@ class BreakerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class EscalationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """To a stronger role when an answer is not good enough (not for failures: that is fallback)."""
+    """To a stronger role when an answer is not good enough (a server that is down is its fallback's)."""
 
     chain: dict[str, str] = {}
     max_retries: NotNegative = 2
+    """How often the validator refuses a worker's block before the next of the chain writes it, at least once."""
     max_escalations: NotNegative = 2
+    """How often one answer may go on to the next of the chain."""
 
 
 class SlotsMaxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -84,6 +84,9 @@ class Exchange(Protocol):
     def may_ask(self, server: str) -> bool:
         """Whether the caller's key allows every server of this name."""
 
+    def escalated(self, server: str, to: str, why: str) -> None:
+        """`to` answers in place of `server`: counted, in the journal, and in the answer's head unless that is out."""
+
     async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float, as_caller: bool = False) -> Answered:
         """Ask a server something on the way: woken, queued, counted like any request. Raises Refusal, TimeoutError.
 

@@ -85,6 +85,8 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What it is started as after out-of-memory, one after another."""
     slot_save_path: str | None = None
     """Directory where its slots are saved before a swap stops it, and restored from (`--slot-save-path`)."""
+    min_stay_s: float | msgspec.UnsetType = msgspec.UNSET
+    """How long it stays up while it is asked, when another of its exclusive group is. Unset: as it took to load."""
     cooldown_s: float = 0
     """Pause before it is started with the fleet, after those that it waits for."""
     load_s: float | None = None
@@ -129,6 +131,7 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
     tier: ClassVar[str] = ""
     idle_timeout_s: ClassVar[float] = 0
     exclusive: ClassVar[None] = None
+    min_stay_s: ClassVar[float] = 0.0
     default: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ()
     rungs: ClassVar[tuple[RungUnit, ...]] = ()
@@ -339,3 +342,16 @@ class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):
     """By modality: who answers a chat that contains it, where the server that was asked takes none."""
     unknown_model: Literal["refuse", "default"] = "refuse"
     orchestration: OrchestrationConfig | None = None
+
+    def stronger(self, name: str) -> tuple[str, ...]:
+        """The servers that what `name` leads to escalates to, one after another, `max_escalations` at most."""
+        found: list[str] = []
+        at, own = name, self.names.get(name, (name,))
+        while len(found) < self.max_escalations:
+            keys = (at, *(key for key in self.escalation if set(self.names.get(key, ())) & set(own)))
+            after = next((self.escalation[key] for key in keys if key in self.escalation), None)
+            if after is None or after in found or after in self.names.get(name, (name,)):
+                break
+            found.append(after)
+            at, own = after, (after,)
+        return tuple(found)

@@ -86,6 +86,11 @@ async def chat(
     )
 
 
+def exceeds_context(refusal: Refusal) -> bool:
+    """Whether a request is too long for the slot of who was asked, as we or a llama-server say it."""
+    return refusal.code == "context_length_exceeded" or "exceed_context_size_error" in refusal.message
+
+
 class Sizes:
     """Token counts of texts by each server's own tokenizer, remembered."""
 

@@ -2,7 +2,8 @@
 
 One action is done at a time, and its outcome is the next event. What a block went through ends in exactly one of:
 committed (after a verdict that passed it), or given up (with what went wrong last). A block has at most
-1 + max_corrections verdicts, whatever they are, so every run ends.
+1 + max_corrections verdicts of each worker, whatever they are, and there are `escalations` more workers at most, so
+every run ends. Who took over stays for the rest of the answer.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_corrections: int
     max_blocks: int
+    max_retries: int = 0
+    """How often a worker's block is refused (once at least) before the next worker takes over, where there is one."""
+    escalations: int = 0
+    """How many workers there are beyond the first."""
 
 
 # --- events -------------------------------------------------------------------------------------------------
@@ -47,12 +52,13 @@ class Wrote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WriteFailed(msgspec.Struct, frozen=True, kw_only=True):
-    """The worker did not answer; `again` when another try may help."""
+    """The worker did not answer; `again` when another try may help, `refused` when another worker may take it."""
 
     status: int
     code: str
     message: str
     again: bool = True
+    refused: bool = False
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +92,14 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     rejected: str = ""
     verdict: Verdict | None = None
+
+
+class Escalate(msgspec.Struct, frozen=True, kw_only=True):
+    """Have worker number `rung`, counted from 0, write from block `seq` on."""
+
+    seq: int
+    rung: int
+    why: Literal["validation", "refused"]
 
 
 class Judge(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +143,7 @@ class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[Verdict, ...] = ()
 
 
-Action = Write | Judge | Commit | Deliver | Finish | GiveUp
+Action = Write | Escalate | Judge | Commit | Deliver | Finish | GiveUp
 
 # --- the machine --------------------------------------------------------------------------------------------
 
@@ -147,6 +161,15 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     spent: bool = False
     verdicts: tuple[Verdict, ...] = ()
     write_failures: int = 0
+    rung: int = 0
+    """Which worker writes."""
+    judged_before: int = 0
+    """Verdicts of this block about what earlier workers wrote."""
+
+    @property
+    def own_verdicts(self) -> tuple[Verdict, ...]:
+        """About what the present worker wrote of this block."""
+        return self.verdicts[self.judged_before :]
 
 
 def begin(limits: Limits, committed: tuple[str, ...] = (), ends: Ends = "") -> tuple[State, tuple[Action, ...]]:
@@ -184,7 +207,8 @@ def _wrote(state: State, event: Wrote) -> tuple[State, tuple[Action, ...]]:
     if nothing_new and fresh and state.seq:
         return _done(state), (Finish(reason="length" if event.spent else "stop"),)
     if not event.text:
-        failure = WriteFailed(status=502, code="worker_empty", message="the worker wrote nothing")
+        message = "the worker wrote nothing"
+        failure = WriteFailed(status=502, code="worker_empty", message=message, refused=True)
         return _write_failed(state, failure)
     state = msgspec.structs.replace(state, phase="judging", text=event.text, last=event.last, spent=event.spent)
     return state, (Judge(seq=state.seq, text=event.text, attempt=len(state.verdicts) + 1),)
@@ -194,6 +218,8 @@ def _write_failed(state: State, event: WriteFailed) -> tuple[State, tuple[Action
     """No block came."""
     failures = state.write_failures + 1
     if not event.again or failures > MAX_WRITE_FAILURES:
+        if event.refused and state.rung < state.limits.escalations:
+            return _escalated(state, "refused")
         give_up = GiveUp(
             status=event.status,
             code=event.code,
@@ -219,7 +245,13 @@ def _judged(state: State, verdict: Verdict) -> tuple[State, tuple[Action, ...]]:
     if verdict.kind == "pass":
         state = msgspec.structs.replace(state, phase="committing")
         return state, (Commit(seq=state.seq, text=state.text, verdicts=state.verdicts, ends=_ends(state)),)
-    if len(state.verdicts) > state.limits.max_corrections:
+    tries = len(state.own_verdicts)
+    refused = sum(v.kind == "fail" for v in state.own_verdicts)
+    is_last = tries > state.limits.max_corrections
+    may_escalate = verdict.kind == "fail" and state.rung < state.limits.escalations
+    if may_escalate and (is_last or refused >= state.limits.max_retries):
+        return _escalated(state, "validation")
+    if is_last:
         status, code = _GIVE_UP[verdict.kind]
         tries = len(state.verdicts)
         message = f"block {state.seq + 1} was not accepted in {tries} verdict{'s' * (tries > 1)}: {verdict.reason}"
@@ -232,13 +264,21 @@ def _judged(state: State, verdict: Verdict) -> tuple[State, tuple[Action, ...]]:
     return state, (Judge(seq=state.seq, text=state.text, attempt=len(state.verdicts) + 1),)
 
 
+def _escalated(state: State, why: Literal["validation", "refused"]) -> tuple[State, tuple[Action, ...]]:
+    """The next worker writes the present block, knowing what was refused of it, and what follows."""
+    state = msgspec.structs.replace(
+        state, phase="writing", rung=state.rung + 1, judged_before=len(state.verdicts), write_failures=0
+    )
+    return state, (Escalate(seq=state.seq, rung=state.rung, why=why), _write(state))
+
+
 def _committed(state: State) -> tuple[State, tuple[Action, ...]]:
     """A block is safe: give it away, then the next one."""
     deliver = Deliver(seq=state.seq, text=state.text)
     seq, ends = state.seq + 1, _ends(state)
     if ends:
         return _done(msgspec.structs.replace(state, seq=seq)), (deliver, Finish(reason=ends))
-    fresh = State(limits=state.limits, seq=seq, before=state.text)
+    fresh = State(limits=state.limits, seq=seq, before=state.text, rung=state.rung)
     return fresh, (deliver, Write(seq=seq))
 
 

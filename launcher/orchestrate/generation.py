@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
 import msgspec
@@ -14,7 +14,7 @@ from launcher.ir.events import Happened
 from launcher.ir.exchange import Exchange, Headers, Refusal
 from launcher.orchestrate import cycle, telling
 from launcher.orchestrate.answer import Shape
-from launcher.orchestrate.ask import Said, Sizes, chat
+from launcher.orchestrate.ask import Said, Sizes, chat, exceeds_context
 from launcher.orchestrate.context import (
     VERDICT_TOKENS,
     Message,
@@ -73,8 +73,13 @@ class Generation:
         sizes: Sizes,
         tally: Tally,
         tell: Callable[[Happened], None] = lambda _: None,
+        stronger: Sequence[Job] = (),
     ) -> None:
-        """Nothing is asked yet. `headers` go with the answer; `tell` hears what comes of it."""
+        """Nothing is asked yet. `headers` go with the answer; `tell` hears what comes of it.
+
+        `stronger`: the same job for those who take over, one after another.
+        """
+        self._jobs = (job, *stronger)
         self._tell = tell
         self._exchange = exchange
         self._job = job
@@ -100,6 +105,8 @@ class Generation:
         limits = cycle.Limits(
             max_corrections=validation.max_corrections,
             max_blocks=1 if self._job.task.whole else validation.max_blocks,
+            max_retries=self._settings.max_retries,
+            escalations=len(self._jobs) - 1,
         )
         state, actions = cycle.begin(limits, self._opened.committed, self._opened.ends)
         todo = deque(actions)
@@ -136,6 +143,8 @@ class Generation:
         match action:
             case cycle.Write():
                 return await self._write(action)
+            case cycle.Escalate():
+                await self._escalate(action)
             case cycle.Judge():
                 return await self._judge(action)
             case cycle.Commit():
@@ -165,14 +174,34 @@ class Generation:
             message = f"no answer within {self._job.timeout_s:g} s"
             return cycle.WriteFailed(status=504, code="worker_timeout", message=message, again=False)
         except Refusal as refusal:
-            again = refusal.status in (502, 503) and refusal.code != "front_stopping"
-            return cycle.WriteFailed(status=refusal.status, code=refusal.code, message=refusal.message, again=again)
+            stopping = refusal.code == "front_stopping"
+            return cycle.WriteFailed(
+                status=refusal.status,
+                code=refusal.code,
+                message=refusal.message,
+                again=refusal.status in (502, 503) and not stopping,
+                refused=not stopping and (refusal.status >= 500 or exceeds_context(refusal)),
+            )
         self._server = said.server
         self._count(said)
         whole, limit = self._job.task.whole, self._job.token_limit
         text, last = self._job.echo.out_of(said.text, whole=whole)
         cut = whole or (limit is not None and self._spent + self._wrote >= limit)
         return cycle.Wrote(text=text, last=last, spent=cut and said.reason == "length")
+
+    async def _escalate(self, action: cycle.Escalate) -> None:
+        """A stronger worker goes on, with its own prompt, slot and time."""
+        before, project = self._job.model, self._task.project
+        self._job = self._jobs[action.rung]
+        self._task = msgspec.structs.replace(self._job.task, project=project)
+        model = self._server = self._job.model
+        if not self._delivered:
+            self._shape = msgspec.structs.replace(self._shape, model=model)
+        self._exchange.escalated(before, model, action.why)
+        self._headers = [(k, model.encode() if k == b"x-launch-server" else v) for k, v in self._headers]
+        self._tell(telling.escalated(before, model, action.why, self._opened.id, action.seq))
+        data = {"seq": action.seq, "from": before, "to": model, "why": action.why}
+        await self._keeper.do(self._keeper.memory.escalated, self._opened, data)
 
     async def _prompt(self, action: cycle.Write) -> tuple[list[Message], int]:
         """What the worker is shown, and how many tokens it may write. Raises Refusal, TimeoutError."""

@@ -207,6 +207,11 @@ class Memory:
             )
             self._write(now, number, generation, "decision", data)
 
+    def escalated(self, opened: Opened, data: dict[str, Any]) -> None:
+        """A stronger worker goes on: in the journal."""
+        with self._transaction() as now:
+            self._write(now, opened.project, opened.id, "escalation", data)
+
     def _project(self, owner: str, name: str, now: float) -> int:
         """The project's number; it is made on its first use."""
         self._db.execute(

@@ -244,6 +244,11 @@ class Orchestrator:
         if opened.known:
             decision = msgspec.structs.replace(decision, model=opened.model, domain=opened.domain, policy=opened.policy)
             job = job_of(settings, body, decision, shared=place.shared)
+        stronger = [
+            job_of(settings, body, msgspec.structs.replace(decision, model=name), shared=place.shared)
+            for name in settings.stronger.get(decision.model, ())
+            if exchange.may_ask(name)
+        ]
         headers: Headers = [
             (b"x-launch-decision", decision.header().encode("latin-1", "replace")),
             (b"x-launch-server", opened.model.encode()),
@@ -259,6 +264,7 @@ class Orchestrator:
             sizes=self._sizes,
             tally=self._tally,
             tell=self.tell,
+            stronger=stronger,
         )
         self._validating += 1
         try:

@@ -47,6 +47,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """By every name that leads to the server."""
     slots: dict[str, int]
     """Name → tokens that a slot of its smallest server has."""
+    stronger: dict[str, tuple[str, ...]]
+    """Name → the servers that take over from its own, one after another."""
+    max_retries: int
+    """How often a worker's block is refused before that."""
     timeouts_s: dict[str, float]
     """Name → when its servers have given up by themselves: waiting for a start, for a slot, for the answer."""
     memory: MemoryConfig
@@ -116,6 +120,8 @@ def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:
         policies=config.policies,
         model_policies={n: written[s] for n, servers in groups.items() for s in reversed(servers) if s in written},
         slots={name: min(unit.n_ctx_per_slot for unit in found) for name, found in units.items()},
+        stronger={name: stronger for name in units if (stronger := table.stronger(name))},
+        max_retries=table.max_retries,
         timeouts_s={name: 2 * max(unit.request_timeout_s for unit in found) + queue_s for name, found in units.items()},
         memory=config.memory,
     )

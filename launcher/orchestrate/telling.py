@@ -43,6 +43,17 @@ def decided(decision: Decision, generation: str, project: str) -> Happened:
     )
 
 
+def escalated(server: str, to: str, why: str, generation: str, seq: int) -> Happened:
+    """A stronger worker writes from block `seq` on."""
+    return Happened(
+        kind="decision",
+        name=to,
+        message=f"writes block {seq + 1} in place of {server}",
+        cause="the validator refused it" if why == "validation" else f"{server} refused it",
+        details={"generation": generation, "block": seq + 1, "from": server, "why": why, "escalated": True},
+    )
+
+
 def judged(verdict: Verdict, generation: str, seq: int, attempt: int) -> Happened:
     """A verdict about block `seq`, counted from 0."""
     return Happened(

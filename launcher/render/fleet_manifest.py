@@ -118,6 +118,7 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: t
         cooldown_s=server.cooldown_s,
         load_s=server.load_s,
         proved=server.proved,
+        min_stay_s=msgspec.UNSET if server.config.min_stay_s is None else server.config.min_stay_s,
     )
 
 

@@ -56,6 +56,7 @@ NOT_FLAGS = {
     "numa": "numactl or NUMAPolicy=; --numa would turn off prefetching of the mapping",
     "exclusive": "manifest",
     "default": "manifest",
+    "min_stay_s": "manifest",
     "after": "manifest",
     "start_timeout_s": "manifest",
     "stall_timeout_s": "manifest",

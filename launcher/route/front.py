@@ -84,8 +84,8 @@ class Front:
         self.completions = Owners()
         self._usage: dict[bytes, Usage] = {}
         """Of keys that have limits, by digest: a key file that is read again changes none that is the same."""
-        self.refused: Counter[str] = Counter()
-        """Requests answered with an error of the front, by its code."""
+        self.refused: Counter[str] = Counter()  # answered with an error of the front, by its code
+        self.escalations: Counter[tuple[str, str, str]] = Counter()
         self._orchestrator = orchestrator
         self._control = None if control is None else _control_target(control)
         self.expansion = Expansion()
@@ -385,7 +385,7 @@ class Front:
         """Answer a question about the fleet itself. Raises HttpError."""
         view, path, state_of = exchange.view, exchange.head.path, self.upstreams.state
         if path == "/metrics":
-            text = pages.metrics_text(view.targets, state_of, self.refused)
+            text = pages.metrics_text(view.targets, state_of, self.refused, self.escalations)
             if self._orchestrator is not None:
                 text += self._orchestrator.metrics()
             exchange.answer(200, b"text/plain; version=0.0.4; charset=utf-8", (text + self.more_metrics()).encode())

@@ -72,11 +72,22 @@ class Handover:
         servers = directory.tiers(server)[0] if server in directory else (server,)
         return all(self._exchange.head.grant.may_ask(self.asked, name) for name in servers)
 
+    def escalated(self, server: str, to: str, why: str) -> None:
+        """`to` answers in place of `server`."""
+        self._exchange.escalated(server, to, why)
+
     async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float, as_caller: bool = False) -> Answered:
         """Ask a server something on the way. Raises Refusal, TimeoutError."""
         exchange = self._exchange
         grant = exchange.head.grant if as_caller else EVERYTHING
-        question = Question(path=path, body=body, request_id=exchange.id, grant=grant, granted=self.asked)
+        question = Question(
+            path=path,
+            body=body,
+            request_id=exchange.id,
+            grant=grant,
+            granted=self.asked,
+            decision=exchange.decision if as_caller else "",
+        )
         return await ask(exchange.services, server, question, timeout_s=timeout_s)
 
     async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Passed:

@@ -2,7 +2,8 @@
 
 One key a line, as it is or as `sha256:HEX` of it; then, separated by blanks, `name=`, `scopes=` (infer, admin; infer
 alone when nothing is said), `models=` (the names that it may ask for, all when nothing is said), and what it may spend:
-`requests_per_minute=`, `tokens_per_minute=`, `in_flight=`. `#` begins a comment line.
+`requests_per_minute=`, `tokens_per_minute=`, `in_flight=`; `priority=` (-100 to 100, 0 when nothing is said): whose
+requests go before others where they wait for a slot. `#` begins a comment line.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _SHORTEST = 8
 """Characters of a key: what is shorter is guessed, or a slip of the pen."""
 _LIMITS = Limits.__struct_fields__
 _COUNT = re.compile(r"[1-9][0-9]{0,9}")
+_PRIORITY = re.compile(r"-?[0-9]{1,3}")
+MOST_PRIORITY = 100
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -37,6 +40,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     scopes: frozenset[str] = SCOPES
     models: frozenset[str] | None = None
     limits: Limits | None = None
+    priority: int = 0
+    """Whose requests wait less: more goes first."""
     digest: bytes = b""
     """Whose limits they are; b"" where there are none."""
 
@@ -108,11 +113,15 @@ def _parse(words: list[str]) -> tuple[bytes, Grant] | str:
         return "sha256: is followed by 64 hexadecimal digits"
     digest = bytes.fromhex(hashed[1]) if hashed else hashlib.sha256(words[0].encode()).digest()
     options = dict(word.partition("=")[::2] for word in words[1:])
-    unknown = options.keys() - {"name", "scopes", "models", *_LIMITS}
+    unknown = options.keys() - {"name", "scopes", "models", "priority", *_LIMITS}
     if unknown or len(options) != len(words) - 1:
-        return f"after the key stand name=, scopes=, models=, {'=, '.join(_LIMITS)}=, each once"
+        return f"after the key stand name=, scopes=, models=, priority=, {'=, '.join(_LIMITS)}=, each once"
     if not all(_COUNT.fullmatch(options[name]) for name in _LIMITS if name in options):
         return f"{', '.join(_LIMITS)} are whole numbers from 1"
+    written = options.get("priority", "0")
+    priority = int(written) if _PRIORITY.fullmatch(written) else MOST_PRIORITY + 1
+    if abs(priority) > MOST_PRIORITY:
+        return f"priority is a whole number from -{MOST_PRIORITY} to {MOST_PRIORITY}"
     scopes = frozenset(options.get("scopes", "infer").split(","))
     if scopes - SCOPES:
         return f"scopes are {', '.join(sorted(SCOPES))}"
@@ -122,7 +131,7 @@ def _parse(words: list[str]) -> tuple[bytes, Grant] | str:
         return f"a key has {_SHORTEST} characters or more"
     models = frozenset(options["models"].split(",")) if "models" in options else None
     spend = {name: int(options[name]) for name in _LIMITS if name in options}
-    grant = Grant(name=options.get("name", ""), scopes=scopes, models=models)
+    grant = Grant(name=options.get("name", ""), scopes=scopes, models=models, priority=priority)
     limited = msgspec.structs.replace(grant, limits=Limits(**spend), digest=digest)
     return digest, limited if spend else grant
 

@@ -60,8 +60,13 @@ def not_ready(table: RoutingTable, state_of: StateOf) -> list[dict[str, str]]:
     return waiting
 
 
-def metrics_text(targets: Mapping[str, Target], state_of: StateOf, refused: Mapping[str, int]) -> str:
-    """Prometheus text. `refused` counts by code the requests that no server answered."""
+def metrics_text(
+    targets: Mapping[str, Target],
+    state_of: StateOf,
+    refused: Mapping[str, int],
+    escalations: Mapping[tuple[str, str, str], int],
+) -> str:
+    """Prometheus text. `refused`: by code, requests that no server answered; `escalations`: by from, to, why."""
     lines: list[str] = []
 
     def family(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, float]]) -> None:
@@ -78,6 +83,12 @@ def metrics_text(targets: Mapping[str, Target], state_of: StateOf, refused: Mapp
     )
     refusals = ((f'code="{_label(code)}"', n) for code, n in sorted(refused.items()))
     family("launch_requests_refused_total", "counter", "Requests answered with an error of the front.", refusals)
+    if escalations:
+        steps = (
+            (f'from="{_label(server)}",to="{_label(to)}",why="{_label(why)}"', n)
+            for (server, to, why), n in sorted(escalations.items())
+        )
+        family("launch_escalations_total", "counter", "Answers that a stronger server took over.", steps)
     family("launch_requests_in_flight", "gauge", "Slots taken.", ((s, t.gate.in_flight) for s, t in servers))
     family(
         "launch_requests_queued",

@@ -64,6 +64,14 @@ def as_http(refusal: Refusal) -> HttpError:
     )
 
 
+def refuses(status: int, said: bytes) -> bool:
+    """Whether a server's answer says that another one may do what it cannot: too long for it, or failed in it.
+
+    What is wrong with the request itself (400), and a server that is not ready (503), is none.
+    """
+    return (status >= 500 and status != 503) or (status == 400 and b"exceed_context_size_error" in said)
+
+
 def stopping() -> HttpError:
     """The answer to what the end of the drain cut off."""
     return HttpError(503, "front_stopping", "the front is stopping", retry_after_s=1)

@@ -67,6 +67,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     request_id: bytes
     granted: str = ""
     grant: Grant = EVERYTHING
+    decision: str = ""
+    """What was decided about who answers: for the journal."""
     route: Route | None = None
     """Where it goes, if that is not where the name leads."""
 
@@ -79,6 +81,7 @@ def asked_by(services: Services[Exchange], collector: Collector, question: Quest
     exchange.has_turn = True
     exchange.body = question.body
     head.grant = question.grant
+    exchange.decision = question.decision
     return exchange
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol, TypeVar
 
 from launcher.ir.live import Upstreams
@@ -25,6 +26,8 @@ class Services(Notes, Protocol[E_contra]):
     completions: Owners
     faults: Faults
     reading: Reading
+    escalations: Counter[tuple[str, str, str]]
+    """How often whom took over from whom, and why."""
     has_journal: bool
     """Whether `note_attempt` does anything."""
 

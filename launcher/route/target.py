@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
+
+import msgspec
 
 from launcher.base.credentials import server_key_file
 from launcher.errors import Finding, HostError
@@ -33,10 +34,22 @@ class MovedError(Exception):
     """Who waits for a slot may have one at another server now."""
 
 
-class Gate:
-    """Slots of one upstream. `acquire`/`release` pair up; waiters are served first come, first served.
+class Waiter(msgspec.Struct, frozen=True, eq=False):
+    """Who waits for a slot: until `turn` is set. `others`: servers that may answer it as well."""
 
-    A slot for which nobody waits here is offered to those that wait at `siblings`, if this server may answer them.
+    turn: asyncio.Future[None]
+    others: tuple[str, ...]
+    priority: int
+    first_from: float
+    """When it has waited for so long that it goes before all who came later, a time of the loop."""
+
+
+class Gate:
+    """Slots of one upstream. `acquire`/`release` pair up.
+
+    Waiters are served by priority, those of one priority in the order in which they came. Nobody is overtaken for
+    ever: who has waited for half of the time that it may wait goes before all who came later. A slot for which nobody
+    waits here is offered to those that wait at `siblings`, if this server may answer them.
     """
 
     __slots__ = ("in_flight", "name", "siblings", "slots", "waiters")
@@ -47,7 +60,8 @@ class Gate:
         self.name = name
         self.in_flight = 0
         self.siblings: tuple[Gate, ...] = ()
-        self.waiters: deque[tuple[asyncio.Future[None], tuple[str, ...]]] = deque()
+        self.waiters: list[Waiter] = []
+        """In the order in which they came."""
 
     @property
     def free(self) -> int:
@@ -61,8 +75,10 @@ class Gate:
             return True
         return False
 
-    async def acquire(self, *, queue_size: int, timeout_s: float, others: tuple[str, ...] = ()) -> None:
-        """Take a slot, waiting at most `timeout_s` behind at most `queue_size` others.
+    async def acquire(
+        self, *, queue_size: int, timeout_s: float, others: tuple[str, ...] = (), priority: int = 0
+    ) -> None:
+        """Take a slot, waiting at most `timeout_s` among at most `queue_size` others.
 
         Raises HttpError 503 `queue_full` or `queue_timeout`; MovedError where one of `others`, servers that may answer
         as well, has a slot first. A cancelled waiter leaves the queue.
@@ -71,8 +87,9 @@ class Gate:
             return
         if len(self.waiters) >= queue_size:
             raise HttpError(503, "queue_full", f"{queue_size} requests are waiting already", retry_after_s=1)
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (waiter, others)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        entry = Waiter(waiter, others, priority, loop.time() + timeout_s / 2)
         self.waiters.append(entry)
         try:
             async with asyncio.timeout(timeout_s):
@@ -104,10 +121,11 @@ class Gate:
 
     def send(self, name: str, count: int) -> int:
         """Have up to `count` waiters, the first first, go to the server `name`; how many went."""
-        going = [entry for entry in self.waiters if name in entry[1] and not entry[0].done()][: max(0, count)]
-        for entry in going:
-            self.waiters.remove(entry)
-            entry[0].set_exception(MovedError())
+        able = [waiter for waiter in self.waiters if name in waiter.others and not waiter.turn.done()]
+        going = ranked(able)[: max(0, count)]
+        for waiter in going:
+            self.waiters.remove(waiter)
+            waiter.turn.set_exception(MovedError())
         return len(going)
 
     def resize(self, slots: int) -> None:
@@ -118,10 +136,19 @@ class Gate:
     def _grant(self) -> None:
         """Hand free slots to waiters."""
         while self.waiters and self.in_flight < self.slots:
-            waiter, _ = self.waiters.popleft()
-            if not waiter.done():
+            waiter = ranked(self.waiters)[0]
+            self.waiters.remove(waiter)
+            if not waiter.turn.done():
                 self.in_flight += 1
-                waiter.set_result(None)
+                waiter.turn.set_result(None)
+
+
+def ranked(waiters: list[Waiter]) -> list[Waiter]:
+    """Those who wait, the next first."""
+    if len({waiter.priority for waiter in waiters}) <= 1:
+        return waiters
+    now = asyncio.get_running_loop().time()
+    return sorted(waiters, key=lambda w: (w.first_from > now, 0 if w.first_from <= now else -w.priority))
 
 
 class Tokens:

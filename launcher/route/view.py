@@ -33,6 +33,8 @@ class Route(msgspec.Struct, frozen=True):
     """Its first tier has several servers."""
     lacks: frozenset[str] = frozenset()
     """Media that none of its first tier takes."""
+    stronger: tuple[str, ...] = ()
+    """Who may answer, one after another, what its servers refuse."""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -77,7 +79,14 @@ def view_of(
     validated = orchestrator.validated() if orchestrator is not None else frozenset()
     auto = frozenset(orchestrator.names()) - frozenset(names) if orchestrator is not None else frozenset()
     routes = {
-        name: _route(name, directory, targets, grows_above(table.pools, directory.tiers(name)[0]), name in validated)
+        name: _route(
+            name,
+            directory,
+            targets,
+            above=grows_above(table.pools, directory.tiers(name)[0]),
+            validated=name in validated,
+            stronger=table.stronger(name),
+        )
         for name in names
     }
     for target in targets.values():
@@ -88,12 +97,20 @@ def view_of(
     return View(table, directory, guard, targets, routes, auto)
 
 
-def _route(name: str, directory: Directory, targets: dict[str, Target], above: int, validated: bool) -> Route:
+def _route(
+    name: str,
+    directory: Directory,
+    targets: dict[str, Target],
+    *,
+    above: int,
+    validated: bool,
+    stronger: tuple[str, ...],
+) -> Route:
     tiers = tuple(tuple(targets[server] for server in tier) for tier in directory.tiers(name))
     timeouts_s = {t.name: directory.timeout_s(name, t.unit) for tier in tiers for t in tier}
     lacks = MEDIA.difference(*(target.unit.modalities for target in tiers[0]))
     lacks |= {TEXT} if tiers[0] and all(target.unit.embedding for target in tiers[0]) else set()
-    return Route(name, tiers, timeouts_s, above, validated, len(tiers[0]) > 1, lacks)
+    return Route(name, tiers, timeouts_s, above, validated, len(tiers[0]) > 1, lacks, stronger)
 
 
 def grows_above(pools: Iterable[RoutePool], servers: tuple[str, ...]) -> int:

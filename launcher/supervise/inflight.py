@@ -15,6 +15,7 @@ class InFlight:
         self.in_flight = 0
         self.last_used = 0.0
         self.last_ok = 0.0
+        self.ready_at = 0.0
         self._changed: asyncio.Event | None = None
 
     @property

@@ -148,6 +148,7 @@ class Runner(InFlight):
             in_flight=self.in_flight,
             idle_s=now - self.last_used,
             ready_s=self.ready_s,
+            up_s=now - self.ready_at,
         )
 
     @property
@@ -422,7 +423,7 @@ class Runner(InFlight):
     def _became_ready(self, before: Life) -> None:
         """Record and tell it."""
         self.ready_s = self._took_s = self.life.since - before.since
-        self.last_used = self.life.since
+        self.last_used = self.ready_at = self.life.since
         if self.record is not None and self.pid is not None:
             if self._proven_before and self.record.ready_s is not None:
                 self.ready_s = self.record.ready_s

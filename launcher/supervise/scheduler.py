@@ -18,12 +18,16 @@ _BYTES_PER_S = 1e9
 """Assumed speed of a load that was never measured: an NVMe's, on the slow side."""
 _LEAST_S = 0.05
 _JUST_USED_S = 1e-3
+_MOST_STAY_S = 30.0
+"""The longest stay in a turn that nobody configured."""
+_UNASKED_S = 1.0
+"""Nobody asks for a server that was not asked for so long: its turn is over."""
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """A process as the scheduler sees it, whether it runs or not. `idle_s`: since it was last used.
 
-    `ready_s`: what its last start took, None where it was never measured.
+    `ready_s`: what its last start took, None where it was never measured. `up_s`: since it became ready.
     """
 
     spec: ProcessSpec
@@ -31,6 +35,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     idle_s: float = 0.0
     ready_s: float | None = None
+    up_s: float = 0.0
 
     @property
     def pinned(self) -> bool:
@@ -55,6 +60,23 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
         limit_s = self.spec.unit.idle_timeout_s
         stoppable = self.spec.unit.start == "demand" and limit_s > 0 and usable(self.life) and not self.in_flight
         return stoppable and self.idle_s >= limit_s
+
+    @property
+    def stay_s(self) -> float:
+        """How much longer its turn lasts where another of its exclusive group is asked for, as things are now.
+
+        A swap that took long should be worth it: while requests come for who is up they go first, and those for others
+        are collected, for a while that is counted from when it became ready. So each member has its turn in the end.
+        """
+        least_s = self.spec.unit.min_stay_s
+        if least_s is msgspec.UNSET:
+            least_s = min(self.ready_s or 0.0, _MOST_STAY_S)
+        if not usable(self.life):
+            return 0.0
+        left_s = least_s - self.up_s
+        if not self.in_flight:
+            left_s = min(left_s, min(_UNASKED_S, least_s / 4) - self.idle_s)
+        return max(0.0, left_s)
 
     def resident(self) -> Resident:
         """What it holds, and whether it may go."""

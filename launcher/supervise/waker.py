@@ -14,6 +14,8 @@ from launcher.supervise.runner import Runner
 from launcher.supervise.scheduler import rivals
 
 _ROOM_WAIT_S = 30.0
+_LOOK_AGAIN_S = 0.05
+_LEAST_PAUSE_S = 0.001
 
 
 class StartAttempt:
@@ -57,6 +59,7 @@ class Waker:
         self._runners = runners
         self._attempts: dict[str, StartAttempt] = {}
         self._groups: dict[str, asyncio.Lock] = {}
+        self._next: dict[str, asyncio.Lock] = {}
 
     async def acquire(self, name: str, timeout_s: float) -> Lease:
         """A lease on `name`, which is started first where it is started on demand. Raises UnavailableError."""
@@ -108,7 +111,7 @@ class Waker:
 
     async def _run(self, runner: Runner, attempt: StartAttempt) -> None:
         """Bring `runner` up, and grant the waiters their leases before another start may take it away."""
-        async with self.turn(runner.spec.unit.exclusive):
+        async with self._next_turn(runner), self.turn(runner.spec.unit.exclusive):
             if runner.spec.unit.start == "demand" or runner.spec.unit.exclusive is not None:
                 await self._bring_up(runner, attempt)
             else:
@@ -201,6 +204,24 @@ class Waker:
                 for other in displaced:
                     other.start()
             raise
+
+    @contextlib.asynccontextmanager
+    async def _next_turn(self, runner: Runner) -> AsyncIterator[None]:
+        """Within the block `runner` is the next of its exclusive group, and who is up has had its turn.
+
+        Requests for who is up go on meanwhile, and whoever looks after the fleet need not wait: it is no `turn`.
+        """
+        group, loop = runner.spec.unit.exclusive, asyncio.get_running_loop()
+        if group is None:
+            yield
+            return
+        async with self._next.setdefault(group, asyncio.Lock()):
+            while True:
+                stay_s = max((other.tenant(loop.time()).stay_s for other in self.rivals(runner)), default=0.0)
+                if not stay_s:
+                    break
+                await asyncio.sleep(max(_LEAST_PAUSE_S, min(stay_s, _LOOK_AGAIN_S)))
+            yield
 
     async def clear_group(self, runner: Runner, displaced: list[Runner]) -> None:
         """Drain and stop the other members of the exclusive group, noting in `displaced` those that were running.

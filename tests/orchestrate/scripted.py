@@ -178,7 +178,8 @@ class Fleet:
 
 def fleet_table(ports: dict[str, int], orchestration: dict[str, Any] | None, **changes: Any) -> RoutingTable:
     """The routing table of the scripted fleet."""
-    units = [target(name, port, n_ctx_per_slot=2048) for name, port in ports.items()]
+    sizes = changes.pop("sizes", {})
+    units = [target(name, port, n_ctx_per_slot=sizes.get(name, 2048)) for name, port in ports.items()]
     section = msgspec.convert(orchestration, OrchestrationConfig | None)
     return table(*units, **({"default": "talker", "pools": POOLS, "orchestration": section} | changes))
 

@@ -16,6 +16,7 @@ from launcher.orchestrate.cycle import (
     Committed,
     Cut,
     Deliver,
+    Escalate,
     Event,
     Finish,
     GiveUp,
@@ -34,13 +35,26 @@ kinds: st.SearchStrategy[Kind] = st.sampled_from(["pass", "pass", "fail", "malfo
 writes = st.one_of(
     st.builds(Wrote, text=st.sampled_from(["", "a", "b", "c"]), last=st.booleans(), spent=st.booleans()),
     st.builds(Wrote, text=st.uuids().map(str)),
-    st.builds(WriteFailed, status=st.just(502), code=st.just("x"), message=st.just("y"), again=st.booleans()),
+    st.builds(
+        WriteFailed,
+        status=st.just(502),
+        code=st.just("x"),
+        message=st.just("y"),
+        again=st.booleans(),
+        refused=st.booleans(),
+    ),
 )
 verdicts = st.builds(Judged, verdict=st.builds(Verdict, kind=kinds, reason=st.just("r")))
 commits: st.SearchStrategy[Event] = st.one_of(
     st.just(Committed()), st.just(Committed()), st.just(Committed()), st.builds(CommitFailed, message=st.just("full"))
 )
-limits = st.builds(Limits, max_corrections=st.integers(0, 4), max_blocks=st.integers(1, 6))
+limits = st.builds(
+    Limits,
+    max_corrections=st.integers(0, 4),
+    max_blocks=st.integers(1, 6),
+    max_retries=st.integers(0, 3),
+    escalations=st.integers(0, 2),
+)
 
 
 def outcome(action: Action, data: Any) -> Event | None:
@@ -78,15 +92,20 @@ def test_every_run_ends_and_commits_each_block_once(limits: Limits, resumed: lis
     for commit in committed:
         assert commit.verdicts[-1].kind == "pass"
         assert all(v.kind != "pass" for v in commit.verdicts[:-1])
-        assert len(commit.verdicts) <= 1 + limits.max_corrections
+        assert len(commit.verdicts) <= (1 + limits.max_corrections) * (1 + limits.escalations)
         assert commit.text
     for seq in {a.seq for a in done if isinstance(a, Judge)}:
         attempts = [a.attempt for a in done if isinstance(a, Judge) and a.seq == seq]
         assert attempts == list(range(1, len(attempts) + 1))
-        assert len(attempts) <= 1 + limits.max_corrections
+        assert len(attempts) <= (1 + limits.max_corrections) * (1 + limits.escalations)
     for seq in {a.seq for a in done if isinstance(a, Write)}:
         written = sum(isinstance(a, Write) and a.seq == seq for a in done)
-        assert written <= 1 + limits.max_corrections + MAX_WRITE_FAILURES
+        assert written <= (1 + limits.max_corrections + MAX_WRITE_FAILURES) * (1 + limits.escalations)
+    rungs = [a.rung for a in done if isinstance(a, Escalate)]
+    assert rungs == list(range(1, len(rungs) + 1))
+    assert len(rungs) <= limits.escalations
+    gave_up = [a for a in done if isinstance(a, GiveUp) and a.code == "validation_exhausted"]
+    assert not gave_up or len(rungs) == limits.escalations
     ends = [a for a in done if isinstance(a, (Finish, GiveUp))]
     cut = any(isinstance(event, Cut) for event in outcomes)
     assert len(ends) == (0 if cut and not ends else 1)
@@ -116,3 +135,18 @@ def test_what_ended_before_is_not_asked_for_again() -> None:
     """A generation whose last block said that it is the last only has to be delivered."""
     _, actions = begin(Limits(max_corrections=3, max_blocks=8), ("one", "two"), "stop")
     assert actions == (Deliver(seq=0, text="one"), Deliver(seq=1, text="two"), Finish(reason="stop"))
+
+
+def test_who_is_refused_often_enough_hands_over_for_good() -> None:
+    """Two refusals, then the next worker, with a budget of its own, also for the blocks that follow."""
+    state, actions = begin(Limits(max_corrections=2, max_blocks=3, max_retries=2, escalations=1))
+    refused, fine = Judged(verdict=Verdict(kind="fail", reason="no")), Judged(verdict=Verdict(kind="pass"))
+    seen = []
+    events = [Wrote(text="a"), refused, Wrote(text="b"), refused]
+    events += [Wrote(text="c"), refused, Wrote(text="d"), fine, Committed(), Wrote(text="e"), refused]
+    events += [Wrote(text="f"), refused, Wrote(text="g"), refused]
+    for event in events:
+        state, actions = step(state, event)
+        seen += [type(action).__name__ for action in actions if isinstance(action, Escalate | GiveUp)]
+    assert seen == ["Escalate", "GiveUp"]
+    assert (state.rung, state.phase, actions[0].seq) == (1, "done", 1)  # type: ignore[union-attr]

@@ -73,7 +73,7 @@ def test_tokens_per_second_carry_the_model(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path, "ab", MIB)
     front = Front(routes(fleet, 9), StaticUpstreams())
     front.view.targets["a"].tokens.per_second = 21.5
-    text = metrics_text(front.view.targets, StaticUpstreams().state, {})
+    text = metrics_text(front.view.targets, StaticUpstreams().state, {}, {})
     assert 'inference_tokens_per_second{model="a",server="a"} 21.5' in text
     assert front.more_metrics() == ""
     front.close()

@@ -50,6 +50,32 @@ async def test_waiters_move_to_a_server_that_joins() -> None:
     assert (waiting, own) == (1, ["a", "a"])
 
 
+async def test_a_burst_that_comes_while_nobody_runs_is_shared() -> None:
+    """All six wait for the first server to start; then they wait for its slot, and the second joins for them."""
+    async with Holding() as first, answering(OK) as second:
+        pool = RoutePool(name="p", servers=("a", "b"), task_types=(), expansion_threshold=3)
+        units = (target("a", first.port, slots=1, start="demand"), target("b", second.port, slots=1, start="demand"))
+        fleet = FakeFleet(a="stopped", b="stopped")
+        loaded = asyncio.Event()
+
+        async def wake(name: str) -> None:
+            await loaded.wait()
+            fleet.states[name] = "ready"
+
+        fleet.on_wake = wake
+        front = Front(table(*units, names={"a": ("a",), "b": ("b",), "p": ("a", "b")}, pools=(pool,)), fleet)
+        async with running(front) as port, contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(RawClient(port)) for _ in range(6)]
+            for client in clients:
+                client.send(post({"model": "p"}, "/v1/completions"))
+            await until(lambda: fleet.woken.count("a") == 6)
+            loaded.set()
+            await until(lambda: len(second.requests) == 5)
+            first.gate.set()
+            servers = [(await client.answer()).headers["x-launch-server"] for client in clients]
+    assert sorted(servers) == ["a"] + ["b"] * 5
+
+
 async def test_a_slot_that_is_free_is_offered_to_who_waits_beside() -> None:
     """Both replicas are busy; who waits for one is answered by the other, when that is free first."""
     async with Holding() as a, Holding() as b:

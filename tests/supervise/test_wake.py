@@ -77,7 +77,7 @@ async def test_an_exclusive_group_runs_one_member_and_drains_it(fleet: Any, free
     port = free_port()
     supervisor, watcher = fleet(
         fake("a", port, exclusive="g"),
-        fake("b", port, exclusive="g", default=True),
+        fake("b", port, exclusive="g", default=True, min_stay_s=0),
     )
     await supervisor.start()
     assert (supervisor.state("a"), supervisor.state("b")) == ("stopped", "ready")
