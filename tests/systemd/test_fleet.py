@@ -84,6 +84,7 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     (host.root / "etc/systemd/system/launch-alpha.service.d").mkdir()
     dropin = host.root / "etc/systemd/system/launch-alpha.service.d/mine.conf"
     dropin.write_text("[Service]\nNice=5\n")
+    trio.launch("checkpoint", "create", "before")
     trio.launch("uninstall", "dev-trio")
     assert dropin.exists()
     dropin.unlink()
