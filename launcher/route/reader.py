@@ -318,16 +318,14 @@ class RequestReader:
             self._limits.held.came(self.size - self.counted)
             self.counted = self.size
         kept = self._body
-        if not kept:
-            self._body = body
-        elif isinstance(kept, Spool):
-            self._body = _added(kept, body)
-        else:
-            if isinstance(kept, bytes):
-                kept = self._body = bytearray(kept)
+        if isinstance(kept, bytearray):
             kept += body
             if self.size > BIG_BYTES and self.size % _LOOK_BYTES < len(body):  # not for each of tiny chunks
                 self._body = self._limits.held.spool(kept) or kept
+        elif isinstance(kept, Spool):
+            self._body = _added(kept, body)
+        else:
+            self._body = bytearray(kept + body) if kept else body
 
     def on_message_complete(self) -> None:
         """The request ends; one that asks for an upgrade only seems to, its body is still to come."""
