@@ -26,6 +26,7 @@ _CHUNKS_BYTES = 1024
 """Parsed at a time where nothing tells where a head or a chunked body ends."""
 _TURN_PIECES = 32
 """Pieces of a chunked body that are parsed before others have a turn: each chunk in them costs a call."""
+_LOOK_BYTES = 64 * 1024
 UNCOUNTED_BYTES = 16 * 1024
 """Bodies up to here are bounded by the number of connections, and not counted."""
 
@@ -317,15 +318,14 @@ class RequestReader:
             self._limits.held.came(self.size - self.counted)
             self.counted = self.size
         kept = self._body
-        if isinstance(kept, Spool):
-            self._body = _added(kept, body)
-        elif not kept:
-            self._body = body
-        else:
-            if not isinstance(kept, bytearray):
-                kept = bytearray(kept)
+        if isinstance(kept, bytearray):
             kept += body
-            self._body = (self._limits.held.spool(kept) if self.size > BIG_BYTES else None) or kept
+            if self.size > BIG_BYTES and self.size % _LOOK_BYTES < len(body):  # not for each of tiny chunks
+                self._body = self._limits.held.spool(kept) or kept
+        elif isinstance(kept, Spool):
+            self._body = _added(kept, body)
+        else:
+            self._body = bytearray(kept + body) if kept else body
 
     def on_message_complete(self) -> None:
         """The request ends; one that asks for an upgrade only seems to, its body is still to come."""
