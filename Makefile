@@ -17,12 +17,12 @@ ENGINE := $(if $(or $(wildcard $(ENGINES)/current/bin/llama-server),$(if $(FITS)
 help: ## what there is
 	@grep -hE "^[a-z-]+:.*## " $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: ## install, then start a real llama-server with a real small model and ask it something
+run: ## install, start a real llama-server with a small model, ask it something (WITH=runtime.front.port=8100: overrides)
 	@[ -n "$(FITS)" ] || [ -e $(ENGINES)/current/bin/llama-server ] || echo "this CPU ($$(uname -m), no AVX2) is none for" \
 	  "the packaged llama-server: one is compiled for it first, some 15 minutes on two cores (make engine)"
 	@$(MAKE) --no-print-directory -j2 setup
 	@[ -n "$(FITS)" ] || [ -e $(ENGINES)/current/bin/llama-server ] || $(MAKE) --no-print-directory engine
-	@$(BIN)/launch up hardware=auto profile=dev $(ENGINE) --ask "In one sentence: why do people run language models at home?"
+	@$(BIN)/launch up hardware=auto profile=dev $(ENGINE) $(WITH) --ask "In one sentence: why do people run language models at home?"
 
 test: ## install, then everything that must be true
 	@$(MAKE) --no-print-directory -j2 setup-dev

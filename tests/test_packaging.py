@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -25,6 +26,21 @@ def test_the_declared_unit_calls_commands_that_there_are() -> None:
     """Of the example for NixOS."""
     text = (ROOT / "packaging/nixos/launch.nix").read_text()
     assert {*re.findall(r"\$\{launch\} (\w+)", text)} == {"up", "reload"} & command_names()
+
+
+def test_the_declared_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    """Its serviceConfig, as NixOS writes it, with programs that are here."""
+    text = (ROOT / "packaging/nixos/launch.nix").read_text()
+    block = text[text.index("serviceConfig = {") : text.index("};", text.index("serviceConfig = {"))]
+    pairs = re.findall(r'^ +(\w+) = ("[^"]*"|true|false|\d+);', block, re.MULTILINE)
+    assert {"ExecStart", "ExecReload", "Restart", "ProtectSystem"} <= {key for key, _ in pairs}
+    here = {"ExecStart": "/bin/true", "ExecReload": "/bin/true", "User": "root"}
+    words = {"true": "yes", "false": "no"}
+    lines = [f"{key}={here.get(key) or words.get(value, value.strip(chr(34)))}" for key, value in pairs]
+    unit = tmp_path / "launch.service"
+    unit.write_text("[Unit]\nDescription=x\n[Service]\n" + "\n".join(lines) + "\n")
+    said = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (said.returncode, [line for line in said.stderr.splitlines() if "launch.service" in line]) == (0, [])
 
 
 def test_every_dependency_has_its_licence_in_the_table() -> None:

@@ -136,7 +136,8 @@ def write(
             for place in (target / below for below in bundles):
                 out.line(_next_step(compiled, place))
         elif changes:
-            out.line(f"write them with: launch render {shlex.join([*overrides, *_places(config_dirs)])}")
+            where = ["-o", str(output)] if output is not None else []
+            out.line(f"write them with: launch render {shlex.join([*overrides, *_places(config_dirs), *where])}")
     return STALE_EXIT_CODE if check and changes else 0
 
 

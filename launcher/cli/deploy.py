@@ -80,9 +80,9 @@ def install_fleet(
         show_findings(err, [stale_finding(deployment, stale)])
         return STALE_EXIT_CODE
     if options.dry_run:
-        changes = judged(deployment, layout, source, err, force=options.force)
+        changes = judged(deployment, layout, source, err, force=options.force, dry_run=True)
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
-        return 0
+        return HostError.exit_code if has_errors(changes.findings) else 0
     require_rights(layout, "installed")
     if options.start:
         require_not_up(deployment.name, layout)
@@ -100,17 +100,22 @@ def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployme
     return _compiled(list(source.overrides), [Path(d) for d in source.config_dirs], layout, err, source.host)
 
 
-def judged(deployment: Deployment, layout: Layout, source: Source, err: Terminal, *, force: bool = False) -> Changes:
-    """What installing would change, once nothing stands in its way. ConfigError, HostError otherwise."""
+def judged(
+    deployment: Deployment, layout: Layout, source: Source, err: Terminal, *, force: bool = False, dry_run: bool = False
+) -> Changes:
+    """What installing would change. ConfigError, HostError where something stands in its way.
+
+    A dry run shows that beside the changes: it may be on another machine, where programs lie elsewhere.
+    """
     _require_scope(deployment, layout)
     with writing(layout.units, "nothing was written"):
         changes = plan_changes(deployment, layout, source=source, force=force)
     coming = {Path(shown(c.path, layout)) for c in changes.changes}
     findings = [*changes.findings, *(verify_units(deployment, layout, coming) if changes.changes else ())]
-    if has_errors(findings):
+    if has_errors(findings) and not dry_run:
         raise HostError(findings)
     show_findings(err, findings)
-    return changes
+    return msgspec.structs.replace(changes, findings=tuple(findings))
 
 
 def put_in_place(changes: Changes, layout: Layout, *, start: bool) -> Report:
@@ -310,7 +315,7 @@ def require_rights(layout: Layout, verb: str) -> None:
 def _show_changes(
     out: Terminal, changes: tuple[Change, ...], layout: Layout, *, as_json: bool, deployment: str
 ) -> None:
-    """Each file with its sign, then its diff."""
+    """Each file with its sign, and whether it is a unit that restarts; then the diffs of those that stay or come."""
     if as_json:
         rows = [
             {"path": shown(c.path, layout), "kind": c.kind, "restarts": bool(c.restarts and c.unit)} for c in changes
@@ -318,8 +323,9 @@ def _show_changes(
         print_json(out, {"schema": "launch.install/v1", "deployment": deployment, "dry_run": True, "changes": rows})
         return
     for change in changes:
-        out.line(out.style(f"{SIGNS[change.kind]} {shown(change.path, layout)}", "bold"))
-    for line in (line for change in changes for line in change.diff):
+        restarts = "  restarts" if change.restarts and change.unit and change.kind == "change" else ""
+        out.line(out.style(f"{SIGNS[change.kind]} {shown(change.path, layout)}", "bold") + restarts)
+    for line in (line for change in changes if change.kind != "remove" for line in change.diff):
         colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
         out.line(out.style(line, colour) if colour else line)
     out.line(f"{deployment}: {len(changes)} files would change")

@@ -223,24 +223,39 @@ def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """CPU sets and NUMA nodes of the plan that this host does not have."""
     ours = parse_cpulist(facts.host.cpus)
     nodes = {str(n.id) for n in facts.host.nodes} or {"0"}
+    on_cpus: dict[str, list[str]] = {}
+    on_nodes: dict[str, list[str]] = {}
     for server in manifest.servers:
         cpus, wanted_nodes = _pinned(server.argv)
         if cpus and not parse_cpulist(cpus) <= ours:
-            yield Finding(
-                code="host/cpus-missing",
-                severity="error",
-                key=f"servers.{server.name}.cpus",
-                message=f"{server.name} runs on CPUs that this host does not give us: it has {facts.host.cpus}",
-                fixes=(Fix(override=f"servers.{server.name}.cpus=null", effect="leaves it to the scheduler"),),
-            )
+            on_cpus.setdefault(cpus, []).append(server.name)
         if strange := ", ".join(n for n in wanted_nodes if n not in nodes):
-            yield Finding(
-                code="host/nodes-missing",
-                severity="error",
-                key=f"servers.{server.name}.numa",
-                message=f"{server.name} wants memory of NUMA node {strange}; this host has {', '.join(sorted(nodes))}",
-                fixes=(Fix(override=f"servers.{server.name}.numa=null", effect="leaves its memory to the kernel"),),
-            )
+            on_nodes.setdefault(strange, []).append(server.name)
+    for cpus, names in on_cpus.items():
+        message = f"{_all(names)} on CPUs {cpus}, and this host gives us {facts.host.cpus}"
+        yield _elsewhere("host/cpus-missing", names, "cpus", message, "leaves it to the scheduler")
+    for strange, names in on_nodes.items():
+        message = f"{_all(names)} with memory of NUMA node {strange}; this host has {', '.join(sorted(nodes))}"
+        yield _elsewhere("host/nodes-missing", names, "numa", message, "leaves its memory to the kernel")
+
+
+def _all(names: list[str]) -> str:
+    """Several servers that one thing is wrong with."""
+    return f"{', '.join(names)} run{'s' * (len(names) == 1)}"
+
+
+def _elsewhere(code: str, names: list[str], field: str, message: str, effect: str) -> Finding:
+    """What `names` are bound to is not on this host; one of them can be freed by an override, several by one each."""
+    override = f"servers.{names[0]}.{field}=null"
+    alone = len(names) == 1
+    return Finding(
+        code=code,
+        severity="error",
+        key=f"servers.{names[0]}.{field}",
+        message=message,
+        fixes=(Fix(override=override, effect=effect),) if alone else (),
+        notes=() if alone else (f"{override}, and so for each of them, {effect}",),
+    )
 
 
 def _quota(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:

@@ -64,7 +64,7 @@ def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *,
     report = Report(
         written=tuple(shown(c.path, layout) for c in changes.changes if c.kind != "remove"),
         removed=tuple(shown(c.path, layout) for c in changes.changes if c.kind == "remove"),
-        stopped=tuple(gone),
+        stopped=tuple(gone) if systemd.running else (),  # in an image nothing ran
     )
     if not systemd.running:
         return report

@@ -114,8 +114,10 @@ def test_broken_and_unreadable_models_do_not_stop_it(cli: Cli, models: Path) -> 
     """Each is a warning with its path; the fleet has the others."""
     (models / "half.gguf").write_bytes((models / "Qwen3-8B-Q8_0.gguf").read_bytes()[:5000])
     (models / "text.gguf").write_text("404: not found")
-    done = cli.run("init", "--models", "models", "--models", "absent", "--dry-run")
-    for word in ("half.gguf", "text.gguf", "warning[author/unreadable]", "absent"):
+    (cli.home / "circle").symlink_to("circle")
+    folders = [word for folder in ("models", "absent", "circle") for word in ("--models", folder)]
+    done = cli.run("init", *folders, "--dry-run")
+    for word in ("half.gguf", "text.gguf", "warning[author/unreadable]", "absent", "circle"):
         assert word in done.stderr
     assert set(yaml.safe_load(done.stdout)["servers"]) == {"qwen3-8b", "qwen2-5-vl-7b-instruct", "bge-small-en-v1-5"}
 
@@ -145,6 +147,11 @@ def test_a_full_disk(cli: Cli, models: Path, tmp_path: Path) -> None:
     assert done.returncode == 6, done.stderr
     assert "cannot be written: File too large" in done.stderr
     assert list(full.iterdir()) == []
+    small = 'mount -t tmpfs -o size=4k tmpfs full && head -c 4096 /dev/zero > full/fill && "$@"; echo $?; ls full'
+    words = ["unshare", "--map-root-user", "--mount", "sh", "-c", small, "sh", *words[2:]]
+    done = subprocess.run(words, cwd=cli.home, env=cli.env, capture_output=True, text=True, check=False)
+    assert done.stdout == "6\nfill\n", done.stderr
+    assert "full/launch.yaml cannot be written: No space left on device" in done.stderr
 
 
 def test_without_a_network(cli: Cli, models: Path) -> None:

@@ -320,3 +320,14 @@ def test_models_to_come_are_counted_by_disk(tmp_path: Path) -> None:
     assert free.keys() == need.keys()
     assert free[str(tmp_path / "big")] > 0
     assert models_to_come(files[:1]) == ({}, {})
+
+
+def test_what_is_wrong_with_many_is_said_once() -> None:
+    """Servers on the same CPUs, or of the same node, that are not here: one finding that names them all."""
+    argv = ("numactl", "--physcpubind=64-71", "--membind=1", "--", "llama-server")
+    servers = [msgspec.structs.replace(server(), name=name, argv=argv) for name in ("a", "b", "c")]
+    manifest = msgspec.structs.replace(fleet(), servers=tuple(servers))
+    found = {f.code: f for f in check_host(manifest, HostFacts(host=HOST)) if f.severity == "error"}
+    assert found["host/cpus-missing"].message.startswith("a, b, c run on CPUs 64-71, and this host gives us ")
+    assert found["host/nodes-missing"].message.startswith("a, b, c run with memory of NUMA node 1; this host has ")
+    assert found["host/nodes-missing"].notes[0].startswith("servers.a.numa=null, and so for each of them")

@@ -178,6 +178,14 @@ def test_the_command_in_a_tree(tmp_path: Path) -> None:
     again = launch(*words, cwd=tmp_path, code=0)
     assert "0 files written, 0 removed" in again
 
+    absent = "engines.default.binary=/nowhere/llama-server"  # as on a laptop: what changes is seen all the same
+    shown = launch(*words, absent, "engines.default.dialect=b10068", "--dry-run", cwd=tmp_path, code=0)
+    assert "~ /etc/systemd/system/launch-assistant.service  restarts\n" in shown
+    assert "+ExecStart=/nowhere/llama-server" in shown
+    gone = launch("uninstall", "dev-dev", f"--root={root}", "--dry-run", cwd=tmp_path, code=0)
+    assert "- /etc/systemd/system/launch-assistant.service\n" in gone
+    assert "ExecStart" not in gone  # the names of what goes, not its text
+
     launch("render", *DEV, cwd=tmp_path, code=0)
     stale = launch(*words, "servers.assistant.slots=1", cwd=tmp_path, code=8)
     assert "install/stale" in stale
