@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, assert_never
 
 import msgspec
@@ -91,7 +91,8 @@ class Generation:
         self._sizes = sizes
         self._tally = tally
         self._blocks = list(opened.committed)
-        self._delivered = 0
+        self._has_begun = False
+        """The header of the client's stream is out."""
         self._server = job.model
         self._spent = 0
         self._wrote = 0
@@ -123,7 +124,9 @@ class Generation:
         except Refusal as refusal:
             await self._end("failed", refusal.code, refusal.message)
             refusal.headers = self._headers
-            raise
+            if not self._has_begun:
+                raise
+            await self._exchange.fail(refusal)
         except Exception:
             await self._end("failed", "internal_error", "an internal error")
             raise
@@ -142,11 +145,11 @@ class Generation:
         """Do one thing; its outcome, where the cycle waits for one."""
         match action:
             case cycle.Write():
-                return await self._write(action)
+                return await self._with_signs(self._write(action), f"writing block={action.seq + 1}")
             case cycle.Escalate():
                 await self._escalate(action)
             case cycle.Judge():
-                return await self._judge(action)
+                return await self._with_signs(self._judge(action), f"judging block={action.seq + 1}")
             case cycle.Commit():
                 return await self._commit(action)
             case cycle.Deliver():
@@ -158,6 +161,27 @@ class Generation:
             case _:
                 assert_never(action)
         return None
+
+    async def _with_signs(self, doing: Coroutine[Any, Any, cycle.Event], what: str) -> cycle.Event:
+        """Do it; a client that streams gets a comment whenever it has heard nothing for a while."""
+        every_s = self._settings.ping_after_s if self._job.stream else 0
+        if not every_s:
+            return await doing
+        task = asyncio.ensure_future(doing)
+        try:
+            while not (await asyncio.wait({task}, timeout=every_s))[0]:
+                await self._begin()
+                await self._exchange.event(f": ping {what} server={self._job.model}\n\n".encode())
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _begin(self) -> None:
+        """Begin the client's stream."""
+        if not self._has_begun:
+            self._has_begun = True
+            await self._exchange.events(self._headers)
 
     # the worker
 
@@ -195,7 +219,7 @@ class Generation:
         self._job = self._jobs[action.rung]
         self._task = msgspec.structs.replace(self._job.task, project=project)
         model = self._server = self._job.model
-        if not self._delivered:
+        if not self._has_begun:
             self._shape = msgspec.structs.replace(self._shape, model=model)
         self._exchange.escalated(before, model, action.why)
         self._headers = [(k, model.encode() if k == b"x-launch-server" else v) for k, v in self._headers]
@@ -307,9 +331,7 @@ class Generation:
         """Give a committed block to a client that streams."""
         if not self._job.stream:
             return
-        if not self._delivered:
-            await self._exchange.events(self._headers)
-        self._delivered += 1
+        await self._begin()
         await self._exchange.event(self._shape.block(action.seq, action.text))
 
     async def _finish(self, reason: cycle.Ends) -> None:
@@ -318,8 +340,7 @@ class Generation:
         if not self._job.stream:
             await self._exchange.whole(200, self._shape.whole(self._blocks, reason, self._usage), self._headers)
             return
-        if not self._delivered:
-            await self._exchange.events(self._headers)
+        await self._begin()
         usage = self._usage if self._job.stream_usage else None
         await self._exchange.event(self._shape.last(reason, usage), more=False)
 

@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     timeouts_s: dict[str, float]
     """Name → when its servers have given up by themselves: waiting for a start, for a slot, for the answer."""
     memory: MemoryConfig
+    ping_after_s: float
+    """After how long a silence a stream gets a sign of life; 0: none."""
 
     @property
     def validated(self) -> frozenset[str]:
@@ -124,6 +126,7 @@ def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:
         max_retries=table.max_retries,
         timeouts_s={name: 2 * max(unit.request_timeout_s for unit in found) + queue_s for name, found in units.items()},
         memory=config.memory,
+        ping_after_s=table.front.ping_after_s,
     )
 
 

@@ -66,6 +66,7 @@ _ANSWERS = [
         b"{}",
     ),
     *(b"2\r\n{}\r\n", b"0\r\n\r\n", b"data: {}\n\n", b"Connection: close\r\n", b"X-A: b\r\n c\r\n", b"\x00", b"zz\r\n"),
+    b"HTTP/1.1 400 X\r\nContent-Length: 25\r\n\r\nexceed_context_size_error",
     OK,
 ]
 
@@ -120,7 +121,7 @@ class Arena:
         unit = front_unit(header_timeout_s=0.5, idle_timeout_s=0.5)
         async with self.upstream:
             units = [target(name, self.upstream.port, slots=4, request_timeout_s=2.0) for name in ("m", "n")]
-            routes = table(*units, front=unit)
+            routes = table(*units, front=unit, escalation={"m": "n"})
             front = Front(msgspec.structs.replace(routes, breaker=_NEVER), StaticUpstreams())
             async with running(front) as self.port:
                 yield

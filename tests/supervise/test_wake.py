@@ -56,7 +56,8 @@ async def test_a_wake_says_why_it_cannot(fleet: Any, free_port: FreePort) -> Non
 async def test_nothing_is_started_for_nobody(fleet: Any, free_port: FreePort) -> None:
     """A waiter leaves while the start is still queued behind a drain: nothing is spawned, the other lives on."""
     supervisor, watcher = fleet(
-        fake("a", free_port(), start="demand", exclusive="g"), fake("b", free_port(), start="demand", exclusive="g")
+        fake("a", free_port(), start="demand", exclusive="g", min_stay_s=0),
+        fake("b", free_port(), start="demand", exclusive="g"),
     )
     await supervisor.start()
     await wake(supervisor, "a", 10)

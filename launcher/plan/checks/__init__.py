@@ -30,7 +30,7 @@ from launcher.plan.checks.contexts import (
 )
 from launcher.plan.checks.cpus import check_cpusets, check_numa, check_overlap, check_threads
 from launcher.plan.checks.disk import check_disk
-from launcher.plan.checks.front import check_default_kinds, check_front, check_origins
+from launcher.plan.checks.front import check_default_kinds, check_front, check_included, check_origins
 from launcher.plan.checks.ladder import check_ladder
 from launcher.plan.checks.models import (
     check_compute,
@@ -98,6 +98,7 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_idle_cards,
     check_split_mode,
     check_front,
+    check_included,
     check_default_kinds,
     check_origins,
 )

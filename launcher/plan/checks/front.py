@@ -14,6 +14,9 @@ from launcher.plan.hosts import LOOPBACK, is_loopback, is_private
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/*\s]+|(?!https?:)[a-z][a-z0-9+.-]*://\*")
 
+_PLAIN = re.compile(r"[A-Za-z0-9_,-]+")
+"""Names that an override takes without quotes."""
+
 
 def check_front(planning: Planning) -> Iterator[Finding]:
     """`route/public-without-key`: what the front itself refuses when it opens, said before anything is started."""
@@ -72,6 +75,31 @@ def check_default_kinds(planning: Planning) -> Iterator[Finding]:
                 notes=(f"{'these do' if able else 'no server of the fleet does'}: {', '.join(able)}".rstrip(": "),),
                 fixes=tuple(Fix(override=f"{key}={able_one}", effect="") for able_one in (*able[:2], "null")),
             )
+
+
+def check_included(planning: Planning) -> Iterator[Finding]:
+    """`plan/no-task`: `include_warm` starts a server to which no task of the pools leads, and nothing else either."""
+    routing, parts = planning.fleet.routing, planning.fleet.orchestration
+    pools = {name: pool for name, pool in routing.pools.items() if pool.task_types}
+    if not pools:
+        return
+    named = {routing.default, *msgspec.structs.astuple(routing.defaults), *msgspec.structs.astuple(routing.media)}
+    named |= {name for pool in routing.pools.values() for name in pool.servers}
+    named |= {*routing.escalation.chain.values(), *(name for names in routing.fallback.values() for name in names)}
+    if parts is not None:
+        validator = {parts.validation.validator} if parts.validation is not None else set()
+        named |= {parts.router, *parts.workers, *(rule.model for rule in parts.rules)} | validator
+    for i, name in enumerate(planning.fleet.include_warm):
+        server = next((s for s in planning.servers if s.name == name and not _does(s, "embedding")), None)
+        if server is None or named & {name, *server.config.roles, *server.config.aliases}:
+            continue
+        words = {word for known in (name, *server.config.roles) for word in known.split("_")}
+        pool = next((pool for pool in pools if pool in words), next(iter(pools)))
+        joined = ",".join((name, *pools[pool].servers))
+        message = f"{name} is started, and no task leads to it: it is in no pool, and answers who asks for it by name"
+        fix = Fix(override=f"routing.pools.{pool}.servers=[{joined}]", effect=f"it takes {pool}'s tasks first")
+        fixes = (fix,) if _PLAIN.fullmatch(f"{pool}{joined}") else ()
+        yield finding("warning", "plan/no-task", f"include_warm.{i}", message, fixes=fixes)
 
 
 def _does(server: ServerPlan, kind: str) -> bool:
