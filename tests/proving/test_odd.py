@@ -73,6 +73,15 @@ def test_what_was_found(no_orphans: None, llama_server: Path) -> None:
     assert disagreements(servers, models, llama_server, number(llama_server)) == []
 
 
+def test_a_card_that_only_the_draft_has_is_stood_in_for(no_orphans: None, llama_server: Path) -> None:
+    """Alone in its fleet: nobody else names the card."""
+    arch = fleets.with_fields(fleets.TINY, n_vocab=1000)
+    models = Catalog(files={f"{name}@q8_0": file_of(arch, name) for name in ("big", "little")})
+    draft = DraftConfig(model="little", quantization="q8_0", devices=("cuda1",))
+    servers = {"a": fleets.server(**CARD, model="big", draft=draft)}
+    assert disagreements(servers, models, llama_server, number(llama_server)) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("build", ["embedded", *BUILDS])
