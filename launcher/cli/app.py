@@ -417,6 +417,9 @@ def inspect(
     ] = None,
     prove: Prove = False,
     prove_with: ProveWith = None,
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="Entries for `models:`, to plan with where the files are not.")
+    ] = False,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -425,9 +428,12 @@ def inspect(
     \b
     launch inspect model.gguf n_ctx=16384 slots=2 cache_type_k=q8_0
     launch inspect ~/models --vram 24GiB        does each of them fit a card of 24 GiB?
+    launch inspect ~/models --yaml              as the config declares them
     """
-    from launcher.cli.inspect import inspect_files
+    from launcher.cli.inspect import declare_files, inspect_files
 
+    if yaml:
+        return declare_files(words, no_color=no_color)
     prover = (prove_with or "") if prove or prove_with else None
     return inspect_files(words, vram or (), as_json=json, no_color=no_color, prover=prover)
 

@@ -65,6 +65,24 @@ def inspect_files(
     return next((code for code in codes if code), 0)
 
 
+def declare_files(words: Sequence[str], *, no_color: bool) -> int:
+    """Writes the files among `words` as entries of `models:`. The exit code is the first that is not 0."""
+    from launcher.author.declare import declaration_text
+    from launcher.catalog import describe
+
+    out, err = terminals(no_color=no_color)
+    models, codes = [], [0]
+    for file in _files(words):
+        try:
+            models.append(describe(str(file.absolute())))
+        except CatalogError as error:  # the others can still be written
+            show_findings(err, error.findings)
+            codes.append(error.exit_code)
+    if models:
+        out.write(declaration_text(models))
+    return next((code for code in codes if code), 0)
+
+
 def _files(words: Sequence[str]) -> list[Path]:
     """The model files that are named, those of folders by name. Raises ConfigError where there are none."""
     files: list[Path] = []

@@ -129,13 +129,13 @@ def _finding(key: str, name: str, d: Difference) -> Finding:
     """The finding for one row that is wrong: an error where more is taken than planned."""
     severity: Severity = "error" if d.proven_bytes > d.predicted_bytes else "warning"
     where = "" if d.device == "all" else f" on {d.device}"
+    planned, said = gib(d.predicted_bytes), gib(d.proven_bytes)
+    if planned == said:  # else a finding would be about two equal figures
+        planned, said = (f"{size / MIB:.2f} MiB" for size in (d.predicted_bytes, d.proven_bytes))
     return Finding(
         code="plan/proof-mismatch",
         severity=severity,
         key=key,
-        message=(
-            f"{d.component} of {name}{where}: {gib(d.predicted_bytes)} is planned, "
-            f"but the server itself says {gib(d.proven_bytes)}"
-        ),
+        message=(f"{d.component} of {name}{where}: {planned} is planned, but the server itself says {said}"),
         notes=("the architecture has something that the closed form does not know: trust the server's figure",),
     )

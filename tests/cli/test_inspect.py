@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from launcher.cli.inspect import inspect_files
+from launcher.cli.inspect import declare_files, inspect_files
+from launcher.compiler import compile_fleet
 from launcher.errors import ConfigError
 
 Tiny = Callable[..., Path]
@@ -60,3 +62,37 @@ def test_what_is_not_to_be_inspected(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"GGUF files|inspect what|not a size"):
         inspect_files(words, vram, as_json=False, no_color=True)
+
+
+@pytest.mark.parametrize("arch", ["qwen35moe", "deepseek2", "bert"])
+def test_as_the_config_declares_it(
+    arch: str, tmp_path: Path, tiny_models: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--yaml` pasted into a fleet file plans the same K/V, states, output and compute where the file is not."""
+    monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
+    (there := tmp_path / "Tiny-2B-F16.gguf").write_bytes(tiny_models(arch).read_bytes())
+    assert declare_files([str(there)], no_color=True) == 0
+    text = capsys.readouterr().out
+    (name,) = yaml.safe_load(text)["models"]
+    assert name == "tiny-2b"
+    (quantization,) = yaml.safe_load(text)["models"][name]["files"]
+    server = {"model": name, "quantization": quantization, "n_ctx": 1024, "slots": 1}
+    fleet = tmp_path / "launch.yaml"
+    fleet.write_text(text + yaml.safe_dump({"servers": {"a": server}}), encoding="utf-8")
+    memory = []
+    for _ in range(2):
+        plan = compile_fleet([], config_dirs=[fleet]).plan
+        assert [f.code for f in plan.findings if f.severity == "error"] == []
+        memory.append(plan.servers[0].memory[0])
+        there.unlink(missing_ok=True)
+        (tmp_path / "launch.lock").unlink(missing_ok=True)
+    for part in ("kv_bytes", "recurrent_bytes", "output_bytes", "compute_bytes"):
+        assert getattr(memory[0], part) == getattr(memory[1], part), part
+
+
+def test_what_cannot_be_declared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A damaged file is a finding, the others are written."""
+    assert declare_files([str(folder)], no_color=True) == 3
+    shown = capsys.readouterr()
+    assert list(yaml.safe_load(shown.out)["models"]) == ["a"]
+    assert "error[catalog/" in shown.err

@@ -11,8 +11,11 @@ import pytest
 
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import DraftConfig
+from launcher.ir.proof import Difference, ServerProof
+from launcher.plan import proof_findings
 from launcher.plan.builds import loads_nextn
 from launcher.proving.runs import in_order, names_of
+from launcher.sizes import GIB
 from tests.plan import drawn, fleets
 from tests.plan.asking import number
 
@@ -70,6 +73,15 @@ def test_what_was_found(no_orphans: None, llama_server: Path) -> None:
     assert disagreements(servers, models, llama_server, number(llama_server)) == []
 
 
+def test_a_card_that_only_the_draft_has_is_stood_in_for(no_orphans: None, llama_server: Path) -> None:
+    """Alone in its fleet: nobody else names the card."""
+    arch = fleets.with_fields(fleets.TINY, n_vocab=1000)
+    models = Catalog(files={f"{name}@q8_0": file_of(arch, name) for name in ("big", "little")})
+    draft = DraftConfig(model="little", quantization="q8_0", devices=("cuda1",))
+    servers = {"a": fleets.server(**CARD, model="big", draft=draft)}
+    assert disagreements(servers, models, llama_server, number(llama_server)) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("build", ["embedded", *BUILDS])
@@ -88,6 +100,13 @@ def test_who_loads_layers_for_further_tokens() -> None:
         arch = fleets.with_fields(fleets.TINY, arch=name, n_layer_nextn=1)
         assert loads_nextn(arch, build, drafts=True) is loaded, (name, build)
         assert loads_nextn(arch, build, drafts=False) is (name == "qwen35"), (name, build)
+
+
+def test_a_mismatch_shows_by_how_much() -> None:
+    """Two figures that differ by less than their unit are said in a smaller one."""
+    off = Difference(device="ram", component="compute", predicted_bytes=GIB, proven_bytes=GIB + 700 * 1024)
+    (found,) = proof_findings(ServerProof(name="a", header="file", differences=(off,)))
+    assert "1024.00 MiB is planned, but the server itself says 1024.68 MiB" in found.message
 
 
 def test_devices_are_told_apart_by_their_names() -> None:
