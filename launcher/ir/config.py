@@ -538,6 +538,45 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     env: dict[str, str] = {}
 
 
+class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A server with OpenAI's API that somebody else runs: vLLM, a whisper, a llama-server elsewhere, a cloud.
+
+    The front asks it as it asks servers of the fleet; nothing starts or stops it.
+    """
+
+    url: str
+    """As OpenAI's clients take it: `https://api.example.com/v1`. Without a path, `/v1` is meant."""
+    models: dict[str, str]
+    """Model as it is asked for here → what the upstream calls it. The first answers to the upstream's own name."""
+    aliases: tuple[str, ...] = ()
+    """Further names for the first model."""
+    description: str = ""
+    key_file: str | None = None
+    """The fleet's key for it, in the first line. Keys of the front's clients are never sent there."""
+    key_header: Literal["authorization", "x-api-key", "api-key"] = "authorization"
+    """How the key is sent: `Authorization: Bearer KEY`, or alone in one of the others."""
+    ca_file: str | None = None
+    """PEM certificates that its own is checked against. Absent: those that the system trusts."""
+    health_path: str | None = None
+    """A path of its host that answers while it is well. Absent: `/models` below its `url`."""
+    slots: Positive = 16
+    """Requests that it is given at once; more wait here."""
+    n_ctx: NotNegative = 0
+    """Tokens that a request may have, as clients are told; 0: not known."""
+    modalities: tuple[Literal["text", "image", "audio"], ...] = ("text", "image", "audio")
+    """What a chat may contain; it says itself what it does not take."""
+    request_timeout_s: StartLimit = 600
+    """As a server's, as the next four."""
+    total_timeout_s: StartLimit | None = None
+    request_defaults: dict[str, Any] = {}
+    request_set: dict[str, Any] = {}
+    request_strip: tuple[str, ...] = ()
+    ram_bytes: ByteSize = 0
+    """Where it runs on this machine: what it takes of RAM."""
+    vram_bytes: dict[str, ByteSize] = {}
+    """Where it runs on this machine: what it takes, by name in `hardware.gpus`."""
+
+
 class HookConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Something done once after every HOT server is ready, in order. Exactly one of http, command, python."""
 
@@ -869,6 +908,7 @@ class FleetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ports: dict[str, Port] = {}
     servers: dict[str, ServerConfig] = {}
     services: dict[str, ServiceConfig] = {}
+    upstreams: dict[str, UpstreamConfig] = {}
     hooks: dict[str, HookConfig] = {}
     routing: RoutingConfig = RoutingConfig()
     orchestration: OrchestrationConfig | None = None

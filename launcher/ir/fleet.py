@@ -257,6 +257,21 @@ class FaceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str = ""
 
 
+class OutsideUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a server with OpenAI's API that is no llama-server of this fleet is asked."""
+
+    url: str
+    """As its clients take it, with `/v1`."""
+    health_path: str
+    """A path of its host, with no query."""
+    key_header: str = "authorization"
+    """What carries the fleet's key for it."""
+    ca_file: str | None = None
+    """PEM of who vouches for its certificate; None: whom the system trusts."""
+    supervised: bool = False
+    """It is a service of this fleet, and somebody knows whether it runs."""
+
+
 class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One upstream server of the routing table."""
 
@@ -290,6 +305,8 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     n_params: int = 0
     size_bytes: int = 0
     """Of the model's tensors. 0 here and above: not known."""
+    outside: OutsideUnit | None = None
+    """It is no llama-server of ours: each of its models is a face."""
 
 
 class RoutePool(msgspec.Struct, frozen=True, kw_only=True):

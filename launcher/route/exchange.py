@@ -18,6 +18,7 @@ from launcher.route.body import BIG_BYTES, for_target
 from launcher.route.breaker import CLOSED
 from launcher.route.faults import Traits, traits_of
 from launcher.route.oom import said_out_of_memory
+from launcher.route.outside import Outside, body_for, is_form
 from launcher.route.owners import Owner
 from launcher.route.problem import HttpError, answered_otherwise, stopping
 from launcher.route.reply import Reply
@@ -144,8 +145,11 @@ class Exchange(Reply):
         now = monotonic()  # the loop's clock
         while True:
             target = choose(self._left, services.upstreams.state, now, preferred, not only_looks)
-            if target is not None:
+            if target is not None and (target.outside is None or self._is_offered(target.outside)):
                 break
+            if target is not None:
+                self._left.remove(target)
+                continue
             self._tier += 1
             if only_looks or self._tier >= len(route.tiers):
                 raise self._failure or why_none(route.tiers[0], services.upstreams.state, now)
@@ -157,6 +161,12 @@ class Exchange(Reply):
         if beginnings:
             services.sticky.remember(beginnings, target.name)
         return target
+
+    def _is_offered(self, outside: Outside) -> bool:
+        """Whether a server that is not ours may be asked this; what is said where nobody else is."""
+        refusal = outside.refusal(self.head)
+        self._failure = self._failure or refusal
+        return refusal is None
 
     def _admitted(self, target: Target, lease: Lease, timeout_s: float | None = None) -> None:
         """`target` is asked from now on: a lease on it is held, and a slot where one is needed."""
@@ -255,17 +265,20 @@ class Exchange(Reply):
             if await self.services.upstreams.retry_after_oom(target.name, self._sent_at, said):
                 self._left.insert(0, target)
                 return self._choose()
-        if error.reason not in ("unreachable", "wrong_server") or target.is_control:
+        if error.reason not in ("unreachable", "wrong_server", "refused") or target.is_control:
             raise self._failure
         return self._choose()
 
     def _is_read_elsewhere(self, target: Target) -> bool:
         """Whether the body is changed for `target`, and too big for that to be done here."""
-        return target.changes_bodies and self.head.takes_slot and len(self.body) > BIG_BYTES
+        is_changed_here = target.outside is not None and is_form(self.head.content_type)
+        return target.changes_bodies and self.head.takes_slot and len(self.body) > BIG_BYTES and not is_changed_here
 
     def _changed(self, target: Target) -> bytes:
         """The body as `target` gets it. Raises HttpError."""
         is_changed = target.changes_bodies and self.head.takes_slot
+        if target.outside is not None:
+            return body_for(self.body, target.unit, self.asked, self.head.content_type)
         return for_target(self.body, target.unit, self.asked) if is_changed else self.body
 
     def _send(self, connection: Connection, body: bytes) -> None:
@@ -273,7 +286,10 @@ class Exchange(Reply):
         head, target = self.head, self.target
         assert target is not None  # noqa: S101  # it was admitted
         self._connection = connection
-        lines = head.for_upstream(target.authority, self.id, target.authorization, len(body))
+        if target.outside is None:
+            lines = head.for_upstream(target.authority, self.id, target.authorization, len(body))
+        else:
+            lines = target.outside.head_for(head, self.id, target.authorization, len(body))
         connection.send(self, lines, body, head.method == "HEAD")
 
     # --- the answer -------------------------------------------------------------------------------------------
@@ -325,16 +341,9 @@ class Exchange(Reply):
             if connection.error is not None:
                 self._failed_early(connection.error)
             return False
+        if (target.outside is not None or target.unit.rungs) and self._is_failure(target, connection):
+            return False
         head = target.answer_for(connection.status, connection.headers)
-        if target.unit.rungs and (head.is_events or connection.status >= 500):
-            complete = connection.complete
-            said = said_out_of_memory(b"".join(connection.chunks), is_events=head.is_events, complete=complete)
-            if said is None and connection.error is not None:
-                self._failed_early(connection.error)
-            elif said:
-                self._failed_early(UpstreamError("out_of_memory", said))
-            if said is None or said:
-                return False
         if connection.status >= 400 and self._route is not None and self._goes_elsewhere(self._route):
             return False
         if self._has_begun:
@@ -348,6 +357,23 @@ class Exchange(Reply):
         self.status = connection.status
         self.client.begin(self.status, b"".join((head.lines, self.id, b"\r\n", self.head.cors, self.more)), length)
         return True
+
+    def _is_failure(self, target: Target, connection: Connection) -> bool:
+        """Whether what begins is no answer but a failure, which is seen to, or may yet be one."""
+        wrong = target.outside and target.outside.wrong_answer(connection.status, connection.headers)
+        if wrong:
+            self._failed_early(wrong)
+            return True
+        is_events = target.answer_for(connection.status, connection.headers).is_events
+        if not target.unit.rungs or not (is_events or connection.status >= 500):
+            return False
+        complete = connection.complete
+        said = said_out_of_memory(b"".join(connection.chunks), is_events=is_events, complete=complete)
+        if said is None and connection.error is not None:
+            self._failed_early(connection.error)
+        elif said:
+            self._failed_early(UpstreamError("out_of_memory", said))
+        return said is None or bool(said)
 
     def _go_on(self, connection: Connection, *, is_events: bool) -> bool:
         """The header is out already, an event stream's: whether the server's answer is one, too."""
@@ -399,7 +425,9 @@ class Exchange(Reply):
             if connection is not None:
                 target.pool.put_back(connection)
             self.run(self._pursue, target, None)
-        elif self._chances < target.unit.rungs and error.reason in ("died", "out_of_memory"):
+        elif error.reason == "refused" or (
+            self._chances < target.unit.rungs and error.reason in ("died", "out_of_memory")
+        ):
             if connection is not None:
                 connection.watcher = None  # what it still says is not passed on
             self.run(self._pursue, target, error)

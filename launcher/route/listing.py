@@ -45,12 +45,11 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
         "id": name or unit.name,
         "object": "model",
         "created": created,
-        "owned_by": "llamacpp",
+        "owned_by": "llamacpp" if unit.outside is None else unit.name,
         "type": "model",
         "display_name": name or unit.name,
         "created_at": "1970-01-01T00:00:00Z",
-        "context_length": n_ctx(unit),
-        "max_model_len": n_ctx(unit),
+        **({"context_length": n_ctx(unit), "max_model_len": n_ctx(unit)} if n_ctx(unit) else {}),
         "meta": {key: value for key, value in meta.items() if value},
         "architecture": {
             "input_modalities": list(unit.modalities),
@@ -119,7 +118,7 @@ def server_props(unit: RouteTarget) -> dict[str, Any]:
         "model_alias": unit.name,
         "model_path": unit.model,
         "modalities": {"vision": "image" in unit.modalities, "audio": "audio" in unit.modalities},
-        "is_sleeping": True,
+        "is_sleeping": unit.outside is None,
     }
 
 
@@ -127,4 +126,5 @@ def props(table: RoutingTable, unit: RouteTarget | None, state: ServerState) -> 
     """What the front answers to `GET /props`: for no model in a fleet of several, and for one that does not run."""
     if unit is None:
         return msgspec.json.encode(fleet_props(table))
-    return msgspec.json.encode(server_props(unit)) if state in ("stopped", "stopping") else None
+    is_told = state in ("stopped", "stopping") or unit.outside is not None
+    return msgspec.json.encode(server_props(unit)) if is_told else None
