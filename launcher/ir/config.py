@@ -517,7 +517,8 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A process beside the llama-servers that counts in ports, RAM and threads.
 
-    Exactly one of `command`, `container` and `builtin` (our own front).
+    Exactly one of `command`, `container` and `builtin` (our own front). With `models` it speaks OpenAI's API, and the
+    front asks it as it asks servers: a whisper, a vLLM.
     """
 
     description: str = ""
@@ -530,11 +531,23 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     builtin: Literal["front"] | None = None
     health_path: str = "/health"
     ram_bytes: ByteSize = 0
+    vram_bytes: dict[str, ByteSize] = {}
+    """What it takes, by name in `hardware.gpus`."""
     threads: NotNegative = 0
     start_timeout_s: StartLimit = 60
     fatal: bool = False
     """As a server's."""
     tier: str = "hot"
+    exclusive: str | None = None
+    """It takes turns with the servers and services of this exclusive group; of a tier that is started on demand."""
+    models: dict[str, str] = {}
+    """Model as it is asked for here → what the service calls it, below `/v1`. The first answers to its own name."""
+    slots: Positive = 4
+    """Requests that it is given at once, where it has models."""
+    modalities: tuple[Literal["text", "image", "audio"], ...] = ("text", "image", "audio")
+    """As an upstream's."""
+    request_timeout_s: StartLimit = 600
+    """As a server's."""
     env: dict[str, str] = {}
 
 

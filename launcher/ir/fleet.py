@@ -95,7 +95,7 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     builtin: ClassVar[None] = None
 
 
-class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A process beside the llama-servers; `argv` is empty for our own front."""
 
     name: str
@@ -112,6 +112,10 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
     container: str | None
     description: str = ""
     model: str = ""
+    exclusive: str | None = None
+    idle_timeout_s: float = 0
+    slots: int = 0
+    vram_bytes: dict[str, int] = {}
     # what only servers have, as it is for a process without it
     argv_digest: ClassVar[str] = ""
     probe: ClassVar[Literal["health"]] = "health"
@@ -120,12 +124,9 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: ClassVar[float] = 10
     files: ClassVar[tuple[str, ...]] = ()
     model_path: ClassVar[str] = ""
-    slots: ClassVar[int] = 0
     slot_save_path: ClassVar[None] = None
     roles: ClassVar[tuple[str, ...]] = ()
     tier: ClassVar[str] = ""
-    idle_timeout_s: ClassVar[float] = 0
-    exclusive: ClassVar[None] = None
     default: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ()
     rungs: ClassVar[tuple[RungUnit, ...]] = ()
@@ -135,8 +136,9 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def memory(self) -> tuple[DeviceNeed, ...]:
-        """Its share of RAM."""
-        return (DeviceNeed(device="ram", committed_bytes=self.ram_bytes, peak_bytes=self.ram_bytes, file_bytes=0),)
+        """Its share of RAM and of GPUs."""
+        sizes = {"ram": self.ram_bytes, **self.vram_bytes}
+        return tuple(DeviceNeed(device=d, committed_bytes=n, peak_bytes=n, file_bytes=0) for d, n in sizes.items())
 
 
 class HookUnit(msgspec.Struct, frozen=True, kw_only=True):
