@@ -387,6 +387,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ttl_s: Seconds | None = None
     """Stop after so many seconds without a request: a tier like `tier` (warm, where none is written) with this
     `idle_timeout_s`."""
+    id: str | None = None
+    """The model id that it is listed by and asked as, where that is not its name. A server that is written as
+    `org/model:q4` has that as its id and is named `org-model-q4`: units, files and overrides go by the name."""
     roles: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     """Further names that a request may use; a role may be that of several servers."""

@@ -307,6 +307,8 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     n_params: int = 0
     size_bytes: int = 0
     """Of the model's tensors. 0 here and above: not known."""
+    id: str = ""
+    """What clients see it as, one of its aliases; "": its name."""
     outside: OutsideUnit | None = None
     """It is no llama-server of ours: each of its models is a face."""
 

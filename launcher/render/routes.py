@@ -91,6 +91,7 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
         n_ctx_train=server.model.architecture.n_ctx_train,
         n_params=server.model.n_params,
         size_bytes=server.model.tensor_bytes,
+        id=server.config.id or "",
     )
 
 
