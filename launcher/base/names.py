@@ -10,10 +10,17 @@ DEPLOYMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,200}")
 PROCESS = re.compile(r"(?!.*\.rung\d*\Z)[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 """A server's, a service's, a tier's: part of a path and of a unit's name; `.rung1` is the unit of a fallback."""
 
+_NO_PART_OF_ONE = re.compile(r"[^A-Za-z0-9_-]+")
+
 TAKEN_PREFIXES = frozenset(
     {"systemd", "dbus", "user", "session", "machine", "system", "init", "dev", "sys", "getty", "initrd"}
 )
 """What the names of units begin with that systemd itself makes, or gives a meaning (`user-1000.slice`)."""
+
+
+def derived_name(called: str) -> str:
+    """What the process of a server is named that is called by a model id: `org-model-q4` for `org/model:q4`."""
+    return _NO_PART_OF_ONE.sub("-", called).strip("-")
 
 
 def control_character(text: str) -> str | None:

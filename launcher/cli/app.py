@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from launcher import __version__
+from launcher.base.names import derived_name
 from launcher.cli.complete import (
     complete_checkpoints,
     complete_codes,
@@ -77,9 +78,18 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _process_names(names: list[str] | None) -> list[str] | None:
+    """Processes by their names, also where they are called by a model id (`org/model:q4`)."""
+    return names and [derived_name(name) if set(name) & set("/:.") else name for name in names]
+
+
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="Servers or services.", autocompletion=complete_deployed),
+    typer.Argument(
+        metavar="[NAME]...", help="Servers or services.", autocompletion=complete_deployed, callback=_process_names
+    ),
 ]
 
 

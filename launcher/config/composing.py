@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.config.assignments import assign
+from launcher.config.called import know_by_id, name_servers
 from launcher.config.cards import by_engine
 from launcher.config.choices import Choices, choose
 from launcher.config.decode import decode
@@ -163,8 +164,11 @@ def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembl
     findings = [*choices.findings, *listed_twice(repository, choices)]
     home = os.environ.get("HOME", "")
     spell_out(located, home)  # before the overrides, which may be about what a short form stands for
+    name_servers(located)
     findings += assign(located, values, shape_of(FleetConfig), tuple(repository.index.groups))
     spell_out(located, home)
+    name_servers(located)
+    know_by_id(located)
     return Assembled(located, choices, tuple(findings))
 
 

@@ -104,6 +104,9 @@ def check_files(fleet: FleetConfig) -> Iterator[Finding]:
         f"hardware.hosts.{name}.api_key_file": (host.api_key_file, both) for name, host in fleet.hardware.hosts.items()
     }
     written["runtime.server_key_file"] = (fleet.runtime.server_key_file, both)
+    for name, upstream in fleet.upstreams.items():
+        written[f"upstreams.{name}.key_file"] = (upstream.key_file, alone)
+        written[f"upstreams.{name}.ca_file"] = (upstream.ca_file, alone)
     for field in ("api_key_file", "tls_cert_file", "tls_key_file", "journal_file"):
         written[f"runtime.front.{field}"] = (getattr(front, field), alone)
     for key, (path, why) in written.items():

@@ -15,6 +15,7 @@ from launcher.errors import Finding, Location
 ENTRY_GROUPS = {
     "server": "servers",
     "service": "services",
+    "upstream": "upstreams",
     "model": "models",
     "quantization": "quantizations",
     "tier": "tiers",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from launcher.base.names import TAKEN_PREFIXES
+from launcher.base.names import TAKEN_PREFIXES, derived_name
 from launcher.config.nearest import listing, nearest, set_to
 from launcher.errors import Finding, Fix
-from launcher.ir.config import FleetConfig
+from launcher.ir.config import FleetConfig, ServiceConfig, UpstreamConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}")
@@ -17,11 +17,25 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def addressable(fleet: FleetConfig) -> set[str]:
-    """Every name that a request or a rule may use: servers, roles, aliases and faces."""
+    """Every name of a server that a request or a rule may use: its own, roles, aliases and faces."""
     names = set(fleet.servers)
     for server in fleet.servers.values():
         names.update(server.roles, server.aliases, server.faces)
     return names
+
+
+def callable_names(fleet: FleetConfig) -> set[str]:
+    """Every name that a request may use: of servers, and of what else the front asks."""
+    names = addressable(fleet)
+    for name, entry in _others(fleet):
+        names.update((name, *entry.models, *getattr(entry, "aliases", ())))
+    return names
+
+
+def _others(fleet: FleetConfig) -> Iterator[tuple[str, ServiceConfig | UpstreamConfig]]:
+    """Upstreams, and services that have models."""
+    yield from fleet.upstreams.items()
+    yield from ((name, service) for name, service in fleet.services.items() if service.models)
 
 
 def dangling(
@@ -57,7 +71,10 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
 
     The names of hardware and profile are the deployment's, and end in directories; units have a prefix.
     """
-    named = (("servers", fleet.servers), ("services", fleet.services), ("hardware.hosts", fleet.hardware.hosts))
+    named = (
+        *(("servers", fleet.servers), ("services", fleet.services)),
+        *(("upstreams", fleet.upstreams), ("hardware.hosts", fleet.hardware.hosts)),
+    )
     for collection, entries in named:
         for name in entries:
             if not _NAME.fullmatch(name):
@@ -66,7 +83,7 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
                     severity="error",
                     key=f"{collection}.{name}",
                     message=f"{name!r} cannot be the name of one of the {collection}",
-                    notes=("use letters, digits, - and _, starting with a letter or digit",),
+                    notes=_how_to_name(collection, name, fleet),
                 )
     parts = (
         ("hardware.name", fleet.hardware.name, "a part of the deployment's name, which names a directory"),
@@ -102,6 +119,16 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
         )
 
 
+def _how_to_name(collection: str, name: str, fleet: FleetConfig) -> tuple[str, ...]:
+    """What would do; of a server also why its derived name did not."""
+    plain = "use letters, digits, - and _, starting with a letter or digit"
+    if collection != "servers":
+        return (plain,)
+    taken = derived_name(name)
+    why = (f"its unit would be named {taken}, as another's",) if taken in fleet.servers else ()
+    return (f"{plain}; or a model id (org/model:q4)", *why)
+
+
 def check_variables(fleet: FleetConfig) -> Iterator[Finding]:
     """Environment variables have names that a process and systemd take."""
     for collection, entries in (("servers", fleet.servers), ("services", fleet.services), ("engines", fleet.engines)):
@@ -121,26 +148,53 @@ def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:
     """A name must lead to one server; only a role may be shared, by replicas."""
     for name in fleet.services.keys() & fleet.servers.keys():
         yield _clash(f"services.{name}", name, f"the server servers.{name}")
+    for name in sorted(fleet.upstreams.keys() & (fleet.servers.keys() | fleet.services.keys())):
+        yield _clash(f"upstreams.{name}", name, "a server's or a service's")
+    yield from _other_clashes(fleet)
     owners: dict[str, str] = {}
     for server_name, server in fleet.servers.items():
         for i, alias in enumerate(server.aliases):
-            key = f"servers.{server_name}.aliases.{i}"
-            left = [a for a in server.aliases if a != alias]
-            drop = set_to(f"servers.{server_name}.aliases", left, f"leaves {alias} to the other")
-            if alias in fleet.servers and alias != server_name:
-                yield _clash(key, alias, f"the server servers.{alias}", drop)
-            elif alias in owners:
-                yield _clash(key, alias, f"an alias or a face of {owners[alias]}", drop)
-            else:
-                others = [n for n, s in fleet.servers.items() if n != server_name and alias in s.roles]
-                if others:
-                    yield _clash(key, alias, f"a role of servers.{others[0]}", drop)
+            yield from _alias_clash(fleet, server_name, i, owners.get(alias))
             owners.setdefault(alias, f"servers.{server_name}")
         yield from _face_clashes(fleet, server_name, owners)
         for i, role in enumerate(server.roles):
             namesake = fleet.servers.get(role)
             if role != server_name and namesake is not None and role not in namesake.roles:
                 yield _clash(f"servers.{server_name}.roles.{i}", role, f"the server servers.{role}")
+
+
+def _alias_clash(fleet: FleetConfig, server_name: str, at: int, owner: str | None) -> Iterator[Finding]:
+    """An alias of a server, or its id, is its own: no server's, no role of another, and not `owner`'s."""
+    server = fleet.servers[server_name]
+    alias, key = server.aliases[at], f"servers.{server_name}.aliases.{at}"
+    left = [a for a in server.aliases if a != alias]
+    drop = set_to(f"servers.{server_name}.aliases", left, f"leaves {alias} to the other")
+    if alias == server.id:
+        key = f"servers.{server_name}.id"
+        drop = Fix(override=f"{key}=null", effect=f"leaves {alias} to the other")
+    if alias in fleet.servers and alias != server_name:
+        yield _clash(key, alias, f"the server servers.{alias}", drop)
+    elif owner is not None:
+        yield _clash(key, alias, f"an alias or a face of {owner}", drop)
+    else:
+        others = [n for n, s in fleet.servers.items() if n != server_name and alias in s.roles]
+        if others:
+            yield _clash(key, alias, f"a role of servers.{others[0]}", drop)
+
+
+def _other_clashes(fleet: FleetConfig) -> Iterator[Finding]:
+    """What an upstream or a service is asked by is its own: asked by a role, strangers would get what servers do."""
+    owners = dict.fromkeys(addressable(fleet), "a server's")
+    for collection, entries in (("upstreams", fleet.upstreams), ("services", fleet.services)):
+        owners |= {name: f"{collection}.{name}" for name in entries if name not in owners}
+    for name, entry in _others(fleet):
+        collection = "upstreams" if isinstance(entry, UpstreamConfig) else "services"
+        keys = {model: f"{collection}.{name}.models.{model}" for model in entry.models}
+        keys |= {alias: f"{collection}.{name}.aliases.{i}" for i, alias in enumerate(getattr(entry, "aliases", ()))}
+        for asked, key in keys.items():
+            owner = owners.setdefault(asked, f"{collection}.{name}")
+            if owner != f"{collection}.{name}":
+                yield _clash(key, asked, owner)
 
 
 def _face_clashes(fleet: FleetConfig, server_name: str, owners: dict[str, str]) -> Iterator[Finding]:

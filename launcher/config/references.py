@@ -9,12 +9,20 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 
 from launcher.config.cachetypes import cache_types
 from launcher.config.contradictions import CONTRADICTIONS, exactly_one
-from launcher.config.names import addressable, check_duplicate_names, check_names, check_variables, dangling
+from launcher.config.names import (
+    addressable,
+    callable_names,
+    check_duplicate_names,
+    check_names,
+    check_variables,
+    dangling,
+)
 from launcher.config.nearest import listing, spell
 from launcher.config.paths import check_paths
 from launcher.errors import Finding, Fix
@@ -110,6 +118,13 @@ def check_devices(fleet: FleetConfig) -> Iterator[Finding]:
         yield from _members(f"servers.{name}.devices", server.devices, "GPU", set(gpus))
         drafting = (server.draft.devices or ()) if server.draft else ()
         yield from _members(f"servers.{name}.draft.devices", drafting, "GPU", set(gpus))
+    for collection, entries in (("services", fleet.services), ("upstreams", fleet.upstreams)):
+        for name, entry in entries.items():
+            host = getattr(entry, "host", first)
+            gpus = fleet.hardware.machine(host if host in hosts else first).gpus
+            for device in entry.vram_bytes:
+                if device not in gpus:
+                    yield dangling(f"{collection}.{name}.vram_bytes.{device}", device, "GPU", gpus, fixes=())
 
 
 def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
@@ -146,6 +161,59 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def check_upstreams(fleet: FleetConfig) -> Iterator[Finding]:
+    """An upstream has a URL that can be asked, and models; so has a service that takes turns."""
+    for name, upstream in fleet.upstreams.items():
+        yield from _unusable_url(f"upstreams.{name}.url", upstream.url)
+        health = upstream.health_path
+        if health is not None and not re.fullmatch(r"/[!-~]*", health):
+            yield _bad_address(f"upstreams.{name}.health_path", health, "which is no path", "write /health, say")
+        if not upstream.models:
+            yield Finding(
+                code="config/missing",
+                severity="error",
+                key=f"upstreams.{name}.models",
+                message=f"upstreams.{name} has no model that could be asked for",
+                notes=("write `models: {NAME: NAME}`: as it is asked for here, and as the upstream calls it",),
+            )
+    for name, service in fleet.services.items():
+        tier = fleet.tiers.get(service.tier)
+        if service.exclusive is not None and (not service.models or (tier is not None and tier.start == "boot")):
+            key = f"services.{name}.exclusive"
+            message = (
+                f"{key} has it take turns, and nobody ever asks for it"
+                if not service.models
+                else (f"{key} has it take turns, and tier {service.tier} keeps it up")
+            )
+            note = "services take turns that have models, in a tier that is started on demand"
+            fix = Fix(override=f"{key}=null", effect="it takes no turns")
+            yield Finding(
+                code="config/conflict", severity="error", key=key, message=message, notes=(note,), fixes=(fix,)
+            )
+
+
+def _unusable_url(key: str, url: str) -> Iterator[Finding]:
+    """`config/address`: no http(s), no host, or parts that no server is asked with."""
+    note = "as OpenAI's clients take it: https://api.example.com/v1, http://10.0.0.5:8000/v1"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch(r"[!-~]+", url):
+        yield _bad_address(key, url, "which is no URL of a server", note)
+    elif parts.query or parts.fragment or "@" in parts.netloc:
+        yield _bad_address(key, url, "and has more than a server and a path: a key goes into key_file", note)
+
+
+def _bad_address(key: str, written: str, why: str, note: str) -> Finding:
+    """`config/address`; what may be a password is not repeated."""
+    shown = re.sub(r"//[^/@]*@", "//…@", written)
+    return Finding(
+        code="config/address", severity="error", key=key, message=f"{key} is {shown!r}, {why}", notes=(note,)
+    )
+
+
 def check_start_order(fleet: FleetConfig) -> Iterator[Finding]:
     """Servers start after servers that exist, and never after themselves; services start with them, not before."""
     there = set(fleet.servers)
@@ -161,7 +229,7 @@ def check_routing(fleet: FleetConfig) -> Iterator[Finding]:
 
     A rule *for* a name that does not exist is only dead, so it is a warning.
     """
-    names, routing = addressable(fleet), fleet.routing
+    names, routing = callable_names(fleet), fleet.routing
     if routing.default and routing.default not in names:
         yield dangling("routing.default", routing.default, "server", names)
     for key, group in (("defaults", routing.defaults), ("media", routing.media)):
@@ -400,6 +468,7 @@ CHECKS: tuple[Check, ...] = (
     check_cache_types,
     check_devices,
     check_hosts,
+    check_upstreams,
     check_paths,
     check_start_order,
     check_routing,

@@ -104,6 +104,18 @@ def _images_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding
             )
 
 
+def _upstreams(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+    """An upstream that does not answer, or not as one does: the fleet runs without it."""
+    for name, wrong in facts.unwell_upstreams.items():
+        yield Finding(
+            code="host/upstream-unwell",
+            severity="warning",
+            key=f"upstreams.{name}",
+            message=f"{name} {wrong}",
+            notes=("who asks for its models gets an error, or their fallback, until it does",),
+        )
+
+
 def _ram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """What the HOT set commits against what is available now; our own running servers count once."""
     boot = _boot_set(manifest)
@@ -327,5 +339,5 @@ def _models_to_come(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Find
 
 CHECKS: tuple[HostCheck, ...] = (
     *(_ram, _vram, _files, _programs_found, _services_found, _images_found),
-    *(_memlock, _ports, _cpus, _quota, _disk, _models_to_come),
+    *(_memlock, _ports, _cpus, _quota, _disk, _models_to_come, _upstreams),
 )

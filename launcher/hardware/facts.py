@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.hardware.upstreams import unwell_upstreams
 from launcher.ir.catalog import StoredFile
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
 from launcher.ir.host import HostInventory
@@ -35,6 +36,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Directory → bytes of model files that the config names and that are not there yet, all of one disk together."""
     models_free: dict[str, int] = {}
     """Such a directory → free bytes of its disk."""
+    unwell_upstreams: dict[str, str] = {}
+    """Upstream → what is wrong with it, asked from here."""
     unseen_gpus: tuple[str, ...] = ()
     """GPUs that nobody here can list: of another backend than NVML's and amdgpu's, and no binary to ask."""
 
@@ -85,6 +88,7 @@ def gather_facts(
         taken_ports=ports,
         our_bytes=sum(running.values()),
         disk_free={str(state_dir): _disk_free(state_dir)},
+        unwell_upstreams=unwell_upstreams(routes),
     )
 
 

@@ -100,7 +100,7 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     builtin: ClassVar[None] = None
 
 
-class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A process beside the llama-servers; `argv` is empty for our own front."""
 
     name: str
@@ -117,6 +117,10 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
     container: str | None
     description: str = ""
     model: str = ""
+    exclusive: str | None = None
+    idle_timeout_s: float = 0
+    slots: int = 0
+    vram_bytes: dict[str, int] = {}
     # what only servers have, as it is for a process without it
     argv_digest: ClassVar[str] = ""
     probe: ClassVar[Literal["health"]] = "health"
@@ -125,12 +129,9 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: ClassVar[float] = 10
     files: ClassVar[tuple[str, ...]] = ()
     model_path: ClassVar[str] = ""
-    slots: ClassVar[int] = 0
     slot_save_path: ClassVar[None] = None
     roles: ClassVar[tuple[str, ...]] = ()
     tier: ClassVar[str] = ""
-    idle_timeout_s: ClassVar[float] = 0
-    exclusive: ClassVar[None] = None
     min_stay_s: ClassVar[float] = 0.0
     default: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ()
@@ -141,8 +142,9 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def memory(self) -> tuple[DeviceNeed, ...]:
-        """Its share of RAM."""
-        return (DeviceNeed(device="ram", committed_bytes=self.ram_bytes, peak_bytes=self.ram_bytes, file_bytes=0),)
+        """Its share of RAM and of GPUs."""
+        sizes = {"ram": self.ram_bytes, **self.vram_bytes}
+        return tuple(DeviceNeed(device=d, committed_bytes=n, peak_bytes=n, file_bytes=0) for d, n in sizes.items())
 
 
 class HookUnit(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,6 +267,21 @@ class FaceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str = ""
 
 
+class OutsideUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a server with OpenAI's API that is no llama-server of this fleet is asked."""
+
+    url: str
+    """As its clients take it, with `/v1`."""
+    health_path: str
+    """A path of its host, with no query."""
+    key_header: str = "authorization"
+    """What carries the fleet's key for it."""
+    ca_file: str | None = None
+    """PEM of who vouches for its certificate; None: whom the system trusts."""
+    supervised: bool = False
+    """It is a service of this fleet, and somebody knows whether it runs."""
+
+
 class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One upstream server of the routing table."""
 
@@ -298,6 +315,10 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     n_params: int = 0
     size_bytes: int = 0
     """Of the model's tensors. 0 here and above: not known."""
+    id: str = ""
+    """What clients see it as, one of its aliases; "": its name."""
+    outside: OutsideUnit | None = None
+    """It is no llama-server of ours: each of its models is a face."""
 
 
 class RoutePool(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
-from launcher.ir.config import FleetConfig
+from launcher.ir.config import FleetConfig, ServiceConfig, UpstreamConfig
 from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, ServerPlan, ServicePlan
 from launcher.ir.settings import RAM
 from launcher.plan.nodes import node_plans
@@ -36,10 +36,22 @@ def elect(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
     return tuple(map(elected, servers))
 
 
-def worst(servers: Iterable[ServerPlan], value: Callable[[ServerPlan], int]) -> int:
-    """The largest sum of `value` over servers that may be up at once: one member of each exclusive group."""
+def worst(
+    servers: Iterable[ServerPlan],
+    value: Callable[[ServerPlan], int],
+    others: Iterable[tuple[str | None, int]] = (),
+) -> int:
+    """The largest sum of `value` over servers that may be up at once: one member of each exclusive group.
+
+    `others` are up, too, each with its group and value.
+    """
     alone = 0
     groups: defaultdict[str, int] = defaultdict(int)
+    for group, size in others:
+        if group:
+            groups[group] = max(groups[group], size)
+        else:
+            alone += size
     for server in servers:
         if server.starts == "never":
             continue
@@ -59,16 +71,23 @@ def device_plans(
     """
     hardware = fleet.hardware
     whose = host or msgspec.UNSET
-    resident = sum(s.config.ram_bytes for s in services if s.starts == "boot")
-    possible = sum(s.config.ram_bytes for s in services if s.starts != "never")
+
+    def resident(device: str) -> int:
+        return sum(size for _, size in others_on(device, fleet, (s for s in services if s.starts == "boot")))
+
+    def peak(device: str, pooled: Collection[str] = ()) -> int:
+        possible = [s for s in services if s.starts != "never"]
+        return peak_on(device, servers, pooled, others_on(device, fleet, possible))
+
+    others = sum(size for _, size in others_on(RAM, fleet, (s for s in services if s.starts != "never")))
     ram = DevicePlan(
         name=RAM,
         kind="ram",
         capacity_bytes=hardware.ram_bytes,
         budget_bytes=max(0, hardware.ram_bytes - hardware.ram_reserve_bytes),
-        planned_bytes=planned_on(RAM, servers, hardware.pooled) + resident,
-        peak_bytes=peak_on(RAM, servers, hardware.pooled) + possible,
-        nodes=node_plans(hardware.cpu.nodes, servers, resident=resident, possible=possible),
+        planned_bytes=planned_on(RAM, servers, hardware.pooled) + resident(RAM),
+        peak_bytes=peak(RAM, hardware.pooled),
+        nodes=node_plans(hardware.cpu.nodes, servers, resident=resident(RAM), possible=others),
         host=whose,
     )
     gpus = (
@@ -77,8 +96,8 @@ def device_plans(
             kind="gpu",
             capacity_bytes=gpu.vram_bytes,
             budget_bytes=int(gpu.vram_bytes * gpu.target_max),
-            planned_bytes=planned_on(name, servers),
-            peak_bytes=peak_on(name, servers),
+            planned_bytes=planned_on(name, servers) + resident(name),
+            peak_bytes=peak(name),
             host=whose,
         )
         for name, gpu in hardware.gpus.items()
@@ -91,9 +110,27 @@ def planned_on(device: str, servers: Iterable[ServerPlan], pooled: Collection[st
     return sum(_read(s, d, "planned_bytes") for s in servers if s.initial for d in (device, *pooled))
 
 
-def peak_on(device: str, servers: Iterable[ServerPlan], pooled: Collection[str] = ()) -> int:
-    """The most bytes on `device`, without optional growth, and on those that share its memory."""
-    return worst(servers, lambda s: sum(_read(s, d, "resident_peak_bytes") for d in (device, *pooled)))
+def peak_on(
+    device: str,
+    servers: Iterable[ServerPlan],
+    pooled: Collection[str] = (),
+    others: Iterable[tuple[str | None, int]] = (),
+) -> int:
+    """The most bytes on `device`, without optional growth, and on those that share its memory; `others` as `worst`."""
+    return worst(servers, lambda s: sum(_read(s, d, "resident_peak_bytes") for d in (device, *pooled)), others)
+
+
+def others_on(device: str, fleet: FleetConfig, services: Iterable[ServicePlan]) -> tuple[tuple[str | None, int], ...]:
+    """What `services`, and those whom somebody else runs on this machine, take of `device`; with their groups."""
+    own: list[tuple[str | None, ServiceConfig | UpstreamConfig]] = [(s.config.exclusive, s.config) for s in services]
+    own += [(None, upstream) for upstream in fleet.upstreams.values()]
+    pooled = fleet.hardware.pooled if device == RAM else ()
+    return tuple((group, taken_on(device, entry) + sum(taken_on(d, entry) for d in pooled)) for group, entry in own)
+
+
+def taken_on(device: str, entry: ServiceConfig | UpstreamConfig) -> int:
+    """What something that is no llama-server takes of `device`, as it is stated."""
+    return entry.ram_bytes if device == RAM else entry.vram_bytes.get(device, 0)
 
 
 def growth_on(device: str, servers: Iterable[ServerPlan]) -> int:

@@ -12,7 +12,7 @@ from launcher.ir.config import FleetConfig
 from launcher.ir.plan import FleetPlan, Residency, ServerPlan, ServicePlan, Solved
 from launcher.ir.proof import Proved
 from launcher.plan.checks import CHECKS, WHOLE, Planning
-from launcher.plan.devices import device_plans, elect, totals
+from launcher.plan.devices import device_plans, elect, others_on, totals
 from launcher.plan.hosts import Host, check_hosts, placed, split, told_by, without_foreign
 from launcher.plan.ladder import ladders
 from launcher.plan.memory import WeightTables
@@ -107,7 +107,8 @@ def _part(
 
 def _residency(part: Planning) -> Residency | None:
     """Who of one host may be up at once."""
-    standing = sum(s.config.ram_bytes for s in part.services if s.starts != "never")
+    always = [s for s in part.services if s.starts != "never" and s.config.exclusive is None]
+    standing = {d.name: sum(size for _, size in others_on(d.name, part.fleet, always)) for d in part.devices}
     return residency(part.servers, part.devices, standing=standing, pooled=part.fleet.hardware.pooled)
 
 

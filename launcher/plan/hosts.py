@@ -86,6 +86,7 @@ def _part(
         hardware=fleet.hardware.machine(name),
         servers=servers,
         services=services,
+        upstreams=fleet.upstreams if name == first else {},
         ports={n: port for n, port in fleet.ports.items() if n in mine},
         hooks={n: hook for n, hook in fleet.hooks.items() if _home_of(hook, homes, first) == name},
         orchestration=fleet.orchestration if name == first else None,

@@ -22,22 +22,22 @@ def residency(
     servers: Sequence[ServerPlan],
     devices: Sequence[DevicePlan],
     *,
-    standing: int,
+    standing: dict[str, int],
     pooled: frozenset[str] = frozenset(),
 ) -> Residency | None:
     """The table of one host; None where nothing comes and goes.
 
-    Always up are the servers that start at boot and take no turns, and the services, which take `standing` bytes of
-    RAM; `pooled` are GPUs that use it. Each of the other servers is in every set that it fits into; a set is whole:
-    nothing more fits. Sizes are peaks with file pages, each file's counted once. A set that an exclusive group forbids
-    is marked, because its sizes alone would allow it.
+    Always up are the servers that start at boot and take no turns, and what takes `standing` bytes of each device
+    beside them; `pooled` are GPUs that use RAM. Each other server is in every set that it fits into; a set is whole:
+    nothing more fits. Sizes are peaks with file pages, each file's counted once. A set that an exclusive group
+    forbids is marked, because its sizes alone would allow it.
     """
     always = tuple(s for s in servers if s.starts == "boot" and not s.config.exclusive)
     choices = tuple(s for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive))
     if not choices:
         return None
     budgets = {d.name: d.budget_bytes for d in devices}
-    search = _Search(choices, _Load(budgets, {RAM: standing}, always, pooled))
+    search = _Search(choices, _Load(budgets, standing, always, pooled))
     sets = [
         ResidentSet(servers=tuple(s.name for s in chosen), bytes=load, allowed=_allowed(chosen))
         for chosen, load in search.sets()

@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.render.containers import memory_limit, published_ports
+from launcher.render.outside import outside_targets
 from launcher.render.server_keys import own_key_file
 from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command
 from launcher.render.unit_names import (
@@ -59,7 +60,8 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     allow = device_nodes(gpu.backend for gpu in plan.config.hardware.gpus.values())
     paths = [host for host in front.listen if host.startswith("/")]
     addresses = (front.host, *(host for host in front.listen if host not in paths))
-    near = all(map(is_loopback, addresses)) and all(is_loopback(s.config.host) for s in (*plan.servers, *plan.remote))
+    asked = [s.config.host for s in (*plan.servers, *plan.remote)] + [unit.host for unit in outside_targets(plan)]
+    near = all(map(is_loopback, (*addresses, *asked)))
     started = [s for s in plan.servers if s.starts != "never"]
     services = [s for s in plan.services if s.config.builtin is None and s.starts != "never"]
     return {
@@ -99,6 +101,7 @@ def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
     front = plan.config.runtime.front.api_key_file
     files = {"api-key": front} if front else {}
     files |= {f"key-{s.name}": key for s in (*plan.servers, *plan.remote) if (key := own_key_file(s.config.extra_args))}
+    files |= {f"key-{name}": upstream.key_file for name, upstream in plan.config.upstreams.items() if upstream.key_file}
     return tuple(f"{name}:{credential_path(path)}" for name, path in files.items())
 
 
@@ -107,8 +110,10 @@ def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     config, runtime = service.config, plan.config.runtime
     attempts = max(1, runtime.crash_loop_failures)
     slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
+    gpus = plan.config.hardware.machine(service.on).gpus
     return {
         **_sandbox(plan, config.command[0], (service.port,), loopback=is_loopback(config.host)),
+        "device_allow": device_nodes(gpus[device].backend for device in config.vram_bytes),
         "unit": unit_name(plan, service.name),
         "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
         "target": target_name(plan, config.tier),

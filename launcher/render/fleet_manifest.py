@@ -194,6 +194,10 @@ def _service_unit(service: ServicePlan, plan: FleetPlan) -> ServiceUnit:
         container=config.container.image if config.container else None,
         description=config.description,
         model=config.model,
+        exclusive=config.exclusive,
+        idle_timeout_s=plan.config.tiers[config.tier].idle_timeout_s if config.tier in plan.config.tiers else 0,
+        slots=config.slots if config.models else 0,
+        vram_bytes=config.vram_bytes,
     )
 
 

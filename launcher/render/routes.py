@@ -10,6 +10,7 @@ from launcher.ir.config import Start
 from launcher.ir.fleet import BreakerUnit, FaceUnit, FrontUnit, RoutePool, RouteTarget, RoutingTable
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.names import all_names, resolve
+from launcher.render.outside import outside_targets
 from launcher.render.server_keys import own_key_file
 
 START_RANK: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}
@@ -25,12 +26,14 @@ def routing_table(plan: FleetPlan) -> RoutingTable:
     """
     everyone = (*plan.servers, *plan.remote)
     routing = plan.config.routing
+    others = outside_targets(plan)
     names = {name: resolve(name, everyone, START_RANK) for name in all_names(everyone)}
+    names |= {name: (unit.name,) for unit in others for name in (unit.name, *unit.aliases, *unit.faces)}
     escalation = {source: _servers((target,), names) for source, target in routing.escalation.chain.items()}
     return RoutingTable(
         deployment=plan.deployment,
         front=_front(plan),
-        targets={server.name: _target(server, plan) for server in everyone},
+        targets={server.name: _target(server, plan) for server in everyone} | {unit.name: unit for unit in others},
         names=names,
         default=_default(plan, names),
         pools=_pools(plan, names),
@@ -88,6 +91,7 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
         n_ctx_train=server.model.architecture.n_ctx_train,
         n_params=server.model.n_params,
         size_bytes=server.model.tensor_bytes,
+        id=server.config.id or "",
     )
 
 
@@ -105,6 +109,8 @@ def _default(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> str | None:
         servers = names.get(written, ())
         return written if len(servers) > 1 else next(iter(servers), None)
     completing = [s.name for s in (*plan.servers, *plan.remote) if not s.settings.embedding and s.pooling != "rank"]
+    if not completing and len(plan.config.upstreams) == 1:
+        return next(iter(plan.config.upstreams))
     return completing[0] if len(completing) == 1 else None
 
 
@@ -128,10 +134,11 @@ def _pools(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> tuple[RoutePoo
     A pool expands at the lowest threshold above 0 among its servers' tiers.
     """
     tier_of = {server.name: plan.config.tiers[server.tier] for server in (*plan.servers, *plan.remote)}
+    tier_of |= {s.name: plan.config.tiers[s.config.tier] for s in plan.services if s.config.tier in plan.config.tiers}
     pools: list[RoutePool] = []
     for name, pool in plan.config.routing.pools.items():
         servers = _servers(pool.servers, names)
-        thresholds = [t for s in servers if (t := tier_of[s].expansion_threshold) > 0]
+        thresholds = [t for s in servers if s in tier_of and (t := tier_of[s].expansion_threshold) > 0]
         if servers:
             pools.append(
                 RoutePool(

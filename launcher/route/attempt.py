@@ -18,6 +18,7 @@ from launcher.route.body import BIG_BYTES, for_target
 from launcher.route.breaker import CLOSED
 from launcher.route.faults import Traits, traits_of
 from launcher.route.media import WRITTEN
+from launcher.route.outside import Outside, body_for, is_form
 from launcher.route.owners import Owner
 from launcher.route.problem import HttpError, refuses
 from launcher.route.reply import Reply
@@ -155,8 +156,11 @@ class Attempt(Reply):
         now = monotonic()  # the loop's clock
         while True:
             target = choose(self._left, services.upstreams.state, now, preferred, not only_looks)
-            if target is not None:
+            if target is not None and (target.outside is None or self._is_offered(target.outside)):
                 break
+            if target is not None:
+                self._left.remove(target)
+                continue
             self._tier += 1
             if only_looks or self._tier >= len(route.tiers):
                 raise self._failure or why_none(route.tiers[0], services.upstreams.state, now)
@@ -168,6 +172,12 @@ class Attempt(Reply):
         if beginnings:
             services.sticky.remember(beginnings, target.name)
         return target
+
+    def _is_offered(self, outside: Outside) -> bool:
+        """Whether a server that is not ours may be asked this; what is said where nobody else is."""
+        refusal = outside.refusal(self.head)
+        self._failure = self._failure or refusal
+        return refusal is None
 
     def _admitted(self, target: Target, lease: Lease, timeout_s: float | None = None) -> None:
         """`target` is asked from now on: a lease on it is held, and a slot where one is needed."""
@@ -274,17 +284,20 @@ class Attempt(Reply):
             if await self.services.upstreams.retry_after_oom(target.name, self._sent_at, said):
                 self._left.insert(0, target)
                 return self._choose()
-        if error.reason not in ("unreachable", "wrong_server") or target.is_control:
+        if error.reason not in ("unreachable", "wrong_server", "refused") or target.is_control:
             raise self._failure
         return self._choose()
 
     def _is_read_elsewhere(self, target: Target) -> bool:
         """Whether the body is changed for `target`, and too big for that to be done here."""
-        return target.changes_bodies and self.head.takes_slot and len(self.body) > BIG_BYTES
+        is_changed_here = target.outside is not None and is_form(self.head.content_type)
+        return target.changes_bodies and self.head.takes_slot and len(self.body) > BIG_BYTES and not is_changed_here
 
     def _changed(self, target: Target) -> bytes:
         """The body as `target` gets it. Raises HttpError."""
         is_changed = target.changes_bodies and self.head.takes_slot
+        if target.outside is not None:
+            return body_for(self.body, target.unit, self.asked, self.head.content_type)
         return for_target(self.body, target.unit, self.asked) if is_changed else self.body
 
     def _send(self, connection: Connection, body: bytes) -> None:
@@ -292,7 +305,10 @@ class Attempt(Reply):
         head, target = self.head, self.target
         assert target is not None  # noqa: S101  # it was admitted
         self._connection = connection
-        lines = head.for_upstream(target.authority, self.id, target.authorization, len(body))
+        if target.outside is None:
+            lines = head.for_upstream(target.authority, self.id, target.authorization, len(body))
+        else:
+            lines = target.outside.head_for(head, self.id, target.authorization, len(body))
         connection.send(self, lines, body, head.method == "HEAD")
 
     @property

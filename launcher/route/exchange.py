@@ -17,6 +17,7 @@ from launcher.route.reply import Reply
 from launcher.route.services import Services
 from launcher.route.silence import judged
 from launcher.route.tap import Tap
+from launcher.route.target import Target
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
 
@@ -111,16 +112,9 @@ class Exchange(Attempt):
             if connection.error is not None:
                 self._failed_early(connection.error)
             return False
+        if (target.outside is not None or target.unit.rungs) and self._is_failure(target, connection):
+            return False
         head = target.answer_for(connection.status, connection.headers)
-        if target.unit.rungs and (head.is_events or connection.status >= 500):
-            complete = connection.complete
-            said = said_out_of_memory(b"".join(connection.chunks), is_events=head.is_events, complete=complete)
-            if said is None and connection.error is not None:
-                self._failed_early(connection.error)
-            elif said:
-                self._failed_early(UpstreamError("out_of_memory", said))
-            if said is None or said:
-                return False
         if connection.status >= 400 and self._route is not None and self._is_taken_over(self._route, connection):
             return False
         if self._has_begun:
@@ -134,6 +128,23 @@ class Exchange(Attempt):
         self.status = connection.status
         self.client.begin(self.status, b"".join((head.lines, self.id, b"\r\n", self.head.cors, self.more)), length)
         return True
+
+    def _is_failure(self, target: Target, connection: Connection) -> bool:
+        """Whether what begins is no answer but a failure, which is seen to, or may yet be one."""
+        wrong = target.outside and target.outside.wrong_answer(connection.status, connection.headers)
+        if wrong:
+            self._failed_early(wrong)
+            return True
+        is_events = target.answer_for(connection.status, connection.headers).is_events
+        if not target.unit.rungs or not (is_events or connection.status >= 500):
+            return False
+        complete = connection.complete
+        said = said_out_of_memory(b"".join(connection.chunks), is_events=is_events, complete=complete)
+        if said is None and connection.error is not None:
+            self._failed_early(connection.error)
+        elif said:
+            self._failed_early(UpstreamError("out_of_memory", said))
+        return said is None or bool(said)
 
     def _is_taken_over(self, route: Route, connection: Connection) -> bool:
         """Whether somebody else may answer what this server refuses, or why it does is not known yet."""
@@ -179,7 +190,9 @@ class Exchange(Attempt):
             if connection is not None:
                 target.pool.put_back(connection)
             self.run(self._pursue, target, None)
-        elif self._chances < target.unit.rungs and error.reason in ("died", "out_of_memory"):
+        elif error.reason == "refused" or (
+            self._chances < target.unit.rungs and error.reason in ("died", "out_of_memory")
+        ):
             if connection is not None:
                 connection.watcher = None  # what it still says is not passed on
             self.run(self._pursue, target, error)

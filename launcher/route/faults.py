@@ -27,6 +27,8 @@ from launcher.route.view import View
 
 _AGAIN_S = 0.25
 """Between two looks at a server whose breaker is open."""
+_AGAIN_OUTSIDE_S = 5.0
+"""As before, at one that is not ours."""
 _SETTLED_S = 0.05
 """After a connection broke: until its owner knows how the process ended."""
 _KINDS = 1024
@@ -84,11 +86,12 @@ class Faults:
 
     def failed(self, target: Target, error: UpstreamError, traits: Traits | None) -> None:
         """`target` failed a request; `traits`: those of one that may have ended it."""
-        if target.is_control or error.reason == "out_of_memory":
+        is_busy = error.problem is not None and error.problem.code == "upstream_busy"
+        if target.is_control or error.reason == "out_of_memory" or is_busy:
             target.abandoned()
             return
         target.pool.forget_idle()
-        if error.reason in ("unreachable", "wrong_server"):
+        if error.reason in ("unreachable", "wrong_server", "refused"):
             target.failed(monotonic(), self._asked.view.table.breaker)
             self._look_after(target)
             return
@@ -152,7 +155,7 @@ class Faults:
             for _ in range(failures):
                 target.failed(monotonic(), self._asked.view.table.breaker)
             if target.breaker.open_s:
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_AGAIN_S if target.outside is None else _AGAIN_OUTSIDE_S)
                 if self._asked.upstreams.state(target.name) not in SERVING:
                     target.breaker = CLOSED  # it will prove itself before it serves
 
@@ -163,12 +166,13 @@ class Faults:
             async with asyncio.timeout(timeout_s):
                 connection = await target.pool.connect(timeout_s)
                 try:
-                    status, _ = await answered(connection, target, b"/health")
+                    path = b"/health" if target.outside is None else target.outside.health
+                    status, _ = await answered(connection, target, path)
                 finally:
                     connection.close()
         except (UpstreamError, TimeoutError):
             return False
-        return status != 503
+        return status != 503 if target.outside is None else not target.outside.refuses_us(status)
 
     def _accuse(self, suspects: list[Traits]) -> None:
         """These requests were with a server when it ended."""

@@ -42,15 +42,14 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
     face = unit.faces.get(name)
     meta = {"n_ctx": n_ctx(unit), "n_ctx_train": unit.n_ctx_train, "n_params": unit.n_params, "size": unit.size_bytes}
     return {
-        "id": name or unit.name,
+        "id": name or unit.id or unit.name,
         "object": "model",
         "created": created,
-        "owned_by": "llamacpp",
+        "owned_by": "llamacpp" if unit.outside is None else unit.name,
         "type": "model",
-        "display_name": name or unit.name,
+        "display_name": name or unit.id or unit.name,
         "created_at": "1970-01-01T00:00:00Z",
-        "context_length": n_ctx(unit),
-        "max_model_len": n_ctx(unit),
+        **({"context_length": n_ctx(unit), "max_model_len": n_ctx(unit)} if n_ctx(unit) else {}),
         "meta": {key: value for key, value in meta.items() if value},
         "architecture": {
             "input_modalities": list(unit.modalities),
@@ -91,7 +90,7 @@ def models_list(
         if may_ask(name, name) or any(may_ask(asked, name) for asked, servers in named.items() if name in servers):
             data.append(model_entry(unit, state, created))
         more = (*unit.faces, *(unit.aliases if table.front.list_aliases else ()))
-        own = (a for a in more if named.get(a, ())[:1] == (name,) and may_ask(a, name))
+        own = (a for a in more if a != unit.id and named.get(a, ())[:1] == (name,) and may_ask(a, name))
         data += [model_entry(unit, state, created, further) for further in own]
     data += [auto_entry(name, created) for name in sorted(auto) if may_ask(name, name)]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
@@ -119,7 +118,7 @@ def server_props(unit: RouteTarget) -> dict[str, Any]:
         "model_alias": unit.name,
         "model_path": unit.model,
         "modalities": {"vision": "image" in unit.modalities, "audio": "audio" in unit.modalities},
-        "is_sleeping": True,
+        "is_sleeping": unit.outside is None,
     }
 
 
@@ -127,4 +126,5 @@ def props(table: RoutingTable, unit: RouteTarget | None, state: ServerState) -> 
     """What the front answers to `GET /props`: for no model in a fleet of several, and for one that does not run."""
     if unit is None:
         return msgspec.json.encode(fleet_props(table))
-    return msgspec.json.encode(server_props(unit)) if state in ("stopped", "stopping") else None
+    is_told = state in ("stopped", "stopping") or unit.outside is not None
+    return msgspec.json.encode(server_props(unit)) if is_told else None

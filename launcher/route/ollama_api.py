@@ -64,7 +64,7 @@ def _about(services: Services[Exchange], exchange: Exchange, path: str, created:
     if path == "/api/version":
         return {"version": ollama.VERSION}
     targets, may_ask = exchange.view.table.targets, exchange.head.grant.may_ask
-    names = [(name, unit) for server, unit in targets.items() for name in (server, *unit.faces)]
+    names = [(name, unit) for server, unit in targets.items() for name in (unit.id or server, *unit.faces)]
     if path == "/api/ps":
         names = [(name, unit) for name, unit in names if services.upstreams.state(unit.name) in SERVING]
     return {"models": [ollama.model_entry(n, unit, created) for n, unit in names if may_ask(n, unit.name)]}

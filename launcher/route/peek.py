@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from urllib.parse import parse_qs
 
 import msgspec
@@ -129,41 +130,63 @@ def _peek_body(body: bytes, content_type: bytes) -> str | None:
 
 def peek_multipart(body: bytes, content_type: bytes) -> str | None:
     """`model` of a form, found between its boundaries; file contents are not looked at."""
+    model: str | None = None
+    for field, start, end in _fields(body, _delimiter(body, content_type)):
+        if field == b"model":
+            if model is not None:
+                raise _two_models()
+            model = body[start:end].decode("utf-8", "replace")
+    return model
+
+
+def model_in_form(body: bytes, content_type: bytes, model: bytes) -> bytes:
+    """A form with `model` as its model, whether it had one or not. Raises HttpError 400."""
+    delimiter = _delimiter(body, content_type)
+    for field, start, end in _fields(body, delimiter):
+        if field == b"model":
+            return b"".join((memoryview(body)[:start], model, memoryview(body)[end:]))
+    part = b'%b\r\ncontent-disposition: form-data; name="model"\r\n\r\n%b\r\n' % (delimiter, model)
+    at = body.index(delimiter)
+    return b"".join((memoryview(body)[:at], part, memoryview(body)[at:]))
+
+
+def _delimiter(body: bytes, content_type: bytes) -> bytes:
+    """What stands between the parts of a form. Raises HttpError 400."""
     boundary = dict(_parameters(content_type)).get(b"boundary", b"")
     if not 0 < len(boundary) <= 70:
         raise HttpError(400, "invalid_form", "multipart/form-data without a usable boundary")
     delimiter = b"--" + boundary
-    model: str | None = None
-    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter)
-    if start < 0:
+    if not body.startswith(delimiter) and body.find(b"\r\n" + delimiter) < 0:
         raise HttpError(400, "invalid_form", "the form's boundary does not occur in its body")
+    return delimiter
+
+
+def _fields(body: bytes, delimiter: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Each part's name, and where its value begins and ends; a file's is empty. Raises HttpError 400."""
+    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter)
     for _ in range(_MOST_PARTS):
         head_start = body.index(delimiter, start) + len(delimiter)
         end = body.find(b"\r\n" + delimiter, head_start)
         if end < 0:
-            return model
-        field, value = _part(body, head_start, end)
-        if field == b"model":
-            if model is not None:
-                raise _two_models()
-            model = value.decode("utf-8", "replace")
+            return
+        yield _part(body, head_start, end)
         start = end + 2
     raise HttpError(400, "invalid_form", f"a form has {_MOST_PARTS} parts at most")
 
 
-def _part(body: bytes, start: int, end: int) -> tuple[bytes, bytes]:
-    """Field name and value of the form part in body[start:end]; a file's value is left out."""
+def _part(body: bytes, start: int, end: int) -> tuple[bytes, int, int]:
+    """Field name of the form part in body[start:end], and where its value stands; a file's value is left out."""
     head_end = body.find(b"\r\n\r\n", start, min(end, start + _MOST_HEAD_BYTES))
     if head_end < 0 and end - start > _MOST_HEAD_BYTES:
         raise HttpError(400, "invalid_form", f"a part of the form has no head within {_MOST_HEAD_BYTES} bytes")
     if head_end < 0:
-        return b"", b""
+        return b"", end, end
     disposition = _DISPOSITION.search(body[start:head_end].replace(b"\r\n", b"\n"))
     if disposition is None:
-        return b"", b""
+        return b"", end, end
     parameters = dict(_parameters(disposition[1]))
     name = parameters.get(b"name", b"")
-    return (name, b"") if b"filename" in parameters else (name, body[head_end + 4 : end])
+    return (name, end, end) if b"filename" in parameters else (name, head_end + 4, end)
 
 
 def _parameters(value: bytes) -> list[tuple[bytes, bytes]]:

@@ -16,6 +16,7 @@ from launcher.ir.live import ServerState
 from launcher.route import breaker
 from launcher.route.body import changes_bodies
 from launcher.route.head import AnswerHead, RawHeaders
+from launcher.route.outside import Outside, kept
 from launcher.route.problem import HttpError
 from launcher.route.upstream import Pool
 
@@ -221,6 +222,7 @@ class Target:
         "gate",
         "is_control",
         "name",
+        "outside",
         "pool",
         "tally",
         "tokens",
@@ -234,6 +236,11 @@ class Target:
         """It is no server but the control API: not shown, not counted."""
         self.authority = authority_of(unit.host, unit.port)
         self.pool = Pool(unit.host, unit.port, max_idle=unit.slots + _SPARE_CONNECTIONS)
+        self.outside: Outside | None = None
+        """It is no llama-server of ours."""
+        if unit.outside is not None:
+            self.outside = Outside(unit.name, unit.outside)
+            self.authority, self.pool.tls = self.outside.authority, self.outside.tls
         self.gate = Gate(unit.slots, unit.name)
         self.breaker = breaker.CLOSED
         self.tally = Tally()
@@ -261,6 +268,8 @@ class Target:
 
     def answer_for(self, status: int, came: RawHeaders) -> AnswerHead:
         """The head of an answer with these header lines, as clients get it; kept for the next."""
+        if self.outside is not None:
+            came = kept(came)
         known = self._answer_head
         if known is None or known.came != came or known.status != status:
             known = self._answer_head = AnswerHead(status, came, b"" if self.is_control else self.name.encode())
@@ -293,21 +302,21 @@ def own_key(unit: RouteTarget) -> bytes:
     """The header line that this server asks the front for; b"" when it asks for none. Raises HostError."""
     if unit.api_key_file is None:
         return b""
+    outside = unit.outside
+    key = f"upstreams.{unit.name}.key_file" if outside is not None else f"servers.{unit.name}.extra_args"
     try:
         lines = server_key_file(unit.name, unit.api_key_file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        message = f"the key file {unit.api_key_file} of server {unit.name!r} cannot be read: {error}"
-        key = f"servers.{unit.name}.extra_args"
+        message = f"the key file {unit.api_key_file} of {unit.name!r} cannot be read: {error}"
         raise HostError(
             [Finding(code="route/key-file-unreadable", severity="error", key=key, message=message)]
         ) from None
-    keys = [line for line in lines if line and not line.startswith("#")]
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys:
-        message = (
-            f"the key file {unit.api_key_file} of server {unit.name!r} holds no key: the server would ask for none"
-        )
-        key = f"servers.{unit.name}.extra_args"
+        message = f"the key file {unit.api_key_file} of {unit.name!r} holds no key: the server would ask for none"
         raise HostError([Finding(code="route/key-file-empty", severity="error", key=key, message=message)])
+    if outside is not None and outside.key_header != "authorization":
+        return b"%b: %b\r\n" % (outside.key_header.encode(), keys[0].encode())
     return b"authorization: Bearer %b\r\n" % keys[0].encode()
 
 

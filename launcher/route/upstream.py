@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol, cast
 
@@ -30,6 +31,7 @@ Failure = Literal[
     "client_gone",
     "stopping",
     "out_of_memory",
+    "refused",
 ]
 
 
@@ -40,16 +42,20 @@ class UpstreamError(Exception):
     `stale`: a reused connection was closed already: the server's
     kernel took no byte of the request, so that it cannot have begun.
     `died`: closed during the exchange. `garbage`: the answer is not HTTP. `out_of_memory`:
-    it answered that, and lives. The others were decided here.
+    it answered that, and lives. `refused`: it is not ours, and answered that it does not serve us (now).
+    The others were decided here.
     """
 
-    def __init__(self, reason: Failure, message: str) -> None:
-        """`message` says it for a person."""
+    def __init__(self, reason: Failure, message: str, problem: HttpError | None = None) -> None:
+        """`message` says it for a person; `problem` is what a client is told, where that is decided already."""
         super().__init__(message)
         self.reason = reason
+        self.problem = problem
 
     def as_http(self, server: str) -> HttpError:
         """What a client of `server` is told."""
+        if self.problem is not None:
+            return self.problem
         message = f"server {server!r}: {self}"
         if self.reason == "unreachable":
             return HttpError(503, "upstream_unreachable", message, retry_after_s=1)
@@ -82,6 +88,7 @@ class Connection(asyncio.Protocol):
     watcher: Watcher | None = None
     port: int = 0
     """Of the server."""
+    is_tls: bool = False
     busy: bool = False
     reused: bool = False
     received: bool = False
@@ -125,6 +132,8 @@ class Connection(asyncio.Protocol):
         self.watcher = watcher
         self._written_before = self._written
         self._written += len(head) + len(body)
+        if self.is_tls:  # what is acknowledged is more than what was written
+            self._written_before = acknowledged_bytes(self.transport.get_extra_info("socket")) or 0
         self._head_only = head_only
         self.received = self.head_done = self.complete = self._until_eof = self._keep_alive = False
         self._head_bytes = 0
@@ -343,6 +352,7 @@ class Pool:
         self.idle: list[Connection] = []
         self.check: Callable[[Connection], Awaitable[None]] | None = None
         """Raises UpstreamError where a fresh connection does not lead to the server that is meant."""
+        self.tls: ssl.SSLContext | None = None
 
     def take(self) -> Connection | None:
         """An idle connection that was not closed yet."""
@@ -358,14 +368,15 @@ class Pool:
         try:
             async with asyncio.timeout(timeout_s):
                 if self.port:
-                    _, connection = await loop.create_connection(Connection, self.host, self.port)
+                    _, connection = await loop.create_connection(Connection, self.host, self.port, ssl=self.tls)
                 else:
                     _, connection = await loop.create_unix_connection(Connection, self.host)
         except TimeoutError:
             raise UpstreamError("unreachable", f"no connection within {timeout_s:g} s") from None
-        except OSError as error:
+        except (OSError, ssl.CertificateError) as error:
             raise UpstreamError("unreachable", f"no connection: {error.strerror or error}") from None
         connection.port = self.port
+        connection.is_tls = self.tls is not None
         if self.port:
             await self._greet(connection, timeout_s)
         if connection.is_closed():  # a server that died meanwhile

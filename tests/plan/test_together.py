@@ -103,6 +103,6 @@ def test_a_thousand_and_more_servers_on_demand_have_a_table() -> None:
     one, _ = plan_server(given, catalog(*MODELS), "s", given.servers["s"], WeightTables())
     assert one is not None
     every = [msgspec.structs.replace(one, name=f"s{i}") for i in range(1500)]
-    found = residency(every, device_plans(given, (), ()), standing=0)
+    found = residency(every, device_plans(given, (), ()), standing={})
     assert found is not None
     assert len(found.sets[0].servers) == 1500

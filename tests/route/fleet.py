@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -131,9 +132,10 @@ class FakeFleet(StaticUpstreams):
 class Upstream:
     """A scripted server: each connection is handed to `script`. Requests read with `read_request` are kept."""
 
-    def __init__(self, script: Script, port: int = 0) -> None:
+    def __init__(self, script: Script, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         """Starts with `async with`, on a free port unless one is given."""
         self._script = script
+        self._tls = tls
         self.port = port
         self.connections = 0
         self.requests: list[Seen] = []
@@ -142,7 +144,7 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         """Listen."""
-        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -200,7 +202,7 @@ async def read_request(reader: asyncio.StreamReader) -> Seen:
     return Seen(head[0], headers, await reader.readexactly(length))
 
 
-def answering(*answers: bytes) -> Upstream:
+def answering(*answers: bytes, tls: ssl.SSLContext | None = None) -> Upstream:
     """An upstream that gives each request the next answer, the last one for ever, on kept-alive connections."""
     left = list(answers)
 
@@ -211,7 +213,7 @@ def answering(*answers: bytes) -> Upstream:
             writer.write(left.pop(0) if len(left) > 1 else left[0])
             await writer.drain()
 
-    upstream = Upstream(script)
+    upstream = Upstream(script, tls=tls)
     return upstream
 
 

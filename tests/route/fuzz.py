@@ -20,6 +20,7 @@ import uvloop
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from launcher.ir.fleet import FaceUnit, OutsideUnit
 from launcher.route import Front, StaticUpstreams
 from tests.route.fleet import OK, Upstream, ask, front_unit, get, post, read_request, running, table, target
 
@@ -55,6 +56,14 @@ _REQUESTS = [
     post({"model": "m", "messages": [{"content": [{"type": "image_url"}]}]}),
     get("/props"),
     get("/api/tags"),
+    post({"model": "o", "n": 1}),
+    post({"model": "big", "stream": True}),
+    post({"model": "o"}, "/slots/0?model=o"),
+    post(
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\no\r\n--x--\r\n',
+        "/v1/audio/transcriptions",
+        "Content-Type: multipart/form-data; boundary=x",
+    ),
 ]
 _ANSWERS = [
     *(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 No Content\r\n", b"HTTP/1.0 500 X\r\n"),
@@ -68,6 +77,8 @@ _ANSWERS = [
     *(b"2\r\n{}\r\n", b"0\r\n\r\n", b"data: {}\n\n", b"Connection: close\r\n", b"X-A: b\r\n c\r\n", b"\x00", b"zz\r\n"),
     b"HTTP/1.1 400 X\r\nContent-Length: 25\r\n\r\nexceed_context_size_error",
     OK,
+    *(b"HTTP/1.1 429 X\r\nRetry-After: 1e400\r\n", b"HTTP/1.1 302 X\r\n", b"HTTP/1.1 401 X\r\n"),
+    b"Content-Type: text/html\r\n",
 ]
 
 
@@ -121,7 +132,11 @@ class Arena:
         unit = front_unit(header_timeout_s=0.5, idle_timeout_s=0.5)
         async with self.upstream:
             units = [target(name, self.upstream.port, slots=4, request_timeout_s=2.0) for name in ("m", "n")]
-            routes = table(*units, front=unit, escalation={"m": "n"})
+            how = OutsideUnit(url=f"http://127.0.0.1:{self.upstream.port}/v1", health_path="/v1/models")
+            faces = {"big": FaceUnit(request_set={"model": "their/big"})}
+            units.append(target("o", self.upstream.port, outside=how, faces=faces, request_set={"model": "their/o"}))
+            names = {n: (n,) for n in ("m", "n", "o")} | {"big": ("o",)}
+            routes = table(*units, front=unit, names=names, escalation={"m": "n"})
             front = Front(msgspec.structs.replace(routes, breaker=_NEVER), StaticUpstreams())
             async with running(front) as self.port:
                 yield

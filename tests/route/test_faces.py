@@ -48,3 +48,19 @@ async def test_faces(tmp_path: Path) -> None:
     assert [m["id"] for m in own] == ["m", "code"]
     assert one == plain == listed[1]
     assert (one["face_of"], one["description"]) == ("m", "thinks first")
+
+
+async def test_a_server_by_its_id(tmp_path: Path) -> None:
+    """It is listed once, by its id; a key may name that; the process's name says who answered."""
+    keys = tmp_path / "keys"
+    keys.write_text("of-a-client models=org/m:q4\n")
+    key = "Authorization: Bearer of-a-client"
+    async with answering(OK) as up:
+        unit = target("org-m-q4", up.port, id="org/m:q4", aliases=("org/m:q4", "other"))
+        routes = table(unit, front=front_unit(api_key_file=str(keys), list_aliases=True))
+        async with running(Front(routes, FakeFleet())) as port:
+            got = await ask(port, post({"model": "org/m:q4"}, "/v1/chat/completions", key))
+            refused = await ask(port, post({"model": "other"}, "/v1/chat/completions", key))
+            listed = (await ask(port, get("/v1/models", key))).json()["data"]
+    assert (got.status, got.headers["x-launch-server"], refused.code) == (200, "org-m-q4", "model_not_allowed")
+    assert [m["id"] for m in listed] == ["org/m:q4"]

@@ -14,10 +14,12 @@ import psutil
 import pytest
 
 from launcher.compiler import compile_fleet, render
-from launcher.ir.fleet import ServiceUnit
+from launcher.ir.fleet import FaceUnit, OutsideUnit, ServiceUnit
+from launcher.route import Front
 from launcher.supervise import Supervisor, events, stop_orphans
 from launcher.supervise.container import engine_and_name, main_process
-from tests.supervise.conftest import Fleet, fake
+from tests.route.fleet import ask, post, running, table, target
+from tests.supervise.conftest import Fleet, fake, real
 
 FreePort = Callable[[], int]
 NAME = "launch-nextplaid-code"
@@ -172,3 +174,46 @@ def test_engines_and_names_are_read_from_the_command() -> None:
     assert engine_and_name(("podman", "run", "image")) is None
     assert engine_and_name(("llama-server", *run)) is None
     assert main_process(("podman", "ps")) is None
+
+
+async def test_a_service_with_models_takes_turns(
+    fleet: Fleet, free_port: FreePort, llama_server: Path, tiny_models: Callable[..., Path]
+) -> None:
+    """Asked by its model it is started in the place of the server of its group, and goes when that one is asked."""
+    model = tiny_models("llama")
+    other = real("other", free_port(), llama_server, model, "--alias", "theirs")
+    service = ServiceUnit(
+        name="other",
+        argv=other.argv,
+        env={},
+        host="127.0.0.1",
+        port=other.port,
+        ram_bytes=1,
+        health_path="/health",
+        start="demand",
+        start_timeout_s=20,
+        fatal=False,
+        builtin=None,
+        container=None,
+        exclusive="turns",
+    )
+    own = real("own", free_port(), llama_server, model, "--alias", "own", exclusive="turns", default=True)
+    supervisor, watcher = fleet(own, services=(service,))
+    await supervisor.start()
+    how = OutsideUnit(url=f"http://127.0.0.1:{other.port}/v1", health_path="/health", supervised=True)
+    faces = {"org/m:q4": FaceUnit(request_set={"model": "theirs"})}
+    units = (
+        target("own", own.port, exclusive="turns"),
+        target("other", other.port, exclusive="turns", start="demand", outside=how, faces=faces),
+    )
+    names = {"own": ("own",), "other": ("other",), "org/m:q4": ("other",)}
+    async with running(Front(table(*units, names=names), supervisor)) as port:
+        said = [
+            (await ask(port, post({"model": name, "prompt": "a", "max_tokens": 1}, "/v1/completions"))).json()["model"]
+            for name in ("own", "org/m:q4", "own")
+        ]
+    assert said == ["own", "theirs", "own"]
+    assert [(swap.name, swap.instead_of) for swap in watcher.of(events.Swapped)] == [
+        ("other", ("own",)),
+        ("own", ("other",)),
+    ]

@@ -68,6 +68,7 @@ def check_servers(planning: Planning) -> Iterator[Finding]:
     fleet = planning.fleet
     cold = [n for n, s in fleet.servers.items() if (tier := fleet.tiers.get(s.tier)) and tier.start == "never"]
     beside = any(s.config.builtin is None and s.starts != "never" for s in planning.services)
+    beside = beside or bool(planning.fleet.upstreams)
     if beside or len(cold) < len(fleet.servers):
         return
     boot = next((name for name, tier in fleet.tiers.items() if tier.start == "boot"), None)

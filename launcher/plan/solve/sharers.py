@@ -11,6 +11,7 @@ from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.ir.plan import Solved
 from launcher.ir.settings import RAM
+from launcher.plan.devices import taken_on
 from launcher.plan.memory import WeightTables
 from launcher.plan.solve.frontier import Candidate, Vector, best
 from launcher.plan.solve.options import IN_ORDER, IN_RAM, Option
@@ -98,12 +99,15 @@ class Sharers:
         )
 
     def _budget(self, device: str) -> int:
-        """What may be planned on `device`; of RAM what services leave of it."""
-        hardware = self._fleet.hardware
+        """What may be planned on `device`: what they leave of it that are no llama-servers, and take no turns."""
+        fleet = self._fleet
+        hardware = fleet.hardware
+        services = [service for service in fleet.services.values() if service.exclusive is None]
+        taken = sum(taken_on(device, service) for service in services)
+        taken += sum(taken_on(device, upstream) for upstream in fleet.upstreams.values())
         if device != RAM:
-            return int(hardware.gpus[device].vram_bytes * hardware.gpus[device].target_max)
-        services = sum(service.ram_bytes for service in self._fleet.services.values())
-        return max(0, hardware.ram_bytes - hardware.ram_reserve_bytes - services)
+            return max(0, int(hardware.gpus[device].vram_bytes * hardware.gpus[device].target_max) - taken)
+        return max(0, hardware.ram_bytes - hardware.ram_reserve_bytes - taken)
 
     def _take(self, offers: Offers, picks: Mapping[str, int] | None) -> None:
         """Set what was picked; with None the least that will do."""

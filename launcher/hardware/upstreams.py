@@ -1,0 +1,91 @@
+"""Whether the upstreams of a fleet answer from here, now. I/O: one request each, at the same time."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import msgspec
+
+from launcher.base.credentials import server_key_file
+from launcher.ir.fleet import OutsideUnit, RouteTarget, RoutingTable
+
+_PATIENCE_S = 5.0
+_MOST_BYTES = 4 << 20
+
+
+class _Model(msgspec.Struct):
+    """One entry of a list of models."""
+
+    id: str = ""
+
+
+class _Models(msgspec.Struct):
+    """OpenAI's list of models."""
+
+    data: list[_Model]
+
+
+def unwell_upstreams(routes: RoutingTable) -> dict[str, str]:
+    """Upstream → what is wrong with it; those that answer are left out. Takes five seconds at most."""
+    asked = {t.name: t for t in routes.targets.values() if t.outside is not None and not t.outside.supervised}
+    if not asked:
+        return {}
+    with ThreadPoolExecutor(min(16, len(asked))) as pool:
+        found = dict(zip(asked, pool.map(_wrong, asked.values()), strict=True))
+    return {name: wrong for name, wrong in found.items() if wrong is not None}
+
+
+def _wrong(target: RouteTarget) -> str | None:
+    """What is wrong with one; None for nothing."""
+    outside = target.outside
+    assert outside is not None  # noqa: S101  # those alone are asked
+    try:
+        status, body = _asked(target, outside, _key_lines(target, outside))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"does not answer: {error}"
+    if status in (401, 403):
+        return f"does not take its key (status {status})" if target.api_key_file else f"asks for a key ({status})"
+    if status >= 300:
+        return f"answers {status} on {outside.health_path}"
+    missing = _missing(target, body)
+    return f"does not list {', '.join(missing)}" if missing else None
+
+
+def _key_lines(target: RouteTarget, outside: OutsideUnit) -> Mapping[str, str]:
+    """The header that has the key. Raises OSError."""
+    if target.api_key_file is None:
+        return {}
+    lines = server_key_file(target.name, target.api_key_file).read_text(encoding="utf-8").splitlines()
+    key = next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")
+    return {outside.key_header: f"Bearer {key}" if outside.key_header == "authorization" else key}
+
+
+def _asked(target: RouteTarget, outside: OutsideUnit, lines: Mapping[str, str]) -> tuple[int, bytes]:
+    """Status and body of its health path. Raises OSError, ValueError, HTTPException."""
+    connection: http.client.HTTPConnection
+    if urlsplit(outside.url).scheme == "https":
+        context = ssl.create_default_context(cafile=outside.ca_file)
+        connection = http.client.HTTPSConnection(target.host, target.port, timeout=_PATIENCE_S, context=context)
+    else:
+        connection = http.client.HTTPConnection(target.host, target.port, timeout=_PATIENCE_S)
+    try:
+        connection.request("GET", outside.health_path, headers=dict(lines))
+        answer = connection.getresponse()
+        return answer.status, answer.read(_MOST_BYTES)
+    finally:
+        connection.close()
+
+
+def _missing(target: RouteTarget, body: bytes) -> list[str]:
+    """Models of `target` that a list of models lacks; none where `body` is no such list."""
+    try:
+        listed = {model.id for model in msgspec.json.decode(body, type=_Models).data}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []
+    changes = (target.request_set, *(face.request_set for face in target.faces.values()))
+    names = dict.fromkeys(str(change.get("model", "")) for change in changes)
+    return [name for name in names if name and name not in listed]

