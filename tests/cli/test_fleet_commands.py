@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import psutil
 import pytest
 
 from launcher.cli.ask import curl, plain_key
 from tests.cli.conftest import Cli
+from tests.late import Late
+
+openai = Late("openai")
 
 pytestmark = pytest.mark.xdist_group("fleet")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import msgspec
-import openai
 import pytest
 
 from launcher.files import lock_owner
@@ -24,7 +23,10 @@ from launcher.manifest import encode_fleet, encode_routes
 from launcher.orchestrate import FILE_NAME
 from launcher.runtime import ControlClient, spawn_detached
 from launcher.supervise import LOCK_NAME, stop_orphans
+from tests.late import Late
 from tests.supervise.conftest import SUPERVISOR, manifest, routes, state_dir, unit
+
+openai = Late("openai")
 
 __all__ = ["state_dir"]  # the fixture
 pytestmark = pytest.mark.timeout(400)

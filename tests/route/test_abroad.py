@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import ollama
 import pytest
 
 from launcher.ir.fleet import FaceUnit
 from launcher.route import Front
 from launcher.route.apis import api_of
+from tests.late import Late
 from tests.route.fleet import (
     OK,
     FakeFleet,
@@ -29,12 +29,14 @@ from tests.route.fleet import (
     until,
 )
 
+ollama = Late("ollama")
+
 ALL = ("llama_router", "llama_swap", "ollama")
 VECTORS = {
     "data": [{"index": 1, "embedding": [3.0]}, {"index": 0, "embedding": [1.0, 2.0]}],
     "usage": {"prompt_tokens": 4},
 }
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 
 class Unloading(FakeFleet):

@@ -25,7 +25,7 @@ from tests.route.fleet import (
     target,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 
 H = b"POST /x HTTP/1.1\r\nHost: localhost\r\n"
 BAD_HTTP = {

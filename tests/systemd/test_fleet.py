@@ -10,7 +10,7 @@ import pytest
 
 from tests.systemd.conftest import FRONT, Fleet
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
 
 LISTING = """
 find /etc /var /run /home /srv /usr/local /usr/lib/systemd -path /run/host -prune -o -printf '%p %y %m %u:%g %l\\n' |

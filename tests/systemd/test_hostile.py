@@ -17,7 +17,7 @@ from tests.systemd.booted import BootedHost
 
 __all__ = ["templates"]
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
 
 SHOW = "/srv/show 100%/$HOME"
 """The program instead of llama-server: prints a variable and its arguments, each ended by NUL."""

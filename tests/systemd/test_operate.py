@@ -11,7 +11,7 @@ import pytest
 
 from tests.systemd.conftest import FRONT, FRONT_PORT, Fleet
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
 
 WORDS = ("--config-dir=/srv/conf", "hardware=dev", "profile=trio")
 

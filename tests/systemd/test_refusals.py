@@ -6,7 +6,7 @@ import pytest
 
 from tests.systemd.conftest import Fleet
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
 
 
 @pytest.mark.slow

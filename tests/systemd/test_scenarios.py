@@ -10,7 +10,7 @@ import pytest
 from tests.systemd.conftest import Fleet
 from tests.systemd.scenarios import SCENARIOS, Children, Run, Units, describe
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
 
 DOCS = Path(__file__).parents[2] / "docs/deploy.md"
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.systemd.conftest import FRONT, Fleet
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
 
 HOSTILE = ('a b"c', "50%n $HOME ${X} $$", "line\nbreak\ttab", "naïve — 漢字 🦙", '{"k": ["\\\\", \'x\']}', "; # \\")
 

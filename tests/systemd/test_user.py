@@ -8,7 +8,7 @@ import pytest
 
 from tests.systemd.conftest import Fleet
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
 
 USER = ("runuser", "-u", "op", "--", "env", "HOME=/home/op")
 MANAGER = (*USER, "XDG_RUNTIME_DIR=/run/user/4711", "systemctl", "--user")
