@@ -28,7 +28,7 @@ openai = Late("openai")
 pytestmark = pytest.mark.xdist_group("fleet")
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
+def eventually(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
     """The first true value of `condition`; fails when none comes."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

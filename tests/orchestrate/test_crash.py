@@ -119,7 +119,7 @@ def deployment(tmp_path: Path, state_dir: Path, free_port: Callable[[], int], no
     stop_orphans(state_dir, grace_s=1)
 
 
-def wait_until(holds: Callable[[], Any], timeout_s: float = 20) -> None:
+def wait_until(holds: Callable[[], Any], timeout_s: float = 60) -> None:
     """Poll until `holds()`."""
     deadline = time.monotonic() + timeout_s
     while not holds():

@@ -205,7 +205,7 @@ def _child_named(pid: int, name: str) -> int:
 
 def _remove(directory: Path) -> None:
     """Remove a cgroup directory with all below it, once its processes are gone."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while directory.is_dir():
         for path in sorted(directory.rglob("*"), key=lambda p: -len(p.parts)):
             if path.is_dir():
