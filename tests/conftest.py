@@ -15,12 +15,15 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.kept import keep
 from tests.ports import free_port
 
 # `make test` must give the same verdict on a busy machine and a quiet one; `make fuzz` looks for new examples
 settings.register_profile("test", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+keep()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,7 +50,9 @@ def no_children_left() -> Iterator[None]:
 
 def completion(server: RunningServer, prompt: str = "Hello", **fields: Any) -> dict[str, Any]:
     """One /completion that must answer 200."""
-    status, answer = server.post("/completion", {"prompt": prompt, "n_predict": 24, "seed": 1, **fields})
+    status, answer = server.post(
+        "/completion", {"prompt": prompt, "n_predict": 24, "ignore_eos": True, "seed": 1, **fields}
+    )
     assert status == 200, answer
     result: dict[str, Any] = answer
     return result
@@ -84,7 +86,7 @@ def test_a_chat_uses_the_template_of_the_file(llama_server: Path, tiny_models: T
     """Chat works for byte-level BPE and SentencePiece alike, with exactly as many tokens as asked."""
     for arch in ("qwen3", "gemma3"):
         with RunningServer(llama_server, "-m", tiny_models(arch), *SMALL) as server:
-            body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+            body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "ignore_eos": True}
             status, answer = server.post("/v1/chat/completions", body)
             assert (status, answer["usage"]["completion_tokens"]) == (200, 8)
             assert answer["choices"][0]["message"]["content"].isprintable()
@@ -95,7 +97,7 @@ def test_the_draft_shares_the_vocabulary_of_llama(llama_server: Path, tiny_model
     files = ("-m", tiny_models("llama"), "-md", tiny_models("draft"), "--spec-type", "draft-simple")
     with RunningServer(llama_server, *files, *SMALL) as server:
         answer = completion(server, temperature=0)
-    assert 0 < answer["timings"]["draft_n_accepted"] < answer["timings"]["draft_n"]
+    assert 0 < answer["timings"]["draft_n_accepted"] <= answer["timings"]["draft_n"]
     assert answer["tokens_predicted"] == 24
 
 

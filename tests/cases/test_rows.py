@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher.cli.explain import checks_page, explanations, unchecked
+from launcher.cli.explain import Unchecked, checks_page, explanations, unchecked
 from tests.cases.case import ROOT, find_cases, read_case
 from tests.cases.elsewhere import pairs
 from tests.cases.test_logs import LOGS, expected_of
@@ -34,15 +35,33 @@ BESIDE = {"free GPU memory"}
 def test_a_row_is_a_code_or_is_said_to_be_none(row: Row) -> None:
     """Its codes have pages and triggers; what is not checked has its line and its reason in the page."""
     assert row.codes or row.unchecked
-    assert set(row.codes) <= {page.code for page in explanations()}
+    assert set(row.codes) <= explained()
     assert set(row.codes) <= triggered()
-    gaps = {gap.row: gap for gap in unchecked()}
-    page = checks_page()
+    gaps, page = gaps_by_row(), shown_page()
     for text in row.unchecked:
         assert f"| {gaps[text].part} | {text} | {gaps[text].why} |" in page
         assert len(gaps[text].why) > 40
 
 
+@functools.cache
+def explained() -> set[str]:
+    """Codes with a page."""
+    return {page.code for page in explanations()}
+
+
+@functools.cache
+def gaps_by_row() -> dict[str, Unchecked]:
+    """What is said to be unchecked."""
+    return {gap.row: gap for gap in unchecked()}
+
+
+@functools.cache
+def shown_page() -> str:
+    """docs/checks.md."""
+    return checks_page()
+
+
+@functools.cache
 def triggered() -> set[str]:
     """Codes that a case, a log or a listed test triggers."""
     of_cases = {e.code for path in find_cases() for e in read_case(path).expected}

@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import psutil
 import pytest
 
 from launcher.cli.ask import curl, plain_key
 from tests.cli.conftest import Cli
+from tests.late import Late
+
+openai = Late("openai")
 
 pytestmark = pytest.mark.xdist_group("fleet")
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
+def eventually(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
     """The first true value of `condition`; fails when none comes."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -32,7 +32,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def until(holds: Callable[[], bool]) -> None:
     """Poll until `holds()`."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 90
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)

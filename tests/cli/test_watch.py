@@ -64,7 +64,7 @@ def test_the_screen_lives_and_the_terminal_is_as_it_was(cli: Cli) -> None:
 
         def until(wanted: str) -> list[str]:
             nonlocal raw
-            deadline = time.monotonic() + 40
+            deadline = time.monotonic() + 90
             while time.monotonic() < deadline:
                 if select.select([master], [], [], 0.2)[0]:
                     raw += os.read(master, 65536)

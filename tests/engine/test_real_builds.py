@@ -69,13 +69,14 @@ def answers(plan: ServerPlan, server: RunningServer) -> None:
         assert status == 200
         assert len(body["data"][0]["embedding"]) > 0
         return
-    status, body = server.post("/completion", {"prompt": PROMPT, "n_predict": 8, "temperature": 0})
+    status, body = server.post("/completion", {"prompt": PROMPT, "n_predict": 8, "temperature": 0, "ignore_eos": True})
     assert status == 200, body
     assert body["tokens_predicted"] == 8
     if plan.projector_path:
         content = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": png(64, 64)}}]
         status, body = server.post(
-            "/v1/chat/completions", {"messages": [{"role": "user", "content": content}], "max_tokens": 2}
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": content}], "max_tokens": 2, "ignore_eos": True},
         )
         assert status == 200, body
         assert body["usage"]["completion_tokens"] == 2
@@ -96,7 +97,7 @@ def speculates(plan: ServerPlan, server: RunningServer) -> bool:
     """Whether the plan has a draft or n-grams; then tokens are drafted."""
     if plan.draft is None and plan.settings.ngram is None:
         return False
-    status, body = server.post("/completion", {"prompt": PROMPT, "n_predict": 48, "temperature": 0})
+    status, body = server.post("/completion", {"prompt": PROMPT, "n_predict": 48, "temperature": 0, "ignore_eos": True})
     assert status == 200
     assert body["timings"].get("draft_n", 0) > 0, (plan.name, body["timings"])
     return True

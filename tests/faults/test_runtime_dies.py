@@ -149,7 +149,7 @@ def test_stopped_runtime(deploy: Any, state_dir: Path, free_port: FreePort) -> N
         ControlClient(state_dir)
     (shown,) = offline_status(state_dir).processes
     assert "stopped by a signal" in (shown.error or "")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     said: list[str] = []
     end_runtime(state_dir, wait_s=30, say=said.append)
     assert any("SIGCONT" in line for line in said)

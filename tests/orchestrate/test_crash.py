@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import msgspec
-import openai
 import pytest
 
 from launcher.files import lock_owner
@@ -24,7 +23,10 @@ from launcher.manifest import encode_fleet, encode_routes
 from launcher.orchestrate import FILE_NAME
 from launcher.runtime import ControlClient, spawn_detached
 from launcher.supervise import LOCK_NAME, stop_orphans
+from tests.late import Late
 from tests.supervise.conftest import SUPERVISOR, manifest, routes, state_dir, unit
+
+openai = Late("openai")
 
 __all__ = ["state_dir"]  # the fixture
 pytestmark = pytest.mark.timeout(400)
@@ -117,7 +119,7 @@ def deployment(tmp_path: Path, state_dir: Path, free_port: Callable[[], int], no
     stop_orphans(state_dir, grace_s=1)
 
 
-def wait_until(holds: Callable[[], Any], timeout_s: float = 20) -> None:
+def wait_until(holds: Callable[[], Any], timeout_s: float = 60) -> None:
     """Poll until `holds()`."""
     deadline = time.monotonic() + timeout_s
     while not holds():

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
+from tests.late import Late
 from tests.orchestrate.scripted import PASS, Fleet, decides, fail, scripted_fleet
+
+openai = Late("openai")
 
 HELLO: Any = [{"role": "user", "content": "Refactor it."}]
 GENERAL: Any = [{"role": "user", "content": "Say hello."}]

@@ -101,7 +101,7 @@ def first_to_go(pid: int) -> bool:
     return Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
 
 
-async def until(holds: Callable[[], object], timeout_s: float = 20) -> None:
+async def until(holds: Callable[[], object], timeout_s: float = 60) -> None:
     """Poll until `holds()`."""
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110 - another process changes it, and signals nobody

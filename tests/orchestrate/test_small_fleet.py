@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import jsonschema
-import openai
 import pytest
 
 from launcher.orchestrate.decision import parse_decision, router_messages, router_pieces, router_question
@@ -17,6 +16,9 @@ from launcher.orchestrate.settings import Settings, settings_of
 from launcher.orchestrate.verdict import SCHEMA, parse_verdict
 from launcher.runtime import read_deployment
 from tests.cli.conftest import Cli
+from tests.late import Late
+
+openai = Late("openai")
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("small-fleet")]
 WORKERS = ("worker_code", "worker_general", "worker_fast")

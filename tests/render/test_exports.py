@@ -178,7 +178,7 @@ def test_the_router_takes_the_presets(
         assert set(models) == {"alpha", "beta"}
         for name, status in models.items():
             assert pairs(status["args"], own, dialect) >= pairs(rendered.commands[name].words, own, dialect)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while {m["id"]: m["status"]["value"] for m in get_json(f"{url}/v1/models")["data"]}["alpha"] != "loaded":
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
             time.sleep(0.1)

@@ -20,7 +20,7 @@ from launcher.supervise.control import SOCKET_NAME, control_socket, serve_contro
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n" + b'{"ok":true}'
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-WAIT_S = 10.0
+WAIT_S = 60.0
 """What a test waits for something that must happen before it counts as hanging."""
 
 

@@ -33,7 +33,7 @@ from tests.route.fleet import (
     until,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 JSON = "Content-Type: application/json"
 CHAT = "/v1/chat/completions"
 

@@ -26,7 +26,7 @@ from tests.route.fleet import (
     until,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 
 H = b"POST /x HTTP/1.1\r\nHost: localhost\r\n"
 BAD_HTTP = {

@@ -6,18 +6,20 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-import anthropic
 import httpx
-import openai
 import pytest
 
 from launcher.ir.live import UnavailableError
 from launcher.route import Front, StaticUpstreams
+from tests.late import Late
 from tests.ports import free_port
 from tests.route.fleet import SSE_HEAD, FakeFleet, Upstream, chunked, front_unit, running, table, target
 from tests.route.test_upstream_faults import after_request
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("conformance")]  # one import of the clients for both
+anthropic = Late("anthropic")
+openai = Late("openai")
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("conformance")]  # one import of the clients for both
 HELLO = [{"role": "user", "content": "Say hello."}]
 
 

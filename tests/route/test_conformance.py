@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx
-import openai
 import pytest
 
 from launcher.route import Front, StaticUpstreams
+from tests.late import Late
 from tests.route.fleet import running, table, target
 from tests.tinymodels import PROJECTORS
 from tests.tinymodels.picture import png
 from tests.tinymodels.running import RunningServer
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("conformance")]
+anthropic = Late("anthropic")
+openai = Late("openai")
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("conformance")]
 
 VOLATILE = frozenset({"id", "created", "created_at", "completed_at", "timings", "cached_tokens", "item_id", "call_id"})
 VOLATILE_ANTHROPIC = frozenset({"cache_read_input_tokens", "tool_use_id"})

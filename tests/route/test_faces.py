@@ -11,7 +11,7 @@ from launcher.ir.fleet import FaceUnit
 from launcher.route import Front
 from tests.route.fleet import OK, FakeFleet, answering, ask, front_unit, get, post, running, table, target
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 THINKS = "org/model-1.5:thinking"
 FACES = {
     THINKS: FaceUnit(request_set={"thinking": True}, description="thinks first"),

@@ -13,7 +13,7 @@ from launcher.route.media import media_in
 from tests.route.fleet import OK, FakeFleet, answering, ask, front_unit, post, running, table, target
 from tests.tinymodels.picture import png
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 REFUSAL = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 PICTURE: dict[str, Any] = {"type": "image_url", "image_url": {"url": png(8, 8)}}
 

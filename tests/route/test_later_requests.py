@@ -30,7 +30,7 @@ from tests.route.fleet import (
     until,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 JSON = "Content-Type: application/json"
 PRIMING = 2
 """After so many exchanges a connection of the client, and one to the server, have had the same heads before."""

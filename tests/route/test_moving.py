@@ -12,7 +12,7 @@ from launcher.route import Front
 from tests.route.fleet import OK, FakeFleet, RawClient, answering, ask, post, running, table, target, until
 from tests.route.test_routing import Holding
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_waiters_move_to_a_server_that_joins() -> None:

@@ -30,7 +30,7 @@ from tests.route.fleet import (
     until,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 
 
 class Holding(Upstream):

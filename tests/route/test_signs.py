@@ -27,7 +27,7 @@ from tests.route.fleet import (
 )
 from tests.route.test_routing import Holding
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 SOON = front_unit(ping_after_s=0.02)
 STREAM = post({"model": "a", "stream": True, "messages": []})
 EVENTS = SSE_HEAD + chunked(b'data: {"choices": []}\n\n', b"data: [DONE]\n\n") + b"0\r\n\r\n"

@@ -17,7 +17,7 @@ from launcher.route.spend import Limits, Usage
 from tests.route.fleet import FakeFleet, RawClient, answering, ask, front_unit, get, post, running, table, target, until
 from tests.route.test_routing import Holding
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 
 
 @given(

@@ -28,7 +28,7 @@ from tests.route.fleet import (
     target,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 
 
 def generating(name: str) -> Upstream:

@@ -41,7 +41,7 @@ from tests.route.fleet import (
     until,
 )
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 JSON = "Content-Type: application/json"
 CHAT = "/v1/chat/completions"
 KIB = 1024

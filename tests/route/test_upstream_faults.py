@@ -34,7 +34,7 @@ from tests.route.fleet import (
     until,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 
 
 def after_request(*writes: bytes, reset: bool = False) -> Script:

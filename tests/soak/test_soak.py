@@ -1,4 +1,4 @@
-"""A minute of the soak; `make soak` runs it for ten."""
+"""Half a minute of the soak; `make soak` runs it for ten."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from tests.soak.once import once
 from tests.soak.soak import soak, tiny_fleet
 
-SECONDS = 60.0
+SECONDS = 30.0
 REQUESTS = 200
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.xdist_group("soak")
-async def test_a_minute_of_kills_swaps_and_reloads(
+async def test_kills_swaps_and_reloads(
     tmp_path: Path,
     llama_server: Path,
     tiny_models: Callable[..., Path],
@@ -27,12 +27,12 @@ async def test_a_minute_of_kills_swaps_and_reloads(
     monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
     report = await soak(SECONDS, tmp_path, llama_server, tiny_fleet(tiny_models), seed=1)
     assert report["wrong"] == []
-    assert report["outcomes"]["answered"] > 200
-    assert report["chaos"]["killed"] > 5
-    assert report["events"]["ServerStopping exclusive"] > 5
+    assert report["outcomes"]["answered"] > 50
+    assert report["chaos"]["killed"] > 2
+    assert report["events"]["ServerStopping exclusive"] > 2
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 @pytest.mark.xdist_group("soak")
 async def test_no_request_begins_twice(tmp_path: Path, no_orphans: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ends once, answered by its own server or refused with a type; `make soak` asks ten thousand times."""

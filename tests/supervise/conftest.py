@@ -229,7 +229,7 @@ class Watcher:
 
     async def until(self, kind: type[Any], name: str | None = None, count: int = 1) -> Any:
         """The `count`th event of a kind, waited for."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(found := self.of(kind, name)) < count:
                 self._more.clear()
                 await self._more.wait()

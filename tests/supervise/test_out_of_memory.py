@@ -190,7 +190,7 @@ async def test_a_real_server_short_of_memory_walks_its_ladder(
     await supervisor.start()
     assert taken(watcher) == ["1/1: n_ctx 512"]
     async with front_of(supervisor, free_port()) as client:
-        answer = await ask(client, "worker", prompt="Once upon a time", n_predict=4)
+        answer = await ask(client, "worker", prompt="Once upon a time", n_predict=4, ignore_eos=True)
         assert answer.json()["tokens_predicted"] == 4
 
 
@@ -213,7 +213,12 @@ async def test_a_real_server_that_runs_out_of_memory_in_a_request(
     size = psutil.Process(pid).memory_info().vms + 32 * 1024**2  # a thread's stack fits, 67 MB of attention do not
     resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
     async with front_of(supervisor, free_port()) as client:
-        body = {"model": "worker", "messages": [{"role": "user", "content": "a" * 5000}], "max_tokens": 4}
+        body = {
+            "model": "worker",
+            "messages": [{"role": "user", "content": "a" * 5000}],
+            "max_tokens": 4,
+            "ignore_eos": True,
+        }
         answer = await client.post("/v1/chat/completions", json={**body, "stream": stream})
         assert answer.status_code == 200
         assert '"finish_reason":"length"' in answer.text

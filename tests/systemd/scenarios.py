@@ -92,7 +92,7 @@ class Run:
         """Wait for something; what it was."""
         began = time.monotonic()
         while not (found := holds()):
-            assert time.monotonic() - began < 30, f"{what}: {self.status()}"
+            assert time.monotonic() - began < 90, f"{what}: {self.status()}"
             time.sleep(0.1)
         return found
 

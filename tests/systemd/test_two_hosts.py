@@ -19,7 +19,7 @@ from tests.systemd.booted import BootedHost
 from tests.systemd.conftest import FRONT, Fleet, binary_there, binds
 from tests.systemd.network import Network
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
 
 KEY = "a-long-enough-key-0123456789"
 
