@@ -28,6 +28,7 @@ from launcher.engine.prove import (
     read_proof,
     stand_in_devices,
     used_features,
+    without_dry_run,
 )
 
 __all__ = [
@@ -55,4 +56,5 @@ __all__ = [
     "stand_in_devices",
     "used_features",
     "with_cache_types",
+    "without_dry_run",
 ]

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,11 @@ class DryRunError(Exception):
         self.explained = explained
 
 
+def without_dry_run(words: Sequence[str]) -> str | None:
+    """The split mode among `words` in which llama-server makes no dry run (common/fit.cpp), None for any other."""
+    return next((mode for flag, mode in pairwise(words) if flag == "--split-mode" and mode in ("row", "tensor")), None)
+
+
 def dry_run(
     words: Sequence[str],
     devices: Mapping[str, str],
@@ -92,6 +98,8 @@ def dry_run(
     The process never listens on the configured port, and is killed with its session at its projection, at the latest
     after `timeout_s` (TIMEOUT_S). Raises DryRunError.
     """
+    if mode := without_dry_run(words):
+        raise DryRunError("unreadable", f"llama-server makes no dry run under --split-mode {mode}")
     limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     log: list[str] = []
     try:

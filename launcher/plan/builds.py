@@ -27,6 +27,17 @@ SPARSE = frozenset({"deepseek32", "glm-dsa"})
 SPARSE_ANEW = 10434
 """From here on glm-dsa models use their indexer, and both have no K/V of layers for further tokens."""
 
+NO_TENSOR_SPLIT = frozenset(
+    {
+        *("grok", "mpt", "plamo2", "minicpm3", "gemma3n", "mamba", "mamba2", "jamba", "falcon-h1", "olmo2", "olmoe"),
+        *("deepseek2", "deepseek32", "glm-dsa", "bitnet", "t5", "nemotron_h", "nemotron_h_moe", "granitehybrid"),
+        *("minimax-m2", "minimax-m3", "mistral4", "kimi-linear"),
+    }
+)
+"""Architectures that builds up to TENSOR_SPLIT_SEEN refuse under `--split-mode tensor` (llama-arch.cpp
+llm_arch_supports_sm_tensor)."""
+TENSOR_SPLIT_SEEN = 11434
+
 SPECULATES_EVERYWHERE = 10068
 """From here on models with recurrent layers, latent attention and images speculate (of the builds tried)."""
 ROLLS_BACK = frozenset(

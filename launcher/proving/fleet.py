@@ -27,7 +27,7 @@ from launcher.ir.config import (
 from launcher.ir.host import HostInventory
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
 from launcher.ir.proof import Proof, ServerProof
-from launcher.proving.runs import Outcome, Prover, job_of, library_path, prover, run_each
+from launcher.proving.runs import Outcome, Prover, job_of, library_path, named_devices, prover, run_each
 
 Machine = TypeVar("Machine", HardwareConfig, HostConfig)
 
@@ -119,16 +119,10 @@ def _binary(fleet: FleetConfig, asked: str | None) -> tuple[Path, tuple[Finding,
 
 def _stand_ins(fleet: FleetConfig, here: HostInventory) -> dict[str, str]:
     """GPUs that the fleet uses and this machine has not → what stands for an endpoint."""
-    used = {device for server in fleet.servers.values() for device in _named(server)}
+    used = {device for server in fleet.servers.values() for device in named_devices(server)}
     machines: tuple[HardwareConfig | HostConfig, ...] = (fleet.hardware, *fleet.hardware.hosts.values())
     absent = [name for machine in machines for name in machine.gpus or {} if name in used and not here.gpus]
     return {name: f"{name}.stand-in" for name in absent}
-
-
-def _named(server: ServerConfig) -> tuple[str, ...]:
-    """Devices that a server, its draft and its projector name."""
-    own = server.draft.devices if server.draft and server.draft.devices else ()
-    return (*server.devices, *own, *((server.projector_device,) if server.projector_device else ()))
 
 
 def _compiled_for(outcomes: Mapping[str, Outcome]) -> tuple[str, ...]:

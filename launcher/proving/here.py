@@ -16,7 +16,7 @@ from launcher.ir.host import HostInventory
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.ir.proof import Proved
 from launcher.proving.faults import failures
-from launcher.proving.runs import Job, Outcome, job_of, library_path, prover, run_each
+from launcher.proving.runs import Job, Outcome, job_of, library_path, named_devices, prover, run_each
 from launcher.sizes import gib
 
 
@@ -49,7 +49,8 @@ def prove_here(compiled: Compilation) -> Here:
     env = {name: library_path(planned.config.engines[name]) for name in engines}
     with prover(engines, env, inventory.features, {}) as here:
         jobs = {s.name: job_of(here, planned, s) for s in asked}
-        outcomes = run_each(here, {name: job for name, job in jobs.items() if _files_here(job)})
+        shared = {n: f"split_mode {mode}" for n, job in jobs.items() if (mode := engine.without_dry_run(job.words))}
+        outcomes = run_each(here, {n: job for n, job in jobs.items() if n not in shared and _files_here(job)})
     findings = failures({s.name: s.config.engine for s in asked if s.name in outcomes}, outcomes, engines, inventory)
     memory = plan.unshared_memory(planned.config, compiled.catalog)
     proved = {
@@ -64,7 +65,11 @@ def prove_here(compiled: Compilation) -> Here:
     return Here(
         with_proof(compiled, proved),
         config.locate(plan.without_waived(planned.config, findings), compiled.composed.sources),
-        (*unasked, *_proof_lines(proved, outcomes, len(planned.servers))),
+        (
+            *unasked,
+            *((f"proof of {n}", f"{mode} has no dry run: the plan's bounds stand") for n, mode in shared.items()),
+            *_proof_lines(proved, outcomes, len(planned.servers)),
+        ),
     )
 
 
@@ -97,9 +102,10 @@ def _files_here(job: Job) -> bool:
 def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInventory) -> bool:
     """Whether a dry run of `server` sees the devices that it is planned on."""
     gpus = planned.config.hardware.machine(server.on).gpus or {}
-    if any(gpus[d].backend == "rpc" for d in server.settings.devices if d in gpus):
+    named = named_devices(server.config)
+    if any(gpus[d].backend == "rpc" for d in named if d in gpus):
         return False
-    return not server.settings.devices or bool(inventory.gpus)
+    return not named or bool(inventory.gpus)
 
 
 def _proof_lines(

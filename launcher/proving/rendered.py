@@ -43,7 +43,7 @@ def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
                     continue  # what is missing is said when the units are verified
                 engines[name] = str(found), engine.probe(found, state_root() / "dialects", key="engines", env=where)
                 env[name] = where
-            if "--fit" in engines[name][1].index():
+            if "--fit" in engines[name][1].index() and not engine.without_dry_run(unit.argv):
                 jobs[unit.name] = _job(unit, name, devices)
         except LaunchError:
             continue

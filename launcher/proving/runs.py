@@ -16,7 +16,7 @@ import msgspec
 from launcher import catalog, engine
 from launcher.files import state_root
 from launcher.ir.catalog import FilePart, ModelFile
-from launcher.ir.config import EngineConfig
+from launcher.ir.config import EngineConfig, ServerConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render import server_command
@@ -137,9 +137,10 @@ def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
     model, draft = _opened(server.model, paths[0]), _opened(server.draft, paths[1]) if server.draft else None
     changed = msgspec.structs.replace(server, model=model, draft=draft, projector=None)
     command, _ = server_command(changed, planned, prover.engines)
-    own = tuple(d for d in _drafting(server) if d not in server.settings.devices)
-    seen_on = server.config.projector_device
-    seeing = (seen_on,) if seen_on and seen_on not in (*server.settings.devices, *own) else ()
+    drafting = (server.config.draft.devices or ()) if server.config.draft else ()
+    own = tuple(d for d in drafting if d not in server.settings.devices)
+    beside = named_devices(msgspec.structs.replace(server.config, devices=()))
+    together = dict.fromkeys((*server.settings.devices, *beside))
     return Job(
         engine=server.config.engine,
         words=without(command.words, NOT_YET),
@@ -147,9 +148,7 @@ def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
         model=str(paths[0]),
         draft=changed.draft_path,
         devices=names_of(command.words, server.settings.devices, own),
-        endpoints=tuple(
-            prover.stand_ins[d] for d in (*server.settings.devices, *own, *seeing) if d in prover.stand_ins
-        ),
+        endpoints=tuple(prover.stand_ins[d] for d in together if d in prover.stand_ins),
         headers=tuple(file.header_digest for file in files),
         sparse=tuple((f, p) for f, p in zip(files, paths, strict=True) if f.source == "declared"),
     )
@@ -174,9 +173,10 @@ def _given(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n for flag in ("--device", *DRAFT_DEVICE) for n in _value(words, flag) if n != "none"))
 
 
-def _drafting(server: ServerPlan) -> tuple[str, ...]:
-    """Devices that are written for the draft."""
-    return (server.config.draft.devices or ()) if server.config.draft else ()
+def named_devices(server: ServerConfig) -> tuple[str, ...]:
+    """Devices that a server, its draft and its projector name."""
+    draft, sees = (server.draft.devices or ()) if server.draft else (), server.projector_device
+    return (*server.devices, *draft, *((sees,) if sees is not None and sees != "cpu" else ()))
 
 
 def without(words: tuple[str, ...], flags: Collection[str]) -> tuple[str, ...]:

@@ -207,6 +207,8 @@ def _split(s: ServerPlan, p: Placement) -> Alternatives:
         return _unless_default("--split-mode", "layer") if len(p.devices) > 1 else ()
     if s.config.split_mode == "none":
         return (("--split-mode", "none"),)
+    if len(p.devices) < 2:
+        return ()  # nothing to share, and llama-server may refuse the mode
     main = s.settings.devices.index(s.config.main_gpu) if s.config.main_gpu in s.settings.devices else 0
     return (("--split-mode", s.config.split_mode, "--main-gpu", str(main)),)
 

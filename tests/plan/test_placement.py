@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,17 +13,19 @@ from gguf import GGUFWriter
 
 from launcher.catalog import describe
 from launcher.engine import dry_run, stand_in_devices
-from launcher.ir.config import GpuConfig, ServerConfig
+from launcher.ir.config import EngineConfig, GpuConfig, ServerConfig
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle
 from launcher.plan.memory import Companions, WeightTables, add_up, server_parts
 from launcher.plan.memory.layers import widest
 from launcher.sizes import GIB, MIB
 from tests.tinymodels import write
-from tests.tinymodels.running import BARE, RunningServer
+from tests.tinymodels.running import BARE, RunningServer, ServerExitedError
 
-from .fleets import QWEN3_30B, TINY, hardware, model_file, server, with_fields
+from .fleets import MLA, QWEN3_30B, TINY, hardware, model_file, planned, server, with_fields
 
+META = re.compile(r"Meta\(\) +(model|KV|compute) buffer size = *([\d.]+) MiB")
+ON_DEVICES = tuple(word for word in BARE if word not in ("--device", "none"))
 TWO = hardware(gpus={"cuda0": 24 * GIB, "cuda1": 8 * GIB})
 BOTH = {"devices": ("cuda0", "cuda1"), "n_gpu_layers": "all", "tensor_split": (3.0, 1.0), "load_mode": "none"}
 
@@ -115,6 +119,47 @@ def test_rules_and_no_split_as_the_server_has_them(llama_server: Path, tmp_path:
     on_devices(llama_server, path, banks, ("--tensor-split", "1,0", "--override-tensor", "exps=RPC0[{1}]"))
     none = server(**both, split_mode="none", main_gpu="rpc1")
     on_devices(llama_server, path, none, ("--split-mode", "none", "--main-gpu", "1"))
+
+
+def started(binary: Path, path: Path, endpoints: Sequence[str], *words: str) -> str:
+    """The log of a server over RPC devices."""
+    on = ("--rpc", ",".join(endpoints), "--device", "RPC0,RPC1", "-m", path, "-c", "4096", "-np", "1", "-ngl", "99")
+    with RunningServer(binary, *on, *words, "--no-repack", flags=(*ON_DEVICES, "-lv", "4")) as running:
+        return running.log()
+
+
+def test_shared_tensors_as_the_server_has_them(llama_server: Path, tmp_path: Path, no_orphans: None) -> None:
+    """F5: of the devices that share tensors the log has the largest part: three quarters of weights and K/V."""
+    path = write("llama", tmp_path, n_embd=512, n_head=16, n_head_kv=4, n_ff=2048)
+    gpus = {f"rpc{i}": GpuConfig(backend="rpc", vram_bytes=8 * GIB, endpoint="h:1") for i in (0, 1)}
+    host = msgspec.structs.replace(hardware(), gpus=gpus)
+    both = {"devices": ("rpc0", "rpc1"), "n_gpu_layers": "all", "repack": False, "n_ctx": 4096}
+    config, model = server(**both, tensor_split=(3, 1), split_mode="tensor"), describe(str(path))
+    planned = {m.device: m for m in estimate(model, settle(config, model, host).settings)}
+    with stand_in_devices(llama_server, 2) as real:
+        log = started(llama_server, path, real, "--tensor-split", "3,1", "--split-mode", "tensor")
+    said = {kind: float(size) for kind, size in META.findall(log)}
+    assert planned["rpc0"].model_bytes / MIB == pytest.approx(said["model"], abs=0.05)
+    assert planned["rpc0"].kv_bytes / MIB == pytest.approx(said["KV"], abs=0.05)
+    assert planned["rpc0"].compute_bytes / MIB >= said["compute"]
+
+
+@pytest.mark.parametrize(("arch", "mode"), [("llama", "row"), ("deepseek2", "tensor"), ("nemotron_h", "tensor")])
+def test_modes_that_the_server_refuses(
+    llama_server: Path, tmp_path: Path, no_orphans: None, arch: str, mode: str
+) -> None:
+    """What `plan/split-mode` calls an error ends the server: rows of RPC devices, tensors of some architectures."""
+    path = write(arch, tmp_path)
+    with stand_in_devices(llama_server, 2) as real, pytest.raises(ServerExitedError, match=r"split buffers|SPLIT_MODE"):
+        started(llama_server, path, real, "--split-mode", mode)
+
+
+@pytest.mark.parametrize(("dialect", "severity"), [("b10068", "error"), ("b11434", "error"), ("b99999", "warning")])
+def test_a_refusal_of_builds_that_were_seen(dialect: str, severity: str) -> None:
+    """A later build may share tensors of more architectures: nothing is forbidden there."""
+    engines = {"default": EngineConfig(binary="llama-server", dialect=dialect)}
+    plan = planned({"a": server(**BOTH, split_mode="tensor")}, model_file(MLA), hardware=TWO, engines=engines)
+    assert [f.severity for f in plan.findings if f.code == "plan/split-mode"] == [severity]
 
 
 def test_adapters_as_the_server_has_them(llama_server: Path, tmp_path: Path, no_orphans: None) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from launcher.compiler import Compilation, compile_fleet
 from launcher.engine import prove
+from launcher.hardware import take_inventory
+from launcher.ir.host import HostGpu
 from launcher.proving import prove_here
 from launcher.sizes import MIB
 from tests.cli.conftest import Cli
@@ -94,6 +97,20 @@ def test_a_sound_engine_proves_the_plan() -> None:
     assert "earlier" in again.lines[0][1]
 
 
+def test_shared_tensors_have_no_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is not asked, nothing is found, and people are told that the bound stands."""
+    found = take_inventory()
+    card = HostGpu(name="cuda0", backend="cuda", model="any", vram_bytes=1 << 34, free_bytes=1 << 34)
+    monkeypatch.setattr("launcher.proving.here.take_inventory", lambda: msgspec.structs.replace(found, gpus=(card,)))
+    cards = [f"+hardware.gpus.cuda{i}={{backend: cuda, vram_bytes: 16GiB}}" for i in (0, 1)]
+    shared = ["servers.assistant.devices=[cuda0,cuda1]", "servers.assistant.split_mode=tensor"]
+    here = prove_here(compile_fleet(["hardware=dev", "profile=dev", *cards, *shared]))
+    assert here.findings == ()
+    assert ("proof of assistant", "split_mode tensor has no dry run: the plan's bounds stand") in here.lines
+    with pytest.raises(prove.DryRunError, match="no dry run under --split-mode row"):
+        prove.dry_run(("llama-server", "--split-mode", "row"), {}, model="m")
+
+
 def test_what_the_binary_says_is_planned_where_it_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a bound that is too small (its own figure halved), the plan takes the proof."""
     from launcher import plan
@@ -101,8 +118,6 @@ def test_what_the_binary_says_is_planned_where_it_is_more(monkeypatch: pytest.Mo
     whole = plan.unshared_memory
 
     def halved(*args: object) -> dict[str, object]:
-        import msgspec
-
         memory = whole(*args)  # type: ignore[arg-type]
         return {
             name: tuple(msgspec.structs.replace(m, kv_bytes=m.kv_bytes // 2) for m in each)

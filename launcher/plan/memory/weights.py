@@ -180,7 +180,7 @@ def weigh(model: ModelFile, copies: CpuCopies, *, nextn: bool = False, placement
         kind = roles.get(key)
         if kind is None:
             kind = roles[key] = role(stem, tensor, copies)
-        elsewhere = _ruled(name, compiled)
+        elsewhere = _ruled(name, compiled) if compiled else None
         if elsewhere is not None:
             group = placed.setdefault(elsewhere, Group())
         elif layer >= 0:
