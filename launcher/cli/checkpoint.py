@@ -97,7 +97,7 @@ def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
     status = subject.status()
     if status is not None and status.runtime_pid and status.input_digest != manifest.input_digest:
         message = f"{subject} was compiled anew, and still runs what was there before"
-        raise SuperviseError([refused("not-what-runs", message, "`launch reload` takes it over")])
+        raise SuperviseError([refused("checkpoint/not-what-runs", message, "`launch reload` takes it over")])
     covered, findings = cover(manifest, digested(files_of(manifest), err))
     if findings:
         raise CatalogError(findings)
@@ -233,5 +233,7 @@ def _usage(action: str) -> Finding:
     uses = ("create NAME", "list", "diff NAME [OTHER]", "restore NAME", "delete NAME")
     if action in ACTIONS:
         message = f"launch checkpoint {next(use for use in uses if use.split()[0] == action)}"
-        return refused("usage", f"the names do not fit: {message}", "launch checkpoint --help")
-    return refused("usage", f"{action!r} is no action of checkpoint", *(f"launch checkpoint {use}" for use in uses))
+        return refused("checkpoint/usage", f"the names do not fit: {message}", "launch checkpoint --help")
+    return refused(
+        "checkpoint/usage", f"{action!r} is no action of checkpoint", *(f"launch checkpoint {use}" for use in uses)
+    )

@@ -80,7 +80,7 @@ class Subject(NamedTuple):
         if drift:
             message = f"{self.name} is not as it was installed: {drift[0]}"
             raise SuperviseError(
-                [refused("not-what-runs", message, "`launch status` shows it, `launch reload` mends it")]
+                [refused("checkpoint/not-what-runs", message, "`launch status` shows it, `launch reload` mends it")]
             )
         found = bundle_files(self.installed.record.files, self.installed.layout, self.name)
         return {path: file.data for path, file in found.items()}, tuple(p for p, f in found.items() if f.mode & 0o100)
@@ -106,14 +106,16 @@ def subject_of(deployment: str | None, checkpoint: str | None) -> Subject:
         known = [s for s in known if s.name == deployment]
         if not known:
             message = f"there is no deployment {deployment}"
-            raise ConfigError([refused("unknown-deployment", message, f"known: {names or 'none'}")])
+            raise ConfigError([refused("checkpoint/unknown-deployment", message, f"known: {names or 'none'}")])
     having = [s for s in known if checkpoint is not None and checkpoint in checkpoint_names(s.kept)]
     there = [s for s in known if s.installed is not None or (s.state / DEPLOYMENT_NAME).is_dir()]
     named = known if deployment is not None else []
     for choice in (having, [s for s in known if s.runs], there, named):
         if choice:
             return _only(choice)
-    raise ConfigError([refused("nothing-there", "no fleet runs, and none was ever brought up here", "launch up …")])
+    raise ConfigError(
+        [refused("checkpoint/nothing-there", "no fleet runs, and none was ever brought up here", "launch up …")]
+    )
 
 
 def _only(choice: Sequence[Subject]) -> Subject:
@@ -121,7 +123,7 @@ def _only(choice: Sequence[Subject]) -> Subject:
     if len({s.name for s in choice}) == 1:
         return choice[-1]
     message = f"several deployments are possible: {', '.join(map(str, choice))}"
-    raise ConfigError([refused("which-deployment", message, "name one: --deployment NAME")])
+    raise ConfigError([refused("checkpoint/which-deployment", message, "name one: --deployment NAME")])
 
 
 def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
@@ -139,4 +141,4 @@ def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
 
 def refused(code: str, message: str, *notes: str) -> Finding:
     """An error about checkpoints."""
-    return Finding(code=f"checkpoint/{code}", severity="error", key="", message=message, notes=notes)
+    return Finding(code=code, severity="error", key="", message=message, notes=notes)

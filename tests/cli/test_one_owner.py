@@ -1,18 +1,23 @@
-"""A deployment has one owner: `up` where it is installed, `install` where it is up, and two installs at once."""
+"""An installed deployment has one owner, one install at a time, and what it consists of can be told again."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 
+from launcher.cli.checkpointed import Subject
+from launcher.cli.deploy import ask_runtime
 from launcher.cli.one_owner import require_not_installed, require_not_up
-from launcher.errors import HostError
-from launcher.install import Layout, alone
+from launcher.errors import HostError, SuperviseError
+from launcher.install import Layout, alone, bundle_files, placements
 from launcher.install.alone import NAME
+from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.live import FleetStatus
+from launcher.supervise.control import NoRuntimeError
 
 
 def test_up_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +76,63 @@ def test_an_install_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
     with alone(Layout(root=Path("/srv/image")), said.append, runtime_dir=tmp_path):
         assert not (tmp_path / NAME).exists()
     assert said == []
+
+
+class Runtime:
+    """A runtime that dies in the first request of as many as it is told, as a client sees it."""
+
+    deaths = 1
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def status(self) -> str:
+        """Dead, or an answer."""
+        Runtime.deaths -= 1
+        if Runtime.deaths >= 0:
+            raise NoRuntimeError("gone")
+        return "answer"
+
+
+@pytest.mark.parametrize(("deaths", "answered"), [(1, True), (2, False)])
+def test_a_runtime_that_dies_while_it_is_asked(monkeypatch: pytest.MonkeyPatch, deaths: int, *, answered: bool) -> None:
+    """The manager is waited for, and the next one asked; a second death is said."""
+    monkeypatch.setattr(Runtime, "deaths", deaths)
+    started: list[list[str]] = []
+    monkeypatch.setattr("launcher.supervise.reach_runtime", lambda _: Runtime())
+    monkeypatch.setattr("launcher.cli.deploy.Systemd", lambda _: SimpleNamespace(start=started.append))
+    component = SimpleNamespace(name="d", service="launch-d.service")
+    installed: Any = SimpleNamespace(
+        name="d", components=(component,), layout=Layout(), state_dir=Path("/nowhere/launch-d/d")
+    )
+    if answered:
+        assert ask_runtime(installed, lambda runtime: runtime.status()) == "answer"  # type: ignore[comparison-overlap]
+    else:
+        with pytest.raises(SuperviseError, match="supervise/no-answer"):
+            ask_runtime(installed, lambda runtime: runtime.status())
+    assert started == [["launch-d.service"]] * deaths
+
+
+def test_a_checkpoint_of_what_was_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed file that is not as it was installed is named, and nothing is kept."""
+    edited = "/etc/systemd/system/launch-a.service was edited after it was installed"
+    monkeypatch.setattr("launcher.cli.checkpointed.file_drift", lambda _: (edited,))
+    installed: Any = SimpleNamespace(name="d")
+    with pytest.raises(SuperviseError, match=f"checkpoint/not-what-runs.*{edited}"):
+        Subject(Path("/kept/d"), Path("/state/d"), installed).files()
+
+
+def test_what_is_installed_is_a_deployment_again(tmp_path: Path) -> None:
+    """Every installed file by its path in the deployment, with its bits; scripts for people are not installed."""
+    texts = {"systemd/launch-a.service": "[Service]\n", "polkit/50-launch-a.rules": "r", "fleet.json": "{}"}
+    files = tuple(RenderedFile(path=p, text=t) for p, t in (*texts.items(), ("commands/a.sh", "#!/bin/sh\n")))
+    layout = Layout(root=tmp_path)
+    placed = placements(Deployment(name="d", input_digest="", files=files), layout)
+    for path, file in placed.items():
+        layout.tree.write(path, file.text.encode(), 0o644)
+    found = bundle_files([str(Path("/") / path.relative_to(tmp_path)) for path in placed], layout, "d")
+    assert {path: file.data.decode() for path, file in found.items()} == texts
