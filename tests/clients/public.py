@@ -59,11 +59,11 @@ async def main() -> int:
             front = Front(table(unit, front=front_unit(apis=("ollama",))), StaticUpstreams())
             async with running(front) as through:
                 urls = {"direct": f"http://127.0.0.1:{port}", "front": f"http://127.0.0.1:{through}"}
-                found = {name: await _all(url, urls["front"], Path(folder)) for name, url in urls.items()}
+                results = await asyncio.gather(*(_all(url, urls["front"], Path(folder)) for url in urls.values()))
     finally:
         server.terminate()
         await server.wait()
-    return compared(found["direct"], found["front"])
+    return compared(*results)
 
 
 def compared(direct: dict[str, Any], front: dict[str, Any]) -> int:
