@@ -192,6 +192,8 @@ class Exchange(Reply):
         lease = upstreams.try_lease(target.name) or await upstreams.acquire(target.name, timeout_s)
         if self.head.takes_slot and not gate.try_acquire():
             lease.release(ok=False)
+            if self._route.grows_above:  # those that came in the same moment wait by now, and count
+                self.services.grow(self._route)
             others = tuple(t.name for t in self._left)
             await gate.acquire(queue_size=front.queue_size, timeout_s=front.queue_timeout_s, others=others)
             try:
