@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from importlib.metadata import requires
 from pathlib import Path
 
 from launcher.cli.app import command_names
+from launcher.compiler import compile_fleet
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,6 +22,18 @@ def test_the_image_copies_what_there_is() -> None:
     assert {"launcher", "conf", "templates", "embedded.txt"} <= {*sources}
     assert [source for source in sources if not (ROOT / source).exists()] == []
     assert {*re.findall(r'CMD \["(\w+)"', text), *re.findall(r"launch (serve)", text)} <= command_names()
+
+
+def test_the_images_own_command_compiles() -> None:
+    """Its CMD, and the one of its head with a network of its own, which needs keys."""
+    text = (ROOT / "packaging/Containerfile").read_text()
+    (own,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
+    with_keys = re.findall(r"runtime\.front\.\S+", text)
+    for overrides in ([word for word in json.loads(own) if "=" in word], with_keys):
+        found = compile_fleet(["hardware=dev", "profile=dev", *overrides]).findings
+        assert [f.message for f in found if f.severity == "error"] == []
+    bare = compile_fleet(["hardware=dev", "profile=dev", with_keys[0]]).findings
+    assert "route/public-without-key" in {f.code for f in bare}
 
 
 def test_the_declared_unit_calls_commands_that_there_are() -> None:

@@ -39,6 +39,7 @@ class Meaning(NamedTuple):
 
 
 NOT_FLAGS = {
+    "id": "routing table",
     "roles": "routing table",
     "aliases": "routing table; --alias carries the server's name, by which a gate knows it",
     "faces": "routing table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 
@@ -45,8 +46,16 @@ class Expansion:
                 )
                 start = asyncio.get_running_loop().create_task(self._start(target, upstreams))
                 self._starts[target.name] = start
-                start.add_done_callback(lambda _, name=target.name: self._starts.pop(name, None))  # type: ignore[misc]
+                start.add_done_callback(functools.partial(self._ended, target.name, targets, threshold, upstreams))
                 return
+
+    def _ended(
+        self, name: str, targets: Sequence[Target], threshold: int, upstreams: Upstreams, start: asyncio.Task[None]
+    ) -> None:
+        """A start is over: those who wait may be enough for one more, and perhaps no request comes to say so."""
+        self._starts.pop(name, None)
+        if not start.cancelled() and upstreams.state(name) in SERVING:
+            self.consider(targets, threshold, upstreams)
 
     async def _start(self, target: Target, upstreams: Upstreams) -> None:
         """Start a server; that it cannot be is not a request's affair."""

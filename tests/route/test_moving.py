@@ -76,6 +76,35 @@ async def test_a_burst_that_comes_while_nobody_runs_is_shared() -> None:
     assert sorted(servers) == ["a"] + ["b"] * 5
 
 
+async def test_a_burst_starts_as_many_as_it_needs() -> None:
+    """All of it has come before the first of the pool's others is up: the next is started all the same."""
+    async with Holding() as first, Holding() as second, answering(OK) as third:
+        pool = RoutePool(name="p", servers=("a", "b", "c"), task_types=(), expansion_threshold=3)
+        later = [target(n, up.port, slots=1, start="demand") for n, up in (("b", second), ("c", third))]
+        fleet = FakeFleet(b="stopped", c="stopped")
+        arrived = asyncio.Event()
+
+        async def wake(name: str) -> None:
+            await arrived.wait()
+            fleet.states[name] = "ready"
+
+        fleet.on_wake = wake
+        front = Front(
+            table(target("a", first.port, slots=1), *later, names={"p": ("a", "b", "c")}, pools=(pool,)), fleet
+        )
+        async with running(front) as port, contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(RawClient(port)) for _ in range(6)]
+            gate = front.view.targets["a"].gate
+            for client in clients:
+                client.send(post({"model": "p"}, "/v1/completions"))
+            await until(lambda: gate.in_flight + len(gate.waiters) == 6)
+            arrived.set()
+            await until(lambda: fleet.woken == ["b", "c"])
+            first.gate.set()
+            second.gate.set()
+            assert {(await client.answer()).status for client in clients} == {200}
+
+
 async def test_a_slot_that_is_free_is_offered_to_who_waits_beside() -> None:
     """Both replicas are busy; who waits for one is answered by the other, when that is free first."""
     async with Holding() as a, Holding() as b:
