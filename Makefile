@@ -111,7 +111,9 @@ generated: $(VENV)/.installed-dev ## are the committed deployments what the conf
 	@$(BIN)/launch render hardware=sovereign profile=three_tier --check
 
 $(VENV)/.bytecode: $(VENV)/.installed-dev # else each of the thousand commands that tests start would compile what it imports
-	@$(BIN)/python -m compileall -q $(VENV)/lib launcher tests >/dev/null || true # packages bring templates that are no Python
+	@# packages bring templates that are no Python; pytest's own bytecode of tests is made by collecting once, not by each worker
+	@$(BIN)/python -m compileall -q -x '/(test_[^/]*|conftest)\.py$$' $(VENV)/lib launcher tests >/dev/null || true
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --collect-only -q -q >/dev/null || true
 	@touch $@
 
 unit: setup-dev $(VENV)/.bytecode

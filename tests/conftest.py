@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,10 +26,23 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 
 keep()
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &` in a script: what tests start would ignore it too
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_LONGEST = ("systemd", "soak", "fleet", "small-fleet", "conformance")
+"""Groups that take longest, the longest first."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups that one worker runs in turn come first: begun last, they would end long after all the others."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+    def rank(item: pytest.Item) -> int:
+        group = item.get_closest_marker("xdist_group")
+        name = group.args[0] if group is not None else None
+        return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST) + (name is None)
+
+    items.sort(key=rank)
 
 
 def packaged_file(package: str, *parts: str) -> Path:
