@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.reference import explanations
+from launcher.cli.reference import declared, explanations
 from launcher.cli.terminal import Terminal
 from launcher.config.schema import Either, Many, Record, Shape, Table, describe, fields_of
-from launcher.ir import config as types
 from launcher.ir.config import FleetConfig
 
 
@@ -75,7 +74,7 @@ def _first_paragraph(struct: type[msgspec.Struct]) -> str:
 @cache
 def _meanings() -> dict[str, str]:
     """`Class.field` → the string that stands below it in the source."""
-    return explanations(inspect.getsource(types))
+    return explanations(declared())
 
 
 def meanings_of(struct: type[msgspec.Struct]) -> dict[str, str]:

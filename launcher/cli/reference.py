@@ -177,9 +177,15 @@ def unit_of(field: str) -> str:
     return next((unit for ending, unit in UNITS.items() if field.endswith(ending)), "bytes" if field == "bytes" else "")
 
 
+def declared() -> str:
+    """The source of every config type."""
+    files = sorted(Path(config.__file__).parent.glob("*.py"))
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
 def reference() -> str:
     """Every group and field as Markdown."""
-    said = explanations(Path(config.__file__).read_text(encoding="utf-8"))
+    said = explanations(declared())
     seen: dict[type, str] = {}
     reached(FleetConfig, "", seen)
     return "\n\n".join("\n".join(section(kind, path, said)) for kind, path in seen.items()) + "\n"
