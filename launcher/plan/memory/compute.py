@@ -52,10 +52,13 @@ def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     pulled = torn(kinds.n_layer, settings) - {RAM}
     scattered = SCATTERED * _layer_states(arch, kinds, settings) if pulled else 0
     yield Part(device=RAM, component="compute", committed=host + more + scattered)
+    if not settings.devices:
+        return
     device = whole + more if fed else max(whole, bound.inputs + bound.row + taken_over(arch, settings)) + more + rows
-    beside = COPIES * max(_layer_kv(arch, kinds, settings), _layer_states(arch, kinds, settings))
     # lfm2's devices compute the attention of the host's layers before them (dry runs of b10068)
     copied = not settings.kv_offload or (arch.shortconv_l_cache > 0 and not fed)
+    moved = copied or pulled
+    beside = COPIES * max(_layer_kv(arch, kinds, settings), _layer_states(arch, kinds, settings)) if moved else 0
     for name in settings.devices:
         size = device + (beside if copied or name in pulled else 0)
         size += scattered if name in pulled else 0
