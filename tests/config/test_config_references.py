@@ -186,9 +186,9 @@ SERVICE = "services.s={command: [x], port: 9999"
         ),
         (["+services.coder={command: [x]}"], "config/duplicate-name", "services.coder", None),
         (
-            ["'+servers={a/b: {model: tiny, quantization: q8_0, tier: hot, port: 1}}'"[1:-1]],
+            ["'+servers={_a: {model: tiny, quantization: q8_0, tier: hot, port: 1}}'"[1:-1]],
             "config/bad-name",
-            "servers.a/b",
+            "servers._a",
             None,
         ),
     ],
