@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +15,8 @@ from launcher.install import Layout, Systemd, install, plan_changes, plan_remova
 from launcher.install.changes import body
 from launcher.install.unit_text import running_words
 from launcher.ir.deployment import Deployment, RenderedFile
+from tests.launched import launched
 
-LAUNCH = Path(sys.executable).with_name("launch")
 TEXTS = st.text("ab=\n#%", max_size=12)
 NAMES = st.sampled_from(
     ["systemd/launch-a.service", "systemd/launch-hot.target", "polkit/50-launch-a.rules", "fleet.json", "commands/a.sh"]
@@ -143,9 +141,7 @@ def test_a_crash_in_between(tmp_path: Path) -> None:
 
 def launch(*words: str, cwd: Path, code: int) -> str:
     """`launch` as a process; everything that it said."""
-    done = subprocess.run(
-        [LAUNCH, *words], cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"HOME": str(cwd)}
-    )
+    done = launched(words, cwd=cwd, env=os.environ | {"HOME": str(cwd)})
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
