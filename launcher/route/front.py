@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.base.background import BackgroundHandler
 from launcher.ir.exchange import Orchestrating
-from launcher.ir.fleet import FrontUnit, RouteTarget, RoutingTable
+from launcher.ir.fleet import FrontUnit, RoutingTable
 from launcher.ir.live import Upstreams
 from launcher.ir.page import Request
 from launcher.route import listing, pages
@@ -30,7 +30,7 @@ from launcher.route.faults import Faults
 from launcher.route.guard import Guard, is_control, is_same_origin
 from launcher.route.handover import Handover, hand_over
 from launcher.route.head import Head, cors_lines
-from launcher.route.journal import Journal
+from launcher.route.journal import open_journal
 from launcher.route.keys import EVERYTHING, Grant
 from launcher.route.media import elsewhere, media_in, require_writes
 from launcher.route.owners import Owners
@@ -44,7 +44,7 @@ from launcher.route.sessions import Sessions
 from launcher.route.spend import Limits, Usage
 from launcher.route.steer import steer
 from launcher.route.sticky import Sticky
-from launcher.route.target import Target
+from launcher.route.target import Target, control_target
 from launcher.route.upstream import Connection
 from launcher.route.view import Route, View, view_of
 
@@ -87,13 +87,13 @@ class Front:
         self.refused: Counter[str] = Counter()  # answered with an error of the front, by its code
         self.escalations: Counter[tuple[str, str, str]] = Counter()
         self._orchestrator = orchestrator
-        self._control = None if control is None else _control_target(control)
+        self._control = None if control is None else control_target(control)
         self.expansion = Expansion()
         self._created = int(time.time())
         self.faults = Faults(self)
         self.reading = Reading()
         self.view = view_of(table, {}, orchestrator, self._require_itself)
-        self._journal = _journal(table)
+        self._journal = open_journal(table.front.journal_file)
         self.has_journal = self._journal is not None
         self.has_access_log = table.front.access_log
         self.clients = Clients(table.front, functools.partial(Exchange, self))
@@ -120,7 +120,7 @@ class Front:
                 orchestrator.take_over(self.view.table)
             raise
         if table.front.journal_file != self.unit.journal_file:
-            journal, self._journal = self._journal, _journal(table)
+            journal, self._journal = self._journal, open_journal(table.front.journal_file)
             if journal is not None:
                 journal.close()
         self.view = view
@@ -440,34 +440,3 @@ async def _report(orchestrator: Orchestrating, exchange: Exchange) -> None:
     """Answer what became of a generation. Raises Refusal."""
     data = await orchestrator.report(exchange.head.path.removeprefix(_GENERATIONS), exchange.head.grant.name)
     exchange.answer(200, b"application/json", data)
-
-
-def _control_target(path: Path) -> Target:
-    """The control API, as one more upstream. No connection is kept: of unix sockets no stale one can be told."""
-    unit = RouteTarget(
-        name="control",
-        host=str(path),
-        port=0,
-        slots=1,
-        n_ctx_per_slot=0,
-        model="",
-        roles=(),
-        aliases=(),
-        start="boot",
-        exclusive=None,
-        request_timeout_s=0,
-        request_defaults={},
-        embedding=False,
-        modalities=(),
-    )
-    target = Target(unit)
-    target.is_control = True
-    target.authority = b"localhost"
-    target.pool.max_idle = 0
-    return target
-
-
-def _journal(table: RoutingTable) -> Journal | None:
-    """The journal that the table asks for. Raises HostError."""
-    path = table.front.journal_file
-    return None if path is None else Journal(path)

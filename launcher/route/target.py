@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -367,3 +368,28 @@ def why_none(targets: Collection[Target], state_of: Callable[[str], ServerState]
     shown = ", ".join(f"{name} is {state}" for name, state in states.items())
     code = "server_failed" if "failed" in states.values() else "server_stopped"
     return HttpError(503, code, f"no server can answer: {shown}", retry_after_s=5)
+
+
+def control_target(path: Path) -> Target:
+    """The control API, as one more upstream. No connection is kept: of unix sockets no stale one can be told."""
+    unit = RouteTarget(
+        name="control",
+        host=str(path),
+        port=0,
+        slots=1,
+        n_ctx_per_slot=0,
+        model="",
+        roles=(),
+        aliases=(),
+        start="boot",
+        exclusive=None,
+        request_timeout_s=0,
+        request_defaults={},
+        embedding=False,
+        modalities=(),
+    )
+    target = Target(unit)
+    target.is_control = True
+    target.authority = b"localhost"
+    target.pool.max_idle = 0
+    return target

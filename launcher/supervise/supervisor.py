@@ -444,11 +444,6 @@ class Supervisor(Upstreams):
 
     def _builtin(self, spec: ProcessSpec) -> ProcessStatus:
         """Our own front, up as long as this runtime."""
-        return ProcessStatus(
-            name=spec.name,
-            kind="service",
-            state="ready" if self.front else "stopped",
-            port=spec.unit.port,
-            pid=self.runtime_pid if self.front else None,
-            model=spec.unit.model,
-        )
+        state: ServerState = "ready" if self.front else "stopped"
+        pid, unit = self.runtime_pid if self.front else None, spec.unit
+        return ProcessStatus(name=spec.name, kind="service", state=state, port=unit.port, pid=pid, model=unit.model)
