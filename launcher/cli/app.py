@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from launcher import __version__
 from launcher.base.names import derived_name
+from launcher.cli.arguments import is_override
 from launcher.cli.complete import (
     complete_deployed,
     complete_overrides,
@@ -77,8 +78,10 @@ Overrides = Annotated[
 
 
 def _process_names(names: list[str] | None) -> list[str] | None:
-    """Processes by their names, also where they are called by a model id (`org/model:q4`)."""
-    return names and [derived_name(name) if set(name) & set("/:.") else name for name in names]
+    """Processes by their names, also where they are called by a model id (`org/model:q4`); overrides as they are."""
+    return names and [
+        derived_name(name) if set(name) & set("/:.") and not is_override(name) else name for name in names
+    ]
 
 
 Names = Annotated[

@@ -106,4 +106,6 @@ def test_a_process_is_named_by_its_model_id_too() -> None:
     """What its unit is called is derived; a plain name stays as it is, and nothing leads out of a directory."""
     typed = ["org/model:q4_k_m", "qwen2.5", "plain_one", "../../etc/passwd"]
     assert _process_names(typed) == ["org-model-q4_k_m", "qwen2-5", "plain_one", "etc-passwd"]
+    overrides = ["servers.a.slots=2", "~servers.a", "+server=mine", "server=org/model"]  # `reload` takes both
+    assert _process_names(overrides) == overrides
     assert _process_names(None) is None

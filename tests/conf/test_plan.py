@@ -73,8 +73,12 @@ def test_a_repacked_copy_is_what_the_big_ones_avoid(plan, server):
 
 
 def test_a_burst_worker_can_be_included_by_its_documented_name(plan):
-    """`include_warm=[worker_fast_1]` adds 8102 to the HOT set of hot_only and breaks no rule."""
-    result, findings = plan("profile=hot_only", "hardware=epyc", "include_warm=[worker_fast_1]")
+    """`include_warm=[worker_fast_1]` adds 8102 to the HOT set of hot_only; whose tasks it gets is another override."""
+    words = ("profile=hot_only", "hardware=epyc", "include_warm=[worker_fast_1]")
+    result, findings = plan(*words)
     worker = next(s for s in result.servers if s.name == "worker_fast_1")
     assert (worker.port, worker.tier) == (8102, "hot")
+    (unasked,) = [f for f in findings if f.severity != "note"]
+    assert unasked.code == "plan/no-task"
+    _, findings = plan(*words, unasked.fixes[0].override)
     assert [f for f in findings if f.severity != "note"] == []

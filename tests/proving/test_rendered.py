@@ -60,9 +60,15 @@ def test_a_folder_without_its_binary_is_not_asked(cli: Cli, llama_server: Path, 
 
 
 def test_render_can_take_the_proof(cli: Cli) -> None:
-    """`render --prove` writes what `render` writes where the bound is enough."""
+    """`render --prove` writes what `render` writes where the bound is enough, and who proved it."""
     plain, proven = (cli.home / name for name in ("plain", "proven"))
     cli.run("render", *cli.dev, "--output", str(plain))
     cli.run("render", *cli.dev, "--prove", "--output", str(proven))
     texts = [{p.relative_to(at): p.read_bytes() for p in at.rglob("*") if p.is_file()} for at in (plain, proven)]
-    assert texts[0] == texts[1]
+    folder = Path("dev-dev")
+    differ = {path for path, text in texts[0].items() if texts[1].pop(path) != text}
+    assert (differ, texts[1]) == ({folder / "fleet.json", folder / ".launch-files.json"}, {})
+    bound, asked = (read_deployment(at / folder)[0] for at in (plain, proven))
+    (server,) = asked.servers
+    assert server.proved is not None
+    assert bound == msgspec.structs.replace(asked, servers=(msgspec.structs.replace(server, proved=None),))
