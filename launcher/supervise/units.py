@@ -231,7 +231,7 @@ class SystemdUnits:
         return self._store.trouble()
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
-        """What the manager runs of the units of `specs`."""
+        """What the manager runs of the units of `specs`, less what is forked and not its program yet (`Type=exec`)."""
         names = {n: unit_names(self._prefix, n, len(s.fallbacks)) for n, s in specs.items() if not s.builtin}
         states = await self._systemd.show(unit for units in names.values() for unit in units)
         known = {record.name: record for record in self._store.read(self._deployment)[0]}
@@ -240,7 +240,8 @@ class SystemdUnits:
         for name, units in names.items():
             spec = specs[name]
             for unit, planned in zip(units, (spec, *spec.fallbacks), strict=True):
-                if states[unit].runs:
+                is_forked = states[unit].sub == "start" and spec.kind == "server"
+                if states[unit].runs and not is_forked:
                     self._units[states[unit].pid] = unit
                     records.append(self._record(planned, unit, states[unit], known.get(name)))
         return records, []

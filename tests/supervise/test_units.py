@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,3 +83,22 @@ async def test_what_the_manager_refuses(
     assert (failed.code, failed.cause) == ("supervise/unit-refused", "Access denied")
     assert supervisor.status().manager == "systemd"
     await supervisor.stop_all("end of test")
+
+
+@pytest.mark.parametrize(("sub", "seen"), [("start", []), ("start-post", ["alpha"])])
+async def test_a_unit_whose_program_is_not_there_yet_is_looked_at_later(
+    sub: str, seen: list[str], state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between fork and exec its process is systemd's own helper: it would be taken for a stranger, and ended."""
+    program = tmp_path / "bin/systemctl"
+    program.parent.mkdir()
+    shown = (
+        f"Id=launch-alpha.service\nLoadState=loaded\nActiveState=activating\nSubState={sub}\nMainPID={os.getpid()}\n"
+    )
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{shown}END\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    owner = SystemdUnits("test", state_dir, write_atomic, prefix="launch", user=False)
+    spec = Supervisor(manifest(fake("alpha", 1)), state_dir=state_dir, owner=owner, emit=Watcher())._specs
+    records, _ = await owner.living(spec)
+    assert [record.name for record in records] == seen
