@@ -64,8 +64,9 @@ class DryRunError(Exception):
 
     `cause`: `unfit` died of a signal or cannot be executed here, `refused` ended by itself, `hung` was killed at its
     timeout, `unreadable` came to its projection, and what it said is not understood. `compiled_for`: CPU features, as
-    the build names them, where it came to say so. `explained` False: its log ends without an error; llama-server loses
-    its last lines now and then when it exits.
+    the build names them, where it came to say so. `explained` False: it may be chance, and is asked again. Its log ends
+    without an error (llama-server loses its last lines now and then when it exits), or it died of a signal that is not
+    the CPU's (b10068 aborted once in tens of thousands of dry runs, by GGML_ASSERT(buffer), and not when asked again).
     """
 
     def __init__(
@@ -160,7 +161,8 @@ def _ended(log: Sequence[str], status: int) -> DryRunError:
     ]
     said = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:])
     if -status in UNFIT:
-        return DryRunError("unfit", f"it died of {signal.Signals(-status).name}: {said}", compiled_for(log))
+        died = f"it died of {signal.Signals(-status).name}: {said}"
+        return DryRunError("unfit", died, compiled_for(log), explained=-status == signal.SIGILL)
     return DryRunError("refused", f"exit status {status}: {said}", explained=bool(errors))
 
 

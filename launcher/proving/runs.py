@@ -62,7 +62,7 @@ DRAFT_MODEL = ("--spec-draft-model", "--model-draft")
 DRAFT_DEVICE = ("--spec-draft-device", "--device-draft")
 """Flags of the draft's devices, by build."""
 ATTEMPTS = 3
-"""At a dry run that ends without a word of why."""
+"""At a dry run whose end may be chance."""
 
 
 class Outcome(NamedTuple):

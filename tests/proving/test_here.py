@@ -81,6 +81,15 @@ def test_a_program_for_another_machine_is_unfit(tmp_path: Path, llama_server: Pa
     assert error.cause == "unfit"
 
 
+def test_an_engine_that_aborts_by_chance_is_asked_again(tmp_path: Path, llama_server: Path) -> None:
+    """The first dry run dies of a signal, the second does not: the plan is proven, and nothing is found."""
+    once = tmp_path / "once"
+    binary = engine(tmp_path, llama_server, f'[ -e {once} ] && exec {llama_server} "$@"; touch {once}; kill -ABRT $$')
+    here = prove_here(compiled(binary))
+    assert not here.findings
+    assert here.compiled.plan.servers[0].proved is not None
+
+
 def test_a_sound_engine_proves_the_plan() -> None:
     """The plan says who proved it, and the second time nothing is run."""
     first = prove_here(compiled())
