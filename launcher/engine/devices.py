@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher.base.environment import passed_on
+from launcher.engine.asking import NoAnswerError, ask
 from launcher.sizes import MIB
 
 _DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d+) MiB, (\d+) MiB free\))?\s*$", re.MULTILINE)
@@ -33,21 +31,12 @@ def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None =
     """
     words = [str(binary), *(("--rpc", rpc) if rpc else ()), "--list-devices"]
     try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env={**passed_on(os.environ), **(env or {})},
-            timeout=LIST_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        status, said, _ = ask(words, env, timeout_s=LIST_TIMEOUT_S)
+    except (OSError, NoAnswerError):
         return None
-    if done.returncode or "Available devices:" not in done.stdout:
+    if status or "Available devices:" not in said:
         return None
-    found = _DEVICE.findall(done.stdout.partition("Available devices:")[2])
+    found = _DEVICE.findall(said.partition("Available devices:")[2])
     return tuple(
         SeenDevice(name, model, int(total or 0) * MIB, int(free or 0) * MIB) for name, model, total, free in found
     )

@@ -10,15 +10,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from launcher.base.environment import passed_on
 from launcher.engine.architectures import architectures
+from launcher.engine.asking import NoAnswerError, ask
 from launcher.engine.build import engines_dir
 from launcher.engine.help import parse_help
 from launcher.errors import EngineError, Finding, Fix
@@ -32,6 +31,8 @@ BUILT_SCHEME = "built://"
 PROBE_TIMEOUT_S = 20.0
 """`--help` of a CUDA build loads its backends first: seconds on a cold disk."""
 TAIL_LINES = 8
+SHOWN_MAX = 200
+"""Characters of a line of what it said in a finding."""
 CACHE_TYPE_FLAGS = ("--cache-type-", "--spec-draft-type-")
 """Beginnings of flags that take a type of K/V."""
 FLAGS_MIN = 40
@@ -187,34 +188,20 @@ def _sparse(flag: msgspec.Struct) -> dict[str, object]:
 def _ask(binary: Path, flag: str, key: str, env: Mapping[str, str] | None, timeout_s: float) -> str:
     """Output of `binary flag`; stdout, or stderr where that is empty (`--version`). Raises EngineError."""
     try:
-        child = subprocess.Popen(
-            [binary, flag],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env={**passed_on(os.environ), **(env or {})},
-            start_new_session=True,
-        )
+        status, out, err = ask((str(binary), flag), env, timeout_s=timeout_s)
     except OSError as error:
         raise EngineError([_failed(key, f"{binary} cannot be run: {error.strerror}")]) from None
-    with child:
-        try:
-            out, err = child.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
-            raise EngineError([_failed(key, f"{binary} {flag} did not answer in {timeout_s:g} s")]) from None
-    if child.returncode != 0:
-        raise EngineError([_died(key, binary, flag, child.returncode, err or out)])
+    except NoAnswerError as error:
+        raise EngineError([_failed(key, f"{binary} {flag} {error}")]) from None
+    if status != 0:
+        raise EngineError([_died(key, binary, flag, status, err or out)])
     return out if out.strip() else err
 
 
 def _died(key: str, binary: Path, flag: str, status: int, output: str) -> Finding:
     """The finding for an exit other than 0: how it ended, the tail of what it said, and what helps."""
     how = f"was killed by signal {-status}" if status < 0 else f"exited {status}"
-    tail = tuple(line.strip() for line in output.splitlines()[-TAIL_LINES:] if line.strip())
+    tail = tuple(line.strip()[:SHOWN_MAX] for line in output.splitlines()[-TAIL_LINES:] if line.strip())
     remedy: tuple[str, ...] = ()
     if "error while loading shared libraries" in output:
         remedy = (f"put the directory of that library into {key}.library_path",)
@@ -257,7 +244,10 @@ def cache_key(binary: Path, digest: str, env: Mapping[str, str]) -> str:
     key = hashlib.sha256(f"{digest}\n{sorted(env.items())}\n".encode(errors="surrogateescape"))
     for directory in directories:
         for library in sorted(directory.glob("lib*.so*")):
-            status = library.stat()
+            try:
+                status = library.stat()
+            except OSError:  # a link that leads nowhere: nothing is loaded by it
+                continue
             key.update(f"{library.name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return key.hexdigest()
 

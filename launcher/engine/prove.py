@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.environment import passed_on
+from launcher.engine.asking import has_ended, kill_session
 from launcher.engine.breakdown import END, Proven, UnreadableError, compiled_for, parse_dry_run
 from launcher.engine.probe import cache_key, sha256_of, write_atomically
 
@@ -30,8 +31,11 @@ AS_JSON = "--log-jsonl"
 """Where the build has it, the breakdown comes as JSON."""
 TIMEOUT_S = 60.0
 TAIL_LINES = 3
-LINES_MAX = 200_000
-"""Of a log; b11434 writes some 9,000 for a model with a draft."""
+SHOWN_MAX = 200
+"""Characters of a line of its log in a finding."""
+LINE_MAX = 65_536
+WRITTEN_MAX = 8 * 1024**2
+"""Characters of a piece of a line, and of a log; b11434 writes some 9,000 lines for a model with a draft."""
 UNFIT = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
 """Signals by which a program ends that this machine, or this model, is none for."""
 CPU_FLAGS = {
@@ -103,6 +107,7 @@ def dry_run(
         raise DryRunError("unreadable", f"llama-server makes no dry run under --split-mode {mode}")
     limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     log: list[str] = []
+    written = 0
     try:
         child = subprocess.Popen(
             [*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())],
@@ -121,45 +126,41 @@ def dry_run(
 
     def too_late() -> None:
         late.set()
-        _kill_session(child)
+        kill_session(child)
 
     alarm = threading.Timer(limit_s, too_late)
     with child:
         alarm.start()
         try:
-            for line in child.stdout or ():
+            for line in iter(lambda: child.stdout.readline(LINE_MAX) if child.stdout else "", ""):
                 log.append(line)
+                written += len(line)
                 if END in line:
                     return parse_dry_run(log, model=model, draft=draft, devices=devices)
-                if len(log) > LINES_MAX or _LOADS.search(line):
+                if _LOADS.search(line):
                     raise DryRunError("unreadable", "it went on without a projection of its memory")
-            child.wait()
+                if written > WRITTEN_MAX:
+                    raise DryRunError("refused", f"it wrote {written} characters without a projection of its memory")
+            has_ended(child, wait=True)
         except UnreadableError as error:
             raise DryRunError("unreadable", str(error)) from None
         finally:
             alarm.cancel()
-            _kill_session(child)
+            kill_session(child)
     if late.is_set():
         raise DryRunError("hung", f"no projection within {limit_s:g} s")
     raise _ended(log, child.returncode)
 
 
-def _kill_session(child: subprocess.Popen[str]) -> None:
-    """SIGKILL to all that the child started, as long as it is not reaped; a wrapper leaves nothing behind."""
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-
-
 def _ended(log: Sequence[str], status: int) -> DryRunError:
     """What the server said of its end: its first errors, else its last lines."""
-    plain = [_STAMP.sub("", _text(line)).strip() for line in log]
+    plain = [_STAMP.sub("", _text(line)).strip()[:SHOWN_MAX] for line in log]
     errors = [
         text
         for line, text in zip(log, plain, strict=True)
         if " E " in line or "error" in line.lower() or "GGML_ASSERT" in line
     ]
-    said = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:])
+    said = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:]) or "it said nothing"
     if -status in UNFIT:
         died = f"it died of {signal.Signals(-status).name}: {said}"
         return DryRunError("unfit", died, compiled_for(log), explained=-status == signal.SIGILL)

@@ -49,8 +49,11 @@ def compiled(binary: Path | None = None) -> Compilation:
         ("echo error: invalid argument >&2; exit 1", "plan/proof-failed", "invalid argument"),
         ("sleep 4321 & wait", "plan/proof-failed", "no projection within"),
         ("echo 'print_info: no_alloc              = 0'; sleep 4321", "engine/proof-unreadable", "went on"),
+        ("exec yes 'nothing that ends'", "plan/proof-failed", "without a projection"),
+        ("exec cat /dev/zero", "plan/proof-failed", "without a projection"),
+        ("sleep 4321 >/dev/null 2>&1 & exit 1", "plan/proof-failed", "exit status 1"),
     ],
-    ids=["ill", "abort", "garbage", "refuses", "hangs", "loads"],
+    ids=["ill", "abort", "garbage", "refuses", "hangs", "loads", "many-lines", "one-line", "leaves-a-child"],
 )
 def test_a_faulty_engine_is_a_finding(
     does: str,
@@ -62,7 +65,8 @@ def test_a_faulty_engine_is_a_finding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each fault by its code, with what happened; nothing is left behind; no figure is taken."""
-    monkeypatch.setattr(prove, "TIMEOUT_S", 1.0)
+    if said.startswith("no projection"):
+        monkeypatch.setattr(prove, "TIMEOUT_S", 1.0)
     here = prove_here(compiled(engine(tmp_path, llama_server, does)))
     assert [f.code for f in here.findings] == [code]
     assert said in here.findings[0].message
