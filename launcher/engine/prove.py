@@ -68,18 +68,18 @@ class DryRunError(Exception):
 
     `cause`: `unfit` died of a signal or cannot be executed here, `refused` ended by itself, `hung` was killed at its
     timeout, `unreadable` came to its projection, and what it said is not understood. `compiled_for`: CPU features, as
-    the build names them, where it came to say so. `explained` False: it may be chance, and is asked again. Its log ends
+    the build names them, where it came to say so. `may_be_chance`: it is worth asking again. Its log ends
     without an error (llama-server loses its last lines now and then when it exits), or it died of a signal that is not
     the CPU's (b10068 aborted once in tens of thousands of dry runs, by GGML_ASSERT(buffer), and not when asked again).
     """
 
     def __init__(
-        self, cause: Cause, message: str, compiled_for: tuple[str, ...] = (), *, explained: bool = True
+        self, cause: Cause, message: str, compiled_for: tuple[str, ...] = (), *, may_be_chance: bool = False
     ) -> None:
         super().__init__(message)
         self.cause: Cause = cause
         self.compiled_for = compiled_for
-        self.explained = explained
+        self.may_be_chance = may_be_chance
 
 
 def without_dry_run(words: Sequence[str]) -> str | None:
@@ -108,20 +108,7 @@ def dry_run(
     limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     log: list[str] = []
     written = 0
-    try:
-        child = subprocess.Popen(
-            [*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**passed_on(os.environ), "GGML_NO_BACKTRACE": "1", **(env or {})},
-            start_new_session=True,
-        )
-    except OSError as error:
-        cause: Cause = "unfit" if error.errno == errno.ENOEXEC else "refused"
-        raise DryRunError(cause, f"{words[0]} cannot be run: {error.strerror}") from None
+    child = _begin([*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())], env or {})
     late = threading.Event()
 
     def too_late() -> None:
@@ -152,6 +139,24 @@ def dry_run(
     raise _ended(log, child.returncode)
 
 
+def _begin(words: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a dry run in a session of its own, all that it says as one text. Raises DryRunError."""
+    try:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**passed_on(os.environ), "GGML_NO_BACKTRACE": "1", **env},
+            start_new_session=True,
+        )
+    except OSError as error:
+        cause: Cause = "unfit" if error.errno == errno.ENOEXEC else "refused"
+        raise DryRunError(cause, f"{words[0]} cannot be run: {error.strerror}") from None
+
+
 def _ended(log: Sequence[str], status: int) -> DryRunError:
     """What the server said of its end: its first errors, else its last lines."""
     plain = [_STAMP.sub("", _text(line)).strip()[:SHOWN_MAX] for line in log]
@@ -163,8 +168,8 @@ def _ended(log: Sequence[str], status: int) -> DryRunError:
     said = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:]) or "it said nothing"
     if -status in UNFIT:
         died = f"it died of {signal.Signals(-status).name}: {said}"
-        return DryRunError("unfit", died, compiled_for(log), explained=-status == signal.SIGILL)
-    return DryRunError("refused", f"exit status {status}: {said}", explained=bool(errors))
+        return DryRunError("unfit", died, compiled_for(log), may_be_chance=-status != signal.SIGILL)
+    return DryRunError("refused", f"exit status {status}: {said}", may_be_chance=not errors)
 
 
 def _text(line: str) -> str:

@@ -203,7 +203,7 @@ def _run(prover: Prover, key: str, job: Job) -> Outcome:
         try:
             found = _dry_run(prover, job)
         except engine.DryRunError as error:
-            if error.explained or attempt == ATTEMPTS - 1:
+            if not error.may_be_chance or attempt == ATTEMPTS - 1:
                 return Outcome(None, error)
         else:
             engine.keep_proof(prover.kept, key, found)
