@@ -152,7 +152,10 @@ def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenCard, ...] | None:
     except EngineError:
         return None
     libraries = {"LD_LIBRARY_PATH": ":".join(map(str, path))} if isinstance(path, list) and path else {}
-    listed = engine.list_devices(found, env=libraries) if found else None
+    try:
+        listed = engine.list_devices(found, env=libraries) if found else None
+    except engine.NoAnswerError:  # the check of this host asks, too, and says so
+        return None
     return None if listed is None else tuple(SeenCard(d.name, d.model, d.total_bytes) for d in listed)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,11 +25,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs `launch` and exits with CONTRACT's code. A traceback here is a bug of ours (exit code 1)."""
     words = list(sys.argv[1:] if argv is None else argv)
     _open_standard_streams()
+    with _interrupted_by_signals() as signals:
+        try:
+            code = _run(words)
+        except KeyboardInterrupt:  # also while the rest is still being imported
+            code = 128 + signal.SIGINT
+    sys.exit(128 + signals[0] if signals else code)
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP (unless ignored, as under nohup) are like Ctrl-C: what was started is ended first.
+
+    Yields those that came.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    ours = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    before = {n: signal.signal(n, interrupt) for n in ours if signal.getsignal(n) is signal.SIG_DFL}
     try:
-        code = _run(words)
-    except KeyboardInterrupt:  # also while the rest is still being imported
-        code = 128 + signal.SIGINT
-    sys.exit(code)
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(words: list[str]) -> int:

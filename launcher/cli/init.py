@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,6 +23,9 @@ from launcher.files.packaged import fleet_schema_path
 from launcher.ir.config import HardwareConfig
 from launcher.ir.host import HostInventory
 from launcher.sizes import gib
+
+if TYPE_CHECKING:
+    from launcher.engine import SeenDevice
 
 SLOTS = 2
 CACHE_MIB = 1024
@@ -92,15 +96,23 @@ def best_engine(host: HostInventory) -> FoundEngine:
     engines = find_engines(os.environ, packaged=at(engine.EMBEDDED), built=at("built://llama-server"))
     if not engines:
         raise EngineError([_no_engine()])
-    seeing = (e for e in engines if engine.list_devices(Path(e.binary)))
+    seeing = (e for e in engines if _listed(e))
     return next(seeing, engines[0]) if host.gpus else engines[0]
+
+
+def _listed(found: FoundEngine) -> tuple[SeenDevice, ...] | None:
+    """The devices that an engine sees; None where it does not say."""
+    from launcher import engine
+
+    try:
+        return engine.list_devices(Path(found.binary))
+    except engine.NoAnswerError:
+        return None
 
 
 def as_seen(host: HostInventory, found: FoundEngine) -> HostInventory:
     """The machine as the engine sees it: without cards where it lists none of them."""
-    from launcher import engine
-
-    blind = host.gpus and engine.list_devices(Path(found.binary)) == ()
+    blind = host.gpus and _listed(found) == ()
     return msgspec.structs.replace(host, gpus=()) if blind else host
 
 

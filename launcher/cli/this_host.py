@@ -10,8 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 from launcher.base.environment import withheld
+from launcher.base.programs import unrunnable
 from launcher.compiler import Compilation
-from launcher.errors import Finding, LaunchError
+from launcher.errors import EngineError, Finding, LaunchError
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.host import HostGpu, HostInventory
@@ -89,20 +90,22 @@ def ask_binaries(compiled: Compilation) -> Binaries:
     real: dict[str, tuple[str, Dialect]] = dict(compiled.engines)
     asked = False
     for name, (binary, recorded) in compiled.engines.items():
-        if engine.locate_binary(binary) is None:
-            lines.append((f"engine {name}", f"{binary} is not here; planned for {recorded.name}"))
+        if unrunnable(binary) is not None:
+            lines.append((f"engine {name}", f"{binary} cannot be run here; planned for {recorded.name}"))
             continue  # the host's check says so
         entry = compiled.plan.config.engines[name]
         env = {"LD_LIBRARY_PATH": ":".join(entry.library_path)} if entry.library_path else None
         try:
             real[name] = (binary, engine.probe(Path(binary), state_root() / "dialects", key=f"engines.{name}", env=env))
+            if compiled.plan.config.hardware.gpus:
+                seen, missing = _devices(compiled, name, Path(binary), env)
+                asked = asked or seen is not None
+                gpus |= seen or {}
+                findings += missing
         except LaunchError as error:
             findings += error.findings
-        if compiled.plan.config.hardware.gpus:
-            seen, missing = _devices(compiled, name, Path(binary), env)
-            asked = asked or seen is not None
-            gpus |= seen or {}
-            findings += missing
+            lines.append((f"engine {name}", f"{binary} does not say what it accepts; planned for {recorded.name}"))
+            continue
         mine = [compiled.commands[s.name].argv for s in compiled.plan.servers if s.config.engine == name]
         flags = {word for argv in mine for word in argv if word in real[name][1].index()}
         servers = f"{len(mine)} server{'s' * (len(mine) != 1)}"
@@ -116,14 +119,20 @@ def ask_binaries(compiled: Compilation) -> Binaries:
 def _devices(
     compiled: Compilation, engine_name: str, binary: Path, env: Mapping[str, str] | None
 ) -> tuple[dict[str, HostGpu] | None, list[Finding]]:
-    """The GPUs of the config that a binary sees (None where it does not say), and those its servers need and lack."""
+    """The GPUs of the config that a binary sees (None where it does not say), and those its servers need and lack.
+
+    Raises EngineError (`engine/probe-failed`) for one that hangs.
+    """
     from launcher import engine
     from launcher.render.devices import place
 
     gpus = compiled.plan.config.hardware.gpus
     placed = {name: place((name,), gpus, "")[0] for name in gpus}
     endpoints = ",".join(dict.fromkeys(e for at in placed.values() for e in at.rpc if e))
-    listed = engine.list_devices(binary, rpc=endpoints, env=env)
+    try:
+        listed = engine.list_devices(binary, rpc=endpoints, env=env)
+    except engine.NoAnswerError as error:
+        raise EngineError([engine.probe_failed(f"engines.{engine_name}", f"{binary} --list-devices {error}")]) from None
     if listed is None:
         return None, []
     by_name = {device.name: device for device in listed}

@@ -4,12 +4,15 @@ In: a binary (probed by its own `--help`), or the name of a recorded dialect. Ou
 And what it says that a command line will take, from its own dry run (`prove`). `help` and `breakdown` are pure.
 """
 
+from launcher.engine.asking import NoAnswerError
 from launcher.engine.breakdown import Proven, UnreadableError, parse_dry_run
 from launcher.engine.devices import SeenDevice, list_devices
 from launcher.engine.help import parse_help
-from launcher.engine.probe import (
+from launcher.engine.identity import binary_digest, may_be_kept
+from launcher.engine.probing import (
     locate_binary,
     probe,
+    probe_failed,
     record,
     recorded,
     recorded_names,
@@ -20,7 +23,6 @@ from launcher.engine.prove import (
     AS_JSON,
     EMBEDDED,
     DryRunError,
-    binary_digest,
     dry_run,
     keep_proof,
     lacking,
@@ -35,6 +37,7 @@ __all__ = [
     "AS_JSON",
     "EMBEDDED",
     "DryRunError",
+    "NoAnswerError",
     "Proven",
     "SeenDevice",
     "UnreadableError",
@@ -44,9 +47,11 @@ __all__ = [
     "lacking",
     "list_devices",
     "locate_binary",
+    "may_be_kept",
     "parse_dry_run",
     "parse_help",
     "probe",
+    "probe_failed",
     "proof_key",
     "read_proof",
     "record",

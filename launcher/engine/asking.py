@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
-import signal
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import monotonic, sleep
 from typing import IO, Any, NamedTuple
 
 from launcher.base.environment import passed_on
+from launcher.base.processes import ProcessScope, has_ended
 
 SAID_MAX = 8 * 1024**2
 """Bytes of an answer; `--help` of today's builds has 100,000."""
+AGAIN_S = 60.0
 _LOOK_S = 0.01
 
 
@@ -30,24 +32,47 @@ class NoAnswerError(Exception):
     """It was ended before it had answered; the text says why: `did not answer in 20 s`, `wrote more than 8 MiB`."""
 
 
+_unanswered: dict[tuple[object, ...], tuple[float, NoAnswerError]] = {}
+"""Question → when it was given up, and why."""
+
+
 def ask(words: Sequence[str], env: Mapping[str, str] | None, *, timeout_s: float) -> Said:
-    """Run `words` to its end; `env` is added to what servers inherit. Raises OSError (it cannot run), NoAnswerError."""
+    """Run `words` to its end; `env` is added to what servers inherit.
+
+    What got no answer is not asked again for AGAIN_S, as long as the program's file is the same. Raises OSError (it
+    cannot run), NoAnswerError.
+    """
+    question = (*words, *sorted((env or {}).items()), *_file(words[0]))
+    given_up, why = _unanswered.get(question, (0.0, None))
+    if why is not None and monotonic() - given_up < AGAIN_S:
+        raise why
+    try:
+        return _run(words, env or {}, timeout_s)
+    except NoAnswerError as error:
+        _unanswered[question] = monotonic(), error
+        raise
+
+
+def _file(program: str) -> tuple[int, ...]:
+    """What tells a program's file from another in its place; nothing for one that cannot be looked at."""
+    try:
+        facts = Path(shutil.which(program) or program).stat()
+    except OSError:
+        return ()
+    return facts.st_ino, facts.st_mtime_ns
+
+
+def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said:
+    """See `ask`."""
     until = monotonic() + timeout_s
-    with subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**passed_on(os.environ), **(env or {})},
-        start_new_session=True,
-    ) as child:
+    env = {**passed_on(os.environ), **env}
+    scope = ProcessScope()
+    with scope, scope.start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
         try:
             out, err = _read(child.stdout, child.stderr, until)
             _wait(child, until)
         except TimeoutError:
             raise NoAnswerError(f"did not answer in {timeout_s:g} s") from None
-        finally:
-            kill_session(child)
     return Said(child.returncode, out, err)
 
 
@@ -77,15 +102,3 @@ def _wait(child: subprocess.Popen[bytes], until: float) -> None:
         if monotonic() > until:
             raise TimeoutError
         sleep(_LOOK_S)
-
-
-def has_ended(child: subprocess.Popen[Any], *, wait: bool = False) -> bool:
-    """Whether it has; it is not reaped, so that its session can still be named."""
-    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is not None
-
-
-def kill_session(child: subprocess.Popen[Any]) -> None:
-    """SIGKILL to all that the child started, as long as it is not reaped; a wrapper leaves nothing behind."""
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)

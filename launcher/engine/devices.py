@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher.engine.asking import NoAnswerError, ask
+from launcher.engine.asking import ask
 from launcher.sizes import MIB
 
 _DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d+) MiB, (\d+) MiB free\))?\s*$", re.MULTILINE)
-LIST_TIMEOUT_S = 60.0
+LIST_TIMEOUT_S = 30.0
 """A CUDA build opens every card first."""
 
 
@@ -27,12 +27,12 @@ class SeenDevice(NamedTuple):
 def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None = None) -> tuple[SeenDevice, ...] | None:
     """The devices that `binary` sees, with the servers `rpc` (`host:port,…`) added to them.
 
-    None when the build does not say: it fails, hangs, or is too old for the flag.
+    None when the build does not say: it fails, or is too old for the flag. Raises NoAnswerError.
     """
     words = [str(binary), *(("--rpc", rpc) if rpc else ()), "--list-devices"]
     try:
         status, said, _ = ask(words, env, timeout_s=LIST_TIMEOUT_S)
-    except (OSError, NoAnswerError):
+    except OSError:
         return None
     if status or "Available devices:" not in said:
         return None

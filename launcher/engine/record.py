@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from launcher.engine.probe import record
+from launcher.engine.probing import record
 
 USAGE = "usage: python -m launcher.engine.record NAME BINARY"
 

@@ -46,8 +46,8 @@ def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """A binary or numactl that is not installed."""
-    for program in facts.missing_programs:
+    """A binary or numactl that is not installed, or cannot be run as it is."""
+    for program, why in facts.missing_programs.items():
         users = [s.name for s in manifest.servers if program in programs_of(s)]
         fixes: tuple[Fix, ...] = ()
         if Path(program).name == "numactl":
@@ -62,7 +62,7 @@ def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Findi
                 code=code,
                 severity="error",
                 key="engines.default.binary",
-                message=f"{program} is not on this host; {who} it",
+                message=f"{program} {why}; {who} it",
                 notes=(remedy,),
                 fixes=fixes,
             )
@@ -82,7 +82,7 @@ def _services_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Findi
             code="host/service-program-missing",
             severity="error" if service.fatal else "warning",
             key=field,
-            message=f"{service.name}: {service.argv[0]}{what} is not on this host",
+            message=f"{service.name}: {service.argv[0]}{what} {facts.missing_programs[service.argv[0]]}",
             notes=(remedy, f"without the service: ~services.{service.name}"),
         )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.programs import unrunnable
 from launcher.hardware.upstreams import unwell_upstreams
 from launcher.ir.catalog import StoredFile
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
@@ -25,7 +26,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     host: HostInventory
     missing_files: dict[str, str] = {}
     """Path → why it cannot be read."""
-    missing_programs: tuple[str, ...] = ()
+    missing_programs: dict[str, str] = {}
+    """Program → why it cannot be run, to follow its name."""
     missing_images: tuple[str, ...] = ()
     """Container images that their engine, which is here, does not have."""
     taken_ports: dict[str, str] = {}
@@ -83,8 +85,8 @@ def gather_facts(
     return HostFacts(
         host=host,
         missing_files=missing,
-        missing_programs=tuple(sorted(p for p in programs if shutil.which(p) is None)),
-        missing_images=tuple(sorted(i for e, i in images if shutil.which(e) and not _has_image(e, i))),
+        missing_programs={p: why for p in sorted(programs) if (why := unrunnable(p)) is not None},
+        missing_images=tuple(sorted(i for e, i in images if unrunnable(e) is None and not _has_image(e, i))),
         taken_ports=ports,
         our_bytes=sum(running.values()),
         disk_free={str(state_dir): _disk_free(state_dir)},

@@ -34,8 +34,8 @@ def _lines(manifest: FleetManifest, facts: HostFacts) -> Iterator[tuple[str, str
     files = {p for s in manifest.servers if s.start != "never" for p in s.files}
     gone = files & set(facts.missing_files)
     yield "files", f"{len(files)} to be read, {f'{len(gone)} cannot be read' if gone else 'all readable'}"
-    missing = ", ".join(facts.missing_programs)
-    yield "programs", f"{missing} not found" if missing else "every program found"
+    missing = ", ".join(f"{program} {why}" for program, why in facts.missing_programs.items())
+    yield "programs", missing or "every program found"
     locked = sum(m.locked_bytes for s in manifest.servers for m in s.memory)
     limit = "no limit" if host.memlock_bytes is None else f"the limit is {gib(host.memlock_bytes)} a process"
     yield "locks", f"{gib(locked)} to be locked, {limit}" if locked else f"nothing to be locked, {limit}"

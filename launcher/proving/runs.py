@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from time import monotonic, time
 from typing import NamedTuple
 
 import msgspec
 
 from launcher import catalog, engine
+from launcher.base.processes import ProcessScope
 from launcher.files import state_root
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import EngineConfig, ServerConfig
@@ -47,6 +51,8 @@ class Prover(msgspec.Struct, frozen=True, kw_only=True):
 
     engines: dict[str, tuple[str, Dialect]]
     digests: dict[str, str]
+    lasting: frozenset[str]
+    """Engines whose proofs may be kept."""
     features: tuple[str, ...]
     stand_ins: dict[str, str]
     """Device that this machine lacks → what stands for its endpoint in a command line."""
@@ -63,6 +69,11 @@ DRAFT_DEVICE = ("--spec-draft-device", "--device-draft")
 """Flags of the draft's devices, by build."""
 ATTEMPTS = 3
 """At a dry run whose end may be chance."""
+AGAIN_S = 10.0
+"""One that took longer is not tried again."""
+_PREFIX = "launch-prove-"
+_JUST_MADE_S = 60.0
+"""A folder that is younger may not be locked by its owner yet."""
 
 
 class Outcome(NamedTuple):
@@ -87,32 +98,67 @@ def prover(
 ) -> Iterator[Prover]:
     """What is proven with, and its folder for the length of a proof. `env`: by engine, where it finds its libraries."""
     digests = {name: engine.binary_digest(Path(at), env.get(name, {})) for name, (at, _) in engines.items()}
-    with tempfile.TemporaryDirectory(prefix="launch-prove-") as folder:
+    with _folder() as folder:
         yield Prover(
             engines=engines,
             digests=digests,
+            lasting=frozenset(name for name, (at, _) in engines.items() if engine.may_be_kept(Path(at))),
             features=features,
             stand_ins=dict(stand_ins),
-            folder=Path(folder),
+            folder=folder,
             kept=state_root() / "proofs",
         )
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder of our own; those that killed proofs left behind go."""
+    for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            facts = other.lstat()
+            if facts.st_uid == os.geteuid() and time() - facts.st_mtime > _JUST_MADE_S:
+                with _locked(other):
+                    shutil.rmtree(other)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, _locked(Path(name)):
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, as long as this process lives. Raises OSError where it is held, or is no folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     """How the dry run of every job ended, as many at once as there are CPUs; equal ones are run once.
 
-    Headers are made only for dry runs that were not kept from earlier.
+    Headers are made only for dry runs that were not kept from earlier. An engine that hung is not asked again.
     """
     keys = {name: _key(prover, job) for name, job in jobs.items()}
     done = {
-        key: Outcome(kept, cached=True) for key in set(keys.values()) if (kept := engine.read_proof(prover.kept, key))
+        key: Outcome(kept, cached=True)
+        for key in {keys[name] for name, job in jobs.items() if job.engine in prover.lasting}
+        if (kept := engine.read_proof(prover.kept, key))
     }
     once = {key: job for name, job in jobs.items() if (key := keys[name]) not in done}
     for path, file in {path: file for job in once.values() for file, path in job.sparse}.items():
         if not path.exists():
             catalog.write_sparse(file, path)
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        done |= dict(zip(once, pool.map(lambda key: _run(prover, key, once[key]), once), strict=True))
+    hung: dict[str, Outcome] = {}
+
+    def run(key: str) -> Outcome:
+        outcome = hung.get(once[key].engine) or _run(prover, key, once[key], scope)
+        if outcome.error is not None and outcome.error.cause == "hung":
+            hung[once[key].engine] = outcome
+        return outcome
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool, ProcessScope() as scope:
+        done |= dict(zip(once, pool.map(run, once), strict=True))
     return {name: done[key] for name, key in keys.items()}
 
 
@@ -197,24 +243,26 @@ def _key(prover: Prover, job: Job) -> str:
     return engine.proof_key(prover.digests[job.engine], flags, job.headers, prover.features)
 
 
-def _run(prover: Prover, key: str, job: Job) -> Outcome:
+def _run(prover: Prover, key: str, job: Job, scope: ProcessScope) -> Outcome:
     """A new dry run, kept under `key`."""
+    begun = monotonic()
     for attempt in range(ATTEMPTS):
         try:
-            found = _dry_run(prover, job)
+            found = _dry_run(prover, job, scope)
         except engine.DryRunError as error:
-            if not error.may_be_chance or attempt == ATTEMPTS - 1:
+            if not error.may_be_chance or attempt == ATTEMPTS - 1 or monotonic() - begun > AGAIN_S:
                 return Outcome(None, error)
         else:
-            engine.keep_proof(prover.kept, key, found)
+            if job.engine in prover.lasting:
+                engine.keep_proof(prover.kept, key, found)
             return Outcome(found)
     raise AssertionError
 
 
-def _dry_run(prover: Prover, job: Job) -> engine.Proven:
+def _dry_run(prover: Prover, job: Job, scope: ProcessScope) -> engine.Proven:
     """One dry run, with what stands in for devices that are not here. Raises DryRunError."""
     binary, dialect = prover.engines[job.engine]
-    with engine.stand_in_devices(Path(binary), len(job.endpoints)) as real:
+    with engine.stand_in_devices(Path(binary), len(job.endpoints), scope) as real:
         stood = dict(zip(job.endpoints, real, strict=True))
         return engine.dry_run(
             tuple(_with_endpoints(word, stood) for word in job.words),
@@ -223,6 +271,7 @@ def _dry_run(prover: Prover, job: Job) -> engine.Proven:
             draft=job.draft,
             env=job.env,
             jsonl=engine.AS_JSON in dialect.index(),
+            scope=scope,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -16,11 +15,11 @@ from typing import NamedTuple
 import httpx
 
 from launcher.base.environment import passed_on
+from launcher.base.processes import dying_with_us
 
 TAIL_LINES = 3
 POLL_S = 0.05
 STOP_S = 10.0
-PR_SET_PDEATHSIG = 1
 
 
 class TrialError(Exception):
@@ -43,11 +42,6 @@ def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: 
     `log` is overwritten. The kernel kills the server when this process dies, so that a killed sweep leaves nothing.
     """
     port = _free_port()
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def die_with_us() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
     with log.open("wb") as output:
         try:
             child = subprocess.Popen(
@@ -57,7 +51,7 @@ def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: 
                 stderr=subprocess.STDOUT,
                 env={**passed_on(os.environ), **env},
                 start_new_session=True,
-                preexec_fn=die_with_us,  # noqa: PLW1509 - one call of libc; none of our threads runs meanwhile
+                preexec_fn=dying_with_us(),  # noqa: PLW1509 - one call of libc; none of our threads runs meanwhile
             )
         except OSError as error:
             raise TrialError(f"{words[0]} cannot be run: {error.strerror}") from None

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from launcher.base.programs import NOT_HERE
 from launcher.compiler import Compilation, compile_fleet, render
 from launcher.errors import Finding, LaunchError
 from launcher.hardware import check_host, describe_checks
@@ -64,7 +65,8 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 }
 FIELDS = tuple(msgspec.structs.fields(ServerConfig))
 BARE = {"available_bytes": 0, "cpus": "", "cpu_quota": 0.5, "gpus": [], "nodes": [], "memlock_bytes": 0}
-HOSTS = (host_facts({}), host_facts({**BARE, "missing_programs": ["numactl", "taskset"], "disk_free": {"/": 0}}))
+MISSING = dict.fromkeys(("numactl", "taskset"), NOT_HERE)
+HOSTS = (host_facts({}), host_facts({**BARE, "missing_programs": MISSING, "disk_free": {"/": 0}}))
 """A host that has what the base of all cases says, and one that has nothing."""
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
+from launcher.base.processes import ProcessScope, ScopeEndedError
 from launcher.engine.asking import NoAnswerError, ask
 
 
@@ -46,6 +49,42 @@ def test_a_child_that_is_left_behind_is_ended(tmp_path: Path) -> None:
     """The engine has answered, and what it started goes with it."""
     assert ask(script(tmp_path, "sleep 4323 >/dev/null 2>&1 & echo 1"), {}, timeout_s=60).out == "1\n"
     assert left("4323") == []
+
+
+def test_a_question_without_an_answer_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command asks in several places; a hanging engine costs it one limit. Another program in its place is asked."""
+    words = script(tmp_path, f"echo x >> {tmp_path}/calls; sleep 4324")
+    for _ in range(3):
+        with pytest.raises(NoAnswerError, match=r"in 0\.5 s"):
+            ask(words, {}, timeout_s=0.5)
+    assert (tmp_path / "calls").read_text() == "x\n"
+    (tmp_path / "engine").unlink()
+    assert ask(script(tmp_path, "echo 1"), {}, timeout_s=60).out == "1\n"
+    script(tmp_path, "sleep 4324")
+    monkeypatch.setattr("launcher.engine.asking.AGAIN_S", 0.0)
+    with pytest.raises(NoAnswerError):
+        ask(words, {}, timeout_s=0.5)
+
+
+def test_nothing_runs_after_its_scope() -> None:
+    """A thread that waits for a program goes on when the scope ends; one that comes later starts nothing."""
+    said: list[bytes] = []
+    started = threading.Event()
+
+    def wait(scope: ProcessScope) -> None:
+        with scope.start(("sleep", "4325"), stdout=subprocess.PIPE) as child:
+            started.set()
+            said.append(child.stdout.read() if child.stdout else b"?")
+
+    with ProcessScope() as scope:
+        thread = threading.Thread(target=wait, args=(scope,))
+        thread.start()
+        assert started.wait(60)
+    thread.join(60)
+    assert said == [b""]
+    with pytest.raises(ScopeEndedError), scope.start(("sleep", "4325")):
+        pass
+    assert left("4325") == []
 
 
 def left(word: str) -> list[int]:

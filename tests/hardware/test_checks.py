@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from launcher.base.programs import NOT_HERE
 from launcher.hardware import HostFacts, check_host, describe_checks, gather_facts, models_to_come, take_inventory
 from launcher.hardware.facts import port_taken
 from launcher.ir.catalog import StoredFile
@@ -192,7 +193,7 @@ def test_locked_bytes_need_the_limit() -> None:
 def test_numactl_and_cpus_are_looked_for() -> None:
     """A server behind numactl needs it, and a CPU list must be within what we are given."""
     manifest = fleet(server(argv=("numactl", "--physcpubind=0", "--interleave=all", "--", "llama-server-x")))
-    facts = HostFacts(host=HOST, missing_programs=("llama-server-x", "numactl"))
+    facts = HostFacts(host=HOST, missing_programs=dict.fromkeys(("llama-server-x", "numactl"), NOT_HERE))
     assert codes(manifest, facts) == ["engine/missing-binary", "host/numactl-missing"]
     bound = fleet(server(argv=("taskset", "--cpu-list", "6-9", "x")))
     assert codes(bound, HostFacts(host=HOST)) == ["host/cpus-missing"]
@@ -210,7 +211,7 @@ def formalizer(**changes: Any) -> ServiceUnit:
 
 def test_a_service_without_its_program() -> None:
     """A warning where it may fail alone, an error where it may not; of a container it is the engine that is missing."""
-    facts = HostFacts(host=HOST, missing_programs=("formalizer", "podman"))
+    facts = HostFacts(host=HOST, missing_programs=dict.fromkeys(("formalizer", "podman"), NOT_HERE))
 
     def found(**changes: Any) -> tuple[str, str, str]:
         manifest = msgspec.structs.replace(fleet(server()), services=(formalizer(**changes),))
@@ -297,12 +298,12 @@ def test_what_was_looked_at_is_told_where_all_is_well_and_where_nothing_is() -> 
     bare = HostFacts(
         host=HOST,
         missing_files={"/dev/null": "gone"},
-        missing_programs=("numactl",),
+        missing_programs={"numactl": NOT_HERE},
         taken_ports={"a": "is held by nginx (pid 1)"},
     )
     ill = dict(describe_checks(manifest, bare))
     assert ill["files"] == "1 to be read, 1 cannot be read"
-    assert ill["programs"] == "numactl not found"
+    assert ill["programs"] == "numactl is not on this host"
     assert ill["ports"] == "a is held by nginx (pid 1)"
     assert ill["cuda0"].endswith("no such card")
     assert set(ill) == set(well) - {"disk"}

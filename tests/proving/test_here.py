@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,8 +18,10 @@ from launcher.engine import prove
 from launcher.hardware import take_inventory
 from launcher.ir.host import HostGpu
 from launcher.proving import prove_here
+from launcher.proving.runs import prover
 from launcher.sizes import MIB
 from tests.cli.conftest import Cli
+from tests.launched import LAUNCH
 
 GARBAGE = "echo 'common_memory_breakdown_print: |   - Host | lots |'; echo projected to use much; sleep 5"
 ILL = 'echo "system_info: CPU : AVX2 = 1 | NEVER_HEARD_OF = 1 |"; kill -ILL $$'
@@ -92,6 +98,71 @@ def test_an_engine_that_aborts_by_chance_is_asked_again(tmp_path: Path, llama_se
     here = prove_here(compiled(binary))
     assert not here.findings
     assert here.compiled.plan.servers[0].proved is not None
+
+
+def test_an_engine_that_hangs_costs_its_limit_once(
+    tmp_path: Path, llama_server: Path, no_orphans: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of nine servers as many are asked as there are CPUs; the others are not, and one finding names all."""
+    monkeypatch.setattr(prove, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr("launcher.proving.runs.os.cpu_count", lambda: 2)
+    does = f"echo x >> {tmp_path}/calls; sleep 4321"
+    of = "model: smollm2_135m, quantization: q4_1, tier: hot"
+    more = [f"+servers.s{i}={{{of}, port: {9100 + i}, n_ctx: {1024 + 256 * i}}}" for i in range(8)]
+    fleet = compile_fleet(
+        ["hardware=dev", "profile=dev", f"engines.default.binary={engine(tmp_path, llama_server, does)}", *more]
+    )
+    (finding,) = prove_here(fleet).findings
+    assert "s7" in finding.message
+    assert len((tmp_path / "calls").read_text().split()) == 2
+    _nothing_runs("4321")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda n: n.name)
+def test_a_command_that_is_ended_leaves_no_engine(number: signal.Signals, tmp_path: Path, llama_server: Path) -> None:
+    """Ctrl-C, systemd's stop, a closed terminal, kill -9, while a dry run hangs: at once, without a traceback."""
+    asked, temporary = tmp_path / "asked", tmp_path / "tmp"
+    temporary.mkdir()
+    binary = engine(tmp_path, llama_server, f"echo $$ > {asked}.part; mv {asked}.part {asked}; exec sleep 4326")
+    words = ["check", "hardware=dev", "profile=dev", f"engines.default.binary={binary}"]
+    with subprocess.Popen(
+        [LAUNCH, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        text=True,
+    ) as command:
+        until = time.monotonic() + 60
+        while not asked.exists():
+            assert command.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        command.send_signal(number)
+        said, _ = command.communicate(timeout=30)
+    _nothing_runs("4326")
+    killed = number is signal.SIGKILL
+    assert command.returncode == (-number if killed else 128 + number)
+    assert "Traceback" not in said
+    assert killed or not list(temporary.iterdir())
+
+
+def test_what_a_killed_proof_left_behind_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that nobody holds and that are not new; a link by such a name is not followed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, new, kept = tmp_path / "launch-prove-old", tmp_path / "launch-prove-new", tmp_path / "kept"
+    for folder in (old, new, kept):
+        folder.mkdir()
+        (folder / "a.gguf").write_bytes(b"GGUF")
+    (tmp_path / "launch-prove-link").symlink_to(kept)
+    os.utime(old, (1, 1))
+    with prover({}, {}, (), {}) as first:
+        os.utime(first.folder, (1, 1))
+        with prover({}, {}, (), {}) as second:
+            assert {old.exists(), new.exists(), first.folder.exists(), second.folder.exists()} == {False, True}
+            assert not old.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "launch-prove-link", "launch-prove-new"]
+    assert list(kept.iterdir())
 
 
 def test_a_sound_engine_proves_the_plan() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
 import mmap
-import os
 import re
 import shutil
 import signal
@@ -16,10 +14,12 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.programs import unrunnable
 from launcher.engine.architectures import architectures
 from launcher.engine.asking import NoAnswerError, ask
 from launcher.engine.build import engines_dir
 from launcher.engine.help import parse_help
+from launcher.engine.identity import identity, may_be_kept, sha256_of
 from launcher.errors import EngineError, Finding, Fix
 from launcher.ir.config import EngineConfig
 from launcher.ir.dialect import Dialect
@@ -66,10 +66,8 @@ def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
 
 def locate_binary(binary: str) -> Path | None:
     """The file that running `binary` would execute now, or None: a path as it is, a bare name through PATH."""
-    if "/" in binary:
-        return Path(binary) if Path(binary).is_file() else None
-    found = shutil.which(binary)
-    return Path(found) if found else None
+    found = binary if "/" in binary else shutil.which(binary)
+    return Path(found) if found and unrunnable(found) is None else None
 
 
 def probe(
@@ -83,28 +81,26 @@ def probe(
 ) -> Dialect:
     """What `binary` accepts, by its own `--help` and `--version`, each within `timeout_s`.
 
-    Cached in `cache_dir` under the sha256 of the binary, of what lies beside it, and of `env` (which is added to
-    ours: a library path): a llama-server may be a stub of 14 kB whose flags live in a shared library.
+    Kept in `cache_dir` under its identity: a llama-server may be a stub of 14 kB whose flags live in a shared library.
+    `env` is added to ours (a library path).
     Raises EngineError: `engine/missing-binary`, `engine/probe-failed`, at `key`.binary.
     """
-    located = locate_binary(str(binary))
-    if located is None:
-        what = f"there is no file {binary}" if "/" in str(binary) else f"there is no {binary} on PATH"
-        raise EngineError([_missing(key, what)])
-    if not os.access(located, os.X_OK):
-        raise EngineError([_failed(key, f"{located} is not executable", (f"chmod +x {located}",))])
+    if (why := unrunnable(str(binary))) is not None:
+        raise EngineError([_missing(key, f"{binary} {why}")])
+    located = locate_binary(str(binary)) or binary
     try:
         digest = sha256_of(located)
     except OSError as error:
-        raise EngineError([_failed(key, f"{located} cannot be read: {error.strerror}")]) from None
-    cached = cache_dir / f"{cache_key(located, digest, env or {})}.json" if cache_dir else None
+        raise EngineError([probe_failed(key, f"{located} cannot be read: {error.strerror}")]) from None
+    kept = cache_dir is not None and may_be_kept(located)
+    cached = cache_dir / f"{identity(located, digest, env or {})}.json" if cache_dir and kept else None
     if cached is not None and (dialect := _read_cached(cached)) is not None:
         return dialect
     help_text = _ask(located, "--help", key, env, timeout_s)
     version = _ask(located, "--version", key, env, timeout_s)
     flags = parse_help(help_text)
     if len(flags) < FLAGS_MIN or not any("--model" in f.names for f in flags):
-        raise EngineError([_failed(key, f"{located} --help is not llama-server's: {len(flags)} flags")])
+        raise EngineError([probe_failed(key, f"{located} --help is not llama-server's: {len(flags)} flags")])
     first_line = next((line for line in version.splitlines() if line.startswith("version:")), "").strip()
     known = _architectures(located, env or {}, candidates or _recorded_architectures())
     dialect = Dialect(
@@ -190,9 +186,9 @@ def _ask(binary: Path, flag: str, key: str, env: Mapping[str, str] | None, timeo
     try:
         status, out, err = ask((str(binary), flag), env, timeout_s=timeout_s)
     except OSError as error:
-        raise EngineError([_failed(key, f"{binary} cannot be run: {error.strerror}")]) from None
+        raise EngineError([probe_failed(key, f"{binary} cannot be run: {error.strerror}")]) from None
     except NoAnswerError as error:
-        raise EngineError([_failed(key, f"{binary} {flag} {error}")]) from None
+        raise EngineError([probe_failed(key, f"{binary} {flag} {error}")]) from None
     if status != 0:
         raise EngineError([_died(key, binary, flag, status, err or out)])
     return out if out.strip() else err
@@ -207,10 +203,10 @@ def _died(key: str, binary: Path, flag: str, status: int, output: str) -> Findin
         remedy = (f"put the directory of that library into {key}.library_path",)
     elif -status == signal.SIGILL:
         remedy = ("this build uses CPU instructions that this machine lacks; use a build for it",)
-    return _failed(key, f"{binary} {flag} {how}", (*tail, *remedy))
+    return probe_failed(key, f"{binary} {flag} {how}", (*tail, *remedy))
 
 
-def _failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding:
+def probe_failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding:
     """An `engine/probe-failed` error at the engine's binary."""
     return Finding(code="engine/probe-failed", severity="error", key=f"{key}.binary", message=message, notes=notes)
 
@@ -230,26 +226,6 @@ def _name(version_line: str) -> str:
         return "unknown"
     number, commit = (match[1], match[2]) if match[1] else (match[3], match[4])
     return f"b{number}" if int(number) > 1 else f"commit-{commit}"
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cache_key(binary: Path, digest: str, env: Mapping[str, str]) -> str:
-    """Hex name under which a probe is kept: the binary's bytes, and size and mtime of each library it may load."""
-    directories = [binary.resolve().parent, *(Path(d) for d in env.get("LD_LIBRARY_PATH", "").split(":") if d)]
-    key = hashlib.sha256(f"{digest}\n{sorted(env.items())}\n".encode(errors="surrogateescape"))
-    for directory in directories:
-        for library in sorted(directory.glob("lib*.so*")):
-            try:
-                status = library.stat()
-            except OSError:  # a link that leads nowhere: nothing is loaded by it
-                continue
-            key.update(f"{library.name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return key.hexdigest()
 
 
 def _read_cached(path: Path) -> Dialect | None:

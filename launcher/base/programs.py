@@ -1,0 +1,69 @@
+"""Whether a program can be run here, and if not, why: asked before it is, so that the answer has a remedy. I/O."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import struct
+from pathlib import Path
+
+NOT_HERE = "is not on this host"
+SCRIPT = b"#!"
+ELF64 = b"\x7fELF\x02\x01"
+"""64 bits, little-endian."""
+PT_INTERP = 3
+_HEAD_BYTES = 4096
+_PROGRAM_HEADER = struct.Struct("<I4xQ16xQ16x")
+"""Of ELF64: p_type, p_offset, p_filesz."""
+
+
+def unrunnable(program: str) -> str | None:
+    """Why `program` (a path, or a name for PATH) cannot be run, to follow its name; None when it can."""
+    if not program:
+        return "(nothing) names no program"
+    found = program if "/" in program else shutil.which(program)
+    if found is None:
+        return NOT_HERE
+    path = Path(found)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else NOT_HERE
+    except OSError as error:
+        return "is a link that leads to itself" if error.errno == errno.ELOOP else f"cannot be run: {error.strerror}"
+    if stat.S_ISDIR(mode):
+        return "is a directory: name the program in it"
+    if not stat.S_ISREG(mode):
+        return "is no regular file"
+    if not os.access(path, os.X_OK):
+        return f"is not executable: chmod +x {path}"
+    kind, by = interpreter(path)
+    if by is not None and not Path(by).exists():
+        return f"is {'a script for' if kind == 'script' else 'a program for the loader'} {by}, which is not there"
+    return None
+
+
+def interpreter(path: Path) -> tuple[str, str | None]:
+    """What kind of program that is (`script`, `elf`, `other`), and what runs it: a script's program, ELF's loader.
+
+    `other`, None for what cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+            if head.startswith(SCRIPT):
+                words = head.partition(b"\n")[0][len(SCRIPT) :].split()
+                return "script", os.fsdecode(words[0]) if words else None
+            if not head.startswith(ELF64):
+                return "other", None
+            (start,), (size, count) = struct.unpack_from("<Q", head, 32), struct.unpack_from("<HH", head, 54)
+            file.seek(start)
+            for kind, offset, length in _PROGRAM_HEADER.iter_unpack(file.read(size * count)):
+                if kind == PT_INTERP:
+                    file.seek(offset)
+                    return "elf", os.fsdecode(file.read(length).rstrip(b"\0"))
+    except (OSError, struct.error):
+        return "other", None
+    return "elf", None

@@ -1,0 +1,61 @@
+"""What tells one engine from another: its bytes, and every library that running it would load. I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from launcher.base.programs import interpreter
+from launcher.engine.asking import NoAnswerError, ask
+
+_RESOLVED = re.compile(r"^\s*(?:\S+ => )?(/.*) \(0x[0-9a-f]+\)$", re.MULTILINE)
+"""A line of what the loader lists."""
+_LOADER_S = 10.0
+
+
+def may_be_kept(binary: Path) -> bool:
+    """Whether what `binary` says may be kept under its identity: not a script's, because nobody sees what it runs."""
+    return interpreter(binary)[0] != "script"
+
+
+def identity(binary: Path, digest: str, env: Mapping[str, str]) -> str:
+    """Hex name of an engine: `digest` of the binary, `env` (added to ours: a library path), and its libraries.
+
+    Libraries are what the loader resolves (ld.so(8) `--list`: RUNPATH, LD_LIBRARY_PATH, its cache), and those beside
+    the binary and on the path in `env`, where ggml finds its backends. Each counts by path, size and time of change.
+    """
+    folders = [binary.resolve().parent, *(Path(d) for d in env.get("LD_LIBRARY_PATH", "").split(":") if d)]
+    beside = (library for folder in folders for library in folder.glob("lib*.so*"))
+    key = hashlib.sha256(f"{digest}\n{sorted(env.items())}\n".encode(errors="surrogateescape"))
+    for library in sorted({*beside, *_loaded(binary, env)}):
+        try:
+            status = library.stat()
+        except OSError:  # a link that leads nowhere: nothing is loaded by it
+            continue
+        key.update(f"{library} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return key.hexdigest()
+
+
+def _loaded(binary: Path, env: Mapping[str, str]) -> Iterator[Path]:
+    """The libraries that the loader of `binary` finds; none where it has no loader, or does not say."""
+    kind, loader = interpreter(binary)
+    if kind != "elf" or loader is None:
+        return
+    try:
+        listed = ask((loader, "--list", str(binary)), env, timeout_s=_LOADER_S).out
+    except (OSError, NoAnswerError):
+        return
+    yield from map(Path, _RESOLVED.findall(listed))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def binary_digest(binary: Path, env: Mapping[str, str]) -> str:
+    """The identity of the engine `binary`. Raises OSError."""
+    return identity(binary, sha256_of(binary), env)
