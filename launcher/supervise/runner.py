@@ -325,10 +325,13 @@ class Runner(InFlight):
         self._started(pid)
         policy = self.spec.policy
         interval_s = min(1.0, max(0.05, min(policy.stall_timeout_s, policy.start_timeout_s) / 4))
+
+        async def log_mark() -> object:
+            await self.trim_log()  # what floods its log before it is ready fills no disk
+            return await process.log_mark()
+
         watcher = asyncio.create_task(
-            readiness.watch_progress(
-                pid, process.log_mark, interval_s, lambda loading: self.dispatch(Progress(loading))
-            )
+            readiness.watch_progress(pid, log_mark, interval_s, lambda loading: self.dispatch(Progress(loading)))
         )
         try:
             await readiness.prove(self.spec, pid, token=not self._proven_before)

@@ -103,8 +103,8 @@ def say(text: str) -> None:
 
 
 def flood() -> None:
-    """Write 1 MiB of log."""
-    say("\n".join(["x" * 1023] * 1024))
+    """Write a little more than 1 MiB of log."""
+    say("\n".join(["x" * 1023] * 1024) + "\nthat was more than 1 MiB")
 
 
 def misbehave(faults: list[str], note: str) -> None:

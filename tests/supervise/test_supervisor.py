@@ -354,6 +354,19 @@ async def test_a_flooded_log_is_rotated_and_bounded(fleet: Any, free_port: FreeP
     assert all(f.stat().st_size <= 1024**2 for f in files)
 
 
+async def test_a_log_that_floods_before_it_is_ready_is_cut(fleet: Any, free_port: FreePort, state_dir: Path) -> None:
+    """The server still loads when its log is back below its limit."""
+    supervisor, _ = fleet(fake("loud", free_port(), "flood-log", "hang-loading"))
+    starting = asyncio.create_task(supervisor.start())
+    log, old = state_dir / "logs/loud.log", state_dir / "logs/loud.log.1"
+    async with asyncio.timeout(60):
+        while not old.exists() or log.stat().st_size > 1024**2:  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.05)
+    assert supervisor.state("loud") == "starting"
+    starting.cancel()
+    await supervisor.stop_all("test")
+
+
 async def test_stop_of_one_server_is_kept_until_reload(fleet: Any, free_port: FreePort) -> None:
     """An operator's stop holds against requests; an unknown name is a KeyError."""
     from launcher.ir.live import UnavailableError
