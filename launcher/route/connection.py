@@ -7,7 +7,7 @@ import dataclasses
 import math
 from typing import cast
 
-from launcher.route.clients import FULL, Clients
+from launcher.route.clients import FULL, Clients, Member
 from launcher.route.framing import PLAIN, STATUS_LINES, Framing, error_lines, framing_of
 from launcher.route.handler import Handler
 from launcher.route.head import Head
@@ -24,6 +24,8 @@ class ClientConnection(asyncio.Protocol):
     """One connection. Its requests are answered in their order, each by its handler, with `begin` and `write`."""
 
     _clients: Clients
+    _instead_of: Member | None = None
+    """Whose place it takes."""
     transport: asyncio.Transport = dataclasses.field(init=False)
     peer: str = ""
     """The client's IP address."""
@@ -73,6 +75,9 @@ class ClientConnection(asyncio.Protocol):
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
         self.client = client_of(self.peer)
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        if self._instead_of is not None:
+            self._clients.ended(self._instead_of)
+            self._instead_of = None
         if not self._clients.admit(self):
             self._reader.failed = True
             self.error(FULL)
