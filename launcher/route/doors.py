@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.errors import Finding, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.clients import Clients
@@ -157,6 +158,8 @@ def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
+        for name in (unit.tls_cert_file, unit.tls_key_file or unit.tls_cert_file):
+            read_regular(Path(name))  # OpenSSL would wait for whoever writes into a pipe
         context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         message = f"TLS cannot be had from {unit.tls_cert_file} and {unit.tls_key_file}: {error}"

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from launcher.errors import ConfigError, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.manifest import front_changes
 from launcher.route import Doors, Front, StaticUpstreams, bind, key_watch, serve
+from launcher.route.keys import read_keys
 from tests.route.fleet import WAIT_S, Upstream, front_unit, table, target, until
 
 KEY = {"authorization": "Bearer the-key-1"}
@@ -154,8 +156,10 @@ async def test_a_certificate_comes_and_goes(tmp_path: Path) -> None:
     async with opened(plain, 1) as (front, doors):
         await move(front, doors, secret)
         assert await status("127.0.0.1", plain.port, context=context) == 200
-        with pytest.raises(HostError, match="route/tls-unusable"):
-            await move(front, doors, msgspec.structs.replace(secret, tls_key_file=str(cert)))
+        os.mkfifo(tmp_path / "pipe")
+        for wrong in (cert, tmp_path / "pipe", tmp_path):
+            with pytest.raises(HostError, match="route/tls-unusable"):
+                await move(front, doors, msgspec.structs.replace(secret, tls_key_file=str(wrong)))
         assert await status("127.0.0.1", plain.port, context=context) == 200
         await move(front, doors, msgspec.structs.replace(secret, queue_size=7))
         assert await status("127.0.0.1", plain.port, context=context) == 200
@@ -191,6 +195,48 @@ async def test_keys_are_read_again_when_their_file_changes(tmp_path: Path, monke
         assert await status("127.0.0.1", unit.port, "the-key-2") == 401
         keys.write_text("the-key-4\n")
         await until("the-key-4", 200)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "huge"])
+async def test_what_comes_in_place_of_the_key_file_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """The keys are kept as they were, and that is said: at a start it is refused."""
+    monkeypatch.setattr(key_watch, "LOOK_S", 0.01)
+    keys, strange = tmp_path / "keys", tmp_path / "strange"
+    keys.write_text("the-key-1\n")
+    if kind == "pipe":
+        os.mkfifo(strange)
+    elif kind == "folder":
+        strange.mkdir()
+    elif kind == "device":
+        strange.symlink_to("/dev/zero")
+    else:
+        with strange.open("wb") as sparse:
+            sparse.truncate(1 << 40)
+    unit = unit_at(free(), keys)
+    async with opened(unit, 1):
+        assert await status("127.0.0.1", unit.port, "the-key-1") == 200
+        keys.unlink()
+        strange.rename(keys)
+        await until(lambda: "the keys are kept as they were" in caplog.text)
+        assert await status("127.0.0.1", unit.port, "the-key-1") == 200
+    with pytest.raises(HostError, match="route/key-file-unreadable"):
+        Front(table(target("m", 1), front=unit), StaticUpstreams())
+
+
+def test_who_asks_waits_for_no_other_key(tmp_path: Path) -> None:
+    """A key, or none of them, is looked up among 20,000 as quickly as among one."""
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"sha256:{n:064x} name=k{n}\n" for n in range(20_000)) + "the-last-key name=last\n")
+    found = read_keys(str(keys))
+    began = time.process_time()
+    for _ in range(500):
+        assert found.grant(b"no-such-key") is None
+        grant = found.grant(b"the-last-key")
+        assert grant is not None
+        assert grant.name == "last"
+    assert time.process_time() - began < 1  # 10 ms where each is looked at: 10 s
 
 
 class FewDescriptors:
