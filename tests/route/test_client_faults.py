@@ -99,6 +99,8 @@ REFUSED = {
     "two hosts": (get("/v1/models", "Host: localhost"), 400, "duplicate_header"),
     "two keys": (get("/v1/models", "X-Api-Key: a", "X-Api-Key: b"), 400, "duplicate_header"),
     "asterisk": (b"GET * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "invalid_target"),
+    "an escape of one server only": (post({"model": "m"}, "/%u0073lots/0?action=erase"), 400, "invalid_target"),
+    "half an escape": (get("/v1/models/%4"), 400, "invalid_target"),
     "trace": (get("/x", method="TRACE"), 405, "method_not_allowed"),
     "announced too long": (H + b"Content-Length: 99999999\r\n\r\n", 413, "body_too_large"),
     "too long": (post(b'{"a":"' + b"x" * (1 << 20) + b'"}'), 413, "body_too_large"),
