@@ -120,6 +120,8 @@ class Head:
         self._twice: bytes | None = None
         self._read(headers)
         seen = self.seen
+        if version == "1.0" and b"transfer-encoding" in seen:
+            self.keep_alive = False  # HTTP/1.0 knows none: whoever is between may take the rest for a request
         given = seen.get(b"x-request-id")
         self.request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else None
         """The client's own, where it is short and plain."""

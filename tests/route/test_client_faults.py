@@ -245,6 +245,17 @@ async def test_connection_close_is_honoured() -> None:
         assert len(up.requests) == 1
 
 
+async def test_chunks_of_http_1_0_end_the_connection() -> None:
+    """It knows none: somebody between may have taken what follows for the body."""
+    head = b"POST /x HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with answering(OK) as up, running(Front(table(target("m", up.port)), FakeFleet())) as port:
+        async with RawClient(port) as client:
+            answer = await client.ask(head + b"2\r\n{}\r\n0\r\n\r\n" + post({"model": "m"}))
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            assert await client.closed()
+        assert len(up.requests) == 1
+
+
 async def test_smuggled_request_is_a_body() -> None:
     """A request inside a body stays a body."""
     body = b'{"model":"m","x":"' + b"\\r\\nGET /evil HTTP/1.1" + b'"}'

@@ -21,7 +21,7 @@ from launcher.ir.fleet import FrontUnit
 from launcher.manifest import front_changes
 from launcher.route import Doors, Front, StaticUpstreams, bind, key_watch, serve
 from launcher.route.keys import read_keys
-from tests.route.fleet import WAIT_S, Upstream, front_unit, table, target, until
+from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, post, table, target, until
 
 KEY = {"authorization": "Bearer the-key-1"}
 
@@ -275,6 +275,25 @@ async def test_who_never_agrees_on_tls_takes_nobodys_place(tmp_path: Path) -> No
             with contextlib.suppress(ConnectionError):
                 assert b"HTTP" not in await asyncio.wait_for(each.read(), WAIT_S)
             its.close()
+        await until(lambda: not front.clients.connections)
+
+
+async def test_what_a_client_over_tls_does_not_read_is_as_little_as_without(tmp_path: Path) -> None:
+    """64 KiB, and what one read of the server's brings."""
+    cert, key = await certificate(tmp_path)
+    context = ssl.create_default_context(cafile=cert)
+    context.check_hostname = False
+    unit = unit_at(free(), None, tls_cert_file=str(cert), tls_key_file=str(key))
+    size = 16 << 20
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    async with answering(answer) as up, opened(unit, up.port) as (front, _):
+        _, writer = await asyncio.open_connection("127.0.0.1", unit.port, ssl=context)
+        cast("asyncio.Transport", writer.transport).pause_reading()
+        writer.write(post({"model": "m"}))
+        await until(lambda: any(getattr(c, "write_paused", False) for c in front.clients.connections))
+        (connection,) = front.clients.connections
+        assert connection.transport.get_write_buffer_size() <= (64 + 256 + 16) * 1024
+        writer.transport.abort()
         await until(lambda: not front.clients.connections)
 
 
