@@ -1,8 +1,9 @@
-"""`python -m benchmarks.strangers [--seconds S] [--only WORD]`: what clients of bad will cost others, beside HAProxy.
+"""`python -m benchmarks.strangers [--seconds S] [--rounds N] [--only WORD]`: what clients of bad will cost others.
 
-One upstream, one front (in its own process), and one HAProxy with the same limits where there is one. While a crowd
-does its worst, good clients ask `/health` and post small requests, one after the other: their times are the result,
-with the resident memory of the front and its children. `benchmarks.bodies` has what one client's worst bodies do.
+One upstream, one front (in its own process), and one HAProxy with the same limits where there is one. While a crowd, a
+process of its own, does its worst, good clients ask `/health` and post small requests, one after the other: their times
+are the result, with the resident memory and the CPU time of the front and its children. Front and HAProxy take turns,
+so that what else the machine does falls on both. `benchmarks.bodies` has what one client's worst bodies do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
+import multiprocessing
 import resource
 import shutil
 import statistics
@@ -131,21 +134,64 @@ def _p99(times: list[float]) -> str:
     return f"{value * 1000:.0f}" + (f" ({lost} of {len(times)} lost)" if lost else "")
 
 
-async def _row(pid: int, port: int, attack: Attack, seconds: float, health: bytes) -> tuple[str, str, str]:
-    """Memory, `/health` and good clients' p99 while `attack` goes on."""
-    until = time.monotonic() + _GATHERS_S + seconds
-    attacking = asyncio.create_task(attack(port, until))
-    await asyncio.sleep(_GATHERS_S)
-    found = await asyncio.gather(_memory(pid, until), _good(port, until, health), _good(port, until, SMALL))
-    attacking.cancel()
-    await asyncio.gather(attacking, return_exceptions=True)
-    return f"{found[0] / MIB:.0f}", _p99(found[1]), _p99(found[2])
+def _cpu_s(pid: int) -> float:
+    """CPU time of a process and its children."""
+    process = psutil.Process(pid)
+    times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+def attack_by_name(name: str, port: int, until: float) -> None:
+    """What the crowd's process does."""
+    asyncio.run(ATTACKS[name](port, until))
+
+
+@dataclasses.dataclass
+class _Side:
+    """The front or HAProxy, and what was seen of it beside one crowd."""
+
+    name: str
+    pid: int
+    port: int
+    memory: int = 0
+    cpu_s: float = 0
+    seconds: float = 0
+    health: list[float] = dataclasses.field(default_factory=list)
+    small: list[float] = dataclasses.field(default_factory=list)
+
+    async def beside(self, attack: str, seconds: float) -> None:
+        """One turn."""
+        until = time.monotonic() + _GATHERS_S + seconds
+        crowd = multiprocessing.get_context("spawn").Process(target=attack_by_name, args=(attack, self.port, until))
+        crowd.start()
+        try:
+            await asyncio.sleep(_GATHERS_S)
+            began = _cpu_s(self.pid)
+            memory, health, small = await asyncio.gather(
+                _memory(self.pid, until), _good(self.port, until, HEALTH), _good(self.port, until, SMALL)
+            )
+        finally:
+            crowd.kill()
+            crowd.join()
+        self.memory = max(self.memory, memory)
+        self.cpu_s += _cpu_s(self.pid) - began
+        self.seconds += seconds
+        self.health += health
+        self.small += small
+
+    def row(self, attack: str) -> str:
+        """Of the table."""
+        cpu = f"{100 * self.cpu_s / self.seconds:.0f}"
+        return (
+            f"| {attack} | {self.name} | {self.memory / MIB:.0f} | {cpu} | {_p99(self.health)} | {_p99(self.small)} |"
+        )
 
 
 def main() -> None:
     """Measure, and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -154,7 +200,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(sides.running(sides.instant(upstream), upstream))
         pid = stack.enter_context(sides.running(sides.front(port, upstream), port))
-        beside: list[tuple[str, int, int, bytes]] = [("front", pid, port, HEALTH)]
+        beside = [("front", pid, port)]
         if shutil.which("haproxy"):
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             argv = sides.haproxy(other, upstream, directory)
@@ -165,16 +211,18 @@ def main() -> None:
             config.write_text(
                 text.replace("    http-request set-var", "    monitor-uri /health\n    http-request set-var")
             )
-            beside.append(("HAProxy", stack.enter_context(sides.running(argv, other)), other, HEALTH))
-        print(
-            "| crowd | side | memory, MiB | /health p99, ms | good clients' p99, ms |\n| --- | --- | --- | --- | --- |"
-        )
-        for name, attack in ATTACKS.items():
-            if options.only not in name:
+            beside.append(("HAProxy", stack.enter_context(sides.running(argv, other)), other))
+        print("| crowd | side | memory, MiB | CPU, % | /health p99, ms | good clients' p99, ms |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for attack in ATTACKS:
+            if options.only not in attack:
                 continue
-            for side, pid_, port_, health in beside:
-                cells = asyncio.run(_row(pid_, port_, attack, options.seconds, health))
-                print(f"| {name} | {side} | {' | '.join(cells)} |", flush=True)
+            sides_ = [_Side(*each) for each in beside]
+            for _ in range(options.rounds):
+                for side in sides_:
+                    asyncio.run(side.beside(attack, options.seconds))
+            for side in sides_:
+                print(side.row(attack), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def test_a_kind_has_its_tests(number: str) -> None:
     """Those of the line, and two more of the kind, which exist."""
     line, more = TABLE[number]["line"], TABLE[number]["more"]
     assert line
+    assert TABLE[number]["before"], "what the code before did with it"
     assert len(set(more) - set(line)) >= 2
     for name in (*line, *more):
         file, _, function = name.partition("::")

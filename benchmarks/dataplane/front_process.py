@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -81,6 +80,16 @@ def routing_table(port: int, upstream_url: str, *, key_file: str | None = None) 
     )
 
 
+def guarded_front(port: int, upstream_url: str) -> Front:
+    """A front that asks for a key."""
+    import tempfile  # noqa: PLC0415  # late: the front itself does without, and its memory is measured
+
+    with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
+        keys.write(KEY + "\n")
+        keys.flush()
+        return Front(routing_table(port, upstream_url, key_file=keys.name), StaticUpstreams())
+
+
 async def beat(figures: Path) -> None:
     """Look every millisecond how long it has been since the last look (Linux, scheduler/sched-stats)."""
     own = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
@@ -110,11 +119,10 @@ async def main(port: int, upstream_url: str, *, guarded: bool, figures: Path | N
     beating = asyncio.create_task(beat(figures)) if figures is not None else None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, shutdown.set)
-    with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
-        keys.write(KEY + "\n")
-        keys.flush()
-        table = routing_table(port, upstream_url, key_file=keys.name if guarded else None)
-        front = Front(table, StaticUpstreams())
+    if guarded:
+        front = guarded_front(port, upstream_url)
+    else:
+        front = Front(routing_table(port, upstream_url), StaticUpstreams())
     await serve(front, host="127.0.0.1", port=port, shutdown=shutdown, drain_timeout_s=1)
     if beating is not None:
         beating.cancel()

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.names import control_character
 from launcher.errors import Finding
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
@@ -124,7 +125,7 @@ def _options(words: tuple[str, ...], dialect: Dialect) -> list[tuple[str, str]] 
         key = word.lstrip("-")
         if key in options:
             return f"{word} is given twice"
-        if arity > 1 or not text or text != text.strip() or any(c in text for c in ";#\n\r"):
+        if arity > 1 or not text or text != text.strip() or {*";#"} & {*text} or control_character(text):
             return f"no INI line can carry the value of {word}"
         options[key] = text
     return list(options.items())

@@ -47,4 +47,6 @@ def _escape(char: str) -> str:
     """`char` inside double quotes."""
     if char in _NAMED:
         return _NAMED[char]
+    if "\x80" <= char <= "\x9f" or char in "\u2028\u2029":  # they end no line for systemd, but for editors and pagers
+        return f"\\u{ord(char):04x}"
     return f"\\x{ord(char):02x}" if char < " " or char == "\x7f" else char

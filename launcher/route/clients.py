@@ -40,7 +40,10 @@ class Member(Protocol):
 
     client: str
     """Whose it is, for the limit on connections of one client."""
-    transport: asyncio.Transport
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What ends when it is aborted."""
 
     @property
     def idle_since(self) -> float | None:

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from typing import cast
 
-from launcher.route.clients import FULL, Clients
+from launcher.route.clients import FULL, Clients, Member
 from launcher.route.framing import PLAIN, STATUS_LINES, Framing, error_lines, framing_of
 from launcher.route.handler import Handler
 from launcher.route.head import Head
@@ -15,6 +15,7 @@ from launcher.route.problem import HttpError, error_body, shape_of
 from launcher.route.reader import UNCOUNTED_BYTES, RequestReader
 from launcher.route.sockets import client_of, reset_on_close
 
+_UNREAD_BYTES = 64 * 1024
 _DISCARD_S = 1.0
 """How long a refused upload is still read, so that its sender sees the refusal and not a reset."""
 
@@ -24,6 +25,8 @@ class ClientConnection(asyncio.Protocol):
     """One connection. Its requests are answered in their order, each by its handler, with `begin` and `write`."""
 
     _clients: Clients
+    _instead_of: Member | None = None
+    """Whose place it takes."""
     transport: asyncio.Transport = dataclasses.field(init=False)
     peer: str = ""
     """The client's IP address."""
@@ -72,7 +75,12 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
         self.client = client_of(self.peer)
-        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        if transport.get_extra_info("sslcontext"):
+            self.scheme = "https"
+            self.transport.set_write_buffer_limits(_UNREAD_BYTES)  # the loop's own for TLS is eight times that for none
+        if self._instead_of is not None:
+            self._clients.ended(self._instead_of)
+            self._instead_of = None
         if not self._clients.admit(self):
             self._reader.failed = True
             self.error(FULL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from launcher.errors import ConfigError, Finding
@@ -86,6 +85,8 @@ class Directory:
 
     def _unknown(self, model: str) -> HttpError:
         """The answer for a name that nothing serves."""
+        import difflib  # noqa: PLC0415  # late: 0.2 MiB for who never asks wrongly
+
         shown = model if len(model) <= _SHOWN_NAME else model[:_SHOWN_NAME] + "…"
         near = difflib.get_close_matches(model[:_SHOWN_NAME], self._tiers, n=3)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""

@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.errors import Finding, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.clients import Clients
 from launcher.route.connection import ClientConnection
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
+from launcher.route.handshake import SecretServer, agree
 from launcher.route.sockets import without_pacing
 
 BACKLOG = 2048
+Server = asyncio.Server | SecretServer
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -50,11 +53,11 @@ class Doors:
         self._unit = front.unit
         self._sock = sock
         self._beside = [(each, path_of(each)) for each in beside]
-        self._side_servers: list[asyncio.Server] = []
+        self._side_servers: list[Server] = []
         self._context = tls_context(front.unit)
         self.drain_timeout_s: float | None = None
         """What a reload says of it; None: as the front was served."""
-        self._server: asyncio.Server | None = None
+        self._server: Server | None = None
         self._retired: list[Clients] = []
         """Connections of doors that were closed; they end with the answers that they wait for."""
 
@@ -112,23 +115,18 @@ class Doors:
         """Of this door, and of those before."""
         return (self._front.clients, *self._retired)
 
-    async def _listen(self, sock: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+    async def _listen(self, sock: socket.socket, context: ssl.SSLContext | None) -> Server:
         clients = self._front.clients
-        return await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(clients), sock=sock, ssl=context, backlog=BACKLOG
-        )
+        return await _server(sock, lambda: clients, context)
 
-    async def _listen_beside(self, sock: socket.socket) -> asyncio.Server:
+    async def _listen_beside(self, sock: socket.socket) -> Server:
         """Over a unix socket without TLS, because nothing leaves the machine."""
-        loop = asyncio.get_running_loop()
         if sock.family == socket.AF_UNIX:
-            return await loop.create_unix_server(
+            return await asyncio.get_running_loop().create_unix_server(
                 lambda: ClientConnection(self._front.clients), sock=sock, backlog=BACKLOG
             )
         without_pacing(sock)
-        return await loop.create_server(
-            lambda: ClientConnection(self._front.clients), sock=sock, ssl=self._context, backlog=BACKLOG
-        )
+        return await _server(sock, lambda: self._front.clients, self._context)
 
     @staticmethod
     async def _accept_the_rest(sock: socket.socket, clients: Clients, context: ssl.SSLContext | None) -> None:
@@ -138,7 +136,20 @@ class Doors:
         with contextlib.suppress(OSError):  # nobody waits any more
             while True:
                 found, _ = sock.accept()
-                await loop.connect_accepted_socket(lambda: ClientConnection(clients), found, ssl=context)
+                if context is None:
+                    await loop.connect_accepted_socket(lambda: ClientConnection(clients), found)
+                else:
+                    agree(found, clients, context)
+
+
+async def _server(sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext | None) -> Server:
+    """Accept connections; `clients`: whom the next one belongs to."""
+    if context is not None:
+        sock.listen(BACKLOG)
+        return SecretServer(sock, clients, context)
+    return await asyncio.get_running_loop().create_server(
+        lambda: ClientConnection(clients()), sock=sock, backlog=BACKLOG
+    )
 
 
 def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
@@ -147,6 +158,8 @@ def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
+        for name in (unit.tls_cert_file, unit.tls_key_file or unit.tls_cert_file):
+            read_regular(Path(name))  # OpenSSL would wait for whoever writes into a pipe
         context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         message = f"TLS cannot be had from {unit.tls_cert_file} and {unit.tls_key_file}: {error}"

@@ -132,13 +132,9 @@ class Front:
             if view.targets.get(name) is not target:
                 target.pool.close()
 
-    def renew_keys(self) -> None:
-        """Read the key file again: who holds a key that is not there any more is refused from the next request on.
-
-        Raises HostError, and then keeps the keys, where the file cannot be read or has a line that is no key's.
-        """
-        view = self.view
-        self.view = msgspec.structs.replace(view, guard=Guard(view.table.front, may_be_empty=True))
+    def take_keys(self, guard: Guard) -> None:
+        """Who holds a key that `guard` does not have is refused from the next request on."""
+        self.view = msgspec.structs.replace(self.view, guard=guard)
 
     def fresh_clients(self) -> Clients:
         """Count those who come from now on apart from those before, who are given back."""

@@ -58,6 +58,7 @@ MAX_LINES = 96
 """What llama-server takes (cpp-httplib: a target of 32 KiB, 100 lines of 8 KiB), less what the front adds. It closes
 the connection on a longer target without a word."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 new_request_id = map(f"req-{token_hex(6)}-%x".encode().__mod__, count(1)).__next__
 """Gives a new request id: unique by a random prefix of this process, then in order."""
 
@@ -110,12 +111,17 @@ class Head:
         self.raw_path, self.query = _parsed(method, url)
         self.path = self.raw_path.decode("ascii")
         if "%" in self.path:
+            if _NO_ESCAPE.search(self.path):  # llama-server takes %u0073 for an s, and so passes what is kept from it
+                message = "in the target's path a % is not followed by two hexadecimal digits"
+                raise HttpError(400, "invalid_target", message, close=True)
             self.path = unquote(self.path)
         self.seen: dict[bytes, bytes] = {}
         self.forwarded: RawHeaders = []
         self._twice: bytes | None = None
         self._read(headers)
         seen = self.seen
+        if version == "1.0" and b"transfer-encoding" in seen:
+            self.keep_alive = False  # HTTP/1.0 knows none: whoever is between may take the rest for a request
         given = seen.get(b"x-request-id")
         self.request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else None
         """The client's own, where it is short and plain."""

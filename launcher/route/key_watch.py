@@ -12,6 +12,7 @@ import os
 
 from launcher.errors import LaunchError
 from launcher.route.front import Front
+from launcher.route.guard import Guard
 
 _LOG = logging.getLogger("launch.route")
 LOOK_S = 1.0
@@ -31,16 +32,20 @@ async def watch_keys(front: Front) -> None:
             known = before = seen
         elif seen != known and seen == before:
             known = seen
-            renew(front)
+            await renew(front)
         before = seen
 
 
-def renew(front: Front) -> None:
-    """Take over what the key file says now."""
+async def renew(front: Front) -> None:
+    """Take over what the key file says now; thousands of keys are read beside the event loop."""
+    unit = front.unit
     try:
-        front.renew_keys()
+        guard = await asyncio.to_thread(Guard, unit, may_be_empty=True)
     except LaunchError as error:
         _LOG.error("the keys are kept as they were: %s", error)
+        return
+    if front.unit is unit:  # else a reload has read them
+        front.take_keys(guard)
 
 
 def facts_of(path: str | None) -> Facts | None:

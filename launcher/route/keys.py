@@ -9,7 +9,6 @@ requests go before others where they wait for a slot. `#` begins a comment line.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 import stat
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.errors import Finding, HostError
 from launcher.route.problem import HttpError
 from launcher.route.spend import Limits
@@ -64,27 +64,26 @@ class Keys:
 
     def __init__(self, grants: Iterable[tuple[bytes, Grant]]) -> None:
         """SHA-256 digests and what they grant."""
-        self._grants = tuple(grants)
+        self._grants = dict(grants)
 
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._grants)
 
     def grant(self, presented: bytes) -> Grant | None:
-        """What a presented key grants; None for an unknown one. Takes as long whichever it is."""
-        digest = hashlib.sha256(presented).digest()
-        found: Grant | None = None
-        for known, grant in self._grants:
-            if hmac.compare_digest(digest, known):
-                found = grant
-        return found
+        """What a presented key grants; None for an unknown one.
+
+        What is looked up is its digest, which nobody can choose to come close to another one: how long that takes says
+        nothing of the keys.
+        """
+        return self._grants.get(hashlib.sha256(presented).digest())
 
 
 def read_keys(api_key_file: str) -> Keys:
     """The keys in a file. Raises HostError, whose findings name lines and never repeat a key."""
     try:
         mode = Path(api_key_file).stat().st_mode
-        lines = Path(api_key_file).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(Path(api_key_file)).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         message = f"the API key file {api_key_file} cannot be read: {reason}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import socket
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -90,7 +90,7 @@ async def _none_left(everybody: tuple[Clients, ...], timeout_s: float) -> None:
 async def _keep_date(front: Front) -> None:
     """Renew the Date line every second."""
     while True:
-        front.clients.date = f"date: {email.utils.formatdate(usegmt=True)}\r\n".encode()
+        front.clients.date = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime()).encode()
         await asyncio.sleep(1)
 
 

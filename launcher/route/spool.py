@@ -10,7 +10,6 @@ import contextlib
 import errno
 import mmap
 import os
-import tempfile
 from pathlib import Path
 from time import monotonic
 from typing import cast
@@ -106,6 +105,8 @@ def _nameless(folder: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
+    import tempfile  # noqa: PLC0415  # late: 0.5 MiB with its compressors
+
     fd, path = tempfile.mkstemp(prefix="launch-", dir=folder)  # a file system without nameless ones
     Path(path).unlink()
     return fd

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from launcher.errors import has_errors
@@ -143,6 +143,8 @@ def expected(field: str) -> dict[str, Any]:
 
 @settings(max_examples=EXAMPLES or 6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(FIELDS), NASTY.map(lambda text: f"/x{text}") | LINES | NASTY.filter(bool))
+@example("model_path", "/x\x85:")
+@example("server.env", "\u2028")
 def test_hostile_values_stay_values(field: str, value: str) -> None:
     """H3: whatever stands in a field, no line, key, section or command more comes of it."""
     files = files_of(plan_with(field, value), TEMPLATES)

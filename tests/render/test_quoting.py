@@ -12,7 +12,7 @@ from launcher.render.shell_quote import shell_exports, shell_lines
 from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-nasty = st.text(st.sampled_from("ab \t\n\r\\\"'$%;#{}`!~*?:=-\x01\x1b\x7f\u00e9\U0001f600"))
+nasty = st.text(st.sampled_from("ab \t\n\r\\\"'$%;#{}`!~*?:=-\x01\x1b\x7f\x85\u2028\u00e9\U0001f600"))
 words = st.lists(st.one_of(text, nasty), max_size=6)
 
 ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "s": " "}
@@ -22,6 +22,8 @@ def unescape(rest: str) -> tuple[str, int]:
     """One escape after a backslash (src/basic/escape.c cunescape_one): its character and its length."""
     if rest[0] == "x":
         return chr(int(rest[1:3], 16)), 3
+    if rest[0] == "u":
+        return chr(int(rest[1:5], 16)), 5
     return ESCAPES.get(rest[0], rest[0]), 1
 
 

@@ -99,6 +99,8 @@ REFUSED = {
     "two hosts": (get("/v1/models", "Host: localhost"), 400, "duplicate_header"),
     "two keys": (get("/v1/models", "X-Api-Key: a", "X-Api-Key: b"), 400, "duplicate_header"),
     "asterisk": (b"GET * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "invalid_target"),
+    "an escape of one server only": (post({"model": "m"}, "/%u0073lots/0?action=erase"), 400, "invalid_target"),
+    "half an escape": (get("/v1/models/%4"), 400, "invalid_target"),
     "trace": (get("/x", method="TRACE"), 405, "method_not_allowed"),
     "announced too long": (H + b"Content-Length: 99999999\r\n\r\n", 413, "body_too_large"),
     "too long": (post(b'{"a":"' + b"x" * (1 << 20) + b'"}'), 413, "body_too_large"),
@@ -239,6 +241,17 @@ async def test_connection_close_is_honoured() -> None:
         async with RawClient(port) as client:
             answer = await client.ask(post({"model": "m"}, "/x", "Connection: close") + post({"model": "m"}))
             assert answer.headers["connection"] == "close"
+            assert await client.closed()
+        assert len(up.requests) == 1
+
+
+async def test_chunks_of_http_1_0_end_the_connection() -> None:
+    """It knows none: somebody between may have taken what follows for the body."""
+    head = b"POST /x HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with answering(OK) as up, running(Front(table(target("m", up.port)), FakeFleet())) as port:
+        async with RawClient(port) as client:
+            answer = await client.ask(head + b"2\r\n{}\r\n0\r\n\r\n" + post({"model": "m"}))
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
             assert await client.closed()
         assert len(up.requests) == 1
 

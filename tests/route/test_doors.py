@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -17,7 +20,8 @@ from launcher.errors import ConfigError, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.manifest import front_changes
 from launcher.route import Doors, Front, StaticUpstreams, bind, key_watch, serve
-from tests.route.fleet import WAIT_S, Upstream, front_unit, table, target
+from launcher.route.keys import read_keys
+from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, post, table, target, until
 
 KEY = {"authorization": "Bearer the-key-1"}
 
@@ -61,6 +65,15 @@ async def status(host: str, port: int, key: str = "", context: ssl.SSLContext | 
     line = await asyncio.wait_for(reader.readline(), WAIT_S)
     writer.close()
     return int(line.split()[1])
+
+
+async def certificate(directory: Path) -> tuple[Path, Path]:
+    """One for localhost, and its key."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj"]
+    made = await asyncio.create_subprocess_exec(*argv, "/CN=localhost", "-keyout", key, "-out", cert, stderr=-3)
+    assert await made.wait() == 0
+    return cert, key
 
 
 def unit_at(port: int, keys: Path | None, **changes: object) -> FrontUnit:
@@ -135,10 +148,7 @@ async def test_who_came_by_the_old_address_is_answered(tmp_path: Path) -> None:
 
 async def test_a_certificate_comes_and_goes(tmp_path: Path) -> None:
     """TLS on the same port, off again; a pair that does not fit changes nothing."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj"]
-    made = await asyncio.create_subprocess_exec(*argv, "/CN=localhost", "-keyout", key, "-out", cert, stderr=-3)
-    assert await made.wait() == 0
+    cert, key = await certificate(tmp_path)
     context = ssl.create_default_context(cafile=cert)
     context.check_hostname = False
     plain = unit_at(free(), None)
@@ -146,8 +156,10 @@ async def test_a_certificate_comes_and_goes(tmp_path: Path) -> None:
     async with opened(plain, 1) as (front, doors):
         await move(front, doors, secret)
         assert await status("127.0.0.1", plain.port, context=context) == 200
-        with pytest.raises(HostError, match="route/tls-unusable"):
-            await move(front, doors, msgspec.structs.replace(secret, tls_key_file=str(cert)))
+        os.mkfifo(tmp_path / "pipe")
+        for wrong in (cert, tmp_path / "pipe", tmp_path):
+            with pytest.raises(HostError, match="route/tls-unusable"):
+                await move(front, doors, msgspec.structs.replace(secret, tls_key_file=str(wrong)))
         assert await status("127.0.0.1", plain.port, context=context) == 200
         await move(front, doors, msgspec.structs.replace(secret, queue_size=7))
         assert await status("127.0.0.1", plain.port, context=context) == 200
@@ -183,3 +195,125 @@ async def test_keys_are_read_again_when_their_file_changes(tmp_path: Path, monke
         assert await status("127.0.0.1", unit.port, "the-key-2") == 401
         keys.write_text("the-key-4\n")
         await until("the-key-4", 200)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "huge"])
+async def test_what_comes_in_place_of_the_key_file_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """The keys are kept as they were, and that is said: at a start it is refused."""
+    monkeypatch.setattr(key_watch, "LOOK_S", 0.01)
+    keys, strange = tmp_path / "keys", tmp_path / "strange"
+    keys.write_text("the-key-1\n")
+    if kind == "pipe":
+        os.mkfifo(strange)
+    elif kind == "folder":
+        strange.mkdir()
+    elif kind == "device":
+        strange.symlink_to("/dev/zero")
+    else:
+        with strange.open("wb") as sparse:
+            sparse.truncate(1 << 40)
+    unit = unit_at(free(), keys)
+    async with opened(unit, 1):
+        assert await status("127.0.0.1", unit.port, "the-key-1") == 200
+        keys.unlink()
+        strange.rename(keys)
+        await until(lambda: "the keys are kept as they were" in caplog.text)
+        assert await status("127.0.0.1", unit.port, "the-key-1") == 200
+    with pytest.raises(HostError, match="route/key-file-unreadable"):
+        Front(table(target("m", 1), front=unit), StaticUpstreams())
+
+
+def test_who_asks_waits_for_no_other_key(tmp_path: Path) -> None:
+    """A key, or none of them, is looked up among 20,000 as quickly as among one."""
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"sha256:{n:064x} name=k{n}\n" for n in range(20_000)) + "the-last-key name=last\n")
+    found = read_keys(str(keys))
+    began = time.process_time()
+    for _ in range(500):
+        assert found.grant(b"no-such-key") is None
+        grant = found.grant(b"the-last-key")
+        assert grant is not None
+        assert grant.name == "last"
+    assert time.process_time() - began < 1  # 10 ms where each is looked at: 10 s
+
+
+class FewDescriptors:
+    """A listening socket whose `accept` fails the first time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.failed = False
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """As the system does without descriptors."""
+        if not self.failed:
+            self.failed = True
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self.sock.accept()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.sock, name)
+
+
+async def test_who_never_agrees_on_tls_takes_nobodys_place(tmp_path: Path) -> None:
+    """Silent clients, and some who speak no TLS, are counted like others, make room, and end in a head's time."""
+    cert, key = await certificate(tmp_path)
+    context = ssl.create_default_context(cafile=cert)
+    context.check_hostname = False
+    unit = unit_at(
+        free(), None, tls_cert_file=str(cert), tls_key_file=str(key), max_connections=4, header_timeout_s=0.5
+    )
+    async with opened(unit, 1) as (front, _):
+        silent = [await asyncio.open_connection("127.0.0.1", unit.port) for _ in range(12)]
+        await until(lambda: len(front.clients.connections) == 4)
+        assert await status("127.0.0.1", unit.port, context=context) == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", unit.port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for each, its in (*silent, (reader, writer)):
+            with contextlib.suppress(ConnectionError):
+                assert b"HTTP" not in await asyncio.wait_for(each.read(), WAIT_S)
+            its.close()
+        await until(lambda: not front.clients.connections)
+
+
+async def test_what_a_client_over_tls_does_not_read_is_as_little_as_without(tmp_path: Path) -> None:
+    """64 KiB, and what one read of the server's brings."""
+    cert, key = await certificate(tmp_path)
+    context = ssl.create_default_context(cafile=cert)
+    context.check_hostname = False
+    unit = unit_at(free(), None, tls_cert_file=str(cert), tls_key_file=str(key))
+    size = 16 << 20
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    async with answering(answer) as up, opened(unit, up.port) as (front, _):
+        _, writer = await asyncio.open_connection("127.0.0.1", unit.port, ssl=context)
+        cast("asyncio.Transport", writer.transport).pause_reading()
+        writer.write(post({"model": "m"}))
+        await until(lambda: any(getattr(c, "write_paused", False) for c in front.clients.connections))
+        (connection,) = front.clients.connections
+        assert connection.transport.get_write_buffer_size() <= (64 + 256 + 16) * 1024
+        writer.transport.abort()
+        await until(lambda: not front.clients.connections)
+
+
+async def test_tls_without_descriptors_goes_on_when_there_are_some(tmp_path: Path) -> None:
+    """Who connects meanwhile waits. A client that says nothing holds up no end of the front."""
+    cert, key = await certificate(tmp_path)
+    context = ssl.create_default_context(cafile=cert)
+    context.check_hostname = False
+    unit = unit_at(free(), None, tls_cert_file=str(cert), tls_key_file=str(key))
+    front = Front(table(target("m", 1), front=unit), StaticUpstreams())
+    bound = FewDescriptors(bind(front, unit.host, unit.port))
+    shutdown = asyncio.Event()
+    doors = Doors(front, cast("socket.socket", bound))
+    serving = asyncio.create_task(
+        serve(front, host=unit.host, port=unit.port, doors=doors, shutdown=shutdown, drain_timeout_s=60)
+    )
+    assert await status("127.0.0.1", unit.port, context=context) == 200
+    assert bound.failed
+    _, writer = await asyncio.open_connection("127.0.0.1", unit.port)
+    await until(lambda: bool(front.clients.connections))
+    shutdown.set()
+    await asyncio.wait_for(serving, WAIT_S)
+    writer.close()

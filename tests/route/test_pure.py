@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -282,3 +284,11 @@ def test_request_reads_and_sorts_headers() -> None:
 def test_what_can_be_waited_for(changes: dict[str, Any], state: Any, expected: bool) -> None:
     """A server on its way up, one started on demand, and a member of an exclusive group that was swapped out."""
     assert can_wake(state, target("m", 1, **changes)) is expected
+
+
+def test_the_front_imports_what_it_uses() -> None:
+    """What only errors, people's pages and odd file systems take is not in memory before."""
+    late = {"difflib", "email", "html", "tempfile", "starlette", "uvicorn", "sqlite3"}
+    code = f"import sys, uvloop; from launcher.route import Front, serve; sys.exit(str({late} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"

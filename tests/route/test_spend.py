@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from launcher.errors import HostError
 from launcher.route import Front
+from launcher.route.guard import Guard
 from launcher.route.keys import read_keys
 from launcher.route.problem import HttpError
 from launcher.route.spend import Limits, Usage
@@ -84,7 +85,7 @@ async def test_a_key_that_has_spent_its_share_is_told_when_to_come_back(tmp_path
             slow.gate.set()
             await busy.answer()
             third = await ask(port, asking("once-key"))
-            front.renew_keys()
+            front.take_keys(Guard(front.unit))
             still = await kept.ask(asking("often-key"))
             refused = dict(front.refused)
     assert [answer.status for answer in often] == [200, 200, 429, 429]

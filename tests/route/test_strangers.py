@@ -283,7 +283,9 @@ async def answering_script(reader: asyncio.StreamReader, writer: asyncio.StreamW
 # --- H5: keys ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/slots/0?action=erase", "/slots/0?action=save", "/props", "/lora-adapters"])
+@pytest.mark.parametrize(
+    "path", ["/slots/0?action=erase", "/%73lots%2F0?action=save", "/props", "/lora-adapters", "/slots/0;x?action=erase"]
+)
 async def test_what_changes_a_server_for_everybody_needs_an_admin(tmp_path: Path, path: str) -> None:
     """An inference key may look, and infer; a limited one sees nothing of other servers."""
     keys = tmp_path / "keys"
