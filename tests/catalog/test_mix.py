@@ -151,6 +151,7 @@ def test_names_of_mixes() -> None:
 @pytest.mark.parametrize("n_expert", [0, 8, 16])
 @pytest.mark.parametrize("mix", MIXES)
 def test_layers_taken_from_a_template_have_the_types_of_the_rules(mix: str, n_expert: int) -> None:
+    """A mix whose layers differ is known to: each tensor has the type that the rules give it at its place."""
     experts = {"n_expert": n_expert, "n_expert_used": 2, "n_ff_exp": 512} if n_expert else {}
     sizes = {"n_layer": 32, "n_embd": 512, "n_head": 4, "n_head_kv": 1, "n_ff": 512, "n_vocab": 99, "n_ctx_train": 9}
     architecture = ArchitectureConfig(arch="llama", **sizes, **experts)
