@@ -1,7 +1,7 @@
 """How planning grows with the fleet, ten servers a host: `python -m benchmarks.plan_scale`.
 
 Then the whole command, `launch plan -f`, on fleet files of servers that are all different: each with a context and a
-batch of its own, of a hundred models; and, for comparison, each with a model of its own.
+batch of its own, and each with a model of its own; and, for comparison, of a hundred models.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GROWTH_LIMIT = 1.5
 """Seconds a server of the largest fleet over those of the smallest."""
 ROUNDS = 3
 COMMAND_LIMITS_S = {1000: 2.0, 3000: 6.0}
-"""CPU seconds of `launch plan -f` by servers."""
+"""CPU seconds of `launch plan -f` by servers, each with a model of its own."""
 MODELS = 100
 
 
@@ -121,10 +121,10 @@ def command_seconds(count: int, models: int) -> float:
 
 def of_the_command() -> bool:
     """Whether the whole command keeps its limits and grows no faster than the fleet; prints what it takes."""
-    took = {count: command_seconds(count, MODELS) for count in COMMAND_LIMITS_S}
+    took = {count: command_seconds(count, count) for count in COMMAND_LIMITS_S}
     for count, s in took.items():
-        alone = command_seconds(count, count)
-        print(f"launch plan -f, {count} servers: {s:5.2f} s of {MODELS} models, {alone:5.2f} s of {count} models")
+        few = command_seconds(count, MODELS)
+        print(f"launch plan -f, {count} servers: {few:5.2f} s of {MODELS} models, {s:5.2f} s of {count} models")
     fewest, most = min(took), max(took)
     growth = took[most] / most / (took[fewest] / fewest)
     return growth <= 1 and all(s <= COMMAND_LIMITS_S[count] for count, s in took.items())

@@ -5,6 +5,7 @@ overrides ─config→ FleetConfig ─catalog→ Catalog ─plan→ FleetPlan �
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,20 @@ def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
 
     `config_dirs` are the user's own groups, searched before the packaged ones. Raises ConfigError or CatalogError
     when there is nothing to plan; later errors are in `findings` (see `Compilation.require`).
+    Python's search for cycles rests meanwhile: nearly all that is made here stays, and looking at it again and again
+    takes a quarter of the time of a fleet of thousands.
     """
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        return _compile(overrides, config_dirs)
+    finally:
+        if searching:
+            gc.enable()
+
+
+def _compile(overrides: Sequence[str], config_dirs: Iterable[Path]) -> Compilation:
+    """`compile_fleet`, stage by stage."""
     dirs = tuple(config_dirs)
     headers = catalog.Headers(_lock_file(dirs))
     composed = compose_config(overrides, config_dirs=dirs, headers=headers)

@@ -60,7 +60,15 @@ _CATEGORIES = (
     ("ffn_down", "ffn_down"),
 )
 _V_LIKE = frozenset({"attention_v", "attention_qkv", "attention_kv_b"})
-_BY_PLACE = _V_LIKE | {"ffn_down"}
+_BY_PLACE = {
+    **dict.fromkeys(("Q4_K_M", "Q5_K_M", "Q3_K_M", "Q4_K_S"), _V_LIKE | {"ffn_down"}),
+    **dict.fromkeys(
+        ("Q2_K_S", "IQ3_M", "IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M"),
+        frozenset({"ffn_down"}),
+    ),
+    "IQ3_XS": frozenset({"ffn_up", "ffn_gate", "ffn_down"}),
+}
+"""Mixes in which layers differ, and in which kinds of tensor; ffn_down too where the others go by its count."""
 
 
 @lru_cache(maxsize=1024)
@@ -80,8 +88,7 @@ def is_v_like(name: str) -> bool:
 
 def depends_on_place(mix: Mix, name: str) -> bool:
     """Whether the type of tensors of this name can differ from layer to layer."""
-    category = category_of(name)
-    return category in _BY_PLACE or (mix.name == "IQ3_XS" and category in {"ffn_up", "ffn_gate"})
+    return category_of(name) in _BY_PLACE.get(mix.name, ())
 
 
 def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:

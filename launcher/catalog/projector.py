@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from launcher.catalog.files import read_header
 from launcher.catalog.gguf import Header
 from launcher.catalog.locate import resolve_path
 from launcher.errors import CatalogError, Finding
-from launcher.ir.catalog import ProjectorFile
+from launcher.ir.catalog import ImageEncoder, ProjectorFile
 from launcher.ir.config import ModelConfig, ProjectorConfig
 
 
@@ -46,6 +47,7 @@ def _file(
         compute_bytes=entry.compute_bytes,
         source="gguf" if header else "declared",
         modalities=(header and _modalities(header)) or ("image",),
+        encoder=image_encoder(header) if header else None,
     )
 
 
@@ -53,6 +55,64 @@ def _modalities(header: Header) -> tuple[str, ...]:
     """What a projector takes: it has an encoder for it."""
     kinds = {"image": "vision", "audio": "audio"}
     return tuple(kind for kind, encoder in kinds.items() if f"clip.{encoder}.block_count" in header.values)
+
+
+class Sizes(NamedTuple):
+    """Sizes of image of one kind of projector: tokens along the side of the one that warms up, and the most tokens.
+
+    `merge`: patches along each side of a token where `merge_key` is not in the file. No tokens: one size, the header's.
+    """
+
+    merge: int
+    merge_key: str
+    warm_side: int = 0
+    most: int = 0
+
+
+SIZES = {
+    "qwen2vl_merger": Sizes(2, "spatial_merge_size", 46, 4096),
+    "qwen2.5vl_merger": Sizes(2, "spatial_merge_size", 46, 4096),
+    "qwen3vl_merger": Sizes(2, "spatial_merge_size", 46, 4096),
+    "pixtral": Sizes(1, "spatial_merge_size", 16, 1024),
+    "gemma3": Sizes(4, "projector.scale_factor"),
+}
+"""Kinds whose buffers were held against servers (tests/plan/test_pictures.py). Source: mtmd/clip.cpp load_hparams."""
+
+
+def image_encoder(header: Header) -> ImageEncoder | None:
+    """The measures of an image encoder; None of a kind that was not compared, and of files that hear as well."""
+    sizes = SIZES.get(str(header.values.get("clip.projector_type")))
+    if sizes is None or _modalities(header) != ("image",):
+        return None
+
+    def number(key: str) -> int:
+        """A whole number of the encoder, 0 where the header has none."""
+        value = header.values.get(f"clip.vision.{key}")
+        return value if type(value) is int else 0
+
+    patch_size, merge = number("patch_size"), number(sizes.merge_key) or sizes.merge
+    tensors = {t.name: t for t in header.tensors}
+    kernel = tensors.get("v.patch_embd.weight")
+    needed = (patch_size, number("embedding_length"), number("attention.head_count"), number("feed_forward_length"))
+    if kernel is None or min(needed) <= 0 or not (sizes.most or number("image_size")):
+        return None
+    side = number("image_size") // patch_size
+    patches = (sizes.warm_side**2 * merge**2, sizes.most * merge**2) if sizes.most else (side**2, side**2)
+    return ImageEncoder(
+        n_embd=number("embedding_length"),
+        n_ff=number("feed_forward_length"),
+        n_head=number("attention.head_count"),
+        n_embd_out=max(projected_widths(header), default=0),
+        patch_size=patch_size,
+        merge=merge,
+        kernel_bytes=2 if kernel.type.lower() == "f16" else 4,
+        fused=any(".attn_qkv." in name for name in tensors),
+        gated=any(".ffn_gate." in name for name in tensors),
+        windowed=number("n_wa_pattern") > 0,
+        n_deepstack=sum(name.startswith("v.deepstack.") and name.endswith(".fc2.weight") for name in tensors),
+        turned="mm.input_projection.weight" in tensors,
+        patches=patches,
+    )
 
 
 def _read(

@@ -73,6 +73,8 @@ def _absurd(a: ArchitectureConfig) -> list[tuple[str, str]]:
     problems = []
     for name in a.__struct_fields__:
         value = getattr(a, name)
+        if isinstance(value, int) and 0 <= value <= MAX_SIZE:
+            continue
         numbers = value if isinstance(value, tuple) else (value,)
         if name != "bos_token_id" and any(isinstance(n, int) and not 0 <= n <= MAX_SIZE for n in numbers):
             problems.append((name, f"{name} is {value}; it must be between 0 and {MAX_SIZE:,}"))

@@ -72,8 +72,33 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
         return sum(t.size_bytes for t in self.tensors)
 
 
+class ImageEncoder(msgspec.Struct, frozen=True, kw_only=True):
+    """The measures of a projector's image encoder, as far as they decide what computing an image takes.
+
+    `fused`: one matrix for Q, K and V; `gated`: feed-forwards have gates; `windowed`: some layers see windows alone.
+    `merge`: so many patches along each side make one token. `patches` are those of the image with which a server
+    warms up, and of the largest that it encodes at once.
+    """
+
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_embd_out: int
+    patch_size: int
+    merge: int
+    kernel_bytes: int
+    """Bytes of a value of the first convolution's kernel."""
+    fused: bool
+    gated: bool
+    windowed: bool
+    n_deepstack: int
+    turned: bool
+    """The matrix behind the encoder is transposed anew for each image."""
+    patches: tuple[int, int]
+
+
 class ProjectorFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A multimodal projector. `compute_bytes` 0 = not declared."""
+    """A multimodal projector. `compute_bytes` 0 = not declared; `encoder`: what it follows from where a header says."""
 
     model: str
     path: str
@@ -82,6 +107,7 @@ class ProjectorFile(msgspec.Struct, frozen=True, kw_only=True):
     source: Literal["gguf", "declared"]
     modalities: tuple[str, ...] = ("image",)
     """What it takes, as its header says; of one that is not at hand images are assumed."""
+    encoder: ImageEncoder | None = None
 
 
 class AdapterFile(msgspec.Struct, frozen=True, kw_only=True):

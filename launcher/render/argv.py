@@ -60,9 +60,11 @@ def server_words(
     theirs = named_flags(server.config.extra_args, index)
     words = [binary]
     for meaning in TABLE:
-        if meaning.soft and any(index.get(flag) in theirs for flag in meaning.owns if flag in index):
+        if theirs and meaning.soft and any(index.get(flag) in theirs for flag in meaning.owns if flag in index):
             continue
         alternatives = meaning.spell(server, placement)
+        if not alternatives:
+            continue
         chosen = next((a for a in alternatives if not refusals(a, index)), None)
         if chosen:
             words += chosen

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from launcher.catalog.file_types import MIXES, find_mix
-from launcher.catalog.mix import Model, Place, tensor_type
+from launcher.catalog.mix import Model, Place, category_of, tensor_type
+from launcher.catalog.synthesis import synthesise
+from launcher.ir.config import ArchitectureConfig
 
 _MODEL = Model(arch="llama", n_layer=32, n_attention_v=32, n_expert=0, n_gqa=4, tied=False, is_70b=False)
 _MIXTRAL = Model(arch="llama", n_layer=32, n_attention_v=32, n_expert=8, n_gqa=4, tied=False, is_70b=False)
@@ -144,3 +146,26 @@ def test_names_of_mixes() -> None:
     assert find_mix("mxfp4") is MIXES["MXFP4_MOE"]
     assert find_mix("Q5_K") is MIXES["Q5_K_M"]
     assert find_mix("UD-Q4_K_XL") is None
+
+
+@pytest.mark.parametrize("n_expert", [0, 8, 16])
+@pytest.mark.parametrize("mix", MIXES)
+def test_layers_taken_from_a_template_have_the_types_of_the_rules(mix: str, n_expert: int) -> None:
+    """A mix whose layers differ is known to: each tensor has the type that the rules give it at its place."""
+    experts = {"n_expert": n_expert, "n_expert_used": 2, "n_ff_exp": 512} if n_expert else {}
+    sizes = {"n_layer": 32, "n_embd": 512, "n_head": 4, "n_head_kv": 1, "n_ff": 512, "n_vocab": 99, "n_ctx_train": 9}
+    architecture = ArchitectureConfig(arch="llama", **sizes, **experts)
+    model = Model(arch="llama", n_layer=32, n_attention_v=32, n_expert=n_expert, n_gqa=4, tied=False, is_70b=False)
+    tensors, _ = synthesise(architecture, MIXES[mix])
+    counts = {"attention_v": 0, "ffn_down": 0}
+    seen = 0
+    for tensor in tensors:
+        if not tensor.name.startswith("blk."):
+            continue
+        _, number, stem = tensor.name.split(".", 2)
+        place = Place(int(number), counts["attention_v"], counts["ffn_down"])
+        assert tensor.type == tensor_type(MIXES[mix], model, stem, tensor.shape, place), tensor.name
+        seen += 1
+        if category_of(stem) in counts:
+            counts[category_of(stem)] += 1
+    assert seen >= 9 * 32

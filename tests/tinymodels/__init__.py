@@ -25,7 +25,7 @@ _FAMILIES: dict[str, tuple[Shape, Callable[[str, Shape], Blueprint]]] = {
 PROJECTORS = {"qwen2vl": "qwen2vl-projector", "qwen3vlmoe": "qwen3vl-projector"}
 """Multimodal projectors, by the text architecture that they feed; `write` takes their names too."""
 
-ARCHITECTURES: tuple[str, ...] = tuple(name for name in _FAMILIES if name not in PROJECTORS.values())
+ARCHITECTURES: tuple[str, ...] = tuple(name for name in _FAMILIES if not name.endswith("-projector"))
 """Models that `write` takes. `draft` is a llama of one layer that shares vocabulary and embeddings with `llama`."""
 
 
@@ -71,7 +71,7 @@ def plan(arch: str, **shape_overrides: int) -> tuple[Blueprint, np.ndarray]:
     shape, build = _family(arch)
     shape = shape.with_overrides(shape_overrides)
     blueprint = build(arch, shape)
-    if arch in PROJECTORS.values():
+    if arch.endswith("-projector"):
         return blueprint, np.empty(0, np.float32)
     words = vocabulary.for_architecture(arch, shape.n_vocab)
     blueprint.metadata.update(words.metadata())

@@ -132,8 +132,9 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
             message = f"{server.config.model} has no projector in the catalogue"
             fixes = (set_field(server, "projector", "false"),)
             yield finding("error", "plan/projector-missing", key, message, fixes=fixes)
-        elif not server.projector.compute_bytes:
-            message = "the projector's compute buffer is not declared and not counted"
+        elif not server.projector.compute_bytes and server.projector.encoder is None:
+            here = "of a kind that was not compared" if server.projector.source == "gguf" else "not at hand"
+            message = f"the projector's compute buffer is not declared and not counted: its file is {here}"
             yield finding("note", "plan/projector-compute", f"models.{server.config.model}.projector", message)
 
 

@@ -10,8 +10,10 @@ from launcher.ir.catalog import ModelFile, ProjectorFile
 from launcher.ir.config import ArchitectureConfig, DraftConfig
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
+from launcher.plan.memory.compute import on_card
 from launcher.plan.memory.compute_bound import head_width, micro_batch
 from launcher.plan.memory.layers import widest
+from launcher.plan.memory.pictures import image_compute
 from launcher.plan.memory.placement import layer_devices
 from launcher.sizes import MIB
 
@@ -75,10 +77,16 @@ def adapter_parts(adapters: Sequence[int], arch: ArchitectureConfig, settings: S
 def projector_parts(projector: ProjectorFile, settings: Settings) -> Iterator[Part]:
     """Projector tensors and compute where it runs: as written, else on the server's first device, else on the host.
 
-    Images being encoded come on top. Source: mtmd/clip.cpp (the weights are read, never mapped).
+    What is declared is the compute of the largest image; else the server warms up with one of some size, and one of
+    the largest has its buffer grow. Images being encoded come on top. Source: mtmd/clip.cpp (weights are read, never
+    mapped).
     """
     device = settings.devices[0] if settings.devices else RAM
     device = settings.projector_device or device
-    size = projector.tensor_bytes + projector.compute_bytes
-    yield Part(device=device, component="projector", committed=size)
+    start = most = projector.compute_bytes
+    if (encoder := projector.encoder) is not None and not most:
+        sizes = (image_compute(encoder, n, flash_attention=settings.flash_attention) for n in encoder.patches)
+        start, most = (n if device == RAM or settings.plain_devices else on_card(n) for n in sizes)
+    later = max(0, most - start)
+    yield Part(device=device, component="projector", committed=projector.tensor_bytes + start, later=later)
     yield Part(device=RAM, component="projector", later=IMAGE * settings.slots)

@@ -62,9 +62,12 @@ def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     for name in settings.devices:
         size = device + (beside if copied or name in pulled else 0)
         size += scattered if name in pulled else 0
-        if not settings.plain_devices:
-            size += size * UNKNOWN_DEVICE // 100 + RESERVE
-        yield Part(device=name, component="compute", committed=size)
+        yield Part(device=name, component="compute", committed=size if settings.plain_devices else on_card(size))
+
+
+def on_card(size: int) -> int:
+    """A buffer of `size` bytes on a device whose allocator was not compared."""
+    return size + size * UNKNOWN_DEVICE // 100 + RESERVE
 
 
 def _pipelined(n_layer: int, settings: Settings) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import accumulate
 from math import prod
 
 import msgspec
@@ -55,15 +54,14 @@ class Group(msgspec.Struct, kw_only=True):
     copies: int = 0
     spans: dict[int, tuple[int, int]] = {}
 
-    def add(self, size: int, copy: int, start: int, part: int = 0) -> None:
-        """Count one tensor of `size` bytes at `start` in file `part`, of which the CPU makes a copy of `copy` bytes."""
+    def add(self, size: int, plain: int, copies: int, span: tuple[int, int], part: int) -> None:
+        """Count tensors that follow each other in file `part`; of `size` bytes `plain` stay as they are, in `span`."""
         self.tensors += size
-        if copy:
-            self.copies += copy
-            return
-        self.plain += size
-        first = self.spans[part][0] if part in self.spans else start  # tensors come in the file's order
-        self.spans[part] = (first, start + size)
+        self.copies += copies
+        if plain:
+            self.plain += plain
+            first = self.spans[part][0] if part in self.spans else span[0]  # tensors come in the file's order
+            self.spans[part] = (first, span[1])
 
 
 class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,37 +157,42 @@ def weigh(model: ModelFile, copies: CpuCopies, *, nextn: bool = False, placement
     placed: dict[str, Group] = {}
     n_layer = model.architecture.n_layer
     loaded = n_layer if nextn else trunk(model.architecture)
-    dense = tuple(Group() for _ in range(n_layer))
-    experts = tuple(Group() for _ in range(n_layer))
-    inputs, output = Group(), Group()
+    layers = dense, experts = tuple(Group() for _ in range(n_layer)), tuple(Group() for _ in range(n_layer))
+    outside = output, inputs = Group(), Group()
     roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
-    offset = largest = count = 0
-    ends = list(accumulate(part.tensors for part in model.parts)) if all(p.tensors for p in model.parts) else []
-    begins = dict(zip(ends[:-1], range(1, len(ends)), strict=True))
-    part = 0
-    for index, tensor in enumerate(model.tensors):
-        if index in begins:
-            part, offset = begins[index], 0
-        size, name = tensor.size_bytes, tensor.name
-        start = offset
-        offset += -(-size // FILE_ALIGNMENT) * FILE_ALIGNMENT
-        layer, stem = split_name(name)
-        if layer >= loaded:
-            continue
-        key = (stem, tensor.type, tensor.shape)
-        kind = roles.get(key)
-        if kind is None:
-            kind = roles[key] = role(stem, tensor, copies)
-        elsewhere = _ruled(name, compiled) if compiled else None
-        if elsewhere is not None:
-            group = placed.setdefault(elsewhere, Group())
-        elif layer >= 0:
-            group = experts[layer] if kind.is_bank else dense[layer]
-        else:
-            group = inputs if kind.is_input else output
-        group.add(size, kind.copy, start, part)
-        largest = max(largest, size)
-        count += 1
+    largest = count = 0
+    for part, tensors in enumerate(_by_part(model)):
+        group, offset = inputs, 0
+        size = plain = copied = first = last = 0  # of the group's tensors that follow each other
+        for tensor in tensors:
+            own, name = tensor.size_bytes, tensor.name
+            start, offset = offset, offset + own + -own % FILE_ALIGNMENT
+            layer, stem = split_name(name)
+            if layer >= loaded:
+                continue
+            key = (stem, tensor.type, tensor.shape)
+            kind = roles.get(key)
+            if kind is None:
+                kind = roles[key] = role(stem, tensor, copies)
+                largest = max(largest, own)  # a role is of one size
+            if compiled and (elsewhere := _ruled(name, compiled)) is not None:
+                into = placed.setdefault(elsewhere, Group())
+            elif layer >= 0:
+                into = layers[kind.is_bank][layer]
+            else:
+                into = outside[kind.is_input]
+            if into is not group:
+                group.add(size, plain, copied, (first, last), part)
+                group, size, plain, copied = into, 0, 0, 0
+            size += own
+            if copy := kind.copy:
+                copied += copy
+            else:
+                first = first if plain else start
+                plain += own
+                last = start + own
+            count += 1
+        group.add(size, plain, copied, (first, last), part)
     tied, moved = _tied(model, copies), _ruled(EMBEDDING, compiled)
     if tied is not None and moved is not None:  # the rule moves the output, too: on a device they are one tensor
         placed[moved].copies += tied.copies if moved == RAM else 0
@@ -204,6 +207,18 @@ def weigh(model: ModelFile, copies: CpuCopies, *, nextn: bool = False, placement
         largest=largest,
         count=count,
     )
+
+
+def _by_part(model: ModelFile) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors of each file of a model; all at once where it isn't known which hold which."""
+    if not all(part.tensors for part in model.parts):
+        yield model.tensors
+        return
+    end = 0
+    for part in model.parts[:-1]:
+        begin, end = end, end + part.tensors
+        yield model.tensors[begin:end]
+    yield model.tensors[end:]
 
 
 def _ruled(name: str, placement: list[tuple[re.Pattern[str], str]]) -> str | None:
