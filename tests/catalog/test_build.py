@@ -419,7 +419,7 @@ def test_the_vault_has_every_quantization_of_the_fleets_models(tmp_path: Path) -
     assert {key for key, file in found.items() if not file.used} == {"models.a.files.q4_k_m", "models.a.files.f16"}
 
 
-@pytest.mark.parametrize("arch", (*tinymodels.ARCHITECTURES, *tinymodels.PROJECTORS.values()))
+@pytest.mark.parametrize("arch", [*tinymodels.ARCHITECTURES, *tinymodels.PROJECTORS.values()])
 def test_what_a_header_said_is_read_back_from_a_lock(arch: str, tiny_models: Callable[..., Path]) -> None:
     """Every architecture's figures are within the ranges that a lock file is read with."""
     facts = header_facts(str(tiny_models(arch)))
