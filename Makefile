@@ -44,7 +44,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing launch into $(VENV)"
-	@$(PIP) install -q --use-pep517 -c constraints.txt -e .
+	@$(PIP) install -q --use-pep517 -c constraints.txt -e '.[hub]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python

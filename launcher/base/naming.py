@@ -29,7 +29,7 @@ def names_of(models: bytes) -> tuple[str, ...]:
 
 def stranger(name: str, models: bytes) -> str | None:
     """Who answers in place of `name`, by its `/v1/models`; None when it is that server."""
-    names = names_of(models)
+    names = tuple(dict.fromkeys(names_of(models)))
     if name in names:
         return None
     return f"it calls itself {', '.join(map(repr, names[:3]))}" if names else "it does not say who it is"

@@ -211,5 +211,5 @@ def _projector(keys: _Keys) -> ArchitectureConfig:
     sizes: dict[str, Any] = {field: keys.optional(f"{kind}.{key}") for field, key in _VISION_KEYS.items()}
     heads = keys.optional(f"{kind}.attention.head_count")
     return ArchitectureConfig(
-        arch="clip", n_head=heads, n_head_kv=heads, n_vocab=0, n_ctx_train=0, causal=False, tokenizer="none", **sizes
+        arch="clip", n_head=heads, n_head_kv=heads, n_vocab=1, n_ctx_train=0, causal=False, tokenizer="none", **sizes
     )

@@ -67,7 +67,7 @@ _TYPE_AND_OFFSET = struct.Struct("<IQ")
 _PREAMBLE = struct.Struct("<4sIQQ")
 _SHAPES = {n: struct.Struct(f"<{n}Q") for n in range(1, MAX_DIMS + 1)}
 
-_RESUME = "resume or repeat the download, or remove the file to plan from the declared architecture"
+_RESUME = "resume or repeat the download; without the file a plan takes the architecture as declared"
 
 
 class BadHeader(Exception):  # noqa: N818 - a verdict about a file, turned into a Finding at the room's edge
@@ -265,7 +265,7 @@ def _preamble(window: _Window) -> tuple[int, int, int]:
     magic = window.data[at : at + 4]
     if not b"GGUF".startswith(magic):
         hint = _KNOWN_MAGIC.get(magic, "is this the right file?")
-        raise BadHeader("catalog/not-gguf", f"the file starts with {magic!r}, not with b'GGUF'", hint)
+        raise BadHeader("catalog/not-gguf", f"the file starts with {repr(magic)[1:]}, not with 'GGUF'", hint)
     at = window.reserve(_PREAMBLE.size)
     _, version, n_tensors, n_keys = _PREAMBLE.unpack_from(window.data, at)
     window.pos += _PREAMBLE.size

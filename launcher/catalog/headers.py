@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -47,6 +47,20 @@ def _base_type(file: ModelFile) -> GgmlType:
     return _BY_NAME.get(name, _BY_NAME["f16"])
 
 
+class _Lock(msgspec.Struct):
+    """A lock file of which no entry was looked at yet."""
+
+    schema: str
+    files: dict[str, msgspec.Raw]
+
+
+def _readable(entries: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, HeaderFacts]]:
+    """Those that are what they should be: one that is not costs none of the others."""
+    for name, raw in entries.items():
+        with contextlib.suppress(msgspec.DecodeError):
+            yield name, msgspec.json.decode(raw, type=HeaderFacts)
+
+
 class Headers:
     """Reads headers, each once; what is not at hand comes from the lock file of the fleet file, if there is one."""
 
@@ -58,8 +72,8 @@ class Headers:
         self._read: dict[str, HeaderFacts] = {}
         if lock_file is not None:
             with contextlib.suppress(OSError, msgspec.DecodeError):
-                lock = msgspec.json.decode(lock_file.read_bytes(), type=HeaderLock)
-                self._kept = lock.files if lock.schema == LOCK_SCHEMA else {}
+                lock = msgspec.json.decode(lock_file.read_bytes(), type=_Lock)
+                self._kept = dict(_readable(lock.files)) if lock.schema == LOCK_SCHEMA else {}
 
     def __call__(self, path: str, key: str) -> HeaderFacts:
         """The facts of the file at `path`. Raises CatalogError at `key` when neither it nor the lock has them."""

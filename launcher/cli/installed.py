@@ -134,7 +134,7 @@ def journal_of(installed: Installed, names: Iterable[str], *, follow: bool, line
     """The command line that prints what the units of components `names` wrote, in order of time."""
     wanted = set(names)
     units = [unit for component in installed.components if component.name in wanted for unit in component.units]
-    return [*Systemd(installed.layout).journal(units, lines), "--output=short-iso", "--quiet", *["--follow"] * follow]
+    return [*Systemd(installed.layout).journal(units, lines), "--quiet", *["--follow"] * follow]
 
 
 def names_of(installed: Installed) -> list[str]:

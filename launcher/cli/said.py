@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SAID = {
     "start": "launch up",
-    "run": "launch up --ask 'a question', or launch up",
+    "run": "launch add FILE.gguf and launch up; launch up --ask 'a question' asks it",
     "create": "launch init",
     "new": "launch init",
     "scan": "launch init",

@@ -92,6 +92,7 @@ def logs(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
+    json: Json = False,
     no_color: NoColor = False,
 ) -> int:
     """Print logs: of one server, of several, or of all.
@@ -102,4 +103,4 @@ def logs(
     """
     from launcher.cli.logs import show_logs
 
-    return show_logs(tuple(names or ()), follow=follow, lines=lines, no_color=no_color)
+    return show_logs(tuple(names or ()), follow=follow, lines=lines, as_json=json, no_color=no_color)

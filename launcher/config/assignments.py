@@ -218,7 +218,8 @@ def unknown_key(target: _Target, position: int) -> Finding:
         fixes.append(Fix(override=f"+{override.text}", effect=f"adds {override.key}"))
     where = f"in {'.'.join(prefix)}" if prefix else "top-level keys"
     empty = f"there are no {'.'.join(prefix)}" if free else f"{'.'.join(prefix)} is a value and has no keys"
-    note = listing(where, names) if names else empty
+    shows = f"launch explain {'.'.join(prefix)}" if prefix and not free else ""
+    note = listing(where, names, shows) if names else empty
     return _unknown(target, ".".join(parts[: position + 1]), fixes=tuple(fixes), notes=(note,))
 
 

@@ -169,8 +169,13 @@ def _not_found(repository: FragmentRepository, path: str, error: Exception) -> F
     group, _, option = path.rpartition("/")
     location = repository.mentions.get(path) or _list_named_in(repository, str(error))
     if group and group not in index.groups:
+        below = group.rpartition("/")[2]  # a relative name begins in the group of the file that names it
         near = nearest(group, index.groups)
         notes = (f"did you mean {near}/?",) if near else ()
+        if below != group and below in index.groups:
+            notes = (
+                f"did you mean /{below}? With the slash it is the group at the top: defaults: [{{/{below}: […]}}]",
+            )
         return Finding(
             code="config/unknown-group",
             severity="error",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -77,6 +78,8 @@ def compose_fleet(
         tree, unresolved = resolve(tree)
         findings += locate(unresolved, sources)
         incomplete = incomplete or bool(unresolved)
+    if not fleet_file.name:
+        _call_profile(tree, assembled.choices)
     findings += locate(by_engine(tree, sources, edge.devices), sources)
     filled = locate(fill(tree, sources, edge.headers, fleet_file), sources)
     if has_errors(filled):
@@ -99,6 +102,15 @@ def compose_fleet(
     if has_errors(findings):
         raise ConfigError(shortened(findings))
     return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(shortened(findings)))
+
+
+def _call_profile(tree: dict[str, Any], choices: Choices) -> None:
+    """A profile that does not say its name is called after its file."""
+    chosen = (d.config_path or "" for d in choices.defaults if d.parent == PRIMARY)
+    group, _, name = next((path for path in chosen if path.startswith("profile/")), "").rpartition("/")
+    profile = tree.setdefault("profile", {}) if group else None
+    if isinstance(profile, dict):
+        profile.setdefault("name", name)
 
 
 def _without_followers(repository: FragmentRepository, findings: Sequence[Finding]) -> list[Finding]:

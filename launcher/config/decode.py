@@ -234,7 +234,8 @@ class _Decoder:
     def unknown(self, key: str, name: Any, value: Any, names: tuple[str, ...]) -> None:
         """Note a key that the types do not declare."""
         near = nearest(str(name), names)
-        known = listing("known keys", names)
+        parent = key.rpartition(".")[0]
+        known = listing("known keys", names, f"launch explain {parent}" if parent else "")
         place = self.sources.find(key)
         if place is not None and place.file != COMMAND_LINE:
             # an override would hide the mistake, and the file would keep it

@@ -26,13 +26,17 @@ def nearest(word: str, names: Iterable[object]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
-def listing(label: str, names: Iterable[object]) -> str:
-    """`label: a, b, c`, cut after `SHOWN_NAMES`; says so when there is none."""
+def listing(label: str, names: Iterable[object], shows: str = "") -> str:
+    """`label: a, b, c`, cut after `SHOWN_NAMES`, with the command that `shows` all; says so when there is none."""
     all_names = sorted(str(name) for name in names)
     if not all_names:
         return f"{label}: none"
     rest = len(all_names) - SHOWN_NAMES
-    return f"{label}: " + ", ".join(all_names[:SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+    return (
+        f"{label}: "
+        + ", ".join(all_names[:SHOWN_NAMES])
+        + (f" and {rest} more{f' ({shows})' if shows else ''}" if rest > 0 else "")
+    )
 
 
 def spell(value: Any) -> str:

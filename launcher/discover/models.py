@@ -69,8 +69,8 @@ def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader)
     """
     findings: list[Finding] = []
     files: dict[tuple[int, int], FoundFile] = {}
-    places = [Place("models", path) for path in named]
-    findings += (_unreadable(p.path, "there is no such file or folder") for p in places if not p.path.exists())
+    places = [Place("models", path.resolve() if ".." in path.parts else path) for path in named]
+    findings += (_absent(p.path) for p in places if not p.path.exists())
     places = [place for place in places if place.path.exists()]
     places += [place for place in usual if place.path.is_dir()]
     for place in places:
@@ -116,6 +116,12 @@ def _walk(folder: str, depth: int, findings: list[Finding]) -> Iterator[str]:
                 yield from _walk(entry.path, depth - 1, findings)
         elif entry.name.endswith(".gguf") and not _LATER_PART.search(entry.name):
             yield entry.path
+
+
+def _absent(path: Path) -> Finding:
+    """A place that was named, and is not there: mistyped, or a disk that is not mounted."""
+    note = "look at how it is spelled, and whether its disk is mounted; models elsewhere: --models DIR"
+    return msgspec.structs.replace(_unreadable(path, "there is no such file or folder"), notes=(note,))
 
 
 def _unreadable(path: Path, why: str) -> Finding:

@@ -19,10 +19,12 @@ from launcher.ir.deployment import Deployment
 
 Kind = Literal["add", "change", "remove"]
 SIGNS: dict[Kind, str] = {"add": "+", "change": "~", "remove": "-"}
+PROCESSES = (".service", ".container")
+"""Units with a process: targets and slices have none."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One file that would be written or removed. `restarts`: more than comments of a unit differ."""
+    """One file that would be written or removed. `restarts`: what a service's process is started with differs."""
 
     path: Path
     kind: Kind
@@ -75,7 +77,7 @@ def plan_changes(
                 data=data,
                 mode=mode,
                 unit=is_unit(path, layout),
-                restarts=old is None or body(old) != body(data),
+                restarts=path.suffix in PROCESSES and (old is None or process(old) != process(data)),
                 diff=unified(name, old, data),
             )
         )
@@ -104,10 +106,18 @@ def _outermost_first(folders: AbstractSet[str], files: Iterable[str]) -> tuple[s
     return tuple(sorted(folders & above, key=lambda name: (name.count("/"), name)))
 
 
-def body(raw: bytes) -> bytes:
-    """A unit without comments and blank lines: what systemd reads of it."""
-    lines = (line for line in raw.splitlines() if line.strip() and not line.lstrip().startswith((b"#", b";")))
-    return b"\n".join(lines)
+def process(raw: bytes) -> bytes:
+    """What a unit says of its process: no comments and blank lines, nor what a daemon-reload takes over by itself.
+
+    That is [Unit] and [Install]: descriptions, the order of a start, its limits.
+    """
+    said, section = [], b""
+    for line in raw.splitlines():
+        text = line.strip()
+        section = text if text.startswith(b"[") else section
+        if text and not text.startswith((b"#", b";")) and section not in (b"[Unit]", b"[Install]"):
+            said.append(line)
+    return b"\n".join(said)
 
 
 def unified(name: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:

@@ -224,10 +224,27 @@ class PoolDocument(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a log; `launch logs -f --json` prints one a line."""
+
+    name: str
+    """The server or service that wrote it, or systemd of it."""
+    line: str
+    at: float | msgspec.UnsetType = msgspec.UNSET
+    """When, in seconds since 1970: known where systemd keeps the log."""
+
+
+class LogsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch logs --json`: the last lines of each log."""
+
+    schema: Literal["launch.logs/v1"]
+    lines: tuple[LogLine, ...]
+
+
 _ANSWERS: tuple[type[msgspec.Struct], ...] = (
     *(StatusesDocument, StopDocument, ReloadDocument, SwitchDocument, InstallDocument, DraftsDocument),
     *(CheckpointsDocument, CheckpointCreatedDocument, CheckpointDeletedDocument, CheckpointRestoredDocument),
-    *(CheckpointDiffDocument, ExplainDocument, InspectionsDocument, PoolDocument),
+    *(CheckpointDiffDocument, ExplainDocument, InspectionsDocument, PoolDocument, LogsDocument),
 )
 
 

@@ -58,9 +58,9 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
     servers, findings = [], []
     for server in _started(plan):
         command = commands[server.name]
-        findings += _defaults_lost("llama_swap", server)
+        findings += _requests_lost("llama_swap", server)
         shell = " ".join(shell_lines(command.argv))
-        if "${" in shell:
+        if "${" in shell + _filters(server):
             findings.append(_left_out("llama_swap", server, "llama-swap would take ${ for a macro"))
             continue
         servers.append((server, command, shell))
@@ -77,6 +77,7 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
                 "url": _json(reachable_url(server.config.host, server.port)),
                 "env": _json([f"{k}={v}" for k, v in command.env.items()]) if command.env else "",
                 "aliases": _json(aliases) if (aliases := _aliases(server, kept)) else "",
+                "filters": _filters(server),
                 "idle_s": math.ceil(plan.config.tiers[server.tier].idle_timeout_s),
             }
             for server, command, shell in servers
@@ -99,7 +100,7 @@ def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) 
     """One section a server; options are its flags without dashes."""
     servers, findings = [], []
     for server in _started(plan):
-        findings += _defaults_lost("router", server)
+        findings += _requests_lost("router", server)
         options = _options(commands[server.name].words[1:], engines[server.config.engine][1])
         if isinstance(options, str):
             findings.append(_left_out("router", server, options))
@@ -206,14 +207,34 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _defaults_lost(target: str, server: ServerPlan) -> list[Finding]:
-    """The warning for defaults of requests: neither program has them, llama-swap's `setParams` overrules a client."""
-    names = ", ".join(server.config.request_defaults or ())
-    if not names:
-        return []
-    message = f"{EXPORTS[target]} leaves out request_defaults of {server.name} ({names}): clients must send them"
-    key = f"servers.{server.name}.request_defaults"
-    return [Finding(code="render/left-out", severity="warning", key=key, message=message)]
+def _requests_lost(target: str, server: ServerPlan) -> list[Finding]:
+    """Warnings for what our front does to requests and the target does not: `setParams` would overrule a client."""
+    config = server.config
+    lost: dict[str, tuple[Iterable[str], str]] = {
+        "request_defaults": (config.request_defaults or (), "clients must send them"),
+        "faces": (config.faces, "they are asked as nothing there"),
+    }
+    if target != "llama_swap":
+        lost["request_set"] = (config.request_set, "clients must send them")
+        lost["request_strip"] = (config.request_strip, "clients must leave them out")
+    return [
+        Finding(
+            code="render/left-out",
+            severity="warning",
+            key=f"servers.{server.name}.{field}",
+            message=f"{EXPORTS[target]} leaves out {field} of {server.name} ({', '.join(names)}): {why}",
+        )
+        for field, (names, why) in lost.items()
+        if names
+    ]
+
+
+def _filters(server: ServerPlan) -> str:
+    """llama-swap's `filters`: what is taken out of requests, and what is put in; empty without either."""
+    config = server.config
+    strip = {"stripParams": ", ".join(config.request_strip)} if config.request_strip else {}
+    put = {"setParams": config.request_set} if config.request_set else {}
+    return _json(strip | put) if strip or put else ""
 
 
 def _left_out(target: str, server: ServerPlan, why: str) -> Finding:

@@ -12,8 +12,10 @@ import msgspec
 import pytest
 
 from launcher.catalog import build, describe, load_model, resolve_path, vault
+from launcher.catalog.headers import header_facts
 from launcher.errors import CatalogError, Finding, has_errors
 from launcher.ir.config import FleetConfig
+from launcher.ir.headers import HeaderFacts
 from tests import tinymodels
 from tests.tinymodels import faulty
 
@@ -415,3 +417,10 @@ def test_the_vault_has_every_quantization_of_the_fleets_models(tmp_path: Path) -
     assert found["models.a.files.f16"].bytes == (tmp_path / "here.gguf").stat().st_size
     assert {key for key, file in found.items() if file.here} == {"models.a.files.f16"}
     assert {key for key, file in found.items() if not file.used} == {"models.a.files.q4_k_m", "models.a.files.f16"}
+
+
+@pytest.mark.parametrize("arch", [*tinymodels.ARCHITECTURES, *tinymodels.PROJECTORS.values()])
+def test_what_a_header_said_is_read_back_from_a_lock(arch: str, tiny_models: Callable[..., Path]) -> None:
+    """Every architecture's figures are within the ranges that a lock file is read with."""
+    facts = header_facts(str(tiny_models(arch)))
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=HeaderFacts) == facts

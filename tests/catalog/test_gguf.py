@@ -132,7 +132,7 @@ def test_every_cut_of_a_header_is_truncated() -> None:
         (b"", "catalog/truncated", "empty"),
         (b"\x7fELF" + bytes(99), "catalog/not-gguf", "\\x7fELF"),
         (b"lmgg" + bytes(99), "catalog/not-gguf", "lmgg"),
-        (b"x", "catalog/not-gguf", "b'x'"),
+        (b"x", "catalog/not-gguf", "'x'"),
         (raw.header([], version=1), "catalog/unsupported-version", "version 1"),
         (raw.header([], version=4), "catalog/unsupported-version", "version 4"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "catalog/unsupported-version", "big-endian"),

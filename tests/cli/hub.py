@@ -13,10 +13,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """`ORG/REPO` with these files, for the length of a `with` block. `lie`: state a wrong digest of this file."""
+    """`ORG/REPO` with these files, for the length of a `with` block.
 
-    def __init__(self, repo: str, files: dict[str, bytes], *, lie: str = "") -> None:
+    `lie`: state a wrong digest of this file; `cut`: the first longer body breaks off after so many bytes. `began` has
+    the byte at which each file's body began.
+    """
+
+    def __init__(self, repo: str, files: dict[str, bytes], *, lie: str = "", cut: int = 0) -> None:
         self.asked: list[tuple[str, str, str]] = []
+        self.cut, self.began = cut, list[int]()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,6 +48,7 @@ class Hub:
                     headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
                     start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
                     headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+                    hub.began.append(start)
                     self.send(206 if start else 200, data[start:], headers, body=body)
                 else:
                     self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
@@ -55,7 +61,10 @@ class Hub:
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 if body:
-                    self.wfile.write(data)
+                    breaks = 0 < hub.cut < len(data)
+                    end, hub.cut = (hub.cut, 0) if breaks else (len(data), hub.cut)
+                    self.wfile.write(data[:end])
+                    self.close_connection = self.close_connection or breaks
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._repo, self._files, self._lie = repo, files, lie

@@ -28,4 +28,9 @@ def test_a_key_is_found_by_what_people_write() -> None:
 def test_explain_takes_a_key(cli: Cli) -> None:
     """Beside the codes of findings."""
     assert "default 8000" in cli.run("explain", "runtime.front.port").stdout
+    told = cli.run("explain", "servers").stdout
+    assert {"ttl_s", "n_gpu_layers", "aliases"} <= {line.split()[0] for line in told.splitlines()}
+    assert (
+        "launch explain servers.assistant" in cli.run("plan", "servers.assistant.nonsense=1", *cli.dev, code=2).stderr
+    )
     assert "error[config/unknown-code]" in cli.run("explain", "n_gpu_layrs", code=2).stderr

@@ -54,13 +54,16 @@ def test_for_another_machine(tiny_models: Tiny, capsys: pytest.CaptureFixture[st
     assert next(m["model_bytes"] for m in only if m["device"] == "ram") > 0
 
 
-@pytest.mark.parametrize(("words", "vram"), [((), ()), (("slots=2",), ()), ((".",), ()), (("x.gguf",), ("much",))])
+@pytest.mark.parametrize(
+    ("words", "vram"),
+    [((), ()), (("slots=2",), ()), ((".",), ()), (("x.gguf",), ("much",)), (("x.gguf", "hardware=epyc"), ())],
+)
 def test_what_is_not_to_be_inspected(
     words: tuple[str, ...], vram: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sentence, with how it is written."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"GGUF files|inspect what|not a size"):
+    with pytest.raises(ConfigError, match=r"GGUF files|inspect what|not a size|takes fields of a server"):
         inspect_files(words, vram, as_json=False, no_color=True)
 
 

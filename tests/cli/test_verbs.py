@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from launcher.cli.app import command_names
+from launcher.cli.installing import install_command
 from launcher.cli.said import SAID, said_elsewhere
 from tests.cli.conftest import Cli
 
@@ -42,6 +45,11 @@ def test_up_ps_restart_logs_down(cli: Cli, fleet: Path) -> None:
         assert {line.partition(" |")[0] for line in lines} == {"one", "two"}
         assert not cli.run("logs", "one", "-n", "1").stdout.startswith("one")
         assert "supervise/unknown-name" in cli.run("logs", "three", code=2).stderr
+        assert [line["name"] for line in cli.json("logs", "-n", "2")["lines"]] == ["one", "one", "two", "two"]
+        with cli.start("logs", "-f", "-n", "1", "--json") as following:
+            said = [json.loads(following.stdout.readline()) for _ in range(2)]
+            following.terminate()
+        assert [sorted(line) for line in said] == [["line", "name"]] * 2
         switched(cli, fleet)
     finally:
         down = cli.run("down").stdout
@@ -77,6 +85,19 @@ def test_verbs_of_others(cli: Cli) -> None:
     assert "launch add hf:" in cli.run("download", "x", code=2).stderr
     assert "Did you mean 'status'" in cli.run("statsu", code=2).stderr
     assert said_elsewhere("statsu") is None
+    assert "launch add FILE" in cli.run("run", "x.gguf", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("mark", "command"), [("pipx_metadata.json", "pipx inject"), ("uv-receipt.toml", "uv pip"), ("x", "-m pip")]
+)
+def test_how_a_package_comes_beside_launch(
+    mark: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever made the environment."""
+    (tmp_path / mark).touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert command in install_command("huggingface_hub")
 
 
 def test_no_verb_of_ours_is_taken_for_one_of_theirs() -> None:

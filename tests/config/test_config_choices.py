@@ -323,3 +323,14 @@ def test_a_server_listed_twice_is_an_error(conf: Conf) -> None:
         {"profile/dev.yaml": FILES["profile/dev.yaml"].replace("[frontdoor, coder]", "[frontdoor, coder, coder]")}
     )
     assert conf.where(conf.finding()) == "profile/dev.yaml:3:5"
+
+
+def test_a_profile_as_people_begin_it(conf: Conf) -> None:
+    """A group without its slash is pointed at; a profile that does not say its name is called after its file."""
+    conf.write({"profile/mine.yaml": "defaults: [server: [frontdoor]]\n"})
+    found = conf.finding("profile=mine")
+    assert found.code == "config/unknown-group"
+    assert "did you mean /server?" in found.notes[0]
+    for header in ("", "# @package _global_\n"):
+        conf.write({"profile/mine.yaml": f"{header}defaults: [/server: [frontdoor], _self_]\n"})
+        assert conf.compose("profile=mine").fleet.profile.name == "mine"

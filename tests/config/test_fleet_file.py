@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -164,14 +165,22 @@ def test_files_without_an_architecture(home: Path) -> None:
 
 
 def test_the_lock_plans_where_the_models_are_not(home: Path) -> None:
-    """What the headers said is kept, to the byte, and is found again below another home."""
-    before = compiled(home, ONE_LINERS)
+    """What the headers said is kept, to the byte, also where the disk's mount point is left; of projectors, too."""
+    see = "~/models/Qwen2.5-VL-7B-Instruct-f16.gguf, projector: ~/models/mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf"
+    text = f"{ONE_LINERS}  see: {{file: {see}}}\n"
+    before = compiled(home, text)
     (home / "models").rename(home / "elsewhere")
-    after = compiled(home, ONE_LINERS)
+    (home / "models").mkdir()
+    after = compiled(home, text)
     memory = [[m for s in c.plan.servers for m in s.memory] for c in (before, after)]
     assert memory[0] == memory[1]
     assert {f.source for f in after.catalog.files.values()} == {"gguf"}
     assert after.commands["chat"].argv == before.commands["chat"].argv
+    lock = json.loads((home / "launch.lock").read_text())
+    lock["files"]["models/bge-small-en-v1.5-f16.gguf"]["file"]["architecture"]["n_layer"] = 0
+    (home / "launch.lock").write_text(json.dumps(lock))
+    with pytest.raises(CatalogError, match=r"^(?!.*Qwen).*bge-small"):  # what is spoiled costs nothing else
+        compiled(home, text)
     (home / "launch.lock").write_text("{")
     with pytest.raises(CatalogError):
         compiled(home, ONE_LINERS)

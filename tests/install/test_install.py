@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from launcher.errors import HostError
 from launcher.install import Layout, Systemd, install, plan_changes, plan_removal, read_record, uninstall
-from launcher.install.changes import body
+from launcher.install.changes import process
 from launcher.install.unit_text import running_words
 from launcher.ir.deployment import Deployment, RenderedFile
 from tests.launched import launched
@@ -83,9 +83,14 @@ def test_any_sequence_of_installs(tmp_path_factory: pytest.TempPathFactory, stat
 
 @given(st.lists(st.sampled_from(["# c", "; c", "", "  ", "A=1", "B=#2"]), max_size=8))
 def test_comments_do_not_restart(lines: list[str]) -> None:
-    """Only lines that systemd reads count as a change of a unit."""
+    """Only lines that the process is started with count as a change of a unit."""
     text = "\n".join(lines).encode()
-    assert body(text).decode().split("\n") == [line for line in lines if line in ("A=1", "B=#2")] or not body(text)
+    assert process(text).decode().split("\n") == [line for line in lines if line in ("A=1", "B=#2")] or not process(
+        text
+    )
+    assert process(b"[Unit]\nAfter=b.service\n[Service]\n" + text) == process(
+        b"[Service]\n" + text + b"\n[Install]\nA=1"
+    )
 
 
 def test_foreign_and_edited_files_are_in_the_way(tmp_path: Path) -> None:

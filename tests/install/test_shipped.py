@@ -10,6 +10,9 @@ import pytest
 
 from launcher.compiler import compile_fleet, hosts_of, on_host, render
 from launcher.errors import ConfigError
+from launcher.install import Layout, Systemd, install, plan_changes
+from launcher.manifest import decode_fleet, diff_manifests
+from tests.install.test_install import nothing
 from tests.render.conftest import exposure, verify
 
 SHIPPED = (
@@ -71,6 +74,28 @@ def test_the_table_of_the_docs(tmp_path: Path) -> None:
     assert worst["runtime"] <= 2.0
     rows = dict(re.findall(r"^\| .*?<!-- (\w+) -->.*?\| ([\d.]+) \|$", DOCS.read_text(), re.MULTILINE))
     assert {kind: float(level) for kind, level in rows.items()} == worst
+
+
+def test_one_quantization(tmp_path: Path) -> None:
+    """What really differs, and nothing else: one server restarts; of one that waits for it the order alone differs."""
+    layout = Layout(root=tmp_path)
+    before, after = (
+        render(compile_fleet(["hardware=epyc", "profile=hot_only", *more])).deployment
+        for more in ([], ["servers.worker_explore.quantization=q4_k_m"])
+    )
+    install(plan_changes(before, layout), layout, Systemd(layout), layout.tree.write, take_over=nothing)
+    differ = {change.path.name: change for change in plan_changes(after, layout).changes}
+    units = {"launch-worker_explore.service", "launch-vision_escalation.service"}
+    assert set(differ) == {"fleet.json", "routes.json", *units}
+    assert [name for name, change in differ.items() if change.restarts] == ["launch-worker_explore.service"]
+    changed = [line[1:] for line in differ["launch-worker_explore.service"].diff if line[0] == "+" and line[1] != "+"]
+    assert {re.split("[ =]", line.strip())[0] for line in changed} == {
+        *("Description", "X-Launch-Digest", "--model", "MemoryMax"),
+    }
+    was, becomes = (
+        decode_fleet(next(file.text for file in d.files if file.path == "fleet.json").encode()) for d in (before, after)
+    )
+    assert list(diff_manifests(was, becomes).restarted) == ["worker_explore"]
 
 
 def test_without_a_network(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from launcher.engine import probe, recorded
-from launcher.ir.config import DeployConfig
+from launcher.ir.config import DeployConfig, FaceConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan
 from launcher.render import Rendered, render_fleet
@@ -26,7 +26,7 @@ from tests.render.conftest import get_json, running
 from tests.render.plan_factory import fleet_plan, server_plan
 
 ALL = DeployConfig(targets=tuple(EXPORTS))  # type: ignore[arg-type] # its own keys
-LLAMA_SWAP_KEYS = {"cmd", "proxy", "checkEndpoint", "env", "aliases", "ttl"}
+LLAMA_SWAP_KEYS = {"cmd", "proxy", "checkEndpoint", "env", "aliases", "filters", "ttl"}
 """Keys of a model that we write, all in llama-swap's documented configuration (README, config.example.yaml)."""
 
 
@@ -75,6 +75,18 @@ def test_what_cannot_be_said_is_said(result: Rendered) -> None:
     """The INI has no way to write one server's words: a warning, and the others are there."""
     assert [(f.code, f.severity, f.key) for f in result.findings] == [("render/left-out", "warning", "servers.hostile")]
     assert "[hostile]" not in export(result, "router")
+
+
+def test_what_is_done_to_requests(templates: dict[str, str]) -> None:
+    """llama-swap's filters say it; what neither says is a warning, a field each."""
+    changes: dict[str, Any] = {"request_set": {"top_p": 0.9}, "request_strip": ("temperature", "top_k")}
+    fleet = fleet_plan(server_plan("a", faces={"a:high": FaceConfig(request_set={"x": 1})}, **changes), deploy=ALL)
+    rendered = render_fleet(fleet, {"default": ("/opt/llama-server", recorded("b10434"))}, templates, "0.1.0")
+    model = yaml.safe_load(export(rendered, "llama_swap"))["models"]["a"]
+    assert model["filters"] == {"stripParams": "temperature, top_k", "setParams": {"top_p": 0.9}}
+    said = [(f.message.split()[0], f.key.rpartition(".")[2]) for f in rendered.findings]
+    lost = ["faces", "request_set", "request_strip"]
+    assert said == [("llama-swap.yaml", "faces"), *(("router.ini", field) for field in lost)]
 
 
 def test_llama_swap(result: Rendered) -> None:

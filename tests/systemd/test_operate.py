@@ -128,6 +128,10 @@ def test_what_happened(installed: Fleet) -> None:
     said = installed.launch("logs", "alpha", "-n", "500")
     assert "Started launch-alpha.service" in said
     assert "llama-server[" in said
+    lines = json.loads(host.run("launch", "logs", "alpha", "-n", "500", "--json").stdout)["lines"]
+    assert {line["name"] for line in lines} == {"alpha"}
+    assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
+    assert any(line["line"].startswith("Started launch-alpha.service") for line in lines)
     merged = installed.launch("logs", "-n", "500")
     assert ("Started launch-alpha.service" in merged, "Started launch-beta.service" in merged) == (True, True)
     assert "launch[" in installed.launch("logs", "orchestrator", "-n", "500")
