@@ -58,7 +58,7 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         assert page.js("document.activeElement.className") == "skip"
         tab_to(page, "a[href='#devices']")
         page.key("Enter", 13)
-        page.until("document.querySelector('main').innerText.includes('Planned of what is up')")
+        page.until("document.querySelector('main').innerText.includes('Planned now')")
         assert page.js("document.activeElement.id") == "main"
         go(page, "fleet")
         tab_to(page, "button[aria-label='Stop left']")

@@ -34,8 +34,12 @@ function show() {
 
 function state(text) {
   const status = known.status;
-  const fleetState = !status ? "" : status.ready ? ", every HOT server is ready" : ", not ready";
-  document.getElementById("state").textContent = `${text}${fleetState}`;
+  const failed = [...known.processes.values()].filter((process) => ["failed", "backoff"].includes(process.state)).map((process) => process.name);
+  const fleetState = !status || text === "reconnecting" ? "" : failed.length ? `, failed: ${failed.join(", ")}` : status.ready ? ", ready" : ", not ready: something is still to start";
+  const place = document.getElementById("state");
+  const said = `${text}${fleetState}`;
+  if (place.textContent !== said) place.textContent = said;
+  place.className = text !== "live" || !status?.ready ? "wait" : failed.length ? "bad" : "good";
 }
 
 async function begin() {
@@ -79,7 +83,7 @@ function login(why) {
     h("form", { onsubmit: enter, class: "row" }, h("label", {}, "Or an API key with the scope admin ", field), h("button", { class: "main" }, "Enter")), said);
 }
 
-onChange((told) => { if (told.has("status")) state(stream); update?.(told); });
+onChange((told) => { if (told.has("status") || told.has("processes")) state(stream); update?.(told); });
 window.addEventListener("hashchange", () => {
   if (location.hash.startsWith("#enter=")) begin(); // a link that was opened in this very tab
   else if (shown) { show(); window.scrollTo(0, 0); main.focus({ preventScroll: true }); }
