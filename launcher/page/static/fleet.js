@@ -93,7 +93,7 @@ function more(process, planned, open) {
 
 const POOL = {
   preload: "Its files are read into RAM now. Where the pool has no room, files that were used least recently may leave it; no server stops.",
-  pin: "Its files stay in RAM until they are unpinned or the fleet ends: the pool has that much less for others. No server stops.",
+  pin: "Its files stay in RAM until they are unpinned, also after the fleet is started anew: the pool has that much less for others. No server stops.",
   unpin: "Its files may leave RAM when others are likelier. No server stops.",
   evict: "Its files may leave RAM; its next start reads the disk. No server stops.",
 };
