@@ -11,7 +11,6 @@ import psutil
 
 from launcher.hardware.inventory import numa_nodes
 
-
 _NVIDIA = Path("/dev/nvidiactl")
 
 

@@ -64,9 +64,7 @@ def test_what_a_driver_tells_of_each_card(monkeypatch: pytest.MonkeyPatch) -> No
     sizes = {"total_bytes": 24 * GIB}
     assert device_loads().gpus == (
         GpuLoad(name="cuda0", model="Card 0", used_bytes=5 * GIB, busy_percent=73, celsius=61, watts=243.7, **sizes),
-        GpuLoad(
-            name="cuda1", model="Card 1", used_bytes=6 * GIB, busy_percent=None, celsius=None, watts=None, **sizes
-        ),
+        GpuLoad(name="cuda1", model="Card 1", used_bytes=6 * GIB, busy_percent=None, celsius=None, watts=None, **sizes),
     )
     assert calls == ["init", "shutdown"]
 
