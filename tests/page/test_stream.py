@@ -369,6 +369,8 @@ def test_files_of_the_page(name: str) -> None:
     assert outside == []
     for markup in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert markup not in text
+    for kept in ("Storage", "indexedDB", "document.cookie", "caches."):  # nothing that anybody could have written into
+        assert kept not in text
     if name.endswith(".html"):
         assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=", text)
 

@@ -69,7 +69,7 @@ function buttons(process, planned, logs) {
   if (down) {
     const verb = planned?.exclusive ? "Swap in" : "Start";
     made.push(h("button", { ...label(verb), onclick: () => start(process, planned) }, verb));
-  } else made.push(h("button", { ...label("Stop"), onclick: () => stop(process) }, "Stop"), h("button", { ...label("Restart"), onclick: () => restart(process) }, "Restart"));
+  } else made.push(h("button", { ...label("Stop"), onclick: () => stop(process, planned) }, "Stop"), h("button", { ...label("Restart"), onclick: () => restart(process) }, "Restart"));
   made.push(h("button", { ...label("Log of"), onclick: () => logs.open(process.name) }, "Log"));
   return made;
 }
@@ -137,8 +137,8 @@ function start(process, planned) {
   return go("start", process, rivals.length ? `Swap in ${process.name}` : `Start ${process.name}`, lines);
 }
 
-function stop(process) {
-  return go("stop", process, `Stop ${process.name}`, [busy(process.name), "It stays stopped, for requests too, until it is started here or by launch reload."]);
+function stop(process, planned) {
+  return go("stop", process, `Stop ${process.name}`, [busy(process.name), planned?.start === "demand" ? "The next request for it starts it again." : "It stays stopped, for requests too, until it is started here or by launch reload."]);
 }
 
 function restart(process) {
