@@ -78,8 +78,8 @@ export function chat(main, onLeave) {
     judged();
     try {
       const answer = await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body: JSON.stringify(body(messages)), signal: ending.signal });
-      const told = ["x-launch-server", "x-launch-decision", "x-generation-id"].map((name) => [name, answer.headers.get(name)]).filter(([, value]) => value);
-      put(decision, told.map(([name, value]) => `${name.replace("x-", "")}: ${value}  `));
+      const told = [["x-launch-server", "answered by"], ["x-launch-decision", "decision"], ["x-generation-id", "generation"]].map(([name, said]) => [said, answer.headers.get(name)]).filter(([, value]) => value);
+      decision.textContent = told.map(([said, value]) => `${said}: ${value}`).join(" · ");
       if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error?.message || `HTTP ${answer.status}`);
       for await (const event of events(answer.body)) {
         if (event.kind && event.kind !== "message" && event.kind !== "error") continue;

@@ -124,7 +124,7 @@ async function go(verb, process, title, lines) {
 
 function busy(name) {
   const count = known.now.filter((request) => request.server === name).length;
-  return count ? `${many(count, "request")} of its own ${count === 1 ? "runs" : "run"} now, finished first as long as a drain may take.` : "No request of its own runs now.";
+  return count ? `${many(count, "request")} of ${name} ${count === 1 ? "runs" : "run"} now, finished first as long as a drain may take.` : `No request of ${name} runs now.`;
 }
 
 function start(process, planned) {
@@ -132,7 +132,7 @@ function start(process, planned) {
     && !["stopped", "failed"].includes(known.processes.get(other.name)?.state)) : [];
   const lines = [`It takes ${bytes(sum(process.planned_bytes))}.`];
   if (process.kind !== "server") return go("restart", process, `Start ${process.name}`, [...lines, "Nothing else must stop."]);
-  if (rivals.length) lines.push(`${rivals.map((other) => other.name).join(", ")} must stop: they take turns in the group ${planned.exclusive}.`, ...rivals.map((other) => `${other.name}: ${busy(other.name)}`));
+  if (rivals.length) lines.push(`${rivals.map((other) => other.name).join(", ")} must stop: they take turns in the group ${planned.exclusive}.`, ...rivals.map((other) => busy(other.name)));
   else lines.push("Nothing else must stop, unless memory is short: then servers go that are started on demand and idle.");
   return go("start", process, rivals.length ? `Swap in ${process.name}` : `Start ${process.name}`, lines);
 }

@@ -75,7 +75,8 @@ function explanation(code) {
     put(inside, h("p", { class: "soft" }, "looking it up…"));
     try {
       const [found] = (await call(`/v1/launch/explanations/${code}`)).codes;
-      put(inside, h("p", {}, found.meaning), h("pre", {}, found.example), h("p", {}, found.remedy));
+      const worded = (text) => text.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
+      put(inside, h("p", {}, worded(found.meaning)), h("pre", {}, found.example), h("p", {}, worded(found.remedy)));
     } catch (error) { put(inside, h("p", { class: "bad" }, error.message)); }
   });
   return details;
