@@ -48,6 +48,7 @@ class Pages:
         self._observer = observer
         self._served = served
         self._state_dir = state_dir
+        self._compiling = asyncio.Lock()
 
     def status(self) -> FleetStatus:
         """Every process now."""
@@ -167,9 +168,11 @@ class Pages:
     async def command(self, *words: str) -> dict[str, Any]:
         """Run a command of `launch` on this fleet and read its JSON: this process compiles nothing.
 
-        A command that fails gives its `findings`, and one that says no JSON the end of what it said.
+        One after the other, however many pages ask: each compiles the whole fleet. A command that fails gives its
+        `findings`, and one that says no JSON the end of what it said.
         """
-        return await _launch(*words, "--fleet", self._served()[0].deployment)
+        async with self._compiling:
+            return await _launch(*words, "--fleet", self._served()[0].deployment)
 
     async def explain(self, code: str) -> dict[str, Any]:
         """What a finding means."""
