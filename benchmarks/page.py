@@ -13,7 +13,7 @@ import argparse
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -135,6 +135,11 @@ class Host:
         """Nothing."""
         return {"gpus": [], "ram": {"free_bytes": 9 * GIB}, "nodes": []}
 
+    def speeds(self) -> dict[str, list[tuple[int, float]]]:
+        """An hour of every server."""
+        now = int(time.time() // 60) * 60
+        return {name: [(now - 60 * n, 30.0 + n % 7) for n in range(59, -1, -1)] for name in self.processes}
+
     async def projects(self) -> list[Any]:
         """None."""
         return []
@@ -157,17 +162,20 @@ async def load(host: Host, busy: Event) -> None:
         host.log.add(Happened(kind=kind, name=name, message="something happened to it", cause="it was asked for"))
 
 
-def serve(port: int, busy: Event) -> None:
-    """The routes of the page over a made-up host, until killed."""
+Live = Callable[[Host, Event], Coroutine[Any, Any, None]]
+
+
+def serve(port: int, busy: Event, make: Callable[[], Host] = Host, live: Live = load) -> None:
+    """The routes of the page, and the control API's, over a made-up host that `live` changes, until killed."""
     import uvicorn  # noqa: PLC0415 - the child's alone
-    from starlette.applications import Starlette  # noqa: PLC0415
 
     from launcher.page import page_routes  # noqa: PLC0415
+    from launcher.route import control_app  # noqa: PLC0415
 
     async def main() -> None:
-        host: Any = Host()
-        app = Starlette(routes=page_routes(host))
-        loading = asyncio.create_task(load(host, busy))
+        host: Any = make()
+        app = control_app(host, page_routes(host))
+        loading = asyncio.create_task(live(host, busy))
         await uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", loop="uvloop")).serve()
         loading.cancel()
 

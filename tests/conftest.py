@@ -77,10 +77,15 @@ def no_orphans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mark = uuid.uuid4().hex
     monkeypatch.setenv("LAUNCH_TEST_MARK", mark)
     yield
-    left = []
+    found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get("LAUNCH_TEST_MARK") == mark and process.pid != os.getpid():
+                found.append(process)
+    left = []
+    for process in psutil.wait_procs(found, timeout=10)[1]:  # one that ends already takes its time on a busy machine
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
                 left.append(f"{process.pid} {process.status()} {' '.join(process.cmdline())[:200]}")
                 process.kill()
     assert left == []

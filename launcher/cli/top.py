@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import sys
 import termios
@@ -28,6 +29,7 @@ from launcher.supervise.logs import tail
 EVERY_S = 1.0
 SORTS = ("name", "state", "memory", "busy", "speed", "restarts")
 _STYLES = {"ready": "green", "sleeping": "green", "failed": "red", "backoff": "red", "starting": "yellow"}
+_KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|\x1bO[A-Z]|.", re.DOTALL)
 HELP = "q quit   ↑↓ choose   s sort   l log   x stop   r requests"
 
 
@@ -146,6 +148,19 @@ def _log(page: Terminal, process: ProcessStatus, left: int) -> None:
         page.line(shown(line))
 
 
+def typed(text: str, view: View, seen: Seen) -> bool:
+    """What one read of the keyboard has, key by key; False ends it.
+
+    A question ends it, too: only who has seen it can have answered it, so that no pasted word stops anything.
+    """
+    for key in _KEY.findall(text):
+        if not press(key, view, seen):
+            return False
+        if view.asks:
+            break
+    return True
+
+
 def press(key: str, view: View, seen: Seen) -> bool:
     """What a key does to the view; False ends it. `y` after `x` stops the chosen one."""
     rows = seen.rows(view.sort)
@@ -157,9 +172,9 @@ def press(key: str, view: View, seen: Seen) -> bool:
         return True
     if key in ("q", "\x03", "\x04"):
         return False
-    if key in ("\x1b[A", "k"):
+    if key in ("\x1b[A", "\x1bOA", "k"):
         view.chosen = max(0, view.chosen - 1)
-    elif key in ("\x1b[B", "j"):
+    elif key in ("\x1b[B", "\x1bOB", "j"):
         view.chosen += 1
     elif key == "s":
         view.sort = SORTS[(SORTS.index(view.sort) + 1) % len(SORTS)]
@@ -212,6 +227,6 @@ def show_top(*, no_color: bool) -> int:
                 size = os.get_terminal_size(out.stream.fileno()).lines
                 screen.show(lambda page, lines=size - 1, now=seen: draw(page, now, view, lines))  # type: ignore[misc]
                 ready, _, _ = select.select([keyboard], [], [], max(0.0, min(left, 0.25)))
-                if ready and not press(os.read(keyboard, 16).decode(errors="replace"), view, seen):
+                if ready and not typed(os.read(keyboard, 64).decode(errors="replace"), view, seen):
                     return 0
     return 0

@@ -24,15 +24,15 @@ class Screen:
         self._terminal = terminal
 
     def __enter__(self) -> Self:
-        """Turn to it, and hide the cursor."""
-        self._terminal.write("\x1b[?1049h\x1b[?25l")
+        """Turn to it, and hide the cursor; a line of wide characters is cut at the edge and takes no second one."""
+        self._terminal.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Turn back."""
-        self._terminal.write("\x1b[?25h\x1b[?1049l")
+        self._terminal.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
 
     def show(self, draw: Callable[[Terminal], None]) -> None:
         """Replace what is shown by what `draw` writes, cut to the size that the window has now; nothing flickers."""

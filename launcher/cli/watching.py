@@ -86,7 +86,7 @@ def preload(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color
 
 @app.command()
 def pin(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
-    """Keep a model's files in RAM, until they are unpinned or the fleet ends.
+    """Keep a model's files in RAM, until they are unpinned, over restarts of the fleet.
 
     \b
     launch pin coder

@@ -11,6 +11,8 @@ import psutil
 
 from launcher.hardware.inventory import numa_nodes
 
+_NVIDIA = Path("/dev/nvidiactl")
+
 
 class GpuLoad(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU now; None where the driver does not tell."""
@@ -52,8 +54,8 @@ def device_loads(sys_root: Path = Path("/sys")) -> Loads:
 
 
 def gpu_loads() -> tuple[GpuLoad, ...]:
-    """Every NVIDIA GPU, named as in the inventory; none where there is no driver."""
-    if not Path("/dev/nvidiactl").exists():
+    """Every NVIDIA GPU that the driver can be asked about, named as in the inventory; none where there is no driver."""
+    if not _NVIDIA.exists():
         return ()
     import pynvml  # noqa: PLC0415 - as in the inventory
 
@@ -61,34 +63,37 @@ def gpu_loads() -> tuple[GpuLoad, ...]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return ()
+    try:
+        found = (_gpu_load(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return tuple(load for load in found if load is not None)
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu_load(nvml: Any, index: int) -> GpuLoad | None:
+    """What one GPU does now; None for one that is lost."""
 
     def told(ask: Callable[..., Any], *words: Any) -> Any:
         """What the driver answers, None where it does not know."""
         try:
             return ask(*words)
-        except pynvml.NVMLError:
+        except nvml.NVMLError:
             return None
 
-    try:
-        loads = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            rates = told(pynvml.nvmlDeviceGetUtilizationRates, handle)
-            milliwatts = told(pynvml.nvmlDeviceGetPowerUsage, handle)
-            loads.append(
-                GpuLoad(
-                    name=f"cuda{index}",
-                    model=str(pynvml.nvmlDeviceGetName(handle)),
-                    used_bytes=int(memory.used),
-                    total_bytes=int(memory.total),
-                    busy_percent=None if rates is None else float(rates.gpu),
-                    celsius=told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
-                    watts=None if milliwatts is None else milliwatts / 1000,
-                )
-            )
-        return tuple(loads)
-    except pynvml.NVMLError:
-        return ()
-    finally:
-        pynvml.nvmlShutdown()
+    handle = told(nvml.nvmlDeviceGetHandleByIndex, index)
+    memory = told(nvml.nvmlDeviceGetMemoryInfo, handle) if handle is not None else None
+    if memory is None:
+        return None
+    rates = told(nvml.nvmlDeviceGetUtilizationRates, handle)
+    milliwatts = told(nvml.nvmlDeviceGetPowerUsage, handle)
+    return GpuLoad(
+        name=f"cuda{index}",
+        model=str(told(nvml.nvmlDeviceGetName, handle) or "a GPU"),
+        used_bytes=int(memory.used),
+        total_bytes=int(memory.total),
+        busy_percent=None if rates is None else float(rates.gpu),
+        celsius=told(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+        watts=None if milliwatts is None else milliwatts / 1000,
+    )

@@ -64,7 +64,7 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_ram: str = ""
     """What the warm pool does with its files: `warm`, `locked`, `loading`, "" = nothing."""
     pinned: bool = False
-    """Somebody pinned its files: they stay in RAM until they are unpinned, or the runtime ends."""
+    """Somebody pinned its files: they stay in RAM until they are unpinned, over restarts of the fleet."""
 
 
 class HookStatus(msgspec.Struct, frozen=True, kw_only=True):

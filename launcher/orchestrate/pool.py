@@ -88,6 +88,7 @@ class WarmPool:
         self._wanted: list[str] = []
         """Models that somebody had fetched, the latest first: they come before any forecast, until they are used."""
         self._pinned: set[str] = set()
+        self._keep: Callable[[Iterable[str]], None] = lambda _: None
         self._unwanted: set[str] = set()
         """Models that somebody sent away: no forecast brings them back before they are used."""
         self._declared: tuple[tuple[str, ...], dict[str, str], tuple[tuple[str, ...], ...]] = ((), {}, ())
@@ -205,6 +206,7 @@ class WarmPool:
         self.score.evicted(wasted)
         if key not in self._files:
             self._pinned.discard(key)
+            self._keep(self._pinned)
             why = "the fleet no longer has it"
         details = {"bytes": self._size(key), "read_in_vain_bytes": wasted}
         message = "its files may leave RAM"
@@ -225,6 +227,7 @@ class WarmPool:
             if key not in self._pinned:
                 raise refused(verb, name, "nobody pinned it", "launch status shows what is pinned")
             self._pinned.discard(key)
+            self._keep(self._pinned)
             self._tell(Happened(kind="unpinned", name=self._names(key), message="its files may leave RAM again"))
             self.decide()
         elif verb == "evict":
@@ -261,6 +264,7 @@ class WarmPool:
                 verb, name, f"{what}: the pool may hold {gib(self.budget_bytes)}", "launch unpin or stop another"
             )
         if verb == "pin" and key not in before[0]:
+            self._keep(self._pinned)
             message = f"its {self._size(key) / 1024**2:.0f} MiB stay in RAM"
             self._tell(Happened(kind="pinned", name=self._names(key), message=message, cause="somebody asked for it"))
 
@@ -268,6 +272,11 @@ class WarmPool:
         """Which servers began in an earlier run of the fleet, oldest first: what follows what is learnt from it."""
         for name in names:
             self._predictor.note(name)
+
+    def remember_pins(self, keys: Iterable[str], keep: Callable[[Iterable[str]], None]) -> None:
+        """Which files were pinned when an earlier run ended; `keep` hears of all that are, when one more or less is."""
+        self._pinned.update(self._files.keys() & set(keys))
+        self._keep = keep
 
     def _names(self, key: str) -> str:
         """The workers that run on a model's files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import mimetypes
+import re
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import msgspec
 
 from launcher.ir.live import UnavailableError
 from launcher.page.host import PageHost
-from launcher.page.stream import FIRST, stream
+from launcher.page.stream import stream
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,10 +28,12 @@ _SAFE = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
 _MAX_BODY_BYTES = 16 * 1024
 _ACTS = ("start", "stop", "restart", "degrade", "restore")
+_CODE = re.compile(r"[a-z]+(?:[/-][a-z0-9]+)*")
 _POOL = ("preload", "pin", "unpin", "evict")
 
 
@@ -84,7 +87,7 @@ class _Pages:
         return _json({"token": self._host.make_link()}, headers={"cache-control": "no-store"})
 
     async def events(self, request: Request) -> Response:
-        """`GET /v1/launch/events`: the stream; as JSON the events behind `after`, the newest where there are many."""
+        """`GET /v1/launch/events`: the stream; as JSON the events behind `after`, as far as they are kept."""
         from starlette.responses import StreamingResponse  # noqa: PLC0415
 
         last = request.headers.get("last-event-id", request.query_params.get("after", ""))
@@ -94,7 +97,7 @@ class _Pages:
         if "text/event-stream" in request.headers.get("accept", ""):
             headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
             return StreamingResponse(stream(self._host, after), media_type="text/event-stream", headers=headers)
-        return _json({"events": self._host.events(after or 0)[-FIRST:]})
+        return _json({"events": self._host.events(after or 0)})
 
     async def fleet(self, _: Request) -> Response:
         """`GET /v1/launch/fleet`: devices and servers as planned."""
@@ -103,6 +106,10 @@ class _Pages:
     async def gpus(self, _: Request) -> Response:
         """`GET /v1/launch/gpus`: what each does now; beside them what of RAM and its NUMA nodes is free."""
         return _json(await self._host.loads())
+
+    async def speeds(self, _: Request) -> Response:
+        """`GET /v1/launch/speeds`: tokens/s of each server's answers over the last hour, by minute."""
+        return _json({"speeds": self._host.speeds()})
 
     async def requests(self, _: Request) -> Response:
         """`GET /v1/launch/requests`: those that run or wait now, and the last thousand."""
@@ -163,6 +170,12 @@ class _Pages:
         """`GET /v1/launch/plan`: what the files say now, its findings, and what a reload would change."""
         return _json(await self._host.command("reload", "--dry-run", "--json"))
 
+    async def explain(self, request: Request) -> Response:
+        """`GET /v1/launch/explanations/CODE`: what a finding means, an example, what to do."""
+        code = request.path_params["code"]
+        said = await self._host.explain(code) if _CODE.fullmatch(code) else {}
+        return _json(said) if said.get("codes") else _error(404, "not_found", f"no finding has the code {code[:80]!r}")
+
     async def apply(self, _: Request) -> Response:
         """`POST /v1/launch/apply`: take over what the files say now."""
         return _json(await self._host.command("reload", "--json"))
@@ -182,6 +195,8 @@ def page_routes(host: PageHost) -> list[Route]:
         Route("/v1/launch/events", pages.events, methods=get),
         Route("/v1/launch/fleet", pages.fleet, methods=get),
         Route("/v1/launch/gpus", pages.gpus, methods=get),
+        Route("/v1/launch/speeds", pages.speeds, methods=get),
+        Route("/v1/launch/explanations/{code:path}", pages.explain, methods=get),
         Route("/v1/launch/requests", pages.requests, methods=get),
         Route("/v1/launch/requests/{id}/cancel", pages.cancel, methods=post),
         Route("/v1/launch/servers/{name}/{verb}", pages.act, methods=post),

@@ -27,6 +27,9 @@ class PageHost(Protocol):
     def ended(self, after: int) -> list[Any]:
         """The requests that ended since number `after`."""
 
+    def speeds(self) -> dict[str, list[tuple[int, float]]]:
+        """By server: Unix time of a minute of the last hour, and the mean tokens/s of the answers that ended in it."""
+
     def cancel(self, request_id: str) -> bool:
         """End a request; False where it does not run."""
 
@@ -41,6 +44,9 @@ class PageHost(Protocol):
 
     async def command(self, *words: str) -> dict[str, Any]:
         """Run a command of `launch` and read its JSON: the runtime itself compiles nothing."""
+
+    async def explain(self, code: str) -> dict[str, Any]:
+        """`launch explain CODE --json`."""
 
     async def stop(self, names: tuple[str, ...]) -> None:
         """Stop servers. Raises KeyError."""

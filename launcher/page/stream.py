@@ -22,8 +22,6 @@ LOOK_S = 0.5
 """Between two looks at the fleet."""
 _APART_S = 0.2
 """Between two looks at the least, however many events wake us: a look at fifty servers costs more than an event."""
-FIRST = 1000
-"""Events that a reader gets who was not here before."""
 _ALIVE_S = 15.0
 """After which a stream in which nothing happens says that it lives."""
 
@@ -35,10 +33,11 @@ async def stream(host: PageHost, after: int | None) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     try:
         yield b"retry: 1000\n\n"
-        known = host.events(after or 0)
+        if after and not host.events(after - 1):
+            after = 0  # a number of another log: its clock was ahead of ours, or our store was lost
         state = _State()
         last = after or 0
-        for record in known if after is not None else known[-FIRST:]:
+        for record in host.events(last):
             last = record.id
             yield _event(record)
         said_at, looked_at = loop.time(), -_APART_S

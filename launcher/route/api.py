@@ -28,6 +28,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 _MAX_LINES = 10_000
 _LINES_DIGITS = 10
 _BLOCK_BYTES = 64 * 1024
+_MAX_TAIL_BYTES = 4 * 1024**2
 _FOLLOW_EVERY_S = 0.25
 _MAX_BODY_BYTES = 64 * 1024
 
@@ -153,19 +154,21 @@ def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
 
 
 def tail(path: Path, lines: int) -> tuple[str, int]:
-    """The last `lines` lines of a file, and the offset of its end. A file that is missing is empty."""
+    """The last `lines` lines of a file, at most 4 MiB, and the offset of its end. A file that is missing is empty."""
     try:
         with path.open("rb") as file:
             end = position = file.seek(0, 2)
-            data = b""
-            while position > 0 and data.count(b"\n") <= lines:
+            blocks: list[bytes] = []
+            ends = 0
+            while position > max(0, end - _MAX_TAIL_BYTES) and ends <= lines:
                 step = min(_BLOCK_BYTES, position)
                 position -= step
                 file.seek(position)
-                data = file.read(step) + data
+                blocks.append(file.read(step))
+                ends += blocks[-1].count(b"\n")
     except FileNotFoundError:
         return "", 0
-    return b"".join(data.splitlines(keepends=True)[-lines:]).decode("utf-8", "replace"), end
+    return b"".join(b"".join(reversed(blocks)).splitlines(keepends=True)[-lines:]).decode("utf-8", "replace"), end
 
 
 async def follow(path: Path, lines: int) -> AsyncIterator[bytes]:
@@ -180,9 +183,11 @@ async def follow(path: Path, lines: int) -> AsyncIterator[bytes]:
             continue
         if now != inode:
             inode, offset = now, 0
-        added, offset = _added(path, offset)
-        if added:
-            yield added
+        added = b"." * _BLOCK_BYTES
+        while len(added) == _BLOCK_BYTES:  # a log that grows fast is not fallen behind
+            added, offset = _added(path, offset)
+            if added:
+                yield added
 
 
 def _inode(path: Path) -> int | None:

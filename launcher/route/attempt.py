@@ -39,6 +39,7 @@ class Attempt(Reply):
     """A request, up to when it is sent; `Exchange` has its answer."""
 
     services: Services[Any]
+    named: str = ""  # the name that its client asked for, as it was written
     asked: str = ""
     decision: str = ""  # why it goes where it goes, where an orchestrator said so
     target: Target | None = None  # the server that was asked last

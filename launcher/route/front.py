@@ -231,6 +231,7 @@ class Front:
     def _send(self, exchange: Exchange, model: str | None, body: bytes) -> None:
         """Have the servers that `model` names answer, or the orchestrator, which reads `body`. Raises HttpError."""
         head, view, orchestrator = exchange.head, exchange.view, self._orchestrator
+        exchange.named = model or ""
         if head.purpose == "steer":
             if len(body) > BIG_BYTES:
                 raise too_large(BIG_BYTES, "for what is only looked up")
@@ -363,7 +364,8 @@ class Front:
     def _has_session(self, head: Head) -> bool:
         """Whether a browser asks that was let in; what acts must come from the front's own page."""
         cookies, origin = head.seen.get(b"cookie"), head.seen.get(b"origin")
-        if cookies is None or not self.sessions.holds(cookies):
+        key = None if cookies is None else self.sessions.opened_by(cookies)
+        if key is None or (key and not self.admits(key)):
             return False
         return head.only_looks if origin is None else is_same_origin(origin, head.seen.get(b"host"))
 

@@ -12,6 +12,9 @@ from launcher.ir.page import Request
 from launcher.route.exchange import Exchange
 
 KEPT = 1000
+MINUTES = 60
+"""Over which the speed of answers is kept, by server."""
+_NAME_CHARACTERS = 128
 
 
 class Requests:
@@ -22,12 +25,15 @@ class Requests:
         self.number = 0
         """Of the last one."""
         self._ended: deque[tuple[Any, ...]] = deque(maxlen=KEPT)
+        self._speeds: dict[str, deque[list[float]]] = {}
 
     def note(self, exchange: Exchange, status: int, code: str) -> None:
         """`exchange` has ended. Called for every request: only what must be is done now."""
         self.number += 1
         target = exchange.target
         speed = target.tokens.per_second if target is not None and exchange.tokens[1] else None
+        if target is not None and speed:
+            self._note_speed(target.name, speed)
         head = exchange.head
         self._ended.append(
             (
@@ -38,7 +44,7 @@ class Requests:
                 monotonic(),
                 head.grant.name or getattr(exchange.client, "peer", ""),
                 head.path,
-                exchange.asked,
+                _asked(exchange),
                 "" if target is None else target.name,
                 status,
                 code,
@@ -48,6 +54,24 @@ class Requests:
                 exchange.decision,
             )
         )
+
+    def _note_speed(self, server: str, speed: float) -> None:
+        """One more answer, at so many tokens/s."""
+        minute = time.time() // 60
+        minutes = self._speeds.setdefault(server, deque(maxlen=MINUTES))
+        if not minutes or minutes[-1][0] != minute:
+            minutes.append([minute, 0.0, 0.0])
+        last = minutes[-1]
+        last[1] += speed
+        last[2] += 1
+
+    def speeds(self) -> dict[str, list[tuple[int, float]]]:
+        """By server: Unix time of a minute of the last hour, and the mean tokens/s of the answers that ended in it."""
+        oldest = time.time() // 60 - MINUTES
+        return {
+            server: [(int(minute) * 60, round(total / count, 1)) for minute, total, count in minutes if minute > oldest]
+            for server, minutes in self._speeds.items()
+        }
 
     def ended(self, after: int = 0) -> list[Request]:
         """Those that ended since number `after`, oldest first."""
@@ -63,7 +87,7 @@ def live(exchanges: Iterable[Exchange]) -> list[Request]:
             at=wall - (now - exchange.began),
             client=exchange.head.grant.name or getattr(exchange.client, "peer", ""),
             path=exchange.head.path,
-            asked=exchange.asked,
+            asked=_asked(exchange),
             server="" if exchange.target is None else exchange.target.name,
             state=_state(exchange),
             seconds=now - exchange.began,
@@ -75,6 +99,11 @@ def live(exchanges: Iterable[Exchange]) -> list[Request]:
         if not exchange.ended and is_shown(exchange)
     ]
     return sorted(found, key=lambda request: request.at)
+
+
+def _asked(exchange: Exchange) -> str:
+    """The name that a client asked for, as far as it is kept; where it named nobody, who was asked."""
+    return (exchange.named or exchange.asked)[:_NAME_CHARACTERS]
 
 
 def is_shown(exchange: Exchange) -> bool:

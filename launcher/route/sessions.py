@@ -1,14 +1,14 @@
 """Who looks at the page: links that are good once, and the sessions that they open. Kept in memory alone.
 
 A link is good for five minutes and one visit. A session is a cookie that scripts cannot read and that browsers send
-to no other site's requests; it ends with the runtime, or after twelve hours.
+to no other site's requests; it ends with the runtime, after twelve hours, or with the key that it was opened by.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 LINK_S = 300.0
@@ -22,50 +22,55 @@ class Sessions:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         """None."""
         self._clock = clock
-        self._links: dict[bytes, float] = {}
-        self._sessions: dict[bytes, float] = {}
+        self._links: dict[bytes, tuple[float, str]] = {}
+        self._sessions: dict[bytes, tuple[float, str]] = {}
         self.cookie = "launch"
         """The cookie's name: with the front's port in it, for browsers keep cookies by host alone."""
 
     def make_link(self) -> str:
         """A new word that `enter` takes once."""
-        return self._new(self._links, LINK_S)
+        return self._new(self._links, LINK_S, "")
 
     def enter(self, word: str) -> str | None:
         """A new session for a word of `make_link` that was not used yet; None for any other."""
-        due = self._links.pop(_digest(word), 0.0)
+        due, _ = self._links.pop(_digest(word), (0.0, ""))
         return self.open() if due > self._clock() else None
 
-    def open(self) -> str:
-        """A new session, for somebody who was found to be allowed."""
-        return self._new(self._sessions, SESSION_S)
+    def open(self, key: str = "") -> str:
+        """A new session, for somebody who was found to be allowed: by an API key, or "" by a link."""
+        return self._new(self._sessions, SESSION_S, key)
 
     def end(self, cookies: bytes) -> None:
         """End the session of a Cookie header, if it has one."""
-        self._sessions.pop(_digest(self._session(cookies)), None)
+        for word in self._words(cookies):
+            self._sessions.pop(_digest(word), None)
 
     def holds(self, cookies: bytes) -> bool:
         """Whether a Cookie header has a session that is good now."""
-        session = self._session(cookies)
-        return bool(session) and self._sessions.get(_digest(session), 0.0) > self._clock()
+        return self.opened_by(cookies) is not None
 
-    def _session(self, cookies: bytes) -> str:
-        """What a Cookie header says of ours."""
+    def opened_by(self, cookies: bytes) -> str | None:
+        """The API key that a Cookie header's session was opened by, "" for a link; None without a good session."""
+        now = self._clock()
+        found = (self._sessions.get(_digest(word), (0.0, "")) for word in self._words(cookies))
+        return next((key for due, key in found if due > now), None)
+
+    def _words(self, cookies: bytes) -> Iterator[str]:
+        """What a Cookie header says of ours: several, where another port of this host set one of the same name."""
         for part in cookies.decode("latin-1").split(";"):
             name, _, value = part.strip().partition("=")
-            if name == self.cookie:
-                return value
-        return ""
+            if name == self.cookie and value:
+                yield value
 
-    def _new(self, kept: dict[bytes, float], good_s: float) -> str:
+    def _new(self, kept: dict[bytes, tuple[float, str]], good_s: float, key: str) -> str:
         """A new word in `kept`, from which what is over is dropped."""
         now = self._clock()
-        for digest in [d for d, due in kept.items() if due <= now]:
+        for digest in [d for d, (due, _) in kept.items() if due <= now]:
             del kept[digest]
         while len(kept) >= _MOST:
             del kept[next(iter(kept))]
         word = secrets.token_urlsafe(32)
-        kept[_digest(word)] = now + good_s
+        kept[_digest(word)] = now + good_s, key
         return word
 
 

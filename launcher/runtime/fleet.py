@@ -33,6 +33,7 @@ from launcher.runtime.deployment import read_deployment
 from launcher.runtime.host import front_url, notify, signals
 from launcher.runtime.keeping import Keeping
 from launcher.runtime.observing import Observer
+from launcher.runtime.pins import keep_pins
 from launcher.runtime.telling import happened
 from launcher.supervise import (
     Children,
@@ -228,6 +229,7 @@ class Runtime:
             try:
                 self._events = EventLog(self._state_dir / FILE_NAME)
                 self._observer.pool.remember(e.name for e in self._events.after() if e.kind in ("starting", "adopted"))
+                keep_pins(self._observer.pool, lambda: self._state_dir)
                 # With the lock held: whoever stops everything from now on finds it.
                 if self._asked_ns is not None and is_called_off(self._asked_ns):
                     raise SuperviseError([early_finding(self._manifest.deployment)])

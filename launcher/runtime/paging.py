@@ -48,6 +48,7 @@ class Pages:
         self._observer = observer
         self._served = served
         self._state_dir = state_dir
+        self._compiling = asyncio.Lock()
 
     def status(self) -> FleetStatus:
         """Every process now."""
@@ -68,6 +69,10 @@ class Pages:
     def ended(self, after: int) -> list[Any]:
         """The requests that ended since number `after`."""
         return list(self._front.requests.ended(after)) if self._front.requests.number > after else []
+
+    def speeds(self) -> dict[str, list[tuple[int, float]]]:
+        """By server: minutes of the last hour, and the mean speed of the answers that ended in each."""
+        return self._front.requests.speeds()
 
     def cancel(self, request_id: str) -> bool:
         """End a request."""
@@ -163,30 +168,15 @@ class Pages:
     async def command(self, *words: str) -> dict[str, Any]:
         """Run a command of `launch` on this fleet and read its JSON: this process compiles nothing.
 
-        A command that fails gives its `findings`, and one that says no JSON the end of what it said.
+        One after the other, however many pages ask: each compiles the whole fleet. A command that fails gives its
+        `findings`, and one that says no JSON the end of what it said.
         """
-        deployment = self._served()[0].deployment
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _LAUNCH, *words, "--fleet", deployment),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(_COMMAND_S):
-                out, err = await child.communicate()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-            raise
-        try:
-            said = msgspec.json.decode(out)
-        except msgspec.DecodeError:
-            said = None
-        if isinstance(said, dict):
-            return {**said, "exit_code": child.returncode}
-        return {"error": err.decode(errors="replace")[-2000:], "findings": [], "exit_code": child.returncode}
+        async with self._compiling:
+            return await _launch(*words, "--fleet", self._served()[0].deployment)
+
+    async def explain(self, code: str) -> dict[str, Any]:
+        """What a finding means."""
+        return await _launch("explain", code, "--json")
 
     def make_link(self) -> str:
         """A word that opens one session."""
@@ -197,7 +187,7 @@ class Pages:
         sessions = self._front.sessions
         session = sessions.enter(token) if token else None
         if session is None and key and self._front.admits(key):
-            session = sessions.open()
+            session = sessions.open(key)
         if session is None:
             return None
         secure = "; Secure" if self._front.unit.tls_cert_file is not None else ""
@@ -211,3 +201,28 @@ class Pages:
 def _taken(needs: Iterable[DeviceNeed]) -> int:
     """What a server takes in all, at load."""
     return sum(need.committed_bytes + need.file_bytes for need in needs)
+
+
+async def _launch(*words: str) -> dict[str, Any]:
+    """Run a command of `launch`; the JSON that it says, else the end of what it said."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _LAUNCH, *words),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_COMMAND_S):
+            out, err = await child.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+        raise
+    try:
+        said = msgspec.json.decode(out)
+    except msgspec.DecodeError:
+        said = None
+    if isinstance(said, dict):
+        return {**said, "exit_code": child.returncode}
+    return {"error": err.decode(errors="replace")[-2000:], "findings": [], "exit_code": child.returncode}

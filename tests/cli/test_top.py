@@ -16,7 +16,7 @@ import pytest
 
 from launcher.cli import top
 from launcher.cli.terminal import Terminal
-from launcher.cli.top import SORTS, Seen, View, draw, press
+from launcher.cli.top import SORTS, Seen, View, draw, press, typed
 from launcher.ir.live import FleetStatus, ProcessStatus
 from tests.cli.conftest import LAUNCH, Cli
 
@@ -124,6 +124,20 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (stopped, view.said) == (["server-00"], "done")
     assert press("x", View(), Seen((), ()))
     assert not press("q", view, now)
+
+
+def test_keys_that_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that repeats, and arrows of either kind, all count; a pasted word that has x and y stops nothing."""
+    now, view = seen(5), View()
+    assert typed("\x1b[B\x1b[B\x1bOBk", view, now)
+    assert view.chosen == 2
+    stopped: list[str] = []
+    monkeypatch.setattr(top, "_stop", lambda chosen: stopped.append(chosen[1].name) or "done")
+    assert typed("proxyq", view, now)
+    assert (stopped, view.asks, view.all_requests) == ([], True, True)
+    assert typed("y", view, now)
+    assert stopped == ["server-02"]
+    assert not typed("sq", view, now)
 
 
 def test_the_terminal_is_as_it_was(cli: Cli) -> None:

@@ -216,7 +216,7 @@ def test_events_in_the_shell(cli: Cli) -> None:  # noqa: F811
     [fleet] = document["fleets"]
     jsonschema.validate(fleet, json_schema("launch.events/v1"))
     assert [event["name"] for event in fleet["events"]] == ["s1"]
-    with cli.start("events", "-f", "--json") as following:
+    with cli.start("events", "-f", "--since", "2020-01-01", "--json") as following:
         assert following.stdout is not None
         assert msgspec.json.decode(following.stdout.readline())["name"] == "s1"
         log.add(some(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -24,6 +25,7 @@ from launcher.ir.fleet import DeviceBudget, DeviceNeed, FleetManifest
 from launcher.orchestrate import resident as program
 from launcher.orchestrate.pool import WarmPool
 from launcher.orchestrate.resident import Part
+from launcher.runtime.pins import keep_pins
 from tests.supervise.conftest import fake, manifest, routes
 
 MIB = 1024**2
@@ -168,6 +170,42 @@ async def test_what_somebody_wants_comes_before_any_forecast(pool: Pool, tmp_pat
         "dropped",
         "preload",
     ]
+
+
+async def test_what_is_pinned_stays_so_over_a_restart(pool: Pool, tmp_path: Path) -> None:
+    """The next run pins it, too, before any forecast; what the fleet no longer has, or was unpinned, it does not."""
+    state = tmp_path / "state"
+    state.mkdir()
+    first = pool("abc", free_bytes=SIZE + MIB, models_max=2)
+    keep_pins(first, lambda: state)
+    await until(lambda: states(first, "abc") == ["locked", "", ""])
+    first.by_hand("pin", "c")
+    await first.close()
+    second = pool("abc", free_bytes=SIZE + MIB, models_max=2)
+    keep_pins(second, lambda: state)
+    await until(lambda: states(second, "abc") == ["", "", "locked"])
+    assert [second.is_pinned(name) for name in "abc"] == [False, False, True]
+    second.by_hand("unpin", "c")
+    await second.close()
+    assert json.loads((state / "pinned.json").read_bytes()) == []
+    (state / "pinned.json").write_text(json.dumps([str(tmp_path / "a"), "/gone"]))
+    third = pool("abc", free_bytes=SIZE + MIB, models_max=2)
+    keep_pins(third, lambda: state)
+    assert [third.is_pinned(name) for name in "abc"] == [True, False, False]
+    await until(lambda: states(third, "a") == ["locked"])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"[1]", b"\xff"])
+async def test_pins_that_cannot_be_read_or_written_cost_pins_alone(pool: Pool, tmp_path: Path, content: bytes) -> None:
+    """A damaged file is as none, and told of; a directory that takes nothing stops nobody who pins."""
+    (tmp_path / "pinned.json").write_bytes(content)
+    warm = pool("a", free_bytes=10 * SIZE, models_max=1)
+    keep_pins(warm, lambda: tmp_path)
+    assert not warm.is_pinned("a")
+    await until(lambda: states(warm, "a") == ["locked"])
+    keep_pins(warm, lambda: tmp_path / "nowhere")
+    warm.by_hand("pin", "a")
+    assert warm.is_pinned("a")
 
 
 async def test_what_followed_what_is_known_after_a_restart(pool: Pool) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
 _FLAGS = (
     "--headless=new",
@@ -146,9 +148,14 @@ class Browser:
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
     def close(self) -> None:
-        """End it, and whatever it started."""
-        with contextlib.suppress(ProcessLookupError):
+        """End it, and whatever it started: all of it is gone afterwards, however busy the machine is."""
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            family = psutil.Process(self._process.pid).children(recursive=True)
             os.killpg(self._process.pid, signal.SIGKILL)
+            for one in family:
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+            psutil.wait_procs(family, timeout=30)
         self._process.wait()
         os.close(self.write)
         os.close(self.read)

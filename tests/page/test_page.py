@@ -58,7 +58,7 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         assert page.js("document.activeElement.className") == "skip"
         tab_to(page, "a[href='#devices']")
         page.key("Enter", 13)
-        page.until("document.querySelector('main').innerText.includes('Planned of what is up')")
+        page.until("document.querySelector('main').innerText.includes('Planned now')")
         assert page.js("document.activeElement.id") == "main"
         go(page, "fleet")
         tab_to(page, "button[aria-label='Stop left']")
@@ -85,8 +85,11 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         page.click("Log of chat")
         page.until("document.querySelector('pre')?.textContent.includes('listening on')")
 
-        # a chat: what the model says is text, though it is markup
+        # a chat: who would answer, and what must stop for it, is said before; what the model says is never markup
         go(page, "try")
+        choose(page, "left")
+        lead = "document.querySelector('#leads').textContent"
+        assert page.js(lead) == "left is stopped: asking it starts it, and right must stop."
         choose(page, "chat")
         page.js("document.querySelector('#prompt').value = 'Hi'")
         page.click("Send")
@@ -140,6 +143,8 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         file.write_text(file.read_text().replace('"slots": 2', '"slots": 1'))
         go(page, "plan")
         assert "chat would restart" in page.until("document.querySelector('#changes')?.innerText", timeout_s=90)
+        page.js("document.querySelector('main details').open = true")
+        page.until("document.querySelector('main details').innerText.includes('$ launch plan')", timeout_s=60)
         page.click("Reload")
         page.until("Boolean(document.querySelector('#ask[open]'))")
         page.js("document.querySelector('#ask button').click()")
@@ -177,8 +182,10 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         # another runtime: the page says that it is not admitted, and a link that is opened in its tab lets it in again
         paged.run("stop", "--all")
         page.until("document.querySelector('#state').textContent.includes('reconnecting')")
+        assert page.js("document.querySelector('main').className") == "away"
         paged.run("--detach")
         page.until("document.querySelector('#state').textContent === 'not admitted'")
+        assert "was admitted before" in page.js("document.querySelector('main').innerText")
         enter(page, paged)
         page.until("launch.events.filter(e => e.kind === 'runtime').length > 2")  # what was before, and what was missed
         cut = (

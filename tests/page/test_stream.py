@@ -85,6 +85,15 @@ class Told:
         self.acts.append(("start", name))
         raise UnavailableError("no_room", "others are busy")
 
+    def speeds(self) -> dict[str, list[tuple[int, float]]]:
+        """One minute."""
+        return {"a": [(60, 31.5)]}
+
+    async def explain(self, code: str) -> dict[str, Any]:
+        """Noted; one is known."""
+        self.acts.append(("explain", code))
+        return {"codes": [{"code": code}]} if code == "plan/known" else {"error": "", "findings": []}
+
     async def stop(self, names: tuple[str, ...]) -> None:
         """Noted."""
         self.acts.append(("stop", *names))
@@ -196,6 +205,35 @@ async def test_a_reader_that_comes_back_misses_nothing() -> None:
     await again.close()
 
 
+async def test_a_number_of_another_log_hides_nothing() -> None:
+    """A clock that was ahead, or a store that is lost: who comes back with a number beyond ours is told all we have."""
+    host = Told()
+    host.log.add(some("one"))
+    newest = host.log.add(some("two")).id
+    for after, told in ((newest + 10**9, ["one", "two"]), (newest - 10**9, ["one", "two"]), (newest, [])):
+        reader = Reader(host, after=after)
+        assert [(await reader.next("event"))[0]["message"] for _ in told] == told
+        await reader.next("status")
+        message = f"then {after}"
+        host.log.add(some(message))
+        assert (await reader.next("event"))[0]["message"] == message
+        await reader.close()
+        host = Told()
+        host.log.add(some("one"))
+        newest = host.log.add(some("two")).id
+
+
+async def test_who_comes_anew_is_told_of_the_fleet_too_where_answers_made_thousands_of_events() -> None:
+    """What an orchestration says of its requests pushes nothing else off the page."""
+    host = Told()
+    host.log.add(some("one"))
+    for number in range(3000):
+        host.log.add(Happened(kind="block", name="a", message=str(number)))
+    reader = Reader(host)
+    assert (await reader.next("event"))[0]["message"] == "one"
+    await reader.close()
+
+
 async def test_only_what_changed_is_sent() -> None:
     """A process that changed comes alone; a request comes when it begins and when it ended, each once."""
     host = Told()
@@ -263,6 +301,7 @@ def test_acts_and_refusals() -> None:
     assert ask.get("/v1/launch/projects").json() == {"projects": [{"owner": "", "name": "site"}]}
     assert ask.get("/v1/launch/projects?name=site&owner=me").json() == {"generations": [{"id": "me-site"}]}
     assert ask.get("/v1/launch/generations/g").status_code == 200
+    assert ask.get("/v1/launch/speeds").json() == {"speeds": {"a": [[60, 31.5]]}}
     assert ask.get("/v1/launch/plan").json() == {"fleets": []}
     assert ask.post("/v1/launch/apply").status_code == 200
     assert host.acts == [
@@ -276,6 +315,8 @@ def test_acts_and_refusals() -> None:
         ("reload", "--dry-run", "--json"),
         ("reload", "--json"),
     ]
+    assert ask.get("/v1/launch/explanations/plan/known").json() == {"codes": [{"code": "plan/known"}]}
+    assert host.acts.pop() == ("explain", "plan/known")
     for status, answer in (
         (404, ask.post("/v1/launch/servers/nope/stop")),
         (404, ask.post("/v1/launch/servers/a/upgrade")),
@@ -283,6 +324,8 @@ def test_acts_and_refusals() -> None:
         (404, ask.post("/v1/launch/pool/a/eat")),
         (404, ask.post("/v1/launch/pool/nope/pin")),
         (404, ask.get("/v1/launch/generations/nope")),
+        (404, ask.get("/v1/launch/explanations/--help")),
+        (404, ask.get("/v1/launch/explanations/Plan/known")),
         (400, ask.get("/v1/launch/events", headers={"last-event-id": "-1"})),
         (400, ask.get("/v1/launch/events?after=" + "9" * 30)),
         (403, ask.post("/ui/enter", json={"token": "other"})),
@@ -326,6 +369,8 @@ def test_files_of_the_page(name: str) -> None:
     assert outside == []
     for markup in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert markup not in text
+    for kept in ("Storage", "indexedDB", "document.cookie", "caches."):  # nothing that anybody could have written into
+        assert kept not in text
     if name.endswith(".html"):
         assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=", text)
 

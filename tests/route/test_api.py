@@ -180,6 +180,34 @@ def test_tail_of_long_lines(tmp_path: Path) -> None:
     assert end == log.stat().st_size
 
 
+def test_tail_of_a_line_that_has_no_end(tmp_path: Path) -> None:
+    """A log of gigabytes without a line's end is not read whole: the end of it is what people see."""
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        file.truncate(1024**3)
+        file.seek(0, 2)
+        file.write(b"end")
+    text, end = tail(log, 200)
+    assert (text[-3:], end) == ("end", 1024**3 + 3)
+    assert len(text) < 5 * 1024**2
+
+
+async def test_a_log_that_grows_fast_is_kept_up_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written between two looks comes with the next one, however much it is."""
+    log = tmp_path / "log"
+    log.write_text("")
+    following = follow(log, 1)
+    assert await anext(following) == b""
+    monkeypatch.setattr("launcher.route.api._FOLLOW_EVERY_S", 0.0)
+    log.write_bytes(b"x" * 1024**2)
+    got = len(await anext(following))
+    monkeypatch.setattr("launcher.route.api._FOLLOW_EVERY_S", 3600.0)
+    async with asyncio.timeout(60):
+        while got < 1024**2:
+            got += len(await anext(following))
+    await following.aclose()  # type: ignore[attr-defined]
+
+
 async def test_mounted_on_the_front(tmp_path: Path) -> None:
     """The front hands `/api/…` over with its body, and survives an app that raises after its answer."""
     control = Recorded()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from launcher.route import Front, control_app
+from launcher.route.requests import MINUTES, Requests
 from launcher.route.sessions import LINK_S, SESSION_S, Sessions
 from tests.route.fleet import OK, FakeFleet, answering, ask, controlled, front_unit, get, post, running, table, target
 from tests.route.test_api import Recorded
@@ -75,11 +79,85 @@ async def test_a_session_of_another_origin_asks_no_model_where_keys_are_asked_fo
         assert [front.admits(key) for key in ("boss-key", "plain-key", "", "nobody")] == [True, False, False, False]
 
 
+async def test_a_session_ends_with_the_key_that_opened_it(tmp_path: Path) -> None:
+    """Who was let in by a key that is gone, or that may no longer look after the fleet, is out; by a link, not."""
+    keys = tmp_path / "keys"
+    keys.write_text("boss-key scopes=admin\nother-key scopes=admin\n")
+    async with fronted(tmp_path, api_key_file=str(keys)) as (front, port, by_link):
+        sessions = front.sessions
+        by_key = {key: f"Cookie: {sessions.cookie}={sessions.open(key)}" for key in ("boss-key", "other-key")}
+        logs = "/v1/launch/logs/tailed"
+        for cookie in (by_link, *by_key.values()):
+            assert (await ask(port, get(logs, cookie))).status == 200
+        keys.write_text("boss-key scopes=infer\nthird-key scopes=admin\n")
+        front.renew_keys()
+        assert (await ask(port, get(logs, by_link))).status == 200
+        for cookie in by_key.values():
+            assert (await ask(port, get(logs, cookie))).code == "api_key_required"
+
+
+async def test_a_cookie_that_somebody_else_chose_never_becomes_a_session(tmp_path: Path) -> None:
+    """Another port of this host can set cookies for it: whoever enters gets a word that nobody had before."""
+    async with fronted(tmp_path) as (front, port, _cookie):
+        chosen = f"{front.sessions.cookie}=chosen"
+        first, second = (front.sessions.enter(front.sessions.make_link()) for _ in range(2))
+        assert len({"chosen", first, second}) == 3
+        assert (await ask(port, get("/v1/launch/logs/tailed", f"Cookie: {chosen}"))).code == "control_needs_key"
+        # two of one name, as a browser sends them that was given one by somebody else: nobody is locked out by it
+        both = f"Cookie: {chosen}; {front.sessions.cookie}={first}"
+        assert (await ask(port, get("/v1/launch/logs/tailed", both))).status == 200
+
+
+async def test_a_link_that_two_use_at_once_lets_one_in(tmp_path: Path) -> None:
+    """However many ask with it at the same time."""
+    async with fronted(tmp_path) as (front, _port, _cookie):
+        link = front.sessions.make_link()
+        found = await asyncio.gather(*(asyncio.to_thread(front.sessions.enter, link) for _ in range(8)))
+    assert len([session for session in found if session is not None]) == 1
+
+
 async def test_a_cookie_never_reaches_a_server(tmp_path: Path) -> None:
     """Whatever a browser sends to this host, a model server is not told."""
     async with answering(OK) as up, running(Front(table(target("m", up.port)), FakeFleet())) as port:
         await ask(port, post({"model": "m"}, "/v1/chat/completions", "Cookie: a=secret"))
     assert up.requests[0].header("cookie") is None
+
+
+async def test_what_a_client_asked_for_is_seen_and_how_fast_it_was_answered(tmp_path: Path) -> None:
+    """A name that nobody has is seen, too, as far as it is kept; speeds of answers are kept by minute."""
+    usage = b'{"usage":{"prompt_tokens":3,"completion_tokens":8},"timings":{"predicted_per_second":31.5}}'
+    whole = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(usage), usage)
+    async with answering(whole) as up:
+        front = Front(table(target("m", up.port)), FakeFleet())
+        async with running(front) as port:
+            for name in ("m", "nobody", "x" * 5000):
+                await ask(port, post({"model": name}))
+    assert [(r.asked[:7], len(r.asked), r.status) for r in front.requests.ended()] == [
+        ("m", 1, 200),
+        ("nobody", 6, 404),
+        ("x" * 7, 128, 404),
+    ]
+    [(minute, speed)] = front.requests.speeds()["m"]
+    assert (minute % 60, speed) == (0, 31.5)
+
+
+def test_speeds_are_of_an_hour_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means by minute; a clock that jumps back or ahead loses figures at the most."""
+    requests, now = Requests(), [100 * 3600.0]
+    monkeypatch.setattr("launcher.route.requests.time.time", lambda: now[0])
+    for speed in (10.0, 20.0):
+        requests._note_speed("a", speed)
+    assert requests.speeds() == {"a": [(360000, 15.0)]}
+    for jump in (60, -7200, 90, 1e9, -1e9):
+        now[0] += jump
+        requests._note_speed("a", 1.0)
+        assert requests.speeds()["a"][-1] == (int(now[0] // 60) * 60, 1.0)
+    for _ in range(200):
+        now[0] += 60
+        requests._note_speed("a", 1.0)
+    assert len(requests.speeds()["a"]) == MINUTES
+    now[0] += 4000
+    assert requests.speeds() == {"a": []}
 
 
 async def test_a_browser_is_led_to_the_page(tmp_path: Path) -> None:

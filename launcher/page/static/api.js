@@ -1,9 +1,9 @@
 // What the page knows, where it comes from, and what it may ask. One stream carries every change.
 const EVENTS_KEPT = 5000;
 const REQUESTS_KEPT = 1000;
-const SPEEDS_KEPT = 720;
+const STATES = ["starting", "adopted", "ready", "failed", "stopping", "evicted", "stopped"];
 
-export const known = { status: null, processes: new Map(), events: [], failures: new Map(), now: [], heard: 0, skew: 0, ended: [], fleet: null, speeds: new Map() };
+export const known = { status: null, processes: new Map(), events: [], failures: new Map(), since: new Map(), now: [], heard: 0, ended: [], fleet: null };
 const readers = new Set();
 let changed = new Set();
 let frame = 0;
@@ -55,11 +55,15 @@ export function follow(onState) {
   const on = (kind, take) => source.addEventListener(kind, (message) => { take(JSON.parse(message.data)); tell(kind); });
   on("event", (record) => {
     const last = known.events.at(-1);
-    if (last && record.id <= last.id) return;
+    if (last && record.id <= last.id) {
+      if (known.events.some((other) => other.id === record.id)) return;
+      known.events = []; // numbers that begin anew are those of another log
+    }
     known.events.push(record);
     if (record.kind === "failed") known.failures.set(record.name, record);
+    if (STATES.includes(record.kind)) known.since.set(record.name, record.at);
     if (known.events.length > EVENTS_KEPT) known.events.splice(0, known.events.length - EVENTS_KEPT);
-    if (record.kind === "reload") load();
+    if (record.kind === "reload") load().catch(() => {}); // the stream says that the fleet is away
   });
   on("status", (status) => {
     known.status = status;
@@ -69,25 +73,14 @@ export function follow(onState) {
   on("requests", ({ now, ended }) => {
     known.now = now;
     known.heard = performance.now();
-    if (now.length) known.skew = now[0].at + now[0].seconds - Date.now() / 1000; // the fleet's clock need not be ours
     if (!ended.length) return;
     // a stream that begins anew tells all that ended; numbers begin anew with another runtime
     const again = ended[0].number <= (known.ended.at(-1)?.number ?? 0);
-    if (again) known.speeds = new Map();
     known.ended = again ? ended : [...known.ended, ...ended];
     if (known.ended.length > REQUESTS_KEPT) known.ended = known.ended.slice(-REQUESTS_KEPT);
-    for (const request of ended) {
-      if (!request.tokens_per_second) continue;
-      const speeds = known.speeds.get(request.server) || [];
-      speeds.push([request.at, request.tokens_per_second]);
-      if (speeds.length > SPEEDS_KEPT) speeds.splice(0, speeds.length - SPEEDS_KEPT);
-      known.speeds.set(request.server, speeds);
-    }
   });
   return source;
 }
-
-export const fleetNow = () => Date.now() / 1000 + known.skew;
 
 export const age = (request) => request.seconds + (performance.now() - known.heard) / 1000;
 

@@ -3,11 +3,12 @@ import { call, known } from "./api.js";
 import { bytes, h, put, svg } from "./dom.js";
 
 const PARTS = { model: "weights", kv: "K/V", recurrent: "recurrent state", output: "output", compute: "compute", draft: "draft", projector: "projector", overhead: "overhead", growth: "growth to peak" };
+const NAMED = 12;
 const DOWN = ["stopped", "failed"];
 
 export function devices(main, onLeave) {
   const body = h("div");
-  main.append(body);
+  main.append(h("h2", {}, "Devices"), body);
   let now = { gpus: [], ram: null, nodes: [] };
   let shown = "";
   const ask = async () => { try { now = await call("/v1/launch/gpus"); draw(); } catch { /* the stream says that the fleet is away */ } };
@@ -48,7 +49,8 @@ function section(device, now) {
   });
   const up = planned.filter((one) => !DOWN.includes(known.processes.get(one.name)?.state));
   const measured = [...known.processes.values()].map((process) => ({ name: process.name, size: process.measured_bytes[device.name] || 0 })).filter((one) => one.size);
-  const used = up.reduce((size, one) => size + total(one.parts), 0);
+  const peak = up.reduce((size, one) => size + total(one.parts), 0);
+  const used = peak - up.reduce((size, one) => size + (one.parts.growth || 0), 0);
   const taken = measured.reduce((size, one) => size + one.size, 0);
   const components = Object.keys(PARTS).map((part) => ({ name: PARTS[part], size: up.reduce((size, one) => size + (one.parts[part] || 0), 0) })).filter((one) => one.size);
   const gpu = now.gpus.find((one) => one.name === device.name);
@@ -56,25 +58,31 @@ function section(device, now) {
   const whole = device.capacity_bytes || 1;
   const columns = Object.keys(PARTS).filter((part) => planned.some((one) => one.parts[part]));
   return h("section", { class: "card" },
-    h("h3", {}, `${device.name}: ${bytes(device.capacity_bytes)}, ${bytes(device.budget_bytes)} for the fleet`),
+    h("h3", {}, `${device.kind === "ram" ? "RAM" : device.name}: ${bytes(device.capacity_bytes)}, ${bytes(device.budget_bytes)} for the fleet`),
     gpu ? h("p", {}, `${gpu.model}: ${bytes(gpu.used_bytes)} used${gpu.busy_percent === null ? "" : `, ${gpu.busy_percent} % busy`}${gpu.celsius === null ? "" : `, ${gpu.celsius} °C`}${gpu.watts === null ? "" : `, ${gpu.watts.toFixed(0)} W`}`) : null,
-    h("p", {}, `Planned of what is up: ${bytes(used)}; measured: ${bytes(taken)}; at most together: ${bytes(device.worst_bytes)}; free of the budget: ${bytes(device.budget_bytes - used)}; free on the machine now: ${bytes(free)}`),
-    bar(`planned on ${device.name}, by server`, up.map((one) => ({ name: one.name, size: total(one.parts) })), whole, device.budget_bytes),
-    bar(`planned on ${device.name}, by component`, components, whole, device.budget_bytes),
-    bar(`measured on ${device.name}, by server`, measured, whole, device.budget_bytes),
+    h("dl", { class: "figures" }, [
+      ["Planned now", bytes(used)], ["Its peak", bytes(peak)], ["Measured", bytes(taken)], ["At most together", bytes(device.worst_bytes)],
+      device.budget_bytes < peak ? ["Over the budget", bytes(peak - device.budget_bytes)] : ["Budget left then", bytes(device.budget_bytes - peak)], ["Free on the machine", bytes(free)],
+    ].map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+    bar("Planned, by server", up.map((one) => ({ name: one.name, size: total(one.parts) })), whole, device.budget_bytes),
+    bar("Planned, by component", components, whole, device.budget_bytes),
+    bar("Measured, by server", measured, whole, device.budget_bytes),
     (device.nodes || []).map((node) => {
       const seen = now.nodes.find((one) => one.id === node.id);
       return bar(`NUMA node ${node.id}: ${bytes(node.capacity_bytes)}${seen ? `, ${bytes(seen.free_bytes)} free now` : ""}`,
         held(node), node.capacity_bytes || 1);
     }),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Memory on ${device.name}` },
-      h("table", {}, h("thead", {}, h("tr", {}, ["Server", "State", ...columns.map((part) => PARTS[part]), "Planned", "Measured"].map((title) => h("th", { scope: "col" }, title)))),
-        h("tbody", {}, planned.map((one) => h("tr", {}, h("th", { scope: "row" }, one.name), h("td", {}, known.processes.get(one.name)?.state || ""), columns.map((part) => h("td", { class: "number" }, one.parts[part] ? bytes(one.parts[part]) : "")),
+      h("table", {}, h("thead", {}, h("tr", {}, ["Server", "State", ...columns.map((part) => PARTS[part]), "Peak", "Measured"].map((title, at) => h("th", { scope: "col", class: at > 1 ? "number" : null }, title)))),
+        h("tbody", {}, planned.map((one) => h("tr", {}, h("th", { scope: "row", title: one.name }, one.name), h("td", {}, known.processes.get(one.name)?.state || ""), columns.map((part) => h("td", { class: "number" }, one.parts[part] ? bytes(one.parts[part]) : "")),
           h("td", { class: "number" }, bytes(total(one.parts))), h("td", { class: "number" }, bytes(measured.find((other) => other.name === one.name)?.size))))))));
 }
 
 function bar(title, parts, whole, limit) {
   let at = 0;
+  const named = parts.slice(0, NAMED);
+  const rest = parts.slice(NAMED);
+  const others = rest.length ? `and ${rest.length} more: ${bytes(rest.reduce((size, part) => size + part.size, 0))}` : "";
   const said = parts.map((part) => `${part.name} ${bytes(part.size)}`).join(", ");
   const boxes = parts.map((part, index) => {
     const box = svg("rect", { x: at, y: 0, width: 100 * part.size / whole, height: 10, class: `p${index % 8 + 1}` }, svg("title", {}, `${part.name}: ${bytes(part.size)}`));
@@ -83,7 +91,8 @@ function bar(title, parts, whole, limit) {
   });
   return [h("p", { class: "soft" }, title), svg("svg", { class: "bars", viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img", "aria-label": `${title}: ${said || "nothing"}` }, boxes,
     limit ? svg("line", { x1: 100 * limit / whole, x2: 100 * limit / whole, y1: 0, y2: 10, class: "limit" }) : null),
-  h("ul", { class: "keys" }, parts.map((part, index) => h("li", { class: `key p${index % 8 + 1}` }, `${part.name} ${bytes(part.size)}`)))];
+  h("ul", { class: "keys" }, named.map((part, index) => h("li", { class: `key p${index % 8 + 1}` }, `${part.name} ${bytes(part.size)}`)), others ? h("li", {}, others) : null,
+    parts.length ? null : h("li", {}, "nothing"), limit ? h("li", { class: "key limit" }, `budget ${bytes(limit)}`) : null)];
 }
 
 function together() {

@@ -42,10 +42,18 @@ export function span(seconds) {
   return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
-export function clock(at, withDate = true) {
+// Local time, as `launch events` and logs write it.
+export function clock(at) {
   const date = new Date(at * 1000);
-  return withDate ? date.toLocaleString() : date.toLocaleTimeString();
+  const two = (part) => String(part).padStart(2, "0");
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 }
+
+export function speed(rate) {
+  return `${rate < 100 ? rate.toFixed(1) : Math.round(rate).toLocaleString()} tokens/s`;
+}
+
+export function many(count, one, more = `${one}s`) { return `${count} ${count === 1 ? one : more}`; }
 
 export function sum(values) {
   return Object.values(values || {}).reduce((total, value) => total + value, 0);
@@ -61,13 +69,19 @@ export function say(text) {
 // Asks before it acts, and says what will happen; resolves to whether it may.
 export function ask(title, lines, verb) {
   const dialog = document.getElementById("ask");
+  const asked = document.activeElement;
+  const label = asked?.getAttribute("aria-label");
   return new Promise((resolve) => {
-    const end = (answer) => { dialog.close(); resolve(answer); };
     put(dialog, h("h2", { id: "ask-title" }, title), lines.map((line) => h("p", {}, line)),
       h("div", { class: "row" },
-        h("button", { class: "main", onclick: () => end(true) }, verb),
-        h("button", { onclick: () => end(false) }, "Cancel")));
-    dialog.oncancel = () => resolve(false);
+        h("button", { class: "main", onclick: () => dialog.close("yes") }, verb),
+        h("button", { onclick: () => dialog.close("") }, "Cancel")));
+    dialog.returnValue = "";
+    dialog.onclose = () => {
+      // what asked may have been drawn anew meanwhile: the focus goes to what stands in its place
+      if (!asked?.isConnected && label) document.querySelector(`main [aria-label="${CSS.escape(label)}"]`)?.focus();
+      resolve(dialog.returnValue === "yes");
+    };
     dialog.showModal();
   });
 }

@@ -1,36 +1,53 @@
 // Every server and service: how it is, what it takes, what may be done about it.
-import { act, call, fleetNow, known } from "./api.js";
-import { ask, bytes, clock, h, keyed, put, say, span, sum, svg } from "./dom.js";
+import { act, call, known } from "./api.js";
+import { ask, bytes, clock, h, keyed, many, put, say, span, speed, sum, svg } from "./dom.js";
 
 const STYLE = { ready: "good", sleeping: "good", failed: "bad", backoff: "bad", starting: "wait", stopping: "wait", stopped: "soft" };
 
+let speeds = {};
+
 export function fleet(main, onLeave) {
   const cards = h("div", { class: "cards" });
-  const log = h("section", { "aria-label": "Log", hidden: true });
-  main.append(h("h2", {}, "Servers and services"), cards, log);
+  const log = h("section", { class: "log", "aria-label": "Log", hidden: true });
+  const text = h("input", { type: "search", oninput: () => draw() });
+  const count = h("span", { class: "soft" });
+  main.append(h("h2", {}, "Servers and services"), h("div", { class: "row" }, h("label", {}, "Show those with ", text), count), cards, log);
   const logs = follower(log);
-  const every = setInterval(() => draw(), 5000);
+  const draw = () => {
+    const wanted = text.value.toLowerCase();
+    const all = [...known.processes.values()];
+    const found = all.filter((p) => `${p.name} ${p.state} ${p.model} ${p.tier} ${p.roles.join(" ")}`.toLowerCase().includes(wanted));
+    const states = new Map();
+    for (const process of found) states.set(process.state, (states.get(process.state) || 0) + 1);
+    count.textContent = `${wanted ? `${found.length} of ` : ""}${all.length}: ${[...states].map(([state, number]) => `${number} ${state}`).join(", ")}`;
+    keyed(cards, found, (p) => p.name, () => h("article", { class: "card" }), (element, process) => card(element, process, logs));
+  };
+  const measure = async () => { try { speeds = (await call("/v1/launch/speeds")).speeds; draw(); } catch { /* the stream says that the fleet is away */ } };
+  const every = setInterval(measure, 15000);
+  measure();
   onLeave(() => { clearInterval(every); logs.stop(); });
-  const draw = () => keyed(cards, [...known.processes.values()], (p) => p.name, () => h("article", { class: "card" }),
-    (element, process) => card(element, process, logs));
   return draw;
 }
 
 function card(element, process, logs) {
   const planned = known.fleet?.servers.find((server) => server.name === process.name);
   const failure = known.failures.get(process.name);
-  const shown = JSON.stringify([process, planned, failure?.id, known.speeds.get(process.name)?.length, Math.floor(Date.now() / 60000)]);
+  const shown = JSON.stringify([process, planned, failure?.id, known.since.get(process.name), speeds[process.name]]);
   if (element.shown === shown) return;
   element.shown = shown;
   const focused = element.contains(document.activeElement) ? document.activeElement.textContent : null;
+  const since = known.since.get(process.name) || (process.pid && process.started_at);
+  const measured = Object.keys(process.measured_bytes).length;
   const rows = [
     ["Model", process.model || "–"],
-    ["Since", process.started_at && process.pid ? `${clock(process.started_at)}${process.ready_s ? `, ready after ${span(process.ready_s)}` : ""}` : "–"],
-    ["Slots", process.slots ? `${process.in_flight ?? "?"} of ${process.slots} busy, ${process.queued} waiting` : "–"],
-    ["Speed", process.tokens_per_second ? `${process.tokens_per_second.toFixed(1)} tokens/s` : "–"],
-    ["Memory", `${bytes(sum(process.planned_bytes))} planned, ${planned?.proved ? `${bytes(sum(planned.proved.memory))} by its own dry run (${planned.proved.build}), ` : ""}${Object.keys(process.measured_bytes).length ? bytes(sum(process.measured_bytes)) : "–"} measured${process.pss_bytes ? `, ${bytes(process.pss_bytes)} its share` : ""}`],
+    ["Since", `${since ? clock(since) : "–"}${process.ready_s && process.pid ? `, loaded in ${span(process.ready_s)}` : ""}`],
+    ["Slots", process.slots ? `${process.in_flight ?? "?"} of ${process.slots} busy${process.queued ? `, ${process.queued} waiting` : ""}` : "–"],
+    ["Speed", process.tokens_per_second ? `${speed(process.tokens_per_second)}, its last answer` : "–"],
+    ["Planned", bytes(sum(process.planned_bytes))],
+    planned?.proved ? ["Proven", `${bytes(sum(planned.proved.memory))} by its own dry run (${planned.proved.build})`] : null,
+    ["Measured", measured ? `${bytes(sum(process.measured_bytes))}${process.pss_bytes ? `, its share ${bytes(process.pss_bytes)}` : ""}` : "–"],
     process.in_ram_percent !== null && process.in_ram_percent !== undefined ? ["In RAM", `${process.in_ram_percent.toFixed(0)} % ${process.in_ram}${process.pinned ? ", pinned" : ""}`] : null,
-    ["Restarts", `${process.restarts}${failure ? `; the last failure: ${failure.cause || failure.message}, ${clock(failure.at)}` : ""}`],
+    ["Restarts", `${process.restarts}${failure ? `; last failure at ${clock(failure.at)}: ${failure.cause || failure.message}` : ""}`],
     process.rung ? ["Degraded", process.rung] : null,
     process.drift ? ["Drift", process.drift] : null,
     process.error ? ["Error", process.error] : null,
@@ -40,7 +57,7 @@ function card(element, process, logs) {
     h("header", {}, h("h3", {}, process.name), h("span", { class: `state ${STYLE[process.state] || ""}` }, process.state)),
     h("p", { class: "soft" }, [process.kind, process.tier, ...process.roles].filter(Boolean).join(" · ")),
     h("dl", {}, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    spark(known.speeds.get(process.name)),
+    spark(speeds[process.name]),
     h("div", { class: "row" }, buttons(process, planned, logs)), more(process, planned, open));
   if (focused) [...element.querySelectorAll("button")].find((button) => button.textContent === focused)?.focus();
 }
@@ -49,11 +66,10 @@ function buttons(process, planned, logs) {
   const label = (verb) => ({ "aria-label": `${verb} ${process.name}` });
   const made = [];
   const down = ["stopped", "failed"].includes(process.state);
-  if (process.kind === "server" && down) {
-    made.push(h("button", { ...label(planned?.exclusive ? "Swap in" : "Start"), onclick: () => start(process, planned) }, planned?.exclusive ? "Swap in" : "Start"));
-  }
-  if (!down) made.push(h("button", { ...label("Stop"), onclick: () => stop(process) }, "Stop"));
-  made.push(h("button", { ...label("Restart"), onclick: () => restart(process) }, "Restart"));
+  if (down) {
+    const verb = planned?.exclusive ? "Swap in" : "Start";
+    made.push(h("button", { ...label(verb), onclick: () => start(process, planned) }, verb));
+  } else made.push(h("button", { ...label("Stop"), onclick: () => stop(process, planned) }, "Stop"), h("button", { ...label("Restart"), onclick: () => restart(process) }, "Restart"));
   made.push(h("button", { ...label("Log of"), onclick: () => logs.open(process.name) }, "Log"));
   return made;
 }
@@ -77,7 +93,7 @@ function more(process, planned, open) {
 
 const POOL = {
   preload: "Its files are read into RAM now. Where the pool has no room, files that were used least recently may leave it; no server stops.",
-  pin: "Its files stay in RAM until they are unpinned or the fleet ends: the pool has that much less for others. No server stops.",
+  pin: "Its files stay in RAM until they are unpinned, also after the fleet is started anew: the pool has that much less for others. No server stops.",
   unpin: "Its files may leave RAM when others are likelier. No server stops.",
   evict: "Its files may leave RAM; its next start reads the disk. No server stops.",
 };
@@ -108,58 +124,67 @@ async function go(verb, process, title, lines) {
 
 function busy(name) {
   const count = known.now.filter((request) => request.server === name).length;
-  return count ? `${count} of its requests run now: they are finished first, as long as a drain may take.` : "No request of its runs now.";
+  return count ? `${many(count, "request")} of ${name} ${count === 1 ? "runs" : "run"} now, finished first as long as a drain may take.` : `No request of ${name} runs now.`;
 }
 
 function start(process, planned) {
   const rivals = planned?.exclusive ? known.fleet.servers.filter((other) => other.exclusive === planned.exclusive && other.name !== process.name
     && !["stopped", "failed"].includes(known.processes.get(other.name)?.state)) : [];
   const lines = [`It takes ${bytes(sum(process.planned_bytes))}.`];
-  if (rivals.length) lines.push(`${rivals.map((other) => other.name).join(", ")} must stop: they take turns in the group ${planned.exclusive}.`, ...rivals.map((other) => `${other.name}: ${busy(other.name)}`));
+  if (process.kind !== "server") return go("restart", process, `Start ${process.name}`, [...lines, "Nothing else must stop."]);
+  if (rivals.length) lines.push(`${rivals.map((other) => other.name).join(", ")} must stop: they take turns in the group ${planned.exclusive}.`, ...rivals.map((other) => busy(other.name)));
   else lines.push("Nothing else must stop, unless memory is short: then servers go that are started on demand and idle.");
   return go("start", process, rivals.length ? `Swap in ${process.name}` : `Start ${process.name}`, lines);
 }
 
-function stop(process) {
-  return go("stop", process, `Stop ${process.name}`, [busy(process.name), "It stays stopped, for requests too, until it is started here or by launch reload."]);
+function stop(process, planned) {
+  return go("stop", process, `Stop ${process.name}`, [busy(process.name), planned?.start === "demand" ? "The next request for it starts it again." : "It stays stopped, for requests too, until it is started here or by launch reload."]);
 }
 
 function restart(process) {
   return go("restart", process, `Restart ${process.name}`, [busy(process.name), process.rung ? `It is started as it runs now (${process.rung}); requests wait for it. Nothing else must stop.` : "It is started as it was compiled; requests wait for it. Nothing else must stop."]);
 }
 
-function spark(speeds) {
-  const since = fleetNow() - 3600;
-  const points = (speeds || []).filter(([at]) => at > since);
-  if (points.length < 2) return null;
-  const most = Math.max(...points.map(([, speed]) => speed));
-  const line = points.map(([at, speed]) => `${((at - since) / 36).toFixed(2)},${(30 - 28 * speed / most).toFixed(1)}`).join(" ");
-  return svg("svg", { class: "spark", viewBox: "0 0 100 32", preserveAspectRatio: "none", role: "img", "aria-label": `tokens per second over the last hour, at most ${most.toFixed(1)}` },
-    svg("polyline", { class: "line", points: line }));
+// Bars of a minute each, over the last hour; `minutes`: [Unix time, mean tokens/s of the answers that ended then].
+function spark(minutes) {
+  if (!minutes?.length) return null;
+  const most = Math.max(...minutes.map(([, rate]) => rate));
+  const last = minutes.at(-1)[0];
+  const title = `Last hour, by minute: at most ${speed(most)}`;
+  return [h("p", { class: "soft" }, title), svg("svg", { class: "spark", viewBox: "0 0 60 32", preserveAspectRatio: "none", role: "img", "aria-label": title },
+    minutes.map(([at, rate]) => svg("rect", { x: 59 - (last - at) / 60, width: 0.8, y: 32 - 30 * rate / most, height: 30 * rate / most })))];
 }
 
-// Follows one log until it is closed; a long one keeps its end.
+// Follows one log until it is closed; a long one keeps its end. What would colour a terminal is left out.
 function follower(section) {
   let ending = null;
   const stop = () => { ending?.abort(); ending = null; };
   const open = async (name) => {
     stop();
+    const asked = document.activeElement?.getAttribute("aria-label");
     const mine = ending = new AbortController();
     const text = h("pre", { tabindex: "0", "aria-label": `Log of ${name}` });
+    const close = () => { stop(); section.hidden = true; if (asked) document.querySelector(`[aria-label="${CSS.escape(asked)}"]`)?.focus(); };
     section.hidden = false;
-    put(section, h("h2", {}, `Log of ${name}`), h("button", { onclick: () => { stop(); section.hidden = true; } }, "Close the log"), text);
-    section.scrollIntoView({ block: "nearest" });
+    put(section, h("div", { class: "row" }, h("h2", {}, `Log of ${name}`), h("button", { onclick: close }, "Close the log")), text);
+    section.onkeydown = (event) => { if (event.key === "Escape") close(); };
+    text.focus({ preventScroll: true });
     try {
       const answer = await fetch(`/v1/launch/logs/${encodeURIComponent(name)}?lines=200&follow=1`, { signal: mine.signal });
+      if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error?.message || `HTTP ${answer.status}`);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       for (;;) {
         const { value, done } = await reader.read();
         if (done) break;
         const atEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 40;
-        text.textContent = (text.textContent + value).slice(-200000);
+        text.textContent = plain(text.textContent + value).slice(-200000);
         if (atEnd) text.scrollTop = text.scrollHeight;
       }
-    } catch (error) { if (error.name !== "AbortError") say(error.message); }
+      text.append("\n[the log ends here: open it again to go on]\n");
+    } catch (error) { if (error.name !== "AbortError") text.append(`\n[${error.message}]\n`); }
   };
   return { open, stop };
 }
+
+// A log without colours, titles and other words to a terminal; a sequence that is not whole yet stays.
+const plain = (log) => log.replace(/\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])/g, "");

@@ -1,6 +1,6 @@
 // What the files say now, what is found about it, and what a reload would change.
 import { call } from "./api.js";
-import { ask, h, put, say } from "./dom.js";
+import { ask, h, many, put, say } from "./dom.js";
 
 export function plan(main) {
   const body = h("div", { "aria-live": "polite" });
@@ -52,9 +52,32 @@ function difference(fleet) {
 
 function findings(found) {
   if (!found.length) return h("p", {}, "Nothing is found about it.");
-  return [h("h3", {}, "Findings"), found.map((one) => h("article", { class: "card" },
-    h("p", {}, h("span", { class: `state ${one.severity === "error" ? "bad" : one.severity === "warning" ? "wait" : "soft"}` }, one.severity), ` ${one.message}`),
-    h("p", { class: "soft" }, `${one.code}${one.location ? `  ${one.location.file}:${one.location.line}` : one.key ? `  ${one.key}` : ""}`),
-    (one.notes || []).map((note) => h("p", {}, note)), (one.fixes || []).map((fix) => h("p", {}, h("code", {}, fix.override), ` ${fix.effect}`)),
-    h("p", { class: "soft" }, `launch explain ${one.code} has the whole explanation`)))];
+  const kinds = ["error", "warning", "note"].map((kind) => [kind, found.filter((one) => one.severity === kind).length]).filter(([, count]) => count);
+  return [h("h3", {}, `Findings: ${kinds.map(([kind, count]) => many(count, kind)).join(", ")}`), h("div", { class: "list" }, found.map((one) => h("article", { class: "card" },
+    h("p", {}, h("span", { class: `state ${STYLE[one.severity] || "soft"}` }, one.severity), ` ${one.message}`),
+    h("p", { class: "soft" }, [one.code, place(one)].filter(Boolean).join(" · ")),
+    one.notes?.length ? h("ul", {}, one.notes.map((note) => h("li", {}, note))) : null,
+    one.fixes?.length ? h("p", {}, "Overrides that mend it:") : null,
+    one.fixes?.length ? h("ul", {}, one.fixes.map((fix) => h("li", {}, h("code", {}, fix.override), ` ${fix.effect}`))) : null,
+    explanation(one.code))))];
+}
+
+const STYLE = { error: "bad", warning: "wait" };
+
+// Where it is written: a file and its line, else the key that it is about.
+const place = ({ location, key }) => (location && !location.file.startsWith("<") ? `${location.file}:${location.line}` : key);
+
+function explanation(code) {
+  const inside = h("div", {});
+  const details = h("details", {}, h("summary", {}, "What it means, and what to do"), inside);
+  details.addEventListener("toggle", async () => {
+    if (!details.open || inside.firstChild) return;
+    put(inside, h("p", { class: "soft" }, "looking it up…"));
+    try {
+      const [found] = (await call(`/v1/launch/explanations/${code}`)).codes;
+      const worded = (text) => text.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
+      put(inside, h("p", {}, worded(found.meaning)), h("pre", {}, found.example), h("p", {}, worded(found.remedy)));
+    } catch (error) { put(inside, h("p", { class: "bad" }, error.message)); }
+  });
+  return details;
 }
