@@ -76,9 +76,7 @@ async def test_requests_wait_for_what_boots(fleet: Any, free_port: FreePort) -> 
     assert watcher.of(events.ServerStarting, "c") == []
 
 
-async def test_who_waits_is_told_of_the_end(
-    fleet: Any, free_port: FreePort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_waits_is_told_of_the_end(fleet: Any, free_port: FreePort, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that is stopped before it knows what lives leaves nobody waiting, and nothing running."""
     supervisor, watcher = fleet(fake("warm", free_port(), start="demand"))
     may_say = slow_to_look(supervisor, monkeypatch)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,28 +64,29 @@ async def test_the_end_of_a_process_is_known_before_what_became_of_its_unit(
     state_dir: Path, tmp_path: Path, free_port: FreePort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As soon as the process has ended no request is sent to it, however long systemd takes to say how it ended."""
-    with subprocess.Popen(["sleep", "600"]) as child:
-        program, shown, over = tmp_path / "bin/systemctl", tmp_path / "shown", tmp_path / "over"
-        program.parent.mkdir()
-        shown.write_text(f"Id=launch-alpha.service\nLoadState=loaded\nActiveState=active\nMainPID={child.pid}\n")
-        over.write_text("Id=launch-alpha.service\nLoadState=loaded\nActiveState=failed\nExecMainCode=2\nExecMainStatus=9\n")
-        program.write_text(f"#!/bin/sh\ncat {shown}\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-        owner = SystemdUnits("test", state_dir, write_atomic, prefix="launch", user=False)
-        supervisor = Supervisor(manifest(fake("alpha", free_port())), state_dir=state_dir, owner=owner, emit=Watcher())
-        runner = supervisor._runners["alpha"]
-        (record,), _ = await owner.living(supervisor._specs)
-        assert runner.adopt(record)
-        runner.dispatch(Ready())
-        assert supervisor.try_lease("alpha") is not None
-        child.kill()
-        await runner.wait_while(lambda: runner.usable)
-        assert (runner.life.state, runner.routing_state, supervisor.try_lease("alpha")) == ("ready", "backoff", None)
-        over.replace(shown)
-        await runner.until("backoff")
-        assert (runner.exit_code, runner.life.over) == (-9, False)
-        supervisor.abandon()
+    child = await asyncio.create_subprocess_exec("sleep", "600")
+    program, shown, over = tmp_path / "bin/systemctl", tmp_path / "shown", tmp_path / "over"
+    program.parent.mkdir()
+    shown.write_text(f"Id=launch-alpha.service\nLoadState=loaded\nActiveState=active\nMainPID={child.pid}\n")
+    over.write_text("Id=launch-alpha.service\nLoadState=loaded\nActiveState=failed\nExecMainCode=2\nExecMainStatus=9\n")
+    program.write_text(f"#!/bin/sh\ncat {shown}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    owner = SystemdUnits("test", state_dir, write_atomic, prefix="launch", user=False)
+    supervisor = Supervisor(manifest(fake("alpha", free_port())), state_dir=state_dir, owner=owner, emit=Watcher())
+    runner = supervisor._runners["alpha"]
+    (record,), _ = await owner.living(supervisor._specs)
+    assert runner.adopt(record)
+    runner.dispatch(Ready())
+    assert supervisor.try_lease("alpha") is not None
+    child.kill()
+    await runner.wait_while(lambda: runner.usable)
+    assert (runner.life.state, runner.routing_state, supervisor.try_lease("alpha")) == ("ready", "backoff", None)
+    over.replace(shown)
+    await runner.until("backoff")
+    assert (runner.exit_code, runner.life.over) == (-9, False)
+    supervisor.abandon()
+    await child.wait()
 
 
 def test_names_of_units() -> None:
