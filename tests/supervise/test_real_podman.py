@@ -87,7 +87,9 @@ def test_a_container_of_the_real_podman(
     (tmp_path / "commands.sh").write_text(COMMANDS)
     environment = {
         **{name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LAUNCH_TEST_MARK") if name in os.environ},
-        **{"HOME": "/root", "CHECKOUT": str(HERE.parents[1]), "PYTHON": sys.executable},
+        "HOME": "/root",
+        "CHECKOUT": str(HERE.parents[1]),
+        "PYTHON": sys.executable,
         "FLEET": str(tmp_path / "launch.yaml"),
     }
     space = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", HERE / "podman_root.sh")
