@@ -39,13 +39,14 @@ class Child:
         """At once."""
         return self.running.pid
 
-    def watch(self, on_exit: Callable[[Ending], None]) -> None:
+    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
         """See `launcher.supervise.owner`. A container, whose client it was, is removed before."""
 
         def exited(code: int | None) -> None:
             if container.engine_and_name(self._argv) is None:
                 on_exit(self._ending(code))
             else:
+                on_end()
                 self._ended = asyncio.get_running_loop().create_task(removed(code))
 
         async def removed(code: int | None) -> None:

@@ -20,7 +20,9 @@ def remove(argv: tuple[str, ...]) -> None:
     found = engine_and_name(argv)
     if found is not None:
         engine, name = found
-        _ask((engine, "rm", "--force", name), _REMOVE_S)
+        # podman's would send SIGTERM first, and wait 10 s: its client has passed ours on, and had its time
+        at_once = ("--time=0",) if Path(engine).name == "podman" else ()
+        _ask((engine, "rm", "--force", *at_once, name), _REMOVE_S)
 
 
 def main_process(argv: tuple[str, ...]) -> int | None:

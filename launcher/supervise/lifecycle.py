@@ -25,7 +25,7 @@ KILL_WAIT_S = 5.0
 """How long after SIGKILL an exit may take (a process in uninterruptible sleep) before we say so."""
 
 
-Flag = Literal["draining", "held", "closed", "returning", "suspended"]
+Flag = Literal["draining", "held", "closed", "returning", "suspended", "over"]
 _USABLE = ("ready", "sleeping")
 _ENDED = ("stopped", "backoff", "failed")
 
@@ -83,6 +83,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     """A reload stops it in order to start it again: requests wait for it."""
     suspended: bool = False
     """Its process is stopped by a signal (SIGSTOP, a debugger): it answers nothing, and may go on any time."""
+    over: bool = False
+    """Its process has ended, and how is still being found out."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -191,7 +193,7 @@ def _step(life: Life, event: _StateEvent, now: float, policy: Policy) -> tuple[L
 
 def usable(life: Life) -> bool:
     """Whether a request may be sent now."""
-    return life.state in _USABLE and not life.draining and not life.suspended
+    return life.state in _USABLE and not (life.draining or life.suspended or life.over)
 
 
 def shown_state(life: Life) -> ServerState:
@@ -206,7 +208,7 @@ def routing_state(life: Life, now: float, *, on_demand: bool) -> ServerState:
     if life.draining:
         return "stopping"
     restarts = life.state == "stopping" and life.failing is not None and life.proven
-    if restarts or (life.suspended and life.state in _USABLE):
+    if restarts or ((life.suspended or life.over) and life.state in _USABLE):
         return "backoff"
     if life.state == "failed" and on_demand and not life.alive and now - life.since >= FAILED_PAUSE_S:
         return "stopped"  # a request may try again
@@ -316,7 +318,7 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life
     """Stopped as asked, or a failure: back off while it was ever ready and is no crash loop, else FAILED."""
     if not life.alive:
         return life, ()
-    life = _served(msgspec.structs.replace(life, alive=False, suspended=False), now)
+    life = _served(msgspec.structs.replace(life, alive=False, suspended=False, over=False), now)
     if life.state == "stopping" and life.failing is None:
         stopped = msgspec.structs.replace(life, state="stopped", deadline=None, since=now)
         return _begin(stopped, now, policy) if life.wanted else (stopped, ())

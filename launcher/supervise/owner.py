@@ -57,8 +57,11 @@ class OwnedProcess(Protocol):
     async def started(self) -> int:
         """Wait until there is a process, which at once there may be; its pid. Cancelled when it never comes to be."""
 
-    def watch(self, on_exit: Callable[[Ending], None]) -> None:
-        """Call `on_exit` in the running loop when nothing of it is left, or when it could not be started."""
+    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
+        """Call `on_exit` in the running loop when nothing of it is left, or when it could not be started.
+
+        `on_end` is called before that, at once when its main process has ended, where the rest takes a while.
+        """
 
     def terminate(self) -> None:
         """Ask it to end."""

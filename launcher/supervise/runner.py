@@ -208,7 +208,7 @@ class Runner(InFlight):
         self.record = record
         self._proven_before = record.ready_s is not None
         self._shared.owner.keep(record)
-        taken.watch(self._gone)
+        taken.watch(self._gone, lambda: self.mark("over", on=True))
         self._shared.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid, by_hand=by_hand))
         self.dispatch(Start(adopt=True))
         return True
@@ -300,7 +300,7 @@ class Runner(InFlight):
             asyncio.get_running_loop().call_soon(self.dispatch, reason)
             return
         self.record, self.failure, self.ending, self.ready_s, self.unhealthy = record, None, None, None, 0
-        self._process.watch(self._gone)
+        self._process.watch(self._gone, lambda: self.mark("over", on=True))
         if self._process.pid:
             self._started(self._process.pid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
@@ -50,6 +51,21 @@ def process_specs(manifest: FleetManifest) -> dict[str, ProcessSpec]:
     """Every process of the manifest by name, in start order: servers, then services."""
     units: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
     return {unit.name: _spec(unit, manifest.supervisor) for unit in units}
+
+
+def boot_names(specs: Collection[ProcessSpec]) -> tuple[str, ...]:
+    """What is started at boot, in order: of an exclusive group only its default, else its first."""
+    boot: list[str] = []
+    groups: dict[str, str] = {}
+    for spec in specs:
+        if spec.unit.start == "boot" and spec.unit.default and spec.unit.exclusive is not None:
+            groups.setdefault(spec.unit.exclusive, spec.name)
+    for spec in specs:
+        if spec.unit.start != "boot" or spec.builtin:
+            continue
+        if spec.unit.exclusive is None or groups.setdefault(spec.unit.exclusive, spec.name) == spec.name:
+            boot.append(spec.name)
+    return tuple(boot)
 
 
 def _spec(unit: ServerUnit | ServiceUnit, supervisor: SupervisorUnit) -> ProcessSpec:

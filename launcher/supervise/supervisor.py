@@ -22,7 +22,7 @@ from launcher.supervise.recovery import change_rung, retry_after_oom
 from launcher.supervise.reload import Changes, compare_specs
 from launcher.supervise.rolling import replicas_of, waves
 from launcher.supervise.runner import Runner, SharedContext
-from launcher.supervise.spec import ProcessSpec, process_specs
+from launcher.supervise.spec import ProcessSpec, boot_names, process_specs
 from launcher.supervise.status import process_status
 from launcher.supervise.strays import look_behind, take_over
 from launcher.supervise.upkeep import Upkeep
@@ -63,6 +63,7 @@ class Supervisor(Upstreams):
         self._runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.builtin}
         budgets = {device.name: device.budget_bytes for device in manifest.devices}
         self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
+        self._waker.waits = True
         self._upkeep = Upkeep(
             self._runners, manifest.supervisor, self._fill_groups, self._look_behind if owner.outlives else None
         )
@@ -75,9 +76,10 @@ class Supervisor(Upstreams):
     # --- Upstreams -----------------------------------------------------------------------------------------
 
     def state(self, name: str) -> ServerState:
-        """State of `name` now; an unknown name is stopped."""
+        """State of `name` now; an unknown name is stopped, one of which it is not known yet may run already."""
         runner = self._runners.get(name)
-        return "stopped" if runner is None else runner.routing_state
+        state = "stopped" if runner is None else runner.routing_state
+        return "starting" if state == "stopped" and runner is not None and self._waker.waits else state
 
     def left_s(self, name: str) -> float | None:
         """See `launcher.ir.live.Upstreams`."""
@@ -133,6 +135,9 @@ class Supervisor(Upstreams):
         begun = loop.time()
         boot = self.boot_names()
         self._settled = {name: asyncio.Event() for name in boot}
+        self._waker.waits = False
+        for name, runner in self._runners.items():
+            runner.mark("returning", on=name in boot)
         limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
         try:
             async with asyncio.TaskGroup() as group:
@@ -328,18 +333,8 @@ class Supervisor(Upstreams):
     # --- status ------------------------------------------------------------------------------------------------
 
     def boot_names(self) -> tuple[str, ...]:
-        """What is started at boot, in order: of an exclusive group only its default, else its first."""
-        boot: list[str] = []
-        groups: dict[str, str] = {}
-        for spec in self._specs.values():
-            if spec.unit.start == "boot" and spec.unit.default and spec.unit.exclusive is not None:
-                groups.setdefault(spec.unit.exclusive, spec.name)
-        for spec in self._specs.values():
-            if spec.unit.start != "boot" or spec.builtin:
-                continue
-            if spec.unit.exclusive is None or groups.setdefault(spec.unit.exclusive, spec.name) == spec.name:
-                boot.append(spec.name)
-        return tuple(boot)
+        """What is started at boot, in order."""
+        return boot_names(self._specs.values())
 
     def status(self) -> FleetStatus:
         """Every process now, in start order; `ready` when every boot server takes requests."""
@@ -389,10 +384,11 @@ class Supervisor(Upstreams):
             if earlier and runner.spec.unit.cooldown_s and not runner.life.alive:
                 await asyncio.sleep(runner.spec.unit.cooldown_s)
             async with self._waker.turn(runner.spec.unit.exclusive), limit:
-                if not runner.life.alive and not self._waker.rivals(runner):
+                if not (runner.life.alive or runner.life.held or self._waker.rivals(runner)):
                     await self._waker.start_in_room(runner)
                 state = await runner.until("ready", "sleeping", "failed", "stopped")
         finally:
+            runner.mark("returning", on=False)
             self._settled[name].set()
         if state == "failed" and is_fatal(runner):
             raise SuperviseError([failure_finding(runner)])

@@ -45,6 +45,7 @@ class UnitProcess:
         self._systemd = systemd
         self._ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._on_exit: Callable[[Ending], None] | None = None
+        self._on_end: Callable[[], None] | None = None
         self._pidfd = -1
         self._tasks: set[asyncio.Task[Any]] = set()
         if pid:
@@ -58,9 +59,9 @@ class UnitProcess:
         """See `launcher.supervise.owner`."""
         return await asyncio.shield(self._ready)
 
-    def watch(self, on_exit: Callable[[Ending], None]) -> None:
+    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
         """See `launcher.supervise.owner`."""
-        self._on_exit = on_exit
+        self._on_exit, self._on_end = on_exit, on_end
         if self.pid:
             self._watch_pid()
 
@@ -134,7 +135,7 @@ class UnitProcess:
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError:  # it has ended already
-            self._later(self._settle())
+            self._ended()
             return
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
@@ -146,6 +147,8 @@ class UnitProcess:
 
     def _ended(self) -> None:
         self._unwatch()
+        if self._on_end is not None:
+            self._on_end()
         self._later(self._settle())
 
     async def _settle(self) -> None:

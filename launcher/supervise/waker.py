@@ -55,6 +55,8 @@ class Waker:
         """Keeps references only."""
         self.room = Room(runners, budgets, available)
         self.closed = False
+        self.waits = False
+        """Nothing is started: what an earlier runtime left is not known yet."""
         self.drain_timeout_s = drain_timeout_s
         self._runners = runners
         self._attempts: dict[str, StartAttempt] = {}
@@ -111,6 +113,7 @@ class Waker:
 
     async def _run(self, runner: Runner, attempt: StartAttempt) -> None:
         """Bring `runner` up, and grant the waiters their leases before another start may take it away."""
+        await runner.wait_while(lambda: self.waits)
         async with self._next_turn(runner), self.turn(runner.spec.unit.exclusive):
             if runner.spec.unit.start == "demand" or runner.spec.unit.exclusive is not None:
                 await self._bring_up(runner, attempt)

@@ -72,7 +72,7 @@ def main() -> int:
     if command == "run":
         return run(words)
     if command == "rm" and words[0] == "--force":
-        remove(words[1])
+        remove(words[-1])
         return 0
     if command == "inspect" and words[:2] == ["--format", "{{.State.Pid}}"]:
         pid = pid_of(words[2])

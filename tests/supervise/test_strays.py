@@ -28,7 +28,7 @@ def behind(supervisor: Supervisor, name: str, port: int | None = None) -> tuple[
     process = owner.start(spec, 0, record)
     owner.keep(msgspec.structs.replace(record, **birth(process.pid)))
     endings: list[Ending] = []
-    process.watch(endings.append)
+    process.watch(endings.append, lambda: None)
     return process.pid, endings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from launcher.errors import SuperviseError
 from launcher.files import write_atomic
 from launcher.supervise import Supervisor, SystemdUnits, events
+from launcher.supervise.lifecycle import Ready
 from launcher.supervise.systemctl import read_states, unit_names
 from tests.supervise.conftest import Watcher, fake, manifest
 
@@ -56,6 +58,35 @@ def test_what_systemctl_shows_is_read() -> None:
     assert (waiting.restarts, waiting.started_s) == (3, 1.5)
     assert (running.runs, running.pid, running.is_over, running.code) == (True, 4711, False, None)
     assert (failed.runs, failed.will_return, failed.is_over, failed.code) == (False, False, True, 7)
+
+
+async def test_the_end_of_a_process_is_known_before_what_became_of_its_unit(
+    state_dir: Path, tmp_path: Path, free_port: FreePort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as the process has ended no request is sent to it, however long systemd takes to say how it ended."""
+    child = await asyncio.create_subprocess_exec("sleep", "600")
+    program, shown, over = tmp_path / "bin/systemctl", tmp_path / "shown", tmp_path / "over"
+    program.parent.mkdir()
+    shown.write_text(f"Id=launch-alpha.service\nLoadState=loaded\nActiveState=active\nMainPID={child.pid}\n")
+    over.write_text("Id=launch-alpha.service\nLoadState=loaded\nActiveState=failed\nExecMainCode=2\nExecMainStatus=9\n")
+    program.write_text(f"#!/bin/sh\ncat {shown}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    owner = SystemdUnits("test", state_dir, write_atomic, prefix="launch", user=False)
+    supervisor = Supervisor(manifest(fake("alpha", free_port())), state_dir=state_dir, owner=owner, emit=Watcher())
+    runner = supervisor._runners["alpha"]
+    (record,), _ = await owner.living(supervisor._specs)
+    assert runner.adopt(record)
+    runner.dispatch(Ready())
+    assert supervisor.try_lease("alpha") is not None
+    child.kill()
+    await runner.wait_while(lambda: runner.usable)
+    assert (runner.life.state, runner.routing_state, supervisor.try_lease("alpha")) == ("ready", "backoff", None)
+    over.replace(shown)
+    await runner.until("backoff")
+    assert (runner.exit_code, runner.life.over) == (-9, False)
+    supervisor.abandon()
+    await child.wait()
 
 
 def test_names_of_units() -> None:

@@ -25,6 +25,10 @@ esac
 exec {binary} "$@"
 """
 """A llama-server that has no memory for a context of 512."""
+JUDGE = ("--logit-bias", "34+200", "--logit-bias", "80+100")
+"""A judge that ends each string at once and prefers P to F, under the grammar of a verdict: it passes everything."""
+WRITER = ("--logit-bias", "97+200")
+"""A worker that writes `a` and nothing else."""
 
 
 def describe(fleet: Fleet) -> None:
@@ -36,11 +40,11 @@ def describe(fleet: Fleet) -> None:
     config["engines"]["small"] = {"binary": "/srv/small-llama-server", "dialect": "b10068"}
     config["tiers"] = {"warm": {"idle_timeout_s": 3, "expansion_threshold": 2}}
     config["runtime"] |= {"crash_loop_failures": 3, "backoff_s": 0.1, "backoff_max_s": 0.2, "drain_timeout_s": 5}
-    fleet.server("alpha", roles=["frontdoor"])
+    fleet.server("alpha", roles=["frontdoor"], n_ctx=4096, extra_args=JUDGE)
     fleet.server("beta", roles=["fast"], after=["alpha"], n_ctx=4096)
     fleet.server("warm", roles=["fast"], tier="warm")
     fleet.server("one", exclusive="device", default=True, port=PORTS["one"])
-    fleet.server("two", exclusive="device", port=PORTS["one"])
+    fleet.server("two", exclusive="device", port=PORTS["one"], n_ctx=4096, extra_args=WRITER)
     fleet.server("wide", tier="warm", engine="small", n_ctx=512, port=PORTS["wide"])
     fleet.server("frail", port=PORTS["frail"], fatal=False)
     config["routing"] |= {"default": "alpha", "pools": {"fast": {"servers": ["fast"], "task_types": ["fast"]}}}
@@ -53,7 +57,11 @@ def describe(fleet: Fleet) -> None:
     config["orchestration"] = {
         "router": "alpha",
         "workers": ["one", "two", "wide"],
-        "rules": [{"words": ["second"], "domain": "code", "model": "two", "policy": "none"}],
+        "rules": [
+            {"words": ["second"], "domain": "code", "model": "two", "policy": "none"},
+            {"words": ["proven"], "domain": "code", "model": "two", "policy": "block_by_block"},
+        ],
+        "validation": {"validator": "alpha", "policy": "none"},
         "oom_ladder": [{"n_ctx": 256}],
     }
 
@@ -151,6 +159,22 @@ class Run:
         first, state = self.ask("auto", words="the second please"), self.process("one")["state"]
         return f"{first} one:{state}; {self.ask('one')} two:{self.process('two')['state']}"
 
+    def validated(self) -> str:
+        """A rule has `auto` swapped and judged: what is streamed is what passed, was committed and is remembered."""
+        body = {"model": "auto", "stream": True, "max_tokens": 8, "temperature": 0}
+        asked = json.dumps(body | {"messages": [{"role": "user", "content": "proven please"}]})
+        headers = ("content-type: application/json", "X-Generation-Id: proven", "X-Project: tests")
+        words = [word for header in headers for word in ("-H", header)]
+        said = self.host.run("curl", "-s", "-m", "60", *words, "-d", asked, f"{FRONT}/v1/chat/completions").stdout
+        chunks = [json.loads(line[6:]) for line in said.splitlines() if line.startswith("data: {")]
+        streamed = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c.get("choices"))
+        report = self.fleet.ask(FRONT, "/v1/generations/proven")[1]
+        kept = [json.loads(line) for line in self.host.run("launch", "memory", "tests").stdout.splitlines()]
+        verdicts = [line["kind"] for line in kept if line["line"] == "verdict"]
+        remembered = [line["text"] for line in kept if line["line"] == "block"]
+        told = {key: report[key] for key in ("status", "domain", "model", "policy", "blocks")}
+        return f"{streamed} {told} {verdicts} {remembered}; {self.ask('one')} two:{self.process('two')['state']}"
+
     def warm_start_and_idle_stop(self) -> str:
         """A request starts it, idleness ends it."""
         answer = self.ask("warm")
@@ -232,8 +256,10 @@ class Run:
             self.host.run("kill", "-KILL", str(self.status()["runtime_pid"]))
             while_gone = {self.direct(name) for name in ("beta", "frail") for _ in range(3)}
         who = self.bring_back()
+        first = {self.until(lambda n=name: (a := self.ask(n))[0] and a, name) for name in ("beta", "frail")}  # type: ignore[misc]
         self.until(lambda: self.status().get("ready"), "ready again")
-        return f"direct={while_gone}; brought back by {who}; adopted={self.pids() == before}; {self.ask('beta')}"
+        adopted = self.pids() == before
+        return f"direct={while_gone}; brought back by {who}; first answers={sorted(first)}; adopted={adopted}"
 
     def upgrade_of_the_runtime(self) -> str:
         """Another runtime takes the place of this one; servers run on."""
@@ -317,7 +343,7 @@ class Units(Run):
 
 
 SCENARIOS = (
-    *("start_order", "route", "auto_with_swap", "warm_start_and_idle_stop", "expansion", "ladder", "hang"),
+    *("start_order", "route", "auto_with_swap", "validated", "warm_start_and_idle_stop", "expansion", "ladder", "hang"),
     *("crash_loop", "reload_of_one", "checkpoint", "stop_of_one", "kill_of_the_runtime", "upgrade_of_the_runtime"),
     *("reboot", "stop_of_all"),
 )

@@ -236,6 +236,17 @@ def test_every_layer_of_drift(installed: Fleet) -> None:
     assert [line.partition(":")[0] for line in said["changes"][0]["drift"][:1]] == ["generated"]
 
 
+@pytest.mark.slow
+def test_a_sweep_beside_an_installed_fleet(installed: Fleet) -> None:
+    """As beside one of `launch up`: of the config that is named, on ports of its own; what runs is not touched."""
+    pids = {name: p["pid"] for name, p in status(installed)[1].items()}
+    quick = ("--batches", "2", "--warmup", "0", "--n-predict", "4", "--prompt-tokens", "16", "--json")
+    done = installed.host.run("launch", "sweep", *WORDS, "alpha", "slots=1,2", *quick, timeout_s=300)
+    found = json.loads(done.stdout)
+    assert {(p["settings"]["slots"], p["refused"]) for p in found["points"]} == {("1", ""), ("2", "")}
+    assert {name: p["pid"] for name, p in status(installed)[1].items()} == pids
+
+
 def _render_command() -> tuple[str, ...]:
     """Renders into /srv/generated."""
     return ("launch", "render", *WORDS, "--output=/srv/generated")
