@@ -7,13 +7,20 @@ const STYLE = { ready: "good", sleeping: "good", failed: "bad", backoff: "bad", 
 export function fleet(main, onLeave) {
   const cards = h("div", { class: "cards" });
   const log = h("section", { "aria-label": "Log", hidden: true });
-  main.append(h("h2", {}, "Servers and services"), cards, log);
+  main.append(h("h2", {}, "Servers and services"), cards, ...upstreams(known.fleet?.upstreams || []), log);
   const logs = follower(log);
   const every = setInterval(() => draw(), 5000);
   onLeave(() => { clearInterval(every); logs.stop(); });
   const draw = () => keyed(cards, [...known.processes.values()], (p) => p.name, () => h("article", { class: "card" }),
     (element, process) => card(element, process, logs));
   return draw;
+}
+
+// Servers that somebody else runs: nothing here starts or stops them.
+function upstreams(found) {
+  return found.length ? [h("section", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Upstreams" }, h("h2", {}, "Upstreams"),
+    h("table", { id: "upstreams" }, h("thead", {}, h("tr", {}, ["Upstream", "URL", "Slots", "Models"].map((title) => h("th", { scope: "col" }, title)))),
+      h("tbody", {}, found.map((one) => h("tr", {}, h("th", { scope: "row" }, one.name), h("td", {}, one.url), h("td", { class: "number" }, one.slots), h("td", {}, one.models.join(", ")))))))] : [];
 }
 
 function card(element, process, logs) {
@@ -112,7 +119,7 @@ function busy(name) {
 }
 
 function start(process, planned) {
-  const rivals = planned?.exclusive ? known.fleet.servers.filter((other) => other.exclusive === planned.exclusive && other.name !== process.name
+  const rivals = planned?.exclusive ? [...known.fleet.servers, ...known.fleet.services].filter((other) => other.exclusive === planned.exclusive && other.name !== process.name
     && !["stopped", "failed"].includes(known.processes.get(other.name)?.state)) : [];
   const lines = [`It takes ${bytes(sum(process.planned_bytes))}.`];
   if (rivals.length) lines.push(`${rivals.map((other) => other.name).join(", ")} must stop: they take turns in the group ${planned.exclusive}.`, ...rivals.map((other) => `${other.name}: ${busy(other.name)}`));
