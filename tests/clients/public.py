@@ -17,12 +17,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
+from launcher.ir.live import ServerState
 from launcher.route import Front, StaticUpstreams
 from tests.clients.__main__ import _installed, client_python, say
 from tests.conftest import packaged_file
-from tests.route.fleet import front_unit, running, table, target
+from tests.route.fleet import FakeFleet, front_unit, running, table, target
 from tests.tinymodels import write
 from tests.tinymodels.running import RunningServer
 
@@ -45,6 +47,7 @@ OLLAMA = {
 """What its client gets of a real one, too: llama-server itself has no such API. None: whatever is counted."""
 _HERE = Path(__file__).parent
 _SLOT = 1024
+_PING_S = 0.05
 
 
 async def main() -> int:
@@ -70,13 +73,32 @@ async def main() -> int:
                 target("embed", bert.port, id=EMBED, aliases=(EMBED,), embedding=True),
             )
             front = Front(table(*units, front=front_unit(apis=("ollama",))), StaticUpstreams())
-            async with running(front) as port:
-                through = f"http://127.0.0.1:{port}"
+            slow = Slow(smol="stopped")
+            woken = tuple(msgspec.structs.replace(unit, start="demand") for unit in units[:1])
+            pinging = Front(table(*woken, front=front_unit(ping_after_s=_PING_S)), slow)
+            async with running(front) as port, running(pinging) as held:
+                through, late = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{held}"
                 direct = [f"http://127.0.0.1:{server.port}" for server in (smol, bert)]
-                results = await asyncio.gather(
-                    *(_all(chats, embeds, through, folder) for chats, embeds in (direct, [through, through]))
-                )
-    return compared(*results)
+                ways = ((*direct, through, ""), (through, through, through, ""), (late, late, through, "stream"))
+                asked, got, pinged = await asyncio.gather(*(_all(*way, folder) for way in ways))
+    streams = {name: value for name, value in asked.items() if name in pinged}
+    say(f"streams that begin with comments ({len(slow.woken)} starts waited for):")
+    enough = len(slow.woken) >= len([name for name in pinged if "ollama" not in name])
+    return compared(streams, pinged) | compared(asked, got) | (not enough)
+
+
+class Slow(FakeFleet):
+    """A server that every request waits for, long enough for several comments."""
+
+    def __init__(self, **states: ServerState) -> None:
+        super().__init__(**states)
+        self.on_wake = self._wake
+
+    async def _wake(self, name: str) -> None:
+        """Up for this request alone."""
+        await asyncio.sleep(5 * _PING_S)
+        self.states[name] = "ready"
+        asyncio.get_running_loop().call_soon(self.states.__setitem__, name, "stopped")
 
 
 def compared(direct: dict[str, Any], front: dict[str, Any]) -> int:
@@ -96,11 +118,11 @@ def _agrees(wanted: Any, got: Any) -> bool:
     return bool(wanted == got)
 
 
-async def _all(url: str, embedder: str, ollama: str, folder: Path) -> dict[str, Any]:
-    """What every client gets at `url`."""
+async def _all(url: str, embedder: str, ollama: str, only: str, folder: Path) -> dict[str, Any]:
+    """What every client gets at `url`, of calls in whose names `only` is."""
     python = await asyncio.to_thread(client_python, "public", PYTHON)
-    ours = await _run([python, str(_HERE / "python_clients.py"), url, MODEL, embedder, ollama], folder)
-    node = await _run(["node", str(_HERE / "node_clients.mjs"), url, MODEL, ollama], folder)
+    ours = await _run([python, str(_HERE / "python_clients.py"), url, MODEL, embedder, ollama, only], folder)
+    node = await _run(["node", str(_HERE / "node_clients.mjs"), url, MODEL, ollama, only], folder)
     return {f"python {n}": v for n, v in ours.items()} | {f"node {n}": v for n, v in node.items()}
 
 

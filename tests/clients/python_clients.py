@@ -1,7 +1,8 @@
-"""Run by a Python that has the public clients: `python_clients.py URL MODEL EMBEDDER OLLAMA`; prints JSON.
+"""Run by a Python that has the public clients: `python_clients.py URL MODEL EMBEDDER OLLAMA ONLY`.
 
 Of an answer it says the kind and what must be the same whoever writes it; of an error its class, status and code.
-EMBEDDER: the URL of the model `EMBED`; OLLAMA: a front that answers as an Ollama, which llama-server does not.
+Printed as JSON, of calls in whose names ONLY is. EMBEDDER: the URL of the model `EMBED`; OLLAMA: a front that answers
+as an Ollama, which llama-server does not.
 """
 
 # a program of another environment: each client is imported where it is used
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-URL, MODEL, EMBEDDER, OLLAMA = sys.argv[1:]
+URL, MODEL, EMBEDDER, OLLAMA, ONLY = sys.argv[1:]
 EMBED = "org/embed"
 KEY = "not-needed"
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1", "PYDANTIC_AI_NO_TELEMETRY": "1"}
@@ -238,7 +239,7 @@ def main() -> None:
     """Every client, every call."""
     found = {}
     for client in (openai, anthropic, langchain, litellm, llama_index, instructor, pydantic_ai, ollama):
-        found |= {f"{client.__name__}: {name}": outcome(call) for name, call in client().items()}
+        found |= {f"{client.__name__}: {name}": outcome(call) for name, call in client().items() if ONLY in name}
     sys.stdout.write(f"\n{json.dumps(found)}\n")
 
 
