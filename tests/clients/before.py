@@ -32,14 +32,16 @@ async def _serve(server: subprocess.Popen[bytes], args: list[str], port: int, ow
         if server.poll() is not None or shutdown.is_set():
             return
         await asyncio.sleep(0.02)
-    aliases = tuple(filter(None, (value("--alias", "-a") or "").split(",")))
+    aliases = sorted(filter(None, (value("--alias", "-a") or "").split(",")))  # the server lists them so
     unit: dict[str, Any] = {
         "slots": int(value("--parallel", "-np") or 4),
-        "aliases": aliases[1:],
+        "aliases": tuple(aliases[1:]),
+        "roles": tuple(filter(None, (value("--tags") or "").split(","))),
+        "modalities": ("text", "image") if value("--mmproj") else ("text",),
         "request_timeout_s": 600,
     }
     with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
-        limits: dict[str, Any] = {"max_body_bytes": 1 << 30, "list_aliases": True}
+        limits: dict[str, Any] = {"max_body_bytes": 1 << 30}
         if key := value("--api-key"):
             keys.write(f"{key}\n")
             keys.flush()
