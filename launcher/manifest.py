@@ -35,6 +35,7 @@ from launcher.ir.documents import (
     RenderDocument,
     ServerDocument,
     ServiceDocument,
+    UpstreamDocument,
 )
 from launcher.ir.events import EVENTS_SCHEMA, EventList
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
@@ -172,9 +173,27 @@ def plan_document(
             for s in plan.servers
         ),
         services=tuple(
-            ServiceDocument(name=s.name, port=s.port, ram_bytes=s.config.ram_bytes, host=s.on or msgspec.UNSET)
+            ServiceDocument(
+                name=s.name,
+                port=s.port,
+                ram_bytes=s.config.ram_bytes,
+                vram_bytes=s.config.vram_bytes or msgspec.UNSET,
+                host=s.on or msgspec.UNSET,
+            )
             for s in plan.services
         ),
+        upstreams=tuple(
+            UpstreamDocument(
+                name=name,
+                url=upstream.url,
+                models=(*upstream.models, *upstream.aliases),
+                slots=upstream.slots,
+                ram_bytes=upstream.ram_bytes,
+                vram_bytes=upstream.vram_bytes,
+            )
+            for name, upstream in plan.config.upstreams.items()
+        )
+        or msgspec.UNSET,
         totals=plan.totals,
         findings=tuple(plan.findings if findings is None else findings),
         solved=plan.solved or msgspec.UNSET,

@@ -29,9 +29,8 @@ def show_plan(
     terminal.line(f"{terminal.style(plan.deployment, 'bold')}  {plan.config.profile.description}".rstrip())
     terminal.line()
     _servers(terminal, plan)
-    if plan.services:
-        terminal.line()
-        _services(terminal, plan)
+    _services(terminal, plan)
+    _upstreams(terminal, plan)
     terminal.line()
     for device in plan.devices:
         _device(terminal, device, plan)
@@ -73,6 +72,8 @@ def _sums(plan: FleetPlan) -> str:
     """The fleet in one line."""
     totals = plan.totals
     counts = f"{_count(len(plan.servers), 'server')}, {_count(len(plan.services), 'service')}"
+    if plan.config.upstreams:
+        counts += f", {_count(len(plan.config.upstreams), 'upstream')}"
     parts = [
         f"{counts}; HOT {gib(totals.hot_ram_bytes)} of RAM",
         f"K/V {gib(totals.kv_bytes)}",
@@ -167,11 +168,28 @@ def _port(process: ServerPlan | ServicePlan) -> str:
 
 
 def _services(terminal: Terminal, plan: FleetPlan) -> None:
-    """One row a service."""
+    """One row a service; nothing where there is none."""
+    if not plan.services:
+        return
+    terminal.line()
     rows: list[tuple[str, ...]] = [
         (s.name, _port(s), _size(s.config.ram_bytes), s.config.model or s.config.description) for s in plan.services
     ]
     terminal.table(("SERVICE", "PORT", "RAM", "WHAT"), rows, right=frozenset({1, 2}))
+
+
+def _upstreams(terminal: Terminal, plan: FleetPlan) -> None:
+    """One row a server that somebody else runs, with what it takes of this machine; nothing where there is none."""
+    if not plan.config.upstreams:
+        return
+    terminal.line()
+    rows: list[tuple[str, ...]] = []
+    for name, upstream in plan.config.upstreams.items():
+        taken = {"RAM": upstream.ram_bytes, **upstream.vram_bytes}
+        here = ", ".join(f"{_size(size)} {device}" for device, size in taken.items() if size)
+        models = ", ".join((*upstream.models, *upstream.aliases))
+        rows.append((name, upstream.url, str(upstream.slots), here or "-", models))
+    terminal.table(("UPSTREAM", "URL", "SLOTS", "HERE", "MODELS"), rows, right=frozenset({2}))
 
 
 def _device(terminal: Terminal, device: DevicePlan, plan: FleetPlan) -> None:

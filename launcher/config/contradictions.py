@@ -8,6 +8,9 @@ from launcher.config.nearest import spell
 from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig
 
+CLOSED_TO_CONTAINERS = frozenset({"metal", "rpc"})
+"""Backends whose devices no container has: macOS passes none on, and an RPC server is asked over the network."""
+
 
 def conflict(key: str, message: str, note: str, *fixes: Fix) -> Finding:
     """A `config/conflict` error."""
@@ -58,6 +61,21 @@ def check_device_lists(fleet: FleetConfig) -> Iterator[Finding]:
                 "the numbers are proportions: [3, 1] puts three quarters on the first device",
                 Fix(override=f"{key}=[]", effect="as their memory allows"),
             )
+
+
+def check_container_cards(fleet: FleetConfig) -> Iterator[Finding]:
+    """A container's cards are of a kind that containers have."""
+    for name, service in fleet.services.items():
+        gpus = fleet.hardware.machine(fleet.hardware.whose(service.host, fleet.runtime.front.host)).gpus
+        for device in service.vram_bytes if service.container else ():
+            backend = gpus[device].backend if device in gpus else ""
+            if backend in CLOSED_TO_CONTAINERS:
+                key = f"services.{name}.vram_bytes.{device}"
+                yield conflict(
+                    key,
+                    f"services.{name} is a container, and no container has {device} ({backend})",
+                    "let it be a `command`, or take the device away",
+                )
 
 
 def check_warm_pool(fleet: FleetConfig) -> Iterator[Finding]:
@@ -121,6 +139,7 @@ def check_files(fleet: FleetConfig) -> Iterator[Finding]:
 CONTRADICTIONS: tuple[Callable[[FleetConfig], Iterable[Finding]], ...] = (
     check_exclusive_fields,
     check_device_lists,
+    check_container_cards,
     check_warm_pool,
     check_workers,
     check_rules,

@@ -108,18 +108,15 @@ def check_cache_types(fleet: FleetConfig) -> Iterator[Finding]:
 
 def check_devices(fleet: FleetConfig) -> Iterator[Finding]:
     """Every device of a server is a GPU of the hardware; of several hosts, of its own."""
-    hosts = fleet.hardware.hosts
-    front = fleet.runtime.front.host
-    first = front if front in hosts else next(iter(hosts), "")
+    hardware, front = fleet.hardware, fleet.runtime.front.host
     for name, server in fleet.servers.items():
-        gpus = fleet.hardware.machine(server.host if server.host in hosts else first).gpus
+        gpus = hardware.machine(hardware.whose(server.host, front)).gpus
         yield from _members(f"servers.{name}.devices", server.devices, "GPU", set(gpus))
         drafting = (server.draft.devices or ()) if server.draft else ()
         yield from _members(f"servers.{name}.draft.devices", drafting, "GPU", set(gpus))
     for collection, entries in (("services", fleet.services), ("upstreams", fleet.upstreams)):
         for name, entry in entries.items():
-            host = getattr(entry, "host", first)
-            gpus = fleet.hardware.machine(host if host in hosts else first).gpus
+            gpus = hardware.machine(hardware.whose(getattr(entry, "host", front), front)).gpus
             for device in entry.vram_bytes:
                 if device not in gpus:
                     yield dangling(f"{collection}.{name}.vram_bytes.{device}", device, "GPU", gpus, fixes=())

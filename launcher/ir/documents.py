@@ -72,7 +72,20 @@ class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     port: int
     ram_bytes: int
+    vram_bytes: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     host: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class UpstreamDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One server with OpenAI's API that somebody else runs. `models`: as they are asked for here."""
+
+    name: str
+    url: str
+    models: tuple[str, ...]
+    slots: int
+    ram_bytes: int
+    """What it takes of this machine, as it is stated; of each GPU, `vram_bytes`."""
+    vram_bytes: dict[str, int]
 
 
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,10 +99,12 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[ServiceDocument, ...]
     totals: PlanTotals
     findings: tuple[Finding, ...]
+    upstreams: tuple[UpstreamDocument, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Where the front asks servers that somebody else runs."""
     solved: tuple[Solved, ...] | msgspec.UnsetType = msgspec.UNSET
     """Where servers leave layers, experts, quantization or context open: what was chosen, and what would not fit."""
     coresidency: tuple[Residency, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Where servers start on demand or take turns: which may be up at once, a table a host."""
+    """Where servers or services start on demand or take turns: which may be up at once, a table a host."""
     speeds: tuple[ServerSpeed, ...] | msgspec.UnsetType = msgspec.UNSET
     """Tokens a second that are expected, where the hardware file or a measurement of this host says anything of it."""
     proof: Proof | None = None

@@ -191,7 +191,7 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResidentSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Servers that may be up at once, beside those that always are, and into which no further one fits.
+    """Servers and services that may be up at once, beside those that always are, and into which no further one fits.
 
     `bytes`: what is then taken by device, at peak, everything counted. `allowed` False: the sizes would allow it, an
     exclusive group does not.

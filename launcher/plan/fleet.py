@@ -20,7 +20,7 @@ from launcher.plan.order import start_order
 from launcher.plan.server import plan_server, with_proof
 from launcher.plan.sharing import share
 from launcher.plan.solve import solve
-from launcher.plan.together import residency
+from launcher.plan.together import residency, steady
 from launcher.plan.waivers import sort_findings
 
 
@@ -107,9 +107,9 @@ def _part(
 
 def _residency(part: Planning) -> Residency | None:
     """Who of one host may be up at once."""
-    always = [s for s in part.services if s.starts != "never" and s.config.exclusive is None]
+    always = [s for s in part.services if steady(s)]
     standing = {d.name: sum(size for _, size in others_on(d.name, part.fleet, always)) for d in part.devices}
-    return residency(part.servers, part.devices, standing=standing, pooled=part.fleet.hardware.pooled)
+    return residency(part.servers, part.services, part.devices, standing=standing, pooled=part.fleet.hardware.pooled)
 
 
 def _together(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, parts: Sequence[Planning]) -> Planning:

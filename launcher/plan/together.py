@@ -1,13 +1,14 @@
-"""Co-residency: which of the servers that come and go may be up at once, by what they take. Pure."""
+"""Co-residency: which of the servers and services that come and go may be up at once, by what they take. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from launcher.ir.plan import DevicePlan, Residency, ResidentSet, ServerPlan
+from launcher.ir.plan import DevicePlan, Residency, ResidentSet, ServerPlan, ServicePlan
 from launcher.ir.settings import RAM
+from launcher.plan.devices import taken_on
 from launcher.plan.memory import Part, add_up
 
 Step = Literal["decide", "leave out", "forget"]
@@ -18,8 +19,18 @@ ROWS = 64
 """Sets in a table at most."""
 
 
+class Member(NamedTuple):
+    """A server or service as the table sees it: bytes at peak by device, and file pages by device and file."""
+
+    name: str
+    group: str | None
+    peaks: dict[str, int]
+    pages: dict[tuple[str, str], int]
+
+
 def residency(
     servers: Sequence[ServerPlan],
+    services: Sequence[ServicePlan],
     devices: Sequence[DevicePlan],
     *,
     standing: dict[str, int],
@@ -28,16 +39,19 @@ def residency(
     """The table of one host; None where nothing comes and goes.
 
     Always up are the servers that start at boot and take no turns, and what takes `standing` bytes of each device
-    beside them; `pooled` are GPUs that use RAM. Each other server is in every set that it fits into; a set is whole:
-    nothing more fits. Sizes are peaks with file pages, each file's counted once. A set that an exclusive group
-    forbids is marked, because its sizes alone would allow it.
+    beside them (`steady` services are in it); `pooled` are GPUs that use RAM. Each other server or service is in every
+    set that it fits into; a set is whole: nothing more fits. Sizes are peaks with file pages, each file's counted once.
+    A set that an exclusive group forbids is marked, because its sizes alone would allow it.
     """
-    always = tuple(s for s in servers if s.starts == "boot" and not s.config.exclusive)
-    choices = tuple(s for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive))
+    always = [_server(s, pooled) for s in servers if s.starts == "boot" and not s.config.exclusive]
+    choices = [
+        _server(s, pooled) for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive)
+    ]
+    budgets = {d.name: d.budget_bytes for d in devices}
+    choices += (_service(s, budgets, pooled) for s in services if s.starts != "never" and not steady(s))
     if not choices:
         return None
-    budgets = {d.name: d.budget_bytes for d in devices}
-    search = _Search(choices, _Load(budgets, standing, always, pooled))
+    search = _Search(choices, _Load(budgets, standing, always))
     sets = [
         ResidentSet(servers=tuple(s.name for s in chosen), bytes=load, allowed=_allowed(chosen))
         for chosen, load in search.sets()
@@ -45,62 +59,68 @@ def residency(
     sets.sort(key=lambda found: (-len(found.servers), found.servers))
     return Residency(
         host=devices[0].host,
-        always=tuple(s.name for s in always),
+        always=(*(s.name for s in always), *(s.name for s in services if steady(s))),
         sets=tuple(sets),
         never=tuple(s.name for s in search.never),
         complete=search.complete,
     )
 
 
-def _allowed(chosen: Iterable[ServerPlan]) -> bool:
+def steady(service: ServicePlan) -> bool:
+    """Whether a service is up whenever the fleet is: what is started on demand or takes turns comes and goes."""
+    return service.starts == "boot" and service.config.exclusive is None
+
+
+def _server(server: ServerPlan, pooled: frozenset[str]) -> Member:
+    """A server, by its parts."""
+    return _member(
+        server.name, server.config.exclusive, {m.device: m.peak_bytes for m in add_up(server.parts)}, pooled
+    )._replace(pages=_pages(server.parts))
+
+
+def _service(service: ServicePlan, devices: Iterable[str], pooled: frozenset[str]) -> Member:
+    """A service, by what it states."""
+    taken = {device: taken_on(device, service.config) for device in devices}
+    return _member(service.name, service.config.exclusive, taken, pooled)
+
+
+def _member(name: str, group: str | None, peaks: dict[str, int], pooled: frozenset[str]) -> Member:
+    """What a GPU takes of the RAM that it shares counts there, too."""
+    shared = sum(size for device, size in peaks.items() if device in pooled)
+    return Member(name, group, peaks | {RAM: peaks.get(RAM, 0) + shared}, {})
+
+
+def _allowed(chosen: Iterable[Member]) -> bool:
     """Whether no two of `chosen` are of one exclusive group."""
-    groups = [s.config.exclusive for s in chosen if s.config.exclusive]
+    groups = [s.group for s in chosen if s.group]
     return len(groups) == len(set(groups))
 
 
 class _Load:
     """What is taken on every device, with servers put in and taken out again."""
 
-    def __init__(
-        self,
-        budgets: dict[str, int],
-        standing: dict[str, int],
-        always: Iterable[ServerPlan],
-        pooled: frozenset[str] = frozenset(),
-    ) -> None:
+    def __init__(self, budgets: dict[str, int], standing: dict[str, int], always: Iterable[Member]) -> None:
         """Starts with `always` on top of `standing`."""
         self.budgets = budgets
-        self._pooled = pooled
         self.files: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
         self.taken: defaultdict[str, int] = defaultdict(int, standing)
-        self._known: dict[str, tuple[dict[str, int], dict[tuple[str, str], int]]] = {}
-        for server in always:
-            self.put(server)
+        for member in always:
+            self.put(member)
 
-    def _of(self, server: ServerPlan) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-        """Peak by device, and file pages by device and file, of one server alone."""
-        if server.name not in self._known:
-            peaks = {m.device: m.peak_bytes for m in add_up(server.parts)}
-            peaks[RAM] += sum(size for device, size in peaks.items() if device in self._pooled)
-            self._known[server.name] = peaks, _pages(server.parts)
-        return self._known[server.name]
-
-    def put(self, server: ServerPlan) -> None:
+    def put(self, member: Member) -> None:
         """It comes up."""
-        peaks, pages = self._of(server)
-        for device, size in peaks.items():
+        for device, size in member.peaks.items():
             self.taken[device] += size
-        for place, size in pages.items():
+        for place, size in member.pages.items():
             sizes = self.files[place]
             self.taken[place[0]] += max(0, size - max(sizes, default=0))
             sizes[size] += 1
 
-    def take(self, server: ServerPlan) -> None:
+    def take(self, member: Member) -> None:
         """It goes."""
-        peaks, pages = self._of(server)
-        for device, size in peaks.items():
+        for device, size in member.peaks.items():
             self.taken[device] -= size
-        for place, size in pages.items():
+        for place, size in member.pages.items():
             sizes = self.files[place]
             sizes[size] -= 1
             if not sizes[size]:
@@ -115,11 +135,11 @@ class _Load:
         """Whether every budget holds."""
         return all(size <= self.budgets.get(device, 0) for device, size in self.taken.items())
 
-    def would_fit(self, server: ServerPlan) -> bool:
-        """Whether every budget would hold with `server`, too."""
-        self.put(server)
+    def would_fit(self, member: Member) -> bool:
+        """Whether every budget would hold with `member`, too."""
+        self.put(member)
         fits = self.fits()
-        self.take(server)
+        self.take(member)
         return fits
 
 
@@ -135,7 +155,7 @@ def _pages(parts: Iterable[Part]) -> dict[tuple[str, str], int]:
 class _Search:
     """Every whole set: one into which no other server fits. Depth first, taking before leaving out."""
 
-    def __init__(self, choices: Sequence[ServerPlan], load: _Load) -> None:
+    def __init__(self, choices: Sequence[Member], load: _Load) -> None:
         """Who does not fit beside those that are always up is in no set."""
         self.never = tuple(s for s in choices if not load.would_fit(s))
         self._choices = tuple(s for s in choices if s not in self.never)
@@ -144,13 +164,13 @@ class _Search:
         self._rows = 0
         self.complete = True
 
-    def sets(self) -> Iterator[tuple[tuple[ServerPlan, ...], dict[str, int]]]:
+    def sets(self) -> Iterator[tuple[tuple[Member, ...], dict[str, int]]]:
         """The sets with what they take, those that are always up included.
 
         Steps are kept in a list, not in calls within calls: there may be thousands of servers.
         """
-        chosen: list[ServerPlan] = []
-        left: list[ServerPlan] = []
+        chosen: list[Member] = []
+        left: list[Member] = []
         todo: list[tuple[Step, int]] = [("decide", 0)]
         while todo:
             step, at = todo.pop()

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.render.containers import memory_limit, published_ports
+from launcher.render.containers import cards, memory_limit, published_ports
 from launcher.render.outside import outside_targets
 from launcher.render.server_keys import own_key_file
 from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command
@@ -141,6 +141,9 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         raise ValueError(f"{service.name} is no container")
     attempts = max(1, runtime.crash_loop_failures)
     slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
+    own = cards(config, plan.config.hardware.machine(service.on).gpus)
+    limit = memory_limit(config.ram_bytes)
+    options = (*((f"--memory={limit}",) if limit else ()), *(("--group-add=keep-groups",) if own.group else ()))
     return {
         "unit": unit_name(plan, service.name),
         "container": f"{plan.config.deploy.unit_prefix}-{service.name}",
@@ -150,9 +153,10 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         "image": container.image.replace("%", "%%"),
         "ports": published_ports(config, container),
         "volumes": tuple(volume.replace("%", "%%") for volume in container.volumes),
-        "environment": quote_assignments(config.env),
+        "devices": own.devices,
+        "environment": quote_assignments({**own.env, **config.env}),
         "arguments": " ".join(quote_command(("", *container.args))[1:]),
-        "memory_bytes": memory_limit(config.ram_bytes),
+        "podman_arguments": " ".join(options),
         "start_timeout_s": math.ceil(config.start_timeout_s),
         "boot": service.starts == "boot",
         "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",

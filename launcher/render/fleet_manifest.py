@@ -179,9 +179,10 @@ def _service_unit(service: ServicePlan, plan: FleetPlan) -> ServiceUnit:
     """One service as the supervisor runs it; a container through the container tool, in the foreground."""
     config, engine = service.config, plan.config.runtime.container_engine
     name = f"{plan.config.deploy.unit_prefix}-{service.name}"
+    gpus = plan.config.hardware.machine(service.on).gpus
     return ServiceUnit(
         name=service.name,
-        argv=container_argv(config, name, engine) if config.container else config.command,
+        argv=container_argv(config, name, engine, gpus) if config.container else config.command,
         env=dict(sorted(config.env.items())),
         host=config.host,
         port=service.port,

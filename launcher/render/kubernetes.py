@@ -22,6 +22,7 @@ from launcher.render.command import Engines
 from launcher.render.containers import memory_limit
 from launcher.render.pods import (
     Object,
+    card_amounts,
     confined,
     crowded_nodes,
     deployment,
@@ -71,7 +72,9 @@ def kubernetes_files(
                 lost.setdefault(what, []).append(server.name)
     for beside in plan.services:
         if beside.config.container is not None and beside.starts != "never":
-            groups[f"service-{beside.name}"] = _beside(beside, plan)
+            groups[f"service-{beside.name}"], without = _beside(beside, plan, settings)
+            for what in without:
+                lost.setdefault(what, []).append(beside.name)
         elif beside.config.command:
             lost.setdefault("a command of the machine's own, which has no image", []).append(beside.name)
     groups[FRONT], found, without = _front(plan, settings, fleet_json)
@@ -198,11 +201,12 @@ def _front_container(
     }
 
 
-def _beside(beside: ServicePlan, plan: FleetPlan) -> list[Object]:
-    """A service that is a container already."""
+def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) -> tuple[list[Object], list[str]]:
+    """A service that is a container already; what its pod does not have."""
     config, container = beside.config, beside.config.container
+    lost: list[str] = []
     if container is None:
-        return []
+        return [], lost
     name = object_name(plan, beside.name)
     own = labels(plan, name, "service")
     mounts, volumes = [], []
@@ -215,6 +219,8 @@ def _beside(beside: ServicePlan, plan: FleetPlan) -> list[Object]:
     amounts: Object = {"cpu": max(1, config.threads)}
     if limit := memory_limit(config.ram_bytes):
         amounts["memory"] = limit
+    gpus = plan.config.hardware.machine(beside.on).gpus
+    amounts |= card_amounts(config.vram_bytes, gpus, settings, lost)
     attempts = max(1, math.ceil(config.start_timeout_s / 5))
     look = {"httpGet": {"path": config.health_path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
     boot = beside.starts == "boot"
@@ -240,7 +246,7 @@ def _beside(beside: ServicePlan, plan: FleetPlan) -> list[Object]:
     return [
         deployment(plan, name, own, pod, replicas=int(boot)),
         service(plan, name, own, beside.port),
-    ]
+    ], lost
 
 
 def _network(plan: FleetPlan, settings: KubernetesConfig) -> list[Object]:

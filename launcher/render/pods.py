@@ -265,16 +265,25 @@ def _resources(server: ServerPlan, plan: FleetPlan, settings: KubernetesConfig, 
     else:
         amounts["memory"] = int(limit)
     gpus = plan.config.hardware.machine(server.on).gpus
+    amounts |= card_amounts(server.settings.devices, gpus, settings, lost)
+    share = max(1, math.floor(threads * _cpu_share(plan, server.on)))
+    return {"requests": {"cpu": share, **amounts}, "limits": {"cpu": threads, **amounts}}
+
+
+def card_amounts(
+    devices: Iterable[str], gpus: Mapping[str, GpuConfig], settings: KubernetesConfig, lost: list[str]
+) -> Object:
+    """How many of each resource that a device plugin offers; `lost` is told of devices that no plugin has."""
     resources = {**GPU_RESOURCES, **settings.gpu_resources}
-    for device in server.settings.devices:
+    amounts: Object = {}
+    for device in devices:
         resource = resources.get(gpus[device].backend) if device in gpus else None
         if resource is None:
             backend = gpus[device].backend if device in gpus else "unknown"
             lost.append(f"device {device}: deploy.kubernetes.gpu_resources has no resource for {backend}")
         else:
             amounts[resource] = amounts.get(resource, 0) + 1
-    share = max(1, math.floor(threads * _cpu_share(plan, server.on)))
-    return {"requests": {"cpu": share, **amounts}, "limits": {"cpu": threads, **amounts}}
+    return amounts
 
 
 def _cpu_share(plan: FleetPlan, host: str) -> float:
@@ -374,19 +383,29 @@ def _as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[st
 
 def shared_cards(plan: FleetPlan) -> list[Finding]:
     """Cards that are planned for several servers at once: Kubernetes gives each to one pod whole."""
-    users: dict[tuple[str, str], list[ServerPlan]] = {}
+    users: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+
+    def used(on: str, devices: Iterable[str], name: str, turn: str | None, key: str) -> None:
+        gpus: Mapping[str, GpuConfig] = plan.config.hardware.machine(on).gpus
+        for device in devices:
+            if device in gpus:
+                users.setdefault((on, device), {})[name] = turn or name, key
+
     for server in plan.servers:
-        gpus: Mapping[str, GpuConfig] = plan.config.hardware.machine(server.on).gpus
-        for device in server.settings.devices:
-            if device in gpus and (server.initial or server.config.exclusive):
-                users.setdefault((server.on, device), []).append(server)
+        if server.initial or server.config.exclusive:
+            key = f"servers.{server.name}.devices"
+            used(server.on, server.settings.devices, server.name, server.config.exclusive, key)
+    for beside in plan.services:
+        if beside.config.container and (beside.starts == "boot" or beside.config.exclusive):
+            key = f"services.{beside.name}.vram_bytes"
+            used(beside.on, beside.config.vram_bytes, beside.name, beside.config.exclusive, key)
     found = []
-    for (_, device), servers in users.items():
-        turns = {server.config.exclusive or server.name for server in servers}
-        if len(turns) > 1:
-            names = ", ".join(server.name for server in servers)
-            message = f"{device} is planned for {names} at once, and Kubernetes gives a card to one pod whole"
-            found.append(_finding("render/kubernetes-card", "error", f"servers.{servers[-1].name}.devices", message))
+    for (_, device), named in users.items():
+        if len({turn for turn, _ in named.values()}) > 1:
+            message = (
+                f"{device} is planned for {', '.join(named)} at once, and Kubernetes gives a card to one pod whole"
+            )
+            found.append(_finding("render/kubernetes-card", "error", list(named.values())[-1][1], message))
     return found
 
 

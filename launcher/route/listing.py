@@ -36,7 +36,8 @@ def n_ctx(unit: RouteTarget) -> int:
 def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str = "") -> dict[str, Any]:
     """One server as clients list a model; `name` is what they ask for, where that is not the server's own name.
 
-    `meta`, `architecture` and `status` are llama.cpp's, `max_model_len` is vLLM's, `context_length` OpenRouter's.
+    `meta`, `architecture`, `status`, `tags` and `aliases` (all names) are llama.cpp's, `max_model_len` is vLLM's,
+    `context_length` OpenRouter's.
     """
     status = {"value": _STATUS[state], **({"failed": True} if state == "failed" else {})}
     face = unit.faces.get(name)
@@ -59,7 +60,8 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
         **({"face_of": unit.name, "description": face.description} if face is not None else {}),
         "model": unit.model,
         "roles": list(unit.roles),
-        "aliases": list(unit.aliases),
+        "tags": list(unit.roles),
+        "aliases": list(dict.fromkeys((unit.id or unit.name, *unit.aliases))),
         "state": state,
         "slots": unit.slots,
         "n_ctx_per_slot": unit.n_ctx_per_slot,
@@ -67,6 +69,13 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
         "modalities": list(unit.modalities),
         "embedding": unit.embedding,
     }
+
+
+def named_entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry once more as llama-server lists it beside, for clients of Ollama's list."""
+    more = ["multimodal"] if len(entry["modalities"]) > 1 else []
+    capabilities = ["embedding"] if entry["embedding"] else ["completion", *more]
+    return {"name": entry["id"], "model": entry["id"], "type": "model", "capabilities": capabilities}
 
 
 def auto_entry(name: str, created: int) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def models_list(
 ) -> dict[str, Any]:
     """Every server that the caller may ask by some name, in the table's order, then `auto`, by the same rule.
 
-    Each server's faces follow it, and with `list_aliases` its aliases. Both APIs' list fields; nothing is left for a
+    Each server's faces follow it, and with `list_aliases` its aliases. All APIs' list fields; nothing is left for a
     second page. `may_ask` is given a name and the server behind it.
     """
     named = {**table.names, **{pool.name: pool.servers for pool in table.pools}}
@@ -94,7 +103,8 @@ def models_list(
         data += [model_entry(unit, state, created, further) for further in own]
     data += [auto_entry(name, created) for name in sorted(auto) if may_ask(name, name)]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": data, "has_more": False, **ends}
+    models = [named_entry(entry) for entry in data if "modalities" in entry]
+    return {"object": "list", "data": data, "models": models, "has_more": False, **ends}
 
 
 def fleet_props(table: RoutingTable) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -167,6 +167,76 @@ def _data_url(image: str) -> str:
     return f"data:image/{kind};base64,{image}"
 
 
+class Spoken(msgspec.Struct):
+    """What a piece of a server's stream says of a call."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class Call(msgspec.Struct):
+    """One call of several."""
+
+    index: int = 0
+    function: Spoken | None = None
+
+
+class Delta(msgspec.Struct):
+    """What a piece adds to a message."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Call] | None = None
+
+
+class Choice(msgspec.Struct):
+    """One answer of several."""
+
+    delta: Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class Usage(msgspec.Struct):
+    """Tokens."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Timings(msgspec.Struct):
+    """Milliseconds."""
+
+    prompt_ms: float | None = None
+    predicted_ms: float | None = None
+
+
+class Chunk(msgspec.Struct):
+    """A piece of a server's stream."""
+
+    error: Any = None
+    choices: list[Choice] | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+class Vector(msgspec.Struct):
+    """One text's."""
+
+    embedding: list[float]
+    index: int = 0
+
+
+class Vectors(msgspec.Struct):
+    """A server's answer to `/v1/embeddings`."""
+
+    data: list[Vector]
+    usage: Usage | None = None
+
+
+_Said = TypeVar("_Said", Chunk, Vectors)
+
+
 class Answer:
     """What came of a stream of OpenAI's, as Ollama's parts."""
 
@@ -176,7 +246,8 @@ class Answer:
         self._is_chat = is_chat
         self._rest = b""
         self._finish = ""
-        self._calls: dict[int, dict[str, str]] = {}
+        self._calls: dict[int, list[str]] = {}
+        """Name and arguments."""
         self._counted: dict[str, int] = {}
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
@@ -185,35 +256,33 @@ class Answer:
         parts: list[dict[str, Any]] = []
         for line in lines:
             if line.startswith(b"data:") and (text := line[5:].strip()) != b"[DONE]":
-                parts += self._part(msgspec.json.decode(text, type=dict))
+                parts += self._part(_read(text, Chunk))
         return parts
 
     def last(self) -> dict[str, Any]:
         """The last part: why it ended, and what it took. Raises HttpError where the stream broke off."""
         if not self._finish:
             raise HttpError(502, "upstream_died", "the server's answer broke off")
-        calls = [
-            {"function": {"name": c["name"], "arguments": _arguments(c["arguments"])}} for c in self._calls.values()
-        ]
+        calls = [{"function": {"name": name, "arguments": _arguments(given)}} for name, given in self._calls.values()]
         reason = "length" if self._finish == "length" else "stop"
         more = {"tool_calls": calls} if calls else {}
         return self._said("", "", more) | {"done": True, "done_reason": reason, **self._counted}
 
-    def _part(self, chunk: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    def _part(self, chunk: Chunk) -> Iterable[dict[str, Any]]:
         """What one event brings."""
-        error = chunk.get("error")
+        error = chunk.error
         if error is not None:
             message = error.get("message") if isinstance(error, dict) else None
             raise HttpError(500, "upstream_failed", str(message or error))
-        self._count(chunk.get("usage") or {}, chunk.get("timings") or {})
-        for choice in chunk.get("choices") or ():
-            self._finish = choice.get("finish_reason") or self._finish
-            delta = choice.get("delta") or {}
-            for call in delta.get("tool_calls") or ():
-                known = self._calls.setdefault(call.get("index", 0), {"name": "", "arguments": ""})
-                for key in known:
-                    known[key] += (call.get("function") or {}).get(key) or ""
-            text, thinking = delta.get("content") or choice.get("text") or "", delta.get("reasoning_content") or ""
+        self._count(chunk.usage or Usage(), chunk.timings or Timings())
+        for choice in chunk.choices or ():
+            self._finish = choice.finish_reason or self._finish
+            delta = choice.delta or Delta()
+            for call in delta.tool_calls or ():
+                known, said = self._calls.setdefault(call.index, ["", ""]), call.function or Spoken()
+                known[0] += said.name or ""
+                known[1] += said.arguments or ""
+            text, thinking = delta.content or choice.text or "", delta.reasoning_content or ""
             if text or thinking:
                 yield self._said(text, thinking, {}) | {"done": False}
 
@@ -225,13 +294,13 @@ class Answer:
             return head | {"message": {"role": "assistant", "content": text, **thought, **more}}
         return head | {"response": text, **thought}
 
-    def _count(self, usage: dict[str, Any], timings: dict[str, Any]) -> None:
+    def _count(self, usage: Usage, timings: Timings) -> None:
         """Tokens and nanoseconds, as far as they are reported."""
-        for ours, name in (("prompt_eval_count", "prompt_tokens"), ("eval_count", "completion_tokens")):
-            if isinstance(usage.get(name), int):
-                self._counted[ours] = usage[name]
-        if "prompt_ms" in timings and "predicted_ms" in timings:
-            prompt, output = (int(timings[name] * _NS_PER_MS) for name in ("prompt_ms", "predicted_ms"))
+        for ours, count in (("prompt_eval_count", usage.prompt_tokens), ("eval_count", usage.completion_tokens)):
+            if count is not None:
+                self._counted[ours] = count
+        if timings.prompt_ms is not None and timings.predicted_ms is not None:
+            prompt, output = (int(ms * _NS_PER_MS) for ms in (timings.prompt_ms, timings.predicted_ms))
             took = {"total_duration": prompt + output, "load_duration": 0}
             self._counted |= took | {"prompt_eval_duration": prompt, "eval_duration": output}
 
@@ -284,17 +353,25 @@ def shown(unit: RouteTarget) -> dict[str, Any]:
 
 
 def embeddings(body: bytes) -> tuple[list[list[float]], int]:
-    """The vectors of an answer of `/v1/embeddings`, in the order of the texts, and the tokens read."""
-    found = msgspec.json.decode(body, type=dict)
-    data = sorted(found.get("data") or (), key=lambda entry: entry.get("index", 0))
-    return [entry["embedding"] for entry in data], (found.get("usage") or {}).get("prompt_tokens", 0)
+    """The vectors of an answer of `/v1/embeddings`, in the order of the texts, and the tokens. Raises HttpError."""
+    found = _read(body, Vectors)
+    usage = found.usage or Usage()
+    return [vector.embedding for vector in sorted(found.data, key=lambda v: v.index)], usage.prompt_tokens or 0
+
+
+def _read(data: bytes, kind: type[_Said]) -> _Said:
+    """What a server said, as it should have. Raises HttpError."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise HttpError(502, "upstream_garbage", "the server's answer is none of OpenAI's API") from None
 
 
 def _arguments(text: str) -> dict[str, Any]:
     """What a function is called with; a model that writes no object has it called with nothing."""
     try:
         return msgspec.json.decode(text or "{}", type=dict)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
 
 

@@ -154,6 +154,9 @@ async def _embed(services: Services[Exchange], exchange: Exchange, asked: Asked,
     if answered.status != 200:
         raise answered_otherwise(answered.status, answered.body)
     vectors, tokens = ollama.embeddings(answered.body)
+    texts = 1 if is_old or isinstance(asked.input, str) else len(asked.input)
+    if len(vectors) < texts:
+        raise HttpError(502, "upstream_garbage", f"the server answered with {len(vectors)} vectors")
     if is_old:
         _whole(exchange, {"embedding": vectors[0]})
     else:

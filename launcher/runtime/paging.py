@@ -98,7 +98,18 @@ class Pages:
             "version": manifest.launch_version,
             "devices": manifest.devices,
             "servers": servers,
-            "services": [{"name": s.name, "ram_bytes": s.ram_bytes, "about": s.description} for s in manifest.services],
+            "services": [
+                {
+                    **{name: getattr(unit, name) for name in ("name", "ram_bytes", "vram_bytes", "start", "exclusive")},
+                    "about": unit.description,
+                }
+                for unit in manifest.services
+            ],
+            "upstreams": [
+                {"name": name, "url": unit.outside.url, "slots": unit.slots, "models": (unit.name, *unit.faces)}
+                for name, unit in table.targets.items()
+                if unit.outside is not None and not unit.outside.supervised
+            ],
             "auto": sorted(self._front.view.auto),
             "names": sorted({*table.names, *table.targets}),
         }

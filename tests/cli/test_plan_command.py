@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jsonschema
@@ -37,8 +38,11 @@ def test_the_workstation_is_planned_on_any_machine(cli: Cli) -> None:
 
 
 def test_text_shows_servers_bars_and_findings(cli: Cli) -> None:
-    """Every server, a bar for RAM, findings with their place; no colour in a pipe."""
-    text = cli.run("plan", *EPYC).stdout
+    """Every server, who is asked beside them, a bar for RAM, findings with their place; no colour in a pipe."""
+    cloud = "+upstreams.cloud={url: 'https://api.example.com/v1', models: {big: vendor/big}, ram_bytes: 1GiB}"
+    text = cli.run("plan", *EPYC, cloud).stdout
+    assert re.search(r"^cloud +https://api\.example\.com/v1 +16 +1\.0G RAM +big$", text, re.MULTILINE)
+    assert ", 1 upstream; " in text
     assert all(name in text for name in ("frontdoor", "architect_coding", "embedder_5", "nextplaid-docs"))
     assert "note[plan/total-mismatch]" in text
     assert "\x1b" not in text

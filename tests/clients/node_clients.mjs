@@ -6,7 +6,7 @@ const require = createRequire(path.join(process.cwd(), "any.js"));
 const OpenAI = require("openai").default ?? require("openai");
 const Anthropic = require("@anthropic-ai/sdk").default ?? require("@anthropic-ai/sdk");
 const { Ollama } = require("ollama");
-const [url, model, ollamaUrl] = process.argv.slice(2);
+const [url, model, ollamaUrl, only] = process.argv.slice(2);
 const messages = [{ role: "user", content: "Say hello." }];
 const long = [{ role: "user", content: "word ".repeat(1500) }];
 const gpt = new OpenAI({ baseURL: `${url}/v1`, apiKey: "not-needed", maxRetries: 0 });
@@ -47,6 +47,7 @@ const calls = {
 };
 const found = {};
 for (const [name, call] of Object.entries(calls)) {
+  if (!name.includes(only)) continue;
   try {
     found[name] = await call();
   } catch (error) {

@@ -43,7 +43,10 @@ def fleet_file(own: Cli, model: Path, tiny: Callable[[str], Path]) -> str:
         },
         "right": {"file": "~/tiny.gguf", "exclusive": "turns", "slots": 1, "threads": 1},
     }
-    return json.dumps({"servers": servers, "ports": ports, "runtime": {"front": {"port": own.front_port}}})
+    upstreams = {"cloud": {"url": "http://127.0.0.1:9/v1", "models": {"big": "vendor/big"}}}
+    return json.dumps(
+        {"servers": servers, "upstreams": upstreams, "ports": ports, "runtime": {"front": {"port": own.front_port}}}
+    )
 
 
 @pytest.fixture

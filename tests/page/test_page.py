@@ -61,6 +61,9 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         page.until("document.querySelector('main').innerText.includes('Planned now')")
         assert page.js("document.activeElement.id") == "main"
         go(page, "fleet")
+        assert "cloud http://127.0.0.1:9/v1" in page.js(
+            "document.querySelector('#upstreams').innerText.replace(/\\s+/g, ' ')"
+        )
         tab_to(page, "button[aria-label='Stop left']")
         page.key("Enter", 13)
         page.until("Boolean(document.querySelector('#ask[open]'))")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import msgspec
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -245,6 +246,23 @@ def test_what_pods_leave_out_is_said_once() -> None:
     for one in found.values():
         if one["kind"] != "Kustomization":
             kubernetes_validate.validate(one, VERSION, strict=True)
+
+
+def test_a_container_with_a_card() -> None:
+    """It asks for one of its vendor's resource; a card that a server is planned on, too, is an error for both."""
+    gpus = {"cuda0": GpuConfig(backend="cuda", vram_bytes=GIB), "vulkan0": GpuConfig(backend="vulkan", vram_bytes=GIB)}
+    boxed = ServicePlan(
+        name="box", port=9001, config=ServiceConfig(container=ContainerConfig(image="x"), vram_bytes={"cuda0": 1})
+    )
+    found, findings = rendered(planned(server_plan(), services=(boxed,), gpus=gpus))
+    assert findings == []
+    assert container(found, "launch-box")["resources"]["limits"] == {"cpu": 1, "nvidia.com/gpu": 1}
+    on_card = server_plan("a", devices=("cuda0",), n_gpu_layers=99)
+    (finding,) = rendered(planned(on_card, services=(boxed,), gpus=gpus))[1]
+    assert (finding.code, finding.key) == ("render/kubernetes-card", "services.box.vram_bytes")
+    other = msgspec.structs.replace(boxed, config=msgspec.structs.replace(boxed.config, vram_bytes={"vulkan0": 1}))
+    (finding,) = rendered(planned(server_plan(), services=(other,), gpus=gpus))[1]
+    assert "box: device vulkan0" in finding.message
 
 
 def test_pods_that_no_node_holds() -> None:

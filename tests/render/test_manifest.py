@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from launcher.engine import recorded
 from launcher.errors import ConfigError, Finding, Fix, Location
+from launcher.ir.config import ServiceConfig, UpstreamConfig
 from launcher.ir.documents import InspectDocument
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.live import FleetStatus
+from launcher.ir.plan import ServicePlan
 from launcher.manifest import (
     DOCUMENTS,
     argv_changes,
@@ -30,7 +32,7 @@ from launcher.manifest import (
     plan_document,
 )
 from launcher.render import Rendered, render_commands, render_fleet
-from tests.render.plan_factory import fleet_plan, server_plan
+from tests.render.plan_factory import MIB, fleet_plan, server_plan
 
 ENGINES = {"default": ("/opt/llama-server", recorded("b10434"))}
 FINDING = Finding(
@@ -173,6 +175,30 @@ def test_documents_obey_their_schemas(rendered: Rendered) -> None:
     ]
     for document in documents:
         jsonschema.validate(json.loads(json.dumps(document)), json_schema(document["schema"]))
+
+
+def test_the_plan_lists_who_somebody_else_runs() -> None:
+    """Upstreams with what they are asked for and take here, services with their VRAM; neither where there is none."""
+    plan = fleet_plan(server_plan("a"))
+    upstream = UpstreamConfig(
+        url="http://127.0.0.1:9/v1", models={"big": "vendor/big"}, aliases=("x",), vram_bytes={"cuda0": MIB}
+    )
+    config = msgspec.structs.replace(plan.config, upstreams={"cloud": upstream})
+    beside = ServicePlan(name="w", port=9001, config=ServiceConfig(command=("x",), vram_bytes={"cuda0": MIB}))
+    plan = msgspec.structs.replace(plan, config=config, services=(beside,))
+    document = json.loads(json.dumps(plan_document(plan, {"a": ()}, {})))
+    jsonschema.validate(document, json_schema(document["schema"]))
+    assert document["upstreams"] == [
+        {
+            "name": "cloud",
+            "url": upstream.url,
+            "models": ["big", "x"],
+            "slots": 16,
+            "ram_bytes": 0,
+            "vram_bytes": {"cuda0": MIB},
+        }
+    ]
+    assert document["services"] == [{"name": "w", "port": 9001, "ram_bytes": 0, "vram_bytes": {"cuda0": MIB}}]
 
 
 def test_the_plan_document_is_the_contract() -> None:

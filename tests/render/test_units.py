@@ -23,6 +23,7 @@ from launcher.ir.config import (
 )
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServicePlan
 from launcher.render import Rendered, render_fleet
+from launcher.render.containers import cards, container_argv
 from launcher.render.units import memory_max
 from tests.render.conftest import exposure, verify
 from tests.render.plan_factory import MIB, fleet_plan, server_plan
@@ -123,6 +124,42 @@ def test_a_container_is_a_quadlet_file(templates: dict[str, str]) -> None:
     assert values(text, "PublishPort") == ["127.0.0.1:8088:8080"]
     assert [variables(specifiers(w)) for w in systemd_words(values(text, "Exec")[0])] == ["--a", HOSTILE]
     assert "launch-code.service" in values(unit(result, "launch-hot.target"), "Wants")[0]
+
+
+CARDS = {
+    ("cuda0",): (("nvidia.com/gpu=0",), {}, ("--gpus=device=0",)),
+    ("big", "cuda0"): (("nvidia.com/gpu=1", "nvidia.com/gpu=0"), {}, ('--gpus="device=1,0"',)),
+    ("rocm0", "rocm1"): (
+        ("/dev/kfd", "/dev/dri"),
+        {"ROCR_VISIBLE_DEVICES": "0,1"},
+        ("--device=/dev/kfd", "--device=/dev/dri"),
+    ),
+    ("vulkan0",): (("/dev/dri",), {}, ("--device=/dev/dri",)),
+    ("sycl0",): (("/dev/dri",), {"ZE_AFFINITY_MASK": "0"}, ("--device=/dev/dri",)),
+    (): ((), {}, ()),
+}
+"""Planned cards of a container → its devices for podman, what chooses among them, docker's words."""
+
+
+@pytest.mark.parametrize("planned", CARDS)
+def test_a_container_has_the_cards_that_it_is_planned_on(templates: dict[str, str], planned: tuple[str, ...]) -> None:
+    """Installed, under `up` with podman and with docker: each vendor's way, and no card that it is not planned on."""
+    devices, chosen, docker = CARDS[planned]
+    names = {"cuda0": "cuda", "big": "cuda", "rocm0": "rocm", "rocm1": "rocm", "vulkan0": "vulkan", "sycl0": "sycl"}
+    gpus = {name: GpuConfig(backend=backend, vram_bytes=1 << 34) for name, backend in names.items()}  # type: ignore[arg-type] # literals
+    config = ServiceConfig(container=ContainerConfig(image="x"), vram_bytes=dict.fromkeys(planned, MIB))
+    plan = fleet_plan(server_plan(), services=(ServicePlan(name="w", port=8088, config=config),), gpus=gpus)
+    text = next(f.text for f in rendered(plan, templates).deployment.files if f.path.endswith("w.container"))
+    assert tuple(values(text, "AddDevice")) == devices
+    assert " ".join(values(text, "Environment")) == " ".join(f"{k}={v}" for k, v in chosen.items())
+    groups = ["--group-add=keep-groups"] if "/dev/dri" in devices else []
+    assert values(text, "PodmanArgs") == groups
+    for engine, given in (("podman", (*(f"--device={d}" for d in devices), *groups)), ("docker", docker)):
+        words = container_argv(config, "w", engine, gpus)
+        assert tuple(w for w in words if w.startswith(("--device", "--gpus", "--group"))) == given
+        assert [w for w in words if w.startswith("--env")] == [f"--env={k}={v}" for k, v in chosen.items()]
+    own = msgspec.structs.replace(config, env=dict.fromkeys(chosen, "7"))
+    assert not cards(own, gpus).env
 
 
 def test_the_command_is_the_argv(templates: dict[str, str]) -> None:

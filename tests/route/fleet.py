@@ -68,7 +68,7 @@ def table(*targets: RouteTarget, front: FrontUnit | None = None, **changes: Any)
     """A routing table in which every server answers to its name, roles and aliases; the first is the default."""
     names: dict[str, tuple[str, ...]] = {}
     for unit in targets:
-        for name in (unit.name, *unit.roles, *unit.aliases):
+        for name in dict.fromkeys((unit.name, *unit.roles, *unit.aliases)):
             names[name] = (*names.get(name, ()), unit.name)
     fields: dict[str, Any] = {
         "deployment": "test",

@@ -55,7 +55,12 @@ _REQUESTS = [
     post(b"\xef\xbb\xbf[]", "/lora-adapters?model=m"),
     post({"model": "m", "messages": [{"content": [{"type": "image_url"}]}]}),
     get("/props"),
-    get("/api/tags"),
+    *(get(path) for path in ("/api/tags", "/api/ps", "/running", "/models/sse", "/upstream/m/props", "/upstream/m")),
+    *(post({"model": "m"}, path) for path in ("/api/show", "/api/generate", "/models/load", "/models/unload")),
+    post({"model": "m:latest", "messages": [{"role": "user", "content": "x", "images": ["AA=="]}]}, "/api/chat"),
+    post({"model": "m", "prompt": "x", "stream": False, "format": {}, "options": {"stop": "x"}}, "/api/generate"),
+    post({"model": "m", "input": ["a", "b"], "keep_alive": 0}, "/api/embed"),
+    post({"model": "m"}, "/upstream/n/v1/chat/completions"),
     post({"model": "o", "n": 1}),
     post({"model": "big", "stream": True}),
     post({"model": "o"}, "/slots/0?model=o"),
@@ -79,6 +84,9 @@ _ANSWERS = [
     OK,
     *(b"HTTP/1.1 429 X\r\nRetry-After: 1e400\r\n", b"HTTP/1.1 302 X\r\n", b"HTTP/1.1 401 X\r\n"),
     b"Content-Type: text/html\r\n",
+    b'{"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":1e400}}\n\ndata: [DONE]\n\n',
+    b'{"choices":[{"message":{"content":null,"tool_calls":[{"function":{"arguments":"{"}}]}}],"usage":null}',
+    b'{"data":[{"embedding":[1,"x"]}],"usage":{}}',
 ]
 
 
@@ -129,7 +137,8 @@ class Arena:
     async def open(self) -> AsyncIterator[None]:
         """Listen."""
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.faults.append(repr(context)))
-        unit = front_unit(header_timeout_s=0.5, idle_timeout_s=0.5)
+        apis = ("llama_router", "llama_swap", "ollama")
+        unit = front_unit(header_timeout_s=0.5, idle_timeout_s=0.5, apis=apis, ping_after_s=0.02)
         async with self.upstream:
             units = [target(name, self.upstream.port, slots=4, request_timeout_s=2.0) for name in ("m", "n")]
             how = OutsideUnit(url=f"http://127.0.0.1:{self.upstream.port}/v1", health_path="/v1/models")

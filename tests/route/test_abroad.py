@@ -168,10 +168,54 @@ async def test_tools_and_images_are_carried_over_and_broken_streams_are_errors()
     assert "internal_error" not in refused
 
 
-def _events(*values: Any) -> bytes:
-    """A stream of events, closed by its length."""
-    data = b"".join(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values)
+GARBAGE: dict[str, tuple[Any, ...]] = {
+    "/api/embed": (
+        "",
+        "{}",
+        [],
+        {"data": [{"embedding": [1, "x"]}]},
+        {"data": []},
+        {"data": [{"embedding": [1.0]}]},
+    ),
+    "/api/embeddings": ("\udcff", {"data": []}, {"data": [{"embedding": None}]}),
+    "/api/chat": (7, [], {"choices": [3]}, {"choices": [{"delta": {"content": 3}}]}, {"usage": {"prompt_tokens": "x"}}),
+    "/api/generate": ({"choices": [{"delta": {"tool_calls": [{"function": {"name": 1}}]}}]}, "\udcff", "[" * 5000),
+}
+"""Path of Ollama's → what no server of OpenAI's API would answer there."""
+
+
+async def test_what_is_no_answer_is_an_error_of_the_server() -> None:
+    """502 where something else than an answer comes, never a fault of ours: found by `make fuzz`."""
+
+    def written(value: Any) -> bytes:
+        return (value if isinstance(value, str) else json.dumps(value)).encode(errors="surrogateescape")
+
+    answers = [
+        _stream(b"data: " + written(v) + b"\n\n") if path in ("/api/chat", "/api/generate") else _body(written(v))
+        for path, values in GARBAGE.items()
+        for v in values
+    ]
+    asked = {"model": "a", "prompt": "x", "input": ["x", "y"], "messages": [{"role": "user", "content": "x"}]}
+    async with answering(*answers) as up:
+        front = Front(table(target("a", up.port), front=front_unit(apis=ALL)), FakeFleet())
+        async with running(front) as port:
+            got = [await ask(port, post(asked, path)) for path, values in GARBAGE.items() for _ in values]
+    assert {(answer.status, answer.json()["code"]) for answer in got} == {(502, "upstream_garbage")}
+
+
+def _body(data: bytes) -> bytes:
+    """A JSON answer."""
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+
+
+def _stream(data: bytes) -> bytes:
+    """An event stream, closed by its length."""
     return b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+
+
+def _events(*values: Any) -> bytes:
+    """A stream of events."""
+    return _stream(b"".join(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values))
 
 
 async def test_the_router_and_llama_swap_load_unload_and_tell() -> None:

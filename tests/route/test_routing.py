@@ -410,9 +410,18 @@ async def test_models() -> None:
     assert listed["object"] == "list"
     assert [m["id"] for m in listed["data"]] == ["a", "b"]
     assert one == listed["data"][0]
-    wanted = {"roles": ["r"], "aliases": ["al"], "state": "ready", "n_ctx_per_slot": 512, "owned_by": "llamacpp"}
+    wanted = {
+        "roles": ["r"],
+        "tags": ["r"],
+        "aliases": ["a", "al"],
+        "state": "ready",
+        "n_ctx_per_slot": 512,
+        "owned_by": "llamacpp",
+    }
     assert {k: one[k] for k in wanted} == wanted
     assert one["modalities"] == ["text", "image"]
+    seen = {"name": "a", "model": "a", "type": "model", "capabilities": ["completion", "multimodal"]}
+    assert listed["models"] == [seen, seen | {"name": "b", "model": "b", "capabilities": ["embedding"]}]
     assert one["meta"] == {"n_ctx": 512, "n_ctx_train": 4096, "n_params": 9}
     assert one["context_length"] == one["max_model_len"] == 512
     assert one["architecture"] == {"input_modalities": ["text", "image"], "output_modalities": ["text"]}

@@ -106,6 +106,10 @@ class HardwareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         """GPUs that use the host's RAM."""
         return frozenset(name for name, gpu in self.gpus.items() if gpu.memory == "shared")
 
+    def whose(self, host: str, front: str) -> str:
+        """The machine that an entry's `host` means: one of several, else the front's; empty where there is one."""
+        return next((name for name in (host, front) if name in self.hosts), next(iter(self.hosts), ""))
+
     def machine(self, host: str) -> HardwareConfig:
         """The one machine `host`, with what it has of its own; of a single machine itself. KeyError: no such host."""
         if not self.hosts:

@@ -36,7 +36,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     health_path: str = "/health"
     ram_bytes: ByteSize = 0
     vram_bytes: dict[str, ByteSize] = {}
-    """What it takes, by name in `hardware.gpus`."""
+    """What it takes, by name in `hardware.gpus`. A container gets these cards."""
     threads: NotNegative = 0
     start_timeout_s: StartLimit = 60
     fatal: bool = False

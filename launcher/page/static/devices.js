@@ -97,9 +97,10 @@ function bar(title, parts, whole, limit) {
 
 function together() {
   const groups = new Map();
-  for (const server of known.fleet.servers) if (server.exclusive) groups.set(server.exclusive, [...(groups.get(server.exclusive) || []), server.name]);
-  const always = known.fleet.servers.filter((server) => server.start === "boot" && !server.exclusive).map((server) => server.name);
-  const demand = known.fleet.servers.filter((server) => server.start === "demand" && !server.exclusive).map((server) => server.name);
+  const all = [...known.fleet.servers, ...known.fleet.services];
+  for (const one of all) if (one.exclusive) groups.set(one.exclusive, [...(groups.get(one.exclusive) || []), one.name]);
+  const always = all.filter((one) => one.start === "boot" && !one.exclusive).map((one) => one.name);
+  const demand = all.filter((one) => one.start === "demand" && !one.exclusive).map((one) => one.name);
   return h("section", {}, h("h2", {}, "What may be up together"), h("ul", {},
     always.length ? h("li", {}, `Always: ${always.join(", ")}`) : null,
     [...groups].map(([group, names]) => h("li", {}, `One of ${names.join(", ")} (group ${group})`)),

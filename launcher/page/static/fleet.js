@@ -11,7 +11,7 @@ export function fleet(main, onLeave) {
   const log = h("section", { class: "log", "aria-label": "Log", hidden: true });
   const text = h("input", { type: "search", oninput: () => draw() });
   const count = h("span", { class: "soft" });
-  main.append(h("h2", {}, "Servers and services"), h("div", { class: "row" }, h("label", {}, "Show those with ", text), count), cards, log);
+  main.append(h("h2", {}, "Servers and services"), h("div", { class: "row" }, h("label", {}, "Show those with ", text), count), cards, ...upstreams(known.fleet?.upstreams || []), log);
   const logs = follower(log);
   const draw = () => {
     const wanted = text.value.toLowerCase();
@@ -27,6 +27,13 @@ export function fleet(main, onLeave) {
   measure();
   onLeave(() => { clearInterval(every); logs.stop(); });
   return draw;
+}
+
+// Servers that somebody else runs: nothing here starts or stops them.
+function upstreams(found) {
+  return found.length ? [h("section", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Upstreams" }, h("h2", {}, "Upstreams"),
+    h("table", { id: "upstreams" }, h("thead", {}, h("tr", {}, ["Upstream", "URL", "Slots", "Models"].map((title) => h("th", { scope: "col" }, title)))),
+      h("tbody", {}, found.map((one) => h("tr", {}, h("th", { scope: "row" }, one.name), h("td", {}, one.url), h("td", { class: "number" }, one.slots), h("td", {}, one.models.join(", ")))))))] : [];
 }
 
 function card(element, process, logs) {
@@ -128,13 +135,13 @@ function busy(name) {
 }
 
 function start(process, planned) {
-  const rivals = planned?.exclusive ? known.fleet.servers.filter((other) => other.exclusive === planned.exclusive && other.name !== process.name
+  const rivals = planned?.exclusive ? [...known.fleet.servers, ...known.fleet.services].filter((other) => other.exclusive === planned.exclusive && other.name !== process.name
     && !["stopped", "failed"].includes(known.processes.get(other.name)?.state)) : [];
   const lines = [`It takes ${bytes(sum(process.planned_bytes))}.`];
-  if (process.kind !== "server") return go("restart", process, `Start ${process.name}`, [...lines, "Nothing else must stop."]);
   if (rivals.length) lines.push(`${rivals.map((other) => other.name).join(", ")} must stop: they take turns in the group ${planned.exclusive}.`, ...rivals.map((other) => busy(other.name)));
+  else if (process.kind !== "server") lines.push("Nothing else must stop.");
   else lines.push("Nothing else must stop, unless memory is short: then servers go that are started on demand and idle.");
-  return go("start", process, rivals.length ? `Swap in ${process.name}` : `Start ${process.name}`, lines);
+  return go(process.kind === "server" ? "start" : "restart", process, rivals.length ? `Swap in ${process.name}` : `Start ${process.name}`, lines);
 }
 
 function stop(process, planned) {
