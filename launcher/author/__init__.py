@@ -4,9 +4,9 @@ In: model files with their headers, memory, cards, what each model needs at each
 with how much context, and the text of `launch.yaml`; edits of such a text that add or remove a server.
 """
 
-from launcher.author.candidates import Candidate, candidates, slug
-from launcher.author.choose import CONTEXTS, Choice, Memory, Needs, choose
+from launcher.author.choice import CONTEXTS, Choice, Memory, Needs, choose
 from launcher.author.edit import add_server, remove_server
+from launcher.author.pairing import Candidate, candidates, slug
 from launcher.author.text import Machine, fleet_text, flow, modeline, scalar, server_lines
 
 __all__ = [

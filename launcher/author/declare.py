@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from launcher.author.candidates import slug
+from launcher.author.pairing import slug
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
 

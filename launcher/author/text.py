@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.author.choose import Choice, Chosen
+from launcher.author.choice import Choice, Chosen
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./~+-][A-Za-z0-9_./~+@=-]*")
 _SPECIAL = re.compile(r"(?i:y|n|yes|no|true|false|on|off|null|~)|[-+.]?[0-9][0-9_.eE+-]*|-+")

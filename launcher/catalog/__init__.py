@@ -13,9 +13,9 @@ from launcher.catalog.headers import Headers, header_facts
 from launcher.catalog.layouts import LAYOUTS
 from launcher.catalog.locate import resolve_path, split_paths
 from launcher.catalog.sparse import sparse_header, write_sparse
+from launcher.catalog.stored import vault
 from launcher.catalog.synthesis import synthesise
 from launcher.catalog.traits import complete, is_recurrent
-from launcher.catalog.vault import vault
 
 __all__ = [
     "LAYOUTS",

@@ -15,7 +15,7 @@ from launcher.catalog.file_types import MIXES, Mix, find_mix
 from launcher.catalog.files import file_mix, load_model
 from launcher.catalog.locate import resolve_path
 from launcher.catalog.projector import projector_file
-from launcher.catalog.vault import vault
+from launcher.catalog.stored import vault
 from launcher.errors import CatalogError, Finding
 from launcher.ir.catalog import AdapterFile, Catalog, ModelFile, ProjectorFile
 from launcher.ir.config import FleetConfig

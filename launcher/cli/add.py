@@ -11,7 +11,7 @@ import msgspec
 import yaml
 
 from launcher.author import Candidate, Choice, Memory, fleet_text, server_lines
-from launcher.author.choose import CONTEXTS, Chosen, tokens_for, tokens_words
+from launcher.author.choice import CONTEXTS, Chosen, tokens_for, tokens_words
 from launcher.author.edit import NotEditableError, add_server, remove_server
 from launcher.cli.findings import show_findings
 from launcher.cli.init import (

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
-from launcher.author.candidates import ModelOnDisk
-from launcher.author.choose import Chosen
+from launcher.author.choice import Chosen
+from launcher.author.pairing import ModelOnDisk
 from launcher.cli.findings import show_findings
 from launcher.cli.installing import install_command
 from launcher.cli.onefile import FLEET_FILE

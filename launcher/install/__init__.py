@@ -6,8 +6,8 @@ record, and a systemd that runs what they say. I/O: files and systemctl. Only fi
 
 from __future__ import annotations
 
-from launcher.install.alone import alone
 from launcher.install.changes import Change, Changes, plan_changes, plan_removal
+from launcher.install.exclusive import alone
 from launcher.install.layout import Layout, bundle_files, placements
 from launcher.install.ownership import Record, Source, installed_names, read_record
 from launcher.install.present import (

@@ -20,7 +20,7 @@ from launcher.plan.proof import (
     proven_memory,
     unshared_memory,
 )
-from launcher.plan.settle import Settled, settle
+from launcher.plan.settling import Settled, settle
 from launcher.plan.speed import expected, speeds, touched
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
 

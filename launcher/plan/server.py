@@ -13,7 +13,7 @@ from launcher.ir.plan import DeviceMemory, Part, ServerPlan
 from launcher.ir.proof import Proved
 from launcher.plan.builds import UNKNOWN, build_number
 from launcher.plan.memory import Companions, WeightTables, add_up, server_parts
-from launcher.plan.settle import NO_TYPES, settle
+from launcher.plan.settling import NO_TYPES, settle
 
 START_S, SLOW_MEDIUM = 180, 200 * 1000**2
 """Seconds that every start may take; bytes a second of a medium that nobody measured (a hard disk)."""

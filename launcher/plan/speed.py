@@ -16,7 +16,7 @@ from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.ir.settings import RAM
 from launcher.ir.speed import Measurement, ServerSpeed, Touched
 from launcher.plan.memory import trunk
-from launcher.plan.memory.layers import split_name
+from launcher.plan.memory.layer_kinds import split_name
 from launcher.plan.memory.weights import EXPERTS, INPUT
 
 SPREAD = 0.25

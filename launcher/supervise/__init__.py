@@ -7,7 +7,7 @@ I/O, except `lifecycle`, `scheduler`, `reload`, `diagnose`, `spec` and `events`,
 from __future__ import annotations
 
 from launcher.supervise.children import Children
-from launcher.supervise.diagnose import Diagnosis, diagnose
+from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.ending import early_finding, end_runtime, reach_runtime
 from launcher.supervise.findings import state_moved_finding, stopping_finding
 from launcher.supervise.identity import RecordStore, ServerRecord

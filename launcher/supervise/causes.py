@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from launcher.supervise import ports
-from launcher.supervise.diagnose import Diagnosis, diagnose
+from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.owner import Ending
 from launcher.supervise.spec import ProcessSpec
 

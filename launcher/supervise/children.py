@@ -10,7 +10,7 @@ from pathlib import Path
 from launcher.ir.live import Manager
 from launcher.supervise import container, logs, measuring, process, slots
 from launcher.supervise.causes import obstacle, oom_kills
-from launcher.supervise.diagnose import Diagnosis
+from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, mismatch
 from launcher.supervise.offline import living_records, stop_records
 from launcher.supervise.owner import Ending, Orphan, RefusedError

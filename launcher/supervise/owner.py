@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from launcher.ir.live import Manager
-from launcher.supervise.diagnose import Diagnosis
+from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import Rejected, ServerRecord
 from launcher.supervise.spec import ProcessSpec
 

@@ -14,7 +14,7 @@ import msgspec
 from launcher.ir.live import ServerState
 from launcher.supervise import events, readiness, slots
 from launcher.supervise.causes import cause_of_end, overdue
-from launcher.supervise.diagnose import Diagnosis
+from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.fallbacks import Fallbacks
 from launcher.supervise.identity import ServerRecord
 from launcher.supervise.inflight import InFlight

@@ -19,7 +19,7 @@ import msgspec
 from launcher.ir.live import Manager
 from launcher.supervise import logs, procfs
 from launcher.supervise.causes import obstacle
-from launcher.supervise.diagnose import Diagnosis
+from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, argv_agrees
 from launcher.supervise.marks import new_record
 from launcher.supervise.owner import Ending, Orphan

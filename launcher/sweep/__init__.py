@@ -3,9 +3,9 @@
 In: a server's fields with several values each; samples. Out: points; results; a recommendation with its uncertainty.
 """
 
-from launcher.sweep.grid import current_of, grid, is_swept, swept
-from launcher.sweep.plot import plot
-from launcher.sweep.recommend import LOOKS, RULE, candidate, is_decided, recommend, verdict_of_all
+from launcher.sweep.chart import plot
+from launcher.sweep.points import current_of, grid, is_swept, swept
+from launcher.sweep.recommendation import LOOKS, RULE, candidate, is_decided, recommend, verdict_of_all
 from launcher.sweep.rows import read_rows, row_text
 from launcher.sweep.statistics import batch_speeds, gain_of, percentile, summarise, with_multipliers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.author.candidates import ModelOnDisk
+from launcher.author.pairing import ModelOnDisk
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.headers import HeaderFacts

@@ -19,7 +19,7 @@ from launcher.compiler import compile_fleet, render
 from launcher.config.schema import Shape, declared_keys, inner, shape_of
 from launcher.errors import ConfigError, Finding, LaunchError
 from launcher.ir.config import FleetConfig
-from launcher.supervise.diagnose import _SIGNATURES, _Signature
+from launcher.supervise.diagnosis import _SIGNATURES, _Signature
 
 ROOT = Path(__file__).parents[2]
 PREFIXES = "|".join(prefix for stage in STAGES for prefix in stage.prefixes)

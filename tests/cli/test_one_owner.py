@@ -14,7 +14,7 @@ from launcher.cli.deploy import ask_runtime
 from launcher.cli.one_owner import require_not_installed, require_not_up
 from launcher.errors import HostError, SuperviseError
 from launcher.install import Layout, alone, bundle_files, placements
-from launcher.install.alone import NAME
+from launcher.install.exclusive import NAME
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.live import FleetStatus
 from launcher.supervise.control import NoRuntimeError

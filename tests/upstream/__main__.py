@@ -23,7 +23,7 @@ from launcher.engine import record, recorded, recorded_names
 from launcher.engine.build import build
 from launcher.ir.dialect import Dialect, Flag
 from launcher.proving import prove_fleet
-from launcher.supervise.diagnose import diagnose
+from launcher.supervise.diagnosis import diagnose
 from tests.conftest import packaged_file
 from tests.tinymodels.running import RunningServer, ServerExitedError
 

@@ -8,7 +8,7 @@ from launcher.errors import Finding
 from launcher.plan.checks.planning import Planning, finding, set_field, set_fields
 from launcher.plan.memory.compute_bound import PLAIN
 from launcher.plan.memory.kv import block_of
-from launcher.plan.memory.layers import EMBEDS_ONLY, key_length, value_length
+from launcher.plan.memory.layer_kinds import EMBEDS_ONLY, key_length, value_length
 
 WHOLE_TEXT = 8192
 """Tokens a slot that an embedder is urged to: texts beyond are rare, and its K/V is not free."""

@@ -23,7 +23,7 @@ from launcher.plan.memory.host import (
     speculation_part,
 )
 from launcher.plan.memory.kv import kv_parts
-from launcher.plan.memory.layers import layers, nextn_layers
+from launcher.plan.memory.layer_kinds import layers, nextn_layers
 from launcher.plan.memory.output import output_part
 from launcher.plan.memory.recurrent import recurrent_parts
 from launcher.plan.memory.weights import WeightTables, weight_parts

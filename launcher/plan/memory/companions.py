@@ -12,7 +12,7 @@ from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
 from launcher.plan.memory.compute import on_card
 from launcher.plan.memory.compute_bound import head_width, micro_batch
-from launcher.plan.memory.layers import widest
+from launcher.plan.memory.layer_kinds import widest
 from launcher.plan.memory.pictures import image_compute
 from launcher.plan.memory.placement import layer_devices
 from launcher.sizes import MIB

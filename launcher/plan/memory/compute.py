@@ -13,7 +13,7 @@ from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
 from launcher.plan.memory.compute_bound import COMPARED, SLACK, compute_bound, taken_over
 from launcher.plan.memory.kv import row_bytes, sliding_cells, token_bytes
-from launcher.plan.memory.layers import Layers
+from launcher.plan.memory.layer_kinds import Layers
 from launcher.plan.memory.placement import fully_offloaded, torn
 from launcher.plan.memory.recurrent import state_bytes
 from launcher.sizes import MIB

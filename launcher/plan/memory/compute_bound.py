@@ -16,7 +16,7 @@ from launcher.ir.config import ArchitectureConfig
 from launcher.ir.settings import Settings
 from launcher.plan.memory.context import pad
 from launcher.plan.memory.kv import sliding_cells
-from launcher.plan.memory.layers import Layers, is_mla, key_length, value_length, widest
+from launcher.plan.memory.layer_kinds import Layers, is_mla, key_length, value_length, widest
 from launcher.plan.memory.output import outputs_max
 from launcher.plan.memory.recurrent import conv_dim, copies
 from launcher.sizes import KIB, MIB

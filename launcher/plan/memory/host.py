@@ -13,7 +13,7 @@ from launcher.ir.settings import RAM, Settings
 from launcher.plan.builds import rolled_back
 from launcher.plan.memory.compute_bound import head_width, micro_batch
 from launcher.plan.memory.kv import cells, token_bytes
-from launcher.plan.memory.layers import Layers, widest
+from launcher.plan.memory.layer_kinds import Layers, widest
 from launcher.plan.memory.recurrent import state_bytes
 from launcher.sizes import MIB
 

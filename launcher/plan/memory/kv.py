@@ -9,7 +9,7 @@ from launcher.ir.config import ArchitectureConfig, KvType
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
 from launcher.plan.memory.context import pad
-from launcher.plan.memory.layers import Layers, at, is_mla, key_length, value_length
+from launcher.plan.memory.layer_kinds import Layers, at, is_mla, key_length, value_length
 from launcher.plan.memory.placement import divided, layer_devices
 
 ROW = {

@@ -9,7 +9,7 @@ from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
 from launcher.plan.builds import rolled_back
-from launcher.plan.memory.layers import Layers
+from launcher.plan.memory.layer_kinds import Layers
 from launcher.plan.memory.placement import divided, layer_devices
 
 F32 = 4

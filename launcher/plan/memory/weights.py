@@ -16,7 +16,7 @@ import msgspec
 from launcher.ir.catalog import ModelFile, Tensor
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory.layers import EMBEDS_ONLY, split_name, trunk
+from launcher.plan.memory.layer_kinds import EMBEDS_ONLY, split_name, trunk
 from launcher.plan.memory.placement import divided, layer_devices
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}

@@ -24,7 +24,7 @@ from launcher.plan.memory import (
     server_parts,
 )
 from launcher.plan.memory.kv import ROW
-from launcher.plan.memory.layers import EMBEDS_ONLY
+from launcher.plan.memory.layer_kinds import EMBEDS_ONLY
 
 HOST_BUFFERS = frozenset({"cuda", "rocm", "vulkan", "sycl"})
 """Backends with a host buffer type, which llama.cpp prefers to repacked CPU weights (make_cpu_buft_list)."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from launcher.author.candidates import Candidate
+from launcher.author.pairing import Candidate
 from launcher.sizes import gib
 
 CONTEXTS = (32768, 16384, 8192, 4096, 2048)

@@ -1,0 +1,52 @@
+"""The house: no circle of imports and no module hidden behind a function of its name."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import types
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "launcher").rglob("*.py"))
+}
+
+
+def imports(module: str, path: Path) -> set[str]:
+    """Modules of ours that `module` names in an import at its top level, those for types alone included."""
+    found: set[str] = set()
+    body = ast.parse(path.read_text()).body
+    tests = [inner for node in body if isinstance(node, ast.If | ast.Try) for inner in node.body]
+    for node in (*body, *tests):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            deeper = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else node.module for name in deeper}
+    return {name for name in found if name in FILES and name != module}
+
+
+def test_imports_go_one_way() -> None:
+    """Also those under TYPE_CHECKING: who reads a module reads what it names."""
+    graph = {module: imports(module, path) for module, path in FILES.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def test_a_module_is_what_its_name_says() -> None:
+    """`launcher.sweep.grid` is a module or a function, never first the one and then the other."""
+    hidden = []
+    for name in FILES:
+        room, _, leaf = name.rpartition(".")
+        if room and leaf != "__main__":
+            importlib.import_module(name)
+            if not isinstance(getattr(importlib.import_module(room), leaf), types.ModuleType):
+                hidden.append(name)
+    assert hidden == []
