@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
+import selectors
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Self
 
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
+MARK = "LAUNCH_ASKED_BY"
+"""What a program and all that it starts carry in their environment: our process, and which question it was."""
+_LAST_WORDS_S = 0.2
+"""How long its pipes are still read once a program has ended: somebody else may hold them open."""
+_LOOK_S = 0.05
+_ROUNDS = 20
+_COUNT = itertools.count()
 
 
 class ScopeEndedError(Exception):
@@ -21,14 +32,14 @@ class ScopeEndedError(Exception):
 
 
 class ProcessScope:
-    """Programs that run now, each in a session of its own, in any thread. After the block none runs and none starts.
+    """Programs that run now, in any thread. After the block none runs and none starts.
 
-    A thread that is blocked on one of them goes on, because it has ended; so Ctrl-C waits for nobody's timeout.
+    A thread that reads one of them (`heard`) goes on then, because it has ended; so Ctrl-C waits for nobody's timeout.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[Any]] = set()
+        self._running: dict[subprocess.Popen[bytes], str] = {}
         self._ended = False
 
     def __enter__(self) -> Self:
@@ -39,25 +50,30 @@ class ProcessScope:
         """SIGKILL to all that runs."""
         with self._lock:
             self._ended = True
-            for child in self._running:
-                kill_session(child)
+            for child, mark in self._running.items():
+                kill_all(child, mark)
 
     @contextlib.contextmanager
-    def start(self, words: Sequence[str], **popen: Any) -> Iterator[subprocess.Popen[Any]]:
-        """Run `words`; after the block its session is killed. `popen`: what `subprocess.Popen` takes.
+    def start(self, words: Sequence[str], env: Mapping[str, str], **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `words`; after the block it is killed with all that it started, in whatever session that is.
 
-        The kernel kills it, too, when this thread dies without a word. Raises OSError, ScopeEndedError.
+        The kernel kills it, too, when this thread dies without a word; what it started is left to `kill_left_behind`.
+        `popen`: what `subprocess.Popen` takes beside. Raises OSError, ScopeEndedError.
         """
+        if self._ended:
+            raise ScopeEndedError
+        mark = f"{_ourselves()}:{next(_COUNT)}"
         child = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=dying_with_us(),  # noqa: PLW1509 - one call of a libc that is loaded already; takes no lock
+            env={**env, MARK: mark},
             **popen,
         )
         with child:
             with self._lock:
-                self._running.add(child)
+                self._running[child] = mark
                 ended = self._ended
             try:
                 if ended:
@@ -65,8 +81,33 @@ class ProcessScope:
                 yield child
             finally:
                 with self._lock:
-                    kill_session(child)
-                    self._running.discard(child)
+                    kill_all(child, mark)
+                    del self._running[child]
+
+
+def heard(child: subprocess.Popen[bytes], until: float) -> Iterator[tuple[Any, bytes]]:
+    """Each piece that it writes to its pipes, with the pipe, until they end, or it has ended. Raises TimeoutError.
+
+    `until`: `time.monotonic()`.
+    """
+    with selectors.DefaultSelector() as selector:
+        for stream in filter(None, (child.stdout, child.stderr)):
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(_LOOK_S)
+            for key, _ in ready:
+                if data := os.read(key.fd, 65536):
+                    yield key.fileobj, data
+                else:
+                    selector.unregister(key.fileobj)
+            now = monotonic()
+            if now > until:
+                raise TimeoutError
+            if not ready and until > now + _LAST_WORDS_S and has_ended(child):
+                until = now + _LAST_WORDS_S
+                with contextlib.suppress(TimeoutError):
+                    yield from heard(child, until)
+                return
 
 
 @cache
@@ -80,13 +121,67 @@ def dying_with_us() -> Callable[[], None]:
     return die_with_us
 
 
-def has_ended(child: subprocess.Popen[Any], *, wait: bool = False) -> bool:
-    """Whether it has; it is not reaped, so that its session can still be named."""
-    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is not None
+def has_ended(child: subprocess.Popen[Any]) -> bool:
+    """Whether it has; it is not reaped, so that its group can still be named."""
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
-def kill_session(child: subprocess.Popen[Any]) -> None:
-    """SIGKILL to all that the child started, as long as it is not reaped; a wrapper leaves nothing behind."""
+def wait_for_end(child: subprocess.Popen[Any], until: float) -> None:
+    """Until it has ended, not reaped. `until`: `time.monotonic()`. Raises TimeoutError."""
+    while not has_ended(child):
+        if monotonic() > until:
+            raise TimeoutError
+        sleep(_LOOK_S / 5)
+
+
+def kill_all(child: subprocess.Popen[Any], mark: str) -> None:
+    """SIGKILL to what the child started, by its group and by `mark`, until there is nothing more."""
     if child.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
+    for _ in range(_ROUNDS):
+        left = [pid for pid, found in _marked() if found == mark and pid != child.pid]
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def kill_left_behind() -> None:
+    """SIGKILL to what the programs started that a command asked which was killed itself."""
+    for pid, mark in _marked():
+        if not _is_alive(mark.partition(":")[0]):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _marked() -> Iterator[tuple[int, str]]:
+    """Processes that carry a mark, and may be looked at; those that are ending carry nothing any more."""
+    name = f"{MARK}=".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            yield from ((int(entry.name), os.fsdecode(w.removeprefix(name))) for w in words if w.startswith(name))
+
+
+def _ourselves() -> str:
+    """Our pid, and when we began, in clock ticks since boot."""
+    return f"{os.getpid()}.{_began(os.getpid())}"
+
+
+def _is_alive(process: str) -> bool:
+    """Whether the process that `_ourselves` named still is."""
+    pid, _, began = process.partition(".")
+    return pid.isdigit() and _began(int(pid)) == began
+
+
+def _began(pid: int) -> str:
+    """Field 22 of /proc/PID/stat; nothing where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

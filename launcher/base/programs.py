@@ -37,12 +37,21 @@ def unrunnable(program: str) -> str | None:
         return "is a directory: name the program in it"
     if not stat.S_ISREG(mode):
         return "is no regular file"
+    return _unfit(path)
+
+
+def _unfit(path: Path) -> str | None:
+    """Why the regular file `path` cannot be run; None when it may be tried."""
     if not os.access(path, os.X_OK):
         return f"is not executable: chmod +x {path}"
+    if not path.stat().st_size:
+        return "is an empty file"
     kind, by = interpreter(path)
-    if by is not None and not Path(by).exists():
-        return f"is {'a script for' if kind == 'script' else 'a program for the loader'} {by}, which is not there"
-    return None
+    if by is None or Path(by).exists():
+        return None
+    if by.endswith("\r"):
+        return "is a script with line ends of Windows (CRLF): nothing has the name of its interpreter"
+    return f"is {'a script for' if kind == 'script' else 'a program for the loader'} {by}, which is not there"
 
 
 def interpreter(path: Path) -> tuple[str, str | None]:
@@ -54,8 +63,8 @@ def interpreter(path: Path) -> tuple[str, str | None]:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
             if head.startswith(SCRIPT):
-                words = head.partition(b"\n")[0][len(SCRIPT) :].split()
-                return "script", os.fsdecode(words[0]) if words else None
+                words = head.partition(b"\n")[0][len(SCRIPT) :].replace(b"\t", b" ").strip(b" ").split(b" ")
+                return "script", os.fsdecode(words[0]) or None
             if not head.startswith(ELF64):
                 return "other", None
             (start,), (size, count) = struct.unpack_from("<Q", head, 32), struct.unpack_from("<HH", head, 54)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import selectors
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import monotonic, sleep
-from typing import IO, Any, NamedTuple
+from time import monotonic
+from typing import Any, NamedTuple
 
 from launcher.base.environment import passed_on
-from launcher.base.processes import ProcessScope, has_ended
+from launcher.base.processes import ProcessScope, heard, wait_for_end
 
 SAID_MAX = 8 * 1024**2
 """Bytes of an answer; `--help` of today's builds has 100,000."""
 AGAIN_S = 60.0
-_LOOK_S = 0.01
 
 
 class Said(NamedTuple):
@@ -45,7 +44,7 @@ def ask(words: Sequence[str], env: Mapping[str, str] | None, *, timeout_s: float
     question = (*words, *sorted((env or {}).items()), *_file(words[0]))
     given_up, why = _unanswered.get(question, (0.0, None))
     if why is not None and monotonic() - given_up < AGAIN_S:
-        raise why
+        raise NoAnswerError(*why.args)
     try:
         return _run(words, env or {}, timeout_s)
     except NoAnswerError as error:
@@ -65,40 +64,15 @@ def _file(program: str) -> tuple[int, ...]:
 def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said:
     """See `ask`."""
     until = monotonic() + timeout_s
-    env = {**passed_on(os.environ), **env}
-    scope = ProcessScope()
-    with scope, scope.start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    scope, env = ProcessScope(), {**passed_on(os.environ), **env}
+    said: dict[Any, bytearray] = defaultdict(bytearray)
+    with scope, scope.start(words, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
-            out, err = _read(child.stdout, child.stderr, until)
-            _wait(child, until)
+            for stream, data in heard(child, until):
+                said[stream] += data
+                if sum(map(len, said.values())) > SAID_MAX:
+                    raise NoAnswerError(f"wrote more than {SAID_MAX // 1024**2} MiB")
+            wait_for_end(child, until)
         except TimeoutError:
             raise NoAnswerError(f"did not answer in {timeout_s:g} s") from None
-    return Said(child.returncode, out, err)
-
-
-def _read(out: IO[bytes] | None, err: IO[bytes] | None, until: float) -> tuple[str, str]:
-    """Both streams to their ends. Raises TimeoutError, NoAnswerError."""
-    said: dict[Any, bytearray] = {out: bytearray(), err: bytearray()}
-    with selectors.DefaultSelector() as selector:
-        for stream in filter(None, said):
-            selector.register(stream, selectors.EVENT_READ)
-        while selector.get_map():
-            ready = selector.select(max(0.0, until - monotonic()))
-            if not ready:
-                raise TimeoutError
-            for key, _ in ready:
-                data = os.read(key.fd, 65536)
-                said[key.fileobj] += data
-                if not data:
-                    selector.unregister(key.fileobj)
-            if sum(map(len, said.values())) > SAID_MAX:
-                raise NoAnswerError(f"wrote more than {SAID_MAX // 1024**2} MiB")
-    return said[out].decode(errors="replace"), said[err].decode(errors="replace")
-
-
-def _wait(child: subprocess.Popen[bytes], until: float) -> None:
-    """Until it has ended. Raises TimeoutError."""
-    while not has_ended(child):
-        if monotonic() > until:
-            raise TimeoutError
-        sleep(_LOOK_S)
+    return Said(child.returncode, *(said[stream].decode(errors="replace") for stream in (child.stdout, child.stderr)))

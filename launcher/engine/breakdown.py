@@ -27,15 +27,18 @@ RAM = "ram"
 ROUNDING_MIB = 3
 """A row's sum may be off by this from its three parts, each rounded down."""
 _ROW = re.compile(
-    r"\|\s+- (.+?)\s+\|\s*(?:-?\d+\s*=\s*-?\d+\s*\+\s*\(\s*)?(\d+)\s*=\s*(\d+)\s*\+\s*(\d+)\s*\+\s*(\d+)\b"
+    r"\|\s+- (.+?)\s+\|\s*(?:-?\d+\s*=\s*-?\d+\s*\+\s*\(\s*)?"
+    r"(\d{1,12})\s*=\s*(\d{1,12})\s*\+\s*(\d{1,12})\s*\+\s*(\d{1,12})\b"
 )
 _NOT_A_ROW = "common_memory_breakdown_print: |   - "
 _FILE = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+?)(?: \(version .*\))?\s*$")
 _FITTING = "fitting params to device memory"
-_KV = re.compile(r"llama_kv_cache\w*: size =\s*([\d.]+) MiB")
-_RECURRENT = re.compile(r"llama_memory_recurrent: size =\s*([\d.]+) MiB")
-_OUTPUT = re.compile(r"output buffer size =\s*([\d.]+) MiB")
-_COMPUTE = re.compile(r"sched_reserve:\s+(\S+)\s+compute buffer size =\s*([\d.]+) MiB")
+_KV = re.compile(r"llama_kv_cache\w*: size =\s*(\d{1,12}\.?\d*) MiB")
+_RECURRENT = re.compile(r"llama_memory_recurrent: size =\s*(\d{1,12}\.?\d*) MiB")
+_OUTPUT = re.compile(r"output buffer size =\s*(\d{1,12}\.?\d*) MiB")
+_COMPUTE = re.compile(r"sched_reserve:\s+(\S+)\s+compute buffer size =\s*(\d{1,12}\.?\d*) MiB")
+LARGEST_MIB = 1 << 30
+"""A PiB: no server has more."""
 _COMPILED = re.compile(r"\b([A-Z][A-Z0-9_]+) = 1\b")
 
 
@@ -175,6 +178,8 @@ def _row(line: str) -> _Row | None:
 
 def _checked(row: _Row) -> _Row:
     """`row`, if its parts make its sum. Raises UnreadableError."""
+    if not all(0 <= size < LARGEST_MIB for size in row[1:]):
+        raise UnreadableError(f"no server takes what a row of the memory breakdown says: {row.name} {row[1:]}")
     if abs(row.whole - row.model - row.context - row.compute) > ROUNDING_MIB:
         raise UnreadableError(f"a row of the memory breakdown does not add up: {row.name} {row[1:]}")
     return row
@@ -191,6 +196,8 @@ def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str,
         model[place] += row.model
         context[place] += row.context
         compute[place] += row.compute
+    if not any(model.values()) and not any(context.values()) and not any(compute.values()):
+        raise UnreadableError("a memory breakdown has nothing in it")
     exact: defaultdict[str, float] = defaultdict(float)
     for name, size in _COMPUTE.findall(text):
         exact[_place(name, devices)] += float(size)
@@ -199,7 +206,7 @@ def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str,
             device=place,
             model_bytes=model[place] * MIB,
             context_bytes=context[place] * MIB,
-            compute_bytes=round(exact.get(place, compute[place]) * MIB),
+            compute_bytes=round(_refined(compute[place], exact.get(place)) * MIB),
         )
         for place in sorted(model, key=lambda p: (p != RAM, p))
     )
@@ -211,6 +218,11 @@ def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str,
             f"{(kv + recurrent + output) // MIB} MiB"
         )
     return Breakdown(memory=memory, kv_bytes=kv, recurrent_bytes=recurrent, output_bytes=output)
+
+
+def _refined(rounded: float, exact: float | None) -> float:
+    """A table's MiB, rounded down, or the same to two places as the log has it before, where that agrees."""
+    return exact if exact is not None and abs(exact - rounded) <= ROUNDING_MIB else rounded
 
 
 def _place(name: str, devices: Mapping[str, str]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher.engine.asking import ask
+from launcher.engine.asking import NoAnswerError, ask
 from launcher.sizes import MIB
 
-_DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d+) MiB, (\d+) MiB free\))?\s*$", re.MULTILINE)
+_DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d{1,9}) MiB, (\d{1,9}) MiB free\))?\s*$", re.MULTILINE)
 LIST_TIMEOUT_S = 30.0
 """A CUDA build opens every card first."""
 
@@ -34,9 +35,17 @@ def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None =
         status, said, _ = ask(words, env, timeout_s=LIST_TIMEOUT_S)
     except OSError:
         return None
+    if status < 0:
+        raise NoAnswerError(f"was killed by signal {-status} ({signal.Signals(-status).name})")
     if status or "Available devices:" not in said:
         return None
     found = _DEVICE.findall(said.partition("Available devices:")[2])
     return tuple(
-        SeenDevice(name, model, int(total or 0) * MIB, int(free or 0) * MIB) for name, model, total, free in found
+        SeenDevice(name, _printable(model), int(total or 0) * MIB, int(free or 0) * MIB)
+        for name, model, total, free in found
     )
+
+
+def _printable(text: str) -> str:
+    """What a terminal may be given."""
+    return "".join(filter(str.isprintable, text))

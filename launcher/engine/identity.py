@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,18 +14,33 @@ from launcher.engine.asking import NoAnswerError, ask
 _RESOLVED = re.compile(r"^\s*(?:\S+ => )?(/.*) \(0x[0-9a-f]+\)$", re.MULTILINE)
 """A line of what the loader lists."""
 _LOADER_S = 10.0
+_LIBRARIES = ("llama", "ggml")
+_HEADER_KEY = b"general.architecture"
+"""A key that whoever reads a GGUF file asks for: in a llama-server that is one file."""
 
 
-def may_be_kept(binary: Path) -> bool:
-    """Whether what `binary` says may be kept under its identity: not a script's, because nobody sees what it runs."""
-    return interpreter(binary)[0] != "script"
+def may_be_kept(binary: Path, env: Mapping[str, str]) -> bool:
+    """Whether what `binary` says may be kept under its identity: only where it is seen that it is an engine itself.
+
+    A script, and a program that becomes another one, may run another engine next time.
+    """
+    if interpreter(binary)[0] == "script":
+        return False
+    if any(name in library.name for library in _loaded(binary, env) for name in _LIBRARIES):
+        return True
+    try:
+        with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(_HEADER_KEY) >= 0
+    except (OSError, ValueError):
+        return False
 
 
 def identity(binary: Path, digest: str, env: Mapping[str, str]) -> str:
     """Hex name of an engine: `digest` of the binary, `env` (added to ours: a library path), and its libraries.
 
     Libraries are what the loader resolves (ld.so(8) `--list`: RUNPATH, LD_LIBRARY_PATH, its cache), and those beside
-    the binary and on the path in `env`, where ggml finds its backends. Each counts by path, size and time of change.
+    the binary and on the path in `env`, where ggml finds its backends. Each counts by path, size, inode and the
+    time of its last change, which no copy takes along (ctime).
     """
     folders = [binary.resolve().parent, *(Path(d) for d in env.get("LD_LIBRARY_PATH", "").split(":") if d)]
     beside = (library for folder in folders for library in folder.glob("lib*.so*"))
@@ -34,7 +50,8 @@ def identity(binary: Path, digest: str, env: Mapping[str, str]) -> str:
             status = library.stat()
         except OSError:  # a link that leads nowhere: nothing is loaded by it
             continue
-        key.update(f"{library} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        facts = f"{library} {status.st_size} {status.st_ino} {status.st_ctime_ns}\n"
+        key.update(facts.encode(errors="surrogateescape"))
     return key.hexdigest()
 
 
@@ -44,7 +61,7 @@ def _loaded(binary: Path, env: Mapping[str, str]) -> Iterator[Path]:
     if kind != "elf" or loader is None:
         return
     try:
-        listed = ask((loader, "--list", str(binary)), env, timeout_s=_LOADER_S).out
+        listed = ask((loader, "--list", str(binary.resolve())), env, timeout_s=_LOADER_S).out
     except (OSError, NoAnswerError):
         return
     yield from map(Path, _RESOLVED.findall(listed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import mmap
@@ -38,7 +39,7 @@ CACHE_TYPE_FLAGS = ("--cache-type-", "--spec-draft-type-")
 FLAGS_MIN = 40
 """Real builds list some 250 flags; fewer than this is another program's help."""
 
-_BUILD = re.compile(r"version:\s+(?:\S+ \(build (\d+), commit (\w+)\)|(\d+) \((\w+)\))")
+_BUILD = re.compile(r"version:\s+(?:\S+ \(build (\d{1,9}), commit (\w+)\)|(\d{1,9}) \((\w+)\))")
 
 
 def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
@@ -92,7 +93,7 @@ def probe(
         digest = sha256_of(located)
     except OSError as error:
         raise EngineError([probe_failed(key, f"{located} cannot be read: {error.strerror}")]) from None
-    kept = cache_dir is not None and may_be_kept(located)
+    kept = cache_dir is not None and may_be_kept(located, env or {})
     cached = cache_dir / f"{identity(located, digest, env or {})}.json" if cache_dir and kept else None
     if cached is not None and (dialect := _read_cached(cached)) is not None:
         return dialect
@@ -110,7 +111,7 @@ def probe(
         flags=flags,
         architectures=known,
     )
-    if cached is not None:
+    if cached is not None and cached.stem == identity(located, sha256_of(located), env or {}):
         write_atomically(cached, msgspec.json.encode(dialect))
     return dialect
 
@@ -196,7 +197,7 @@ def _ask(binary: Path, flag: str, key: str, env: Mapping[str, str] | None, timeo
 
 def _died(key: str, binary: Path, flag: str, status: int, output: str) -> Finding:
     """The finding for an exit other than 0: how it ended, the tail of what it said, and what helps."""
-    how = f"was killed by signal {-status}" if status < 0 else f"exited {status}"
+    how = f"was killed by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"exited {status}"
     tail = tuple(line.strip()[:SHOWN_MAX] for line in output.splitlines()[-TAIL_LINES:] if line.strip())
     remedy: tuple[str, ...] = ()
     if "error while loading shared libraries" in output:
@@ -238,13 +239,15 @@ def _read_cached(path: Path) -> Dialect | None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all; a cache that cannot be written is no error."""
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(path)
-    except OSError:
-        return
+            try:
+                file.write(data)
+                file.flush()
+                Path(file.name).replace(path)
+            except OSError:
+                Path(file.name).unlink()
 
 
 def with_cache_types(dialect: Dialect, types: tuple[str, ...]) -> Dialect:

@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -20,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.environment import passed_on
-from launcher.base.processes import ProcessScope, has_ended, kill_session
+from launcher.base.processes import ProcessScope, ScopeEndedError, has_ended, heard, wait_for_end
 from launcher.engine.breakdown import END, Proven, UnreadableError, compiled_for, parse_dry_run
 from launcher.engine.probing import write_atomically
 
@@ -109,18 +108,9 @@ def dry_run(
     limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     log: list[str] = []
     written = 0
-    late = threading.Event()
-    asked = [*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())]
-    with _begun(scope or ProcessScope(), asked, env or {}) as child:
-
-        def too_late() -> None:
-            late.set()
-            kill_session(child)
-
-        alarm = threading.Timer(limit_s, too_late)
-        alarm.start()
+    with _begun(scope or ProcessScope(), [*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())], env or {}) as child:
         try:
-            for line in iter(lambda: child.stdout.readline(LINE_MAX) if child.stdout else "", ""):
+            for line in _lines(child, time.monotonic() + limit_s):
                 log.append(line)
                 written += len(line)
                 if END in line:
@@ -129,27 +119,36 @@ def dry_run(
                     raise DryRunError("unreadable", "it went on without a projection of its memory")
                 if written > WRITTEN_MAX:
                     raise DryRunError("refused", f"it wrote {written} characters without a projection of its memory")
-            has_ended(child, wait=True)
         except UnreadableError as error:
             raise DryRunError("unreadable", str(error)) from None
-        finally:
-            alarm.cancel()
-    if late.is_set():
-        raise DryRunError("hung", f"no projection within {limit_s:g} s")
+        except TimeoutError:
+            raise DryRunError("hung", f"no projection within {limit_s:g} s") from None
     raise _ended(log, child.returncode)
 
 
+def _lines(child: subprocess.Popen[bytes], until: float) -> Iterator[str]:
+    """What it says, a line or LINE_MAX bytes at a time, until it has ended. Raises TimeoutError."""
+    rest = b""
+    for _, data in heard(child, until):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from (line.decode(errors="replace") + "\n" for line in lines)
+        if len(rest) > LINE_MAX:
+            yield rest.decode(errors="replace")
+            rest = b""
+    if rest:
+        yield rest.decode(errors="replace")
+    wait_for_end(child, until)
+
+
 @contextlib.contextmanager
-def _begun(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A dry run, all that it says as one text. Raises DryRunError."""
+def _begun(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A dry run, all that it says in one pipe. Raises DryRunError."""
     env = {**passed_on(os.environ), "GGML_NO_BACKTRACE": "1", **env}
     with contextlib.ExitStack() as stack:
         try:
-            child = stack.enter_context(
-                scope.start(
-                    words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env
-                )
-            )
+            child = stack.enter_context(scope.start(words, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        except ScopeEndedError:
+            raise DryRunError("refused", "the command was ended") from None
         except OSError as error:
             cause: Cause = "unfit" if error.errno == errno.ENOEXEC else "refused"
             raise DryRunError(cause, f"{words[0]} cannot be run: {error.strerror}") from None
@@ -168,6 +167,9 @@ def _ended(log: Sequence[str], status: int) -> DryRunError:
     if -status in UNFIT:
         died = f"it died of {signal.Signals(-status).name}: {said}"
         return DryRunError("unfit", died, compiled_for(log), may_be_chance=-status != signal.SIGILL)
+    if status < 0:
+        hint = "; memory that runs out ends a process so" if -status == signal.SIGKILL else ""
+        return DryRunError("refused", f"it was ended by {signal.Signals(-status).name}{hint}: {said}")
     return DryRunError("refused", f"exit status {status}: {said}", may_be_chance=not errors)
 
 
@@ -233,7 +235,7 @@ def _rpc_server(program: Path, scope: ProcessScope) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [str(program), "--host", "127.0.0.1", "--port", str(port)]
-    with scope.start(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+    with scope.start(words, passed_on(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         _wait_for(port, child)
         yield f"127.0.0.1:{port}"
 
@@ -241,7 +243,7 @@ def _rpc_server(program: Path, scope: ProcessScope) -> Iterator[str]:
 def _wait_for(port: int, child: subprocess.Popen[bytes]) -> None:
     """Wait until something listens on `port`. Raises DryRunError."""
     deadline = time.monotonic() + _WAIT_S
-    while time.monotonic() < deadline and child.poll() is None:
+    while time.monotonic() < deadline and not has_ended(child):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
             return
         time.sleep(_POLL_S)

@@ -41,11 +41,9 @@ def prove_here(compiled: Compilation) -> Here:
     inventory = take_inventory()
     engines, unasked = _engines_here(compiled)
     planned = compiled.plan
-    asked = [
-        s
-        for s in planned.servers
-        if s.config.engine in engines and s.starts != "never" and _devices_here(planned, s, inventory)
-    ]
+    wanted = [s for s in planned.servers if s.config.engine in engines and s.starts != "never"]
+    asked = [s for s in wanted if _devices_here(planned, s, inventory, engines[s.config.engine][0])]
+    elsewhere = [s.name for s in wanted if s not in asked]
     env = {name: library_path(planned.config.engines[name]) for name in engines}
     with prover(engines, env, inventory.features, {}) as here:
         jobs = {s.name: job_of(here, planned, s) for s in asked}
@@ -68,6 +66,7 @@ def prove_here(compiled: Compilation) -> Here:
         (
             *unasked,
             *((f"proof of {n}", f"{mode} has no dry run: the plan's bounds stand") for n, mode in shared.items()),
+            *((f"proof of {n}", "its devices are not on this host: the plan's bounds stand") for n in elsewhere),
             *_proof_lines(proved, outcomes, len(planned.servers)),
         ),
     )
@@ -99,13 +98,19 @@ def _files_here(job: Job) -> bool:
     return all(Path(path) in made or Path(path).is_file() for path in (job.model, job.draft) if path)
 
 
-def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInventory) -> bool:
-    """Whether a dry run of `server` sees the devices that it is planned on."""
+def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInventory, binary: str) -> bool:
+    """Whether a dry run of `server` sees the devices that it is planned on: by a driver, or by `binary` itself."""
     gpus = planned.config.hardware.machine(server.on).gpus or {}
     named = named_devices(server.config)
     if any(gpus[d].backend == "rpc" for d in named if d in gpus):
         return False
-    return not named or bool(inventory.gpus)
+    if not named or inventory.gpus:
+        return True
+    env = library_path(planned.config.engines[server.config.engine])
+    try:
+        return bool(engine.list_devices(Path(binary), env=env))
+    except engine.NoAnswerError:  # the check of binaries says so
+        return False
 
 
 def _proof_lines(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from launcher import catalog, engine
-from launcher.base.processes import ProcessScope
+from launcher.base.processes import ProcessScope, kill_left_behind
 from launcher.files import state_root
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import EngineConfig, ServerConfig
@@ -51,6 +51,8 @@ class Prover(msgspec.Struct, frozen=True, kw_only=True):
 
     engines: dict[str, tuple[str, Dialect]]
     digests: dict[str, str]
+    libraries: dict[str, dict[str, str]]
+    """By engine, the environment in which it finds its libraries."""
     lasting: frozenset[str]
     """Engines whose proofs may be kept."""
     features: tuple[str, ...]
@@ -102,7 +104,8 @@ def prover(
         yield Prover(
             engines=engines,
             digests=digests,
-            lasting=frozenset(name for name, (at, _) in engines.items() if engine.may_be_kept(Path(at))),
+            libraries={name: dict(env.get(name, {})) for name in engines},
+            lasting=frozenset(n for n, (at, _) in engines.items() if engine.may_be_kept(Path(at), env.get(n, {}))),
             features=features,
             stand_ins=dict(stand_ins),
             folder=folder,
@@ -112,14 +115,17 @@ def prover(
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder of our own; those that killed proofs left behind go."""
+    """A folder of our own; what killed proofs left behind goes, folders and programs."""
+    kill_left_behind()
     for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             facts = other.lstat()
             if facts.st_uid == os.geteuid() and time() - facts.st_mtime > _JUST_MADE_S:
                 with _locked(other):
                     shutil.rmtree(other)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, _locked(Path(name)):
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a file system without locks: others wait until it is not new any more
+            stack.enter_context(_locked(Path(name)))
         yield Path(name)
 
 
@@ -152,13 +158,17 @@ def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     hung: dict[str, Outcome] = {}
 
     def run(key: str) -> Outcome:
-        outcome = hung.get(once[key].engine) or _run(prover, key, once[key], scope)
+        outcome = hung.get(once[key].engine) or _run(prover, once[key], scope)
         if outcome.error is not None and outcome.error.cause == "hung":
             hung[once[key].engine] = outcome
         return outcome
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool, ProcessScope() as scope:
         done |= dict(zip(once, pool.map(run, once), strict=True))
+    same = {name for name in {job.engine for job in once.values()} & prover.lasting if _is_same(prover, name)}
+    for key, job in once.items():
+        if job.engine in same and (found := done[key].proven) is not None:
+            engine.keep_proof(prover.kept, key, found)
     return {name: done[key] for name, key in keys.items()}
 
 
@@ -243,8 +253,16 @@ def _key(prover: Prover, job: Job) -> str:
     return engine.proof_key(prover.digests[job.engine], flags, job.headers, prover.features)
 
 
-def _run(prover: Prover, key: str, job: Job, scope: ProcessScope) -> Outcome:
-    """A new dry run, kept under `key`."""
+def _is_same(prover: Prover, name: str) -> bool:
+    """Whether an engine is still the one that the proof began with."""
+    try:
+        return engine.binary_digest(Path(prover.engines[name][0]), prover.libraries[name]) == prover.digests[name]
+    except OSError:
+        return False
+
+
+def _run(prover: Prover, job: Job, scope: ProcessScope) -> Outcome:
+    """A new dry run."""
     begun = monotonic()
     for attempt in range(ATTEMPTS):
         try:
@@ -253,8 +271,6 @@ def _run(prover: Prover, key: str, job: Job, scope: ProcessScope) -> Outcome:
             if not error.may_be_chance or attempt == ATTEMPTS - 1 or monotonic() - begun > AGAIN_S:
                 return Outcome(None, error)
         else:
-            if job.engine in prover.lasting:
-                engine.keep_proof(prover.kept, key, found)
             return Outcome(found)
     raise AssertionError
 

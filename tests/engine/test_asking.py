@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from launcher.base.processes import ProcessScope, ScopeEndedError
+from launcher.base.processes import ProcessScope, ScopeEndedError, heard, kill_left_behind
 from launcher.engine.asking import NoAnswerError, ask
 
 
@@ -45,6 +48,38 @@ def test_what_does_not_end_is_ended(does: str, said: str, tmp_path: Path) -> Non
     assert left("4322") == []
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        "sleep 4327 &",
+        "setsid sleep 4327 &",
+        "(setsid setsid sleep 4327 &) &",
+        "set -m; sleep 4327 &",
+        "timeout 999 sleep 4327 &",
+    ],
+    ids=["group", "session", "twice", "job", "timeout"],
+)
+def test_whatever_it_starts_is_ended_and_holds_nobody_up(how: str, tmp_path: Path) -> None:
+    """In another group, in another session, holding the pipes: it is known by its mark."""
+    assert ask(script(tmp_path, f"{how}\necho 1"), {}, timeout_s=60).out == "1\n"
+    assert left("4327") == []
+
+
+def test_what_a_killed_command_left_is_ended_by_the_next(tmp_path: Path) -> None:
+    """Kill -9 of who asked: the script dies with it, what the script started has the mark of one that is gone."""
+    words = script(tmp_path, f"sleep 4328 & echo > {tmp_path}/asked; wait")
+    asking = "import sys; from launcher.engine.asking import ask; ask(sys.argv[1:], {}, timeout_s=600)"
+    with subprocess.Popen([sys.executable, "-c", asking, *words]) as command:
+        until = time.monotonic() + 60
+        while not (tmp_path / "asked").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        kill_left_behind()
+        assert [p for p in psutil.process_iter(["cmdline"]) if "4328" in (p.info["cmdline"] or ())]
+        command.kill()
+    kill_left_behind()
+    assert left("4328") == []
+
+
 def test_a_child_that_is_left_behind_is_ended(tmp_path: Path) -> None:
     """The engine has answered, and what it started goes with it."""
     assert ask(script(tmp_path, "sleep 4323 >/dev/null 2>&1 & echo 1"), {}, timeout_s=60).out == "1\n"
@@ -72,17 +107,18 @@ def test_nothing_runs_after_its_scope() -> None:
     started = threading.Event()
 
     def wait(scope: ProcessScope) -> None:
-        with scope.start(("sleep", "4325"), stdout=subprocess.PIPE) as child:
+        with scope.start(("sleep", "4325"), os.environ, stdout=subprocess.PIPE) as child:
             started.set()
-            said.append(child.stdout.read() if child.stdout else b"?")
+            said.extend(data for _, data in heard(child, time.monotonic() + 60))
+            said.append(b"over")
 
     with ProcessScope() as scope:
         thread = threading.Thread(target=wait, args=(scope,))
         thread.start()
         assert started.wait(60)
     thread.join(60)
-    assert said == [b""]
-    with pytest.raises(ScopeEndedError), scope.start(("sleep", "4325")):
+    assert said == [b"over"]
+    with pytest.raises(ScopeEndedError), scope.start(("sleep", "4325"), os.environ):
         pass
     assert left("4325") == []
 

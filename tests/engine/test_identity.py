@@ -38,8 +38,8 @@ def test_a_script_is_asked_every_time(llama_server: Path, tmp_path: Path) -> Non
     target.symlink_to(llama_server)
     script.write_text(f'#!/bin/sh\nexec {target} "$@"\n')
     script.chmod(0o755)
-    assert not may_be_kept(script)
-    assert may_be_kept(target)
+    assert not may_be_kept(script, {})
+    assert may_be_kept(target, {})
     assert probe(script, tmp_path / "cache").flags == recorded("b10068").flags
     older = tmp_path / "older"
     older.write_text(f'#!/bin/sh\n{llama_server} "$@" | sed /--rpc/d\n')

@@ -58,8 +58,14 @@ def compiled(binary: Path | None = None) -> Compilation:
         ("exec yes 'nothing that ends'", "plan/proof-failed", "without a projection"),
         ("exec cat /dev/zero", "plan/proof-failed", "without a projection"),
         ("sleep 4321 >/dev/null 2>&1 & exit 1", "plan/proof-failed", "exit status 1"),
+        ("setsid sleep 4321 & exit 1", "plan/proof-failed", "exit status 1"),
+        ("timeout 999 sleep 4321", "plan/proof-failed", "no projection within"),
+        ("echo oh; kill -9 $$", "plan/proof-failed", "SIGKILL; memory that runs out"),
     ],
-    ids=["ill", "abort", "garbage", "refuses", "hangs", "loads", "many-lines", "one-line", "leaves-a-child"],
+    ids=[
+        *("ill", "abort", "garbage", "refuses", "hangs", "loads", "many-lines", "one-line", "leaves-a-child"),
+        *("leaves-a-session", "hangs-in-a-group", "killed"),
+    ],
 )
 def test_a_faulty_engine_is_a_finding(
     does: str,
