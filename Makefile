@@ -125,7 +125,7 @@ unit: setup-dev $(VENV)/.bytecode
 	  || echo "zsh or fish is missing: the tests of their completion will fail" >&2
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 4 --dist loadgroup -m "not slow"
 
-bench: setup-dev ## figures against the things we must beat
+bench: setup-dev $(VENV)/.bytecode ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.cli_start
 	@$(BIN)/python -m benchmarks.dataplane
 	@$(BIN)/python -m benchmarks.dataplane.routers

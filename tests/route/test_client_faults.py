@@ -194,7 +194,7 @@ async def test_dripping_head_is_cut() -> None:
 
 async def test_slow_body_that_moves_is_no_slow_client() -> None:
     """A body may take longer than the limit on its silence."""
-    unit = front_unit(idle_timeout_s=0.2)
+    unit = front_unit(idle_timeout_s=1.0)
     async with (
         answering(OK) as up,
         running(Front(table(target("m", up.port), front=unit), FakeFleet())) as port,
@@ -203,7 +203,7 @@ async def test_slow_body_that_moves_is_no_slow_client() -> None:
         for byte in post({"model": "m"})[:-8]:
             client.send(bytes([byte]))
         for byte in post({"model": "m"})[-8:]:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.15)
             client.send(bytes([byte]))
         assert (await client.answer()).status == 200
 
