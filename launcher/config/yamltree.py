@@ -74,6 +74,7 @@ def _plain_tag(text: str) -> str:
             return str(tag)
     return _STR
 
+
 _FOR_PEOPLE = re.compile(r"\w+(\.\w+)+: .*\S {2,}\S+:\d+(:\d+)?\n")
 """A line of `launch config`: a dotted key, its value and where it is written."""
 
