@@ -16,6 +16,9 @@ from launcher.ir.config import ArchitectureConfig
 _CONVOLUTION = 4
 """Length of the convolution before linear attention, where the file gives none."""
 
+_STREAMS = {"gemma3n": 4}
+"""Rows of the residual stream where the file does not say it."""
+
 
 def widened(architecture: ArchitectureConfig, values: Mapping[str, Any]) -> ArchitectureConfig:
     """`architecture` with states of linear attention, keys of an indexer, and a residual stream of several rows.
@@ -41,7 +44,7 @@ def widened(architecture: ArchitectureConfig, values: Mapping[str, Any]) -> Arch
     if indexer:
         changes |= {"key_length": a.key_length + indexer, "indexer_key_length": 0}
         changes |= {"kv_lora_rank": a.kv_lora_rank + indexer} if a.kv_lora_rank else {}
-    streams = size("hyper_connection.count")
+    streams = max(size("hyper_connection.count"), size("altup.num_inputs"), _STREAMS.get(a.arch, 0))
     if streams > 1:
         changes["n_deepstack"] = max(a.n_deepstack, streams - 1)
     return msgspec.structs.replace(a, **changes) if changes else a

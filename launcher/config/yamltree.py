@@ -75,6 +75,10 @@ def _plain_tag(text: str) -> str:
     return _STR
 
 
+_FOR_PEOPLE = re.compile(r"\w+(\.\w+)+: .*\S {2,}\S+:\d+(:\d+)?\n")
+"""A line of `launch config`: a dotted key, its value and where it is written."""
+
+
 class YamlText(msgspec.Struct, frozen=True):
     """Values of one file; `marks` maps each dotted key inside it to where its value was written."""
 
@@ -177,6 +181,8 @@ class _Builder:
         line = "" if mark is None else "".join(text.splitlines()[mark.line : mark.line + 1])
         tabbed = "\t" in line[: len(line) - len(line.lstrip())]
         hint = "a tab cannot indent YAML: use spaces" if tabbed else "check indentation, quotes and brackets here"
+        if _FOR_PEOPLE.match(text):
+            hint = "this is what `launch config` shows to people; `launch config --yaml` writes a file"
         self.add("config/yaml", "", f"not valid YAML: {problem}", mark, *notes, hint)
 
     def value(self, node: yaml.Node, key: str) -> Any:

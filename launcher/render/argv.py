@@ -138,5 +138,5 @@ def _unspoken(key: str, meaning: Meaning, alternatives: Alternatives, dialect: D
     else:
         severity = "error"
         message = f"llama-server {dialect.name} cannot be told {meaning.key or 'this'}: it refuses `{first}`"
-    notes = tuple(reason for words in alternatives for reason in refusals(words, index))
+    notes = tuple(dict.fromkeys(reason for words in alternatives for reason in refusals(words, index)))
     return Finding(code="engine/unknown-flag", severity=severity, key=key, message=message, notes=notes)

@@ -58,3 +58,5 @@ def test_a_saved_config_composes_to_the_same(cli: Cli) -> None:
         assert again[key] == first[key]
     shown = cli.run("config", *cli.dev)
     assert "launch config --yaml" in shown.stderr
+    (cli.home / "shown.yaml").write_text(shown.stdout)
+    assert "`launch config --yaml` writes a file" in cli.run("plan", "-f", "shown.yaml", code=2).stderr

@@ -77,6 +77,11 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     known: int = 0
 
 
+FED_LAYERS, LAYER_WIDTH = 4, {"gemma3n": 256}
+"""What each layer gets of every token beside the stream is looked up, projected, added and turned for all layers at
+once; its width where the file does not say it (src/models/gemma3n.cpp)."""
+
+
 def micro_batch(settings: Settings) -> int:
     """Tokens of the reserved worst-case graph: rounded up to a multiple of the slots.
 
@@ -120,7 +125,8 @@ def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     for phase in phases(arch, kinds, settings, u):
         live = u * F32 * phase.values + phase.states
         largest = max(largest, phase.known + live + live * holes // 100)
-    return ComputeBound(whole=inputs + largest + row + SLACK, inputs=inputs, row=row)
+    fed = FED_LAYERS * (arch.n_embd_per_layer or LAYER_WIDTH.get(arch.arch, 0)) * arch.n_layer * u * F32
+    return ComputeBound(whole=inputs + fed + largest + row + SLACK, inputs=inputs, row=row)
 
 
 def taken_over(arch: ArchitectureConfig, settings: Settings) -> int:
