@@ -196,6 +196,14 @@ def argv_agrees(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
     return argv[-len(running) :] == running or running[-len(argv) :] == argv
 
 
+def shows(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
+    """The same of a process that is ours by other marks: a wrapper of the user may have put another program there.
+
+    `exec /elsewhere/llama-server "$@"` leaves the arguments as they were.
+    """
+    return argv_agrees(argv, running) or (len(argv) > 1 and argv[1:] == running[1:])
+
+
 def mismatch(record: ServerRecord) -> str | None:
     """Why `record.pid` is not the process of `record`; None when it is."""
     if record.pid <= 1:
@@ -210,7 +218,7 @@ def mismatch(record: ServerRecord) -> str | None:
     running = _settled_cmdline(record.pid)
     if not running:
         return "the process has ended"
-    if not argv_agrees(record.argv, running):
+    if not shows(record.argv, running):
         shown = " ".join(running)[:120]
         return f"pid {record.pid} runs something else: {shown}"
     return None
@@ -234,7 +242,7 @@ def find_unrecorded(path: Path, record: ServerRecord) -> ServerRecord | None:
     """
     for pid in procfs.pids():
         stat = procfs.proc_stat(pid)
-        if stat is None or stat.session != pid or not argv_agrees(record.argv, procfs.cmdline(pid)):
+        if stat is None or stat.session != pid or not shows(record.argv, procfs.cmdline(pid)):
             continue
         if procfs.environment(pid, MARKER) == str(path):
             return msgspec.structs.replace(record, pid=pid, start_ticks=stat.start_ticks, boot_id=procfs.boot_id())

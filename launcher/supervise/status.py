@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from launcher.ir.live import ProcessStatus
 from launcher.manifest import argv_changes
 from launcher.supervise import procfs
-from launcher.supervise.identity import argv_agrees
+from launcher.supervise.identity import shows
 from launcher.supervise.measuring import Measured
 from launcher.supervise.runner import Runner
 from launcher.supervise.spec import ProcessSpec
@@ -30,7 +30,7 @@ def process_status(
     if pid is not None and record is not None:
         drift += argv_changes(record.argv, spec.unit.argv)
         running = procfs.cmdline(pid)
-        if running and not argv_agrees(record.argv, running):
+        if running and not shows(record.argv, running):
             drift.append(f"the process shows another argv: {' '.join(running)[:200]}")
     measured_bytes = _measured(pid, measured) if pid is not None else {}
     planned = planned_bytes(spec)

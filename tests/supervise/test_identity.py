@@ -26,9 +26,10 @@ from launcher.supervise import (
     logs,
     offline_status,
     process,
+    procfs,
     stop_orphans,
 )
-from launcher.supervise.identity import MARKER, argv_agrees, mismatch
+from launcher.supervise.identity import MARKER, argv_agrees, mismatch, shows
 
 SLEEPER = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 
@@ -228,6 +229,20 @@ def test_wrappers_agree_and_strangers_do_not(prefix: tuple[str, ...], argv: tupl
     assert argv_agrees(argv, prefix + argv)
     assert not argv_agrees(argv, ())
     assert not argv_agrees((*argv, "x"), (*argv, "y"))
+
+
+def test_a_wrapper_that_puts_another_program_there(sleeper: Sleeper, tmp_path: Path) -> None:
+    """A user's own `llama-server` of two lines: its process is still the one that was started."""
+    wrapper = tmp_path / "sleep"
+    wrapper.write_text('#!/bin/sh\nexec /bin/sleep "$@"\n')
+    wrapper.chmod(0o755)
+    child, mine = sleeper(argv=(str(wrapper), "600"))
+    deadline = time.monotonic() + 60
+    while procfs.cmdline(child.pid) != ("/bin/sleep", "600") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert mismatch(mine) is None
+    assert mismatch(msgspec.structs.replace(mine, argv=(str(wrapper), "601"))) is not None
+    assert not shows(("a",), ("b",))
 
 
 @pytest.mark.parametrize(
