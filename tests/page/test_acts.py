@@ -19,7 +19,7 @@ from tests.page.browser import browser
 from tests.page.conftest import EVIL
 from tests.page.test_page import choose, enter, go
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make pages`: it needs a browser
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # `make pages`: it needs a browser
 MODULES = Path(sys.prefix) / "axe" / "node_modules"
 """Where `make pages` puts the public client for Node."""
 PROMPT = 'It\'s "quoted" $HOME `id` \\n %s \u05e9\u05dc\u05d5\u05dd\nand a second line'

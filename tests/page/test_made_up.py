@@ -22,7 +22,7 @@ from tests.page.browser import Browser, browser
 from tests.page.pages import PAGES
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make pages`: it needs a browser
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # `make pages`: it needs a browser
 LONG = "a-name-of-somebody-who-writes-everything-that-there-is-to-know-of-a-model-into-its-name-" * 2
 EVIL = "<img src=x onerror=\"document.title='owned'\">[a](javascript:document.title='owned')<svg onload=alert(1)>"
 BURST = 10_000

@@ -12,7 +12,7 @@ from tests.page.browser import Browser, browser
 from tests.page.conftest import EVIL
 from tests.tinymodels.picture import png
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make pages`: it needs a browser
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # `make pages`: it needs a browser
 
 
 def enter(page: Browser, cli: Cli) -> None:
@@ -145,13 +145,13 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
         file = paged.home / "launch.yaml"
         file.write_text(file.read_text().replace('"slots": 2', '"slots": 1'))
         go(page, "plan")
-        assert "chat would restart" in page.until("document.querySelector('#changes')?.innerText", timeout_s=90)
+        assert "chat would restart" in page.until("document.querySelector('#changes')?.innerText", timeout_s=240)
         page.js("document.querySelector('main details').open = true")
         page.until("document.querySelector('main details').innerText.includes('$ launch plan')", timeout_s=60)
         page.click("Reload")
         page.until("Boolean(document.querySelector('#ask[open]'))")
         page.js("document.querySelector('#ask button').click()")
-        page.until("document.querySelector('#changes')?.innerText.includes('No process would')", timeout_s=90)
+        page.until("document.querySelector('#changes')?.innerText.includes('No process would')", timeout_s=240)
         assert paged.process("chat")["slots"] == 1
 
         # every page: at a phone's size and a desk's nothing is wider than the window; no script failed

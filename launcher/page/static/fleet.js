@@ -159,7 +159,7 @@ function spark(minutes) {
   const last = minutes.at(-1)[0];
   const title = `Last hour, by minute: at most ${speed(most)}`;
   return [h("p", { class: "soft" }, title), svg("svg", { class: "spark", viewBox: "0 0 60 32", preserveAspectRatio: "none", role: "img", "aria-label": title },
-    minutes.map(([at, rate]) => svg("rect", { x: 59 - (last - at) / 60, width: 0.8, y: 32 - 30 * rate / most, height: 30 * rate / most })))];
+    svg("path", { d: minutes.map(([at, rate]) => `M${59 - (last - at) / 60} 32v${(-30 * rate / most).toFixed(1)}h.8V32z`).join("") }))];
 }
 
 // Follows one log until it is closed; a long one keeps its end. What would colour a terminal is left out.
