@@ -58,6 +58,7 @@ async def main() -> int:
         folder = Path(name)
         await asyncio.to_thread(_install_node, folder)
         chat = ("-m", model, "--alias", MODEL, "-c", str(2 * _SLOT), "--parallel", "2", "--threads", "2")
+        chat += ("--temp", "0")  # an answer that ends with its first token has no `message_start`, directly too
         embed = ("-m", write("bert", folder), "--alias", EMBED, "--embeddings", "-c", "512", "-np", "1", "-t", "1")
         with RunningServer(real, *chat) as smol, RunningServer(real, *embed) as bert:
             units = (
