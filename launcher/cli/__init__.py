@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,39 +21,48 @@ _PATHS = (
     *("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
 )
 """Variables that say where files are."""
+_AS_ONE_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `launch` and exits with CONTRACT's code. A traceback here is a bug of ours (exit code 1)."""
     words = list(sys.argv[1:] if argv is None else argv)
     _open_standard_streams()
-    with _interrupted_by_signals() as signals:
+    with _interrupted_by_signals() as came:
         try:
             code = _run(words)
         except KeyboardInterrupt:  # also while the rest is still being imported
             code = 128 + signal.SIGINT
-    sys.exit(128 + signals[0] if signals else code)
+    told = next((number for number in came if number != signal.SIGINT), None)
+    sys.exit(code if told is None else 128 + told)
 
 
 @contextlib.contextmanager
 def _interrupted_by_signals() -> Iterator[list[int]]:
     """SIGTERM and SIGHUP (unless ignored, as under nohup) are like Ctrl-C: what was started is ended first.
 
-    Yields those that came.
+    Those that come within a second are taken as one, so that nothing interrupts what the first has ended; once the
+    command is over, none counts. Yields those that came.
     """
     came: list[int] = []
+    last = -math.inf
 
     def interrupt(number: int, _frame: object) -> None:
+        nonlocal last
         came.append(number)
-        raise KeyboardInterrupt
+        before, last = last, time.monotonic()
+        if last - before > _AS_ONE_S:
+            raise KeyboardInterrupt
 
-    ours = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    before = {n: signal.signal(n, interrupt) for n in ours if signal.getsignal(n) is signal.SIG_DFL}
+    ours = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    mine = threading.current_thread() is threading.main_thread()
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    before = {n: signal.signal(n, interrupt) for n in ours if mine and signal.getsignal(n) in defaults}
     try:
         yield came
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if came else handler)
 
 
 def _run(words: list[str]) -> int:

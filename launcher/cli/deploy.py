@@ -288,7 +288,7 @@ def _compiled(
     differ = [compare_deployment(r.deployment, folder) for r in known] if owned_files(folder) and not scope else [()]
     stale = min(differ, key=len)
     findings = (*(here.compiled if here else compiled).findings, *rendered.findings, *(here.findings if here else ()))
-    show_findings(err, [f for f in findings if f.severity != "note"])
+    show_findings(err, [f for f in findings if f.severity == "warning"])
     if has_errors(findings):
         raise (error_class(findings) or HostError)(f for f in findings if f.severity == "error")
     return rendered.deployment, tuple(difference.path for difference in stale)

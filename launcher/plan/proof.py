@@ -94,7 +94,8 @@ def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
     """
     key = f"servers.{proof.name}"
     if proof.failure is not None:
-        code = "engine/proof-unreadable" if proof.cause == "unreadable" else "plan/proof-failed"
+        by_cause = {"unreadable": "engine/proof-unreadable", "unfit": "host/engine-unfit"}
+        code = by_cause.get(proof.cause or "", "plan/proof-failed")
         message = f"{proof.name} could not be proven: {proof.failure}"
         return (Finding(code=code, severity="warning", key=key, message=message),)
     return tuple(_finding(key, proof.name, d) for d in proof.differences if is_mismatch(d))

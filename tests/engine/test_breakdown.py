@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import given
@@ -138,6 +139,45 @@ def test_what_is_not_understood_is_no_figure(log: str, why: str) -> None:
     """Missing, contradictory or strange: an error, never a wrong number."""
     with pytest.raises(UnreadableError, match=why):
         parse_dry_run(log.splitlines(keepends=True), model=MODEL, draft=DRAFT, devices={})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sched_reserve:        CPU compute buffer size =    1.2.3 MiB",
+        "sched_reserve:        CPU compute buffer size =    . MiB",
+        f"sched_reserve:        CPU compute buffer size =    {'9' * 400} MiB",
+        "sched_reserve:        CPU compute buffer size =    0.01 MiB",
+        "sched_reserve:        CPU compute buffer size =    99999999999 MiB",
+    ],
+)
+def test_a_figure_of_the_log_that_is_none_is_not_taken(line: str) -> None:
+    """The table adds up, and stands, where the log before it garbles the same figure or contradicts it."""
+    log = OLD_ORDER.replace("sched_reserve:        CPU compute buffer size =    68.51 MiB", line)
+    assert log != OLD_ORDER
+    _, draft, _ = parse_dry_run(log.splitlines(keepends=True), model=MODEL, draft=DRAFT, devices={"RPC0": "cuda0"})
+    assert draft is not None
+    assert draft.memory[0].compute_bytes == 68 * MIB
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"self": -5000, "model": -5000}, "no server takes"),
+        ({"self": 1 << 40, "model": 1 << 40}, "no server takes"),
+        ({"self": 0, "model": 0}, "has nothing in it"),
+    ],
+    ids=["less than nothing", "more than there is", "nothing"],
+)
+def test_a_row_that_cannot_be_is_no_figure(row: dict[str, int], why: str) -> None:
+    """As JSON, too."""
+    whole = {"name": "Host", "context": 0, "compute": 0, "description": "", **row}
+    line = json.dumps({"type": "fit_memory_breakdown", "data": {"rows": [whole]}}) + "\n"
+    with pytest.raises(UnreadableError, match=why):
+        parse_dry_run([line, END], model=MODEL, draft=None, devices={})
+    huge = OWN_PASS.replace("434 =   410", f"{'9' * 5000} =   {'9' * 5000}")
+    with pytest.raises(UnreadableError, match="cannot be read"):
+        parse_dry_run(huge.splitlines(keepends=True), model=MODEL, draft=None, devices={})
 
 
 @given(st.lists(st.sampled_from((OLD_ORDER + NEW_ORDER).splitlines()) | st.text(max_size=200), max_size=40))

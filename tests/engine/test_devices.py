@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.engine import list_devices
+import pytest
+
+from launcher.engine import NoAnswerError, SeenDevice, list_devices
 
 
 def test_no_device_on_a_machine_without(llama_server: Path) -> None:
@@ -45,3 +47,20 @@ def test_what_cannot_say_is_not_known(tmp_path: Path) -> None:
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
         assert list_devices(program) is None
+
+
+def test_what_dies_or_garbles_is_no_device(tmp_path: Path) -> None:
+    """A signal is said, figures that are none are left out, and a terminal gets no escapes."""
+    program = tmp_path / "program"
+
+    def listed(does: str) -> tuple[SeenDevice, ...] | None:
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+        return list_devices(program)
+
+    with pytest.raises(NoAnswerError, match=r"signal 4 \(SIGILL\)"):
+        listed("kill -ILL $$")
+    shown = f"Available devices:\\n  Vulkan0: \\033[31mRED\\007 ({'9' * 5000} MiB, 1 MiB free)\\n"
+    ((name, model, total, free),) = listed(f"printf '{shown}'") or ()
+    assert (name, total, free) == ("Vulkan0", 0, 0)
+    assert model.startswith("[31mRED (99")

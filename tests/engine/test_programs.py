@@ -32,6 +32,8 @@ def foreign() -> bytes:
         ("{}/pipe", "is no regular file"),
         ("{}/text", "is not executable: chmod +x {}/text"),
         ("{}/script", "is a script for /nope/sh, which is not there"),
+        ("{}/windows", "is a script with line ends of Windows (CRLF): nothing has the name of its interpreter"),
+        ("{}/nothing", "is an empty file"),
         ("{}/foreign", "is a program for the loader /lib/ld-nowhere.so.1, which is not there"),
         ("{}/garbage", None),
         ("{}/stump", None),
@@ -44,7 +46,14 @@ def test_each_reason(name: str, why: str | None, tmp_path: Path) -> None:
     (tmp_path / "self").symlink_to("self")
     os.mkfifo(tmp_path / "pipe", 0o755)
     (tmp_path / "text").write_text("")
-    files = {"script": b"#! /nope/sh -e\n", "foreign": foreign(), "garbage": b"\x7fELF\x02\x01", "stump": b"#!"}
+    files = {
+        "script": b"#! /nope/sh -e\n",
+        "windows": b"#!/bin/sh\r\n",
+        "nothing": b"",
+        "foreign": foreign(),
+        "garbage": b"\x7fELF\x02\x01",
+        "stump": b"#!",
+    }
     for file, content in files.items():
         (tmp_path / file).write_bytes(content)
         (tmp_path / file).chmod(0o755)

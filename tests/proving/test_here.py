@@ -144,7 +144,9 @@ def test_a_command_that_is_ended_leaves_no_engine(number: signal.Signals, tmp_pa
             assert command.poll() is None
             assert time.monotonic() < until
             time.sleep(0.02)
-        command.send_signal(number)
+        for _ in range(10):  # somebody is impatient
+            command.send_signal(number)
+            time.sleep(0.003)
         said, _ = command.communicate(timeout=30)
     _nothing_runs("4326")
     killed = number is signal.SIGKILL
@@ -185,6 +187,23 @@ def test_a_sound_engine_proves_the_plan() -> None:
     assert not first.findings
     assert "1 of 1 servers proven by b10068" in first.lines[0][1]
     assert "earlier" in again.lines[0][1]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_card_that_only_the_engine_sees_is_proven_on(seen: bool, tmp_path: Path, llama_server: Path) -> None:
+    """No driver lists it here: the engine's own word counts; where it sees none, it is said who was not proven."""
+    binary = tmp_path / "llama-server"
+    lists = "printf 'Available devices:\\n  Vulkan0: Iris (16384 MiB, 16000 MiB free)\\n'; exit" if seen else "exit"
+    asked = f'case "$*" in *--list-devices*) {lists};; *--fit*) kill -ILL $$;; *) exec {llama_server} "$@";; esac'
+    binary.write_text(f"#!/bin/sh\n{asked}\n")
+    binary.chmod(0o755)
+    card = "+hardware.gpus.vulkan0={backend: vulkan, vram_bytes: 16GiB}"
+    words = [f"engines.default.binary={binary}", card, "servers.assistant.devices=[vulkan0]"]
+    here = prove_here(compile_fleet(["hardware=dev", "profile=dev", *words]))
+    assert [f.code for f in here.findings] == (["host/engine-unfit"] if seen else [])
+    assert (
+        ("proof of assistant", "its devices are not on this host: the plan's bounds stand") in here.lines
+    ) is not seen
 
 
 def test_shared_tensors_have_no_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
