@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.cli.hydra import hydra_answer, hydra_words
+from launcher.compiler import compose_config
 
 from .conftest import Cli
 
@@ -60,3 +61,14 @@ def test_a_saved_config_composes_to_the_same(cli: Cli) -> None:
     assert "launch config --yaml" in shown.stderr
     (cli.home / "shown.yaml").write_text(shown.stdout)
     assert "`launch config --yaml` writes a file" in cli.run("plan", "-f", "shown.yaml", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("hardware", "profile"), [("epyc", "full"), ("sovereign", "three_tier"), ("two_hosts", "pair")]
+)
+def test_each_shipped_fleet_is_saved_whole(hardware: str, profile: str, cli: Cli) -> None:
+    """Every value of the documents' fleets and of two hosts."""
+    words = (f"hardware={hardware}", f"profile={profile}")
+    saved = cli.home / "fleet.yaml"
+    saved.write_text(cli.run("config", "--yaml", *words).stdout)
+    assert compose_config((), config_dirs=(saved,)).fleet == compose_config(words).fleet
