@@ -19,14 +19,17 @@ from launcher.catalog.stored import vault
 from launcher.errors import CatalogError, Finding
 from launcher.ir.catalog import AdapterFile, Catalog, ModelFile, ProjectorFile
 from launcher.ir.config import FleetConfig
+from launcher.ir.headers import HeaderFacts
 
-_NOTHING_KEPT: Mapping[str, ModelFile] = MappingProxyType({})
+_NOTHING_KEPT: Mapping[str, HeaderFacts] = MappingProxyType({})
 
 Use = tuple[str, str, str]
 """A model, a quantization, and the config key that asks for them."""
 
 
-def build(fleet: FleetConfig, *, kept: Mapping[str, ModelFile] = _NOTHING_KEPT) -> tuple[Catalog, tuple[Finding, ...]]:
+def build(
+    fleet: FleetConfig, *, kept: Mapping[str, HeaderFacts] = _NOTHING_KEPT
+) -> tuple[Catalog, tuple[Finding, ...]]:
     """The catalogue of a fleet, and every finding about it, errors included; raises nothing.
 
     A file that exists is read and overrules what is declared; one that does not is made from the declaration,
@@ -49,7 +52,7 @@ def build(fleet: FleetConfig, *, kept: Mapping[str, ModelFile] = _NOTHING_KEPT) 
         if config is not None and config.projector is not None:
             widths = (f.architecture.n_embd for f in files.values() if f.model == model)
             n_embd = next(widths, config.architecture.n_embd)
-            projector, found = projector_file(config, model, fleet.hardware.model_dir, n_embd)
+            projector, found = projector_file(config, model, fleet.hardware.model_dir, n_embd, kept)
             findings += found
             if projector is not None:
                 projectors[model] = projector
@@ -99,7 +102,7 @@ def _ladder(fleet: FleetConfig) -> Iterator[Use]:
 
 
 def _model_file(
-    fleet: FleetConfig, model: str, quantization: str, key: str, kept: Mapping[str, ModelFile]
+    fleet: FleetConfig, model: str, quantization: str, key: str, kept: Mapping[str, HeaderFacts]
 ) -> tuple[ModelFile | None, tuple[Finding, ...]]:
     """One model file, read or made."""
     config = fleet.models.get(model)
@@ -117,7 +120,7 @@ def _model_file(
     except CatalogError as error:
         return None, error.findings
     if path in kept:
-        return msgspec.structs.replace(kept[path], model=model, quantization=quantization), ()
+        return msgspec.structs.replace(kept[path].file, model=model, quantization=quantization), ()
     mix, doubts = _mix(fleet, quantization, mix_name)
     if mix is None:
         return None, doubts

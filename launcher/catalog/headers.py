@@ -13,7 +13,7 @@ import msgspec
 from launcher.catalog.files import describe, read_header
 from launcher.catalog.ggml_types import TYPES, GgmlType
 from launcher.catalog.locate import resolve_path
-from launcher.catalog.projector import projected_widths
+from launcher.catalog.projector import image_encoder, modalities, projected_widths
 from launcher.errors import CatalogError, Finding
 from launcher.ir.catalog import ModelFile
 from launcher.ir.headers import LOCK_SCHEMA, HeaderFacts, HeaderLock
@@ -29,12 +29,15 @@ def header_facts(path: str, *, key: str = "") -> HeaderFacts:
         raise CatalogError(msgspec.structs.replace(f, key=key) for f in error.findings) from None
     base = _base_type(file)
     quantization = file.quantization or base.name.lower()
+    header = read_header(path, key=key) if file.architecture.arch == "clip" else None
     return HeaderFacts(
         file=msgspec.structs.replace(file, quantization=quantization),
         base_type=base.name,
         block=base.block,
         block_bytes=base.block_bytes,
-        widths=projected_widths(read_header(path, key=key)) if file.architecture.arch == "clip" else (),
+        widths=projected_widths(header) if header else (),
+        modalities=modalities(header) if header else (),
+        encoder=image_encoder(header) if header else None,
     )
 
 
@@ -81,10 +84,10 @@ class Headers:
             self._read[path] = self._look(path, key)
         return self._read[path]
 
-    def absent(self) -> dict[str, ModelFile]:
-        """Model files that are not at hand, by their path, as the lock has them."""
-        read = {resolve_path(path, ""): facts.file for path, facts in self._read.items()}
-        return {path: file for path, file in read.items() if not os.path.lexists(path)}
+    def absent(self) -> dict[str, HeaderFacts]:
+        """Files that are not at hand, by their path, as the lock has them."""
+        read = {resolve_path(path, ""): facts for path, facts in self._read.items()}
+        return {path: facts for path, facts in read.items() if not os.path.lexists(path)}
 
     def lock(self) -> HeaderLock | None:
         """What the lock file should hold, where that is not what it holds."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from launcher.catalog.files import read_header
 from launcher.catalog.gguf import Header
@@ -11,14 +13,17 @@ from launcher.catalog.locate import resolve_path
 from launcher.errors import CatalogError, Finding
 from launcher.ir.catalog import ImageEncoder, ProjectorFile
 from launcher.ir.config import ModelConfig, ProjectorConfig
+from launcher.ir.headers import HeaderFacts
+
+_NOTHING_KEPT: Mapping[str, HeaderFacts] = MappingProxyType({})
 
 
 def projector_file(
-    config: ModelConfig, model: str, model_dir: str, n_embd: int
+    config: ModelConfig, model: str, model_dir: str, n_embd: int, kept: Mapping[str, HeaderFacts] = _NOTHING_KEPT
 ) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
     """The projector of a model of width `n_embd`, with its findings; None when it cannot be sized.
 
-    Absent files count with their declared size; without one: `catalog/projector-size-unknown`.
+    Absent files count as `kept` has them, or with their declared size; without one: `catalog/projector-size-unknown`.
     """
     entry, key = config.projector, f"models.{model}.projector"
     if entry is None:
@@ -33,25 +38,34 @@ def projector_file(
         message = f"the projector of {model} is not at {path!r} and declares no size"
         notes = (f"is the path right? {key}.path", f"to plan where the file is not, write its size: {key}.bytes=…")
         return None, (_error("catalog/projector-size-unknown", key, message, *notes),)
-    return _file(entry, model, path, entry.bytes), ()
+    facts = kept.get(path)
+    takes, encoder = (facts.modalities, facts.encoder) if facts else ((), None)
+    return _file(entry, model, path, tensor_bytes=entry.bytes, takes=takes, encoder=encoder), ()
 
 
 def _file(
-    entry: ProjectorConfig, model: str, path: str, tensor_bytes: int, header: Header | None = None
+    entry: ProjectorConfig,
+    model: str,
+    path: str,
+    *,
+    tensor_bytes: int,
+    takes: tuple[str, ...] = (),
+    encoder: ImageEncoder | None = None,
+    source: Literal["gguf", "declared"] = "declared",
 ) -> ProjectorFile:
-    """The value for the catalogue; `header` of a file at hand."""
+    """The value for the catalogue."""
     return ProjectorFile(
         model=model,
         path=path,
         tensor_bytes=tensor_bytes,
         compute_bytes=entry.compute_bytes,
-        source="gguf" if header else "declared",
-        modalities=(header and _modalities(header)) or ("image",),
-        encoder=image_encoder(header) if header else None,
+        source=source,
+        modalities=takes or ("image",),
+        encoder=encoder,
     )
 
 
-def _modalities(header: Header) -> tuple[str, ...]:
+def modalities(header: Header) -> tuple[str, ...]:
     """What a projector takes: it has an encoder for it."""
     kinds = {"image": "vision", "audio": "audio"}
     return tuple(kind for kind, encoder in kinds.items() if f"clip.{encoder}.block_count" in header.values)
@@ -82,7 +96,7 @@ SIZES = {
 def image_encoder(header: Header) -> ImageEncoder | None:
     """The measures of an image encoder; None of a kind that was not compared, and of files that hear as well."""
     sizes = SIZES.get(str(header.values.get("clip.projector_type")))
-    if sizes is None or _modalities(header) != ("image",):
+    if sizes is None or modalities(header) != ("image",):
         return None
 
     def number(key: str) -> int:
@@ -130,7 +144,10 @@ def _read(
     if widths and n_embd not in widths:
         message = f"{path!r} projects to {'/'.join(map(str, widths))} dimensions, but {model} has {n_embd}"
         findings = (_error("catalog/projector-mismatch", key, message, "llama-server refuses this pair"),)
-    return _file(entry, model, path, sum(t.size_bytes for t in header.tensors), header), findings
+    size = sum(t.size_bytes for t in header.tensors)
+    takes, encoder = modalities(header), image_encoder(header)
+    file = _file(entry, model, path, tensor_bytes=size, takes=takes, encoder=encoder, source="gguf")
+    return file, findings
 
 
 def projected_widths(header: Header) -> tuple[int, ...]:

@@ -196,11 +196,12 @@ def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str,
         model[place] += row.model
         context[place] += row.context
         compute[place] += row.compute
-    if not any(model.values()) and not any(context.values()) and not any(compute.values()):
-        raise UnreadableError("a memory breakdown has nothing in it")
     exact: defaultdict[str, float] = defaultdict(float)
     for name, size in _COMPUTE.findall(text):
         exact[_place(name, devices)] += float(size)
+    said_before = sum(exact.values())
+    if not any((*model.values(), *context.values(), *compute.values())) and not 0 < said_before <= ROUNDING_MIB:
+        raise UnreadableError("a memory breakdown has nothing in it")
     memory = tuple(
         ProvenMemory(
             device=place,

@@ -215,7 +215,7 @@ def keep_proof(directory: Path, key: str, proof: Proven) -> None:
 
 
 @contextlib.contextmanager
-def stand_in_devices(binary: Path, count: int, scope: ProcessScope) -> Iterator[tuple[str, ...]]:
+def stand_in_devices(binary: Path, count: int, scope: ProcessScope | None = None) -> Iterator[tuple[str, ...]]:
     """`count` RPC servers on loopback, for devices that this machine lacks: their `host:port`s.
 
     The scheduler treats them as GPUs. Their program lies beside `binary`; `scope` holds them. Raises DryRunError.
@@ -225,7 +225,7 @@ def stand_in_devices(binary: Path, count: int, scope: ProcessScope) -> Iterator[
         message = f"its devices are not on this machine, and {program} is not there to stand in for them"
         raise DryRunError("refused", message)
     with contextlib.ExitStack() as stack:
-        yield tuple(stack.enter_context(_rpc_server(program, scope)) for _ in range(count))
+        yield tuple(stack.enter_context(_rpc_server(program, scope or ProcessScope())) for _ in range(count))
 
 
 @contextlib.contextmanager

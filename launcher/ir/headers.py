@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from launcher.ir.catalog import ModelFile
+from launcher.ir.catalog import ImageEncoder, ModelFile
 
 
 class HeaderFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One model file, as read here or as a lock file kept it.
 
     `file.model` is the model's own name. `base_type`, `block` and `block_bytes` are the GGML type of most of its
-    weights, `widths` those that a projector feeds; none where it says nothing, or is no projector.
+    weights, `widths` those that a projector feeds; none where it says nothing, or is no projector. `modalities` and
+    `encoder` are a projector's, see `ProjectorFile`.
     """
 
     file: ModelFile
@@ -21,6 +22,8 @@ class HeaderFacts(msgspec.Struct, frozen=True, kw_only=True):
     block: int
     block_bytes: int
     widths: tuple[int, ...] = ()
+    modalities: tuple[str, ...] = ()
+    encoder: ImageEncoder | None = None
 
     @property
     def is_projector(self) -> bool:

@@ -24,7 +24,7 @@ def test_nothing_is(cli: Cli) -> None:
     assert document["schema"] == "launch.check/v1"
     said = {line["subject"]: line["found"] for line in document["checked"]}
     assert list(said) == [*SUBJECTS, "models"]
-    assert "is not here; planned for b10434" in said["engine default"]
+    assert "cannot be run here; planned for b10434" in said["engine default"]
     assert "cannot be read" in said["files"]
     codes = {f["code"] for f in document["findings"]}
     assert {"host/file-missing", "host/ram-short", "engine/missing-binary", "host/cpus-missing"} <= codes

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.route import Front, control_app
+from launcher.route.key_watch import renew
 from launcher.route.requests import MINUTES, Requests
 from launcher.route.sessions import LINK_S, SESSION_S, Sessions
 from tests.route.fleet import OK, FakeFleet, answering, ask, controlled, front_unit, get, post, running, table, target
@@ -90,7 +91,7 @@ async def test_a_session_ends_with_the_key_that_opened_it(tmp_path: Path) -> Non
         for cookie in (by_link, *by_key.values()):
             assert (await ask(port, get(logs, cookie))).status == 200
         keys.write_text("boss-key scopes=infer\nthird-key scopes=admin\n")
-        front.renew_keys()
+        await renew(front)
         assert (await ask(port, get(logs, by_link))).status == 200
         for cookie in by_key.values():
             assert (await ask(port, get(logs, cookie))).code == "api_key_required"
