@@ -143,9 +143,11 @@ def test_people_can_watch_and_act(paged: Cli) -> None:  # noqa: PLR0915 - one st
 
         # a reload says what it would restart, then does that
         file = paged.home / "launch.yaml"
-        file.write_text(file.read_text().replace('"slots": 2', '"slots": 1'))
+        more = '"slots": 1, "n_ctx": 8448'  # beyond what the model was trained for: that is found
+        file.write_text(file.read_text().replace('"slots": 2, "n_ctx": 4096', more))
         go(page, "plan")
         assert "chat would restart" in page.until("document.querySelector('#changes')?.innerText", timeout_s=240)
+        page.until("Boolean(document.querySelector('main details'))")
         page.js("document.querySelector('main details').open = true")
         page.until("document.querySelector('main details').innerText.includes('$ launch plan')", timeout_s=60)
         page.click("Reload")

@@ -71,6 +71,7 @@ export function ask(title, lines, verb) {
   const dialog = document.getElementById("ask");
   const asked = document.activeElement;
   const label = asked?.getAttribute("aria-label");
+  dialog.onclose?.(); // of the last question, where its event has yet to come
   return new Promise((resolve) => {
     put(dialog, h("h2", { id: "ask-title" }, title), lines.map((line) => h("p", {}, line)),
       h("div", { class: "row" },
@@ -78,6 +79,8 @@ export function ask(title, lines, verb) {
         h("button", { onclick: () => dialog.close("") }, "Cancel")));
     dialog.returnValue = "";
     dialog.onclose = () => {
+      if (dialog.open) return; // the last question's event comes only now
+      dialog.onclose = null;
       // what asked may have been drawn anew meanwhile: the focus goes to what stands in its place
       if (!asked?.isConnected && label) document.querySelector(`main [aria-label="${CSS.escape(label)}"]`)?.focus();
       resolve(dialog.returnValue === "yes");
