@@ -17,7 +17,7 @@ from launcher.route.problem import HttpError
 from launcher.route.sockets import descriptors
 from launcher.route.spool import Spool, Spools
 
-_TURN_S = 0.002
+_TURN_S = 0.0005
 """How long requests that came at once on a connection are answered before others have their turn."""
 _TURN_BYTES = 1 << 20
 """What is read of bodies before others have their turn: a millisecond. A loop reads 8 MB of one connection at once."""

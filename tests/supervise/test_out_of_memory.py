@@ -179,12 +179,12 @@ async def test_a_rung_is_adopted_and_kept_by_a_reload(fleet: Any, free_port: Fre
 async def test_a_real_server_short_of_memory_walks_its_ladder(
     fleet: Any, free_port: FreePort, llama_server: Path, smollm2: Path
 ) -> None:
-    """`ulimit -v` leaves no room for a K/V cache of 65536 tokens: it serves with 512."""
+    """`ulimit -v` leaves no room for a K/V cache of 65536 tokens (1.5 GB): it serves with 512."""
     port = free_port()
 
     def limited(n_ctx: int) -> ServerUnit:
         unit = real("worker", port, llama_server, smollm2, "-c", str(n_ctx))
-        return msgspec.structs.replace(unit, argv=("prlimit", f"--as={1200 * 1024**2}", "--", *unit.argv))
+        return msgspec.structs.replace(unit, argv=("prlimit", f"--as={1600 * 1024**2}", "--", *unit.argv))
 
     supervisor, watcher = fleet(msgspec.structs.replace(limited(65536), rungs=(rung("n_ctx 512", limited(512)),)))
     await supervisor.start()
