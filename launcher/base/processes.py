@@ -62,7 +62,7 @@ class ProcessScope:
         """
         if self._ended:
             raise ScopeEndedError
-        mark = f"{_ourselves()}:{next(_COUNT)}"
+        mark = f"{_ourselves()}/{next(_COUNT)}"
         child = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -149,9 +149,14 @@ def kill_all(child: subprocess.Popen[Any], mark: str) -> None:
 
 
 def kill_left_behind() -> None:
-    """SIGKILL to what the programs started that a command asked which was killed itself."""
+    """SIGKILL to what the programs started that a command asked which was killed itself.
+
+    Only of our own pid namespace: in a container's a pid means another process.
+    """
+    namespace = _namespace()
     for pid, mark in _marked():
-        if not _is_alive(mark.partition(":")[0]):
+        asker = mark.partition("/")[0]
+        if asker.startswith(f"{namespace}.") and not _is_alive(asker.removeprefix(f"{namespace}.")):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -169,12 +174,20 @@ def _marked() -> Iterator[tuple[int, str]]:
 
 
 def _ourselves() -> str:
-    """Our pid, and when we began, in clock ticks since boot."""
-    return f"{os.getpid()}.{_began(os.getpid())}"
+    """Our pid namespace, our pid, and when we began, in clock ticks since boot."""
+    return f"{_namespace()}.{os.getpid()}.{_began(os.getpid())}"
+
+
+def _namespace() -> str:
+    """What the kernel calls our pid namespace: `pid:[4026531836]`."""
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path
+    except OSError:
+        return "pid"
 
 
 def _is_alive(process: str) -> bool:
-    """Whether the process that `_ourselves` named still is."""
+    """Whether the process that `_ourselves` named, without its namespace, still is."""
     pid, _, began = process.partition(".")
     return pid.isdigit() and _began(int(pid)) == began
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.base.processes import ProcessScope, ScopeEndedError, heard, kill_left_behind
+from launcher.base.processes import MARK, ProcessScope, ScopeEndedError, heard, kill_left_behind
 from launcher.engine.asking import NoAnswerError, ask
 
 
@@ -78,6 +78,14 @@ def test_what_a_killed_command_left_is_ended_by_the_next(tmp_path: Path) -> None
         command.kill()
     kill_left_behind()
     assert left("4328") == []
+
+
+def test_nobody_of_another_namespace_is_ended() -> None:
+    """A container's command has a pid that means nobody here, or somebody else: what it asks is let alone."""
+    with subprocess.Popen(["sleep", "4329"], env={**os.environ, MARK: "pid:[1].1.1/0"}) as theirs:
+        kill_left_behind()
+        assert theirs.poll() is None
+        theirs.kill()
 
 
 def test_a_child_that_is_left_behind_is_ended(tmp_path: Path) -> None:
