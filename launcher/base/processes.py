@@ -134,6 +134,14 @@ def wait_for_end(child: subprocess.Popen[Any], until: float) -> None:
         sleep(_LOOK_S / 5)
 
 
+def signal_name(number: int) -> str:
+    """`SIGILL`; of a signal without a name of its own, its number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def kill_all(child: subprocess.Popen[Any], mark: str) -> None:
     """SIGKILL to what the child started, by its group and by `mark`, until there is nothing more."""
     if child.returncode is None:

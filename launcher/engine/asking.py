@@ -17,6 +17,7 @@ from launcher.base.processes import ProcessScope, heard, wait_for_end
 SAID_MAX = 8 * 1024**2
 """Bytes of an answer; `--help` of today's builds has 100,000."""
 AGAIN_S = 60.0
+"""How long a question that got no answer is not asked again."""
 
 
 class Said(NamedTuple):

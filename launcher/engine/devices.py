@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from launcher.base.processes import signal_name
 from launcher.engine.asking import NoAnswerError, ask
 from launcher.sizes import MIB
 
@@ -36,7 +36,7 @@ def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None =
     except OSError:
         return None
     if status < 0:
-        raise NoAnswerError(f"was killed by signal {-status} ({signal.Signals(-status).name})")
+        raise NoAnswerError(f"was killed by signal {-status} ({signal_name(-status)})")
     if status or "Available devices:" not in said:
         return None
     found = _DEVICE.findall(said.partition("Available devices:")[2])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.processes import signal_name
 from launcher.base.programs import unrunnable
 from launcher.engine.architectures import architectures
 from launcher.engine.asking import NoAnswerError, ask
@@ -197,7 +198,7 @@ def _ask(binary: Path, flag: str, key: str, env: Mapping[str, str] | None, timeo
 
 def _died(key: str, binary: Path, flag: str, status: int, output: str) -> Finding:
     """The finding for an exit other than 0: how it ended, the tail of what it said, and what helps."""
-    how = f"was killed by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"exited {status}"
+    how = f"was killed by signal {-status} ({signal_name(-status)})" if status < 0 else f"exited {status}"
     tail = tuple(line.strip()[:SHOWN_MAX] for line in output.splitlines()[-TAIL_LINES:] if line.strip())
     remedy: tuple[str, ...] = ()
     if "error while loading shared libraries" in output:

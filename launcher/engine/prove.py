@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.environment import passed_on
-from launcher.base.processes import ProcessScope, ScopeEndedError, has_ended, heard, wait_for_end
+from launcher.base.processes import ProcessScope, ScopeEndedError, has_ended, heard, signal_name, wait_for_end
 from launcher.engine.breakdown import END, Proven, UnreadableError, compiled_for, parse_dry_run
 from launcher.engine.probing import write_atomically
 
@@ -165,11 +165,11 @@ def _ended(log: Sequence[str], status: int) -> DryRunError:
     ]
     said = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:]) or "it said nothing"
     if -status in UNFIT:
-        died = f"it died of {signal.Signals(-status).name}: {said}"
+        died = f"it died of {signal_name(-status)}: {said}"
         return DryRunError("unfit", died, compiled_for(log), may_be_chance=-status != signal.SIGILL)
     if status < 0:
         hint = "; memory that runs out ends a process so" if -status == signal.SIGKILL else ""
-        return DryRunError("refused", f"it was ended by {signal.Signals(-status).name}{hint}: {said}")
+        return DryRunError("refused", f"it was ended by {signal_name(-status)}{hint}: {said}")
     return DryRunError("refused", f"exit status {status}: {said}", may_be_chance=not errors)
 
 

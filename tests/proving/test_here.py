@@ -61,10 +61,11 @@ def compiled(binary: Path | None = None) -> Compilation:
         ("setsid sleep 4321 & exit 1", "plan/proof-failed", "exit status 1"),
         ("timeout 999 sleep 4321", "plan/proof-failed", "no projection within"),
         ("echo oh; kill -9 $$", "plan/proof-failed", "SIGKILL; memory that runs out"),
+        ("echo oh; kill -40 $$", "plan/proof-failed", "ended by signal 40: oh"),
     ],
     ids=[
         *("ill", "abort", "garbage", "refuses", "hangs", "loads", "many-lines", "one-line", "leaves-a-child"),
-        *("leaves-a-session", "hangs-in-a-group", "killed"),
+        *("leaves-a-session", "hangs-in-a-group", "killed", "real-time"),
     ],
 )
 def test_a_faulty_engine_is_a_finding(
@@ -167,8 +168,7 @@ def test_what_a_killed_proof_left_behind_goes(tmp_path: Path, monkeypatch: pytes
     with prover({}, {}, (), {}) as first:
         os.utime(first.folder, (1, 1))
         with prover({}, {}, (), {}) as second:
-            assert {old.exists(), new.exists(), first.folder.exists(), second.folder.exists()} == {False, True}
-            assert not old.exists()
+            assert [f.exists() for f in (old, new, first.folder, second.folder)] == [False, True, True, True]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "launch-prove-link", "launch-prove-new"]
     assert list(kept.iterdir())
 
