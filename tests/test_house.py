@@ -1,4 +1,4 @@
-"""The house: no circle of imports and no module hidden behind a function of its name."""
+"""The house: no circle of imports, no module hidden behind a function of its name, and no file too long to read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LINES_MAX = 450
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "launcher").rglob("*.py"))
@@ -50,3 +51,8 @@ def test_a_module_is_what_its_name_says() -> None:
             if not isinstance(getattr(importlib.import_module(room), leaf), types.ModuleType):
                 hidden.append(name)
     assert hidden == []
+
+
+def test_files_can_be_read() -> None:
+    """None is longer than that."""
+    assert {name: n for name, path in FILES.items() if (n := len(path.read_text().splitlines())) > LINES_MAX} == {}

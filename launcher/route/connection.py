@@ -8,6 +8,7 @@ import math
 from typing import cast
 
 from launcher.route.clients import FULL, Clients, Member
+from launcher.route.deadlines import Deadlines
 from launcher.route.framing import PLAIN, STATUS_LINES, Framing, error_lines, framing_of
 from launcher.route.handler import Handler
 from launcher.route.head import Head
@@ -34,7 +35,6 @@ class ClientConnection(asyncio.Protocol):
     """The address whose connections are limited: of IPv6 a network's, in which a host has any number."""
     scheme: str = "http"
     write_paused: bool = False
-    _loop: asyncio.AbstractEventLoop = dataclasses.field(default_factory=asyncio.get_running_loop)
     _reader: RequestReader = dataclasses.field(init=False)
     _reading: Handler | None = None
     """Whose body comes; None: it is dropped."""
@@ -53,17 +53,14 @@ class ClientConnection(asyncio.Protocol):
     _pending: bytes = b""
     """The answer's head, which is not written yet."""
     _framing: Framing = PLAIN
-    _client_due: float = math.inf
-    _answer_due: float = math.inf
-    _armed_at: float = math.inf
-    """When the client must have sent something, when the answer must be complete, and when the timer looks."""
-    _timer: asyncio.TimerHandle | None = None
+    _due: Deadlines = dataclasses.field(init=False)
     _unread: int = -1
     """Bytes that the client had not read when its idle time was over, a whole idle time ago; -1: it was not."""
 
     def __post_init__(self) -> None:
         """Not connected until asyncio says so."""
         self._reader = RequestReader(self, self._clients)
+        self._due = Deadlines(self)
 
     def handlers(self) -> tuple[Handler, ...]:
         """Who answers now, and who waits for its turn."""
@@ -86,13 +83,11 @@ class ClientConnection(asyncio.Protocol):
             self.error(FULL)
             transport.close()
             return
-        self._client_by(self._clients.unit.header_timeout_s)
+        self._due.client_by(self._clients.unit.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's
         """The client is gone."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._due.none_left()
         self._drop_waiting()
         self._reader.close()
         self._reading = None
@@ -130,15 +125,15 @@ class ClientConnection(asyncio.Protocol):
         elif reader.counted and reader.place == "body" and not self._clients.held.admits(self):
             if not self._reader.discards:
                 self._pause()
-                self._client_due = math.inf
+                self._due.client = math.inf
             return
         elif count and reader.place == "body" and self._clients.has_read_enough(self, count):
             self._pause()
         if reader.place == "body" or (self.write_paused and self._active is None):
-            self._client_by(unit.idle_timeout_s)
+            self._due.client_by(unit.idle_timeout_s)
         elif reader.place == "head" and reader.head_is_new:
             reader.head_is_new = False
-            self._client_by(unit.header_timeout_s)
+            self._due.client_by(unit.header_timeout_s)
 
     def pause_writing(self) -> None:
         """The client does not read."""
@@ -146,14 +141,14 @@ class ClientConnection(asyncio.Protocol):
         self._clients.does_not_read(self)
         if self._reader.place != "body":
             self._unread = -1
-            self._client_by(self._clients.unit.idle_timeout_s)
+            self._due.client_by(self._clients.unit.idle_timeout_s)
 
     def resume_writing(self) -> None:
         """It reads again."""
         self.write_paused = False
         self._clients.reads(self)
         if self._reader.place != "body":
-            self._client_due = math.inf
+            self._due.client = math.inf
         if self._active is not None:
             self._active.progress()
         else:
@@ -173,7 +168,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_whole_request(self, head: Head, body: bytes) -> None:
         """A request has come at once."""
-        self._client_due = math.inf
+        self._due.client = math.inf
         handler = self._clients.handle(self, head, None)
         handler.body = body
         handler.complete = True
@@ -188,7 +183,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_request_complete(self, body: bytes | None) -> None:
         """All of it has come."""
-        self._client_due = math.inf
+        self._due.client = math.inf
         handler, self._reading = self._reading, None
         if self._reader.counted:
             self._uploaded(handler)
@@ -254,7 +249,7 @@ class ClientConnection(asyncio.Protocol):
     def answered(self) -> None:
         """The answer is complete: the next request's turn, or rest, or the end."""
         handler, self._active = self._active, None
-        self._answer_due = math.inf
+        self._due.answer = math.inf
         if self.transport.is_closing():
             return
         if self._reading is handler:
@@ -269,9 +264,7 @@ class ClientConnection(asyncio.Protocol):
 
     def answer_by(self, at: float) -> None:
         """Call the active handler's `overdue` at `at`, a time of the loop, unless it has answered before."""
-        self._answer_due = at
-        if at < self._armed_at:
-            self._arm(at)
+        self._due.answer_by(at)
 
     def abort(self) -> None:
         """Reset the connection: the client sees a broken transfer."""
@@ -315,16 +308,14 @@ class ClientConnection(asyncio.Protocol):
             return
         place, idle_timeout_s = self._reader.place, self._clients.unit.idle_timeout_s
         if self._waiting or (self._reader.is_behind and self.write_paused):  # for a client that does not read
-            self._client_by(idle_timeout_s)
+            self._due.client_by(idle_timeout_s)
         elif self._reader.is_behind:
             self._clients.later(self)
         elif self._last or (self._clients.stopping and place != "body"):
             self._end()
         elif place == "between":
             self._unread = -1
-            at = self._client_due = self._loop.time() + idle_timeout_s
-            if at < self._armed_at:
-                self._arm(at)
+            self._due.client_by(idle_timeout_s)
 
     def _read_on(self) -> None:
         """Nobody waits: read what the client sends next, if all that came was read."""
@@ -337,7 +328,7 @@ class ClientConnection(asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
             if self._reader.place == "body":
-                self._client_by(self._clients.unit.idle_timeout_s)
+                self._due.client_by(self._clients.unit.idle_timeout_s)
 
     def _end(self) -> None:
         """Close, after the rest of an upload that still comes, if it comes soon."""
@@ -347,12 +338,12 @@ class ClientConnection(asyncio.Protocol):
             return
         self._lingers = True
         self._read_on()
-        self._client_by(_DISCARD_S)
+        self._due.client_by(_DISCARD_S)
 
     def _shut(self) -> None:
         """Close once everything is written, or when the client does not read it."""
         self.transport.close()
-        self._client_by(self._clients.unit.idle_timeout_s)
+        self._due.client_by(self._clients.unit.idle_timeout_s)
 
     def drain(self) -> None:
         """No further request after those that began; one whose body still comes has begun."""
@@ -371,7 +362,7 @@ class ClientConnection(asyncio.Protocol):
     def idle_since(self) -> float | None:
         """When the client's deadline passes; None: it has a request."""
         busy = self._active or self._waiting or self._reader.is_behind or self._reader.place == "body"
-        return None if busy or self.write_paused else self._client_due
+        return None if busy or self.write_paused else self._due.client
 
     @property
     def uploaded(self) -> int:
@@ -424,35 +415,12 @@ class ClientConnection(asyncio.Protocol):
             handler.drop_body()
         self._waiting.clear()
 
-    def _client_by(self, seconds: float) -> None:
-        """The client must send something within `seconds`."""
-        at = self._client_due = self._loop.time() + seconds
-        if at < self._armed_at:
-            self._arm(at)
-
-    def _arm(self, at: float) -> None:
-        """Look at `at`. The timer stays where a deadline moves on: it looks again."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._armed_at = at
-        self._timer = self._loop.call_at(at, self._look)
-
-    def _look(self) -> None:
-        """A deadline may have passed."""
-        self._timer = None
-        self._armed_at = math.inf
-        now = self._loop.time()
-        if self._answer_due <= now and self._active is not None:
-            self._answer_due = math.inf
+    def overdue(self) -> None:
+        """The answer let its deadline pass."""
+        if self._active is not None:
             self._active.overdue()
-        if self._client_due <= now:
-            self._client_due = math.inf
-            self._late()
-        at = min(self._client_due, self._answer_due)
-        if at < self._armed_at:
-            self._arm(at)
 
-    def _late(self) -> None:
+    def late(self) -> None:
         """The client let its deadline pass."""
         place, closing = self._reader.place, self.transport.is_closing()
         if self._lingers and not closing:
@@ -465,9 +433,9 @@ class ClientConnection(asyncio.Protocol):
                 self.abort()  # a close would wait for who does not read
             else:
                 self._unread = unread
-                self._client_by(self._clients.unit.idle_timeout_s)
+                self._due.client_by(self._clients.unit.idle_timeout_s)
         elif self._paused:
-            self._client_by(self._clients.unit.idle_timeout_s)
+            self._due.client_by(self._clients.unit.idle_timeout_s)
         else:
             self._reader.failed = True
             message = f"the rest of the request's {place} did not come in time"

@@ -19,7 +19,7 @@ from launcher.route.connection import ClientConnection
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
 from launcher.route.handshake import SecretServer, agree
-from launcher.route.sockets import without_pacing
+from launcher.route.sockets import with_little_unsent, without_pacing
 
 BACKLOG = 2048
 Server = asyncio.Server | SecretServer
@@ -144,6 +144,7 @@ class Doors:
 
 async def _server(sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext | None) -> Server:
     """Accept connections; `clients`: whom the next one belongs to."""
+    with_little_unsent(sock)
     if context is not None:
         sock.listen(BACKLOG)
         return SecretServer(sock, clients, context)

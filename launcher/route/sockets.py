@@ -20,6 +20,7 @@ _BYTES_ACKED_OFFSET = 120
 _OTHERS = 256
 """Descriptors kept for servers, logs and the control API."""
 _RESET = struct.pack("ii", 1, 0)
+_UNSENT_BYTES = 128 * 1024
 
 
 def without_pacing(sock: Any) -> None:
@@ -31,6 +32,16 @@ def without_pacing(sock: Any) -> None:
     with contextlib.suppress(OSError, ValueError):  # closed already, or no IP address
         if ip_address(sock.getsockname()[0]).is_loopback:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _PLAIN)
+
+
+def with_little_unsent(sock: Any) -> None:
+    """Have the kernel take little that it cannot send, of what is written to the connections that `sock` accepts.
+
+    It would take up to 4 MB for a client that reads nothing: work and memory for nobody. What is under way to a client
+    that reads is not bounded by this, so a long fast line stays full.
+    """
+    with contextlib.suppress(OSError):  # no TCP
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def expect_acknowledgements(sock: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 from launcher.supervise import ports
@@ -13,6 +14,9 @@ from launcher.supervise.owner import Ending
 from launcher.supervise.spec import ProcessSpec
 
 _COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+FROM_OUTSIDE = frozenset({None, 0, *(-number for number in _SENT), *(128 + number for number in _SENT)})
+"""Exit codes that no request need have caused; None: of an adopted process, whose end nobody is told."""
 
 
 def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import msgspec
 
 from launcher.ir.live import ServerState
 from launcher.supervise import events, readiness, slots
-from launcher.supervise.causes import cause_of_end, overdue
+from launcher.supervise.causes import FROM_OUTSIDE, cause_of_end, overdue
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.fallbacks import Fallbacks
 from launcher.supervise.identity import ServerRecord
@@ -49,10 +48,6 @@ _BRIEF_S = 10.0
 """A start that took longer is not repeated only to learn why it failed."""
 _EXIT_NOTICE_S = 0.2
 """How long the end of a process may take to be noticed after its connection broke."""
-
-_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-_FROM_OUTSIDE = frozenset({None, 0, *(-number for number in _SENT), *(128 + number for number in _SENT)})
-"""Exit codes that no request need have caused; None: of an adopted process, whose end nobody is told."""
 
 
 class SharedContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +159,7 @@ class Runner(InFlight):
     @property
     def ended_from_outside(self) -> bool:
         """Whether nobody need have caused its last end by a request; also while it is not known how it ended."""
-        return self.usable or self.exit_code in _FROM_OUTSIDE
+        return self.usable or self.exit_code in FROM_OUTSIDE
 
     @property
     def log_file(self) -> Path | None:

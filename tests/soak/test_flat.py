@@ -58,12 +58,12 @@ def test_the_soaks_own_limits() -> None:
     """Each figure is judged, and named."""
     steady = {"tasks": ["a"], "descriptors": 20, "allocated": 40_000_000, "resident": 60_000_000, "objects": 40_000}
     flat = [dict(steady) for _ in range(COUNT)]
-    assert leaks(steady, steady, flat) == []
+    assert leaks(steady, steady, flat, 600) == []
     for what in ("allocated", "resident", "objects"):
         grows = [{**steady, what: steady[what] * (1 + n * 0.004)} for n in range(COUNT)]  # type: ignore[operator]
-        (found,) = leaks(steady, steady, grows)
+        (found,) = leaks(steady, steady, grows, 600)
         assert found.startswith(f"{what} grows")
-    (found,) = leaks(steady, {**steady, "tasks": ["a", "b"]}, flat)
+    (found,) = leaks(steady, {**steady, "tasks": ["a", "b"]}, flat, 600)
     assert "tasks" in found
-    (found,) = leaks(steady, {**steady, "descriptors": 99}, flat)
+    (found,) = leaks(steady, {**steady, "descriptors": 99}, flat, 600)
     assert "descriptors" in found
