@@ -164,9 +164,9 @@ pages: setup-dev ## the page in a real Chromium: acts, accessibility, sizes, ten
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
 	  || { echo "chromium is missing: sudo apt-get install chromium" >&2; exit 1; }
-	@[ -e $(VENV)/axe/package/axe.min.js ] || { mkdir -p $(VENV)/axe && cd $(VENV)/axe && npm pack --silent axe-core@4.14.1 \
+	@[ -e $(VENV)/axe/package/axe.min.js ] || { mkdir -p $(VENV)/axe && cd $(VENV)/axe && npm pack --loglevel=error axe-core@4.14.1 \
 	  && tar -xzf axe-core-4.14.1.tgz; }
-	@[ -e $(VENV)/axe/node_modules/openai ] || npm install --silent --no-fund --no-audit --prefix $(VENV)/axe openai
+	@[ -e $(VENV)/axe/node_modules/openai ] || npm install --loglevel=error --no-fund --no-audit --prefix $(VENV)/axe openai
 	@$(BIN)/pytest -n 0 -m slow tests/page
 	@$(BIN)/python -m benchmarks.page
 	@$(BIN)/python -m tests.page.pages --axe $(VENV)/axe/package/axe.min.js --soak 600

@@ -21,6 +21,8 @@ _TURN_S = 0.0005
 """How long requests that came at once on a connection are answered before others have their turn."""
 _TURN_BYTES = 1 << 20
 """What is read of bodies before others have their turn: a millisecond. A loop reads 8 MB of one connection at once."""
+_READ_BYTES = 64 * 1024
+"""What is read at once. Four times that is usual, and would be held of each client that asks on and does not read."""
 _UNREAD_BYTES = 320 * 1024
 """What a client that does not read has the front hold: 256 KiB of the server's, 64 KiB of its own connection."""
 _LOOK_S = 5.0
@@ -73,6 +75,8 @@ class Clients:
         """`unit`: limits that hold now; `handle`: makes a request's handler: its connection, head, Content-Length."""
         self.unit = unit
         self.handle = handle
+        self.buffer = memoryview(bytearray(_READ_BYTES))
+        """Where each connection's next bytes go, to be taken out at once."""
         self.connections: set[Any] = set()
         self.none_left = asyncio.Event()
         """Set when the last connection ends while `stopping`."""

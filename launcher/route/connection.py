@@ -16,13 +16,15 @@ from launcher.route.problem import HttpError, error_body, shape_of
 from launcher.route.reader import UNCOUNTED_BYTES, RequestReader
 from launcher.route.sockets import client_of, reset_on_close
 
-_UNREAD_BYTES = 64 * 1024
+_UNREAD_BYTES = 16 * 1024
+_UNREAD_TLS_BYTES = 64 * 1024
+"""What is held of answers that a client does not read before no more is written; the loop's own for TLS is 512 KiB."""
 _DISCARD_S = 1.0
 """How long a refused upload is still read, so that its sender sees the refusal and not a reset."""
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """One connection. Its requests are answered in their order, each by its handler, with `begin` and `write`."""
 
     _clients: Clients
@@ -74,7 +76,7 @@ class ClientConnection(asyncio.Protocol):
         self.client = client_of(self.peer)
         if transport.get_extra_info("sslcontext"):
             self.scheme = "https"
-            self.transport.set_write_buffer_limits(_UNREAD_BYTES)  # the loop's own for TLS is eight times that for none
+        self.transport.set_write_buffer_limits(_UNREAD_TLS_BYTES if self.scheme == "https" else _UNREAD_BYTES)
         if self._instead_of is not None:
             self._clients.ended(self._instead_of)
             self._instead_of = None
@@ -96,10 +98,14 @@ class ClientConnection(asyncio.Protocol):
             active.client_left()
         self._clients.ended(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the protocol's
+        """Where the next bytes go; `buffer_updated` takes them out at once."""
+        return self._clients.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes of requests; what is still missing afterwards gets a deadline: a head's is fixed, a body's moves."""
-        self._reader.feed(data)
-        self._after_read(len(data))
+        self._reader.feed(bytes(self._clients.buffer[:nbytes]))
+        self._after_read(nbytes)
 
     def eof_received(self) -> bool:
         """The client sends no more; whether its requests are answered nevertheless.

@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,21 +43,27 @@ def trees() -> dict[str, ast.Module]:
     return {str(path): ast.parse(path.read_bytes()) for path in sorted((ROOT / "launcher").rglob("*.py"))}
 
 
-def strings(nodes: Iterator[ast.AST] | list[ast.AST]) -> Iterator[str]:
+@functools.cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Everything in a module: walked once, looked at by several."""
+    return tuple(ast.walk(tree))
+
+
+def strings(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """The string constants among `nodes`."""
     return (n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
 
 
 def first_arguments(tree: ast.Module, function: str) -> set[str]:
     """What calls of `function` in its own module give as first argument."""
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    calls = [n for n in nodes(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
     return set(strings([c.args[0] for c in calls if c.func.id == function and c.args]))  # type: ignore[attr-defined] # a Name
 
 
 def composed_codes(tree: ast.Module) -> set[str]:
     """Codes made by f-strings: the constant beginning, with what the function around it is called with."""
     codes = set()
-    for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
+    for function in (n for n in nodes(tree) if isinstance(n, ast.FunctionDef)):
         for text in (n for n in ast.walk(function) if isinstance(n, ast.JoinedStr)):
             begun = next(strings(text.values[:1]), "")  # type: ignore[arg-type] # expressions are nodes
             if BEGUN.fullmatch(begun):
@@ -69,7 +75,7 @@ def composed_codes(tree: ast.Module) -> set[str]:
 
 def given_codes(tree: ast.Module) -> set[str]:
     """What calls give as `code=`, whatever it begins with: a new stage's findings must not slip by."""
-    keywords = [k.value for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "code"]
+    keywords = [k.value for n in nodes(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "code"]
     return {text for text in strings([*keywords]) if "/" in text}
 
 
@@ -78,7 +84,7 @@ def codes_in_source() -> frozenset[str]:
     """Every code that the package can emit."""
     found: set[str] = set()
     for tree in trees().values():
-        found |= {text for text in strings(ast.walk(tree)) if CODE.fullmatch(text)}
+        found |= {text for text in strings(nodes(tree)) if CODE.fullmatch(text)}
         found |= given_codes(tree) | composed_codes(tree)
     return frozenset(found)
 
@@ -87,7 +93,7 @@ def severities_in_source() -> dict[str, set[str]]:
     """Code → severities that stand with it in one call."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for tree in trees().values():
-        for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        for call in (n for n in nodes(tree) if isinstance(n, ast.Call)):
             arguments = [*call.args, *(k.value for k in call.keywords)]
             direct = [n for a in arguments for n in ([a.body, a.orelse] if isinstance(a, ast.IfExp) else [a])]
             words = set(strings(list(direct)))

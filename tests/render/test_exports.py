@@ -25,6 +25,8 @@ from launcher.render.exports import EXPORTS
 from tests.render.conftest import get_json, running
 from tests.render.plan_factory import fleet_plan, server_plan
 
+pytestmark = pytest.mark.xdist_group("exports")  # one worker fetches promtool
+
 ALL = DeployConfig(targets=tuple(EXPORTS))  # type: ignore[arg-type] # its own keys
 LLAMA_SWAP_KEYS = {"cmd", "proxy", "checkEndpoint", "env", "aliases", "filters", "ttl"}
 """Keys of a model that we write, all in llama-swap's documented configuration (README, config.example.yaml)."""
