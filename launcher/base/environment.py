@@ -7,7 +7,7 @@ so none of them is passed on; config says them in `env:`, where they are checked
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 PASSED_ON = frozenset(
     {
@@ -39,6 +39,11 @@ READ_BY_ENGINES = ("LLAMA_", "GGML_", "MTMD_")
 def passed_on(caller: Mapping[str, str]) -> dict[str, str]:
     """What a server inherits of its caller's environment; its config's own variables come on top."""
     return {name: value for name, value in caller.items() if name in PASSED_ON or name.startswith(PREFIXES)}
+
+
+def libraries(folders: Sequence[str]) -> dict[str, str]:
+    """Where an engine finds its libraries, as its servers and whoever asks it get it; {} for none."""
+    return {"LD_LIBRARY_PATH": ":".join(folders)} if folders else {}
 
 
 def withheld(caller: Mapping[str, str], flag_names: Collection[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher.base.environment import withheld
+from launcher.base.environment import libraries, withheld
 from launcher.base.programs import unrunnable
 from launcher.compiler import Compilation
 from launcher.errors import EngineError, Finding, LaunchError
@@ -68,7 +68,7 @@ def _withheld(compiled: Compilation) -> tuple[Finding, ...]:
     finding = Finding(
         code="host/environment-withheld",
         severity="note",
-        key="servers",
+        key="",
         message=f"{', '.join(names)} of this environment {'is' if len(names) == 1 else 'are'} not passed on to servers",
         notes=("what is planned is what runs: use a field, or servers.NAME.env, where it is checked",),
     )
@@ -94,7 +94,7 @@ def ask_binaries(compiled: Compilation) -> Binaries:
             lines.append((f"engine {name}", f"{binary} cannot be run here; planned for {recorded.name}"))
             continue  # the host's check says so
         entry = compiled.plan.config.engines[name]
-        env = {"LD_LIBRARY_PATH": ":".join(entry.library_path)} if entry.library_path else None
+        env = libraries(entry.library_path) or None
         try:
             real[name] = (binary, engine.probe(Path(binary), state_root() / "dialects", key=f"engines.{name}", env=env))
             if compiled.plan.config.hardware.gpus:

@@ -97,7 +97,8 @@ def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
         by_cause = {"unreadable": "engine/proof-unreadable", "unfit": "host/engine-unfit"}
         code = by_cause.get(proof.cause or "", "plan/proof-failed")
         message = f"{proof.name} could not be proven: {proof.failure}"
-        return (Finding(code=code, severity="warning", key=key, message=message),)
+        severity: Severity = "error" if proof.cause == "unfit" else "warning"
+        return (Finding(code=code, severity=severity, key=key, message=message),)
     return tuple(_finding(key, proof.name, d) for d in proof.differences if is_mismatch(d))
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from launcher import config, engine, plan
+from launcher.base.environment import libraries
 from launcher.compiler import Compilation
 from launcher.errors import EngineError, Finding
 from launcher.files import state_root
@@ -27,7 +28,7 @@ from launcher.ir.config import (
 from launcher.ir.host import HostInventory
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
 from launcher.ir.proof import Proof, ServerProof
-from launcher.proving.runs import Outcome, Prover, job_of, library_path, named_devices, prover, run_each
+from launcher.proving.runs import Outcome, Prover, job_of, named_devices, prover, run_each
 
 Machine = TypeVar("Machine", HardwareConfig, HostConfig)
 
@@ -70,7 +71,7 @@ def prove_fleet(fleet: FleetConfig, models: Catalog, *, binary: str | None = Non
     here = take_inventory()
     stood = _stand_ins(fleet, here)
     engines = {name: (str(path), dialect) for name in fleet.engines}
-    env = {name: library_path(entry) for name, entry in fleet.engines.items()}
+    env = {name: libraries(entry.library_path) for name, entry in fleet.engines.items()}
     with prover(engines, env, here.features, stood) as using:
         features, seen = here.features, _as_seen_here(fleet, stood, here.features, dialect.name)
         planned, outcomes = _proved(using, seen, models)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launcher import config, engine, plan
+from launcher.base.environment import libraries
 from launcher.compiler import Compilation, with_proof
 from launcher.errors import Finding, LaunchError
 from launcher.files import state_root
@@ -16,7 +17,7 @@ from launcher.ir.host import HostInventory
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.ir.proof import Proved
 from launcher.proving.faults import failures
-from launcher.proving.runs import Job, Outcome, job_of, library_path, named_devices, prover, run_each
+from launcher.proving.runs import Job, Outcome, job_of, named_devices, prover, run_each
 from launcher.sizes import gib
 
 
@@ -44,7 +45,7 @@ def prove_here(compiled: Compilation) -> Here:
     wanted = [s for s in planned.servers if s.config.engine in engines and s.starts != "never"]
     asked = [s for s in wanted if _devices_here(planned, s, inventory, engines[s.config.engine][0])]
     elsewhere = [s.name for s in wanted if s not in asked]
-    env = {name: library_path(planned.config.engines[name]) for name in engines}
+    env = {name: libraries(planned.config.engines[name].library_path) for name in engines}
     with prover(engines, env, inventory.features, {}) as here:
         jobs = {s.name: job_of(here, planned, s) for s in asked}
         shared = {n: f"split_mode {mode}" for n, job in jobs.items() if (mode := engine.without_dry_run(job.words))}
@@ -77,7 +78,7 @@ def _engines_here(compiled: Compilation) -> tuple[dict[str, tuple[str, Dialect]]
     found: dict[str, tuple[str, Dialect]] = {}
     lines = []
     for name, (binary, _) in compiled.engines.items():
-        env = library_path(compiled.plan.config.engines[name])
+        env = libraries(compiled.plan.config.engines[name].library_path)
         located = engine.locate_binary(binary)
         if located is None:
             continue
@@ -106,7 +107,7 @@ def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInvento
         return False
     if not named or inventory.gpus:
         return True
-    env = library_path(planned.config.engines[server.config.engine])
+    env = libraries(planned.config.engines[server.config.engine].library_path)
     try:
         return bool(engine.list_devices(Path(binary), env=env))
     except engine.NoAnswerError:  # the check of binaries says so
@@ -121,7 +122,7 @@ def _proof_lines(
         names = [name for name, p in proved.items() if p.build == build]
         cached = sum(outcomes[name].cached for name in names)
         kept = f", {cached} of them earlier" if cached else ""
-        yield "memory", f"{len(names)} of {servers} servers proven by {build} in a dry run{kept}"
+        yield "dry run", f"{len(names)} of {servers} servers proven by {build}{kept}"
     for name, proof in proved.items():
         if proof.excess:
             more = ", ".join(f"{e.component} on {e.device} +{gib(e.excess_bytes)}" for e in proof.excess)

@@ -20,7 +20,7 @@ from launcher import catalog, engine
 from launcher.base.processes import ProcessScope, kill_left_behind
 from launcher.files import state_root
 from launcher.ir.catalog import FilePart, ModelFile
-from launcher.ir.config import EngineConfig, ServerConfig
+from launcher.ir.config import ServerConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render import server_command
@@ -84,11 +84,6 @@ class Outcome(NamedTuple):
     proven: engine.Proven | None
     error: engine.DryRunError | None = None
     cached: bool = False
-
-
-def library_path(entry: EngineConfig) -> dict[str, str]:
-    """Where an engine finds its libraries, as its servers get it."""
-    return {"LD_LIBRARY_PATH": ":".join(entry.library_path)} if entry.library_path else {}
 
 
 @contextlib.contextmanager

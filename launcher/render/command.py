@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from launcher.base.environment import libraries
 from launcher.errors import Finding
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan, ServerPlan
@@ -75,8 +76,7 @@ def server_environment(server: ServerPlan, plan: FleetPlan) -> dict[str, str]:
     engine = plan.config.engines.get(server.config.engine)
     env: dict[str, str] = {}
     if engine is not None:
-        if engine.library_path:
-            env["LD_LIBRARY_PATH"] = ":".join(engine.library_path)
+        env.update(libraries(engine.library_path))
         env.update(engine.env)
     env.update(server.config.env)
     return dict(sorted(env.items()))
