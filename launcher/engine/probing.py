@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib.util
 import mmap
+import os
 import re
 import shutil
 import signal
@@ -19,7 +20,6 @@ from launcher.base.processes import signal_name
 from launcher.base.programs import unrunnable
 from launcher.engine.architectures import architectures
 from launcher.engine.asking import NoAnswerError, ask
-from launcher.engine.build import engines_dir
 from launcher.engine.help import parse_help
 from launcher.engine.identity import identity, may_be_kept, sha256_of
 from launcher.errors import EngineError, Finding, Fix
@@ -41,6 +41,12 @@ FLAGS_MIN = 40
 """Real builds list some 250 flags; fewer than this is another program's help."""
 
 _BUILD = re.compile(r"version:\s+(?:\S+ \(build (\d{1,9}), commit (\w+)\)|(\d{1,9}) \((\w+)\))")
+
+
+def engines_dir() -> Path:
+    """Where built engines lie: `$XDG_DATA_HOME/launch/engines`."""
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return Path(data, "launch/engines")
 
 
 def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
