@@ -33,7 +33,8 @@ pytestmark = pytest.mark.timeout(400)
 SERVER = Path(__file__).with_name("scripted_server.py")
 WHOLE = [f"block {n}" for n in range(1, 6)]
 MESSAGES: Any = [{"role": "user", "content": "Write."}]
-STEPS = [(role, block) for block in range(1, 6) for role in ("worker", "validator")]
+BLOCKS = [(1, 3, 5), pytest.param((2, 4), marks=pytest.mark.slow)]
+"""At which blocks something is killed; each takes a second or two."""
 
 
 class Deployment:
@@ -127,13 +128,19 @@ def wait_until(holds: Callable[[], Any], timeout_s: float = 60) -> None:
         time.sleep(0.01)
 
 
+def steps(blocks: tuple[int, ...]) -> list[tuple[str, int]]:
+    """By whom which block is made, or judged."""
+    return [(role, block) for block in blocks for role in ("worker", "validator")]
+
+
+@pytest.mark.parametrize("killed_at", BLOCKS)
 @pytest.mark.parametrize("victim", ["worker", "validator"])
-def test_a_server_is_killed_at_every_step(deployment: Deployment, victim: str) -> None:
+def test_a_server_is_killed_at_every_step(deployment: Deployment, victim: str, killed_at: tuple[int, ...]) -> None:
     """Before each block and each verdict: it is started again, and the client gets all five blocks, once each.
 
     Where the client gets an error it has a code, and the same request goes on from what was committed.
     """
-    for role, block in STEPS:
+    for role, block in steps(killed_at):
         generation = f"{role}{block}"
         deployment.kill_at(role, block, "before", victim)
         blocks, error, reason = deployment.ask(generation)
@@ -148,13 +155,15 @@ def test_a_server_is_killed_at_every_step(deployment: Deployment, victim: str) -
         assert deployment.on_disk(generation) == (WHOLE, 5, 5)
 
 
-def test_the_runtime_is_killed_at_every_step(deployment: Deployment) -> None:
+@pytest.mark.parametrize("killed_at", BLOCKS)
+def test_the_runtime_is_killed_at_every_step(deployment: Deployment, killed_at: tuple[int, ...]) -> None:
     """Before each block, before each verdict, and while each block is committed.
 
     The client has an error, never a clean end; what it got is on disk; the next start is clean, says `interrupted`, and
     the same request goes on: five blocks, one verdict and one entry each.
     """
-    for role, block, when in [(r, b, "before") for r, b in STEPS] + [("validator", b, "after") for b in range(1, 6)]:
+    before, after = ((*step, "before") for step in steps(killed_at)), (("validator", b, "after") for b in killed_at)
+    for role, block, when in (*before, *after):
         generation = f"{role}{block}{when}"
         deployment.kill_at(role, block, when, "runtime")
         blocks, error, reason = deployment.ask(generation)

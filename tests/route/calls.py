@@ -201,16 +201,9 @@ async def cancelled(clients: Clients) -> Any:
 REFUSED: dict[str, Any] = {"temperature": "hot"}
 CALLS: dict[str, tuple[str, Call]] = {
     "chat": ("smol", chat()),
-    "chat with a system prompt": ("smol", chat(messages=[{"role": "system", "content": "Be brief."}, *HELLO])),
-    "chat of several turns": ("smol", chat(messages=[*HELLO, {"role": "assistant", "content": "Hello."}, *HELLO])),
     "chat, streamed": ("smol", chat(stream=True)),
-    "chat, streamed with usage": ("smol", chat(stream=True, stream_options={"include_usage": True})),
     "chat with a stop": ("smol", chat(stop=[" ", "\n"])),
-    "chat of one token": ("smol", chat(max_tokens=1)),
-    "chat with penalties and bias": ("smol", chat(frequency_penalty=0.5, presence_penalty=0.5, logit_bias={"5": -1})),
-    "logprobs": ("smol", chat(logprobs=True, top_logprobs=3)),
     "logprobs, streamed": ("smol", chat(logprobs=True, top_logprobs=2, stream=True)),
-    "a JSON object": ("smol", chat(response_format={"type": "json_object"}, max_tokens=24)),
     "a JSON schema": (
         "smol",
         chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}),
@@ -220,41 +213,19 @@ CALLS: dict[str, tuple[str, Call]] = {
         chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}),
     ),
     "tools": ("smol", chat(tools=TOOLS, max_tokens=24)),
-    "a tool that must be called": ("smol", chat(tools=TOOLS, tool_choice="required", max_tokens=24)),
     "a tool called, streamed": ("smol", chat(tools=TOOLS, tool_choice="required", max_tokens=24, stream=True)),
-    "a tool's result": (
-        "smol",
-        chat(
-            tools=TOOLS,
-            messages=[
-                *HELLO,
-                {
-                    "role": "assistant",
-                    "content": None,
-                    "tool_calls": [
-                        {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"X"}'}}
-                    ],
-                },
-                {"role": "tool", "tool_call_id": "1", "content": "rain"},
-            ],
-        ),
-    ),
     "unicode": ("smol", chat(messages=[{"role": "user", "content": "こんにちは — 🦙 \u202e\x00"}])),
     "completion": ("smol", completion()),
     "completion, streamed": ("smol", completion(stream=True)),
-    "completion with logprobs": ("smol", completion(logprobs=2)),
     "completions of a list": ("smol", completion(prompt=["One,", "Two,"])),
     "responses": ("smol", response()),
     "responses, streamed": ("smol", response(stream=True)),
-    "responses with instructions": ("smol", response(instructions="Be brief.")),
     "embedding": ("embedder", embedding()),
-    "embedding as floats": ("embedder", embedding(encoding_format="float")),
     "embeddings of a list": ("embedder", embedding(input=["one", "two", "three"])),
     "an embedding that is too long": ("embedder", embedding(input="word " * 2000)),
     "an embedding of nothing": ("embedder", embedding(input=[])),
     "an embedding of a chat model": ("smol", embedding(model="smol")),
     "an image": ("seeing", chat(model="seeing", messages=LOOK)),
-    "an image, streamed": ("seeing", chat(model="seeing", messages=LOOK, stream=True)),
     "an image that is none": (
         "seeing",
         chat(
@@ -278,13 +249,6 @@ CALLS: dict[str, tuple[str, Call]] = {
     "messages": ("smol", messages()),
     "messages, streamed": ("smol", messages(stream=True)),
     "messages by the helper": ("smol", streamed_text),
-    "messages with a system prompt": ("smol", messages(system="Be brief.")),
-    "messages with stops": ("smol", messages(stop_sequences=[" "])),
-    "messages with tools": ("smol", messages(tools=CLAUDE_TOOLS, max_tokens=24)),
-    "messages with a tool that must be called": (
-        "smol",
-        messages(tools=CLAUDE_TOOLS, tool_choice={"type": "any"}, max_tokens=24),
-    ),
     "messages that are too long": ("smol", messages(messages=[{"role": "user", "content": "word " * 3000}])),
     "messages without any": ("smol", messages(messages=[])),
     "count_tokens": ("smol", count_tokens),
@@ -307,6 +271,42 @@ CALLS: dict[str, tuple[str, Call]] = {
 }
 """What `make test` asks."""
 MORE: dict[str, tuple[str, Call]] = {
+    "chat with a system prompt": ("smol", chat(messages=[{"role": "system", "content": "Be brief."}, *HELLO])),
+    "chat of several turns": ("smol", chat(messages=[*HELLO, {"role": "assistant", "content": "Hello."}, *HELLO])),
+    "chat, streamed with usage": ("smol", chat(stream=True, stream_options={"include_usage": True})),
+    "chat of one token": ("smol", chat(max_tokens=1)),
+    "chat with penalties and bias": ("smol", chat(frequency_penalty=0.5, presence_penalty=0.5, logit_bias={"5": -1})),
+    "logprobs": ("smol", chat(logprobs=True, top_logprobs=3)),
+    "a JSON object": ("smol", chat(response_format={"type": "json_object"}, max_tokens=24)),
+    "a tool that must be called": ("smol", chat(tools=TOOLS, tool_choice="required", max_tokens=24)),
+    "a tool's result": (
+        "smol",
+        chat(
+            tools=TOOLS,
+            messages=[
+                *HELLO,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"X"}'}}
+                    ],
+                },
+                {"role": "tool", "tool_call_id": "1", "content": "rain"},
+            ],
+        ),
+    ),
+    "completion with logprobs": ("smol", completion(logprobs=2)),
+    "responses with instructions": ("smol", response(instructions="Be brief.")),
+    "embedding as floats": ("embedder", embedding(encoding_format="float")),
+    "an image, streamed": ("seeing", chat(model="seeing", messages=LOOK, stream=True)),
+    "messages with a system prompt": ("smol", messages(system="Be brief.")),
+    "messages with stops": ("smol", messages(stop_sequences=[" "])),
+    "messages with tools": ("smol", messages(tools=CLAUDE_TOOLS, max_tokens=24)),
+    "messages with a tool that must be called": (
+        "smol",
+        messages(tools=CLAUDE_TOOLS, tool_choice={"type": "any"}, max_tokens=24),
+    ),
     "a tool that is named": (
         "smol",
         chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "weather"}}, max_tokens=24),
