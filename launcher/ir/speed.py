@@ -54,6 +54,8 @@ class ServerSpeed(msgspec.Struct, frozen=True, kw_only=True):
 
     server: str
     decode: tuple[float, float]
+    together: tuple[float, float] | None = None
+    """While all that are up after start, and this one, generate at once; absent: nobody shares a device with it."""
     prompt: tuple[float, float] | None = None
     source: Literal["measured", "calibrated", "stated"]
     basis: str

@@ -2,14 +2,17 @@
 
 What a token touches: the weights of its experts and of all else, half the K/V of a full slot, the recurrent state.
 Drafts make a server faster by what is accepted of them, which is known only where that server was measured.
+Who reads a device, or a NUMA node, at the same time shares its rate: with n of them each has an n-th.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
+
+import msgspec
 
 from launcher.ir.config import HardwareConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
@@ -32,14 +35,37 @@ def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) 
     found: list[ServerSpeed] = []
     if not measured and not _states_any(plan.config.hardware):
         return ()
-    for server in plan.servers:
-        if server.settings.embedding:
-            continue
-        hardware = plan.config.hardware.machine(server.on) if server.on else plan.config.hardware
-        speed = expected(server, touched(server), hardware, measured, keys.get(server.name, ""))
+    generating = [(s, touched(s)) for s in plan.servers if not s.settings.embedding]
+    readers = Counter(place for s, touches in generating if s.initial for place in _places(plan, s, touches))
+    for server, touches in generating:
+        speed = expected(server, touches, _machine(plan, server), measured, keys.get(server.name, ""))
         if speed is not None:
-            found.append(speed)
+            at_once = [readers[place] + (not server.initial) for place in _places(plan, server, touches)]
+            found.append(msgspec.structs.replace(speed, together=_shared(speed.decode, at_once)))
     return tuple(found)
+
+
+def _machine(plan: FleetPlan, server: ServerPlan) -> HardwareConfig:
+    """Where it runs."""
+    return plan.config.hardware.machine(server.on) if server.on else plan.config.hardware
+
+
+def _places(plan: FleetPlan, server: ServerPlan, touches: Touched) -> Iterator[tuple[str, str]]:
+    """What it reads from: host, and device or NUMA node. A node, since a socket has memory channels of its own."""
+    every = [node.id for node in _machine(plan, server).cpu.nodes]
+    bound = server.config.numa.nodes if server.config.numa and server.config.numa.policy != "interleave" else ()
+    for device in touches.bytes:
+        if device == RAM and every:
+            yield from ((server.on, f"node {node}") for node in every if not bound or node in bound)
+        else:
+            yield server.on, device
+
+
+def _shared(decode: tuple[float, float], at_once: Sequence[int]) -> tuple[float, float] | None:
+    """`decode` where so many read each of its places: from as slow as the fullest to as fast as the emptiest."""
+    if max(at_once, default=1) < 2:
+        return None
+    return decode[0] / max(at_once), decode[1] / max(1, min(at_once))
 
 
 def expected(

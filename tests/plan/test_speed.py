@@ -110,6 +110,23 @@ def test_a_plan_shows_what_was_measured_on_its_hardware_alone() -> None:
     assert speeds(found.plan, [of(hardware="dev")], {}) == ()
 
 
+def test_who_shares_a_device_shares_its_rate() -> None:
+    """All that are up after start, each an n-th; who waits on demand comes on top; an own node is not shared."""
+    names = [s.name for s in compiled(EPYC).plan.servers if s.initial and not s.settings.embedding]
+    anywhere = (*EPYC, *(f"servers.{name}.numa=null" for name in names))
+
+    def shown(*overrides: str) -> dict[str, float | None]:
+        """By server: how many times slower it is when all generate."""
+        found = speeds(compiled((*anywhere, *overrides)).plan, [MEASURED], {})
+        return {s.server: round(s.decode[0] / s.together[0], 6) if s.together else None for s in found}
+
+    assert {shown()[name] for name in names} == {len(names)}
+    demand = [f"servers.{name}.tier=warm" for name in names[1:]]
+    assert [shown(*demand)[name] for name in names[:3]] == [None, 2, 2]
+    apart = [f"servers.{name}.numa={{policy: bind, nodes: [{node}]}}" for node, name in enumerate(names[:2])]
+    assert [shown(*apart, *demand[1:])[name] for name in names[:3]] == [None, None, 2]
+
+
 def test_the_documents_speeds_stand_in_the_docs() -> None:
     """docs/performance.md has the table that `python -m tests.plan.documents` prints."""
     assert markdown() in DOCS.read_text(encoding="utf-8")
