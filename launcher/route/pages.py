@@ -148,7 +148,7 @@ def metrics_text(
 
 
 def home_page(table: RoutingTable, state_of: StateOf, url: str, may_ask: Callable[[str, str], bool]) -> str:
-    """A page for people: the models that the caller may ask, and how; to whom none are shown it says nothing of the fleet.
+    """A page for people: the models that the caller may ask, and how; who may ask none learns nothing of the fleet.
 
     `url` is the front's own address.
     """

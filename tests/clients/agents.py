@@ -60,7 +60,8 @@ def commands(url: str) -> dict[str, tuple[list[str], dict[str, str]]]:
         "model_providers.local.request_max_retries": 0,
     }
     settings = [word for name, value in codex.items() for word in ("-c", f"{name}={json.dumps(value)}")]
-    aider = ["--model", f"openai/{MODEL}", "--openai-api-base", f"{url}/v1", "--openai-api-key", "none"]
+    aider = [str(Path(client_python("aider", PYTHON)).with_name("aider")), "--model", f"openai/{MODEL}"]
+    aider += ["--openai-api-base", f"{url}/v1", "--openai-api-key", "none"]
     aider += ["--no-git", "--no-check-update", "--analytics-disable", "--no-show-model-warnings", "--yes-always"]
     openai = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "none", "OPENAI_MODEL": MODEL}
     return {
@@ -68,7 +69,10 @@ def commands(url: str) -> dict[str, tuple[list[str], dict[str, str]]]:
         "opencode (messages)": opencode("anthropic"),
         "codex (responses)": ([str(node / "codex"), "exec", "--skip-git-repo-check", *settings, _ASKED], {}),
         "qwen-code (chat)": ([str(node / "qwen"), "--auth-type", "openai", "-p", _ASKED], openai),
-        "aider (chat)": ([str(Path(client_python("aider", PYTHON)).with_name("aider")), *aider, "--message", _ASKED], {}),
+        "aider (chat)": (
+            [str(Path(client_python("aider", PYTHON)).with_name("aider")), *aider, "--message", _ASKED],
+            {},
+        ),
     }
 
 
@@ -118,10 +122,15 @@ async def _turn(argv: list[str], environment: dict[str, str], folder: Path) -> t
             alarm.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        if "CLIENTS_KEEP" in os.environ:
-            with Path(os.environ["CLIENTS_KEEP"]).open("ab") as kept:
-                kept.write(b"\n== %s\n%s\n--\n%s" % (" ".join(argv).encode(), out, err))
+        _keep(argv, out, err)
         return process.returncode, bool(out.strip())
+
+
+def _keep(argv: list[str], out: bytes, err: bytes) -> None:
+    """Write what an agent said to the end of the file `CLIENTS_KEEP`, where that is set."""
+    if "CLIENTS_KEEP" in os.environ:
+        with Path(os.environ["CLIENTS_KEEP"]).open("ab") as kept:
+            kept.write(b"\n== %s\n%s\n--\n%s" % (" ".join(argv).encode(), out, err))
 
 
 def _install() -> None:
