@@ -124,6 +124,8 @@ def run(home: Path, through: str, asked: list[str], apart: tuple[str, ...] = ())
         "LD_LIBRARY_PATH": str(Path(real).parent),
         "CLIENTS_MODELS": str(home / "models"),
         "CLIENTS_THROUGH": through,
+        "OMP_WAIT_POLICY": "passive",  # threads that wait without spinning: half of the time on a busy machine
+        "LLAMA_ARG_THREADS": "1",
     }
     report = home / f"{through}.xml"
     report.unlink(missing_ok=True)
