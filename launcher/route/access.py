@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from launcher.route.guard import Guard, is_loopback, is_open
 from launcher.route.head import Head
-from launcher.route.keys import Grant
+from launcher.route.keys import NOTHING, Grant
 from launcher.route.problem import HttpError
 
 _OPEN_CONTROL = frozenset(
@@ -22,7 +22,10 @@ def granted(head: Head, guard: Guard, *, is_control: bool) -> Grant:
     """What the key of a request allows, where keys are asked for. Raises HttpError."""
     if not guard.has_keys or is_open(head.method, head.path):
         return head.grant
-    grant = guard.check_key(head.seen.get(b"authorization"), head.seen.get(b"x-api-key"))
+    authorization, x_api_key = head.seen.get(b"authorization"), head.seen.get(b"x-api-key")
+    if head.path == "/" and head.only_looks and authorization is x_api_key is None:
+        return NOTHING  # the page then says how to show one: llama-server's is open, too, and programs look there first
+    grant = guard.check_key(authorization, x_api_key)
     grant.check_scope("admin" if is_control or changes_server(head) else "infer")
     if grant.models is not None and head.path == "/metrics" and b"model=" not in head.query:
         grant.check_scope("admin")  # it names every server

@@ -57,6 +57,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
 EVERYTHING = Grant()
 """What callers may do where no keys are asked for."""
+NOTHING = Grant(scopes=frozenset(), models=frozenset())
+"""What they may do who show none."""
 
 
 class Keys:

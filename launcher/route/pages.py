@@ -148,7 +148,10 @@ def metrics_text(
 
 
 def home_page(table: RoutingTable, state_of: StateOf, url: str, may_ask: Callable[[str, str], bool]) -> str:
-    """A page for people: the models that the caller may ask, and how. `url` is the front's own address."""
+    """A page for people: the models that the caller may ask, and how; who may ask none learns nothing of the fleet.
+
+    `url` is the front's own address.
+    """
     import html  # noqa: PLC0415  # late: 0.4 MiB of entities' names
 
     names = {unit.name: unit for unit in table.targets.values() if may_ask(unit.name, unit.name)}
@@ -158,18 +161,20 @@ def home_page(table: RoutingTable, state_of: StateOf, url: str, may_ask: Callabl
         for name, unit in names.items()
     )
     model = table.default if table.default in names else next(iter(names), "NAME")
+    title = html.escape(table.deployment) if names else "An API key is asked for here"
+    key = "" if names else "-H 'Authorization: Bearer KEY' "
     curl = (
-        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+        f"curl {url}/v1/chat/completions {key}-H 'Content-Type: application/json' \\\n"
         f'  -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>launch: {html.escape(table.deployment)}</title>
+<title>launch: {title}</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
 table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.25rem .75rem .25rem 0;
 border-bottom:1px solid #8884}}
 pre{{overflow:auto;padding:1rem;background:#8882}}</style></head>
-<body><h1>{html.escape(table.deployment)}</h1>
+<body><h1>{title}</h1>
 <table><thead><tr><th>Model</th><th>Roles</th><th>File</th><th>Slots × context</th><th>State</th></tr></thead>
 <tbody>
 {rows}

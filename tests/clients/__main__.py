@@ -55,13 +55,19 @@ def main(names: list[str]) -> int:
         helpers.write_text(helpers.read_text() + _LOCAL.format(adapter=str(models / "adapter.gguf")))
         apart = own_network()
         client_python("clients", TOOLS)
+        asked = [f"unit/test_{name}.py" for name in names] or ["unit"]
         with ThreadPoolExecutor(2 if apart else 1) as both:  # on one loopback they would take each other's port 8080
             ways = ("direct", "front")
-            results = dict(zip(ways, both.map(lambda through: run(home, through, names, apart), ways), strict=True))
-    passed = {through: {t for t, ok in found.items() if ok} for through, found in results.items()}
-    lost = sorted(passed["direct"] - passed["front"])
-    expected = [line.split("  ")[0] for line in EXPECTED.read_text().splitlines() if line and not line.startswith("#")]
-    new = [test for test in lost if not any(test.startswith(start) for start in expected)]
+            results = dict(zip(ways, both.map(lambda through: run(home, through, asked, apart), ways), strict=True))
+        passed = {through: {t for t, ok in found.items() if ok} for through, found in results.items()}
+        listed = tuple(line.split("  ")[0] for line in EXPECTED.read_text().splitlines() if line[:1] not in ("", "#"))
+        lost = passed["direct"] - passed["front"]
+        if alone := [test for test in sorted(lost) if not test.startswith(listed)]:
+            say(f"again, alone, since its time limits hold on a busy machine too: {', '.join(alone)}")
+            again = run(home, "front", [_node(test) for test in alone], apart)
+            passed["front"] |= {test for test, ok in again.items() if ok}
+    lost = passed["direct"] - passed["front"]
+    new = [test for test in sorted(lost) if not test.startswith(listed)]
     say(
         f"pass directly: {len(passed['direct'])} of {len(results['direct'])}; of these through the front: "
         f"{len(passed['direct'] & passed['front'])}, expected not to: {len(lost) - len(new)}"
@@ -99,8 +105,15 @@ def own_network() -> tuple[str, ...]:
         return ()
 
 
-def run(home: Path, through: str, names: list[str], apart: tuple[str, ...] = ()) -> dict[str, bool]:
-    """Test → whether it passed; run by the words `apart`."""
+def _node(test: str) -> str:
+    """What pytest calls a test of the result."""
+    place, _, name = test.partition("::")
+    module, *inner = place.split(".")
+    return "::".join((f"unit/{module}.py", *inner, name))
+
+
+def run(home: Path, through: str, asked: list[str], apart: tuple[str, ...] = ()) -> dict[str, bool]:
+    """Test → whether it passed, of the files or tests that are asked for; run by the words `apart`."""
     served = home / f"llama-server-{through}"
     served.write_text(f'#!/bin/sh\ncd {ROOT}\nexec {sys.executable} -m tests.clients.served "$@"\n')
     served.chmod(0o755)
@@ -111,22 +124,25 @@ def run(home: Path, through: str, names: list[str], apart: tuple[str, ...] = ())
         "LD_LIBRARY_PATH": str(Path(real).parent),
         "CLIENTS_MODELS": str(home / "models"),
         "CLIENTS_THROUGH": through,
+        "OMP_WAIT_POLICY": "passive",  # threads that wait without spinning: half of the time on a busy machine
+        "LLAMA_ARG_THREADS": "1",
     }
-    files = [f"unit/test_{name}.py" for name in names] or ["unit"]
     report = home / f"{through}.xml"
+    report.unlink(missing_ok=True)
     argv = [
         *apart,
         client_python("clients", TOOLS),
         "-m",
         "pytest",
-        "-q",
+        "-v",
+        "--tb=short",
         "-p",
         "no:cacheprovider",
         f"--timeout={_TEST_S}",
         f"--junitxml={report}",
     ]
-    with (home / f"{through}.log").open("w") as log:
-        subprocess.run([*argv, *files], cwd=home / "tests", env=environment, stdout=log, stderr=log, check=False)
+    with (home / f"{through}.log").open("a") as log:
+        subprocess.run([*argv, *asked], cwd=home / "tests", env=environment, stdout=log, stderr=log, check=False)
     if not report.exists():
         raise SystemExit((home / f"{through}.log").read_text()[-2000:])
     if "CLIENTS_KEEP" in os.environ:

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from launcher.route import Front, StaticUpstreams, serve
+from launcher.route import Front, StaticUpstreams, bind_more, serve
 from tests.route.fleet import front_unit, table, target
 
 
@@ -40,17 +40,17 @@ async def _serve(server: subprocess.Popen[bytes], args: list[str], port: int, ow
         "modalities": ("text", "image") if value("--mmproj") else ("text",),
         "request_timeout_s": 600,
     }
+    host, *more = (value("--host") or "127.0.0.1").split(",")
     with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
-        limits: dict[str, Any] = {"max_body_bytes": 1 << 30}
+        limits: dict[str, Any] = {"max_body_bytes": 1 << 30, "host": host, "port": port, "listen": tuple(more)}
         if key := value("--api-key"):
             keys.write(f"{key}\n")
             keys.flush()
             limits["api_key_file"] = unit["api_key_file"] = keys.name
         name = aliases[0] if aliases else "model"
         routes = table(target(name, own, **unit), front=front_unit(**limits), unknown_model="default")
-        serving = serve(
-            Front(routes, StaticUpstreams()), host="127.0.0.1", port=port, shutdown=shutdown, drain_timeout_s=1
-        )
+        front = Front(routes, StaticUpstreams())
+        serving = serve(front, host=host, port=port, more=bind_more(front), shutdown=shutdown, drain_timeout_s=1)
         await asyncio.gather(serving, _watch(server, shutdown))
 
 

@@ -104,11 +104,17 @@ async def test_other_apis_are_not_there(tmp_path: Path) -> None:
 
 
 async def test_keys(tmp_path: Path) -> None:
-    """With a key file, every path but the probes' needs a key, by either header; no answer repeats it."""
+    """With a key file, every path but the probes' needs a key, by either header; no answer repeats it.
+
+    `/` is a page without one, too, and says nothing of the fleet.
+    """
     keys = tmp_path / "keys"
     keys.write_text("# people\nalice-key\n\n  bobs-key  \n")
     unit = front_unit(api_key_file=str(keys))
-    async with answering(OK) as up, running(Front(table(target("m", up.port), front=unit), FakeFleet())) as port:
+    async with (
+        answering(OK) as up,
+        running(Front(table(target("m", up.port, model="secret-model"), front=unit), FakeFleet())) as port,
+    ):
         for good in (
             "Authorization: Bearer alice-key",
             "X-Api-Key: bobs-key",
@@ -126,8 +132,13 @@ async def test_keys(tmp_path: Path) -> None:
             assert answer.status == 401
             assert answer.json()["error"]["type"] == "authentication_error"
             assert b"nope-key" not in answer.body
-        for path in ("/v1/models", "/metrics", "/", "/props"):
+        for path in ("/v1/models", "/metrics", "/props"):
             assert (await ask(port, get(path))).code == "api_key_required"
+        page, wrong = await ask(port, get("/")), await ask(port, get("/", "X-Api-Key: nope-key"))
+        assert (page.status, b"Bearer KEY" in page.body, wrong.code) == (200, True, "invalid_api_key")
+        assert not any(word in page.body for word in (b"secret-model", b"test", b"error"))
+        assert b"secret-model" in (await ask(port, get("/", "X-Api-Key: bobs-key"))).body
+        assert (await ask(port, post({"model": "m"}, "/"))).code == "api_key_required"
         for path in ("/health", "/ready"):
             assert (await ask(port, get(path))).status == 200
     assert len(up.requests) == 4
