@@ -22,12 +22,11 @@ from launcher.cli.init import (
     describe,
     look_for_models,
     memory_of,
-    shown_path,
     try_out,
     unwritable,
     write_new,
 )
-from launcher.cli.onefile import FLEET_FILE, fleet_file
+from launcher.cli.onefile import FLEET_FILE, fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.discover import plain_path
 from launcher.errors import CatalogError, ConfigError, Finding, HostError, LaunchError

@@ -10,8 +10,8 @@ import msgspec
 
 from launcher.base.regular import read_regular
 from launcher.cli.findings import show_findings, summary
-from launcher.cli.init import shown_path, write_new
-from launcher.cli.onefile import FLEET_FILE
+from launcher.cli.init import write_new
+from launcher.cli.onefile import FLEET_FILE, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, LaunchError
 from launcher.files.packaged import fleet_schema_path

@@ -16,7 +16,7 @@ from launcher.author.choice import Chosen
 from launcher.author.pairing import ModelOnDisk
 from launcher.cli.findings import printable, show_findings
 from launcher.cli.installing import install_command
-from launcher.cli.onefile import FLEET_FILE
+from launcher.cli.onefile import FLEET_FILE, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
 from launcher.errors import CatalogError, EngineError, Finding, HostError, LaunchError
@@ -269,11 +269,6 @@ def unwritable(target: Path, error: OSError) -> Finding:
         message=f"{target} cannot be written: {error.strerror or error}",
         notes=("make room or make the folder writable, or name another place with -f FILE",),
     )
-
-
-def shown_path(path: Path) -> str:
-    """A path as one would type it from here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _there_already(out: Terminal, target: Path, found: Models) -> int:
