@@ -6,7 +6,7 @@ with how much context, and the text of `launch.yaml`; edits of such a text that 
 
 from launcher.author.choice import CONTEXTS, Choice, Memory, Needs, choose
 from launcher.author.edit import add_server, remove_server
-from launcher.author.pairing import Candidate, candidates, slug
+from launcher.author.pairing import Candidate, candidates, free_name, slug
 from launcher.author.text import Machine, fleet_text, flow, modeline, scalar, server_lines
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "choose",
     "fleet_text",
     "flow",
+    "free_name",
     "modeline",
     "remove_server",
     "scalar",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from difflib import SequenceMatcher
+from itertools import chain, count
 
 import msgspec
 
@@ -72,16 +73,14 @@ def candidates(files: Sequence[ModelOnDisk]) -> tuple[Candidate, ...]:
     drafts = {f.path: draft for f in files if (draft := _draft(f, files))}
     speculate = set(drafts.values())  # for another model alone, no servers of their own
     models = [f for f in files if not f.facts.is_projector and not f.facts.is_draft and f.path not in speculate]
-    best: dict[str, list[ModelOnDisk]] = {}
+    best: dict[tuple[object, ...], list[ModelOnDisk]] = {}
     for file in models:
-        best.setdefault(f"{slug(file.name)} {kind_of(file.facts)}", []).append(file)
+        best.setdefault(_model_of(file), []).append(file)
     found, taken = [], set[str]()
     for group in best.values():
         group.sort(key=lambda f: (-f.facts.file.file_bytes, f.path))
         file = group[0]
-        name = slug(file.name)
-        while name in taken:
-            name = f"{name}-2"
+        name = free_name(slug(file.name), taken)
         taken.add(name)
         beside = _projector(file, files)
         projector = next((f for f in files if f.path == beside), None)
@@ -98,6 +97,19 @@ def candidates(files: Sequence[ModelOnDisk]) -> tuple[Candidate, ...]:
             )
         )
     return tuple(sorted(found, key=lambda c: c.name))
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or with the first number that nobody has: `model`, `model-2`, `model-3`."""
+    return next(n for n in chain((name,), (f"{name}-{at}" for at in count(2))) if n not in taken)
+
+
+def _model_of(file: ModelOnDisk) -> tuple[object, ...]:
+    """What quantizations of one model have alike. A name alone is not it: half of all folders have a `model.gguf`."""
+    architecture = file.facts.file.architecture
+    shape = (architecture.arch, architecture.n_layer, architecture.n_embd, architecture.n_vocab)
+    plain = _QUANTIZATION.sub("", _PART.sub("", file.name.removesuffix(".gguf"))).casefold()
+    return (plain, kind_of(file.facts), shape, slug(file.facts.file.model))
 
 
 def _folder(file: ModelOnDisk) -> str:

@@ -71,7 +71,7 @@ def server_lines(
     """One entry of `servers:`, with its reason. `faces`: name → the request values of one more model over it."""
     candidate = choice.candidate
     title = candidate.facts.file.model
-    lines = [_comment(f"{title}: {choice.why}", "  "), f"  {candidate.name}:"]
+    lines = [_comment(f"{title}: {choice.why}", "  "), f"  {scalar(candidate.name)}:"]
     fields = {"file": scalar(at_home(candidate.path, home))}
     if candidate.projector:
         fields["projector"] = scalar(at_home(candidate.projector, home))

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from launcher.author import Candidate, Choice, Memory, fleet_text, server_lines
+from launcher.author import Candidate, Choice, Memory, fleet_text, free_name, server_lines
 from launcher.author.choice import CONTEXTS, Chosen, tokens_for, tokens_words
 from launcher.author.edit import NotEditableError, add_server, remove_server
 from launcher.cli.findings import show_findings
@@ -22,16 +22,17 @@ from launcher.cli.init import (
     describe,
     look_for_models,
     memory_of,
-    shown_path,
     try_out,
     unwritable,
     write_new,
 )
-from launcher.cli.onefile import FLEET_FILE, fleet_file
+from launcher.cli.onefile import FLEET_FILE, fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
+from launcher.discover import plain_path
 from launcher.errors import CatalogError, ConfigError, Finding, HostError, LaunchError
 from launcher.files import write_atomic
 from launcher.files.packaged import fleet_schema_path
+from launcher.ir.host import HostInventory
 from launcher.sizes import gib
 
 
@@ -46,12 +47,14 @@ def add(
     no_color: bool,
 ) -> int:
     """Add the models of a file, a folder or a repository. Raises LaunchError; then the file is as it was."""
+    from launcher.hardware import take_inventory
+
     out, err = terminals(no_color=no_color)
     more = Names(roles=tuple(roles), faces=dict(map(_face, faces)))
     paths = _brought(what, err)
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
     target = target or (file or Path(FLEET_FILE)).absolute()
-    text = target.read_text(encoding="utf-8") if target.exists() else None
+    text = _text_of(target) if target.exists() else None
     found = _wanted(paths, err)
     new = [c for c in found if text is None or c.path not in _paths(text, target)]
     if not new:
@@ -62,10 +65,14 @@ def add(
         raise ConfigError([_usage(f"{option} is for one model, and {what} has {len(new)}")])
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
-    before = text
+    host = take_inventory()
+    if text is None:
+        host = as_seen(host, best_engine(host))
+    before, free = text, _free(target if text is not None else None, memory_of(host))
     for candidate in new:
-        text, why = _with(text, candidate, target, more)
-        out.line(f"{candidate.name}: {why}")
+        text, choice = _with(text, candidate, target, more, host=host, free=free)
+        free -= choice.bytes if choice.tier == "hot" else 0
+        out.line(f"{choice.candidate.name}: {choice.why}")
     if dry_run:
         out.write(text or "")
         return 0
@@ -110,7 +117,7 @@ def remove(name: str, *, file: Path | None, no_color: bool) -> int:
     target = fleet_file(file, (), ())
     if target is None:
         raise ConfigError([_usage("there is no fleet file here: name it with -f FILE")])
-    text = target.read_text(encoding="utf-8")
+    text = _text_of(target)
     names = list(_servers(text, target))
     if name not in names:
         raise ConfigError([_usage(f"{shown_path(target)} has no server {name}; it has {', '.join(names) or 'none'}")])
@@ -125,6 +132,8 @@ def remove(name: str, *, file: Path | None, no_color: bool) -> int:
 
 def _brought(what: str, err: Terminal) -> list[Path]:
     """Paths of model files on this machine: what was named, or what it stands for once it is downloaded."""
+    if not what.strip():
+        raise ConfigError([_usage("no model is named")])
     if what.startswith("hf:"):
         from launcher.cli.hub import download
 
@@ -134,12 +143,13 @@ def _brought(what: str, err: Terminal) -> list[Path]:
 
 def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
     """The servers that the files could be; of a file alone its folder is looked at too, for what lies beside it."""
-    folders = list(dict.fromkeys(path if path.is_dir() else path.absolute().parent for path in paths))
     missing = next((path for path in paths if not path.exists()), None)
     if missing is not None:
         raise CatalogError([_absent(missing)])
-    found = look_for_models(folders, err, usual=False)
-    named = {str(path.absolute()) for path in paths if path.is_file()}
+    paths = [plain_path(path) for path in paths]
+    named = {str(path) for path in paths if not path.is_dir()}
+    places = [*paths, *(path.parent for path in paths if not path.is_dir())]
+    found = look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
     relevant = [f for f in found.findings if not named or any(path in f.message for path in named)]
     show_findings(err, relevant)
     files = found.files if not named else tuple(f for f in found.files if f.path in named or f.facts.is_projector)
@@ -155,15 +165,14 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
     return wanted
 
 
-def _with(text: str | None, candidate: Candidate, target: Path, more: Names) -> tuple[str, str]:
-    """The text with one server more, and why it is as it is. Raises LaunchError where the fleet would not compile."""
-    from launcher.hardware import take_inventory
+def _with(
+    text: str | None, candidate: Candidate, target: Path, more: Names, *, host: HostInventory, free: int
+) -> tuple[str, Choice]:
+    """The text with one server more, and that server. Raises LaunchError where the fleet would not compile.
 
-    host = take_inventory()
-    if text is None:
-        host = as_seen(host, best_engine(host))
+    `free`: bytes that the others leave.
+    """
     needs = Needing(host, packaged=text is None or not _ours(text))
-    free = _free(target if text is not None else None, memory_of(host))
     choice = _sized(candidate, free, needs)
     home = os.environ.get("HOME", "")
     if text is None:
@@ -172,22 +181,14 @@ def _with(text: str | None, candidate: Candidate, target: Path, more: Names) -> 
             new = remove_server(new, candidate.name)
             new = add_server(new, server_lines(choice, home, more.roles, more.faces))
     else:
-        taken = _servers(text, target)
-        if candidate.name in taken:
-            choice = msgspec.structs.replace(
-                choice, candidate=msgspec.structs.replace(candidate, name=_other(candidate.name, taken))
-            )
+        name = free_name(candidate.name, _names(text, target))
+        choice = msgspec.structs.replace(choice, candidate=msgspec.structs.replace(candidate, name=name))
         try:
             new = add_server(text, server_lines(choice, home, more.roles, more.faces))
         except NotEditableError as error:
             raise ConfigError([_usage(f"{shown_path(target)}: {error}")]) from None
     try_out(new, target)
-    return new, choice.why
-
-
-def _other(name: str, taken: Sequence[str]) -> str:
-    """A name that is not taken."""
-    return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)
+    return new, choice
 
 
 def _free(target: Path | None, memory: Memory) -> int:
@@ -219,6 +220,15 @@ def _sized(candidate: Candidate, free: int, needs: Needing) -> Choice:
     return Choice(candidate=candidate, tier="warm", n_ctx_per_slot=tokens, bytes=size, why=why)
 
 
+def _text_of(target: Path) -> str:
+    """What a fleet file says. Raises ConfigError."""
+    try:
+        return target.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8; save it as UTF-8"
+        raise ConfigError([_usage(f"{shown_path(target)} cannot be read: {why}")]) from None
+
+
 def _servers(text: str, target: Path) -> tuple[str, ...]:
     """Names of the servers in a fleet file. Raises ConfigError where it is not YAML."""
     try:
@@ -227,6 +237,16 @@ def _servers(text: str, target: Path) -> tuple[str, ...]:
         raise ConfigError([_usage(f"{shown_path(target)} is not YAML: {' '.join(str(error).split())[:200]}")]) from None
     servers = tree.get("servers") if isinstance(tree, dict) else None
     return tuple(str(name) for name in servers) if isinstance(servers, dict) else ()
+
+
+def _names(text: str, target: Path) -> set[str]:
+    """Every name that a request may use already: of servers, their roles, aliases and faces."""
+    names = set(_servers(text, target))
+    for server in ((yaml.safe_load(text) or {}).get("servers") or {}).values() if names else ():
+        for key in ("roles", "aliases", "faces") if isinstance(server, dict) else ():
+            more = server.get(key)
+            names.update(map(str, more) if isinstance(more, list | dict) else ())
+    return names
 
 
 def _ours(text: str) -> bool:

@@ -12,6 +12,7 @@ from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
 from launcher.cli.fleet import read_request
 from launcher.cli.installed import components_of, fleet_status, installed_here
+from launcher.cli.onefile import switch_command
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation, hosts_of, on_host, render
 from launcher.errors import LaunchError, SuperviseError, has_errors
@@ -146,10 +147,11 @@ def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) 
         return "", error.findings[0].message
     keeps = [word for word in later_wins(request.overrides, overrides) if word not in overrides]
     if keeps:
-        return "", f"it keeps {shlex.join(keeps)}"
+        return "", f"it keeps {shlex.join(keeps)}; `{switch_command(overrides, config_dirs)}` does"
     if request.config_dirs != tuple(str(d) for d in config_dirs):
         dirs = ", ".join(request.config_dirs)
-        return "", f"it was started with --config-dir {dirs}" if dirs else "it was started without --config-dir"
+        started = f"with --config-dir {dirs}" if dirs else "without --config-dir"
+        return "", f"it was started {started}; `{switch_command(overrides, config_dirs)}` does"
     return shlex.join(["launch", "reload", *(w for w in overrides if w not in request.overrides)]), ""
 
 

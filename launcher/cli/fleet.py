@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from launcher.cli.ask import Question, curl
 from launcher.cli.findings import show_findings
 from launcher.cli.host import of_host
 from launcher.cli.one_owner import require_not_installed
+from launcher.cli.onefile import switch_command
 from launcher.cli.progress import JsonProgress, Progress
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined
@@ -168,7 +170,8 @@ def _prepare(
     show_findings(err, [f for f in compiled.findings if f.severity != "note" or verbose])
     _make_server_key(compiled.plan)
     examination, _ = examined(compiled, manifest, rendered.routes)
-    found = (*examination, *here.findings)
+    switch = switch_command(overrides, config_dirs)
+    found = (*(_or_switched(finding, switch) for finding in examination), *here.findings)
     if has_errors(found):
         raise (error_class(found) or HostError)(found)
     show_findings(err, found)
@@ -180,6 +183,15 @@ def _prepare(
     target = _write(rendered.deployment, state)
     _write_request(state, request)
     return rendered, target
+
+
+def _or_switched(finding: Finding, command: str) -> Finding:
+    """A finding that the front's port is taken, with the command that makes whoever has it this fleet."""
+    other = re.search(r"the front of (\S+) in ", finding.message) if finding.code == "host/port-taken" else None
+    if other is None:
+        return finding
+    note = f"`{command}` makes {other[1]} this fleet, and leaves up what both have; `launch down` ends it"
+    return msgspec.structs.replace(finding, notes=(note,))
 
 
 def _require_stopped(manifest: FleetManifest) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.regular import read_regular
 from launcher.cli.findings import show_findings, summary
-from launcher.cli.init import shown_path, write_new
-from launcher.cli.onefile import FLEET_FILE
+from launcher.cli.init import write_new
+from launcher.cli.onefile import FLEET_FILE, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, LaunchError
 from launcher.files.packaged import fleet_schema_path
@@ -50,7 +51,7 @@ def _translated(path: Path, kind: str | None) -> Imported:
     from launcher import engine
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError([_refused(f"{path}: {reason}")]) from None

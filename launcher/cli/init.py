@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,11 @@ import msgspec
 from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
 from launcher.author.pairing import ModelOnDisk
-from launcher.cli.findings import show_findings
+from launcher.cli.findings import printable, show_findings
 from launcher.cli.installing import install_command
-from launcher.cli.onefile import FLEET_FILE
+from launcher.cli.onefile import FLEET_FILE, shown_path
 from launcher.cli.terminal import Terminal, terminals
-from launcher.discover import FoundEngine, Models, find_engines, find_models, usual_places
+from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
 from launcher.errors import CatalogError, EngineError, Finding, HostError, LaunchError
 from launcher.files.packaged import fleet_schema_path
 from launcher.ir.config import HardwareConfig
@@ -71,14 +72,18 @@ def init(
     return code
 
 
-def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True) -> Models:
-    """Every model file in the folders that are named and, with `usual`, where other programs keep theirs."""
+def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> Models:
+    """Every model file in the places that are named and, with `usual`, where other programs keep theirs.
+
+    Without `deep` folders inside those folders are not looked into.
+    """
     from launcher import catalog
 
     if err.interactive:
         err.write("looking for models …\r")
     places = usual_places(os.environ) if usual else ()
-    return find_models([path.expanduser() for path in named], places, catalog.Headers())
+    depth = MAX_DEPTH if deep else 1
+    return find_models([path.expanduser() for path in named], places, catalog.Headers(), depth=depth)
 
 
 def best_engine(host: HostInventory) -> FoundEngine:
@@ -219,8 +224,18 @@ def try_out(text: str, target: Path) -> None:
             place.parent.mkdir()
             place.write_text(text, encoding="utf-8")
             compile_fleet([], config_dirs=[place]).require()
+    except LaunchError as error:
+        raise type(error)(_as_in(f, place, target) for f in error.findings) from None
     except OSError as error:
         raise HostError([unwritable(place, error)]) from None
+
+
+def _as_in(finding: Finding, tried: Path, target: Path) -> Finding:
+    """A finding about the text that was tried, at the place that it would have in `target`."""
+    at = finding.location
+    if at is None or at.file != str(tried):
+        return finding
+    return msgspec.structs.replace(finding, location=msgspec.structs.replace(at, file=str(target)))
 
 
 def write_new(target: Path, text: str) -> None:
@@ -238,6 +253,13 @@ def write_new(target: Path, text: str) -> None:
         raise HostError([unwritable(target, error)]) from None
 
 
+def unreadable(target: Path, error: OSError) -> Finding:
+    """A fleet file that is there and cannot be read."""
+    message = f"{target} is there and cannot be read: {error.strerror or error}"
+    note = "make it readable, or name another file with -f FILE"
+    return Finding(code="author/unwritable", severity="error", key="", message=message, notes=(note,))
+
+
 def unwritable(target: Path, error: OSError) -> Finding:
     """A fleet file that cannot be written."""
     return Finding(
@@ -249,19 +271,18 @@ def unwritable(target: Path, error: OSError) -> Finding:
     )
 
 
-def shown_path(path: Path) -> str:
-    """A path as one would type it from here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
 def _there_already(out: Terminal, target: Path, found: Models) -> int:
     """What a second `init` says: nothing is overwritten; models that the file does not name could be added."""
-    text = target.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = target.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise HostError([unreadable(target, error)]) from None
     home = os.environ.get("HOME", "")
     names = [c for c in as_candidates(found) if not _named(c, text, home)]
     out.line(f"{shown_path(target)} is there already and stays as it is")
     for candidate in names[:5]:
-        out.line(f"  not in it: {candidate.path}; add it with: launch add {candidate.path}")
+        where = printable(candidate.path)
+        out.line(f"  not in it: {where}; add it with: launch add {shlex.quote(where)}")
     if len(names) > 5:
         out.line(f"  and {len(names) - 5} more")
     if not names and found.files:

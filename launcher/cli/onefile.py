@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def user_fleet_file() -> Path:
 def found_fleet_file() -> Path | None:
     """The fleet file that is used when none is named: the one here, else the user's."""
     return next((path.absolute() for path in (Path(FLEET_FILE), user_fleet_file()) if path.is_file()), None)
+
+
+def shown_path(path: Path) -> str:
+    """A path as one would type it from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def switch_command(overrides: Sequence[str], config_dirs: Sequence[Path]) -> str:
+    """The `launch switch` that makes what runs the fleet of `overrides` and `config_dirs`."""
+    named = [word for d in config_dirs for word in ("-f" if d.is_file() else "--config-dir", shown_path(d))]
+    found = found_fleet_file()
+    words = [] if found is not None and list(config_dirs) == [found] else named
+    return shlex.join(["launch", "switch", *words, *overrides])
 
 
 def fleet_file(given: Path | None, overrides: Sequence[str], config_dirs: Sequence[Path]) -> Path | None:

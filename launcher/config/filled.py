@@ -9,6 +9,7 @@ from __future__ import annotations
 import os.path
 from collections.abc import Mapping
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -17,7 +18,7 @@ from launcher.errors import CatalogError, Finding
 from launcher.ir.config import SourceMap, TierConfig
 from launcher.ir.headers import HeaderFacts, ReadHeader
 
-FIRST_PORT = 18001
+PORTS = range(18001, 18901)
 """Where ports are taken from for servers that name none."""
 SLOTS = 2
 """One to talk to, one for what a client asks beside (titles, suggestions)."""
@@ -287,19 +288,18 @@ class _Filler:
         server["tier"] = name
 
     def _ports(self, servers: Mapping[str, dict[str, Any]], easy: list[str]) -> None:
-        """A port for each server that has none, in the order in which they are written."""
+        """A port for each server that has none, by its name: it keeps it, whoever is added or removed beside it."""
         ports = self._entries("ports")
         runtime = self.tree.get("runtime")
         front = runtime.get("front") if isinstance(runtime, dict) else None
         used = {server.get("port") for server in servers.values()} | set(ports.values())
         used |= {service.get("port") for service in self._entries("services").values() if isinstance(service, dict)}
         used.add(front.get("port") if isinstance(front, dict) else None)
-        port = FIRST_PORT
         for name in easy:
             if servers[name].get("port") is None and name not in ports:
-                while port in used:
-                    port += 1
-                servers[name]["port"] = port
+                first = crc32(str(name).encode(errors="replace")) % len(PORTS)
+                free = (port for port in (*PORTS[first:], *PORTS[:first]) if port not in used)
+                servers[name]["port"] = port = next(free, PORTS[0])
                 used.add(port)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -61,20 +63,21 @@ def usual_places(env: Mapping[str, str]) -> tuple[Place, ...]:
     )
 
 
-def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader) -> Models:
-    """Every model file below `named` and the `usual` places that exist, each file once.
+def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader, *, depth: int = MAX_DEPTH) -> Models:
+    """Every model file below `named` (so many folders deep) and the `usual` places that exist, each file once.
 
     Raises nothing: a named folder that is not there, one that may not be listed, and a file that is no model are
     findings, warnings all.
     """
     findings: list[Finding] = []
     files: dict[tuple[int, int], FoundFile] = {}
-    places = [Place("models", path.resolve() if ".." in path.parts else path) for path in named]
-    findings += (_absent(p.path) for p in places if not p.path.exists())
-    places = [place for place in places if place.path.exists()]
-    places += [place for place in usual if place.path.is_dir()]
+    places = [place for path in named if _is_there(place := Place("models", plain_path(path)), findings, asked=True)]
+    places += [place for place in usual if _is_there(place, findings, asked=False)]
     for place in places:
-        for path, name, projector in _candidates(place, findings):
+        for path, name, projector in _candidates(place, depth, findings):
+            if not _writable(path):
+                findings.append(_unwritable_name(path))
+                continue
             try:
                 found = os.stat(path)  # noqa: PTH116 - paths are strings here
                 facts = read(path, "")
@@ -89,33 +92,76 @@ def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader)
     return Models(files=tuple(files.values()), findings=tuple(findings), places=tuple(places))
 
 
-def _candidates(place: Place, findings: list[Finding]) -> Iterator[tuple[str, str, str | None]]:
+def plain_path(path: Path) -> Path:
+    """An absolute path without `..`; a link stays one, the folders before it are resolved where they must be."""
+    if ".." not in path.parts:
+        return path.absolute()
+    return path.resolve() if path.is_dir() or path.name == ".." else path.parent.resolve() / path.name
+
+
+def _candidates(place: Place, depth: int, findings: list[Finding]) -> Iterator[tuple[str, str, str | None]]:
     """(path, name, projector) of every file in a place that may be a model."""
     if place.kind == "Ollama":
         yield from ollama_models(place.path, findings)
         return
-    if place.path.is_file():
-        yield str(place.path.absolute()), place.path.stem, None
+    if not place.path.is_dir():
+        yield str(place.path.absolute()), place.path.name.removesuffix(".gguf"), None
         return
-    for path in _walk(str(place.path.absolute()), MAX_DEPTH, findings):
+    for path in _walk(str(place.path.absolute()), depth, findings, top=True):
         yield path, os.path.basename(path).removesuffix(".gguf"), None  # noqa: PTH119 - as above
 
 
-def _walk(folder: str, depth: int, findings: list[Finding]) -> Iterator[str]:
-    """Paths of GGUF files below `folder`, sorted; of split ones part 1. Links to files are followed."""
+def _walk(folder: str, depth: int, findings: list[Finding], *, top: bool = False) -> Iterator[str]:
+    """Paths of GGUF files below `folder`, sorted; of split ones part 1.
+
+    Links to files are followed, at the `top` those to folders, too.
+    """
     try:
         with os.scandir(folder) as listed:
             entries = sorted(listed, key=lambda e: e.name)
     except OSError as error:
-        if depth < MAX_DEPTH or os.path.isdir(folder):  # noqa: PTH112 - as above
-            findings.append(_unreadable(Path(folder), error.strerror or str(error)))
+        findings.append(_unreadable(Path(folder), error.strerror or str(error)))
         return
     for entry in entries:
-        if entry.is_dir(follow_symlinks=depth == MAX_DEPTH):
+        if _is_folder(entry, follow=top):
             if depth > 1 and not entry.name.startswith("."):
                 yield from _walk(entry.path, depth - 1, findings)
         elif entry.name.endswith(".gguf") and not _LATER_PART.search(entry.name):
             yield entry.path
+
+
+def _is_there(place: Place, findings: list[Finding], *, asked: bool) -> bool:
+    """Whether a place exists; one that does not is a finding where somebody asked for it, one out of reach always."""
+    try:
+        found = os.stat(place.path)  # noqa: PTH116 - as above
+    except OSError as error:
+        absent = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+        if asked and absent:
+            findings.append(_absent(place.path))
+        elif not absent:
+            findings.append(_unreadable(place.path, error.strerror or str(error)))
+        return False
+    return asked or stat.S_ISDIR(found.st_mode)
+
+
+def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
+    """Whether an entry is a folder; a link in a circle, or into a folder that may not be read, is none."""
+    try:
+        return entry.is_dir(follow_symlinks=follow)
+    except OSError:
+        return False
+
+
+def _writable(path: str) -> bool:
+    """Whether a path can stand in a config file: text, without what a config would put a value for."""
+    return "${" not in path and not any("\ud800" <= c <= "\udfff" for c in path)
+
+
+def _unwritable_name(path: str) -> Finding:
+    """A file whose path no config can name."""
+    note = "rename it, or make a link with a plainer name to it"
+    why = "such a name cannot stand in a config file (no UTF-8, or a ${ in it)"
+    return msgspec.structs.replace(_unreadable(Path(path), why), notes=(note,))
 
 
 def _absent(path: Path) -> Finding:

@@ -16,7 +16,9 @@ AUTO_SLOTS = 4
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _SERVER_IMAGE = re.compile(r"(?:^|/)llama\.cpp(?::|@|$)|llama-server|llamacpp-server")
-_WRAPPERS = frozenset({"exec", "nohup", "sudo", "env", "nice", "ionice", "time", "setsid"})
+_WRAPPERS = frozenset(
+    {"exec", "nohup", "sudo", "env", "nice", "ionice", "time", "setsid", "timeout", "screen", "tmux", "stdbuf", "chrt"}
+)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -80,7 +82,8 @@ def _unwrapped(words: list[str], where: str, into: Imported) -> tuple[list[str],
             variables[name] = value
         elif posixpath.basename(words[0]) in _WRAPPERS:
             words.pop(0)
-            while words and words[0].startswith("-"):
+            # its options, and their values, are whatever stands before something that is known
+            while words and not _is_known(words[0]) and any(map(_is_known, words[1:])):
                 words.pop(0)
         elif posixpath.basename(words[0]) in {"numactl", "taskset"}:
             start = next((i for i, word in enumerate(words) if i and _is_server(word)), len(words))
@@ -90,6 +93,13 @@ def _unwrapped(words: list[str], where: str, into: Imported) -> tuple[list[str],
         else:
             break
     return words, variables
+
+
+def _is_known(word: str) -> bool:
+    """Whether a word behind a wrapper is what it runs, another wrapper, or an assignment."""
+    name = posixpath.basename(word)
+    known = name in _WRAPPERS | {"numactl", "taskset", "docker", "podman"} or bool(_ASSIGNMENT.fullmatch(word))
+    return known or name.startswith("llama-server")
 
 
 def _container(words: list[str], where: str, into: Imported) -> tuple[list[str], dict[str, str], dict[str, str]] | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launcher.importing.command import server_of
-from launcher.importing.result import Flags, Imported
+from launcher.importing.result import Flags, Imported, listed
 
 SWAP = "swap"
 """The exclusive group of models that are in no group of their own: one at a time, as llama-swap has it."""
@@ -85,7 +85,7 @@ def _model(
         return
     for macro in sorted(unknown):
         into.lose(where, f"the macro ${{{macro}}} is defined nowhere")
-    variables = dict(item.partition("=")[::2] for item in map(expanded, map(str, model.get("env") or [])))
+    variables = dict(item.partition("=")[::2] for item in map(expanded, map(str, listed(model.get("env")))))
     fields = server_of(words, where, flags, into, variables)
     if fields is None:
         return
@@ -93,12 +93,11 @@ def _model(
     if not fields.get("file"):
         into.lose(where, "names no model file, and is left out")
         return
-    aliases = [a.get("id") if isinstance(a, dict) else a for a in model.get("aliases") or []]
+    aliases = [a.get("id") if isinstance(a, dict) else a for a in listed(model.get("aliases"))]
     own: dict[str, Any] = {"aliases": [*fields.pop("aliases", []), *(expanded(str(a)) for a in aliases if a)]}
     if model.get("description") or model.get("name"):
         own["description"] = str(model.get("description") or model.get("name"))
-    ttl = model.get("ttl", -1)
-    fields["ttl_s"] = ttl if isinstance(ttl, int) and ttl >= 0 else tree.get("globalTTL", 0)
+    fields["ttl_s"] = next((ttl for ttl in (model.get("ttl"), tree.get("globalTTL")) if _is_ttl(ttl)), 0)
     if isinstance(tree.get("healthCheckTimeout"), int):
         fields["start_timeout_s"] = max(15, tree["healthCheckTimeout"])
     fields |= _filters(name, model, where, expanded, into)
@@ -108,6 +107,11 @@ def _model(
         if key not in _MODEL_SILENT and not _is_default(key, model[key]):
             into.lose(where, f"`{key}` is not translated")
     into.add(name, {**own, **fields, "tier": "warm"})
+
+
+def _is_ttl(value: Any) -> bool:
+    """Whether it says a time: -1 and nothing are the other key's."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _without_comments(command: str) -> str:
@@ -159,7 +163,7 @@ def _groups(tree: Mapping[str, Any], names: set[str], preload: set[str], into: I
     for name, group in _written_groups(tree, into).items():
         swaps, sends = group.get("swap", True) is not False, group.get("exclusive", True) is not False
         persistent = bool(group.get("persistent"))
-        for model in map(str, group.get("members") or []):
+        for model in map(str, listed(group.get("members"))):
             if model not in names:
                 into.lose(f"groups.{name}", f"its member {model} is no model")
             member[model] = (SWAP if sends and not persistent else str(name)) if swaps else None
@@ -199,7 +203,7 @@ def _written_groups(tree: Mapping[str, Any], into: Imported) -> dict[str, Any]:
 def _preload(tree: Mapping[str, Any]) -> set[str]:
     """Models that are loaded when llama-swap starts."""
     start = _mapping(_mapping(tree.get("hooks")).get("on_startup"))
-    return set(map(str, start.get("preload") or []))
+    return set(map(str, listed(start.get("preload"))))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

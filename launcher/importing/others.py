@@ -6,15 +6,18 @@ import configparser
 import posixpath
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launcher.importing.command import fields_of, server_of
 from launcher.importing.flags import SWITCHES
-from launcher.importing.result import Flags, Imported
+from launcher.importing.result import Flags, Imported, listed
 
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?::?-([^}]*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_OPERATOR = re.compile(r"[;&|]+")
+_REDIRECTION = re.compile(r"(?:\d|&)?(?:>>?|<<?<?)&?")
+_SHELL_WORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "do", "done", "{", "}", "(", ")", "!"})
 _PRESET_OWN = frozenset({"load-on-startup", "stop-timeout", "version"})
 
 
@@ -25,7 +28,9 @@ def from_preset(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
     """
     del env
     into = Imported()
-    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False, default_section="\0")
+    parser = configparser.ConfigParser(
+        delimiters=("=",), interpolation=None, strict=False, default_section="\0", allow_no_value=True
+    )
     parser.optionxform = str  # type: ignore[assignment,method-assign] # flags differ by letter case
     try:
         parser.read_string(text if text.lstrip().startswith("[") else f"[\x01]\n{text}")
@@ -36,7 +41,7 @@ def from_preset(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
     for section in parser.sections():
         if section in {"*", "\x01"}:
             continue
-        values = {**common, **dict(parser.items(section))}
+        values = {key: value or "" for key, value in {**common, **dict(parser.items(section))}.items()}
         starts = values.get("load-on-startup", "").lower() in {"1", "true", "on", "yes"}
         words: list[str] = []
         for key, value in values.items():
@@ -65,18 +70,19 @@ def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
     into = Imported()
     variables = dict(env)
     for number, line in enumerate(re.sub(r"\\\n", " ", text).splitlines(), 1):
-        if "llama-server" not in line and not _ASSIGNMENT.fullmatch(line.strip()):
+        if "llama-server" not in line and not _ASSIGNMENT.match(line.strip()):
             continue
         try:
             words = shlex.split(_spelled(line, variables), comments=True)
         except ValueError as error:
             into.lose(f"line {number}", f"is no shell line that can be read: {error}")
             continue
-        assignment = _ASSIGNMENT.fullmatch(" ".join(words)) if len(words) == 1 or words[:1] == ["export"] else None
-        if assignment:
-            variables[assignment[1]] = assignment[2]
-        elif any(posixpath.basename(word).startswith("llama-server") for word in words):
-            _started(_until_operator(words), f"line {number}", flags, into)
+        for command in _commands(words):
+            set_here = [_ASSIGNMENT.fullmatch(word) for word in command if word != "export"]
+            if all(set_here):
+                variables |= {m[1]: _spelled(m[2], variables) for m in set_here if m}
+            elif any(posixpath.basename(word).startswith("llama-server") for word in command):
+                _started([_spelled(word, variables) for word in command], f"line {number}", flags, into)
     return into
 
 
@@ -85,11 +91,21 @@ def _spelled(text: str, variables: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda m: variables.get(m[1] or m[3], m[2] if m[2] is not None else m[0]), text)
 
 
-def _until_operator(words: list[str]) -> list[str]:
-    """The words of one command: up to `&`, `|`, `;` or a redirection."""
-    end = next((i for i, word in enumerate(words) if re.match(r"(?:\d?>|&|\||;|<)", word)), len(words))
-    kept = words[:end]
-    return [*kept[:-1], kept[-1].rstrip(";&")] if kept else kept
+def _commands(words: list[str]) -> Iterator[list[str]]:
+    """The simple commands of a line, without the shell's own words before them and without redirections."""
+    command: list[str] = []
+    at = 0
+    while at < len(words):
+        word = words[at]
+        at += 1
+        if redirected := _REDIRECTION.match(word):
+            at += redirected.end() == len(word)
+        elif _OPERATOR.fullmatch(word) or word.endswith((";", "&")):
+            yield [*command, word.rstrip(";&")] if word.rstrip(";&|") else command
+            command = []
+        elif command or word not in _SHELL_WORDS:
+            command.append(word)
+    yield command
 
 
 def _started(
@@ -102,9 +118,21 @@ def _started(
     if not fields.get("file"):
         into.lose(where, "names no model file, and is left out")
         return
+    if unknown := _VARIABLE.search(fields["file"]):
+        note = "write its value in the file that was made"
+        into.lose(where, f"{unknown[0]} in the model's path is set nowhere that is read", note)
     aliases = fields.pop("aliases", [])
     called = name or (aliases[0] if aliases else "") or _after(fields["file"])
     into.add(called, {**fields, "aliases": [a for a in aliases if a != called]})
+
+
+def _words(text: str, where: str, into: Imported) -> list[str] | None:
+    """The words of a command line; None, and a finding, where its quotes do not end."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        into.lose(where, f"`{text}` cannot be read: {error}")
+        return None
 
 
 def _after(path: str) -> str:
@@ -121,7 +149,7 @@ def from_unit(text: str, flags: Flags, env: Mapping[str, str], *, name: str = ""
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
         key, _, value = line.strip().partition("=")
         if key == "Environment":
-            variables |= {n: v for n, _, v in (w.partition("=") for w in shlex.split(value))}
+            variables |= {n: v for n, _, v in (w.partition("=") for w in _words(value, key, into) or ())}
         elif key == "EnvironmentFile":
             into.lose("EnvironmentFile", f"{value} is not read: write what it sets as `env` of the server")
         elif key == "ExecStart" and value:
@@ -130,7 +158,8 @@ def from_unit(text: str, flags: Flags, env: Mapping[str, str], *, name: str = ""
             into.lose(key, f"`{value}` is not translated", "what is to be done once after start is a hook")
     set_here = {n: v for n, v in variables.items() if n not in env}
     for command in commands:
-        _started(shlex.split(_spelled(command, variables)), "ExecStart", flags, into, name=name, env=set_here)
+        if (words := _words(_spelled(command, variables), "ExecStart", into)) is not None:
+            _started(words, "ExecStart", flags, into, name=name, env=set_here)
     if not commands:
         into.lose("the unit", "has no ExecStart")
     return into
@@ -139,20 +168,23 @@ def from_unit(text: str, flags: Flags, env: Mapping[str, str], *, name: str = ""
 def from_compose(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) -> Imported:
     """A compose file: each service whose image is llama.cpp's server."""
     into = Imported()
-    for name, service in (tree.get("services") or {}).items():
+    services = tree.get("services")
+    for name, service in services.items() if isinstance(services, dict) else ():
         where = f"services.{name}"
         if not isinstance(service, dict):
             continue
         words = ["docker", "run"]
-        for volume in service.get("volumes") or []:
+        for volume in listed(service.get("volumes")):
             mount = f"{volume.get('source')}:{volume.get('target')}" if isinstance(volume, dict) else str(volume)
             words += ["-v", mount]
-        variables = service.get("environment") or {}
-        if isinstance(variables, list):
-            variables = dict(str(item).partition("=")[::2] for item in variables)
+        variables = service.get("environment")
+        if not isinstance(variables, dict):
+            variables = dict(str(item).partition("=")[::2] for item in listed(variables))
         words += [part for key, value in variables.items() for part in ("-e", f"{key}={_plain(value)}")]
-        command = service.get("command") or []
-        command = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+        command = service.get("command")
+        command = _words(command, where, into) if isinstance(command, str) else [str(word) for word in listed(command)]
+        if command is None:
+            continue
         words = [_spelled(word, env) for word in [*words, str(service.get("image", "")), *command]]
         before = len(into.servers)
         _started(words, where, flags, into, name=str(name))

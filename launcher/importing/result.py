@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.author import free_name
 from launcher.errors import Finding
 from launcher.ir.dialect import Flag
 
@@ -15,6 +16,11 @@ Flags = Mapping[str, Flag]
 """Spelling → flag of a build: how many values each takes."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def listed(value: Any) -> list[Any]:
+    """The items of a list that a person wrote; of a single value that one; those without a value are none."""
+    return [item for item in (value if isinstance(value, list) else [value]) if item is not None]
 
 
 class Imported(msgspec.Struct):
@@ -33,8 +39,7 @@ class Imported(msgspec.Struct):
     def add(self, name: str, fields: dict[str, Any]) -> None:
         """One server more; a name that a server cannot have becomes an alias of one that it can."""
         own = name if _NAME.fullmatch(name) else re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "server"
-        while own in self.servers:
-            own += "-2"
+        own = free_name(own, self.servers)
         aliases = list(dict.fromkeys(map(str, fields.pop("aliases", []))))
         if own != name:
             aliases.insert(0, name)

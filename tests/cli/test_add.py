@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -200,3 +201,30 @@ def test_what_a_config_names(cli: Cli, models: Path) -> None:
     (cli.home / "launch.yaml").write_text((fleet % "none.gguf").replace(", repo: org/repo", ""))
     assert "models.m.files.f16.repo=ORG/REPO" in cli.run("pull", code=2).stderr
     assert "downloaded by: launch add hf:ORG/REPO" in cli.run("pull", "qwen3", code=2).stderr  # as ollama has it
+
+
+def test_however_a_file_is_named(cli: Cli, models: Path) -> None:
+    """By a path with `..`, by a link, without its ending: as itself, and once; what is no file is said."""
+    (cli.home / "sub").mkdir()
+    (cli.home / "link.gguf").symlink_to("models/Llama-f16.gguf")
+    shutil.copy(models / "bge-f16.gguf", cli.home / "sha256-0123")
+    cli.run("add", "sub/../models/Llama-f16.gguf")
+    assert "already" in cli.run("add", "models/../models/Llama-f16.gguf").stdout
+    assert "link: " in cli.run("add", "link.gguf").stdout
+    assert "sha256-0123: " in cli.run("add", "sha256-0123").stdout
+    assert [s["file"] for s in servers(cli).values()] == ["~/models/Llama-f16.gguf", "~/link.gguf", "~/sha256-0123"]
+    os.mkfifo(cli.home / "pipe.gguf")
+    assert "named pipe" in cli.run("add", "pipe.gguf", code=3).stderr
+    assert "no model is named" in cli.run("add", "", code=2).stderr
+    assert len(servers(cli)) == 3
+
+
+def test_a_name_that_is_taken_otherwise(cli: Cli, models: Path) -> None:
+    """By an alias of another: it gets a number, and what is said is the name that it got."""
+    cli.run("add", "models/Llama-f16.gguf")
+    shutil.copy(models / "bge-f16.gguf", models / "chat.gguf")
+    assert "chat-2: " in cli.run("add", "models/chat.gguf").stdout
+    refused = cli.run("add", "models/bge-f16.gguf", "--name", "a b", code=2).stderr
+    assert "launch.yaml:" in refused
+    assert "/tmp/launch-init" not in refused
+    assert list(servers(cli)) == ["llama", "chat-2"]

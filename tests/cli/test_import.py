@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import yaml
 
 from tests.cli.conftest import Cli
 
@@ -61,3 +63,15 @@ def test_models_that_are_elsewhere(cli: Cli) -> None:
     done = cli.run("import", "b.sh")
     assert (cli.home / "launch.yaml").exists()
     assert "catalog/missing-file" in done.stderr
+
+
+def test_files_from_elsewhere(cli: Cli) -> None:
+    """A byte order mark and CRLF are no part of the text; a pipe does not hold it up."""
+    (cli.home / "a.ini").write_bytes(b"\xef\xbb\xbf[*]\r\nc = 5\r\n[a]\r\nmodel = /a.gguf\r\njinja\r\n")
+    (cli.home / "b.sh").write_bytes(b"M=/b.gguf\r\nllama-server \\\r\n -m $M\r\n")
+    text = cli.run("import", "a.ini", "b.sh", "--dry-run").stdout
+    assert yaml.safe_load(text)["servers"] == {"a": {"file": "/a.gguf", "tier": "warm", "n_ctx": 5}, "b": "/b.gguf"}
+    os.mkfifo(cli.home / "pipe.sh")
+    assert "no regular file" in cli.run("import", "pipe.sh", code=2).stderr
+    (cli.home / "list.yaml").write_text("services: [a]\n")
+    assert "no llama-server is started" in cli.run("import", "list.yaml", "--as", "compose", code=2).stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -190,3 +191,64 @@ def test_a_card_that_the_engine_does_not_see_is_no_room(tmp_path: Path) -> None:
         binary.write_text(f"#!/bin/sh\nprintf 'Available devices:\\n{listed}'\n")
         binary.chmod(0o755)
         assert as_seen(host, FoundEngine(binary=str(binary), build=1)).gpus == gpus
+
+
+def test_names_that_yaml_reads_as_something_else(cli: Cli, tiny_models: Tiny) -> None:
+    """Each is a server of that name; those that no config can name are said and left out, and stop nothing."""
+    folder = cli.home / "odd"
+    folder.mkdir()
+    names = ("null", "123-Q8_0", "on", "1e3", "it's", "x: y", "new\nline", "dots..")
+    for name in (*names, "cost${5}", "bad\udcff"):
+        shutil.copy(tiny_models("llama"), folder / f"{name}.gguf")
+    (folder / "circle").symlink_to("circle")
+    (folder / "again").symlink_to(".")
+    (folder / "dead.gguf").symlink_to("/nowhere")
+    os.mkfifo(folder / "pipe.gguf")
+    done = cli.run("init", "--models", "odd")
+    found = yaml.safe_load((cli.home / "launch.yaml").read_text())["servers"]
+    assert set(found) == {"null", "123", "on", "1e3", "it-s", "x-y", "new-line", "dots"}
+    for word in ("${5}", "\\udcff", "named pipe", "dead.gguf"):
+        assert word in done.stderr
+    assert cli.json("plan", "servers.123.slots=1")["servers"][0]["name"] == "123"
+    cli.run("remove", "123")
+    assert "123" not in yaml.safe_load((cli.home / "launch.yaml").read_text())["servers"]
+
+
+def test_two_models_of_one_name(cli: Cli, tiny_models: Tiny) -> None:
+    """They are two servers, where they are not one model in two quantizations."""
+    two = (("a", "llama", "model"), ("b", "qwen3", "model"), ("c", "gemma3", "模型"), ("c", "granite", "ملف"))
+    for folder, arch, name in two:
+        (cli.home / folder).mkdir(exist_ok=True)
+        shutil.copy(tiny_models(arch), cli.home / folder / f"{name}.gguf")
+    shutil.copy(tiny_models("llama", quantization="q8_0"), cli.home / "a/model-Q8_0.gguf")
+    done = cli.run("init", *(f"--models={folder}" for folder in "abc"), "--dry-run")
+    assert {s["file"][2:] for s in yaml.safe_load(done.stdout)["servers"].values()} == {
+        "a/model.gguf",
+        "b/model.gguf",
+        "c/模型.gguf",
+        "c/ملف.gguf",
+    }
+
+
+def test_places_that_may_not_be_looked_into(cli: Cli, models: Path) -> None:
+    """A store of another user (Ollama's, as a service) costs a warning, and no more."""
+    closed = cli.home / "closed"
+    (closed / "models").mkdir(parents=True)
+    closed.chmod(0)
+    cli.env |= {"OLLAMA_MODELS": str(closed / "models")}
+    words = [LAUNCH, "init", "--models", "models", "--models", "closed/models", "--dry-run"]
+    if os.geteuid() == 0:  # whom nothing is closed to
+        words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *words]
+    done = subprocess.run(words, cwd=cli.home, env=cli.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("closed/models: Permission denied") == 2
+    assert len(yaml.safe_load(done.stdout)["servers"]) == 3
+
+
+def test_a_file_that_is_there_and_cannot_be_read(cli: Cli, models: Path) -> None:
+    """A folder in the place of the file, a file that is no text: a sentence, and nothing changed."""
+    (cli.home / "folder").mkdir()
+    assert "cannot be read" in cli.run("init", "--models", "models", "-f", "folder", code=6).stderr
+    (cli.home / "launch.yaml").write_bytes(b"servers: {} # caf\xe9\n")
+    for words in (("add", "models/Qwen3-8B-Q8_0.gguf"), ("remove", "x")):
+        assert "it is not UTF-8" in cli.run(*words, code=2).stderr

@@ -67,6 +67,8 @@ def switched(cli: Cli, fleet: Path) -> None:
     other = fleet.with_name("evening.yaml")
     other.write_text(fleet.read_text().replace("two", "three"))
     assert "no running fleet is called night" in cli.run("switch", "-f", str(other), "--fleet", "night", code=2).stderr
+    refused = cli.run("up", "-f", "evening.yaml", "profile.name=evening", code=6).stderr
+    assert "`launch switch -f evening.yaml profile.name=evening` makes" in refused
     shown = cli.run("switch", "-f", str(other), "--dry-run").stdout
     assert "+ three  start" in shown
     assert "- two  stop" in shown

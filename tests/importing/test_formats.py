@@ -184,6 +184,58 @@ wait
     }
 
 
+def test_a_script_as_people_write_them() -> None:
+    """Several commands a line, the shell's own words, wrappers with options; a path that nobody can know is said."""
+    text = """\
+DIR="/srv/my models"; MODEL="$DIR/it's.gguf"; export A=1 CTX=2048
+cd ~/llama.cpp && ./llama-server -m "$MODEL" -c $CTX 2>&1 | tee log &
+if pgrep llama-server; then echo up; else sudo -u llama nice -n 10 A=b llama-server -m /b.gguf; fi
+screen -dmS x numactl --interleave=all llama-server -m /c.gguf && echo done
+llama-server -m "$NOWHERE/d.gguf" >d.log
+llama-server -m 'open.gguf
+"""
+    imported = read("start.sh", text)
+    assert imported.servers == {
+        "it-s": {"file": "/srv/my models/it's.gguf", "n_ctx": 2048, "slots": 4, "kv_unified": True},
+        "b": {"file": "/b.gguf", "env": {"A": "b"}},
+        "c": {"file": "/c.gguf"},
+        "d": {"file": "$NOWHERE/d.gguf"},
+    }
+    for word in ("line 3: runs pgrep", "numactl", "$NOWHERE in the model's path", "No closing quotation"):
+        assert word in lost(imported)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.service", "[Service]\nEnvironment=A='x\nExecStart=llama-server -m '/a.gguf\n", "No closing quotation"),
+        ("a.yaml", 'services: {s: {image: llama.cpp:server, command: "-m \'/x"}}', "No closing quotation"),
+        ("a.yaml", "services: {s: {image: llama.cpp:server, command: 7, volumes: a, environment: 5}}", "'7' belongs"),
+        ("a.yaml", 'models: {m: {cmd: "llama-server -m \'/x"}}', "No closing quotation"),
+        ("a.yaml", "models: {m: {cmd: [llama-server]}}", "has no `cmd`"),
+        ("a.ini", "[m]\njinja\n", "names no model file"),
+    ],
+)
+def test_what_cannot_be_read_is_said(name: str, text: str, says: str) -> None:
+    """And ends nothing."""
+    assert says in lost(read(name, text))
+
+
+def test_a_list_of_one_without_brackets() -> None:
+    """YAML that people write for a list is one of one item, never its letters; a time that is none is none."""
+    text = """\
+models:
+  one: {cmd: llama-server -m /a.gguf, env: A=b, aliases: uno, ttl: soon}
+hooks: {on_startup: {preload: one}}
+groups: {g: {exclusive: false, members: one}}
+globalTTL: never
+"""
+    assert read("a.yaml", text).servers["one"] == {
+        "file": "/a.gguf", "env": {"A": "b"}, "aliases": ["uno"], "tier": "hot",
+        "ttl_s": 0, "exclusive": "g", "default": True,
+    }  # fmt: skip
+
+
 def test_a_unit() -> None:
     """`ExecStart` with its environment; files of environment and other commands are lost, and said."""
     text = """\
