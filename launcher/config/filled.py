@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.addresses import is_path
 from launcher.config.schema import Number, fields_of
 from launcher.errors import CatalogError, Finding
 from launcher.ir.config import SourceMap, TierConfig
@@ -296,6 +297,8 @@ class _Filler:
         used.add(front.get("port") if isinstance(front, dict) else None)
         port = FIRST_PORT
         for name in easy:
+            if is_path(str(servers[name].get("host", ""))):
+                continue
             if servers[name].get("port") is None and name not in ports:
                 while port in used:
                     port += 1

@@ -148,25 +148,28 @@ def test_replicas_change_one_after_the_other(
 
 
 def test_one_server_changes_while_requests_wait(
-    deploy: Any, state_dir: Path, free_port: FreePort, server: Callable[..., ServerUnit]
+    deploy: Any, state_dir: Path, tmp_path: Path, free_port: FreePort, server: Callable[..., ServerUnit]
 ) -> None:
     """There is no replica: streams end on the old process, new requests wait for the new one; a new server joins.
 
-    H20: those that wait for a slot do so, too, where the new process has another port.
+    H20: those that wait for a slot do so, too, where the new process has another port, or a unix socket.
     """
-    port, other, moved = free_port(), free_port(), free_port()
+    port, other, moved, path = free_port(), free_port(), free_port(), tmp_path / "only.sock"
     spawn_detached(deploy(server("only", port)))
     with Load(deploy.front, "only", 5) as load:
         deploy(server("only", port, "-b", "256"), server("new", other))
         with ControlClient(state_dir) as client:
             changes = client.reload()
         load.more(6)
-        deploy(server("only", moved, "-b", "256"), server("new", other))
-        with ControlClient(state_dir) as client:
-            moves = client.reload()
-        load.more(6)
+        for unit in (server("only", 0, "-b", "256", host=str(path)), server("only", moved, "-b", "256")):
+            deploy(unit, server("new", other))
+            with ControlClient(state_dir) as client:
+                moves = client.reload()
+            assert (moves["restarted"], moves["failed"]) == (["only"], {})
+            assert status(state_dir)["only"].socket == ("" if unit.port else str(path))
+            assert path.exists() == (not unit.port)
+            load.more(6)
     assert (changes["restarted"], changes["started"], changes["failed"]) == (["only"], ["new"], {})
-    assert (moves["restarted"], moves["failed"]) == (["only"], {})
     assert set(load.outcomes) == {"whole"}
 
 
