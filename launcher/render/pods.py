@@ -83,7 +83,7 @@ def server_objects(
     """
     settings = plan.config.deploy.kubernetes or KubernetesConfig()
     findings: list[Finding] = []
-    here, lost = _as_in_pod(server, plan)
+    here, lost = _as_in_pod(msgspec.structs.replace(server, port=pod_port(server.port)), plan)
     command, _ = server_command(here, plan, engines)
     image = settings.images.get(server.config.engine) or ImageConfig(image="none")  # `without_image` finds it
     files = _files(server)
@@ -358,8 +358,7 @@ def _probes(server: ServerPlan, plan: FleetPlan) -> Object:
 
 
 def _as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str]]:
-    """`server` with its port, and its devices as a pod sees them, numbered from 0; what cannot be said so."""
-    server = msgspec.structs.replace(server, port=pod_port(server.port))
+    """`server` with its devices as a pod sees them, numbered from 0; what cannot be said so."""
     gpus = plan.config.hardware.machine(server.on).gpus
     renamed: dict[str, str] = {}
     for device in server.settings.devices:
