@@ -6,10 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from launcher.compiler import compile_fleet, hosts_of, on_host, render
 from launcher.install import Layout, Systemd, install, plan_changes
+from launcher.install.verify import verify_units
 from launcher.manifest import decode_fleet, diff_manifests
 from tests.install.test_install import nothing
 from tests.render.conftest import exposure, verify
@@ -100,3 +102,12 @@ def test_one_quantization(tmp_path: Path) -> None:
         decode_fleet(next(file.text for file in d.files if file.path == "fleet.json").encode()) for d in (before, after)
     )
     assert list(diff_manifests(was, becomes).restarted) == ["worker_explore"]
+
+
+@pytest.mark.parametrize(("host", "refused"), [("/srv/a.sock", True), ("/run/launch-a/http.sock", False)])
+def test_a_unix_socket_has_a_folder(tmp_path: Path, host: str, refused: bool) -> None:
+    """One for which a unit makes none is not installed: after its first end nobody would remove its socket."""
+    deployment = render(compile_fleet([*SHIPPED[0].split(), f"servers.assistant.host={host}"])).deployment
+    units = tuple(file for file in deployment.files if file.path.endswith("launch-assistant.service"))
+    found = verify_units(msgspec.structs.replace(deployment, files=units), Layout(root=tmp_path))
+    assert [f.severity for f in found if f.code == "render/socket-folder"] == ["error"] * refused

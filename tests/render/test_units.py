@@ -257,7 +257,9 @@ def test_what_a_boot_does_without_the_runtime(templates: dict[str, str]) -> None
     servers = (server_plan("plain"), server_plan("next", port=8081, after=("plain",)), *everything().servers[2:])
     result = rendered(msgspec.structs.replace(everything(), servers=servers), templates)
     hot = unit(result, "launch-hot.target")
-    assert values(hot, "Wants")[0].split() == [f"launch-{n}.service" for n in ("plain", "next", "home", "hostile", *ALONE)]
+    assert values(hot, "Wants")[0].split() == [
+        f"launch-{n}.service" for n in ("plain", "next", "home", "hostile", *ALONE)
+    ]
     assert values(hot, "WantedBy") == ["multi-user.target"]
     assert values(unit(result, "launch-epyc-hot_only.service"), "WantedBy") == ["multi-user.target"]
     assert values(unit(result, "launch-warm.target"), "Wants") == []
