@@ -34,15 +34,14 @@ def peer_pid(sock: Any) -> int:
 def listener(path: str) -> int | None:
     """The process that listens at `path` (0: one that cannot be seen from here); None when nobody does.
 
-    Does not wait. Raises NotASocketError where a file, a directory or a link has the path.
+    Nobody also where we may not look: a unit's folder is another user's until systemd has made it anew. Does not wait.
+    Raises NotASocketError where a file, a directory or a link has the path.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise NotASocketError(f"{path} is no socket")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
-    except PermissionError:
-        return 0
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:

@@ -130,6 +130,16 @@ def test_what_keeps_a_server_from_a_path(tmp_path: Path) -> None:
     assert (tmp_path / "new/er").stat().st_mode & 0o777 == 0o700
 
 
+def test_where_nobody_may_look_nobody_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `launch up` of root left in /run is closed to an installed runtime, until systemd has made it its own."""
+
+    def denied(path: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "lstat", denied)
+    assert listener("/run/launch-a/http.sock") is None
+
+
 # --- which paths there may be ----------------------------------------------------------------------------------
 
 PIECES = st.sampled_from(
