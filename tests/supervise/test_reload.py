@@ -209,7 +209,9 @@ def fleets(draw: st.DrawFn) -> tuple[dict[str, ProcessSpec], dict[str, ProcessSp
         for name, port in zip(sorted(names), ports, strict=False):
             roles = tuple(draw(st.sets(st.sampled_from("xyz"), max_size=2)))
             model = draw(st.sampled_from(["m", "n", ""]))
-            units.append(msgspec.structs.replace(fake(name, port, roles=roles), model=model))
+            where = {"host": f"/run/{port}.sock"} if port % 2 else {}
+            made = fake(name, 0 if where else port, roles=roles, **where)
+            units.append(msgspec.structs.replace(made, model=model))
         return process_specs(manifest(*units))
 
     return one(), one()
@@ -223,7 +225,8 @@ def test_waves_are_whole_and_keep_replicas_apart(fleet: tuple[dict[str, ProcessS
     found = waves(names, old, new)
     assert sorted(name for wave in found for name in wave) == names
     assert all(found)
-    moving = {n for n in names if old[n].unit.port != new[n].unit.port}
+    was, becomes = ({n: (specs[n].unit.host, specs[n].unit.port) for n in names} for specs in fleet)
+    moving = {n for n in names if was[n] != becomes[n]}
     assert moving <= set(found[0] if found else ())
 
     def alike(specs: dict[str, ProcessSpec], one: str, other: str) -> bool:
@@ -232,8 +235,8 @@ def test_waves_are_whole_and_keep_replicas_apart(fleet: tuple[dict[str, ProcessS
             or specs[one].unit.model == specs[other].unit.model != ""
         )
 
-    held = {old[n].unit.port: n for n in names}
-    if any(held.get(new[n].unit.port, n) != n for n in names):
+    held = {where: name for name, where in was.items()}
+    if any(held.get(becomes[n], n) != n for n in names):
         assert len(found) == 1
         return
     for wave in found:
