@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from launcher.base.addresses import socket_of
 from launcher.errors import ConfigError, Finding
 from launcher.ir.answers import ANSWERS
 from launcher.ir.documents import (
@@ -169,6 +170,7 @@ def plan_document(
                 proven_by=s.proved.build if s.proved else msgspec.UNSET,
                 host=s.on or msgspec.UNSET,
                 address=s.config.host if s.on else msgspec.UNSET,
+                socket=socket_of(s.config.host) or msgspec.UNSET,
             )
             for s in plan.servers
         ),

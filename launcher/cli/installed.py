@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from launcher.base.addresses import place, socket_of
 from launcher.errors import Finding, SuperviseError
 from launcher.install import (
     Component,
@@ -166,7 +167,7 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
     unit = installed.units[next(alive, component.service)]
     state = _state(unit)
     broken = state in ("failed", "backoff")
-    port = spec.unit.port if spec else 0
+    host, port = (spec.unit.host, spec.unit.port) if spec else ("", 0)
     known: dict[str, Any] = (
         {}
         if spec is None
@@ -179,11 +180,12 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
         kind=spec.kind if spec else "service",
         state=state,
         port=port,
+        socket=socket_of(host),
         pid=unit.pid or None,
         started_at=unit.started_at if unit.pid else None,
         restarts=unit.restarts,
         exit_code=unit.exit_status if broken else None,
-        error=_error(unit, port) if broken else without,
+        error=_error(unit, host, port) if broken else without,
         log_tail=Systemd(installed.layout).log(component.service, _TAIL_LINES) if broken else (),
         measured_bytes=memory_bytes(unit.pid) if unit.pid else {},
         in_flight=None,
@@ -199,11 +201,11 @@ def _state(unit: Unit) -> ServerState:
     return _STATES.get(unit.active, "stopped")
 
 
-def _error(unit: Unit, port: int) -> str:
-    """Why `unit` is down, and who else holds its port."""
+def _error(unit: Unit, host: str, port: int) -> str:
+    """Why `unit` is down, and who else holds its port or path."""
     reason = f"{unit.name}: {unit.result}" + (f", exit status {unit.exit_status}" if unit.exit_status else "")
-    owner = port_owner(port) if port else None
-    stolen = [f"port {port} is held by {owner}"] if owner is not None and owner.pid != unit.pid else []
+    owner = port_owner(port, socket_of(host)) if port or socket_of(host) else None
+    stolen = [f"{place(host, port)} is held by {owner}"] if owner is not None and owner.pid != unit.pid else []
     return "; ".join([reason, *stolen])
 
 

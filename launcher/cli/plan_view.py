@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launcher.base.addresses import socket_of
 from launcher.cli.findings import show_findings, summary
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation
@@ -163,8 +164,9 @@ def _identity(server: ServerPlan) -> tuple[str, str, str, str]:
 
 
 def _port(process: ServerPlan | ServicePlan) -> str:
-    """`8080`; of several hosts with whose it is: `beta:8080`."""
-    return f"{process.on}:{process.port}" if process.on else str(process.port)
+    """`8080`, or the path of a unix socket; of several hosts with whose it is: `beta:8080`."""
+    where = socket_of(process.config.host) or str(process.port)
+    return f"{process.on}:{where}" if process.on else where
 
 
 def _services(terminal: Terminal, plan: FleetPlan) -> None:

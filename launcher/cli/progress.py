@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.addresses import place
 from launcher.cli.terminal import Terminal
 from launcher.supervise.events import (
     AnyEvent,
@@ -56,7 +57,7 @@ def _slow(event: ServerSlow) -> list[str]:
 
 _TEXTS: dict[type, Callable[[Any], list[str]]] = {
     RuntimeStarted: lambda e: [f"starting {e.deployment}: {len(e.processes)} to start"],
-    ServerStarting: lambda e: [f"  {e.name}: started, pid {e.pid}, port {e.port}, log {e.log_file}"],
+    ServerStarting: lambda e: [f"  {e.name}: started, pid {e.pid}, {place(e.socket, e.port)}, log {e.log_file}"],
     ServerSlow: _slow,
     ServerReady: lambda e: [f"✓ {e.name} ready in {e.seconds:.2f} s"],
     ServerAdopted: lambda e: [f"✓ {e.name} was running already, pid {e.pid}"],

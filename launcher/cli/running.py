@@ -215,7 +215,7 @@ def _row(process: ProcessStatus) -> tuple[str, ...]:
     busy = f"{process.in_flight}/{process.slots}" if process.slots and process.in_flight is not None else ""
     return (
         process.name,
-        str(process.port),
+        process.socket or str(process.port),
         str(process.pid or ""),
         process.state,
         process.model,

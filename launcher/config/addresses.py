@@ -7,19 +7,24 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from launcher.base.addresses import SOCKET_END, is_path, wrong_path
+from launcher.base.names import derived_name
 from launcher.config.names import dangling
 from launcher.errors import Finding, Fix
 from launcher.ir.config import FleetConfig
 
 
 def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
-    """Where there are several hosts, every `host` is one of them, or an address."""
+    """Where there are several hosts, every `host` is one of them, an address, or a unix socket on the front's."""
     hosts = fleet.hardware.hosts
-    written = {"runtime.front.host": fleet.runtime.front.host}
-    written |= {f"servers.{name}.host": server.host for name, server in fleet.servers.items()}
+    servers = {f"servers.{name}.host": server.host for name, server in fleet.servers.items()}
+    written = {"runtime.front.host": fleet.runtime.front.host, **servers}
     written |= {f"services.{name}.host": service.host for name, service in fleet.services.items()}
     for key, host in written.items():
-        yield from _unusable(key, host)
+        if key in servers and (is_path(host) or host.endswith(SOCKET_END)):
+            yield from _unusable_path(key, host)
+        else:
+            yield from _unusable(key, host)
     for host in fleet.runtime.front.listen:
         yield from _unusable("runtime.front.listen", host, path=True)
     for key, host in written.items() if hosts else ():
@@ -35,6 +40,19 @@ def _unusable(key: str, host: str, *, path: bool = False) -> Iterator[Finding]:
     message = f"{key} is {host!r}, which is no address to listen on"
     fixes = () if path else (Fix(override=f"{key}=127.0.0.1", effect="only this machine reaches it"),)
     yield Finding(code="config/address", severity="error", key=key, message=message, notes=notes, fixes=fixes)
+
+
+def _unusable_path(key: str, path: str) -> Iterator[Finding]:
+    """`config/address`: a path that no llama-server takes for a unix socket, or can have one at."""
+    why = wrong_path(path)
+    if why is not None:
+        name = derived_name(key.removeprefix("servers.").removesuffix(".host"))[:60]
+        fixes = (
+            Fix(override=f"{key}=/run/launch-{name}/http{SOCKET_END}", effect="a unix socket, as a unit can have it"),
+            Fix(override=f"{key}=127.0.0.1", effect="a port; only this machine reaches it"),
+        )
+        message = f"{key} is {path!r}, which {why}"
+        yield Finding(code="config/address", severity="error", key=key, message=message, fixes=fixes)
 
 
 def _is_address(text: str) -> bool:

@@ -13,6 +13,7 @@ from zlib import crc32
 
 import msgspec
 
+from launcher.base.addresses import is_path
 from launcher.config.schema import Number, fields_of
 from launcher.errors import CatalogError, Finding
 from launcher.ir.config import SourceMap, TierConfig
@@ -296,6 +297,8 @@ class _Filler:
         used |= {service.get("port") for service in self._entries("services").values() if isinstance(service, dict)}
         used.add(front.get("port") if isinstance(front, dict) else None)
         for name in easy:
+            if is_path(str(servers[name].get("host", ""))):
+                continue
             if servers[name].get("port") is None and name not in ports:
                 first = crc32(str(name).encode(errors="replace")) % len(PORTS)
                 free = (port for port in (*PORTS[first:], *PORTS[:first]) if port not in used)

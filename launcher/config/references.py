@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
+from launcher.base.addresses import is_path
 from launcher.config.addresses import check_hosts, check_upstreams
 from launcher.config.cachetypes import cache_types
-from launcher.config.contradictions import CONTRADICTIONS, exactly_one
+from launcher.config.contradictions import CONTRADICTIONS, conflict, exactly_one
 from launcher.config.names import (
     addressable,
     callable_names,
@@ -277,10 +278,20 @@ def _respelled_hook(key: str, server: str, path: str, names: Iterable[str]) -> t
 
 
 def check_ports(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every server and service has a port, its own or in `ports`; the built-in front has its own."""
+    """Every server and service has a port, its own or in `ports`; not the built-in front, and who has a unix socket."""
     used = {*fleet.ports.values(), fleet.runtime.front.port}
     for collection, entries in (("servers", fleet.servers), ("services", fleet.services)):
         for name, entry in entries.items():
+            if is_path(entry.host) and collection == "servers":
+                if entry.port is not None:
+                    yield conflict(
+                        f"{collection}.{name}.port",
+                        f"{collection}.{name} listens on the unix socket {entry.host}, and has port {entry.port}",
+                        "a server listens on one of both",
+                        Fix(override=f"{collection}.{name}.port=null", effect="keeps the unix socket"),
+                        Fix(override=f"{collection}.{name}.host=127.0.0.1", effect="keeps the port"),
+                    )
+                continue
             if entry.port is not None or name in fleet.ports or getattr(entry, "builtin", None):
                 continue
             port = next((p for p in range(max(used) + 1, 65536) if p not in used), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from launcher.base.addresses import is_path
 from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding, Fix
 from launcher.hardware.facts import HostFacts, programs_of
@@ -206,10 +207,13 @@ def _memlock(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """Ports that somebody else holds."""
+    """Ports, and paths of unix sockets, that somebody else holds."""
     ports = {s.name: s.port for s in manifest.servers} | {s.name: s.port for s in manifest.services}
-    servers = {server.name for server in manifest.servers}
+    servers = {server.name: server for server in manifest.servers}
     for name, why in facts.taken_ports.items():
+        if name in servers and is_path(servers[name].host):
+            yield _taken_path(name, servers[name].host, why)
+            continue
         key = "runtime.front.port" if name == "front" else f"ports.{name}"
         override = f"servers.{name}.port" if name in servers else key
         other = _other_port(ports.get(name, 8000), {*ports.values()})
@@ -223,6 +227,17 @@ def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
                 f"nothing that launch did not start is stopped; stop it, or choose another port: {override}={other}",
             ),
         )
+
+
+def _taken_path(server: str, path: str, why: str) -> Finding:
+    """A unix socket that cannot be had."""
+    key = f"servers.{server}.host"
+    notes = [f"nothing that launch did not start is stopped or removed; another path, or a port: {key}=127.0.0.1"]
+    if "cannot be bound" in why:
+        notes.append("rendered units make a folder of their own below /run")
+    return Finding(
+        code="host/port-taken", severity="error", key=key, message=f"{server}: {path} {why}", notes=tuple(notes)
+    )
 
 
 def _other_port(taken: int, planned: set[int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base import unix_socket
+from launcher.base.addresses import is_path
 from launcher.base.programs import unrunnable
 from launcher.hardware.upstreams import unwell_upstreams
 from launcher.ir.catalog import StoredFile
@@ -31,7 +34,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     missing_images: tuple[str, ...] = ()
     """Container images that their engine, which is here, does not have."""
     taken_ports: dict[str, str] = {}
-    """Server, service or `front` → why it cannot listen on its port: `is held by …`, `cannot be bound: …`."""
+    """Server, service or `front` → why it cannot listen on its port or path: `is held by …`, `cannot be bound: …`."""
     our_bytes: int = 0
     disk_free: dict[str, int] = {}
     models_to_come: dict[str, int] = {}
@@ -80,7 +83,7 @@ def gather_facts(
     also = (host for host in routes.front.listen if not host.startswith("/"))
     wanted += [("front", host, routes.front.port) for host in (routes.front.host, *also)]
     for name, address, port in wanted:
-        if name not in running and (why := port_taken(address, port, owner)) is not None:
+        if name not in running and (why := address_taken(address, port, owner)) is not None:
             ports[name] = why
     return HostFacts(
         host=host,
@@ -150,6 +153,25 @@ def models_to_come(files: Iterable[StoredFile]) -> tuple[dict[str, int], dict[st
             disks.setdefault(_nearest(folder).stat().st_dev, Counter())[str(folder)] += file.bytes
     named = {folders.most_common(1)[0][0]: folders.total() for folders in disks.values()}
     return named, {folder: _disk_free(Path(folder)) for folder in named}
+
+
+def address_taken(host: str, port: int, owner: Callable[[int, str], object | None] = _nobody) -> str | None:
+    """Why nobody can listen there now, as `port_taken`; `host` may be the path of a unix socket. None when one can."""
+    return _path_taken(host, owner) if is_path(host) else port_taken(host, port, owner)
+
+
+def _path_taken(path: str, owner: Callable[[int, str], object | None]) -> str | None:
+    """What is in the way of a unix socket: who listens there, what lies there, or a folder that nobody may make."""
+    try:
+        pid = unix_socket.listener(path)
+    except unix_socket.NotASocketError:
+        return "is there, and is no socket"
+    if pid is not None:
+        return f"is held by {owner(0, path) or 'another process'}"
+    folder = _nearest(Path(path).parent)
+    if not folder.is_dir():
+        return f"cannot be bound: {folder} is no folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be bound: {folder} is not ours to write into"
 
 
 def port_taken(host: str, port: int, owner: Callable[[int, str], object | None] = _nobody) -> str | None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from launcher.base.addresses import wrong_path
 from launcher.base.environment import DEVICE_VARIABLES
 from launcher.importing.flags import FIELDS, HUB, OURS, SECRETS, SWITCHES, USUAL
 from launcher.importing.result import Flags, Imported
@@ -173,7 +174,7 @@ def fields_of(words: Sequence[str], where: str, flags: Flags, into: Imported) ->
         elif word in FIELDS:
             _put(fields, word, values, where, into)
         elif word in OURS or word in USUAL:
-            _host(word, values, where, into)
+            _host(fields, word, values, where, into)
         elif word in flags:
             extra += [word, *values]
         else:
@@ -214,9 +215,11 @@ def _put(fields: dict[str, Any], word: str, values: Sequence[str], where: str, i
         fields[field] = value
 
 
-def _host(word: str, values: Sequence[str], where: str, into: Imported) -> None:
-    """An address that others reach is the front's to have, not a server's."""
-    if word == "--host" and values and values[0] not in {"127.0.0.1", "localhost", "::1"}:
+def _host(fields: dict[str, Any], word: str, values: Sequence[str], where: str, into: Imported) -> None:
+    """An address that others reach is the front's to have, not a server's; a unix socket is the server's own."""
+    if word == "--host" and values and wrong_path(values[0]) is None:
+        fields["host"] = values[0]
+    elif word == "--host" and values and values[0] not in {"127.0.0.1", "localhost", "::1"}:
         note = f"to let others in write runtime: {{front: {{host: {values[0]}}}}} and an api_key_file"
         into.lose(
             where, f"--host {values[0]}: servers listen on this machine alone, the front is what others reach", note
@@ -225,6 +228,8 @@ def _host(word: str, values: Sequence[str], where: str, into: Imported) -> None:
 
 def _combine(fields: dict[str, Any]) -> None:
     """Flags that are one field together."""
+    if "host" in fields:
+        fields.pop("port", None)  # which the server does not look at then
     locked, unmapped = fields.pop("mlock", False), fields.pop("no_mmap", False)
     if locked or unmapped:
         fields["load_mode"] = "mlock" if locked and unmapped else "mmap+mlock" if locked else "none"

@@ -89,6 +89,7 @@ def _model(
     fields = server_of(words, where, flags, into, variables)
     if fields is None:
         return
+    fields.pop("host", None)
     fields.pop("port", None)  # llama-swap's ${PORT}, or what its `proxy` says: ports are ours to give
     if not fields.get("file"):
         into.lose(where, "names no model file, and is left out")

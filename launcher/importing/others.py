@@ -57,7 +57,8 @@ def from_preset(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
                 words.append(f"{spelled}={value}" if spelled.startswith("--") else spelled)
                 words += [] if spelled.startswith("--") else [value]
         fields = fields_of(words, f"[{section}]", flags, into)
-        fields.pop("port", None)
+        for key in ("host", "port"):  # the router gives its own
+            fields.pop(key, None)
         if not fields.get("file"):
             into.lose(f"[{section}]", "names no model file, and is left out", f"launch add hf:{section}")
             continue
@@ -189,7 +190,8 @@ def from_compose(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) 
         before = len(into.servers)
         _started(words, where, flags, into, name=str(name))
         for fields in list(into.servers.values())[before:]:
-            fields.pop("port", None)  # the port inside the container
+            for key in ("host", "port"):  # inside the container
+                fields.pop(key, None)
         for key in sorted(set(service) - {"image", "command", "volumes", "environment", "ports", "restart", "deploy"}):
             if len(into.servers) > before and key not in {
                 "container_name",

@@ -16,6 +16,7 @@ from launcher.manifest import decode_fleet
 
 _ABSENT = re.compile(r"Command (\S+) is not executable: No such file or directory")
 _EXPOSURE = re.compile(r"^X-Launch-Exposure=([\d.]+)$", re.MULTILINE)
+_SOCKET = re.compile(r"^ *--host (/\S+\.sock)", re.MULTILINE)
 _LEVEL = re.compile(r"Overall exposure level for .*: ([\d.]+)")
 
 
@@ -23,23 +24,39 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
     """Errors where `systemd-analyze verify` says anything at all, or a sandbox is weaker than its unit claims.
 
     `coming` are paths (as the machine names them) that the install is going to write. verify exits 0 for unknown keys,
-    so its stderr must be empty. Findings: `install/verify`, `install/exposure`, `install/no-systemd`.
+    so its stderr must be empty. Findings: `install/verify`, `install/exposure`, `install/no-systemd`,
+    `render/socket-folder`.
     """
     folder = UNIT_FOLDERS[layout.scope]
     units = {f.path.rpartition("/")[2]: f.text for f in deployment.files if f.path.startswith(f"{folder}/")}
     if not units:
         return ()
+    homeless = tuple(_without_folder(unit, path[1]) for unit, text in units.items() if (path := _homeless(text)))
     with tempfile.TemporaryDirectory(prefix="launch-verify-") as name:
         directory = Path(name)
         for unit, text in units.items():
             (directory / unit).write_text(text, encoding="utf-8")
         paths = sorted(directory.iterdir())
         try:
-            return (*_verify(paths, layout, coming, _optional(deployment)), *_exposed(units, directory, layout))
+            said = _verify(paths, layout, coming, _optional(deployment))
+            return (*homeless, *said, *_exposed(units, directory, layout))
         except FileNotFoundError:
             message = "systemd-analyze is not installed: units cannot be verified"
             severity: Severity = "error" if layout.root == Path("/") else "warning"
             return (Finding(code="install/no-systemd", severity=severity, key="", message=message),)
+
+
+def _homeless(text: str) -> re.Match[str] | None:
+    """The unix socket that the unit `text` listens on where no folder is made for it."""
+    return None if "\nRuntimeDirectory=" in text else _SOCKET.search(text)
+
+
+def _without_folder(unit: str, path: str) -> Finding:
+    """The error for such a unit."""
+    server = unit.removesuffix(".service")
+    message = f"{unit} listens on {path}, and nobody makes a folder for it or removes what a dead server left there"
+    note = f"a unix socket of an installed server is below /run: servers.NAME.host=/run/{server}/http.sock"
+    return Finding(code="render/socket-folder", severity="error", key="", message=message, notes=(note,))
 
 
 def _optional(deployment: Deployment) -> tuple[str, ...]:

@@ -64,6 +64,8 @@ class ServerDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Where it runs, of several hosts."""
     address: str | msgspec.UnsetType = msgspec.UNSET
     """Where it listens there."""
+    socket: str | msgspec.UnsetType = msgspec.UNSET
+    """Path of the unix socket on which it listens, where that is no port (0)."""
 
 
 class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True):

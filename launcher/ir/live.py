@@ -23,6 +23,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["server", "service"]
     state: ServerState
     port: int
+    socket: str = ""
+    """Path of the unix socket on which it listens, where that is no port (0)."""
     pid: int | None = None
     model: str = ""
     tier: str = ""
@@ -129,15 +131,18 @@ class Lease:
     Who asks it to stop waits for the release, at most as long as a drain may take.
     """
 
-    __slots__ = ("_end", "name", "port")
+    __slots__ = ("_end", "address", "name")
 
-    def __init__(self, name: str, end: Callable[[bool], None] | None = None, *, port: int = 0) -> None:
-        """`end` is called once, with `ok`, when the lease is released. `port`: of the process; 0: as the routes say.
+    def __init__(
+        self, name: str, end: Callable[[bool], None] | None = None, *, address: tuple[str, int] | None = None
+    ) -> None:
+        """`end` is called once, with `ok`, when the lease is released.
 
-        While a reload goes on the routes may name the port of the next process already.
+        `address`: host and port (or path and 0) of the process; None: as the routes say. While a reload goes on the
+        routes may name those of the next process already.
         """
         self.name = name
-        self.port = port
+        self.address = address
         self._end = end
 
     def release(self, *, ok: bool) -> None:
@@ -181,12 +186,13 @@ class Upstreams(Protocol):
         finally:
             held.release(ok=ok)
 
-    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]]) -> str | None:  # noqa: ARG002
-        """Who is behind the port of `name` in its place; None when it is that server.
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:  # noqa: ARG002
+        """Who is behind the address of `name` in its place; None when it is that server.
 
         Looked at before a request is sent on a fresh connection. `ask` has the server itself say it (`/v1/models` on
-        that connection), for whoever does not own the process. Nobody doubts by default. Raises ProcessLookupError
-        where the server's own process has ended.
+        that connection), for whoever does not own the process. `peer` is the process that the connection leads to,
+        where the kernel says so: of a unix socket. Nobody doubts by default. Raises ProcessLookupError where the
+        server's own process has ended.
         """
         return None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.addresses import is_path, wrong_path
 from launcher.base.names import DEPLOYMENT, PROCESS, control_character
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit, ServiceUnit
 
@@ -38,6 +39,8 @@ def wrong_in_fleet(manifest: FleetManifest) -> str | None:
         (f"{s.name}: argv is empty" for s in manifest.servers if not all((s.argv, *(r.argv for r in s.rungs)))),
         (f"{s.name}: argv is empty" for s in manifest.services if not s.argv and s.builtin is None),
         _variables({p.name: p.env for p in processes}),
+        _addresses((s.name, s.host, s.port) for s in manifest.servers),
+        (f"{s.name}: {s.host!r} is no address" for s in manifest.services if is_path(s.host)),
         _values(manifest, "$"),
     )
     return next(wrong, None)
@@ -56,6 +59,7 @@ def wrong_in_routes(table: RoutingTable) -> str | None:
             for server in servers
             if server not in targets
         ),
+        _addresses((target.name, target.host, target.port) for target in targets.values()),
         _values(table, "$"),
     )
     return next(wrong, None)
@@ -71,6 +75,13 @@ def _names(field: str, names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if not PROCESS.fullmatch(name):
             yield f"{name!r} cannot name a file and a unit - at `$.{field}`"
+
+
+def _addresses(listening: Iterable[tuple[str, str, int]]) -> Iterator[str]:
+    """Unix sockets of servers (name, host, port) that none can have, or that have a port beside."""
+    for name, host, port in listening:
+        if is_path(host) and (why := "has a port beside it" if port else wrong_path(host)) is not None:
+            yield f"{name} listens on {host[:120]!r}, which {why}"
 
 
 def _variables(environments: Mapping[str, Mapping[str, str]]) -> Iterator[str]:

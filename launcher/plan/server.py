@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from launcher.base.addresses import is_path
 from launcher.errors import Finding
 from launcher.ir.catalog import Catalog, ModelFile
 from launcher.ir.config import CacheTypeConfig, FleetConfig, HardwareConfig, ServerConfig
@@ -52,7 +53,7 @@ def plan_server(
         build=build,
         cache_types=_cache_types(fleet, config),
     )
-    port = config.port if config.port is not None else fleet.ports.get(name)
+    port = 0 if is_path(config.host) else config.port if config.port is not None else fleet.ports.get(name)
     if port is None:
         findings.append(_dangling(f"{key}.port", f"no port: write one here, or an entry {name} in ports"))
     parts = server_parts(model, settled.settings, beside, tables)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
+from launcher.base.addresses import is_path
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.render.containers import cards, memory_limit, published_ports
 from launcher.render.outside import outside_targets
@@ -61,7 +62,7 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     paths = [host for host in front.listen if host.startswith("/")]
     addresses = (front.host, *(host for host in front.listen if host not in paths))
     asked = [s.config.host for s in (*plan.servers, *plan.remote)] + [unit.host for unit in outside_targets(plan)]
-    near = all(map(is_loopback, (*addresses, *asked)))
+    near = all(is_loopback(host) or is_path(host) for host in (*addresses, *asked))
     started = [s for s in plan.servers if s.starts != "never"]
     services = [s for s in plan.services if s.config.builtin is None and s.starts != "never"]
     return {
@@ -178,5 +179,7 @@ def _sandbox(plan: FleetPlan, program: str, ports: tuple[int, ...], *, loopback:
         "denied_calls": "~@privileged @resources",
         "ports": ports,
         "loopback": loopback,
+        "alone": False,
+        "umask": "0077",
         "device_allow": (),
     }

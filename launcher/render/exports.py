@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.addresses import is_path
 from launcher.base.names import control_character
 from launcher.errors import Finding
 from launcher.ir.dialect import Dialect, Flag
@@ -60,8 +61,10 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
         command = commands[server.name]
         findings += _requests_lost("llama_swap", server)
         shell = " ".join(shell_lines(command.argv))
-        if "${" in shell + _filters(server):
-            findings.append(_left_out("llama_swap", server, "llama-swap would take ${ for a macro"))
+        why = "llama-swap asks for a URL, and it listens on a unix socket" if is_path(server.config.host) else ""
+        why = "llama-swap would take ${ for a macro" if "${" in shell + _filters(server) else why
+        if why:
+            findings.append(_left_out("llama_swap", server, why))
             continue
         servers.append((server, command, shell))
     kept = [server for server, _, _ in servers]
@@ -132,14 +135,16 @@ def _options(words: tuple[str, ...], dialect: Dialect) -> list[tuple[str, str]] 
     return list(options.items())
 
 
-def _scrape(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dict[str, Any], list[Finding]]:
+def _scrape(target: str, plan: FleetPlan) -> tuple[dict[str, Any], list[Finding]]:
     """Addresses of the front where it is here, and of servers that run from boot; with the front all hosts'.
 
     The labels are what alerts and the dashboard select by: no metric has them of itself.
     """
     front = plan.config.runtime.front
-    servers = (*plan.servers, *plan.remote)
-    boot = set(_boot(servers))
+    boot = set(_boot((*plan.servers, *plan.remote)))
+    booted = [server for server in (*plan.servers, *plan.remote) if server.name in boot]
+    unasked = [server for server in booted if is_path(server.config.host)]
+    why = "Prometheus asks an address, and it listens on a unix socket; the front's own figures have it"
     values = {
         "name": _json(plan.deployment),
         "front": _json(reachable_url(front.host, front.port).removeprefix("http://")) if plan.front else "",
@@ -152,11 +157,11 @@ def _scrape(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dic
                 "address": _json(reachable_url(server.config.host, server.port).removeprefix("http://")),
                 "start_s": math.ceil(server.start_timeout_s),
             }
-            for server in servers
-            if server.name in boot
+            for server in booted
+            if server not in unasked
         ],
     }
-    return values, []
+    return values, [_left_out(target, server, why) for server in unasked]
 
 
 def _grafana(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dict[str, Any], list[Finding]]:
@@ -174,8 +179,8 @@ _Builder = Callable[[FleetPlan, Mapping[str, Command], Engines], tuple[dict[str,
 _BUILDERS: dict[str, _Builder] = {
     "llama_swap": _llama_swap,
     "router": _router,
-    "prometheus": _scrape,
-    "alerts": _scrape,
+    "prometheus": lambda plan, _, __: _scrape("prometheus", plan),
+    "alerts": lambda plan, _, __: _scrape("alerts", plan),
     "grafana": _grafana,
 }
 

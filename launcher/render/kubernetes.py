@@ -35,6 +35,7 @@ from launcher.render.pods import (
     object_name,
     own_name,
     pod_defaults,
+    pod_port,
     server_objects,
     service,
     shared_cards,
@@ -97,7 +98,7 @@ def cluster_routes(plan: FleetPlan, table: RoutingTable) -> RoutingTable:
     """`table` for a front in the cluster, which asks servers by the names of their Services."""
     names = {server.name: object_name(plan, server.name) for server in plan.servers}
     targets = {
-        name: msgspec.structs.replace(target, host=names[name], rungs=0, on="")
+        name: msgspec.structs.replace(target, host=names[name], port=pod_port(target.port), rungs=0, on="")
         for name, target in table.targets.items()
         if name in names
     }

@@ -24,6 +24,8 @@ PROBE_S = 5
 USER = 10001
 """Whom containers run as: nobody's number on the nodes."""
 
+PORT = 8080
+"""Where a server listens in its pod that has a unix socket elsewhere."""
 RESERVED_CPUS = 3
 """CPUs of a node for two fronts and the kubelet."""
 OWN = ("front", "fleet", "servers", "clients")
@@ -81,7 +83,7 @@ def server_objects(
     """
     settings = plan.config.deploy.kubernetes or KubernetesConfig()
     findings: list[Finding] = []
-    here, lost = _as_in_pod(server, plan)
+    here, lost = _as_in_pod(msgspec.structs.replace(server, port=pod_port(server.port)), plan)
     command, _ = server_command(here, plan, engines)
     image = settings.images.get(server.config.engine) or ImageConfig(image="none")  # `without_image` finds it
     files = _files(server)
@@ -98,7 +100,7 @@ def server_objects(
         "command": [image.program],
         "args": args,
         **environment({k: v for k, v in command.env.items() if k != "LD_LIBRARY_PATH"}),
-        "ports": [{"name": "http", "containerPort": server.port}],
+        "ports": [{"name": "http", "containerPort": here.port}],
         "resources": _resources(server, plan, settings, lost),
         **_probes(server, plan),
         "securityContext": confined(),
@@ -112,7 +114,7 @@ def server_objects(
     }
     objects = [
         deployment(plan, name, own, pod, replicas=int(server.initial)),
-        service(plan, name, own, server.port),
+        service(plan, name, own, here.port),
     ]
     if server.initial and server.config.exclusive is None:
         objects.append(disruption_budget(plan, name, own))
@@ -213,6 +215,11 @@ def key_mounts(files: Iterable[str], settings: KubernetesConfig) -> tuple[list[O
         {"name": "keys", "mountPath": path, "subPath": path.rpartition("/")[2], "readOnly": True} for path in paths
     ]
     return [volume], mounts
+
+
+def pod_port(port: int) -> int:
+    """Where a server listens in its pod: as planned, or on a port of its own where that is a unix socket (0)."""
+    return port or PORT
 
 
 def _listening(words: tuple[str, ...]) -> list[str]:

@@ -268,7 +268,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         "port",
         ("--port", "--reuse-port", "--api-prefix"),
-        lambda s, _: _say(s.port, "--port"),
+        lambda s, _: _say(s.port, "--port") if s.port else (),
         through=("ports.{name}",),
     ),
     # context and slots

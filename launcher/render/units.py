@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from launcher.base.addresses import is_path
 from launcher.errors import Finding
 from launcher.ir.config import RuntimeConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
@@ -16,13 +17,23 @@ from launcher.render.command import Command
 from launcher.render.passed import files_of
 from launcher.render.probes import reachable_url
 from launcher.render.server_keys import own_key_file, with_credential
+from launcher.render.socket_folders import own_folder, without_folder
 from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command
-from launcher.render.unit_names import is_loopback, slice_name, starts_at_boot, target_name, unit_name
+from launcher.render.unit_names import (
+    is_loopback,
+    runtime_user,
+    slice_name,
+    starts_at_boot,
+    target_name,
+    unit_name,
+)
 
 EXPOSURE_CPU, EXPOSURE_GPU, EXPOSURE_COMMAND, EXPOSURE_RUNTIME = 1.0, 1.5, 1.5, 2.0
 """What `systemd-analyze security` may say at most of each kind of unit; `launch install` holds units to it."""
 EXPOSURE_OPEN = 0.2
 """More for a server that other machines reach."""
+EXPOSURE_ALONE = 0.6
+"""Less for a server that has no network: it is reached by its unix socket."""
 
 RESTART_S = 3.0
 """What ended waits at least so long for systemd to start it again: a living runtime, which decides, is quicker."""
@@ -55,8 +66,10 @@ def service_values(
     gpus = [plan.config.hardware.gpus[name] for name in server.settings.devices if name in plan.config.hardware.gpus]
     allow = device_nodes(gpu.backend for gpu in gpus)
     hidden = hidden_paths(server, command.words[0])
-    loopback = is_loopback(server.config.host) and not any(gpu.backend == "rpc" for gpu in gpus)
-    exposure = (EXPOSURE_GPU if allow else EXPOSURE_CPU) + EXPOSURE_OPEN * (not loopback)
+    asks = any(gpu.backend == "rpc" for gpu in gpus)
+    alone = is_path(server.config.host) and not asks
+    loopback = alone or (is_loopback(server.config.host) and not asks)
+    exposure = (EXPOSURE_GPU if allow else EXPOSURE_CPU) + EXPOSURE_OPEN * (not loopback) - EXPOSURE_ALONE * alone
     keys = own_key_file(server.config.extra_args)
     credential = keys is not None and deploy.scope != "user"
     quoted = quote_command(command.words)
@@ -89,11 +102,27 @@ def service_values(
         "sees_others": False,
         "bind_read_only": tuple(quote_bind(path) for path in hidden),
         "denied_calls": "~@privileged" if allow or _needs_resources(server) else "~@privileged @resources",
-        "ports": (server.port,),
+        "ports": (server.port,) if server.port else (),
         "loopback": loopback,
+        "alone": alone,
         "device_allow": allow,
+        **_socket(server, plan),
     }
-    return values, tuple(_bad_paths(server, (*hidden, *([keys] if keys else []))))
+    bad = _bad_paths(server, (*hidden, *([keys] if keys else [])))
+    return values, (*bad, *(without_folder(server, plan) if unit == unit_name(plan, server.name) else ()))
+
+
+def _socket(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
+    """The folder of its unix socket, and the group that may connect to it: the runtime's, where that is another user.
+
+    What it makes is otherwise for its own user alone.
+    """
+    others = is_path(server.config.host) and plan.config.deploy.scope == "system" and plan.config.deploy.user is None
+    return {
+        "socket_folder": own_folder(server, plan),
+        "socket_group": runtime_user(plan) if others else None,
+        "umask": "0007" if others else "0077",
+    }
 
 
 def device_nodes(backends: Iterable[str]) -> tuple[str, ...]:
@@ -103,7 +132,9 @@ def device_nodes(backends: Iterable[str]) -> tuple[str, ...]:
 
 def _gate(server: ServerPlan) -> str:
     """A shell's one line that ends when the server has loaded, or is gone: systemd alone would not see the latter."""
-    url = f"{reachable_url(server.config.host, server.port)}/health"
+    host = server.config.host
+    url = f"--unix-socket {host} http://localhost" if is_path(host) else reachable_url(host, server.port)
+    url = f"{url}/health"
     script = f"until curl -sf -o /dev/null --noproxy '*' {url}; do kill -0 $$MAINPID || exit 1; sleep 0.2; done"
     return f'/bin/sh -c "{script}"'
 

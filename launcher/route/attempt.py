@@ -187,8 +187,9 @@ class Attempt(Reply):
             timeout_s = self._route.timeouts_s[target.name]
             self._slot = self.head.takes_slot
         self.target = target
-        if (lease.port or target.unit.port) != target.pool.port:
-            target.move(lease.port or target.unit.port)
+        address = lease.address or (target.unit.host, target.unit.port)
+        if address != target.pool.address:
+            target.move(address)
         self._lease = lease
         self._fresh = False
         self._sent_at = self._heard_at = monotonic()

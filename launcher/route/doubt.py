@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from launcher.base.addresses import is_path
+from launcher.base.unix_socket import peer_pid
 from launcher.ir.live import Upstreams
 from launcher.route.target import Target
 from launcher.route.upstream import Connection, UpstreamError
@@ -47,7 +49,7 @@ async def require_itself(upstreams: Upstreams, target: Target, connection: Conne
         return body
 
     try:
-        who = await upstreams.stranger(target.name, ask)
+        who = await upstreams.stranger(target.name, ask, _peer(connection))
     except ProcessLookupError:
         connection.close()
         raise UpstreamError("unreachable", "its process has ended") from None
@@ -56,4 +58,18 @@ async def require_itself(upstreams: Upstreams, target: Target, connection: Conne
         raise
     if who is not None:
         connection.close()
-        raise UpstreamError("wrong_server", f"another process has its port: {who}")
+        what = "path" if is_path(connection.address[0]) else "port"
+        raise UpstreamError("wrong_server", f"another process has its {what}: {who}")
+
+
+def _peer(connection: Connection) -> int | None:
+    """The process that made the unix socket listen which `connection` leads to; None of a port, or when it is closed.
+
+    Raises UpstreamError where the kernel does not say.
+    """
+    if not is_path(connection.address[0]) or connection.transport is None:
+        return None
+    try:
+        return peer_pid(connection.transport.get_extra_info("socket"))
+    except OSError:
+        raise UpstreamError("unreachable", "it closed the connection before it was known whose it is") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.addresses import is_path, spelled
 from launcher.base.credentials import server_key_file
 from launcher.errors import Finding, HostError
 from launcher.ir.fleet import BreakerUnit, RouteTarget
@@ -252,18 +253,18 @@ class Target:
         self.changes_bodies = changes_bodies(unit)
 
     def update(self, unit: RouteTarget) -> None:
-        """Take over a new entry. Where its port is another, requests go there once they are granted that one."""
+        """Take over a new entry. Where its address is another, requests go there once they are granted that one."""
         self.unit = unit
         self.authorization = own_key(unit)
         self.changes_bodies = changes_bodies(unit)
         self.gate.resize(unit.slots)
         self.pool.max_idle = unit.slots + _SPARE_CONNECTIONS
 
-    def move(self, port: int) -> None:
+    def move(self, address: tuple[str, int]) -> None:
         """Its process listens there from now on; who waits for a slot of it waits on."""
-        old, self.pool = self.pool, Pool(self.unit.host, port, max_idle=self.unit.slots + _SPARE_CONNECTIONS)
-        self.pool.check = old.check
-        self.authority = authority_of(self.unit.host, port)
+        old, self.pool = self.pool, Pool(*address, max_idle=self.unit.slots + _SPARE_CONNECTIONS)
+        self.pool.check, self.pool.tls = old.check, old.tls
+        self.authority = authority_of(*address)
         self.breaker = breaker.CLOSED
         old.close()
 
@@ -296,7 +297,7 @@ class Target:
 
 def authority_of(host: str, port: int) -> bytes:
     """What its clients call it."""
-    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+    return b"localhost" if is_path(host) else spelled(host, port).encode()
 
 
 def own_key(unit: RouteTarget) -> bytes:
@@ -371,7 +372,7 @@ def why_none(targets: Collection[Target], state_of: Callable[[str], ServerState]
 
 
 def control_target(path: Path) -> Target:
-    """The control API, as one more upstream. No connection is kept: of unix sockets no stale one can be told."""
+    """The control API, as one more upstream. No connection is kept: it is asked seldom."""
     unit = RouteTarget(
         name="control",
         host=str(path),

@@ -86,8 +86,8 @@ class Connection(asyncio.Protocol):
     transport: asyncio.Transport | None = None
     """None until it is connected."""
     watcher: Watcher | None = None
-    port: int = 0
-    """Of the server."""
+    address: tuple[str, int] = ("", 0)
+    """Of the server: host and port, or the path of a unix socket and 0."""
     is_tls: bool = False
     busy: bool = False
     reused: bool = False
@@ -257,13 +257,19 @@ class Connection(asyncio.Protocol):
         if not self.busy or self.complete:
             return
         if self.error is None:
-            stale = self.reused and not self.received and not self._reached()
+            stale = self.reused and not self.received and not self._reached(exc)
             how = "reset" if exc is not None else "closed"
             self.error = UpstreamError("stale" if stale else "died", f"the server {how} the connection")
         self._notify()
 
-    def _reached(self) -> bool:
-        """Whether a byte of the request may have come to the server: its kernel acknowledged it."""
+    def _reached(self, exc: Exception | None) -> bool:
+        """Whether the server may have read the request: its kernel acknowledged a byte of it.
+
+        Of a unix socket the kernel says otherwise how it was closed: an error where bytes were left unread, or could
+        not be sent, and a request that was not read whole was not begun.
+        """
+        if not self.address[1]:
+            return not isinstance(exc, ConnectionResetError | BrokenPipeError)
         sock = None if self.transport is None else self.transport.get_extra_info("socket")
         acknowledged = acknowledged_bytes(sock)
         return acknowledged is None or acknowledged > self._written_before
@@ -346,8 +352,7 @@ class Pool:
 
     def __init__(self, host: str, port: int, *, max_idle: int) -> None:
         """`max_idle` connections are kept at most; none once the pool is closed. `port` 0: `host` is a unix socket."""
-        self.host = host
-        self.port = port
+        self.address = (host, port)
         self.max_idle = max_idle
         self.idle: list[Connection] = []
         self.check: Callable[[Connection], Awaitable[None]] | None = None
@@ -365,30 +370,31 @@ class Pool:
     async def connect(self, timeout_s: float) -> Connection:
         """A fresh connection to the server that is meant. Raises UpstreamError `unreachable`, `wrong_server`."""
         loop = asyncio.get_running_loop()
+        host, port = self.address
         try:
             async with asyncio.timeout(timeout_s):
-                if self.port:
-                    _, connection = await loop.create_connection(Connection, self.host, self.port, ssl=self.tls)
+                if port:
+                    _, connection = await loop.create_connection(Connection, host, port, ssl=self.tls)
                 else:
-                    _, connection = await loop.create_unix_connection(Connection, self.host)
+                    _, connection = await loop.create_unix_connection(Connection, host)
         except TimeoutError:
             raise UpstreamError("unreachable", f"no connection within {timeout_s:g} s") from None
         except (OSError, ssl.CertificateError) as error:
             raise UpstreamError("unreachable", f"no connection: {error.strerror or error}") from None
-        connection.port = self.port
+        connection.address = self.address
         connection.is_tls = self.tls is not None
-        if self.port:
-            await self._greet(connection, timeout_s)
+        await self._greet(connection, timeout_s)
         if connection.is_closed():  # a server that died meanwhile
             raise UpstreamError("unreachable", "it closed a connection before anything was sent")
         return connection
 
     async def _greet(self, connection: Connection, timeout_s: float) -> None:
-        """Set up a fresh TCP connection, and see whose it is. Raises UpstreamError."""
+        """Set up a fresh connection, and see whose it is. Raises UpstreamError."""
         assert connection.transport is not None  # noqa: S101  # it was connected just now
-        sock = connection.transport.get_extra_info("socket")
-        expect_acknowledgements(sock)
-        without_pacing(sock)
+        if self.address[1]:
+            sock = connection.transport.get_extra_info("socket")
+            expect_acknowledgements(sock)
+            without_pacing(sock)
         if self.check is not None:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -401,7 +407,7 @@ class Pool:
         """Take a connection back after its exchange; unusable or surplus ones are closed."""
         if not connection.finish():
             return
-        if len(self.idle) >= self.max_idle or connection.port != self.port:
+        if len(self.idle) >= self.max_idle or connection.address != self.address:
             connection.close()
         else:
             self.idle.append(connection)

@@ -41,7 +41,7 @@ class StaticUpstreams(Upstreams):
 class AskedUpstreams(StaticUpstreams):
     """Servers whose processes somebody else owns: each is asked who it is before the first request of a connection."""
 
-    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]]) -> str | None:
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:  # noqa: ARG002
         """As the server says."""
         return naming.stranger(name, await ask())
 
@@ -78,9 +78,11 @@ class RemoteAwareUpstreams(Upstreams):
         """As `own` does; a remote server is not stopped from here."""
         await (super().unload(name) if name in self._remote else self._own.unload(name))
 
-    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]]) -> str | None:
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:
         """As `own` says; a remote server is asked."""
-        return naming.stranger(name, await ask()) if name in self._remote else await self._own.stranger(name, ask)
+        if name in self._remote:
+            return naming.stranger(name, await ask())
+        return await self._own.stranger(name, ask, peer)
 
     async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
         """As `own` says; a remote server is not started from here."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
+from launcher.base.addresses import is_path
 from launcher.ir.exchange import Orchestrating
 from launcher.ir.fleet import RoutePool, RoutingTable
 from launcher.route.directory import Directory
@@ -53,6 +54,11 @@ class View(msgspec.Struct, frozen=True):
         return self.routes[self.directory.asked(model, kind)]
 
 
+def _is_where(one: str, other: str) -> bool:
+    """Whether both addresses are of one host, as far as they say: a unix socket is of the front's own."""
+    return one == other or is_path(one) or is_path(other)
+
+
 def view_of(
     table: RoutingTable,
     old: dict[str, Target],
@@ -69,7 +75,7 @@ def view_of(
     targets: dict[str, Target] = {}
     for name, unit in table.targets.items():
         known = old.get(name)
-        if known is not None and known.unit.host == unit.host and known.unit.outside == unit.outside:
+        if known is not None and _is_where(known.unit.host, unit.host) and known.unit.outside == unit.outside:
             known.update(unit)
             targets[name] = known
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launcher.base.addresses import place
 from launcher.ir.events import Happened, Kind
 from launcher.supervise import events
 
@@ -30,10 +31,10 @@ def happened(event: events.AnyEvent, *, is_up: bool) -> Happened:  # noqa: C901,
             cause = "a request, or a reload" if is_up else "it starts with the fleet"
             if event.restart:
                 cause = f"its process ended unasked: restart {event.restart}"
-            details = {"pid": event.pid, "port": event.port, "restart": event.restart}
-            return Happened(
-                kind="starting", name=event.name, message=f"starts on port {event.port}", cause=cause, details=details
-            )
+            where = {"socket": event.socket} if event.socket else {"port": event.port}
+            details = {"pid": event.pid, **where, "restart": event.restart}
+            message = f"starts on {place(event.socket, event.port)}"
+            return Happened(kind="starting", name=event.name, message=message, cause=cause, details=details)
         case events.ServerSlow():
             expected = "" if event.expected_s is None else f"; {event.expected_s:.0f} s were expected"
             return Happened(

@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 
+from launcher.base.addresses import is_path, place
 from launcher.supervise import ports
 from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.owner import Ending
@@ -31,9 +32,19 @@ def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
         return Diagnosis(code="supervise/model-missing", cause=cause, remedy="fetch it, or correct the path")
     owner = ports.port_owner(spec.unit.port, spec.unit.host)
     if owner is not None:
-        cause = f"port {spec.unit.port} is held by {owner}, which this fleet did not start"
-        return Diagnosis(code="supervise/port-busy", cause=cause, remedy="stop it, or set another `port`")
+        cause = f"{_place(spec)} is held by {owner}, which this fleet did not start"
+        return Diagnosis(code="supervise/port-busy", cause=cause, remedy=_elsewhere(spec))
     return None
+
+
+def _place(spec: ProcessSpec) -> str:
+    """`port 8080`, or the path."""
+    return place(spec.unit.host, spec.unit.port)
+
+
+def _elsewhere(spec: ProcessSpec) -> str:
+    """What helps where somebody else listens."""
+    return f"stop it, or set another `{'host' if is_path(spec.unit.host) else 'port'}`"
 
 
 def _remedy(spec: ProcessSpec) -> str:
@@ -60,9 +71,8 @@ def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagno
     )
     if owner is None:
         return found
-    cause = f"port {spec.unit.port} is held by {owner}"
-    remedy = "stop it, or set another `port`"
-    return Diagnosis(code="supervise/port-busy", cause=cause, remedy=remedy, line=found.line)
+    cause = f"{_place(spec)} is held by {owner}"
+    return Diagnosis(code="supervise/port-busy", cause=cause, remedy=_elsewhere(spec), line=found.line)
 
 
 def overdue(spec: ProcessSpec, reason: str) -> Diagnosis:

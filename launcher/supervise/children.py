@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from launcher.base.addresses import is_path
+from launcher.base.unix_socket import make_room, remove_stale
 from launcher.ir.live import Manager
 from launcher.supervise import container, logs, measuring, process, slots
 from launcher.supervise.causes import obstacle, oom_kills
@@ -22,9 +24,10 @@ _LOG = logging.getLogger("launch.supervise")
 class Child:
     """One process, ours or adopted, with its log and, where it is one's client, its container."""
 
-    def __init__(self, running: process.RunningProcess, argv: tuple[str, ...], log: Path) -> None:
-        """Not watched yet."""
+    def __init__(self, running: process.RunningProcess, argv: tuple[str, ...], log: Path, host: str) -> None:
+        """Not watched yet. `host`: where it listens."""
         self.running = running
+        self._host = host
         self._argv = argv
         self._log = log
         self._oom_kills = oom_kills()
@@ -40,9 +43,11 @@ class Child:
         return self.running.pid
 
     def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
-        """See `launcher.supervise.owner`. A container, whose client it was, is removed before."""
+        """See `launcher.supervise.owner`. Its unix socket, or the container whose client it was, is removed before."""
 
         def exited(code: int | None) -> None:
+            if is_path(self._host):
+                remove_stale(self._host)
             if container.engine_and_name(self._argv) is None:
                 on_exit(self._ending(code))
             else:
@@ -115,17 +120,19 @@ class Children:
             logs.shift(log, self.log_files)
             if spec.unit.slot_save_path is not None:
                 slots.prepare(spec.unit.slot_save_path)
+            if is_path(spec.unit.host):
+                make_room(spec.unit.host)
             env = process.environment(spec.kind, spec.unit.env)
             running = process.spawn(spec.unit.argv, env, log, self._store.path(spec.name), spec.unit.oom_score_adjust)
         except OSError as error:
             cause = f"cannot start {spec.unit.argv[0]}: {error}"
             raise RefusedError(Diagnosis(code="supervise/cannot-execute", cause=cause, remedy="")) from None
-        return Child(running, spec.unit.argv, log)
+        return Child(running, spec.unit.argv, log, spec.unit.host)
 
     def adopt(self, record: ServerRecord) -> Child | None:
         """See `launcher.supervise.owner`."""
         running = process.adopt(record)
-        return None if running is None else Child(running, record.argv, self._log(record.name))
+        return None if running is None else Child(running, record.argv, self._log(record.name), record.host)
 
     def keep(self, record: ServerRecord) -> None:
         """Write its state file, now or when the disk lets us."""
@@ -160,6 +167,8 @@ class Children:
         for record in self._store.read()[0]:
             if mismatch(record) is not None:
                 self._store.remove(record.name)
+                if is_path(record.host):
+                    remove_stale(record.host)
         left = [spec.unit.argv for spec in specs if spec.container]
         await asyncio.gather(*(asyncio.to_thread(container.remove, argv) for argv in left))
 

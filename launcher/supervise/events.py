@@ -30,6 +30,8 @@ class ServerStarting(Event, frozen=True, kw_only=True):
     port: int
     log_file: str
     restart: int = 0
+    socket: str = ""
+    """Path of the unix socket on which it listens, where that is no port (0)."""
 
 
 class ServerAdopted(Event, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from launcher.base.addresses import is_path, wrong_path
 from launcher.base.names import PROCESS
 from launcher.base.regular import read_regular
 from launcher.supervise import procfs
@@ -180,6 +181,8 @@ def _impossible(record: ServerRecord) -> str | None:
             return f"{name} {str(value)[:40]}"
     if not PROCESS.fullmatch(record.name) or not record.argv:
         return f"name {record.name[:40]!r}, argv {record.argv[:1]!r}"
+    if is_path(record.host) and (record.port or wrong_path(record.host) is not None):
+        return f"host {record.host[:120]!r}"
     if record.log_file and ("\0" in record.log_file or not Path(record.log_file).is_absolute()):
         return f"log_file {record.log_file!r}"
     return None

@@ -24,14 +24,14 @@ class InFlight:
         return self.in_flight > 0
 
     @property
-    def port(self) -> int:
-        """Where it listens; 0: nobody need know."""
-        return 0
+    def address(self) -> tuple[str, int] | None:
+        """Where it listens; None: nobody need know."""
+        return None
 
     def grant(self, name: str) -> Lease:
         """A lease on it as `name`, in flight from now on."""
         self.in_flight += 1
-        return Lease(name, self._released, port=self.port)
+        return Lease(name, self._released, address=self.address)
 
     def _released(self, ok: bool) -> None:
         self.in_flight -= 1

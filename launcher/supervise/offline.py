@@ -12,7 +12,9 @@ from typing import Literal
 
 import msgspec
 
+from launcher.base.addresses import is_path, socket_of
 from launcher.base.regular import read_regular
+from launcher.base.unix_socket import remove_stale
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.supervise import container, logs, procfs
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch
@@ -84,6 +86,7 @@ def offline_status(state_dir: Path) -> FleetStatus:
             kind=record.kind,
             state="ready" if record.ready_s is not None else "starting",
             port=record.port,
+            socket=socket_of(record.host),
             pid=record.pid,
             model=record.model,
             tier=record.tier,
@@ -132,6 +135,8 @@ def stop_orphans(state_dir: Path, names: Collection[str] = (), *, grace_s: float
         for record in records:
             if record.name not in {r.name for r in living} and mismatch(record) is not None:
                 store.remove(record.name)
+                if is_path(record.host):
+                    remove_stale(record.host)
         with suppress(OSError):
             (state_dir / "control.sock").unlink(missing_ok=True)
     return OrphanReport(stopped=stopped, rejected=tuple(rejected))
@@ -163,6 +168,8 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
         running.release()
         outcomes.setdefault(record.name, "survived")
         container.remove(record.argv)
+        if is_path(record.host):
+            remove_stale(record.host)
     return tuple(Orphan(name=r.name, pid=r.pid, outcome=outcomes[r.name]) for r, _ in taken)
 
 

@@ -1,4 +1,4 @@
-"""Who listens on a TCP port: to name a stranger, and to know that the listener is our child."""
+"""Who listens on a TCP port or a unix socket: to name a stranger, and to know that the listener is our child."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from launcher.base import unix_socket
+from launcher.base.addresses import is_path
 from launcher.supervise import procfs
 from launcher.supervise.identity import MARKER
 from launcher.supervise.offline import LOCK_NAME
@@ -33,7 +35,7 @@ class Listener(NamedTuple):
 
 
 class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that listens on `port`. `pid` is None when it is not ours to see.
+    """A process that listens on `port`, 0 of a unix socket. `pid` is None when it is not ours to see.
 
     `fleet`: what it is to the fleet that started it, if one did: `coder of epyc-full in DIR`.
     """
@@ -131,16 +133,45 @@ def _holds(pid: int, socket_: Listener) -> bool:
     return holds_socket(pid, frozenset((str(socket_.inode),)))
 
 
+def stranger_behind(pid: int, peer: int) -> str | None:
+    """Who `peer` is, which a unix socket led to where the process `pid` should be; None when it is that one's session.
+
+    Raises ProcessLookupError when the process has ended.
+    """
+    if peer == pid or any(member.pid == peer for member in procfs.session_members(pid)):
+        return None
+    stat = procfs.proc_stat(pid)
+    if stat is None or stat.state == "Z":
+        raise ProcessLookupError
+    return str(process_at(peer))
+
+
 def port_owner(port: int, host: str = "") -> PortOwner | None:
-    """Who listens on `port` now (of any address, or where it is in the way of `host`), or None when nobody does."""
+    """Who listens on `port` now (of any address, or where it is in the way of `host`), or None when nobody does.
+
+    `host` may be the path of a unix socket, which what is no socket holds as well.
+    """
+    if is_path(host):
+        try:
+            pid = unix_socket.listener(host)
+        except unix_socket.NotASocketError:
+            return PortOwner(port=0, pid=None, name="something that is no socket")
+        return None if pid is None else process_at(pid)
     inodes = listening_inodes(port, host)
     if not inodes:
         return None
     for pid in procfs.pids():
         if holds_socket(pid, inodes):
-            argv = procfs.cmdline(pid)
-            return PortOwner(port=port, pid=pid, name=Path(argv[0]).name if argv else "?", fleet=_fleet_of(pid))
-    return PortOwner(port=port, pid=None, name="a process of another user")
+            return process_at(pid, port)
+    return process_at(0, port)
+
+
+def process_at(pid: int, port: int = 0) -> PortOwner:
+    """The process `pid`, which listens on `port`; 0: one that is not ours to see."""
+    if not pid:
+        return PortOwner(port=port, pid=None, name="a process of another user")
+    argv = procfs.cmdline(pid)
+    return PortOwner(port=port, pid=pid, name=Path(argv[0]).name if argv else "?", fleet=_fleet_of(pid))
 
 
 def _fleet_of(pid: int) -> str:

@@ -1,7 +1,7 @@
 """Proof that a server is ready: it is our child that answers, with our model, and it gives a token.
 
-Steps: our process listens on the port; `/health` is 200 (503 = loading); `/props` shows the model path and slots;
-one token, embedding or score comes out. The caller owns the timers (start, stall) and notices the process's end.
+Steps: our process listens on the port or unix socket; `/health` is 200 (503 = loading); `/props` shows the model path
+and slots; one token, embedding or score comes out. The caller owns the timers (start, stall) and notices the end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from launcher.base.addresses import is_path, place
 from launcher.base.credentials import server_key_file
 from launcher.supervise import http, ports, procfs
 from launcher.supervise.spec import ProcessSpec
@@ -119,21 +120,21 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection)
 
     Who it is that answers is looked at once a connection, best while it still loads.
     """
-    pause, known, nonsense = _POLL_FIRST_S, 0, 0
+    pause, known, nonsense, at = _POLL_FIRST_S, 0, 0, place(spec.unit.host, spec.unit.port)
     while True:
         try:
             reply = await _get(line, spec.unit.health_path)
         except http.NotHttpError as error:
             reply, nonsense = None, nonsense + 1
             if nonsense == _NONSENSE:
-                who = _stranger(spec, pid) or "the server that was started"
-                raise UnfitError(f"port {spec.unit.port} is answered by {who}, with what is {error}") from None
+                who = _stranger(spec, pid, line) or "the server that was started"
+                raise UnfitError(f"{at} is answered by {who}, with what is {error}") from None
         if reply is not None and line.opened != known:
-            owner = _stranger(spec, pid)
+            owner = _stranger(spec, pid, line)
             if owner is None:
                 known = line.opened
             elif 200 <= reply.status < 300:
-                raise UnfitError(f"port {spec.unit.port} is answered by {owner}, not by the server that was started")
+                raise UnfitError(f"{at} is answered by {owner}, not by the server that was started")
             else:
                 line.close()
         if reply is not None and 200 <= reply.status < 300 and line.opened == known:
@@ -142,8 +143,13 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection)
         pause = min(_POLL_MAX_S, pause * _POLL_GROWTH)
 
 
-def _stranger(spec: ProcessSpec, pid: int) -> ports.PortOwner | None:
-    """Who listens on the port of `spec`, if it is not the process `pid`."""
+def _stranger(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> str | ports.PortOwner | None:
+    """Who listens where `spec` should, if it is not the process `pid`; of a unix socket, where `line` led to."""
+    if is_path(spec.unit.host):
+        try:
+            return ports.stranger_behind(pid, line.peer)
+        except ProcessLookupError:
+            return ports.process_at(line.peer)
     if spec.container or ports.listens(pid, spec.unit.port):
         return None
     return ports.port_owner(spec.unit.port, spec.unit.host)

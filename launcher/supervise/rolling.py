@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from launcher.base.addresses import place
 from launcher.supervise.spec import ProcessSpec
 
 
@@ -51,9 +52,14 @@ def _alike(one: ProcessSpec, other: ProcessSpec) -> bool:
 
 
 def _addresses_meet(names: list[str], old: Mapping[str, ProcessSpec], new: Mapping[str, ProcessSpec]) -> bool:
-    """Whether one of `names` gets a port that another of them has now."""
-    held = {old[name].unit.port: name for name in names if name in old}
-    return any(held.get(new[name].unit.port, name) != name for name in names)
+    """Whether one of `names` gets a port, or a unix socket's path, that another of them has now."""
+    held = {_place(old[name]): name for name in names if name in old}
+    return any(held.get(_place(new[name]), name) != name for name in names)
+
+
+def _place(spec: ProcessSpec) -> str:
+    """What of its address another cannot have: the port, or the path."""
+    return place(spec.unit.host, spec.unit.port)
 
 
 def _address(spec: ProcessSpec) -> tuple[str, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.addresses import socket_of
 from launcher.ir.live import ServerState
 from launcher.supervise import events, readiness, slots
 from launcher.supervise.causes import FROM_OUTSIDE, cause_of_end, overdue
@@ -85,9 +86,9 @@ class Runner(InFlight):
         self._proven_before = False
 
     @property
-    def port(self) -> int:
+    def address(self) -> tuple[str, int]:
         """Where its process listens: that of its spec, which a reload changes between two processes."""
-        return self.spec.unit.port or 0
+        return self.spec.unit.host, self.spec.unit.port
 
     @property
     def spec(self) -> ProcessSpec:
@@ -311,6 +312,7 @@ class Runner(InFlight):
             port=self.spec.unit.port,
             log_file=self.record.log_file,
             restart=self.life.restarts,
+            socket=socket_of(self.spec.unit.host),
         )
         self.emit(started)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from launcher.base.addresses import socket_of
 from launcher.ir.live import ProcessStatus
 from launcher.manifest import argv_changes
 from launcher.supervise import procfs
@@ -40,6 +41,7 @@ def process_status(
         kind=spec.kind,
         state=runner.state,
         port=spec.unit.port,
+        socket=socket_of(spec.unit.host),
         pid=pid,
         model=spec.unit.model,
         tier=spec.unit.tier,

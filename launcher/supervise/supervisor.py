@@ -17,7 +17,7 @@ from launcher.supervise.findings import failure_finding, front_finding, is_fatal
 from launcher.supervise.hooks import Hooks
 from launcher.supervise.measuring import Measurer, gpu_names
 from launcher.supervise.owner import ProcessOwner
-from launcher.supervise.ports import look_for_intruder
+from launcher.supervise.ports import look_for_intruder, stranger_behind
 from launcher.supervise.recovery import change_rung, retry_after_oom
 from launcher.supervise.reload import Changes, compare_specs
 from launcher.supervise.rolling import replicas_of, waves
@@ -104,11 +104,13 @@ class Supervisor(Upstreams):
         """See `launcher.ir.live.Upstreams`."""
         await self._waker.unload(name)
 
-    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]]) -> str | None:  # noqa: ARG002
-        """See `launcher.ir.live.Upstreams`: who owns the process knows whose the port is."""
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:  # noqa: ARG002
+        """See `launcher.ir.live.Upstreams`: who owns the process knows whose the port, or the other end, is."""
         runner = self._runners.get(name)
         if runner is None or runner.pid is None:
             raise ProcessLookupError
+        if peer is not None:
+            return stranger_behind(runner.pid, peer)
         return await look_for_intruder(runner.pid, runner.spec.unit.port, runner.spec.unit.host)
 
     async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:

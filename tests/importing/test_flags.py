@@ -36,6 +36,7 @@ def read(line: str) -> tuple[dict[str, Any] | None, list[str]]:
         ("-m a.gguf --mlock", {"load_mode": "mmap+mlock"}),
         ("-m a.gguf --mlock --no-mmap", {"load_mode": "mlock"}),
         ("-m a.gguf --no-mmap --jinja -cb --host 127.0.0.1", {"load_mode": "none"}),
+        ("-m a.gguf --host /run/launch-a/http.sock --port 9001", {"host": "/run/launch-a/http.sock"}),
         ("-m a.gguf --reranking", {"embedding": True, "pooling": "rank"}),
         ("-m a.gguf -dev CUDA0,CUDA1 -ts 3,1", {"devices": ["cuda0", "cuda1"], "tensor_split": [3, 1]}),
         ("-m a.gguf -dev none", {"devices": []}),

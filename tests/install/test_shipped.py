@@ -6,11 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from launcher.compiler import compile_fleet, hosts_of, on_host, render
-from launcher.errors import ConfigError
 from launcher.install import Layout, Systemd, install, plan_changes
+from launcher.install.verify import verify_units
 from launcher.manifest import decode_fleet, diff_manifests
 from tests.install.test_install import nothing
 from tests.render.conftest import exposure, verify
@@ -24,6 +25,7 @@ SHIPPED = (
     "hardware=dev profile=three_tier_small",
     "hardware=two_hosts profile=pair",
 )
+SOCKET = f"{SHIPPED[0]} servers.assistant.host=/run/launch-assistant/http.sock"
 DOCS = Path(__file__).parents[2] / "docs/deploy.md"
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
@@ -43,17 +45,20 @@ def units(overrides: str) -> dict[str, str]:
     return {f.path.removeprefix("systemd/"): f.text for f in files if f.path.startswith("systemd/")}
 
 
-@pytest.mark.parametrize("overrides", SHIPPED)
+@pytest.mark.parametrize("overrides", [*SHIPPED, SOCKET])
 def test_verified(overrides: str, tmp_path: Path) -> None:
     """Status 0 and an empty stderr."""
     assert verify(tmp_path, units(overrides)) == (0, "")
 
 
 def test_the_table_of_the_docs(tmp_path: Path) -> None:
-    """One row a kind of unit in docs/deploy.md: the worst level of that kind over all shipped profiles."""
+    """One row a kind of unit in docs/deploy.md: the worst level of that kind over all shipped profiles.
+
+    And of one whose server listens on a unix socket.
+    """
     worst: dict[str, float] = {}
     judged: dict[str, float] = {}
-    for overrides in SHIPPED:
+    for overrides in (*SHIPPED, SOCKET):
         for name, text in units(overrides).items():
             claim = re.search(r"^X-Launch-Exposure=(.*)$", text, re.MULTILINE)
             if claim is None:
@@ -67,8 +72,9 @@ def test_the_table_of_the_docs(tmp_path: Path) -> None:
                 judged[shape] = exposure(tmp_path / name)
             assert judged[shape] <= float(claim[1]), name
             kind = "runtime" if " serve --no-color" in text else "GPU" if "char-nvidia" in text else None
-            kind = kind or ("CPU" if "llama-server" in text else "command")
+            kind = "socket" if "PrivateNetwork=" in text else kind or ("CPU" if "llama-server" in text else "command")
             worst[kind] = max(worst.get(kind, 0), judged[shape])
+    assert worst["socket"] <= 0.3
     assert worst["CPU"] <= 1.0
     assert worst["GPU"] <= 1.4
     assert worst["runtime"] <= 2.0
@@ -98,11 +104,10 @@ def test_one_quantization(tmp_path: Path) -> None:
     assert list(diff_manifests(was, becomes).restarted) == ["worker_explore"]
 
 
-def test_without_a_network(tmp_path: Path) -> None:
-    """A server that could only be reached over a unix socket: what docs/deploy.md says of one. None is offered."""
-    text = next(t for t in units(SHIPPED[0]).values() if "llama-server" in t and "X-Launch-Exposure" in t)
-    text = text.replace("AF_INET AF_INET6 AF_UNIX", "AF_UNIX").replace("RemoveIPC=", "PrivateNetwork=yes\nRemoveIPC=")
-    (tmp_path / "launch-a.service").write_text(text)
-    assert exposure(tmp_path / "launch-a.service") <= 0.3
-    with pytest.raises(ConfigError, match="config/address"):
-        compile_fleet([*SHIPPED[0].split(), "servers.assistant.host=/run/launch/a.sock"])
+@pytest.mark.parametrize(("host", "refused"), [("/srv/a.sock", True), ("/run/launch-a/http.sock", False)])
+def test_a_unix_socket_has_a_folder(tmp_path: Path, host: str, refused: bool) -> None:
+    """One for which a unit makes none is not installed: after its first end nobody would remove its socket."""
+    deployment = render(compile_fleet([*SHIPPED[0].split(), f"servers.assistant.host={host}"])).deployment
+    units = tuple(file for file in deployment.files if file.path.endswith("launch-assistant.service"))
+    found = verify_units(msgspec.structs.replace(deployment, files=units), Layout(root=tmp_path))
+    assert [f.severity for f in found if f.code == "render/socket-folder"] == ["error"] * refused

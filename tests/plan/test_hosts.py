@@ -100,6 +100,15 @@ def test_servers_beside_the_front_listen_on_loopback() -> None:
     ]
 
 
+def test_a_unix_socket_is_beside_the_front() -> None:
+    """Nobody on another host could ask it; it asks for no key."""
+    plan = several({"a": server(host="/run/launch-a/http.sock", port=None), "b": server(host="beta")})
+    a = only(plan, "a")
+    assert (a.on, a.config.host, a.port, a.config.extra_args) == ("alpha", "/run/launch-a/http.sock", 0, ())
+    (shown,) = (s for s in plan_document(plan, {"a": (), "b": ()}, {})["servers"] if s["name"] == "a")
+    assert (shown["socket"], shown["port"], shown["host"]) == ("/run/launch-a/http.sock", 0, "alpha")
+
+
 def test_a_servers_own_key_is_kept() -> None:
     """One that names a key file gets no second one."""
     plan = several({"a": server(host="beta", extra_args=("--api-key-file=/own.key",))})

@@ -79,6 +79,20 @@ def test_what_cannot_be_said_is_said(result: Rendered) -> None:
     assert "[hostile]" not in export(result, "router")
 
 
+def test_a_unix_socket(templates: dict[str, str]) -> None:
+    """Who asks by a URL or an address leaves it out and says so; the router gives its own addresses."""
+    fleet = fleet_plan(server_plan("a", port=0, host="/run/launch-a/http.sock"), server_plan("b"), deploy=ALL)
+    rendered = render_fleet(fleet, {"default": ("/opt/llama-server", recorded("b10434"))}, templates, "0.1.0")
+    said = [f.message for f in rendered.findings if f.code == "render/left-out"]
+    assert [line.partition(": ")[0] for line in said] == [
+        f"{name} leaves out a" for name in ("llama-swap.yaml", "prometheus.yml", "alerts.yml")
+    ]
+    assert all("unix socket" in line for line in said)
+    assert "[a]" in export(rendered, "router")
+    for target in ("llama_swap", "prometheus", "alerts"):
+        assert "/run/launch-a" not in export(rendered, target)
+
+
 def test_what_is_done_to_requests(templates: dict[str, str]) -> None:
     """llama-swap's filters say it; what neither says is a warning, a field each."""
     changes: dict[str, Any] = {"request_set": {"top_p": 0.9}, "request_strip": ("temperature", "top_k")}

@@ -20,8 +20,9 @@ from launcher.errors import Finding
 from launcher.ir.config import ContainerConfig, DeployConfig, GpuConfig, ImageConfig, KubernetesConfig, ServiceConfig
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServicePlan
 from launcher.render.block_yaml import block_yaml
-from launcher.render.kubernetes import CONFIG_MAP_BYTES, kubernetes_files
+from launcher.render.kubernetes import CONFIG_MAP_BYTES, cluster_routes, kubernetes_files
 from launcher.render.pods import object_name
+from launcher.render.routes import routing_table
 from launcher.render.units import memory_max
 from launcher.runtime.deployment import read_deployment
 from tests.render.plan_factory import fleet_plan, server_plan
@@ -163,6 +164,19 @@ def test_on_demand_and_turns() -> None:
     replicas = {name: o["spec"]["replicas"] for (kind, name), o in found.items() if kind == "Deployment"}
     assert replicas == {"launch-hot": 1, "launch-warm": 0, "launch-one": 1, "launch-two": 0, "launch-front": 2}
     assert {name for kind, name in found if kind == "PodDisruptionBudget"} == {"launch-hot", "launch-front"}
+
+
+def test_a_unix_socket_is_a_port_in_a_pod() -> None:
+    """Its Service reaches a pod by its address: the container listens there, and the front asks it there."""
+    plan = planned(server_plan("a", port=0, host="/run/launch-a/http.sock"))
+    found, _ = rendered(plan)
+    container = found["Deployment", "launch-a"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["ports"] == [{"name": "http", "containerPort": 8080}]
+    words = container["args"]
+    assert [words[words.index(flag) + 1] for flag in ("--host", "--port")] == ["0.0.0.0", "8080"]
+    assert found["Service", "launch-a"]["spec"]["ports"][0]["port"] == 8080
+    target = cluster_routes(plan, routing_table(plan)).targets["a"]
+    assert (target.host, target.port) == ("launch-a", 8080)
 
 
 def test_cards() -> None:

@@ -16,7 +16,13 @@ from launcher.manifest import decode_fleet, decode_routes
 from tests.route.fleet import table, target
 from tests.supervise.conftest import manifest, unit
 
-FLEET = msgspec.to_builtins(manifest(unit("a", ("/bin/true",), 8123, "/m"), unit("b", ("/bin/true",), 8124, "/m")))
+FLEET = msgspec.to_builtins(
+    manifest(
+        unit("a", ("/bin/true",), 8123, "/m"),
+        unit("b", ("/bin/true",), 8124, "/m"),
+        unit("c", ("/bin/true",), 0, "/m", host="/run/launch-c/http.sock"),
+    )
+)
 ROUTES = msgspec.to_builtins(table(target("m", 8123)))
 
 
@@ -39,7 +45,9 @@ HAND_MADE = (
     *(("servers.0.argv", value) for value in ([], ["/bin/true", "a\0b"], "ls")),
     *(("servers.0.env", value) for value in ({"A=B": "x"}, {"": "x"}, {"A": "x\0"}, {"A\n": ""})),
     *(("servers.0.memory.0.peak_bytes", value) for value in (-1, 1 << 63)),
-    *(("servers.0.host", value) for value in ("127.0.0.1\r\nX: y", "\0")),
+    *(("servers.0.host", value) for value in ("127.0.0.1\r\nX: y", "\0", "/run/launch-a/http.sock", "/etc/shadow")),
+    *(("servers.2.host", value) for value in ("/etc/shadow", "/run/../a.sock", "/run/a b.sock", f"/{'x' * 200}.sock")),
+    ("servers.2.port", 1),
     *(("supervisor.max_parallel_starts", value) for value in (0, -3)),
     *(("supervisor.log_files", value) for value in (0, -1)),
     ("servers.0.oom_score_adjust", -1001),
@@ -62,6 +70,7 @@ def test_what_render_never_writes_is_refused(path: str, value: Any) -> None:
     [
         ("deployment", "../x"),
         ("targets.m.port", -1),
+        ("targets.m.host", "/run/launch/control.sock"),
         ("targets.m.name", "n"),
         ("targets.m.request_timeout_s", -1),
         ("names", {"m": ["nobody"]}),

@@ -21,7 +21,7 @@ from launcher.ir.config import (
     RuntimeConfig,
     ServiceConfig,
 )
-from launcher.ir.plan import DeviceMemory, FleetPlan, ServicePlan
+from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan, ServicePlan
 from launcher.render import Rendered, render_fleet
 from launcher.render.containers import cards, container_argv
 from launcher.render.units import memory_max
@@ -50,6 +50,14 @@ def values(text: str, key: str) -> list[str]:
     return re.findall(rf"^{key}=(.*)$", text.replace("\\\n", " "), re.MULTILINE)
 
 
+ALONE = {"socket": (), "socket_card": ("cuda0",), "socket_far": ("rpc0",)}
+
+
+def socket_plan(name: str, **changes: Any) -> ServerPlan:
+    """A server on a unix socket."""
+    return server_plan(name, port=0, host=f"/run/launch-{name}/http.sock", **changes)
+
+
 def everything() -> FleetPlan:
     """A fleet with every shape of unit: plain, NUMA, GPU of each backend, hidden paths, exclusive, hostile words."""
     gpus = {
@@ -67,6 +75,7 @@ def everything() -> FleetPlan:
             for name in gpus
         ),
         server_plan("cold", port=8099, tier="cold"),
+        *(socket_plan(name, devices=devices) for name, devices in ALONE.items()),
         gpus=gpus,
     )
 
@@ -87,7 +96,7 @@ def test_systemd_finds_nothing_to_say(templates: dict[str, str], tmp_path: Path)
         config = msgspec.structs.replace(plan.config, deploy=DeployConfig(**changes))
         result = rendered(msgspec.structs.replace(plan, config=config, services=services), templates)
         units = units_of(result)
-        assert len(units) == 10 + 2 * 2 + 2
+        assert len(units) == 13 + 2 * 2 + 2
         root = tmp_path / "-".join(["root", *changes])
         assert verify(root, units) == (0, "")
 
@@ -102,8 +111,62 @@ def test_exposure(templates: dict[str, str], tmp_path: Path) -> None:
             levels[name] = exposure(tmp_path / name)
             assert levels[name] <= float(claim[0]), name
     assert levels["launch-plain.service"] <= 1.0
+    assert levels["launch-socket.service"] <= 0.3
+    assert levels["launch-socket_card.service"] <= 0.9
     assert levels["launch-epyc-hot_only.service"] <= 2.0
     assert max(level for name, level in levels.items() if name != "launch-epyc-hot_only.service") <= 1.5
+
+
+def test_a_unix_socket(templates: dict[str, str]) -> None:
+    """No network but for a card of another machine; a folder of its own; the runtime's group alone may connect."""
+    result = rendered(everything(), templates)
+    text = unit(result, "launch-socket.service")
+    shown = {
+        key: values(text, key) for key in ("RuntimeDirectory", "Group", "UMask", "PrivateNetwork", "SocketBindAllow")
+    }
+    group = ["launch-epyc-hot_only"]
+    assert shown == {
+        "RuntimeDirectory": ["launch-socket"], "Group": group, "UMask": ["0007"],
+        "PrivateNetwork": ["yes"], "SocketBindAllow": [],
+    }  # fmt: skip
+    assert values(unit(result, "launch-epyc-hot_only.service"), "User") == group
+    assert values(text, "RestrictAddressFamilies") == ["AF_UNIX"]
+    assert "--port" not in text
+    far = unit(result, "launch-socket_far.service")
+    assert values(far, "PrivateNetwork") == values(far, "IPAddressDeny") == []
+    assert "AF_INET" in values(far, "RestrictAddressFamilies")[0]
+
+
+@pytest.mark.parametrize(
+    ("deploy", "path", "folder", "group", "umask"),
+    [
+        ({"user": "llama"}, "/run/launch-a/http.sock", ["launch-a"], [], ["0077"]),
+        ({"hardening": False}, "/run/launch-a/http.sock", ["launch-a"], ["launch-epyc-hot_only"], ["0007"]),
+        ({"unit_prefix": "ai"}, "/run/launch-a/http.sock", [], ["ai-epyc-hot_only"], ["0007"]),
+        ({"unit_prefix": "ai"}, "/run/ai-a/http.sock", ["ai-a"], ["ai-epyc-hot_only"], ["0007"]),
+        ({}, "/run/systemd/http.sock", [], ["launch-epyc-hot_only"], ["0007"]),
+        ({}, "/run/launch-a/deeper/http.sock", [], ["launch-epyc-hot_only"], ["0007"]),
+        ({"scope": "user"}, "/run/user/1000/launch-a/http.sock", ["launch-a"], [], []),
+        ({"scope": "user"}, "/run/launch-a/http.sock", [], [], []),
+    ],
+)
+def test_the_folder_of_a_unix_socket(
+    templates: dict[str, str],
+    deploy: dict[str, Any],
+    path: str,
+    folder: list[str],
+    group: list[str],
+    umask: list[str],
+) -> None:
+    """Systemd removes it with all that is in it: it is made only where its name is the fleet's; else that is said."""
+    plan = fleet_plan(server_plan("a", port=0, host=path), server_plan("b", port=8081, after=("a",)))
+    config = msgspec.structs.replace(plan.config, deploy=DeployConfig(**deploy))
+    result = rendered(msgspec.structs.replace(plan, config=config), templates)
+    names = [f for f in result.deployment.files if f.path.endswith("-a.service")]
+    text = names[0].text
+    assert [values(text, key) for key in ("RuntimeDirectory", "Group", "UMask")] == [folder, group, umask]
+    assert [f.key for f in result.findings if f.code == "render/socket-folder"] == ["servers.a.host"] * (not folder)
+    assert f"curl -sf -o /dev/null --noproxy '*' --unix-socket {path} http://localhost/health" in text
 
 
 def test_a_container_is_a_quadlet_file(templates: dict[str, str]) -> None:
@@ -194,7 +257,9 @@ def test_what_a_boot_does_without_the_runtime(templates: dict[str, str]) -> None
     servers = (server_plan("plain"), server_plan("next", port=8081, after=("plain",)), *everything().servers[2:])
     result = rendered(msgspec.structs.replace(everything(), servers=servers), templates)
     hot = unit(result, "launch-hot.target")
-    assert values(hot, "Wants")[0].split() == [f"launch-{n}.service" for n in ("plain", "next", "home", "hostile")]
+    assert values(hot, "Wants")[0].split() == [
+        f"launch-{n}.service" for n in ("plain", "next", "home", "hostile", *ALONE)
+    ]
     assert values(hot, "WantedBy") == ["multi-user.target"]
     assert values(unit(result, "launch-epyc-hot_only.service"), "WantedBy") == ["multi-user.target"]
     assert values(unit(result, "launch-warm.target"), "Wants") == []

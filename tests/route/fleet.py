@@ -96,7 +96,7 @@ class FakeFleet(StaticUpstreams):
         self.states: dict[str, ServerState] = dict(states)
         self.woken: list[str] = []
         self.left: list[tuple[str, bool]] = []
-        self.ports: dict[str, int] = {}
+        self.addresses: dict[str, tuple[str, int]] = {}
         """Where a process listens, if not where the routes say."""
         self.on_wake: Callable[[str], Awaitable[None]] | None = None
 
@@ -114,7 +114,7 @@ class FakeFleet(StaticUpstreams):
             self.in_flight[name] -= 1
             self.left.append((name, ok))
 
-        return Lease(name, end, port=self.ports.get(name, 0))
+        return Lease(name, end, address=self.addresses.get(name))
 
     async def acquire(self, name: str, timeout_s: float) -> Lease:
         """Note the call and do what the test says."""

@@ -139,19 +139,19 @@ async def test_who_waits_goes_where_the_server_has_moved(ruled: str) -> None:
                 client.send(post({"n": i}, "/v1/completions"))
                 await until(lambda i=i: gate.in_flight + len(gate.waiters) == i + 1)  # type: ignore[misc]
             if ruled == "by its process":
-                fleet.ports["m"] = old.port
+                fleet.addresses["m"] = ("127.0.0.1", old.port)
             front.replace_table(table(target("m", new.port, slots=1)))
             if ruled == "by its process":
                 late = await stack.enter_async_context(RawClient(port))
                 late.send(post({"n": 6}, "/v1/completions"))
                 clients.append(late)
                 await until(lambda: len(gate.waiters) == 6)
-                fleet.ports["m"] = new.port
+                fleet.addresses["m"] = ("127.0.0.1", new.port)
             old.gate.set()
             answers = [await client.answer() for client in clients]
             assert [answer.status for answer in answers] == [200] * len(clients)
             assert (len(old.requests), len(new.requests)) == (1, len(clients) - 1)
-            assert not [c for c in front.view.targets["m"].pool.idle if c.port != new.port]
+            assert not [c for c in front.view.targets["m"].pool.idle if c.address[1] != new.port]
 
 
 async def test_until_its_process_has_ended_a_server_is_asked_where_that_listens() -> None:
@@ -160,11 +160,11 @@ async def test_until_its_process_has_ended_a_server_is_asked_where_that_listens(
         fleet = FakeFleet()
         front = Front(table(target("m", old.port)), fleet)
         async with running(front) as port:
-            fleet.ports["m"] = old.port
+            fleet.addresses["m"] = ("127.0.0.1", old.port)
             front.replace_table(table(target("m", new.port)))
             for _ in range(2):
                 assert (await ask(port, post({}))).status == 200
-            fleet.ports["m"] = new.port
+            fleet.addresses["m"] = ("127.0.0.1", new.port)
             assert (await ask(port, post({}))).status == 200
             assert (len(old.requests), len(new.requests)) == (2, 1)
             before = front.view.targets["m"]

@@ -80,16 +80,17 @@ def unit(name: str, argv: tuple[str, ...], port: int, model: str, **changes: Any
 
 
 def fake(name: str, port: int, *faults: str, note: str = "", **changes: Any) -> ServerUnit:
-    """A fake server with `faults`."""
+    """A fake server with `faults`. Port 0: its `host` is the path of a unix socket."""
     flags = tuple(part for fault in faults for part in ("--fault", fault))
     model = f"/models/{name}.gguf"
-    argv = (sys.executable, "-S", str(FAKE), "--port", str(port), "--model", model, *flags)
+    where = ("--port", str(port)) if port else ("--socket", changes["host"])
+    argv = (sys.executable, "-S", str(FAKE), *where, "--model", model, *flags)
     argv = changes.pop("argv", argv + (("--note", note) if note else ()))
     return unit(name, argv, port, model, **changes)
 
 
 def real(name: str, port: int, binary: Path, model: Path, *flags: str, **changes: Any) -> ServerUnit:
-    """A real llama-server, quick to start."""
+    """A real llama-server, quick to start. Port 0: its `host` is the path of a unix socket."""
     quick = (
         "--fit",
         "off",
@@ -106,7 +107,8 @@ def real(name: str, port: int, binary: Path, model: Path, *flags: str, **changes
         "--threads",
         "1",
     )
-    argv = (str(binary), "--model", str(model), "--host", "127.0.0.1", "--port", str(port), *quick, *flags)
+    where = ("--host", "127.0.0.1", "--port", str(port)) if port else ("--host", changes["host"])
+    argv = (str(binary), "--model", str(model), *where, *quick, *flags)
     return unit(name, argv, port, str(model), files=(str(model),), **changes)
 
 

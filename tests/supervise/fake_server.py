@@ -1,6 +1,7 @@
 """A scripted stand-in for llama-server, for faults that a real one will not show.
 
-`python fake_server.py --port N --model PATH [--slots N] [--fault WORD]…` with the words below. Standard library only.
+`python fake_server.py --port N --model PATH [--slots N] [--fault WORD]…` with the words below; `--socket PATH` instead
+of a port. Standard library only.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +98,21 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
 
+class OnPath(ThreadingHTTPServer):
+    """It listens on a unix socket."""
+
+    address_family = socket.AF_UNIX
+
+    def __init__(self, path: str, handler: type[Handler]) -> None:
+        """Bound already."""
+        super().__init__(path, handler)  # type: ignore[arg-type] # the address of this family
+
+    def server_bind(self) -> None:
+        """No name and port are told of a path."""
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = "localhost", 0
+
+
 def say(text: str) -> None:
     """Write a line of log."""
     sys.stdout.write(text + "\n")
@@ -139,7 +156,8 @@ def misbehave(faults: list[str], note: str) -> None:
 def main() -> None:
     """Parse, misbehave, serve."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--socket", default="")
     parser.add_argument("--model", default="")
     parser.add_argument("--alias", default="")
     parser.add_argument("--slots", type=int, default=1)
@@ -148,7 +166,8 @@ def main() -> None:
     Handler.options = parser.parse_args()
     misbehave(Handler.options.fault, Handler.options.note)
     Handler.began = time.monotonic()
-    server = ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
+    path = Handler.options.socket
+    server = OnPath(path, Handler) if path else ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
     server.daemon_threads = True
     server.serve_forever()
 

@@ -255,6 +255,8 @@ def test_a_wrapper_that_puts_another_program_there(sleeper: Sleeper, tmp_path: P
         ("stop_grace_s", 1e308),
         ("ready_s", -1.0),
         ("port", 70000),
+        ("host", "/run/launch-a/http.sock"),
+        ("host", "/etc/passwd"),
         ("pid", 1 << 40),
         ("pid", -5),
         ("start_ticks", 1 << 80),

@@ -148,25 +148,28 @@ def test_replicas_change_one_after_the_other(
 
 
 def test_one_server_changes_while_requests_wait(
-    deploy: Any, state_dir: Path, free_port: FreePort, server: Callable[..., ServerUnit]
+    deploy: Any, state_dir: Path, tmp_path: Path, free_port: FreePort, server: Callable[..., ServerUnit]
 ) -> None:
     """There is no replica: streams end on the old process, new requests wait for the new one; a new server joins.
 
-    H20: those that wait for a slot do so, too, where the new process has another port.
+    H20: those that wait for a slot do so, too, where the new process has another port, or a unix socket.
     """
-    port, other, moved = free_port(), free_port(), free_port()
+    port, other, moved, path = free_port(), free_port(), free_port(), tmp_path / "only.sock"
     spawn_detached(deploy(server("only", port)))
     with Load(deploy.front, "only", 5) as load:
         deploy(server("only", port, "-b", "256"), server("new", other))
         with ControlClient(state_dir) as client:
             changes = client.reload()
         load.more(6)
-        deploy(server("only", moved, "-b", "256"), server("new", other))
-        with ControlClient(state_dir) as client:
-            moves = client.reload()
-        load.more(6)
+        for unit in (server("only", 0, "-b", "256", host=str(path)), server("only", moved, "-b", "256")):
+            deploy(unit, server("new", other))
+            with ControlClient(state_dir) as client:
+                moves = client.reload()
+            assert (moves["restarted"], moves["failed"]) == (["only"], {})
+            assert status(state_dir)["only"].socket == ("" if unit.port else str(path))
+            assert path.exists() == (not unit.port)
+            load.more(6)
     assert (changes["restarted"], changes["started"], changes["failed"]) == (["only"], ["new"], {})
-    assert (moves["restarted"], moves["failed"]) == (["only"], {})
     assert set(load.outcomes) == {"whole"}
 
 
@@ -206,7 +209,9 @@ def fleets(draw: st.DrawFn) -> tuple[dict[str, ProcessSpec], dict[str, ProcessSp
         for name, port in zip(sorted(names), ports, strict=False):
             roles = tuple(draw(st.sets(st.sampled_from("xyz"), max_size=2)))
             model = draw(st.sampled_from(["m", "n", ""]))
-            units.append(msgspec.structs.replace(fake(name, port, roles=roles), model=model))
+            where = {"host": f"/run/{port}.sock"} if port % 2 else {}
+            made = fake(name, 0 if where else port, roles=roles, **where)
+            units.append(msgspec.structs.replace(made, model=model))
         return process_specs(manifest(*units))
 
     return one(), one()
@@ -220,7 +225,8 @@ def test_waves_are_whole_and_keep_replicas_apart(fleet: tuple[dict[str, ProcessS
     found = waves(names, old, new)
     assert sorted(name for wave in found for name in wave) == names
     assert all(found)
-    moving = {n for n in names if old[n].unit.port != new[n].unit.port}
+    was, becomes = ({n: (specs[n].unit.host, specs[n].unit.port) for n in names} for specs in fleet)
+    moving = {n for n in names if was[n] != becomes[n]}
     assert moving <= set(found[0] if found else ())
 
     def alike(specs: dict[str, ProcessSpec], one: str, other: str) -> bool:
@@ -229,8 +235,8 @@ def test_waves_are_whole_and_keep_replicas_apart(fleet: tuple[dict[str, ProcessS
             or specs[one].unit.model == specs[other].unit.model != ""
         )
 
-    held = {old[n].unit.port: n for n in names}
-    if any(held.get(new[n].unit.port, n) != n for n in names):
+    held = {where: name for name, where in was.items()}
+    if any(held.get(becomes[n], n) != n for n in names):
         assert len(found) == 1
         return
     for wave in found:

@@ -135,10 +135,11 @@ class Fleet:
         (folder / "trio.yaml").write_text(f"# @package _global_\n{text}")
 
     def ask(self, url: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        """Status and JSON of a request made on the host; status 0 when nothing answers."""
+        """Status and JSON of a request made on the host, to a URL or a unix socket; status 0 when nothing answers."""
+        at = ("--unix-socket", url, f"http://localhost{path}") if url.startswith("/") else (url + path,)
         data = ("--data", json.dumps(body)) if body is not None else ()
         done = self.host.run(
-            "curl", "-s", "-m", "20", "-w", "\n%{http_code}", "-H", "Content-Type: application/json", *data, url + path,
+            "curl", "-s", "-m", "20", "-w", "\n%{http_code}", "-H", "Content-Type: application/json", *data, *at,
             check=False,
         )  # fmt: skip
         text, _, status = done.stdout.rpartition("\n")

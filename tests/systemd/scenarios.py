@@ -16,7 +16,9 @@ from typing import Any
 from tests.systemd.conftest import FRONT, Fleet
 
 WORDS = ("--config-dir=/srv/conf", "hardware=dev", "profile=trio")
-PORTS = {"alpha": 8081, "beta": 8082, "warm": 8083, "one": 8084, "wide": 8086, "frail": 8087}
+PORTS = {"alpha": 8081, "warm": 8083, "wide": 8086, "frail": 8087}
+BETA, DEVICE = "/run/launch-beta/http.sock", "/run/launch-device/http.sock"
+"""Unix sockets, of one server, and of two that take turns."""
 SCRIPT = """#!/bin/sh
 case " $* " in
 *" --port 0 "*) ;;
@@ -32,7 +34,7 @@ WRITER = ("--logit-bias", "97+200")
 
 
 def describe(fleet: Fleet) -> None:
-    """The fleet: always on, on demand, taking turns on one port, too big at first, and one to be killed."""
+    """The fleet: always on, on demand, taking turns on one unix socket, too big at first, and one to be killed."""
     host, config = fleet.host, fleet.config
     small = host.root / "srv/small-llama-server"
     small.write_text(SCRIPT.format(binary=fleet.binary))
@@ -41,10 +43,10 @@ def describe(fleet: Fleet) -> None:
     config["tiers"] = {"warm": {"idle_timeout_s": 3, "expansion_threshold": 2}}
     config["runtime"] |= {"crash_loop_failures": 3, "backoff_s": 0.1, "backoff_max_s": 0.2, "drain_timeout_s": 5}
     fleet.server("alpha", roles=["frontdoor"], n_ctx=4096, extra_args=JUDGE)
-    fleet.server("beta", roles=["fast"], after=["alpha"], n_ctx=4096)
+    fleet.server("beta", roles=["fast"], after=["alpha"], n_ctx=4096, host=BETA, port=None)
     fleet.server("warm", roles=["fast"], tier="warm")
-    fleet.server("one", exclusive="device", default=True, port=PORTS["one"])
-    fleet.server("two", exclusive="device", port=PORTS["one"], n_ctx=4096, extra_args=WRITER)
+    fleet.server("one", exclusive="device", default=True, host=DEVICE, port=None)
+    fleet.server("two", exclusive="device", host=DEVICE, port=None, n_ctx=4096, extra_args=WRITER)
     fleet.server("wide", tier="warm", engine="small", n_ctx=512, port=PORTS["wide"])
     fleet.server("frail", port=PORTS["frail"], fatal=False)
     config["routing"] |= {"default": "alpha", "pools": {"fast": {"servers": ["fast"], "task_types": ["fast"]}}}
@@ -121,7 +123,8 @@ class Run:
 
     def direct(self, name: str) -> int:
         """Status of a completion asked of a server itself."""
-        return self.fleet.ask(f"http://127.0.0.1:{PORTS[name]}", "/v1/completions", {"prompt": "1", "max_tokens": 1})[0]
+        where = f"http://127.0.0.1:{PORTS[name]}" if name in PORTS else BETA
+        return self.fleet.ask(where, "/v1/completions", {"prompt": "1", "max_tokens": 1})[0]
 
     @contextlib.contextmanager
     def busy(self, model: str, count: int, times: int = 1) -> Iterator[list[subprocess.Popen[str]]]:

@@ -28,6 +28,7 @@ SYSTEMS_OWN = re.compile(
 """What is not ours to undo: systemd's own notes of what it ran, its journal, the copies that `userdel` makes of what it
 changes, and the bus and polkit, which start when somebody asks them."""
 
+BETA = "/run/launch-beta/http.sock"
 NAMES = ("alpha", "beta", "gamma")
 RUNTIME = "launch-dev-trio.service"
 UNITS = (*(f"launch-{name}.service" for name in NAMES), RUNTIME)
@@ -35,9 +36,9 @@ UNITS = (*(f"launch-{name}.service" for name in NAMES), RUNTIME)
 
 @pytest.fixture
 def trio(fleet: Fleet) -> Fleet:
-    """Three servers, `gamma` after `alpha`."""
+    """Three servers, `gamma` after `alpha`; `beta` on a unix socket."""
     fleet.server("alpha", roles=["frontdoor"])
-    fleet.server("beta")
+    fleet.server("beta", host=BETA, port=None)
     fleet.server("gamma", after=["alpha"])
     return fleet
 
@@ -51,10 +52,27 @@ def listing(fleet: Fleet) -> set[str]:
     }
 
 
+def shut_in(trio: Fleet) -> None:
+    """What has a unix socket has no network, is shown by its path, and no other user of the machine connects to it."""
+    host = trio.host
+    shown = json.loads(host.run("launch", "status", "--json").stdout)["fleets"][0]["processes"]
+    assert {p["name"]: (p["socket"], p["port"] > 0) for p in shown if p["name"] in ("alpha", "beta")} == {
+        "alpha": ("", True),
+        "beta": (BETA, False),
+    }
+    devices = host.run("nsenter", "-t", str(host.main_pid("launch-beta.service")), "-n", "cat", "/proc/net/dev").stdout
+    assert [line.partition(":")[0].strip() for line in devices.splitlines()[2:]] == ["lo"]
+    asked = ("curl", "-s", "-m", "5", "--unix-socket", BETA, "http://localhost/health")
+    assert host.run("runuser", "-u", "launch-dev-trio", "--", *asked).stdout == '{"status":"ok"}'
+    refused = host.run("runuser", "-u", "nobody", "--", *asked, check=False)
+    assert refused.returncode == 7
+
+
 def test_life_of_a_fleet(trio: Fleet) -> None:
     """Install, serve, survive kill -9 of a server and of the runtime, change one server, nothing twice, uninstall."""
     host = trio.host
     before = listing(trio)
+    trio.config["servers"]["gamma"]["after"].append("beta")  # whose unit is only up when it answers on its socket
     dry = trio.install("--dry-run")
     assert "+ /etc/systemd/system/launch-alpha.service" in dry
     assert not (host.root / "etc/systemd/system/launch-alpha.service").exists()
@@ -62,6 +80,7 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     trio.install()
     assert {host.show(u, "ActiveState")["ActiveState"] for u in UNITS} == {"active"}
     assert {name: trio.chat(name) for name in NAMES} == dict.fromkeys(NAMES, 200)
+    shut_in(trio)
 
     for unit in ("launch-beta.service", RUNTIME):
         pid = host.main_pid(unit)
@@ -79,7 +98,7 @@ def test_life_of_a_fleet(trio: Fleet) -> None:
     assert trio.chat("delta") == 200
     assert [line.split()[1] for line in said.splitlines() if line.startswith("restarted")] == ["launch-beta.service"]
     assert [u for u in UNITS if host.main_pid(u) != pids[u]] == ["launch-beta.service"]
-    assert len(trio.ask("http://127.0.0.1:8082", "/slots")[1]) == 2
+    assert len(trio.ask(BETA, "/slots")[1]) == 2
 
     (host.root / "etc/systemd/system/launch-alpha.service.d").mkdir()
     dropin = host.root / "etc/systemd/system/launch-alpha.service.d/mine.conf"

@@ -22,11 +22,11 @@ def test_a_users_fleet(fleet: Fleet) -> None:
     host.run("useradd", "--uid", "4711", "--create-home", "op")
     host.run("systemctl", "start", "user@4711.service", "dbus.socket")
     fleet.server("alpha")
-    fleet.server("beta", tier="warm")
+    fleet.server("beta", tier="warm", host="/run/user/4711/launch-beta/http.sock", port=None)
     fleet.write()
     said = host.run(*USER, *INSTALL).stdout
     assert "started   launch-alpha.service" in said
-    assert fleet.chat("alpha") == 200
+    assert {fleet.chat(name) for name in ("alpha", "beta")} == {200}
     refused = host.run(*USER, "launch", "install", *INSTALL[3:], check=False)
     assert "install/not-root" in refused.stderr
 

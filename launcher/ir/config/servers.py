@@ -143,9 +143,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     description: str = ""
     engine: str = "default"
     host: str = "127.0.0.1"
-    """The address to listen on, on the front's host; or the name of one of `hardware.hosts` to run there."""
+    """The address to listen on, on the front's host; or the name of one of `hardware.hosts` to run there. The absolute
+    path of a unix socket, which ends in `.sock`, stands for host and port: `/run/launch-chat/http.sock`."""
     port: Port | None = None
-    """Absent: the entry of this server's name in `ports`."""
+    """Absent: the entry of this server's name in `ports`; or none, where `host` is a path."""
     # context and slots
     slots: Positive | None = None
     """Absent: the server's own auto (4 slots, unified KV)."""

@@ -8,7 +8,9 @@ from itertools import combinations
 
 import msgspec
 
+from launcher.base.addresses import is_path, place, spelled
 from launcher.errors import Finding, Fix
+from launcher.ir.plan import ServerPlan
 from launcher.ir.settings import RAM
 from launcher.plan.checks.planning import Planning, finding, set_field
 from launcher.sizes import gib
@@ -21,7 +23,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     port_key: str
-    """Where its port was written: its own field, or its entry in `ports`."""
+    """Where its port was written: its own field, or its entry in `ports`; of a unix socket its path."""
     host: str
     port: int
     exclusive: str | None = None
@@ -33,13 +35,13 @@ def listeners(planning: Planning) -> tuple[Listener, ...]:
     found = [
         Listener(
             key=s.key,
-            port_key=f"{s.key}.port" if s.config.port else f"ports.{s.name}",
+            port_key=_port_key(s),
             host=s.config.host,
             port=s.port,
             exclusive=s.config.exclusive,
         )
         for s in planning.running
-        if s.port
+        if s.port or is_path(s.config.host)
     ]
     found += [
         Listener(
@@ -53,14 +55,18 @@ def listeners(planning: Planning) -> tuple[Listener, ...]:
     ]
     if not planning.front:
         return tuple(found)
-    addresses = dict.fromkeys((front.host, *(host for host in front.listen if not host.startswith("/"))))
-    return (
-        *found,
-        *(
-            Listener(key="runtime.front", port_key="runtime.front.port", host=host, port=front.port)
-            for host in addresses
-        ),
-    )
+    paths = [host for host in front.listen if is_path(host)]
+    addresses = dict.fromkeys((front.host, *(host for host in front.listen if host not in paths)))
+    ports = [Listener(key="runtime.front", port_key="runtime.front.port", host=h, port=front.port) for h in addresses]
+    sockets = [Listener(key="runtime.front", port_key="runtime.front.listen", host=path, port=0) for path in paths]
+    return (*found, *ports, *sockets)
+
+
+def _port_key(server: ServerPlan) -> str:
+    """Where it is written what a server listens on."""
+    if is_path(server.config.host):
+        return f"{server.key}.host"
+    return f"{server.key}.port" if server.config.port else f"ports.{server.name}"
 
 
 def check_servers(planning: Planning) -> Iterator[Finding]:
@@ -84,24 +90,26 @@ def check_servers(planning: Planning) -> Iterator[Finding]:
 
 
 def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
-    """`plan/port-conflict`: two processes on one address, said at each; or one number under two names in `ports`.
+    """`plan/port-conflict`: two processes on one address or path, said at each; or one number twice in `ports`.
 
     Each place is named, because the one that is wrong may be either.
     """
     clashes: defaultdict[str, list[str]] = defaultdict(list)
-    found = {listener.key: listener for listener in listeners(planning)}
-    by_port: defaultdict[int, list[Listener]] = defaultdict(list)
-    for listener in found.values():
-        by_port[listener.port].append(listener)
-    for one, other in (pair for same in by_port.values() for pair in combinations(same, 2)):
+    found: dict[str, Listener] = {}
+    by_place: defaultdict[str, list[Listener]] = defaultdict(list)
+    for listener in listeners(planning):
+        by_place[place(listener.host, listener.port)].append(listener)
+    for one, other in (pair for same in by_place.values() for pair in combinations(same, 2)):
         same_host = one.host == other.host or {one.host, other.host} & ANYWHERE
         turns = one.exclusive is not None and one.exclusive == other.exclusive
-        if same_host and not turns:
+        if same_host and not turns and one.key != other.key:
+            found |= {one.key: one, other.key: other}
             clashes[one.key].append(other.key)
             clashes[other.key].append(one.key)
     for key, others in clashes.items():
         listener = found[key]
-        message = f"{key} listens on {listener.host}:{listener.port}, and so does {' and '.join(others)}"
+        others_said = " and ".join(dict.fromkeys(others))
+        message = f"{key} listens on {spelled(listener.host, listener.port)}, and so does {others_said}"
         yield finding("error", "plan/port-conflict", listener.port_key, message)
     names: dict[int, str] = {}
     taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
