@@ -111,7 +111,7 @@ def server_objects(
         "volumes": [*volumes, *secret, {"name": "tmp", "emptyDir": {}}],
     }
     objects = [
-        deployment(plan, name, own, pod, replicas=int(server.initial)),
+        deployment(plan, name, own, pod, replicas=int(server.initial and server.config.exclusive is None)),
         service(plan, name, own, server.port),
     ]
     if server.initial and server.config.exclusive is None:
@@ -223,6 +223,11 @@ def _listening(words: tuple[str, ...]) -> list[str]:
 def literal(text: str) -> str:
     """`text` for `args` and `env`, where `$(NAME)` would be replaced and `$$` is one dollar."""
     return text.replace("$", "$$")
+
+
+def written(text: str) -> str:
+    """What `literal` was made of."""
+    return text.replace("$$", "$")
 
 
 def _files(server: ServerPlan) -> tuple[str, ...]:

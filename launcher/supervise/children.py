@@ -86,6 +86,7 @@ class Children:
 
     manager: Manager = "runtime"
     outlives = False
+    local = True
 
     def __init__(
         self,
