@@ -49,6 +49,16 @@ def _ready(event: FleetReady) -> list[str]:
     return [f"ready in {event.seconds:.2f} s: {len(event.ready)} running{failed}"]
 
 
+def _process(pid: int) -> str:
+    """A process of this machine; a pod has none here."""
+    return f", pid {pid}" if pid else ""
+
+
+def _log_of(file: str) -> str:
+    """A log that is a file."""
+    return f", log {file}" if file else ""
+
+
 def _slow(event: ServerSlow) -> list[str]:
     """Slower than planned, and not given up."""
     expected = f", {event.expected_s:.0f} s were expected for reading it" if event.expected_s is not None else ""
@@ -57,10 +67,10 @@ def _slow(event: ServerSlow) -> list[str]:
 
 _TEXTS: dict[type, Callable[[Any], list[str]]] = {
     RuntimeStarted: lambda e: [f"starting {e.deployment}: {len(e.processes)} to start"],
-    ServerStarting: lambda e: [f"  {e.name}: started, pid {e.pid}, {place(e.socket, e.port)}, log {e.log_file}"],
+    ServerStarting: lambda e: [f"  {e.name}: started{_process(e.pid)}, {place(e.socket, e.port)}{_log_of(e.log_file)}"],
     ServerSlow: _slow,
     ServerReady: lambda e: [f"✓ {e.name} ready in {e.seconds:.2f} s"],
-    ServerAdopted: lambda e: [f"✓ {e.name} was running already, pid {e.pid}"],
+    ServerAdopted: lambda e: [f"✓ {e.name} was running already{_process(e.pid)}"],
     Swapped: lambda e: [f"✓ {e.name} instead of {', '.join(e.instead_of)} in {e.seconds:.2f} s"],
     SlotsRestored: lambda e: [f"  {e.name}: {e.tokens} tokens of {e.slots} slots are back"],
     RungTaken: lambda e: [f"! {e.name}: {e.why}; now {e.rung or 'as planned'}"],

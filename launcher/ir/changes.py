@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
+
+from launcher.ir.live import Manager
 
 
 class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,7 +14,7 @@ class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
     `command` takes the plan over; where it is empty, none does, and `hindrance` says why.
     """
 
-    manager: Literal["runtime", "systemd", "systemd --user"]
+    manager: Manager
     started: tuple[str, ...]
     stopped: tuple[str, ...]
     restarted: dict[str, str]

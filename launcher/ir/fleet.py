@@ -236,6 +236,24 @@ class TargetUnit(msgspec.Struct, frozen=True, kw_only=True):
     limit: float
 
 
+class ClusterUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the servers of a manifest are pods of a Kubernetes cluster, and the runtime one of several fronts."""
+
+    namespace: str
+    selector: dict[str, str]
+    """Labels of every server's pods."""
+    label: str
+    """The label whose value says of which Deployment a pod is."""
+    deployments: dict[str, str]
+    """By server: its Deployment, which runs it with one replica and not with none."""
+    lease: str
+    """Whoever holds it decides; the others pass clients on to him."""
+    account_dir: str = "/var/run/secrets/kubernetes.io/serviceaccount"
+    """With the token and the certificate of the API server."""
+    lease_s: float = 15
+    """After which the lease of a holder of whom nothing is heard is another's."""
+
+
 class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     """`fleet.json`: everything that the runtime needs, and nothing that it must compute.
 
@@ -256,6 +274,8 @@ class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What is watched while the fleet runs."""
     host: str | msgspec.UnsetType = msgspec.UNSET
     """Of several hosts, the one whose processes these are."""
+    cluster: ClusterUnit | msgspec.UnsetType = msgspec.UNSET
+    """Who owns the processes, where it is a cluster."""
 
 
 class FaceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,8 +8,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-Manager = Literal["runtime", "systemd", "systemd --user"]
-"""Who owns the processes: our runtime, whose children they are, or systemd, whose units it starts and stops."""
+Manager = Literal["runtime", "systemd", "systemd --user", "kubernetes"]
+"""Who owns the processes: our runtime, whose children they are, systemd, whose units it starts and stops, or a cluster,
+whose Deployments it scales."""
 ServerState = Literal["stopped", "starting", "ready", "sleeping", "stopping", "backoff", "failed"]
 
 

@@ -72,10 +72,9 @@ def render_fleet(
     if plan.config.deploy.units:
         units, bad_paths = _units(plan, commands, rungs, environment, values)
     exports, inexpressible = _exports(plan, commands, engines, environment, values)
-    fleet_json = encode_fleet(manifest).decode()
-    objects, unsaid = kubernetes_files(plan, engines, fleet_json, values["header"])
+    objects, unsaid = kubernetes_files(plan, engines, manifest, values["header"])
     files = [
-        RenderedFile(path="fleet.json", text=fleet_json),
+        RenderedFile(path="fleet.json", text=encode_fleet(manifest).decode()),
         RenderedFile(path="routes.json", text=encode_routes(routes).decode()),
         *_commands(plan, commands, environment, values),
         *units,

@@ -1,7 +1,7 @@
 """A fleet as objects for Kubernetes, without definitions of its own: one file a process, the front, the network. Pure.
 
 Requests are limits and come from the plan, so that the scheduler places what was planned and nothing is evicted for
-memory. Servers that start on demand or take turns have no pods until somebody scales them.
+memory. Servers that start on demand or take turns have no pods until the front scales them (`launcher.render.led`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import msgspec
 from launcher.errors import Finding
 from launcher.ir.config import KubernetesConfig
 from launcher.ir.deployment import RenderedFile
-from launcher.ir.fleet import RoutingTable
+from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.manifest import argv_digest, encode_routes
+from launcher.manifest import argv_digest, encode_fleet, encode_routes
 from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
 from launcher.render.containers import memory_limit
+from launcher.render.led import API_PORTS, led_fleet, led_servers, led_targets, may_lead, rights
+from launcher.render.nodes import crowded_nodes, shared_cards, without_image
 from launcher.render.pods import (
     Object,
     card_amounts,
     confined,
-    crowded_nodes,
     deployment,
     disruption_budget,
     environment,
@@ -38,8 +39,6 @@ from launcher.render.pods import (
     pod_port,
     server_objects,
     service,
-    shared_cards,
-    without_image,
 )
 from launcher.render.routes import routing_table
 
@@ -52,11 +51,11 @@ _FRONT_BYTES = 512 * 1024**2
 
 
 def kubernetes_files(
-    plan: FleetPlan, engines: Engines, fleet_json: str, header: str
+    plan: FleetPlan, engines: Engines, manifest: FleetManifest, header: str
 ) -> tuple[list[RenderedFile], list[Finding]]:
     """The objects of `plan` below `kubernetes/`; none where the config does not ask for them.
 
-    `fleet_json`: the deployment's manifest, for the front. Findings are those of `server_objects`,
+    `manifest`: the deployment's, of which the front has its own. Findings are those of `server_objects`,
     `render/kubernetes-card` and `render/kubernetes-size`.
     """
     settings = plan.config.deploy.kubernetes
@@ -78,7 +77,11 @@ def kubernetes_files(
                 lost.setdefault(what, []).append(beside.name)
         elif beside.config.command:
             lost.setdefault("a command of the machine's own, which has no image", []).append(beside.name)
-    groups[FRONT], found, without = _front(plan, settings, fleet_json)
+    containers = {
+        server.name: groups[f"server-{server.name}"][0]["spec"]["template"]["spec"]["containers"][0]
+        for server in led_servers(plan)
+    }
+    groups[FRONT], found, without = _front(plan, settings, led_fleet(plan, manifest, containers))
     findings += found
     lost |= {what: ["the front"] for what in without}
     findings += (_left_out(what, names) for what, names in lost.items())
@@ -107,7 +110,7 @@ def cluster_routes(plan: FleetPlan, table: RoutingTable) -> RoutingTable:
     reached = (own, f"{own}.{space}", f"{own}.{space}.svc", f"{own}.{space}.svc.cluster.local")
     hosts = tuple(dict.fromkeys((*table.front.allowed_hosts, *reached)))
     front = msgspec.structs.replace(table.front, host="0.0.0.0", listen=(), allowed_hosts=hosts)  # noqa: S104 # a pod's
-    return msgspec.structs.replace(table, targets=targets, front=front)
+    return msgspec.structs.replace(table, targets=led_targets(plan, targets), front=front)
 
 
 def _left_out(what: str, names: list[str]) -> Finding:
@@ -118,16 +121,16 @@ def _left_out(what: str, names: list[str]) -> Finding:
 
 
 def _front(
-    plan: FleetPlan, settings: KubernetesConfig, fleet_json: str
+    plan: FleetPlan, settings: KubernetesConfig, manifest: FleetManifest
 ) -> tuple[list[Object], list[Finding], list[str]]:
-    """The front's Deployment, Service, budget, and the ConfigMap that it reads; findings; what it loses there."""
+    """The front's Deployment, Service, budget, rights, and its ConfigMap; findings; what it loses there."""
     findings: list[Finding] = []
     lost: list[str] = []
     name = own_name(plan, FRONT)
     own = labels(plan, name, FRONT)
     config = plan.config.runtime.front
     table = cluster_routes(plan, routing_table(plan))
-    data = {"fleet.json": fleet_json, "routes.json": encode_routes(table).decode()}
+    data = {"fleet.json": encode_fleet(manifest).decode(), "routes.json": encode_routes(table).decode()}
     if (size := sum(len(text.encode()) for text in data.values())) > CONFIG_MAP_BYTES:
         message = f"the front's tables have {size} bytes, and a ConfigMap at most {CONFIG_MAP_BYTES}"
         findings.append(Finding(code="render/kubernetes-size", severity="error", key="servers", message=message))
@@ -153,7 +156,12 @@ def _front(
             *secret,
         ],
     }
-    digest = argv_digest(tuple(data.values()))
+    leads = manifest.cluster is not msgspec.UNSET
+    if leads:
+        pod["serviceAccountName"] = name
+        may_lead(pod, container)
+    same = encode_fleet(msgspec.structs.replace(manifest, input_digest=""))  # what it reads, not what it was made of
+    digest = argv_digest((same.decode(), data["routes.json"]))
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -162,6 +170,7 @@ def _front(
     }
     return (
         [
+            *(rights(plan) if leads else ()),
             config_map,
             deployment(plan, name, own, pod, replicas=replicas, reads=digest, rolling=replicas > 1),
             service(plan, name, own, table.front.port),
@@ -273,6 +282,9 @@ def _network(plan: FleetPlan, settings: KubernetesConfig) -> list[Object]:
         "ingress": [{"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": "http"}]}],
         "egress": [{"to": [{"podSelector": processes}]}, {"ports": names}],
     }
+    if led_servers(plan):
+        fronts, api = [{"podSelector": {"matchLabels": front}}], [{"protocol": "TCP", "port": p} for p in API_PORTS]
+        own["egress"] += [{"to": fronts, "ports": [{"protocol": "TCP", "port": "http"}]}, {"ports": api}]
     return [
         {
             "apiVersion": "networking.k8s.io/v1",

@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines, server_command
+from launcher.render.nodes import pods_together
 from launcher.render.passed import files_of
 from launcher.render.server_keys import own_key_file
 from launcher.render.units import memory_max
-from launcher.sizes import gib
 
 PROBE_S = 5
 """Between two looks at a server that loads."""
@@ -113,7 +113,7 @@ def server_objects(
         "volumes": [*volumes, *secret, {"name": "tmp", "emptyDir": {}}],
     }
     objects = [
-        deployment(plan, name, own, pod, replicas=int(server.initial)),
+        deployment(plan, name, own, pod, replicas=int(server.initial and server.config.exclusive is None)),
         service(plan, name, own, here.port),
     ]
     if server.initial and server.config.exclusive is None:
@@ -232,6 +232,11 @@ def literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
+def written(text: str) -> str:
+    """What `literal` was made of."""
+    return text.replace("$$", "$")
+
+
 def _files(server: ServerPlan) -> tuple[str, ...]:
     """Everything that it opens."""
     keys = own_key_file(server.config.extra_args)
@@ -298,46 +303,9 @@ def _cpu_share(plan: FleetPlan, host: str) -> float:
 
     Threads may outnumber CPUs, as servers are seldom all busy; requests may not, or pods would wait for ever.
     """
-    threads = sum(max(1, s.settings.threads, s.settings.threads_batch) for s in _together(plan, host))
+    threads = sum(max(1, s.settings.threads, s.settings.threads_batch) for s in pods_together(plan, host))
     free = plan.config.hardware.machine(host).cpu.logical_cores - RESERVED_CPUS
     return min(1.0, max(0, free) / threads) if threads else 1.0
-
-
-def _together(plan: FleetPlan, host: str) -> list[ServerPlan]:
-    """Servers of `host` that have a pod from the start; of those that take turns the largest."""
-    found = [s for s in plan.servers if s.on == host and s.initial and s.config.exclusive is None]
-    turns: dict[str, list[ServerPlan]] = {}
-    for server in plan.servers:
-        if server.on == host and server.config.exclusive is not None:
-            turns.setdefault(server.config.exclusive, []).append(server)
-    return found + [max(group, key=_memory) for group in turns.values()]
-
-
-def _memory(server: ServerPlan) -> int:
-    """What its pod may take, 0 without a limit."""
-    limit = memory_max(server)
-    return 0 if limit == "infinity" else int(limit)
-
-
-def crowded_nodes(plan: FleetPlan) -> list[Finding]:
-    """Nodes whose pods ask for more memory than they have, and would not all be scheduled, an error each.
-
-    Every pod asks for all that it may take, mapped files too, where processes of one machine share them.
-    """
-    found = []
-    for host in plan.config.hardware.hosts or ("",):
-        machine = plan.config.hardware.machine(host)
-        free = machine.ram_bytes - machine.ram_reserve_bytes
-        pods = _together(plan, host)
-        taken = sum(map(_memory, pods))
-        if taken > free:
-            where = f"node {host}" if host else "the node"
-            message = f"{len(pods)} pods ask for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
-            note = "a pod's limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
-            found.append(
-                Finding(code="render/kubernetes-node", severity="error", key="servers", message=message, notes=(note,))
-            )
-    return found
 
 
 def _probes(server: ServerPlan, plan: FleetPlan) -> Object:
@@ -386,54 +354,6 @@ def _as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[st
     )
     settings = msgspec.structs.replace(server.settings, devices=all_shown(server.settings.devices))
     return msgspec.structs.replace(server, config=config, settings=settings), lost
-
-
-def shared_cards(plan: FleetPlan) -> list[Finding]:
-    """Cards that are planned for several servers at once: Kubernetes gives each to one pod whole."""
-    users: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
-
-    def used(on: str, devices: Iterable[str], name: str, turn: str | None, key: str) -> None:
-        gpus: Mapping[str, GpuConfig] = plan.config.hardware.machine(on).gpus
-        for device in devices:
-            if device in gpus:
-                users.setdefault((on, device), {})[name] = turn or name, key
-
-    for server in plan.servers:
-        if server.initial or server.config.exclusive:
-            key = f"servers.{server.name}.devices"
-            used(server.on, server.settings.devices, server.name, server.config.exclusive, key)
-    for beside in plan.services:
-        if beside.config.container and (beside.starts == "boot" or beside.config.exclusive):
-            key = f"services.{beside.name}.vram_bytes"
-            used(beside.on, beside.config.vram_bytes, beside.name, beside.config.exclusive, key)
-    found = []
-    for (_, device), named in users.items():
-        if len({turn for turn, _ in named.values()}) > 1:
-            message = (
-                f"{device} is planned for {', '.join(named)} at once, and Kubernetes gives a card to one pod whole"
-            )
-            found.append(_finding("render/kubernetes-card", "error", list(named.values())[-1][1], message))
-    return found
-
-
-def without_image(plan: FleetPlan) -> list[Finding]:
-    """Engines of which no image is known, an error each."""
-    known = (plan.config.deploy.kubernetes or KubernetesConfig()).images
-    users: dict[str, list[str]] = {}
-    for server in plan.servers:
-        if server.config.engine not in known:
-            users.setdefault(server.config.engine, []).append(server.name)
-    return [
-        Finding(
-            code="render/kubernetes-image",
-            severity="error",
-            key="deploy.kubernetes",
-            message=f"no image has the llama-server of engine {engine!r}, which {len(names)} servers run on "
-            f"({names[0]} first)",
-            fixes=(Fix(override=f"+deploy.kubernetes.images.{engine}.image=IMAGE"),),
-        )
-        for engine, names in users.items()
-    ]
 
 
 def _without(server: ServerPlan, command: Command) -> list[str]:

@@ -78,7 +78,7 @@ def run(
             runner.run(
                 serve_front_only(deployment_dir, tell, api_key_file)
                 if route_only
-                else Runtime(deployment_dir, tell, asked_ns, units=units, api_key_file=api_key_file).main()
+                else _runtime(deployment_dir, tell, asked_ns, units, api_key_file).main()
             )
     except LaunchError as error:
         tell(FleetFailed(exit_code=error.exit_code, findings=error.findings))
@@ -86,6 +86,22 @@ def run(
     finally:
         told.close(_LAST_WORDS_S)
     return 0
+
+
+def _runtime(
+    deployment_dir: Path,
+    tell: Callable[[AnyEvent], None],
+    asked_ns: int | None,
+    units: UnitsOptions | None,
+    api_key_file: Path | None,
+) -> Runtime:
+    """One run of this deployment, by who has its processes. Raises ConfigError."""
+    made = Runtime(deployment_dir, tell, asked_ns, units=units, api_key_file=api_key_file)
+    if made.in_cluster:
+        from launcher.runtime.cluster import ClusterRuntime  # noqa: PLC0415 - httpx, 0.2 s that only a pod needs
+
+        return ClusterRuntime(deployment_dir, tell, asked_ns, api_key_file=api_key_file)
+    return made
 
 
 def spawn_detached(

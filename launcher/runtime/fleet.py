@@ -79,7 +79,7 @@ class Runtime:
         self._manifest, self._table = read_deployment(self._directory, api_key_file=api_key_file)
         self._state_dir = self._make_state_dir()
         self._url = front_url(self._table)
-        self._owner = _owner(self._manifest, self._state_dir, units)
+        self._owner = self._make_owner(units)
         self._supervisor = Supervisor(
             self._manifest,
             state_dir=self._state_dir,
@@ -103,6 +103,15 @@ class Runtime:
         self._ending = False
         self._leaves = False
         """The processes run on when we end."""
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether a cluster has the processes, so that we are one of several fronts."""
+        return self._manifest.cluster is not msgspec.UNSET
+
+    def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
+        """Who has the processes."""
+        return _owner(self._manifest, self._state_dir, units)
 
     # --- Control ---------------------------------------------------------------------------------------------
 

@@ -49,8 +49,8 @@ def happened(event: events.AnyEvent, *, is_up: bool) -> Happened:  # noqa: C901,
             return Happened(
                 kind="adopted",
                 name=event.name,
-                message=f"process {event.pid} is taken over",
-                cause="somebody started its unit" if event.by_hand else left,
+                message=f"process {event.pid} is taken over" if event.pid else "its pod is taken over",
+                cause=("somebody started its unit" if event.pid else "somebody scaled it") if event.by_hand else left,
                 details={"pid": event.pid},
             )
         case events.ServerReady():

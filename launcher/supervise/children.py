@@ -91,6 +91,7 @@ class Children:
 
     manager: Manager = "runtime"
     outlives = False
+    local = True
 
     def __init__(
         self,

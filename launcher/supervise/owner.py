@@ -1,7 +1,7 @@
-"""What the runtime may ask of whoever owns the processes: its own children, or systemd's units. Pure types.
+"""What the runtime may ask of whoever owns the processes: its own children, systemd's units, or pods. Pure types.
 
 The runtime decides (wake, swap, evict, degrade, reload) and acts through `ProcessOwner`; nothing above it knows which
-of the two it has. All calls are made in the runtime's event loop, and none of them waits but the `async` ones.
+of the three it has. All calls are made in the runtime's event loop, and none of them waits but the `async` ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class OwnedProcess(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its main process; 0 until it is `started`."""
+        """Its main process; 0 until it is `started`, and always of one on another machine."""
 
     async def started(self) -> int:
         """Wait until there is a process, which at once there may be; its pid. Cancelled when it never comes to be."""
@@ -82,6 +82,8 @@ class ProcessOwner(Protocol):
     manager: Manager
     outlives: bool
     """Whether processes are meant to run on when the runtime is told to end by a signal."""
+    local: bool
+    """Whether they run on this machine, which can be asked about them."""
 
     def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> OwnedProcess:
         """Start `spec`, which is fallback `level` of what was planned, 0 for that itself. Raises RefusedError."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from launcher.base import naming
 from launcher.base.addresses import is_path, place
 from launcher.base.credentials import server_key_file
 from launcher.supervise import http, ports, procfs
@@ -39,6 +40,7 @@ class UnfitError(Exception):
 async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
     """Return once the process `pid` is proven ready as `spec`; waits without an end of its own.
 
+    `pid` 0 is a process on another machine: there it is its own name that says who it is.
     `token` False leaves out the last step (a server that was proven before and may be busy).
     Raises UnfitError when a stranger has the port, or the model or slots differ, or no token can come out.
     """
@@ -49,6 +51,8 @@ async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
             return
         headers = auth_headers(spec)
         _check_props(spec, await _ask(line, "/props", headers))
+        if not pid:
+            _check_name(spec, await _ask(line, "/v1/models", headers))
         if token:
             await _prove_token(spec, line, headers)
     finally:
@@ -145,6 +149,8 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection)
 
 def _stranger(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> str | ports.PortOwner | None:
     """Who listens where `spec` should, if it is not the process `pid`; of a unix socket, where `line` led to."""
+    if not pid:
+        return None
     if is_path(spec.unit.host):
         try:
             return ports.stranger_behind(pid, line.peer)
@@ -198,6 +204,13 @@ def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
         raise UnfitError(f"/props shows the model {path or 'none'}, planned is {spec.unit.model_path}")
     if props.get("total_slots") != spec.unit.slots:
         raise UnfitError(f"/props shows {props.get('total_slots')} slots, planned are {spec.unit.slots}")
+
+
+def _check_name(spec: ProcessSpec, reply: http.Reply) -> None:
+    """`/v1/models` must show its name. Raises UnfitError."""
+    who = naming.stranger(spec.name, reply.body)
+    if who is not None:
+        raise UnfitError(f"{spec.unit.host}:{spec.unit.port} is answered by another server: {who}")
 
 
 def _check_token(spec: ProcessSpec, path: str, reply: http.Reply) -> None:

@@ -424,12 +424,12 @@ class Runner(InFlight):
         """Record and tell it."""
         self.ready_s = self._took_s = self.life.since - before.since
         self.last_used = self.ready_at = self.life.since
-        if self.record is not None and self.pid is not None:
+        if self.record is not None and self._process is not None:
             if self._proven_before and self.record.ready_s is not None:
                 self.ready_s = self.record.ready_s
             self.record = msgspec.structs.replace(self.record, ready_s=self.ready_s)
             self._shared.owner.keep(self.record)
-            self._shared.emit(events.ServerReady(name=self.spec.name, pid=self.pid, seconds=self.ready_s))
+            self._shared.emit(events.ServerReady(name=self.spec.name, pid=self._process.pid, seconds=self.ready_s))
 
     def failed_event(self) -> events.ServerFailed:
         """The failure with its cause and the end of the log."""

@@ -45,7 +45,7 @@ async def look_behind(
         runner = runners.get(record.name)
         if runner is None or runner.life.closed or before.get(record.name) != (runner.life.alive, runner.pid):
             continue
-        if procfs.proc_stat(record.pid) is None:
+        if owner.local and procfs.proc_stat(record.pid) is None:
             continue
         if not runner.life.alive:
             if not _adopted(runner, record, rivals, by_hand=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base import naming
 from launcher.errors import SuperviseError
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus, Lease, ProcessStatus, ServerState, UnavailableError, Upstreams
@@ -62,7 +63,7 @@ class Supervisor(Upstreams):
         self._compiled = frozenset(self._specs)
         self._runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.builtin}
         budgets = {device.name: device.budget_bytes for device in manifest.devices}
-        self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s)
+        self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s, None if owner.local else dict)
         self._waker.waits = True
         self._upkeep = Upkeep(
             self._runners, manifest.supervisor, self._fill_groups, self._look_behind if owner.outlives else None
@@ -104,9 +105,11 @@ class Supervisor(Upstreams):
         """See `launcher.ir.live.Upstreams`."""
         await self._waker.unload(name)
 
-    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:  # noqa: ARG002
-        """See `launcher.ir.live.Upstreams`: who owns the process knows whose the port, or the other end, is."""
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:
+        """See `launcher.ir.live.Upstreams`: who owns processes here knows whose the port, or the other end, is."""
         runner = self._runners.get(name)
+        if not self._owner.local:
+            return naming.stranger(name, await ask())
         if runner is None or runner.pid is None:
             raise ProcessLookupError
         if peer is not None:

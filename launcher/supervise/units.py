@@ -193,6 +193,7 @@ class SystemdUnits:
     """
 
     outlives = True
+    local = True
 
     def __init__(
         self, deployment: str, state_dir: Path, write: Callable[[Path, bytes], None], *, prefix: str, user: bool

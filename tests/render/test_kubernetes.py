@@ -18,8 +18,12 @@ from launcher.compiler import compile_fleet, render
 from launcher.engine import recorded
 from launcher.errors import Finding
 from launcher.ir.config import ContainerConfig, DeployConfig, GpuConfig, ImageConfig, KubernetesConfig, ServiceConfig
+from launcher.ir.fleet import ClusterUnit, FleetManifest
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServicePlan
+from launcher.manifest import argv_digest, decode_fleet, decode_routes
 from launcher.render.block_yaml import block_yaml
+from launcher.render.command import render_commands
+from launcher.render.fleet_manifest import fleet_manifest
 from launcher.render.kubernetes import CONFIG_MAP_BYTES, cluster_routes, kubernetes_files
 from launcher.render.pods import object_name
 from launcher.render.routes import routing_table
@@ -54,9 +58,14 @@ def shipped(overrides: tuple[str, ...]) -> tuple[FleetPlan, tuple[dict[str, Any]
     return compiled.plan, tuple(objects_of(texts)), rendered.findings
 
 
+def manifest_of(plan: FleetPlan) -> FleetManifest:
+    """What any runtime of `plan` would read."""
+    return fleet_manifest(plan, render_commands(plan, ENGINES)[0], "0")[0]
+
+
 def rendered(plan: FleetPlan) -> tuple[dict[tuple[str, str], dict[str, Any]], list[Finding]]:
     """Objects of `plan` by kind and name, and findings."""
-    files, findings = kubernetes_files(plan, ENGINES, "{}", "# header")
+    files, findings = kubernetes_files(plan, ENGINES, manifest_of(plan), "# header")
     found = objects_of([f.text for f in files])
     assert len({(o["kind"], o["metadata"]["name"]) for o in found}) == len(found)
     return {(o["kind"], o["metadata"]["name"]): o for o in found}, findings
@@ -151,7 +160,7 @@ def test_the_front_reads_what_it_gets(overrides: tuple[str, ...], tmp_path: Path
 
 
 def test_on_demand_and_turns() -> None:
-    """Servers on demand and those whose turn it is not have no pods, and no budget; cold ones no object."""
+    """Servers on demand and those that take turns have no pods before the front, and no budget; cold ones no object."""
     found, _ = rendered(
         planned(
             server_plan("hot"),
@@ -162,7 +171,7 @@ def test_on_demand_and_turns() -> None:
         )
     )
     replicas = {name: o["spec"]["replicas"] for (kind, name), o in found.items() if kind == "Deployment"}
-    assert replicas == {"launch-hot": 1, "launch-warm": 0, "launch-one": 1, "launch-two": 0, "launch-front": 2}
+    assert replicas == {"launch-hot": 1, "launch-warm": 0, "launch-one": 0, "launch-two": 0, "launch-front": 2}
     assert {name for kind, name in found if kind == "PodDisruptionBudget"} == {"launch-hot", "launch-front"}
 
 
@@ -177,6 +186,78 @@ def test_a_unix_socket_is_a_port_in_a_pod() -> None:
     assert found["Service", "launch-a"]["spec"]["ports"][0]["port"] == 8080
     target = cluster_routes(plan, routing_table(plan)).targets["a"]
     assert (target.host, target.port) == ("launch-a", 8080)
+    found, _ = rendered(planned(server_plan("b", port=0, host="/run/launch-b/http.sock", tier="warm")))
+    (led,) = decode_fleet(found["ConfigMap", "launch-front"]["data"]["fleet.json"].encode()).servers
+    assert (led.host, led.port) == ("launch-b", 8080)
+
+
+def test_what_the_front_scales() -> None:
+    """It reads those servers as their pods run them, and may do what it must to exactly those; others it only asks."""
+    plan = planned(
+        server_plan("hot", memory=(DeviceMemory(device="ram", committed_bytes=GIB),)),
+        server_plan("warm", port=8081, tier="warm", extra_args=("--reverse-prompt", "$(HOME) $$")),
+        server_plan("cold", port=8082, tier="cold"),
+        server_plan("one", port=8083, exclusive="gpu", default=True),
+    )
+    found, _ = rendered(plan)
+    for one in found.values():
+        if one["kind"] != "Kustomization":
+            kubernetes_validate.validate(one, VERSION, strict=True)
+    data = found["ConfigMap", "launch-front"]["data"]
+    fleet, table = decode_fleet(data["fleet.json"].encode()), decode_routes(data["routes.json"].encode())
+    assert isinstance(fleet.cluster, ClusterUnit)
+    assert fleet.cluster.deployments == {"warm": "launch-warm", "one": "launch-one"}
+    assert [unit.name for unit in fleet.servers] == ["warm", "one"]
+    for unit in fleet.servers:
+        deployed = found["Deployment", fleet.cluster.deployments[unit.name]]["spec"]["template"]
+        box = deployed["spec"]["containers"][0]
+        assert unit.argv == (*box["command"], *(expanded(word) for word in box["args"]))
+        assert unit.argv_digest == argv_digest(unit.argv)
+        service = found["Service", unit.host]
+        assert (service["spec"]["ports"][0]["port"], table.targets[unit.name].host) == (unit.port, unit.host)
+        assert fleet.cluster.selector.items() <= deployed["metadata"]["labels"].items()
+        assert deployed["metadata"]["labels"][fleet.cluster.label] == unit.host
+        assert unit.stop_grace_s > deployed["spec"]["terminationGracePeriodSeconds"]
+        assert (unit.fatal, unit.files, unit.rungs) == (False, (), ())
+    assert {name: target.on for name, target in table.targets.items() if target.start != "never"} == {
+        "hot": "kubernetes",
+        "warm": "",
+        "one": "",
+    }
+    whole = {device.name: device.budget_bytes for device in manifest_of(plan).devices}
+    assert {device.name: device.budget_bytes for device in fleet.devices} == {"ram": whole["ram"] - GIB}
+    rules = found["Role", "launch-front"]["rules"]
+    assert {(rule["resources"][0], *rule["verbs"], *rule.get("resourceNames", ())) for rule in rules} == {
+        ("deployments/scale", "get", "patch", "launch-one", "launch-warm"),
+        ("pods", "list", "watch"),
+        ("leases", "get", "update", "launch-front"),
+    }
+    bound = found["RoleBinding", "launch-front"]
+    assert (bound["roleRef"]["name"], bound["subjects"][0]["name"]) == ("launch-front", "launch-front")
+    assert ("Lease", fleet.cluster.lease) in found
+    pod = found["Deployment", "launch-front"]["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("launch-front", True)
+    box = pod["containers"][0]
+    assert box["args"] == ["serve", "/etc/launch/fleet"]
+    assert {e["name"] for e in box["env"]} >= {"POD_IP", "POD_NAME"}
+    assert box["readinessProbe"]["httpGet"]["path"] == "/health"
+    assert box["livenessProbe"]["tcpSocket"] == {"port": "http"}
+    tokens = {
+        n: o["spec"]["template"]["spec"]["automountServiceAccountToken"]
+        for (k, n), o in found.items()
+        if k == "Deployment"
+    }
+    assert {name for name, has in tokens.items() if has} == {"launch-front"}
+
+
+def test_a_front_that_scales_nothing() -> None:
+    """Where every server always runs it routes alone: no account, no rights, no token, no lease."""
+    found, _ = rendered(planned(server_plan("hot")))
+    assert not {"ServiceAccount", "Role", "RoleBinding", "Lease"} & {kind for kind, _ in found}
+    pod = found["Deployment", "launch-front"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["containers"][0]["args"][-1] == "--route-only"
+    assert decode_fleet(found["ConfigMap", "launch-front"]["data"]["fleet.json"].encode()).cluster is msgspec.UNSET
 
 
 def test_cards() -> None:
@@ -224,7 +305,8 @@ def test_images_and_files() -> None:
     assert [f for f in findings if f.severity == "error"] == []
     volumes = found["Deployment", "launch-a"]["spec"]["template"]["spec"]["volumes"]
     assert volumes[0]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
-    _, findings = kubernetes_files(planned(server), ENGINES, "x" * CONFIG_MAP_BYTES, "#")
+    large = msgspec.structs.replace(manifest_of(planned(server)), hardware="x" * CONFIG_MAP_BYTES)
+    _, findings = kubernetes_files(planned(server), ENGINES, large, "#")
     assert [f.code for f in findings if f.severity == "error"] == ["render/kubernetes-size"]
     relative = server_plan("a", model_path="x.gguf")
     assert [f.code for f in rendered(planned(relative))[1]] == ["render/kubernetes-path"]

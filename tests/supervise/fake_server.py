@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(500, {"error": {"code": 500, "message": "decode() failed: std::bad_alloc"}})
             return
         Handler.tokens += 1
-        self.answer(200, {"content": "a", "tokens_predicted": 1})
+        self.answer(200, {"content": "a", "tokens_predicted": 1, "model": self.options.alias})
         if "flood-log" in self.options.fault:
             flood()
         if "die-after-ready" in self.options.fault:

@@ -1,0 +1,170 @@
+"""Servers that a front in a cluster starts and ends: what the front reads of them, and what it may do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from launcher.ir.config import KubernetesConfig
+from launcher.ir.fleet import ClusterUnit, DeviceBudget, DeviceNeed, FleetManifest, RouteTarget, ServerUnit
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.manifest import argv_digest
+from launcher.render.pods import Object, labels, metadata, object_name, own_name, pod_port, written
+
+API_PORTS = (443, 6443)
+"""Where API servers listen, as their Service and as themselves: a network policy is about either."""
+_END_S = 10.0
+"""How much longer than its grace a pod may take to be gone: the kubelet looks and tells."""
+_ELSEWHERE = "kubernetes"
+"""Where servers run that the front asks and does not start."""
+
+
+def led_servers(plan: FleetPlan) -> tuple[ServerPlan, ...]:
+    """Those that are started on demand, or take turns: the front scales them. All others have a pod always."""
+    return tuple(s for s in plan.servers if s.starts != "never" and (s.starts == "demand" or s.config.exclusive))
+
+
+def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str, Object]) -> FleetManifest:
+    """`manifest` as the front reads it: servers that it scales, as their pods run them; `containers` by server.
+
+    What is left of each node's memory beside what always runs is their budget. Where there are none it routes alone.
+    """
+    led = {server.name: server for server in led_servers(plan)}
+    settings = plan.config.deploy.kubernetes or KubernetesConfig()
+    builtin = tuple(unit for unit in manifest.services if unit.builtin is not None)
+    if not led:
+        return msgspec.structs.replace(manifest, servers=(), services=builtin, hooks=(), devices=())
+    selector = labels(plan, "", "server")
+    component = next(key for key in selector if not selector[key])
+    always = [unit for unit in manifest.servers if unit.name not in led and unit.start == "boot"]
+    servers = {server.name: server for server in plan.servers}
+    cluster = ClusterUnit(
+        namespace=settings.namespace,
+        selector={key: value for key, value in selector.items() if value},
+        label=component,
+        deployments={name: object_name(plan, name) for name in led},
+        lease=own_name(plan, "front"),
+    )
+    return msgspec.structs.replace(
+        manifest,
+        cluster=cluster,
+        servers=tuple(
+            _as_pod(unit, object_name(plan, unit.name), containers[unit.name], servers[unit.name].on, led)
+            for unit in manifest.servers
+            if unit.name in led
+        ),
+        services=builtin,
+        hooks=(),
+        devices=_budgets(plan, [(servers[unit.name].on, need) for unit in always for need in unit.memory]),
+    )
+
+
+def led_targets(plan: FleetPlan, targets: Mapping[str, RouteTarget]) -> dict[str, RouteTarget]:
+    """`targets`, where those that always run are servers of somebody else's: asked, and never started."""
+    led = {server.name for server in led_servers(plan)}
+    always = {s.name for s in plan.servers if s.starts == "boot" and s.name not in led} if led else set()
+    return {n: msgspec.structs.replace(t, on=_ELSEWHERE) if n in always else t for n, t in targets.items()}
+
+
+def rights(plan: FleetPlan) -> list[Object]:
+    """The front's account, what it may do (these verbs, on these objects, in its namespace), and its lease.
+
+    Names do not limit who may be listed and watched, nor can a pod's be known before: it sees all pods of the
+    namespace, and changes none.
+    """
+    name = own_name(plan, "front")
+    own = labels(plan, name, "front")
+    rules = [
+        _rule("apps", "deployments/scale", ("get", "patch"), [object_name(plan, s.name) for s in led_servers(plan)]),
+        _rule("", "pods", ("list", "watch")),
+        _rule("coordination.k8s.io", "leases", ("get", "update"), [name]),
+    ]
+    space = metadata(plan, name, own)["namespace"]
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
+
+    def thing(version: str, kind: str, **more: Any) -> Object:
+        return {"apiVersion": version, "kind": kind, "metadata": metadata(plan, name, own), **more}
+
+    account = {"kind": "ServiceAccount", "name": name, "namespace": space}
+    return [
+        thing("v1", "ServiceAccount", automountServiceAccountToken=False),
+        thing("rbac.authorization.k8s.io/v1", "Role", rules=rules),
+        thing("rbac.authorization.k8s.io/v1", "RoleBinding", roleRef=role, subjects=[account]),
+        thing("coordination.k8s.io/v1", "Lease"),
+    ]
+
+
+def may_lead(pod: Object, container: Object) -> None:
+    """Have a front's `pod` and `container` be one of those that may lead: an account, and where it is reached.
+
+    One that waits passes on what it is asked, /health too, so that only the leader says whether it is well: what it
+    is started again for is that nobody listens.
+    """
+    pod["automountServiceAccountToken"] = True
+    listens = {"tcpSocket": {"port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
+    container["startupProbe"] = {**listens, "failureThreshold": 12}
+    container["livenessProbe"] = {**listens, "failureThreshold": 6}
+    container["args"] = [word for word in container["args"] if word != "--route-only"]
+    container["env"] = [
+        *container.get("env", ()),
+        *(
+            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for name, path in (("POD_IP", "status.podIP"), ("POD_NAME", "metadata.name"))
+        ),
+    ]
+
+
+def _rule(group: str, resource: str, verbs: Iterable[str], names: Iterable[str] = ()) -> Object:
+    limited = {"resourceNames": sorted(names)} if names else {}
+    return {"apiGroups": [group], "resources": [resource], "verbs": list(verbs), **limited}
+
+
+def _as_pod(unit: ServerUnit, host: str, container: Object, on: str, led: Mapping[str, ServerPlan]) -> ServerUnit:
+    """`unit` as its pod runs it. How far a load has come is not to be seen from here, nor is there a file of it."""
+    argv = (*container["command"], *(written(word) for word in container["args"]))
+    return msgspec.structs.replace(
+        unit,
+        argv=argv,
+        argv_digest=argv_digest(argv),
+        env={},
+        host=host,
+        port=pod_port(unit.port),
+        files=(),
+        rungs=(),
+        after=tuple(name for name in unit.after if name in led),
+        fatal=False,
+        slot_save_path=None,
+        proved=None,
+        stall_timeout_s=unit.start_timeout_s,
+        stop_grace_s=unit.stop_grace_s + _END_S,
+        memory=tuple(msgspec.structs.replace(need, device=_on(on, need.device)) for need in unit.memory),
+    )
+
+
+def _budgets(plan: FleetPlan, always: list[tuple[str, DeviceNeed]]) -> tuple[DeviceBudget, ...]:
+    """Every device of every node, less what always runs there takes."""
+    taken: dict[str, int] = {}
+    for host, need in always:
+        name = _on(host, need.device)
+        taken[name] = taken.get(name, 0) + max(need.committed_bytes, need.peak_bytes) + need.file_bytes
+    for beside in plan.services:
+        if beside.starts == "boot":
+            for device, size in {"ram": beside.config.ram_bytes, **beside.config.vram_bytes}.items():
+                taken[_on(beside.on, device)] = taken.get(_on(beside.on, device), 0) + size
+    named = [(_on(d.host if isinstance(d.host, str) else "", d.name), d) for d in plan.devices]
+    return tuple(
+        DeviceBudget(
+            name=name,
+            kind=d.kind,
+            capacity_bytes=d.capacity_bytes,
+            budget_bytes=max(0, d.budget_bytes - taken.get(name, 0)),
+        )
+        for name, d in named
+    )
+
+
+def _on(host: str, device: str) -> str:
+    """A device of one node of several."""
+    return f"{host}/{device}" if host else device

@@ -1,0 +1,97 @@
+"""What a cluster's nodes cannot hold of a fleet, found before anything is applied. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from launcher.errors import Finding, Fix
+from launcher.ir.config import GpuConfig, KubernetesConfig
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.render.units import memory_max
+from launcher.sizes import gib
+
+
+def pods_together(plan: FleetPlan, host: str) -> list[ServerPlan]:
+    """Servers of `host` that have a pod from the start; of those that take turns the largest."""
+    found = [s for s in plan.servers if s.on == host and s.initial and s.config.exclusive is None]
+    turns: dict[str, list[ServerPlan]] = {}
+    for server in plan.servers:
+        if server.on == host and server.config.exclusive is not None:
+            turns.setdefault(server.config.exclusive, []).append(server)
+    return found + [max(group, key=pod_memory) for group in turns.values()]
+
+
+def pod_memory(server: ServerPlan) -> int:
+    """What its pod may take, 0 without a limit."""
+    limit = memory_max(server)
+    return 0 if limit == "infinity" else int(limit)
+
+
+def crowded_nodes(plan: FleetPlan) -> list[Finding]:
+    """Nodes whose pods ask for more memory than they have, and would not all be scheduled, an error each.
+
+    Every pod asks for all that it may take, mapped files too, where processes of one machine share them.
+    """
+    found = []
+    for host in plan.config.hardware.hosts or ("",):
+        machine = plan.config.hardware.machine(host)
+        free = machine.ram_bytes - machine.ram_reserve_bytes
+        pods = pods_together(plan, host)
+        taken = sum(map(pod_memory, pods))
+        if taken > free:
+            where = f"node {host}" if host else "the node"
+            message = f"{len(pods)} pods ask for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
+            note = "a pod's limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
+            found.append(
+                Finding(code="render/kubernetes-node", severity="error", key="servers", message=message, notes=(note,))
+            )
+    return found
+
+
+def shared_cards(plan: FleetPlan) -> list[Finding]:
+    """Cards that are planned for several servers at once: Kubernetes gives each to one pod whole."""
+    users: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+
+    def used(on: str, devices: Iterable[str], name: str, turn: str | None, key: str) -> None:
+        gpus: Mapping[str, GpuConfig] = plan.config.hardware.machine(on).gpus
+        for device in devices:
+            if device in gpus:
+                users.setdefault((on, device), {})[name] = turn or name, key
+
+    for server in plan.servers:
+        if server.initial or server.config.exclusive:
+            key = f"servers.{server.name}.devices"
+            used(server.on, server.settings.devices, server.name, server.config.exclusive, key)
+    for beside in plan.services:
+        if beside.config.container and (beside.starts == "boot" or beside.config.exclusive):
+            key = f"services.{beside.name}.vram_bytes"
+            used(beside.on, beside.config.vram_bytes, beside.name, beside.config.exclusive, key)
+    found = []
+    for (_, device), named in users.items():
+        if len({turn for turn, _ in named.values()}) > 1:
+            message = (
+                f"{device} is planned for {', '.join(named)} at once, and Kubernetes gives a card to one pod whole"
+            )
+            key = list(named.values())[-1][1]
+            found.append(Finding(code="render/kubernetes-card", severity="error", key=key, message=message))
+    return found
+
+
+def without_image(plan: FleetPlan) -> list[Finding]:
+    """Engines of which no image is known, an error each."""
+    known = (plan.config.deploy.kubernetes or KubernetesConfig()).images
+    users: dict[str, list[str]] = {}
+    for server in plan.servers:
+        if server.config.engine not in known:
+            users.setdefault(server.config.engine, []).append(server.name)
+    return [
+        Finding(
+            code="render/kubernetes-image",
+            severity="error",
+            key="deploy.kubernetes",
+            message=f"no image has the llama-server of engine {engine!r}, which {len(names)} servers run on "
+            f"({names[0]} first)",
+            fixes=(Fix(override=f"+deploy.kubernetes.images.{engine}.image=IMAGE"),),
+        )
+        for engine, names in users.items()
+    ]

@@ -1,0 +1,72 @@
+"""The runtime in a cluster: of several fronts one leads, the others pass their clients on to it. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+
+from launcher.ir.fleet import ClusterUnit
+from launcher.runtime.fleet import Runtime, UnitsOptions
+from launcher.runtime.relay import Relay
+from launcher.supervise import ProcessOwner
+from launcher.supervise.kubernetes import Pods
+
+
+class ClusterRuntime(Runtime):
+    """One of several fronts. It waits until it leads, and ends as soon as it does no longer: it is started again."""
+
+    _pods: Pods
+    _giving: asyncio.Task[None] | None = None
+
+    def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
+        """The cluster."""
+        del units
+        assert isinstance(self._manifest.cluster, ClusterUnit)  # noqa: S101 - `in_cluster` says so
+        self._pods = Pods(self._manifest.cluster, self._manifest, port=self._table.front.port)
+        return self._pods
+
+    async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
+        """Wait for the lease, run the fleet until told or until another may lead, give the lease back."""
+        election = self._pods.election
+        unit = self._table.front
+        relay = Relay(election.leader, encrypted=unit.tls_cert_file is not None)
+        running = asyncio.create_task(election.run())
+        try:
+            await relay.open(unit.host, unit.port)
+            await self._first(election.elected)
+            await relay.close()
+            if self._told.is_set():
+                return
+            watching = asyncio.create_task(self._end_with(election.lost))
+            try:
+                await super()._hold(control_sock, control_address)
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await (self._giving or election.give_back())
+            await relay.end()
+            await self._pods.close()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """As always; the next front leads while our last requests are answered, since processes run on."""
+        super()._on_signal(number)
+        self._giving = asyncio.get_running_loop().create_task(self._pods.election.give_back())
+
+    async def _first(self, event: asyncio.Event) -> None:
+        """Wait until `event`, or until we are told to end."""
+        waits = [asyncio.create_task(event.wait()), asyncio.create_task(self._told.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _end_with(self, lost: asyncio.Event) -> None:
+        """End as after a signal when another may lead."""
+        await lost.wait()
+        if not self._told.is_set():
+            self._on_signal(signal.SIGTERM)

@@ -1,0 +1,137 @@
+"""The API server as a pod asks it: by the token of its account, every call within a time, watches by line. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+WATCH_S = 30
+"""For how long the server keeps a watch open; a connection that is silent for longer leads nowhere."""
+_LATE_S = 5.0
+MERGE = "application/merge-patch+json"
+
+
+class ApiError(Exception):
+    """The API server refused, or could not be asked. `status` 0: no whole answer in time, so that it may have acted."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same may be asked again: the server was away, busy or broken, or our token has just run out."""
+        return self.status in (0, 401, 408, 409, 410, 429) or self.status >= 500
+
+
+class ApiServer:
+    """Calls to one API server, made in one event loop."""
+
+    def __init__(self, url: str, account_dir: Path, *, limit_s: float) -> None:
+        """`account_dir` has `token`, and `ca.crt` for an https `url`. A call has `limit_s`, there and here."""
+        self._url = url
+        self._account = account_dir
+        self._limit_s = limit_s
+        self._client: httpx.AsyncClient | None = None
+
+    async def ask(
+        self, method: str, path: str, *, body: Any = None, query: Mapping[str, str] | None = None, kind: str = ""
+    ) -> dict[str, Any]:
+        """The object that the server answers with. Raises ApiError.
+
+        A change that is not through within the limit is given up by both sides: by the server for `timeout`, here by
+        a reset, so that nothing of it is still on its way.
+        """
+        limited = {**(query or {}), **({} if method == "GET" else {"timeout": f"{round(self._limit_s * 1000)}ms"})}
+        content = None if body is None else msgspec.json.encode(body)
+        headers = self._headers() | ({"content-type": kind or "application/json"} if body is not None else {})
+        try:
+            async with asyncio.timeout(self._limit_s):
+                answer = await self._connected().request(method, path, params=limited, content=content, headers=headers)
+        except (httpx.HTTPError, TimeoutError, OSError) as error:
+            raise ApiError(0, f"{method} {path}: {_reason(error)}") from None
+        return _object(answer.status_code, answer.content, f"{method} {path}")
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
+        """What changes from the `resourceVersion` of `query` on, until the server ends the watch. Raises ApiError."""
+        asked = {**query, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S)}
+        limits = httpx.Timeout(self._limit_s, read=WATCH_S + _LATE_S)
+        try:
+            async with self._connected().stream(
+                "GET", path, params=asked, headers=self._headers(), timeout=limits
+            ) as answer:
+                if answer.status_code != 200:
+                    _object(answer.status_code, await answer.aread(), f"watch {path}")
+                async for line in answer.aiter_lines():
+                    event = _object(200, line.encode(), f"watch {path}")
+                    if event.get("type") == "ERROR":
+                        status = event.get("object")
+                        code = status.get("code") if isinstance(status, dict) else None
+                        raise ApiError(code if isinstance(code, int) else 500, f"watch {path}: {status}")
+                    yield event
+        except (httpx.HTTPError, OSError) as error:
+            raise ApiError(0, f"watch {path}: {_reason(error)}") from None
+
+    async def close(self) -> None:
+        """Close every connection; the next call opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    def _headers(self) -> dict[str, str]:
+        """The token as it is now: the kubelet writes another before it runs out. Raises ApiError."""
+        try:
+            token = (self._account / "token").read_text().strip()
+        except OSError as error:
+            raise ApiError(401, f"no token of the API server: {error}") from None
+        return {"authorization": f"Bearer {token}", "accept": "application/json"}
+
+    def _connected(self) -> httpx.AsyncClient:
+        if self._client is None:
+            if not self._url:
+                raise ApiError(0, "this is no pod of a cluster: KUBERNETES_SERVICE_HOST is not set")
+            reset = struct.pack("ii", 1, 0)  # what was not sent when we close is never sent
+            options: list[tuple[int, int, int] | tuple[int, int, bytes]] = [
+                (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._limit_s * 1000)),
+                (socket.SOL_SOCKET, socket.SO_LINGER, reset),
+            ]
+            secure = self._url.startswith("https:")
+            trusted = ssl.create_default_context(cafile=str(self._account / "ca.crt")) if secure else False
+            # no proxy of the environment's: the server is the cluster's own
+            transport = httpx.AsyncHTTPTransport(verify=trusted, trust_env=False, socket_options=options)
+            self._client = httpx.AsyncClient(base_url=self._url, transport=transport, timeout=self._limit_s)
+        return self._client
+
+
+def in_cluster_url() -> str:
+    """Where a pod reaches the API server, as the kubelet says it to every container; "" outside of a cluster."""
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+def _reason(error: Exception) -> str:
+    """Why nothing came, for people."""
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+
+
+def _object(status: int, raw: bytes, what: str) -> dict[str, Any]:
+    """The JSON object `raw`. Raises ApiError where it is none, or `status` is no success."""
+    try:
+        found = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = None
+    if not 200 <= status < 300:
+        said = found.get("message") if isinstance(found, dict) else None
+        raise ApiError(status, f"{what}: {said or f'status {status}'}")
+    if not isinstance(found, dict):
+        raise ApiError(0, f"{what}: the answer is no object")
+    return found

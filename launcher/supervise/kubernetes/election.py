@@ -1,0 +1,111 @@
+"""The lease of one fleet: taken when it is free, renewed, given back; and whether we lead now. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+
+from launcher.supervise.kubernetes.api import ApiError, ApiServer
+from launcher.supervise.kubernetes.lease import Sight, address_of, claim_of, may_take, sighted, taken
+
+_LOG = logging.getLogger("launch.supervise")
+_LEADS_FOR = 2 / 3
+"""For which part of a lease its holder still acts on the last renewal that he knows of."""
+_LOOKS = 7
+"""How often within a lease it is looked at and renewed."""
+CALL = 2 / 15
+"""Within which part of a lease a call is through, or never will be: two of them (a call that the server begins when we
+give it up) are less than what is left of a lease after its holder stopped to act."""
+
+
+class Election:
+    """Whether `identity` leads. What leads acts only while `leads`, so that two never do.
+
+    The holder counts from before it asked, the others from after they saw, and the others wait half as long again.
+    """
+
+    def __init__(self, api: ApiServer, path: str, identity: str, lasts_s: float) -> None:
+        """`path`: of the Lease, which exists. Nothing is asked yet."""
+        self.identity = identity
+        self.elected = asyncio.Event()
+        self.lost = asyncio.Event()
+        """We led, and no longer do."""
+        self._api = api
+        self._path = path
+        self._lasts_s = lasts_s
+        self._until = 0.0
+        self._sight: Sight | None = None
+        self._said = ""
+        self._over = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether nobody else can lead for as long as one call to the API server takes."""
+        return asyncio.get_running_loop().time() < self._until
+
+    def leader(self) -> tuple[str, int] | None:
+        """Host and port of the front that leads, as far as we know; None for nobody, or ourselves."""
+        holder = self._sight.claim.holder if self._sight is not None else ""
+        return None if holder == self.identity else address_of(holder)
+
+    async def run(self) -> None:
+        """Until it is lost: take the lease as soon as it may be, and keep it."""
+        while not self.lost.is_set() and not self._over:
+            begun = asyncio.get_running_loop().time()
+            try:
+                await self._look(begun)
+                self._said = ""
+            except ApiError as error:
+                if str(error) != self._said:
+                    self._said = str(error)
+                    _LOG.warning("the lease of this fleet: %s", error)
+            if self.elected.is_set() and not self.leads:
+                _LOG.warning("this front leads no more: its lease ran out or is another's")
+                self.lost.set()
+                return
+            await asyncio.sleep(max(0.0, begun + self._lasts_s / _LOOKS - asyncio.get_running_loop().time()))
+
+    async def give_back(self) -> None:
+        """Lead no more; the next may begin at once, if that can be said."""
+        led, self._until, self._over = self.leads, 0.0, True
+        if led:
+            try:
+                lease = await self._api.ask("GET", self._path)
+                if claim_of(lease).holder == self.identity:
+                    await self._api.ask("PUT", self._path, body=taken(lease, "", 1, _now()))
+            except ApiError as error:
+                _LOG.warning("the lease of this fleet is not given back, and will run out: %s", error)
+
+    async def _look(self, begun: float) -> None:
+        """See whose it is; ours is renewed, a free one taken. Raises ApiError."""
+        lease = await self._api.ask("GET", self._path)
+        claim = claim_of(lease)
+        self._sight = sighted(self._sight, claim, asyncio.get_running_loop().time())
+        if claim.holder != self.identity:
+            if self.elected.is_set():
+                self._until = 0.0
+                return
+            if not may_take(self._sight, begun, self._lasts_s):
+                return
+        if self._over:
+            return
+        begun = asyncio.get_running_loop().time()
+        try:
+            lease = await self._api.ask("PUT", self._path, body=taken(lease, self.identity, self._lasts_s, _now()))
+        except ApiError as error:
+            if error.status == 409:
+                return  # somebody was faster: the next look shows who
+            raise
+        if self._over:
+            return
+        self._sight = sighted(self._sight, claim_of(lease), begun)
+        self._until = begun + self._lasts_s * _LEADS_FOR
+        if not self.elected.is_set():
+            _LOG.warning("this front leads the fleet from now on")
+            self.elected.set()
+
+
+def _now() -> str:
+    """As a Lease has it (MicroTime)."""
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,78 @@
+"""Who of several fronts decides, by one Lease object (coordination.k8s.io/v1). Pure.
+
+As every client of leases does it: no clock is compared with another's. Who is not the holder takes the lease when he
+has seen nothing change of it for as long as it lasts, by his own clock; whoever wrote first wins, by `resourceVersion`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from launcher.supervise.kubernetes.seen import Object, version
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What a Lease says. `holder` "" is nobody; `version` of the object changes with each renewal."""
+
+    holder: str = ""
+    lasts_s: float = 0.0
+    transitions: int = 0
+    version: str = ""
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """A claim, and when it was seen first as it is, a time of our own clock."""
+
+    claim: Claim
+    since: float
+
+
+def claim_of(lease: Object) -> Claim:
+    """What `lease` says; what it lacks is nobody's."""
+    spec = lease.get("spec")
+    said = spec if isinstance(spec, dict) else {}
+    holder, lasts, count = (said.get(k) for k in ("holderIdentity", "leaseDurationSeconds", "leaseTransitions"))
+    return Claim(
+        holder=holder if isinstance(holder, str) else "",
+        lasts_s=float(lasts) if isinstance(lasts, int) else 0.0,
+        transitions=count if isinstance(count, int) else 0,
+        version=version(lease),
+    )
+
+
+def sighted(before: Sight | None, claim: Claim, now: float) -> Sight:
+    """`claim` as it is seen at `now`, after `before`."""
+    return before if before is not None and before.claim == claim else Sight(claim, now)
+
+
+def may_take(sight: Sight, now: float, least_s: float) -> bool:
+    """Whether nobody holds the lease, or nothing was heard of its holder while it lasts, and for `least_s`."""
+    return not sight.claim.holder or now - sight.since > max(sight.claim.lasts_s, least_s)
+
+
+def taken(lease: Object, holder: str, lasts_s: float, at: str) -> dict[str, Any]:
+    """`lease` in the hands of `holder` from `at` on (RFC 3339, microseconds); "" gives it back."""
+    before = claim_of(lease)
+    spec: dict[str, Any] = {
+        "holderIdentity": holder,
+        "leaseDurationSeconds": max(1, round(lasts_s)),
+        "renewTime": at,
+        "leaseTransitions": before.transitions + (holder not in ("", before.holder)),
+    }
+    old = lease.get("spec")
+    acquired = old.get("acquireTime") if isinstance(old, dict) and before.holder == holder else None
+    return {**lease, "spec": spec | {"acquireTime": acquired or at}}
+
+
+def identity(address: str, pod: str, run: str) -> str:
+    """What a front calls itself in the lease: where it listens, its pod, and which run of it it is."""
+    return f"{address}/{pod}/{run}"
+
+
+def address_of(holder: str) -> tuple[str, int] | None:
+    """Host and port of the front with this identity; None where it says none."""
+    host, _, port = holder.partition("/")[0].rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    return (host, int(port)) if host and port.isascii() and port.isdigit() and 0 < int(port) < 65536 else None

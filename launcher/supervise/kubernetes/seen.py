@@ -1,0 +1,139 @@
+"""What the pods of one Deployment say of the server that they run. Pure.
+
+A pod is a plain object of the API (`v1/Pod`), as it was listed or watched; what it lacks or gets wrong is as if it
+were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+Object = Mapping[str, Any]
+Stage = Literal["none", "coming", "running", "over", "ending"]
+
+HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"})
+"""Why a container does not start that waiting does not change: somebody must change the cluster."""
+_DONE = ("Succeeded", "Failed")
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server is, by its pods. `none`: nothing of it is on any node.
+
+    `run`: which run of which container it is, while it is running; another one is another process. `why`: the
+    cluster's own words for what it waits for, or how it ended. `code` is the exit code, 128 and more for a signal.
+    """
+
+    stage: Stage
+    run: str = ""
+    why: str = ""
+    code: int | None = None
+    oom_killed: bool = False
+    hopeless: bool = False
+    """It will not run before somebody changes something."""
+
+
+def seen(pods: Iterable[Object]) -> Seen:
+    """Where the server of `pods` is.
+
+    Two can be there at once: one that ends, perhaps for ever on a node that is lost, and its successor.
+    """
+    everyone = sorted(pods, key=_age)
+    holding = [pod for pod in everyone if _map(pod, "status").get("phase") not in _DONE]
+    lasting = [pod for pod in holding if not _map(pod, "metadata").get("deletionTimestamp")]
+    if lasting:
+        return _of_pod(lasting[-1])
+    if holding:
+        return Seen(stage="ending", why="its pod ends")
+    status = _map(everyone[-1], "status") if everyone else {}
+    container = _map(_container(status), "state", "terminated")
+    return Seen(
+        stage="none",
+        why=_words(status, "its pod was ended"),
+        code=_code(container),
+        oom_killed=container.get("reason") == "OOMKilled",
+    )
+
+
+def names_by_label(pods: Iterable[Object], label: str) -> dict[str, list[Object]]:
+    """`pods` by what they have as `label`."""
+    found: dict[str, list[Object]] = {}
+    for pod in pods:
+        name = _map(pod, "metadata", "labels").get(label)
+        if isinstance(name, str):
+            found.setdefault(name, []).append(pod)
+    return found
+
+
+def uid(pod: Object) -> str:
+    """Of one object that was ever made in the cluster."""
+    return str(_map(pod, "metadata").get("uid", ""))
+
+
+def version(thing: Object) -> str:
+    """The `resourceVersion` of an object or a list; "" where it has none."""
+    return str(_map(thing, "metadata").get("resourceVersion") or "")
+
+
+def replicas(scale: Object) -> int:
+    """How many pods a Scale asks for; none where it does not say."""
+    wanted = _map(scale, "spec").get("replicas")
+    return wanted if isinstance(wanted, int) else 0
+
+
+def _of_pod(pod: Object) -> Seen:
+    """Where the server of one pod is that nobody has asked to end."""
+    status = _map(pod, "status")
+    container = _container(status)
+    restarts = container.get("restartCount")
+    run = f"{uid(pod)}/{restarts if isinstance(restarts, int) else 0}"
+    if isinstance(_map(container, "state").get("running"), Mapping):
+        return Seen(stage="running", run=run)
+    waits = _map(container, "state", "waiting")
+    ended = _map(container, "state", "terminated") or _map(container, "lastState", "terminated")
+    if ended:
+        why = _words(ended, "its container ended")
+        return Seen(stage="over", why=why, code=_code(ended), oom_killed=ended.get("reason") == "OOMKilled")
+    if waits:
+        return Seen(stage="coming", why=_words(waits, ""), hopeless=waits.get("reason") in HOPELESS)
+    conditions = status.get("conditions")
+    for condition in conditions if isinstance(conditions, list) else ():
+        if isinstance(condition, Mapping) and condition.get("type") == "PodScheduled":
+            return Seen(stage="coming", why=_words(condition, ""))
+    return Seen(stage="coming")
+
+
+def _container(status: Object) -> Object:
+    """The status of the first container, which is the server; empty while there is none."""
+    found = status.get("containerStatuses")
+    first = found[0] if isinstance(found, list) and found else None
+    return first if isinstance(first, Mapping) else {}
+
+
+def _age(pod: Object) -> tuple[str, str]:
+    """Later ones sort after earlier ones; of one second by their identity, so that it is the same one each time."""
+    return str(_map(pod, "metadata").get("creationTimestamp", "")), uid(pod)
+
+
+def _code(container: Object) -> int | None:
+    """The exit code of a container that ended."""
+    code = container.get("exitCode")
+    return code if isinstance(code, int) else None
+
+
+def _words(thing: Object, otherwise: str) -> str:
+    """Reason and message of a status, on one line."""
+    said = [str(thing[key]) for key in ("reason", "message") if thing.get(key)]
+    return " ".join(": ".join(said).split())[:300] or otherwise
+
+
+def _map(thing: Object, *path: str) -> Object:
+    """What is below `path`; empty where nothing, or something else, is there."""
+    for key in path:
+        inner = thing.get(key)
+        if not isinstance(inner, Mapping):
+            return {}
+        thing = inner
+    return thing
