@@ -23,12 +23,14 @@ FreePort = Callable[[], int]
 async def who_answers(front: Front, name: str) -> str:
     """The name of the server that a request for `name` comes to, whose identity is proven before, as the front does."""
     async with front.supervisor.lease(name, 60) as lease:
+        assert lease.address is not None
+        port = lease.address[1]
 
         async def ask() -> bytes:
-            return (await http.request("127.0.0.1", lease.port, "/v1/models", timeout_s=10)).body
+            return (await http.request("127.0.0.1", port, "/v1/models", timeout_s=10)).body
 
         assert await front.supervisor.stranger(name, ask) is None
-        answer = await http.request("127.0.0.1", lease.port, "/v1/models", timeout_s=10)
+        answer = await http.request("127.0.0.1", port, "/v1/models", timeout_s=10)
         found: str = answer.json()["data"][0]["id"]
         return found
 
@@ -275,6 +277,6 @@ async def test_a_real_server(up: Up, free_port: FreePort, llama_server: Path, ti
     assert await who_answers(front, "alpha") == "alpha"
     async with front.supervisor.lease("alpha", 60) as lease:
         body = {"prompt": "a", "n_predict": 2}
-        answer = await http.request("127.0.0.1", lease.port, "/completion", body=body, timeout_s=60)
+        answer = await http.request("127.0.0.1", port, "/completion", body=body, timeout_s=60)
     assert answer.status == 200
     assert cluster.runs == ["launch-alpha"]
