@@ -123,7 +123,7 @@ unit: setup-dev $(VENV)/.bytecode
 	@command -v zsh >/dev/null && command -v fish >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends zsh fish; } \
 	  || echo "zsh or fish is missing: the tests of their completion will fail" >&2
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 4 --dist loadgroup -m "not slow"
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 5 --dist loadgroup -m "not slow"
 
 bench: setup-dev $(VENV)/.bytecode ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.cli_start
