@@ -34,7 +34,7 @@ def match_regex(regex, text):
 
 
 def download_file(url, output_file_path=None):
-    return {adapter!r} if "lora" in url.lower() else {draft!r}
+    return {draft!r} if "llamas" in url else {adapter!r}
 """
 """What differs with local models: what these write is none of the stories that the tests know."""
 
