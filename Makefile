@@ -139,7 +139,7 @@ bench: setup-dev $(VENV)/.bytecode ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.latency
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-clients $(VENV)-public .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-clients $(VENV)-public $(VENV)-agents $(VENV)-aider .mypy_cache .ruff_cache .hypothesis build dist
 
 fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or findings, never a crash
 	@HYPOTHESIS_PROFILE=fuzz LAUNCH_FUZZ_EXAMPLES=400 $(BIN)/pytest -n 2 tests/cases/test_random_fleets.py --timeout 1200
@@ -149,8 +149,9 @@ fuzz: setup-dev ## thousands of random fleets through the compiler: a plan or fi
 	@$(BIN)/python -m tests.route.fuzz --seconds 600
 	@LAUNCH_FUZZ_SHAPES=2000 LAUNCH_FUZZ_SEED=$$(date +%s) $(BIN)/pytest -n 2 -q tests/plan/test_compute.py --timeout 1200
 
-clients: setup-dev ## public clients, and llama.cpp's own server tests, directly and through the front, compared
+clients: setup-dev ## public clients, coding agents and llama.cpp's own server tests, directly and through the front, compared
 	@$(BIN)/python -m tests.clients.public
+	@$(BIN)/python -m tests.clients.agents
 	@$(BIN)/python -m tests.clients $(TESTS)
 
 soak: setup-dev ## ten minutes of kills, swaps and reloads on real servers; thousands of schedules in simulated time

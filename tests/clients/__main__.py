@@ -23,10 +23,10 @@ import numpy as np
 from launcher.engine.build import source
 from tests.tinymodels import PROJECTORS, write
 
-ROOT = Path(__file__).parents[2]
 EXPECTED = Path(__file__).with_name("expected.txt")
 TOOLS = ("pytest", "filelock", "numpy", "openai", "prometheus-client", "requests", "wget", "aiohttp", "pytest-timeout")
 _TEST_S = 120
+_TESTS = "llama.cpp/tools/server/tests"
 _LOCAL = """
 
 def match_regex(regex, text):
@@ -34,7 +34,7 @@ def match_regex(regex, text):
 
 
 def download_file(url, output_file_path=None):
-    return {adapter!r}
+    return {draft!r} if "llamas" in url else {adapter!r}
 """
 """What differs with local models: what these write is none of the stories that the tests know."""
 
@@ -44,15 +44,17 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="launch-clients-") as folder:
         home = Path(folder)
         tree = Path(os.environ["LLAMA_CPP"]) if "LLAMA_CPP" in os.environ else source(None, home)[1]
-        shutil.copytree(tree / "tools/server/tests", home / "tests")
+        for part in ("tools", "models/templates"):  # what the tests look for by their place in the tree
+            shutil.copytree(tree / part, home / "llama.cpp" / part, symlinks=True)
         models = home / "models"
         models.mkdir()
         for arch in ("llama", "bert", "qwen2vl", "qwen3moe", *PROJECTORS.values()):
             write(arch, models)
         _adapter(models / "adapter.gguf")
-        conftest, helpers = home / "tests/conftest.py", home / "tests/utils.py"
+        conftest, helpers = home / _TESTS / "conftest.py", home / _TESTS / "utils.py"
         conftest.write_text(conftest.read_text().replace("ServerPreset.load_all()", "pass"))  # it only downloads
-        helpers.write_text(helpers.read_text() + _LOCAL.format(adapter=str(models / "adapter.gguf")))
+        local = _LOCAL.format(adapter=str(models / "adapter.gguf"), draft=str(models / "qwen3moe-f16.gguf"))
+        helpers.write_text(helpers.read_text() + local)
         apart = own_network()
         client_python("clients", TOOLS)
         asked = [f"unit/test_{name}.py" for name in names] or ["unit"]
@@ -115,7 +117,7 @@ def _node(test: str) -> str:
 def run(home: Path, through: str, asked: list[str], apart: tuple[str, ...] = ()) -> dict[str, bool]:
     """Test → whether it passed, of the files or tests that are asked for; run by the words `apart`."""
     served = home / f"llama-server-{through}"
-    served.write_text(f'#!/bin/sh\ncd {ROOT}\nexec {sys.executable} -m tests.clients.served "$@"\n')
+    served.write_text(f'#!/bin/sh\nexec {sys.executable} -P {Path(__file__).with_name("served.py")} "$@"\n')
     served.chmod(0o755)
     real = os.environ.get("LLAMA_SERVER") or _installed()
     environment = os.environ | {
@@ -142,7 +144,7 @@ def run(home: Path, through: str, asked: list[str], apart: tuple[str, ...] = ())
         f"--junitxml={report}",
     ]
     with (home / f"{through}.log").open("a") as log:
-        subprocess.run([*argv, *asked], cwd=home / "tests", env=environment, stdout=log, stderr=log, check=False)
+        subprocess.run([*argv, *asked], cwd=home / _TESTS, env=environment, stdout=log, stderr=log, check=False)
     if not report.exists():
         raise SystemExit((home / f"{through}.log").read_text()[-2000:])
     if "CLIENTS_KEEP" in os.environ:

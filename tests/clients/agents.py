@@ -32,7 +32,7 @@ MODEL = "org/smol:q4"
 _ASKED = "Say hello."
 _SLOT = 32768
 """Tokens: what they tell a model of their tools is up to 20,000 of them."""
-_TURN_S = 400.0
+_TURN_S = 900.0
 _LEFT = 499
 """The agent left: opencode has a title written beside, and ends when its turn has."""
 _APART = "CLIENTS_APART"
@@ -60,6 +60,7 @@ def commands(url: str) -> dict[str, tuple[list[str], dict[str, str]]]:
         "model_providers.local.base_url": f"{url}/v1",
         "model_providers.local.wire_api": "responses",
         "model_providers.local.request_max_retries": 0,
+        "model_providers.local.stream_idle_timeout_ms": int(_TURN_S * 1000),
     }
     settings = [word for name, value in codex.items() for word in ("-c", f"{name}={json.dumps(value)}")]
     aider = [str(Path(client_python("aider", PYTHON)).with_name("aider")), "--model", f"openai/{MODEL}"]

@@ -57,6 +57,7 @@ async def main() -> int:
     with tempfile.TemporaryDirectory(prefix="launch-clients-") as name:
         folder = Path(name)
         await asyncio.to_thread(_install_node, folder)
+        python = await asyncio.to_thread(client_python, "public", PYTHON)
         chat = ("-m", model, "--alias", MODEL, "-c", str(2 * _SLOT), "--parallel", "2", "--threads", "2")
         chat += ("--temp", "0")  # an answer that ends with its first token has no `message_start`, directly too
         embed = ("-m", write("bert", folder), "--alias", EMBED, "--embeddings", "-c", "512", "-np", "1", "-t", "1")
@@ -81,7 +82,7 @@ async def main() -> int:
                 through, late = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{held}"
                 direct = [f"http://127.0.0.1:{server.port}" for server in (smol, bert)]
                 ways = ((*direct, through, ""), (through, through, through, ""), (late, late, through, "stream"))
-                asked, got, pinged = await asyncio.gather(*(_all(*way, folder) for way in ways))
+                asked, got, pinged = await asyncio.gather(*(_all(*way, python, folder) for way in ways))
     streams = {name: value for name, value in asked.items() if name in pinged}
     say(f"streams that begin with comments ({len(slow.woken)} starts waited for):")
     enough = len(slow.woken) >= len([name for name in pinged if "ollama" not in name])
@@ -119,9 +120,8 @@ def _agrees(wanted: Any, got: Any) -> bool:
     return bool(wanted == got)
 
 
-async def _all(url: str, embedder: str, ollama: str, only: str, folder: Path) -> dict[str, Any]:
+async def _all(url: str, embedder: str, ollama: str, only: str, python: str, folder: Path) -> dict[str, Any]:
     """What every client gets at `url`, of calls in whose names `only` is."""
-    python = await asyncio.to_thread(client_python, "public", PYTHON)
     ours = await _run([python, str(_HERE / "python_clients.py"), url, MODEL, embedder, ollama, only], folder)
     node = await _run(["node", str(_HERE / "node_clients.mjs"), url, MODEL, ollama, only], folder)
     return {f"python {n}": v for n, v in ours.items()} | {f"node {n}": v for n, v in node.items()}

@@ -1,6 +1,6 @@
 """What the tests start in llama-server's place: that server on a tiny local model, with the front before it or not.
 
-`python -m tests.clients.served ARGS…`, ARGS being llama-server's. `LLAMA_SERVER` is the real one, `CLIENTS_MODELS` a
+`python -P served.py ARGS…`, ARGS being llama-server's. `LLAMA_SERVER` is the real one, `CLIENTS_MODELS` a
 folder of tiny models, `CLIENTS_THROUGH` direct or front. Models that the tests name by their place in the network are
 replaced by tiny ones of the same kind.
 """
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     args = localized(argv, Path(os.environ["CLIENTS_MODELS"]))
     if through == "direct" or "--port" not in args:
         os.execv(real, [real, *args])  # noqa: S606  # the same process: the tests signal it
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # it runs where llama.cpp's tests do: they name files from there
     from tests.ports import free_port  # a direct server's start is not to wait for it, nor a front's for what it needs
 
     at = args.index("--port") + 1

@@ -25,6 +25,7 @@ from launcher.route.worker import outline
 from tests.ports import free_port
 from tests.route.fleet import (
     OK,
+    WAIT_S,
     FakeFleet,
     RawClient,
     Script,
@@ -123,11 +124,15 @@ async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     await writer.drain()
 
 
-@pytest.mark.parametrize(("script", "code"), [(silent, "upstream_timeout"), (garbage, "upstream_garbage")])
-async def test_other_failures_of_a_server_that_is_well_open_no_breaker(script: Script, code: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "limit_s", "code"), [(silent, 0.05, "upstream_timeout"), (garbage, WAIT_S, "upstream_garbage")]
+)
+async def test_other_failures_of_a_server_that_is_well_open_no_breaker(
+    script: Script, limit_s: float, code: str
+) -> None:
     """What takes too long, or makes it answer nonsense."""
     async with Upstream(script) as up:
-        front = Front(table(target("m", up.port, request_timeout_s=0.05)), FakeFleet())
+        front = Front(table(target("m", up.port, request_timeout_s=limit_s)), FakeFleet())
         async with running(front) as port:
             assert [(await ask(port, post({}))).code for _ in range(5)] == [code] * 5
             assert front.view.targets["m"].breaker.open_s == 0
