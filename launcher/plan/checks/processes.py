@@ -78,7 +78,12 @@ def check_servers(planning: Planning) -> Iterator[Finding]:
         "profile.name",
         f"the profile {fleet.profile.name} starts nothing: "
         + ("all of its servers are in tiers that never start" if cold else "it has no servers"),
-        notes=() if cold else ("name servers in the profile's defaults list, or add one: +server=[NAME]",),
+        notes=()
+        if cold
+        else (
+            "name servers in the profile's defaults list, or add one: +server=[NAME]",
+            "a file of your own gets one by `launch add FILE.gguf`",
+        ),
         fixes=tuple(Fix(override=f"servers.{name}.tier={boot}", effect="starts it") for name in cold[:1] if boot),
     )
 
@@ -102,7 +107,9 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
     for key, others in clashes.items():
         listener = found[key]
         message = f"{key} listens on {listener.host}:{listener.port}, and so does {' and '.join(others)}"
-        yield finding("error", "plan/port-conflict", listener.port_key, message)
+        yield finding(
+            "error", "plan/port-conflict", listener.port_key, message, notes=("give one of them another port",)
+        )
     names: dict[int, str] = {}
     taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
     said = {found[key].port_key for key in clashes}
