@@ -114,7 +114,8 @@ def _unopened(path: str, error: OSError | ValueError) -> BadHeader:
             return BadHeader("catalog/missing-file", f"it is a link to {target!r}, which does not exist")
         return BadHeader("catalog/missing-file", "there is no such file")
     if isinstance(error, OSError) and error.errno == errno.EISDIR:
-        return BadHeader("catalog/unreadable", "it is a directory, not a file")
+        note = "name a GGUF file in it; of a split model the first part"
+        return BadHeader("catalog/unreadable", "it is a directory, not a file", note)
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return BadHeader("catalog/unreadable", f"it cannot be read: {reason}")
 

@@ -123,6 +123,9 @@ def _with_nearest(finding: Finding, path: str) -> Finding:
     if finding.code != "catalog/missing-file" or finding.notes:
         return finding
     folder, name = os.path.split(path)
+    if "hf:" in path or "://" in path:
+        note = "a file on this machine is meant: `launch add hf:ORG/REPO:QUANT` downloads one and writes its path"
+        return msgspec.structs.replace(finding, notes=(note,))
     try:
         there = sorted(entry for entry in os.listdir(folder) if entry.endswith(".gguf"))  # noqa: PTH208
     except OSError as error:

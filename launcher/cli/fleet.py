@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import signal
 import threading
@@ -21,6 +22,7 @@ from launcher.cli.host import of_host
 from launcher.cli.one_owner import require_not_installed
 from launcher.cli.onefile import switch_command
 from launcher.cli.progress import JsonProgress, Progress
+from launcher.cli.reloaded import manifest_in
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined
 from launcher.compiler import compile_fleet, error_class, render
@@ -39,6 +41,7 @@ from launcher.files import (
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.plan import FleetPlan
+from launcher.manifest import diff_manifests
 from launcher.proving import prove_here
 from launcher.supervise import LOCK_NAME, offline_status, runtime_holder
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
@@ -297,7 +300,34 @@ def compile_for(state: Path, request: UpRequest) -> Again:
         raise (error_class(here.findings) or HostError)(here.findings)
     if rendered.deployment.name != state.name:
         raise ConfigError([_other_deployment(state.name, rendered.deployment.name)])
+    _require_files(state, rendered.manifest)
     return Again(compiled.plan, rendered, tuple(compiled.findings))
+
+
+def _require_files(state: Path, manifest: FleetManifest) -> None:
+    """Raises HostError where what is to be started anew lacks a file: then what runs is better than what comes.
+
+    A plan needs none (`launch.lock`). Of what runs on nothing is asked: its disk may be away.
+    """
+    holder = runtime_holder(state)
+    before = manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
+    diff = diff_manifests(before, manifest) if before is not None else None
+    anew = {*diff.started, *diff.restarted} if diff is not None else set()
+    found = [
+        Finding(
+            code="host/file-missing",
+            severity="error",
+            key=f"servers.{server.name}",
+            message=f"{server.name} needs {path}, which is not there",
+            notes=("nothing was changed: put it in its place, or mount its disk, and try again",),
+        )
+        for server in manifest.servers
+        if server.name in anew and server.start != "never"
+        for path in server.files
+        if not os.path.exists(path)  # noqa: PTH110 - paths are strings in a manifest
+    ]
+    if found:
+        raise HostError(found)
 
 
 def adopt(again: Again, state: Path, request: UpRequest) -> Recompiled:

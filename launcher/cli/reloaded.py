@@ -59,7 +59,7 @@ def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
     if result.get("kept"):
         out.line(f"  kept: {', '.join(result['kept'])}")
     if result.get("not_running"):
-        out.line(f"  not running: {', '.join(result['not_running'])}")
+        out.line(f"  not running, as before: {', '.join(result['not_running'])}")
 
 
 def manifest_in(directory: Path) -> FleetManifest | None:

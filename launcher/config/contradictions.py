@@ -42,6 +42,17 @@ def check_exclusive_fields(fleet: FleetConfig) -> Iterator[Finding]:
             yield exactly_one(f"services.{name}", kinds, given)
 
 
+def check_defaults(fleet: FleetConfig) -> Iterator[Finding]:
+    """One of an exclusive group comes up first."""
+    first: dict[str, str] = {}
+    for name, server in fleet.servers.items():
+        if server.default and server.exclusive and first.setdefault(server.exclusive, name) != name:
+            key = f"servers.{name}.default"
+            message = f"{key} is true, and so is that of {first[server.exclusive]}, which takes turns with it"
+            fix = Fix(override=f"{key}=false", effect=f"{first[server.exclusive]} comes up first")
+            yield conflict(key, message, f"one of the group {server.exclusive} is up first, and comes back", fix)
+
+
 def check_device_lists(fleet: FleetConfig) -> Iterator[Finding]:
     """A device once, and a split that gives something to one of them."""
     for name, server in fleet.servers.items():
@@ -138,6 +149,7 @@ def check_files(fleet: FleetConfig) -> Iterator[Finding]:
 
 CONTRADICTIONS: tuple[Callable[[FleetConfig], Iterable[Finding]], ...] = (
     check_exclusive_fields,
+    check_defaults,
     check_device_lists,
     check_container_cards,
     check_warm_pool,

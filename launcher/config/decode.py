@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from launcher.config.located import MISSING, joined
-from launcher.config.nearest import did_you_mean, listing, nearest, set_to, spell
+from launcher.config.nearest import FLAG_NAMES, did_you_mean, listing, nearest, set_to, spell
 from launcher.config.schema import (
     Anything,
     Choice,
@@ -234,12 +234,16 @@ class _Decoder:
     def unknown(self, key: str, name: Any, value: Any, names: tuple[str, ...]) -> None:
         """Note a key that the types do not declare."""
         near = nearest(str(name), names)
+        called = FLAG_NAMES.get(str(name).lower().lstrip("-").replace("-", "_"))
+        near = called if called in names else near
         parent = key.rpartition(".")[0]
         known = listing("known keys", names, f"launch explain {parent}" if parent else "")
         place = self.sources.find(key)
         if place is not None and place.file != COMMAND_LINE:
             # an override would hide the mistake, and the file would keep it
             remedy = f"write {near} instead of {name}" if near else f"remove {name}"
+            if not parent and isinstance(value, str) and value.endswith(".gguf"):
+                remedy = f"a server stands below servers: `servers: {{{name}: {value}}}`"
             self.error("config/unknown-key", key, f"there is no key {key}", f"in {place.file}: {remedy}", known)
             return
         notes = ((f"did you mean {near}?",) if near else ()) + (known,)

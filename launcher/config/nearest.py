@@ -15,6 +15,27 @@ _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.+-]*")
 _RESERVED = {"true", "false", "null", "nan", "inf"}
 
 
+FLAG_NAMES = {
+    **dict.fromkeys(("ngl", "gpu_layers"), "n_gpu_layers"),
+    **dict.fromkeys(("c", "ctx", "ctx_size", "context"), "n_ctx"),
+    **dict.fromkeys(("np", "parallel"), "slots"),
+    **dict.fromkeys(("mm", "mmproj"), "projector"),
+    **dict.fromkeys(("m", "path", "model_path", "gguf"), "file"),
+    **dict.fromkeys(("md", "model_draft"), "draft"),
+    "ctk": "cache_type_k",
+    "ctv": "cache_type_v",
+    "fa": "flash_attention",
+    "b": "n_batch",
+    "ub": "n_ubatch",
+    "t": "threads",
+    "dev": "devices",
+    "device": "devices",
+    "ts": "tensor_split",
+    "alias": "aliases",
+}
+"""What llama-server's flags are called in a server, for who writes them there."""
+
+
 def nearest(word: str, names: Iterable[object]) -> str | None:
     """The name most like `word`, if any is near enough to be what was meant, or begins with it."""
     from difflib import get_close_matches  # noqa: PLC0415 - only mistakes pay for the import

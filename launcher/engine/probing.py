@@ -108,7 +108,9 @@ def probe(
     version = _ask(located, "--version", key, env, timeout_s)
     flags = parse_help(help_text)
     if len(flags) < FLAGS_MIN or not any("--model" in f.names for f in flags):
-        raise EngineError([probe_failed(key, f"{located} --help is not llama-server's: {len(flags)} flags")])
+        message = f"{located} --help is not llama-server's: {len(flags)} flags"
+        note = "name a llama-server, or leave it out"
+        raise EngineError([probe_failed(key, message, (note,))])
     first_line = next((line for line in version.splitlines() if line.startswith("version:")), "").strip()
     known = _architectures(located, env or {}, candidates or _recorded_architectures())
     dialect = Dialect(

@@ -73,6 +73,14 @@ def switched(cli: Cli, fleet: Path) -> None:
     assert "+ three  start" in shown
     assert "- two  stop" in shown
     assert {p["name"] for p in cli.json("ps")["fleets"][0]["processes"]} == {"one", "two"}
+    plain = other.read_text()
+    gone = Path(shutil.copy(cli.home / "llama.gguf", cli.home / "gone.gguf"))
+    other.write_text(plain.replace("three: ~/llama.gguf", "three: ~/gone.gguf"))
+    cli.run("plan", "-f", str(other))  # its lock file knows the model from here on
+    gone.unlink()
+    assert "error[host/file-missing]: three needs" in cli.run("switch", "-f", str(other), code=6).stderr
+    assert {p["name"] for p in cli.json("ps")["fleets"][0]["processes"]} == {"one", "two"}
+    other.write_text(plain)
     done = cli.json("switch", "-f", str(other))["fleets"][0]
     assert (done["started"], done["stopped"], done["kept"]) == (["three"], ["two"], ["one"])
     assert cli.process("one")["pid"] == pid

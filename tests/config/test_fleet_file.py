@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import CatalogError, ConfigError
+from launcher.errors import CatalogError, ConfigError, LaunchError
 from launcher.ir.config import ServerConfig
 
 Tiny = Callable[..., Path]
@@ -210,6 +210,8 @@ def test_a_lock_that_cannot_be_written(home: Path) -> None:
         ("~/models/mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf", "catalog/not-a-model", "projector: "),
         ("{file: ~/models/llama-f16.gguf, projector: ~/models/llama-f16.gguf}", "catalog/projector-mismatch", "mmproj"),
         ("{file: [a]}", "config/type", "path"),
+        ("hf:org/repo:Q8_0", "catalog/missing-file", "launch add hf:"),
+        ("~/models", "catalog/unreadable", "name a GGUF file in it"),
     ],
 )
 def test_a_file_that_will_not_do(home: Path, value: str, code: str, says: str) -> None:
@@ -219,6 +221,22 @@ def test_a_file_that_will_not_do(home: Path, value: str, code: str, says: str) -
     (finding,) = caught.value.findings
     assert (finding.code, finding.location.line if finding.location else 0) == (code, 2)
     assert says in " ".join((finding.message, *finding.notes))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("chat: ~/models/Qwen3-8B-Q8_0.gguf", "below servers: `servers: {chat: "),
+        ("servers: {chat: {ngl: 99}}", "write n_gpu_layers instead of ngl"),
+        ("servers: {}", "launch add FILE.gguf"),
+        ("engines: {default: /bin/true}\nservers: {chat: ~/models/Qwen3-8B-Q8_0.gguf}", "name a llama-server"),
+    ],
+)
+def test_a_text_that_will_not_do(home: Path, text: str, says: str) -> None:
+    """The way on is said."""
+    with pytest.raises(LaunchError) as caught:
+        compiled(home, text).require()
+    assert any(says in note for finding in caught.value.findings for note in finding.notes)
 
 
 def test_an_engine_by_its_path(home: Path, llama_server: Path) -> None:

@@ -77,7 +77,7 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
     old = host.main_pid("launch-alpha.service")
     said = installed.launch("reload")
     assert "kept: alpha, beta, dev-trio\n" in said
-    assert "not running: gamma\n" in said
+    assert "not running, as before: gamma\n" in said
     assert host.main_pid("launch-alpha.service") == old
     assert "front-stays" in installed.launch("stop", "orchestrator", code=7)
     assert "~ reloaded: orchestrator" in installed.launch("reload", "orchestrator")
@@ -92,7 +92,7 @@ def test_status_stop_reload_logs(installed: Fleet) -> None:
     assert active(installed, "gamma.service") == "inactive"
 
     said = installed.launch("restart")
-    assert "gamma" not in said.replace("not running: gamma", "")
+    assert "gamma" not in said.replace("not running, as before: gamma", "")
     started_by_hand(installed)
     assert "dev-trio is installed: systemd runs it" in installed.launch("up", *WORDS, "--detach", code=6)
 

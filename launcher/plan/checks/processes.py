@@ -84,7 +84,12 @@ def check_servers(planning: Planning) -> Iterator[Finding]:
         "profile.name",
         f"the profile {fleet.profile.name} starts nothing: "
         + ("all of its servers are in tiers that never start" if cold else "it has no servers"),
-        notes=() if cold else ("name servers in the profile's defaults list, or add one: +server=[NAME]",),
+        notes=()
+        if cold
+        else (
+            "name servers in the profile's defaults list, or add one: +server=[NAME]",
+            "a file of your own gets one by `launch add FILE.gguf`",
+        ),
         fixes=tuple(Fix(override=f"servers.{name}.tier={boot}", effect="starts it") for name in cold[:1] if boot),
     )
 
@@ -110,7 +115,9 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
         listener = found[key]
         others_said = " and ".join(dict.fromkeys(others))
         message = f"{key} listens on {spelled(listener.host, listener.port)}, and so does {others_said}"
-        yield finding("error", "plan/port-conflict", listener.port_key, message)
+        other = "path" if is_path(listener.host) else "port"
+        note = f"give one of them another {other}"
+        yield finding("error", "plan/port-conflict", listener.port_key, message, notes=(note,))
     names: dict[int, str] = {}
     taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
     said = {found[key].port_key for key in clashes}
