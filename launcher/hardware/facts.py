@@ -168,7 +168,10 @@ def _path_taken(path: str, owner: Callable[[int, str], object | None]) -> str | 
         return "is there, and is no socket"
     if pid is not None:
         return f"is held by {owner(0, path) or 'another process'}"
-    folder = _nearest(Path(path).parent)
+    try:
+        folder = _nearest(Path(path).parent)
+    except PermissionError as error:
+        return f"cannot be bound: {error.strerror or error}"
     if not folder.is_dir():
         return f"cannot be bound: {folder} is no folder"
     return None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be bound: {folder} is not ours to write into"

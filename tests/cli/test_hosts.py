@@ -63,14 +63,15 @@ def test_one_front_serves_both_hosts(cli: Cli, pair: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 def test_one_bundle_a_host(cli: Cli, pair: tuple[str, ...]) -> None:
-    """`render` writes a folder a host, `install --host` takes one of them; the front's unit is on its host alone."""
+    """`render` writes a folder a host, `install --host` takes one of them; each has a runtime of its own."""
     cli.run("render", *pair)
     assert cli.run("render", *pair, "--check").stdout.endswith("0 differ\n")
     bundles = cli.home / "generated/two_hosts-pair"
     units = {p.relative_to(bundles).as_posix() for p in bundles.glob("*/systemd/*.service")}
     assert units == {
-        "alpha/systemd/launch-front.service",
+        "alpha/systemd/launch-two_hosts-pair-alpha.service",
         "alpha/systemd/launch-assistant_alpha.service",
+        "beta/systemd/launch-two_hosts-pair-beta.service",
         "beta/systemd/launch-assistant_beta.service",
     }
     assert "--host 127.0.0.2" in (bundles / "beta/commands/assistant_beta.sh").read_text()

@@ -133,11 +133,13 @@ def test_what_keeps_a_server_from_a_path(tmp_path: Path) -> None:
 def test_where_nobody_may_look_nobody_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `launch up` of root left in /run is closed to an installed runtime, until systemd has made it its own."""
 
-    def denied(path: str) -> None:
+    def denied(path: str, **_: Any) -> None:
         raise PermissionError(path)
 
     monkeypatch.setattr(os, "lstat", denied)
+    monkeypatch.setattr(os, "stat", denied)
     assert listener("/run/launch-a/http.sock") is None
+    assert address_taken("/run/launch-a/http.sock", 0) == "cannot be bound: /run/launch-a"
 
 
 # --- which paths there may be ----------------------------------------------------------------------------------
