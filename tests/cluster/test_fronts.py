@@ -27,7 +27,7 @@ from tests.cluster.fake_cluster import Cluster, Link
 from tests.supervise.conftest import write_deployment_dir
 
 FreePort = Callable[[], int]
-LEASE_S = 6.0
+LEASE_S = 9.0
 
 
 class FrontPod:
@@ -206,7 +206,7 @@ async def test_partitions_at_random(site: Site) -> None:
 
     async def trouble() -> None:
         while loop.time() < until:
-            await asyncio.sleep(draw.uniform(1, 2 * LEASE_S))
+            await asyncio.sleep(draw.uniform(LEASE_S / 2, 3 * LEASE_S))
             for front in site.fronts:
                 front.link.cut() if draw.random() < 0.3 else front.link.heal()
             leader = site.leader()
