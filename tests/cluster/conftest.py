@@ -18,7 +18,7 @@ from launcher.supervise.kubernetes import Pods
 from tests.cluster.fake_cluster import TOKEN, Cluster
 from tests.supervise.conftest import FAKE, Watcher, manifest, unit
 
-LEASE_S = 9.0
+LEASE_S = 15.0
 
 
 def pod_of(name: str, port: int, *faults: str, alias: str = "", **changes: Any) -> ServerUnit:
