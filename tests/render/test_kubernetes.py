@@ -28,6 +28,7 @@ from launcher.render.kubernetes import CONFIG_MAP_BYTES, kubernetes_files
 from launcher.render.pods import object_name
 from launcher.render.units import memory_max
 from launcher.runtime.deployment import read_deployment
+from tests.cluster.fake_cluster import RULES
 from tests.render.plan_factory import fleet_plan, server_plan
 
 VERSION = kubernetes_validate.latest_version()
@@ -222,6 +223,7 @@ def test_what_the_front_scales() -> None:
         ("pods", "list", "watch"),
         ("leases", "get", "update", "launch-front"),
     }
+    assert [{k: v for k, v in rule.items() if k != "resourceNames"} for rule in rules] == RULES  # the fake's
     bound = found["RoleBinding", "launch-front"]
     assert (bound["roleRef"]["name"], bound["subjects"][0]["name"]) == ("launch-front", "launch-front")
     assert ("Lease", fleet.cluster.lease) in found
