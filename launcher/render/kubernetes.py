@@ -79,7 +79,8 @@ def kubernetes_files(
             lost.setdefault("a command of the machine's own, which has no image", []).append(beside.name)
     containers = {
         server.name: groups[f"server-{server.name}"][0]["spec"]["template"]["spec"]["containers"][0]
-        for server in led_servers(plan)
+        for server in plan.servers
+        if server.starts != "never"
     }
     groups[FRONT], found, without = _front(plan, settings, led_fleet(plan, manifest, containers))
     findings += found

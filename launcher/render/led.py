@@ -9,7 +9,7 @@ import msgspec
 
 from launcher.ir.config import KubernetesConfig
 from launcher.ir.fleet import ClusterUnit, DeviceBudget, DeviceNeed, FleetManifest, RouteTarget, ServerUnit
-from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan
 from launcher.manifest import argv_digest
 from launcher.render.pods import Object, labels, metadata, object_name, own_name, pod_port, written
 
@@ -29,7 +29,9 @@ def led_servers(plan: FleetPlan) -> tuple[ServerPlan, ...]:
 def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str, Object]) -> FleetManifest:
     """`manifest` as the front reads it: servers that it scales, as their pods run them; `containers` by server.
 
-    What is left of each node's memory beside what always runs is their budget. Where there are none it routes alone.
+    What is left of each node beside what always runs is their budget, and each needs what its pod asks for: all that it
+    may take of RAM, and cards whole. So who is idle goes before a pod would wait for a node. Where there are none the
+    front routes alone.
     """
     led = {server.name: server for server in led_servers(plan)}
     settings = plan.config.deploy.kubernetes or KubernetesConfig()
@@ -38,8 +40,11 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
         return msgspec.structs.replace(manifest, servers=(), services=builtin, hooks=(), devices=())
     selector = labels(plan, "", "server")
     component = next(key for key in selector if not selector[key])
-    always = [unit for unit in manifest.servers if unit.name not in led and unit.start == "boot"]
-    servers = {server.name: server for server in plan.servers}
+    whole = {_device(d): d.capacity_bytes for d in plan.devices if d.kind == "gpu"}
+    on = {server.name: server.on for server in plan.servers}
+    units = [unit for unit in manifest.servers if unit.name in containers]
+    needs = {unit.name: _asked(unit, containers[unit.name], on[unit.name], whole) for unit in units}
+    always = [unit.name for unit in units if unit.name not in led]
     cluster = ClusterUnit(
         namespace=settings.namespace,
         selector={key: value for key, value in selector.items() if value},
@@ -51,13 +56,13 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
         manifest,
         cluster=cluster,
         servers=tuple(
-            _as_pod(unit, object_name(plan, unit.name), containers[unit.name], servers[unit.name].on, led)
+            _as_pod(unit, object_name(plan, unit.name), containers[unit.name], needs[unit.name], led)
             for unit in manifest.servers
             if unit.name in led
         ),
         services=builtin,
         hooks=(),
-        devices=_budgets(plan, [(servers[unit.name].on, need) for unit in always for need in unit.memory]),
+        devices=_budgets(plan, [need for name in always for need in needs[name]]),
     )
 
 
@@ -121,7 +126,9 @@ def _rule(group: str, resource: str, verbs: Iterable[str], names: Iterable[str] 
     return {"apiGroups": [group], "resources": [resource], "verbs": list(verbs), **limited}
 
 
-def _as_pod(unit: ServerUnit, host: str, container: Object, on: str, led: Mapping[str, ServerPlan]) -> ServerUnit:
+def _as_pod(
+    unit: ServerUnit, host: str, container: Object, needs: tuple[DeviceNeed, ...], led: Mapping[str, ServerPlan]
+) -> ServerUnit:
     """`unit` as its pod runs it. How far a load has come is not to be seen from here, nor is there a file of it."""
     argv = (*container["command"], *(written(word) for word in container["args"]))
     return msgspec.structs.replace(
@@ -139,30 +146,51 @@ def _as_pod(unit: ServerUnit, host: str, container: Object, on: str, led: Mappin
         proved=None,
         stall_timeout_s=unit.start_timeout_s,
         stop_grace_s=unit.stop_grace_s + _END_S,
-        memory=tuple(msgspec.structs.replace(need, device=_on(on, need.device)) for need in unit.memory),
+        memory=needs,
     )
 
 
-def _budgets(plan: FleetPlan, always: list[tuple[str, DeviceNeed]]) -> tuple[DeviceBudget, ...]:
+def _asked(unit: ServerUnit, container: Object, on: str, whole: Mapping[str, int]) -> tuple[DeviceNeed, ...]:
+    """What its pod asks for, by device. `whole`: bytes of cards."""
+    limit = container["resources"]["limits"].get("memory")
+
+    def asked(need: DeviceNeed) -> DeviceNeed:
+        device = _on(on, need.device)
+        size = limit if need.device == "ram" else whole.get(device)
+        if size is None:
+            return msgspec.structs.replace(need, device=device)
+        return msgspec.structs.replace(need, device=device, committed_bytes=size, peak_bytes=size, file_bytes=0)
+
+    return tuple(asked(need) for need in unit.memory)
+
+
+def _budgets(plan: FleetPlan, always: list[DeviceNeed]) -> tuple[DeviceBudget, ...]:
     """Every device of every node, less what always runs there takes."""
     taken: dict[str, int] = {}
-    for host, need in always:
-        name = _on(host, need.device)
-        taken[name] = taken.get(name, 0) + max(need.committed_bytes, need.peak_bytes) + need.file_bytes
+
+    def take(device: str, size: int) -> None:
+        taken[device] = taken.get(device, 0) + size
+
+    for need in always:
+        take(need.device, max(need.committed_bytes, need.peak_bytes) + need.file_bytes)
     for beside in plan.services:
         if beside.starts == "boot":
             for device, size in {"ram": beside.config.ram_bytes, **beside.config.vram_bytes}.items():
-                taken[_on(beside.on, device)] = taken.get(_on(beside.on, device), 0) + size
-    named = [(_on(d.host if isinstance(d.host, str) else "", d.name), d) for d in plan.devices]
+                take(_on(beside.on, device), size)
     return tuple(
         DeviceBudget(
-            name=name,
+            name=_device(d),
             kind=d.kind,
             capacity_bytes=d.capacity_bytes,
-            budget_bytes=max(0, d.budget_bytes - taken.get(name, 0)),
+            budget_bytes=max(0, (d.capacity_bytes if d.kind == "gpu" else d.budget_bytes) - taken.get(_device(d), 0)),
         )
-        for name, d in named
+        for d in plan.devices
     )
+
+
+def _device(device: DevicePlan) -> str:
+    """What a device is called among those of all nodes."""
+    return _on(device.host if isinstance(device.host, str) else "", device.name)
 
 
 def _on(host: str, device: str) -> str:

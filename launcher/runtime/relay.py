@@ -9,14 +9,17 @@ from collections.abc import Callable
 _CONNECT_S = 3.0
 _HEAD_S = 5.0
 _CHUNK_BYTES = 1 << 16
-_BODY = (
-    b'{"error":{"message":"no front of this fleet leads yet; ask again","type":"unavailable_error",'
-    b'"code":"front_waiting"}}'
-)
-_NOBODY = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
-)
+
+
+def _problem(status: bytes, code: bytes, message: bytes) -> bytes:
+    """A whole answer that says what is wrong, and ends the connection."""
+    body = b'{"error":{"message":"%b","type":"unavailable_error","code":"%b"}}' % (message, code)
+    head = b"content-type: application/json\r\nretry-after: 1\r\nconnection: close"
+    return b"HTTP/1.1 %b\r\n%b\r\ncontent-length: %d\r\n\r\n%b" % (status, head, len(body), body)
+
+
+_NOBODY = _problem(b"503 Service Unavailable", b"front_waiting", b"no front of this fleet leads yet; ask again")
+_ENDED = _problem(b"502 Bad Gateway", b"front_ended", b"the front that led ended before it answered")
 
 
 class Relay:
@@ -69,9 +72,12 @@ class Relay:
                 async with asyncio.timeout(_CONNECT_S):
                     there = await asyncio.open_connection(*leader, limit=_CHUNK_BYTES)
                 try:
-                    await _both_ways((reader, writer), there)
+                    asked, answered = await _both_ways((reader, writer), there)
                 finally:
                     there[1].close()
+                if asked and not answered and not self._encrypted:
+                    writer.write(_ENDED)
+                    await writer.drain()
                 return
         if not self._encrypted:
             async with asyncio.timeout(_HEAD_S):
@@ -83,24 +89,33 @@ class Relay:
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def _both_ways(client: Streams, server: Streams) -> None:
-    """Until both have said their last, or one of them is gone."""
-    async with asyncio.TaskGroup() as ways:
-        ways.create_task(_pump(client[0], server[1]))
-        ways.create_task(_pump(server[0], client[1], ends=client[1]))
+async def _both_ways(client: Streams, server: Streams) -> tuple[int, int]:
+    """Until the server has said its last; bytes from the client, and from the server."""
+    asked, answered = [0], [0]
+    asking = asyncio.create_task(_ask(client[0], server[1], asked))
+    try:
+        await _pump(server[0], client[1], answered)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    return asked[0], answered[0]
 
 
-async def _pump(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, ends: asyncio.StreamWriter | None = None
-) -> None:
-    """Bytes from `source` to `sink`, and its end. A server's end closes the client's connection (`ends`)."""
+async def _ask(source: asyncio.StreamReader, sink: asyncio.StreamWriter, count: list[int]) -> None:
+    """All that a client sends; the server sees when it says no more, or has left."""
+    if await _pump(source, sink, count):
+        sink.write_eof()
+    else:
+        sink.close()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, count: list[int]) -> bool:
+    """Bytes from `source` to `sink`, counted; whether it came to its end, and no connection broke."""
     try:
         while data := await source.read(_CHUNK_BYTES):
             sink.write(data)
+            count[0] += len(data)
             await sink.drain()
-        if sink.can_write_eof():
-            sink.write_eof()
     except OSError:
-        sink.close()
-    if ends is not None:
-        ends.close()
+        return False
+    return not sink.is_closing()

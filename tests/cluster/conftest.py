@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from launcher.supervise.kubernetes import Pods
 from tests.cluster.fake_cluster import TOKEN, Cluster
 from tests.supervise.conftest import FAKE, Watcher, manifest, unit
 
-LEASE_S = 9.0
+LEASE_S = 15.0
 
 
 def pod_of(name: str, port: int, *faults: str, alias: str = "", **changes: Any) -> ServerUnit:
@@ -43,6 +44,20 @@ def fleet_of(account: Path, *servers: ServerUnit, lease_s: float = LEASE_S, **ch
         lease_s=lease_s,
     )
     return manifest(*servers, cluster=cluster, **changes)
+
+
+async def certified(account: Path) -> ssl.SSLContext:
+    """What an API server on loopback speaks TLS with; `account` gets the certificate that vouches for it."""
+    account.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test's
+    words = ("-keyout", "key.pem", "-out", "ca.crt", "-days", "2", "-subj", "/CN=api", "-addext")
+    make = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *words)
+    made = await asyncio.create_subprocess_exec(
+        *make, "subjectAltName=IP:127.0.0.1", cwd=account, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert await made.wait() == 0
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(account / "ca.crt", account / "key.pem")
+    return tls
 
 
 def cluster_of(*servers: ServerUnit, **more: Any) -> Cluster:

@@ -116,7 +116,8 @@ class Cluster:
     def kill(self, name: str) -> None:
         """SIGKILL to the container of `name`."""
         for uid, process in self._processes.items():
-            if self.pods.get(uid, {}).get("metadata", {}).get("labels", {}).get("component") == name:
+            is_its = uid in self.pods and self.pods[uid]["metadata"]["labels"]["component"] == name
+            if is_its and process.returncode is None:
                 process.kill()
 
     def evict(self, name: str, *, node_is_lost: bool = False) -> None:

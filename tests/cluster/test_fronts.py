@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import ssl
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -22,12 +21,12 @@ import httpx
 import pytest
 
 from launcher.supervise.kubernetes.lease import address_of, claim_of
-from tests.cluster.conftest import cluster_of, fleet_of, pod_of
+from tests.cluster.conftest import certified, cluster_of, fleet_of, pod_of
 from tests.cluster.fake_cluster import Cluster, Link
 from tests.supervise.conftest import write_deployment_dir
 
 FreePort = Callable[[], int]
-LEASE_S = 6.0
+LEASE_S = 9.0
 
 
 class FrontPod:
@@ -120,15 +119,7 @@ class Site:
 async def site(tmp_path: Path, free_port: FreePort, no_orphans: None) -> AsyncIterator[Site]:
     """Two fronts, a group of two that take turns on one card, and one on demand."""
     account = tmp_path / "account"
-    account.mkdir()
-    words = ("-keyout", "key.pem", "-out", "ca.crt", "-days", "2", "-subj", "/CN=api", "-addext")
-    make = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *words)
-    made = await asyncio.create_subprocess_exec(
-        *make, "subjectAltName=IP:127.0.0.1", cwd=account, stderr=asyncio.subprocess.DEVNULL
-    )
-    assert await made.wait() == 0
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(account / "ca.crt", account / "key.pem")
+    tls = await certified(account)
     group: dict[str, Any] = {"exclusive": "card", "min_stay_s": 0.0}
     servers = (
         pod_of("alpha", free_port(), start="boot", default=True, **group),
@@ -206,7 +197,7 @@ async def test_partitions_at_random(site: Site) -> None:
 
     async def trouble() -> None:
         while loop.time() < until:
-            await asyncio.sleep(draw.uniform(1, 2 * LEASE_S))
+            await asyncio.sleep(draw.uniform(LEASE_S / 2, 3 * LEASE_S))
             for front in site.fronts:
                 front.link.cut() if draw.random() < 0.3 else front.link.heal()
             leader = site.leader()

@@ -59,6 +59,25 @@ async def test_nobody_leads(waiting: Waiting, free_port: FreePort) -> None:
         assert json.loads(body)["error"]["code"] == "front_waiting"
 
 
+async def test_the_leader_ends_before_it_answers(waiting: Waiting) -> None:
+    """Who asked is told so, with a type; who was answered something gets no more than that."""
+    says = b""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(says)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    waiting.leader = ("127.0.0.1", server.sockets[0].getsockname()[1])
+    answer = await waiting.said(ASK)
+    assert (b'"code":"front_ended"' in answer) != waiting.relay._encrypted
+    assert waiting.relay._encrypted or answer.startswith(b"HTTP/1.1 502 ")
+    says = b"HTTP/1.1 200 OK\r\n"
+    assert await waiting.said(b"x") in (says, b"")  # a reset may take what came
+    server.close()
+
+
 async def test_all_bytes_go_through(waiting: Waiting) -> None:
     """Both ways and whole, however many; when the leader ends a connection, the client's ends; it may change."""
     answers = {}

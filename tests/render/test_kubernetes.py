@@ -19,7 +19,7 @@ from launcher.engine import recorded
 from launcher.errors import Finding
 from launcher.ir.config import ContainerConfig, DeployConfig, GpuConfig, ImageConfig, KubernetesConfig, ServiceConfig
 from launcher.ir.fleet import ClusterUnit, FleetManifest
-from launcher.ir.plan import DeviceMemory, FleetPlan, ServicePlan
+from launcher.ir.plan import DeviceMemory, DevicePlan, FleetPlan, ServicePlan
 from launcher.manifest import argv_digest, decode_fleet, decode_routes
 from launcher.render.block_yaml import block_yaml
 from launcher.render.command import render_commands
@@ -29,6 +29,7 @@ from launcher.render.pods import object_name
 from launcher.render.routes import routing_table
 from launcher.render.units import memory_max
 from launcher.runtime.deployment import read_deployment
+from tests.cluster.fake_cluster import RULES
 from tests.render.plan_factory import fleet_plan, server_plan
 
 VERSION = kubernetes_validate.latest_version()
@@ -40,6 +41,7 @@ SHIPPED = (
     ("hardware=two_hosts", "profile=pair", "engine=embedded"),
 )
 GIB = 1024**3
+NOTHING = {"planned_bytes": 0, "peak_bytes": 0}
 
 
 def objects_of(texts: list[str]) -> list[dict[str, Any]]:
@@ -225,13 +227,20 @@ def test_what_the_front_scales() -> None:
         "one": "",
     }
     whole = {device.name: device.budget_bytes for device in manifest_of(plan).devices}
-    assert {device.name: device.budget_bytes for device in fleet.devices} == {"ram": whole["ram"] - GIB}
+    limits = {
+        name: found["Deployment", f"launch-{name}"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        for name in ("hot", "warm", "one")
+    }
+    budgets = {device.name: device.budget_bytes for device in fleet.devices}
+    assert budgets == {"ram": whole["ram"] - limits["hot"]["memory"]}
+    assert {u.name: u.memory[0].peak_bytes for u in fleet.servers} == {n: limits[n]["memory"] for n in ("warm", "one")}
     rules = found["Role", "launch-front"]["rules"]
     assert {(rule["resources"][0], *rule["verbs"], *rule.get("resourceNames", ())) for rule in rules} == {
         ("deployments/scale", "get", "patch", "launch-one", "launch-warm"),
         ("pods", "list", "watch"),
         ("leases", "get", "update", "launch-front"),
     }
+    assert [{k: v for k, v in rule.items() if k != "resourceNames"} for rule in rules] == RULES  # the fake's
     bound = found["RoleBinding", "launch-front"]
     assert (bound["roleRef"]["name"], bound["subjects"][0]["name"]) == ("launch-front", "launch-front")
     assert ("Lease", fleet.cluster.lease) in found
@@ -248,6 +257,19 @@ def test_what_the_front_scales() -> None:
         if k == "Deployment"
     }
     assert {name for name, has in tokens.items() if has} == {"launch-front"}
+
+
+def test_a_card_is_one_pods_whole() -> None:
+    """To the front, too: of two on demand one goes for the other, and where one always has it there is no room."""
+    gpus = {"cuda0": GpuConfig(backend="cuda", vram_bytes=24 * GIB)}
+    devices = (DevicePlan(name="cuda0", kind="gpu", capacity_bytes=24 * GIB, budget_bytes=23 * GIB, **NOTHING),)
+    on = {"devices": ("cuda0",), "n_gpu_layers": 99, "memory": (DeviceMemory(device="cuda0", committed_bytes=GIB),)}
+    warm = server_plan("warm", port=8081, tier="warm", **on)
+    for hot, left in (((), 24 * GIB), ((server_plan("hot", **on),), 0)):
+        found, _ = rendered(planned(*hot, warm, gpus=gpus, devices=devices))
+        fleet = decode_fleet(found["ConfigMap", "launch-front"]["data"]["fleet.json"].encode())
+        assert [(d.name, d.budget_bytes) for d in fleet.devices] == [("cuda0", left)]
+        assert fleet.servers[0].memory[0].peak_bytes == 24 * GIB
 
 
 def test_a_front_that_scales_nothing() -> None:

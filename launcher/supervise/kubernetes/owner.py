@@ -84,6 +84,8 @@ class Pods:
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What has pods; the first time, also what is asked for and has none yet. Nothing where another leads."""
+        if not self.election.leads:
+            return [], []
         await self._known()
         asked: set[str] = set()
         if self.election.leads and not self._knows_scales:

@@ -16,6 +16,8 @@ Stage = Literal["none", "coming", "running", "over", "ending"]
 
 HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"})
 """Why a container does not start that waiting does not change: somebody must change the cluster."""
+_CONTAINER = "llama-server"
+"""As `launcher.render.pods` calls it; a mesh may put others beside it."""
 _DONE = ("Succeeded", "Failed")
 
 
@@ -106,10 +108,10 @@ def _of_pod(pod: Object) -> Seen:
 
 
 def _container(status: Object) -> Object:
-    """The status of the first container, which is the server; empty while there is none."""
+    """The status of the server's container; of the first where none has its name, empty while there is none."""
     found = status.get("containerStatuses")
-    first = found[0] if isinstance(found, list) and found else None
-    return first if isinstance(first, Mapping) else {}
+    known = [one for one in (found if isinstance(found, list) else ()) if isinstance(one, Mapping)]
+    return next((one for one in known if one.get("name") == _CONTAINER), known[0] if known else {})
 
 
 def _age(pod: Object) -> tuple[str, str]:
