@@ -277,7 +277,7 @@ async def test_a_real_server(up: Up, free_port: FreePort, llama_server: Path, ti
     pod = pod_of("alpha", port, argv=(str(llama_server), *words, *quick), model_path=str(model))
     cluster, front = await up(pod)
     assert await who_answers(front, "alpha") == "alpha"
-    async with front.supervisor.lease("alpha", 60) as lease:
+    async with front.supervisor.lease("alpha", 60):
         body = {"prompt": "a", "n_predict": 2}
         answer = await http.request("127.0.0.1", port, "/completion", body=body, timeout_s=60)
     assert answer.status == 200

@@ -115,8 +115,8 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
         listener = found[key]
         others_said = " and ".join(dict.fromkeys(others))
         message = f"{key} listens on {spelled(listener.host, listener.port)}, and so does {others_said}"
-        other = "path" if is_path(listener.host) else "port"
-        note = f"give one of them another {other}"
+        place_kind = "path" if is_path(listener.host) else "port"
+        note = f"give one of them another {place_kind}"
         yield finding("error", "plan/port-conflict", listener.port_key, message, notes=(note,))
     names: dict[int, str] = {}
     taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
