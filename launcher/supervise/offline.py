@@ -168,6 +168,7 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
         running.release()
         outcomes.setdefault(record.name, "survived")
         container.remove(record.argv)
+    for record in records:  # one that ended meanwhile left its socket, too
         if is_path(record.host):
             remove_stale(record.host)
     return tuple(Orphan(name=r.name, pid=r.pid, outcome=outcomes[r.name]) for r, _ in taken)
