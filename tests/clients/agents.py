@@ -149,5 +149,6 @@ if __name__ == "__main__":
     if _APART not in os.environ:
         _install()
         again = [*own_network(), sys.executable, "-m", "tests.clients.agents", *sys.argv[1:]]
-        raise SystemExit(subprocess.run(again, check=False, env=os.environ | {_APART: "1"}).returncode)
+        os.execvpe(again[0], again, os.environ | {_APART: "1"})  # noqa: S606  # the same process: what ends it ends all
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     raise SystemExit(uvloop.run(main(sys.argv[1:])))
