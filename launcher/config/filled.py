@@ -238,6 +238,8 @@ class _Filler:
             self._context(server, facts)
         if "devices" not in server and self.hardware.get("gpus") and not self.hardware.get("hosts"):
             server["devices"] = "auto"
+        if server.get("devices") and server["devices"] != "auto":
+            server.setdefault("n_gpu_layers", "auto")  # who names a card wants layers on it
         if self._ours(f"servers.{name}") and not server.get("embedding"):
             self._made("routing").setdefault("default", name)
 

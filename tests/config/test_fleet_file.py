@@ -250,13 +250,15 @@ def test_an_engine_by_its_path(home: Path, llama_server: Path) -> None:
 
 
 def test_devices_auto(home: Path) -> None:
-    """A fleet that says nothing uses the cards there are; one that says none uses none."""
+    """A fleet that says nothing uses the cards there are, one that says none uses none; a named one has layers."""
     cards = "hardware: {gpus: {cuda0: {backend: cuda, vram_bytes: 24GiB}}}\n"
     text = cards + "servers: {a: ~/models/llama-f16.gguf, b: {file: ~/models/llama-f16.gguf, devices: []}}"
     done = compiled(home, text)
     assert (servers(done)["a"].devices, servers(done)["a"].n_gpu_layers) == (("cuda0",), "auto")
     assert servers(done)["b"].devices == ()
     assert "--device" in done.commands["a"].argv
+    named = compiled(home, text.replace("devices: []", "devices: [cuda0]"))
+    assert servers(named)["b"].n_gpu_layers == "auto"
 
 
 def test_an_encoder_embeds_whoever_forgot_to_say_so(tmp_path: Path) -> None:
