@@ -89,7 +89,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's
         """The client is gone."""
-        self._due.none_left()
+        self._due.close()
         self._drop_waiting()
         self._reader.close()
         self._reading = None

@@ -42,11 +42,13 @@ class Deadlines:
         if at < self._armed_at:
             self._arm(at)
 
-    def none_left(self) -> None:
-        """The connection is gone."""
+    def close(self) -> None:
+        """The connection is gone: nobody looks any more, and nothing refers to it in a circle (see `RequestReader`)."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._armed_at = -math.inf
+        del self._owner
 
     def _arm(self, at: float) -> None:
         """Look at `at`. The timer stays where a deadline moves on: it looks again."""
