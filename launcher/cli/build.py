@@ -169,6 +169,7 @@ def examine(
     overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool, no_color: bool
 ) -> int:
     """`launch check`. `host`: which of several this is."""
+    from launcher import config, plan
     from launcher.cli.host import of_host
     from launcher.cli.this_host import examined
     from launcher.compiler import error_class, render
@@ -180,7 +181,10 @@ def examine(
     rendered = render(compiled)
     manifest = rendered.manifest
     found, checked = examined(compiled, manifest, rendered.routes)
-    findings = (*compiled.findings, *found, *here.findings)
+    known = {(finding.code, finding.key) for finding in compiled.findings}
+    left = [finding for finding in rendered.findings if (finding.code, finding.key) not in known]
+    spoken = config.locate(plan.without_waived(compiled.plan.config, left), compiled.composed.sources)
+    findings = (*compiled.findings, *spoken, *found, *here.findings)
     checked = (*checked, *here.lines)
     if as_json:
         from launcher.ir.documents import CheckDocument, CheckedDocument

@@ -79,8 +79,8 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
         "memlock": "infinity" if plan.config.orchestration else "8M",
         "state": "LAUNCH_STATE_DIR=%h/.local/state/launch-installed" if user else f"LAUNCH_STATE_DIR=%S/{name}",
         "state_directory": name,
-        "runtime_directories": tuple(dict.fromkeys(match[1] for p in paths if (match := _IN_RUN.match(p)))),
-        "writable": tuple(dict.fromkeys(str(PurePath(p).parent) for p in paths if not _IN_RUN.match(p))),
+        "runtime_directories": tuple(dict.fromkeys(folder for p in paths if (folder := _own_folder(p, plan)))),
+        "writable": tuple(dict.fromkeys(str(PurePath(p).parent) for p in paths if not _own_folder(p, plan))),
         "runtime_user": runtime_user(plan),
         "groups": (_JOURNAL, *(("render", "video") if "char-drm" in allow else ())),
         "exposure": EXPOSURE_RUNTIME,
@@ -93,6 +93,12 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
             *(unit_name(plan, service.name) for service in services),
         ),
     }
+
+
+def _own_folder(path: str, plan: FleetPlan) -> str | None:
+    """The folder of `path` below /run where it is the fleets' own: systemd makes it, and removes it with all in it."""
+    found, prefix = _IN_RUN.match(path), plan.config.deploy.unit_prefix
+    return found[1] if found and (found[1] == prefix or found[1].startswith(f"{prefix}-")) else None
 
 
 def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:

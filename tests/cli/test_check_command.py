@@ -39,6 +39,13 @@ def test_a_device_that_the_build_does_not_see(cli: Cli) -> None:
     assert "sees no Vulkan7 here" in found["engine/device-missing"]
 
 
+def test_what_install_would_refuse_is_said(cli: Cli) -> None:
+    """A unix socket for which no unit has a folder: `up` does without, and `check` knows."""
+    words = [word for word in cli.dev if not word.startswith(("servers.assistant.port", "ports.assistant"))]
+    document = cli.json("check", *words, "servers.assistant.host=/srv/chat.sock")
+    assert "render/socket-folder" in {f["code"] for f in document["findings"]}
+
+
 def test_the_first_stage_with_an_error_decides_how_check_and_up_exit(cli: Cli) -> None:
     """A missing binary is an EngineError (5) wherever it is said; what else this host lacks is a HostError (6)."""
     nowhere = "engines.default.binary=/nowhere/llama-server"

@@ -169,6 +169,18 @@ def test_the_folder_of_a_unix_socket(
     assert f"curl -sf -o /dev/null --noproxy '*' --unix-socket {path} http://localhost/health" in text
 
 
+def test_the_front_has_folders_of_its_own_alone(templates: dict[str, str]) -> None:
+    """What systemd makes for a unit it removes with all that is in it: never another's folder below /run."""
+    plan = fleet_plan(server_plan("a"))
+    listen = ("/run/launch/front.sock", "/run/launch-x/front.sock", "/run/systemd/front.sock", "/srv/front.sock")
+    front = msgspec.structs.replace(plan.config.runtime.front, listen=listen)
+    runtime = msgspec.structs.replace(plan.config.runtime, front=front)
+    config = msgspec.structs.replace(plan.config, runtime=runtime)
+    text = unit(rendered(msgspec.structs.replace(plan, config=config), templates), "launch-epyc-hot_only.service")
+    assert values(text, "RuntimeDirectory") == ["launch launch-x"]
+    assert {"/run/systemd", "/srv"} <= {word for line in values(text, "ReadWritePaths") for word in line.split()}
+
+
 def test_a_container_is_a_quadlet_file(templates: dict[str, str]) -> None:
     """Documented keys of podman-systemd.unit(5) only; its ports are this machine's; the tier's target wants it."""
     config = ServiceConfig(
