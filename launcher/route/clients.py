@@ -29,7 +29,7 @@ _LOOK_S = 5.0
 _LEAST_BYTES = 64 * 1024
 """While others wait for memory, an upload that brings less than this in `_LOOK_S` is ended."""
 
-_SPOOL_BYTES = 4 << 20
+_SPOOL_BYTES = 2 << 20
 """What all bodies together may take of memory before big ones go on in files."""
 
 FULL = HttpError(
