@@ -109,20 +109,14 @@ def test_a_manifest_of_another_version(run: Attacked) -> None:
 
 
 def test_two_deployments(run: Attacked) -> None:
-    """Two on one machine, with prefixes and ports of their own: neither has, stops or removes what is the other's."""
+    """Two on one machine, with prefixes, ports and paths of their own: neither has, stops or removes the other's."""
     host, other = run.host, ("deploy.unit_prefix=other", "runtime.front.port=8900", "profile.name=duo")
-    ports = [
-        f"servers.{name}.port={8100 + n}" for n, name in enumerate(("alpha", "beta", "warm", "one", "wide", "frail"))
+    paths = {"beta": "beta", "one": "card", "two": "card"}
+    apart = [
+        *(f"servers.{name}.port={8100 + n}" for n, name in enumerate(("alpha", "warm", "wide", "frail"))),
+        *(f"servers.{name}.host=/run/other-{folder}/http.sock" for name, folder in paths.items()),
     ]
-    words = (
-        "install",
-        "--config-dir=/srv/conf",
-        "hardware=dev",
-        "profile=trio",
-        *other,
-        *ports,
-        "servers.two.port=8103",
-    )
+    words = ("install", "--config-dir=/srv/conf", "hardware=dev", "profile=trio", *other, *apart)
     before = run.pids()
     run.fleet.launch(*words)
     began = time.monotonic()
