@@ -23,8 +23,9 @@ _TURN_BYTES = 1 << 20
 """What is read of bodies before others have their turn: a millisecond. A loop reads 8 MB of one connection at once."""
 _READ_BYTES = 64 * 1024
 """What is read at once. Four times that is usual, and would be held of each client that asks on and does not read."""
-_UNREAD_BYTES = 320 * 1024
-"""What a client that does not read has the front hold: 256 KiB of the server's, 64 KiB of its own connection."""
+_UNREAD_BYTES = 336 * 1024
+"""What a client that does not read has the front hold: 256 KiB of the server's answer, 16 KiB written to the client,
+64 KiB of what it asks next."""
 _LOOK_S = 5.0
 _LEAST_BYTES = 64 * 1024
 """While others wait for memory, an upload that brings less than this in `_LOOK_S` is ended."""

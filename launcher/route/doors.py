@@ -144,7 +144,6 @@ class Doors:
 
 async def _server(sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext | None) -> Server:
     """Accept connections; `clients`: whom the next one belongs to."""
-    with_little_unsent(sock)
     if context is not None:
         sock.listen(BACKLOG)
         return SecretServer(sock, clients, context)
@@ -191,6 +190,7 @@ def listening_socket(unit: FrontUnit, *, beside: socket.socket | None = None) ->
         sock = socket.create_server(
             (address, port), family=family, backlog=BACKLOG, reuse_port=shared, dualstack_ipv6=both
         )
+        with_little_unsent(sock)  # now, since it listens already
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)  # nobody else gets in beside us
     except (OSError, UnicodeError, OverflowError) as error:

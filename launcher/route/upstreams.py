@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
-from launcher.base import naming
+from launcher.base import claimed_name
 from launcher.ir.fleet import RouteTarget, RoutingTable
 from launcher.ir.live import Lease, ServerState, Upstreams
 
@@ -43,7 +43,7 @@ class AskedUpstreams(StaticUpstreams):
 
     async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:  # noqa: ARG002
         """As the server says."""
-        return naming.stranger(name, await ask())
+        return claimed_name.stranger(name, await ask())
 
 
 class RemoteAwareUpstreams(Upstreams):
@@ -81,7 +81,7 @@ class RemoteAwareUpstreams(Upstreams):
     async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:
         """As `own` says; a remote server is asked."""
         if name in self._remote:
-            return naming.stranger(name, await ask())
+            return claimed_name.stranger(name, await ask())
         return await self._own.stranger(name, ask, peer)
 
     async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from launcher.base import naming
+from launcher.base import claimed_name
 from launcher.base.addresses import is_path, place
 from launcher.base.credentials import server_key_file
 from launcher.supervise import http, ports, procfs
@@ -208,7 +208,7 @@ def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
 
 def _check_name(spec: ProcessSpec, reply: http.Reply) -> None:
     """`/v1/models` must show its name. Raises UnfitError."""
-    who = naming.stranger(spec.name, reply.body)
+    who = claimed_name.stranger(spec.name, reply.body)
     if who is not None:
         raise UnfitError(f"{spec.unit.host}:{spec.unit.port} is answered by another server: {who}")
 

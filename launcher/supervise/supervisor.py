@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.base import naming
+from launcher.base import claimed_name
 from launcher.errors import SuperviseError
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus, Lease, ProcessStatus, ServerState, UnavailableError, Upstreams
@@ -109,7 +109,7 @@ class Supervisor(Upstreams):
         """See `launcher.ir.live.Upstreams`: who owns processes here knows whose the port, or the other end, is."""
         runner = self._runners.get(name)
         if not self._owner.local:
-            return naming.stranger(name, await ask())
+            return claimed_name.stranger(name, await ask())
         if runner is None or runner.pid is None:
             raise ProcessLookupError
         if peer is not None:

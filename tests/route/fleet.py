@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Self
 
 from launcher.ir.fleet import BreakerUnit, FrontUnit, RouteTarget, RoutingTable
 from launcher.ir.live import Lease, ServerState, UnavailableError, Upstreams
-from launcher.route import Front, StaticUpstreams, serve
+from launcher.route import Front, StaticUpstreams, bind, serve
 from launcher.route.target import SERVING
 from launcher.supervise.control import SOCKET_NAME, control_socket, serve_control
 
@@ -220,7 +219,7 @@ def answering(*answers: bytes, tls: ssl.SSLContext | None = None) -> Upstream:
 @contextlib.asynccontextmanager
 async def running(front: Front, *, drain_timeout_s: float = 0.2) -> AsyncIterator[int]:
     """The front on a free port, served as the runtime does; yields the port. Nothing is in flight afterwards."""
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock = bind(front, "127.0.0.1", 0)
     port: int = sock.getsockname()[1]
     shutdown = asyncio.Event()
     serving = serve(front, host="127.0.0.1", port=port, sock=sock, shutdown=shutdown, drain_timeout_s=drain_timeout_s)

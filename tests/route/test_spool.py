@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -184,3 +185,24 @@ async def test_who_is_gone_is_freed_without_the_collector(no_collector: None, sa
                     await until(lambda: bool(front.clients.connections))
             await until(lambda: not front.clients.connections)
             await until(lambda: not [o for o in gc.get_objects() if isinstance(o, ClientConnection | RequestReader)])
+
+
+async def test_who_reads_nothing_has_little_computed_for_it() -> None:
+    """Neither the kernel nor we hold megabytes of answers, or of what is asked next: the front waits for its reader."""
+    asked = 20_000
+    front = Front(table(unit("m", 1)), FakeFleet())
+    handle, begun = front.clients.handle, []
+
+    def counted(*args: Any) -> Any:
+        begun.append(1)
+        return handle(*args)
+
+    front.clients.handle = counted
+    async with running(front) as port, RawClient(port) as client:
+        cast("asyncio.Transport", client.writer.transport).pause_reading()
+        client.send(b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" * asked)
+        await until(lambda: any(connection.write_paused for connection in front.clients.connections))
+        (connection,) = front.clients.connections
+        assert connection.transport.get_write_buffer_size() < 64 * 1024
+        assert len(connection._reader._unread) <= 64 * 1024
+        assert len(begun) < asked // 5

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from launcher.base.naming import stranger
+from launcher.base.claimed_name import stranger
 from launcher.route import AskedUpstreams, Front
 from tests.route.fleet import OK, RawClient, Upstream, ask, get, post, running, table, target
 
