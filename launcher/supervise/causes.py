@@ -19,6 +19,9 @@ _SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FROM_OUTSIDE = frozenset({None, 0, *(-number for number in _SENT), *(128 + number for number in _SENT)})
 """Exit codes that no request need have caused; None: of an adopted process, whose end nobody is told."""
 
+UNEXPLAINED = frozenset({"supervise/exited", "supervise/crashed-loading"})
+"""Diagnoses after which a second start may well say why: as it ends, llama-server often loses its last lines."""
+
 
 def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
     """Why a start cannot succeed, found before a process is made. Without `programs` it is not us who executes it."""
@@ -64,7 +67,8 @@ def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagno
     """
     if ending.refused is not None:
         return ending.refused
-    found = diagnose(ending.code, ending.tail, oom_killed=ending.oom_killed)
+    loading = starting and spec.kind == "server"
+    found = diagnose(ending.code, ending.tail, oom_killed=ending.oom_killed, loading=loading)
     unexplained = found.code == "supervise/exited" and starting
     owner = (
         ports.port_owner(spec.unit.port, spec.unit.host) if unexplained or found.code == "supervise/port-busy" else None

@@ -154,13 +154,18 @@ _COMPILED = tuple((re.compile(s.pattern), s) for s in _SIGNATURES)
 
 
 def diagnose(
-    exit_code: int | None, tail: tuple[str, ...], *, asked_to_stop: bool = False, oom_killed: bool = False
+    exit_code: int | None,
+    tail: tuple[str, ...],
+    *,
+    asked_to_stop: bool = False,
+    oom_killed: bool = False,
+    loading: bool = False,
 ) -> Diagnosis:
     """The likeliest cause of an end with `exit_code` (negative = signal, None = unknown) after the lines `tail`.
 
     `asked_to_stop`: we had sent the signal ourselves, so it is no cause. `oom_killed`: meanwhile the kernel's count of
-    processes killed for want of memory rose. Signatures rank by their place in the
-    table; among lines the first match is taken.
+    processes killed for want of memory rose. `loading`: it is a llama-server that was not ready yet. Signatures rank
+    by their place in the table; among lines the first match is taken.
     """
     for pattern, signature in _COMPILED:
         for line in tail:
@@ -173,7 +178,18 @@ def diagnose(
                     remedy=signature.remedy,
                     line=line.strip(),
                 )
+    if loading and exit_code in (-signal.SIGSEGV, 128 + signal.SIGSEGV):
+        return _NO_CONTEXT
     return _by_code(exit_code, asked_to_stop=asked_to_stop, oom_killed=oom_killed)
+
+
+_NO_CONTEXT = Diagnosis(
+    code="supervise/crashed-loading",
+    cause="it crashed (SIGSEGV) while it loaded and did not say why; most often memory was refused to it",
+    remedy="compare planned and free memory (`launch check`), lower `n_ctx` or `slots`; else other K/V types or builds",
+)
+"""b10434 crashes where its context could not be made, and its logger, a thread, loses the lines that say why: two of
+three times on a busy machine."""
 
 
 def _by_code(exit_code: int | None, *, asked_to_stop: bool, oom_killed: bool) -> Diagnosis:

@@ -21,7 +21,14 @@ RESTORE_FIRST_S = 60.0
 RESTORE_MAX_S = 3600.0
 OUT_OF_MEMORY = "supervise/out-of-memory"
 OUT_OF_MEMORY_CODES = frozenset(
-    {OUT_OF_MEMORY, "supervise/kv-out-of-memory", "supervise/oom-killed", "supervise/vram-out-of-memory"}
+    {
+        OUT_OF_MEMORY,
+        "supervise/crashed-loading",
+        "supervise/kv-out-of-memory",
+        "supervise/no-context",
+        "supervise/oom-killed",
+        "supervise/vram-out-of-memory",
+    }
 )
 """Diagnoses after which the same start would most likely end the same way, and a smaller one would not."""
 _NOTICE_S = 2.0

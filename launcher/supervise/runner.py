@@ -13,7 +13,7 @@ import msgspec
 from launcher.base.addresses import socket_of
 from launcher.ir.live import ServerState
 from launcher.supervise import events, readiness, slots
-from launcher.supervise.causes import FROM_OUTSIDE, cause_of_end, overdue
+from launcher.supervise.causes import FROM_OUTSIDE, UNEXPLAINED, cause_of_end, overdue
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.fallbacks import Fallbacks
 from launcher.supervise.identity import ServerRecord
@@ -367,7 +367,7 @@ class Runner(InFlight):
             self.failure = self._cause(ending)
         reason = self.failure.cause if self.failure is not None else describe_exit(ending.code)
         brief = asyncio.get_running_loop().time() - self.life.since < _BRIEF_S
-        unexplained = brief and self.failure is not None and self.failure.code == "supervise/exited"
+        unexplained = brief and self.failure is not None and self.failure.code in UNEXPLAINED
         again = self._degrade()
         jitter = random.random()  # noqa: S311 - spreads restarts
         self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=again))

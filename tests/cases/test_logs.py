@@ -1,7 +1,8 @@
 """What the ends of logs mean: one file a cause, each a near miss of all the others.
 
 The grammar, before the log itself: `#: …` says what happened, `#: exit: CODE` (negative: a signal), `#: oom-killed`
-where the kernel counted a kill meanwhile, and `#: CODE says TEXT`, the diagnosis and words of its cause.
+where the kernel counted a kill meanwhile, `#: loading` where it was a llama-server that was not ready, and
+`#: CODE says TEXT`, the diagnosis and words of its cause.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def test_log(path: Path) -> None:
     said = [line for line in lines if line.startswith("#: ")]
     code = next(int(line.removeprefix("#: exit: ")) for line in said if line.startswith("#: exit: "))
     tail = tuple(line for line in lines if line not in said)
-    found = diagnose(code, tail, oom_killed="#: oom-killed" in said)
+    found = diagnose(code, tail, oom_killed="#: oom-killed" in said, loading="#: loading" in said)
     wanted, words = expected_of(path)
     assert found.code == wanted
     assert words in found.cause

@@ -31,6 +31,7 @@ FAULTS = (
     "wrong-model",  # /props shows another model
     "deaf",  # healthy at first, then /health never answers again
     "oom-at-start",  # ends as one that cannot allocate its K/V cache
+    "segv-loading",  # dies without a word, as a llama-server that was refused its K/V cache and lost its last lines
     "oom-dying",  # dies in a request as after cudaMalloc failed; the readiness probe is spared
     "oom-living",  # answers a request with 500 and std::bad_alloc, and lives on
     "die-after-ready",  # exits with 3 soon after the first completion
@@ -126,11 +127,28 @@ def flood() -> None:
 
 def misbehave(faults: list[str], note: str) -> None:
     """What happens before the socket opens."""
+    die_at_start(faults, note)
+    if "ignore-term" in faults:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if "flood-log" in faults:
+        flood()
+    if "grandchild" in faults:
+        script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
+        subprocess.Popen([sys.executable, "-c", script])
+
+
+def die_at_start(faults: list[str], note: str) -> None:
+    """The faults that let it never serve."""
     if "exit-1" in faults:
         sys.exit("error: invalid argument: --nonsense")
     if "oom-at-start" in faults:
         say("llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache")
         sys.exit(1)
+    if "segv-loading" in faults:
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGSEGV)
     if "mute-once" in faults:
         if not Path(note).exists():
             Path(note).touch()
@@ -142,15 +160,6 @@ def misbehave(faults: list[str], note: str) -> None:
     if "exit-134" in faults:
         say("/src/ggml.c:42: GGML_ASSERT(n > 0) failed")
         os.abort()
-    if "ignore-term" in faults:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    else:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    if "flood-log" in faults:
-        flood()
-    if "grandchild" in faults:
-        script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
-        subprocess.Popen([sys.executable, "-c", script])
 
 
 def main() -> None:

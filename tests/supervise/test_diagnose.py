@@ -32,8 +32,8 @@ def fail(binary: Path, *flags: str | Path) -> tuple[int, tuple[str, ...]]:
 
 def diagnosed(binary: Path, *flags: str | Path) -> Diagnosis:
     """The diagnosis of a failing start; again when the server lost its last lines (its logger is a thread)."""
-    for _ in range(10):
-        found = diagnose(*fail(binary, *flags))
+    for _ in range(60):
+        found = diagnose(*fail(binary, *flags), loading=True)
         if found.line:
             break
     return found
@@ -80,10 +80,15 @@ def test_faults_of_the_command_line_are_named(
 
 
 def test_memory_that_does_not_fit_is_named(llama_server: Path, tiny_models: Callable[..., Path]) -> None:
-    """A K/V cache beyond the address space; its own line comes after one that names memory only, and may be lost."""
+    """A K/V cache beyond the address space: said in full at least once, and never taken for anything but memory."""
     words = ("-m", tiny_models("llama"), "--port", "0", "-c", "5000000")
-    found = (diagnosed(llama_server, *words).code for _ in range(10))
-    assert next((code for code in found if code != "supervise/out-of-memory"), None) == "supervise/kv-out-of-memory"
+    found = set[str]()
+    for _ in range(20):  # its own line comes last, and llama-server, which crashes then, mostly loses it
+        found.add(diagnosed(llama_server, *words).code)
+        if "supervise/kv-out-of-memory" in found:
+            break
+    assert "supervise/kv-out-of-memory" in found
+    assert found <= OUT_OF_MEMORY_CODES
 
 
 def test_weights_that_cannot_be_mapped_are_too_little_memory(

@@ -61,8 +61,8 @@ def taken(watcher: Any) -> list[str]:
 
 
 async def test_a_start_walks_down_to_a_rung_that_serves(fleet: Any, free_port: FreePort) -> None:
-    """Two settings do not fit, the third does: the fleet is ready, `status` shows the rung."""
-    unit = laddered("worker", free_port(), ("oom-at-start",), ("oom-at-start",), ())
+    """Two settings do not fit, one says so and one crashes, the third does: it is ready, `status` shows the rung."""
+    unit = laddered("worker", free_port(), ("oom-at-start",), ("segv-loading",), ())
     supervisor, watcher = fleet(unit)
     await supervisor.start()
     assert supervisor.state("worker") == "ready"
