@@ -165,7 +165,7 @@ async def test_deaf(sites: Any, free_port: FreePort) -> None:
 
 async def test_slow_loader(sites: Any, free_port: FreePort) -> None:
     """A loader slower than `stall_timeout_s` that keeps logging → waited for, READY."""
-    async with sites(fake("slow", free_port(), "slow-loading", stall_timeout_s=0.4)) as site:
+    async with sites(fake("slow", free_port(), "long-loading", stall_timeout_s=1.5)) as site:
         assert site.status("slow").state == "ready"
         assert await site.ask("slow") == (200, "")
 

@@ -23,13 +23,13 @@ from tests.route.fleet import FakeFleet, Upstream, running, table, target
 ORCHESTRATION: dict[str, Any] = {
     "router": "router",
     "workers": ["coder", "talker"],
-    "router_timeout_s": 1.0,
+    "router_timeout_s": 60.0,
     "rules": [{"words": ["refactor"], "domain": "code"}],
     "validation": {
         "validator": "validator",
         "policy": "none",
         "max_corrections": 3,
-        "timeout_s": 1.0,
+        "timeout_s": 60.0,
         "block_tokens": 64,
         "max_blocks": 8,
         "system_prompt": "You judge.",

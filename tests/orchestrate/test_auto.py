@@ -117,7 +117,7 @@ async def test_the_front_door_is_behind_the_router(tmp_path: Path, answers: tupl
 
     def unsure(orchestration: dict[str, Any]) -> None:
         """Ask for some confidence, and little patience."""
-        orchestration |= {"confidence_min": 0.5, "router_timeout_s": 1.0}
+        orchestration |= {"confidence_min": 0.5, "router_timeout_s": 0.5 if why == "router_timeout" else 60.0}
 
     async with scripted_fleet(tmp_path, router=answers, change=unsure) as fleet:
         response = await fleet.chat()

@@ -54,7 +54,7 @@ def front_unit(**changes: Any) -> FrontUnit:
         "max_header_bytes": 16 * 1024,
         "header_timeout_s": 10.0,
         "idle_timeout_s": 10.0,
-        "connect_timeout_s": 2.0,
+        "connect_timeout_s": 30.0,
         "queue_size": 16,
         "queue_timeout_s": 10.0,
         "allowed_hosts": (),
