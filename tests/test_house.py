@@ -1,9 +1,10 @@
-"""The house: no circle of imports, no module hidden behind a function of its name, and no file too long to read."""
+"""The house: no circle of imports, no module hidden behind a function of its name, short files, true walks."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import re
 import types
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -56,3 +57,18 @@ def test_a_module_is_what_its_name_says() -> None:
 def test_files_can_be_read() -> None:
     """None is longer than that."""
     assert {name: n for name, path in FILES.items() if (n := len(path.read_text().splitlines())) > LINES_MAX} == {}
+
+
+@pytest.mark.parametrize("walk", ["A later streamed request of a connection", "## An override", "## A crash"])
+def test_the_walks_of_the_architecture_are_walked(walk: str) -> None:
+    """Every file, class and function that docs/architecture.md leads through is there."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    steps = text[text.index(walk) :].split("```")[1]
+    defined = re.compile(r"^ *(?:async )?(?:class|def) (\w+)", re.MULTILINE)
+    names = {name for path in FILES.values() for name in defined.findall(path.read_text())}
+    rooms = {part for name in FILES for part in name.split(".")}
+    led = re.findall(r"(?<![\w.])([a-z_]+)(?=:)", steps)
+    called = re.findall(r"(?<![\w.])((?:[A-Z_]\w*[a-z]\w*|\w+_\w+)(?:\.\w+)?)(?!\w|:)", steps)
+    assert len(called) > 20
+    assert [room for room in led if room not in rooms | {"pure"}] == []
+    assert [name for name in called if not set(name.split(".")) <= names | rooms] == []

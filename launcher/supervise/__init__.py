@@ -1,7 +1,7 @@
 """Running a fleet: processes started in order, proven ready, watched, restarted, stopped, and found again.
 
 In: a `FleetManifest`. Out: running processes, `FleetStatus`, events; implements `Upstreams` of `launcher.ir.live`.
-I/O, except `lifecycle`, `scheduler`, `reload`, `diagnose`, `spec` and `events`, which are pure and decide.
+I/O, except `lifecycle`, `scheduler`, `reload`, `diagnosis`, `spec` and `events`, which are pure and decide.
 """
 
 from __future__ import annotations
