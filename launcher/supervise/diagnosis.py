@@ -188,8 +188,8 @@ _NO_CONTEXT = Diagnosis(
     cause="it crashed (SIGSEGV) while it loaded and did not say why; most often memory was refused to it",
     remedy="compare planned and free memory (`launch check`), lower `n_ctx` or `slots`; else other K/V types or builds",
 )
-"""b10434 crashes where its context could not be made, and its logger, a thread, loses the lines that say why: two of
-three times on a busy machine."""
+"""b10068 crashes where its context could not be made, and its logger, a thread, loses the lines that say why: two of
+three times on a busy machine. b11434 ends with 1, and with all its lines."""
 
 
 def _by_code(exit_code: int | None, *, asked_to_stop: bool, oom_killed: bool) -> Diagnosis:
