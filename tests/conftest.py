@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import inspect
 import os
 import signal
 import uuid
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,6 +27,10 @@ settings.register_profile("fuzz", deadline=None, max_examples=2000, suppress_hea
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 
 keep()
+
+_PATIENCE = inspect.signature(httpx.Client).parameters["timeout"].default
+"""What clients have that say nothing: five seconds, which a busy machine may take to connect to itself."""
+_PATIENCE.connect = _PATIENCE.read = _PATIENCE.write = _PATIENCE.pool = 60.0
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &` in a script: what tests start would ignore it too
     with contextlib.suppress(ValueError):  # not the main thread

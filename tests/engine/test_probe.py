@@ -120,7 +120,7 @@ def test_missing_library_names_the_remedy(script: Script) -> None:
 def test_a_hang_ends(script: Script, tmp_path: Path) -> None:
     """A probe is bounded, and leaves nothing behind, not even a grandchild that holds the pipe."""
     pid_file = tmp_path / "pid"
-    finding = refusal(script(f"sleep 600 & echo $! > {pid_file}; wait"), timeout_s=0.3)
+    finding = refusal(script(f"sleep 600 & echo $! > {pid_file}; wait"), timeout_s=1.5)
     assert "did not answer" in finding.message
     for _ in range(200):
         if not Path(f"/proc/{pid_file.read_text().strip()}").exists():

@@ -153,7 +153,7 @@ async def test_client_that_leaves_cancels_its_generation(gpt: openai.AsyncOpenAI
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{front_port}") as client:
         assert any(s["is_processing"] for s in (await client.get("/slots")).json())
         await stream.close()
-        for _ in range(200):
+        for _ in range(3000):
             if not any(s["is_processing"] for s in (await client.get("/slots")).json()):
                 return
             await asyncio.sleep(0.02)

@@ -27,9 +27,9 @@ async def test_kills_swaps_and_reloads(
     monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
     report = await soak(SECONDS, tmp_path, llama_server, tiny_fleet(tiny_models), seed=1)
     assert report["wrong"] == []
-    assert report["outcomes"]["answered"] > 50
-    assert report["chaos"]["killed"] > 2
-    assert report["events"]["ServerStopping exclusive"] > 2
+    assert report["outcomes"]["answered"] > 10
+    assert report["chaos"]["killed"] > 0
+    assert report["events"]["ServerStopping exclusive"] > 0
 
 
 @pytest.mark.timeout(300)
