@@ -61,7 +61,7 @@ def kubernetes_files(
     settings = plan.config.deploy.kubernetes
     if settings is None:
         return [], []
-    findings = [*without_image(plan), *shared_cards(plan), *crowded_nodes(plan)]
+    findings = [*without_image(plan), *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
     lost: dict[str, list[str]] = {}
     groups: dict[str, list[Object]] = {"network": _network(plan, settings)}
     for server in plan.servers:
