@@ -83,7 +83,9 @@ class JobScripts:
         self._environment = environment
         self._header = header
 
-    def job(self, server: ServerPlan, plan: FleetPlan, command: Command, name: str, folder: str) -> tuple[str, list[str]]:
+    def job(
+        self, server: ServerPlan, plan: FleetPlan, command: Command, name: str, folder: str
+    ) -> tuple[str, list[str]]:
         """The script of `server`, whose job has this `name`; what its node is not asked for. `folder`: the fleet's."""
         settings = plan.config.deploy.slurm or SlurmConfig()
         asked, lost = _asked(server, plan, settings)
@@ -105,15 +107,15 @@ class JobScripts:
                 f"--output={folder}/{LOGS}/{server.name}.log",
                 "--open-mode=append",
             ),
-            "kept": " | ".join(sorted({*PASSED_ON, *DEVICE_VARIABLES} - {"GGML_VK_DEVICE"}) + ["LAUNCH_*", "LC_*", "SLURM*"]),
+            "kept": " | ".join(
+                sorted({*PASSED_ON, *DEVICE_VARIABLES} - {"GGML_VK_DEVICE"}) + ["LAUNCH_*", "LC_*", "SLURM*"]
+            ),
             "exports": shell_exports(command.env),
             "places": shlex.quote(f"{folder}/{PLACES}"),
             "name": server.name,
             "listen": shlex.quote(settings.listen),
             "port": port,
-            "further": " ".join(
-                str(p) for i in range(1, _FURTHER + 1) if (p := port + i * _FURTHER_STEP) <= _LAST_PORT
-            )
+            "further": " ".join(str(p) for i in range(1, _FURTHER + 1) if (p := port + i * _FURTHER_STEP) <= _LAST_PORT)
             or port,
             "command": " \\\n    ".join(_lines(command.words)),
             "restarts": restarts,

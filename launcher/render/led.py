@@ -187,7 +187,9 @@ def node_budgets(plan: FleetPlan, always: list[DeviceNeed]) -> tuple[DeviceBudge
             name=device_name(d),
             kind=d.kind,
             capacity_bytes=d.capacity_bytes,
-            budget_bytes=max(0, (d.capacity_bytes if d.kind == "gpu" else d.budget_bytes) - taken.get(device_name(d), 0)),
+            budget_bytes=max(
+                0, (d.capacity_bytes if d.kind == "gpu" else d.budget_bytes) - taken.get(device_name(d), 0)
+            ),
         )
         for d in plan.devices
     )

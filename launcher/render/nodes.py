@@ -51,7 +51,9 @@ def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = 
             where = f"node {host}" if host else "the node"
             count = f"{len(pods)} {called}{'s ask' if len(pods) != 1 else ' asks'}"
             message = f"{count} for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
-            note = f"a {called}'s limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
+            note = (
+                f"a {called}'s limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
+            )
             code = f"render/{scheduler}-node"
             found.append(Finding(code=code, severity="error", key="servers", message=message, notes=(note,)))
     return found
@@ -73,13 +75,19 @@ def shared_cards(plan: FleetPlan, scheduler: Scheduler) -> list[Finding]:
             key = f"servers.{server.name}.devices"
             used(server.on, server.settings.devices, server.name, server.config.exclusive, key)
     for beside in plan.services:
-        if scheduler == "kubernetes" and beside.config.container and (beside.starts == "boot" or beside.config.exclusive):
+        if (
+            scheduler == "kubernetes"
+            and beside.config.container
+            and (beside.starts == "boot" or beside.config.exclusive)
+        ):
             key = f"services.{beside.name}.vram_bytes"
             used(beside.on, beside.config.vram_bytes, beside.name, beside.config.exclusive, key)
     found = []
     for (_, device), named in users.items():
         if len({turn for turn, _ in named.values()}) > 1:
-            message = f"{device} is planned for {', '.join(named)} at once, and {who} gives a card to one {called} whole"
+            message = (
+                f"{device} is planned for {', '.join(named)} at once, and {who} gives a card to one {called} whole"
+            )
             key = list(named.values())[-1][1]
             found.append(Finding(code=f"render/{scheduler}-card", severity="error", key=key, message=message))
     return found

@@ -128,9 +128,7 @@ def slurm_routes(plan: FleetPlan, table: RoutingTable) -> RoutingTable:
     return msgspec.structs.replace(table, targets={**table.targets, **targets}, front=front)
 
 
-def _led(
-    plan: FleetPlan, manifest: FleetManifest, commands: Mapping[str, Command], slurm: SlurmUnit
-) -> FleetManifest:
+def _led(plan: FleetPlan, manifest: FleetManifest, commands: Mapping[str, Command], slurm: SlurmUnit) -> FleetManifest:
     """`manifest` as the front reads it: what it submits, and what each asks its node for."""
     on = {server.name: server.on for server in plan.servers}
     limits = {server.name: memory_max(server) for server in plan.servers}

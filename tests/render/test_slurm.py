@@ -62,7 +62,7 @@ def codes(found: Rendered) -> dict[str, str]:
 
 @pytest.mark.parametrize("overrides", SHIPPED, ids=" ".join)
 def test_shipped_fleets(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    """bash reads every script; each asks for what was planned; the front reads its tables."""
+    """Bash reads every script; each asks for what was planned; the front reads its tables."""
     plan, found = shipped(overrides)
     own = [f for f in found.deployment.files if f.path.startswith("slurm/")]
     assert not any(f.path.startswith(("systemd", "polkit", "kubernetes")) for f in found.deployment.files)
@@ -78,7 +78,7 @@ def test_shipped_fleets(overrides: tuple[str, ...], tmp_path: Path) -> None:
     manifest, table = read_deployment(tmp_path / "slurm")
     assert isinstance(manifest.slurm, SlurmUnit)
     started = [server for server in plan.servers if server.starts != "never"]
-    assert list(manifest.slurm.jobs) == [server.name for server in started]
+    assert manifest.slurm.jobs.keys() == {server.name for server in started}
     for server in started:
         asked = options(manifest.slurm.jobs[server.name].script)
         limit = memory_max(server)
@@ -105,15 +105,21 @@ def test_hostile_words(templates: dict[str, str], tmp_path: Path) -> None:
     server = server_plan(extra_args=words, env={"A": "$(id) '\"\n", "GGML_CUDA_ENABLE": "1"}, port=0)
     text = script(rendered(templates, server), "frontdoor")
     program = tmp_path / "llama-server"
-    show = 'import json,os,sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))'
+    show = "import json,os,sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
     program.write_text(f"#!/usr/bin/env python3\n{show}\n")
     program.chmod(0o755)
     text = text.replace("/opt/llama-server", str(program)).replace("/shared/launch", str(tmp_path))
-    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "5", "LLAMA_ARG_CTX_SIZE": "1", "HF_TOKEN": "x", "SLURMD_NODENAME": "n1"}
+    env = {
+        "PATH": os.environ["PATH"],
+        "SLURM_JOB_ID": "5",
+        "LLAMA_ARG_CTX_SIZE": "1",
+        "HF_TOKEN": "x",
+        "SLURMD_NODENAME": "n1",
+    }
     done = subprocess.run(["bash"], input=text, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
     said = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[[")))
     assert said[0][-4:-2] == ["--grammar", words[1]]
-    assert said[0][said[0].index("--host") + 1] == "0.0.0.0"  # noqa: S104 - compared with
+    assert said[0][said[0].index("--host") + 1] == "0.0.0.0"
     assert said[1]["A"] == "$(id) '\"\n"
     assert not {"LLAMA_ARG_CTX_SIZE", "HF_TOKEN"} & said[1].keys()
     place = json.loads((tmp_path / "epyc-hot_only/places/frontdoor.5.json").read_text())
@@ -144,7 +150,9 @@ def test_cards_and_nodes(templates: dict[str, str]) -> None:
         server_plan("first", devices=("cuda1",), memory=(vram,), port=0, on="alpha"),
         server_plan("second", devices=("vulkan0",), port=0, on="beta"),
     )
-    found = rendered(templates, *servers, gpus=gpus, slurm=SlurmConfig(constraints={"beta": "big&avx512"}, gres={"cuda": "gpu:l4"}))
+    found = rendered(
+        templates, *servers, gpus=gpus, slurm=SlurmConfig(constraints={"beta": "big&avx512"}, gres={"cuda": "gpu:l4"})
+    )
     first, second = (options(script(found, name)) for name in ("first", "second"))
     assert (first["--gres"], first["--nodelist"]) == ("gpu:l4:1", "alpha")
     assert "CUDA0" in script(found, "first")
@@ -162,16 +170,25 @@ def test_what_cannot_be(templates: dict[str, str]) -> None:
     found = rendered(templates, *crowd, gpus=gpus)
     assert {key.partition(" ")[0] for key in codes(found)} == {"render/slurm-card", "render/slurm-node"}
     slurm = SlurmConfig(
-        partition="a b", time='1" --x', options=("--nodes=2", "x", "--reservation=y"), shared_dir="relative", constraints={"c": "d\n"}
+        partition="a b",
+        time='1" --x',
+        options=("--nodes=2", "x", "--reservation=y"),
+        shared_dir="relative",
+        constraints={"c": "d e"},
     )
     found = rendered(templates, server_plan(port=0, model_path="models/x.gguf"), slurm=slurm)
     keys = {key for key in codes(found) if "left-out" not in key}
     assert keys == {
-        *(f"render/slurm-option deploy.slurm.{k}" for k in ("partition", "time", "options.0", "options.1", "constraints.c")),
+        *(
+            f"render/slurm-option deploy.slurm.{k}"
+            for k in ("partition", "time", "options.0", "options.1", "constraints.c")
+        ),
         "render/slurm-path deploy.slurm.shared_dir",
         "render/slurm-path servers.frontdoor.model",
     }
-    one = server_plan("a", port=0, on="x", memory=(DeviceMemory(device="ram", committed_bytes=2 << 40, peak_bytes=2 << 40),))
+    one = server_plan(
+        "a", port=0, on="x", memory=(DeviceMemory(device="ram", committed_bytes=2 << 40, peak_bytes=2 << 40),)
+    )
     found = rendered(templates, one, slurm=SlurmConfig(constraints={"x": "big"}))
     assert "render/slurm-node servers.a" in codes(found)
     assert codes(rendered(templates, server_plan(port=0))) == {}

@@ -70,7 +70,9 @@ class FakeSlurm:
             plan = fleet_plan(planned, deploy=deploy)
             name = f"launch:test:{server.exclusive or server.name}"
             command = Command((), server.argv, server.env)
-            jobs[server.name] = JobUnit(name=name, script=scripts().job(planned, plan, command, name, str(self.shared))[0])
+            jobs[server.name] = JobUnit(
+                name=name, script=scripts().job(planned, plan, command, name, str(self.shared))[0]
+            )
         return manifest(*servers, slurm=SlurmUnit(shared_dir=str(self.shared), jobs=jobs, lease_s=lease_s))
 
     def jobs(self, server: str = "") -> list[dict[str, Any]]:

@@ -29,7 +29,9 @@ def jobs() -> dict[int, dict[str, Any]]:
 
 def save(number: int, job: dict[str, Any]) -> None:
     """Write a job."""
-    (FOLDER / "jobs" / f"{number}.json").write_text(json.dumps(job))
+    new = FOLDER / "jobs" / f"{number}.new"
+    new.write_text(json.dumps(job))
+    new.rename(new.with_suffix(".json"))
 
 
 def fault(program: str) -> str:
@@ -93,7 +95,13 @@ def begin(number: int, job: dict[str, Any]) -> None:
             ["bash", script], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             env=os.environ | own,
         )  # fmt: skip
-    job |= {"pid": process.pid, "state": "RUNNING", "why": "None", "began": str(time.time()), "restarts": job["restarts"] + 1}
+    job |= {
+        "pid": process.pid,
+        "state": "RUNNING",
+        "why": "None",
+        "began": str(time.time()),
+        "restarts": job["restarts"] + 1,
+    }
 
 
 def sbatch() -> None:
@@ -103,7 +111,9 @@ def sbatch() -> None:
         sys.exit(f"sbatch: error: Batch job submission failed: {how.partition(':')[2]}")
     script = sys.stdin.read()
     options = dict(
-        line.removeprefix("#SBATCH --").partition("=")[::2] for line in script.splitlines() if line.startswith("#SBATCH ")
+        line.removeprefix("#SBATCH --").partition("=")[::2]
+        for line in script.splitlines()
+        if line.startswith("#SBATCH ")
     )
     number = max(jobs(), default=0) + 1
     (FOLDER / "jobs" / f"{number}.sh").write_text(script)
@@ -122,7 +132,7 @@ def squeue() -> None:
         sys.exit("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     schedule()
     for number, job in jobs().items():
-        node = NODE if job["state"] not in ("PENDING",) else ""
+        node = NODE if job["state"] != "PENDING" else ""
         print(number, job["state"], job["began"], node, job["name"], job["comment"], job["why"], sep="|")
 
 

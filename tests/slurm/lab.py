@@ -104,7 +104,7 @@ class Lab:
         try:
             self._munge()
             self._configure()
-            self._begin("slurmctld", self._root / "usr/sbin/slurmctld", "-D")
+            self._begin("slurmctld", self._daemon("slurmctld"), "-D")
             for node in NODES:
                 self.power_on(node)
             self.until(lambda: self.states() == dict.fromkeys(NODES, "idle"), "both nodes idle")
@@ -136,9 +136,8 @@ class Lab:
 
     def power_on(self, node: str) -> None:
         """Start a node's daemon."""
-        stepd = str(self._root / "usr/sbin/slurmstepd")
         (self.work / f"spool-{node}").mkdir(exist_ok=True)
-        self._begin(node, self._root / "usr/sbin/slurmd", "-D", "-N", node, "-d", stepd)
+        self._begin(node, self._daemon("slurmd"), "-D", "-N", node, "-d", str(self._daemon("slurmstepd")))
 
     def power_off(self, node: str) -> None:
         """Kill a node's daemon and all that its jobs run, as when its power is cut."""
@@ -148,10 +147,12 @@ class Lab:
         daemon.wait()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURMD_NODENAME") == node and self._is_ours(process):
+                if (process.environ().get("SLURMD_NODENAME") == node and self._is_ours(process)) or (process.name() == "slurmstepd" and any(spool in word for word in process.cmdline())):
                     process.kill()
-                elif process.name() == "slurmstepd" and any(spool in word for word in process.cmdline()):
-                    process.kill()
+
+    def _daemon(self, name: str) -> Path:
+        """Debian's alternative of that name (`slurmd-wlm`)."""
+        return min(self._root.glob(f"usr/sbin/{name}*"))
 
     def _is_ours(self, process: psutil.Process) -> bool:
         return process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]

@@ -42,7 +42,7 @@ def test_what_squeue_prints() -> None:
         ("NODE_FAIL", "None", "none", False),
     ],
 )
-def test_states(state: str, why: str, stage: str, hopeless: bool) -> None:  # noqa: FBT001
+def test_states(state: str, why: str, stage: str, hopeless: bool) -> None:
     """What each state of Slurm is to us."""
     found = seen([job(state, why=why)], {7: PLACE})
     assert (found.stage, found.hopeless, found.oom_killed) == (stage, hopeless, state == "OUT_OF_MEMORY")
@@ -60,7 +60,13 @@ def test_where_it_runs() -> None:
     assert seen([job("RUNNING")], {7: ended}) == Seen(stage="over", why="its process has ended", code=137)
     assert seen([job("FAILED")], {7: ended}).code == 137
     assert seen([], {}) == Seen(stage="none")
-    for text in (b"", b"{}", b'{"job":"7"', b"\xff", b'{"job":"7","run":"","node":"","host":"","port":1,"state":"","code":0}'):
+    for text in (
+        b"",
+        b"{}",
+        b'{"job":"7"',
+        b"\xff",
+        b'{"job":"7","run":"","node":"","host":"","port":1,"state":"","code":0}',
+    ):
         assert place_of(text) is None
 
 

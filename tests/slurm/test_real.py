@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -30,6 +29,11 @@ ALWAYS = ("router", "validator")
 TURNS = ("coder", "writer")
 WARM = ("fast",)
 _HOST = {"router": "alpha", "validator": "beta", "coder": "beta", "writer": "beta", "fast": "alpha"}
+
+
+def note(figure: str) -> None:
+    """For who runs this with -s."""
+    sys.stdout.write(f"\n{figure}\n")
 
 
 class Front:
@@ -176,7 +180,7 @@ class Clients:
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(name,)) for name in (*ALWAYS, *TURNS, *WARM)]
 
-    def __enter__(self) -> Clients:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -239,11 +243,13 @@ def server_process(lab: Lab, name: str) -> psutil.Process:
 
 
 def test_scripts_are_taken(fleet: Fleet, lab: Lab) -> None:
-    """sbatch takes every script as it is, and says where it would run."""
+    """Sbatch takes every script as it is, and says where it would run."""
     scripts = sorted((fleet.directory / "slurm").rglob("*.sbatch"))
     assert len(scripts) == 6
     for script in scripts:
-        done = subprocess.run(["sbatch", "--test-only", script], env=lab.env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sbatch", "--test-only", script], env=lab.env, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -261,7 +267,7 @@ def test_on_demand(front: Front, lab: Lab) -> None:
     """A request submits its job and waits for it; idle, it is cancelled."""
     began = time.monotonic()
     assert front.ask("fast") == (200, "fast", "")
-    print(f"from a request to its answer by a job that did not run: {time.monotonic() - began:.2f} s")
+    note(f"from a request to its answer by a job that did not run: {time.monotonic() - began:.2f} s")
     assert (lab.job_of("fast") or {})["state"] == "RUNNING"
     lab.until(lambda: lab.job_of("fast") is None, "cancelled when idle")
     assert front.states()["fast"] == "stopped"
@@ -272,7 +278,7 @@ def test_turns(front: Front, lab: Lab) -> None:
     for name in (*TURNS, *TURNS):
         began = time.monotonic()
         assert front.ask(name) == (200, name, "")
-        print(f"a swap to {name}: {time.monotonic() - began:.2f} s")
+        note(f"a swap to {name}: {time.monotonic() - began:.2f} s")
         turns = [job for job in lab.jobs() if job["server"] in TURNS]
         assert [job["name"] for job in turns if job["state"] == "RUNNING"] == ["launch:dev-trio:turns:turns"]
 
@@ -283,7 +289,7 @@ def test_a_server_is_killed(front: Front, lab: Lab) -> None:
     server_process(lab, "router").kill()
     began = time.monotonic()
     lab.until(lambda: front.ask("router")[0] == 200 and lab.job_of("router") != before, "back")
-    print(f"after kill -9: answered again in {time.monotonic() - began:.2f} s")
+    note(f"after kill -9: answered again in {time.monotonic() - began:.2f} s")
 
 
 def test_a_node_is_drained(front: Front, lab: Lab) -> None:
@@ -341,7 +347,7 @@ def test_a_front_is_killed(front: Front, fleet: Fleet, lab: Lab) -> None:
     front.again()
     began = time.monotonic()
     lab.until(lambda: all(front.ask(name)[0] == 200 for name in ALWAYS), "answered again")
-    print(f"a killed front's successor answers after {time.monotonic() - began:.2f} s")
+    note(f"a killed front's successor answers after {time.monotonic() - began:.2f} s")
     assert {name: lab.job_of(name) for name in ALWAYS} == before
 
 
@@ -359,6 +365,6 @@ def test_two_fronts(front: Front, fleet: Fleet, lab: Lab) -> None:
             with contextlib.suppress(AssertionError, psutil.Error):
                 server_process(lab, "router").kill()
             front, second = second, front
-    print(dict(clients.counts))
+    note(str(dict(clients.counts)))
     assert clients.wrong == []
     assert clients.counts["answered"] > 50

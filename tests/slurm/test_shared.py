@@ -23,7 +23,9 @@ async def test_one_change_a_version(tmp_path: Path) -> None:
     fronts = [lease_file(tmp_path) for _ in range(4)]
     seen = [await front.ask("GET", "") for front in fronts]
     assert {claim_of(lease).holder for lease in seen} == {""}
-    changes = (front.ask("PUT", "", body=taken(lease, f"f{i}", 5, "t")) for i, (front, lease) in enumerate(zip(fronts, seen)))  # noqa: B905
+    changes = (
+        front.ask("PUT", "", body=taken(lease, f"f{i}", 5, "t")) for i, (front, lease) in enumerate(zip(fronts, seen))
+    )
     done = await asyncio.gather(*changes, return_exceptions=True)
     refused = [error.status for error in done if isinstance(error, SchedulerError)]
     assert refused == [409, 409, 409]

@@ -13,8 +13,8 @@ from typing import Any
 
 from launcher.ir.fleet import ClusterUnit, FleetManifest
 from launcher.ir.live import Manager
-from launcher.supervise.identity import Rejected, ServerRecord
 from launcher.supervise.diagnosis import Diagnosis
+from launcher.supervise.identity import Rejected, ServerRecord
 from launcher.supervise.kubernetes.api import MERGE, ApiServer, in_cluster_url
 from launcher.supervise.kubernetes.seen import Object, names_by_label, replicas, seen, uid, version
 from launcher.supervise.marks import new_record

@@ -14,7 +14,6 @@ import msgspec
 Object = Mapping[str, Any]
 
 
-
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What a Lease says. `holder` "" is nobody; `version` of the object changes with each renewal."""
 

@@ -76,7 +76,8 @@ class ScheduledProcess:
     @property
     def waits(self) -> bool:
         """See `launcher.supervise.owner`."""
-        return not self._run and not self._ending
+        coming = not self._run and not self._ending
+        return coming and (not self._begun or self._cluster.now(self.name).waits)
 
     def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
         """See `launcher.supervise.owner`."""

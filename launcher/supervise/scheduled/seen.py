@@ -23,5 +23,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
     hopeless: bool = False
     """It will not run before somebody changes something."""
+    waits: bool = False
+    """It has no node yet, and may wait for long: no time of its start has begun."""
     address: tuple[str, int] | None = None
     """Where it listens, while it is running; None: where the plan says."""

@@ -28,6 +28,10 @@ _LOOK_S = 0.5
 """Between two looks while something is on its way."""
 _REST_S = 4.0
 """Between two while nothing is: every look asks the cluster's one controller."""
+_GLANCE_S = 1.0
+"""Between two looks at what jobs write, which costs Slurm nothing."""
+_SOON_S = 0.1
+"""Before one that somebody waits for."""
 _PAUSE_S = 0.25
 _PAUSE_MAX_S = 5.0
 _RUN = "launch: run "
@@ -50,6 +54,8 @@ class Jobs:
         self._jobs: dict[str, list[Job]] = {}
         """By server, as the queue shows them."""
         self._places: dict[int, Place] = {}
+        self._tellers: dict[int, str] = {}
+        """Jobs that may say where they are, with their server."""
         self._looked_at = float("-inf")
         """When the look began whose result is known, a time of the loop."""
         self._submitted: dict[str, tuple[int, float]] = {}
@@ -146,7 +152,7 @@ class Jobs:
         job, since = self._submitted.get(name, (0, 0.0))
         if job and found.stage == "none":
             if self._looked_at <= since:
-                return Seen(stage="coming", why="its job was submitted just now")
+                return Seen(stage="coming", why="its job was submitted just now", waits=True)
             return Seen(stage="over", why=found.why or "its job is gone", code=found.code, oom_killed=found.oom_killed)
         return found
 
@@ -227,17 +233,26 @@ class Jobs:
             try:
                 await self._look()
                 pause_s, said = _PAUSE_S, ""
+                await self._rest()
             except SchedulerError as error:
                 if str(error) != said:
                     said = str(error)
                     _LOG.warning("the jobs of this fleet: %s", said)
                 await asyncio.sleep(pause_s)
                 pause_s = min(_PAUSE_MAX_S, pause_s * 2)
-                continue
+
+    async def _rest(self) -> None:
+        """Until the next look: soon where somebody waits for it, or a job says something new. Raises SchedulerError."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (_LOOK_S if self._moves() else _REST_S)
+        while (left_s := until - loop.time()) > 0:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S if self._moves() else _REST_S):
+                async with asyncio.timeout(min(left_s, _GLANCE_S)):
                     await self._hurry.wait()
-                    await asyncio.sleep(_PAUSE_S)
+                    await asyncio.sleep(_SOON_S)
+                    return
+            if left_s > _GLANCE_S and await self._files.places(self._tellers) != self._places:
+                return
 
     async def _look(self) -> None:
         """See the whole queue, and where running jobs are. Raises SchedulerError."""
@@ -245,7 +260,8 @@ class Jobs:
         jobs = by_server(await commands.queue(), self._names)
         running = {job.id: name for name, own in jobs.items() for job in own if job.state == "RUNNING"}
         ended = {j.id: n for n, own in jobs.items() for j in own if j.over and self._submitted.get(n, (0,))[0] == j.id}
-        self._places = await self._files.places(running | ended)
+        self._tellers = running | ended
+        self._places = await self._files.places(self._tellers)
         self._jobs, self._looked_at = jobs, begun
         self._changed.set()
         self._changed = asyncio.Event()
@@ -262,7 +278,6 @@ class Jobs:
 
     async def _while(self, holds: Callable[[], bool]) -> None:
         """Wait as long as `holds()`."""
-        await self._fresh()
         while holds():
             await self._changed.wait()
 

@@ -125,7 +125,8 @@ def _of_job(job: Job, places: Mapping[int, Place]) -> Seen:
         return Seen(stage="over", why=f"its job is {job.state.lower()} for another's sake")
     if job.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESIZING"):
         held = "held" in job.why.lower() or job.state in ("REQUEUE_HOLD", "SPECIAL_EXIT")
-        return Seen(stage="coming", why=f"its job waits: {job.why}", hopeless=held or job.why in _HOPELESS)
+        hopeless = held or job.why in _HOPELESS
+        return Seen(stage="coming", why=f"its job waits: {job.why}", hopeless=hopeless, waits=not hopeless)
     return Seen(stage="ending", why=f"its job is {job.state.lower()}")
 
 
