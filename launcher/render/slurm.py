@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, Fix
 from launcher.ir.config import SlurmConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, JobUnit, RoutingTable, ServerUnit, SlurmUnit
@@ -25,7 +25,9 @@ from launcher.render.led import asked_of, device_name, node_budgets
 from launcher.render.nodes import crowded_nodes, shared_cards
 from launcher.render.passed import files_of
 from launcher.render.pods import pod_port
-from launcher.render.routes import routing_table
+from launcher.render.routes import here_target, routing_table
+from launcher.render.server_keys import own_key_file
+from launcher.render.unit_names import is_loopback
 from launcher.render.units import memory_max
 
 NOWHERE = "slurm.invalid"
@@ -51,12 +53,13 @@ def slurm_files(
     """The jobs of `plan` below `slurm/`; none where the config does not ask for them.
 
     `manifest`: the deployment's, of which the front has its own. Findings: `render/slurm-option`, `render/slurm-path`,
-    `render/slurm-node`, `render/slurm-card`, and `render/left-out` for what a job does not have.
+    `render/slurm-open`, `render/slurm-node`, `render/slurm-card`, and `render/left-out` for what a job does not have.
     """
     settings = plan.config.deploy.slurm
     if settings is None:
         return [], []
     findings = [*_bad_options(settings), *_bad_folder(settings)]
+    findings += _open(plan, settings)
     findings += (*shared_cards(plan, "slurm"), *_crowded(plan, settings))
     folder = fleet_dir(plan)
     lost: dict[str, list[str]] = {}
@@ -115,9 +118,9 @@ def _part(text: str) -> str:
 
 def slurm_routes(plan: FleetPlan, table: RoutingTable) -> RoutingTable:
     """`table` for a front that is told where its servers landed, and that is reached by the names of nodes."""
-    own = {server.name for server in plan.servers}
+    own = {server.name: server for server in plan.servers}
     targets = {
-        name: msgspec.structs.replace(target, host=NOWHERE, port=pod_port(target.port), rungs=0, on="")
+        name: msgspec.structs.replace(here_target(target, own[name]), host=NOWHERE, port=pod_port(target.port))
         for name, target in table.targets.items()
         if name in own
     }
@@ -183,6 +186,18 @@ def _crowded(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
                 message = f"{server.name} asks for more memory than a node of {server.on} has"
                 key = f"servers.{server.name}"
                 yield Finding(code="render/slurm-node", severity="error", key=key, message=message)
+
+
+def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
+    """`render/slurm-open`: servers that anybody may ask who reaches their node, and who may be another fleet's."""
+    asking = [s.name for s in plan.servers if s.starts != "never" and own_key_file(s.config.extra_args) is None]
+    if asking and not is_loopback(settings.listen):
+        more = f" and {len(asking) - 1} more" if len(asking) > 1 else ""
+        message = f"{asking[0]}{more} listen on {settings.listen} of their nodes and ask nobody for a key"
+        note = "another fleet's server of the same name would be taken for ours, too"
+        fix = Fix(override=f"runtime.server_key_file={settings.shared_dir}/server_keys", effect="a key that all ask for")
+        key = "deploy.slurm.listen"
+        yield Finding(code="render/slurm-open", severity="warning", key=key, message=message, notes=(note,), fixes=(fix,))
 
 
 def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:

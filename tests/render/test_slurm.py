@@ -89,7 +89,8 @@ def test_shipped_fleets(overrides: tuple[str, ...], tmp_path: Path) -> None:
         assert (asked.get("--nodelist"), "--requeue" in asked) == (
             server.on or None, server.starts == "boot" and server.config.exclusive is None
         )  # fmt: skip
-        assert table.targets[server.name].host == "slurm.invalid"
+        target = table.targets[server.name]
+        assert (target.host, target.start, target.on) == ("slurm.invalid", server.starts, "")
     for host in plan.config.hardware.hosts or ("",):
         turns: dict[str, int] = {}
         for server in (s for s in started if s.on == host):
@@ -168,7 +169,7 @@ def test_what_cannot_be(templates: dict[str, str]) -> None:
     big = DeviceMemory(device="ram", committed_bytes=600 * GIB, peak_bytes=600 * GIB)
     crowd = [server_plan(name, port=0, devices=("cuda0",), memory=(big,)) for name in ("a", "b")]
     found = rendered(templates, *crowd, gpus=gpus)
-    assert {key.partition(" ")[0] for key in codes(found)} == {"render/slurm-card", "render/slurm-node"}
+    assert {key.partition(" ")[0] for key in codes(found)} == {"render/slurm-card", "render/slurm-node", "render/slurm-open"}
     slurm = SlurmConfig(
         partition="a b",
         time='1" --x',
@@ -177,7 +178,7 @@ def test_what_cannot_be(templates: dict[str, str]) -> None:
         constraints={"c": "d e"},
     )
     found = rendered(templates, server_plan(port=0, model_path="models/x.gguf"), slurm=slurm)
-    keys = {key for key in codes(found) if "left-out" not in key}
+    keys = {key for key in codes(found) if "slurm-open" not in key}
     assert keys == {
         *(
             f"render/slurm-option deploy.slurm.{k}"
@@ -191,7 +192,9 @@ def test_what_cannot_be(templates: dict[str, str]) -> None:
     )
     found = rendered(templates, one, slurm=SlurmConfig(constraints={"x": "big"}))
     assert "render/slurm-node servers.a" in codes(found)
-    assert codes(rendered(templates, server_plan(port=0))) == {}
+    assert codes(rendered(templates, server_plan(port=0))).keys() == {"render/slurm-open deploy.slurm.listen"}
+    keyed = server_plan(port=0, extra_args=("--api-key-file", "/shared/key"))
+    assert codes(rendered(templates, keyed)) == {}
 
 
 def test_what_is_left_out(templates: dict[str, str]) -> None:
