@@ -255,7 +255,7 @@ class ClusterUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class JobUnit(msgspec.Struct, frozen=True, kw_only=True):
-    """A server as a job. `name`: the job's, which those that take turns have in common. `script`: as sbatch reads it."""
+    """A server as a job. `name`: the job's, which those that take turns have in common. `script`: what sbatch reads."""
 
     name: str
     script: str

@@ -108,7 +108,7 @@ class JobScripts:
                 "--open-mode=append",
             ),
             "kept": " | ".join(
-                sorted({*PASSED_ON, *DEVICE_VARIABLES} - {"GGML_VK_DEVICE"}) + ["LAUNCH_*", "LC_*", "SLURM*"]
+                [*sorted({*PASSED_ON, *DEVICE_VARIABLES} - {"GGML_VK_DEVICE"}), "LAUNCH_*", "LC_*", "SLURM*"]
             ),
             "exports": shell_exports(command.env),
             "places": shlex.quote(f"{folder}/{PLACES}"),

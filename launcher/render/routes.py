@@ -96,7 +96,7 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
 
 
 def here_target(target: RouteTarget, server: ServerPlan) -> RouteTarget:
-    """`target` for a front that starts `server` itself, on whatever host; a scheduler knows no smaller way to run it."""
+    """`target` for a front that starts `server` itself, on whatever host; there is no smaller way to run it."""
     return msgspec.structs.replace(target, start=server.starts, exclusive=server.config.exclusive, rungs=0, on="")
 
 

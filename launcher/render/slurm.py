@@ -195,9 +195,13 @@ def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
         more = f" and {len(asking) - 1} more" if len(asking) > 1 else ""
         message = f"{asking[0]}{more} listen on {settings.listen} of their nodes and ask nobody for a key"
         note = "another fleet's server of the same name would be taken for ours, too"
-        fix = Fix(override=f"runtime.server_key_file={settings.shared_dir}/server_keys", effect="a key that all ask for")
+        fix = Fix(
+            override=f"runtime.server_key_file={settings.shared_dir}/server_keys", effect="a key that all ask for"
+        )
         key = "deploy.slurm.listen"
-        yield Finding(code="render/slurm-open", severity="warning", key=key, message=message, notes=(note,), fixes=(fix,))
+        yield Finding(
+            code="render/slurm-open", severity="warning", key=key, message=message, notes=(note,), fixes=(fix,)
+        )
 
 
 def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:

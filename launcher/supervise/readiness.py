@@ -39,7 +39,7 @@ class UnfitError(Exception):
 
 
 async def begun(process: OwnedProcess, interval_s: float, on_wait: Callable[[], None]) -> int:
-    """Wait until there is a process; its pid. `on_wait` is called while it waits for a place to run at: it is not late."""
+    """Wait until there is a process; its pid. `on_wait` is called while it waits for a place: then it is not late."""
     if not process.waits:
         return await process.started()
     starting = asyncio.ensure_future(process.started())

@@ -169,7 +169,11 @@ def test_what_cannot_be(templates: dict[str, str]) -> None:
     big = DeviceMemory(device="ram", committed_bytes=600 * GIB, peak_bytes=600 * GIB)
     crowd = [server_plan(name, port=0, devices=("cuda0",), memory=(big,)) for name in ("a", "b")]
     found = rendered(templates, *crowd, gpus=gpus)
-    assert {key.partition(" ")[0] for key in codes(found)} == {"render/slurm-card", "render/slurm-node", "render/slurm-open"}
+    assert {key.partition(" ")[0] for key in codes(found)} == {
+        "render/slurm-card",
+        "render/slurm-node",
+        "render/slurm-open",
+    }
     slurm = SlurmConfig(
         partition="a b",
         time='1" --x',

@@ -122,7 +122,7 @@ def sbatch() -> None:
     schedule()
     if how == "late":
         sys.exit("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
-    print(number)
+    sys.stdout.write(f"{number}\n")
 
 
 def squeue() -> None:
@@ -133,7 +133,8 @@ def squeue() -> None:
     schedule()
     for number, job in jobs().items():
         node = NODE if job["state"] != "PENDING" else ""
-        print(number, job["state"], job["began"], node, job["name"], job["comment"], job["why"], sep="|")
+        fields = (number, job["state"], job["began"], node, job["name"], job["comment"], job["why"])
+        sys.stdout.write("|".join(map(str, fields)) + "\n")
 
 
 def scancel() -> None:

@@ -147,7 +147,8 @@ class Lab:
         daemon.wait()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if (process.environ().get("SLURMD_NODENAME") == node and self._is_ours(process)) or (process.name() == "slurmstepd" and any(spool in word for word in process.cmdline())):
+                keeper = process.name() == "slurmstepd" and any(spool in word for word in process.cmdline())
+                if keeper or (process.environ().get("SLURMD_NODENAME") == node and self._is_ours(process)):
                     process.kill()
 
     def _daemon(self, name: str) -> Path:
@@ -174,14 +175,13 @@ class Lab:
                 limit = time.monotonic() + 30
                 while self.run("squeue", "--noheader", check=False).strip() and time.monotonic() < limit:
                     time.sleep(_POLL_S)
-        for name, daemon in reversed(self._running.items()):
+        for daemon in reversed(self._running.values()):
             daemon.send_signal(signal.SIGTERM)
             try:
                 daemon.wait(15)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-            del name
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.pid != os.getpid() and "SLURM_JOB_ID" in process.environ() and self._is_ours(process):

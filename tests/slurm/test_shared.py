@@ -24,7 +24,8 @@ async def test_one_change_a_version(tmp_path: Path) -> None:
     seen = [await front.ask("GET", "") for front in fronts]
     assert {claim_of(lease).holder for lease in seen} == {""}
     changes = (
-        front.ask("PUT", "", body=taken(lease, f"f{i}", 5, "t")) for i, (front, lease) in enumerate(zip(fronts, seen))
+        front.ask("PUT", "", body=taken(lease, f"f{i}", 5, "t"))
+        for i, (front, lease) in enumerate(zip(fronts, seen, strict=True))
     )
     done = await asyncio.gather(*changes, return_exceptions=True)
     refused = [error.status for error in done if isinstance(error, SchedulerError)]

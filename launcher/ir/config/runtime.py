@@ -124,8 +124,8 @@ class SlurmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long a job may run, as `--time` has it; absent: as long as the partition says. One that is over is submitted
     again."""
     constraints: dict[str, str] = {}
-    """By host of `hardware.hosts`: the nodes that are such, as `--constraint` has it (`bigmem&avx512`). Absent: the node
-    of that name."""
+    """By host of `hardware.hosts`: the nodes that are such, as `--constraint` has it (`bigmem&avx512`). Absent: the
+    node of that name."""
     gres: dict[str, str] = {}
     """Backend → what the cluster calls such a card (`gpu:a100`), where it is not `gpu`."""
     options: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ class ApiServer:
         return _object(answer.status_code, answer.content, f"{method} {path}")
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
-        """What changes from the `resourceVersion` of `query` on, until the server ends the watch. Raises SchedulerError."""
+        """What changes from the `resourceVersion` of `query` on, until the server ends it. Raises SchedulerError."""
         asked = {**query, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S)}
         limits = httpx.Timeout(self._limit_s, read=WATCH_S + _LATE_S)
         try:

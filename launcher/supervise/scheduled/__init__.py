@@ -1,7 +1,7 @@
 """What processes have in common that a cluster's scheduler runs: their life, and who of several fronts leads. I/O.
 
-In: what a scheduler says of a server (`Seen`), and a lease. Out: an `OwnedProcess`, an `Election`. `seen` and `lease` are
-pure.
+In: what a scheduler says of a server (`Seen`), and a lease. Out: an `OwnedProcess`, an `Election`. `seen` and `lease`
+are pure.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class ScheduledProcess:
         self.look()
 
     async def _end(self, how: Seen | None) -> None:
-        """Have the scheduler start it no more, wait until nothing is left, and report. `how`: None where we ended it."""
+        """Have it started no more, wait until nothing is left, and report. `how`: None where we ended it."""
         try:
             await self._cluster.scale(self.name, 0)
         except SchedulerError as error:  # what may not be scaled is not ours to end; whatever is left of it counts

@@ -157,7 +157,7 @@ class Jobs:
         return found
 
     async def ask_none_of_group(self, name: str) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`. That they never meet is Slurm's care, too: `singleton`."""
+        """See `launcher.supervise.scheduled.process.Cluster`. Slurm sees to it, too: `singleton`."""
         await self._fresh()
         if self.now(name).stage == "over":
             await self.scale(name, 0)

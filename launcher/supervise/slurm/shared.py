@@ -108,8 +108,8 @@ class SharedFiles:
 class LeaseFile:
     """A lease in a file, which answers as an API server does (`launcher.supervise.scheduled.election.LeaseStore`).
 
-    Each look and each change is made with the file locked (flock), so that a change is of the version that it names. The
-    file system must have such locks over all machines: NFS 4, Lustre (`-o flock`), GPFS, CephFS.
+    Each look and each change is made with the file locked (flock), so that a change is of the version that it names.
+    The file system must have such locks over all machines: NFS 4, Lustre (`-o flock`), GPFS, CephFS.
     """
 
     def __init__(self, files: SharedFiles, *, limit_s: float) -> None:
