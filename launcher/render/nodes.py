@@ -54,8 +54,15 @@ def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = 
             note = (
                 f"a {called}'s limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
             )
-            code = f"render/{scheduler}-node"
-            found.append(Finding(code=code, severity="error", key="servers", message=message, notes=(note,)))
+            found.append(
+                Finding(
+                    code="render/slurm-node" if scheduler == "slurm" else "render/kubernetes-node",
+                    severity="error",
+                    key="servers",
+                    message=message,
+                    notes=(note,),
+                )
+            )
     return found
 
 
@@ -89,7 +96,8 @@ def shared_cards(plan: FleetPlan, scheduler: Scheduler) -> list[Finding]:
                 f"{device} is planned for {', '.join(named)} at once, and {who} gives a card to one {called} whole"
             )
             key = list(named.values())[-1][1]
-            found.append(Finding(code=f"render/{scheduler}-card", severity="error", key=key, message=message))
+            code = "render/slurm-card" if scheduler == "slurm" else "render/kubernetes-card"
+            found.append(Finding(code=code, severity="error", key=key, message=message))
     return found
 
 

@@ -197,6 +197,10 @@ def test_what_cannot_be(templates: dict[str, str]) -> None:
     found = rendered(templates, one, slurm=SlurmConfig(constraints={"x": "big"}))
     assert "render/slurm-node servers.a" in codes(found)
     assert codes(rendered(templates, server_plan(port=0))).keys() == {"render/slurm-open deploy.slurm.listen"}
+
+
+def test_with_a_key(templates: dict[str, str]) -> None:
+    """Servers that ask for a key may listen where others reach them."""
     keyed = server_plan(port=0, extra_args=("--api-key-file", "/shared/key"))
     assert codes(rendered(templates, keyed)) == {}
 
