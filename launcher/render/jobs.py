@@ -125,7 +125,7 @@ class JobScripts:
         }
         return self._environment.get_template(JOB_TEMPLATE).render(values), lost
 
-    def front(self, plan: FleetPlan, name: str, folder: str) -> str:
+    def front(self, plan: FleetPlan, name: str) -> str:
         """The script of the front, for whoever runs it as a job."""
         settings = plan.config.deploy.slurm or SlurmConfig()
         held = plan.config.runtime.front.max_held_bytes
@@ -139,7 +139,7 @@ class JobScripts:
                 f"--mem={_mib(_FRONT_BYTES + held)}M",
                 *common_options(settings),
                 "--requeue",
-                f"--output={folder}/{LOGS}/front-%j.log",
+                "--output=front-%j.log",
             ),
             "launch": shlex.quote(plan.config.deploy.launch),
         }

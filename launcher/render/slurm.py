@@ -84,7 +84,7 @@ def slurm_files(
         lost["hooks: their commands are this machine's"] = [hook.name for hook in manifest.hooks]
     findings += (_left_out(what, names) for what, names in lost.items())
     fleet = _led(plan, manifest, commands, SlurmUnit(shared_dir=folder, jobs=jobs))
-    front = scripts.front(plan, fleet_name(plan, "front", ""), folder)
+    front = scripts.front(plan, fleet_name(plan, "front", ""))
     files += [
         RenderedFile(path="slurm/fleet.json", text=encode_fleet(fleet).decode()),
         RenderedFile(path="slurm/routes.json", text=encode_routes(slurm_routes(plan, routing_table(plan))).decode()),

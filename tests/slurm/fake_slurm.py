@@ -90,7 +90,7 @@ def begin(number: int, job: dict[str, Any]) -> None:
     """Run its script."""
     own = {"SLURM_JOB_ID": str(number), "SLURMD_NODENAME": NODE, "SLURM_RESTART_COUNT": str(job["restarts"])}
     script = FOLDER / "jobs" / f"{number}.sh"
-    with (FOLDER / "out.log").open("ab") as out:
+    with Path(job["output"]).open("ab") as out:
         process = subprocess.Popen(
             ["bash", script], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             env=os.environ | own,
@@ -118,7 +118,7 @@ def sbatch() -> None:
     number = max(jobs(), default=0) + 1
     (FOLDER / "jobs" / f"{number}.sh").write_text(script)
     first = {"state": "PENDING", "why": "None", "began": "N/A", "pid": 0, "restarts": 0}
-    save(number, first | {"name": options["job-name"], "comment": options["comment"]})
+    save(number, first | {"name": options["job-name"], "comment": options["comment"], "output": options["output"]})
     schedule()
     if how == "late":
         sys.exit("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from launcher.ir.live import UnavailableError
-from launcher.supervise import events
+from launcher.supervise import events, readiness
+from launcher.supervise.owner import OwnedProcess
 from tests.slurm.conftest import FakeSlurm, Front, Up, job_server
 from tests.supervise.conftest import wake
 
@@ -82,7 +84,7 @@ async def test_no_room(up: Up, slurm: FakeSlurm, free_port: FreePort) -> None:
     assert slurm.states("beta") == ["RUNNING"]
 
 
-@pytest.mark.parametrize("state", ["killed", "PREEMPTED", "NODE_FAIL", "requeued", "SUSPENDED"])
+@pytest.mark.parametrize("state", ["killed", "NODE_FAIL", "requeued"])
 async def test_a_job_that_ends(up: Up, slurm: FakeSlurm, free_port: FreePort, state: str) -> None:
     """What runs is ended first, whoever ended the job; requests wait for the next one."""
     front = await up(job_server("alpha", free_port()))
@@ -125,12 +127,15 @@ async def test_turns(up: Up, slurm: FakeSlurm, free_port: FreePort) -> None:
 
 
 async def test_a_server_that_cannot_start(up: Up, slurm: FakeSlurm, free_port: FreePort) -> None:
-    """Its own log, on the shared file system, says why; the job is given up."""
-    front = await up(job_server("alpha", free_port(), "oom-at-start"))
-    (slurm.shared / "logs").mkdir(exist_ok=True, parents=True)
-    with pytest.raises(UnavailableError):
-        await wake(front.supervisor, "alpha", timeout_s=60)
-    assert "RUNNING" not in slurm.states("alpha")
+    """The end of its own log, on the shared file system, says why; what earlier runs wrote there does not."""
+    front = await up(job_server("alpha", free_port(), "oom-at-start"), job_server("beta", free_port(), "exit-1"))
+    (slurm.shared / "logs/beta.log").write_text("couldn't bind HTTP server socket, hostname: h, port: 1\n")
+    for name, code in (("alpha", "supervise/kv-out-of-memory"), ("beta", "supervise/unknown-flag")):
+        with pytest.raises(UnavailableError):
+            await wake(front.supervisor, name, timeout_s=60)
+        failed = front.watcher.of(events.ServerFailed, name)[-1]
+        assert (failed.code, failed.exit_code) == (code, 1)
+        assert "RUNNING" not in slurm.states(name)
 
 
 async def test_the_next_front_takes_over(up: Up, slurm: FakeSlurm, free_port: FreePort) -> None:
@@ -174,6 +179,22 @@ async def test_who_does_not_lead_changes_nothing(
     finally:
         await other.leave()
     assert front.owner.election.leads
+
+
+async def test_a_wait_is_no_late_start() -> None:
+    """While a process has no place to run at, whoever waits for it is told so."""
+    told: list[int] = []
+
+    class Waiting:
+        waits = True
+
+        async def started(self) -> int:
+            while len(told) < 2:  # noqa: ASYNC110 - a test's
+                await asyncio.sleep(0)
+            return 7
+
+    assert await readiness.begun(cast("OwnedProcess", Waiting()), 0.001, lambda: told.append(1)) == 7
+    assert len(told) >= 2
 
 
 async def test_always_on(up: Up, slurm: FakeSlurm, free_port: FreePort) -> None:

@@ -37,6 +37,20 @@ def note(figure: str) -> None:
     sys.stdout.write(f"\n{figure}\n")
 
 
+def ask(port: int, model: str, timeout_s: float = 120) -> tuple[int, str, str]:
+    """Status, who says it answered, and an error's code; 0 without an answer."""
+    body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+    try:
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=timeout_s)
+    except httpx.TransportError:
+        return 0, "", "connection"
+    found = answer.json()
+    if answer.status_code != 200:
+        return answer.status_code, "", found["error"]["code"]
+    assert answer.headers["x-launch-server"] == found["model"]
+    return 200, found["model"], ""
+
+
 class Front:
     """`launch serve` as a process, on a port of its own."""
 
@@ -67,17 +81,8 @@ class Front:
         self.process.wait(60)
 
     def ask(self, model: str, timeout_s: float = 120) -> tuple[int, str, str]:
-        """Status, who says it answered, and an error's code; 0 without an answer."""
-        body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
-        try:
-            answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/completions", json=body, timeout=timeout_s)
-        except httpx.TransportError:
-            return 0, "", "connection"
-        found = answer.json()
-        if answer.status_code != 200:
-            return answer.status_code, "", found["error"]["code"]
-        assert answer.headers["x-launch-server"] == found["model"]
-        return 200, found["model"], ""
+        """As `ask`."""
+        return ask(self.port, model, timeout_s)
 
     def states(self) -> dict[str, str]:
         """By server, as the control API says it; empty where nobody answers."""
@@ -123,8 +128,14 @@ class Fleet:
             "runtime": {"health_interval_s": 1, "backoff_s": 0.2, "front": {"port": free_port()}},
             "routing": {"breaker": {"open_s": 0.5, "open_max_s": 1}},
             "tiers": {"warm": {"start": "demand", "idle_timeout_s": 8}},
+            "deploy": {"launch": str(work / "launch")},
             "servers": {},
         }
+        (work / "launch").write_text(
+            f"#!/bin/sh\nexport PYTHONPATH={Path(__file__).parents[2]}\n"
+            f"exec {sys.executable} -c 'from launcher.cli import main; main()' \"$@\"\n"
+        )
+        (work / "launch").chmod(0o755)
         ports = {name: free_port() for name in (*TURNS, *WARM)}
         ports |= dict.fromkeys(ALWAYS, free_port())  # the same on both nodes, which are one machine here
         for name in (*ALWAYS, *TURNS, *WARM):
@@ -156,6 +167,7 @@ class Fleet:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         self.directory = next((work / "generated").iterdir())
+        self.port: int = config["runtime"]["front"]["port"]
         self.fronts: list[Front] = []
 
     def front(self) -> Front:
@@ -355,6 +367,24 @@ def test_a_front_is_killed(front: Front, fleet: Fleet, lab: Lab) -> None:
     lab.until(lambda: all(front.ask(name)[0] == 200 for name in ALWAYS), "answered again")
     note(f"a killed front's successor answers after {time.monotonic() - began:.2f} s")
     assert {name: lab.job_of(name) for name in ALWAYS} == before
+
+
+def test_the_front_is_a_job(front: Front, fleet: Fleet, lab: Lab) -> None:
+    """On a node it does what it does on the login node, and submits from there."""
+    before = {name: lab.job_of(name) for name in ALWAYS}
+    front.end()
+    place = fleet.directory / "slurm"
+    done = subprocess.run(
+        ["sbatch", "--parsable", "front.sbatch"], cwd=place, env=lab.env, capture_output=True, check=True
+    )
+    try:
+        lab.until(lambda: ask(fleet.port, "router")[0] == 200, "answered by the job")
+        assert {name: lab.job_of(name) for name in ALWAYS} == before
+        assert ask(fleet.port, "fast") == (200, "fast", "")
+    finally:
+        lab.run("scancel", done.stdout.decode().strip())
+        front.again()
+    lab.until(functools.partial(answers, front), "answered by the next")
 
 
 def test_two_fronts(front: Front, fleet: Fleet, lab: Lab) -> None:
