@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from launcher.manifest import decode_fleet, decode_routes
 from launcher.render.fleet import Rendered, render_fleet
 from launcher.render.units import MIB, memory_max
 from launcher.runtime.deployment import read_deployment
+from tests.ports import free_port
 from tests.render.plan_factory import fleet_plan, server_plan
 
 ENGINES = {"default": ("/opt/llama-server", recorded("b10434"))}
@@ -140,6 +143,37 @@ def test_restarts_are_bounded(templates: dict[str, str], tmp_path: Path) -> None
         assert (done.returncode, done.stdout.count("launch: run")) == (1, runs), done.stderr
         place = json.loads((tmp_path / f"epyc-hot_only/places/{name}.5.json").read_text())
         assert (place["run"], place["state"], place["code"]) == (f"5.0.{runs}", "ended", 1)
+
+
+def test_somebody_was_faster(templates: dict[str, str], tmp_path: Path) -> None:
+    """A port that was free when it was looked at, and is another's when the server listens: it takes the next."""
+    program, port = tmp_path / "llama-server", free_port()
+    program.write_text(
+        f"#!{sys.executable} -S\n"
+        "import pathlib, socket, subprocess, sys\n"
+        "port = sys.argv[sys.argv.index('--port') + 1]\n"
+        f"here = pathlib.Path({str(tmp_path)!r}, 'other')\n"
+        "if not here.exists():\n"
+        "    words = 'import socket,sys; s=socket.create_server((\"127.0.0.1\",int(sys.argv[1])));'\n"
+        "    words += 'print(1,flush=True); s.accept()'\n"
+        "    own = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL, 'stdin': subprocess.DEVNULL}\n"
+        "    other = subprocess.Popen([sys.executable, '-S', '-c', words, port], **own)\n"
+        "    other.stdout.readline()\n"
+        "    here.touch()\n"
+        "    sys.exit(1)\n"
+        "print('served on', port)\n"
+    )
+    program.chmod(0o755)
+    text = script(rendered(templates, server_plan(port=port)), "frontdoor")
+    text = text.replace("/opt/llama-server", str(program)).replace("/shared/launch", str(tmp_path))
+    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "5", "SLURMD_NODENAME": "n1"}
+    try:
+        done = subprocess.run(["bash"], input=text, env=env, capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert f"served on {port + 1000}" in done.stdout
+        place = json.loads((tmp_path / "epyc-hot_only/places/frontdoor.5.json").read_text())
+        assert (place["port"], place["state"], place["code"]) == (port + 1000, "ended", 0)
+    finally:
+        socket.create_connection(("127.0.0.1", port)).close()
 
 
 def test_cards_and_nodes(templates: dict[str, str]) -> None:
