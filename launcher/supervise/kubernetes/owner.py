@@ -54,7 +54,8 @@ class Pods:
             identity(address, pod, secrets.token_hex(4)),
             cluster.lease_s,
         )
-        self._groups = {s.name: s.exclusive for s in manifest.servers if s.exclusive is not None}
+        everyone = (*manifest.servers, *manifest.services)
+        self._groups = {unit.name: unit.exclusive for unit in everyone if unit.exclusive is not None}
         self._pods: dict[str, Object] = {}
         """By uid."""
         self._seen: dict[str, Seen] = {}
