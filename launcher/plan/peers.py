@@ -132,7 +132,11 @@ def _refusal(written: str, hosts: Mapping[str, HostConfig]) -> str | None:
 def _peers(fleet: FleetConfig) -> dict[str, tuple[Peer, ...]]:
     """By server; every peer of a host without a written port gets the next that is free there."""
     hosts = fleet.hardware.hosts
-    taken = {*fleet.ports.values(), *(entry.port for entry in (*fleet.servers.values(), *fleet.services.values()))}
+    taken = {
+        *fleet.ports.values(),
+        *(s.port for s in fleet.servers.values()),
+        *(s.port for s in fleet.services.values()),
+    }
     used: dict[str, set[int]] = {}
     found: dict[str, tuple[Peer, ...]] = {}
     for name, server in fleet.servers.items():

@@ -9,7 +9,7 @@ import msgspec
 
 from launcher.ir.config import KubernetesConfig
 from launcher.ir.fleet import ClusterUnit, DeviceBudget, DeviceNeed, FleetManifest, RouteTarget, ServerUnit, ServiceUnit
-from launcher.ir.plan import DevicePlan, FleetPlan
+from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan, ServicePlan
 from launcher.manifest import argv_digest
 from launcher.render.pods import Object, labels, metadata, object_name, own_name, pod_port, written
 from launcher.render.scaled import scaled
@@ -39,8 +39,9 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
     selector = labels(plan, "", "")
     component = "app.kubernetes.io/component"
     whole = {_device(d): d.capacity_bytes for d in plan.devices if d.kind == "gpu"}
-    on = {one.name: one.on for one in (*plan.servers, *plan.services)}
-    units = [unit for unit in (*manifest.servers, *manifest.services) if unit.name in containers]
+    on = {server.name: server.on for server in plan.servers} | {beside.name: beside.on for beside in plan.services}
+    everything: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
+    units = [unit for unit in everything if unit.name in containers]
     needs = {unit.name: _asked(unit, containers[unit.name], on[unit.name], whole) for unit in units}
     always = [unit.name for unit in units if unit.name not in led]
     cluster = ClusterUnit(
@@ -73,7 +74,8 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
 def led_targets(plan: FleetPlan, targets: Mapping[str, RouteTarget]) -> dict[str, RouteTarget]:
     """`targets`, where those that always run are somebody else's: asked, and never started."""
     led = {one.name for one in scaled(plan)}
-    others = {one.name for one in (*plan.servers, *plan.services) if one.starts == "boot" and one.name not in led}
+    everyone: tuple[ServerPlan | ServicePlan, ...] = (*plan.servers, *plan.services)
+    others = {one.name for one in everyone if one.starts == "boot" and one.name not in led}
     always = others if led else set()
     return {n: msgspec.structs.replace(t, on=_ELSEWHERE) if n in always else t for n, t in targets.items()}
 

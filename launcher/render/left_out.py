@@ -70,7 +70,7 @@ def without_server(server: ServerPlan, plan: FleetPlan, command: Command) -> Ite
     if server.config.fatal:
         yield "that the fleet does not start without it (fatal): each pod is started again by itself"
     if server.config.rpc:
-        yield "looking for its peers before it starts, and at them later (rpc): it ends without one, and is started again"
+        yield "a look at its peers before it starts, and later (rpc): it ends without one, and is started again"
     for path in named_files(server.config.extra_args, WRITTEN):
         if not path.startswith("/tmp/"):  # noqa: S108 # the pod's own
             yield f"{path}, which it may not write: /tmp is its own"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from launcher.ir.config import ImageConfig, KubernetesConfig
+from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.render.containers import memory_limit
 from launcher.render.pods import (
@@ -37,7 +37,7 @@ def with_peer_names(plan: FleetPlan) -> FleetPlan:
         return plan
     hardware = plan.config.hardware
 
-    def named(gpus: dict[str, object]) -> dict[str, object]:
+    def named(gpus: dict[str, GpuConfig]) -> dict[str, GpuConfig]:
         return {n: msgspec.structs.replace(g, endpoint=names[n]) if n in names else g for n, g in gpus.items()}
 
     hosts = {n: msgspec.structs.replace(h, gpus=named(h.gpus)) if h.gpus else h for n, h in hardware.hosts.items()}

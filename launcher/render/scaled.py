@@ -14,4 +14,5 @@ def is_scaled(one: ServerPlan | ServicePlan) -> bool:
 
 def scaled(plan: FleetPlan) -> tuple[ServerPlan | ServicePlan, ...]:
     """Everything that the front scales, servers first."""
-    return tuple(one for one in (*plan.servers, *plan.services) if is_scaled(one))
+    everyone: tuple[ServerPlan | ServicePlan, ...] = (*plan.servers, *plan.services)
+    return tuple(one for one in everyone if is_scaled(one))

@@ -25,7 +25,7 @@ _LOOK_S = 0.25
 _ASK_S = 2.0
 _CAPABILITIES = 24
 _HELLO = struct.pack("<BQ", 14, _CAPABILITIES) + bytes(_CAPABILITIES)
-"""llama.cpp's RPC_CMD_HELLO, with the length of what follows: what the transport can do beside TCP, which is nothing."""
+"""llama.cpp's RPC_CMD_HELLO, with the length of what follows: what we can do beside TCP, which is nothing."""
 _LONGEST = 256
 
 
@@ -37,7 +37,7 @@ async def hello(endpoint: str) -> bool:
             reader, writer = await asyncio.open_connection(host, int(port))
             try:
                 writer.write(_HELLO)
-                (length,) = struct.unpack("<Q", await reader.readexactly(8))
+                length = int.from_bytes(await reader.readexactly(8), "little")
                 return 3 <= length <= _LONGEST and len(await reader.readexactly(length)) == length
             finally:
                 writer.close()
@@ -66,9 +66,7 @@ def _missing(peers: list[str]) -> Diagnosis:
     return Diagnosis(code=MISSING, cause=cause, remedy=remedy)
 
 
-def start_after_peers(
-    owner: ProcessOwner, spec: ProcessSpec, level: int, record: ServerRecord
-) -> OwnedProcess:
+def start_after_peers(owner: ProcessOwner, spec: ProcessSpec, level: int, record: ServerRecord) -> OwnedProcess:
     """Have `owner` start a process, at once or when its peers greet. Raises RefusedError. See `AfterPeers`."""
 
     def start() -> OwnedProcess:

@@ -122,7 +122,9 @@ async def up(tmp_path: Path, state_dir: Path, no_orphans: None) -> AsyncIterator
     fronts: list[Front] = []
     clusters: list[Cluster] = []
 
-    async def make(*servers: ServerUnit | ServiceUnit, cluster: Cluster | None = None, **more: Any) -> tuple[Cluster, Front]:
+    async def make(
+        *servers: ServerUnit | ServiceUnit, cluster: Cluster | None = None, **more: Any
+    ) -> tuple[Cluster, Front]:
         if cluster is None:
             cluster = cluster_of(*servers, **more)
             await cluster.open()

@@ -65,9 +65,12 @@ wait_for() { # and then the probe once, as podman runs it: by curl in the contai
     podman logs "$1-pod-$2" 2>&1 | tail -20 >&2
     exit 5
 }
-chat() { ask /v1/chat/completions -H 'Content-Type: application/json' -o answer -w '%{http_code} %header{x-launch-server}' \\
-    -d "{\\"model\\": \\"$1\\", \\"messages\\": [{\\"role\\": \\"user\\", \\"content\\": \\"a\\"}], \\"max_tokens\\": 4}"
-    "$PYTHON" -c 'import json; found = json.load(open("answer")); print("", found["object"], found["model"])'; }
+chat() {
+    printf '{"model": "%s", "messages": [{"role": "user", "content": "a"}], "max_tokens": 4}' "$1" > question
+    ask /v1/chat/completions -H 'Content-Type: application/json' -o answer -w '%{http_code} %header{x-launch-server}' \\
+        -d @question
+    "$PYTHON" -c 'import json; found = json.load(open("answer")); print("", found["object"], found["model"])'
+}
 up() {
     play launch-alpha server-alpha
     play launch-beta server-beta
@@ -85,7 +88,8 @@ podman kube play secret.yaml > /dev/null
     up
     say alpha "$(chat alpha)"
     say beta "$(chat beta)"
-    say models "$(ask /v1/models | "$PYTHON" -c 'import json, sys; print(*sorted(m["id"] for m in json.load(sys.stdin)["data"]))')"
+    say models "$(ask /v1/models | "$PYTHON" -c 'import json, sys
+print(*sorted(m["id"] for m in json.load(sys.stdin)["data"]))')"
     say stranger "$(curl -s -o /dev/null -w '%{http_code}' --resolve "launch-front:8000:$(at launch-front)" \\
         http://launch-front:8000/v1/models)"
     say closed "$(podman inspect launch-alpha-pod-llama-server \\
@@ -100,9 +104,17 @@ for found in yaml.safe_load_all(open("server-alpha.yaml")):
     down
 )
 # the models by a claim instead of the node's directories
-printf 'apiVersion: v1\\nkind: PersistentVolumeClaim\\nmetadata:\\n  name: models\\n  annotations:\\n    volume.podman.io/device: %s
-    volume.podman.io/type: none\\n    volume.podman.io/mount-options: bind\\nspec: {accessModes: [ReadOnlyMany]}\\n' \\
-    "$MODELS" > claim.yaml
+cat > claim.yaml << END
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: models
+  annotations:
+    volume.podman.io/device: $MODELS
+    volume.podman.io/type: none
+    volume.podman.io/mount-options: bind
+spec: {accessModes: [ReadOnlyMany]}
+END
 podman kube play claim.yaml > /dev/null
 (
     render +deploy.kubernetes.models_claim=models +deploy.kubernetes.models_mount="$MODELS"

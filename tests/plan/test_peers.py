@@ -29,7 +29,9 @@ PROGRAMS = {"default": "/opt/llama/llama-server"}
 BIG = model_file(LLAMA_8B)
 
 
-def spread(machines: HardwareConfig = SEVERAL, others: dict[str, ServerConfig] | None = None, **written: Any) -> FleetPlan:
+def spread(
+    machines: HardwareConfig = SEVERAL, others: dict[str, ServerConfig] | None = None, **written: Any
+) -> FleetPlan:
     """The plan of an 8B on the first host with peers, beside `others`."""
     config = fleet({"a": server(**{"n_gpu_layers": "all"} | written), **(others or {})}, hardware=machines)
     return plan_fleet(with_peers(config, PROGRAMS), catalog(BIG), deployment="t", input_digest="sha256:0")

@@ -15,7 +15,7 @@ if [ -n "$SUITE" ]; then
     done
 fi
 DEBIAN_FRONTEND=noninteractive chroot root sh -c '
-    packages="podman crun netavark aardvark-dns iptables conmon catatonit busybox-static"
+    packages="podman crun netavark aardvark-dns iptables nftables conmon catatonit busybox-static"
     install() { apt-get install -y -qq --no-install-recommends $packages; }
     { [ -z "$SUITE" ] && install; } || { apt-get update -qq && install; }' > "$work/apt.log" 2>&1 || { tail -5 "$work/apt.log" >&2; exit 3; }
 mount --rbind /sys root/sys

@@ -45,18 +45,21 @@ async def completes(port: int) -> bool:
 async def listener(free_port: FreePort) -> AsyncIterator[tuple[int, list[bytes]]]:
     """A port where somebody else listens, and what came there: the first is answered by HTTP, others by silence."""
     came: list[bytes] = []
+    gone = asyncio.Semaphore(0)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         came.append(await reader.read(64))
         if len(came) == 1:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            writer.close()
-        else:
-            await reader.read()
+        await reader.read()
+        writer.close()
+        gone.release()
 
     port = free_port()
     server = await asyncio.start_server(answer, "127.0.0.1", port)
     yield port, came
+    for _ in came:
+        await gone.acquire()
     server.close()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.ir.fleet import ClusterUnit, FleetManifest
+from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit, ServiceUnit
 from launcher.ir.live import Manager
 from launcher.supervise.identity import Rejected, ServerRecord
 from launcher.supervise.kubernetes.api import MERGE, ApiError, ApiServer, in_cluster_url
@@ -54,7 +54,7 @@ class Pods:
             identity(address, pod, secrets.token_hex(4)),
             cluster.lease_s,
         )
-        everyone = (*manifest.servers, *manifest.services)
+        everyone: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
         self._groups = {unit.name: unit.exclusive for unit in everyone if unit.exclusive is not None}
         self._pods: dict[str, Object] = {}
         """By uid."""
