@@ -211,7 +211,7 @@ def key_mounts(files: Iterable[str], settings: KubernetesConfig) -> tuple[list[O
     if not paths:
         return [], []
     items = [{"key": name, "path": name} for name in sorted({path.rpartition("/")[2] for path in paths})]
-    volume = {"name": "keys", "secret": {"secretName": settings.keys_secret, "defaultMode": 0o440, "items": items}}
+    volume = {"name": "keys", "secret": {"secretName": settings.keys_secret, "defaultMode": 0o444, "items": items}}
     mounts = [
         {"name": "keys", "mountPath": path, "subPath": path.rpartition("/")[2], "readOnly": True} for path in paths
     ]

@@ -17,6 +17,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.render.pods import USER
+
 _CHECKOUT = Path(__file__).parents[2]
 _OURS = ("launcher", "conf", "templates", "schemas")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -95,6 +97,11 @@ def main() -> None:
             with path.open("rb") as content:
                 tar.addfile(entry, content)
 
+        for name, mode, owner in (("tmp", 0o1777, 0), ("var/lib/launch", 0o755, USER)):  # podman's volumes are alike
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode, folder.uid, folder.gid = tarfile.DIRTYPE, mode, owner, owner
+            tar.addfile(folder)
+            added.add(name)
         programs = []
         for path in files(llama_server):
             if path.is_file():

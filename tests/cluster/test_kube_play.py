@@ -52,7 +52,7 @@ reach() { # as a client of a Service: name, port, path
 }
 ask() {
     path=$1 && shift
-    reach launch-front 8000 "$path" -H 'Authorization: Bearer sesame' "$@"
+    reach launch-front 8000 "$path" -H 'Authorization: Bearer open-sesame-1' "$@"
 }
 wait_for() { # and then the probe once, as podman runs it: by curl in the container
     for _ in $(seq 600); do
@@ -81,7 +81,7 @@ up() {
 }
 down() { for file in front server-alpha server-beta; do podman kube down $file.yaml > /dev/null; done; }
 
-printf 'apiVersion: v1\\nkind: Secret\\nmetadata: {name: launch-keys}\\nstringData: {api_keys: sesame}\\n' > secret.yaml
+printf 'apiVersion: v1\\nkind: Secret\\nmetadata: {name: launch-keys}\\nstringData: {api_keys: open-sesame-1}\\n' > secret.yaml
 podman kube play secret.yaml > /dev/null
 (
     render
