@@ -67,8 +67,8 @@ wait_for() { # and then the probe once, as podman runs it: by curl in the contai
 }
 chat() {
     printf '{"model": "%s", "messages": [{"role": "user", "content": "a"}], "max_tokens": 4}' "$1" > question
-    ask /v1/chat/completions -H 'Content-Type: application/json' -o answer -w '%{http_code} %header{x-launch-server}' \\
-        -d @question
+    ask /v1/chat/completions -H 'Content-Type: application/json' -o answer -d @question \\
+        -w '%{http_code} %header{x-launch-server}'
     "$PYTHON" -c 'import json; found = json.load(open("answer")); print("", found["object"], found["model"])'
 }
 up() {
