@@ -178,7 +178,7 @@ def _service(
     card = next(iter(machine.gpus), "")
     engine = fleet.engines[server.engine]
     folder, slash, _ = programs[server.engine].rpartition("/")
-    threads = machine.cpu.physical_cores
+    threads = server.threads or machine.cpu.physical_cores
     words = (f"{folder}{slash}{PROGRAM}", "--host", peer.address, "--port", str(peer.port), "--threads", str(threads))
     libraries = {"LD_LIBRARY_PATH": ":".join(engine.library_path)} if engine.library_path else {}
     return ServiceConfig(
