@@ -81,7 +81,12 @@ up() {
 }
 down() { for file in front server-alpha server-beta; do podman kube down $file.yaml > /dev/null; done; }
 
-printf 'apiVersion: v1\\nkind: Secret\\nmetadata: {name: launch-keys}\\nstringData: {api_keys: open-sesame-1}\\n' > secret.yaml
+cat > secret.yaml << END
+apiVersion: v1
+kind: Secret
+metadata: {name: launch-keys}
+stringData: {api_keys: open-sesame-1}
+END
 podman kube play secret.yaml > /dev/null
 (
     render

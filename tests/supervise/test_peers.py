@@ -134,6 +134,29 @@ async def test_no_start_with_fewer(
     assert await completes(port)
 
 
+async def test_a_peer_that_stays_away(
+    llama_server: Path,
+    tiny_models: Callable[..., Path],
+    free_port: FreePort,
+    fleet: Fleet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server that lost it waits once, and is no crash loop; it is started when the peer is back, however late."""
+    monkeypatch.setattr(peers, "_PATIENCE_S", 0.5)
+    one = lender(llama_server, free_port())
+    server = head(llama_server, tiny_models("llama"), free_port(), one)
+    supervisor, watcher = fleet(fake("other", free_port()), server, services=(one,))
+    await supervisor.start()
+    await supervisor.stop(("lender",))
+    lost, missing = [await watcher.until(events.ServerFailed, "head", count) for count in (1, 2)]
+    assert (lost.code, lost.final) == ("supervise/peer-lost", False)
+    assert (missing.code, missing.final) == ("supervise/peer-missing", True)
+    assert "given up" not in missing.cause
+    supervisor._runners["lender"].start()
+    await watcher.until(events.ServerReady, "head", 2)
+    assert len(watcher.of(events.ServerFailed, "head")) == 2
+
+
 async def test_a_start_that_waits_is_stopped(
     llama_server: Path, tiny_models: Callable[..., Path], free_port: FreePort, fleet: Fleet
 ) -> None:
