@@ -96,7 +96,7 @@ def _compile(overrides: Sequence[str], config_dirs: Iterable[Path]) -> Compilati
     except LaunchError as error:
         raise type(error)(config.locate(error.findings, composed.sources)) from None
     planned = plan.plan_fleet(
-        _of_builds(fleet, engines),
+        plan.with_peers(_of_builds(fleet, engines), {name: binary for name, (binary, _) in engines.items()}),
         models,
         deployment=deployment_name(fleet),
         input_digest=_input_digest(composed.tree, models, engines),

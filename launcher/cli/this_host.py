@@ -16,6 +16,7 @@ from launcher.errors import EngineError, Finding, LaunchError
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.host import HostGpu, HostInventory
+from launcher.plan import peer_devices
 
 LISTED_BY_DRIVERS = ("cuda", "rocm")
 """Backends whose cards the inventory finds without a binary."""
@@ -126,7 +127,8 @@ def _devices(
     from launcher import engine
     from launcher.render.devices import place
 
-    gpus = compiled.plan.config.hardware.gpus
+    absent = peer_devices(compiled.plan.config)  # `rpc`: each start waits for them, and they need not be up yet
+    gpus = {name: gpu for name, gpu in compiled.plan.config.hardware.gpus.items() if name not in absent}
     placed = {name: place((name,), gpus, "")[0] for name in gpus}
     endpoints = ",".join(dict.fromkeys(e for at in placed.values() for e in at.rpc if e))
     try:
@@ -152,7 +154,7 @@ def _devices(
     missing = [
         _missing(s.name, gone, tuple(by_name), engine_name)
         for s in servers
-        if (gone := tuple(own[d] for d in s.settings.devices if d not in seen))
+        if (gone := tuple(own[d] for d in s.settings.devices if d not in seen and d not in absent))
     ]
     return seen, missing
 
@@ -177,4 +179,5 @@ def _with_gpus(host: HostInventory, seen: Mapping[str, HostGpu]) -> HostInventor
 def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
     """GPUs of the config whose backend only a binary lists, where none was there to ask."""
     gpus: Iterator[tuple[str, str]] = ((n, g.backend) for n, g in compiled.plan.config.hardware.gpus.items())
-    return tuple(name for name, backend in gpus if not binaries.asked and backend not in LISTED_BY_DRIVERS)
+    unlisted = (name for name, backend in gpus if not binaries.asked and backend not in LISTED_BY_DRIVERS)
+    return tuple(dict.fromkeys((*unlisted, *peer_devices(compiled.plan.config))))

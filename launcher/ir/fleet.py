@@ -95,6 +95,9 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of its tier: how much rather (or less) than others the kernel ends it when memory runs out, -1000 to 1000."""
     proved: Proved | None = None
     """What its own binary's dry run said before it was started, for people; None: it was not asked."""
+    peers: tuple[str, ...] = ()
+    """`host:port` of every RPC server that holds a part of its model: it is started when all answer."""
+    protocol: ClassVar[Literal["http"]] = "http"
     health_path: ClassVar[str] = "/health"
     container: ClassVar[None] = None
     builtin: ClassVar[None] = None
@@ -121,6 +124,8 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     idle_timeout_s: float = 0
     slots: int = 0
     vram_bytes: dict[str, int] = {}
+    protocol: Literal["http", "rpc"] = "http"
+    """rpc: it is ready and well while it listens; it answers one client, for as long as that one stays."""
     # what only servers have, as it is for a process without it
     argv_digest: ClassVar[str] = ""
     probe: ClassVar[Literal["health"]] = "health"
@@ -139,6 +144,7 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     oom_score_adjust: ClassVar[int] = 0
     cooldown_s: ClassVar[float] = 0
     load_s: ClassVar[None] = None
+    peers: ClassVar[tuple[str, ...]] = ()
 
     @property
     def memory(self) -> tuple[DeviceNeed, ...]:

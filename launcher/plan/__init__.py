@@ -11,6 +11,7 @@ from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate
+from launcher.plan.peers import peer_devices, with_peers
 from launcher.plan.proof import (
     beyond_rounding,
     differences,
@@ -36,6 +37,7 @@ __all__ = [
     "expected",
     "front_host",
     "is_mismatch",
+    "peer_devices",
     "plan_fleet",
     "plan_of_host",
     "proof_findings",
@@ -46,5 +48,6 @@ __all__ = [
     "touched",
     "unshared_memory",
     "unsized",
+    "with_peers",
     "without_waived",
 ]

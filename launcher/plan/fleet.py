@@ -17,6 +17,7 @@ from launcher.plan.hosts import Host, check_hosts, placed, split, told_by, witho
 from launcher.plan.ladder import ladders
 from launcher.plan.memory import WeightTables
 from launcher.plan.order import start_order
+from launcher.plan.peers import check_peers, with_shares
 from launcher.plan.server import plan_server, with_proof
 from launcher.plan.sharing import share
 from launcher.plan.solve import solve
@@ -41,7 +42,12 @@ def plan_fleet(
     findings: list[Finding] = []
     tables = WeightTables()
     hosts, solved = _solved(split(fleet), catalog, tables)
-    parts = [_part(host, fleet, catalog, tables, findings, solved=solved, proved=proved or {}) for host in hosts]
+    planned = [_planned(host, fleet, catalog, tables, findings, proved=proved or {}) for host in hosts]
+    everyone = [server for servers in planned for server in servers]
+    parts = [
+        _part(host, catalog, tables, servers, with_shares(_services(host, findings), everyone), solved=solved)
+        for host, servers in zip(hosts, planned, strict=True)
+    ]
     whole = parts[0] if len(parts) == 1 else _together(fleet, catalog, tables, parts)
     checks = tuple(checks)
     for host, part in zip(hosts, parts, strict=True):
@@ -49,7 +55,7 @@ def plan_fleet(
         findings += (told_by(finding, host) for check in own for finding in check(part))
     if len(parts) > 1:
         findings += (finding for check in checks if check in WHOLE for finding in check(whole))
-    findings += check_hosts(fleet)
+    findings += (*check_hosts(fleet), *check_peers(fleet))
     return FleetPlan(
         deployment=deployment,
         input_digest=input_digest,
@@ -76,22 +82,33 @@ def _solved(
     return chosen, tuple(choice for _, _, choices in found for choice in choices)
 
 
-def _part(
+def _planned(
     host: Host,
     fleet: FleetConfig,
     catalog: Catalog,
     tables: WeightTables,
     findings: list[Finding],
     *,
-    solved: tuple[Solved, ...],
     proved: Mapping[str, Proved],
-) -> Planning:
-    """One host's servers and services, planned alone."""
+) -> tuple[ServerPlan, ...]:
+    """One host's servers, in the order of their starts."""
     planned = (placed(with_proof(s, proved), host) for s in _servers(host.fleet, catalog, findings, tables))
     servers, foreign = without_foreign(share(elect(tuple(planned))), fleet.servers)
     servers, cycles = start_order(servers, fleet.runtime.parallel_start_below_bytes, fleet.runtime.cooldown_s)
     findings += (*foreign, *cycles)
-    services = tuple(_services(host, findings))
+    return servers
+
+
+def _part(
+    host: Host,
+    catalog: Catalog,
+    tables: WeightTables,
+    servers: tuple[ServerPlan, ...],
+    services: tuple[ServicePlan, ...],
+    *,
+    solved: tuple[Solved, ...],
+) -> Planning:
+    """One host's servers and services, planned alone."""
     return Planning(
         fleet=host.fleet,
         catalog=catalog,

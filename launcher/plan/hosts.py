@@ -53,7 +53,9 @@ def split(fleet: FleetConfig) -> tuple[Host, ...]:
         servers[server.host if server.host in hosts else first][name] = _asking(_listening(server, hosts, first), key)
     for name, service in fleet.services.items():
         host = service.host if service.host in hosts else first
-        services[host][name] = msgspec.structs.replace(service, host=_address(service.host, hosts, first))
+        is_asked_elsewhere = service.protocol == "rpc" and service.host in hosts
+        address = hosts[host].address if is_asked_elsewhere else _address(service.host, hosts, first)
+        services[host][name] = msgspec.structs.replace(service, host=address)
     homes = {name: host for host, names in servers.items() for name in names}
     homes |= {role: homes[n] for n, s in fleet.servers.items() for role in (*s.roles, *s.aliases) if role not in homes}
     names = (first, *(name for name in hosts if name != first))

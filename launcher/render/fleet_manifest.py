@@ -118,8 +118,16 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: t
         cooldown_s=server.cooldown_s,
         load_s=server.load_s,
         proved=server.proved,
+        peers=_peers(server, plan),
         min_stay_s=msgspec.UNSET if server.config.min_stay_s is None else server.config.min_stay_s,
     )
+
+
+def _peers(server: ServerPlan, plan: FleetPlan) -> tuple[str, ...]:
+    """Where the RPC servers of its devices listen."""
+    gpus = plan.config.hardware.machine(server.on).gpus
+    named = (gpus[device].endpoint for device in server.settings.devices if device in gpus)
+    return tuple(dict.fromkeys(endpoint for endpoint in named if endpoint))
 
 
 def _rung_unit(rung: RungPlan, command: Command, pooled: frozenset[str]) -> RungUnit:
@@ -199,6 +207,7 @@ def _service_unit(service: ServicePlan, plan: FleetPlan) -> ServiceUnit:
         idle_timeout_s=plan.config.tiers[config.tier].idle_timeout_s if config.tier in plan.config.tiers else 0,
         slots=config.slots if config.models else 0,
         vram_bytes=config.vram_bytes,
+        protocol=config.protocol,
     )
 
 

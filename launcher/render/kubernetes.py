@@ -14,14 +14,17 @@ import msgspec
 from launcher.errors import Finding
 from launcher.ir.config import KubernetesConfig
 from launcher.ir.deployment import RenderedFile
-from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.ir.fleet import FleetManifest, RouteTarget, RoutingTable
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.manifest import argv_digest, encode_fleet, encode_routes
 from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
 from launcher.render.containers import memory_limit
-from launcher.render.led import API_PORTS, led_fleet, led_servers, led_targets, may_lead, rights
+from launcher.render.led import API_PORTS, led_fleet, led_targets, may_lead, rights
+from launcher.render.left_out import STATE_DIR, kept_in_pod, left_out, without_fleet, without_service
 from launcher.render.nodes import crowded_nodes, shared_cards, without_image
+from launcher.render.outside import outside_targets
+from launcher.render.peer_pods import peer_network, peer_objects, peers, with_peer_names
 from launcher.render.pods import (
     Object,
     card_amounts,
@@ -40,7 +43,8 @@ from launcher.render.pods import (
     server_objects,
     service,
 )
-from launcher.render.routes import here_target, routing_table
+from launcher.render.routes import routing_table
+from launcher.render.scaled import is_scaled, scaled
 
 FLEET_DIR = "/etc/launch/fleet"
 FRONT = "front"
@@ -62,30 +66,31 @@ def kubernetes_files(
     if settings is None:
         return [], []
     findings = [*without_image(plan), *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
-    lost: dict[str, list[str]] = {}
+    lost = list(without_fleet(plan))
+    lenders = peers(plan)
+    without_pod = [beside for beside in plan.services if beside.config.command and beside not in lenders]
+    lost += [("a command of the machine's own, which has no image", beside.name) for beside in without_pod]
+    plan = msgspec.structs.replace(plan, services=tuple(s for s in plan.services if s not in without_pod))
+    plan = with_peer_names(plan)
     groups: dict[str, list[Object]] = {"network": _network(plan, settings)}
+    containers: dict[str, Object] = {}
     for server in plan.servers:
         if server.starts != "never":
-            groups[f"server-{server.name}"], found, without = server_objects(server, plan, engines)
+            objects, found, without = server_objects(server, plan, engines)
+            groups[f"server-{server.name}"], containers[server.name] = objects, _container(objects)
             findings += found
-            for what in without:
-                lost.setdefault(what, []).append(server.name)
+            lost += [(what, server.name) for what in without]
     for beside in plan.services:
         if beside.config.container is not None and beside.starts != "never":
-            groups[f"service-{beside.name}"], without = _beside(beside, plan, settings)
-            for what in without:
-                lost.setdefault(what, []).append(beside.name)
-        elif beside.config.command:
-            lost.setdefault("a command of the machine's own, which has no image", []).append(beside.name)
-    containers = {
-        server.name: groups[f"server-{server.name}"][0]["spec"]["template"]["spec"]["containers"][0]
-        for server in plan.servers
-        if server.starts != "never"
-    }
+            objects, without = _beside(beside, plan, settings)
+            groups[f"service-{beside.name}"], containers[beside.name] = objects, _container(objects)
+            lost += [(what, beside.name) for what in (*without, *without_service(beside))]
+    for peer in lenders:
+        groups[f"peer-{peer.name}"], without = peer_objects(peer, plan, settings)
+        lost += [(what, peer.name) for what in without]
     groups[FRONT], found, without = _front(plan, settings, led_fleet(plan, manifest, containers))
     findings += found
-    lost |= {what: ["the front"] for what in without}
-    findings += (_left_out(what, names) for what, names in lost.items())
+    findings += left_out([*lost, *((what, "the front") for what in without)])
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -99,28 +104,38 @@ def kubernetes_files(
 
 
 def cluster_routes(plan: FleetPlan, table: RoutingTable) -> RoutingTable:
-    """`table` for a front in the cluster, which asks servers by the names of their Services."""
-    own_servers = {server.name: server for server in plan.servers}
-    targets = {
-        name: msgspec.structs.replace(
-            here_target(target, own_servers[name]), host=object_name(plan, name), port=pod_port(target.port)
-        )
-        for name, target in table.targets.items()
-        if name in own_servers
-    }
+    """`table` for a front in the cluster, which asks servers and services by the names of their Services."""
+    targets = {name: _in_cluster(target, object_name(plan, name)) for name, target in table.targets.items()}
     own = own_name(plan, FRONT)
     space = (plan.config.deploy.kubernetes or KubernetesConfig()).namespace
     reached = (own, f"{own}.{space}", f"{own}.{space}.svc", f"{own}.{space}.svc.cluster.local")
     hosts = tuple(dict.fromkeys((*table.front.allowed_hosts, *reached)))
-    front = msgspec.structs.replace(table.front, host="0.0.0.0", listen=(), allowed_hosts=hosts)  # noqa: S104 # a pod's
+    journal = table.front.journal_file
+    front = msgspec.structs.replace(
+        table.front,
+        host="0.0.0.0",  # noqa: S104 # a pod's
+        listen=(),
+        allowed_hosts=hosts,
+        journal_file=journal if journal is not None and kept_in_pod(journal) else None,
+    )
     return msgspec.structs.replace(table, targets=led_targets(plan, targets), front=front)
 
 
-def _left_out(what: str, names: list[str]) -> Finding:
-    """Something of several servers that the objects cannot say."""
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    message = f"the objects leave out of {shown}: {what}"
-    return Finding(code="render/left-out", severity="warning", key="deploy.kubernetes", message=message)
+def _in_cluster(target: RouteTarget, name: str) -> RouteTarget:
+    """`target` at the Service `name`; what somebody else runs is where it was."""
+    outside = target.outside
+    if outside is None:
+        return msgspec.structs.replace(target, host=name, port=pod_port(target.port), rungs=0, on="")
+    if not outside.supervised:
+        return target
+    outside = msgspec.structs.replace(outside, url=f"http://{name}:{target.port}/v1")
+    return msgspec.structs.replace(target, host=name, outside=outside, on="")
+
+
+def _container(objects: list[Object]) -> Object:
+    """The container of a Deployment, which is the first of `objects`."""
+    found: Object = objects[0]["spec"]["template"]["spec"]["containers"][0]
+    return found
 
 
 def _front(
@@ -139,6 +154,7 @@ def _front(
         findings.append(Finding(code="render/kubernetes-size", severity="error", key="servers", message=message))
     servers_keys = [target.api_key_file for target in table.targets.values() if target.api_key_file]
     own_files = [config.api_key_file, config.tls_cert_file, config.tls_key_file]
+    own_files += [upstream.ca_file for upstream in plan.config.upstreams.values()]
     secret, shown = key_mounts([*servers_keys, *(file for file in own_files if file)], settings)
     replicas = settings.front_replicas
     if plan.config.orchestration is not None and replicas > 1:
@@ -197,7 +213,7 @@ def _front_container(
         "image": settings.front_image,
         "command": ["launch"],
         "args": ["serve", FLEET_DIR, "--route-only"],
-        **environment({"HOME": "/var/lib/launch", "XDG_STATE_HOME": "/var/lib/launch"}),
+        **environment({"HOME": STATE_DIR, "XDG_STATE_HOME": STATE_DIR}),
         "ports": [{"name": "http", "containerPort": port}],
         "resources": {"requests": dict(amounts), "limits": dict(amounts)},
         "startupProbe": {**look, "failureThreshold": 12},
@@ -207,7 +223,7 @@ def _front_container(
         "volumeMounts": [
             # one by one: a whole volume's directory is everybody's to write, and what it says would not be taken
             *({"name": "fleet", "mountPath": f"{FLEET_DIR}/{f}", "subPath": f, "readOnly": True} for f in files),
-            {"name": "state", "mountPath": "/var/lib/launch"},
+            {"name": "state", "mountPath": STATE_DIR},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 # the pod's own
             *keys,
         ],
@@ -226,6 +242,8 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
     for i, volume in enumerate(container.volumes):
         source, _, rest = volume.partition(":")
         target, _, options = rest.partition(":")
+        if not source.startswith("/"):
+            continue  # `without_service` says so
         mounts.append({"name": f"data-{i}", "mountPath": target or source, "readOnly": "ro" in options.split(",")})
         volumes.append({"name": f"data-{i}", "hostPath": {"path": source}})
     inside = int(container.ports[0].rpartition(":")[2].partition("/")[0]) if container.ports else beside.port
@@ -236,7 +254,6 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
     amounts |= card_amounts(config.vram_bytes, gpus, settings, lost)
     attempts = max(1, math.ceil(config.start_timeout_s / 5))
     look = {"httpGet": {"path": config.health_path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
-    boot = beside.starts == "boot"
     pod = {
         **pod_defaults(30),
         **({"nodeSelector": {"kubernetes.io/hostname": beside.on}} if beside.on else {}),
@@ -257,7 +274,7 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
         "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}],
     }
     return [
-        deployment(plan, name, own, pod, replicas=int(boot)),
+        deployment(plan, name, own, pod, replicas=int(not is_scaled(beside))),
         service(plan, name, own, beside.port),
     ], lost
 
@@ -285,7 +302,9 @@ def _network(plan: FleetPlan, settings: KubernetesConfig) -> list[Object]:
         "ingress": [{"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": "http"}]}],
         "egress": [{"to": [{"podSelector": processes}]}, {"ports": names}],
     }
-    if led_servers(plan):
+    if ports := sorted({unit.port for unit in outside_targets(plan) if unit.outside and not unit.outside.supervised}):
+        own["egress"].append({"ports": [{"protocol": "TCP", "port": port} for port in ports]})
+    if scaled(plan):
         fronts, api = [{"podSelector": {"matchLabels": front}}], [{"protocol": "TCP", "port": p} for p in API_PORTS]
         own["egress"] += [{"to": fronts, "ports": [{"protocol": "TCP", "port": "http"}]}, {"ports": api}]
     return [
@@ -295,5 +314,5 @@ def _network(plan: FleetPlan, settings: KubernetesConfig) -> list[Object]:
             "metadata": {"name": own_name(plan, what), "namespace": settings.namespace, "labels": instance},
             "spec": spec,
         }
-        for what, spec in (("servers", servers), ("clients", own))
+        for what, spec in (("servers", servers), ("clients", own), *peer_network(plan))
     ]

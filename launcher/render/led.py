@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from launcher.ir.config import KubernetesConfig
-from launcher.ir.fleet import ClusterUnit, DeviceBudget, DeviceNeed, FleetManifest, RouteTarget, ServerUnit
-from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan
+from launcher.ir.fleet import ClusterUnit, DeviceBudget, DeviceNeed, FleetManifest, RouteTarget, ServerUnit, ServiceUnit
+from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan, ServicePlan
 from launcher.manifest import argv_digest
 from launcher.render.pods import Object, labels, metadata, object_name, own_name, pod_port, written
+from launcher.render.scaled import scaled
 
 API_PORTS = (443, 6443)
 """Where API servers listen, as their Service and as themselves: a network policy is about either."""
@@ -21,11 +22,6 @@ _ELSEWHERE = "kubernetes"
 """Where servers run that the front asks and does not start."""
 
 
-def led_servers(plan: FleetPlan) -> tuple[ServerPlan, ...]:
-    """Those that are started on demand, or take turns: the front scales them. All others have a pod always."""
-    return tuple(s for s in plan.servers if s.starts != "never" and (s.starts == "demand" or s.config.exclusive))
-
-
 def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str, Object]) -> FleetManifest:
     """`manifest` as the front reads it: servers that it scales, as their pods run them; `containers` by server.
 
@@ -33,21 +29,24 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
     may take of RAM, and cards whole. So who is idle goes before a pod would wait for a node. Where there are none the
     front routes alone.
     """
-    led = {server.name: server for server in led_servers(plan)}
+    led = {one.name: one for one in scaled(plan)}
     settings = plan.config.deploy.kubernetes or KubernetesConfig()
     builtin = tuple(unit for unit in manifest.services if unit.builtin is not None)
+    supervisor = msgspec.structs.replace(manifest.supervisor, state_dir=None)
+    manifest = msgspec.structs.replace(manifest, hooks=(), supervisor=supervisor)
     if not led:
-        return msgspec.structs.replace(manifest, servers=(), services=builtin, hooks=(), devices=())
-    selector = labels(plan, "", "server")
-    component = next(key for key in selector if not selector[key])
+        return msgspec.structs.replace(manifest, servers=(), services=builtin, devices=())
+    selector = labels(plan, "", "")
+    component = "app.kubernetes.io/component"
     whole = {device_name(d): d.capacity_bytes for d in plan.devices if d.kind == "gpu"}
-    on = {server.name: server.on for server in plan.servers}
-    units = [unit for unit in manifest.servers if unit.name in containers]
+    on = {server.name: server.on for server in plan.servers} | {beside.name: beside.on for beside in plan.services}
+    everything: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
+    units = [unit for unit in everything if unit.name in containers]
     needs = {unit.name: asked_of(unit, _limit(containers[unit.name]), on[unit.name], whole) for unit in units}
     always = [unit.name for unit in units if unit.name not in led]
     cluster = ClusterUnit(
         namespace=settings.namespace,
-        selector={key: value for key, value in selector.items() if value},
+        selector={key: value for key, value in selector.items() if key.endswith("instance")},
         label=component,
         deployments={name: object_name(plan, name) for name in led},
         lease=own_name(plan, "front"),
@@ -60,16 +59,24 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
             for unit in manifest.servers
             if unit.name in led
         ),
-        services=builtin,
-        hooks=(),
+        services=(
+            *builtin,
+            *(
+                _service_as_pod(unit, object_name(plan, unit.name), containers[unit.name], needs[unit.name])
+                for unit in manifest.services
+                if unit.name in led
+            ),
+        ),
         devices=node_budgets(plan, [need for name in always for need in needs[name]]),
     )
 
 
 def led_targets(plan: FleetPlan, targets: Mapping[str, RouteTarget]) -> dict[str, RouteTarget]:
-    """`targets`, where those that always run are servers of somebody else's: asked, and never started."""
-    led = {server.name for server in led_servers(plan)}
-    always = {s.name for s in plan.servers if s.starts == "boot" and s.name not in led} if led else set()
+    """`targets`, where those that always run are somebody else's: asked, and never started."""
+    led = {one.name for one in scaled(plan)}
+    everyone: tuple[ServerPlan | ServicePlan, ...] = (*plan.servers, *plan.services)
+    others = {one.name for one in everyone if one.starts == "boot" and one.name not in led}
+    always = others if led else set()
     return {n: msgspec.structs.replace(t, on=_ELSEWHERE) if n in always else t for n, t in targets.items()}
 
 
@@ -82,7 +89,7 @@ def rights(plan: FleetPlan) -> list[Object]:
     name = own_name(plan, "front")
     own = labels(plan, name, "front")
     rules = [
-        _rule("apps", "deployments/scale", ("get", "patch"), [object_name(plan, s.name) for s in led_servers(plan)]),
+        _rule("apps", "deployments/scale", ("get", "patch"), [object_name(plan, one.name) for one in scaled(plan)]),
         _rule("", "pods", ("list", "watch")),
         _rule("coordination.k8s.io", "leases", ("get", "update"), [name]),
     ]
@@ -127,7 +134,7 @@ def _rule(group: str, resource: str, verbs: Iterable[str], names: Iterable[str] 
 
 
 def _as_pod(
-    unit: ServerUnit, host: str, container: Object, needs: tuple[DeviceNeed, ...], led: Mapping[str, ServerPlan]
+    unit: ServerUnit, host: str, container: Object, needs: tuple[DeviceNeed, ...], led: Container[str]
 ) -> ServerUnit:
     """`unit` as its pod runs it. How far a load has come is not to be seen from here, nor is there a file of it."""
     argv = (*container["command"], *(written(word) for word in container["args"]))
@@ -144,9 +151,25 @@ def _as_pod(
         fatal=False,
         slot_save_path=None,
         proved=None,
+        peers=(),
         stall_timeout_s=unit.start_timeout_s,
         stop_grace_s=unit.stop_grace_s + _END_S,
         memory=needs,
+    )
+
+
+def _service_as_pod(unit: ServiceUnit, host: str, container: Object, needs: Iterable[DeviceNeed]) -> ServiceUnit:
+    """`unit` as its pod runs it."""
+    sizes = {need.device: need.peak_bytes for need in needs}
+    return msgspec.structs.replace(
+        unit,
+        argv=(container["image"], *(written(word) for word in container.get("args", ()))),
+        env={},
+        host=host,
+        fatal=False,
+        container=None,
+        ram_bytes=0,
+        vram_bytes=sizes,
     )
 
 
@@ -156,7 +179,9 @@ def _limit(container: Object) -> int | None:
     return limit
 
 
-def asked_of(unit: ServerUnit, limit: int | None, on: str, whole: Mapping[str, int]) -> tuple[DeviceNeed, ...]:
+def asked_of(
+    unit: ServerUnit | ServiceUnit, limit: int | None, on: str, whole: Mapping[str, int]
+) -> tuple[DeviceNeed, ...]:
     """What its pod or job asks for, by device. `limit`: bytes of RAM that it may take. `whole`: bytes of cards."""
 
     def asked(need: DeviceNeed) -> DeviceNeed:
@@ -179,7 +204,7 @@ def node_budgets(plan: FleetPlan, always: list[DeviceNeed]) -> tuple[DeviceBudge
     for need in always:
         take(need.device, max(need.committed_bytes, need.peak_bytes) + need.file_bytes)
     for beside in plan.services:
-        if beside.starts == "boot":
+        if beside.starts == "boot" and beside.config.container is None:
             for device, size in {"ram": beside.config.ram_bytes, **beside.config.vram_bytes}.items():
                 take(on_host(beside.on, device), size)
     return tuple(

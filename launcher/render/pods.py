@@ -13,9 +13,11 @@ import msgspec
 from launcher.errors import Finding
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.render.command import Command, Engines, server_command
+from launcher.render.command import Engines, server_command
+from launcher.render.left_out import without_server
 from launcher.render.nodes import pods_together
 from launcher.render.passed import files_of
+from launcher.render.scaled import is_scaled
 from launcher.render.server_keys import own_key_file
 from launcher.render.units import memory_max
 
@@ -28,7 +30,7 @@ PORT = 8080
 """Where a server listens in its pod that has a unix socket elsewhere."""
 RESERVED_CPUS = 3
 """CPUs of a node for two fronts and the kubelet."""
-OWN = ("front", "fleet", "servers", "clients")
+OWN = ("front", "fleet", "servers", "clients", "peers", "heads")
 """Objects that belong to no server."""
 LABEL_CHARACTERS = 57
 """Of the 63 of a label, so that names of pods and their sets show it whole."""
@@ -83,7 +85,8 @@ def server_objects(
     """
     settings = plan.config.deploy.kubernetes or KubernetesConfig()
     findings: list[Finding] = []
-    here, lost = as_in_pod(msgspec.structs.replace(server, port=pod_port(server.port)), plan)
+    config = msgspec.structs.replace(server.config, slot_save_path=None)
+    here, lost = as_in_pod(msgspec.structs.replace(server, port=pod_port(server.port), config=config), plan)
     command, _ = server_command(here, plan, engines)
     image = settings.images.get(server.config.engine) or ImageConfig(image="none")  # `without_image` finds it
     files = _files(server)
@@ -91,7 +94,7 @@ def server_objects(
     volumes, mounts = _model_volumes(files, settings)
     findings += _unreachable(server, files, settings)
     secret, shown = key_mounts(keys, settings)
-    args = [literal(word) for word in _listening(command.words[1:])]
+    args = listening(command.words[1:])
     name = object_name(plan, server.name)
     own = labels(plan, name, "server")
     container = {
@@ -112,13 +115,11 @@ def server_objects(
         "containers": [container],
         "volumes": [*volumes, *secret, {"name": "tmp", "emptyDir": {}}],
     }
-    objects = [
-        deployment(plan, name, own, pod, replicas=int(server.initial and server.config.exclusive is None)),
-        service(plan, name, own, here.port),
-    ]
-    if server.initial and server.config.exclusive is None:
+    always = not is_scaled(server)
+    objects = [deployment(plan, name, own, pod, replicas=int(always)), service(plan, name, own, here.port)]
+    if always:
         objects.append(disruption_budget(plan, name, own))
-    return objects, findings, [*lost, *_without(server, command)]
+    return objects, findings, [*lost, *without_server(server, plan, command)]
 
 
 def deployment(
@@ -153,9 +154,9 @@ def deployment(
     }
 
 
-def service(plan: FleetPlan, name: str, own: Mapping[str, str], port: int) -> Object:
-    """A name and an address for the pods of one Deployment."""
-    ports = [{"name": "http", "port": port, "targetPort": "http"}]
+def service(plan: FleetPlan, name: str, own: Mapping[str, str], port: int, protocol: str = "http") -> Object:
+    """A name and an address for the pods of one Deployment. `protocol`: what its container calls the port."""
+    ports = [{"name": protocol, "port": port, "targetPort": protocol}]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -210,7 +211,7 @@ def key_mounts(files: Iterable[str], settings: KubernetesConfig) -> tuple[list[O
     if not paths:
         return [], []
     items = [{"key": name, "path": name} for name in sorted({path.rpartition("/")[2] for path in paths})]
-    volume = {"name": "keys", "secret": {"secretName": settings.keys_secret, "defaultMode": 0o440, "items": items}}
+    volume = {"name": "keys", "secret": {"secretName": settings.keys_secret, "defaultMode": 0o444, "items": items}}
     mounts = [
         {"name": "keys", "mountPath": path, "subPath": path.rpartition("/")[2], "readOnly": True} for path in paths
     ]
@@ -222,9 +223,10 @@ def pod_port(port: int) -> int:
     return port or PORT
 
 
-def _listening(words: tuple[str, ...]) -> list[str]:
-    """`words` with the address that the pod's Service reaches."""
-    return ["0.0.0.0" if before == "--host" else word for before, word in zip(("", *words), words, strict=False)]  # noqa: S104
+def listening(words: tuple[str, ...]) -> list[str]:
+    """`words` as args, with the address that the pod's Service reaches."""
+    there = ("0.0.0.0" if before == "--host" else word for before, word in zip(("", *words), words, strict=False))  # noqa: S104
+    return [literal(word) for word in there]
 
 
 def literal(text: str) -> str:
@@ -354,16 +356,6 @@ def as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str
     )
     settings = msgspec.structs.replace(server.settings, devices=all_shown(server.settings.devices))
     return msgspec.structs.replace(server, config=config, settings=settings), lost
-
-
-def _without(server: ServerPlan, command: Command) -> list[str]:
-    """What the node decides, and no pod."""
-    lost = []
-    if command.prefix or server.config.cpus or server.config.numa:
-        lost.append("CPUs and NUMA nodes: the kubelet chooses them (cpuManagerPolicy static, topologyManagerPolicy)")
-    if "mlock" in server.settings.load_mode:
-        lost.append("locked memory: how much a pod may lock is the container runtime's")
-    return lost
 
 
 def _finding(code: str, severity: Any, key: str, message: str) -> Finding:

@@ -52,6 +52,7 @@ NOT_FLAGS = {
     "n_ctx_per_slot": "n_ctx follows from it",
     "main_gpu": "said with split_mode",
     "fill": "plan",
+    "rpc": "devices of their own",
     "tokens_per_second_min": "watched by the runtime",
     "cpus": "taskset, numactl or CPUAffinity=",
     "numa": "numactl or NUMAPolicy=; --numa would turn off prefetching of the mapping",

@@ -130,6 +130,12 @@ _SIGNATURES = tuple(
             "lower `n_ctx`, `slots` or `n_ubatch`",
         ),
         (
+            r"(Remote RPC server crashed or returned malformed response|Failed to connect to [\d.]+:\d+)",
+            "supervise/peer-lost",
+            "an RPC server that holds a part of its model is gone: {0}",
+            "it is started again when all its peers (`rpc`) answer: see what became of them",
+        ),
+        (
             r"(GGML_ASSERT\(.*?\) failed.*)",
             "supervise/assertion",
             "llama.cpp stopped itself: {0}",

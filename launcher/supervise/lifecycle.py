@@ -133,6 +133,8 @@ class Exited(msgspec.Struct, frozen=True):
     unexplained: bool = False
     again: bool = False
     """It ran out of memory, and there is a smaller way to run it: that begins at once, and counts as no failure."""
+    final: bool = False
+    """Another try would end the same way, until something changes that somebody else looks at."""
 
 
 class SpawnFailed(msgspec.Struct, frozen=True):
@@ -330,7 +332,7 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life
     window = policy.crash_loop_window_s
     recent = (*(t for t in life.failures if life.served_s - t < window), life.served_s)
     life = msgspec.structs.replace(life, failures=recent)
-    if not life.proven:
+    if not life.proven or event.final:
         if event.unexplained and life.failing is None and life.silent_retries < SILENT_RETRIES:
             return _begin(msgspec.structs.replace(life, silent_retries=life.silent_retries + 1), now, policy)
         return _failed(life, reason, now), ()

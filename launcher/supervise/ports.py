@@ -20,6 +20,7 @@ from launcher.supervise.identity import MARKER
 from launcher.supervise.offline import LOCK_NAME
 
 _LOOKS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ports")
+_CONNECTED_STATE = 1
 _LISTEN_STATE = 10
 _MAPPED = bytes(10) + b"\xff\xff"
 """What comes before an IPv4 address that is written as an IPv6 one."""
@@ -69,6 +70,17 @@ def listeners() -> Iterator[Listener]:
                 address, _, port = fields[1].rpartition(":")
                 words = struct.unpack(f"!{len(address) // 8}I", bytes.fromhex(address))
                 yield Listener(int(port, 16), struct.pack(f"={len(words)}I", *words), int(fields[9]), int(fields[7]))
+
+
+def connected(host: str, port: str) -> bool:
+    """Whether this network namespace has a whole connection to a TCP port of an IPv4 address; True of any name."""
+    try:
+        (address,) = struct.unpack("=I", socket.inet_aton(host))
+        there = f"{address:08X}:{int(port):04X}"
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    except (OSError, ValueError):
+        return True
+    return any(fields[2] == there and int(fields[3], 16) == _CONNECTED_STATE for fields in map(str.split, lines))
 
 
 def holds_socket(pid: int, inodes: frozenset[str]) -> bool:

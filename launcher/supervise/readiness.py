@@ -58,6 +58,10 @@ async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
     `token` False leaves out the last step (a server that was proven before and may be busy).
     Raises UnfitError when a stranger has the port, or the model or slots differ, or no token can come out.
     """
+    if spec.unit.protocol == "rpc":
+        while pid and not ports.listens(pid, spec.unit.port):  # noqa: ASYNC110 - of /proc, which tells nobody
+            await asyncio.sleep(_POLL_MAX_S)
+        return
     line = http.HttpConnection(spec.unit.host, spec.unit.port)
     try:
         await _until_healthy(spec, pid, line)
@@ -74,7 +78,9 @@ async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
 
 
 async def healthy(spec: ProcessSpec, timeout_s: float) -> bool:
-    """Whether `/health` answers 2xx within `timeout_s`."""
+    """Whether `/health` answers 2xx within `timeout_s`; of what speaks RPC, whether it listens (it has one client)."""
+    if spec.unit.protocol == "rpc":
+        return ports.port_owner(spec.unit.port, spec.unit.host) is not None
     try:
         reply = await http.request(spec.unit.host, spec.unit.port, spec.unit.health_path, timeout_s=timeout_s)
     except OSError:

@@ -40,6 +40,7 @@ from launcher.supervise.lifecycle import (
 )
 from launcher.supervise.marks import new_record
 from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError
+from launcher.supervise.peers import MISSING, start_after_peers
 from launcher.supervise.process import birth, describe_exit
 from launcher.supervise.scheduler import Tenant
 from launcher.supervise.spec import ProcessSpec
@@ -287,7 +288,7 @@ class Runner(InFlight):
         log = str(self.log_file or "")
         record = new_record(spec, self._shared.deployment, self._shared.input_digest, log, self.life.restarts)
         try:
-            self._process = owner.start(spec, self.fallbacks.degradation.level, record)
+            self._process = start_after_peers(owner, spec, self.fallbacks.degradation.level, record)
         except RefusedError as error:
             self.failure, self.ending = error.why, None
             owner.forget(spec.name)
@@ -354,8 +355,7 @@ class Runner(InFlight):
             return
         restored = await slots.restore_slots(self.spec, saved)
         if restored:
-            tokens = sum(restored)
-            self.emit(events.SlotsRestored(name=self.spec.name, slots=len(restored), tokens=tokens))
+            self.emit(events.SlotsRestored(name=self.spec.name, slots=len(restored), tokens=sum(restored)))
 
     def _gone(self, ending: Ending) -> None:
         """Nothing of it is left."""
@@ -365,12 +365,12 @@ class Runner(InFlight):
         self._shared.owner.forget(self.spec.name)
         if self.life.failing is None and self.life.state != "stopping":
             self.failure = self._cause(ending)
-        reason = self.failure.cause if self.failure is not None else describe_exit(ending.code)
+        why = self.failure
+        code, reason = (why.code, why.cause) if why is not None else ("", describe_exit(ending.code))
         brief = asyncio.get_running_loop().time() - self.life.since < _BRIEF_S
-        unexplained = brief and self.failure is not None and self.failure.code in UNEXPLAINED
-        again = self._degrade()
+        unexplained, final = brief and code in UNEXPLAINED, code == MISSING
         jitter = random.random()  # noqa: S311 - spreads restarts
-        self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=again))
+        self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=self._degrade(), final=final))
 
     def _cause(self, ending: Ending) -> Diagnosis | None:
         """What it failed of, as far as this host can be asked."""

@@ -58,7 +58,11 @@ def process_specs(manifest: FleetManifest) -> dict[str, ProcessSpec]:
 
 
 def boot_names(specs: Collection[ProcessSpec]) -> tuple[str, ...]:
-    """What is started at boot, in order: of an exclusive group only its default, else its first."""
+    """What is started at boot, in order: of an exclusive group only its default, else its first.
+
+    Peers are first: servers wait for them.
+    """
+    specs = sorted(specs, key=lambda spec: spec.unit.protocol != "rpc")
     boot: list[str] = []
     groups: dict[str, str] = {}
     for spec in specs:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from launcher.ir.fleet import SupervisorUnit
-from launcher.supervise import procfs, readiness
+from launcher.supervise import peers, procfs, readiness
 from launcher.supervise.lifecycle import Slept
 from launcher.supervise.recovery import watch_fallbacks
 from launcher.supervise.room import available_bytes
@@ -76,7 +76,11 @@ class Upkeep:
         """Ask every ready process, all at once, every `health_interval_s`."""
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
-            await asyncio.gather(*(self._check(r) for r in tuple(self._runners.values()) if r.usable))
+            everyone = tuple(self._runners.values())
+            await asyncio.gather(
+                *(self._check(r) for r in everyone if r.usable),
+                *(_start_with_peers(r) for r in everyone if _waits_for_peers(r)),
+            )
 
     async def _watch_behind(self, look: Callable[[], Awaitable[None]]) -> None:
         """Look for what somebody else started."""
@@ -90,6 +94,9 @@ class Upkeep:
         asked_at, pid = loop.time(), runner.pid
         answered = await readiness.healthy(runner.spec, self._ask_s)
         if runner.pid != pid or not runner.usable:
+            return
+        if gone := peers.lost(runner.spec.unit.peers):
+            runner.broken(f"its connection to {', '.join(gone)} is lost", "supervise/peer-lost")
             return
         if answered or runner.last_ok >= asked_at:
             runner.unhealthy = 0
@@ -114,6 +121,18 @@ class Upkeep:
                     runner.stop("idle")
                 await runner.trim_log()
             await self._fill_groups()
+
+
+def _waits_for_peers(runner: Runner) -> bool:
+    """Whether nothing but a missing peer keeps it from running."""
+    is_missing = runner.failure is not None and runner.failure.code == peers.MISSING
+    return runner.life.state == "failed" and runner.life.wanted and is_missing
+
+
+async def _start_with_peers(runner: Runner) -> None:
+    """Start it if all its peers are back."""
+    if not await peers.absent(runner.spec.unit.peers) and _waits_for_peers(runner):
+        runner.start()
 
 
 def _is_suspended(runner: Runner) -> bool:

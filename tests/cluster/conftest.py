@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launcher.files import deployment_state_dir
-from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit
+from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit, ServiceUnit
 from launcher.supervise import Supervisor
 from launcher.supervise.kubernetes import Pods
 from tests.cluster.fake_cluster import TOKEN, Cluster
@@ -30,20 +30,32 @@ def pod_of(name: str, port: int, *faults: str, alias: str = "", **changes: Any) 
     return unit(name, argv, port, model, **{"start": "demand", "fatal": False, "stall_timeout_s": 20, **changes})
 
 
-def fleet_of(account: Path, *servers: ServerUnit, lease_s: float = LEASE_S, **changes: Any) -> FleetManifest:
+def boxed(name: str, port: int, **changes: Any) -> ServiceUnit:
+    """A service whose pod is a fake llama-server on `port` of loopback."""
+    plain: dict[str, Any] = {"env": {}, "host": "127.0.0.1", "health_path": "/health", "start": "demand"}
+    plain |= {"start_timeout_s": 20, "fatal": False, "ram_bytes": 100, "builtin": None, "container": None}
+    argv = (sys.executable, "-S", str(FAKE), "--port", str(port), "--model", "/models/x.gguf", "--alias", "stranger")
+    return ServiceUnit(name=name, argv=argv, port=port, **plain | changes)
+
+
+def fleet_of(
+    account: Path, *everyone: ServerUnit | ServiceUnit, lease_s: float = LEASE_S, **changes: Any
+) -> FleetManifest:
     """As the front of a cluster reads it."""
+    servers = tuple(one for one in everyone if isinstance(one, ServerUnit))
+    services = tuple(one for one in everyone if isinstance(one, ServiceUnit))
     account.mkdir(exist_ok=True)
     (account / "token").write_text(TOKEN)
     cluster = ClusterUnit(
         namespace="fleet",
         selector={"app": "fleet"},
         label="component",
-        deployments={server.name: f"launch-{server.name}" for server in servers},
+        deployments={one.name: f"launch-{one.name}" for one in everyone},
         lease="front",
         account_dir=str(account),
         lease_s=lease_s,
     )
-    return manifest(*servers, cluster=cluster, **changes)
+    return manifest(*servers, services=services, cluster=cluster, **changes)
 
 
 async def certified(account: Path) -> ssl.SSLContext:
@@ -60,7 +72,7 @@ async def certified(account: Path) -> ssl.SSLContext:
     return tls
 
 
-def cluster_of(*servers: ServerUnit, **more: Any) -> Cluster:
+def cluster_of(*servers: ServerUnit | ServiceUnit, **more: Any) -> Cluster:
     """What runs their pods."""
     groups = {f"launch-{s.name}": s.exclusive for s in servers if s.exclusive is not None}
     return Cluster({f"launch-{s.name}": s.argv for s in servers}, groups=groups, **more)
@@ -110,7 +122,9 @@ async def up(tmp_path: Path, state_dir: Path, no_orphans: None) -> AsyncIterator
     fronts: list[Front] = []
     clusters: list[Cluster] = []
 
-    async def make(*servers: ServerUnit, cluster: Cluster | None = None, **more: Any) -> tuple[Cluster, Front]:
+    async def make(
+        *servers: ServerUnit | ServiceUnit, cluster: Cluster | None = None, **more: Any
+    ) -> tuple[Cluster, Front]:
         if cluster is None:
             cluster = cluster_of(*servers, **more)
             await cluster.open()

@@ -13,7 +13,7 @@ import pytest
 
 from launcher.ir.live import UnavailableError
 from launcher.supervise import events, http
-from tests.cluster.conftest import Front, Up, cluster_of, fleet_of, pod_of
+from tests.cluster.conftest import Front, Up, boxed, cluster_of, fleet_of, pod_of
 from tests.cluster.fake_cluster import RULES, Link, What
 from tests.supervise.conftest import wake
 
@@ -130,6 +130,23 @@ async def test_a_pod_that_is_evicted(up: Up, free_port: FreePort) -> None:
     cluster.evict("launch-alpha")
     await front.watcher.until(events.ServerFailed, "alpha")
     assert await who_answers(front, "alpha") == "alpha"
+
+
+async def test_a_container_on_demand_and_its_turns(up: Up, free_port: FreePort) -> None:
+    """A service is scaled as a server is: by who asks, to none when idle, and never beside another of its group."""
+    alpha = pod_of("alpha", free_port(), exclusive="card", min_stay_s=0.0)
+    cluster, front = await up(alpha, boxed("ears", free_port(), exclusive="card", idle_timeout_s=1))
+    async with front.supervisor.lease("ears", 60) as lease:
+        assert lease.address is not None
+        assert (await http.request("127.0.0.1", lease.address[1], "/health", timeout_s=10)).status == 200
+        assert cluster.running() == {"launch-ears"}
+    assert await who_answers(front, "alpha") == "alpha"
+    assert (cluster.runs, cluster.violations) == (["launch-ears", "launch-alpha"], [])
+    async with front.supervisor.lease("ears", 60):
+        assert cluster.running() == {"launch-ears"}
+    await front.watcher.until(events.ServerStopped, "alpha")
+    await cluster.until(lambda: not cluster.running())
+    assert cluster.violations == []
 
 
 async def test_turns(up: Up, free_port: FreePort) -> None:

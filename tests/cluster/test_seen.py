@@ -121,3 +121,12 @@ def test_another_run_is_another_process() -> None:
     again = seen([pod(1, container=_STATES[5])])
     other = seen([pod(1, container=_STATES[4], ends=True), pod(2, container=_STATES[4])])
     assert len({first.run, again.run, other.run}) == 3
+
+
+@pytest.mark.parametrize("name", ["llama-server", "service"])
+def test_ours_among_what_a_mesh_puts_beside_it(name: str) -> None:
+    """A proxy that is listed first does not say whether the server or service runs."""
+    proxy = {"name": "proxy", "state": {"running": {}}}
+    both = pod(1, container=None)
+    both["status"]["containerStatuses"] = [proxy, {"name": name, "state": {"waiting": {"reason": "ImagePullBackOff"}}}]
+    assert seen([both]).stage == "coming"

@@ -30,8 +30,10 @@ from launcher.render.routes import routing_table
 from launcher.render.units import memory_max
 from launcher.runtime.deployment import read_deployment
 from tests.cluster.fake_cluster import RULES
-from tests.render.plan_factory import fleet_plan, server_plan
+from tests.render import plan_factory
+from tests.render.plan_factory import fleet_plan
 
+server_plan = functools.partial(plan_factory.server_plan, fatal=False)
 VERSION = kubernetes_validate.latest_version()
 IMAGES = {"default": ImageConfig(image="llama:b10434", program="/app/llama-server")}
 ENGINES = {"default": ("/opt/llama-server", recorded("b10434"))}

@@ -183,6 +183,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # placement
     devices: tuple[str, ...] = ()
     """Names from hardware.gpus; empty = CPU only. `auto`: all of them, with as many layers as fit."""
+    rpc: tuple[str, ...] = ()
+    """Experimental: hosts that lend it memory, by the names of `hardware.hosts` (a process is started there), or as
+    `HOST:PORT` where somebody else runs a ggml-rpc-server; private IPv4 addresses alone. Each is one more device, of
+    which `n_gpu_layers` and `tensor_split` say how much it has; auto, where no layers are written."""
     n_gpu_layers: NotNegative | Literal["all", "auto"] = 0
     """Layers on `devices`, counted from the end; auto: as many as fit there."""
     n_cpu_moe: NotNegative = 0

@@ -34,6 +34,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     container: ContainerConfig | None = None
     builtin: Literal["front"] | None = None
     health_path: str = "/health"
+    protocol: Literal["http", "rpc"] = "http"
+    """What it speaks. rpc: llama.cpp's, of which nobody asks /health; it is well while it listens."""
     ram_bytes: ByteSize = 0
     vram_bytes: dict[str, ByteSize] = {}
     """What it takes, by name in `hardware.gpus`. A container gets these cards."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.ir.fleet import ClusterUnit, FleetManifest
+from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit, ServiceUnit
 from launcher.ir.live import Manager
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import Rejected, ServerRecord
@@ -53,7 +53,8 @@ class Pods:
             identity(address, pod, secrets.token_hex(4)),
             cluster.lease_s,
         )
-        self._groups = {s.name: s.exclusive for s in manifest.servers if s.exclusive is not None}
+        everyone: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
+        self._groups = {unit.name: unit.exclusive for unit in everyone if unit.exclusive is not None}
         self._pods: dict[str, Object] = {}
         """By uid."""
         self._seen: dict[str, Seen] = {}

@@ -15,8 +15,8 @@ Object = Mapping[str, Any]
 
 HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"})
 """Why a container does not start that waiting does not change: somebody must change the cluster."""
-_CONTAINER = "llama-server"
-"""As `launcher.render.pods` calls it; a mesh may put others beside it."""
+_CONTAINERS = ("llama-server", "service")
+"""As `launcher.render` calls them; a mesh may put others beside them."""
 _DONE = ("Succeeded", "Failed")
 
 
@@ -94,7 +94,7 @@ def _container(status: Object) -> Object:
     """The status of the server's container; of the first where none has its name, empty while there is none."""
     found = status.get("containerStatuses")
     known = [one for one in (found if isinstance(found, list) else ()) if isinstance(one, Mapping)]
-    return next((one for one in known if one.get("name") == _CONTAINER), known[0] if known else {})
+    return next((one for one in known if one.get("name") in _CONTAINERS), known[0] if known else {})
 
 
 def _age(pod: Object) -> tuple[str, str]:

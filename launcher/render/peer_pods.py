@@ -1,0 +1,107 @@
+"""Peers of servers that are spread over several nodes (`rpc`), as pods: their Deployment, Service and network. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
+from launcher.ir.plan import FleetPlan, ServicePlan
+from launcher.render.containers import memory_limit
+from launcher.render.pods import (
+    Object,
+    card_amounts,
+    confined,
+    deployment,
+    environment,
+    labels,
+    listening,
+    object_name,
+    pod_defaults,
+    service,
+)
+
+KIND = "peer"
+
+
+def peers(plan: FleetPlan) -> tuple[ServicePlan, ...]:
+    """The processes of the fleet that lend memory to a server."""
+    return tuple(s for s in plan.services if s.config.protocol == "rpc" and s.config.command and s.starts != "never")
+
+
+def with_peer_names(plan: FleetPlan) -> FleetPlan:
+    """`plan` with the devices of peers at the names of their Services."""
+    names = {peer.name: f"{object_name(plan, peer.name)}:{peer.port}" for peer in peers(plan)}
+    if not names:
+        return plan
+    hardware = plan.config.hardware
+
+    def named(gpus: dict[str, GpuConfig]) -> dict[str, GpuConfig]:
+        return {n: msgspec.structs.replace(g, endpoint=names[n]) if n in names else g for n, g in gpus.items()}
+
+    hosts = {n: msgspec.structs.replace(h, gpus=named(h.gpus)) if h.gpus else h for n, h in hardware.hosts.items()}
+    hardware = msgspec.structs.replace(hardware, gpus=named(hardware.gpus), hosts=hosts)
+    return msgspec.structs.replace(plan, config=msgspec.structs.replace(plan.config, hardware=hardware))
+
+
+def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) -> tuple[list[Object], list[str]]:
+    """A peer's Deployment and Service; what its pod does not have.
+
+    It has one client at a time, and a probe would be one: that its process lives is all that is looked at.
+    """
+    lost: list[str] = []
+    engine = plan.config.servers[peer.name.rpartition("-rpc")[0]].engine
+    image = settings.images.get(engine) or ImageConfig(image="none")  # `without_image` finds it
+    program = peer.config.command[0].rpartition("/")[2]
+    name = object_name(plan, peer.name)
+    own = labels(plan, name, KIND)
+    amounts: Object = {"cpu": max(1, peer.config.threads)}
+    if limit := memory_limit(peer.config.ram_bytes):
+        amounts["memory"] = limit
+    gpus = plan.config.hardware.machine(peer.on).gpus
+    amounts |= card_amounts(peer.config.vram_bytes, gpus, settings, lost)
+    container = {
+        "name": "rpc-server",
+        "image": image.image,
+        "command": [f"{image.program.rpartition('/')[0]}/{program}"],
+        "args": listening(peer.config.command[1:]),
+        **environment({k: v for k, v in peer.config.env.items() if k != "LD_LIBRARY_PATH"}),
+        "ports": [{"name": "rpc", "containerPort": peer.port}],
+        "resources": {"requests": dict(amounts), "limits": dict(amounts)},
+        "securityContext": confined(),
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 # the pod's own
+    }
+    pod = {
+        **pod_defaults(5),
+        **({"nodeSelector": {"kubernetes.io/hostname": peer.on}} if peer.on else {}),
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    return [deployment(plan, name, own, pod, replicas=1), service(plan, name, own, peer.port, "rpc")], lost
+
+
+def peer_network(plan: FleetPlan) -> Iterator[tuple[str, Object]]:
+    """Who may speak with peers, which ask nobody for a key: servers of the fleet alone."""
+    if not peers(plan):
+        return
+    chosen = {key: value for key, value in labels(plan, "", KIND).items() if value}
+    heads = {key: value for key, value in labels(plan, "", "server").items() if value}
+    names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    yield (
+        "peers",
+        {
+            "podSelector": {"matchLabels": chosen},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": heads}}]}],
+            "egress": [],
+        },
+    )
+    yield (
+        "heads",
+        {
+            "podSelector": {"matchLabels": heads},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": chosen}}]}, {"ports": names}],
+        },
+    )

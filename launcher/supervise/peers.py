@@ -1,0 +1,157 @@
+"""RPC servers that hold parts of a server's model: it is started when all greet, and ended when one is lost. I/O.
+
+What is started without one would run with fewer devices, or end at once; and a second client of one waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import struct
+from collections.abc import Callable, Iterable
+
+from launcher.supervise.diagnosis import Diagnosis
+from launcher.supervise.identity import ServerRecord
+from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError
+from launcher.supervise.ports import connected
+from launcher.supervise.spec import ProcessSpec
+
+MISSING = "supervise/peer-missing"
+"""The code of a start that ended since a peer did not greet: it is begun again when all do."""
+_PATIENCE_S = 20.0
+"""How long a start waits for them: several hosts boot side by side."""
+_LOOK_S = 0.25
+_ASK_S = 2.0
+_CAPABILITIES = 24
+_HELLO = struct.pack("<BQ", 14, _CAPABILITIES) + bytes(_CAPABILITIES)
+"""llama.cpp's RPC_CMD_HELLO, with the length of what follows: what we can do beside TCP, which is nothing."""
+_LONGEST = 256
+
+
+async def hello(endpoint: str) -> bool:
+    """Whether an RPC server at `host:port` greets within two seconds. One that has a client already does not."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        async with asyncio.timeout(_ASK_S):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(_HELLO)
+                length = int.from_bytes(await reader.readexactly(8), "little")
+                return 3 <= length <= _LONGEST and len(await reader.readexactly(length)) == length
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+    except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+        return False
+
+
+async def absent(endpoints: Iterable[str]) -> list[str]:
+    """Which of them do not greet, or have another client."""
+    known = list(endpoints)
+    answers = await asyncio.gather(*map(hello, known))
+    return [endpoint for endpoint, answered in zip(known, answers, strict=True) if not answered]
+
+
+def lost(endpoints: Iterable[str]) -> list[str]:
+    """To which of them this machine has no connection. The server that uses them keeps one to each while it runs."""
+    return [endpoint for endpoint in endpoints if not connected(*endpoint.rsplit(":", 1))]
+
+
+def _missing(peers: list[str]) -> Diagnosis:
+    """Why it is not started."""
+    cause = f"it has a part of its model at {', '.join(peers)}, where no RPC server is free"
+    remedy = "it is started when all its peers (`rpc`) answer: start theirs, or see who else uses them"
+    return Diagnosis(code=MISSING, cause=cause, remedy=remedy)
+
+
+def start_after_peers(owner: ProcessOwner, spec: ProcessSpec, level: int, record: ServerRecord) -> OwnedProcess:
+    """Have `owner` start a process, at once or when its peers greet. Raises RefusedError. See `AfterPeers`."""
+
+    def start() -> OwnedProcess:
+        return owner.start(spec, level, record)
+
+    limits = (spec.policy.start_timeout_s, spec.policy.stall_timeout_s)
+    patience_s = min(_PATIENCE_S, *(limit / 2 for limit in limits if limit > 0))
+    return AfterPeers(spec.unit.peers, start, patience_s) if spec.unit.peers else start()
+
+
+class AfterPeers:
+    """A process that is started once all its peers greet: see `launcher.supervise.owner.OwnedProcess`."""
+
+    def __init__(self, peers: tuple[str, ...], start: Callable[[], OwnedProcess], patience_s: float) -> None:
+        """`start` starts it."""
+        self._peers, self._start, self._patience_s = peers, start, patience_s
+        self._inner: OwnedProcess | None = None
+        self._ready: asyncio.Future[OwnedProcess] = asyncio.get_running_loop().create_future()
+        self._looks = itertools.count()
+        self._on_exit: Callable[[Ending], None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._task = asyncio.get_running_loop().create_task(self._wait())
+
+    @property
+    def pid(self) -> int:
+        """0 until it is started."""
+        return self._inner.pid if self._inner is not None else 0
+
+    async def started(self) -> int:
+        """Its pid, once its peers were there."""
+        return await (await asyncio.shield(self._ready)).started()
+
+    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
+        """As the interface says."""
+        self._on_exit, self._on_end = on_exit, on_end
+        if self._inner is not None:
+            self._inner.watch(on_exit, on_end)
+
+    def terminate(self) -> None:
+        """End it; nothing is started any more where nothing was."""
+        if self._inner is not None:
+            self._inner.terminate()
+        else:
+            self._never()
+
+    def kill(self) -> None:
+        """The same."""
+        if self._inner is not None:
+            self._inner.kill()
+        else:
+            self._never()
+
+    def release(self) -> None:
+        """As the interface says."""
+        self._task.cancel()
+        if self._inner is not None:
+            self._inner.release()
+
+    async def log_mark(self) -> object:
+        """Something new each time while it waits."""
+        return next(self._looks) if self._inner is None else await self._inner.log_mark()
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience_s
+        while missing := await absent(self._peers):
+            if loop.time() >= until:
+                self._over(Ending(code=None, refused=_missing(missing)))
+                return
+            await asyncio.sleep(_LOOK_S)
+        try:
+            self._inner = self._start()
+        except RefusedError as error:
+            self._over(Ending(code=None, refused=error.why))
+            return
+        if self._on_exit is not None and self._on_end is not None:
+            self._inner.watch(self._on_exit, self._on_end)
+        self._ready.set_result(self._inner)
+
+    def _never(self) -> None:
+        self._task.cancel()
+        asyncio.get_running_loop().call_soon(self._over, Ending(code=None))
+
+    def _over(self, how: Ending) -> None:
+        self._ready.cancel()
+        on_exit, self._on_exit = self._on_exit, None
+        if on_exit is not None:
+            on_exit(how)
