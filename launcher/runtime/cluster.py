@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from launcher.ir.fleet import ClusterUnit
+from launcher.route.doors import listening_socket
 from launcher.runtime.fleet import Runtime, UnitsOptions
 from launcher.runtime.relay import Relay
 from launcher.supervise import ProcessOwner
@@ -34,10 +35,11 @@ class ClusterRuntime(Runtime):
         relay = Relay(election.leader, encrypted=unit.tls_cert_file is not None)
         running = asyncio.create_task(election.run())
         try:
-            await relay.open(unit.host, unit.port)
+            await relay.open(listening_socket(unit))
             await self._first(election.elected)
-            await relay.close()
+            self._listening = relay.hand_over()
             if self._told.is_set():
+                self._listening.close()
                 return
             watching = asyncio.create_task(self._end_with(election.lost))
             try:
