@@ -15,9 +15,9 @@ from benchmarks.cluster.load import Ask, Outage
 from benchmarks.cluster.policies import Counted, Policy, always_up
 from benchmarks.cluster.site import Server, Site
 from launcher.ir.fleet import RouteTarget
-from launcher.ir.live import UnavailableError
+from launcher.ir.live import ServerState, UnavailableError
 from launcher.route.problem import HttpError
-from launcher.route.target import Target, choose
+from launcher.route.target import Target, choose, why_none
 from launcher.supervise import events
 from launcher.supervise.runner import SharedContext
 from launcher.supervise.spec import process_specs
@@ -117,9 +117,9 @@ class Fleet:
     async def _answer(self, ask: Ask) -> tuple[str, bool]:
         """As the front does it: a server, its lease, a slot. Raises UnavailableError and HttpError."""
         targets = self._targets.get(ask.model, ())
-        target = choose(targets, lambda name: self._runners[name].routing_state, self._loop.time())
+        target = choose(targets, self._state, self._loop.time())
         if target is None:
-            raise HttpError(503, "server_stopped", "no server of this model is up, and none will be")
+            raise why_none(targets, self._state, self._loop.time())
         at_once = self._runners[target.name].usable
         begun = self._loop.time()
         lease = await self._wakers[target.name].acquire(target.name, TIMEOUT_S)
@@ -136,6 +136,9 @@ class Fleet:
         finally:
             lease.release(ok=True)
         return ("upstream_ended", False) if cut else ("", at_once)
+
+    def _state(self, name: str) -> ServerState:
+        return self._runners[name].routing_state
 
     async def play(self, asks: Iterable[Ask], warm_up_s: float) -> Outcome:
         """Every request at its time, and to its end; those of the first `warm_up_s` are not counted."""

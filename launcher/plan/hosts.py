@@ -55,18 +55,15 @@ def split(fleet: FleetConfig) -> tuple[Host, ...]:
         host = service.host if service.host in hosts else first
         services[host][name] = msgspec.structs.replace(service, host=_address(service.host, hosts, first))
     homes = {name: host for host, names in servers.items() for name in names}
+    service_homes = {name: host for host, names in services.items() for name in names}
+    ports: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for name, port in fleet.ports.items():
+        for host in {where[name] for where in (homes, service_homes) if name in where}:
+            ports[host][name] = port
     homes |= {role: homes[n] for n, s in fleet.servers.items() for role in (*s.roles, *s.aliases) if role not in homes}
     hooks: defaultdict[str, dict[str, HookConfig]] = defaultdict(dict)
     for name, hook in fleet.hooks.items():
         hooks[_home_of(hook, homes, first)][name] = hook
-    ports: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    users: defaultdict[str, list[str]] = defaultdict(list)
-    for host, names in (*servers.items(), *services.items()):
-        for name in names:
-            users[name].append(host)
-    for name, port in fleet.ports.items():
-        for host in users.get(name, ()):
-            ports[host][name] = port
     return tuple(
         Host(
             name=name,
