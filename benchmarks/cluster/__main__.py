@@ -1,4 +1,4 @@
-"""`python -m benchmarks.cluster [--hosts N] [--models N] [--seconds S] [--seed N] [--part planning|front]`."""
+"""`python -m benchmarks.cluster [--part planning|steady|drifting] [--hosts N] [--models N] [--seconds S]`."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--hosts", type=int, default=100)
     parser.add_argument("--models", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--per-s", type=float, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--part", choices=("planning", "front", "all"), default="all")
+    parser.add_argument("--part", choices=("planning", "steady", "drifting", "all"), default="all")
     options = parser.parse_args()
-    kept = options.part == "front" or planning.main()
-    if options.part != "planning":
-        for drift_s in (0.0, 1800.0):
+    kept = options.part not in ("planning", "all") or planning.main()
+    for part, drift_s in (("steady", 0.0), ("drifting", 300.0)):
+        if options.part in (part, "all"):
             shape = Shape(seconds=options.seconds, per_s=options.per_s, drift_s=drift_s)
             simulate(options.hosts, options.models, shape, options.seed)
     return 0 if kept else 1

@@ -27,7 +27,7 @@ from tests.supervise.simulated import Simulated, SimulatedLoop
 
 TIMEOUT_S = 60.0
 """How long a request waits for a server and a slot (`queue_timeout_s`)."""
-WARM_UP_S = 900.0
+WARM_UP_S = 600.0
 """Requests of the beginning, when everything is empty, are not counted."""
 
 
