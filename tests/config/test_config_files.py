@@ -255,8 +255,8 @@ def test_a_file_without_an_end_is_a_finding(conf: Conf, name: str) -> None:
     path.symlink_to("/dev/zero")
     assert "not a regular file" in said(conf, name)
     path.unlink()
-    conf.write({name: "#" * (5 * 1024**2)})
-    assert "larger than 4 MiB" in said(conf, name)
+    conf.write({name: "#" * (9 * 1024**2)})
+    assert "larger than 8 MiB" in said(conf, name)
 
 
 def said(conf: Conf, name: str) -> str:
