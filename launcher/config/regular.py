@@ -6,8 +6,8 @@ import errno
 import os
 import stat
 
-MAX_BYTES = 4 * 1024**2
-"""More than any config file has: /dev/zero under another name must not fill the memory."""
+MAX_BYTES = 8 * 1024**2
+"""More than a fleet file of ten thousand servers has: /dev/zero under another name must not fill the memory."""
 
 
 def read_regular(file: str) -> bytes:

@@ -18,7 +18,8 @@ import yaml
 from launcher.errors import Finding, Location
 
 MAX_NODES = 100_000
-"""More values than any config has; aliases of aliases can multiply into billions."""
+"""Values that a small text may expand to, where aliases of aliases could multiply into billions; a longer text has as
+many as it has characters at most, and so may be read whole."""
 
 MAX_DEPTH = 200
 """Mappings and lists inside one another."""
@@ -93,7 +94,7 @@ def parse_yaml(text: str, *, file: str, prefix: str) -> YamlText:
     Findings: `config/yaml` (syntax, or values that a config cannot hold) and `config/duplicate-key`.
     After a syntax error the tree is empty.
     """
-    builder = _Builder(file, prefix)
+    builder = _Builder(file, prefix, max(MAX_NODES, len(text)))
     loader = None
     try:
         _refuse_depth(text)
@@ -140,9 +141,10 @@ def _refuse_depth(text: str) -> None:
 class _Builder:
     """Builds plain values from nodes, noting where each was written."""
 
-    def __init__(self, file: str, prefix: str) -> None:
+    def __init__(self, file: str, prefix: str, most: int) -> None:
         self.file = file
         self.prefix = prefix
+        self.most = most
         self.loader: Any = None
         self.marks: dict[str, Location] = {}
         self.findings: list[Finding] = []
@@ -207,7 +209,7 @@ class _Builder:
     def visit(self, node: yaml.Node) -> None:
         """Count one more visit of a node: aliases and merges reach the same one often. Raises YAMLError."""
         self.count += 1
-        if self.count > MAX_NODES:
+        if self.count > self.most:
             raise _unfit("aliases expand to too many values", node)
 
     def mapping(self, node: yaml.Node, key: str) -> dict[Any, Any]:

@@ -57,20 +57,35 @@ def split(fleet: FleetConfig) -> tuple[Host, ...]:
         address = hosts[host].address if is_asked_elsewhere else _address(service.host, hosts, first)
         services[host][name] = msgspec.structs.replace(service, host=address)
     homes = {name: host for host, names in servers.items() for name in names}
+    service_homes = {name: host for host, names in services.items() for name in names}
+    ports: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for name, port in fleet.ports.items():
+        for host in {where[name] for where in (homes, service_homes) if name in where}:
+            ports[host][name] = port
     homes |= {role: homes[n] for n, s in fleet.servers.items() for role in (*s.roles, *s.aliases) if role not in homes}
-    names = (first, *(name for name in hosts if name != first))
+    hooks: defaultdict[str, dict[str, HookConfig]] = defaultdict(dict)
+    for name, hook in fleet.hooks.items():
+        hooks[_home_of(hook, homes, first)][name] = hook
     return tuple(
-        Host(name=name, fleet=_part(fleet, name, servers[name], services[name], homes), front=name == first)
-        for name in names
+        Host(
+            name=name,
+            fleet=_part(
+                fleet, name, servers=servers[name], services=services[name], hooks=hooks[name], ports=ports[name]
+            ),
+            front=name == first,
+        )
+        for name in (first, *(name for name in hosts if name != first))
     )
 
 
 def _part(
     fleet: FleetConfig,
     name: str,
+    *,
     servers: dict[str, ServerConfig],
     services: dict[str, ServiceConfig],
-    homes: Mapping[str, str],
+    hooks: dict[str, HookConfig],
+    ports: dict[str, int],
 ) -> FleetConfig:
     """What host `name` has of `fleet`. Its own front, where it is not the fleet's, is for itself alone."""
     first = front_host(fleet)
@@ -82,15 +97,14 @@ def _part(
         front = msgspec.structs.replace(
             front, host=_own_loopback(hosts[name]), listen=(), tls_cert_file=None, tls_key_file=None, allowed_hosts=()
         )
-    mine = {*servers, *services}
     return msgspec.structs.replace(
         fleet,
         hardware=fleet.hardware.machine(name),
         servers=servers,
         services=services,
         upstreams=fleet.upstreams if name == first else {},
-        ports={n: port for n, port in fleet.ports.items() if n in mine},
-        hooks={n: hook for n, hook in fleet.hooks.items() if _home_of(hook, homes, first) == name},
+        ports=ports,
+        hooks=hooks,
         orchestration=fleet.orchestration if name == first else None,
         runtime=msgspec.structs.replace(fleet.runtime, front=front),
     )

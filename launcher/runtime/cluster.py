@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launcher.base.addresses import spelled
 from launcher.ir.fleet import ClusterUnit, FleetManifest, SlurmUnit
+from launcher.route.doors import listening_socket
 from launcher.runtime.fleet import Runtime, UnitsOptions
 from launcher.runtime.relay import Relay
 from launcher.supervise import ProcessOwner
@@ -47,10 +48,11 @@ class ClusterRuntime(Runtime):
         relay = Relay(election.leader, encrypted=unit.tls_cert_file is not None)
         running = asyncio.create_task(election.run())
         try:
-            await relay.open(unit.host, unit.port)
+            await relay.open(listening_socket(unit))
             await self._first(election.elected)
-            await relay.close()
+            self._listening = relay.hand_over()
             if self._told.is_set():
+                self._listening.close()
                 return
             watching = asyncio.create_task(self._end_with(election.lost))
             try:

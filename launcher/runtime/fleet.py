@@ -94,6 +94,7 @@ class Runtime:
         self._events: EventLog | None = None
         """Opened with the lock held: the store has one writer."""
         self._front: Any = None
+        self._listening: socket.socket | None = None  # where clients come already, before the front is there
         self._doors: Any = None
         self._told = asyncio.Event()
         self._reason = "control"
@@ -296,7 +297,7 @@ class Runtime:
         )
         self._front.expansion.tell = self.tell
         unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
-        sock = route.bind(self._front, unit.host, unit.port)
+        sock = self._listening or route.bind(self._front, unit.host, unit.port)
         with contextlib.ExitStack() as unless_made:
             unless_made.callback(sock.close)
             self._doors = route.Doors(self._front, sock, route.bind_more(self._front))

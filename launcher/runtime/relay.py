@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
+
+from launcher.route.sockets import expect_acknowledgements
 
 _CONNECT_S = 3.0
 _HEAD_S = 5.0
@@ -25,25 +28,32 @@ _ENDED = _problem(b"502 Bad Gateway", b"front_ended", b"the front that led ended
 class Relay:
     """Listens where the front will. `leader`: host and port of the one that leads; None while nobody is known to.
 
-    TLS goes through as it is. Clients for whom there is nobody get a typed 503, those of a front with TLS
-    (`encrypted`) a closed connection.
+    TLS goes through as it is. Clients for whom there is nobody get a typed 503, and a typed 502 where who led ended or
+    its host fell silent before it answered; those of a front with TLS (`encrypted`) a closed connection.
     """
 
     def __init__(self, leader: Callable[[], tuple[str, int] | None], *, encrypted: bool) -> None:
         """Listens nowhere yet."""
         self._leader = leader
         self._encrypted = encrypted
+        self._sock: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
-    async def open(self, host: str, port: int) -> None:
-        """Begin to listen. Raises OSError."""
-        self._server = await asyncio.start_server(self._accepted, host, port, limit=_CHUNK_BYTES)
+    async def open(self, sock: socket.socket) -> None:
+        """Accept the clients of `sock`, which listens."""
+        self._sock = sock
+        self._server = await asyncio.start_server(self._accepted, sock=sock, limit=_CHUNK_BYTES)
 
-    async def close(self) -> None:
-        """Listen no more. Clients that are passed on stay with the front that they have, until it ends them."""
-        if self._server is not None:
-            self._server.close()
+    def hand_over(self) -> socket.socket:
+        """Accept no more; the socket listens on, for who accepts from now on and closes it.
+
+        Clients that are passed on stay with the front that they have, until it ends them.
+        """
+        assert self._sock is not None and self._server is not None  # noqa: S101, PT018 - it was opened
+        left = self._sock.dup()
+        self._server.close()
+        return left
 
     async def end(self) -> None:
         """End the clients that are left."""
@@ -71,6 +81,7 @@ class Relay:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_CONNECT_S):
                     there = await asyncio.open_connection(*leader, limit=_CHUNK_BYTES)
+                expect_acknowledgements(there[1].get_extra_info("socket"))
                 try:
                     asked, answered = await _both_ways((reader, writer), there)
                 finally:

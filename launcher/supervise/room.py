@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 from launcher.ir.live import UnavailableError
@@ -31,8 +32,8 @@ class Room:
         self.budgets = budgets
         self._runners = runners
         self._available = available or available_bytes
-        # What one start decides about memory must hold until its server counts as running.
-        self._placing = asyncio.Lock()
+        # What one start decides about a device's memory must hold until its server counts as running there.
+        self._placing: dict[str, asyncio.Lock] = {}
 
     async def place(self, runner: Runner, on_wait: Callable[[], None], on_start: Callable[[], None]) -> None:
         """Start `runner` as soon as it fits, stopping idle ones for it; waits while others are busy, without an end.
@@ -41,13 +42,21 @@ class Room:
         it can never fit, or when a process that must go does not end.
         """
         while True:
-            async with self._placing:
+            async with self._alone_on(needs_bytes(runner.spec.needs)):
                 if await self._made(runner):
                     on_start()
                     runner.start()
                     return
             on_wait()
             await asyncio.sleep(_LOOK_AGAIN_S)
+
+    @contextlib.asynccontextmanager
+    async def _alone_on(self, devices: Iterable[str]) -> AsyncIterator[None]:
+        """Nobody else is placed on these devices within the block; those of other machines are nobody's concern."""
+        async with contextlib.AsyncExitStack() as stack:
+            for device in sorted(devices):
+                await stack.enter_async_context(self._placing.setdefault(device, asyncio.Lock()))
+            yield
 
     async def _made(self, runner: Runner) -> bool:
         """Whether there is room for `runner` now, after stopping what may go for it."""
@@ -68,7 +77,9 @@ class Room:
     def _victims(self, runner: Runner) -> tuple[str, ...] | None:
         """Who must go for `runner`; None: nobody who may, now. Raises UnavailableError when waiting cannot help."""
         now = asyncio.get_running_loop().time()
-        tenants = [other.tenant(now) for other in self._runners.values()]
+        devices = {need.device for need in runner.spec.needs}
+        sharers = (r for r in self._runners.values() if any(need.device in devices for need in r.spec.needs))
+        tenants = [other.tenant(now) for other in sharers]
         # What is always on was planned for, and starts whatever the system says: it may count caches that give way.
         available = {} if runner.spec.unit.start == "boot" else self._available()
         try:

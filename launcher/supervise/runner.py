@@ -115,8 +115,9 @@ class Runner(InFlight):
     @property
     def routing_state(self) -> ServerState:
         """The state that requests go by."""
-        now = asyncio.get_running_loop().time()
-        return routing_state(self.life, now, on_demand=self.spec.unit.start == "demand")
+        unit = self.spec.unit
+        by_request = unit.start == "demand" or unit.exclusive is not None
+        return routing_state(self.life, asyncio.get_running_loop().time(), on_demand=by_request)
 
     @property
     def usable(self) -> bool:

@@ -26,7 +26,8 @@ class StartAttempt:
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
-        self.waiters: set[asyncio.Future[Lease]] = set()
+        self.waiters: dict[asyncio.Future[Lease], None] = {}
+        """In the order in which they came."""
         self.committed = False
         self.lacks_room = False
 
@@ -74,7 +75,7 @@ class Waker:
             raise UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5)
         attempt = self._attempts.get(name) or self._begin(name, runner)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        attempt.waiters.add(waiter)
+        attempt.waiters[waiter] = None
         try:
             async with asyncio.timeout(timeout_s):
                 return await waiter
@@ -85,7 +86,7 @@ class Waker:
                 raise _too_late(name, timeout_s, attempt) from None
             raise
         finally:
-            attempt.waiters.discard(waiter)
+            attempt.waiters.pop(waiter, None)
             if not attempt.waiters and not attempt.committed and attempt.task is not None:
                 if self._attempts.get(name) is attempt:
                     del self._attempts[name]
@@ -170,8 +171,11 @@ class Waker:
 
     def rivals(self, runner: Runner) -> Iterable[Runner]:
         """The other members of its exclusive group that run or will run again by themselves."""
-        tenants = [other.tenant(0.0) for other in self._runners.values()]
-        return tuple(self._runners[name] for name in rivals(runner.spec, tenants))
+        group = runner.spec.unit.exclusive
+        members = (
+            other for other in self._runners.values() if group is not None and other.spec.unit.exclusive == group
+        )
+        return tuple(self._runners[name] for name in rivals(runner.spec, (other.tenant(0.0) for other in members)))
 
     async def fill_groups(self, defaults: Iterable[Runner]) -> None:
         """Start those of `defaults` whose exclusive group has become empty: who displaced them was idle too long."""

@@ -58,13 +58,13 @@ def fleet_of(
     return manifest(*servers, services=services, cluster=cluster, **changes)
 
 
-async def certified(account: Path) -> ssl.SSLContext:
-    """What an API server on loopback speaks TLS with; `account` gets the certificate that vouches for it."""
+async def certified(account: Path, address: str = "127.0.0.1") -> ssl.SSLContext:
+    """What an API server at `address` speaks TLS with; `account` gets the certificate that vouches for it."""
     account.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test's
     words = ("-keyout", "key.pem", "-out", "ca.crt", "-days", "2", "-subj", "/CN=api", "-addext")
     make = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *words)
     made = await asyncio.create_subprocess_exec(
-        *make, "subjectAltName=IP:127.0.0.1", cwd=account, stderr=asyncio.subprocess.DEVNULL
+        *make, f"subjectAltName=IP:{address}", cwd=account, stderr=asyncio.subprocess.DEVNULL
     )
     assert await made.wait() == 0
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import json
 import signal
+import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -75,9 +76,10 @@ class Cluster:
 
     # --- for tests ------------------------------------------------------------------------------------------
 
-    async def open(self, tls: ssl.SSLContext | None = None) -> None:
-        """Listen on a port of loopback."""
-        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, ssl=tls)
+    async def open(self, tls: ssl.SSLContext | None = None, bound: socket.socket | None = None) -> None:
+        """Listen on a port of loopback, or on the socket `bound`."""
+        where: dict[str, Any] = {"host": "127.0.0.1", "port": 0} if bound is None else {"sock": bound}
+        self._server = await asyncio.start_server(self._client, ssl=tls, **where)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:

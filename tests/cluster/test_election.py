@@ -222,6 +222,31 @@ def test_what_is_written() -> None:
 
 
 @pytest.mark.parametrize(
+    ("holder", "leader"),
+    [
+        ("10.0.0.1:1/front-1/aa", None),
+        ("10.0.0.1:1/front-1/older", None),  # a front that passed on to that one would call itself, for ever
+        ("10.0.0.2:1/front-2/bb", ("10.0.0.2", 1)),
+        ("", None),
+    ],
+)
+def test_nobody_passes_on_to_himself(holder: str, leader: tuple[str, int] | None) -> None:
+    """Who leads is another front, never an earlier run of this one."""
+    network = Network(Random(1), 0.0)  # noqa: S311
+    network.lease = taken(network.lease, holder, LASTS_S, "t1")
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+
+        async def main() -> tuple[str, int] | None:
+            election = Election(Api(network, "a"), "lease", "10.0.0.1:1/front-1/aa", LASTS_S)  # type: ignore[arg-type]
+            while election._sight is None:
+                with contextlib.suppress(ApiError):  # an answer is late now and then
+                    await election._look(0.0)
+            return election.leader()
+
+        assert runner.run(main()) == leader
+
+
+@pytest.mark.parametrize(
     ("holder", "address"),
     [
         (identity("10.1.2.3:8000", "front-1", "ab"), ("10.1.2.3", 8000)),

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -23,66 +22,26 @@ import pytest
 from launcher.supervise.scheduled.lease import address_of, claim_of
 from tests.cluster.conftest import certified, cluster_of, fleet_of, pod_of
 from tests.cluster.fake_cluster import Cluster, Link
+from tests.cluster.front_pod import FrontPod
 from tests.supervise.conftest import write_deployment_dir
 
 FreePort = Callable[[], int]
 LEASE_S = 9.0
 
 
-class FrontPod:
-    """A front as its kubelet keeps it: started again whenever it ended."""
-
-    def __init__(self, name: str, directory: Path, port: int, link: Link) -> None:
-        """Not started."""
-        self.name = name
-        self.port = port
-        self.link = link
-        self.starts = 0
-        self.process: asyncio.subprocess.Process | None = None
-        self._directory = directory
-        self._keeping: asyncio.Task[None] | None = None
-
-    def keep(self) -> None:
-        """Start it, and again."""
-        self._keeping = asyncio.create_task(self._keep())
-
-    async def close(self) -> None:
-        """End it for good."""
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        if self.process is not None and self.process.returncode is None:
-            self.process.kill()
-            await self.process.wait()
-
-    async def _keep(self) -> None:
-        own = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self.link.port)}
-        state = {"LAUNCH_STATE_DIR": str(self._directory / "state"), "POD_NAME": self.name, "POD_IP": "127.0.0.1"}
-        with (self._directory / "log").open("ab") as log:
-            while True:
-                self.starts += 1
-                self.process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "launcher.runtime", str(self._directory / "deployment")),
-                    env=os.environ | own | state,
-                    stdout=log,
-                    stderr=log,
-                )
-                await self.process.wait()
-                await asyncio.sleep(0.2)
-
-
 class Site:
     """A cluster with its fronts."""
 
-    def __init__(self, cluster: Cluster, fronts: list[FrontPod]) -> None:
+    def __init__(self, cluster: Cluster, fronts: list[FrontPod], links: list[Link]) -> None:
         self.cluster = cluster
         self.fronts = fronts
+        self.links = links
         self.answers: Counter[str] = Counter()
 
     def leader(self) -> FrontPod | None:
         """By what the lease says."""
         address = address_of(claim_of(self.cluster.lease).holder)
-        return next((f for f in self.fronts if address is not None and f.port == address[1]), None)
+        return next((f for f in self.fronts if f.address == address), None)
 
     async def led(self, *, by: FrontPod | None = None) -> FrontPod:
         """Wait for a leader, or for this one."""
@@ -96,7 +55,7 @@ class Site:
         try:
             async with httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
                 body = {"model": model, "prompt": "a", "max_tokens": 1}
-                answer = await client.post(f"http://127.0.0.1:{front.port}/v1/completions", json=body)
+                answer = await client.post(f"{front.url}/v1/completions", json=body)
         except httpx.TransportError as error:
             return f"connection: {type(error).__name__}"
         found = answer.json()
@@ -128,21 +87,22 @@ async def site(tmp_path: Path, free_port: FreePort, no_orphans: None) -> AsyncIt
     )
     cluster = cluster_of(*servers)
     await cluster.open(tls)
-    fronts = []
+    fronts, links = [], []
     for name in ("front-a", "front-b"):
         directory, port, link = tmp_path / name, free_port(), Link(cluster.port)
         directory.mkdir()
         await link.open()
         write_deployment_dir(directory / "deployment", fleet_of(account, *servers, lease_s=LEASE_S), port)
-        fronts.append(FrontPod(name, directory, port, link))
+        fronts.append(FrontPod(name, directory, ("127.0.0.1", port), ("127.0.0.1", link.port)))
+        links.append(link)
     try:
         for front in fronts:
             front.keep()
-        yield Site(cluster, fronts)
+        yield Site(cluster, fronts, links)
     finally:
-        for front in fronts:
+        for front, link in zip(fronts, links, strict=True):
             await front.close()
-            await front.link.close()
+            await link.close()
         await cluster.close()
 
 
@@ -166,11 +126,12 @@ async def test_one_leads_and_the_other_follows(site: Site) -> None:
     await site.answered(leader, "beta")  # started again, it passes clients on
 
     before = follower.starts
-    follower.link.cut()
+    link = site.links[site.fronts.index(follower)]
+    link.cut()
     await site.led(by=leader)
     await site.answered(leader, "alpha")
     await cluster.until(lambda: follower.starts > before)  # who leads no more ends, and waits its turn
-    follower.link.heal()
+    link.heal()
     await site.answered(follower, "alpha")
 
     assert leader.process is not None
@@ -198,8 +159,8 @@ async def test_partitions_at_random(site: Site) -> None:
     async def trouble() -> None:
         while loop.time() < until:
             await asyncio.sleep(draw.uniform(LEASE_S / 2, 3 * LEASE_S))
-            for front in site.fronts:
-                front.link.cut() if draw.random() < 0.3 else front.link.heal()
+            for link in site.links:
+                link.cut() if draw.random() < 0.3 else link.heal()
             leader = site.leader()
             if draw.random() < 0.2 and leader is not None and leader.process is not None:
                 with contextlib.suppress(ProcessLookupError):

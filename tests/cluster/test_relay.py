@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -39,10 +41,30 @@ class Waiting:
 async def waiting(request: pytest.FixtureRequest, free_port: FreePort) -> AsyncIterator[Waiting]:
     """One that listens."""
     made = Waiting(free_port(), encrypted=request.param)
-    await made.relay.open("127.0.0.1", made.port)
+    await made.relay.open(socket.create_server(("127.0.0.1", made.port)))
     yield made
-    await made.relay.close()
+    made.relay.hand_over().close()
     await made.relay.end()
+
+
+async def test_nobody_is_refused_while_it_is_handed_over(waiting: Waiting) -> None:
+    """Who connects after the relay and before the front is accepted by the front."""
+    async with contextlib.AsyncExitStack() as stack:
+        left = stack.enter_context(waiting.relay.hand_over())
+        _, writer = await asyncio.open_connection("127.0.0.1", waiting.port)
+        stack.callback(writer.close)
+        came = asyncio.Event()
+
+        async def serve(_: asyncio.StreamReader, there: asyncio.StreamWriter) -> None:
+            came.set()
+            there.close()
+
+        server = await asyncio.start_server(serve, sock=left)
+        async with asyncio.timeout(60):
+            await came.wait()
+        server.close()
+    again = socket.create_server(("127.0.0.1", waiting.port))  # nobody listens there any more
+    await waiting.relay.open(again)
 
 
 async def test_nobody_leads(waiting: Waiting, free_port: FreePort) -> None:

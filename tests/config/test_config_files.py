@@ -60,6 +60,14 @@ def test_bad_yaml_is_one_finding_at_its_place(conf: Conf, text: str, where: str,
     assert said in finding.message
 
 
+def test_a_long_text_is_read_whole() -> None:
+    """What is written out is no multiplication: a fleet of ten thousand servers has more values than small texts may."""
+    assert parse_yaml(f"a: [{'1,' * 120_000}]", file="f", prefix="").tree == {"a": [1] * 120_000}
+    bomb = "a: &a [" + "1," * 60_000 + "]\nb: [*a, *a, *a]\n"
+    (finding,) = parse_yaml(bomb, file="f", prefix="").findings
+    assert "too many values" in finding.message
+
+
 def test_a_tab_is_named(conf: Conf) -> None:
     """The note says that a tab is the reason."""
     finding = conf.write({"server/coder.yaml": "a:\n\tb: 1\n"}).finding()
@@ -247,8 +255,8 @@ def test_a_file_without_an_end_is_a_finding(conf: Conf, name: str) -> None:
     path.symlink_to("/dev/zero")
     assert "not a regular file" in said(conf, name)
     path.unlink()
-    conf.write({name: "#" * (5 * 1024**2)})
-    assert "larger than 4 MiB" in said(conf, name)
+    conf.write({name: "#" * (9 * 1024**2)})
+    assert "larger than 8 MiB" in said(conf, name)
 
 
 def said(conf: Conf, name: str) -> str:

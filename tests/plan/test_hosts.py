@@ -21,6 +21,7 @@ from launcher.ir.config import (
 from launcher.ir.plan import FleetPlan
 from launcher.manifest import plan_document
 from launcher.plan import plan_fleet, plan_of_host
+from launcher.plan.hosts import split
 from launcher.render.routes import routing_table
 from launcher.sizes import GIB
 
@@ -251,3 +252,24 @@ def test_a_host_is_planned_as_if_it_were_alone(placed: list[tuple[str, dict[str,
             (s.name, s.memory, s.after, s.settings.n_gpu_layers) for s in expected.servers
         ]
         assert [msgspec.structs.replace(d, host=msgspec.UNSET) for d in part.devices] == list(expected.devices)
+
+
+class Counted(dict[str, int]):
+    """Ports that count how often all of them are gone through."""
+
+    rounds = 0
+
+    def items(self) -> Any:
+        """All of them."""
+        self.rounds += 1
+        return super().items()
+
+
+def test_a_host_is_not_dearer_among_many() -> None:
+    """What is the fleet's own is gone through once, not once a host: a thousand hosts have ten thousand ports."""
+    hosts = {f"h{i}": HostConfig(address=f"10.0.0.{i}", api_key_file="/etc/launch/key") for i in range(1, 40)}
+    servers = {f"s{name}": server(host=name) for name in hosts}
+    ports = Counted(dict.fromkeys(servers, 9001) | {"nobody": 9002})
+    parts = split(fleet(servers, hardware=msgspec.structs.replace(MACHINE, hosts=hosts), ports=ports))
+    assert ports.rounds == 1
+    assert [part.fleet.ports for part in parts] == [{f"s{name}": 9001} for name in hosts]

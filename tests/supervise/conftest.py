@@ -194,11 +194,12 @@ def routes(fleet: FleetManifest, front_port: int) -> RoutingTable:
     )
 
 
-def write_deployment_dir(directory: Path, fleet: FleetManifest, front_port: int) -> Path:
-    """What `launch render` leaves for the runtime."""
+def write_deployment_dir(directory: Path, fleet: FleetManifest, front_port: int, **changes: Any) -> Path:
+    """What `launch render` leaves for the runtime; the routing table changed as asked."""
     directory.mkdir(exist_ok=True)
     (directory / "fleet.json").write_bytes(encode_fleet(fleet))
-    (directory / "routes.json").write_bytes(encode_routes(routes(fleet, front_port)))
+    table = msgspec.structs.replace(routes(fleet, front_port), **changes)
+    (directory / "routes.json").write_bytes(encode_routes(table))
     return directory
 
 

@@ -166,6 +166,7 @@ def main() -> None:
     """Parse, misbehave, serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--socket", default="")
     parser.add_argument("--model", default="")
     parser.add_argument("--alias", default="")
@@ -176,7 +177,8 @@ def main() -> None:
     misbehave(Handler.options.fault, Handler.options.note)
     Handler.began = time.monotonic()
     path = Handler.options.socket
-    server = OnPath(path, Handler) if path else ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
+    address = (Handler.options.host, Handler.options.port)
+    server = OnPath(path, Handler) if path else ThreadingHTTPServer(address, Handler)
     server.daemon_threads = True
     server.serve_forever()
 

@@ -62,6 +62,13 @@ class World:
         self.runners: list[Simulated] = []
         self.spawned = 0
 
+    def spawn(self, runner: Simulated) -> tuple[bool, float, float]:
+        """A process of `runner` begins; its fate."""
+        del runner  # each takes the next
+        self.spawned += 1
+        self.check()
+        return next(self.fates)
+
     def check(self) -> None:
         """No two owners of a device, never over the budget."""
         alive = [r for r in self.runners if r.exists]
@@ -101,10 +108,8 @@ class Simulated(Runner):
         if action == "spawn":
             assert not self.exists
             self.exists = True
-            self._world.spawned += 1
-            self._world.check()
             self._process_number += 1
-            becomes_ready, after_s, self._end_s = next(self._world.fates)
+            becomes_ready, after_s, self._end_s = self._world.spawn(self)
             what: Callable[..., Any] = self._is_ready if becomes_ready else self._end
             loop.call_later(after_s, what, self._process_number)
         elif action == "terminate":

@@ -56,9 +56,12 @@ class Election:
         return asyncio.get_running_loop().time() < self._until
 
     def leader(self) -> tuple[str, int] | None:
-        """Host and port of the front that leads, as far as we know; None for nobody, or ourselves."""
-        holder = self._sight.claim.holder if self._sight is not None else ""
-        return None if holder == self.identity else address_of(holder)
+        """Host and port of the front that leads, as far as we know; None for nobody, or ourselves.
+
+        What we were before we were started again had our address, and leads no more.
+        """
+        leads = address_of(self._sight.claim.holder) if self._sight is not None else None
+        return None if leads == address_of(self.identity) else leads
 
     async def run(self) -> None:
         """Until it is lost: take the lease as soon as it may be, and keep it."""
