@@ -53,6 +53,7 @@ NOT_FLAGS = {
     "main_gpu": "said with split_mode",
     "fill": "plan",
     "tokens_per_second_min": "watched by the runtime",
+    "first_token_max_s": "watched by the runtime",
     "cpus": "taskset, numactl or CPUAffinity=",
     "numa": "numactl or NUMAPolicy=; --numa would turn off prefetching of the mapping",
     "exclusive": "manifest",
