@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launcher.ir.sweep import PointResult, Recommendation, SweepDocument
+from launcher.sweep.recommendation import is_full
 
 Row = tuple[str, ...]
 
@@ -35,7 +36,7 @@ def _why(found: Recommendation, points: Sequence[PointResult]) -> str:
     measured = [p for p in points if not p.refused]
     if not measured:
         return points[0].refused
-    others = [p for p in measured if not p.current and p.multiplier is not None]
+    others = [p for p in measured if not p.current and p.multiplier is not None and is_full(p, points)]
     tried = [p for p in others if p.settings == found.candidate]
     if found.gain is not None and tried:
         best = max(tried, key=_together)

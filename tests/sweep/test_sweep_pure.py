@@ -156,6 +156,22 @@ def test_the_rule_leaves_out_what_makes_requests_wait() -> None:
     assert candidate(points[:1], 1.5) is None
 
 
+def test_more_slots_count_when_they_are_full() -> None:
+    """Two slots with one request are not faster than one slot, whatever chance says; with two they may be."""
+    one = result(10, current=True, slots="1")
+    idle, full = result(12, slots="2"), result(15, slots="2", in_flight=2, p95=1.7)
+    assert candidate(with_multipliers([one, idle, full]), 1.5) is None
+    loose = candidate(with_multipliers([one, idle, full]), 1.8)
+    assert loose is not None
+    assert loose[1].in_flight == 2
+    unswept = with_multipliers([result(10, current=True), result(12, n_ubatch="256"), full])
+    chosen = candidate(unswept[:2], 1.5)
+    assert chosen is not None
+    assert chosen[1].settings == {"n_ubatch": "256"}
+    fewer = candidate(with_multipliers([one, result(12, slots="4", in_flight=2, p95=1.4)]), 1.5)
+    assert fewer is not None  # --in-flight 1,2: all that was measured of it
+
+
 def pairs(ratio: float, noise: float, seed: int, count: int = 12) -> list[tuple[float, float]]:
     """Pairs of a machine on which batches scatter by `noise`, and both of a pair drift together threefold."""
     draw = random.Random(seed)  # noqa: S311 - a simulation
