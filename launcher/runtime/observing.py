@@ -61,7 +61,7 @@ class Observer:
         self._failures: Counter[str] = Counter()
         self._slips: Counter[str] = Counter()
         self._restored: Counter[str] = Counter()
-        self._models = {unit.name: unit.model for unit in manifest.servers}
+        self._models = _models(manifest, table)
         self._vram: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -84,7 +84,7 @@ class Observer:
         if bounds(manifest.targets) != bounds(self._targets):
             self._swaps = _swaps(manifest)
         self._targets, self._met = manifest.targets, {}
-        self._models = {unit.name: unit.model for unit in manifest.servers}
+        self._models = _models(manifest, table)
         self.pool.take_over(manifest, table)
 
     def __call__(self, event: events.AnyEvent) -> None:
@@ -207,6 +207,11 @@ class Observer:
                 known = {gpu.name: gpu for gpu in found}
                 self._vram = {n: known[n].vram_bytes - known[n].free_bytes for n in self._gpus if n in known}
             await asyncio.sleep(_GPU_EVERY_S)
+
+
+def _models(manifest: FleetManifest, table: RoutingTable) -> dict[str, str]:
+    """By server: its model as the front's own metrics spell it."""
+    return {u.name: table.targets[u.name].model if u.name in table.targets else u.model for u in manifest.servers}
 
 
 def _swaps(manifest: FleetManifest) -> dict[str, Histogram]:

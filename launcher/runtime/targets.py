@@ -43,16 +43,21 @@ def turned(before: Mapping[tuple[str, str], bool], now: Iterable[TargetStatus]) 
         if target.met is None or target.measured is None or target.met is was:
             continue
         what, most = target.name.replace("_", " "), target.name in AT_MOST
-        apart = abs(target.measured - target.limit)
-        side = "within" if target.met else "beyond"
-        measured = f"{target.measured:.3g} measured, at {'most' if most else 'least'} {target.limit:g} wanted"
+        apart = _shown(abs(target.measured - target.limit))
+        far = f"{apart} to spare" if target.met else f"{apart} too much" if most else f"{apart} short"
+        wanted = f"at {'most' if most else 'least'} {_shown(target.limit)} wanted"
         yield Happened(
             kind="target",
             name=target.server,
             message=f"{what}: {'met again' if target.met else 'missed'}",
-            cause=f"{measured}: {apart:.3g} {side}",
+            cause=f"{_shown(target.measured)} measured, {wanted}: {far}",
             details={"target": target.name, "limit": target.limit, "measured": target.measured, "met": target.met},
         )
+
+
+def _shown(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def bounds(targets: Iterable[TargetUnit] | msgspec.UnsetType) -> tuple[float, ...]:

@@ -26,6 +26,8 @@ def observer(directory: Path) -> Observer:
     """Of a fleet with two GPU workers and a pool; nothing is started."""
     fleet = fleet_of(directory, "ab", 10 * MIB)
     table = msgspec.structs.replace(routes(fleet, 9), orchestration=section("ab", models_max=1))
+    with_files = tuple(msgspec.structs.replace(unit, model=f"{unit.model} q4_1") for unit in fleet.servers)
+    fleet = msgspec.structs.replace(fleet, servers=with_files)  # metrics name the model, as the front's do
     process = ProcessStatus(
         name="a", kind="server", state="ready", port=9, rung="2/4: q3", restarts=3, planned_bytes={"ram": 7}
     )
@@ -119,7 +121,7 @@ def test_a_missed_target_is_an_event(tmp_path: Path) -> None:
     assert told == []
     seen(events.Swapped(name="a", instead_of=("b",), seconds=3.5))
     assert [(t.kind, t.name, t.message) for t in told] == [("target", "", "swap seconds: missed")]
-    assert told[0].cause == "3.5 measured, at most 3 wanted: 0.5 beyond"
+    assert told[0].cause == "3.5 measured, at most 3 wanted: 0.5 too much"
     assert told[0].details == {"target": "swap_seconds", "limit": 3.0, "measured": 3.5, "met": False}
     for speed, first in ((25.0, 0.4), (15.0, 0.4), (15.5, 0.9), (30.0, 0.1), (31.0, 0.1)):
         now[0] = msgspec.structs.replace(now[0], tokens_per_second=speed, first_token_s=first)
@@ -130,7 +132,8 @@ def test_a_missed_target_is_an_event(tmp_path: Path) -> None:
         ("a", "tokens per second: met again"),
         ("a", "first token seconds: met again"),
     ]
-    assert told[1].cause == "15 measured, at least 20 wanted: 5 beyond"
+    assert told[1].cause == "15 measured, at least 20 wanted: 5 short"
+    assert told[3].cause == "30 measured, at least 20 wanted: 10 to spare"
     lines = seen.metrics().splitlines()
     assert 'launch_target_met{target="first_token_seconds",server="a"} 1' in lines
 
