@@ -17,6 +17,7 @@ from launcher.ir.plan import ServerPlan
 from launcher.ir.speed import Measurement, Touched
 from launcher.ir.sweep import Values
 from launcher.plan import expected, touched
+from launcher.sweep import GROUPS
 
 OURS = ("--port", "--host", "--api-key-file", "--slot-save-path")
 """Flags of the fleet's servers that a server on trial does not get."""
@@ -99,6 +100,11 @@ def candidate_of(
     planned = next((s for s in compiled.plan.servers if s.name == server), None)
     if planned is None:
         return msgspec.structs.replace(blank, refused="it is not planned")
+    config = compiled.plan.config.servers[server]
+    kept = {field: _at(config, field) for field, value in values if field in GROUPS and _at(config, field) != value}
+    if own and kept:
+        said = ", ".join(f"{field} stays {value}" for field, value in kept.items())
+        return msgspec.structs.replace(blank, refused=f"{said}: its file decides")
     command = compiled.commands[server]
     return Candidate(
         server=server,

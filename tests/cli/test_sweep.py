@@ -26,7 +26,7 @@ from launcher.files import keep_read_speed
 from launcher.ir.config import EngineConfig
 from launcher.ir.speed import ReadSpeed
 from launcher.ir.sweep import Gain, Recommendation, Workload
-from launcher.trial import read_speed
+from launcher.trial import candidate_of, read_speed
 from tests.cli.conftest import Cli
 from tests.cli.test_documents import holds
 from tests.sweep.slowed import wrapper
@@ -134,6 +134,18 @@ def test_words_that_do_not_fit(cli: Cli, fleet: Path, monkeypatch: pytest.Monkey
         assert [f.code for f in refused.value.findings] == ["sweep/usage"]
     assert other.read_text() == "a,b\n"
     assert "whole numbers" in cli.run("sweep", "chat", "--in-flight", "1,x", code=2).stderr
+
+
+def test_a_value_that_its_file_decides_is_not_measured_as_another(
+    cli: Cli, fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantization of a server with a `file` is that of the file; an engine that it may have is measured."""
+    monkeypatch.setenv("HOME", str(cli.home))
+    now = (("quantization", "f16"),)
+    found = candidate_of("chat", (("quantization", "q8_0"),), now, [], [fleet])
+    assert found.refused == "quantization stays f16: its file decides"
+    assert not candidate_of("chat", now, now, [], [fleet]).refused
+    assert not candidate_of("chat", (("engine", "plain"),), (("engine", "slow"),), [], [fleet]).refused
 
 
 def test_nothing_could_be_measured(cli: Cli, fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
