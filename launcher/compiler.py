@@ -15,7 +15,7 @@ import msgspec
 
 from launcher import __version__, catalog, config, engine, plan
 from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, has_errors
-from launcher.files import known_codes, known_read_speed, packaged_dir, write_atomic
+from launcher.files import known_codes, known_rates, known_read_speed, packaged_dir, write_atomic
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
 from launcher.ir.dialect import Dialect
@@ -23,6 +23,8 @@ from launcher.ir.headers import HeaderLock, ReadHeader
 from launcher.ir.host import SeenCard
 from launcher.ir.plan import FleetPlan
 from launcher.ir.proof import Proved
+from launcher.ir.settings import RAM
+from launcher.ir.speed import ServerSpeed
 from launcher.render import Command, render_commands
 
 if TYPE_CHECKING:
@@ -134,6 +136,20 @@ def with_proof(compiled: Compilation, proved: Mapping[str, Proved]) -> Compilati
     return msgspec.structs.replace(compiled, plan=part, findings=findings)
 
 
+def with_speeds(compiled: Compilation, speeds: Iterable[ServerSpeed]) -> Compilation:
+    """`compiled` with its targets held against `speeds` where they were measured: not against what is stated."""
+    here = {s.server: s for s in speeds if s.source != "stated"}
+    if not here:
+        return compiled
+    planned = compiled.plan
+    replaced = set(plan.too_slow(planned.config, (s for s in planned.speeds if s.server in here)))
+    found = plan.too_slow(planned.config, here.values())
+    kept = (f for f in planned.findings if f not in replaced)
+    planned = msgspec.structs.replace(planned, findings=plan.sort_findings((*kept, *found)))
+    findings = _located(compiled.composed, planned, compiled.beside)
+    return msgspec.structs.replace(compiled, plan=planned, findings=findings)
+
+
 def _located(composed: Composed, planned: FleetPlan, beside: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Everything found, without what is waived, each where it was written."""
     refused = any(f.code.startswith("catalog/") and f.severity == "error" for f in beside)
@@ -229,11 +245,17 @@ def deployment_name(fleet: FleetConfig) -> str:
 
 
 def _probe_hardware() -> dict[str, Any]:
-    """This host as a hardware fragment, with the speed of its disk as `launch calibrate` measured it."""
+    """This host as a hardware fragment, with the speeds of its disk and its memory as they were measured here."""
     from launcher.hardware import hardware_tree, take_inventory
 
-    tree, measured = hardware_tree(take_inventory()), known_read_speed()
-    return tree | ({"read_speed_bytes": measured.bytes_per_s} if measured else {})
+    tree, disk, rates = hardware_tree(take_inventory()), known_read_speed(), known_rates("auto")
+    if disk is not None:
+        tree["read_speed_bytes"] = disk.bytes_per_s
+    for device, rate in rates.items():
+        place = tree if device == RAM else tree.get("gpus", {}).get(device)
+        if place is not None:
+            place["read_bandwidth_bytes"] = rate
+    return tree
 
 
 def _engine(fleet: FleetConfig, name: str) -> tuple[str, Dialect]:

@@ -11,7 +11,7 @@ import msgspec
 from launcher.cli.findings import printable, show_findings, shown_place, summary
 from launcher.cli.presence import may_run
 from launcher.cli.terminal import Terminal, terminals
-from launcher.compiler import Compilation, compile_fleet
+from launcher.compiler import Compilation, compile_fleet, with_speeds
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
@@ -44,6 +44,8 @@ def show(
     """`launch plan`. `prover`: the binary to prove with, empty for the configured one; None = no proof."""
     out, _ = terminals(no_color=no_color)
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    speeds = expected_speeds(compiled)
+    compiled = with_speeds(compiled, speeds)
     proof = None
     if prover is not None:
         from launcher.proving import prove
@@ -60,12 +62,12 @@ def show(
 
         argv = {name: command.argv for name, command in compiled.commands.items()}
         env = {name: command.env for name, command in compiled.commands.items()}
-        document = plan_document(compiled.plan, argv, env, compiled.findings, proof, speeds=expected_speeds(compiled))
+        document = plan_document(compiled.plan, argv, env, compiled.findings, proof, speeds=speeds)
         print_json(out, document | ({"changes": changes} if changes else {}))
     else:
         from launcher.cli.plan_view import show_plan
 
-        show_plan(out, compiled, verbose=verbose, proof=proof, speeds=expected_speeds(compiled))
+        show_plan(out, compiled, verbose=verbose, proof=proof, speeds=speeds)
         if changes:
             from launcher.cli.coming import show_coming
 

@@ -14,7 +14,8 @@ from launcher.cli.sweep import check_servers, nothing_measured
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import SuperviseError
-from launcher.files import keep_measured, keep_read_speed
+from launcher.files import keep_measured, keep_read_speed, known_rates
+from launcher.ir.settings import RAM
 from launcher.ir.speed import CalibrateDocument, Measurement, ReadSpeed
 from launcher.ir.sweep import Point, PointResult, Workload
 from launcher.sizes import gib
@@ -54,6 +55,7 @@ def run_calibration(
         _show(out, found)
         if disk is not None:
             _show_disk(out, disk, compiled)
+        _show_rates(out, compiled)
         out.line(f"kept in {path}; `launch plan` reads it")
     return 0
 
@@ -81,6 +83,16 @@ def _show_disk(out: Terminal, disk: ReadSpeed, compiled: Compilation) -> None:
     out.line(f"models are read at {gib(disk.bytes_per_s)} a second ({gib(disk.read_bytes)} of {disk.folder})")
     if hardware.name != "auto":
         out.line(f"hardware=auto plans starts by it; {hardware.name}: hardware.read_speed_bytes={disk.bytes_per_s}")
+
+
+def _show_rates(out: Terminal, compiled: Compilation) -> None:
+    """How fast weights were read by all that was measured on this hardware, and who plans by it."""
+    name = compiled.plan.config.hardware.name
+    for device, rate in known_rates(name).items():
+        out.line(f"weights are read from {device} at {gib(rate)} a second")
+        if name != "auto":
+            key = "hardware" if device == RAM else f"hardware.gpus.{device}"
+            out.line(f"hardware=auto plans by it; {name}: {key}.read_bandwidth_bytes={rate}")
 
 
 def _measured(server: str, overrides: Sequence[str], config_dirs: Sequence[Path], workload: Workload) -> Measurement:

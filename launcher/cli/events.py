@@ -28,6 +28,8 @@ _STYLES = {
     "degraded": "yellow",
     "slow": "yellow",
     "evicted": "yellow",
+    "room": "yellow",
+    "target": "yellow",
     "swap": "cyan",
     "preload": "blue",
     "prediction": "blue",

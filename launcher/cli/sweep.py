@@ -18,7 +18,17 @@ from launcher.cli.sweep_view import show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, Finding, SuperviseError
-from launcher.files import LockHeldError, LockOwner, OwnedLock, keep_measured, state_root, write_atomic, writing
+from launcher.files import (
+    LockHeldError,
+    LockOwner,
+    OwnedLock,
+    keep_measured,
+    read_measured,
+    state_root,
+    write_atomic,
+    writing,
+)
+from launcher.ir.speed import Measurement
 from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
 from launcher.supervise import procfs
 from launcher.sweep import (
@@ -34,6 +44,7 @@ from launcher.sweep import (
     summarise,
     swept,
     verdict_of_all,
+    with_expectation,
     with_multipliers,
 )
 from launcher.trial import (
@@ -98,6 +109,7 @@ def run_sweep(
                 err=err,
             )
             points, recommended = sweep.run(servers, fields)
+            recommended = [_named(found, compiled) for found in recommended]
         finally:
             lock.release()
     if all(point.refused for point in points):
@@ -150,6 +162,8 @@ class _Sweep:
             raise _usage(f"{csv}: {error}; another with --csv, or --fresh to begin anew") from None
         self._begun, self._done, self._wanted = time.monotonic(), 0, 0
         self._pairs = PAIRS * (options.workload.batches + 1)
+        self._known = read_measured()
+        """Of this host, before the sweep."""
 
     def run(
         self, servers: Sequence[str], fields: Mapping[str, tuple[str, ...]]
@@ -185,9 +199,12 @@ class _Sweep:
 
     def _grid(self, current: Values, tried: Sequence[tuple[list[Point], Candidate]]) -> list[PointResult]:
         """Measure every setting that may be started."""
-        results = []
+        results: list[PointResult] = []
+        new: list[Measurement] = []
         for points, found in tried:
             refused = found.refused
+            own = [measured for measured in self._known if measured.key == found.digest]
+            decode = found.expected([*own, *new] or self._known)  # the sweep's own points are nearer than others here
             if not refused:
                 try:
                     self._experiment.measure(found, points)
@@ -204,25 +221,21 @@ class _Sweep:
                     planned_bytes=found.planned_bytes,
                 )
                 samples = [] if refused else self._experiment.samples(found, point.in_flight)
-                results.append(summarise(blank, samples) if samples else blank)
-        self._keep(results, tried)
+                result = with_expectation(summarise(blank, samples), decode) if samples else blank
+                results.append(result)
+                new += self._measurement(found, result)
+        if now := [measured for measured in new if measured.load_s]:
+            keep_measured(now)
         return list(with_multipliers(results))
 
-    def _keep(self, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], Candidate]]) -> None:
-        """Have plans read what was measured now with one request at a time."""
+    def _measurement(self, found: Candidate, result: PointResult) -> tuple[Measurement, ...]:
+        """What is known by a point with one request at a time; without a load time where an earlier run measured it."""
+        if result.in_flight != 1 or not result.batches:
+            return ()
+        load_s = self._experiment.load_s.get(found.digest, 0.0)
         at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-        by_values = {found.values: found for _, found in tried}
-        new = []
-        for result in results:
-            found = by_values[tuple(result.settings.items())]
-            load_s = self._experiment.load_s.get(found.digest)
-            if result.in_flight == 1 and not result.refused and load_s is not None:
-                kept = measurement_of(
-                    found, result, self.workload, at=at, load_average=os.getloadavg()[0], load_s=load_s
-                )
-                new.append(kept)
-        if new:
-            keep_measured(new)
+        load = os.getloadavg()[0]
+        return (measurement_of(found, result, self.workload, at=at, load_average=load, load_s=load_s),)
 
     def _recommended(
         self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], Candidate]]
@@ -254,6 +267,12 @@ class _Sweep:
         about = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
         what = f"{found.server} {found.settings or 'as it is'}, {in_flight} at once"
         self._err.line(f"[{self._done}/{self._wanted}] {what}: {speed:.1f} tokens/s; about {about} left")
+
+
+def _named(found: Recommendation, compiled: Compilation) -> Recommendation:
+    """`found` with the model of its server and the port that it has in the fleet."""
+    server = next(s for s in compiled.plan.servers if s.name == found.server)
+    return msgspec.structs.replace(found, model=server.entry, port=server.port)
 
 
 def check_servers(servers: Sequence[str], compiled: Compilation) -> None:

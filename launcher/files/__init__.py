@@ -27,7 +27,7 @@ from launcher.files.deployment import (
 from launcher.files.digests import FileDigest, file_digests
 from launcher.files.keys import make_key_file
 from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
-from launcher.files.measured import keep_measured, measured_file, read_measured
+from launcher.files.measured import keep_measured, known_rates, measured_file, read_measured
 from launcher.files.packaged import known_codes, packaged_dir
 from launcher.files.readspeed import keep_read_speed, known_read_speed
 from launcher.files.refusal import cannot_read, writing
@@ -64,6 +64,7 @@ __all__ = [
     "keep_read_speed",
     "known_codes",
     "known_deployments",
+    "known_rates",
     "known_read_speed",
     "lock_owner",
     "make_key_file",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -28,6 +29,19 @@ def read_measured() -> tuple[Measurement, ...]:
         return msgspec.json.decode(measured_file().read_bytes(), type=tuple[Measurement, ...])
     except (OSError, msgspec.DecodeError):
         return ()
+
+
+def known_rates(hardware: str) -> dict[str, int]:
+    """Device → bytes a second at which weights were read there while servers generated: the median, to two digits.
+
+    Of servers that are on one device whole and draft nothing. So rounded another measurement alike changes nothing.
+    """
+    found: dict[str, list[float]] = {}
+    for one in read_measured():
+        if one.hardware == hardware and len(one.touched.bytes) == 1 and not one.drafts:
+            ((device, size),) = one.touched.bytes.items()
+            found.setdefault(device, []).append(one.decode * size)
+    return {device: int(float(f"{median(rates):.2g}")) for device, rates in found.items()}
 
 
 def keep_measured(new: Iterable[Measurement]) -> Path:

@@ -17,6 +17,8 @@ Kind = Literal[
     "degraded",
     "restored",
     "swap",
+    "room",
+    "target",
     "slots",
     "stopping",
     "stopped",

@@ -237,7 +237,7 @@ class SupervisorUnit(msgspec.Struct, frozen=True, kw_only=True):
 class TargetUnit(msgspec.Struct, frozen=True, kw_only=True):
     """What should be kept to: at most so many seconds, at least so many tokens a second. `server` empty: the fleet."""
 
-    name: Literal["swap_seconds", "tokens_per_second"]
+    name: Literal["swap_seconds", "tokens_per_second", "first_token_seconds"]
     server: str
     limit: float
 

@@ -57,6 +57,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that wait for a slot, or for the server to start."""
     tokens_per_second: float | None = None
     """Of the last answer that reported its speed, or could be timed."""
+    first_token_s: float | None = None
+    """Of the last answer that was streamed: seconds from its request to its first part."""
     breaker_s: float = 0
     """Seconds until the front asks it again after failures, unless it proves itself before; 0: it is asked."""
     drift: str = ""

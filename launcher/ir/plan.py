@@ -11,6 +11,7 @@ from launcher.ir.catalog import ModelFile, ProjectorFile
 from launcher.ir.config import FleetConfig, LoraConfig, ServerConfig, ServiceConfig, Start
 from launcher.ir.proof import Proved
 from launcher.ir.settings import Settings
+from launcher.ir.speed import ServerSpeed
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,3 +263,5 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     solved: tuple[Solved, ...] = ()
     residency: tuple[Residency, ...] = ()
     """One table a host where servers come and go."""
+    speeds: tuple[ServerSpeed, ...] = ()
+    """What is expected by the rates in the hardware file alone: the same on every machine."""

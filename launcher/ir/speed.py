@@ -57,6 +57,8 @@ class ServerSpeed(msgspec.Struct, frozen=True, kw_only=True):
     together: tuple[float, float] | None = None
     """While all that are up after start, and this one, generate at once; absent: nobody shares a device with it."""
     prompt: tuple[float, float] | None = None
+    load_s: float | None = None
+    """Seconds until it was ready when it was measured, else what reading its files takes; absent: not known."""
     source: Literal["measured", "calibrated", "stated"]
     basis: str
     touched_bytes: dict[str, int]

@@ -102,6 +102,10 @@ class PointResult(msgspec.Struct, frozen=True, kw_only=True):
     planned_bytes: int = 0
     memory_bytes: int = 0
     batches: int = 0
+    expected: tuple[float, float] | None = None
+    """Of `generation`, before it was measured: from the lowest to the highest; absent: nothing was known."""
+    ratio: float | None = None
+    """`generation` by the (geometric) middle of what was expected."""
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +131,9 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
     sentence: str
     gain: Gain | None = None
+    model: str = ""
+    port: int = 0
+    """Where the fleet's own server listens; 0: on no port."""
 
 
 class SweepDocument(msgspec.Struct, frozen=True, kw_only=True):

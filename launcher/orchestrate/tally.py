@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -25,14 +25,25 @@ class Histogram:
 
     def lines(self, name: str, meaning: str) -> Iterable[str]:
         """Its family as text."""
-        yield f"# HELP {name} {meaning}"
-        yield f"# TYPE {name} histogram"
-        seen = 0
+        return family(name, meaning, {"": self})
+
+    def samples(self, name: str, labels: str) -> Iterable[str]:
+        """Its samples as text. `labels`: `key="value"`, or ""."""
+        seen, more = 0, f"{labels}," if labels else ""
         for bound, count in zip((*(f"{b:g}" for b in self.bounds), "+Inf"), self.counts, strict=True):
             seen += count
-            yield f'{name}_bucket{{le="{bound}"}} {seen}'
-        yield f"{name}_sum {self.total:.10g}"
-        yield f"{name}_count {seen}"
+            yield f'{name}_bucket{{{more}le="{bound}"}} {seen}'
+        shown = f"{{{labels}}}" if labels else ""
+        yield f"{name}_sum{shown} {self.total:.10g}"
+        yield f"{name}_count{shown} {seen}"
+
+
+def family(name: str, meaning: str, parts: Mapping[str, Histogram]) -> Iterable[str]:
+    """Histograms of one family as text, by their labels."""
+    yield f"# HELP {name} {meaning}"
+    yield f"# TYPE {name} histogram"
+    for labels, part in parts.items():
+        yield from part.samples(name, labels)
 
 
 class Tally:

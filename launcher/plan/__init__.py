@@ -8,6 +8,7 @@ In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pur
 
 from launcher.ir.settings import Settings
 from launcher.plan.checks.models import unsized
+from launcher.plan.checks.targets import OUT_OF_REACH, too_slow
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate
@@ -26,6 +27,7 @@ from launcher.plan.speed import expected, speeds, touched
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
 
 __all__ = [
+    "OUT_OF_REACH",
     "Companions",
     "Settings",
     "Settled",
@@ -45,6 +47,7 @@ __all__ = [
     "settle",
     "sort_findings",
     "speeds",
+    "too_slow",
     "touched",
     "unshared_memory",
     "unsized",

@@ -21,6 +21,7 @@ from launcher.plan.peers import check_peers, with_shares
 from launcher.plan.server import plan_server, with_proof
 from launcher.plan.sharing import share
 from launcher.plan.solve import solve
+from launcher.plan.speed import speeds
 from launcher.plan.together import residency, steady
 from launcher.plan.waivers import sort_findings
 
@@ -56,7 +57,7 @@ def plan_fleet(
     if len(parts) > 1:
         findings += (finding for check in checks if check in WHOLE for finding in check(whole))
     findings += (*check_hosts(fleet), *check_peers(fleet))
-    return FleetPlan(
+    planned = FleetPlan(
         deployment=deployment,
         input_digest=input_digest,
         config=fleet,
@@ -69,6 +70,7 @@ def plan_fleet(
         residency=tuple(table for part in parts if (table := _residency(part)) is not None),
         ladders={w: rungs for host in hosts for w, rungs in ladders(host.fleet, catalog, tables).items()},
     )
+    return msgspec.structs.replace(planned, speeds=speeds(planned, (), {}))
 
 
 def _solved(

@@ -12,6 +12,7 @@ from launcher.ir.catalog import Catalog, ModelFile
 from launcher.ir.config import CacheTypeConfig, FleetConfig, HardwareConfig, ServerConfig
 from launcher.ir.plan import DeviceMemory, Part, ServerPlan
 from launcher.ir.proof import Proved
+from launcher.ir.settings import Settings
 from launcher.plan.builds import UNKNOWN, build_number
 from launcher.plan.memory import Companions, WeightTables, add_up, server_parts
 from launcher.plan.settling import NO_TYPES, settle
@@ -99,6 +100,14 @@ def price(
     fleet: FleetConfig, catalog: Catalog, config: ServerConfig, tables: WeightTables
 ) -> tuple[DeviceMemory, ...] | None:
     """Memory of a changed server; None where the catalogue lacks its file."""
+    found = settled_price(fleet, catalog, config, tables)
+    return found[1] if found is not None else None
+
+
+def settled_price(
+    fleet: FleetConfig, catalog: Catalog, config: ServerConfig, tables: WeightTables
+) -> tuple[Settings, tuple[DeviceMemory, ...]] | None:
+    """Settings and memory of a changed server; None where the catalogue lacks its file."""
     model = catalog.get(config.model, config.quantization)
     if model is None or not model.parts:
         return None
@@ -112,7 +121,7 @@ def price(
     machine = seen_by(fleet, config.engine)
     own = _cache_types(fleet, config)
     settings = settle(config, model, machine, beside=beside, tables=tables, build=build, cache_types=own).settings
-    return add_up(server_parts(model, settings, beside, tables))
+    return settings, add_up(server_parts(model, settings, beside, tables))
 
 
 def _cache_types(fleet: FleetConfig, config: ServerConfig) -> Mapping[str, CacheTypeConfig]:

@@ -14,9 +14,10 @@ from math import prod
 
 import msgspec
 
+from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
-from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.ir.settings import RAM
+from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
+from launcher.ir.settings import RAM, Settings
 from launcher.ir.speed import Measurement, ServerSpeed, Touched
 from launcher.plan.memory import trunk
 from launcher.plan.memory.layer_kinds import split_name
@@ -41,7 +42,9 @@ def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) 
         speed = expected(server, touches, _machine(plan, server), measured, keys.get(server.name, ""))
         if speed is not None:
             at_once = [readers[place] + (not server.initial) for place in _places(plan, server, touches)]
-            found.append(msgspec.structs.replace(speed, together=_shared(speed.decode, at_once)))
+            load_s = speed.load_s if speed.load_s is not None else server.load_s
+            together = _shared(speed.decode, at_once)
+            found.append(msgspec.structs.replace(speed, together=together, load_s=load_s))
     return tuple(found)
 
 
@@ -83,29 +86,31 @@ def expected(
             source="measured",
             basis=f"{own.at[:10]}, {own.build}, {own.prompt_tokens}+{own.n_predict} tokens, {quiet}",
             touched_bytes=touches.bytes,
+            load_s=own.load_s or None,
         )
-    alike = [m for m in known if set(m.touched.bytes) == set(touches.bytes) == {RAM} and not m.drafts]
+    single = set(touches.bytes) if len(touches.bytes) == 1 else None
+    alike = [m for m in known if set(m.touched.bytes) == single and not m.drafts]
     alike = [m for m in alike if m.quantization == server.config.quantization] or alike
     if alike:
         return _calibrated(server, touches, alike)
-    rates = {device: _stated(hardware, device) for device in touches.bytes}
-    if not rates or not all(rates.values()):
+    seconds = token_seconds(touches, hardware)
+    if not seconds:
         return None
-    seconds = sum(size / rate for (_, size), rate in zip(touches.bytes.items(), rates.values(), strict=True) if rate)
     return ServerSpeed(
         server=server.name,
         decode=((1 - SPREAD) / seconds, (1 + SPREAD) / seconds),
         source="stated",
-        basis="read_bandwidth_bytes of " + ", ".join(rates),
+        basis="read_bandwidth_bytes of " + ", ".join(touches.bytes),
         touched_bytes=touches.bytes,
     )
 
 
 def _calibrated(server: ServerPlan, touches: Touched, alike: list[Measurement]) -> ServerSpeed:
-    """By the rates at which other models were read in RAM."""
-    rates = [m.decode * m.touched.bytes[RAM] for m in alike]
+    """By the rates at which other models were read where it is, which is one device."""
+    (device,) = touches.bytes
+    rates = [m.decode * m.touched.bytes[device] for m in alike]
     work = [m.prompt * m.touched.weights for m in alike]
-    size, weights = touches.bytes[RAM], touches.weights
+    size, weights = touches.bytes[device], touches.weights
     return ServerSpeed(
         server=server.name,
         decode=((1 - SPREAD) * min(rates) / size, (1 + SPREAD) * max(rates) / size),
@@ -114,6 +119,14 @@ def _calibrated(server: ServerPlan, touches: Touched, alike: list[Measurement]) 
         basis=f"measured here: {', '.join(sorted({f'{m.model} {m.quantization}' for m in alike}))}",
         touched_bytes=touches.bytes,
     )
+
+
+def token_seconds(touches: Touched, hardware: HardwareConfig) -> float | None:
+    """What one token takes by the rates that the hardware file states; None where one of them is not."""
+    rates = {device: _stated(hardware, device) for device in touches.bytes}
+    if not rates or not all(rates.values()):
+        return None
+    return sum(size / rate for (_, size), rate in zip(touches.bytes.items(), rates.values(), strict=True) if rate)
 
 
 def _states_any(hardware: HardwareConfig) -> bool:
@@ -133,7 +146,12 @@ def _stated(hardware: HardwareConfig, device: str) -> int | None:
 
 def touched(server: ServerPlan) -> Touched:
     """What one token of `server` touches, by device, as its layers are placed."""
-    model, settings, arch = server.model, server.settings, server.model.architecture
+    return touched_by(server.model, server.settings, server.memory)
+
+
+def touched_by(model: ModelFile, settings: Settings, placed: Sequence[DeviceMemory]) -> Touched:
+    """What one token of a model touches, by device. `placed`: what it takes there."""
+    arch = model.architecture
     share = settings.n_expert_used / arch.n_expert if arch.n_expert else 1.0
     tied = not any(t.name == "output.weight" for t in model.tensors)
     rules = [(re.compile(pattern), device) for pattern, device in settings.placement]
@@ -153,8 +171,8 @@ def touched(server: ServerPlan) -> Touched:
         place = ruled or ("gpu" if on_gpu and not kept else RAM)
         sizes[place] += tensor.size_bytes * part
         weights += prod(tensor.shape) * part if layer >= 0 else 0
-    _spread(sizes, server)
-    for memory in server.memory:
+    _spread(sizes, settings, placed)
+    for memory in placed:
         state = memory.kv_bytes / 2 + memory.recurrent_bytes
         if state:
             sizes[memory.device] += state / settings.slots
@@ -163,10 +181,10 @@ def touched(server: ServerPlan) -> Touched:
     )
 
 
-def _spread(sizes: dict[str, float], server: ServerPlan) -> None:
+def _spread(sizes: dict[str, float], settings: Settings, placed: Sequence[DeviceMemory]) -> None:
     """What is on the devices, over them as their memory is."""
     together = sizes.pop("gpu", 0.0)
-    shares = {m.device: m.model_bytes for m in server.memory if m.device in server.settings.devices}
+    shares = {m.device: m.model_bytes for m in placed if m.device in settings.devices}
     whole = sum(shares.values())
     for device, share in shares.items():
         sizes[device] = sizes.get(device, 0.0) + (together * share / whole if whole else 0.0)

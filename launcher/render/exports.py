@@ -40,6 +40,16 @@ _PANELS = (
     ("Generated tokens a second", "short", "rate(launch_generated_tokens_total{%s}[1m])", "{{server}}"),
     ("Prompt tokens a second", "short", "rate(launch_prompt_tokens_total{%s}[1m])", "{{server}}"),
     ("Refused a second", "reqps", "sum by (code) (rate(launch_requests_refused_total{%s}[1m]))", "{{code}}"),
+    ("Tokens a second of the last answer", "short", "inference_tokens_per_second{%s}", "{{model}}"),
+    (
+        "Swaps: 95 of 100 within",
+        "s",
+        "histogram_quantile(0.95, sum by (source, le) (rate(model_swap_duration_seconds_bucket{%s}[5m])))",
+        "{{source}}",
+    ),
+    ("Starts that failed", "short", "model_load_failures_total{%s}", "{{model}}"),
+    ("RAM in use", "bytes", "ram_used_bytes{%s}", "RAM"),
+    ("Targets: met (1) or missed (0)", "short", "launch_target_met{%s}", "{{target}} {{server}}"),
 )
 
 

@@ -13,17 +13,26 @@ def all_names(servers: Iterable[ServerPlan]) -> tuple[str, ...]:
     return tuple(sorted({name for server in servers for names in _claims(server) for name in names}))
 
 
-def resolve(name: str, servers: Sequence[ServerPlan], ranks: Mapping[Start, int] | None = None) -> tuple[str, ...]:
+def resolve(
+    name: str,
+    servers: Sequence[ServerPlan],
+    ranks: Mapping[Start, int] | None = None,
+    speeds: Mapping[str, float] | None = None,
+) -> tuple[str, ...]:
     """Servers meant by `name`, best first: the server so named, then by role, by alias, by model.
 
-    Within each, those with the lower rank (`ranks` by when they start: resident before on demand) and then plan order.
+    Within each, those with the lower rank (`ranks` by when they start: resident before on demand), then those that are
+    expected to generate faster (`speeds` in tokens a second, where all of them are known), then plan order.
     """
-    found: list[tuple[int, int, int, str]] = []
-    for position, server in enumerate(servers):
-        kind = _kind(name, server)
-        if kind is not None:
-            found.append((kind, (ranks or {}).get(server.starts, 0), position, server.name))
-    return tuple(server for _, _, _, server in sorted(found))
+    meant = [(kind, server) for server in servers if (kind := _kind(name, server)) is not None]
+    known = speeds if speeds and all(server.name in speeds for _, server in meant) else {}
+
+    def place(found: tuple[int, ServerPlan]) -> tuple[int, int, float]:
+        """What is better comes first."""
+        kind, server = found
+        return kind, (ranks or {}).get(server.starts, 0), -known.get(server.name, 0.0)
+
+    return tuple(server.name for _, server in sorted(meant, key=place))
 
 
 def _kind(name: str, server: ServerPlan) -> int | None:

@@ -27,7 +27,8 @@ def routing_table(plan: FleetPlan) -> RoutingTable:
     everyone = (*plan.servers, *plan.remote)
     routing = plan.config.routing
     others = outside_targets(plan)
-    names = {name: resolve(name, everyone, START_RANK) for name in all_names(everyone)}
+    speeds = {speed.server: speed.decode[0] for speed in plan.speeds}
+    names = {name: resolve(name, everyone, START_RANK, speeds) for name in all_names(everyone)}
     names |= {name: (unit.name,) for unit in others for name in (unit.name, *unit.aliases, *unit.faces)}
     escalation = {source: _servers((target,), names) for source, target in routing.escalation.chain.items()}
     return RoutingTable(

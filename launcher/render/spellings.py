@@ -54,6 +54,7 @@ NOT_FLAGS = {
     "fill": "plan",
     "rpc": "devices of their own",
     "tokens_per_second_min": "watched by the runtime",
+    "first_token_max_s": "watched by the runtime",
     "cpus": "taskset, numactl or CPUAffinity=",
     "numa": "numactl or NUMAPolicy=; --numa would turn off prefetching of the mapping",
     "exclusive": "manifest",

@@ -79,6 +79,8 @@ class Exchange(Attempt):
                 if target.breaker is not CLOSED:
                     target.succeeded()
                 self.tokens = target.tokens.read(self._before, self._last)
+                if self._is_events and self.tokens[1]:
+                    target.tokens.first_s = self.first_at - self.began
                 self._settle(self.status, True, self.tokens)
                 self._finish(self.status)
             elif connection.error is not None:

@@ -19,6 +19,7 @@ class Figures(msgspec.Struct, frozen=True):
     tokens_per_second: float | None
     breaker_s: float = 0.0
     """Seconds until it is asked again after failures, unless it answers before; 0: it is asked."""
+    first_token_s: float | None = None
 
 
 StateOf = Callable[[str], ServerState]
@@ -27,7 +28,10 @@ StateOf = Callable[[str], ServerState]
 def figures(targets: Mapping[str, Target]) -> dict[str, Figures]:
     """Of every server that is served now."""
     now = monotonic()
-    return {name: Figures(len(t.gate.waiters), t.tokens.per_second, _pause_s(t, now)) for name, t in targets.items()}
+    return {
+        name: Figures(len(t.gate.waiters), t.tokens.per_second, _pause_s(t, now), t.tokens.first_s)
+        for name, t in targets.items()
+    }
 
 
 def _pause_s(target: Target, now: float) -> float:

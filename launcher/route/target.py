@@ -157,13 +157,15 @@ def ranked(waiters: list[Waiter]) -> list[Waiter]:
 class Tokens:
     """What one server's answers reported."""
 
-    __slots__ = ("generated", "per_second", "prompt")
+    __slots__ = ("first_s", "generated", "per_second", "prompt")
 
     def __init__(self) -> None:
         """Nothing reported."""
         self.prompt = 0
         self.generated = 0
         self.per_second: float | None = None
+        self.first_s: float | None = None
+        """Seconds from the last streamed answer's request to its first part."""
 
     def read(self, before: bytes, last: bytes) -> tuple[int, int]:
         """Add what the last two parts of an answer report; prompt and generated tokens of this answer."""

@@ -138,9 +138,7 @@ class Runtime:
 
         known = route.figures(self._front.view.targets) if self._front is not None else {}
         processes = tuple(
-            msgspec.structs.replace(
-                p, queued=p.queued + f.queued, tokens_per_second=f.tokens_per_second, breaker_s=f.breaker_s
-            )
+            msgspec.structs.replace(p, **(msgspec.structs.asdict(f) | {"queued": p.queued + f.queued}))
             if (f := known.get(p.name)) is not None
             else p
             for p in status.processes

@@ -15,11 +15,16 @@ from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.orchestrate.pool import WarmPool
 from launcher.orchestrate.tally import Histogram
-from launcher.runtime.targets import bounds, samples, targets_now
+from launcher.orchestrate.tally import family as histograms
+from launcher.runtime.targets import bounds, samples, targets_now, turned
 from launcher.supervise import events
 from launcher.supervise.room import available_bytes
 
 _GPU_EVERY_S = 5.0
+TARGETS_EVERY_S = 5.0
+"""Targets are held against what was measured last so often, and after every swap."""
+SOURCES = ("pool", "disk")
+"""Where a swap found the files: kept in RAM by the warm pool, or not."""
 TARGET_METRICS = {
     "limit": "What should be kept to: at most so many seconds, at least so many tokens a second.",
     "measured": "What was measured of it last.",
@@ -45,21 +50,28 @@ class Observer:
         self.pool = WarmPool(manifest, table, available=available_bytes, tell=tell)
         self._processes = processes
         self._gpus = tuple(device.name for device in manifest.devices if device.kind == "gpu")
+        self._tell = tell
         self._targets = manifest.targets
-        self._swaps = Histogram(bounds(self._targets))
+        self._met: dict[tuple[str, str], bool] = {}
+        """Target and server → what was told last."""
+        self._swaps = _swaps(manifest)
+        self._found: dict[str, str] = {}
+        """Server → where its last start found its files."""
         self._swap_s: float | None = None
         self._failures: Counter[str] = Counter()
         self._slips: Counter[str] = Counter()
         self._restored: Counter[str] = Counter()
-        self._models = {unit.name: unit.model for unit in manifest.servers}
+        self._models = _models(manifest, table)
         self._vram: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def _start(self) -> None:
         """Begin to keep files warm, and to ask the GPUs: not before the fleet is up, whose loads come first."""
         self.pool.start()
-        if self._gpus and not self._tasks:
-            self._tasks = [asyncio.get_running_loop().create_task(self._watch_gpus())]
+        if not self._tasks:
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(self._watch_targets())]
+            self._tasks += [loop.create_task(self._watch_gpus())] if self._gpus else []
 
     async def close(self) -> None:
         """End what was begun."""
@@ -70,15 +82,17 @@ class Observer:
     def take_over(self, manifest: FleetManifest, table: RoutingTable) -> None:
         """Another manifest. Swaps are counted anew where their target, and with it a bucket, is another."""
         if bounds(manifest.targets) != bounds(self._targets):
-            self._swaps = Histogram(bounds(manifest.targets))
-        self._targets = manifest.targets
-        self._models = {unit.name: unit.model for unit in manifest.servers}
+            self._swaps = _swaps(manifest)
+        self._targets, self._met = manifest.targets, {}
+        self._models = _models(manifest, table)
         self.pool.take_over(manifest, table)
 
     def __call__(self, event: events.AnyEvent) -> None:
         """Note one event."""
         match event:
             case events.ServerStarting() | events.ServerAdopted():
+                kept = self.pool.residency(event.name)[1] in ("warm", "locked")
+                self._found[event.name] = "pool" if kept else "disk"
                 self.pool.started(event.name)
             case events.FleetReady():
                 self._start()
@@ -91,12 +105,27 @@ class Observer:
                 self._failures[event.name] += 1
                 self._slips[event.name] += 1
             case events.Swapped():
-                self._swaps.observe(event.seconds)
+                self._swaps[self._found.get(event.name, "disk")].observe(event.seconds)
                 self._swap_s = event.seconds
+                self.look()
             case events.SlotsRestored():
                 self._restored[event.name] += event.tokens
             case _:
                 pass
+
+    def look(self) -> None:
+        """Tell of targets that are missed now, or met again."""
+        if self._targets is not msgspec.UNSET:
+            now = targets_now(self._targets, self._processes(), self._swap_s)
+            for what in turned(self._met, now):
+                self._tell(what)
+            self._met |= {(t.name, t.server): t.met for t in now if t.met is not None}
+
+    async def _watch_targets(self) -> None:
+        """Look now and then."""
+        while True:
+            await asyncio.sleep(TARGETS_EVERY_S)
+            self.look()
 
     def status(self, status: FleetStatus) -> FleetStatus:
         """`status` with how much of the workers' files is in RAM, and with the targets."""
@@ -121,7 +150,8 @@ class Observer:
         failures: Counter[str] = Counter()
         for name, model in self._models.items():
             failures[model] += self._failures[name]
-        lines += self._swaps.lines("model_swap_duration_seconds", "From a worker's drain until the other serves.")
+        swaps = {f'source="{source}"': part for source, part in self._swaps.items()}
+        lines += histograms("model_swap_duration_seconds", "From a worker's drain until the other serves.", swaps)
         family(
             "model_load_failures_total",
             "counter",
@@ -177,6 +207,16 @@ class Observer:
                 known = {gpu.name: gpu for gpu in found}
                 self._vram = {n: known[n].vram_bytes - known[n].free_bytes for n in self._gpus if n in known}
             await asyncio.sleep(_GPU_EVERY_S)
+
+
+def _models(manifest: FleetManifest, table: RoutingTable) -> dict[str, str]:
+    """By server: its model as the front's own metrics spell it."""
+    return {u.name: table.targets[u.name].model if u.name in table.targets else u.model for u in manifest.servers}
+
+
+def _swaps(manifest: FleetManifest) -> dict[str, Histogram]:
+    """Seconds of swaps by where the files were, nothing observed; a bucket stands at the target."""
+    return {source: Histogram(bounds(manifest.targets)) for source in SOURCES}
 
 
 def _memory(processes: Iterable[ProcessStatus]) -> Iterable[tuple[str, float]]:

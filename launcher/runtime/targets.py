@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from launcher.ir.events import Happened
 from launcher.ir.fleet import TargetUnit
 from launcher.ir.live import ProcessStatus, TargetStatus
 
-AT_MOST = frozenset({"swap_seconds"})
+AT_MOST = frozenset({"swap_seconds", "first_token_seconds"})
 """Targets that are limits from above; the others are from below."""
 
 
@@ -19,17 +20,44 @@ def targets_now(
     """Every target with its last measurement. `swap_s`: seconds of the last swap."""
     if isinstance(targets, msgspec.UnsetType):
         return ()
-    speeds = {p.name: p.tokens_per_second for p in processes}
-    return tuple(_now(target, swap_s, speeds) for target in targets)
+    known = {p.name: p for p in processes}
+    return tuple(_now(target, swap_s, known) for target in targets)
 
 
-def _now(target: TargetUnit, swap_s: float | None, speeds: Mapping[str, float | None]) -> TargetStatus:
+def _now(target: TargetUnit, swap_s: float | None, processes: Mapping[str, ProcessStatus]) -> TargetStatus:
     """One target."""
-    measured = swap_s if target.name == "swap_seconds" else speeds.get(target.server)
+    process = processes.get(target.server)
+    measured = swap_s if target.name == "swap_seconds" else None
+    if process is not None:
+        measured = process.tokens_per_second if target.name == "tokens_per_second" else process.first_token_s
     met = None
     if measured is not None:
         met = measured <= target.limit if target.name in AT_MOST else measured >= target.limit
     return TargetStatus(name=target.name, server=target.server, limit=target.limit, measured=measured, met=met)
+
+
+def turned(before: Mapping[tuple[str, str], bool], now: Iterable[TargetStatus]) -> Iterator[Happened]:
+    """An event for each target that is missed and was not `before` (by name and server), or is met again."""
+    for target in now:
+        was = before.get((target.name, target.server), True)
+        if target.met is None or target.measured is None or target.met is was:
+            continue
+        what, most = target.name.replace("_", " "), target.name in AT_MOST
+        apart = _shown(abs(target.measured - target.limit))
+        far = f"{apart} to spare" if target.met else f"{apart} too much" if most else f"{apart} short"
+        wanted = f"at {'most' if most else 'least'} {_shown(target.limit)} wanted"
+        yield Happened(
+            kind="target",
+            name=target.server,
+            message=f"{what}: {'met again' if target.met else 'missed'}",
+            cause=f"{_shown(target.measured)} measured, {wanted}: {far}",
+            details={"target": target.name, "limit": target.limit, "measured": target.measured, "met": target.met},
+        )
+
+
+def _shown(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def bounds(targets: Iterable[TargetUnit] | msgspec.UnsetType) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from launcher.base.addresses import place
 from launcher.ir.events import Happened, Kind
+from launcher.sizes import gib
 from launcher.supervise import events
 
 _WHY_STOPPED = {
@@ -84,6 +85,15 @@ def happened(event: events.AnyEvent, *, is_up: bool) -> Happened:  # noqa: C901,
                 message=f"serves in place of {', '.join(event.instead_of)} after {event.seconds:.2f} s",
                 cause="a request asked for it",
                 details={"instead_of": event.instead_of, "seconds": event.seconds},
+            )
+        case events.RoomMade():
+            sizes = ", ".join(f"{gib(size)} of {device}" for device, size in event.needs.items() if size)
+            return Happened(
+                kind="room",
+                name=event.name,
+                message=f"{', '.join(event.going)} must go for it",
+                cause=f"it needs {sizes}; of those that may go they are missed least",
+                details={"going": event.going, "needs_bytes": event.needs, "weighed": event.weighed},
             )
         case events.SlotsRestored():
             return Happened(

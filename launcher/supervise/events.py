@@ -91,6 +91,18 @@ class Swapped(Event, frozen=True, kw_only=True):
     seconds: float
 
 
+class RoomMade(Event, frozen=True, kw_only=True):
+    """`going` are stopped so that `name` fits, which needs so many bytes by device; what was weighed of each.
+
+    `weighed`: seconds since it was last used, seconds to have it back, and the second by the first: the least goes.
+    """
+
+    name: str
+    going: tuple[str, ...]
+    needs: dict[str, int]
+    weighed: dict[str, dict[str, float]]
+
+
 class SlotsRestored(Event, frozen=True, kw_only=True):
     """A server that was swapped back confirmed `tokens` of the `slots` that were saved when it was swapped out."""
 
@@ -171,6 +183,7 @@ AnyEvent = (
     | ServerFailed
     | RungTaken
     | Swapped
+    | RoomMade
     | SlotsRestored
     | ServerStopping
     | ServerStopped

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 from launcher.ir.live import UnavailableError
+from launcher.supervise.events import RoomMade
 from launcher.supervise.runner import Runner
 from launcher.supervise.scheduler import evict_for, needs_bytes
 
@@ -65,6 +66,7 @@ class Room:
             if not victims:
                 return True
             going = [self._runners[name] for name in victims]
+            runner.emit(self._told(runner, going))
             for other in going:
                 other.stop("evicted")
             for other in going:
@@ -73,6 +75,17 @@ class Room:
                     raise UnavailableError("server_stuck", f"{other.spec.name!r} does not end", retry_after_s=30)
             await self._until_free(need)
         return False
+
+    def _told(self, runner: Runner, going: Iterable[Runner]) -> RoomMade:
+        """Who goes for `runner`, and the figures that decided."""
+        now = asyncio.get_running_loop().time()
+        residents = [other.tenant(now).resident() for other in going]
+        weighed = {
+            r.name: {"idle_s": round(r.idle_s, 3), "reload_s": round(r.reload_s, 3), "score": round(r.keep_value, 6)}
+            for r in residents
+        }
+        needs = needs_bytes(runner.spec.needs)
+        return RoomMade(name=runner.spec.name, going=tuple(r.name for r in residents), needs=needs, weighed=weighed)
 
     def _victims(self, runner: Runner) -> tuple[str, ...] | None:
         """Who must go for `runner`; None: nobody who may, now. Raises UnavailableError when waiting cannot help."""

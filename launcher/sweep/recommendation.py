@@ -19,9 +19,10 @@ LOOKS = 3
 def candidate(points: Sequence[PointResult], limit: float) -> tuple[PointResult, PointResult] | None:
     """What a server has now, and the best other settings that the rule allows; None where there are none.
 
-    Each setting counts with its best number of requests in flight.
+    Each setting counts with its best number of requests in flight; where slots are swept, with as many as it has slots
+    for: with fewer two slots are one that waits.
     """
-    measured = [p for p in points if not p.refused]
+    measured = [p for p in points if not p.refused and is_full(p, points)]
     allowed = [p for p in measured if p.multiplier is not None and p.multiplier <= limit]
     # what it has now is compared as it is used, whatever its own multiplier
     now = [p for p in (allowed or measured) if p.current] or [p for p in measured if p.current]
@@ -29,6 +30,12 @@ def candidate(points: Sequence[PointResult], limit: float) -> tuple[PointResult,
     if not now or not others:
         return None
     return max(now, key=_together), max(others, key=_together)
+
+
+def is_full(point: PointResult, points: Sequence[PointResult]) -> bool:
+    """Whether no more requests were in flight with the same settings, or slots are none of them."""
+    same = (p.in_flight for p in points if p.settings == point.settings and not p.refused)
+    return "slots" not in point.settings or point.in_flight == max(same)
 
 
 def _together(point: PointResult) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from math import exp, log
+from math import exp, log, sqrt
 from statistics import fmean, median
 
 import msgspec
@@ -52,6 +52,19 @@ def summarise(result: PointResult, samples: Sequence[Sample]) -> PointResult:
         memory_bytes=max(s.memory_bytes for s in samples),
         batches=len(speeds),
     )
+
+
+def with_expectation(result: PointResult, decode: tuple[float, float] | None) -> PointResult:
+    """`result` with what is expected of each of its requests, by what one alone makes (`decode`).
+
+    Of several at once each is between as fast as alone, where their tokens share one reading of the weights, and an
+    n-th of it, where they only take turns.
+    """
+    if decode is None:
+        return result
+    low, high = decode[0] / result.in_flight, decode[1]
+    ratio = result.generation / sqrt(low * high) if result.generation and low else None
+    return msgspec.structs.replace(result, expected=(low, high), ratio=ratio)
 
 
 def _prompted(samples: Sequence[Sample]) -> bool:

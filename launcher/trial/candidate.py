@@ -12,10 +12,12 @@ import msgspec
 from launcher import engine
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import LaunchError
+from launcher.ir.config import HardwareConfig
 from launcher.ir.plan import ServerPlan
-from launcher.ir.speed import Touched
+from launcher.ir.speed import Measurement, Touched
 from launcher.ir.sweep import Values
-from launcher.plan import touched
+from launcher.plan import expected, touched
+from launcher.sweep import GROUPS
 
 OURS = ("--port", "--host", "--api-key-file", "--slot-save-path")
 """Flags of the fleet's servers that a server on trial does not get."""
@@ -42,12 +44,23 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str = ""
     touched: Touched = Touched(bytes={}, weights=0)
     drafts: bool = False
+    planned: ServerPlan | None = None
+    machine: HardwareConfig | None = None
+    """What is to run, and where."""
     start_timeout_s: float = 180
 
     @property
     def settings(self) -> str:
         """`slots=2 n_ubatch=256`; "" as the config has it."""
         return " ".join(f"{field}={value}" for field, value in self.values)
+
+    def expected(self, known: Iterable[Measurement]) -> tuple[float, float] | None:
+        """Tokens a second with one request at a time, lowest and highest, by the plan and what is `known` here."""
+        if self.planned is None or self.machine is None:
+            return None
+        here = [m for m in known if m.hardware == self.hardware]
+        speed = expected(self.planned, self.touched, self.machine, here, self.digest)
+        return speed.decode if speed is not None else None
 
 
 def values_now(compiled: Compilation, server: str, fields: Iterable[str]) -> dict[str, str]:
@@ -87,6 +100,11 @@ def candidate_of(
     planned = next((s for s in compiled.plan.servers if s.name == server), None)
     if planned is None:
         return msgspec.structs.replace(blank, refused="it is not planned")
+    config = compiled.plan.config.servers[server]
+    kept = {field: _at(config, field) for field, value in values if field in GROUPS and _at(config, field) != value}
+    if own and kept:
+        said = ", ".join(f"{field} stays {value}" for field, value in kept.items())
+        return msgspec.structs.replace(blank, refused=f"{said}: its file decides")
     command = compiled.commands[server]
     return Candidate(
         server=server,
@@ -100,6 +118,8 @@ def candidate_of(
         quantization=planned.config.quantization,
         touched=touched(planned),
         drafts=bool(planned.config.draft or planned.settings.ngram),
+        planned=planned,
+        machine=compiled.plan.config.hardware.machine(planned.on) if planned.on else compiled.plan.config.hardware,
         planned_bytes=sum(m.planned_bytes for m in planned.memory),
         devices=planned.settings.devices,
         gpus=tuple(compiled.plan.config.hardware.gpus),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ from launcher.files import keep_read_speed
 from launcher.ir.config import EngineConfig
 from launcher.ir.speed import ReadSpeed
 from launcher.ir.sweep import Gain, Recommendation, Workload
-from launcher.trial import read_speed
+from launcher.trial import candidate_of, read_speed
 from tests.cli.conftest import Cli
 from tests.cli.test_documents import holds
 from tests.sweep.slowed import wrapper
@@ -85,6 +86,10 @@ def test_the_better_engine_is_found_and_written(cli: Cli, fleet: Path) -> None:
     assert all("config/dangling" in p["refused"] for p in refused)
     measured = [p for p in document["points"] if not p["refused"]]
     assert all(p["batches"] == 2 and p["memory_bytes"] > 0 and p["prompt"] > 0 for p in measured)
+    slow, plain = (next(p for p in measured if p["settings"]["engine"] == name) for name in ("slow", "plain"))
+    assert (slow["expected"], slow["ratio"]) == (None, None)  # nothing was known of this host
+    assert plain["expected"][0] < slow["generation"] < plain["expected"][1]
+    assert plain["ratio"] == pytest.approx(plain["generation"] / math.sqrt(math.prod(plain["expected"])))
     text = fleet.read_text()
     assert yaml.safe_load(text)["servers"]["chat"]["engine"] == "plain"
     assert text.count("# sweep 20") == 1
@@ -131,6 +136,18 @@ def test_words_that_do_not_fit(cli: Cli, fleet: Path, monkeypatch: pytest.Monkey
     assert "whole numbers" in cli.run("sweep", "chat", "--in-flight", "1,x", code=2).stderr
 
 
+def test_a_value_that_its_file_decides_is_not_measured_as_another(
+    cli: Cli, fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantization of a server with a `file` is that of the file; an engine that it may have is measured."""
+    monkeypatch.setenv("HOME", str(cli.home))
+    now = (("quantization", "f16"),)
+    found = candidate_of("chat", (("quantization", "q8_0"),), now, [], [fleet])
+    assert found.refused == "quantization stays f16: its file decides"
+    assert not candidate_of("chat", now, now, [], [fleet]).refused
+    assert not candidate_of("chat", (("engine", "plain"),), (("engine", "slow"),), [], [fleet]).refused
+
+
 def test_nothing_could_be_measured(cli: Cli, fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not start is named with what it said."""
     binary = resolve_binary(EngineConfig(binary=EMBEDDED, dialect=""))
@@ -163,6 +180,13 @@ def test_what_is_measured_here_stands_in_the_plan(
     (speed,) = expected_speeds(plan)
     assert (speed.server, speed.source, speed.decode[0]) == ("chat", "measured", measured["decode"])
     assert measured["at"][:10] in speed.basis
+    rate = measured["decode"] * measured["touched"]["bytes"]["ram"]
+    assert plan.plan.config.hardware.read_bandwidth_bytes == pytest.approx(rate, rel=0.06)
+    assert {s.source for s in plan.plan.speeds} == {"stated"}
+    wanted = f"servers.chat.tokens_per_second_min={1.01 * measured['decode']}"
+    show([wanted], [fleet], as_json=True, no_color=True, verbose=False)
+    found = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["code"] == "plan/target-out-of-reach"]
+    assert [f["message"].rpartition(": ")[2] for f in found] == ["1% short"]
     changed = compile_fleet(["servers.chat.slots=2"], config_dirs=[fleet])
     assert [s.source for s in expected_speeds(changed)] == ["calibrated"]
     show(["servers.chat.slots=2"], [fleet], as_json=False, no_color=True, verbose=False)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from launcher.errors import HostError
-from launcher.files import keep_measured, measured_file, read_measured
+from launcher.files import keep_measured, known_rates, measured_file, read_measured
 from launcher.files.measured import KEPT
 from launcher.ir.speed import Measurement, Touched
 
@@ -51,3 +51,23 @@ def test_the_newest_of_a_key_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LAUNCH_STATE_DIR", "/proc/none")
     with pytest.raises(HostError, match="cannot"):
         keep_measured([])
+
+
+def test_rates_of_devices_are_what_servers_on_one_device_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The median, to two digits; not of who drafts, is on two devices, or was measured on other hardware."""
+    monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
+    assert known_rates("dev") == {}
+
+    def read(key: str, decode: float, *devices: str, **fields: object) -> Measurement:
+        """So many tokens/s of a GB on each device."""
+        touched = Touched(bytes=dict.fromkeys(devices, 10**9), weights=1)
+        return msgspec.structs.replace(of(key, f"2026-01-0{key}", decode), touched=touched, **fields)
+
+    keep_measured(
+        [
+            *(read("1", 10.04, "ram"), read("2", 12.0, "ram"), read("3", 99.0, "ram"), read("4", 500.0, "cuda0")),
+            *(read("5", 9000.0, "ram", "cuda0"), read("6", 9000.0, "ram", drafts=True)),
+            *(read("7", 9000.0, "ram", hardware="other"), read("8", 11.04, "ram")),
+        ]
+    )
+    assert known_rates("dev") == {"ram": 12_000_000_000, "cuda0": 500_000_000_000}

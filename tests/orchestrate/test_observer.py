@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import msgspec
+import pytest
 
+from launcher.ir.events import Happened
 from launcher.ir.fleet import TargetUnit
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.route import Front, StaticUpstreams
@@ -24,6 +26,8 @@ def observer(directory: Path) -> Observer:
     """Of a fleet with two GPU workers and a pool; nothing is started."""
     fleet = fleet_of(directory, "ab", 10 * MIB)
     table = msgspec.structs.replace(routes(fleet, 9), orchestration=section("ab", models_max=1))
+    with_files = tuple(msgspec.structs.replace(unit, model=f"{unit.model} q4_1") for unit in fleet.servers)
+    fleet = msgspec.structs.replace(fleet, servers=with_files)  # metrics name the model, as the front's do
     process = ProcessStatus(
         name="a", kind="server", state="ready", port=9, rung="2/4: q3", restarts=3, planned_bytes={"ram": 7}
     )
@@ -44,10 +48,11 @@ def test_the_seeds_metrics_have_their_names(tmp_path: Path) -> None:
     text = seen.metrics()
     lines = text.splitlines()
     for expected in (
-        'model_swap_duration_seconds_bucket{le="0.5"} 0',
-        'model_swap_duration_seconds_bucket{le="1"} 1',
-        "model_swap_duration_seconds_sum 0.7",
-        "model_swap_duration_seconds_count 1",
+        'model_swap_duration_seconds_bucket{source="disk",le="0.5"} 0',
+        'model_swap_duration_seconds_bucket{source="disk",le="1"} 1',
+        'model_swap_duration_seconds_sum{source="disk"} 0.7',
+        'model_swap_duration_seconds_count{source="disk"} 1',
+        'model_swap_duration_seconds_count{source="pool"} 0',
         'model_load_failures_total{model="a"} 1',
         'model_load_failures_total{model="b"} 1',
         'launch_out_of_memory_total{server="a"} 1',
@@ -87,6 +92,52 @@ def test_status_says_what_is_in_ram(tmp_path: Path) -> None:
     assert seen.status(status).processes[0].in_ram_percent is None
 
 
+def test_a_swap_from_the_pool_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whether the worker's files were in RAM when it began; both are the document's one metric."""
+    seen = observer(tmp_path)
+    monkeypatch.setattr(seen.pool, "residency", lambda name: (100.0, "locked" if name == "a" else ""))
+    for name, seconds in (("a", 0.2), ("b", 4.0), ("a", 0.3)):
+        seen(events.ServerStarting(name=name, pid=1, port=9, log_file=""))
+        seen(events.Swapped(name=name, instead_of=(), seconds=seconds))
+    lines = seen.metrics().splitlines()
+    assert 'model_swap_duration_seconds_count{source="pool"} 2' in lines
+    assert 'model_swap_duration_seconds_count{source="disk"} 1' in lines
+    assert 'model_swap_duration_seconds_sum{source="pool"} 0.5' in lines
+
+
+def test_a_missed_target_is_an_event(tmp_path: Path) -> None:
+    """Once when it is missed and once when it is met again, with both figures; a swap's at once."""
+    fleet = fleet_of(tmp_path, "ab", 10 * MIB)
+    table = msgspec.structs.replace(routes(fleet, 9), orchestration=section("ab", models_max=1))
+    wanted = (
+        TargetUnit(name="swap_seconds", server="", limit=3.0),
+        TargetUnit(name="tokens_per_second", server="a", limit=20.0),
+        TargetUnit(name="first_token_seconds", server="a", limit=0.5),
+    )
+    now = [ProcessStatus(name="a", kind="server", state="ready", port=9)]
+    told: list[Happened] = []
+    seen = Observer(msgspec.structs.replace(fleet, targets=wanted), table, lambda: now, tell=told.append)
+    seen.look()
+    assert told == []
+    seen(events.Swapped(name="a", instead_of=("b",), seconds=3.5))
+    assert [(t.kind, t.name, t.message) for t in told] == [("target", "", "swap seconds: missed")]
+    assert told[0].cause == "3.5 measured, at most 3 wanted: 0.5 too much"
+    assert told[0].details == {"target": "swap_seconds", "limit": 3.0, "measured": 3.5, "met": False}
+    for speed, first in ((25.0, 0.4), (15.0, 0.4), (15.5, 0.9), (30.0, 0.1), (31.0, 0.1)):
+        now[0] = msgspec.structs.replace(now[0], tokens_per_second=speed, first_token_s=first)
+        seen.look()
+    assert [(t.name, t.message) for t in told[1:]] == [
+        ("a", "tokens per second: missed"),
+        ("a", "first token seconds: missed"),
+        ("a", "tokens per second: met again"),
+        ("a", "first token seconds: met again"),
+    ]
+    assert told[1].cause == "15 measured, at least 20 wanted: 5 short"
+    assert told[3].cause == "30 measured, at least 20 wanted: 10 to spare"
+    lines = seen.metrics().splitlines()
+    assert 'launch_target_met{target="first_token_seconds",server="a"} 1' in lines
+
+
 def test_targets_are_met_or_missed(tmp_path: Path) -> None:
     """Nothing is said before anything was measured; a bucket stands at the target; a reload brings others."""
     fleet = fleet_of(tmp_path, "ab", 10 * MIB)
@@ -108,8 +159,8 @@ def test_targets_are_met_or_missed(tmp_path: Path) -> None:
     assert [(t.met, t.measured) for t in now] == [(True, 2.9), (True, 25.0), (False, 19.0)]
     lines = seen.metrics().splitlines()
     for expected in (
-        'model_swap_duration_seconds_bucket{le="2.5"} 0',
-        'model_swap_duration_seconds_bucket{le="3"} 1',
+        'model_swap_duration_seconds_bucket{source="disk",le="2.5"} 0',
+        'model_swap_duration_seconds_bucket{source="disk",le="3"} 1',
         'launch_target_met{target="swap_seconds",server=""} 1',
         'launch_target_met{target="tokens_per_second",server="b"} 0',
         'launch_target_limit{target="tokens_per_second",server="b"} 20',

@@ -16,10 +16,11 @@ from launcher.ir.config import FleetConfig, GpuConfig, HardwareConfig, RoutingCo
 from launcher.ir.plan import FleetPlan
 from launcher.plan import plan_fleet
 from launcher.plan.memory import WeightTables
-from launcher.plan.server import price
+from launcher.plan.server import price, settled_price
 from launcher.plan.solve import solve
 from launcher.plan.solve.frontier import Candidate, best
 from launcher.plan.solve.options import IN_ORDER, Option
+from launcher.plan.speed import token_seconds, touched_by
 from launcher.sizes import GIB, MIB
 
 from .fleets import (
@@ -157,6 +158,42 @@ def test_nothing_better_fits(fields: list[dict[str, Any]], kib_each: int) -> Non
         assert chosen.servers == expected
         plan = plan_fleet(config, files, deployment="t", input_digest="")
         assert not [f for f in plan.findings if f.code == "plan/vram-over-budget"]
+
+
+@pytest.mark.parametrize("kib", [76_000, 84_000, 100_000])
+def test_what_is_faster_is_preferred_where_rates_are_stated(kib: int) -> None:
+    """Of all that fits, the least sum of what a token of each takes; with a rate missing layers count, as ever."""
+    config = fleet(
+        {"a": leaving_open("mixed"), "b": leaving_open("dense", port=9002)}, hardware=cards(kib * 1024), models=MODELS
+    )
+    gpu = msgspec.structs.replace(config.hardware.gpus["cuda0"], read_bandwidth_bytes=100 * 10**9)
+    known = msgspec.structs.replace(config.hardware, gpus={"cuda0": gpu}, read_bandwidth_bytes=10**9)
+    stated = msgspec.structs.replace(config, hardware=known)
+    files, tables = catalog(*FILES), WeightTables()
+
+    def token_ns(one: ServerConfig) -> int:
+        """What a token of a server takes."""
+        found, model = settled_price(stated, files, one, tables), files.get(one.model, one.quantization)
+        assert found is not None
+        assert model is not None
+        return round((token_seconds(touched_by(model, *found), known) or 0) * 1e9)
+
+    fitting: dict[tuple[int, ...], int] = {}
+    for counts in product(*(range(arch.n_layer + 2) for arch in (MIXED, DENSE))):
+        servers = [
+            msgspec.structs.replace(s, n_gpu_layers=n) for s, n in zip(config.servers.values(), counts, strict=True)
+        ]
+        if sum(peaks(config, files, one, tables).get("cuda0", 0) for one in servers) <= kib * 1024:
+            fitting[counts] = sum(map(token_ns, servers))
+    by_time, by_layers = (
+        tuple(s.n_gpu_layers for s in solve(one, files, tables)[0].servers.values()) for one in (stated, config)
+    )
+    assert fitting[by_time] == min(fitting.values())
+    assert fitting[by_time] <= fitting[by_layers]
+    half = msgspec.structs.replace(config, hardware=msgspec.structs.replace(known, read_bandwidth_bytes=None))
+    assert tuple(s.n_gpu_layers for s in solve(half, files, tables)[0].servers.values()) == by_layers
+    if kib == 84_000:
+        assert by_time != by_layers
 
 
 @settings(max_examples=40, deadline=None)

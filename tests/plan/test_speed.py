@@ -7,10 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from launcher.compiler import with_speeds
 from launcher.ir.config import HardwareConfig
 from launcher.ir.plan import ServerPlan
 from launcher.ir.speed import Measurement, Touched
-from launcher.plan import expected, speeds, touched
+from launcher.plan import OUT_OF_REACH, expected, speeds, touched
 from tests.plan.documents import EPYC, ROWS, SOVEREIGN, compiled, markdown
 
 DOCS = Path(__file__).parents[2] / "docs/performance.md"
@@ -100,6 +101,45 @@ def test_the_nearest_source_is_taken() -> None:
     assert drafted is not None
     assert (drafted.source, drafted.decode, drafted.prompt) == ("stated", (15.0, 25.0), None)
     assert expected(SERVER, TOUCHED, HARDWARE, [], "own") is None
+
+
+def test_what_is_on_one_card_is_known_from_what_was_measured_there() -> None:
+    """As in RAM; what was measured in RAM says nothing of a card, nor a card of RAM."""
+    server, touches = planned(SOVEREIGN, "mythomax_13b")
+    here = msgspec.structs.replace(of().touched, bytes={"cuda0": 2 * touches.bytes["cuda0"]})
+    found = expected(server, touches, HARDWARE, [of(touched=here)], "")
+    assert found is not None
+    assert (found.source, found.decode) == ("calibrated", (15.0, 25.0))
+    assert expected(server, touches, HARDWARE, [MEASURED], "") is None
+    assert expected(SERVER, TOUCHED, HARDWARE, [of(touched=here)], "") is None
+
+
+def test_load_times_are_measured_or_read_at_the_disks_speed() -> None:
+    """The server's own last start, else its file by what is read a second, else nothing."""
+    slow = (*EPYC, "hardware.read_speed_bytes=1GB")
+    plan = compiled(slow).plan
+    by_disk = {s.server: s.load_s for s in speeds(plan, [of(key="k", load_s=7.5)], {"frontdoor": "k"})}
+    sizes = {s.name: s.model.file_bytes for s in plan.servers}
+    assert by_disk["frontdoor"] == 7.5
+    assert by_disk["worker_vision"] == pytest.approx(sizes["worker_vision"] / 1e9)
+    assert {s.load_s for s in speeds(compiled(EPYC).plan, [MEASURED], {})} == {None}
+
+
+def test_a_target_is_held_against_what_was_measured_here() -> None:
+    """In place of what the hardware file states; who is fast enough, or is not wanted to be anything, is not named."""
+    stated = compiled((*EPYC, "hardware.read_bandwidth_bytes=300GB"))
+    late = {f.key: f for f in stated.findings if f.code == OUT_OF_REACH}
+    assert "servers.worker_explore.tokens_per_second_min" in late
+    assert "servers.worker_vision.tokens_per_second_min" not in late
+    own = [of(key=name, decode=speed) for name, speed in (("worker_explore", 50.0), ("worker_vision", 12.0))]
+    here = with_speeds(stated, speeds(stated.plan, own, {m.key: m.key for m in own}))
+    now = {f.key: f for f in here.findings if f.code == OUT_OF_REACH}
+    assert "servers.worker_explore.tokens_per_second_min" not in now
+    found = now["servers.worker_vision.tokens_per_second_min"]
+    assert found.message == "worker_vision should make 15 tokens/s, at most 12.0 are expected: 20% short"
+    assert found.location is not None
+    assert found.notes[0].startswith("measured: ")
+    assert with_speeds(stated, stated.plan.speeds) is stated
 
 
 def test_a_plan_shows_what_was_measured_on_its_hardware_alone() -> None:

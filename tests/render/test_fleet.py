@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from launcher.engine import recorded
@@ -24,6 +25,7 @@ from launcher.ir.config import (
 )
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan, ServicePlan
+from launcher.ir.speed import ServerSpeed
 from launcher.manifest import argv_digest, decode_fleet, decode_routes
 from launcher.render import Rendered, render_fleet
 from tests.render.plan_factory import fleet_plan, server_plan
@@ -238,6 +240,27 @@ def test_names(result: Rendered) -> None:
     assert names["qwen@q4_1"] == ("coder",)
     assert "gone" not in names
     assert set(itertools.chain.from_iterable(names.values())) == set(result.routes.targets)
+
+
+def test_of_equals_the_faster_is_first(templates: dict[str, str]) -> None:
+    """By what the plan expects; resident comes before fast; where one is not known, all keep the plan's order."""
+    chat = {"roles": ("chat",)}
+    servers = [server_plan(name, **chat) for name in ("slow", "fast", "same")]
+    servers.append(server_plan("demand", starts="demand", tier="warm", **chat))
+    speeds = [("slow", 10.0), ("fast", 40.0), ("same", 10.0), ("demand", 90.0)]
+    known = tuple(
+        ServerSpeed(server=name, decode=(value, value), source="stated", basis="", touched_bytes={})
+        for name, value in speeds
+    )
+    plan = fleet_plan(*servers)
+
+    def chosen(*known: ServerSpeed) -> tuple[str, ...]:
+        """Who answers to the role, in order."""
+        table = render_fleet(msgspec.structs.replace(plan, speeds=known), ENGINES, templates, "0.1.0").routes
+        return table.names["chat"]
+
+    assert chosen(*known) == ("fast", "slow", "same", "demand")
+    assert chosen() == chosen(*known[:3]) == ("slow", "fast", "same", "demand")
 
 
 def test_pools(result: Rendered) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launcher.route import Front, control_app
+from launcher.route import Front, control_app, figures
 from launcher.route.key_watch import renew
 from launcher.route.requests import MINUTES, Requests
 from launcher.route.sessions import LINK_S, SESSION_S, Sessions
@@ -140,6 +140,22 @@ async def test_what_a_client_asked_for_is_seen_and_how_fast_it_was_answered(tmp_
     ]
     [(minute, speed)] = front.requests.speeds()["m"]
     assert (minute % 60, speed) == (0, 31.5)
+
+
+async def test_how_long_a_stream_lets_its_client_wait_is_kept(tmp_path: Path) -> None:
+    """From the request to the first part, of the last stream with tokens; an answer in one piece says nothing."""
+    usage = b'{"usage":{"prompt_tokens":3,"completion_tokens":8},"timings":{"predicted_per_second":31.5}}'
+    whole = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(usage), usage)
+    event = b"data: %b\n\n" % usage
+    stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%b" % (len(event), event)
+    for answer, is_kept in ((whole, False), (stream, True)):
+        async with answering(answer) as up:
+            front = Front(table(target("m", up.port)), FakeFleet())
+            async with running(front) as port:
+                assert (await ask(port, post({"model": "m"}))).status == 200
+                known = figures(front.view.targets)["m"].first_token_s
+        assert (known is not None) is is_kept
+        assert known is None or 0 < known < 60
 
 
 def test_speeds_are_of_an_hour_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:

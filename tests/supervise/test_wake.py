@@ -154,6 +154,10 @@ async def test_room_is_made_by_the_least_recently_used(fleet: Any, free_port: Fr
     await wake(supervisor, "c", 10)
     assert [supervisor.state(n) for n in "abc"] == ["stopped", "ready", "ready"]
     assert watcher.of(events.ServerStopping, "a")[0].why == "evicted"
+    (made,) = watcher.of(events.RoomMade, "c")
+    assert (made.going, set(made.weighed)) == (("a",), {"a"})
+    assert made.needs["ram"] > 0
+    assert set(made.weighed["a"]) == {"idle_s", "reload_s", "score"}
     held_b = supervisor.try_lease("b")
     await asyncio.sleep(0.1)
     await wake(supervisor, "d", 10)

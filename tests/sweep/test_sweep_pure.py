@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.ir.sweep import PointResult, Recommendation, Sample, Spread
+from launcher.ir.sweep import Gain, PointResult, Recommendation, Sample, Spread, SweepDocument, Workload
 from launcher.sweep import (
     LOOKS,
     batch_speeds,
@@ -23,10 +23,12 @@ from launcher.sweep import (
     plot,
     read_rows,
     recommend,
+    recommended,
     row_text,
     summarise,
     swept,
     verdict_of_all,
+    with_expectation,
     with_multipliers,
 )
 
@@ -154,6 +156,22 @@ def test_the_rule_leaves_out_what_makes_requests_wait() -> None:
     assert candidate(points[:1], 1.5) is None
 
 
+def test_more_slots_count_when_they_are_full() -> None:
+    """Two slots with one request are not faster than one slot, whatever chance says; with two they may be."""
+    one = result(10, current=True, slots="1")
+    idle, full = result(12, slots="2"), result(15, slots="2", in_flight=2, p95=1.7)
+    assert candidate(with_multipliers([one, idle, full]), 1.5) is None
+    loose = candidate(with_multipliers([one, idle, full]), 1.8)
+    assert loose is not None
+    assert loose[1].in_flight == 2
+    unswept = with_multipliers([result(10, current=True), result(12, n_ubatch="256"), full])
+    chosen = candidate(unswept[:2], 1.5)
+    assert chosen is not None
+    assert chosen[1].settings == {"n_ubatch": "256"}
+    fewer = candidate(with_multipliers([one, result(12, slots="4", in_flight=2, p95=1.4)]), 1.5)
+    assert fewer is not None  # --in-flight 1,2: all that was measured of it
+
+
 def pairs(ratio: float, noise: float, seed: int, count: int = 12) -> list[tuple[float, float]]:
     """Pairs of a machine on which batches scatter by `noise`, and both of a pair drift together threefold."""
     draw = random.Random(seed)  # noqa: S311 - a simulation
@@ -216,6 +234,61 @@ def test_another_file_is_refused() -> None:
     """A CSV of somebody else is not written over."""
     with pytest.raises(ValueError, match="columns"):
         read_rows("a,b\n1,2\n")
+
+
+def test_what_is_expected_stands_beside_what_was_measured() -> None:
+    """Of several at once each is between as fast as alone and an n-th of it; without a known speed nothing is said."""
+    alone = msgspec.structs.replace(result(10), generation=10.0)
+    found = with_expectation(alone, (5.0, 20.0))
+    assert (found.expected, found.ratio) == ((5.0, 20.0), pytest.approx(1.0))
+    four = with_expectation(msgspec.structs.replace(alone, in_flight=4), (8.0, 8.0))
+    assert (four.expected, four.ratio) == ((2.0, 8.0), pytest.approx(2.5))
+    assert with_expectation(alone, None) == alone
+    assert with_expectation(msgspec.structs.replace(alone, generation=0.0), (5.0, 20.0)).ratio is None
+
+
+def test_the_documents_table_is_told_by_what_decided() -> None:
+    """Role, port, what to set (was what), and why: a gain, a limit, noise, or that nothing could be measured."""
+
+    def of_server(name: str, twice: PointResult) -> list[PointResult]:
+        """One slot now, and two."""
+        pair = (msgspec.structs.replace(result(10, current=True, slots="1"), multiplier=1.0), twice)
+        return [msgspec.structs.replace(p, server=name) for p in pair]
+
+    good, slow = (msgspec.structs.replace(result(22, slots="2", in_flight=2), multiplier=m) for m in (1.33, 1.98))
+    gain = Gain(gain=1.21, low=1.1, high=1.3, confidence=1, pairs=12)
+    none = Gain(gain=0.02, low=-0.1, high=0.1, confidence=0.6, pairs=12)
+    down = msgspec.structs.replace(result(0, current=True, slots="4"), server="fast_worker", refused="port unavailable")
+    points = {n: of_server(n, p) for n, p in (("frontdoor", good), ("coder", slow), ("worker", good))}
+    told = [
+        recommend("frontdoor", (points["frontdoor"][0], points["frontdoor"][1]), gain, 1.5),
+        recommend("coder", None, None, 1.5),
+        recommend("worker", (points["worker"][0], points["worker"][1]), none, 1.5),
+        recommend("fast_worker", None, None, 1.5),
+    ]
+    told = [msgspec.structs.replace(r, model="m q4", port=8080) for r in told]
+    document = SweepDocument(
+        deployment="d",
+        engine="e",
+        workload=Workload(),
+        points=(*(p for each in points.values() for p in each), down),
+        recommendation=tuple(told),
+        verdict="better",
+        csv="",
+    )
+    header, rows = recommended(document)
+    assert header == ("SERVER", "MODEL", "PORT", "RECOMMENDED slots", "WHY")
+    assert rows == [
+        ("frontdoor", "m q4", "8080", "2 (was 1)", "+121% tokens/s together (+110% to +130%), p95 multiplier 1.33"),
+        ("coder", "m q4", "8080", "1 (keep)", "slots=2 rejected: p95 multiplier 1.98"),
+        (
+            *("worker", "m q4", "8080", "1 (keep)"),
+            "slots=2 is no gain: +2% tokens/s together (-10% to +10%), p95 multiplier 1.33",
+        ),
+        ("fast_worker", "m q4", "8080", "-", "port unavailable"),
+    ]
+    two = tuple(msgspec.structs.replace(p, settings=p.settings | {"threads": "1"}) for p in document.points)
+    assert recommended(msgspec.structs.replace(document, points=two))[0][3] == "RECOMMENDED"
 
 
 def test_the_plot_is_xml_with_a_line_a_setting() -> None:

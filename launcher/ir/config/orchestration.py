@@ -101,3 +101,6 @@ class OrchestrationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """A swap should take at most so long, from the drain until the other serves. Watched: status, metrics, alerts."""
     tokens_per_second_min: NotNegativeNumber | None = None
     """Every worker should generate at least so fast, unless it says itself how fast. Watched, too."""
+    first_token_max_s: Seconds | None = None
+    """Streamed answers of every worker should begin within so long, waiting included, unless it says itself. Watched,
+    too."""

@@ -217,6 +217,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tokens_per_second_min: NotNegativeNumber | None = None
     """It should generate at least so fast: watched in status, metrics and alerts. Absent: as
     `orchestration.tokens_per_second_min` says, if it is a worker."""
+    first_token_max_s: Seconds | None = None
+    """Its streamed answers should begin within so long, waiting included: watched, too. 0: none. Absent: as
+    `orchestration.first_token_max_s` says, if it is a worker."""
     # lifecycle
     exclusive: str | None = None
     """Servers of one exclusive group never run at once; they may share a port and a device."""

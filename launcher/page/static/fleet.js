@@ -19,7 +19,8 @@ export function fleet(main, onLeave) {
     const found = all.filter((p) => `${p.name} ${p.state} ${p.model} ${p.tier} ${p.roles.join(" ")}`.toLowerCase().includes(wanted));
     const states = new Map();
     for (const process of found) states.set(process.state, (states.get(process.state) || 0) + 1);
-    count.textContent = `${wanted ? `${found.length} of ` : ""}${all.length}: ${[...states].map(([state, number]) => `${number} ${state}`).join(", ")}`;
+    const swaps = watched("");
+    count.textContent = `${wanted ? `${found.length} of ` : ""}${all.length}: ${[...states].map(([state, number]) => `${number} ${state}`).join(", ")}${swaps.length ? `; ${swaps.join("; ")}` : ""}`;
     keyed(cards, found, (p) => p.name, () => h("article", { class: "card" }), (element, process) => card(element, process, logs));
   };
   const measure = async () => { try { speeds = (await call("/v1/launch/speeds")).speeds; draw(); } catch { /* the stream says that the fleet is away */ } };
@@ -27,6 +28,12 @@ export function fleet(main, onLeave) {
   measure();
   onLeave(() => { clearInterval(every); logs.stop(); });
   return draw;
+}
+
+// What is watched of a server (of the fleet: ""), once it was measured.
+function watched(server) {
+  return (known.status?.targets || []).filter((target) => target.server === server && typeof target.met === "boolean").map((target) =>
+    `${target.name.replaceAll("_", " ")} ${target.met ? "met" : "missed"}: ${target.measured.toFixed(2)} (${target.limit})`);
 }
 
 // Servers that somebody else runs: nothing here starts or stops them.
@@ -39,7 +46,8 @@ function upstreams(found) {
 function card(element, process, logs) {
   const planned = known.fleet?.servers.find((server) => server.name === process.name);
   const failure = known.failures.get(process.name);
-  const shown = JSON.stringify([process, planned, failure?.id, known.since.get(process.name), speeds[process.name]]);
+  const targets = watched(process.name);
+  const shown = JSON.stringify([process, planned, failure?.id, known.since.get(process.name), speeds[process.name], targets]);
   if (element.shown === shown) return;
   element.shown = shown;
   const focused = element.contains(document.activeElement) ? document.activeElement.textContent : null;
@@ -50,6 +58,7 @@ function card(element, process, logs) {
     ["Since", `${since ? clock(since) : "–"}${process.ready_s && process.pid ? `, loaded in ${span(process.ready_s)}` : ""}`],
     ["Slots", process.slots ? `${process.in_flight ?? "?"} of ${process.slots} busy${process.queued ? `, ${process.queued} waiting` : ""}` : "–"],
     ["Speed", process.tokens_per_second ? `${speed(process.tokens_per_second)}, its last answer` : "–"],
+    targets.length ? ["Targets", targets.join("; ")] : null,
     ["Planned", bytes(sum(process.planned_bytes))],
     planned?.proved ? ["Proven", `${bytes(sum(planned.proved.memory))} by its own dry run (${planned.proved.build})`] : null,
     ["Measured", measured ? `${bytes(sum(process.measured_bytes))}${process.pss_bytes ? `, its share ${bytes(process.pss_bytes)}` : ""}` : "–"],

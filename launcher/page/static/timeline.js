@@ -2,7 +2,7 @@
 import { known } from "./api.js";
 import { clock, h, keyed, many } from "./dom.js";
 
-const STYLE = { failed: "bad", degraded: "bad", evicted: "wait", slow: "wait", ready: "good", restored: "good", swap: "good", block: "good", correction: "wait" };
+const STYLE = { failed: "bad", degraded: "bad", evicted: "wait", room: "wait", target: "wait", slow: "wait", ready: "good", restored: "good", swap: "good", block: "good", correction: "wait" };
 export const ORCHESTRATION = ["decision", "verdict", "correction", "block", "generation"];
 const SHOWN = 500;
 

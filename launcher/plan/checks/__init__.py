@@ -53,6 +53,7 @@ from launcher.plan.checks.processes import (
     check_unused_ports,
 )
 from launcher.plan.checks.slot_saving import check_slot_saving
+from launcher.plan.checks.targets import check_targets
 from launcher.plan.checks.timeouts import check_timeouts
 
 CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
@@ -61,6 +62,7 @@ CHECKS: tuple[Callable[[Planning], Iterator[Finding]], ...] = (
     check_contexts,
     check_nodes,
     check_vram_target,
+    check_targets,
     check_prompt_caches,
     check_warm_pool,
     check_disk,

@@ -97,22 +97,36 @@ def _ram(server: ServerPlan) -> int:
 
 
 def check_vram_target(planning: Planning) -> Iterator[Finding]:
-    """`plan/vram-target`: a used card stays below its target share."""
+    """`plan/vram-target`: a used card stays below its target share, always or while one that takes turns is up."""
     for device in planning.devices[1:]:
         gpu = planning.fleet.hardware.gpus[device.name]
-        if not 0 < device.peak_bytes < gpu.vram_bytes * gpu.target_min:
+        least = gpu.vram_bytes * gpu.target_min
+        of_turns = {} if device.peak_bytes < least else dict(_of_turns(planning, device))
+        low = {name: size for name, size in of_turns.items() if size < least}
+        if not device.peak_bytes or (device.peak_bytes >= least and not low):
             continue
-        users = {s.name for s in planning.running if s.takes(device.name)}
+        users = set(low) or {s.name for s in planning.running if s.takes(device.name)}
         tried = tuple(why for choice in planning.solved if choice.server in users for why in choice.beyond)
+        used = ", ".join(f"{_share(size, device)} while {name} has its turn" for name, size in low.items())
+        used = used or f"{_share(device.peak_bytes, device)} of {gib(gpu.vram_bytes)} is used at most"
         yield finding(
             "note",
             "plan/vram-target",
             f"hardware.gpus.{device.name}.target_min",
-            f"{device.name}: {_share(device.peak_bytes, device)} of {gib(gpu.vram_bytes)} is used at most, "
-            f"the target is {gpu.target_min:.0%} to {gpu.target_max:.0%}: "
+            f"{device.name}: {used}, the target is {gpu.target_min:.0%} to {gpu.target_max:.0%}: "
             + ("nothing better fits of what was left open" if tried else "a larger context or quantization fits"),
             notes=tried,
         )
+
+
+def _of_turns(planning: Planning, device: DevicePlan) -> Iterator[tuple[str, int]]:
+    """Members of exclusive groups, and what is used of `device` at most while each has its turn."""
+    taken = {s.name: m.resident_peak_bytes for s in planning.running if (m := s.takes(device.name))}
+    for server in planning.running:
+        group = server.config.exclusive
+        if group and taken.get(server.name):
+            mates = (taken.get(s.name, 0) for s in planning.running if s.config.exclusive == group)
+            yield server.name, device.peak_bytes - max(mates) + taken[server.name]
 
 
 def check_contexts(planning: Planning) -> Iterator[Finding]:

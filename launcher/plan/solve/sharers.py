@@ -70,7 +70,8 @@ class Sharers:
         values: dict[str, dict[str, Any]] = {name: {} for name in self._names}
         beyond: dict[str, list[str]] = {name: [] for name in self._names}
         self._host = self._left_of_ram()
-        for offers, in_ram in self._steps:
+        for written, in_ram in self._steps:
+            offers = written if in_ram else self._by_time(written)
             picks = self._pick(offers, in_ram=False)
             if in_ram and not self._fits_host(offers, picks):
                 picks = self._pick(offers, in_ram=True)
@@ -97,6 +98,20 @@ class Sharers:
             for name in self._names
             if values[name]
         )
+
+    def _by_time(self, offers: Offers) -> Offers:
+        """`offers` at what a token takes with each, all else as chosen, where the hardware file states all rates.
+
+        The order of a server's options stays: where more on the devices is not faster, the costs stay, too.
+        """
+        timed: dict[str, tuple[Option, ...]] = {}
+        for name, offered in offers.items():
+            taken = [self._pricer.token_ns(msgspec.structs.replace(self.chosen[name], **o.changes)) for o in offered]
+            known = [cost for cost in taken if cost is not None]
+            if len(known) < len(taken) or known != sorted(known):
+                return offers
+            timed[name] = tuple(msgspec.structs.replace(o, cost=c) for o, c in zip(offered, known, strict=True))
+        return timed
 
     def _budget(self, device: str) -> int:
         """What may be planned on `device`: what they leave of it that are no llama-servers, and take no turns."""

@@ -8,8 +8,9 @@ from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.ir.settings import RAM
 from launcher.plan.memory import WeightTables
-from launcher.plan.server import price
+from launcher.plan.server import price, settled_price
 from launcher.plan.solve.frontier import Vector
+from launcher.plan.speed import token_seconds, touched_by
 
 EVEN = 0.5
 """Shares are drawn between two layers, so that no rounding of the numbers moves a layer."""
@@ -55,6 +56,14 @@ class Pricer:
         """Peak bytes of RAM of `server`, split as `settled` does."""
         memory = price(self._fleet, self._catalog, self.settled(server), self._tables) or ()
         return next((m.resident_peak_bytes for m in memory if m.device == RAM), 0)
+
+    def token_ns(self, server: ServerConfig) -> int | None:
+        """Nanoseconds that one token takes by the rates that the hardware file states; None where one is not."""
+        config = self.settled(server)
+        model = self._catalog.get(config.model, config.quantization)
+        found = settled_price(self._fleet, self._catalog, config, self._tables)
+        seconds = token_seconds(touched_by(model, *found), self._fleet.hardware) if model and found else None
+        return None if seconds is None else round(seconds * 1e9)
 
     def _sizes(self, server: ServerConfig) -> Vector:
         """Peak bytes by device as the config stands."""
