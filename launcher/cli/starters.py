@@ -56,11 +56,22 @@ def add(
             "--face", metavar="NAME[,KEY=VALUE...]", help="A further model over it, with request values of its own."
         ),
     ] = None,
+    turns_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--turns-with",
+            metavar="NAME",
+            help="Take turns with this server, whatever is written of it; may be repeated.",
+            autocompletion=complete_fleet_servers,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the file.")] = False,
     file: Target = None,
     no_color: NoColor = False,
 ) -> int:
     """Add a model and its server to launch.yaml.
+
+    What does not fit beside the others takes turns with them.
 
     \b
     launch add ~/models/Qwen3-8B-Q4_K_M.gguf
@@ -70,8 +81,8 @@ def add(
     """
     from launcher.cli.add import add as add_to
 
-    roles, faces = tuple(role or ()), tuple(face or ())
-    return add_to(what, file=file, name=name, roles=roles, faces=faces, dry_run=dry_run, no_color=no_color)
+    roles, faces, mates = tuple(role or ()), tuple(face or ()), tuple(turns_with or ())
+    return add_to(what, file=file, name=name, roles=roles, faces=faces, mates=mates, dry_run=dry_run, no_color=no_color)
 
 
 @app.command()
