@@ -109,7 +109,12 @@ def test_a_served_fleet_is_not_reloaded(running: Running, capsys: pytest.Capture
     assert "not by `launch up`" in said(capsys, SLOTS)[1]
 
 
-WARM = ("+server@servers.second=assistant", "servers.second.tier=warm", "servers.second.port=18099")
+WARM = (
+    "+server@servers.second=assistant",
+    "servers.second.tier=warm",
+    "servers.second.port=18099",
+    "servers.second.aliases=[]",
+)
 
 
 def test_who_comes_on_demand_is_not_started(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
