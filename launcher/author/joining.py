@@ -62,6 +62,10 @@ def ways(
     takes turns, and there is no other way.
     """
     companies = [_named(neighbours, memory.pool, mates)] if mates else list(_companies(neighbours, memory.pool))
+    if candidate.kind != "chat" and not mates:  # rather in RAM than a swap for each text
+        yield from _whole(candidate, companies[0], CONTEXTS, needs)
+        if memory.cards:
+            yield from _partly(candidate, companies[0], memory.ram, needs)
     long = [c for c in CONTEXTS if c >= CONTEXT_TOGETHER]
     for contexts in (long, [c for c in CONTEXTS if c < CONTEXT_TOGETHER]):
         for company in companies:

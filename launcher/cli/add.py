@@ -253,8 +253,8 @@ def _say(out: Terminal, joined: Joined) -> None:
     choice, way = joined.way.choice, joined.way
     out.line(f"{choice.candidate.name}: {choice.why}")
     if way.mates:
-        drawn = f"; from now on so do {', '.join(way.drawn)}" if way.drawn else ""
-        out.line(f"  one at a time in the group {choice.exclusive}: {', '.join(way.mates)}{drawn}")
+        new = f", from now on in it: {', '.join(way.drawn)}" if way.drawn else ""
+        out.line(f"  one at a time in the group {choice.exclusive}, with {', '.join(way.mates)}{new}")
 
 
 def _text_of(target: Path) -> str:

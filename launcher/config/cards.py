@@ -41,6 +41,7 @@ def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | Non
             "backend": BACKENDS[name.rstrip("0123456789")],
             "vram_bytes": sizes.get(seen.model) or seen.total_bytes,
             "model": seen.model,
+            "target_min": 0.0,  # nobody said how full it should be
         }
         for name, seen in known.items()
         if sizes.get(seen.model) or seen.total_bytes

@@ -92,3 +92,4 @@ def test_an_embedder_waits_for_nobody_where_it_fits() -> None:
     embedder = {"arch": "bert", "causal": False, "pooling": "cls", "n_ctx_train": 512}
     assert said(first(8, CHAT, EMBED, **embedder)) == ("hot", "", 512, ())
     assert said(first(11.5, CHAT, EMBED, **embedder)) == ("warm", "turns", 512, ("chat",))
+    assert said(first(11.5, CHAT, EMBED, cards=24, **embedder)) == ("hot", "", 512, ())

@@ -127,7 +127,7 @@ def test_in_turns_and_away_again(place: Callable[..., Place], machine: tuple[int
     before = here.file.read_text()
     shown = here.add(TWENTY, dry_run=True)
     assert here.file.read_text() == before
-    assert "one at a time in the group turns: chat; from now on so do chat" in shown
+    assert "one at a time in the group turns, with chat, from now on in it: chat" in shown
     said = here.add(TWENTY)
     assert here.file.read_text() in shown
     assert "takes turns:" in said
