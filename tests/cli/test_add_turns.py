@@ -12,6 +12,7 @@ import yaml
 
 import launcher.hardware
 from launcher.cli.add import add, remove
+from launcher.cli.init import init
 from launcher.cli.joining import memory_of, neighbours
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, PlanError
@@ -75,6 +76,7 @@ def place(
     models: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    llama_server: Path,
 ) -> Callable[..., Place]:
     """Makes a machine with so many GiB of RAM, and cards with so many each."""
     real = launcher.hardware.take_inventory()
@@ -101,12 +103,33 @@ def place(
         if cards:
             listed = "".join(f"  CUDA{n}: card {n} ({s << 10} MiB, {s << 10} MiB free)\\n" for n, s in enumerate(cards))
             binary = tmp_path / "llama-server"
-            binary.write_text(f"#!/bin/sh\n[ $1 = --list-devices ] && printf 'Available devices:\\n{listed}'\n")
+            says = f"[ $1 = --list-devices ] && printf 'Available devices:\\n{listed}' && exit"
+            binary.write_text(f'#!/bin/sh\n{says}\nexec {llama_server} "$@"\n')
             binary.chmod(0o755)
+            monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
             here.engine = f"engines: {{default: {{binary: {binary}, dialect: b10434}}}}\n"
         return here
 
     return made
+
+
+@pytest.mark.parametrize(
+    ("cards", "turns", "devices"),
+    [((24,), {"coder-32b", "gpt-20b", "llama-8b"}, ("cuda0",)), ((24, 24), set(), ("cuda0", "cuda1"))],
+    ids=["one card", "two cards"],
+)
+def test_init_on_cards(place: Callable[..., Place], cards: tuple[int, ...], turns: set[str], devices: object) -> None:
+    """Every layer is on a card, in turns where they do not fit together; nothing is found in what it wrote."""
+    here = place(96, *cards)
+    folder = next(iter(here.models.values())).parent
+    assert init([folder], file=None, dry_run=False, usual=False, no_color=True) == 0
+    compiled = here.plan()
+    assert {name for name, server in here.servers().items() if server.get("exclusive") == "turns"} == turns
+    for server in compiled.plan.servers:
+        assert server.settings.devices == devices
+        assert server.settings.n_gpu_layers == server.model.architecture.n_layer + 1
+    assert [f.code for f in compiled.findings if f.severity != "note" and f.code != "cpu/oversubscribed"] == []
+    assert len(here.file.read_text().splitlines()) <= 40
 
 
 def test_beside_the_others(place: Callable[..., Place]) -> None:
