@@ -36,7 +36,7 @@ from launcher.files.packaged import fleet_schema_path
 
 
 def add(
-    what: str,
+    what: Sequence[str],
     *,
     file: Path | None,
     name: str | None,
@@ -46,27 +46,27 @@ def add(
     dry_run: bool,
     no_color: bool,
 ) -> int:
-    """Add the models of a file, a folder or a repository. Raises LaunchError; then the file is as it was.
+    """Add the models of files, folders or repositories. Raises LaunchError; then the file is as it was.
 
     `mates`: servers that a model takes turns with, whatever is written of them.
     """
     out, err = terminals(no_color=no_color)
     more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
-    paths = _brought(what, err)
+    paths = [path for word in what for path in _brought(word, err)]
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
     target = target or (file or Path(FLEET_FILE)).absolute()
     text = _text_of(target) if target.exists() else None
     strangers = set(mates) - set(_servers(text or "", target))
     if strangers:
         raise ConfigError([_usage(f"{shown_path(target)} has no server {min(strangers)}")])
-    found = _wanted(paths, err)
+    found = _all_wanted(paths, err)
     new = [c for c in found if text is None or c.path not in _paths(text, target)]
     if not new:
         out.line(f"{shown_path(target)} has {', '.join(c.name for c in found[:3])} already")
         return 0
     if len(new) > 1 and (name is not None or faces):
         option = "--face" if name is None else "--name"
-        raise ConfigError([_usage(f"{option} is for one model, and {what} has {len(new)}")])
+        raise ConfigError([_usage(f"{option} is for one model, and {' '.join(what)} has {len(new)}")])
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
     longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more, (out, err))
@@ -163,6 +163,18 @@ def _brought(what: str, err: Terminal) -> list[Path]:
 
         return download(what, err)
     return [Path(what).expanduser()]
+
+
+def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
+    """The servers of folders and of files, each once, with names of their own."""
+    folders = [path for path in paths if path.is_dir()]
+    files = [path for path in paths if path not in folders]
+    found: dict[str, Candidate] = {}
+    for group in (*([folder] for folder in folders), *([files] if files else [])):
+        for candidate in _wanted(group, err):
+            name = free_name(candidate.name, {c.name for c in found.values()})
+            found.setdefault(candidate.path, msgspec.structs.replace(candidate, name=name))
+    return list(found.values())
 
 
 def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
@@ -306,7 +318,7 @@ def _write(target: Path, text: str, *, new: bool) -> None:
 
 def _usage(message: str) -> Finding:
     """Words that do not fit what is there."""
-    note = "launch add FILE.gguf | DIR | hf:ORG/REPO[:QUANT]; launch remove NAME"
+    note = "launch add FILE.gguf… | DIR | hf:ORG/REPO[:QUANT]; launch remove NAME"
     return Finding(code="author/usage", severity="error", key="", message=message, notes=(note,))
 
 

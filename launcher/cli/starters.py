@@ -17,6 +17,9 @@ Target = Annotated[
 
 @app.command()
 def init(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders to look into, as with --models.")
+    ] = None,
     *,
     models: Annotated[
         list[Path] | None,
@@ -39,12 +42,15 @@ def init(
     """
     from launcher.cli.init import init as write
 
-    return write(list(models or ()), file=file, dry_run=dry_run, usual=not only, no_color=no_color, verbose=verbose)
+    named = [*(folders or ()), *(models or ())]
+    return write(named, file=file, dry_run=dry_run, usual=not only, no_color=no_color, verbose=verbose)
 
 
 @app.command()
 def add(
-    what: Annotated[str, typer.Argument(metavar="FILE|DIR|hf:ORG/REPO[:QUANT]", help="A model, here or on the hub.")],
+    what: Annotated[
+        list[str], typer.Argument(metavar="FILE...|DIR|hf:ORG/REPO[:QUANT]", help="Models, here or on the hub.")
+    ],
     *,
     name: Annotated[str | None, typer.Option("--name", help="The server's name; default: after the file.")] = None,
     role: Annotated[

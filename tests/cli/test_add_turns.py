@@ -40,7 +40,7 @@ class Place:
     def add(self, model: str, **options: Any) -> str:
         """`launch add`, and what it says."""
         asked: dict[str, Any] = {"file": None, "name": None, "roles": (), "dry_run": False, "no_color": True} | options
-        assert add(str(self.models[model]), **asked) == 0
+        assert add([str(self.models[model])], **asked) == 0
         return self._capsys.readouterr().out
 
     def remove(self, name: str) -> str:

@@ -78,7 +78,7 @@ def test_two_commands_and_it_answers(cli: Cli, models: Path) -> None:
 
 def test_a_second_time_nothing_is_overwritten(cli: Cli, models: Path, tiny_models: Tiny) -> None:
     """What a person wrote stays; models that are new are named, with the command that adds them."""
-    first = cli.run("init", "--models", "models", "--dry-run").stdout
+    first = cli.run("init", "models", "--dry-run").stdout
     cli.run("init", "--models", "models")
     path = cli.home / "launch.yaml"
     assert path.read_text() == first

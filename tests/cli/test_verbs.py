@@ -95,6 +95,7 @@ def test_verbs_of_others(cli: Cli) -> None:
     assert "launch add hf:" in cli.run("download", "x", code=2).stderr
     assert "Did you mean 'status'" in cli.run("statsu", code=2).stderr
     assert said_elsewhere("statsu") is None
+    assert said_elsewhere("my m.gguf") == "launch add 'my m.gguf', then launch"
     assert "launch add FILE" in cli.run("run", "x.gguf", code=2).stderr
 
 
