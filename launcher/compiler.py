@@ -69,10 +69,13 @@ def error_class(findings: Iterable[Finding]) -> type[LaunchError] | None:
     return next((error for error, prefixes in STAGES if any(code.startswith(prefixes) for code in errors)), None)
 
 
-def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Compilation:
+def compile_fleet(
+    overrides: Sequence[str], *, config_dirs: Iterable[Path] = (), draft: str | None = None
+) -> Compilation:
     """Compose, size, plan and spell the fleet that `overrides` describe.
 
-    `config_dirs` are the user's own groups, searched before the packaged ones. Raises ConfigError or CatalogError
+    `config_dirs` are the user's own groups, searched before the packaged ones. With a `draft` the fleet file among them
+    is taken to say that, and nothing is written, not even what headers said. Raises ConfigError or CatalogError
     when there is nothing to plan; later errors are in `findings` (see `Compilation.require`).
     Python's search for cycles rests meanwhile: nearly all that is made here stays, and looking at it again and again
     takes a quarter of the time of a fleet of thousands.
@@ -80,17 +83,17 @@ def compile_fleet(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     searching = gc.isenabled()
     gc.disable()
     try:
-        return _compile(overrides, config_dirs)
+        return _compile(overrides, config_dirs, draft)
     finally:
         if searching:
             gc.enable()
 
 
-def _compile(overrides: Sequence[str], config_dirs: Iterable[Path]) -> Compilation:
+def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str | None) -> Compilation:
     """`compile_fleet`, stage by stage."""
     dirs = tuple(config_dirs)
     headers = catalog.Headers(_lock_file(dirs))
-    composed = compose_config(overrides, config_dirs=dirs, headers=headers)
+    composed = compose_config(overrides, config_dirs=dirs, headers=headers, draft=draft)
     fleet = composed.fleet
     try:
         models, found = catalog.build(fleet, kept=headers.absent())
@@ -106,7 +109,8 @@ def _compile(overrides: Sequence[str], config_dirs: Iterable[Path]) -> Compilati
     commands, spelled = render_commands(planned, engines)
     written = composed.sources.locations
     found = tuple(f for f in found if f.code != "catalog/declared-mismatch" or f.key in written)
-    beside = (*composed.findings, *found, *_keep(headers.lock(), dirs), *spelled)
+    kept = _keep(headers.lock(), dirs) if draft is None else ()
+    beside = (*composed.findings, *found, *kept, *spelled)
     return Compilation(
         composed=composed,
         catalog=models,
@@ -159,7 +163,11 @@ def _located(composed: Composed, planned: FleetPlan, beside: tuple[Finding, ...]
 
 
 def compose_config(
-    overrides: Sequence[str], *, config_dirs: Iterable[Path] = (), headers: ReadHeader | None = None
+    overrides: Sequence[str],
+    *,
+    config_dirs: Iterable[Path] = (),
+    headers: ReadHeader | None = None,
+    draft: str | None = None,
 ) -> Composed:
     """The first stage alone. Raises ConfigError, or CatalogError for a header that it needs."""
     dirs = tuple(config_dirs)
@@ -169,6 +177,7 @@ def compose_config(
         virtual={"hardware/auto": _probe_hardware},
         headers=headers or catalog.Headers(_lock_file(dirs)),
         devices=_seen_by,
+        draft=draft,
     )
 
 

@@ -10,8 +10,12 @@ import msgspec
 Severity = Literal["error", "warning", "note"]
 
 
+THIS_MACHINE = "this machine"
+"""In the place of a file: the value was found out, not written."""
+
+
 class Location(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a value was written. `file` is a path or `<command line>`; line and column count from 1.
+    """Where a value was written. `file` is a path, `<command line>` or `this machine`; line and column count from 1.
 
     For `<command line>`, `line` is the position of the override.
     """
@@ -21,8 +25,8 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
     column: int = 1
 
     def __str__(self) -> str:
-        """`file:line:column`, as compilers print it."""
-        return f"{self.file}:{self.line}:{self.column}"
+        """`file:line:column`, as compilers print it; what was found out has no line."""
+        return self.file if self.file == THIS_MACHINE else f"{self.file}:{self.line}:{self.column}"
 
 
 class Fix(msgspec.Struct, frozen=True, kw_only=True):

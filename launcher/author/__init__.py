@@ -6,7 +6,9 @@ with how much context, and the text of `launch.yaml`; edits of such a text that 
 
 from launcher.author.choice import CONTEXTS, Choice, Memory, Needs, choose
 from launcher.author.edit import add_server, remove_server
+from launcher.author.joining import Neighbour, Way, room, ways, would_make_room
 from launcher.author.pairing import Candidate, candidates, free_name, slug
+from launcher.author.sharing import alone, share
 from launcher.author.text import Machine, fleet_text, flow, modeline, scalar, server_lines
 
 __all__ = [
@@ -16,7 +18,10 @@ __all__ = [
     "Machine",
     "Memory",
     "Needs",
+    "Neighbour",
+    "Way",
     "add_server",
+    "alone",
     "candidates",
     "choose",
     "fleet_text",
@@ -24,7 +29,11 @@ __all__ = [
     "free_name",
     "modeline",
     "remove_server",
+    "room",
     "scalar",
     "server_lines",
+    "share",
     "slug",
+    "ways",
+    "would_make_room",
 ]

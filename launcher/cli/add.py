@@ -10,82 +10,80 @@ from typing import Any
 import msgspec
 import yaml
 
-from launcher.author import Candidate, Choice, Memory, fleet_text, free_name, server_lines
-from launcher.author.choice import CONTEXTS, Chosen, tokens_for, tokens_words
-from launcher.author.edit import NotEditableError, add_server, remove_server
+from launcher import hardware
+from launcher.author import Candidate, add_server, alone, fleet_text, free_name, remove_server, server_lines
+from launcher.author.edit import NotEditableError
 from launcher.cli.findings import show_findings
 from launcher.cli.init import (
-    Needing,
     as_candidates,
     as_seen,
     best_engine,
     describe,
+    fitting,
     look_for_models,
-    memory_of,
     try_out,
     unwritable,
     write_new,
 )
+from launcher.cli.joining import Joined, take_in
 from launcher.cli.onefile import FLEET_FILE, fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import compile_fleet
 from launcher.discover import plain_path
-from launcher.errors import CatalogError, ConfigError, Finding, HostError, LaunchError
+from launcher.errors import CatalogError, ConfigError, Finding, HostError, LaunchError, PlanError
 from launcher.files import write_atomic
 from launcher.files.packaged import fleet_schema_path
-from launcher.ir.host import HostInventory
-from launcher.sizes import gib
 
 
 def add(
-    what: str,
+    what: Sequence[str],
     *,
     file: Path | None,
     name: str | None,
     roles: Sequence[str],
     faces: Sequence[str] = (),
+    mates: Sequence[str] = (),
     dry_run: bool,
     no_color: bool,
 ) -> int:
-    """Add the models of a file, a folder or a repository. Raises LaunchError; then the file is as it was."""
-    from launcher.hardware import take_inventory
+    """Add the models of files, folders or repositories. Raises LaunchError; then the file is as it was.
 
+    `mates`: servers that a model takes turns with, whatever is written of them.
+    """
     out, err = terminals(no_color=no_color)
-    more = Names(roles=tuple(roles), faces=dict(map(_face, faces)))
-    paths = _brought(what, err)
+    more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
+    paths = [path for word in what for path in _brought(word, err)]
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
     target = target or (file or Path(FLEET_FILE)).absolute()
     text = _text_of(target) if target.exists() else None
-    found = _wanted(paths, err)
+    strangers = set(mates) - set(_servers(text or "", target))
+    if strangers:
+        raise ConfigError([_usage(f"{shown_path(target)} has no server {min(strangers)}")])
+    found = _all_wanted(paths, err)
     new = [c for c in found if text is None or c.path not in _paths(text, target)]
     if not new:
         out.line(f"{shown_path(target)} has {', '.join(c.name for c in found[:3])} already")
         return 0
     if len(new) > 1 and (name is not None or faces):
         option = "--face" if name is None else "--name"
-        raise ConfigError([_usage(f"{option} is for one model, and {what} has {len(new)}")])
+        raise ConfigError([_usage(f"{option} is for one model, and {' '.join(what)} has {len(new)}")])
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
-    host = take_inventory()
-    if text is None:
-        host = as_seen(host, best_engine(host))
-    before, free = text, _free(target if text is not None else None, memory_of(host))
-    for candidate in new:
-        text, choice = _with(text, candidate, target, more, host=host, free=free)
-        free -= choice.bytes if choice.tier == "hot" else 0
-        out.line(f"{choice.candidate.name}: {choice.why}")
+    longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more, (out, err))
     if dry_run:
-        out.write(text or "")
+        out.write(longer)
         return 0
-    _write(target, text or "", new=before is None)
+    _write(target, longer, new=text is None)
     out.line(f"wrote {shown_path(target)}; `launch plan` shows it, `launch` or `launch reload` starts it")
     return 0
 
 
-class Names(msgspec.Struct, frozen=True, kw_only=True):
-    """Further names of a server: aliases, and faces with their request values."""
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """Further names of a server, aliases and faces with their request values, and with whom it takes turns."""
 
     roles: tuple[str, ...]
     faces: dict[str, dict[str, Any]]
+    mates: tuple[str, ...]
 
 
 def _face(words: str) -> tuple[str, dict[str, Any]]:
@@ -113,7 +111,7 @@ def _face(words: str) -> tuple[str, dict[str, Any]]:
 
 def remove(name: str, *, file: Path | None, no_color: bool) -> int:
     """Take the server `name` out of the fleet file; the model's file stays. Raises LaunchError."""
-    out, _ = terminals(no_color=no_color)
+    out, err = terminals(no_color=no_color)
     target = fleet_file(file, (), ())
     if target is None:
         raise ConfigError([_usage("there is no fleet file here: name it with -f FILE")])
@@ -121,13 +119,39 @@ def remove(name: str, *, file: Path | None, no_color: bool) -> int:
     names = list(_servers(text, target))
     if name not in names:
         raise ConfigError([_usage(f"{shown_path(target)} has no server {name}; it has {', '.join(names) or 'none'}")])
+    group = _group(text, name)
     try:
         shorter = remove_server(text, name)
+        shorter = alone(shorter, group) if group else shorter
     except NotEditableError as error:
         raise ConfigError([_usage(f"{shown_path(target)}: {error}")]) from None
     _write(target, shorter, new=False)
     out.line(f"{name} is no longer in {shown_path(target)}; `launch reload` stops it, its file stays")
+    others = [other for other in _servers(shorter, target) if group and _group(shorter, other) == group]
+    if len(others) == 1:
+        out.line(f"{others[0]} is the last of the group {group}, which its entry names: alone in it, it takes no turns")
+    show_findings(err, _broken(text, shorter, target))
     return 0
+
+
+def _group(text: str, name: str) -> str:
+    """The exclusive group that a server's entry names; empty where it names none."""
+    servers = yaml.safe_load(text)["servers"].items()
+    entry = next((value for key, value in servers if str(key) == name), None)
+    return str(entry.get("exclusive") or "") if isinstance(entry, dict) else ""
+
+
+def _broken(before: str, after: str, target: Path) -> list[Finding]:
+    """What is wrong with a shorter file that was right before, as what still names the server; not that it has none."""
+
+    def errors(text: str) -> list[Finding]:
+        try:
+            return [f for f in compile_fleet([], config_dirs=[target], draft=text).findings if f.severity == "error"]
+        except LaunchError as error:
+            return list(error.findings)
+
+    known = {finding.code for finding in errors(before)} | {"plan/no-servers"}
+    return [finding for finding in errors(after) if finding.code not in known]
 
 
 def _brought(what: str, err: Terminal) -> list[Path]:
@@ -139,6 +163,18 @@ def _brought(what: str, err: Terminal) -> list[Path]:
 
         return download(what, err)
     return [Path(what).expanduser()]
+
+
+def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
+    """The servers of folders and of files, each once, with names of their own."""
+    folders = [path for path in paths if path.is_dir()]
+    files = [path for path in paths if path not in folders]
+    found: dict[str, Candidate] = {}
+    for group in (*([folder] for folder in folders), *([files] if files else [])):
+        for candidate in _wanted(group, err):
+            name = free_name(candidate.name, {c.name for c in found.values()})
+            found.setdefault(candidate.path, msgspec.structs.replace(candidate, name=name))
+    return list(found.values())
 
 
 def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
@@ -165,59 +201,72 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
     return wanted
 
 
-def _with(
-    text: str | None, candidate: Candidate, target: Path, more: Names, *, host: HostInventory, free: int
-) -> tuple[str, Choice]:
-    """The text with one server more, and that server. Raises LaunchError where the fleet would not compile.
-
-    `free`: bytes that the others leave.
-    """
-    needs = Needing(host, packaged=text is None or not _ours(text))
-    choice = _sized(candidate, free, needs)
-    home = os.environ.get("HOME", "")
-    if text is None:
-        new = fleet_text(Chosen(servers=(choice,)), describe(host, best_engine(host)), schema=fleet_schema_path())
+def _first(new: Sequence[Candidate], target: Path, more: Wishes, out: Terminal) -> str:
+    """The text of a file that is not there yet, as `launch init` would write it. Raises LaunchError."""
+    host = hardware.take_inventory()
+    engine = best_engine(host)
+    machine = describe(host, engine)
+    chosen = fitting(new, as_seen(host, engine), machine, target)
+    text = fleet_text(chosen, machine, schema=fleet_schema_path())
+    for choice in chosen.servers:
+        out.line(f"{choice.candidate.name}: {choice.why}")
         if more.roles or more.faces:
-            new = remove_server(new, candidate.name)
-            new = add_server(new, server_lines(choice, home, more.roles, more.faces))
-    else:
-        name = free_name(candidate.name, _names(text, target))
-        choice = msgspec.structs.replace(choice, candidate=msgspec.structs.replace(candidate, name=name))
+            text = remove_server(text, choice.candidate.name)
+            text = add_server(text, server_lines(choice, machine.home, more.roles, more.faces))
+    for candidate, why in chosen.left_out:
+        out.line(f"{candidate.name}: left out, {why}")
+    if more.roles or more.faces:
+        try_out(text, target)
+    return text
+
+
+def _longer(
+    text: str,
+    new: Sequence[Candidate],
+    target: Path,
+    more: Wishes,
+    terminals: tuple[Terminal, Terminal],
+) -> str:
+    """The text of a file with more servers; of several models those for which there is no room are said, and left out.
+
+    Raises LaunchError where none has room, or where the fleet does not compile.
+    """
+    out, err = terminals
+    host, home = hardware.take_inventory(), os.environ.get("HOME", "")
+    refused: list[Finding] = []
+    before, compiled = text, compile_fleet([], config_dirs=[target], draft=text)
+    for candidate in new:
+        named = msgspec.structs.replace(candidate, name=free_name(candidate.name, _names(text, target)))
         try:
-            new = add_server(text, server_lines(choice, home, more.roles, more.faces))
-        except NotEditableError as error:
-            raise ConfigError([_usage(f"{shown_path(target)}: {error}")]) from None
-    try_out(new, target)
-    return new, choice
+            joined = take_in(
+                named,
+                text,
+                target,
+                compiled,
+                host=host,
+                lines=lambda choice: server_lines(choice, home, more.roles, more.faces),
+                mates=more.mates,
+            )
+        except PlanError as error:
+            if len(new) == 1:
+                raise
+            refused += error.findings
+            continue
+        text, compiled = joined.text, joined.compiled
+        _say(out, joined)
+    if text == before:
+        raise PlanError(refused)
+    show_findings(err, [f for f in refused if f.code.startswith("author/")])
+    return text
 
 
-def _free(target: Path | None, memory: Memory) -> int:
-    """Bytes that the fleet in `target` leaves, of what there is now."""
-    if target is None:
-        return memory.pool
-    from launcher.compiler import compile_fleet
-
-    try:
-        plan = compile_fleet([], config_dirs=[target]).plan
-    except LaunchError:
-        return memory.pool  # what is wrong with it is said when the longer one is compiled
-    on_cards = any(d.kind == "gpu" for d in plan.devices)  # those that its engine sees
-    used = sum(d.peak_bytes for d in plan.devices if (d.kind == "gpu") == on_cards)
-    return (memory.cards if on_cards else memory.ram) - used
-
-
-def _sized(candidate: Candidate, free: int, needs: Needing) -> Choice:
-    """The longest context that fits beside what is there; on demand where none does."""
-    for context in CONTEXTS:
-        tokens = tokens_for(candidate, context)
-        size = needs(candidate, tokens)
-        if size <= free:
-            why = f"{gib(size)}, always up; {tokens_words(candidate, tokens)}"
-            return Choice(candidate=candidate, tier="hot", n_ctx_per_slot=tokens, bytes=size, why=why)
-    tokens = tokens_for(candidate, CONTEXTS[-2])
-    size = needs(candidate, tokens)
-    why = f"{gib(size)}, on demand: {gib(max(0, free))} are left beside the others; {tokens_words(candidate, tokens)}"
-    return Choice(candidate=candidate, tier="warm", n_ctx_per_slot=tokens, bytes=size, why=why)
+def _say(out: Terminal, joined: Joined) -> None:
+    """What was chosen and why, and whom else it concerns."""
+    choice, way = joined.way.choice, joined.way
+    out.line(f"{choice.candidate.name}: {choice.why}")
+    if way.mates:
+        new = f", from now on in it: {', '.join(way.drawn)}" if way.drawn else ""
+        out.line(f"  one at a time in the group {choice.exclusive}, with {', '.join(way.mates)}{new}")
 
 
 def _text_of(target: Path) -> str:
@@ -249,12 +298,6 @@ def _names(text: str, target: Path) -> set[str]:
     return names
 
 
-def _ours(text: str) -> bool:
-    """Whether a fleet file brings its own engine. A text that is no YAML brings none."""
-    tree = yaml.safe_load(text)
-    return isinstance(tree, dict) and "engines" in tree
-
-
 def _paths(text: str, target: Path) -> set[str]:
     """Absolute paths of the files that the servers of a text name."""
     servers = (yaml.safe_load(text) or {}).get("servers") if _servers(text, target) else {}
@@ -275,7 +318,7 @@ def _write(target: Path, text: str, *, new: bool) -> None:
 
 def _usage(message: str) -> Finding:
     """Words that do not fit what is there."""
-    note = "launch add FILE.gguf | DIR | hf:ORG/REPO[:QUANT]; launch remove NAME"
+    note = "launch add FILE.gguf… | DIR | hf:ORG/REPO[:QUANT]; launch remove NAME"
     return Finding(code="author/usage", severity="error", key="", message=message, notes=(note,))
 
 

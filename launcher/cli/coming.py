@@ -13,6 +13,7 @@ from launcher.cli.arguments import later_wins
 from launcher.cli.fleet import read_request
 from launcher.cli.installed import components_of, fleet_status, installed_here
 from launcher.cli.onefile import switch_command
+from launcher.cli.reloaded import on_demand
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation, hosts_of, on_host, render
 from launcher.errors import LaunchError, SuperviseError, has_errors
@@ -63,7 +64,8 @@ def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
         if change.hindrance and not quiet:
             out.line(f"  no reload makes this plan of it: {change.hindrance}")
         for name in change.started:
-            out.line(out.style(f"+ {name}  start", "green"))
+            when = "on demand: it comes up when it is asked" if name in change.on_demand else "start"
+            out.line(out.style(f"+ {name}  {when}", "green"))
         for name, why in change.restarted.items():
             out.line(out.style(f"~ {name}  restart: {why}", "yellow"))
         for name in change.stopped:
@@ -104,15 +106,17 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
     restarted = {name: _reason(diff, name) for name in components_of(installed, touched)}
     old = [p.name for p in status.processes]
     new = [*(s.name for s in rendered.manifest.servers), *(s.name for s in rendered.manifest.services)]
+    started = tuple(name for name in new if name not in old and _has_unit(changes, name))
     return FleetChange(
         manager=status.manager,
-        started=tuple(name for name in new if name not in old and _has_unit(changes, name)),
+        started=started,
         stopped=tuple(name for name in stopped if name not in new),
         restarted=restarted,
         kept=tuple(name for name in old if name not in restarted and name not in stopped),
         front=front_changes(installed.routes, rendered.routes) if installed.routes else (),
         drift=(*drift, *_drift(status)),
         command="launch install",
+        on_demand=on_demand(rendered.manifest, started),
     )
 
 
@@ -172,5 +176,6 @@ def runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...] =
             kept=diff.kept,
             front=front_changes(routes, rendered.routes),
             drift=drift,
+            on_demand=on_demand(rendered.manifest, diff.started),
         )
     ]

@@ -173,9 +173,9 @@ def _prepare(
     show_findings(err, [f for f in compiled.findings if f.severity != "note" or verbose])
     _make_server_key(compiled.plan)
     examination, _ = examined(compiled, manifest, rendered.routes)
-    switch = switch_command(overrides, config_dirs)
-    found = (*(_or_switched(finding, switch) for finding in examination), *here.findings)
+    found = (*examination, *here.findings)
     if has_errors(found):
+        found = _or_switched(found, rendered, switch_command(overrides, config_dirs), err)
         raise (error_class(found) or HostError)(found)
     show_findings(err, found)
     _require_stopped(manifest)
@@ -188,13 +188,24 @@ def _prepare(
     return rendered, target
 
 
-def _or_switched(finding: Finding, command: str) -> Finding:
-    """A finding that the front's port is taken, with the command that makes whoever has it this fleet."""
-    other = re.search(r"the front of (\S+) in ", finding.message) if finding.code == "host/port-taken" else None
-    if other is None:
-        return finding
+def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, err: Terminal) -> tuple[Finding, ...]:
+    """What was found, where another fleet of ours has the front's port: shows what `command` would do instead.
+
+    That it has ports of servers, too, is then no news.
+    """
+    taken = [f for f in found if f.code == "host/port-taken"]
+    other = next(filter(None, (re.search(r"the front of (\S+) in (.+)\)$", f.message) for f in taken)), None)
+    holder = runtime_holder(Path(other[2])) if other else None
+    if other is None or holder is None:
+        return found
+    from launcher.cli.coming import runtime_change, show_coming
+
+    for change in runtime_change(Path(holder.deployment_dir or f"{other[2]}/{DEPLOYMENT_NAME}"), rendered):
+        show_coming(err, (msgspec.structs.replace(change, command=command),))
     note = f"`{command}` makes {other[1]} this fleet, and leaves up what both have; `launch down` ends it"
-    return msgspec.structs.replace(finding, notes=(note,))
+    theirs = f" of {other[1]} in {other[2]})"
+    rest = (f for f in found if f not in taken or "the front of " in f.message or not f.message.endswith(theirs))
+    return tuple(msgspec.structs.replace(f, notes=(note,)) if f.message.endswith(other[0]) else f for f in rest)
 
 
 def _require_stopped(manifest: FleetManifest) -> None:

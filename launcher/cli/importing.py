@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from launcher.cli.findings import show_findings, summary
 from launcher.cli.init import write_new
 from launcher.cli.onefile import FLEET_FILE, shown_path
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Finding, LaunchError
+from launcher.errors import ConfigError, EngineError, Finding, LaunchError, has_errors
 from launcher.files.packaged import fleet_schema_path
 from launcher.importing import FORMATS, Imported, imported_text, translate
 from launcher.importing.formats import UnreadableError
@@ -31,6 +33,7 @@ def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, 
     if not imported.servers:
         show_findings(err, imported.findings)
         raise ConfigError([_refused("no llama-server is started in " + ", ".join(map(str, files)))])
+    _engine(imported)
     text = imported_text(imported, " ".join(map(str, files)), schema=fleet_schema_path())
     show_findings(err, imported.findings)
     if dry_run:
@@ -40,9 +43,10 @@ def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, 
         note = "name another file with -f FILE, or look at the translation with --dry-run"
         raise ConfigError([_refused(f"{shown_path(target)} is there already and stays as it is", note)])
     write_new(target, text)
-    lost = summary(imported.findings)
-    out.line(f"wrote {shown_path(target)}: {len(imported.servers)} servers, {lost} about what has no equal here")
-    _planned(out, err, target)
+    lost = f"{summary(imported.findings)} about what has no equal here" if imported.findings else "nothing was lost"
+    count = len(imported.servers)
+    out.line(f"wrote {shown_path(target)}: {count} server{'s' if count != 1 else ''}, {lost}")
+    _planned(out, err, target, "launch" if file is None else f"launch -f {shown_path(target)}")
     return 0
 
 
@@ -70,9 +74,31 @@ def _merge(into: Imported, other: Imported) -> None:
         into.add(name, dict(fields))
     into.rest.update(other.rest)
     into.findings += other.findings
+    into.programs += other.programs
 
 
-def _planned(out: Terminal, err: Terminal, target: Path) -> None:
+def _engine(imported: Imported) -> None:
+    """The llama-server that the commands run, where it is here; else the one that `init` would take."""
+    from launcher.cli.init import best_engine
+    from launcher.hardware import take_inventory
+
+    if "engines" in imported.rest:
+        return
+    here = [path for program in imported.programs if (path := shutil.which(program))]
+    others = sorted({*here} - {*here[:1]})
+    if others:
+        note = "engines: {other: {binary: PATH, dialect: probe}}, and `engine: other` at the server"
+        imported.lose("engines", f"{', '.join(others)} runs some of them; here {here[0]} runs all", note)
+    binary = here[0] if here else None
+    if binary is None:
+        with contextlib.suppress(EngineError):  # the plan says that there is none
+            found = best_engine(take_inventory())
+            binary = None if found.packaged else found.binary
+    if binary is not None:
+        imported.rest = {"engines": {"default": {"binary": binary, "dialect": "probe"}}} | imported.rest
+
+
+def _planned(out: Terminal, err: Terminal, target: Path, command: str) -> None:
     """The plan of what was written; its errors are advice here, for the file is written."""
     from launcher.cli.plan_view import show_plan
     from launcher.compiler import compile_fleet
@@ -85,7 +111,8 @@ def _planned(out: Terminal, err: Terminal, target: Path) -> None:
         return
     notes = tuple(f for f in compiled.findings if f.severity != "note")
     show_plan(out, msgspec.structs.replace(compiled, findings=notes), verbose=False)
-    out.line(f"start it with: launch -f {shown_path(target)}")
+    wrong = "once the errors are mended, " if has_errors(notes) else ""
+    out.line(f"{wrong}start it with: {command}")
 
 
 def _refused(message: str, *notes: str) -> Finding:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from launcher.ir.host import HostInventory
 from launcher.sizes import gib
 
 if TYPE_CHECKING:
+    from launcher.compiler import Compilation
     from launcher.engine import SeenDevice
 
 SLOTS = 2
@@ -58,7 +58,7 @@ def init(
     engine = best_engine(host)
     machine = describe(host, engine)
     host = as_seen(host, engine)
-    text = _fitting(found, host, machine, target)
+    text = fleet_text(fitting(as_candidates(found), host, machine, target), machine, schema=fleet_schema_path())
     if dry_run:
         out.write(text)
         return 0
@@ -159,13 +159,12 @@ class Needing:
     In RAM a build may copy weights into the order that its CPU likes best (twice the file); on cards none does.
     """
 
-    def __init__(self, host: HostInventory, *, packaged: bool) -> None:
-        from launcher.compiler import compose_config
-        from launcher.hardware import hardware_tree
-
-        self._host = msgspec.convert(hardware_tree(host), HardwareConfig)
-        used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
-        if used is not None:  # what else the CPU has, this build does not use: it makes no copies of weights for it
+    def __init__(self, hardware: HardwareConfig, used: Sequence[str] | None) -> None:
+        """`used`: the CPU features that the build has code for; None: all."""
+        self._host = hardware
+        if (
+            used is not None and self._host.cpu is not None
+        ):  # what else the CPU has, this build does not use: it makes no copies of weights for it
             features = tuple(f for f in self._host.cpu.features if f in used)
             cpu = msgspec.structs.replace(self._host.cpu, features=features)
             self._host = msgspec.structs.replace(self._host, cpu=cpu)
@@ -193,49 +192,40 @@ class Needing:
         return self._known[key]
 
 
-def _fitting(found: Models, host: HostInventory, machine: Machine, target: Path) -> str:
-    """The text of a fleet that compiles without errors. Raises LaunchError with the errors of the last try."""
-    servers, needs = as_candidates(found), Needing(host, packaged=machine.binary is None)
-    share, text = 1.0, ""
+def needing(host: HostInventory, *, packaged: bool) -> Needing:
+    """What servers take on this machine, of the packaged build or of one that uses all that the CPU has."""
+    from launcher.compiler import compose_config
+    from launcher.hardware import hardware_tree
+
+    used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
+    return Needing(msgspec.convert(hardware_tree(host), HardwareConfig), used)
+
+
+def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
+    """A fleet whose text compiles without errors. Raises LaunchError with the errors of the last try."""
+    needs, share = needing(host, packaged=machine.binary is None), 1.0
     for left in range(ROUNDS, 0, -1):
-        chosen: Chosen = choose(servers, memory_of(host, share), needs)
+        chosen = choose(servers, memory_of(host, share), needs)
         if not chosen.servers:
             raise CatalogError([_nothing_fits(chosen)])
-        text = fleet_text(chosen, machine, schema=fleet_schema_path())
         try:
-            try_out(text, target)
+            try_out(fleet_text(chosen, machine, schema=fleet_schema_path()), target)
         except LaunchError:
             if left == 1:
                 raise
             share *= SHRINK
         else:
             break
-    return text
+    return chosen
 
 
-def try_out(text: str, target: Path) -> None:
-    """Compile `text` as if it stood in `target`. Raises LaunchError with what is wrong with it."""
+def try_out(text: str, target: Path) -> Compilation:
+    """Compile `text` as if it stood in `target`. Raises LaunchError with what is wrong with it; writes nothing."""
     from launcher.compiler import compile_fleet
 
-    place = target
-    try:
-        with tempfile.TemporaryDirectory(prefix="launch-init-") as folder:
-            place = Path(folder, target.parent.name or "fleet", target.name)
-            place.parent.mkdir()
-            place.write_text(text, encoding="utf-8")
-            compile_fleet([], config_dirs=[place]).require()
-    except LaunchError as error:
-        raise type(error)(_as_in(f, place, target) for f in error.findings) from None
-    except OSError as error:
-        raise HostError([unwritable(place, error)]) from None
-
-
-def _as_in(finding: Finding, tried: Path, target: Path) -> Finding:
-    """A finding about the text that was tried, at the place that it would have in `target`."""
-    at = finding.location
-    if at is None or at.file != str(tried):
-        return finding
-    return msgspec.structs.replace(finding, location=msgspec.structs.replace(at, file=str(target)))
+    compiled = compile_fleet([], config_dirs=[target], draft=text)
+    compiled.require()
+    return compiled
 
 
 def write_new(target: Path, text: str) -> None:

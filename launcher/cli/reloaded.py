@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,25 @@ def restart_reasons(state: Path) -> Callable[[Path, tuple[str, ...]], dict[str, 
     return reasons
 
 
-def without_those_down(result: Mapping[str, Any], now: FleetStatus) -> dict[str, Any]:
-    """`result` of a reload, with what was left alone and does not run as `not_running` instead of `kept`."""
+def on_demand(manifest: FleetManifest, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of `names` that nothing starts before they are asked."""
+    waiting = {unit.name for unit in manifest.servers if unit.start != "boot"}
+    waiting |= {unit.name for unit in manifest.services if unit.start != "boot"}
+    return tuple(name for name in names if name in waiting)
+
+
+def without_those_down(result: Mapping[str, Any], before: Collection[str], now: FleetStatus) -> dict[str, Any]:
+    """`result` of a reload, with what was left alone and does not run apart from what is `kept`.
+
+    Of those, what is not among `before`, the names until now, is new and comes when it is asked.
+    """
     down = {p.name for p in now.processes if p.state in {"stopped", "failed"}}
     kept = result["kept"]
     return {
         **result,
         "kept": [name for name in kept if name not in down],
-        "not_running": [name for name in kept if name in down],
+        "not_running": [name for name in kept if name in down and name in before],
+        "on_demand": [name for name in kept if name in down and name not in before],
     }
 
 
@@ -56,6 +67,8 @@ def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
         out.line(out.style(f"~ front: {what}", "yellow"))
     for name, cause in failed.items():
         out.line(out.style(f"✗ failed: {name}  ({cause})", "red"))
+    if result.get("on_demand"):
+        out.line(out.style(f"+ on demand: {', '.join(result['on_demand'])}  (up when they are asked)", "green"))
     if result.get("kept"):
         out.line(f"  kept: {', '.join(result['kept'])}")
     if result.get("not_running"):

@@ -52,7 +52,7 @@ def restore(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> dict[str
     if findings:
         raise SuperviseError(findings)
     document = {"schema": "launch.checkpoint-restored/v1", "deployment": subject.name, "name": checkpoint.name}
-    return document | without_those_down(done, status)
+    return document | without_those_down(done, {p.name for p in status.processes}, status)
 
 
 def _up_again(subject: Subject, checkpoint: Checkpoint, files: dict[str, bytes], err: Terminal) -> dict[str, list[str]]:

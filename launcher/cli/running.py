@@ -384,13 +384,15 @@ def reload_servers(
         except LaunchError:
             compiled.undo()
             raise
-        results.append({"deployment": status.deployment, **without_those_down(done, now), "reasons": why})
+        before = {p.name for p in status.processes}
+        results.append({"deployment": status.deployment, **without_those_down(done, before, now), "reasons": why})
     for installed in managed:
         theirs = [name for name in names_of(installed) if name in names]
         if theirs or not names:
+            before = set(names_of(installed))
             done = reload_installed(installed, theirs, overrides, err)
             now = fleet_status(again(installed))
-            results.append({"deployment": installed.name, **without_those_down(done, now)})
+            results.append({"deployment": installed.name, **without_those_down(done, before, now)})
     if as_json:
         print_json(out, {"schema": "launch.reload/v1", "fleets": results})
     for result in results if not as_json else ():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 SAID = {
     "start": "launch up",
     "run": "launch add FILE.gguf and launch up; launch up --ask 'a question' asks it",
@@ -35,5 +37,7 @@ SAID = {
 
 
 def said_elsewhere(word: str) -> str | None:
-    """What a verb of another program is called here; None for one that nobody has."""
+    """What a verb of another program, or a model's file, is said as here; None for what nobody says."""
+    if word.endswith(".gguf"):
+        return f"launch add {shlex.quote(word)}, then launch"
     return SAID.get(word.lower())

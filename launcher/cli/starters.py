@@ -17,6 +17,9 @@ Target = Annotated[
 
 @app.command()
 def init(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders to look into, as with --models.")
+    ] = None,
     *,
     models: Annotated[
         list[Path] | None,
@@ -39,12 +42,15 @@ def init(
     """
     from launcher.cli.init import init as write
 
-    return write(list(models or ()), file=file, dry_run=dry_run, usual=not only, no_color=no_color, verbose=verbose)
+    named = [*(folders or ()), *(models or ())]
+    return write(named, file=file, dry_run=dry_run, usual=not only, no_color=no_color, verbose=verbose)
 
 
 @app.command()
 def add(
-    what: Annotated[str, typer.Argument(metavar="FILE|DIR|hf:ORG/REPO[:QUANT]", help="A model, here or on the hub.")],
+    what: Annotated[
+        list[str], typer.Argument(metavar="FILE...|DIR|hf:ORG/REPO[:QUANT]", help="Models, here or on the hub.")
+    ],
     *,
     name: Annotated[str | None, typer.Option("--name", help="The server's name; default: after the file.")] = None,
     role: Annotated[
@@ -56,11 +62,22 @@ def add(
             "--face", metavar="NAME[,KEY=VALUE...]", help="A further model over it, with request values of its own."
         ),
     ] = None,
+    turns_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--turns-with",
+            metavar="NAME",
+            help="Take turns with this server, whatever is written of it; may be repeated.",
+            autocompletion=complete_fleet_servers,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the file.")] = False,
     file: Target = None,
     no_color: NoColor = False,
 ) -> int:
     """Add a model and its server to launch.yaml.
+
+    What does not fit beside the others takes turns with them.
 
     \b
     launch add ~/models/Qwen3-8B-Q4_K_M.gguf
@@ -70,8 +87,8 @@ def add(
     """
     from launcher.cli.add import add as add_to
 
-    roles, faces = tuple(role or ()), tuple(face or ())
-    return add_to(what, file=file, name=name, roles=roles, faces=faces, dry_run=dry_run, no_color=no_color)
+    roles, faces, mates = tuple(role or ()), tuple(face or ()), tuple(turns_with or ())
+    return add_to(what, file=file, name=name, roles=roles, faces=faces, mates=mates, dry_run=dry_run, no_color=no_color)
 
 
 @app.command()

@@ -54,8 +54,9 @@ def switch_fleet(
     why = reasons(written.target, ())
     try:
         with asked(state) as control:
+            before = {p.name for p in control.status().processes}
             done = control.reload((), written.target)
-            result = {"deployment": state.name, **without_those_down(done, control.status()), "reasons": why}
+            result = {"deployment": state.name, **without_those_down(done, before, control.status()), "reasons": why}
     except LaunchError:
         written.undo()
         raise

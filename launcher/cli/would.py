@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
-from launcher.cli.reloaded import manifest_in, show_reloaded
+from launcher.cli.reloaded import manifest_in, on_demand, show_reloaded
 from launcher.cli.terminal import Terminal
 from launcher.ir.fleet import FleetManifest
 from launcher.manifest import ManifestDiff, diff_manifests
@@ -55,11 +55,14 @@ def would_do(
     known = {unit.name for unit in after.servers} | {unit.name for unit in after.services}
     asked = dict.fromkeys((name for name in names if name in known), "asked for")
     reasons = {**asked, **(units or {}), **(changes.restarted if changes is not None else {})}
+    new = changes.started if changes is not None else ()
+    later = on_demand(after, new)
     return {
         "deployment": after.deployment,
-        "started": list(changes.started) if changes is not None else [],
+        "started": [name for name in new if name not in later],
         "stopped": list(changes.stopped) if changes is not None else [],
         "restarted": sorted(reasons),
         "kept": [name for name in changes.kept if name not in reasons] if changes is not None else [],
         "reasons": reasons,
+        "on_demand": list(later),
     }

@@ -35,6 +35,7 @@ def compose(
     virtual: Mapping[str, Callable[[], dict[str, Any]]] = _NO_PROBES,
     headers: ReadHeader | None = None,
     devices: SeeDevices | None = None,
+    draft: str | None = None,
 ) -> Composed:
     """Compose, override, decode and cross-check the config.
 
@@ -43,12 +44,12 @@ def compose(
     the tree of that fragment; a function is called only when its option is chosen, and a file of the same name
     comes before it. A file among `config_dirs` is a whole fleet: a profile that is chosen. `headers` reads model files
     that stand in the place of what their headers say; raises CatalogError where it does. `devices` says what an engine
-    sees of the machine's cards. Raises ConfigError with every finding, each located; findings that stop nothing are in
-    the result.
+    sees of the machine's cards; `draft` is what the fleet file is taken to say. Raises ConfigError with every finding,
+    each located; findings that stop nothing are in the result.
     """
     from launcher.config.composing import Edge, compose_fleet  # noqa: PLC0415 - imports Hydra: 0.2 s
 
-    return compose_fleet(overrides, config_dirs, virtual, Edge(headers, devices))
+    return compose_fleet(overrides, config_dirs, virtual, Edge(headers, devices, draft))
 
 
 def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:

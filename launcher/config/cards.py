@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from launcher.config.fragments import PROBE
-from launcher.errors import Finding
+from launcher.errors import THIS_MACHINE, Finding
 from launcher.ir.config import SourceMap
 from launcher.ir.host import SeeDevices
 
@@ -30,7 +29,7 @@ def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | Non
     written = (place for key, place in sources.locations.items() if f"{key}.".startswith("hardware.gpus."))
     if see is None or not gpus or not isinstance(gpus, dict) or not isinstance(entry, dict):
         return []
-    if any(place.file != PROBE for place in written) or tree["hardware"].get("name") != "auto":
+    if any(place.file != THIS_MACHINE for place in written) or tree["hardware"].get("name") != "auto":
         return []
     listed = see(entry)
     if listed is None:
@@ -42,6 +41,7 @@ def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | Non
             "backend": BACKENDS[name.rstrip("0123456789")],
             "vram_bytes": sizes.get(seen.model) or seen.total_bytes,
             "model": seen.model,
+            "target_min": 0.0,  # nobody said how full it should be
         }
         for name, seen in known.items()
         if sizes.get(seen.model) or seen.total_bytes

@@ -33,10 +33,14 @@ from launcher.ir.host import SeeDevices
 
 
 class Edge(msgspec.Struct, frozen=True):
-    """What may be asked of the machine: headers of model files, and the devices that an engine sees."""
+    """What may be asked of the machine: headers of model files, and the devices that an engine sees.
+
+    `draft`: what the fleet file is taken to say, whatever it says now.
+    """
 
     headers: ReadHeader | None = None
     devices: SeeDevices | None = None
+    draft: str | None = None
 
 
 _NO_EDGE = Edge()
@@ -54,7 +58,7 @@ def compose_fleet(
     overrides: Sequence[str], config_dirs: Sequence[Path], virtual: Virtual, edge: Edge = _NO_EDGE
 ) -> Composed:
     """See `launcher.config.compose`."""
-    index = index_of(config_dirs, tuple(virtual))
+    index = index_of(config_dirs, tuple(virtual), edge.draft)
     typed, findings = parse_overrides(overrides, index.groups)
     fleet_file = Fleet(here=str(Path.cwd()))
     if index.fleet:
@@ -64,7 +68,7 @@ def compose_fleet(
     if not has_errors(index.findings) and PRIMARY not in index.files:
         findings.append(_no_primary(config_dirs))
     findings[:0] = index.findings
-    repository = FragmentRepository(index, virtual)
+    repository = FragmentRepository(index, virtual, edge.draft)
     assembled = None if PRIMARY not in index.files else _with_included(repository, typed)
     findings += repository.findings
     if assembled is None:

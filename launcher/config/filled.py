@@ -15,7 +15,7 @@ import msgspec
 
 from launcher.base.addresses import is_path
 from launcher.config.schema import Number, fields_of
-from launcher.errors import CatalogError, Finding
+from launcher.errors import CatalogError, Finding, Location
 from launcher.ir.config import SourceMap, TierConfig
 from launcher.ir.headers import HeaderFacts, ReadHeader
 
@@ -108,7 +108,9 @@ class _Filler:
     def _fleet(self) -> None:
         """The fleet's name, its engines' dialects, and who answers when a request names nobody."""
         profile = self._made("profile")
-        profile.setdefault("name", self.fleet.name)
+        if "name" not in profile:
+            profile["name"] = self.fleet.name
+            self.sources.locations.setdefault("profile.name", Location(file=self.fleet.file, line=1))
         for name, engine in self._entries("engines").items():
             here = f"engines.{name}"
             if not isinstance(engine, dict):

@@ -10,7 +10,7 @@ import msgspec
 from launcher.config.index import unreadable
 from launcher.config.regular import read_regular
 from launcher.config.yamltree import parse_yaml
-from launcher.errors import Finding, Location
+from launcher.errors import THIS_MACHINE, Finding, Location
 
 ENTRY_GROUPS = {
     "server": "servers",
@@ -29,9 +29,6 @@ DEFAULT_ENGINE = "engines.default"
 
 CATALOGUE_GROUPS = ("model", "quantization", "tier")
 """Groups that are always loaded whole: entries do nothing until something refers to them."""
-
-PROBE = "<probe>"
-"""File name of values that were found out, not written."""
 
 _HEADER = re.compile(r"\s*#\s*@")
 _PACKAGE = re.compile(r"[^\s.]+(\.[^\s.]+)*")
@@ -63,13 +60,13 @@ def _absolute(package: str) -> str:
     return package.removeprefix("_global_").removeprefix(".")
 
 
-def read_fragment(path: str, file: str, *, everywhere: bool = False) -> Fragment:
+def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str | None = None) -> Fragment:
     """Read the file of config path `path` (`server/frontdoor`). What is wrong with it is in its findings.
 
-    `everywhere`: without a header its keys are those of the whole config.
+    `everywhere`: without a header its keys are those of the whole config. `draft`: what it is taken to say.
     """
     try:
-        text = read_regular(file).decode("utf-8-sig")
+        text = read_regular(file).decode("utf-8-sig") if draft is None else draft
     except (OSError, UnicodeDecodeError) as error:
         return Fragment(file, None, {}, [], {}, (unreadable(file, error),), broken=True)
     package, header_findings = _package(text, file)
@@ -94,7 +91,7 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False) -> Fragment
 
 def probed_fragment(tree: dict[str, Any]) -> Fragment:
     """A fragment of values that were found out on this machine."""
-    return Fragment(PROBE, None, tree, [], {"": Location(file=PROBE, line=1)})
+    return Fragment(THIS_MACHINE, None, tree, [], {"": Location(file=THIS_MACHINE, line=1)})
 
 
 def _not_a_list(location: Location) -> Finding:

@@ -36,10 +36,10 @@ class ConfigIndex(msgspec.Struct, frozen=True):
         return self.groups.get(group, ())
 
 
-def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = ()) -> ConfigIndex:
+def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = (), draft: str | None = None) -> ConfigIndex:
     """List `config_dirs` (first wins) and add the `virtual` config paths (`hardware/auto`).
 
-    A file among them holds a whole fleet: an option of profile/.
+    A file among them holds a whole fleet: an option of profile/. With a `draft` of it that file need not be there yet.
 
     Findings: `config/unreadable` for a directory that is missing, is a file, or may not be listed.
     """
@@ -48,7 +48,7 @@ def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = ()) -> Config
     findings = []
     fleet = ""
     for directory in config_dirs:
-        if is_fleet_file(directory):
+        if is_fleet_file(directory) or (draft is not None and not directory.is_dir()):
             fleet = f"profile/{fleet_name(directory)}"
             files.setdefault(fleet, str(directory))
             options.setdefault("profile", set()).add(fleet_name(directory))

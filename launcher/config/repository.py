@@ -33,9 +33,11 @@ class FragmentRepository(IConfigRepository):
     read so far has a `${…}`. `leads` is what each file's defaults list names: config path → named path → where.
     """
 
-    def __init__(self, index: ConfigIndex, virtual: Virtual) -> None:
+    def __init__(self, index: ConfigIndex, virtual: Virtual, draft: str | None = None) -> None:
+        """`draft`: what the fleet file is taken to say."""
         self.index = index
         self.virtual = virtual
+        self.draft = draft
         self.phantoms: set[str] = set()
         self.findings: list[Finding] = []
         self.fragments: dict[str, Fragment] = {}
@@ -94,9 +96,9 @@ class FragmentRepository(IConfigRepository):
         if config_path in self.fragments:
             return self.fragments[config_path]
         if config_path in self.index.files:
-            fragment = read_fragment(
-                config_path, self.index.files[config_path], everywhere=config_path == self.index.fleet
-            )
+            whole = config_path == self.index.fleet
+            draft = self.draft if whole else None
+            fragment = read_fragment(config_path, self.index.files[config_path], everywhere=whole, draft=draft)
         elif config_path in self.virtual:
             fragment = probed_fragment(self.virtual[config_path]())
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.ir.host import HostInventory
+from launcher.ir.host import HostGpu, HostInventory
 from launcher.sizes import GIB
 
 RESERVE_SHARE = 0.10
@@ -33,8 +33,13 @@ def hardware_tree(host: HostInventory) -> dict[str, Any]:
         "cpu": cpu,
         "ram_bytes": host.ram_bytes,
         "ram_reserve_bytes": reserve,
-        "gpus": {g.name: {"backend": g.backend, "vram_bytes": g.vram_bytes, "model": g.model} for g in host.gpus},
+        "gpus": {g.name: _card(g) for g in host.gpus},
     }
     if host.memlock_bytes is not None:
         tree["memlock_bytes"] = host.memlock_bytes
     return tree
+
+
+def _card(gpu: HostGpu) -> dict[str, Any]:
+    """A card of which nobody said how full it should be."""
+    return {"backend": gpu.backend, "vram_bytes": gpu.vram_bytes, "model": gpu.model, "target_min": 0.0}

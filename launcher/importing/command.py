@@ -44,6 +44,7 @@ def server_of(
         into.lose(where, f"runs {program}, no llama-server", "it may run beside as a `service`, without swapping")
         return None
     else:
+        into.programs.append(words[0])
         words = words[1:]
     arguments = _from_environment(variables)
     fields = fields_of([*arguments, *words], where, flags, into)

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from launcher.base.environment import DEVICE_VARIABLES
 from launcher.importing.command import fields_of, server_of
 from launcher.importing.flags import SWITCHES
 from launcher.importing.result import Flags, Imported, listed
@@ -70,6 +71,7 @@ def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
     """A shell script: every line that starts a llama-server, with the variables that the script sets before."""
     into = Imported()
     variables = dict(env)
+    exported: dict[str, str] = {}
     for number, line in enumerate(re.sub(r"\\\n", " ", text).splitlines(), 1):
         if "llama-server" not in line and not _ASSIGNMENT.match(line.strip()):
             continue
@@ -81,10 +83,18 @@ def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
         for command in _commands(words):
             set_here = [_ASSIGNMENT.fullmatch(word) for word in command if word != "export"]
             if all(set_here):
-                variables |= {m[1]: _spelled(m[2], variables) for m in set_here if m}
+                new = {m[1]: _spelled(m[2], variables) for m in set_here if m}
+                variables |= new
+                exported |= {n: v for n, v in new.items() if command[0] == "export" and _is_read(n)}
             elif any(posixpath.basename(word).startswith("llama-server") for word in command):
-                _started([_spelled(word, variables) for word in command], f"line {number}", flags, into)
+                words = [_spelled(word, variables) for word in command]
+                _started(words, f"line {number}", flags, into, env=exported)
     return into
+
+
+def _is_read(name: str) -> bool:
+    """Whether llama-server, or its driver, reads a variable that a script exports."""
+    return name in DEVICE_VARIABLES or name.startswith("LLAMA_ARG_")
 
 
 def _spelled(text: str, variables: Mapping[str, str]) -> str:

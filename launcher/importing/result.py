@@ -29,6 +29,8 @@ class Imported(msgspec.Struct):
     servers: dict[str, dict[str, Any]] = {}
     rest: dict[str, Any] = {}
     findings: list[Finding] = []
+    programs: list[str] = []
+    """What the servers' command lines run, as it is written there; of those in containers nothing."""
 
     def lose(self, where: str, what: str, *notes: str) -> None:
         """Note that `what`, written at `where`, has no equal."""

@@ -37,6 +37,8 @@ class ReloadedFleet(msgspec.Struct, frozen=True, kw_only=True):
     kept: tuple[str, ...]
     not_running: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     """Left alone, and not up."""
+    on_demand: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """New, and not up: they come when they are asked."""
     failed: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     """Of what did not come up, why; it stands in `started` or `restarted`, too."""
     reloaded: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET

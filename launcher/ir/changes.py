@@ -24,3 +24,5 @@ class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
     drift: tuple[str, ...] = ()
     command: str = ""
     hindrance: str = ""
+    on_demand: tuple[str, ...] = ()
+    """Of `started`, those that are not up at once: they come when they are asked."""

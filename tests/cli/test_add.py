@@ -53,6 +53,9 @@ def test_one_by_one_and_away_again(cli: Cli, models: Path) -> None:
     cli.run("add", "models/Llama-f16.gguf")
     assert sorted(path.read_text().splitlines()) == sorted(text.splitlines())
     assert cli.run("add", "models/Llama-f16.gguf", "--dry-run").returncode == 0
+    path.unlink()
+    cli.run("add", *(str(file) for file in models.iterdir()))  # as a shell spells models/*
+    assert set(servers(cli)) == {"qwen2-5-vl-7b-instruct", "llama", "bge"}
 
 
 def test_faces(cli: Cli, models: Path) -> None:

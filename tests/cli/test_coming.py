@@ -11,9 +11,14 @@ import pytest
 
 from launcher.cli.build import show
 from launcher.cli.fleet import DEPLOYMENT_NAME, recompile
+from launcher.cli.reloaded import manifest_in, show_reloaded, without_those_down
+from launcher.cli.terminal import terminals
+from launcher.cli.would import would_do
 from launcher.compiler import compile_fleet, render
 from launcher.files import write_atomic, write_deployment
 from launcher.files.lock import LockOwner, OwnedLock
+from launcher.ir.live import FleetStatus, ProcessStatus
+from launcher.manifest import diff_manifests
 from launcher.supervise import LOCK_NAME
 from launcher.supervise.process import birth
 
@@ -102,3 +107,40 @@ def test_a_served_fleet_is_not_reloaded(running: Running, capsys: pytest.Capture
     """`launch serve` reads a directory that `reload` does not write."""
     running(served="served")
     assert "not by `launch up`" in said(capsys, SLOTS)[1]
+
+
+WARM = (
+    "+server@servers.second=assistant",
+    "servers.second.tier=warm",
+    "servers.second.port=18099",
+    "servers.second.aliases=[]",
+)
+
+
+def test_who_comes_on_demand_is_not_started(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new server that starts when it is asked: said by `plan`, `reload --dry-run` and by a reload."""
+    state = running()
+    _, *rest = said(capsys, *WARM)
+    assert "+ second  on demand: it comes up when it is asked" in rest
+    before = manifest_in(state / DEPLOYMENT_NAME)
+    after = render(compile_fleet([*DEV, *WARM])).manifest
+    assert before is not None
+    would = would_do(after, diff_manifests(before, after), ())
+    assert (would["started"], would["on_demand"]) == ([], ["second"])
+    now = FleetStatus(
+        deployment="dev-dev",
+        input_digest="",
+        runtime_pid=1,
+        front=None,
+        ready=True,
+        processes=tuple(
+            ProcessStatus(name=name, kind="server", state="stopped", port=1) for name in ("assistant", "second")
+        ),
+    )
+    done = without_those_down({"kept": ["assistant", "second"]}, {"assistant"}, now)
+    capsys.readouterr()
+    show_reloaded(terminals(no_color=True)[0], done)
+    assert capsys.readouterr().out.splitlines() == [
+        "+ on demand: second  (up when they are asked)",
+        "  not running, as before: assistant",
+    ]

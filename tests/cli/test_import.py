@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 
+from launcher.cli.importing import import_files
+from launcher.discover import FoundEngine
 from tests.cli.conftest import Cli
 
 Tiny = Callable[..., Path]
@@ -75,3 +78,44 @@ def test_files_from_elsewhere(cli: Cli) -> None:
     assert "no regular file" in cli.run("import", "pipe.sh", code=2).stderr
     (cli.home / "list.yaml").write_text("services: [a]\n")
     assert "no llama-server is started" in cli.run("import", "list.yaml", "--as", "compose", code=2).stderr
+
+
+def test_the_engine_is_the_one_that_was_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], llama_server: Path
+) -> None:
+    """The build that sees somebody's card is not exchanged for the packaged one; a second one is said."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "llama-server").symlink_to(llama_server)
+    line = "%s/llama-server -m x.gguf --port 9001\n"
+    script = tmp_path / "start.sh"
+
+    def engines(text: str) -> object:
+        script.write_text(text)
+        assert import_files([script], file=None, kind=None, dry_run=True, no_color=True) == 0
+        return yaml.safe_load(capsys.readouterr().out).get("engines")
+
+    mine = {"default": {"binary": f"{tmp_path}/one/llama-server", "dialect": "probe"}}
+    assert engines(line % f"{tmp_path}/one") == mine
+    monkeypatch.setenv("PATH", f"{tmp_path}/one", prepend=":")
+    assert engines("llama-server -m x.gguf\n") == mine
+    script.write_text(f"{line}{line}" % (f"{tmp_path}/one", f"{tmp_path}/two"))
+    import_files([script], file=None, kind=None, dry_run=True, no_color=True)
+    assert f"{tmp_path}/two/llama-server runs some of them" in capsys.readouterr().err
+    monkeypatch.setattr("launcher.cli.init.best_engine", lambda _: FoundEngine(binary="/b/llama-server", build=9))
+    assert engines(line % "/nowhere") == {"default": {"binary": "/b/llama-server", "dialect": "probe"}}
+    monkeypatch.setattr("launcher.cli.init.best_engine", lambda _: FoundEngine(binary="/b", build=9, packaged=True))
+    assert engines(line % "/nowhere") is None
+
+
+def test_what_a_script_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Flags and cards by variables count from there on, as in front of the command."""
+    script = tmp_path / "start.sh"
+    exports = "export CUDA_VISIBLE_DEVICES=0 LLAMA_ARG_CTX_SIZE=4096\nMODEL=x.gguf\n"
+    script.write_text(f"llama-server -m a.gguf\n{exports}/nowhere/llama-server -m $MODEL\n")
+    assert import_files([script], file=None, kind=None, dry_run=True, no_color=True) == 0
+    done = capsys.readouterr()
+    found = yaml.safe_load(done.out)["servers"]
+    assert (found["a"], found["x"]["n_ctx"], "env" in found["x"]) == ("a.gguf", 4096, False)
+    assert "line 4: CUDA_VISIBLE_DEVICES=0" in done.err

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from launcher.catalog import Headers
-from launcher.cli.init import Needing, as_candidates, as_seen, write_new
+from launcher.cli.init import as_candidates, as_seen, needing, write_new
 from launcher.cli.schema import FLEET, config_schema
 from launcher.discover import FoundEngine, find_models
 from launcher.errors import HostError
@@ -78,7 +78,7 @@ def test_two_commands_and_it_answers(cli: Cli, models: Path) -> None:
 
 def test_a_second_time_nothing_is_overwritten(cli: Cli, models: Path, tiny_models: Tiny) -> None:
     """What a person wrote stays; models that are new are named, with the command that adds them."""
-    first = cli.run("init", "--models", "models", "--dry-run").stdout
+    first = cli.run("init", "models", "--dry-run").stdout
     cli.run("init", "--models", "models")
     path = cli.home / "launch.yaml"
     assert path.read_text() == first
@@ -175,8 +175,8 @@ def test_what_a_model_needs_on_a_card(tmp_path: Path) -> None:
     (found,) = as_candidates(find_models([file], (), Headers()))
     ram = msgspec.structs.replace(take_inventory(), gpus=(), features=("avx2",))
     card = HostGpu(name="cuda0", backend="cuda", model="a card", vram_bytes=24 * 2**30, free_bytes=23 * 2**30)
-    on_card = Needing(msgspec.structs.replace(ram, gpus=(card,)), packaged=False)(found, 2048)
-    in_ram = Needing(ram, packaged=False)(found, 2048)
+    on_card = needing(msgspec.structs.replace(ram, gpus=(card,)), packaged=False)(found, 2048)
+    in_ram = needing(ram, packaged=False)(found, 2048)
     weights = found.facts.file.file_bytes
     assert weights < on_card < weights + 2 * 2**30
     assert in_ram > on_card + weights // 2

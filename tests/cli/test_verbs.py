@@ -69,6 +69,9 @@ def switched(cli: Cli, fleet: Path) -> None:
     assert "no running fleet is called night" in cli.run("switch", "-f", str(other), "--fleet", "night", code=2).stderr
     refused = cli.run("up", "-f", "evening.yaml", "profile.name=evening", code=6).stderr
     assert "`launch switch -f evening.yaml profile.name=evening` makes" in refused
+    for line in ("profile.name=evening` would do\n", "+ three  start", "- two  stop", "1 stay as they are"):
+        assert line in refused  # what the switch would do
+    assert refused.count("error[") == 1  # that the ports are taken of those who stay is no news
     shown = cli.run("switch", "-f", str(other), "--dry-run").stdout
     assert "+ three  start" in shown
     assert "- two  stop" in shown
@@ -95,6 +98,7 @@ def test_verbs_of_others(cli: Cli) -> None:
     assert "launch add hf:" in cli.run("download", "x", code=2).stderr
     assert "Did you mean 'status'" in cli.run("statsu", code=2).stderr
     assert said_elsewhere("statsu") is None
+    assert said_elsewhere("my m.gguf") == "launch add 'my m.gguf', then launch"
     assert "launch add FILE" in cli.run("run", "x.gguf", code=2).stderr
 
 

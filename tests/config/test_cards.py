@@ -45,7 +45,7 @@ def test_cards_are_called_what_the_engine_calls_them(fleet: Callable[..., Compil
     argv = done.commands["a"].argv
     assert argv[argv.index("--device") + 1] == "Vulkan0"
     assert int(argv[argv.index("--n-gpu-layers") + 1]) > 0
-    assert [f.code for f in done.findings if f.severity != "note"] == []
+    assert [f.code for f in done.findings] == []  # nobody said how full it should be
 
 
 def test_a_build_that_sees_no_card(fleet: Callable[..., Compilation]) -> None:

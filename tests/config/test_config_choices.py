@@ -235,7 +235,7 @@ def test_a_group_nobody_chose_is_added_by_its_fix(conf: Conf) -> None:
 
 
 def test_probes_are_called_only_when_chosen(conf: Conf) -> None:
-    """A virtual option is offered, called once if chosen, located at <probe>, and can be amended."""
+    """A virtual option is offered, called once if chosen, located at this machine, and can be amended."""
     calls = []
 
     def probe() -> dict[str, Any]:
@@ -248,7 +248,7 @@ def test_probes_are_called_only_when_chosen(conf: Conf) -> None:
     composed = conf.compose("hardware=auto", "hardware.ram_reserve_bytes=1", "include_warm=[embedder]", virtual=virtual)
     assert calls == [1]
     assert composed.fleet.hardware.name == "auto"
-    assert str(composed.sources.find("hardware.cpu.logical_cores")) == "<probe>:1:1"
+    assert str(composed.sources.find("hardware.cpu.logical_cores")) == "this machine"
     assert str(composed.sources.find("hardware.ram_reserve_bytes")) == "<command line>:2:1"
     assert "in hardware/: auto, epyc, laptop" in conf.finding("hardware=atuo", virtual=virtual).notes
 

@@ -280,3 +280,24 @@ def test_models_on_another_disk(home: Path, tmp_path: Path) -> None:
     after = compiled(home, text)
     assert after.commands["chat"].argv == before.commands["chat"].argv
     assert [s.memory for s in after.plan.servers] == [s.memory for s in before.plan.servers]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "servers: {}\n"])
+def test_a_file_without_servers(home: Path, text: str) -> None:
+    """The finding points to the file."""
+    (found,) = (f for f in compiled(home, text).findings if f.severity == "error")
+    assert (found.code, str(found.location)) == ("plan/no-servers", f"{home}/launch.yaml:1:1")
+
+
+def test_a_draft_of_a_file(home: Path) -> None:
+    """A text is compiled as if it stood in the file, there or not: with its paths, and without a trace."""
+    text = "servers: {chat: models/llama-f16.gguf}\n"
+    path = home / "launch.yaml"
+    for _ in range(2):
+        done = compile_fleet(["hardware=dev"], config_dirs=[path], draft=text)
+        assert list(servers(done)) == ["chat"]
+        with pytest.raises(LaunchError) as caught:
+            compile_fleet(["hardware=dev"], config_dirs=[path], draft=text.replace("chat", "slots: 1}, x: {fil"))
+        assert str(caught.value.findings[0].location).startswith(f"{path}:1:")
+        assert not path.with_suffix(".lock").exists()
+        path.write_text("servers: {other: models/bge-small-en-v1.5-f16.gguf}\n")

@@ -1,0 +1,136 @@
+"""Servers of a fleet file put into an exclusive group, and taken out of one again, in its text. Pure.
+
+Nothing that a person wrote is changed. What stands below a comment of ours is ours, where it is as we write it; a line
+that is added to a person's entry ends in `MARK`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from launcher.author.edit import NotEditableError, find_entry, indent_of
+
+MARK = "# launch add: "
+ALWAYS = "always up"
+TURNS_WORDS = "takes turns"
+_SIZED = r"\d[\d,.]* [KMG]iB(?:, some layers in RAM)?, "
+_OURS = re.compile(rf"( *# .*: {_SIZED})({ALWAYS}|up first, then {TURNS_WORDS}|{TURNS_WORDS}[^;]*)(; .*)")
+"""The comment that `server_lines` writes above an entry: what it is, when it is up, and its context."""
+_PLAIN = re.compile(r"( *[^\s#][^#]*?):\s+([^\s{\[&*!|>].*)")
+_FLOW = re.compile(r"( *[^\s#][^#{]*?: *\{.*?\S) *\}( *(?:#.*)?)")
+
+
+def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> str:
+    """`text` with the server `name` in the exclusive group `group`; `why` stands beside it.
+
+    Raises NotEditableError where its entry cannot be edited, or names a group already. With `over` another group that
+    stands there is replaced.
+    """
+    before = _entry(text, name)
+    if before.get("exclusive") == group:
+        return text
+    if "exclusive" in before and not over:
+        raise NotEditableError(f"servers.{name}.exclusive is written there: {before['exclusive']}")
+    rows = text.splitlines()
+    _, first, last = find_entry(rows, name)
+    if "exclusive" in before:
+        rows[first:last] = [_replaced(row, group) for row in rows[first:last]]
+    else:
+        rows[first:last] = _with_group(rows[first:last], group, f"  {MARK}{why}")
+    up = "tier" in before or any(_is_up(other, group) for other in _servers(text).values())
+    _say(rows, first, TURNS_WORDS if up else f"up first, then {TURNS_WORDS}")
+    return _checked(text, "\n".join(rows) + "\n", name, {**before, "exclusive": group})
+
+
+def alone(text: str, group: str) -> str:
+    """`text` where the last member of an exclusive group takes no turns any more: what we wrote of it is gone.
+
+    What a person wrote stays, as do groups of none or of several.
+    """
+    names = [str(name) for name, entry in _servers(text).items() if _is_in(entry, group)]
+    if len(names) != 1:
+        return text
+    rows = text.splitlines()
+    _, first, last = find_entry(rows, names[0])
+    line, entry = f"exclusive: {group}", rows[first:last]
+    if first and _OURS.fullmatch(rows[first - 1]) and line in map(str.strip, entry):
+        kept = [row for row in entry if row.strip() not in {line, "tier: warm", "default: true"}]
+    else:
+        kept = [_unmarked(row, line) for row in entry if not (row.lstrip().startswith(line) and MARK in row)]
+    if kept == entry:
+        return text
+    rows[first:last] = kept
+    _say(rows, first, ALWAYS)
+    return "\n".join(rows) + "\n"
+
+
+def _servers(text: str) -> dict[Any, Any]:
+    """The entries of `servers:`."""
+    found = (yaml.safe_load(text) or {}).get("servers")
+    return found if isinstance(found, dict) else {}
+
+
+def _is_in(entry: Any, group: str) -> bool:
+    """Whether an entry names that group."""
+    return isinstance(entry, dict) and entry.get("exclusive") == group
+
+
+def _is_up(entry: Any, group: str) -> bool:
+    """Whether it is a member that may be up from the start."""
+    return _is_in(entry, group) and entry.get("tier", "hot") == "hot"
+
+
+def _entry(text: str, name: str) -> dict[Any, Any]:
+    """The entry of a server; one that is a path alone is its `file`."""
+    entry = next((value for key, value in _servers(text).items() if str(key) == name), None)
+    if isinstance(entry, str):
+        return {"file": entry}
+    if not isinstance(entry, dict):
+        raise NotEditableError(f"{name} is not an entry of its own below `servers:`")
+    return entry
+
+
+def _with_group(rows: Sequence[str], group: str, mark: str) -> list[str]:
+    """The lines of an entry with one more: of one that is a path, or a mapping in one line, too."""
+    pad = " " * (indent_of(rows[0]) + 2)
+    if len(rows) == 1 and (flow := _FLOW.fullmatch(rows[0])):
+        return [f"{flow[1]}, exclusive: {group}}}{flow[2]}{mark}"]
+    if len(rows) == 1 and (plain := _PLAIN.fullmatch(rows[0])):
+        return [f"{plain[1]}:", f"{pad}file: {plain[2]}", f"{pad}exclusive: {group}{mark}"]
+    inner = next((row for row in rows[1:] if row.strip() and not row.lstrip().startswith("#")), pad)
+    return [*rows, f"{' ' * indent_of(inner)}exclusive: {group}{mark}"]
+
+
+def _replaced(row: str, group: str) -> str:
+    """A line with another group, where it names one; a comment behind it stays."""
+    return re.sub(r"(\bexclusive:\s*)[^\s,}#]+", lambda found: f"{found[1]}{group}", row)
+
+
+def _unmarked(row: str, line: str) -> str:
+    """A mapping in one line without what `share` added to it."""
+    return row.partition(f"  {MARK}")[0].replace(f", {line}}}", "}") if MARK in row else row
+
+
+def _say(rows: list[str], first: int, words: str) -> None:
+    """Put `words` into our comment above line `first`, where there is one, in place."""
+    said = _OURS.fullmatch(rows[first - 1]) if first else None
+    if said:
+        rows[first - 1] = f"{said[1]}{words}{said[3]}"
+
+
+def _checked(before: str, after: str, name: str, wanted: dict[Any, Any]) -> str:
+    """`after`, where it is `before` with that entry. Raises NotEditableError: it is written in a way of its own."""
+    try:
+        tree = yaml.safe_load(after)
+    except yaml.YAMLError:
+        tree = None
+    expected = yaml.safe_load(before)
+    key = next(key for key in expected["servers"] if str(key) == name)
+    expected["servers"][key] = wanted
+    if tree != expected:
+        raise NotEditableError(f"servers.{name} is written in a way that is not edited")
+    return after

@@ -1,0 +1,200 @@
+"""How `launch add` takes one more server into a fleet file: the ways that sizes allow, until the plan has no error."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from launcher.author import Candidate, Choice, Memory, Neighbour, Way, add_server, room, share, ways, would_make_room
+from launcher.author.choice import CONTEXTS, tokens_for
+from launcher.author.edit import NotEditableError
+from launcher.author.joining import taken
+from launcher.cli.init import CARD_SHARE, RAM_SHARE, Needing, try_out
+from launcher.cli.onefile import shown_path
+from launcher.compiler import Compilation
+from launcher.errors import ConfigError, Finding, PlanError
+from launcher.files import deployment_state_dir
+from launcher.ir.config import FleetConfig
+from launcher.ir.host import HostInventory
+from launcher.ir.plan import DeviceMemory, FleetPlan
+from launcher.ir.settings import RAM
+from launcher.sizes import gib
+from launcher.supervise import offline_status
+
+TRIES = 12
+"""Ways that are planned at most."""
+OVER_BUDGET = frozenset({"plan/ram-over-budget", "plan/vram-over-budget", "plan/node-over-budget"})
+"""What another way may mend; anything else is wrong whichever way it is."""
+TOGETHER = "they do not fit together"
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """A fleet file with one server more, the way that was found, and what all of it compiles to."""
+
+    text: str
+    way: Way
+    compiled: Compilation
+
+
+def take_in(
+    candidate: Candidate,
+    text: str,
+    target: Path,
+    compiled: Compilation,
+    *,
+    host: HostInventory,
+    lines: Callable[[Choice], Sequence[str]],
+    mates: Sequence[str] = (),
+) -> Joined:
+    """The first way in which all of it fits. `lines`: the server's entry; `mates`: it takes turns with these.
+
+    Raises PlanError where it fits in no way, ConfigError where the text cannot be edited, LaunchError for what else is
+    wrong with the longer fleet.
+    """
+    fleet, plan = compiled.composed.fleet, compiled.plan
+    needs = Needing(fleet.hardware, _features(fleet))
+    around = neighbours(compiled, text)
+    memory = memory_of(plan, host, around)
+    refusal: PlanError | None = None
+    spare: Joined | None = None
+    for way in islice(ways(candidate, around, memory, needs, mates), TRIES):
+        longer = _edited(text, target, way, lines, over=bool(mates))
+        try:
+            joined = Joined(text=longer, way=way, compiled=try_out(longer, target))
+        except PlanError as error:
+            if not {f.code for f in error.findings} <= OVER_BUDGET:
+                raise
+            refusal = error
+            continue
+        moved = _moved(plan, joined.compiled.plan)
+        if moved <= (set() if way.whole else {candidate.name}):
+            return joined
+        spare = spare or joined  # it fits, and layers that were to be on a card are not
+    if spare is not None:
+        return spare
+    least = needs(candidate, min(tokens_for(candidate, context) for context in CONTEXTS))
+    findings = refusal.findings if refusal else ()
+    raise PlanError([_no_room(candidate, target, least, room(around, memory), _whom(around, memory, least)), *findings])
+
+
+def _moved(before: FleetPlan, after: FleetPlan) -> set[str]:
+    """Servers that have more layers in RAM, beside cards, than before."""
+
+    def in_ram(plan: FleetPlan) -> dict[str, int]:
+        on_cards = (s for s in plan.servers if s.settings.devices)
+        return {s.name: s.model.architecture.n_layer + 1 - s.settings.n_gpu_layers for s in on_cards}
+
+    known = in_ram(before)
+    return {name for name, layers in in_ram(after).items() if layers > known.get(name, 0)}
+
+
+def neighbours(compiled: Compilation, text: str) -> tuple[Neighbour, ...]:
+    """The servers of a fleet as they stand in the way of one more: their bytes on the cards, else in RAM.
+
+    Who answers and says nothing of turns may be asked to take them.
+    """
+    written = (yaml.safe_load(text) or {}).get("servers") or {}
+    entries = {str(name): entry for name, entry in written.items()}
+
+    def shares(name: str) -> bool:
+        entry = entries.get(name)
+        return isinstance(entry, str) or (isinstance(entry, dict) and "exclusive" not in entry)
+
+    plan = compiled.plan
+    return tuple(
+        Neighbour(
+            name=server.name,
+            bytes=sum(m.resident_peak_bytes for m in _there(plan, server.memory)),
+            group=server.config.exclusive or "",
+            shares=not server.settings.embedding and shares(server.name),
+        )
+        for server in plan.servers
+        if server.starts != "never"
+    )
+
+
+def memory_of(plan: FleetPlan, host: HostInventory, around: Sequence[Neighbour]) -> Memory:
+    """What the servers of a fleet may use: of the plan's budgets, on this machine no more than is free now.
+
+    What its own servers hold while they run is as good as free; what services take is not.
+    """
+    budgets = {kind: sum(d.budget_bytes for d in plan.devices if d.kind == kind) for kind in ("ram", "gpu")}
+    peaks = {kind: sum(d.peak_bytes for d in plan.devices if d.kind == kind) for kind in ("ram", "gpu")}
+    if plan.config.hardware.name == "auto":
+        held = _held(plan)
+        budgets["ram"] = min(budgets["ram"], int(host.available_bytes * RAM_SHARE) + held["ram"])
+        cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
+        budgets["gpu"] = min(budgets["gpu"], cards + held["gpu"])
+    where = "gpu" if budgets["gpu"] else "ram"
+    budgets[where] -= max(0, peaks[where] - taken(around))
+    beside = budgets["ram"] - peaks["ram"] if where == "gpu" else budgets["ram"]
+    return Memory(cards=max(0, budgets["gpu"]), ram=max(0, beside))
+
+
+def _held(plan: FleetPlan) -> dict[str, int]:
+    """Bytes that the fleet's servers hold that run now: of RAM without pages of files, which count as free."""
+    alive = {p.name for p in offline_status(deployment_state_dir(plan.deployment)).processes if p.pid}
+    held = {"ram": 0, "gpu": 0}
+    for server in plan.servers:
+        for memory in server.memory if server.name in alive else ():
+            if memory.device == RAM:
+                held["ram"] += memory.committed_bytes
+            else:
+                held["gpu"] += memory.planned_bytes
+    return held
+
+
+def _there(plan: FleetPlan, memory: Sequence[DeviceMemory]) -> list[DeviceMemory]:
+    """Of a server's memory, what is where models go: on the cards, where there are any."""
+    cards = any(device.kind == "gpu" for device in plan.devices)
+    return [m for m in memory if (m.device != RAM) == cards]
+
+
+def _features(fleet: FleetConfig) -> tuple[str, ...] | None:
+    """The CPU features that the fleet's own engine has code for; None: all."""
+    engine = fleet.engines.get("default")
+    return engine.cpu_features if engine else None
+
+
+def _edited(text: str, target: Path, way: Way, lines: Callable[[Choice], Sequence[str]], *, over: bool) -> str:
+    """The text with the new server, and with those that take turns with it. Raises ConfigError."""
+    try:
+        for name in way.drawn:
+            text = share(text, name, way.choice.exclusive, TOGETHER, over=over)
+        return add_server(text, lines(way.choice))
+    except NotEditableError as error:
+        note = f"it does not fit beside the others: write `exclusive: {way.choice.exclusive}` there by hand"
+        raise ConfigError([_refused(f"{shown_path(target)}: {error}", *([note] if way.drawn else ()))]) from None
+
+
+def _whom(around: Sequence[Neighbour], memory: Memory, least: int) -> Neighbour | None:
+    """Who would make room, if what a person wrote of it were changed."""
+    name = would_make_room(around, memory, least)
+    return next((n for n in around if n.name == name), None)
+
+
+def _no_room(candidate: Candidate, target: Path, least: int, free: int, other: Neighbour | None) -> Finding:
+    """A model for which there is no room, in turns neither."""
+    notes = [f"{shown_path(target)} stays as it is"]
+    if other is not None:
+        command = shlex.join(["launch", "add", candidate.path, "--turns-with", other.name])
+        instead = f", in the place of its group {other.group}" if other.group else ""
+        notes.append(f"it would fit in turns with {other.name}{instead}: {command}")
+    return Finding(
+        code="author/does-not-fit",
+        severity="error",
+        key="",
+        message=f"{candidate.name} needs {gib(least)} with the shortest context, "
+        f"and the fleet can leave it {gib(max(0, free))}",
+        notes=tuple(notes),
+    )
+
+
+def _refused(message: str, *notes: str) -> Finding:
+    """A text that is not edited."""
+    return Finding(code="author/usage", severity="error", key="", message=message, notes=notes)
