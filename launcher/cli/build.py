@@ -107,7 +107,8 @@ def write(
     compiled.require()
     target = (output or Path(compiled.plan.config.deploy.output_dir)) / compiled.plan.deployment
     # a cluster's scheduler has one set of objects for all hosts
-    names = () if compiled.plan.config.deploy.kubernetes is not None else hosts_of(compiled)
+    deploy = compiled.plan.config.deploy
+    names = () if deploy.kubernetes is not None or deploy.slurm is not None else hosts_of(compiled)
     bundles = {f"{name}/": render(on_host(compiled, name)) for name in names} if names else {"": render(compiled)}
     written = not check and not diff
     changes: list[FileDifference] = []
@@ -145,6 +146,8 @@ def _next_step(compiled: Compilation, place: Path) -> str:
     """What people do with the files at `place`."""
     if compiled.plan.config.deploy.kubernetes is not None:
         return f"apply it with: kubectl apply -k {place / 'kubernetes'}"
+    if compiled.plan.config.deploy.slurm is not None:
+        return f"run its front where sbatch is: launch serve {place / 'slurm'}"
     return f"run it with: launch serve {place}; put its units in place with: launch install {place}"
 
 

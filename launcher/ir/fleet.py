@@ -254,6 +254,24 @@ class ClusterUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """After which the lease of a holder of whom nothing is heard is another's."""
 
 
+class JobUnit(msgspec.Struct, frozen=True, kw_only=True):
+    """A server as a job. `name`: the job's, which those that take turns have in common. `script`: what sbatch reads."""
+
+    name: str
+    script: str
+
+
+class SlurmUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the servers of a manifest are jobs of a Slurm cluster, and the runtime one of several fronts."""
+
+    shared_dir: str
+    """The fleet's own directory on a file system that fronts and nodes share: logs, places of jobs, and the lease."""
+    jobs: dict[str, JobUnit]
+    """By server."""
+    lease_s: float = 15
+    """After which the lease of a holder of whom nothing is heard is another's."""
+
+
 class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     """`fleet.json`: everything that the runtime needs, and nothing that it must compute.
 
@@ -276,6 +294,8 @@ class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Of several hosts, the one whose processes these are."""
     cluster: ClusterUnit | msgspec.UnsetType = msgspec.UNSET
     """Who owns the processes, where it is a cluster."""
+    slurm: SlurmUnit | msgspec.UnsetType = msgspec.UNSET
+    """Who owns the processes, where it is Slurm."""
 
 
 class FaceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

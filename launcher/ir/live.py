@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-Manager = Literal["runtime", "systemd", "systemd --user", "kubernetes"]
-"""Who owns the processes: our runtime, whose children they are, systemd, whose units it starts and stops, or a cluster,
-whose Deployments it scales."""
+Manager = Literal["runtime", "systemd", "systemd --user", "kubernetes", "slurm"]
+"""Who owns the processes: our runtime, whose children they are, systemd, whose units it starts and stops, a cluster,
+whose Deployments it scales, or Slurm, whose jobs it submits."""
 ServerState = Literal["stopped", "starting", "ready", "sleeping", "stopping", "backoff", "failed"]
 
 

@@ -217,7 +217,8 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
             )
             fix = Fix(override=f"+{key}=/etc/launch/{host}.key", effect=f"a file with a key, on {host} and on {first}")
             yield _finding("warning", "plan/host-without-key", key, message, (fix,))
-    for host, names in demand.items():
+    scheduled = fleet.deploy.kubernetes is not None or fleet.deploy.slurm is not None
+    for host, names in () if scheduled else demand.items():
         message = (
             f"{_some(names)} on {host} start on demand or take turns, and the front runs on {first}: "
             f"only units on {host} start them (launch install), `launch up --host {host}` does not"

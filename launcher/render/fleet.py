@@ -18,9 +18,11 @@ from launcher.render.characters import control_characters, open_secrets, refused
 from launcher.render.command import Command, Engines, render_commands, rung_commands
 from launcher.render.exports import EXPORTS, export_values
 from launcher.render.fleet_manifest import fleet_manifest
+from launcher.render.jobs import JobScripts
 from launcher.render.kubernetes import kubernetes_files
 from launcher.render.routes import routing_table
 from launcher.render.shell_quote import shell_exports, shell_lines
+from launcher.render.slurm import slurm_files
 from launcher.render.unit_names import runtime_tier, runtime_unit, slice_name, target_name, unit_name, units_of
 from launcher.render.units import service_values, tier_values
 
@@ -73,6 +75,9 @@ def render_fleet(
         units, bad_paths = _units(plan, commands, rungs, environment, values)
     exports, inexpressible = _exports(plan, commands, engines, environment, values)
     objects, unsaid = kubernetes_files(plan, engines, manifest, values["header"])
+    jobs, unasked = slurm_files(
+        plan, engines, manifest, JobScripts(environment.overlay(finalize=None), values["header"])
+    )
     files = [
         RenderedFile(path="fleet.json", text=encode_fleet(manifest).decode()),
         RenderedFile(path="routes.json", text=encode_routes(routes).decode()),
@@ -80,6 +85,7 @@ def render_fleet(
         *units,
         *exports,
         *objects,
+        *jobs,
     ]
     return Rendered(
         deployment=Deployment(
@@ -97,6 +103,7 @@ def render_fleet(
             *bad_paths,
             *inexpressible,
             *unsaid,
+            *unasked,
             *(() if has_errors(known) else dict.fromkeys(spoilt)),  # said already, and where it is written
         ),
     )

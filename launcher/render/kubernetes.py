@@ -40,7 +40,7 @@ from launcher.render.pods import (
     server_objects,
     service,
 )
-from launcher.render.routes import routing_table
+from launcher.render.routes import here_target, routing_table
 
 FLEET_DIR = "/etc/launch/fleet"
 FRONT = "front"
@@ -61,7 +61,7 @@ def kubernetes_files(
     settings = plan.config.deploy.kubernetes
     if settings is None:
         return [], []
-    findings = [*without_image(plan), *shared_cards(plan), *crowded_nodes(plan)]
+    findings = [*without_image(plan), *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
     lost: dict[str, list[str]] = {}
     groups: dict[str, list[Object]] = {"network": _network(plan, settings)}
     for server in plan.servers:
@@ -100,11 +100,13 @@ def kubernetes_files(
 
 def cluster_routes(plan: FleetPlan, table: RoutingTable) -> RoutingTable:
     """`table` for a front in the cluster, which asks servers by the names of their Services."""
-    names = {server.name: object_name(plan, server.name) for server in plan.servers}
+    own_servers = {server.name: server for server in plan.servers}
     targets = {
-        name: msgspec.structs.replace(target, host=names[name], port=pod_port(target.port), rungs=0, on="")
+        name: msgspec.structs.replace(
+            here_target(target, own_servers[name]), host=object_name(plan, name), port=pod_port(target.port)
+        )
         for name, target in table.targets.items()
-        if name in names
+        if name in own_servers
     }
     own = own_name(plan, FRONT)
     space = (plan.config.deploy.kubernetes or KubernetesConfig()).namespace

@@ -40,10 +40,10 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
         return msgspec.structs.replace(manifest, servers=(), services=builtin, hooks=(), devices=())
     selector = labels(plan, "", "server")
     component = next(key for key in selector if not selector[key])
-    whole = {_device(d): d.capacity_bytes for d in plan.devices if d.kind == "gpu"}
+    whole = {device_name(d): d.capacity_bytes for d in plan.devices if d.kind == "gpu"}
     on = {server.name: server.on for server in plan.servers}
     units = [unit for unit in manifest.servers if unit.name in containers]
-    needs = {unit.name: _asked(unit, containers[unit.name], on[unit.name], whole) for unit in units}
+    needs = {unit.name: asked_of(unit, _limit(containers[unit.name]), on[unit.name], whole) for unit in units}
     always = [unit.name for unit in units if unit.name not in led]
     cluster = ClusterUnit(
         namespace=settings.namespace,
@@ -62,7 +62,7 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
         ),
         services=builtin,
         hooks=(),
-        devices=_budgets(plan, [need for name in always for need in needs[name]]),
+        devices=node_budgets(plan, [need for name in always for need in needs[name]]),
     )
 
 
@@ -150,12 +150,17 @@ def _as_pod(
     )
 
 
-def _asked(unit: ServerUnit, container: Object, on: str, whole: Mapping[str, int]) -> tuple[DeviceNeed, ...]:
-    """What its pod asks for, by device. `whole`: bytes of cards."""
-    limit = container["resources"]["limits"].get("memory")
+def _limit(container: Object) -> int | None:
+    """The RAM that a container may take, where it has a limit."""
+    limit: int | None = container["resources"]["limits"].get("memory")
+    return limit
+
+
+def asked_of(unit: ServerUnit, limit: int | None, on: str, whole: Mapping[str, int]) -> tuple[DeviceNeed, ...]:
+    """What its pod or job asks for, by device. `limit`: bytes of RAM that it may take. `whole`: bytes of cards."""
 
     def asked(need: DeviceNeed) -> DeviceNeed:
-        device = _on(on, need.device)
+        device = on_host(on, need.device)
         size = limit if need.device == "ram" else whole.get(device)
         if size is None:
             return msgspec.structs.replace(need, device=device)
@@ -164,7 +169,7 @@ def _asked(unit: ServerUnit, container: Object, on: str, whole: Mapping[str, int
     return tuple(asked(need) for need in unit.memory)
 
 
-def _budgets(plan: FleetPlan, always: list[DeviceNeed]) -> tuple[DeviceBudget, ...]:
+def node_budgets(plan: FleetPlan, always: list[DeviceNeed]) -> tuple[DeviceBudget, ...]:
     """Every device of every node, less what always runs there takes."""
     taken: dict[str, int] = {}
 
@@ -176,23 +181,25 @@ def _budgets(plan: FleetPlan, always: list[DeviceNeed]) -> tuple[DeviceBudget, .
     for beside in plan.services:
         if beside.starts == "boot":
             for device, size in {"ram": beside.config.ram_bytes, **beside.config.vram_bytes}.items():
-                take(_on(beside.on, device), size)
+                take(on_host(beside.on, device), size)
     return tuple(
         DeviceBudget(
-            name=_device(d),
+            name=device_name(d),
             kind=d.kind,
             capacity_bytes=d.capacity_bytes,
-            budget_bytes=max(0, (d.capacity_bytes if d.kind == "gpu" else d.budget_bytes) - taken.get(_device(d), 0)),
+            budget_bytes=max(
+                0, (d.capacity_bytes if d.kind == "gpu" else d.budget_bytes) - taken.get(device_name(d), 0)
+            ),
         )
         for d in plan.devices
     )
 
 
-def _device(device: DevicePlan) -> str:
+def device_name(device: DevicePlan) -> str:
     """What a device is called among those of all nodes."""
-    return _on(device.host if isinstance(device.host, str) else "", device.name)
+    return on_host(device.host if isinstance(device.host, str) else "", device.name)
 
 
-def _on(host: str, device: str) -> str:
+def on_host(host: str, device: str) -> str:
     """A device of one node of several."""
     return f"{host}/{device}" if host else device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from launcher.errors import Finding, Fix
 from launcher.ir.config import GpuConfig, KubernetesConfig
@@ -27,29 +28,47 @@ def pod_memory(server: ServerPlan) -> int:
     return 0 if limit == "infinity" else int(limit)
 
 
-def crowded_nodes(plan: FleetPlan) -> list[Finding]:
-    """Nodes whose pods ask for more memory than they have, and would not all be scheduled, an error each.
+Scheduler = Literal["kubernetes", "slurm"]
+"""Who places what on nodes."""
+_CALLED: dict[Scheduler, tuple[str, str]] = {"kubernetes": ("pod", "Kubernetes"), "slurm": ("job", "Slurm")}
+"""What it places, and what it is called."""
 
-    Every pod asks for all that it may take, mapped files too, where processes of one machine share them.
+
+def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = ()) -> list[Finding]:
+    """Nodes whose pods or jobs ask for more memory than they have, and would not all be scheduled, an error each.
+
+    Every one asks for all that it may take, mapped files too, where processes of one machine share them. `hosts`: those
+    that are looked at; all by default.
     """
     found = []
-    for host in plan.config.hardware.hosts or ("",):
+    called, _ = _CALLED[scheduler]
+    for host in tuple(hosts) or plan.config.hardware.hosts or ("",):
         machine = plan.config.hardware.machine(host)
         free = machine.ram_bytes - machine.ram_reserve_bytes
         pods = pods_together(plan, host)
         taken = sum(map(pod_memory, pods))
         if taken > free:
             where = f"node {host}" if host else "the node"
-            message = f"{len(pods)} pods ask for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
-            note = "a pod's limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
+            count = f"{len(pods)} {called}{'s ask' if len(pods) != 1 else ' asks'}"
+            message = f"{count} for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
+            note = (
+                f"a {called}'s limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
+            )
             found.append(
-                Finding(code="render/kubernetes-node", severity="error", key="servers", message=message, notes=(note,))
+                Finding(
+                    code="render/slurm-node" if scheduler == "slurm" else "render/kubernetes-node",
+                    severity="error",
+                    key="servers",
+                    message=message,
+                    notes=(note,),
+                )
             )
     return found
 
 
-def shared_cards(plan: FleetPlan) -> list[Finding]:
-    """Cards that are planned for several servers at once: Kubernetes gives each to one pod whole."""
+def shared_cards(plan: FleetPlan, scheduler: Scheduler) -> list[Finding]:
+    """Cards that are planned for several servers at once: a scheduler gives each to one pod or job whole."""
+    called, who = _CALLED[scheduler]
     users: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
 
     def used(on: str, devices: Iterable[str], name: str, turn: str | None, key: str) -> None:
@@ -63,17 +82,22 @@ def shared_cards(plan: FleetPlan) -> list[Finding]:
             key = f"servers.{server.name}.devices"
             used(server.on, server.settings.devices, server.name, server.config.exclusive, key)
     for beside in plan.services:
-        if beside.config.container and (beside.starts == "boot" or beside.config.exclusive):
+        if (
+            scheduler == "kubernetes"
+            and beside.config.container
+            and (beside.starts == "boot" or beside.config.exclusive)
+        ):
             key = f"services.{beside.name}.vram_bytes"
             used(beside.on, beside.config.vram_bytes, beside.name, beside.config.exclusive, key)
     found = []
     for (_, device), named in users.items():
         if len({turn for turn, _ in named.values()}) > 1:
             message = (
-                f"{device} is planned for {', '.join(named)} at once, and Kubernetes gives a card to one pod whole"
+                f"{device} is planned for {', '.join(named)} at once, and {who} gives a card to one {called} whole"
             )
             key = list(named.values())[-1][1]
-            found.append(Finding(code="render/kubernetes-card", severity="error", key=key, message=message))
+            code = "render/slurm-card" if scheduler == "slurm" else "render/kubernetes-card"
+            found.append(Finding(code=code, severity="error", key=key, message=message))
     return found
 
 

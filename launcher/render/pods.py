@@ -83,7 +83,7 @@ def server_objects(
     """
     settings = plan.config.deploy.kubernetes or KubernetesConfig()
     findings: list[Finding] = []
-    here, lost = _as_in_pod(msgspec.structs.replace(server, port=pod_port(server.port)), plan)
+    here, lost = as_in_pod(msgspec.structs.replace(server, port=pod_port(server.port)), plan)
     command, _ = server_command(here, plan, engines)
     image = settings.images.get(server.config.engine) or ImageConfig(image="none")  # `without_image` finds it
     files = _files(server)
@@ -325,8 +325,8 @@ def _probes(server: ServerPlan, plan: FleetPlan) -> Object:
     }
 
 
-def _as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str]]:
-    """`server` with its devices as a pod sees them, numbered from 0; what cannot be said so."""
+def as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str]]:
+    """`server` with its devices as a pod or a job sees them, numbered from 0; what cannot be said so."""
     gpus = plan.config.hardware.machine(server.on).gpus
     renamed: dict[str, str] = {}
     for device in server.settings.devices:
@@ -337,7 +337,7 @@ def _as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[st
         return server, []
     lost = []
     if server.config.tensor_placement:
-        lost.append("tensor_placement, which names cards by the numbers of the node: a pod numbers its own from 0")
+        lost.append("tensor_placement, which names cards by the numbers of the node: it sees its own, from 0")
 
     def shown(device: str | None) -> str | None:
         return renamed.get(device or "", device)

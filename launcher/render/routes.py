@@ -95,6 +95,11 @@ def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
     )
 
 
+def here_target(target: RouteTarget, server: ServerPlan) -> RouteTarget:
+    """`target` for a front that starts `server` itself, on whatever host; there is no smaller way to run it."""
+    return msgspec.structs.replace(target, start=server.starts, exclusive=server.config.exclusive, rungs=0, on="")
+
+
 def _front(plan: FleetPlan) -> FrontUnit:
     """The front's socket and limits; a service that is our own front settles the port."""
     front = msgspec.convert(plan.config.runtime.front, FrontUnit, from_attributes=True)

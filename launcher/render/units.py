@@ -82,7 +82,7 @@ def service_values(
         "after": ("network.target", *(unit_name(plan, n) for n in server.after if boot)),
         "target": target_name(plan, server.tier),
         "slice": slice_name(plan, server.tier),
-        **_start_limit(server, runtime),
+        **start_limit(server, runtime),
         **_resources(server, plan),
         "digest": command.digest,
         "command": " \\\n    ".join(_lines(quoted)),
@@ -139,7 +139,7 @@ def _gate(server: ServerPlan) -> str:
     return f'/bin/sh -c "{script}"'
 
 
-def _start_limit(server: ServerPlan, runtime: RuntimeConfig) -> dict[str, Any]:
+def start_limit(server: ServerPlan, runtime: RuntimeConfig) -> dict[str, Any]:
     """How often it may fail, within what time: long enough for that many whole starts."""
     attempts = max(1, runtime.crash_loop_failures)
     starts_s = attempts * (server.start_timeout_s + runtime.backoff_s) * 1.1

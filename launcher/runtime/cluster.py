@@ -1,4 +1,4 @@
-"""The runtime in a cluster: of several fronts one leads, the others pass their clients on to it. I/O."""
+"""The runtime on Kubernetes or Slurm: of several fronts one leads, the others pass their clients on to it. I/O."""
 
 from __future__ import annotations
 
@@ -7,29 +7,42 @@ import signal
 import socket
 from pathlib import Path
 
-from launcher.ir.fleet import ClusterUnit
+from launcher.base.addresses import spelled
+from launcher.ir.fleet import ClusterUnit, FleetManifest, SlurmUnit
 from launcher.runtime.fleet import Runtime, UnitsOptions
 from launcher.runtime.relay import Relay
 from launcher.supervise import ProcessOwner
 from launcher.supervise.kubernetes import Pods
+from launcher.supervise.slurm import Jobs
 
 
 class ClusterRuntime(Runtime):
     """One of several fronts. It waits until it leads, and ends as soon as it does no longer: it is started again."""
 
-    _pods: Pods
+    _scheduler: Pods | Jobs
     _giving: asyncio.Task[None] | None = None
 
     def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
         """The cluster."""
         del units
-        assert isinstance(self._manifest.cluster, ClusterUnit)  # noqa: S101 - `in_cluster` says so
-        self._pods = Pods(self._manifest.cluster, self._manifest, port=self._table.front.port)
-        return self._pods
+        front, slurm, cluster = self._table.front, self._manifest.slurm, self._manifest.cluster
+        if isinstance(slurm, SlurmUnit):
+            anywhere = front.host in ("0.0.0.0", "::")  # noqa: S104 - compared with
+            host = socket.gethostname() if anywhere else front.host
+            self._scheduler = Jobs(slurm, self._manifest, address=spelled(host, front.port))
+        else:
+            assert isinstance(cluster, ClusterUnit)  # noqa: S101 - `in_cluster` says so
+            self._scheduler = Pods(cluster, self._manifest, port=front.port)
+        return self._scheduler
+
+    def _tell_owner(self, manifest: FleetManifest) -> None:
+        """Jobs have other scripts; objects of Kubernetes are applied by others."""
+        if isinstance(self._scheduler, Jobs) and isinstance(manifest.slurm, SlurmUnit):
+            self._scheduler.take_over(manifest)
 
     async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
         """Wait for the lease, run the fleet until told or until another may lead, give the lease back."""
-        election = self._pods.election
+        election = self._scheduler.election
         unit = self._table.front
         relay = Relay(election.leader, encrypted=unit.tls_cert_file is not None)
         running = asyncio.create_task(election.run())
@@ -50,12 +63,12 @@ class ClusterRuntime(Runtime):
             await asyncio.gather(running, return_exceptions=True)
             await (self._giving or election.give_back())
             await relay.end()
-            await self._pods.close()
+            await self._scheduler.close()
 
     def _on_signal(self, number: signal.Signals) -> None:
         """As always; the next front leads while our last requests are answered, since processes run on."""
         super()._on_signal(number)
-        self._giving = asyncio.get_running_loop().create_task(self._pods.election.give_back())
+        self._giving = asyncio.get_running_loop().create_task(self._scheduler.election.give_back())
 
     async def _first(self, event: asyncio.Event) -> None:
         """Wait until `event`, or until we are told to end."""

@@ -43,6 +43,7 @@ from launcher.supervise import (
     boot_id,
     early_finding,
     proc_stat,
+    starting_finding,
     state_moved_finding,
     stopping_finding,
 )
@@ -107,11 +108,17 @@ class Runtime:
     @property
     def in_cluster(self) -> bool:
         """Whether a cluster has the processes, so that we are one of several fronts."""
-        return self._manifest.cluster is not msgspec.UNSET
+        return self._manifest.cluster is not msgspec.UNSET or self._manifest.slurm is not msgspec.UNSET
 
     def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
         """Who has the processes."""
         return _owner(self._manifest, self._state_dir, units)
+
+    def _tell_owner(self, manifest: FleetManifest) -> None:
+        """What is started from now on is as `manifest` has it."""
+        if isinstance(self._owner, Children):
+            self._owner.log_files = manifest.supervisor.log_files
+            self._owner.log_max_bytes = manifest.supervisor.log_max_bytes
 
     # --- Control ---------------------------------------------------------------------------------------------
 
@@ -168,7 +175,7 @@ class Runtime:
         if self._ending or self._told.is_set():
             raise SuperviseError([stopping_finding(self._manifest.deployment)])
         if not self._started:
-            raise SuperviseError([_starting(self.status())])
+            raise SuperviseError([starting_finding(self.status())])
 
     async def _take_over(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """One reload, when it is its turn."""
@@ -198,9 +205,7 @@ class Runtime:
             self._keeping.claim()
             self._remember()
             self._doors.drain_timeout_s = manifest.supervisor.drain_timeout_s
-            if isinstance(self._owner, Children):
-                self._owner.log_files = manifest.supervisor.log_files
-                self._owner.log_max_bytes = manifest.supervisor.log_max_bytes
+            self._tell_owner(manifest)
             changes = await self._supervisor.reload(manifest, names)
             self._observer.take_over(manifest, table)
             return {
@@ -433,16 +438,4 @@ def _held(deployment: str, error: LockHeldError) -> Finding:
         key="",
         message=f"{deployment} is already run by {who}",
         notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
-    )
-
-
-def _starting(status: FleetStatus) -> Finding:
-    """The finding for a reload that comes too early: two that start the same servers would meet."""
-    waiting = ", ".join(f"{p.name} ({p.state})" for p in status.processes if p.state not in ("ready", "sleeping"))
-    return Finding(
-        code="supervise/starting",
-        severity="error",
-        key="",
-        message=f"{status.deployment} is still starting: {waiting or 'its hooks run'}",
-        notes=("`launch status` shows when it is ready; reload then",),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from launcher.supervise.children import Children
 from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.ending import early_finding, end_runtime, reach_runtime
-from launcher.supervise.findings import state_moved_finding, stopping_finding
+from launcher.supervise.findings import starting_finding, state_moved_finding, stopping_finding
 from launcher.supervise.identity import RecordStore, ServerRecord
 from launcher.supervise.marks import marked_deployments
 from launcher.supervise.offline import (
@@ -56,6 +56,7 @@ __all__ = [
     "proc_stat",
     "reach_runtime",
     "runtime_holder",
+    "starting_finding",
     "state_moved_finding",
     "stop_orphans",
     "stopping_finding",

@@ -24,6 +24,9 @@ _LOG = logging.getLogger("launch.supervise")
 class Child:
     """One process, ours or adopted, with its log and, where it is one's client, its container."""
 
+    address = None
+    waits = False
+
     def __init__(self, running: process.RunningProcess, argv: tuple[str, ...], log: Path, host: str) -> None:
         """Not watched yet. `host`: where it listens."""
         self.running = running

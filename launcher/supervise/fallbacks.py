@@ -94,6 +94,13 @@ class Fallbacks:
         self.degradation = Degradation()
         self.spec = planned
         self._degraded = asyncio.Event()
+        self._landed: tuple[str, int] | None = None
+
+    def land(self, address: tuple[str, int] | None) -> None:
+        """Where its process listens, as far as its spec does not say so before."""
+        if address != self._landed:
+            self._landed = address
+            self._use(self.degradation)
 
     @property
     def label(self) -> str:
@@ -168,7 +175,8 @@ class Fallbacks:
 
     def _use(self, degradation: Degradation) -> None:
         self.degradation = degradation
-        self.spec = self._at(degradation.level)
+        spec = self._at(degradation.level)
+        self.spec = spec if self._landed is None else spec.at(*self._landed)
 
     def _at(self, level: int) -> ProcessSpec:
         return self.planned.fallbacks[level - 1] if level else self.planned

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from launcher.errors import Finding, SuperviseError
+from launcher.ir.live import FleetStatus
 from launcher.supervise.runner import Runner
 
 _TAIL_IN_FINDING = 20
@@ -18,6 +19,18 @@ def stopping_finding(deployment: str) -> Finding:
         key="",
         message=f"{deployment} is stopping: nothing is started or changed any more",
         notes=("when it has ended, `launch up` starts it again",),
+    )
+
+
+def starting_finding(status: FleetStatus) -> Finding:
+    """The finding for a reload that comes too early: two that start the same servers would meet."""
+    waiting = ", ".join(f"{p.name} ({p.state})" for p in status.processes if p.state not in ("ready", "sleeping"))
+    return Finding(
+        code="supervise/starting",
+        severity="error",
+        key="",
+        message=f"{status.deployment} is still starting: {waiting or 'its hooks run'}",
+        notes=("`launch status` shows when it is ready; reload then",),
     )
 
 

@@ -1,7 +1,7 @@
-"""What the runtime may ask of whoever owns the processes: its own children, systemd's units, or pods. Pure types.
+"""What the runtime may ask of whoever owns the processes: its children, systemd's units, pods, or jobs. Pure types.
 
 The runtime decides (wake, swap, evict, degrade, reload) and acts through `ProcessOwner`; nothing above it knows which
-of the three it has. All calls are made in the runtime's event loop, and none of them waits but the `async` ones.
+of the four it has. All calls are made in the runtime's event loop, and none of them waits but the `async` ones.
 """
 
 from __future__ import annotations
@@ -53,6 +53,14 @@ class OwnedProcess(Protocol):
     @property
     def pid(self) -> int:
         """Its main process; 0 until it is `started`, and always of one on another machine."""
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port where it listens, once it is `started`; None: where its spec says."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has yet to be given a place to run at, so that the time that its start may take has not begun."""
 
     async def started(self) -> int:
         """Wait until there is a process, which at once there may be; its pid. Cancelled when it never comes to be."""

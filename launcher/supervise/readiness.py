@@ -15,6 +15,7 @@ from launcher.base import claimed_name
 from launcher.base.addresses import is_path, place
 from launcher.base.credentials import server_key_file
 from launcher.supervise import http, ports, procfs
+from launcher.supervise.owner import OwnedProcess
 from launcher.supervise.spec import ProcessSpec
 
 _POLL_FIRST_S = 0.004
@@ -35,6 +36,19 @@ _TOKEN_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
 
 class UnfitError(Exception):
     """It answers, but it is not what was planned, and waiting does not change that."""
+
+
+async def begun(process: OwnedProcess, interval_s: float, on_wait: Callable[[], None]) -> int:
+    """Wait until there is a process; its pid. `on_wait` is called while it waits for a place: then it is not late."""
+    if not process.waits:
+        return await process.started()
+    starting = asyncio.ensure_future(process.started())
+    try:
+        while process.waits and not (await asyncio.wait({starting}, timeout=interval_s))[0]:
+            on_wait()
+        return await starting
+    finally:
+        starting.cancel()
 
 
 async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:

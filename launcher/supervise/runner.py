@@ -82,8 +82,7 @@ class Runner(InFlight):
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[tuple[tuple[ServerState, ...], asyncio.Future[ServerState]]] = []
-        self._why = "stop"
-        self._proven_before = False
+        self._why, self._proven_before = "stop", False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -92,7 +91,7 @@ class Runner(InFlight):
 
     @property
     def spec(self) -> ProcessSpec:
-        """What it is run as: the planned spec, or after out-of-memory one of its fallbacks."""
+        """What it is run as: the planned spec, or after out-of-memory one of its fallbacks; where it landed."""
         return self.fallbacks.spec
 
     @spec.setter
@@ -318,10 +317,11 @@ class Runner(InFlight):
 
     async def _prove(self, process: OwnedProcess) -> None:
         """Wait for readiness and report it, or what makes it impossible."""
-        pid = await process.started()
-        self._started(pid)
         policy = self.spec.policy
         interval_s = min(1.0, max(0.05, min(policy.stall_timeout_s, policy.start_timeout_s) / 4))
+        pid = await readiness.begun(process, interval_s, lambda: self.dispatch(Progress(loading=True)))
+        self.fallbacks.land(process.address)
+        self._started(pid)
 
         async def log_mark() -> object:
             await self.trim_log()  # what floods its log before it is ready fills no disk
@@ -360,8 +360,8 @@ class Runner(InFlight):
     def _gone(self, ending: Ending) -> None:
         """Nothing of it is left."""
         self._cancel_probe()
-        self._process = None
-        self.ending = ending
+        self._process, self.ending = None, ending
+        self.fallbacks.land(None)
         self._shared.owner.forget(self.spec.name)
         if self.life.failing is None and self.life.state != "stopping":
             self.failure = self._cause(ending)

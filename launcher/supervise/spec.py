@@ -41,6 +41,10 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
         """It is part of the runtime itself: our own front."""
         return self.unit.builtin is not None
 
+    def at(self, host: str, port: int) -> ProcessSpec:
+        """The same, where it landed."""
+        return msgspec.structs.replace(self, unit=msgspec.structs.replace(self.unit, host=host, port=port))
+
     @property
     def needs(self) -> tuple[DeviceNeed, ...]:
         """What it takes by device."""

@@ -136,14 +136,14 @@ class Supervisor(Upstreams):
 
         Raises SuperviseError when a fatal one fails, or every server; then everything, adopted ones too, is stopped.
         """
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        boot = self.boot_names()
+        begun, boot = asyncio.get_running_loop().time(), self.boot_names()
         self._settled = {name: asyncio.Event() for name in boot}
         self._waker.waits = False
         for name, runner in self._runners.items():
             runner.mark("returning", on=name in boot)
         limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
+        if not self._owner.local:
+            self._upkeep.start()  # one may wait for a node for hours, and others are up meanwhile
         try:
             async with asyncio.TaskGroup() as group:
                 for position, name in enumerate(boot):
@@ -165,7 +165,7 @@ class Supervisor(Upstreams):
         ready = tuple(name for name in boot if self._runners[name].usable)
         self._emit(
             events.FleetReady(
-                seconds=loop.time() - begun,
+                seconds=asyncio.get_running_loop().time() - begun,
                 front=self.front,
                 ready=ready,
                 failed=tuple(name for name in boot if name not in ready and not self._stands_back(name)),

@@ -37,6 +37,9 @@ _KEY_FLAG = "--api-key-file"
 class UnitProcess:
     """The main process of one unit."""
 
+    address = None
+    waits = False
+
     def __init__(self, systemd: Systemctl, unit: str, pid: int = 0, since: float | None = None) -> None:
         """`pid` of one that runs already, `since` a Unix time; else `begin` starts it."""
         self.unit = unit

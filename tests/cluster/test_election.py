@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from launcher.supervise.kubernetes.api import ApiError
-from launcher.supervise.kubernetes.election import CALL, Election
-from launcher.supervise.kubernetes.lease import (
+from launcher.supervise.scheduled import SchedulerError
+from launcher.supervise.scheduled.election import CALL, Election
+from launcher.supervise.scheduled.lease import (
     Claim,
     Sight,
     address_of,
@@ -59,18 +59,18 @@ class Network:
                 # the server had it when we gave up, and has its own limit
                 late_s = self.random.random() * LIMIT_S
                 asyncio.get_running_loop().call_later(late_s, self.done_late, method, body)
-            raise ApiError(0, "no answer") from None
+            raise SchedulerError(0, "no answer") from None
 
     def done_late(self, method: str, body: Any) -> None:
         """What nobody hears of."""
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(SchedulerError):
             self.done(method, body)
 
     def done(self, method: str, body: Any) -> dict[str, Any]:
         """The API server's part."""
         if method == "PUT":
             if body["metadata"]["resourceVersion"] != str(self.version):
-                raise ApiError(409, "conflict")
+                raise SchedulerError(409, "conflict")
             self.version += 1
             self.lease = {**body, "metadata": {"resourceVersion": str(self.version)}}
         return copy.deepcopy(self.lease)

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from launcher.supervise.kubernetes.lease import address_of, claim_of
+from launcher.supervise.scheduled.lease import address_of, claim_of
 from tests.cluster.conftest import certified, cluster_of, fleet_of, pod_of
 from tests.cluster.fake_cluster import Cluster, Link
 from tests.supervise.conftest import write_deployment_dir

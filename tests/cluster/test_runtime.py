@@ -14,7 +14,7 @@ import pytest
 from launcher.runtime.cluster import ClusterRuntime
 from launcher.runtime.fleet import Runtime
 from launcher.supervise import events
-from launcher.supervise.kubernetes.lease import claim_of, identity, taken
+from launcher.supervise.scheduled.lease import claim_of, identity, taken
 from tests.cluster.conftest import certified, cluster_of, fleet_of, pod_of
 from tests.supervise.conftest import Watcher, write_deployment_dir
 
@@ -73,7 +73,7 @@ async def test_a_front_from_its_wait_to_its_end(
         await running
         assert claim_of(cluster.lease).holder == ""
         assert cluster.running() == {"launch-alpha"}
-        assert await runtime._pods.living({}) == ([], [])
+        assert await runtime._scheduler.living({}) == ([], [])
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -137,6 +137,7 @@ def test_shipped_fleets(overrides: tuple[str, ...]) -> None:
         limits = pod["containers"][0]["resources"]["limits"]
         assert str(limits.get("memory", "infinity")) == memory_max(server)
         assert limits["cpu"] >= server.settings.threads
+        assert cluster_routes(plan, routing_table(plan)).targets[server.name].start == server.starts
         probe = pod["containers"][0]["startupProbe"]
         assert probe["periodSeconds"] * probe["failureThreshold"] >= server.start_timeout_s
         assert pod.get("nodeSelector", {}).get("kubernetes.io/hostname", "") == server.on

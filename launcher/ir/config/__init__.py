@@ -31,7 +31,14 @@ from launcher.ir.config.routing import (
     RoutingConfig,
     SlotsMaxConfig,
 )
-from launcher.ir.config.runtime import DeployConfig, FrontConfig, ImageConfig, KubernetesConfig, RuntimeConfig
+from launcher.ir.config.runtime import (
+    DeployConfig,
+    FrontConfig,
+    ImageConfig,
+    KubernetesConfig,
+    RuntimeConfig,
+    SlurmConfig,
+)
 from launcher.ir.config.servers import (
     CacheTypeConfig,
     DraftConfig,
@@ -118,6 +125,7 @@ __all__ = [
     "ServiceConfig",
     "Share",
     "SlotsMaxConfig",
+    "SlurmConfig",
     "SourceMap",
     "SplitMode",
     "Start",

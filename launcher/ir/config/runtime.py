@@ -109,6 +109,29 @@ class KubernetesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Backend → what the cluster's device plugin calls a card, where it is not its vendor's usual name."""
 
 
+class SlurmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What jobs for Slurm need to know of the cluster."""
+
+    shared_dir: str = "/shared/launch"
+    """A directory on a file system that fronts and nodes share, with POSIX locks over all of them; each deployment has
+    one of its own below it."""
+    listen: str = "0.0.0.0"  # noqa: S104 # other nodes reach it
+    """The address that servers listen on, on whatever node they land."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    """How long a job may run, as `--time` has it; absent: as long as the partition says. One that is over is submitted
+    again."""
+    constraints: dict[str, str] = {}
+    """By host of `hardware.hosts`: the nodes that are such, as `--constraint` has it (`bigmem&avx512`). Absent: the
+    node of that name."""
+    gres: dict[str, str] = {}
+    """Backend → what the cluster calls such a card (`gpu:a100`), where it is not `gpu`."""
+    options: tuple[str, ...] = ()
+    """More options of sbatch for every job (`--reservation=models`)."""
+
+
 class DeployConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How units are written."""
 
@@ -128,3 +151,5 @@ class DeployConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What else is written from the plan, below `exports/`."""
     kubernetes: KubernetesConfig | None = None
     """Objects for Kubernetes, below `kubernetes/`."""
+    slurm: SlurmConfig | None = None
+    """Jobs for Slurm, below `slurm/`."""

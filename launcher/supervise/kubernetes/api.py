@@ -14,23 +14,12 @@ from typing import Any
 import httpx
 import msgspec
 
+from launcher.supervise.scheduled import SchedulerError
+
 WATCH_S = 30
 """For how long the server keeps a watch open; a connection that is silent for longer leads nowhere."""
 _LATE_S = 5.0
 MERGE = "application/merge-patch+json"
-
-
-class ApiError(Exception):
-    """The API server refused, or could not be asked. `status` 0: no whole answer in time, so that it may have acted."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-    @property
-    def passes(self) -> bool:
-        """Whether the same may be asked again: the server was away, busy or broken, or our token has just run out."""
-        return self.status in (0, 401, 408, 409, 410, 429) or self.status >= 500
 
 
 class ApiServer:
@@ -46,7 +35,7 @@ class ApiServer:
     async def ask(
         self, method: str, path: str, *, body: Any = None, query: Mapping[str, str] | None = None, kind: str = ""
     ) -> dict[str, Any]:
-        """The object that the server answers with. Raises ApiError.
+        """The object that the server answers with. Raises SchedulerError.
 
         A change that is not through within the limit is given up by both sides: by the server for `timeout`, here by
         a reset, so that nothing of it is still on its way.
@@ -58,11 +47,11 @@ class ApiServer:
             async with asyncio.timeout(self._limit_s):
                 answer = await self._connected().request(method, path, params=limited, content=content, headers=headers)
         except (httpx.HTTPError, TimeoutError, OSError) as error:
-            raise ApiError(0, f"{method} {path}: {_reason(error)}") from None
+            raise SchedulerError(0, f"{method} {path}: {_reason(error)}") from None
         return _object(answer.status_code, answer.content, f"{method} {path}")
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
-        """What changes from the `resourceVersion` of `query` on, until the server ends the watch. Raises ApiError."""
+        """What changes from the `resourceVersion` of `query` on, until the server ends it. Raises SchedulerError."""
         asked = {**query, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S)}
         limits = httpx.Timeout(self._limit_s, read=WATCH_S + _LATE_S)
         try:
@@ -76,10 +65,10 @@ class ApiServer:
                     if event.get("type") == "ERROR":
                         status = event.get("object")
                         code = status.get("code") if isinstance(status, dict) else None
-                        raise ApiError(code if isinstance(code, int) else 500, f"watch {path}: {status}")
+                        raise SchedulerError(code if isinstance(code, int) else 500, f"watch {path}: {status}")
                     yield event
         except (httpx.HTTPError, OSError) as error:
-            raise ApiError(0, f"watch {path}: {_reason(error)}") from None
+            raise SchedulerError(0, f"watch {path}: {_reason(error)}") from None
 
     async def close(self) -> None:
         """Close every connection; the next call opens another."""
@@ -88,17 +77,17 @@ class ApiServer:
             await client.aclose()
 
     def _headers(self) -> dict[str, str]:
-        """The token as it is now: the kubelet writes another before it runs out. Raises ApiError."""
+        """The token as it is now: the kubelet writes another before it runs out. Raises SchedulerError."""
         try:
             token = (self._account / "token").read_text().strip()
         except OSError as error:
-            raise ApiError(401, f"no token of the API server: {error}") from None
+            raise SchedulerError(401, f"no token of the API server: {error}") from None
         return {"authorization": f"Bearer {token}", "accept": "application/json"}
 
     def _connected(self) -> httpx.AsyncClient:
         if self._client is None:
             if not self._url:
-                raise ApiError(0, "this is no pod of a cluster: KUBERNETES_SERVICE_HOST is not set")
+                raise SchedulerError(0, "this is no pod of a cluster: KUBERNETES_SERVICE_HOST is not set")
             reset = struct.pack("ii", 1, 0)  # what was not sent when we close is never sent
             options: list[tuple[int, int, int] | tuple[int, int, bytes]] = [
                 (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._limit_s * 1000)),
@@ -124,14 +113,14 @@ def _reason(error: Exception) -> str:
 
 
 def _object(status: int, raw: bytes, what: str) -> dict[str, Any]:
-    """The JSON object `raw`. Raises ApiError where it is none, or `status` is no success."""
+    """The JSON object `raw`. Raises SchedulerError where it is none, or `status` is no success."""
     try:
         found = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         found = None
     if not 200 <= status < 300:
         said = found.get("message") if isinstance(found, dict) else None
-        raise ApiError(status, f"{what}: {said or f'status {status}'}")
+        raise SchedulerError(status, f"{what}: {said or f'status {status}'}")
     if not isinstance(found, dict):
-        raise ApiError(0, f"{what}: the answer is no object")
+        raise SchedulerError(0, f"{what}: the answer is no object")
     return found

@@ -13,14 +13,13 @@ from typing import Any
 
 from launcher.ir.fleet import ClusterUnit, FleetManifest
 from launcher.ir.live import Manager
+from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import Rejected, ServerRecord
-from launcher.supervise.kubernetes.api import MERGE, ApiError, ApiServer, in_cluster_url
-from launcher.supervise.kubernetes.election import CALL, Election
-from launcher.supervise.kubernetes.lease import identity
-from launcher.supervise.kubernetes.process import PodProcess
-from launcher.supervise.kubernetes.seen import Object, Seen, names_by_label, replicas, seen, uid, version
+from launcher.supervise.kubernetes.api import MERGE, ApiServer, in_cluster_url
+from launcher.supervise.kubernetes.seen import Object, names_by_label, replicas, seen, uid, version
 from launcher.supervise.marks import new_record
-from launcher.supervise.owner import Orphan
+from launcher.supervise.owner import Ending, Orphan
+from launcher.supervise.scheduled import CALL, Election, ScheduledProcess, SchedulerError, Seen, identity
 from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
@@ -59,7 +58,7 @@ class Pods:
         """By uid."""
         self._seen: dict[str, Seen] = {}
         """By Deployment that has pods."""
-        self._processes: dict[str, PodProcess] = {}
+        self._processes: dict[str, ScheduledProcess] = {}
         self._wanted: dict[str, int] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._unsure: dict[str, float] = {}
@@ -71,14 +70,14 @@ class Pods:
 
     # --- the runtime's --------------------------------------------------------------------------------------
 
-    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> PodProcess:
+    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> ScheduledProcess:
         """Never refuses at once: what the cluster says against it is an end."""
         del level, record  # a Deployment has no smaller way to run
         process = self._attached(spec.name)
         process.begin()
         return process
 
-    def adopt(self, record: ServerRecord) -> PodProcess | None:
+    def adopt(self, record: ServerRecord) -> ScheduledProcess | None:
         """What `living` found; it may be on its way yet."""
         return self._attached(record.name)
 
@@ -103,7 +102,7 @@ class Pods:
             try:
                 await self.scale(name, 0)
                 await self.until_gone(name)
-            except ApiError as error:
+            except SchedulerError as error:
                 _LOG.error("%s is not ended: %s", name, error)
                 return Orphan(name=name, pid=0, outcome="survived")
             return Orphan(name=name, pid=0, outcome="stopped")
@@ -137,11 +136,11 @@ class Pods:
     # --- a process's ----------------------------------------------------------------------------------------
 
     def now(self, name: str) -> Seen:
-        """See `launcher.supervise.kubernetes.process.Cluster`."""
+        """See `launcher.supervise.scheduled.process.Cluster`."""
         return self._seen.get(self._cluster.deployments.get(name, ""), Seen(stage="none"))
 
     async def ask_none_of_group(self, name: str) -> None:
-        """See `launcher.supervise.kubernetes.process.Cluster`."""
+        """See `launcher.supervise.scheduled.process.Cluster`."""
         await self._known()
         if self.now(name).stage == "over":  # an earlier run, which the kubelet starts again and again
             await self.scale(name, 0)
@@ -152,14 +151,14 @@ class Pods:
         )
 
     async def scale(self, name: str, wanted: int) -> None:
-        """See `launcher.supervise.kubernetes.process.Cluster`."""
+        """See `launcher.supervise.scheduled.process.Cluster`."""
         self._wanted[name] = wanted
         pause_s = _PAUSE_S
         async with self._turns.setdefault(name, asyncio.Lock()):
             while self._wanted[name] == wanted:
                 try:
                     await self._scale_once(name, wanted)
-                except ApiError as error:
+                except SchedulerError as error:
                     if not error.passes:
                         raise
                     if error.status == 409:
@@ -171,20 +170,26 @@ class Pods:
                     return
 
     async def until_gone(self, name: str) -> None:
-        """See `launcher.supervise.kubernetes.process.Cluster`. What a watch told may be old: it is listed once more."""
+        """See `launcher.supervise.scheduled.process.Cluster`. What a watch told may be old: it is listed once more."""
         label = f"{self._cluster.label}={self._cluster.deployments[name]}"
         while True:
             await self._while(lambda: self.now(name).stage != "none")
-            with contextlib.suppress(ApiError):
+            with contextlib.suppress(SchedulerError):
                 listed = await self._api.ask("GET", self._list, query={"labelSelector": label})
                 if seen(listed.get("items") or ()).stage == "none":
                     return
             await asyncio.sleep(_LIST_AGAIN_S)
 
-    def leave(self, process: PodProcess) -> None:
-        """See `launcher.supervise.kubernetes.process.Cluster`."""
+    def leave(self, process: ScheduledProcess) -> None:
+        """See `launcher.supervise.scheduled.process.Cluster`."""
         if self._processes.get(process.name) is process:
             del self._processes[process.name]
+
+    async def ending(self, name: str, how: Seen | None) -> Ending:  # noqa: ARG002 - the interface's
+        """See `launcher.supervise.scheduled.process.Cluster`."""
+        if how is None:
+            return Ending(code=None)
+        return Ending(code=how.code, refused=_diagnosis(how))
 
     # --- following ------------------------------------------------------------------------------------------
 
@@ -217,7 +222,7 @@ class Pods:
                     async for event in self._api.watch(self._list, {**selector, "resourceVersion": at}):
                         at = self._heard(event) or at
                     await asyncio.sleep(_PAUSE_S)
-            except ApiError as error:
+            except SchedulerError as error:
                 await asyncio.sleep(pause_s)
                 if error.status != 410:
                     pause_s = min(_PAUSE_MAX_S, pause_s * 2)
@@ -260,7 +265,7 @@ class Pods:
     # --- scaling --------------------------------------------------------------------------------------------
 
     async def _scale_once(self, name: str, wanted: int) -> None:
-        """Read the scale, and change it where it is another. Raises ApiError."""
+        """Read the scale, and change it where it is another. Raises SchedulerError."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._unsure.get(name, 0.0) - loop.time()))
         path = self._scales % self._cluster.deployments[name]
@@ -268,12 +273,12 @@ class Pods:
         if replicas(scale) == wanted:
             return
         if not self.election.leads:
-            raise ApiError(503, "this front does not lead")
+            raise SchedulerError(503, "this front does not lead")
         self._unsure[name] = loop.time() + 2 * self._limit_s
         change = {"metadata": {"resourceVersion": version(scale)}, "spec": {"replicas": wanted}}
         try:
             await self._api.ask("PATCH", path, body=change, kind=MERGE)
-        except ApiError as error:
+        except SchedulerError as error:
             if error.status:
                 del self._unsure[name]  # it was answered: it is not made
             raise
@@ -289,7 +294,7 @@ class Pods:
                 try:
                     async with limit:
                         return replicas(await self._api.ask("GET", self._scales % self._cluster.deployments[name])) > 0
-                except ApiError as error:
+                except SchedulerError as error:
                     _LOG.warning("%s: %s", name, error)
                     if not error.passes:
                         return False
@@ -300,7 +305,20 @@ class Pods:
         answers = await asyncio.gather(*(is_asked(name) for name in names))
         return {name for name, asked in zip(names, answers, strict=True) if asked}
 
-    def _attached(self, name: str) -> PodProcess:
-        process = self._processes[name] = PodProcess(self, name)
+    def _attached(self, name: str) -> ScheduledProcess:
+        process = self._processes[name] = ScheduledProcess(self, name)
         self.follow()
         return process
+
+
+def _diagnosis(how: Seen) -> Diagnosis:
+    """Why it ended, in the cluster's words."""
+    if how.oom_killed:
+        cause = "its container took more memory than its limit, and was killed"
+        return Diagnosis(code="supervise/oom-killed", cause=cause, remedy="plan more memory, or a smaller context")
+    if how.hopeless:
+        remedy = "`kubectl describe` its pod and Deployment; `kubectl apply -k` puts objects and rights in place"
+        return Diagnosis(code="supervise/pod-refused", cause=how.why, remedy=remedy)
+    shown = f" (exit code {how.code})" if how.code is not None else ""
+    cause = f"its pod ended: {how.why or 'nobody says why'}{shown}"
+    return Diagnosis(code="supervise/pod-ended", cause=cause, remedy="`kubectl logs` of its Deployment says why")

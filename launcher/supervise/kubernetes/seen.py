@@ -7,34 +7,17 @@ were not there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
+from launcher.supervise.scheduled import Seen
 
 Object = Mapping[str, Any]
-Stage = Literal["none", "coming", "running", "over", "ending"]
 
 HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"})
 """Why a container does not start that waiting does not change: somebody must change the cluster."""
 _CONTAINER = "llama-server"
 """As `launcher.render.pods` calls it; a mesh may put others beside it."""
 _DONE = ("Succeeded", "Failed")
-
-
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a server is, by its pods. `none`: nothing of it is on any node.
-
-    `run`: which run of which container it is, while it is running; another one is another process. `why`: the
-    cluster's own words for what it waits for, or how it ended. `code` is the exit code, 128 and more for a signal.
-    """
-
-    stage: Stage
-    run: str = ""
-    why: str = ""
-    code: int | None = None
-    oom_killed: bool = False
-    hopeless: bool = False
-    """It will not run before somebody changes something."""
 
 
 def seen(pods: Iterable[Object]) -> Seen:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+from typing import Any, Protocol
 
-from launcher.supervise.kubernetes.api import ApiError, ApiServer
-from launcher.supervise.kubernetes.lease import Sight, address_of, claim_of, may_take, sighted, taken
+from launcher.supervise.scheduled.error import SchedulerError
+from launcher.supervise.scheduled.lease import Sight, address_of, claim_of, may_take, sighted, taken
 
 _LOG = logging.getLogger("launch.supervise")
 _LEADS_FOR = 2 / 3
@@ -19,19 +20,29 @@ CALL = 2 / 15
 give it up) are less than what is left of a lease after its holder stopped to act."""
 
 
+class LeaseStore(Protocol):
+    """Where leases are kept: an API server, or what answers as one does for a lease."""
+
+    async def ask(self, method: str, path: str, *, body: Any = None) -> dict[str, Any]:
+        """GET or PUT the lease at `path`; gives it as it is then. A PUT changes the version that it names and no other.
+
+        Raises SchedulerError, of status 409 where somebody else changed it meanwhile.
+        """
+
+
 class Election:
     """Whether `identity` leads. What leads acts only while `leads`, so that two never do.
 
     The holder counts from before it asked, the others from after they saw, and the others wait half as long again.
     """
 
-    def __init__(self, api: ApiServer, path: str, identity: str, lasts_s: float) -> None:
+    def __init__(self, store: LeaseStore, path: str, identity: str, lasts_s: float) -> None:
         """`path`: of the Lease, which exists. Nothing is asked yet."""
         self.identity = identity
         self.elected = asyncio.Event()
         self.lost = asyncio.Event()
         """We led, and no longer do."""
-        self._api = api
+        self._store = store
         self._path = path
         self._lasts_s = lasts_s
         self._until = 0.0
@@ -56,7 +67,7 @@ class Election:
             try:
                 await self._look(begun)
                 self._said = ""
-            except ApiError as error:
+            except SchedulerError as error:
                 if str(error) != self._said:
                     self._said = str(error)
                     _LOG.warning("the lease of this fleet: %s", error)
@@ -71,15 +82,15 @@ class Election:
         led, self._until, self._over = self.leads, 0.0, True
         if led:
             try:
-                lease = await self._api.ask("GET", self._path)
+                lease = await self._store.ask("GET", self._path)
                 if claim_of(lease).holder == self.identity:
-                    await self._api.ask("PUT", self._path, body=taken(lease, "", 1, _now()))
-            except ApiError as error:
+                    await self._store.ask("PUT", self._path, body=taken(lease, "", 1, _now()))
+            except SchedulerError as error:
                 _LOG.warning("the lease of this fleet is not given back, and will run out: %s", error)
 
     async def _look(self, begun: float) -> None:
-        """See whose it is; ours is renewed, a free one taken. Raises ApiError."""
-        lease = await self._api.ask("GET", self._path)
+        """See whose it is; ours is renewed, a free one taken. Raises SchedulerError."""
+        lease = await self._store.ask("GET", self._path)
         claim = claim_of(lease)
         self._sight = sighted(self._sight, claim, asyncio.get_running_loop().time())
         if claim.holder != self.identity:
@@ -92,8 +103,8 @@ class Election:
             return
         begun = asyncio.get_running_loop().time()
         try:
-            lease = await self._api.ask("PUT", self._path, body=taken(lease, self.identity, self._lasts_s, _now()))
-        except ApiError as error:
+            lease = await self._store.ask("PUT", self._path, body=taken(lease, self.identity, self._lasts_s, _now()))
+        except SchedulerError as error:
             if error.status == 409:
                 return  # somebody was faster: the next look shows who
             raise

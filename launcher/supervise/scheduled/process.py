@@ -1,4 +1,4 @@
-"""A server whose process is a pod's container: started and ended by its Deployment's scale, seen by pods. I/O."""
+"""A server that a scheduler runs for us: asked for, seen by what the scheduler says of it, ended. I/O."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from launcher.supervise.diagnosis import Diagnosis
-from launcher.supervise.kubernetes.api import ApiError
-from launcher.supervise.kubernetes.seen import Seen
 from launcher.supervise.owner import Ending
+from launcher.supervise.scheduled.error import SchedulerError
+from launcher.supervise.scheduled.seen import Seen
 
 _LOG = logging.getLogger("launch.supervise")
 _SETTLE_S = 1.0
-"""How long a pod may take to show that was asked for just before it was asked for no longer."""
+"""How long what was asked for may take to show, where it was asked for no longer just after."""
 
 
 class Cluster(Protocol):
@@ -28,7 +27,7 @@ class Cluster(Protocol):
         """Wait until nothing is left of the other members of its exclusive group, nor of an earlier run of it."""
 
     async def scale(self, name: str, wanted: int) -> None:
-        """Have it run (1) or not (0), whatever has to be waited for. Raises ApiError where the cluster refuses.
+        """Have it run (1) or not (0), whatever has to be waited for. Raises SchedulerError where the cluster refuses.
 
         Returns without that where something else is wanted meanwhile.
         """
@@ -36,12 +35,15 @@ class Cluster(Protocol):
     async def until_gone(self, name: str) -> None:
         """Wait until nothing of it is on any node."""
 
-    def leave(self, process: PodProcess) -> None:
+    def leave(self, process: ScheduledProcess) -> None:
         """`process` is told nothing more."""
 
+    async def ending(self, name: str, how: Seen | None) -> Ending:
+        """What is said of its end. `how`: as it was seen last; None where we ended it."""
 
-class PodProcess:
-    """One process: the first run of a container that is seen after the start. It has no pid here."""
+
+class ScheduledProcess:
+    """One process: the first run that is seen after the start. It has no pid here."""
 
     pid = 0
 
@@ -51,9 +53,11 @@ class PodProcess:
         self._cluster = cluster
         self._ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._run = ""
+        self.address: tuple[str, int] | None = None
+        """See `launcher.supervise.owner`."""
         self._begun = True
         self._showed = False
-        """A pod of it was seen."""
+        """Something of it was seen."""
         self._ending = False
         self._on_exit: Callable[[Ending], None] | None = None
         self._on_end: Callable[[], None] | None = None
@@ -69,19 +73,25 @@ class PodProcess:
         """See `launcher.supervise.owner`; 0, which is no process of this machine."""
         return await asyncio.shield(self._ready)
 
+    @property
+    def waits(self) -> bool:
+        """See `launcher.supervise.owner`."""
+        coming = not self._run and not self._ending
+        return coming and (not self._begun or self._cluster.now(self.name).waits)
+
     def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
         """See `launcher.supervise.owner`."""
         self._on_exit, self._on_end = on_exit, on_end
         asyncio.get_running_loop().call_soon(self.look)
 
     def terminate(self) -> None:
-        """Have it ended: by SIGTERM, and after the pod's grace by SIGKILL, both the kubelet's."""
+        """Have it ended: by SIGTERM, and after a grace by SIGKILL, both the scheduler's."""
         if not self._ending:
             self._ending = True
             self._later(self._end(None))
 
     def kill(self) -> None:
-        """The same: the kubelet does it when the pod's grace is over."""
+        """The same: the scheduler does it when the grace is over."""
         self.terminate()
 
     def release(self) -> None:
@@ -96,13 +106,13 @@ class PodProcess:
         return next(self._looks) if now.stage == "coming" else now
 
     def look(self) -> None:
-        """Its pods may have changed."""
+        """What is known of it may have changed."""
         if self._ending or not self._begun or self._on_exit is None:
             return
         now = self._cluster.now(self.name)
         self._showed = self._showed or now.stage != "none"
         if not self._run and now.stage == "running":
-            self._run = now.run
+            self._run, self.address = now.run, now.address
             self._ready.set_result(0)
         elif (self._run and (now.stage, now.run) != ("running", self._run)) or now.stage == "over" or now.hopeless:
             self._ended(now)
@@ -119,46 +129,33 @@ class PodProcess:
         try:
             await self._cluster.ask_none_of_group(self.name)
             await self._cluster.scale(self.name, 1)
-        except ApiError as error:
+        except SchedulerError as error:
             if not self._ending:
                 self._ending = True
-                self._report(Seen(stage="none", why=str(error), hopeless=True))
+                await self._report(Seen(stage="none", why=str(error), hopeless=True))
             return
         self._begun = True
         self.look()
 
     async def _end(self, how: Seen | None) -> None:
-        """Have the cluster start it no more, wait until nothing is left, and report. `how`: None where we ended it."""
+        """Have it started no more, wait until nothing is left, and report. `how`: None where we ended it."""
         try:
             await self._cluster.scale(self.name, 0)
-        except ApiError as error:  # what may not be scaled is not ours to end; whatever is left of it counts
+        except SchedulerError as error:  # what may not be scaled is not ours to end; whatever is left of it counts
             _LOG.error("%s is not ended: %s", self.name, error)
         if not self._showed:
             await asyncio.sleep(_SETTLE_S)
         await self._cluster.until_gone(self.name)
-        self._report(how)
+        await self._report(how)
 
-    def _report(self, how: Seen | None) -> None:
+    async def _report(self, how: Seen | None) -> None:
         self._ready.cancel()
+        ending = await self._cluster.ending(self.name, how)
         self._cluster.leave(self)
         if self._on_exit is not None:
-            refused = None if how is None else _diagnosis(how)
-            self._on_exit(Ending(code=how.code if how is not None else None, refused=refused))
+            self._on_exit(ending)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _diagnosis(how: Seen) -> Diagnosis:
-    """Why it ended, in the cluster's words."""
-    if how.oom_killed:
-        cause = "its container took more memory than its limit, and was killed"
-        return Diagnosis(code="supervise/oom-killed", cause=cause, remedy="plan more memory, or a smaller context")
-    if how.hopeless:
-        remedy = "`kubectl describe` its pod and Deployment; `kubectl apply -k` puts objects and rights in place"
-        return Diagnosis(code="supervise/pod-refused", cause=how.why, remedy=remedy)
-    shown = f" (exit code {how.code})" if how.code is not None else ""
-    cause = f"its pod ended: {how.why or 'nobody says why'}{shown}"
-    return Diagnosis(code="supervise/pod-ended", cause=cause, remedy="`kubectl logs` of its Deployment says why")

@@ -1,4 +1,4 @@
-"""Who of several fronts decides, by one Lease object (coordination.k8s.io/v1). Pure.
+"""Who of several fronts decides, by one Lease object (coordination.k8s.io/v1), wherever it is kept. Pure.
 
 As every client of leases does it: no clock is compared with another's. Who is not the holder takes the lease when he
 has seen nothing change of it for as long as it lasts, by his own clock; whoever wrote first wins, by `resourceVersion`.
@@ -6,11 +6,12 @@ has seen nothing change of it for as long as it lasts, by his own clock; whoever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from launcher.supervise.kubernetes.seen import Object, version
+Object = Mapping[str, Any]
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +39,7 @@ def claim_of(lease: Object) -> Claim:
         holder=holder if isinstance(holder, str) else "",
         lasts_s=float(lasts) if isinstance(lasts, int) else 0.0,
         transitions=count if isinstance(count, int) else 0,
-        version=version(lease),
+        version=_version(lease),
     )
 
 
@@ -76,3 +77,9 @@ def address_of(holder: str) -> tuple[str, int] | None:
     host, _, port = holder.partition("/")[0].rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     return (host, int(port)) if host and port.isascii() and port.isdigit() and 0 < int(port) < 65536 else None
+
+
+def _version(lease: Object) -> str:
+    """Its `resourceVersion`; "" where it has none."""
+    known = lease.get("metadata")
+    return str(known.get("resourceVersion") or "") if isinstance(known, Mapping) else ""

@@ -1,0 +1,212 @@
+"""One llama-server as a batch script of Slurm: what it asks its node for, and how it is run there. Pure."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from launcher.base.environment import DEVICE_VARIABLES, PASSED_ON
+from launcher.ir.config import GpuConfig, SlurmConfig
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.render.command import Command, Engines, server_command
+from launcher.render.pods import as_in_pod, pod_port
+from launcher.render.shell_quote import shell_exports
+from launcher.render.unit_names import starts_at_boot
+from launcher.render.units import MIB, RESTART_S, memory_max, start_limit
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+JOB_TEMPLATE = "slurm/job.sbatch.j2"
+FRONT_TEMPLATE = "slurm/front.sbatch.j2"
+PLACES, LOGS = "places", "logs"
+"""Folders of the fleet's directory: where jobs say where they are, and where they write."""
+_GRES = {"cuda": "gpu", "rocm": "gpu", "sycl": "gpu"}
+"""Backend → what clusters usually call such a card. Slurm tells these drivers which of them are a job's."""
+_FURTHER = 9
+_FURTHER_STEP = 1000
+"""How many more ports are tried where one is taken, and how far apart: the next one is the next server's."""
+_LAST_PORT = 65535
+_FRONT_BYTES = 1024 * MIB
+
+
+def job_command(server: ServerPlan, plan: FleetPlan, engines: Engines) -> tuple[Command, list[str]]:
+    """How `server` is run on whatever node it lands; what is lost of its plan there.
+
+    Slurm numbers a job's cards from 0, and gives CPUs whole: more threads than CPUs would wait for each other.
+    """
+    settings = plan.config.deploy.slurm or SlurmConfig()
+    here, lost = as_in_pod(server, plan)
+    cpus, threads = job_cpus(server, plan), _threads(server)
+    if cpus < threads:
+        lost.append("threads for which its node has no CPU of its own: Slurm gives a CPU to one job")
+    allowed = msgspec.structs.replace(
+        here.settings, threads=min(here.settings.threads, cpus), threads_batch=min(here.settings.threads_batch, cpus)
+    )
+    config = msgspec.structs.replace(here.config, host=settings.listen)
+    command, _ = server_command(
+        msgspec.structs.replace(here, port=pod_port(server.port), settings=allowed, config=config), plan, engines
+    )
+    if command.prefix or server.config.cpus or server.config.numa:
+        lost.append("CPUs and NUMA nodes: Slurm chooses them (TaskPlugin, --hint, --mem-bind: deploy.slurm.options)")
+    if "mlock" in server.settings.load_mode:
+        lost.append("locked memory: how much a job may lock is slurmd's (LimitMEMLOCK, PropagateResourceLimits)")
+    return command._replace(prefix=()), lost
+
+
+def job_cpus(server: ServerPlan, plan: FleetPlan) -> int:
+    """CPUs of its job: its threads, or its share where all that may run at once have more threads than the node CPUs.
+
+    Those that take turns count once.
+    """
+    settings = plan.config.deploy.slurm or SlurmConfig()
+    cores = plan.config.hardware.machine(server.on).cpu.logical_cores
+    alone = server.on in settings.constraints
+    there = [server] if alone else [s for s in plan.servers if s.on == server.on and s.starts != "never"]
+    most: dict[str, int] = {}
+    for one in there:
+        turn = f"turn {one.config.exclusive}" if one.config.exclusive is not None else one.name
+        most[turn] = max(most.get(turn, 0), _threads(one))
+    share = min(1.0, cores / sum(most.values()))
+    return max(1, math.floor(_threads(server) * share))
+
+
+class JobScripts:
+    """Writes batch scripts, from templates and with the line that says where they come from."""
+
+    def __init__(self, environment: Environment, header: str) -> None:
+        """Values are quoted before they come to the templates."""
+        self._environment = environment
+        self._header = header
+
+    def job(
+        self, server: ServerPlan, plan: FleetPlan, command: Command, name: str, folder: str
+    ) -> tuple[str, list[str]]:
+        """The script of `server`, whose job has this `name`; what its node is not asked for. `folder`: the fleet's."""
+        settings = plan.config.deploy.slurm or SlurmConfig()
+        asked, lost = _asked(server, plan, settings)
+        limit = start_limit(server, plan.config.runtime)
+        restarts = starts_at_boot(server)
+        port = pod_port(server.port)
+        values = {
+            "header": self._header,
+            "description": " ".join(f"llama-server {server.name}: {server.entry}".split()),
+            "options": (
+                f"--job-name={name}",
+                f"--comment={server.name}",
+                "--dependency=singleton",
+                "--nodes=1",
+                "--ntasks=1",
+                *asked,
+                *common_options(settings),
+                "--requeue" if restarts else "--no-requeue",
+                f"--output={folder}/{LOGS}/{server.name}.log",
+                "--open-mode=append",
+            ),
+            "kept": " | ".join(
+                [*sorted({*PASSED_ON, *DEVICE_VARIABLES} - {"GGML_VK_DEVICE"}), "LAUNCH_*", "LC_*", "SLURM*"]
+            ),
+            "exports": shell_exports(command.env),
+            "places": shlex.quote(f"{folder}/{PLACES}"),
+            "name": server.name,
+            "listen": shlex.quote(settings.listen),
+            "port": port,
+            "further": " ".join(str(p) for i in range(1, _FURTHER + 1) if (p := port + i * _FURTHER_STEP) <= _LAST_PORT)
+            or port,
+            "command": " \\\n    ".join(_lines(command.words)),
+            "restarts": restarts,
+            "burst": limit["start_limit_burst"],
+            "interval_s": limit["start_limit_interval_s"],
+            "restart_s": f"{max(plan.config.runtime.backoff_s, RESTART_S):g}",
+        }
+        return self._environment.get_template(JOB_TEMPLATE).render(values), lost
+
+    def front(self, plan: FleetPlan, name: str) -> str:
+        """The script of the front, for whoever runs it as a job."""
+        settings = plan.config.deploy.slurm or SlurmConfig()
+        held = plan.config.runtime.front.max_held_bytes
+        values = {
+            "header": self._header,
+            "options": (
+                f"--job-name={name}",
+                "--nodes=1",
+                "--ntasks=1",
+                "--cpus-per-task=1",
+                f"--mem={_mib(_FRONT_BYTES + held)}M",
+                *common_options(settings),
+                "--requeue",
+                "--output=front-%j.log",
+            ),
+            "launch": shlex.quote(plan.config.deploy.launch),
+        }
+        return self._environment.get_template(FRONT_TEMPLATE).render(values)
+
+
+def common_options(settings: SlurmConfig) -> tuple[str, ...]:
+    """What every job is submitted with."""
+    named = {name: getattr(settings, name) for name in ("partition", "account", "qos", "time")}
+    return (*(f"--{name}={value}" for name, value in named.items() if value is not None), *settings.options)
+
+
+def _asked(server: ServerPlan, plan: FleetPlan, settings: SlurmConfig) -> tuple[list[str], list[str]]:
+    """CPUs, memory, cards and the node, as options; what there are no options for."""
+    options, lost = [f"--cpus-per-task={job_cpus(server, plan)}"], []
+    limit = memory_max(server)
+    if limit == "infinity":
+        lost.append("a memory limit: the prompt cache has none (cache_ram_mib)")
+    else:
+        options.append(f"--mem={_mib(int(limit))}M")
+    cards = _cards(server.settings.devices, plan.config.hardware.machine(server.on).gpus, settings, lost)
+    if cards:
+        options.append("--gres=" + ",".join(f"{what}:{count}" for what, count in cards.items()))
+    if server.on in settings.constraints:
+        options.append(f"--constraint={settings.constraints[server.on]}")
+    elif server.on:
+        options.append(f"--nodelist={server.on}")
+    return options, lost
+
+
+def _cards(
+    devices: Iterable[str], gpus: Mapping[str, GpuConfig], settings: SlurmConfig, lost: list[str]
+) -> dict[str, int]:
+    """How many of each generic resource; `lost` is told of devices for which the cluster has no name."""
+    called = {**_GRES, **settings.gres}
+    cards: dict[str, int] = {}
+    for device in devices:
+        backend = gpus[device].backend if device in gpus else "unknown"
+        if backend == "rpc":
+            continue  # a process somewhere, no card of this node
+        if backend in called:
+            cards[called[backend]] = cards.get(called[backend], 0) + 1
+        else:
+            lost.append(f"device {device}: deploy.slurm.gres has no name for {backend}")
+    return cards
+
+
+def _threads(server: ServerPlan) -> int:
+    """The most that it computes with at once."""
+    return max(1, server.settings.threads, server.settings.threads_batch)
+
+
+def _mib(size: int) -> int:
+    """Whole MiB, enough for `size` bytes."""
+    return -(-size // MIB)
+
+
+def _lines(words: Iterable[str]) -> Iterable[str]:
+    """`words` quoted for a shell, a flag with its values a line; where it listens the script knows."""
+    lines: list[str] = []
+    before = ""
+    for word in words:
+        shown = {"--host": '"$listen"', "--port": '"$port"'}.get(before) or shlex.quote(word)
+        is_flag = word.startswith("-") and not word[1:2].isdigit()
+        if lines and not is_flag:
+            lines[-1] += f" {shown}"
+        else:
+            lines.append(shown)
+        before = word
+    return lines

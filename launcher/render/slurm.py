@@ -1,0 +1,250 @@
+"""A fleet as jobs for Slurm: a batch script a server, the front, and what the front reads. Pure.
+
+Every server is submitted and cancelled by the front, whose runtime decides as everywhere. Slurm itself keeps a server
+from running twice, and two of an exclusive group at once: their jobs have one name and wait for each other
+(`--dependency=singleton`).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from launcher.errors import Finding, Fix
+from launcher.ir.config import SlurmConfig
+from launcher.ir.deployment import RenderedFile
+from launcher.ir.fleet import FleetManifest, JobUnit, RoutingTable, ServerUnit, SlurmUnit
+from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.manifest import argv_digest, encode_fleet, encode_routes
+from launcher.render.command import Command, Engines
+from launcher.render.jobs import JobScripts, job_command
+from launcher.render.led import asked_of, device_name, node_budgets
+from launcher.render.nodes import crowded_nodes, shared_cards
+from launcher.render.passed import files_of
+from launcher.render.pods import pod_port
+from launcher.render.routes import here_target, routing_table
+from launcher.render.server_keys import own_key_file
+from launcher.render.unit_names import is_loopback
+from launcher.render.units import memory_max
+
+NOWHERE = "slurm.invalid"
+"""Where a server is of which nobody knows yet where it landed (RFC 2606)."""
+_END_S = 35.0
+"""How much longer than its grace a job may take to be gone: KillWait, 30 s by default, and a look."""
+_PLAIN = re.compile(r"[A-Za-z0-9_.,:;/@%&|*()\[\]!=+-]+")
+"""What an option of sbatch may have here: nothing that its own reader of `#SBATCH` lines takes for more."""
+_FOLDER = re.compile(r"/[A-Za-z0-9_./@:,=+-]*")
+_OURS = frozenset(
+    {
+        *("--job-name", "-J", "--comment", "--dependency", "-d", "--output", "-o", "--error", "-e", "--open-mode"),
+        *("--array", "-a", "--nodes", "-N", "--ntasks", "-n", "--cpus-per-task", "-c", "--mem", "--gres", "--wrap"),
+        *("--nodelist", "-w", "--requeue", "--no-requeue", "--test-only", "--wait", "-W", "--parsable"),
+    }
+)
+"""Options that every job has already, and those that are no job's."""
+
+
+def slurm_files(
+    plan: FleetPlan, engines: Engines, manifest: FleetManifest, scripts: JobScripts
+) -> tuple[list[RenderedFile], list[Finding]]:
+    """The jobs of `plan` below `slurm/`; none where the config does not ask for them.
+
+    `manifest`: the deployment's, of which the front has its own. Findings: `render/slurm-option`, `render/slurm-path`,
+    `render/slurm-open`, `render/slurm-node`, `render/slurm-card`, and `render/left-out` for what a job does not have.
+    """
+    settings = plan.config.deploy.slurm
+    if settings is None:
+        return [], []
+    findings = [*_bad_options(settings), *_bad_folder(settings)]
+    findings += _open(plan, settings)
+    findings += (*shared_cards(plan, "slurm"), *_crowded(plan, settings))
+    folder = fleet_dir(plan)
+    lost: dict[str, list[str]] = {}
+    jobs: dict[str, JobUnit] = {}
+    commands: dict[str, Command] = {}
+    files: list[RenderedFile] = []
+    for server in plan.servers:
+        if server.starts == "never":
+            continue
+        findings += _unreachable(server)
+        command, without = job_command(server, plan, engines)
+        script, more = scripts.job(server, plan, command, job_name(plan, server), folder)
+        commands[server.name] = command
+        jobs[server.name] = JobUnit(name=job_name(plan, server), script=script)
+        files.append(RenderedFile(path=f"slurm/jobs/{server.name}.sbatch", text=script, executable=True))
+        for what in (*without, *more):
+            lost.setdefault(what, []).append(server.name)
+    for beside in plan.services:
+        if beside.config.builtin is None and beside.starts != "never":
+            lost.setdefault("services beside the servers: start them elsewhere", []).append(beside.name)
+    if manifest.hooks:
+        lost["hooks: their commands are this machine's"] = [hook.name for hook in manifest.hooks]
+    findings += (_left_out(what, names) for what, names in lost.items())
+    fleet = _led(plan, manifest, commands, SlurmUnit(shared_dir=folder, jobs=jobs))
+    front = scripts.front(plan, fleet_name(plan, "front", ""))
+    files += [
+        RenderedFile(path="slurm/fleet.json", text=encode_fleet(fleet).decode()),
+        RenderedFile(path="slurm/routes.json", text=encode_routes(slurm_routes(plan, routing_table(plan))).decode()),
+        RenderedFile(path="slurm/front.sbatch", text=front, executable=True),
+    ]
+    return files, findings
+
+
+def fleet_dir(plan: FleetPlan) -> str:
+    """The fleet's own directory on the file system that fronts and nodes share."""
+    settings = plan.config.deploy.slurm or SlurmConfig()
+    return f"{settings.shared_dir.rstrip('/')}/{plan.deployment}"
+
+
+def job_name(plan: FleetPlan, server: ServerPlan) -> str:
+    """`launch:DEPLOYMENT:SERVER`; of those that take turns one name, `launch:DEPLOYMENT:turns:GROUP`."""
+    group = server.config.exclusive
+    return fleet_name(plan, server.name) if group is None else fleet_name(plan, "turns", group)
+
+
+def fleet_name(plan: FleetPlan, *parts: str) -> str:
+    """A name of jobs of this deployment, its own for every part: `:` is in none of them."""
+    return ":".join(_part(part) for part in (plan.config.deploy.unit_prefix, plan.deployment, *parts))
+
+
+def _part(text: str) -> str:
+    """`text` as far as a job's name may have it."""
+    plain = re.sub(r"[^A-Za-z0-9_.+@=-]", "-", text)[:100]
+    return plain if plain == text else f"{plain}.{zlib.crc32(text.encode()):08x}"
+
+
+def slurm_routes(plan: FleetPlan, table: RoutingTable) -> RoutingTable:
+    """`table` for a front that is told where its servers landed, and that is reached by the names of nodes."""
+    own = {server.name: server for server in plan.servers}
+    targets = {
+        name: msgspec.structs.replace(here_target(target, own[name]), host=NOWHERE, port=pod_port(target.port))
+        for name, target in table.targets.items()
+        if name in own
+    }
+    nodes = plan.config.hardware.hosts
+    reached = (*nodes, *(node.address for node in nodes.values()))
+    hosts = tuple(dict.fromkeys((*table.front.allowed_hosts, *reached)))
+    front = msgspec.structs.replace(table.front, allowed_hosts=hosts)
+    return msgspec.structs.replace(table, targets={**table.targets, **targets}, front=front)
+
+
+def _led(plan: FleetPlan, manifest: FleetManifest, commands: Mapping[str, Command], slurm: SlurmUnit) -> FleetManifest:
+    """`manifest` as the front reads it: what it submits, and what each asks its node for."""
+    on = {server.name: server.on for server in plan.servers}
+    limits = {server.name: memory_max(server) for server in plan.servers}
+    whole = {device_name(d): d.capacity_bytes for d in plan.devices if d.kind == "gpu"}
+
+    def as_job(unit: ServerUnit) -> ServerUnit:
+        """Nobody waits for another: they lie on nodes of their own, and one may wait long for its node."""
+        argv, limit = commands[unit.name].words, limits[unit.name]
+        return msgspec.structs.replace(
+            unit,
+            argv=argv,
+            argv_digest=argv_digest(argv),
+            host=NOWHERE,
+            port=pod_port(unit.port),
+            files=(),
+            rungs=(),
+            after=(),
+            cooldown_s=0,
+            fatal=False,
+            slot_save_path=None,
+            proved=None,
+            stall_timeout_s=unit.start_timeout_s,
+            stop_grace_s=unit.stop_grace_s + _END_S,
+            memory=asked_of(unit, None if limit == "infinity" else int(limit), on[unit.name], whole),
+        )
+
+    servers = tuple(as_job(unit) for unit in manifest.servers if unit.name in commands)
+    return msgspec.structs.replace(
+        manifest,
+        slurm=slurm,
+        servers=servers,
+        services=tuple(unit for unit in manifest.services if unit.builtin is not None),
+        hooks=(),
+        devices=node_budgets(plan, []),
+        host=msgspec.UNSET,
+        # who waits for a node keeps nobody else from being submitted
+        supervisor=msgspec.structs.replace(manifest.supervisor, max_parallel_starts=max(1, len(servers))),
+    )
+
+
+def _crowded(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
+    """`render/slurm-node`: of nodes that are named, what all their jobs take together; of others what one takes."""
+    hosts = plan.config.hardware.hosts
+    named = [host for host in hosts if host not in settings.constraints]
+    if named or not hosts:
+        yield from crowded_nodes(plan, "slurm", named)
+    for server in plan.servers:
+        limit = memory_max(server)
+        if server.on in settings.constraints and server.starts != "never" and limit != "infinity":
+            machine = plan.config.hardware.machine(server.on)
+            if int(limit) > machine.ram_bytes - machine.ram_reserve_bytes:
+                message = f"{server.name} asks for more memory than a node of {server.on} has"
+                key = f"servers.{server.name}"
+                yield Finding(code="render/slurm-node", severity="error", key=key, message=message)
+
+
+def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
+    """`render/slurm-open`: servers that anybody may ask who reaches their node, and who may be another fleet's."""
+    asking = [s.name for s in plan.servers if s.starts != "never" and own_key_file(s.config.extra_args) is None]
+    if asking and not is_loopback(settings.listen):
+        more = f" and {len(asking) - 1} more" if len(asking) > 1 else ""
+        message = f"{asking[0]}{more} listen on {settings.listen} of their nodes and ask nobody for a key"
+        note = "another fleet's server of the same name would be taken for ours, too"
+        fix = Fix(
+            override=f"runtime.server_key_file={settings.shared_dir}/server_keys", effect="a key that all ask for"
+        )
+        key = "deploy.slurm.listen"
+        yield Finding(
+            code="render/slurm-open", severity="warning", key=key, message=message, notes=(note,), fixes=(fix,)
+        )
+
+
+def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:
+    """`render/slurm-option`: what sbatch would read as something else."""
+    single = {name: getattr(settings, name) for name in ("partition", "account", "qos", "time", "listen")}
+    values = {
+        **{name: value for name, value in single.items() if value is not None},
+        **{f"constraints.{host}": value for host, value in settings.constraints.items()},
+        **{f"gres.{backend}": value for backend, value in settings.gres.items()},
+        **{f"options.{position}": value for position, value in enumerate(settings.options)},
+    }
+    for key, value in values.items():
+        own = key.startswith("options.")
+        if not _PLAIN.fullmatch(value) or (own and not value.startswith("-")):
+            why = "is no option of sbatch in one word: letters, digits and . , : ; / @ % & | * ( ) [ ] ! = + - _"
+        elif own and value.partition("=")[0] in _OURS:
+            why = "is what every job has already"
+        else:
+            continue
+        message = f"{value[:80]!a} {why}"
+        yield Finding(code="render/slurm-option", severity="error", key=f"deploy.slurm.{key}", message=message)
+
+
+def _bad_folder(settings: SlurmConfig) -> Iterator[Finding]:
+    """`render/slurm-path` for a shared directory whose name sbatch would read as something else."""
+    folder = settings.shared_dir
+    if not _FOLDER.fullmatch(folder) or ".." in folder.split("/"):
+        message = f"{folder[:80]!a} is no absolute path of letters, digits and . _ / @ : , = + -"
+        yield Finding(code="render/slurm-path", severity="error", key="deploy.slurm.shared_dir", message=message)
+
+
+def _unreachable(server: ServerPlan) -> Iterator[Finding]:
+    """`render/slurm-path` for files that no absolute path names: a job begins wherever it was submitted."""
+    bad = [path for path in files_of(server) if not path.startswith("/")]
+    if bad:
+        message = f"{server.name} opens {bad[0]!r}, which is no absolute path: its job has no such file"
+        key = f"servers.{server.name}.model"
+        yield Finding(code="render/slurm-path", severity="error", key=key, message=message)
+
+
+def _left_out(what: str, names: Iterable[str]) -> Finding:
+    """Something of several servers that jobs cannot say."""
+    some = list(names)
+    shown = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
+    message = f"the jobs leave out of {shown}: {what}"
+    return Finding(code="render/left-out", severity="warning", key="deploy.slurm", message=message)

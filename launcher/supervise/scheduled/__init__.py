@@ -1,0 +1,15 @@
+"""What processes have in common that a cluster's scheduler runs: their life, and who of several fronts leads. I/O.
+
+In: what a scheduler says of a server (`Seen`), and a lease. Out: an `OwnedProcess`, an `Election`. `seen` and `lease`
+are pure.
+"""
+
+from __future__ import annotations
+
+from launcher.supervise.scheduled.election import CALL, Election
+from launcher.supervise.scheduled.error import SchedulerError
+from launcher.supervise.scheduled.lease import identity
+from launcher.supervise.scheduled.process import ScheduledProcess
+from launcher.supervise.scheduled.seen import Seen, Stage
+
+__all__ = ["CALL", "Election", "ScheduledProcess", "SchedulerError", "Seen", "Stage", "identity"]

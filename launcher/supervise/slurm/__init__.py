@@ -1,0 +1,10 @@
+"""Servers that are jobs of a Slurm cluster: submitted, seen in its queue, cancelled, and by one front alone. I/O.
+
+In: the `SlurmUnit` of a manifest. Out: a `ProcessOwner`. `queue` is pure.
+"""
+
+from __future__ import annotations
+
+from launcher.supervise.slurm.owner import Jobs
+
+__all__ = ["Jobs"]

@@ -1,0 +1,347 @@
+"""Processes that are Slurm's: jobs submitted by the runtime that leads, watched in the queue, cancelled. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from launcher.ir.fleet import FleetManifest, SlurmUnit
+from launcher.ir.live import Manager
+from launcher.supervise import logs
+from launcher.supervise.diagnosis import Diagnosis, diagnose
+from launcher.supervise.identity import Rejected, ServerRecord
+from launcher.supervise.marks import new_record
+from launcher.supervise.owner import Ending, Orphan
+from launcher.supervise.scheduled import CALL, Election, ScheduledProcess, SchedulerError, Seen, identity
+from launcher.supervise.slurm import commands
+from launcher.supervise.slurm.queue import Job, Place, by_server, seen, surplus
+from launcher.supervise.slurm.shared import LOGS, LeaseFile, SharedFiles
+from launcher.supervise.spec import ProcessSpec
+
+_LOG = logging.getLogger("launch.supervise")
+_LOOK_S = 0.5
+"""Between two looks while something is on its way."""
+_REST_S = 4.0
+"""Between two while nothing is: every look asks the cluster's one controller."""
+_GLANCE_S = 1.0
+"""Between two looks at what jobs write, which costs Slurm nothing."""
+_SOON_S = 0.1
+"""Before one that somebody waits for."""
+_PAUSE_S = 0.25
+_PAUSE_MAX_S = 5.0
+_RUN = "launch: run "
+"""Begins the line of a log that begins a run (`templates/slurm/job.sbatch.j2`)."""
+
+
+class Jobs:
+    """See `launcher.supervise.owner.ProcessOwner`. Nothing is submitted or cancelled but by who leads (`election`)."""
+
+    manager: Manager = "slurm"
+    outlives = True
+    local = False
+
+    def __init__(self, slurm: SlurmUnit, manifest: FleetManifest, *, address: str) -> None:
+        """`address`: host and port of our front, for the fronts that wait."""
+        limit_s = slurm.lease_s * CALL
+        self._files = SharedFiles(Path(slurm.shared_dir), limit_s=limit_s)
+        whose = identity(address, str(os.getpid()), secrets.token_hex(4))
+        self.election = Election(LeaseFile(self._files, limit_s=limit_s), "", whose, slurm.lease_s)
+        self._jobs: dict[str, list[Job]] = {}
+        """By server, as the queue shows them."""
+        self._places: dict[int, Place] = {}
+        self._tellers: dict[int, str] = {}
+        """Jobs that may say where they are, with their server."""
+        self._looked_at = float("-inf")
+        """When the look began whose result is known, a time of the loop."""
+        self._submitted: dict[str, tuple[int, float]] = {}
+        """By server: the job that runs it or will, and since when it is known."""
+        self._processes: dict[str, ScheduledProcess] = {}
+        self._wanted: dict[str, int] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._follower: asyncio.Task[None] | None = None
+        self.take_over(manifest)
+
+    def take_over(self, manifest: FleetManifest) -> None:
+        """What is submitted from now on."""
+        assert isinstance(manifest.slurm, SlurmUnit)  # noqa: S101 - the caller looked
+        self._units = manifest.slurm.jobs
+        self._settings = manifest.supervisor
+        self._names = {server: unit.name for server, unit in self._units.items()}
+        self._groups = {s.name: s.exclusive for s in manifest.servers if s.exclusive is not None}
+
+    # --- the runtime's --------------------------------------------------------------------------------------
+
+    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> ScheduledProcess:
+        """Never refuses at once: what Slurm says against it is an end."""
+        del level, record  # a job has no smaller way to run
+        process = self._attached(spec.name)
+        process.begin()
+        return process
+
+    def adopt(self, record: ServerRecord) -> ScheduledProcess | None:
+        """What `living` found; it may wait for its node yet."""
+        job = self._living(record.name)
+        if job is None:
+            return None
+        self._submitted[record.name] = job.id, self._looked_at
+        return self._attached(record.name)
+
+    async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
+        """What has a job that is not over. Nothing where another leads."""
+        if not self.election.leads:
+            return [], []
+        await self._fresh()
+        if not self.election.leads:
+            return [], []
+        there = [n for n in specs if seen(self._jobs.get(n, ()), self._places).stage in ("coming", "running", "over")]
+        return [new_record(specs[n], "slurm", "job", "", 0) for n in there], []
+
+    async def end(self, records: Sequence[ServerRecord]) -> tuple[Orphan, ...]:
+        """Cancel their jobs, and wait until nothing is left."""
+
+        async def ended(name: str) -> Orphan:
+            try:
+                await self.scale(name, 0)
+                await self.until_gone(name)
+            except SchedulerError as error:
+                _LOG.error("%s is not ended: %s", name, error)
+                return Orphan(name=name, pid=0, outcome="survived")
+            return Orphan(name=name, pid=0, outcome="stopped")
+
+        return tuple(await asyncio.gather(*(ended(record.name) for record in records)))
+
+    def keep(self, record: ServerRecord) -> None:
+        """Slurm remembers."""
+
+    def forget(self, name: str) -> None:
+        """Slurm forgets."""
+
+    def heal(self) -> tuple[str, ...]:
+        """Nothing of it is on our own disk."""
+        return ()
+
+    async def clear(self, specs: Iterable[ProcessSpec]) -> None:
+        """What a job leaves behind is Slurm's to remove."""
+
+    def log_file(self, name: str) -> Path | None:
+        """On the file system that nodes and fronts share."""
+        return self._files.directory / LOGS / f"{name}.log"
+
+    async def trim_log(self, name: str) -> None:
+        """Rotate it if it is too long."""
+        path, settings = self._files.directory / LOGS / f"{name}.log", self._settings
+        with contextlib.suppress(SchedulerError):  # it is looked at again
+            await self._files.do(lambda: logs.cut(path, settings.log_files, settings.log_max_bytes))
+
+    def pss_bytes(self, pid: int) -> int | None:  # noqa: ARG002 - the interface's
+        """Of another machine."""
+        return None
+
+    # --- a process's ----------------------------------------------------------------------------------------
+
+    def now(self, name: str) -> Seen:
+        """See `launcher.supervise.scheduled.process.Cluster`. A job of ours that is gone is a process that ended."""
+        found = seen(self._jobs.get(name, ()), self._places)
+        job, since = self._submitted.get(name, (0, 0.0))
+        if job and found.stage == "none":
+            if self._looked_at <= since:
+                return Seen(stage="coming", why="its job was submitted just now", waits=True)
+            return Seen(stage="over", why=found.why or "its job is gone", code=found.code, oom_killed=found.oom_killed)
+        return found
+
+    async def ask_none_of_group(self, name: str) -> None:
+        """See `launcher.supervise.scheduled.process.Cluster`. Slurm sees to it, too: `singleton`."""
+        await self._fresh()
+        if self.now(name).stage == "over":
+            await self.scale(name, 0)
+        group = self._groups.get(name)
+        rivals = [n for n, g in self._groups.items() if g == group and n != name]
+        await self._while(
+            lambda: self.now(name).stage in ("ending", "over") or any(self.now(r).stage != "none" for r in rivals)
+        )
+
+    async def scale(self, name: str, wanted: int) -> None:
+        """See `launcher.supervise.scheduled.process.Cluster`."""
+        self._wanted[name] = wanted
+        pause_s, said = _PAUSE_S, ""
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            while self._wanted[name] == wanted:
+                try:
+                    await (self._submit(name) if wanted else self._cancel(name))
+                except SchedulerError as error:
+                    if not error.passes:
+                        raise
+                    if str(error) != said:
+                        said = str(error)
+                        _LOG.warning("%s: %s", name, said)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(_PAUSE_MAX_S, pause_s * 2)
+                else:
+                    return
+
+    async def until_gone(self, name: str) -> None:
+        """See `launcher.supervise.scheduled.process.Cluster`."""
+        while True:
+            await self._fresh()
+            jobs = self._jobs.get(name, ())
+            if all(job.over for job in jobs):
+                with contextlib.suppress(SchedulerError):
+                    await self._files.forget(name, [job.id for job in jobs])
+                return
+
+    def leave(self, process: ScheduledProcess) -> None:
+        """See `launcher.supervise.scheduled.process.Cluster`."""
+        if self._processes.get(process.name) is process:
+            del self._processes[process.name]
+
+    async def ending(self, name: str, how: Seen | None) -> Ending:
+        """See `launcher.supervise.scheduled.process.Cluster`. The end of its log says more than Slurm does."""
+        path = self._files.directory / LOGS / f"{name}.log"
+        try:
+            tail = _of_last_run(await self._files.do(lambda: logs.tail(path)))
+        except SchedulerError:
+            tail = ()
+        if how is None:
+            return Ending(code=None, tail=tail)
+        return Ending(code=how.code, tail=tail, refused=_diagnosis(how, tail))
+
+    # --- following ------------------------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Look at the queue from now on."""
+        if self._follower is None:
+            self._follower = asyncio.get_running_loop().create_task(self._follow())
+
+    async def close(self) -> None:
+        """Look no more."""
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        pause_s, said = _PAUSE_S, ""
+        while True:
+            self._hurry.clear()
+            try:
+                await self._look()
+                pause_s, said = _PAUSE_S, ""
+                await self._rest()
+            except SchedulerError as error:
+                if str(error) != said:
+                    said = str(error)
+                    _LOG.warning("the jobs of this fleet: %s", said)
+                await asyncio.sleep(pause_s)
+                pause_s = min(_PAUSE_MAX_S, pause_s * 2)
+
+    async def _rest(self) -> None:
+        """Until the next look: soon where somebody waits for it, or a job says something new. Raises SchedulerError."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (_LOOK_S if self._moves() else _REST_S)
+        while (left_s := until - loop.time()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, _GLANCE_S)):
+                    await self._hurry.wait()
+                    await asyncio.sleep(_SOON_S)
+                    return
+            if left_s > _GLANCE_S and await self._files.places(self._tellers) != self._places:
+                return
+
+    async def _look(self) -> None:
+        """See the whole queue, and where running jobs are. Raises SchedulerError."""
+        begun = asyncio.get_running_loop().time()
+        jobs = by_server(await commands.queue(), self._names)
+        running = {job.id: name for name, own in jobs.items() for job in own if job.state == "RUNNING"}
+        ended = {j.id: n for n, own in jobs.items() for j in own if j.over and self._submitted.get(n, (0,))[0] == j.id}
+        self._tellers = running | ended
+        self._places = await self._files.places(self._tellers)
+        self._jobs, self._looked_at = jobs, begun
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for process in tuple(self._processes.values()):
+            process.look()
+        if self.election.leads and not any(lock.locked() for lock in self._turns.values()):
+            await commands.cancel([job for own in jobs.values() for job in surplus(own)])
+
+    def _moves(self) -> bool:
+        """Whether something is on its way up or down."""
+        if any(process.waits for process in self._processes.values()):
+            return True
+        return any(self.now(name).stage in ("coming", "ending", "over") for name in self._jobs)
+
+    async def _while(self, holds: Callable[[], bool]) -> None:
+        """Wait as long as `holds()`."""
+        while holds():
+            await self._changed.wait()
+
+    async def _fresh(self) -> None:
+        """Wait for a look that began after now."""
+        self.follow()
+        since = asyncio.get_running_loop().time()
+        while self._looked_at <= since:
+            self._hurry.set()
+            await self._changed.wait()
+
+    # --- submitting -----------------------------------------------------------------------------------------
+
+    async def _submit(self, name: str) -> None:
+        """Have one job of it, unless it has one already: what was submitted may not have been answered."""
+        await self._fresh()
+        job = self._living(name)
+        if job is not None:
+            self._submitted[name] = job.id, self._looked_at
+            return
+        if not self.election.leads:
+            raise SchedulerError(503, "this front does not lead")
+        number = await commands.submit(self._units[name].script)
+        self._submitted[name] = number, asyncio.get_running_loop().time()
+        self._hurry.set()
+
+    async def _cancel(self, name: str) -> None:
+        """End all of its jobs."""
+        await self._fresh()
+        self._submitted.pop(name, None)
+        jobs = [job.id for job in self._jobs.get(name, ()) if not job.over and job.state != "COMPLETING"]
+        if not jobs:
+            return
+        if not self.election.leads:
+            raise SchedulerError(503, "this front does not lead")
+        await commands.cancel(jobs)
+        self._hurry.set()
+
+    def _living(self, name: str) -> Job | None:
+        """The job that runs it or will."""
+        living = [job for job in self._jobs.get(name, ()) if not job.over and job.state != "COMPLETING"]
+        return next((job for job in living if job.state == "RUNNING"), living[0] if living else None)
+
+    def _attached(self, name: str) -> ScheduledProcess:
+        process = self._processes[name] = ScheduledProcess(self, name)
+        self.follow()
+        return process
+
+
+def _of_last_run(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """What the last process wrote to a log that all have in common."""
+    begun = [position for position, line in enumerate(lines) if line.startswith(_RUN)]
+    return lines[begun[-1] + 1 :] if begun else lines
+
+
+def _diagnosis(how: Seen, tail: tuple[str, ...]) -> Diagnosis:
+    """Why it ended: Slurm's own doing first, then what its log says."""
+    if how.oom_killed:
+        cause = "its job took more memory than it has, and was killed"
+        return Diagnosis(code="supervise/oom-killed", cause=cause, remedy="plan more memory, or a smaller context")
+    if how.hopeless:
+        remedy = "`scontrol show job` says what its job waits for; `sbatch --test-only` of its script what is refused"
+        return Diagnosis(code="supervise/job-refused", cause=how.why, remedy=remedy)
+    if how.code:
+        return diagnose(-(how.code - 128) if how.code > 128 else how.code, tail)
+    remedy = "`sinfo -R` says what became of the node, `sacct` of the job"
+    return Diagnosis(code="supervise/job-ended", cause=how.why, remedy=remedy)

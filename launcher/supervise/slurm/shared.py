@@ -1,0 +1,165 @@
+"""The directory that fronts and jobs share: the lease of who leads, and where jobs say that they are. I/O.
+
+A file system of a network may not answer for minutes: every look has a time, and one that is stuck is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from launcher.supervise.scheduled import SchedulerError
+from launcher.supervise.slurm.queue import Place, place_of
+
+_T = TypeVar("_T")
+_LOCK_AGAIN_S = 0.01
+_LEASE_BYTES = 1 << 16
+PLACES, LOGS, LEASE = "places", "logs", "lease.json"
+"""As `launcher.render.jobs` has the first two."""
+
+
+class SharedFiles:
+    """Works on files in a thread of its own, one work at a time."""
+
+    def __init__(self, directory: Path, *, limit_s: float) -> None:
+        """`directory`: the fleet's."""
+        self.directory = directory
+        self._limit_s = limit_s
+        self._stuck: threading.Thread | None = None
+
+    async def places(self, jobs: Mapping[int, str]) -> dict[int, Place]:
+        """What running `jobs` (by id, with their server) have written. Raises SchedulerError."""
+        folder = self.directory / PLACES
+
+        def read() -> dict[int, Place]:
+            found = {}
+            for job, server in jobs.items():
+                with contextlib.suppress(OSError):
+                    place = place_of((folder / f"{server}.{job}.json").read_bytes())
+                    if place is not None:
+                        found[job] = place
+            return found
+
+        return await self.do(read) if jobs else {}
+
+    def prepare(self) -> None:
+        """Have the folders that jobs write to, ours alone. Blocks; raises OSError."""
+        for folder in (self.directory, self.directory / PLACES, self.directory / LOGS):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            facts = folder.stat()
+            if facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+                raise PermissionError(errno.EPERM, "it is not ours alone to write", str(folder))
+
+    async def forget(self, server: str, jobs: Iterable[int]) -> None:
+        """Remove what `jobs` of `server` have written, which are over. Raises SchedulerError."""
+        files = [self.directory / PLACES / f"{server}.{job}.json" for job in jobs]
+
+        def remove() -> None:
+            for file in files:
+                file.unlink(missing_ok=True)
+
+        await self.do(remove)
+
+    async def do(self, work: Callable[[], _T]) -> _T:
+        """What `work` gives, in a thread. Raises SchedulerError where it fails, or does not come back in time."""
+        if self._stuck is not None and self._stuck.is_alive():
+            raise SchedulerError(0, f"{self.directory}: the file system does not answer")
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[_T] = loop.create_future()
+
+        def tell(value: _T | None, error: BaseException | None) -> None:
+            if result.done():
+                return
+            if error is not None:
+                result.set_exception(error)
+            else:
+                result.set_result(value)  # type: ignore[arg-type] # what `work` gave
+
+        def run() -> None:
+            try:
+                value, error = work(), None
+            except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
+                value, error = None, caught
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(tell, value, error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await result
+        except TimeoutError:
+            self._stuck = thread
+            raise SchedulerError(0, f"{self.directory}: no answer within {self._limit_s:g} s") from None
+        except OSError as error:
+            raise SchedulerError(503, f"{error.filename or self.directory}: {error.strerror or error}") from None
+
+
+class LeaseFile:
+    """A lease in a file, which answers as an API server does (`launcher.supervise.scheduled.election.LeaseStore`).
+
+    Each look and each change is made with the file locked (flock), so that a change is of the version that it names.
+    The file system must have such locks over all machines: NFS 4, Lustre (`-o flock`), GPFS, CephFS.
+    """
+
+    def __init__(self, files: SharedFiles, *, limit_s: float) -> None:
+        """Nothing is read yet."""
+        self._files = files
+        self._path = files.directory / LEASE
+        self._limit_s = limit_s
+
+    async def ask(self, method: str, path: str, *, body: Any = None) -> dict[str, Any]:
+        """See `LeaseStore`. `path` says nothing: there is one."""
+        del path
+        until = time.monotonic() + self._limit_s
+        return await self._files.do(lambda: self._locked(method, body, until))
+
+    def _locked(self, method: str, body: Any, until: float) -> dict[str, Any]:
+        """Read, and change where `body` is of what was read. Raises OSError, SchedulerError."""
+        self._files.prepare()
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise SchedulerError(0, f"{self._path} stays locked") from None
+                    time.sleep(_LOCK_AGAIN_S)
+            lease = _decoded(os.pread(descriptor, _LEASE_BYTES, 0))
+            if method == "GET":
+                return lease
+            version = lease["metadata"]["resourceVersion"]
+            if body["metadata"]["resourceVersion"] != version:
+                raise SchedulerError(409, f"{self._path} was changed meanwhile")
+            if time.monotonic() > until:
+                raise SchedulerError(0, f"{self._path}: too late")
+            changed: dict[str, Any] = {**body, "metadata": {"resourceVersion": str(int(version) + 1)}}
+            raw = msgspec.json.encode(changed)
+            os.pwrite(descriptor, raw, 0)
+            os.ftruncate(descriptor, len(raw))
+            os.fsync(descriptor)
+            return changed
+        finally:
+            os.close(descriptor)
+
+
+def _decoded(raw: bytes) -> dict[str, Any]:
+    """The lease in `raw`; nobody's where there is none."""
+    try:
+        lease = msgspec.json.decode(raw)
+        int(lease["metadata"]["resourceVersion"])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError, ValueError):
+        lease = None
+    return lease if isinstance(lease, dict) else {"metadata": {"resourceVersion": "0"}}
