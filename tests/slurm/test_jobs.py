@@ -84,7 +84,7 @@ async def test_no_room(up: Up, slurm: FakeSlurm, free_port: FreePort) -> None:
     assert slurm.states("beta") == ["RUNNING"]
 
 
-@pytest.mark.parametrize("state", ["killed", "NODE_FAIL", "requeued"])
+@pytest.mark.parametrize("state", ["killed", "requeued"])
 async def test_a_job_that_ends(up: Up, slurm: FakeSlurm, free_port: FreePort, state: str) -> None:
     """What runs is ended first, whoever ended the job; requests wait for the next one."""
     front = await up(job_server("alpha", free_port()))
