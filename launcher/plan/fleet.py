@@ -57,7 +57,7 @@ def plan_fleet(
     if len(parts) > 1:
         findings += (finding for check in checks if check in WHOLE for finding in check(whole))
     findings += (*check_hosts(fleet), *check_peers(fleet))
-    planned = FleetPlan(
+    plan = FleetPlan(
         deployment=deployment,
         input_digest=input_digest,
         config=fleet,
@@ -70,7 +70,7 @@ def plan_fleet(
         residency=tuple(table for part in parts if (table := _residency(part)) is not None),
         ladders={w: rungs for host in hosts for w, rungs in ladders(host.fleet, catalog, tables).items()},
     )
-    return msgspec.structs.replace(planned, speeds=speeds(planned, (), {}))
+    return msgspec.structs.replace(plan, speeds=speeds(plan, (), {}))
 
 
 def _solved(

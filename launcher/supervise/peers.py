@@ -95,6 +95,16 @@ class AfterPeers:
         """0 until it is started."""
         return self._inner.pid if self._inner is not None else 0
 
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """As the interface says."""
+        return self._inner.address if self._inner is not None else None
+
+    @property
+    def waits(self) -> bool:
+        """As the interface says; peers have a time of their own, which is less than a start may take."""
+        return self._inner is not None and self._inner.waits
+
     async def started(self) -> int:
         """Its pid, once its peers were there."""
         return await (await asyncio.shield(self._ready)).started()
