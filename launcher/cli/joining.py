@@ -128,8 +128,9 @@ def memory_of(plan: FleetPlan, host: HostInventory, around: Sequence[Neighbour])
     if plan.config.hardware.name == "auto":
         held = _held(plan)
         budgets["ram"] = min(budgets["ram"], int(host.available_bytes * RAM_SHARE) + held["ram"])
-        cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
-        budgets["gpu"] = min(budgets["gpu"], cards + held["gpu"])
+        if host.gpus:  # one that somebody wrote is as free as it is written
+            cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
+            budgets["gpu"] = min(budgets["gpu"], cards + held["gpu"])
     where = "gpu" if budgets["gpu"] else "ram"
     budgets[where] -= max(0, peaks[where] - taken(around))
     beside = budgets["ram"] - peaks["ram"] if where == "gpu" else budgets["ram"]

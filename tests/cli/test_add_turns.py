@@ -185,6 +185,14 @@ def test_the_last_of_a_group_is_always_up(place: Callable[..., Place]) -> None:
     assert "a is the last of the group night" in here.remove("b")
 
 
+def test_a_card_that_somebody_wrote(place: Callable[..., Place]) -> None:
+    """No driver tells how much of it is free: the plan's word holds."""
+    here = place(96)
+    card = "hardware: {gpus: {vulkan0: {backend: vulkan, vram_bytes: 24GiB}}}\n"
+    here.write(f"{card}servers:\n  chat: {{file: {here.models[THIRTY_TWO]}, devices: [vulkan0]}}\n")
+    assert "with chat" in here.add(TWENTY)
+
+
 def test_fits_nowhere(place: Callable[..., Place]) -> None:
     """It says what it needs, what there is, what the plan says, and the file is untouched."""
     here = place(16)
@@ -262,3 +270,15 @@ def test_a_fleet_that_runs_takes_its_own_memory(place: Callable[..., Place], mon
     )
     monkeypatch.setattr("launcher.cli.joining.offline_status", lambda _: status)
     assert memory_of(plan, busy, around).ram - idle == held
+
+
+def test_what_still_names_who_is_removed(place: Callable[..., Place], capsys: pytest.CaptureFixture[str]) -> None:
+    """The server goes as it was asked to, and what the file lacks then is said; what was wrong before is no news."""
+    here = place(64)
+    here.write(f"servers:\n  chat: {here.models[EIGHT]}\n  other: {here.models[TWENTY]}\nrouting: {{default: chat}}\n")
+    assert remove("chat", file=None, no_color=True) == 0
+    assert "launch.yaml:3:20: error[config/" in capsys.readouterr().err
+    assert list(here.servers()) == ["other"]
+    here.write(f"servers:\n  other: {here.models[TWENTY]}\n")
+    assert remove("other", file=None, no_color=True) == 0
+    assert capsys.readouterr().err == ""
