@@ -76,6 +76,8 @@ class Fleet:
         groups = [site.servers] if policy.one_runtime else [site.of_host(host) for host in site.hosts]
         for servers in groups:
             self._add_runtime(servers, most)
+        for targets in self._targets.values():
+            targets.sort(key=lambda target: target.name)  # its first home is asked first
 
     def _add_runtime(self, servers: Sequence[Server], most: int) -> None:
         """A runtime with these servers, and what the front knows of them."""
@@ -109,17 +111,25 @@ class Fleet:
         """A request from its beginning to its end."""
         try:
             said, at_once = await self._answer(ask)
-        except (UnavailableError, HttpError) as error:
+        except HttpError as error:
             said, at_once = error.code, False
         self._said.append((said, at_once, self._loop.time() - ask.at - (ask.busy_s if not said else 0.0)))
         self._asked.append(ask)
 
     async def _answer(self, ask: Ask) -> tuple[str, bool]:
-        """As the front does it: a server, its lease, a slot. Raises UnavailableError and HttpError."""
-        targets = self._targets.get(ask.model, ())
-        target = choose(targets, self._state, self._loop.time())
-        if target is None:
-            raise why_none(targets, self._state, self._loop.time())
+        """As the front does it: a server, the next where that one cannot be had. Raises HttpError for nobody."""
+        targets = self._targets.get(ask.model, [])
+        left, failure = list(targets), None
+        while (target := choose(left, self._state, self._loop.time())) is not None:
+            left.remove(target)
+            try:
+                return await self._answer_of(target, ask)
+            except UnavailableError as error:
+                failure = HttpError(503, error.code, error.message)
+        raise failure or why_none(targets, self._state, self._loop.time())
+
+    async def _answer_of(self, target: Target, ask: Ask) -> tuple[str, bool]:
+        """A lease on a server, a slot of it, its answer. Raises UnavailableError and HttpError."""
         at_once = self._runners[target.name].usable
         begun = self._loop.time()
         lease = await self._wakers[target.name].acquire(target.name, TIMEOUT_S)

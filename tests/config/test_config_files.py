@@ -61,7 +61,7 @@ def test_bad_yaml_is_one_finding_at_its_place(conf: Conf, text: str, where: str,
 
 
 def test_a_long_text_is_read_whole() -> None:
-    """What is written out is no multiplication: a fleet of ten thousand servers has more values than small texts may."""
+    """What is written out multiplies nothing: ten thousand servers have more values than small texts may."""
     assert parse_yaml(f"a: [{'1,' * 120_000}]", file="f", prefix="").tree == {"a": [1] * 120_000}
     bomb = "a: &a [" + "1," * 60_000 + "]\nb: [*a, *a, *a]\n"
     (finding,) = parse_yaml(bomb, file="f", prefix="").findings
