@@ -132,6 +132,7 @@ bench: setup-dev $(VENV)/.bytecode ## figures against the things we must beat
 	@$(BIN)/python -m benchmarks.strangers
 	@$(BIN)/python -m benchmarks.bodies
 	@$(BIN)/python -m benchmarks.plan_scale
+	@$(BIN)/python -m benchmarks.cluster
 	@$(BIN)/python -m benchmarks.inspect_vocabulary
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.swap

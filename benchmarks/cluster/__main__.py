@@ -8,7 +8,7 @@ import time
 
 from benchmarks.cluster import planning
 from benchmarks.cluster.load import Shape, asks, outages, popularity
-from benchmarks.cluster.policies import Policy, safe_count, usual_count
+from benchmarks.cluster.policies import Policy, counted
 from benchmarks.cluster.simulation import WARM_UP_S, Outcome, played
 from benchmarks.cluster.site import made
 
@@ -18,8 +18,8 @@ POLICIES = (
     Policy(title="launch, one runtime for all hosts", one_runtime=True),
     Policy(title="launch, each model on two hosts", homes=2),
     Policy(title="static: the most asked that fit", static=True),
-    Policy(title="LRU by count, as many as always fit", most=1),
-    Policy(title="LRU by count, as many as fit on average", most=2),
+    Policy(title="LRU by count, as many as always fit", counts="safe"),
+    Policy(title="LRU by count, as many as fit on average", counts="usual"),
 )
 
 
@@ -39,12 +39,11 @@ def row(title: str, found: Outcome) -> str:
     return f"| {title} | {' | '.join(cells)} |"
 
 
-def simulate(hosts: int, models: int, shape: Shape, seed: int) -> None:
-    """Every policy under one load."""
+def simulate(hosts: int, models: int, shape: Shape, seed: int, only: str) -> None:
+    """Every policy whose title has `only` under one load."""
     sites = {homes: made(hosts, models, homes, seed) for homes in (1, 2)}
     names = sorted({server.model for server in sites[1].servers})
     coming, failing = asks(names, shape, seed), outages(sites[1].hosts, shape, seed)
-    counts = {1: safe_count(sites[1]), 2: usual_count(sites[1])}
     print(
         f"{hosts} hosts, {models:,} models, {len(coming):,} requests in {shape.seconds / 3600:g} h (the first "
         f"{WARM_UP_S / 60:g} min not counted), {len(failing)} hosts fail for {shape.away_s / 60:g} min each, "
@@ -52,11 +51,11 @@ def simulate(hosts: int, models: int, shape: Shape, seed: int) -> None:
     )
     print("\n| policy | without a load | no answer | p50 wait | p99 wait | loads | from disk | swaps | out of memory |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    for policy in POLICIES:
-        most = counts.get(policy.most, 0)
-        title = f"{policy.title} ({most} a host)" if most else policy.title
+    for policy in (policy for policy in POLICIES if only in policy.title):
+        most = counted(sites[policy.homes], policy).values()
+        title = f"{policy.title} ({min(most)} to {max(most)} a host)" if most else policy.title
         begun = time.process_time()
-        found = played(sites[policy.homes], policy, coming, failing, popularity(names, seed), most=most)
+        found = played(sites[policy.homes], policy, coming, failing, popularity(names, seed))
         print(row(title, found), flush=True)
         print(f"{title}: {found.said}, {time.process_time() - begun:.0f} s of CPU", file=sys.stderr, flush=True)
     print()
@@ -70,13 +69,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--per-s", type=float, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="policies with this in their names")
     parser.add_argument("--part", choices=("planning", "steady", "drifting", "all"), default="all")
     options = parser.parse_args()
     kept = options.part not in ("planning", "all") or planning.main()
     for part, drift_s in (("steady", 0.0), ("drifting", 300.0)):
         if options.part in (part, "all"):
             shape = Shape(seconds=options.seconds, per_s=options.per_s, drift_s=drift_s)
-            simulate(options.hosts, options.models, shape, options.seed)
+            simulate(options.hosts, options.models, shape, options.seed, options.only)
     return 0 if kept else 1
 
 

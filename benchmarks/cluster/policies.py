@@ -6,6 +6,7 @@ All but `static` are one mechanism, the runtime's own: `Waker` (single flight, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -24,8 +25,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Each host's runtime has a warm pool."""
     static: bool = False
     """What is up is decided beforehand, knowing what will be asked for most."""
-    most: int = 0
-    """Servers of a host at most; 0: as many as its memory holds."""
+    counts: Literal["", "safe", "usual"] = ""
+    """How somebody sets the number of servers that a host may have up; "": as many as its memory holds."""
     one_runtime: bool = False
     """One for all hosts, as in a cluster of Kubernetes; else one a host."""
 
@@ -52,15 +53,21 @@ class Counted(Room):
             await going.until("stopped", "failed")
 
 
-def safe_count(site: Site) -> int:
-    """How many servers may be up on any host so that the largest of it always fit together."""
-    return min(_fitting(site, sorted(_sizes(site, host), reverse=True), host) for host in site.hosts)
+def safe_count(site: Site, host: str) -> int:
+    """How many servers may be up on a host so that the largest of it fit together."""
+    return _fitting(site, sorted(_sizes(site, host), reverse=True), host)
 
 
-def usual_count(site: Site) -> int:
-    """How many of the mean size fit onto a host: what somebody would set who goes by the mean."""
-    sizes = [size for host in site.hosts for size in _sizes(site, host)]
-    return max(1, int(_room(site, site.hosts[0]) // (sum(sizes) / len(sizes))))
+def usual_count(site: Site, host: str) -> int:
+    """How many of the host's mean size fit: what somebody would set who goes by the mean."""
+    sizes = _sizes(site, host)
+    return max(1, int(_room(site, host) // (sum(sizes) / len(sizes))))
+
+
+def counted(site: Site, policy: Policy) -> dict[str, int]:
+    """How many servers each host may have up; none where bytes decide."""
+    count = {"safe": safe_count, "usual": usual_count}.get(policy.counts)
+    return {} if count is None else {host: count(site, host) for host in site.hosts}
 
 
 def always_up(site: Site, ranks: Sequence[str]) -> tuple[Server, ...]:

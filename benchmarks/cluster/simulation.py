@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks.cluster.hosts import Hosts
 from benchmarks.cluster.load import Ask, Outage
-from benchmarks.cluster.policies import Counted, Policy, always_up
+from benchmarks.cluster.policies import Counted, Policy, always_up, counted
 from benchmarks.cluster.site import Server, Site
 from launcher.ir.fleet import RouteTarget
 from launcher.ir.live import ServerState, UnavailableError
@@ -59,12 +59,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Fleet:
     """Hosts, their runtimes, and a front, in a simulated loop."""
 
-    def __init__(self, site: Site, policy: Policy, ranks: Sequence[str], failing: Iterable[Outage], most: int) -> None:
-        """Nothing runs. `most`: of a host's servers, for a policy that counts."""
+    def __init__(self, site: Site, policy: Policy, ranks: Sequence[str], failing: Iterable[Outage]) -> None:
+        """Nothing runs."""
         self._loop = asyncio.get_running_loop()
         if policy.static:
             site = msgspec.structs.replace(site, servers=always_up(site, ranks))
-        self.hosts = Hosts(site, failing, self._loop, pools=policy.pools, overcommits=bool(most))
+        self.hosts = Hosts(site, failing, self._loop, pools=policy.pools, overcommits=policy.counts != "")
         self.evicted = 0
         self._asked: list[Ask] = []
         """Requests that ended, and of each what came of it, whether at once, and what it waited."""
@@ -73,9 +73,12 @@ class Fleet:
         self._wakers: dict[str, Waker] = {}
         self._runners: dict[str, Simulated] = {}
         self._targets: dict[str, list[Target]] = {}
-        groups = [site.servers] if policy.one_runtime else [site.of_host(host) for host in site.hosts]
-        for servers in groups:
-            self._add_runtime(servers, most)
+        counts = counted(site, policy)
+        groups = {"": site.servers} if policy.one_runtime else {host: site.of_host(host) for host in site.hosts}
+        for host, servers in groups.items():
+            self._add_runtime(servers, counts.get(host, 0))
+        for targets in self._targets.values():
+            targets.sort(key=lambda target: target.name)  # its first home is asked first
 
     def _add_runtime(self, servers: Sequence[Server], most: int) -> None:
         """A runtime with these servers, and what the front knows of them."""
@@ -109,17 +112,25 @@ class Fleet:
         """A request from its beginning to its end."""
         try:
             said, at_once = await self._answer(ask)
-        except (UnavailableError, HttpError) as error:
+        except HttpError as error:
             said, at_once = error.code, False
         self._said.append((said, at_once, self._loop.time() - ask.at - (ask.busy_s if not said else 0.0)))
         self._asked.append(ask)
 
     async def _answer(self, ask: Ask) -> tuple[str, bool]:
-        """As the front does it: a server, its lease, a slot. Raises UnavailableError and HttpError."""
-        targets = self._targets.get(ask.model, ())
-        target = choose(targets, self._state, self._loop.time())
-        if target is None:
-            raise why_none(targets, self._state, self._loop.time())
+        """As the front does it: a server, the next where that one cannot be had. Raises HttpError for nobody."""
+        targets = self._targets.get(ask.model, [])
+        left, failure = list(targets), None
+        while (target := choose(left, self._state, self._loop.time())) is not None:
+            left.remove(target)
+            try:
+                return await self._answer_of(target, ask)
+            except UnavailableError as error:
+                failure = HttpError(503, error.code, error.message)
+        raise failure or why_none(targets, self._state, self._loop.time())
+
+    async def _answer_of(self, target: Target, ask: Ask) -> tuple[str, bool]:
+        """A lease on a server, a slot of it, its answer. Raises UnavailableError and HttpError."""
         at_once = self._runners[target.name].usable
         begun = self._loop.time()
         lease = await self._wakers[target.name].acquire(target.name, TIMEOUT_S)
@@ -205,7 +216,6 @@ def played(
     failing: Iterable[Outage],
     ranks: Sequence[str],
     *,
-    most: int = 0,
     warm_up_s: float = WARM_UP_S,
 ) -> Outcome:
     """`asks` while hosts fail, under one policy; the same each time. AssertionError where what must hold does not."""
@@ -217,7 +227,7 @@ def played(
             loop.set_exception_handler(
                 lambda _, said: broken.append(said.get("exception") or RuntimeError(said["message"]))
             )
-            fleet = Fleet(site, policy, ranks, failing, most)
+            fleet = Fleet(site, policy, ranks, failing)
             outcome = await fleet.play(asks, warm_up_s)
             await fleet.end()
             return outcome

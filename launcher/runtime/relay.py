@@ -56,7 +56,7 @@ class Relay:
         return left
 
     async def end(self) -> None:
-        """End the clients that are left."""
+        """End the clients that are left; those who were answered nothing are told so."""
         for task in self._clients:
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
@@ -67,15 +67,17 @@ class Relay:
         assert task is not None  # noqa: S101 - the stream's callback is one
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
+        answered = [0]
         try:
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                await self._serve(reader, writer)
-        except asyncio.CancelledError:
-            pass  # we end; the stream's own callback would log it
+                await self._serve(reader, writer, answered)
+        except asyncio.CancelledError:  # we end; the stream's own callback would log it
+            if not answered[0] and not self._encrypted:
+                writer.write(_ENDED)
         finally:
             writer.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answered: list[int]) -> None:
         leader = self._leader()
         if leader is not None:
             with contextlib.suppress(OSError, TimeoutError):
@@ -83,16 +85,18 @@ class Relay:
                     there = await asyncio.open_connection(*leader, limit=_CHUNK_BYTES)
                 expect_acknowledgements(there[1].get_extra_info("socket"))
                 try:
-                    asked, answered = await _both_ways((reader, writer), there)
+                    asked = await _both_ways((reader, writer), there, answered)
                 finally:
                     there[1].close()
-                if asked and not answered and not self._encrypted:
+                if asked and not answered[0] and not self._encrypted:
+                    answered[0] = len(_ENDED)
                     writer.write(_ENDED)
                     await writer.drain()
                 return
         if not self._encrypted:
             async with asyncio.timeout(_HEAD_S):
                 await reader.readuntil(b"\r\n\r\n")
+            answered[0] = len(_NOBODY)
             writer.write(_NOBODY)
             await writer.drain()
 
@@ -100,16 +104,16 @@ class Relay:
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def _both_ways(client: Streams, server: Streams) -> tuple[int, int]:
-    """Until the server has said its last; bytes from the client, and from the server."""
-    asked, answered = [0], [0]
+async def _both_ways(client: Streams, server: Streams, answered: list[int]) -> int:
+    """Until the server has said its last, of which bytes are counted in `answered`; bytes from the client."""
+    asked = [0]
     asking = asyncio.create_task(_ask(client[0], server[1], asked))
     try:
         await _pump(server[0], client[1], answered)
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-    return asked[0], answered[0]
+    return asked[0]
 
 
 async def _ask(source: asyncio.StreamReader, sink: asyncio.StreamWriter, count: list[int]) -> None:

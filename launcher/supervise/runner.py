@@ -115,8 +115,7 @@ class Runner(InFlight):
     @property
     def routing_state(self) -> ServerState:
         """The state that requests go by."""
-        unit = self.spec.unit
-        by_request = unit.start == "demand" or unit.exclusive is not None
+        by_request = self.spec.unit.start == "demand" or self.spec.unit.exclusive is not None
         return routing_state(self.life, asyncio.get_running_loop().time(), on_demand=by_request)
 
     @property

@@ -168,14 +168,14 @@ def test_somebody_leads() -> None:
 
     async def run() -> None:
         network = Network(Random(1), 0.0, slow=0.4)  # noqa: S311
-        first, second = (Election(Api(network, n), "lease", f"h:1/{n}/1", LASTS_S) for n in "ab")  # type: ignore[arg-type]
+        first, second = (Election(Api(network, n), "lease", f"{n}:1/{n}/1", LASTS_S) for n in "ab")  # type: ignore[arg-type]
         running = [asyncio.create_task(first.run())]
         await first.elected.wait()
         running.append(asyncio.create_task(second.run()))
         await asyncio.sleep(10 * LASTS_S)
         assert first.leads
         assert not second.elected.is_set()
-        assert second.leader() == ("h", 1)
+        assert second.leader() == ("a", 1)
         network.cut = {"a"}
         await second.elected.wait()
         assert first.lost.is_set()

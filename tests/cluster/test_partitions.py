@@ -127,12 +127,17 @@ class Site:
 
     async def answered(self) -> None:
         """Wait until every model answers through every front."""
-        async with asyncio.timeout(180):
+        begun = len(self.requests)
+        asking = asyncio.create_task(self.clients(600, seed=begun))
+        try:
             missing = {(front, model) for front in range(len(self.fronts)) for model in MODELS}
             while missing:
-                begun = len(self.requests)
-                await self.clients(1, count=8, seed=len(self.requests))
+                assert not asking.done(), f"not answered: {missing}"
+                await asyncio.sleep(0.1)
                 missing -= {(r.front, r.model) for r in self.requests[begun:] if r.said == r.model}
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 @pytest.fixture

@@ -100,6 +100,26 @@ async def test_the_leader_ends_before_it_answers(waiting: Waiting) -> None:
     server.close()
 
 
+async def test_we_end_before_the_leader_answers(waiting: Waiting) -> None:
+    """Who still waits is told so, with a type."""
+    asked = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        asked.set()
+        await reader.read(-1)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    waiting.leader = ("127.0.0.1", server.sockets[0].getsockname()[1])
+    asking = asyncio.create_task(waiting.said(ASK))
+    async with asyncio.timeout(60):
+        await asked.wait()
+    await waiting.relay.end()
+    assert (b'"code":"front_ended"' in await asking) != waiting.relay._encrypted
+    server.close()
+
+
 async def test_all_bytes_go_through(waiting: Waiting) -> None:
     """Both ways and whole, however many; when the leader ends a connection, the client's ends; it may change."""
     answers = {}
