@@ -34,7 +34,7 @@ FAULTS = (
     "segv-loading",  # dies without a word, as a llama-server that was refused its K/V cache and lost its last lines
     "oom-dying",  # dies in a request as after cudaMalloc failed; the readiness probe is spared
     "oom-living",  # answers a request with 500 and std::bad_alloc, and lives on
-    "die-after-ready",  # exits with 3 soon after the first completion
+    "die-after-ready",  # exits with 3 when it is asked for its health after the first completion: it was found ready
     "mute-once",  # ends without a word the first time (the file --note is there then), with its reason the second
     "out-of-memory",  # says that memory ran out, and is killed
 )
@@ -62,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
                 say("loading")
             if "deaf" in faults and Handler.tokens:
                 time.sleep(3600)
+            if "die-after-ready" in faults and Handler.tokens:
+                os._exit(3)
             self.answer(503 if loading else 200, {"status": "ok"})
         elif self.path == "/v1/models":
             self.answer(200, {"data": [{"id": self.options.alias}]})
@@ -85,9 +87,6 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {"content": "a", "tokens_predicted": 1, "model": self.options.alias})
         if "flood-log" in self.options.fault:
             flood()
-        if "die-after-ready" in self.options.fault:
-            time.sleep(0.3)  # long enough for the proof of its start to be read on a busy machine
-            os._exit(3)
 
     def answer(self, status: int, value: object) -> None:
         """Send JSON."""
