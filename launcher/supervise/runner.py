@@ -368,9 +368,9 @@ class Runner(InFlight):
         why = self.failure
         code, reason = (why.code, why.cause) if why is not None else ("", describe_exit(ending.code))
         brief = asyncio.get_running_loop().time() - self.life.since < _BRIEF_S
-        unexplained, final = brief and code in UNEXPLAINED, code == MISSING
+        unexplained, again = brief and code in UNEXPLAINED, self._degrade()
         jitter = random.random()  # noqa: S311 - spreads restarts
-        self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=self._degrade(), final=final))
+        self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=again, final=code == MISSING))
 
     def _cause(self, ending: Ending) -> Diagnosis | None:
         """What it failed of, as far as this host can be asked."""

@@ -267,7 +267,8 @@ def test_systemd_places_the_process(templates: dict[str, str]) -> None:
 def test_what_a_boot_does_without_the_runtime(templates: dict[str, str]) -> None:
     """It starts what is always on, in order; what takes turns or is started on demand is left to the runtime."""
     servers = (server_plan("plain"), server_plan("next", port=8081, after=("plain",)), *everything().servers[2:])
-    result = rendered(msgspec.structs.replace(everything(), servers=servers), templates)
+    config = msgspec.structs.replace(everything().config, servers={s.name: s.config for s in servers})
+    result = rendered(msgspec.structs.replace(everything(), config=config, servers=servers), templates)
     hot = unit(result, "launch-hot.target")
     assert values(hot, "Wants")[0].split() == [
         f"launch-{n}.service" for n in ("plain", "next", "home", "hostile", *ALONE)
