@@ -21,8 +21,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from launcher.supervise.kubernetes.lease import address_of, claim_of
 
+from launcher.supervise.scheduled.lease import address_of, claim_of
 from tests.cluster.asking import MODELS
 from tests.cluster.conftest import certified, cluster_of, fleet_of, pod_of
 from tests.cluster.fake_cluster import Cluster

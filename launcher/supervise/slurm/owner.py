@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.ir.fleet import FleetManifest, SlurmUnit
@@ -16,8 +16,16 @@ from launcher.supervise import logs
 from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.identity import Rejected, ServerRecord
 from launcher.supervise.marks import new_record
-from launcher.supervise.owner import Ending, Orphan
-from launcher.supervise.scheduled import CALL, Election, ScheduledProcess, SchedulerError, Seen, identity
+from launcher.supervise.owner import Ending
+from launcher.supervise.scheduled import (
+    CALL,
+    Election,
+    ScheduledOwner,
+    ScheduledProcess,
+    SchedulerError,
+    Seen,
+    identity,
+)
 from launcher.supervise.slurm import commands
 from launcher.supervise.slurm.queue import Job, Place, by_server, seen, surplus
 from launcher.supervise.slurm.shared import LOGS, LeaseFile, SharedFiles
@@ -32,25 +40,23 @@ _GLANCE_S = 1.0
 """Between two looks at what jobs write, which costs Slurm nothing."""
 _SOON_S = 0.1
 """Before one that somebody waits for."""
-_PAUSE_S = 0.25
-_PAUSE_MAX_S = 5.0
 _RUN = "launch: run "
 """Begins the line of a log that begins a run (`templates/slurm/job.sbatch.j2`)."""
 
 
-class Jobs:
-    """See `launcher.supervise.owner.ProcessOwner`. Nothing is submitted or cancelled but by who leads (`election`)."""
+class Jobs(ScheduledOwner):
+    """See `launcher.supervise.owner.ProcessOwner`."""
 
     manager: Manager = "slurm"
-    outlives = True
-    local = False
+    pause_s = 0.25
+    pause_max_s = 5.0
 
     def __init__(self, slurm: SlurmUnit, manifest: FleetManifest, *, address: str) -> None:
         """`address`: host and port of our front, for the fronts that wait."""
         limit_s = slurm.lease_s * CALL
         self._files = SharedFiles(Path(slurm.shared_dir), limit_s=limit_s)
         whose = identity(address, str(os.getpid()), secrets.token_hex(4))
-        self.election = Election(LeaseFile(self._files, limit_s=limit_s), "", whose, slurm.lease_s)
+        super().__init__(Election(LeaseFile(self._files, limit_s=limit_s), "", whose, slurm.lease_s), {})
         self._jobs: dict[str, list[Job]] = {}
         """By server, as the queue shows them."""
         self._places: dict[int, Place] = {}
@@ -60,12 +66,7 @@ class Jobs:
         """When the look began whose result is known, a time of the loop."""
         self._submitted: dict[str, tuple[int, float]] = {}
         """By server: the job that runs it or will, and since when it is known."""
-        self._processes: dict[str, ScheduledProcess] = {}
-        self._wanted: dict[str, int] = {}
-        self._turns: dict[str, asyncio.Lock] = {}
-        self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._follower: asyncio.Task[None] | None = None
         self.take_over(manifest)
 
     def take_over(self, manifest: FleetManifest) -> None:
@@ -78,57 +79,23 @@ class Jobs:
 
     # --- the runtime's --------------------------------------------------------------------------------------
 
-    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> ScheduledProcess:
-        """Never refuses at once: what Slurm says against it is an end."""
-        del level, record  # a job has no smaller way to run
-        process = self._attached(spec.name)
-        process.begin()
-        return process
-
     def adopt(self, record: ServerRecord) -> ScheduledProcess | None:
         """What `living` found; it may wait for its node yet."""
         job = self._living(record.name)
         if job is None:
             return None
         self._submitted[record.name] = job.id, self._looked_at
-        return self._attached(record.name)
+        return self.attached(record.name)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What has a job that is not over. Nothing where another leads."""
         if not self.election.leads:
             return [], []
-        await self._fresh()
+        await self.known()
         if not self.election.leads:
             return [], []
         there = [n for n in specs if seen(self._jobs.get(n, ()), self._places).stage in ("coming", "running", "over")]
         return [new_record(specs[n], "slurm", "job", "", 0) for n in there], []
-
-    async def end(self, records: Sequence[ServerRecord]) -> tuple[Orphan, ...]:
-        """Cancel their jobs, and wait until nothing is left."""
-
-        async def ended(name: str) -> Orphan:
-            try:
-                await self.scale(name, 0)
-                await self.until_gone(name)
-            except SchedulerError as error:
-                _LOG.error("%s is not ended: %s", name, error)
-                return Orphan(name=name, pid=0, outcome="survived")
-            return Orphan(name=name, pid=0, outcome="stopped")
-
-        return tuple(await asyncio.gather(*(ended(record.name) for record in records)))
-
-    def keep(self, record: ServerRecord) -> None:
-        """Slurm remembers."""
-
-    def forget(self, name: str) -> None:
-        """Slurm forgets."""
-
-    def heal(self) -> tuple[str, ...]:
-        """Nothing of it is on our own disk."""
-        return ()
-
-    async def clear(self, specs: Iterable[ProcessSpec]) -> None:
-        """What a job leaves behind is Slurm's to remove."""
 
     def log_file(self, name: str) -> Path | None:
         """On the file system that nodes and fronts share."""
@@ -139,10 +106,6 @@ class Jobs:
         path, settings = self._files.directory / LOGS / f"{name}.log", self._settings
         with contextlib.suppress(SchedulerError):  # it is looked at again
             await self._files.do(lambda: logs.cut(path, settings.log_files, settings.log_max_bytes))
-
-    def pss_bytes(self, pid: int) -> int | None:  # noqa: ARG002 - the interface's
-        """Of another machine."""
-        return None
 
     # --- a process's ----------------------------------------------------------------------------------------
 
@@ -156,50 +119,15 @@ class Jobs:
             return Seen(stage="over", why=found.why or "its job is gone", code=found.code, oom_killed=found.oom_killed)
         return found
 
-    async def ask_none_of_group(self, name: str) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`. Slurm sees to it, too: `singleton`."""
-        await self._fresh()
-        if self.now(name).stage == "over":
-            await self.scale(name, 0)
-        group = self._groups.get(name)
-        rivals = [n for n, g in self._groups.items() if g == group and n != name]
-        await self._while(
-            lambda: self.now(name).stage in ("ending", "over") or any(self.now(r).stage != "none" for r in rivals)
-        )
-
-    async def scale(self, name: str, wanted: int) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
-        self._wanted[name] = wanted
-        pause_s, said = _PAUSE_S, ""
-        async with self._turns.setdefault(name, asyncio.Lock()):
-            while self._wanted[name] == wanted:
-                try:
-                    await (self._submit(name) if wanted else self._cancel(name))
-                except SchedulerError as error:
-                    if not error.passes:
-                        raise
-                    if str(error) != said:
-                        said = str(error)
-                        _LOG.warning("%s: %s", name, said)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(_PAUSE_MAX_S, pause_s * 2)
-                else:
-                    return
-
     async def until_gone(self, name: str) -> None:
         """See `launcher.supervise.scheduled.process.Cluster`."""
         while True:
-            await self._fresh()
+            await self.known()
             jobs = self._jobs.get(name, ())
             if all(job.over for job in jobs):
                 with contextlib.suppress(SchedulerError):
                     await self._files.forget(name, [job.id for job in jobs])
                 return
-
-    def leave(self, process: ScheduledProcess) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
-        if self._processes.get(process.name) is process:
-            del self._processes[process.name]
 
     async def ending(self, name: str, how: Seen | None) -> Ending:
         """See `launcher.supervise.scheduled.process.Cluster`. The end of its log says more than Slurm does."""
@@ -214,32 +142,21 @@ class Jobs:
 
     # --- following ------------------------------------------------------------------------------------------
 
-    def follow(self) -> None:
-        """Look at the queue from now on."""
-        if self._follower is None:
-            self._follower = asyncio.get_running_loop().create_task(self._follow())
-
-    async def close(self) -> None:
-        """Look no more."""
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.cancel()
-            await asyncio.gather(follower, return_exceptions=True)
-
-    async def _follow(self) -> None:
-        pause_s, said = _PAUSE_S, ""
+    async def look_on(self) -> None:
+        """See `ScheduledOwner`."""
+        pause_s, said = self.pause_s, ""
         while True:
             self._hurry.clear()
             try:
                 await self._look()
-                pause_s, said = _PAUSE_S, ""
+                pause_s, said = self.pause_s, ""
                 await self._rest()
             except SchedulerError as error:
                 if str(error) != said:
                     said = str(error)
                     _LOG.warning("the jobs of this fleet: %s", said)
                 await asyncio.sleep(pause_s)
-                pause_s = min(_PAUSE_MAX_S, pause_s * 2)
+                pause_s = min(self.pause_max_s, pause_s * 2)
 
     async def _rest(self) -> None:
         """Until the next look: soon where somebody waits for it, or a job says something new. Raises SchedulerError."""
@@ -263,10 +180,7 @@ class Jobs:
         self._tellers = running | ended
         self._places = await self._files.places(self._tellers)
         self._jobs, self._looked_at = jobs, begun
-        self._changed.set()
-        self._changed = asyncio.Event()
-        for process in tuple(self._processes.values()):
-            process.look()
+        self.tell()
         if self.election.leads and not any(lock.locked() for lock in self._turns.values()):
             await commands.cancel([job for own in jobs.values() for job in surplus(own)])
 
@@ -276,12 +190,7 @@ class Jobs:
             return True
         return any(self.now(name).stage in ("coming", "ending", "over") for name in self._jobs)
 
-    async def _while(self, holds: Callable[[], bool]) -> None:
-        """Wait as long as `holds()`."""
-        while holds():
-            await self._changed.wait()
-
-    async def _fresh(self) -> None:
+    async def known(self) -> None:
         """Wait for a look that began after now."""
         self.follow()
         since = asyncio.get_running_loop().time()
@@ -291,28 +200,30 @@ class Jobs:
 
     # --- submitting -----------------------------------------------------------------------------------------
 
+    async def scale_once(self, name: str, wanted: int) -> None:
+        """See `ScheduledOwner`."""
+        await (self._submit(name) if wanted else self._cancel(name))
+
     async def _submit(self, name: str) -> None:
         """Have one job of it, unless it has one already: what was submitted may not have been answered."""
-        await self._fresh()
+        await self.known()
         job = self._living(name)
         if job is not None:
             self._submitted[name] = job.id, self._looked_at
             return
-        if not self.election.leads:
-            raise SchedulerError(503, "this front does not lead")
+        self.may_change()
         number = await commands.submit(self._units[name].script)
         self._submitted[name] = number, asyncio.get_running_loop().time()
         self._hurry.set()
 
     async def _cancel(self, name: str) -> None:
         """End all of its jobs."""
-        await self._fresh()
+        await self.known()
         self._submitted.pop(name, None)
         jobs = [job.id for job in self._jobs.get(name, ()) if not job.over and job.state != "COMPLETING"]
         if not jobs:
             return
-        if not self.election.leads:
-            raise SchedulerError(503, "this front does not lead")
+        self.may_change()
         await commands.cancel(jobs)
         self._hurry.set()
 
@@ -320,11 +231,6 @@ class Jobs:
         """The job that runs it or will."""
         living = [job for job in self._jobs.get(name, ()) if not job.over and job.state != "COMPLETING"]
         return next((job for job in living if job.state == "RUNNING"), living[0] if living else None)
-
-    def _attached(self, name: str) -> ScheduledProcess:
-        process = self._processes[name] = ScheduledProcess(self, name)
-        self.follow()
-        return process
 
 
 def _of_last_run(lines: tuple[str, ...]) -> tuple[str, ...]:
