@@ -37,6 +37,7 @@ def sweep(
     ] = 1.5,
     csv: Annotated[Path | None, typer.Option("--csv", help="Where samples are kept, and found again.")] = None,
     svg: Annotated[Path | None, typer.Option("--svg", help="Where the plot is written.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Where it is written as PNG, too (resvg_py).")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run measured.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Write what is better into your config.")] = False,
     file: FleetFile = None,
@@ -69,6 +70,7 @@ def sweep(
         p95_limit=p95_limit,
         csv=csv,
         svg=svg,
+        png=png,
         fresh=fresh,
         apply=apply,
     )

@@ -14,6 +14,7 @@ import msgspec
 
 from launcher.cli.build import print_json
 from launcher.cli.sweep_apply import apply, places_to_write
+from launcher.cli.sweep_picture import lacking, png
 from launcher.cli.sweep_view import show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
@@ -72,6 +73,7 @@ class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
     p95_limit: float = 1.5
     csv: Path | None = None
     svg: Path | None = None
+    png: Path | None = None
     fresh: bool = False
     apply: bool = False
 
@@ -88,6 +90,8 @@ def run_sweep(
         prompts = read_prompts(options.prompts) if options.prompts else Prompts()
     except (ValueError, OSError) as error:
         raise _usage(f"{options.prompts}: {error}" if isinstance(error, OSError) else str(error)) from None
+    if options.png and (missing := lacking()):
+        raise _usage(missing)
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
     compiled.require()
     check_servers(servers, compiled)
@@ -116,8 +120,12 @@ def run_sweep(
         raise SuperviseError([nothing_measured(points)])
     svg = options.svg or csv.with_suffix(".svg")
     title = f"{', '.join(servers)} on {compiled.plan.deployment}, {options.workload.n_predict} tokens an answer"
+    drawn = plot(points, title)
     with writing(svg):
-        write_atomic(svg, plot(points, title))
+        write_atomic(svg, drawn)
+    if options.png:
+        with writing(options.png):
+            write_atomic(options.png, png(drawn))
     document = SweepDocument(
         deployment=compiled.plan.deployment,
         engine=", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()})),
