@@ -10,10 +10,13 @@ from math import ceil, floor, log10
 from launcher.ir.sweep import PointResult
 
 WIDTH, HEIGHT = 760, 460
+"""At least; a long legend or title makes it larger."""
 LEFT, RIGHT, TOP, BOTTOM = 70, 210, 50, 60
 # the Okabe-Ito palette: told apart by people who see no red or green
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 TICKS = 6
+ROW, LETTER, TITLE_LETTER = 18, 7.2, 9
+"""Pixels of a line of the legend, and of a letter at most."""
 
 
 def plot(points: Iterable[PointResult], title: str) -> str:
@@ -25,11 +28,14 @@ def plot(points: Iterable[PointResult], title: str) -> str:
     across = _ticks([p.latency.p95 for p in measured if p.latency])
     upward = _ticks([p.together for p in measured])
     body = [*_axes(across, upward), *_lines(lines, across[-1], upward[-1])]
+    legend = WIDTH - RIGHT + 26 + LETTER * max(map(len, lines), default=0)
+    width = ceil(max(WIDTH, legend + 10, LEFT + TITLE_LETTER * len(title)))
+    height = max(HEIGHT, TOP + ROW * (len(lines) + 1))
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
             'font-family="sans-serif" font-size="12">',
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
             f'<text x="{LEFT}" y="28" font-size="15">{escape(title)}</text>',
             *body,
             "</svg>",
@@ -95,7 +101,7 @@ def _lines(lines: dict[str, list[PointResult]], across: float, upward: float) ->
         for point, (x, y) in zip(ordered, places, strict=True):
             drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
             drawn.append(f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" fill="{colour}">{point.in_flight}</text>')
-        row = TOP + 18 * at
+        row = TOP + ROW * at
         drawn.append(f'<circle cx="{WIDTH - RIGHT + 16}" cy="{row}" r="4" fill="{colour}"/>')
         drawn.append(f'<text x="{WIDTH - RIGHT + 26}" y="{row + 4}">{escape(label)}</text>')
     return drawn

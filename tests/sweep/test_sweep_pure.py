@@ -300,3 +300,15 @@ def test_the_plot_is_xml_with_a_line_a_setting() -> None:
     assert len(drawn.findall(f"{space}polyline")) == 3
     assert "a: slots=<2>" in [t.text for t in drawn.iter(f"{space}text")]
     assert ET.fromstring(plot([], "none")) is not None  # noqa: S314
+
+
+def test_nothing_of_the_plot_is_cut_off() -> None:
+    """A long legend and title make it wider, many lines higher."""
+    points = [result(10, slots="1", n_ubatch=str(n), cache_type_k="q8_0") for n in range(40)]
+    drawn = ET.fromstring(plot(points, "a title of " + "many words " * 12))  # noqa: S314 - our own text
+    width, height = map(float, drawn.attrib["viewBox"].split()[2:])
+    for text in drawn.iter("{http://www.w3.org/2000/svg}text"):
+        assert (
+            float(text.attrib.get("x", 0)) + 6 * len(text.text or "") * (text.attrib.get("text-anchor") is None) < width
+        )
+        assert float(text.attrib.get("y", 0)) < height
