@@ -18,6 +18,7 @@ from launcher.render.pods import (
     labels,
     listening,
     object_name,
+    on_node,
     pod_defaults,
     service,
 )
@@ -74,7 +75,7 @@ def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig)
     }
     pod = {
         **pod_defaults(5),
-        **({"nodeSelector": {"kubernetes.io/hostname": peer.on}} if peer.on else {}),
+        **on_node(peer.on, settings),
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.names import control_character
 from launcher.errors import Finding
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
@@ -111,7 +112,7 @@ def server_objects(
     }
     pod = {
         **pod_defaults(server.config.stop_grace_s),
-        **({"nodeSelector": {"kubernetes.io/hostname": server.on}} if server.on else {}),
+        **on_node(server.on, settings),
         "containers": [container],
         "volumes": [*volumes, *secret, {"name": "tmp", "emptyDir": {}}],
     }
@@ -191,6 +192,11 @@ def pod_defaults(grace_s: float) -> Object:
     }
 
 
+def on_node(host: str, settings: KubernetesConfig) -> Object:
+    """The node of a pod of `host`; any, where there is but one host."""
+    return {"nodeSelector": {"kubernetes.io/hostname": settings.nodes.get(host, host)}} if host else {}
+
+
 def confined() -> Object:
     """What every container may: nothing that inference does not need."""
     return {
@@ -259,14 +265,25 @@ def _model_volumes(files: tuple[str, ...], settings: KubernetesConfig) -> tuple[
 
 
 def _unreachable(server: ServerPlan, files: tuple[str, ...], settings: KubernetesConfig) -> list[Finding]:
-    """Files that are not below the claim's mount, and those that no absolute path names."""
+    """Files that are not below the claim's mount, and those in directories that no pod can have mounted."""
+    key = f"servers.{server.name}.model"
     top = settings.models_mount.rstrip("/") + "/"
     bad = [f for f in files if not f.startswith(top if settings.models_claim is not None else "/")]
-    if not bad:
-        return []
-    where = f"below {top}, where the claim {settings.models_claim} is" if settings.models_claim else "absolute"
-    message = f"{server.name} opens {bad[0]!r}, which is not {where}: its pod has no such file"
-    return [_finding("render/kubernetes-path", "error", f"servers.{server.name}.model", message)]
+    if bad:
+        where = f"below {top}, where the claim {settings.models_claim} is" if settings.models_claim else "absolute"
+        message = f"{server.name} opens {bad[0]!r}, which is not {where}: its pod has no such file"
+        return [_finding("render/kubernetes-path", "error", key, message)]
+    mounted = [top.rstrip("/")] if settings.models_claim else [path.rpartition("/")[0] for path in files]
+    for folder in mounted:
+        if folder in ("", "/tmp"):  # noqa: S108 # every pod's own
+            why = "is a directory of the pod's own, and nothing can be mounted there"
+        elif ":" in folder or ".." in folder.split("/") or control_character(folder):
+            why = "has a colon, .. or a control character, and no pod can have it mounted"
+        else:
+            continue
+        message = f"{server.name} opens files in {(folder or '/')!a}, which {why}"
+        return [_finding("render/kubernetes-path", "error", key, message)]
+    return []
 
 
 def _resources(server: ServerPlan, plan: FleetPlan, settings: KubernetesConfig, lost: list[str]) -> dict[str, Object]:

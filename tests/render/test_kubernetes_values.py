@@ -1,0 +1,114 @@
+"""Values that the API server would refuse are found, each where it is written, before anything is applied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launcher.ir.config import (
+    CpuConfig,
+    FrontConfig,
+    HardwareConfig,
+    HostConfig,
+    ImageConfig,
+    KubernetesConfig,
+    RuntimeConfig,
+    UpstreamConfig,
+)
+from launcher.ir.plan import FleetPlan
+from tests.render.test_kubernetes import IMAGES, planned, rendered, server_plan
+
+
+def machines(*names: str) -> HardwareConfig:
+    """Hosts of these names."""
+    cpu = CpuConfig(physical_cores=96, logical_cores=192)
+    hosts = {name: HostConfig(address=f"10.0.0.{i}") for i, name in enumerate(names, 1)}
+    return HardwareConfig(name="several", cpu=cpu, ram_bytes=1 << 40, hosts=hosts)
+
+
+def errors(plan: FleetPlan) -> dict[str, str]:
+    """Errors, by code and key."""
+    return {f"{f.code} {f.key}": f.message for f in rendered(plan)[1] if f.severity == "error"}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"namespace": "Launch NS"},
+        {"namespace": ""},
+        {"namespace": "a" * 64},
+        {"keys_secret": "a_b"},
+        {"models_claim": "-a"},
+        {"state_claim": "A"},
+        {"models_mount": "models"},
+        {"models_mount": "/a:b"},
+        {"front_image": ""},
+        {"front_replicas": 0},
+        {"front_replicas": 10**9},
+        {"gpu_resources": {"cuda": "gpu"}},
+        {"nodes": {"alpha": "a b"}},
+        {"images": {"default": ImageConfig(image="")}},
+        {"images": {"default": ImageConfig(image="a\nb")}},
+        {"images": {"default": ImageConfig(image="a", program="llama-server")}},
+    ],
+    ids=str,
+)
+def test_what_no_object_may_have(written: dict[str, Any]) -> None:
+    """The key of the value is named."""
+    found = errors(planned(server_plan("a"), cluster=KubernetesConfig(**{"images": IMAGES, **written})))
+    assert [k for k in found if k.startswith(f"render/kubernetes-value deploy.kubernetes.{next(iter(written))}")]
+
+
+def test_what_objects_may_have() -> None:
+    """Registries with ports and digests, labels of clouds; the same key file for several is one entry."""
+    cluster = KubernetesConfig(
+        images={"default": ImageConfig(image="reg.example:5000/a/b@sha256:0123")},
+        nodes={"al_pha": "ip-10-0-0-1.ec2.internal"},
+        gpu_resources={"cuda": "nvidia.com/mig-1g.10gb"},
+        models_claim="models.v2",
+        models_mount="/models",
+    )
+    server = server_plan("a", on="al_pha", model_path="/models/x.gguf", extra_args=("--api-key-file", "/etc/keys"))
+    runtime = RuntimeConfig(server_key_file="/etc/keys")
+    plan = planned(server, cluster=cluster, runtime=runtime, hardware=machines("al_pha"))
+    found, findings = rendered(plan)
+    assert [f for f in findings if f.severity == "error"] == []
+    pod = found["Deployment", "launch-a"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"kubernetes.io/hostname": "ip-10-0-0-1.ec2.internal"}
+
+
+def test_a_host_that_is_no_node() -> None:
+    """A host whose name no label can be: its pods would wait for ever. One that nothing runs on is nobody's matter."""
+    used, idle = "Big_Box", "Other_Box"
+    found = errors(planned(server_plan("a", on=used), hardware=machines(used, idle)))
+    assert list(found) == [f"render/kubernetes-value hardware.hosts.{used}"]
+
+
+def test_two_keys_of_one_name() -> None:
+    """One entry of the secret would be both files: clients' keys would open the servers, or a cloud get theirs."""
+    server = server_plan("a", extra_args=("--api-key-file", "/etc/servers/keys"))
+    runtime = RuntimeConfig(front=FrontConfig(api_key_file="/etc/launch/keys"), server_key_file="/etc/servers/keys")
+    found = errors(planned(server, runtime=runtime))
+    assert list(found) == ["render/kubernetes-key runtime.server_key_file"]
+    assert "/etc/launch/keys" in found["render/kubernetes-key runtime.server_key_file"]
+    own = errors(planned(server, runtime=RuntimeConfig(front=FrontConfig(api_key_file="/etc/launch/keys"))))
+    assert list(own) == ["render/kubernetes-key servers.a.extra_args"]
+    cloud = {"cloud": UpstreamConfig(url="https://a.example/v1", models={"m": "m"}, key_file="/x/k", ca_file="/y/k")}
+    assert list(errors(planned(server, upstreams=cloud))) == ["render/kubernetes-key upstreams.cloud.ca_file"]
+
+
+@pytest.mark.parametrize("path", ["/etc/launch/", "/etc/a b", "keys", "/etc/a:b/keys", "/etc/.."])
+def test_what_is_no_entry_of_a_secret(path: str) -> None:
+    """Such a file could not be mounted."""
+    runtime = RuntimeConfig(front=FrontConfig(api_key_file=path))
+    assert list(errors(planned(server_plan("a"), runtime=runtime))) == [
+        "render/kubernetes-key runtime.front.api_key_file"
+    ]
+
+
+@pytest.mark.parametrize("folder", ["", "/tmp", "/a:b", "/a/../b", "/a\nb"])  # a pod's own, and none
+def test_directories_that_cannot_be_mounted(folder: str) -> None:
+    """The second mount of one path, and paths that the API server refuses."""
+    found = errors(planned(server_plan("a", model_path=f"{folder}/x.gguf")))
+    assert list(found) == ["render/kubernetes-path servers.a.model"]
