@@ -308,6 +308,8 @@ def card_amounts(
     resources = {**GPU_RESOURCES, **settings.gpu_resources}
     amounts: Object = {}
     for device in devices:
+        if device in gpus and gpus[device].backend == "rpc":
+            continue  # a process somewhere, no card of this node
         resource = resources.get(gpus[device].backend) if device in gpus else None
         if resource is None:
             backend = gpus[device].backend if device in gpus else "unknown"
@@ -349,7 +351,7 @@ def as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str
     gpus = plan.config.hardware.machine(server.on).gpus
     renamed: dict[str, str] = {}
     for device in server.settings.devices:
-        if device in gpus:
+        if device in gpus and gpus[device].backend != "rpc":  # a process somewhere, by its address
             alike = [name for name, gpu in gpus.items() if gpu.backend == gpus[device].backend]
             renamed[device] = alike[len([d for d in renamed if gpus[d].backend == gpus[device].backend])]
     if all(old == new for old, new in renamed.items()):

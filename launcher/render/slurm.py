@@ -53,7 +53,8 @@ def slurm_files(
     """The jobs of `plan` below `slurm/`; none where the config does not ask for them.
 
     `manifest`: the deployment's, of which the front has its own. Findings: `render/slurm-option`, `render/slurm-path`,
-    `render/slurm-open`, `render/slurm-node`, `render/slurm-card`, and `render/left-out` for what a job does not have.
+    `render/slurm-open`, `render/slurm-node`, `render/slurm-card`, `render/slurm-peer`, and `render/left-out` for what
+    a job does not have.
     """
     settings = plan.config.deploy.slurm
     if settings is None:
@@ -77,8 +78,9 @@ def slurm_files(
         files.append(RenderedFile(path=f"slurm/jobs/{server.name}.sbatch", text=script, executable=True))
         for what in (*without, *more):
             lost.setdefault(what, []).append(server.name)
+    findings += _peers(plan)
     for beside in plan.services:
-        if beside.config.builtin is None and beside.starts != "never":
+        if beside.config.builtin is None and beside.starts != "never" and beside.config.protocol != "rpc":
             lost.setdefault("services beside the servers: start them elsewhere", []).append(beside.name)
     if manifest.hooks:
         lost["hooks: their commands are this machine's"] = [hook.name for hook in manifest.hooks]
@@ -202,6 +204,20 @@ def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
         yield Finding(
             code="render/slurm-open", severity="warning", key=key, message=message, notes=(note,), fixes=(fix,)
         )
+
+
+def _peers(plan: FleetPlan) -> Iterator[Finding]:
+    """`render/slurm-peer`: peers on hosts of the fleet, which are no jobs: a server would wait for them for ever."""
+    for beside in plan.services:
+        if beside.config.protocol == "rpc" and beside.config.command and beside.starts != "never":
+            name, _, position = beside.name.rpartition("-rpc")
+            message = f"{name} would wait for its peer on {beside.on}, of which there is no job"
+            fix = Fix(
+                override=f"servers.{name}.rpc=['{beside.config.host}:{beside.port}']",
+                effect="a ggml-rpc-server that you start there",
+            )
+            key = f"servers.{name}.rpc.{position}"
+            yield Finding(code="render/slurm-peer", severity="error", key=key, message=message, fixes=(fix,))
 
 
 def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:

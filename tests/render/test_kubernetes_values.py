@@ -9,6 +9,7 @@ import pytest
 from launcher.ir.config import (
     CpuConfig,
     FrontConfig,
+    GpuConfig,
     HardwareConfig,
     HostConfig,
     ImageConfig,
@@ -17,7 +18,7 @@ from launcher.ir.config import (
     UpstreamConfig,
 )
 from launcher.ir.plan import FleetPlan
-from tests.render.test_kubernetes import IMAGES, planned, rendered, server_plan
+from tests.render.test_kubernetes import IMAGES, container, planned, rendered, server_plan
 
 
 def machines(*names: str) -> HardwareConfig:
@@ -112,3 +113,20 @@ def test_directories_that_cannot_be_mounted(folder: str) -> None:
     """The second mount of one path, and paths that the API server refuses."""
     found = errors(planned(server_plan("a", model_path=f"{folder}/x.gguf")))
     assert list(found) == ["render/kubernetes-path servers.a.model"]
+
+
+def test_peers_of_servers_on_one_host() -> None:
+    """Each server asks its own peers, and none of them is a card of its node; the network lets them through."""
+    far = [GpuConfig(backend="rpc", vram_bytes=1 << 33, endpoint=e) for e in ("10.0.0.8:5", "10.0.0.9:6", "far:7")]
+    gpus = {f"{name}-rpc0": gpu for name, gpu in zip("abc", far, strict=True)}
+    servers = [server_plan(name, port=8080 + i, devices=(f"{name}-rpc0",)) for i, name in enumerate("abc")]
+    found, findings = rendered(planned(*servers, gpus=gpus))
+    assert [f.message for f in findings if "resource" in f.message] == []
+    for name, gpu in zip("abc", far, strict=True):
+        args = container(found, f"launch-{name}")["args"]
+        assert args[args.index("--rpc") + 1] == gpu.endpoint
+    assert found["NetworkPolicy", "launch-heads"]["spec"]["egress"] == [
+        {"ports": [{"protocol": "TCP", "port": 7}]},
+        {"to": [{"ipBlock": {"cidr": "10.0.0.8/32"}}], "ports": [{"protocol": "TCP", "port": 5}]},
+        {"to": [{"ipBlock": {"cidr": "10.0.0.9/32"}}], "ports": [{"protocol": "TCP", "port": 6}]},
+    ]
