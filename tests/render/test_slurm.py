@@ -233,6 +233,23 @@ def test_what_cannot_be(templates: dict[str, str]) -> None:
     assert codes(rendered(templates, server_plan(port=0))).keys() == {"render/slurm-open deploy.slurm.listen"}
 
 
+REFUSED = ("--job=x", "--arr=1-3", "-a1-3", "-Jx", "--mem-per-cpu=1G", "--depend=y", "-Mother", "--version")
+TAKEN = ("--reservation=y", "--exclusive", "--mem-bind=local", "-x", "--chdir=/a", "--hint=nomultithread")
+
+
+def test_options_that_sbatch_takes_for_ours(templates: dict[str, str]) -> None:
+    """Abbreviations and glued values would take the name that keeps a server from running twice; no time is another."""
+    slurm = SlurmConfig(options=(*REFUSED, *TAKEN), time="banana", listen="/run/x.sock")
+    found = codes(rendered(templates, server_plan(port=0), slurm=slurm))
+    options = {f"options.{i}" for i in range(len(REFUSED))}
+    bad = {key.partition(" ")[2] for key in found if key.startswith("render/slurm-option")}
+    assert bad == {f"deploy.slurm.{key}" for key in (*options, "time", "listen")}
+    for time in ("60", "1:30:00", "2-00", "1-00:00:00", "UNLIMITED"):
+        assert "render/slurm-option deploy.slurm.time" not in codes(
+            rendered(templates, server_plan(port=0), slurm=SlurmConfig(time=time))
+        )
+
+
 def test_peers_are_no_jobs(templates: dict[str, str]) -> None:
     """Nobody would start the process of a host of the fleet; one that somebody else runs is asked by its own server."""
     lender = ServiceConfig(command=("/opt/ggml-rpc-server",), host="10.0.0.2", protocol="rpc")
