@@ -16,7 +16,7 @@ from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Engines, server_command
 from launcher.render.left_out import without_server
-from launcher.render.nodes import pods_together
+from launcher.render.nodes import beside_together, pods_together
 from launcher.render.passed import files_of
 from launcher.render.scaled import is_scaled
 from launcher.render.server_keys import own_key_file
@@ -325,7 +325,8 @@ def _cpu_share(plan: FleetPlan, host: str) -> float:
     Threads may outnumber CPUs, as servers are seldom all busy; requests may not, or pods would wait for ever.
     """
     threads = sum(max(1, s.settings.threads, s.settings.threads_batch) for s in pods_together(plan, host))
-    free = plan.config.hardware.machine(host).cpu.logical_cores - RESERVED_CPUS
+    beside = sum(max(1, one.config.threads) for one in beside_together(plan, host))
+    free = plan.config.hardware.machine(host).cpu.logical_cores - RESERVED_CPUS - beside
     return min(1.0, max(0, free) / threads) if threads else 1.0
 
 

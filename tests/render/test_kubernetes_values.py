@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from launcher.ir.config import (
+    ContainerConfig,
     CpuConfig,
     FrontConfig,
     GpuConfig,
@@ -15,9 +17,10 @@ from launcher.ir.config import (
     ImageConfig,
     KubernetesConfig,
     RuntimeConfig,
+    ServiceConfig,
     UpstreamConfig,
 )
-from launcher.ir.plan import FleetPlan
+from launcher.ir.plan import FleetPlan, ServicePlan
 from tests.render.test_kubernetes import IMAGES, container, planned, rendered, server_plan
 
 
@@ -130,3 +133,24 @@ def test_peers_of_servers_on_one_host() -> None:
         {"to": [{"ipBlock": {"cidr": "10.0.0.8/32"}}], "ports": [{"protocol": "TCP", "port": 5}]},
         {"to": [{"ipBlock": {"cidr": "10.0.0.9/32"}}], "ports": [{"protocol": "TCP", "port": 6}]},
     ]
+
+
+def test_pods_beside_the_servers_are_on_the_node_too() -> None:
+    """Memory and CPUs of containers and peers that are always up are counted where they are asked for."""
+    here = machines("n")
+    half = msgspec.structs.replace(here, ram_bytes=1 << 33, cpu=CpuConfig(physical_cores=4, logical_cores=8))
+    box = ServiceConfig(container=ContainerConfig(image="box:1"), ram_bytes=7 << 30, threads=4)
+    peer = ServiceConfig(command=("/opt/ggml-rpc-server",), protocol="rpc", threads=4)
+    large, far = (
+        ServicePlan(name=n, starts="boot", port=9000, on="n", config=c) for n, c in (("x", box), ("a-rpc0", peer))
+    )
+    server = server_plan("a", on="n", threads=8)
+    (only,) = errors(planned(server, services=(large,), hardware=half)).values()
+    assert "2 pods ask for" in only
+    assert "GiB" in only
+    found, findings = rendered(planned(server, services=(far,), hardware=half))
+    assert [f for f in findings if f.code == "render/kubernetes-node"] == []
+    assert container(found, "launch-a")["resources"]["requests"]["cpu"] == 1
+    crowd = [server_plan(f"s{i}", on="n", port=8100 + i) for i in range(9)]
+    (only,) = errors(planned(*crowd, hardware=msgspec.structs.replace(half, ram_bytes=1 << 40))).values()
+    assert "for 9 CPUs at least, and node n has 8" in only
