@@ -277,6 +277,16 @@ def _respelled_hook(key: str, server: str, path: str, names: Iterable[str]) -> t
     return respelled or (Fix(override=f"{key}.enabled=false", effect="skips the hook"),)
 
 
+def check_cluster(fleet: FleetConfig) -> Iterator[Finding]:
+    """What a cluster is told of hosts and engines is of those that exist: another would be passed over."""
+    hosts, engines = set(fleet.hardware.hosts), set(fleet.engines)
+    if fleet.deploy.slurm is not None:
+        yield from _keys("deploy.slurm.constraints", fleet.deploy.slurm.constraints, hosts, kind="host")
+    if fleet.deploy.kubernetes is not None:
+        yield from _keys("deploy.kubernetes.nodes", fleet.deploy.kubernetes.nodes, hosts, kind="host")
+        yield from _keys("deploy.kubernetes.images", fleet.deploy.kubernetes.images, engines, kind="engine")
+
+
 def check_ports(fleet: FleetConfig) -> Iterator[Finding]:
     """Every server and service has a port, its own or in `ports`; not the built-in front, and who has a unix socket."""
     used = {*fleet.ports.values(), fleet.runtime.front.port}
@@ -395,6 +405,7 @@ CHECKS: tuple[Check, ...] = (
     check_orchestration,
     check_domains,
     check_hooks,
+    check_cluster,
     check_ports,
     *CONTRADICTIONS,
 )

@@ -92,10 +92,15 @@ def with_shares(services: Iterable[ServicePlan], servers: Iterable[ServerPlan]) 
 
 
 def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
-    """`plan/rpc-peer`: an entry that is no host and no private address. `plan/rpc-experimental`: what it costs."""
+    """`plan/rpc-peer`: an entry that is no host and no private address, or another's. `plan/rpc-experimental`: cost."""
+    endpoints = _endpoints(fleet)
+    shared = _shared(fleet, endpoints)
     for name, server in fleet.servers.items():
         for i, written in enumerate(server.rpc):
-            why = _refusal(written, fleet.hardware.hosts)
+            device = f"{name}-rpc{i}"
+            why = _refusal(written, fleet.hardware.hosts) or shared.get(device)
+            if why is None and device not in endpoints and device in _taken_names(fleet):
+                why = f"which would be {device}, and that is another's name already"
             if why is not None:
                 message = f"{name} has the peer {written!r}, {why}"
                 yield Finding(code="plan/rpc-peer", severity="error", key=f"servers.{name}.rpc.{i}", message=message)
@@ -108,6 +113,39 @@ def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
                 message=message,
                 notes=(COST,),
             )
+
+
+def _taken_names(fleet: FleetConfig) -> set[str]:
+    """What no peer may be called."""
+    cards = (name for gpus in _machines(fleet) for name in gpus)
+    return {*fleet.servers, *fleet.services, *fleet.upstreams, *cards}
+
+
+def _machines(fleet: FleetConfig) -> Iterator[Mapping[str, GpuConfig]]:
+    """Devices of every machine."""
+    yield fleet.hardware.gpus
+    yield from (host.gpus or {} for host in fleet.hardware.hosts.values())
+
+
+def _endpoints(fleet: FleetConfig) -> dict[str, str | None]:
+    """Where devices of peers are asked, of which `with_peers` has made those of servers."""
+    return {name: gpu.endpoint for gpus in _machines(fleet) for name, gpu in gpus.items() if gpu.backend == "rpc"}
+
+
+def _shared(fleet: FleetConfig, endpoints: Mapping[str, str | None]) -> dict[str, str]:
+    """Why a peer that another has already is none, by its device: it has one client at a time, who else asks waits."""
+    users: dict[str, tuple[str, str | None]] = {}
+    found: dict[str, str] = {}
+    for name, server in fleet.servers.items():
+        for device in (f"{name}-rpc{i}" for i in range(len(server.rpc))):
+            endpoint = endpoints.get(device)
+            if endpoint is None or _tier(server, fleet) == "never":
+                continue
+            other, turns = users.setdefault(endpoint, (device, server.exclusive))
+            in_turn = turns is not None and turns == server.exclusive and not other.startswith(f"{name}-rpc")
+            if other != device and not in_turn:
+                found[device] = f"and {endpoint} is {other} already: an RPC server has one client at a time"
+    return found
 
 
 def _refusal(written: str, hosts: Mapping[str, HostConfig]) -> str | None:
@@ -137,12 +175,13 @@ def _peers(fleet: FleetConfig) -> dict[str, tuple[Peer, ...]]:
         *(s.port for s in fleet.servers.values()),
         *(s.port for s in fleet.services.values()),
     }
+    names = _taken_names(fleet)
     used: dict[str, set[int]] = {}
     found: dict[str, tuple[Peer, ...]] = {}
     for name, server in fleet.servers.items():
         peers = []
         for i, written in enumerate(server.rpc):
-            if _refusal(written, hosts) is not None:
+            if _refusal(written, hosts) is not None or f"{name}-rpc{i}" in names:
                 continue
             host, _, port = written.partition(":")
             here = used.setdefault(host, set())

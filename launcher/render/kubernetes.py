@@ -20,6 +20,7 @@ from launcher.manifest import argv_digest, encode_fleet, encode_routes
 from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
 from launcher.render.containers import memory_limit
+from launcher.render.kubernetes_values import bad_keys, bad_values
 from launcher.render.led import API_PORTS, led_fleet, led_targets, may_lead, rights
 from launcher.render.left_out import STATE_DIR, kept_in_pod, left_out, without_fleet, without_service
 from launcher.render.nodes import crowded_nodes, shared_cards, without_image
@@ -37,6 +38,7 @@ from launcher.render.pods import (
     literal,
     metadata,
     object_name,
+    on_node,
     own_name,
     pod_defaults,
     pod_port,
@@ -60,12 +62,13 @@ def kubernetes_files(
     """The objects of `plan` below `kubernetes/`; none where the config does not ask for them.
 
     `manifest`: the deployment's, of which the front has its own. Findings are those of `server_objects`,
-    `render/kubernetes-card` and `render/kubernetes-size`.
+    `bad_values` and `bad_keys`, `render/kubernetes-card` and `render/kubernetes-size`.
     """
     settings = plan.config.deploy.kubernetes
     if settings is None:
         return [], []
-    findings = [*without_image(plan), *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
+    findings = [*bad_values(plan, settings), *bad_keys(plan)]
+    findings += [*without_image(plan), *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
     lost = list(without_fleet(plan))
     lenders = peers(plan)
     without_pod = [beside for beside in plan.services if beside.config.command and beside not in lenders]
@@ -256,7 +259,7 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
     look = {"httpGet": {"path": config.health_path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
     pod = {
         **pod_defaults(30),
-        **({"nodeSelector": {"kubernetes.io/hostname": beside.on}} if beside.on else {}),
+        **on_node(beside.on, settings),
         "containers": [
             {
                 "name": "service",

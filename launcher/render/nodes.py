@@ -7,7 +7,8 @@ from typing import Literal
 
 from launcher.errors import Finding, Fix
 from launcher.ir.config import GpuConfig, KubernetesConfig
-from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
+from launcher.render.containers import memory_limit
 from launcher.render.units import memory_max
 from launcher.sizes import gib
 
@@ -20,6 +21,18 @@ def pods_together(plan: FleetPlan, host: str) -> list[ServerPlan]:
         if server.on == host and server.config.exclusive is not None:
             turns.setdefault(server.config.exclusive, []).append(server)
     return found + [max(group, key=pod_memory) for group in turns.values()]
+
+
+def beside_together(plan: FleetPlan, host: str) -> list[ServicePlan]:
+    """Containers and peers of `host` that have a pod from the start and take no turns."""
+    return [
+        beside
+        for beside in plan.services
+        if beside.on == host
+        and beside.starts == "boot"
+        and beside.config.exclusive is None
+        and (beside.config.container is not None or beside.config.protocol == "rpc")
+    ]
 
 
 def pod_memory(server: ServerPlan) -> int:
@@ -35,7 +48,7 @@ _CALLED: dict[Scheduler, tuple[str, str]] = {"kubernetes": ("pod", "Kubernetes")
 
 
 def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = ()) -> list[Finding]:
-    """Nodes whose pods or jobs ask for more memory than they have, and would not all be scheduled, an error each.
+    """Nodes whose pods or jobs ask for more memory, or pods for more CPUs, than they have, an error each.
 
     Every one asks for all that it may take, mapped files too, where processes of one machine share them. `hosts`: those
     that are looked at; all by default.
@@ -46,10 +59,16 @@ def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = 
         machine = plan.config.hardware.machine(host)
         free = machine.ram_bytes - machine.ram_reserve_bytes
         pods = pods_together(plan, host)
-        taken = sum(map(pod_memory, pods))
+        beside = beside_together(plan, host) if scheduler == "kubernetes" else []
+        taken = sum(map(pod_memory, pods)) + sum(memory_limit(one.config.ram_bytes) for one in beside)
+        where = f"node {host}" if host else "the node"
+        many = len(pods) + len(beside)
+        count = f"{many} {called}{'s ask' if many != 1 else ' asks'}"
+        least = len(pods) + sum(max(1, one.config.threads) for one in beside)
+        if scheduler == "kubernetes" and least > machine.cpu.logical_cores:
+            message = f"{count} for {least} CPUs at least, and {where} has {machine.cpu.logical_cores}: some would wait"
+            found.append(Finding(code="render/kubernetes-node", severity="error", key="servers", message=message))
         if taken > free:
-            where = f"node {host}" if host else "the node"
-            count = f"{len(pods)} {called}{'s ask' if len(pods) != 1 else ' asks'}"
             message = f"{count} for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
             note = (
                 f"a {called}'s limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"

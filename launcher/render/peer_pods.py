@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -18,11 +19,13 @@ from launcher.render.pods import (
     labels,
     listening,
     object_name,
+    on_node,
     pod_defaults,
     service,
 )
 
 KIND = "peer"
+_IPV4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
 
 def peers(plan: FleetPlan) -> tuple[ServicePlan, ...]:
@@ -74,7 +77,7 @@ def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig)
     }
     pod = {
         **pod_defaults(5),
-        **({"nodeSelector": {"kubernetes.io/hostname": peer.on}} if peer.on else {}),
+        **on_node(peer.on, settings),
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
@@ -83,25 +86,41 @@ def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig)
 
 def peer_network(plan: FleetPlan) -> Iterator[tuple[str, Object]]:
     """Who may speak with peers, which ask nobody for a key: servers of the fleet alone."""
-    if not peers(plan):
-        return
+    own, others = peers(plan), _elsewhere(plan)
     chosen = {key: value for key, value in labels(plan, "", KIND).items() if value}
     heads = {key: value for key, value in labels(plan, "", "server").items() if value}
     names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-    yield (
-        "peers",
-        {
-            "podSelector": {"matchLabels": chosen},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"from": [{"podSelector": {"matchLabels": heads}}]}],
-            "egress": [],
-        },
-    )
-    yield (
-        "heads",
-        {
-            "podSelector": {"matchLabels": heads},
-            "policyTypes": ["Egress"],
-            "egress": [{"to": [{"podSelector": {"matchLabels": chosen}}]}, {"ports": names}],
-        },
-    )
+    if own:
+        yield (
+            "peers",
+            {
+                "podSelector": {"matchLabels": chosen},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{"from": [{"podSelector": {"matchLabels": heads}}]}],
+                "egress": [],
+            },
+        )
+    reached: list[Object] = [{"to": [{"podSelector": {"matchLabels": chosen}}]}, {"ports": names}] if own else []
+    for address, port in others:
+        there = {"to": [{"ipBlock": {"cidr": f"{address}/32"}}]} if address else {}
+        reached.append({**there, "ports": [{"protocol": "TCP", "port": port}]})
+    if reached:
+        yield (
+            "heads",
+            {"podSelector": {"matchLabels": heads}, "policyTypes": ["Egress"], "egress": reached},
+        )
+
+
+def _elsewhere(plan: FleetPlan) -> list[tuple[str, int]]:
+    """Addresses and ports of the peers that somebody else runs; no address of one that is written by a name."""
+    own = {peer.name for peer in peers(plan)}
+    found: set[tuple[str, int]] = set()
+    for server in plan.servers:
+        gpus = plan.config.hardware.machine(server.on).gpus
+        for device in server.settings.devices:
+            endpoint = gpus[device].endpoint if device in gpus and device not in own else None
+            if endpoint and gpus[device].backend == "rpc" and server.starts != "never":
+                address, _, port = endpoint.rpartition(":")
+                if port.isdecimal():
+                    found.add((address if _IPV4.fullmatch(address) else "", int(port)))
+    return sorted(found)

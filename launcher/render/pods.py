@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.names import control_character
 from launcher.errors import Finding
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Engines, server_command
 from launcher.render.left_out import without_server
-from launcher.render.nodes import pods_together
+from launcher.render.nodes import beside_together, pods_together
 from launcher.render.passed import files_of
 from launcher.render.scaled import is_scaled
 from launcher.render.server_keys import own_key_file
@@ -111,7 +112,7 @@ def server_objects(
     }
     pod = {
         **pod_defaults(server.config.stop_grace_s),
-        **({"nodeSelector": {"kubernetes.io/hostname": server.on}} if server.on else {}),
+        **on_node(server.on, settings),
         "containers": [container],
         "volumes": [*volumes, *secret, {"name": "tmp", "emptyDir": {}}],
     }
@@ -191,6 +192,11 @@ def pod_defaults(grace_s: float) -> Object:
     }
 
 
+def on_node(host: str, settings: KubernetesConfig) -> Object:
+    """The node of a pod of `host`; any, where there is but one host."""
+    return {"nodeSelector": {"kubernetes.io/hostname": settings.nodes.get(host, host)}} if host else {}
+
+
 def confined() -> Object:
     """What every container may: nothing that inference does not need."""
     return {
@@ -259,14 +265,25 @@ def _model_volumes(files: tuple[str, ...], settings: KubernetesConfig) -> tuple[
 
 
 def _unreachable(server: ServerPlan, files: tuple[str, ...], settings: KubernetesConfig) -> list[Finding]:
-    """Files that are not below the claim's mount, and those that no absolute path names."""
+    """Files that are not below the claim's mount, and those in directories that no pod can have mounted."""
+    key = f"servers.{server.name}.model"
     top = settings.models_mount.rstrip("/") + "/"
     bad = [f for f in files if not f.startswith(top if settings.models_claim is not None else "/")]
-    if not bad:
-        return []
-    where = f"below {top}, where the claim {settings.models_claim} is" if settings.models_claim else "absolute"
-    message = f"{server.name} opens {bad[0]!r}, which is not {where}: its pod has no such file"
-    return [_finding("render/kubernetes-path", "error", f"servers.{server.name}.model", message)]
+    if bad:
+        where = f"below {top}, where the claim {settings.models_claim} is" if settings.models_claim else "absolute"
+        message = f"{server.name} opens {bad[0]!r}, which is not {where}: its pod has no such file"
+        return [_finding("render/kubernetes-path", "error", key, message)]
+    mounted = [top.rstrip("/")] if settings.models_claim else [path.rpartition("/")[0] for path in files]
+    for folder in mounted:
+        if folder in ("", "/tmp"):  # noqa: S108 # every pod's own
+            why = "is a directory of the pod's own, and nothing can be mounted there"
+        elif ":" in folder or ".." in folder.split("/") or control_character(folder):
+            why = "has a colon, .. or a control character, and no pod can have it mounted"
+        else:
+            continue
+        message = f"{server.name} opens files in {(folder or '/')!a}, which {why}"
+        return [_finding("render/kubernetes-path", "error", key, message)]
+    return []
 
 
 def _resources(server: ServerPlan, plan: FleetPlan, settings: KubernetesConfig, lost: list[str]) -> dict[str, Object]:
@@ -291,6 +308,8 @@ def card_amounts(
     resources = {**GPU_RESOURCES, **settings.gpu_resources}
     amounts: Object = {}
     for device in devices:
+        if device in gpus and gpus[device].backend == "rpc":
+            continue  # a process somewhere, no card of this node
         resource = resources.get(gpus[device].backend) if device in gpus else None
         if resource is None:
             backend = gpus[device].backend if device in gpus else "unknown"
@@ -306,7 +325,8 @@ def _cpu_share(plan: FleetPlan, host: str) -> float:
     Threads may outnumber CPUs, as servers are seldom all busy; requests may not, or pods would wait for ever.
     """
     threads = sum(max(1, s.settings.threads, s.settings.threads_batch) for s in pods_together(plan, host))
-    free = plan.config.hardware.machine(host).cpu.logical_cores - RESERVED_CPUS
+    beside = sum(max(1, one.config.threads) for one in beside_together(plan, host))
+    free = plan.config.hardware.machine(host).cpu.logical_cores - RESERVED_CPUS - beside
     return min(1.0, max(0, free) / threads) if threads else 1.0
 
 
@@ -332,7 +352,7 @@ def as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str
     gpus = plan.config.hardware.machine(server.on).gpus
     renamed: dict[str, str] = {}
     for device in server.settings.devices:
-        if device in gpus:
+        if device in gpus and gpus[device].backend != "rpc":  # a process somewhere, by its address
             alike = [name for name, gpu in gpus.items() if gpu.backend == gpus[device].backend]
             renamed[device] = alike[len([d for d in renamed if gpus[d].backend == gpus[device].backend])]
     if all(old == new for old, new in renamed.items()):

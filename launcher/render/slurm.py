@@ -36,12 +36,14 @@ _END_S = 35.0
 """How much longer than its grace a job may take to be gone: KillWait, 30 s by default, and a look."""
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:;/@%&|*()\[\]!=+-]+")
 """What an option of sbatch may have here: nothing that its own reader of `#SBATCH` lines takes for more."""
+_TIME = re.compile(r"(?i)\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|unlimited|infinite")
 _FOLDER = re.compile(r"/[A-Za-z0-9_./@:,=+-]*")
 _OURS = frozenset(
     {
         *("--job-name", "-J", "--comment", "--dependency", "-d", "--output", "-o", "--error", "-e", "--open-mode"),
         *("--array", "-a", "--nodes", "-N", "--ntasks", "-n", "--cpus-per-task", "-c", "--mem", "--gres", "--wrap"),
         *("--nodelist", "-w", "--requeue", "--no-requeue", "--test-only", "--wait", "-W", "--parsable"),
+        *("--mem-per-cpu", "--mem-per-gpu", "--clusters", "-M", "--help", "-h", "--usage", "--version", "-V"),
     }
 )
 """Options that every job has already, and those that are no job's."""
@@ -53,7 +55,8 @@ def slurm_files(
     """The jobs of `plan` below `slurm/`; none where the config does not ask for them.
 
     `manifest`: the deployment's, of which the front has its own. Findings: `render/slurm-option`, `render/slurm-path`,
-    `render/slurm-open`, `render/slurm-node`, `render/slurm-card`, and `render/left-out` for what a job does not have.
+    `render/slurm-open`, `render/slurm-node`, `render/slurm-card`, `render/slurm-peer`, and `render/left-out` for what
+    a job does not have.
     """
     settings = plan.config.deploy.slurm
     if settings is None:
@@ -77,8 +80,9 @@ def slurm_files(
         files.append(RenderedFile(path=f"slurm/jobs/{server.name}.sbatch", text=script, executable=True))
         for what in (*without, *more):
             lost.setdefault(what, []).append(server.name)
+    findings += _peers(plan)
     for beside in plan.services:
-        if beside.config.builtin is None and beside.starts != "never":
+        if beside.config.builtin is None and beside.starts != "never" and beside.config.protocol != "rpc":
             lost.setdefault("services beside the servers: start them elsewhere", []).append(beside.name)
     if manifest.hooks:
         lost["hooks: their commands are this machine's"] = [hook.name for hook in manifest.hooks]
@@ -204,6 +208,20 @@ def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
         )
 
 
+def _peers(plan: FleetPlan) -> Iterator[Finding]:
+    """`render/slurm-peer`: peers on hosts of the fleet, which are no jobs: a server would wait for them for ever."""
+    for beside in plan.services:
+        if beside.config.protocol == "rpc" and beside.config.command and beside.starts != "never":
+            name, _, position = beside.name.rpartition("-rpc")
+            message = f"{name} would wait for its peer on {beside.on}, of which there is no job"
+            fix = Fix(
+                override=f"servers.{name}.rpc=['{beside.config.host}:{beside.port}']",
+                effect="a ggml-rpc-server that you start there",
+            )
+            key = f"servers.{name}.rpc.{position}"
+            yield Finding(code="render/slurm-peer", severity="error", key=key, message=message, fixes=(fix,))
+
+
 def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:
     """`render/slurm-option`: what sbatch would read as something else."""
     single = {name: getattr(settings, name) for name in ("partition", "account", "qos", "time", "listen")}
@@ -217,12 +235,23 @@ def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:
         own = key.startswith("options.")
         if not _PLAIN.fullmatch(value) or (own and not value.startswith("-")):
             why = "is no option of sbatch in one word: letters, digits and . , : ; / @ % & | * ( ) [ ] ! = + - _"
-        elif own and value.partition("=")[0] in _OURS:
-            why = "is what every job has already"
+        elif own and _is_ours(value.partition("=")[0]):
+            why = "is what every job has already, or none may have"
+        elif key == "listen" and "/" in value:
+            why = "is no address that other nodes reach"
+        elif key == "time" and not _TIME.fullmatch(value):
+            why = "is no time limit: MINUTES, [DAYS-]HOURS:MINUTES:SECONDS or UNLIMITED"
         else:
             continue
         message = f"{value[:80]!a} {why}"
         yield Finding(code="render/slurm-option", severity="error", key=f"deploy.slurm.{key}", message=message)
+
+
+def _is_ours(option: str) -> bool:
+    """Whether sbatch takes `option` for one of `_OURS`: `--job` is `--job-name`, and `-a1-3` is `-a`."""
+    if not option.startswith("--"):
+        return option[:2] in _OURS
+    return option in _OURS or (len(option) > len("--") and any(ours.startswith(option) for ours in _OURS))
 
 
 def _bad_folder(settings: SlurmConfig) -> Iterator[Finding]:

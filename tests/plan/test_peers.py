@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from launcher.ir.config import GpuConfig, HardwareConfig, HostConfig, ServerConfig
+from launcher.ir.config import GpuConfig, HardwareConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan
 from launcher.plan import plan_fleet, plan_of_host, with_peers
 from launcher.plan.peers import PROCESS_BYTES, peer_devices
@@ -147,6 +147,38 @@ def test_what_is_no_peer(written: str) -> None:
 def test_what_is_a_peer(written: str) -> None:
     """Hosts and private addresses."""
     assert "error plan/rpc-peer" not in codes(spread(rpc=(written,)))
+
+
+def refused(plan: FleetPlan) -> dict[str, str]:
+    """Peers that are refused, by their keys."""
+    return {f.key: f.message for f in plan.findings if f.code == "plan/rpc-peer"}
+
+
+def test_a_peer_has_one_client() -> None:
+    """Twice in one list, or for two servers that are up at once: the second would wait for ever."""
+    there = "10.1.2.3:50052"
+    assert list(refused(spread(rpc=(there, there)))) == ["servers.a.rpc.1"]
+    others = {"b": server(rpc=(there,))}
+    assert "a-rpc0" in refused(spread(others=others, rpc=(there,)))["servers.b.rpc.0"]
+    assert list(refused(spread(others={"b": server(rpc=("10.0.0.2:50052",))}, rpc=("beta",)))) == ["servers.b.rpc.0"]
+    cold = {"b": server(rpc=(there,), tier="cold")}
+    assert refused(spread(others=cold, rpc=(there,))) == {}
+    turns = {"b": server(rpc=(there,), exclusive="t")}
+    assert refused(spread(others=turns, rpc=(there,), exclusive="t", default=True)) == {}
+    assert refused(spread(rpc=("beta", "beta"))) == {}
+
+
+def test_a_name_of_a_peer_is_its_own() -> None:
+    """Nobody's service, server or card is written over by a peer that would have its name."""
+    service = ServiceConfig(command=("/bin/true",), port=9999)
+    config = fleet({"a": server(rpc=("beta",))}, hardware=SEVERAL, services={"a-rpc0": service})
+    changed = with_peers(config, PROGRAMS)
+    assert changed.services["a-rpc0"] == service
+    plan = plan_fleet(changed, catalog(BIG), deployment="t", input_digest="sha256:0")
+    assert "another's name" in refused(plan)["servers.a.rpc.0"]
+    assert list(refused(spread(others={"a-rpc0": server(port=9998)}, rpc=("beta",)))) == ["servers.a.rpc.0"]
+    card = msgspec.structs.replace(SEVERAL, gpus={"a-rpc0": GpuConfig(backend="cuda", vram_bytes=8 * GIB)})
+    assert list(refused(spread(card, rpc=("beta",), devices=("a-rpc0",)))) == ["servers.a.rpc.0"]
 
 
 def test_without_peers_nothing_changes() -> None:

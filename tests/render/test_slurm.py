@@ -233,6 +233,38 @@ def test_what_cannot_be(templates: dict[str, str]) -> None:
     assert codes(rendered(templates, server_plan(port=0))).keys() == {"render/slurm-open deploy.slurm.listen"}
 
 
+REFUSED = ("--job=x", "--arr=1-3", "-a1-3", "-Jx", "--mem-per-cpu=1G", "--depend=y", "-Mother", "--version")
+TAKEN = ("--reservation=y", "--exclusive", "--mem-bind=local", "-x", "--chdir=/a", "--hint=nomultithread")
+
+
+def test_options_that_sbatch_takes_for_ours(templates: dict[str, str]) -> None:
+    """Abbreviations and glued values would take the name that keeps a server from running twice; no time is another."""
+    slurm = SlurmConfig(options=(*REFUSED, *TAKEN), time="banana", listen="/run/x.sock")
+    found = codes(rendered(templates, server_plan(port=0), slurm=slurm))
+    options = {f"options.{i}" for i in range(len(REFUSED))}
+    bad = {key.partition(" ")[2] for key in found if key.startswith("render/slurm-option")}
+    assert bad == {f"deploy.slurm.{key}" for key in (*options, "time", "listen")}
+    for time in ("60", "1:30:00", "2-00", "1-00:00:00", "UNLIMITED"):
+        assert "render/slurm-option deploy.slurm.time" not in codes(
+            rendered(templates, server_plan(port=0), slurm=SlurmConfig(time=time))
+        )
+
+
+def test_peers_are_no_jobs(templates: dict[str, str]) -> None:
+    """Nobody would start the process of a host of the fleet; one that somebody else runs is asked by its own server."""
+    lender = ServiceConfig(command=("/opt/ggml-rpc-server",), host="10.0.0.2", protocol="rpc")
+    beside = ServicePlan(name="b-rpc0", starts="boot", port=50052, on="two", config=lender)
+    gpus = {f"{n}-rpc0": GpuConfig(backend="rpc", vram_bytes=GIB, endpoint=f"10.0.0.{n}:5") for n in "12"}
+    servers = [server_plan(n, port=0, devices=(f"{n}-rpc0",)) for n in "12"]
+    found = rendered(templates, *servers, gpus=gpus)
+    assert all(f"--rpc 10.0.0.{n}:5" in script(found, n) for n in "12")
+    assert [f.code for f in found.findings if f.severity == "error"] == []
+    found = rendered(templates, *servers, gpus=gpus, services=(beside,))
+    finding = next(f for f in found.findings if f.code == "render/slurm-peer")
+    assert (finding.severity, finding.key) == ("error", "servers.b.rpc.0")
+    assert "10.0.0.2:50052" in finding.fixes[0].override
+
+
 def test_with_a_key(templates: dict[str, str]) -> None:
     """Servers that ask for a key may listen where others reach them."""
     keyed = server_plan(port=0, extra_args=("--api-key-file", "/shared/key"))

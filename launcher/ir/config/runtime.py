@@ -107,6 +107,9 @@ class KubernetesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Secret with the key files that the config names, an entry a file by its name."""
     gpu_resources: dict[str, str] = {}
     """Backend → what the cluster's device plugin calls a card, where it is not its vendor's usual name."""
+    nodes: dict[str, str] = {}
+    """By host of `hardware.hosts`: what its node's label `kubernetes.io/hostname` says (`ip-10-0-0-1.ec2.internal`).
+    Absent: the host's name."""
 
 
 class SlurmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
