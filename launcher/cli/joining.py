@@ -8,11 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
-import yaml
 
 from launcher.author import Candidate, Choice, Memory, Neighbour, Way, add_server, room, share, ways, would_make_room
 from launcher.author.choice import CONTEXTS, tokens_for
-from launcher.author.edit import NotEditableError
+from launcher.author.edit import NotEditableError, servers_of
 from launcher.author.joining import taken
 from launcher.cli.init import CARD_SHARE, RAM_SHARE, Needing, try_out
 from launcher.cli.onefile import shown_path
@@ -98,8 +97,7 @@ def neighbours(compiled: Compilation, text: str) -> tuple[Neighbour, ...]:
 
     Who answers and says nothing of turns may be asked to take them.
     """
-    written = (yaml.safe_load(text) or {}).get("servers") or {}
-    entries = {str(name): entry for name, entry in written.items()}
+    entries = {str(name): entry for name, entry in servers_of(text).items()}
 
     def shares(name: str) -> bool:
         entry = entries.get(name)
