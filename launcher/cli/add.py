@@ -26,7 +26,7 @@ from launcher.cli.init import (
     write_new,
 )
 from launcher.cli.joining import Joined, take_in
-from launcher.cli.onefile import FLEET_FILE, fleet_file, shown_path
+from launcher.cli.onefile import fleet_file, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet
 from launcher.discover import plain_path
@@ -51,10 +51,12 @@ def add(
     `mates`: servers that a model takes turns with, whatever is written of them.
     """
     out, err = terminals(no_color=no_color)
+    if not all(word.strip() for word in (*roles, *([] if name is None else [name]))):
+        raise ConfigError([_usage(f"--{'role' if name is None or name.strip() else 'name'}: a name has letters")])
     more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
     paths = [path for word in what for path in _brought(word, err)]
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
-    target = target or (file or Path(FLEET_FILE)).absolute()
+    target = target or new_fleet_file(file)
     with one_at_a_time(target):
         return _add(what, paths, target, name, more, dry_run=dry_run, terminals=(out, err))
 
@@ -78,11 +80,14 @@ def _add(
     found = _all_wanted(paths, err)
     new = [c for c in found if text is None or c.path not in _paths(text, target)]
     if not new:
-        out.line(f"{shown_path(target)} has {', '.join(c.name for c in found[:3])} already")
+        there = _paths(text or "", target)
+        out.line(f"{shown_path(target)} has {', '.join(there[c.path] for c in found[:3])} already: nothing is changed")
         return 0
     if len(new) > 1 and (name is not None or more.faces):
         option = "--face" if name is None else "--name"
         raise ConfigError([_usage(f"{option} is for one model, and {' '.join(what)} has {len(new)}")])
+    if name is not None and name in _names(text or ""):
+        raise ConfigError([_usage(f"--name {name}: {shown_path(target)} has that name already")])
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
     longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more, (out, err))
@@ -209,7 +214,7 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
     places = [*paths, *(path.parent for path in paths if not path.is_dir())]
     found = look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
     relevant = [f for f in found.findings if not named or any(path in f.message for path in named)]
-    show_findings(err, relevant)
+    show_findings(err, list(dict.fromkeys(relevant)))
     files = found.files if not named else tuple(f for f in found.files if f.path in named or f.facts.is_projector)
     beside = tuple(f for f in found.files if f not in files)
     every = as_candidates(msgspec.structs.replace(found, files=(*files, *(f for f in beside if named))))
@@ -319,10 +324,10 @@ def _names(text: str) -> set[str]:
     return names
 
 
-def _paths(text: str, target: Path) -> set[str]:
-    """Absolute paths of the files that the servers of a text name."""
-    files = (s.get("file") if isinstance(s, dict) else s for s in servers_of(text).values())
-    return {str((target.parent / Path(f).expanduser()).absolute()) for f in files if isinstance(f, str)}
+def _paths(text: str, target: Path) -> dict[str, str]:
+    """Absolute paths of the files that the servers of a text name, and whose they are."""
+    files = {str(n): s.get("file") if isinstance(s, dict) else s for n, s in servers_of(text).items()}
+    return {str((target.parent / Path(f).expanduser()).absolute()): n for n, f in files.items() if isinstance(f, str)}
 
 
 def _write(target: Path, before: str | None, text: str) -> None:

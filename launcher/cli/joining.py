@@ -30,6 +30,7 @@ TRIES = 12
 OVER_BUDGET = frozenset({"plan/ram-over-budget", "plan/vram-over-budget", "plan/node-over-budget"})
 """What another way may mend; anything else is wrong whichever way it is."""
 TOGETHER = "they do not fit together"
+ASKED = "as --turns-with said"
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +165,7 @@ def _edited(text: str, target: Path, way: Way, lines: Callable[[Choice], Sequenc
     """The text with the new server, and with those that take turns with it. Raises ConfigError."""
     try:
         for name in way.drawn:
-            text = share(text, name, way.choice.exclusive, TOGETHER, over=over)
+            text = share(text, name, way.choice.exclusive, ASKED if over else TOGETHER, over=over)
         return add_server(text, lines(way.choice))
     except NotEditableError as error:
         note = f"it does not fit beside the others: write `exclusive: {way.choice.exclusive}` there by hand"
