@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from launcher.author.edit import NotEditableError
+from launcher.author.edit import NotEditableError, keeping_ends, rows_of
 
 MARK = "# sweep "
 """How a reason begins; one that stands above the value is replaced."""
 
 
+@keeping_ends
 def set_value(text: str, path: Sequence[str], value: str, why: str) -> str:
     """`text` with `value` at the keys of `path`, below a comment that begins with MARK.
 
     Raises NotEditableError where a key on the way is no block of lines, or the value there takes several.
     """
-    rows = text.splitlines()
+    rows = rows_of(text)
     start, end = 0, len(rows)
     for depth, key in enumerate(path[:-1]):
         at = _find(rows, start, end, key)

@@ -10,20 +10,25 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
-from launcher.author.edit import NotEditableError, find_entry, indent_of
+from launcher.author.edit import (
+    OURS,
+    NotEditableError,
+    find_entry,
+    indent_of,
+    keeping_ends,
+    rows_of,
+    servers_of,
+    tree_of,
+)
 
 MARK = "# launch add: "
 ALWAYS = "always up"
 TURNS_WORDS = "takes turns"
-_SIZED = r"\d[\d,.]* [KMG]iB(?:, some layers in RAM)?, "
-_OURS = re.compile(rf"( *# .*: {_SIZED})({ALWAYS}|up first, then {TURNS_WORDS}|{TURNS_WORDS}[^;]*)(; .*)")
-"""The comment that `server_lines` writes above an entry: what it is, when it is up, and its context."""
 _PLAIN = re.compile(r"( *[^\s#][^#]*?):\s+([^\s{\[&*!|>].*)")
 _FLOW = re.compile(r"( *[^\s#][^#{]*?: *\{.*?\S) *\}( *(?:#.*)?)")
 
 
+@keeping_ends
 def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> str:
     """`text` with the server `name` in the exclusive group `group`; `why` stands beside it.
 
@@ -35,29 +40,30 @@ def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> 
         return text
     if "exclusive" in before and not over:
         raise NotEditableError(f"servers.{name}.exclusive is written there: {before['exclusive']}")
-    rows = text.splitlines()
+    rows = rows_of(text)
     _, first, last = find_entry(rows, name)
     if "exclusive" in before:
         rows[first:last] = [_replaced(row, group) for row in rows[first:last]]
     else:
         rows[first:last] = _with_group(rows[first:last], group, f"  {MARK}{why}")
-    up = "tier" in before or any(_is_up(other, group) for other in _servers(text).values())
+    up = "tier" in before or any(_is_up(other, group) for other in servers_of(text).values())
     _say(rows, first, TURNS_WORDS if up else f"up first, then {TURNS_WORDS}")
     return _checked(text, "\n".join(rows) + "\n", name, {**before, "exclusive": group})
 
 
+@keeping_ends
 def alone(text: str, group: str) -> str:
     """`text` where the last member of an exclusive group takes no turns any more: what we wrote of it is gone.
 
     What a person wrote stays, as do groups of none or of several.
     """
-    names = [str(name) for name, entry in _servers(text).items() if _is_in(entry, group)]
+    names = [str(name) for name, entry in servers_of(text).items() if _is_in(entry, group)]
     if len(names) != 1:
         return text
-    rows = text.splitlines()
+    rows = rows_of(text)
     _, first, last = find_entry(rows, names[0])
     line, entry = f"exclusive: {group}", rows[first:last]
-    if first and _OURS.fullmatch(rows[first - 1]) and line in map(str.strip, entry):
+    if first and OURS.fullmatch(rows[first - 1]) and line in map(str.strip, entry):
         kept = [row for row in entry if row.strip() not in {line, "tier: warm", "default: true"}]
     else:
         kept = [_unmarked(row, line) for row in entry if not (row.lstrip().startswith(line) and MARK in row)]
@@ -66,12 +72,6 @@ def alone(text: str, group: str) -> str:
     rows[first:last] = kept
     _say(rows, first, ALWAYS)
     return "\n".join(rows) + "\n"
-
-
-def _servers(text: str) -> dict[Any, Any]:
-    """The entries of `servers:`."""
-    found = (yaml.safe_load(text) or {}).get("servers")
-    return found if isinstance(found, dict) else {}
 
 
 def _is_in(entry: Any, group: str) -> bool:
@@ -86,7 +86,7 @@ def _is_up(entry: Any, group: str) -> bool:
 
 def _entry(text: str, name: str) -> dict[Any, Any]:
     """The entry of a server; one that is a path alone is its `file`."""
-    entry = next((value for key, value in _servers(text).items() if str(key) == name), None)
+    entry = next((value for key, value in servers_of(text).items() if str(key) == name), None)
     if isinstance(entry, str):
         return {"file": entry}
     if not isinstance(entry, dict):
@@ -117,7 +117,7 @@ def _unmarked(row: str, line: str) -> str:
 
 def _say(rows: list[str], first: int, words: str) -> None:
     """Put `words` into our comment above line `first`, where there is one, in place."""
-    said = _OURS.fullmatch(rows[first - 1]) if first else None
+    said = OURS.fullmatch(rows[first - 1]) if first else None
     if said:
         rows[first - 1] = f"{said[1]}{words}{said[3]}"
 
@@ -125,10 +125,10 @@ def _say(rows: list[str], first: int, words: str) -> None:
 def _checked(before: str, after: str, name: str, wanted: dict[Any, Any]) -> str:
     """`after`, where it is `before` with that entry. Raises NotEditableError: it is written in a way of its own."""
     try:
-        tree = yaml.safe_load(after)
-    except yaml.YAMLError:
-        tree = None
-    expected = yaml.safe_load(before)
+        tree = tree_of(after)
+    except NotEditableError:
+        tree = {}
+    expected = tree_of(before)
     key = next(key for key in expected["servers"] if str(key) == name)
     expected["servers"][key] = wanted
     if tree != expected:

@@ -14,6 +14,8 @@ from launcher.author.choice import Choice, Chosen
 _PLAIN = re.compile(r"[A-Za-z0-9_./~+-][A-Za-z0-9_./~+@=-]*")
 _SPECIAL = re.compile(r"(?i:y|n|yes|no|true|false|on|off|null|~)|[-+.]?[0-9][0-9_.eE+-]*|-+")
 WIDTH = 120
+TITLE_WIDTH = 40
+"""So that the reason behind a title is never cut."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,14 +47,14 @@ def _escaped(character: str) -> str:
 
 
 def flow(value: Any) -> str:
-    """A value as YAML in one line."""
+    """A value as YAML in one line. Raises ValueError or TypeError for what JSON has no word for."""
     if isinstance(value, str):
         return scalar(value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(flow(item) for item in value)}]"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{scalar(str(k))}: {flow(v)}' for k, v in value.items())}}}"
-    return json.dumps(value)
+    return json.dumps(value, allow_nan=False)
 
 
 def modeline(schema: str) -> str:
@@ -71,6 +73,7 @@ def server_lines(
     """One entry of `servers:`, with its reason. `faces`: name → the request values of one more model over it."""
     candidate = choice.candidate
     title = candidate.facts.file.model
+    title = title if len(title) <= TITLE_WIDTH else f"{title[: TITLE_WIDTH - 1]}…"
     lines = [_comment(f"{title}: {choice.why}", "  "), f"  {scalar(candidate.name)}:"]
     fields = {"file": scalar(at_home(candidate.path, home))}
     if candidate.projector:

@@ -11,8 +11,8 @@ import msgspec
 import yaml
 
 from launcher import hardware
-from launcher.author import Candidate, add_server, alone, fleet_text, free_name, remove_server, server_lines
-from launcher.author.edit import NotEditableError
+from launcher.author import Candidate, add_server, alone, fleet_text, flow, free_name, remove_server, server_lines
+from launcher.author.edit import NotEditableError, servers_of
 from launcher.cli.findings import show_findings
 from launcher.cli.init import (
     as_candidates,
@@ -26,12 +26,12 @@ from launcher.cli.init import (
     write_new,
 )
 from launcher.cli.joining import Joined, take_in
-from launcher.cli.onefile import FLEET_FILE, fleet_file, shown_path
+from launcher.cli.onefile import fleet_file, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet
 from launcher.discover import plain_path
 from launcher.errors import CatalogError, ConfigError, Finding, HostError, LaunchError, PlanError
-from launcher.files import write_atomic
+from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read
 from launcher.files.packaged import fleet_schema_path
 
 
@@ -51,29 +51,50 @@ def add(
     `mates`: servers that a model takes turns with, whatever is written of them.
     """
     out, err = terminals(no_color=no_color)
+    if not all(word.strip() for word in (*roles, *([] if name is None else [name]))):
+        raise ConfigError([_usage(f"--{'role' if name is None or name.strip() else 'name'}: a name has letters")])
     more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
     paths = [path for word in what for path in _brought(word, err)]
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
-    target = target or (file or Path(FLEET_FILE)).absolute()
+    target = target or new_fleet_file(file)
+    with one_at_a_time(target):
+        return _add(what, paths, target, name, more, dry_run=dry_run, terminals=(out, err))
+
+
+def _add(
+    what: Sequence[str],
+    paths: Sequence[Path],
+    target: Path,
+    name: str | None,
+    more: Wishes,
+    *,
+    dry_run: bool,
+    terminals: tuple[Terminal, Terminal],
+) -> int:
+    """Add the models at `paths`, with nobody else at the file."""
+    out, err = terminals
     text = _text_of(target) if target.exists() else None
-    strangers = set(mates) - set(_servers(text or "", target))
+    strangers = set(more.mates) - set(_servers(text or "", target))
     if strangers:
         raise ConfigError([_usage(f"{shown_path(target)} has no server {min(strangers)}")])
     found = _all_wanted(paths, err)
     new = [c for c in found if text is None or c.path not in _paths(text, target)]
     if not new:
-        out.line(f"{shown_path(target)} has {', '.join(c.name for c in found[:3])} already")
+        there = _paths(text or "", target)
+        out.line(f"{shown_path(target)} has {', '.join(there[c.path] for c in found[:3])} already: nothing is changed")
         return 0
-    if len(new) > 1 and (name is not None or faces):
+    if len(new) > 1 and (name is not None or more.faces):
         option = "--face" if name is None else "--name"
         raise ConfigError([_usage(f"{option} is for one model, and {' '.join(what)} has {len(new)}")])
+    if name is not None and name in _names(text or ""):
+        raise ConfigError([_usage(f"--name {name}: {shown_path(target)} has that name already")])
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
     longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more, (out, err))
     if dry_run:
         out.write(longer)
         return 0
-    _write(target, longer, new=text is None)
+    _write(target, text, longer)
     out.line(f"wrote {shown_path(target)}; `launch plan` shows it, `launch` or `launch reload` starts it")
     return 0
 
@@ -102,7 +123,8 @@ def _face(words: str) -> tuple[str, dict[str, Any]]:
                 raise ConfigError([_usage(f"--face {words}: {parent} is a value already")])
         try:
             place[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            flow(place[last])
+        except (yaml.YAMLError, ValueError, TypeError):  # a date, or what JSON has no word for
             raise ConfigError([_usage(f"--face {words}: {text!r} is no value")]) from None
     if not name.strip():
         raise ConfigError([_usage(f"--face {words}: a face needs a name")])
@@ -115,6 +137,12 @@ def remove(name: str, *, file: Path | None, no_color: bool) -> int:
     target = fleet_file(file, (), ())
     if target is None:
         raise ConfigError([_usage("there is no fleet file here: name it with -f FILE")])
+    with one_at_a_time(target):
+        return _remove(name, target, out, err)
+
+
+def _remove(name: str, target: Path, out: Terminal, err: Terminal) -> int:
+    """Take the server out, with nobody else at the file."""
     text = _text_of(target)
     names = list(_servers(text, target))
     if name not in names:
@@ -125,7 +153,7 @@ def remove(name: str, *, file: Path | None, no_color: bool) -> int:
         shorter = alone(shorter, group) if group else shorter
     except NotEditableError as error:
         raise ConfigError([_usage(f"{shown_path(target)}: {error}")]) from None
-    _write(target, shorter, new=False)
+    _write(target, text, shorter)
     out.line(f"{name} is no longer in {shown_path(target)}; `launch reload` stops it, its file stays")
     others = [other for other in _servers(shorter, target) if group and _group(shorter, other) == group]
     if len(others) == 1:
@@ -136,8 +164,7 @@ def remove(name: str, *, file: Path | None, no_color: bool) -> int:
 
 def _group(text: str, name: str) -> str:
     """The exclusive group that a server's entry names; empty where it names none."""
-    servers = yaml.safe_load(text)["servers"].items()
-    entry = next((value for key, value in servers if str(key) == name), None)
+    entry = next((value for key, value in servers_of(text).items() if str(key) == name), None)
     return str(entry.get("exclusive") or "") if isinstance(entry, dict) else ""
 
 
@@ -187,7 +214,7 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
     places = [*paths, *(path.parent for path in paths if not path.is_dir())]
     found = look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
     relevant = [f for f in found.findings if not named or any(path in f.message for path in named)]
-    show_findings(err, relevant)
+    show_findings(err, list(dict.fromkeys(relevant)))
     files = found.files if not named else tuple(f for f in found.files if f.path in named or f.facts.is_projector)
     beside = tuple(f for f in found.files if f not in files)
     every = as_candidates(msgspec.structs.replace(found, files=(*files, *(f for f in beside if named))))
@@ -236,7 +263,7 @@ def _longer(
     refused: list[Finding] = []
     before, compiled = text, compile_fleet([], config_dirs=[target], draft=text)
     for candidate in new:
-        named = msgspec.structs.replace(candidate, name=free_name(candidate.name, _names(text, target)))
+        named = msgspec.structs.replace(candidate, name=free_name(candidate.name, _names(text)))
         try:
             joined = take_in(
                 named,
@@ -272,7 +299,7 @@ def _say(out: Terminal, joined: Joined) -> None:
 def _text_of(target: Path) -> str:
     """What a fleet file says. Raises ConfigError."""
     try:
-        return target.read_text(encoding="utf-8")
+        return target.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8; save it as UTF-8"
         raise ConfigError([_usage(f"{shown_path(target)} cannot be read: {why}")]) from None
@@ -281,37 +308,38 @@ def _text_of(target: Path) -> str:
 def _servers(text: str, target: Path) -> tuple[str, ...]:
     """Names of the servers in a fleet file. Raises ConfigError where it is not YAML."""
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError([_usage(f"{shown_path(target)} is not YAML: {' '.join(str(error).split())[:200]}")]) from None
-    servers = tree.get("servers") if isinstance(tree, dict) else None
-    return tuple(str(name) for name in servers) if isinstance(servers, dict) else ()
+        return tuple(str(name) for name in servers_of(text))
+    except NotEditableError as error:
+        compile_fleet([], config_dirs=[target], draft=text)  # which knows the line
+        raise ConfigError([_usage(f"{shown_path(target)} is {error}")]) from None
 
 
-def _names(text: str, target: Path) -> set[str]:
+def _names(text: str) -> set[str]:
     """Every name that a request may use already: of servers, their roles, aliases and faces."""
-    names = set(_servers(text, target))
-    for server in ((yaml.safe_load(text) or {}).get("servers") or {}).values() if names else ():
+    names = {str(name) for name in servers_of(text)}
+    for server in servers_of(text).values():
         for key in ("roles", "aliases", "faces") if isinstance(server, dict) else ():
             more = server.get(key)
             names.update(map(str, more) if isinstance(more, list | dict) else ())
     return names
 
 
-def _paths(text: str, target: Path) -> set[str]:
-    """Absolute paths of the files that the servers of a text name."""
-    servers = (yaml.safe_load(text) or {}).get("servers") if _servers(text, target) else {}
-    files = (s.get("file") if isinstance(s, dict) else s for s in (servers or {}).values())
-    return {str((target.parent / Path(f).expanduser()).absolute()) for f in files if isinstance(f, str)}
+def _paths(text: str, target: Path) -> dict[str, str]:
+    """Absolute paths of the files that the servers of a text name, and whose they are."""
+    files = {str(n): s.get("file") if isinstance(s, dict) else s for n, s in servers_of(text).items()}
+    return {str((target.parent / Path(f).expanduser()).absolute()): n for n, f in files.items() if isinstance(f, str)}
 
 
-def _write(target: Path, text: str, *, new: bool) -> None:
-    """Write the fleet file. Raises HostError; then it is as it was."""
-    if new:
+def _write(target: Path, before: str | None, text: str) -> None:
+    """Write the fleet file, which said `before`. Raises ConfigError or HostError; then it is as it was."""
+    if before is None:
         write_new(target, text)
         return
     try:
-        write_atomic(target, text, mode=target.stat().st_mode & 0o777)
+        replace_as_read(target, before.encode(), text.encode())
+    except ChangedMeanwhileError:
+        message = f"{shown_path(target)} was changed meanwhile by somebody else and stays as it is: do it again"
+        raise ConfigError([_usage(message)]) from None
     except OSError as error:
         raise HostError([unwritable(target, error)]) from None
 

@@ -15,7 +15,7 @@ from launcher.author.choice import Chosen
 from launcher.author.pairing import ModelOnDisk
 from launcher.cli.findings import printable, show_findings
 from launcher.cli.installing import install_command
-from launcher.cli.onefile import FLEET_FILE, shown_path
+from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
 from launcher.errors import CatalogError, EngineError, Finding, HostError, LaunchError
@@ -49,6 +49,7 @@ def init(
     found = look_for_models(named, err, usual=usual)
     if target.exists() and not dry_run:
         return _there_already(out, target, found)
+    new_fleet_file(file)
     show_findings(err, found.findings)
     if not found.files:
         raise CatalogError([_no_models(found)])

@@ -8,11 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
-import yaml
 
 from launcher.author import Candidate, Choice, Memory, Neighbour, Way, add_server, room, share, ways, would_make_room
 from launcher.author.choice import CONTEXTS, tokens_for
-from launcher.author.edit import NotEditableError
+from launcher.author.edit import NotEditableError, servers_of
 from launcher.author.joining import taken
 from launcher.cli.init import CARD_SHARE, RAM_SHARE, Needing, try_out
 from launcher.cli.onefile import shown_path
@@ -31,6 +30,7 @@ TRIES = 12
 OVER_BUDGET = frozenset({"plan/ram-over-budget", "plan/vram-over-budget", "plan/node-over-budget"})
 """What another way may mend; anything else is wrong whichever way it is."""
 TOGETHER = "they do not fit together"
+ASKED = "as --turns-with said"
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,8 +98,7 @@ def neighbours(compiled: Compilation, text: str) -> tuple[Neighbour, ...]:
 
     Who answers and says nothing of turns may be asked to take them.
     """
-    written = (yaml.safe_load(text) or {}).get("servers") or {}
-    entries = {str(name): entry for name, entry in written.items()}
+    entries = {str(name): entry for name, entry in servers_of(text).items()}
 
     def shares(name: str) -> bool:
         entry = entries.get(name)
@@ -166,7 +165,7 @@ def _edited(text: str, target: Path, way: Way, lines: Callable[[Choice], Sequenc
     """The text with the new server, and with those that take turns with it. Raises ConfigError."""
     try:
         for name in way.drawn:
-            text = share(text, name, way.choice.exclusive, TOGETHER, over=over)
+            text = share(text, name, way.choice.exclusive, ASKED if over else TOGETHER, over=over)
         return add_server(text, lines(way.choice))
     except NotEditableError as error:
         note = f"it does not fit beside the others: write `exclusive: {way.choice.exclusive}` there by hand"

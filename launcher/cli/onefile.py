@@ -55,6 +55,14 @@ def fleet_file(given: Path | None, overrides: Sequence[str], config_dirs: Sequen
     return path.absolute()
 
 
+def new_fleet_file(given: Path | None) -> Path:
+    """The file to write where there is none yet. Raises ConfigError where nobody would read it under that name."""
+    path = given or Path(FLEET_FILE)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise ConfigError([_misnamed(path)])
+    return path.absolute()
+
+
 def _absent(path: Path) -> Finding:
     """A fleet file that is not there."""
     return Finding(

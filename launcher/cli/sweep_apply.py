@@ -11,7 +11,7 @@ from launcher.author.setting import set_value
 from launcher.compiler import compile_fleet
 from launcher.config import is_fleet_file
 from launcher.errors import ConfigError, Finding, LaunchError
-from launcher.files import write_atomic, writing
+from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read, writing
 from launcher.ir.sweep import Recommendation
 
 Place = tuple[Path, tuple[str, ...]]
@@ -41,21 +41,22 @@ def apply(
 ) -> tuple[Path, str]:
     """Write the settings; which file, and what. Raises ConfigError, and then the file is as it was."""
     path, above = place
-    before = path.read_text(encoding="utf-8")
-    text = before
     words = " ".join(f"servers.{found.server}.{field}={value}" for field, value in found.settings.items())
     try:
-        for field, value in found.settings.items():
-            text = set_value(text, (*above, *field.split(".")), _yaml(value), why)
-    except NotEditableError as error:
-        raise _refused(f"{path}: {error}", words) from None
-    with writing(path):
-        write_atomic(path, text, mode=path.stat().st_mode & 0o777)
-        try:
-            compile_fleet(overrides, config_dirs=config_dirs).require()
-        except LaunchError as error:
-            write_atomic(path, before, mode=path.stat().st_mode & 0o777)
-            raise _refused(f"{path} would not compile: {error}", words) from None
+        with writing(path), one_at_a_time(path):
+            before = path.read_bytes()
+            text = before.decode()
+            for field, value in found.settings.items():
+                text = set_value(text, (*above, *field.split(".")), _yaml(value), why)
+            replace_as_read(path, before, text.encode())
+            try:
+                compile_fleet(overrides, config_dirs=config_dirs).require()
+            except LaunchError as error:
+                replace_as_read(path, text.encode(), before)
+                raise _refused(f"{path} would not compile: {error}", words) from None
+    except (NotEditableError, UnicodeDecodeError, ChangedMeanwhileError) as error:
+        why_not = "it was changed meanwhile" if isinstance(error, ChangedMeanwhileError) else str(error)
+        raise _refused(f"{path}: {why_not}", words) from None
     return path, words
 
 

@@ -25,6 +25,7 @@ from launcher.files.deployment import (
     write_deployment,
 )
 from launcher.files.digests import FileDigest, file_digests
+from launcher.files.edited import ChangedMeanwhileError, one_at_a_time, replace_as_read
 from launcher.files.keys import make_key_file
 from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
 from launcher.files.measured import keep_measured, known_rates, measured_file, read_measured
@@ -36,6 +37,7 @@ from launcher.files.state import deployment_state_dir, known_deployments, state_
 from launcher.ir.deployment import FileDifference
 
 __all__ = [
+    "ChangedMeanwhileError",
     "Checkpoint",
     "Covered",
     "FileDifference",
@@ -69,10 +71,12 @@ __all__ = [
     "lock_owner",
     "make_key_file",
     "measured_file",
+    "one_at_a_time",
     "owned_files",
     "packaged_dir",
     "read_checkpoint",
     "read_measured",
+    "replace_as_read",
     "save_checkpoint",
     "start_under_way",
     "state_root",

@@ -90,7 +90,7 @@ def test_what_cannot_be_added_or_removed(cli: Cli, models: Path) -> None:
     path.write_text("servers: {a: models/Llama-f16.gguf}\n")
     assert "lines of its own" in cli.run("add", "models/bge-f16.gguf", code=2).stderr
     path.write_text("servers: [\n")
-    assert "is not YAML" in cli.run("add", "models/bge-f16.gguf", code=2).stderr
+    assert "launch.yaml:2:1: error[config/yaml]" in cli.run("add", "models/bge-f16.gguf", code=2).stderr
 
 
 def test_from_a_hub(cli: Cli, models: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 import launcher.hardware
 from launcher.cli.add import add, remove
-from launcher.cli.init import init
+from launcher.cli.init import init, try_out
 from launcher.cli.joining import memory_of, neighbours
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, PlanError
@@ -282,3 +282,39 @@ def test_what_still_names_who_is_removed(place: Callable[..., Place], capsys: py
     here.write(f"servers:\n  other: {here.models[TWENTY]}\n")
     assert remove("other", file=None, no_color=True) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_words_that_mean_nothing_are_refused(place: Callable[..., Place]) -> None:
+    """A name that is taken is not made another one unsaid, one without letters is none, and so on."""
+    here = place(64)
+    here.write(f"servers:\n  chat: {here.models[EIGHT]}\n")
+    before = here.file.read_text()
+    for options, words in (
+        ({"name": "chat"}, "--name chat: launch.yaml has that name already"),
+        ({"name": " "}, "--name: a name has letters"),
+        ({"roles": ("",)}, "--role: a name has letters"),
+        ({"file": here.file.with_name("new.txt")}, "does not end in .yaml"),
+        ({"faces": ("x,t=2024-99-99",)}, "'2024-99-99' is no value"),
+        ({"faces": ("x,t=.nan",)}, "'.nan' is no value"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            here.add(TWENTY, **options)
+    assert here.add(EIGHT, name="other") == "launch.yaml has chat already: nothing is changed\n"
+    assert here.file.read_text() == before
+    assert not here.file.with_name("new.txt").exists()
+
+
+def test_who_saves_meanwhile_is_not_overwritten(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor saves while it is planned: refused, and what was saved stays."""
+    here = place(64)
+    here.write(f"servers:\n  chat: {here.models[EIGHT]}\n")
+    saved = here.file.read_text() + "# mine\n"
+
+    def slow(text: str, target: Path) -> Compilation:
+        here.file.write_text(saved)
+        return try_out(text, target)
+
+    monkeypatch.setattr("launcher.cli.joining.try_out", slow)
+    with pytest.raises(ConfigError, match="was changed meanwhile"):
+        here.add(TWENTY)
+    assert here.file.read_text() == saved

@@ -21,7 +21,7 @@ from launcher.cli.sweep import SweepOptions, run_sweep
 from launcher.cli.sweep_apply import apply, places_to_write
 from launcher.compiler import compile_fleet
 from launcher.engine import resolve_binary
-from launcher.errors import ConfigError, SuperviseError
+from launcher.errors import ConfigError, HostError, SuperviseError
 from launcher.files import keep_read_speed
 from launcher.ir.config import EngineConfig
 from launcher.ir.speed import ReadSpeed
@@ -219,8 +219,9 @@ def test_the_disk_is_measured_once_and_plans_of_this_host_go_by_it(
     assert all((s.load_s or 1) < 1 for s in stated.plan.servers)
 
 
-def test_what_cannot_be_written(cli: Cli, fleet: Path) -> None:
+def test_what_cannot_be_written(cli: Cli, fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file of the user's; a server in one line; a fleet that would not compile: the file stays as it was."""
+    monkeypatch.setenv("HOME", str(cli.home))
     with pytest.raises(ConfigError, match="no fleet file") as refused:
         places_to_write(["chat"], [])
     assert [f.code for f in refused.value.findings] == ["sweep/not-applied"]
@@ -238,6 +239,16 @@ def test_what_cannot_be_written(cli: Cli, fleet: Path) -> None:
         with pytest.raises(ConfigError, match=said):
             apply(found, place, "x", [], [fleet])
         assert fleet.read_text() == before
+    found, linked = better("chat", slots="1"), cli.home / "dotfiles.yaml"
+    fleet.rename(linked)
+    linked.write_bytes(before.encode().replace(b"\n", b"\r\n"))
+    fleet.symlink_to(linked)
+    apply(found, (fleet, ("servers", "chat")), "x", [], [fleet])
+    assert fleet.is_symlink()
+    assert b"slots: 1\r\n" in linked.read_bytes()
+    linked.unlink()
+    with pytest.raises(HostError, match="cannot write"):
+        apply(found, (fleet, ("servers", "chat")), "x", [], [fleet])
     own = cli.home / "mine/server/chat.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("slots: 2\n")

@@ -38,6 +38,7 @@ from tests.config.conftest import FILES, Conf
         ("servers.frontdoor.start_timeout_s=true", "config/type", None),
         ("servers.frontdoor.start_timeout_s=-1", "config/range", None),
         ("servers.frontdoor.start_timeout_s=nan", "config/range", None),
+        ("servers.frontdoor.tokens_per_second_min=1e308", "config/range", None),
         ("servers.frontdoor.stop_grace_s=inf", "config/range", None),
         ("servers.frontdoor.cpus=4", "config/type", "servers.frontdoor.cpus='4'"),
         ("servers.frontdoor.description=true", "config/type", None),

@@ -12,7 +12,7 @@ ByteSize = Annotated[int, "bytes"]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
-NotNegativeNumber = Annotated[float, msgspec.Meta(ge=0)]
+NotNegativeNumber = Annotated[float, msgspec.Meta(ge=0, le=1_000_000_000_000)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=10_000_000)]
 """Any duration: up to 116 days. More is a mistake, and systemd and event loops count in small units."""
