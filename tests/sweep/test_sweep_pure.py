@@ -300,3 +300,9 @@ def test_the_plot_is_xml_with_a_line_a_setting() -> None:
     assert len(drawn.findall(f"{space}polyline")) == 3
     assert "a: slots=<2>" in [t.text for t in drawn.iter(f"{space}text")]
     assert ET.fromstring(plot([], "none")) is not None  # noqa: S314
+
+
+def test_slots_that_are_no_number_are_left_to_the_plan() -> None:
+    """It refuses them by name; until then one request at a time."""
+    points = grid("a", {"slots": ["abc", "0", "-1", "9" * 5000]}, {"slots": "2"})
+    assert [point.in_flight for point in points] == [1, 2, 1, 1, 1, 1]
