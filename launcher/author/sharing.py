@@ -20,6 +20,7 @@ from launcher.author.edit import (
     servers_of,
     tree_of,
 )
+from launcher.author.text import scalar
 
 MARK = "# launch add: "
 ALWAYS = "always up"
@@ -62,7 +63,7 @@ def alone(text: str, group: str) -> str:
         return text
     rows = rows_of(text)
     _, first, last = find_entry(rows, names[0])
-    line, entry = f"exclusive: {group}", rows[first:last]
+    line, entry = f"exclusive: {scalar(group)}", rows[first:last]
     if first and OURS.fullmatch(rows[first - 1]) and line in map(str.strip, entry):
         kept = [row for row in entry if row.strip() not in {line, "tier: warm", "default: true"}]
     else:
@@ -98,16 +99,16 @@ def _with_group(rows: Sequence[str], group: str, mark: str) -> list[str]:
     """The lines of an entry with one more: of one that is a path, or a mapping in one line, too."""
     pad = " " * (indent_of(rows[0]) + 2)
     if len(rows) == 1 and (flow := _FLOW.fullmatch(rows[0])):
-        return [f"{flow[1]}, exclusive: {group}}}{flow[2]}{mark}"]
+        return [f"{flow[1]}, exclusive: {scalar(group)}}}{flow[2]}{mark}"]
     if len(rows) == 1 and (plain := _PLAIN.fullmatch(rows[0])):
-        return [f"{plain[1]}:", f"{pad}file: {plain[2]}", f"{pad}exclusive: {group}{mark}"]
+        return [f"{plain[1]}:", f"{pad}file: {plain[2]}", f"{pad}exclusive: {scalar(group)}{mark}"]
     inner = next((row for row in rows[1:] if row.strip() and not row.lstrip().startswith("#")), pad)
-    return [*rows, f"{' ' * indent_of(inner)}exclusive: {group}{mark}"]
+    return [*rows, f"{' ' * indent_of(inner)}exclusive: {scalar(group)}{mark}"]
 
 
 def _replaced(row: str, group: str) -> str:
     """A line with another group, where it names one; a comment behind it stays."""
-    return re.sub(r"(\bexclusive:\s*)[^\s,}#]+", lambda found: f"{found[1]}{group}", row)
+    return re.sub(r"(\bexclusive:\s*)[^\s,}#]+", lambda found: f"{found[1]}{scalar(group)}", row)
 
 
 def _unmarked(row: str, line: str) -> str:

@@ -88,7 +88,7 @@ def server_lines(
         fields |= {"embedding": "true", "pooling": "rank"}
     fields["n_ctx_per_slot"] = str(choice.n_ctx_per_slot)
     if choice.exclusive:
-        fields["exclusive"] = choice.exclusive
+        fields["exclusive"] = scalar(choice.exclusive)
     if choice.tier == "warm":
         fields["tier"] = "warm"
     elif choice.exclusive:

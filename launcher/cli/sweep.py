@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,8 @@ def run_sweep(
         prompts = read_prompts(options.prompts) if options.prompts else Prompts()
     except (ValueError, OSError) as error:
         raise _usage(f"{options.prompts}: {error}" if isinstance(error, OSError) else str(error)) from None
+    if not 1 <= options.p95_limit < math.inf:  # a NaN is neither below nor above what the option may be
+        raise _usage(f"--p95-limit {options.p95_limit}: how many times that of one request at a time p95 may be")
     if options.png and (missing := lacking()):
         raise _usage(missing)
     compiled = compile_fleet(overrides, config_dirs=config_dirs)

@@ -64,7 +64,8 @@ def grid(
     ordered = [current, *(s for s in settings if s != current)]
     points: list[Point] = []
     for values in ordered:
-        slots = int(dict(values).get("slots", now["slots"]))
+        word = dict(values).get("slots", now["slots"])
+        slots = max(1, int(word)) if word.isdecimal() and len(word) < 10 else 1  # what is no number, planning refuses
         counts = in_flight or dict.fromkeys((1, slots))
         points += (Point(server=server, values=tuple(values), in_flight=count) for count in counts)
     return tuple(points)

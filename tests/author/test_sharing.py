@@ -113,3 +113,11 @@ def test_an_entry_is_no_key_of_another() -> None:
     text = "servers:\n  a:\n    file: x\n    draft: y\n  draft: z\n"
     assert entries(remove_server(text, "draft")) == {"a": {"file": "x", "draft": "y"}}
     assert add_server("servers: {}  # none yet\n", ["  b: y"]) == "servers:  # none yet\n  b: y\n"
+
+
+def test_a_group_whose_name_yaml_reads_as_something_else() -> None:
+    """Somebody's group "null", or "1": it stays that word."""
+    for group in ("null", "1", "my group"):
+        text = share("servers:\n  a: {file: x}\n  b: y\n", "a", group, "why", over=False)
+        assert yaml.safe_load(text)["servers"]["a"]["exclusive"] == group
+        assert alone(text, group) == "servers:\n  a: {file: x}\n  b: y\n"

@@ -1,7 +1,8 @@
-"""The plot of a sweep as PNG: drawn where all is there for it, and refused before anything is measured where not."""
+"""The plot of a sweep as PNG: drawn where all is there for it. What is refused before anything is measured."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,11 @@ def test_what_is_lacking_is_said_before_the_sweep(
     with pytest.raises(ConfigError, match=remedy):
         run_sweep(["assistant", "slots=1,2"], [], options, as_json=False, no_color=True)
     assert not (tmp_path / "plot.png").exists()
+
+
+@pytest.mark.parametrize("limit", [math.nan, math.inf, 0.5])
+def test_a_limit_that_is_none_is_refused(limit: float) -> None:
+    """Typer's bounds let NaN through."""
+    options = SweepOptions(workload=Workload(), p95_limit=limit)
+    with pytest.raises(ConfigError, match="--p95-limit"):
+        run_sweep(["assistant", "slots=1,2"], [], options, as_json=False, no_color=True)

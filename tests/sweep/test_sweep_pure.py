@@ -312,3 +312,9 @@ def test_nothing_of_the_plot_is_cut_off() -> None:
             float(text.attrib.get("x", 0)) + 6 * len(text.text or "") * (text.attrib.get("text-anchor") is None) < width
         )
         assert float(text.attrib.get("y", 0)) < height
+
+
+def test_slots_that_are_no_number_are_left_to_the_plan() -> None:
+    """It refuses them by name; until then one request at a time."""
+    points = grid("a", {"slots": ["abc", "0", "-1", "9" * 5000]}, {"slots": "2"})
+    assert [point.in_flight for point in points] == [1, 2, 1, 1, 1, 1]
