@@ -14,7 +14,6 @@ from launcher.ir.config import GpuConfig, SlurmConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines, server_command
 from launcher.render.pods import as_in_pod, pod_port
-from launcher.render.shell_quote import shell_exports
 from launcher.render.unit_names import starts_at_boot
 from launcher.render.units import MIB, RESTART_S, memory_max, start_limit
 
@@ -110,14 +109,13 @@ class JobScripts:
             "kept": " | ".join(
                 [*sorted({*PASSED_ON, *DEVICE_VARIABLES} - {"GGML_VK_DEVICE"}), "LAUNCH_*", "LC_*", "SLURM*"]
             ),
-            "exports": shell_exports(command.env),
             "places": shlex.quote(f"{folder}/{PLACES}"),
             "name": server.name,
             "listen": shlex.quote(settings.listen),
             "port": port,
             "further": " ".join(str(p) for i in range(1, _FURTHER + 1) if (p := port + i * _FURTHER_STEP) <= _LAST_PORT)
             or port,
-            "command": " \\\n    ".join(_lines(command.words)),
+            "command": " \\\n    ".join((*_own_environment(command.env), *_lines(command.words))),
             "restarts": restarts,
             "burst": limit["start_limit_burst"],
             "interval_s": limit["start_limit_interval_s"],
@@ -195,6 +193,11 @@ def _threads(server: ServerPlan) -> int:
 def _mib(size: int) -> int:
     """Whole MiB, enough for `size` bytes."""
     return -(-size // MIB)
+
+
+def _own_environment(env: Mapping[str, str]) -> Iterable[str]:
+    """`env` for the server alone: the script has variables and programs of its own (`PATH`, `SLURM_JOB_ID`)."""
+    return ("env", *(shlex.quote(f"{name}={env[name]}") for name in sorted(env))) if env else ()
 
 
 def _lines(words: Iterable[str]) -> Iterable[str]:
