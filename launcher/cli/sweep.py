@@ -91,10 +91,7 @@ def run_sweep(
         prompts = read_prompts(options.prompts) if options.prompts else Prompts()
     except (ValueError, OSError) as error:
         raise _usage(f"{options.prompts}: {error}" if isinstance(error, OSError) else str(error)) from None
-    if not 1 <= options.p95_limit < math.inf:  # a NaN is neither below nor above what the option may be
-        raise _usage(f"--p95-limit {options.p95_limit}: how many times that of one request at a time p95 may be")
-    if options.png and (missing := lacking()):
-        raise _usage(missing)
+    _check_options(options)
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
     compiled.require()
     check_servers(servers, compiled)
@@ -123,12 +120,7 @@ def run_sweep(
         raise SuperviseError([nothing_measured(points)])
     svg = options.svg or csv.with_suffix(".svg")
     title = f"{', '.join(servers)} on {compiled.plan.deployment}, {options.workload.n_predict} tokens an answer"
-    drawn = plot(points, title)
-    with writing(svg):
-        write_atomic(svg, drawn)
-    if options.png:
-        with writing(options.png):
-            write_atomic(options.png, png(drawn))
+    _draw(plot(points, title), svg, options.png)
     document = SweepDocument(
         deployment=compiled.plan.deployment,
         engine=", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()})),
@@ -145,6 +137,23 @@ def run_sweep(
     else:
         show_sweep(out, document)
     return 0
+
+
+def _check_options(options: SweepOptions) -> None:
+    """What would fail when all is measured, or mean nothing. Raises ConfigError."""
+    if not 1 <= options.p95_limit < math.inf:  # a NaN is neither below nor above what the option may be
+        raise _usage(f"--p95-limit {options.p95_limit}: how many times that of one request at a time p95 may be")
+    if options.png and (missing := lacking()):
+        raise _usage(missing)
+
+
+def _draw(drawn: str, svg: Path, picture: Path | None) -> None:
+    """Write the plot, as PNG, too, where that is wanted. Raises LaunchError."""
+    with writing(svg):
+        write_atomic(svg, drawn)
+    if picture is not None:
+        with writing(picture):
+            write_atomic(picture, png(drawn))
 
 
 class _Sweep:
