@@ -78,8 +78,9 @@ class Attempt(Reply):
         self._granted = granted or route.name
         self._route = route
         self._left = list(route.tiers[0])
-        if self.services.faults.is_on_guard and not self.is_question:
-            self.services.faults.require_harmless(self._traits())
+        faults = self.services.faults
+        if faults.guarded_until and monotonic() < faults.guarded_until and not self.is_question:
+            faults.require_harmless(self._traits())
         if route.grows_above:
             self.services.grow(route)
         target = self._choose()
@@ -90,7 +91,9 @@ class Attempt(Reply):
         connection = None
         if lease is not None:
             self._admitted(target, lease)
-            if not self._is_read_elsewhere(target):
+            if target.passes_bodies:
+                connection, body = target.pool.take(), self.body
+            elif not self._is_read_elsewhere(target):
                 body = self._changed(target)
                 connection = target.pool.take()
         elif self._goes_elsewhere(route):
@@ -125,7 +128,7 @@ class Attempt(Reply):
             return False
         name, self._stronger = self._stronger[0], self._stronger[1:]
         found = self.view.routes[name]
-        if choose(found.tiers[0], self.services.upstreams.state, monotonic()) is None:
+        if choose(found.tiers[0], self.services.upstreams.state) is None:
             return False
         if target.breaker is not CLOSED:
             target.succeeded()
@@ -154,9 +157,8 @@ class Attempt(Reply):
         preferred = services.sticky.server(beginnings) if beginnings else None
         if route.has_replicas and self.head.conversation:
             preferred = services.conversations.server(self.head.conversation, self.head.grant.name) or preferred
-        now = monotonic()  # the loop's clock
         while True:
-            target = choose(self._left, services.upstreams.state, now, preferred, not only_looks)
+            target = choose(self._left, services.upstreams.state, preferred, not only_looks)
             if target is not None and (target.outside is None or self._is_offered(target.outside)):
                 break
             if target is not None:
@@ -164,7 +166,7 @@ class Attempt(Reply):
                 continue
             self._tier += 1
             if only_looks or self._tier >= len(route.tiers):
-                raise self._failure or why_none(route.tiers[0], services.upstreams.state, now)
+                raise self._failure or why_none(route.tiers[0], services.upstreams.state, monotonic())
             self._left = list(route.tiers[self._tier])
         self._left.remove(target)
         grant = self.head.grant

@@ -24,7 +24,7 @@ _DISCARD_S = 1.0
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
-class ClientConnection(asyncio.BufferedProtocol):
+class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     """One connection. Its requests are answered in their order, each by its handler, with `begin` and `write`."""
 
     _clients: Clients
@@ -55,14 +55,12 @@ class ClientConnection(asyncio.BufferedProtocol):
     _pending: bytes = b""
     """The answer's head, which is not written yet."""
     _framing: Framing = PLAIN
-    _due: Deadlines = dataclasses.field(init=False)
     _unread: int = -1
     """Bytes that the client had not read when its idle time was over, a whole idle time ago; -1: it was not."""
 
     def __post_init__(self) -> None:
         """Not connected until asyncio says so."""
         self._reader = RequestReader(self, self._clients)
-        self._due = Deadlines(self)
 
     def handlers(self) -> tuple[Handler, ...]:
         """Who answers now, and who waits for its turn."""
@@ -85,11 +83,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.error(FULL)
             transport.close()
             return
-        self._due.client_by(self._clients.unit.header_timeout_s)
+        self.client_by(self._clients.unit.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's
         """The client is gone."""
-        self._due.close()
+        self.without_deadlines()
         self._drop_waiting()
         self._reader.close()
         self._reading = None
@@ -104,8 +102,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of requests; what is still missing afterwards gets a deadline: a head's is fixed, a body's moves."""
-        self._reader.feed(bytes(self._clients.buffer[:nbytes]))
-        self._after_read(nbytes)
+        if not self._reader.feed(bytes(self._clients.buffer[:nbytes])):
+            self._after_read(nbytes)
 
     def eof_received(self) -> bool:
         """The client sends no more; whether its requests are answered nevertheless.
@@ -116,7 +114,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self.scheme == "https" or any(handler.head.takes_slot for handler in self.handlers()):
             return False
         self._last = True
-        return self._reader.place != "body" and (self._reader.is_behind or self._active is not None)
+        return self._reader.place != "body" and (bool(self._reader.unread) or self._active is not None)
 
     def _after_read(self, count: int = 0) -> None:
         """See to what is missing, and to what came besides. `count`: bytes that came."""
@@ -124,22 +122,22 @@ class ClientConnection(asyncio.BufferedProtocol):
         if reader.failed or self._lingers:
             return
         unit = self._clients.unit
-        if reader.is_behind:
+        if reader.unread:
             self._pause()
             if self._can_go_on():
                 self._clients.later(self)
         elif reader.counted and reader.place == "body" and not self._clients.held.admits(self):
             if not self._reader.discards:
                 self._pause()
-                self._due.client = math.inf
+                self.client_due = math.inf
             return
         elif count and reader.place == "body" and self._clients.has_read_enough(self, count):
             self._pause()
         if reader.place == "body" or (self.write_paused and self._active is None):
-            self._due.client_by(unit.idle_timeout_s)
+            self.client_by(unit.idle_timeout_s)
         elif reader.place == "head" and reader.head_is_new:
             reader.head_is_new = False
-            self._due.client_by(unit.header_timeout_s)
+            self.client_by(unit.header_timeout_s)
 
     def pause_writing(self) -> None:
         """The client does not read."""
@@ -147,14 +145,14 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._clients.does_not_read(self)
         if self._reader.place != "body":
             self._unread = -1
-            self._due.client_by(self._clients.unit.idle_timeout_s)
+            self.client_by(self._clients.unit.idle_timeout_s)
 
     def resume_writing(self) -> None:
         """It reads again."""
         self.write_paused = False
         self._clients.reads(self)
         if self._reader.place != "body":
-            self._due.client = math.inf
+            self.client_due = math.inf
         if self._active is not None:
             self._active.progress()
         else:
@@ -172,9 +170,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         else:
             self._queue(handler)
 
-    def on_whole_request(self, head: Head, body: bytes) -> None:
-        """A request has come at once."""
-        self._due.client = math.inf
+    def on_whole_request(self, head: Head, body: bytes) -> bool:
+        """A request has come at once; whether it had its turn."""
+        self.client_due = math.inf
         handler = self._clients.handle(self, head, None)
         handler.body = body
         handler.complete = True
@@ -184,12 +182,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._active is None and not self._waiting and not self.write_paused:
             self._active = handler
             handler.opened()  # it is a plain one: nothing else to do
-        else:
-            self._queue(handler)
+            return True
+        self._queue(handler)
+        return False
 
     def on_request_complete(self, body: bytes | None) -> None:
         """All of it has come."""
-        self._due.client = math.inf
+        self.client_due = math.inf
         handler, self._reading = self._reading, None
         if self._reader.counted:
             self._uploaded(handler)
@@ -226,10 +225,17 @@ class ClientConnection(asyncio.BufferedProtocol):
 
         It is sent with the first `write`. `close` ends the connection after the answer.
         """
-        head = self._active.head if self._active is not None else None
-        last = (self._last or self._clients.stopping) and not (self._waiting or self._reader.is_behind)
-        framing = self._framing = framing_of(status, length, head, close=close or last)
+        last = (self._last or self._clients.stopping) and not (self._waiting or self._reader.unread)
+        method, version = "", "1.1"
+        if self._active is None:  # what could not be read
+            close = True
+        else:
+            head = self._active.head
+            method, version, close = head.method, head.version, close or last or not head.keep_alive
+        framing = self._framing = framing_of(status, method, version, known_length=length is not None, close=close)
         self._close = self._close or framing.close
+        if framing.has_length and length is not None:
+            lines = b"%bcontent-length: %b\r\n" % (lines, length)
         self._pending = b"".join((STATUS_LINES[status], self._clients.date, lines, framing.lines))
 
     def write(self, data: bytes, done: bool) -> None:
@@ -255,7 +261,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def answered(self) -> None:
         """The answer is complete: the next request's turn, or rest, or the end."""
         handler, self._active = self._active, None
-        self._due.answer = math.inf
+        self.answer_due = math.inf
         if self.transport.is_closing():
             return
         if self._reading is handler:
@@ -267,10 +273,6 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._next()
         else:
             self._rest()
-
-    def answer_by(self, at: float) -> None:
-        """Call the active handler's `overdue` at `at`, a time of the loop, unless it has answered before."""
-        self._due.answer_by(at)
 
     def abort(self) -> None:
         """Reset the connection: the client sees a broken transfer."""
@@ -313,28 +315,28 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._taking_turns or self.transport.is_closing():
             return
         place, idle_timeout_s = self._reader.place, self._clients.unit.idle_timeout_s
-        if self._waiting or (self._reader.is_behind and self.write_paused):  # for a client that does not read
-            self._due.client_by(idle_timeout_s)
-        elif self._reader.is_behind:
+        if self._waiting or (self._reader.unread and self.write_paused):  # for a client that does not read
+            self.client_by(idle_timeout_s)
+        elif self._reader.unread:
             self._clients.later(self)
         elif self._last or (self._clients.stopping and place != "body"):
             self._end()
         elif place == "between":
             self._unread = -1
-            self._due.client_by(idle_timeout_s)
+            self.client_by(idle_timeout_s)
 
     def _read_on(self) -> None:
         """Nobody waits: read what the client sends next, if all that came was read."""
         if not self._paused or self in self._clients.held.waiting or self.transport.is_closing():
             return
-        if self._reader.is_behind:
+        if self._reader.unread:
             if self._can_go_on():
                 self._clients.later(self)
         else:
             self._paused = False
             self.transport.resume_reading()
             if self._reader.place == "body":
-                self._due.client_by(self._clients.unit.idle_timeout_s)
+                self.client_by(self._clients.unit.idle_timeout_s)
 
     def _end(self) -> None:
         """Close, after the rest of an upload that still comes, if it comes soon."""
@@ -344,16 +346,16 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         self._lingers = True
         self._read_on()
-        self._due.client_by(_DISCARD_S)
+        self.client_by(_DISCARD_S)
 
     def _shut(self) -> None:
         """Close once everything is written, or when the client does not read it."""
         self.transport.close()
-        self._due.client_by(self._clients.unit.idle_timeout_s)
+        self.client_by(self._clients.unit.idle_timeout_s)
 
     def drain(self) -> None:
         """No further request after those that began; one whose body still comes has begun."""
-        if not (self._active or self._waiting or self._reader.is_behind) and self._reader.place != "body":
+        if not (self._active or self._waiting or self._reader.unread) and self._reader.place != "body":
             self._shut()
 
     def cut_short(self) -> None:
@@ -367,8 +369,8 @@ class ClientConnection(asyncio.BufferedProtocol):
     @property
     def idle_since(self) -> float | None:
         """When the client's deadline passes; None: it has a request."""
-        busy = self._active or self._waiting or self._reader.is_behind or self._reader.place == "body"
-        return None if busy or self.write_paused else self._due.client
+        busy = self._active or self._waiting or self._reader.unread or self._reader.place == "body"
+        return None if busy or self.write_paused else self.client_due
 
     @property
     def uploaded(self) -> int:
@@ -389,10 +391,10 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def take_turn(self) -> bool:
         """Answer one more of the requests that came at once."""
-        if not self._reader.is_behind or not self._can_go_on():
+        if not self._reader.unread or not self._can_go_on():
             return False
         self._reader.go_on()
-        if self._reader.is_behind:
+        if self._reader.unread:
             return self._can_go_on()
         if not self._waiting:
             self._read_on()
@@ -439,9 +441,9 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self.abort()  # a close would wait for who does not read
             else:
                 self._unread = unread
-                self._due.client_by(self._clients.unit.idle_timeout_s)
+                self.client_by(self._clients.unit.idle_timeout_s)
         elif self._paused:
-            self._due.client_by(self._clients.unit.idle_timeout_s)
+            self.client_by(self._clients.unit.idle_timeout_s)
         else:
             self._reader.failed = True
             message = f"the rest of the request's {place} did not come in time"

@@ -72,39 +72,39 @@ class Exchange(Attempt):
                 return
             data = connection.take() if connection.chunks else b""
             done = connection.complete
-            self._pass_on(data, done)
+            if data:
+                self._note(data)
+            self.client.write(data, done)
+            if self.tap is not None:
+                self.tap.add(data, done=done)
             if done:
-                target = self.target
-                assert target is not None  # noqa: S101  # it answered
-                if target.breaker is not CLOSED:
-                    target.succeeded()
-                self.tokens = target.tokens.read(self._before, self._last)
-                if self._is_events and self.tokens[1]:
-                    target.tokens.first_s = self.first_at - self.began
-                self._settle(self.status, True, self.tokens)
-                self._finish(self.status)
+                self._succeeded()
             elif connection.error is not None:
                 self._failed_late(connection.error)
         except Exception as bug:  # noqa: BLE001  # as above
             self.failed(bug)
 
-    def _pass_on(self, data: bytes, done: bool) -> None:
-        """Give the client what has come, and note what is to be known of it."""
-        if data:
-            if self._has_new_id:
-                self._learn_id(data)
-            self._before, self._last = self._last, data
-            self.first_at = self.first_at or monotonic()
-            self.parts += data.count(b"\n\n") if self._is_events else 0
-        self.client.write(data, done)
-        if self.tap is not None:
-            self.tap.add(data, done=done)
+    def _succeeded(self) -> None:
+        """The answer is whole."""
+        target = self.target
+        assert target is not None  # noqa: S101  # it answered
+        if target.breaker is not CLOSED:
+            target.succeeded()
+        self.tokens = target.tokens.read(self._before, self._last)
+        if self._is_events and self.tokens[1]:
+            target.tokens.first_s = self.first_at - self.began
+        self._settle(self.status, True, self.tokens)
+        self._finish(self.status)
 
-    def _learn_id(self, data: bytes) -> None:
-        """Remember who has the completion whose first part this is."""
-        if self.target is not None:
+    def _note(self, data: bytes) -> None:
+        """What is to be known of a part of the answer; its first one tells who has which completion."""
+        if self._has_new_id and self.target is not None:
             self._has_new_id = False
             self.services.completions.learn(data, self._owner(self.target))
+        self._before, self._last = self._last, data
+        self.first_at = self.first_at or monotonic()
+        if self._is_events:
+            self.parts += data.count(b"\n\n")
 
     def _begin_answer(self, connection: Connection) -> bool:
         """Begin the answer, unless more of it must be seen first, or it is none to pass on."""
@@ -119,7 +119,7 @@ class Exchange(Attempt):
         head = target.answer_for(connection.status, connection.headers)
         if connection.status >= 400 and self._route is not None and self._is_taken_over(self._route, connection):
             return False
-        if self._has_begun:
+        if self._signs is not None and self._signs.begun:
             return self._go_on(connection, is_events=head.is_events)
         self._is_events = head.is_events
         self._has_new_id = head.is_events and self.head.takes_slot and len(self.view.targets) > 1

@@ -77,7 +77,8 @@ class Faults:
     def __init__(self, asked: Asked) -> None:
         """None yet."""
         self.strikes: dict[bytes, Strike] = {}
-        self._guarded_until = 0.0
+        self.guarded_until = 0.0
+        """Until when some request may be refused: only then is it worth looking at each (monotonic)."""
         self._asked = asked
         self._suspects: dict[Target, list[Traits]] = {}
         """By server that is being asked how it is: the requests that failed."""
@@ -100,11 +101,6 @@ class Faults:
             self._suspects.setdefault(target, []).append(traits)
         self._look_after(target)
 
-    @property
-    def is_on_guard(self) -> bool:
-        """Whether some request may be refused now: only then is it worth looking at each."""
-        return self._guarded_until > 0 and monotonic() < self._guarded_until
-
     def require_harmless(self, traits: Traits) -> None:
         """HttpError 422 for a request that ended a server a while ago, or for one of a kind that did so twice."""
         now = monotonic()
@@ -118,7 +114,7 @@ class Faults:
     def forgive(self) -> None:
         """Forget everything: servers and their settings may be others now."""
         self.strikes.clear()
-        self._guarded_until = 0.0
+        self.guarded_until = 0.0
         for target in self._asked.view.targets.values():
             target.breaker = CLOSED
 
@@ -193,7 +189,7 @@ class Faults:
         strike.times += 1
         strike.points += 2 if alone else 1
         strike.until = now + min(unit.open_max_s, unit.open_s * 2 ** (strike.times - 1))
-        self._guarded_until = max(self._guarded_until, strike.until)
+        self.guarded_until = max(self.guarded_until, strike.until)
 
 
 def traits_of(caller: str, path: str, body: bytes) -> Traits:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from http import HTTPStatus
 from typing import NamedTuple
 
-from launcher.route.head import Head
 from launcher.route.problem import HttpError
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)}
@@ -13,36 +13,30 @@ STATUS_LINES |= {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 
 
 class Framing(NamedTuple):
-    """Header lines with the blank one, and what they mean."""
+    """How an answer's body is sent."""
 
     lines: bytes
+    """Header lines that say so, with the blank one; Content-Length is apart."""
+    has_length: bool
     chunked: bool
     has_body: bool
     close: bool
     """The connection ends with the answer."""
 
 
-def framing_of(status: int, length: bytes | None, head: Head | None, *, close: bool) -> Framing:
-    """Of the answer to a request with this `head`, None for one that could not be read; `length` None: not known."""
-    lines = b""
-    chunked = False
-    has_body = status not in (204, 304)
-    if has_body and length is not None:
-        lines = b"content-length: %b\r\n" % length
-    if head is not None and head.method == "HEAD":
-        has_body = False
-    elif has_body and length is None:
-        if head is None or head.version == "1.1":
-            chunked = True
-            lines = b"transfer-encoding: chunked\r\n"
-        else:
-            close = True  # HTTP/1.0 knows no chunks: the answer ends with its connection
-    if close or head is None or not head.keep_alive:
-        return Framing(lines + b"connection: close\r\n\r\n", chunked, has_body, True)
-    return Framing(lines + b"\r\n", chunked, has_body, False)
+@functools.lru_cache(maxsize=128)
+def framing_of(status: int, method: str, version: str, *, known_length: bool, close: bool) -> Framing:
+    """Of the answer to a request of this method and HTTP version; whether its length is known, and it is the last."""
+    may_have_body = status not in (204, 304)
+    has_body = may_have_body and method != "HEAD"
+    chunked = has_body and not known_length and version == "1.1"
+    if has_body and not known_length and not chunked:
+        close = True  # HTTP/1.0 knows no chunks: the answer ends with its connection
+    lines = (b"transfer-encoding: chunked\r\n" if chunked else b"") + (b"connection: close\r\n" if close else b"")
+    return Framing(lines + b"\r\n", may_have_body and known_length, chunked, has_body, close)
 
 
-PLAIN = Framing(b"\r\n", False, True, False)
+PLAIN = framing_of(200, "POST", "1.1", known_length=True, close=False)
 
 
 def error_lines(error: HttpError, request_id: bytes, more: bytes) -> bytes:

@@ -67,19 +67,7 @@ def peek_json(body: bytes) -> str | None:
     An array (`/lora-adapters`) names none.
     """
     _seen.clear()
-    _look_through(body.removeprefix(BOM))
-    if not _seen:
-        return None
-    model = _seen.pop()
-    if _seen:
-        raise _two_models()
-    if model is not None and not isinstance(model, str):
-        raise _no_name(f"it is {_JSON_NAMES[type(model)]}")
-    return model
-
-
-def _look_through(body: bytes) -> None:
-    """Have every `model` seen. Raises HttpError 400."""
+    body = body.removeprefix(BOM)
     try:
         if len(body) > _SMALL_BYTES:
             _DECODE_TYPED(body)
@@ -93,6 +81,14 @@ def _look_through(body: bytes) -> None:
         raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
     except RecursionError:
         raise HttpError(400, "invalid_json", "the body is nested too deeply") from None
+    if not _seen:
+        return None
+    model = _seen.pop()
+    if _seen:
+        raise _two_models()
+    if model is not None and not isinstance(model, str):
+        raise _no_name(f"it is {_JSON_NAMES[type(model)]}")
+    return model
 
 
 def peek(body: bytes, content_type: bytes, query: bytes, header: bytes | None) -> str | None:

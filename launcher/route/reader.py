@@ -37,8 +37,8 @@ class Listener(Protocol):
     def on_request(self, head: Head, length: bytes | None) -> None:
         """A head has come, with its Content-Length; the body is still to come, if there is one."""
 
-    def on_whole_request(self, head: Head, body: bytes) -> None:
-        """Both at once."""
+    def on_whole_request(self, head: Head, body: bytes) -> bool:
+        """Both at once; whether nothing is left to see to."""
 
     def on_request_complete(self, body: bytes | None) -> None:
         """Its body has come, too; None where it was discarded."""
@@ -97,9 +97,10 @@ class RequestReader:
     """What is kept of the body, and how much has come of it."""
     counted: int = 0
     """How many of them are counted."""
-    _unread: bytes = b""
+    unread: bytes = b""
+    """What came behind a whole request: call `go_on`."""
     _at: int = 0
-    """What came behind a whole request, and where in it the next begins."""
+    """Where in it the next begins."""
     _read_bytes: int = 0
     _head_bytes: int = 0
     _silent_bytes: int = 0
@@ -114,31 +115,29 @@ class RequestReader:
         """It parses for itself."""
         self._parser = httptools.HttpRequestParser(self)
 
-    @property
-    def is_behind(self) -> bool:
-        """More has come than was read: call `go_on`."""
-        return bool(self._unread)
+    def feed(self, data: bytes) -> bool:
+        """Read what came, up to the end of a request: whoever sends thousands at once has them read in turns.
 
-    def feed(self, data: bytes) -> None:
-        """Read what came, up to the end of a request: whoever sends thousands at once has them read in turns."""
+        Whether it was one whole request and nothing is left to see to.
+        """
         if self.failed:
-            return
-        if self._unread:
-            self._unread = self._unread[self._at :] + data
+            return False
+        if self.unread:
+            self.unread = self.unread[self._at :] + data
             self._at = 0
-            return
+            return False
         repeated = self._repeated
         if repeated is not None and self.place == "between":
             start = repeated.body_start(data)
             if start and len(data) - start <= self._limits.unit.max_body_bytes:
                 assert self._head is not None  # noqa: S101  # it was parsed before
-                self._listener.on_whole_request(self._head, data[start:])
-                return
+                return self._listener.on_whole_request(self._head, data[start:])
         self._read(data, 0)
+        return False
 
     def go_on(self) -> None:
         """Read one more request of what came."""
-        data, self._unread = self._unread, b""
+        data, self.unread = self.unread, b""
         self._read(data, self._at)
 
     def _read(self, data: bytes, at: int) -> None:
@@ -155,7 +154,7 @@ class RequestReader:
         if self.failed:
             return
         if at < len(data):
-            self._unread, self._at = data, at
+            self.unread, self._at = data, at
         elif whole and self.place == "between" and self._head is not None and self._head.is_plain:
             self._repeated = repeated_head(data)
 
@@ -200,7 +199,7 @@ class RequestReader:
         """The connection is gone. What refers to it in a circle would stay until the collector comes, minutes later."""
         self.forget()
         self.failed = True
-        self._unread = b""
+        self.unread = b""
         del self._parser, self._listener
 
     def _check_sizes(self) -> None:
@@ -247,7 +246,7 @@ class RequestReader:
         """Nothing that follows can be read as a request."""
         if not self.failed:
             self.failed = True
-            self._unread = b""
+            self.unread = b""
             self._listener.on_unacceptable(error)
 
     # --- httptools' callbacks ---------------------------------------------------------------------------------

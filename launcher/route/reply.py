@@ -143,7 +143,9 @@ class Reply:
     def _finish(self, status: int, code: str = "-") -> None:
         """The answer is complete, or given up: nothing more is written."""
         self.ended = True
-        self.drop_body()
+        self.body = b""
+        if self.held:
+            self.drop_body()
         self.services.note_end(self, status, code)
         if code != "-" or self.services.has_access_log:
             self.services.note_answer(self, status, code)

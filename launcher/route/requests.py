@@ -39,16 +39,15 @@ class Requests:
             (
                 self.number,
                 exchange.id,
-                time.time() - monotonic(),
-                exchange.began,
-                monotonic(),
+                time.time(),
+                monotonic() - exchange.began,
                 head.grant.name or getattr(exchange.client, "peer", ""),
                 head.path,
-                _asked(exchange),
+                (exchange.named or exchange.asked)[:_NAME_CHARACTERS],  # where it named nobody, who was asked
                 "" if target is None else target.name,
                 status,
                 code,
-                exchange.first_at,
+                exchange.first_at - exchange.began if exchange.first_at else None,
                 exchange.tokens,
                 speed,
                 exchange.decision,
@@ -87,7 +86,7 @@ def live(exchanges: Iterable[Exchange]) -> list[Request]:
             at=wall - (now - exchange.began),
             client=exchange.head.grant.name or getattr(exchange.client, "peer", ""),
             path=exchange.head.path,
-            asked=_asked(exchange),
+            asked=(exchange.named or exchange.asked)[:_NAME_CHARACTERS],
             server="" if exchange.target is None else exchange.target.name,
             state=_state(exchange),
             seconds=now - exchange.began,
@@ -99,11 +98,6 @@ def live(exchanges: Iterable[Exchange]) -> list[Request]:
         if not exchange.ended and is_shown(exchange)
     ]
     return sorted(found, key=lambda request: request.at)
-
-
-def _asked(exchange: Exchange) -> str:
-    """The name that a client asked for, as far as it is kept; where it named nobody, who was asked."""
-    return (exchange.named or exchange.asked)[:_NAME_CHARACTERS]
 
 
 def is_shown(exchange: Exchange) -> bool:
@@ -120,14 +114,14 @@ def _state(exchange: Exchange) -> str:
 
 def _ended(known: tuple[Any, ...]) -> Request:
     """A request that ended, from what was noted."""
-    number, request_id, wall, began, end, client, path, asked, server, status, code, first_at, tokens, speed, why = (
+    number, request_id, ended_at, seconds, client, path, asked, server, status, code, first_s, tokens, speed, why = (
         known
     )
     failed = status >= 400 or code != "-"
     return Request(
         number=number,
         id=request_id.decode("ascii"),
-        at=wall + began,
+        at=ended_at - seconds,
         client=client,
         path=path,
         asked=asked,
@@ -135,8 +129,8 @@ def _ended(known: tuple[Any, ...]) -> Request:
         state="left" if status == 499 else "failed" if failed else "done",
         status=status,
         code="" if code == "-" else code,
-        seconds=end - began,
-        first_s=first_at - began if first_at else None,
+        seconds=seconds,
+        first_s=first_s,
         prompt_tokens=tokens[0],
         generated_tokens=tokens[1],
         tokens_per_second=speed,

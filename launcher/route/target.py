@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 
@@ -27,6 +28,8 @@ SERVING: frozenset[ServerState] = frozenset({"ready", "sleeping"})
 _SPARE_CONNECTIONS = 4
 """Idle connections kept beyond one a slot, for requests that take none."""
 _TAIL_BYTES = 2048
+_SUMS = (b'"usage"', b'"timings"')
+"""Where an answer's sums begin."""
 _PROMPT = re.compile(rb'"(?:prompt_n|prompt_tokens|input_tokens)":\s*(\d{1,12})')
 _OUTPUT = re.compile(rb'"(?:predicted_n|completion_tokens|output_tokens)":\s*(\d{1,12})')
 _RATE = re.compile(rb'"predicted_per_second":\s*(\d{1,12}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)')
@@ -170,9 +173,10 @@ class Tokens:
     def read(self, before: bytes, last: bytes) -> tuple[int, int]:
         """Add what the last two parts of an answer report; prompt and generated tokens of this answer."""
         tail = last if len(last) >= _TAIL_BYTES or not before else before[-_TAIL_BYTES:] + last
-        if tail.rfind(b'"timings"', -_TAIL_BYTES) < 0 and tail.rfind(b'_tokens"', -_TAIL_BYTES) < 0:
+        found = [at for key in _SUMS if (at := tail.find(key, max(0, len(tail) - _TAIL_BYTES))) >= 0]
+        if not found:
             return 0, 0
-        tail = tail[-_TAIL_BYTES:]
+        tail = tail[min(found) :]
         prompt, output = _number(_PROMPT, tail), _number(_OUTPUT, tail)
         self.prompt += prompt
         self.generated += output
@@ -227,6 +231,7 @@ class Target:
         "is_control",
         "name",
         "outside",
+        "passes_bodies",
         "pool",
         "tally",
         "tokens",
@@ -253,12 +258,14 @@ class Target:
         self.unit = unit
         self.authorization = own_key(unit)
         self.changes_bodies = changes_bodies(unit)
+        self.passes_bodies = not self.changes_bodies and self.outside is None
 
     def update(self, unit: RouteTarget) -> None:
         """Take over a new entry. Where its address is another, requests go there once they are granted that one."""
         self.unit = unit
         self.authorization = own_key(unit)
         self.changes_bodies = changes_bodies(unit)
+        self.passes_bodies = not self.changes_bodies and self.outside is None
         self.gate.resize(unit.slots)
         self.pool.max_idle = unit.slots + _SPARE_CONNECTIONS
 
@@ -327,7 +334,6 @@ def own_key(unit: RouteTarget) -> bytes:
 def choose(
     targets: Iterable[Target],
     state_of: Callable[[str], ServerState],
-    now: float,
     preferred: str | None = None,
     may_wake: bool = True,
 ) -> Target | None:
@@ -342,7 +348,7 @@ def choose(
     for target in targets:
         state = state_of(target.name)
         if state in SERVING:
-            if target.breaker is not breaker.CLOSED and not breaker.admits(target.breaker, now):
+            if target.breaker is not breaker.CLOSED and not breaker.admits(target.breaker, monotonic()):
                 continue
             if target.name == preferred and target.gate.free > 0:
                 return target

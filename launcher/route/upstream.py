@@ -164,15 +164,16 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> bool:
         """End the exchange. True when the connection can serve another; else it is closed."""
+        transport = self.transport
         reusable = (
             self.complete
             and not self.chunks
             and self._keep_alive
             and not self._dirty
             and self.error is None
-            and self.transport is not None
-            and not self.is_closed()
-            and self.transport.get_write_buffer_size() == 0
+            and transport is not None
+            and not transport.is_closing()
+            and transport.get_write_buffer_size() == 0
         )
         self.busy = False
         self.watcher = None
@@ -363,7 +364,7 @@ class Pool:
         """An idle connection that was not closed yet."""
         while self.idle:
             connection = self.idle.pop()
-            if not connection.is_closed():
+            if connection.transport is not None and not connection.transport.is_closing():
                 return connection
         return None
 

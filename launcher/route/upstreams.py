@@ -24,7 +24,11 @@ class StaticUpstreams(Upstreams):
     def try_lease(self, name: str) -> Lease:
         """Always granted."""
         self.in_flight[name] += 1
-        return Lease(name, lambda _: self._end(name))
+
+        def end(ok: bool) -> None:  # noqa: ARG001  # whether it failed changes nothing here
+            self.in_flight[name] -= 1
+
+        return Lease(name, end)
 
     async def acquire(self, name: str, timeout_s: float) -> Lease:  # noqa: ARG002  # the protocol's
         """Nothing to start."""
@@ -33,9 +37,6 @@ class StaticUpstreams(Upstreams):
     async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:  # noqa: ARG002  # the protocol's
         """Whoever keeps the servers running starts them as they are."""
         return False
-
-    def _end(self, name: str) -> None:
-        self.in_flight[name] -= 1
 
 
 class AskedUpstreams(StaticUpstreams):

@@ -204,5 +204,5 @@ async def test_who_reads_nothing_has_little_computed_for_it() -> None:
         await until(lambda: any(connection.write_paused for connection in front.clients.connections))
         (connection,) = front.clients.connections
         assert connection.transport.get_write_buffer_size() < 64 * 1024
-        assert len(connection._reader._unread) <= 64 * 1024
+        assert len(connection._reader.unread) <= 64 * 1024
         assert len(begun) < asked // 5
