@@ -36,7 +36,6 @@ class _Named(msgspec.Struct):
 
 
 async def _router(services: Services[Exchange], exchange: Exchange, _: int) -> None:
-    """llama.cpp's router. Raises HttpError."""
     path = exchange.head.path
     if path == "/models/sse":
         await _tell_states(services, exchange)
@@ -71,7 +70,6 @@ async def _tell_states(services: Services[Exchange], exchange: Exchange) -> None
 
 
 async def _swap(services: Services[Exchange], exchange: Exchange, _: int) -> None:
-    """llama-swap. Raises HttpError."""
     head, view = exchange.head, exchange.view
     state_of, may_ask = services.upstreams.state, head.grant.may_ask
     if head.path == "/running":

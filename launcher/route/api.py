@@ -112,7 +112,6 @@ class _Endpoints:
         return [known[name] for name in names]
 
     def _unknown(self, name: str) -> ApiError:
-        """The answer for a name that the fleet does not have."""
         import difflib  # noqa: PLC0415  # late: 0.2 MiB, as in `directory`
 
         known = [p.name for p in self._control.status().processes]
@@ -225,14 +224,12 @@ async def _body(request: Request, kind: type[T]) -> T:
 
 
 def _json(value: object, status: int = 200) -> Response:
-    """A JSON response."""
     from starlette.responses import Response  # noqa: PLC0415
 
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 def _on_api_error(_: Request, error: ApiError) -> Response:
-    """Our own errors."""
     return _json({"error": error.error}, error.status)
 
 
@@ -244,7 +241,6 @@ def _on_launch_error(_: Request, error: LaunchError) -> Response:
 
 
 def _on_http_exception(_: Request, error: Any) -> Response:
-    """Unknown paths and methods."""
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     response = _json({"error": {"code": code, "message": error.detail}}, error.status_code)
     response.headers.update(error.headers or {})

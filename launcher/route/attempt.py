@@ -246,7 +246,6 @@ class Attempt(Reply):
                     self._signs = None  # a circle with this
 
     async def _seek(self, target: Target, error: UpstreamError | None) -> None:
-        """As `_pursue`."""
         while True:
             if error is not None:
                 target, error = await self._after(target, error), None
@@ -321,7 +320,6 @@ class Attempt(Reply):
         return self._connection is not None
 
     def _owner(self, target: Target) -> Owner:
-        """`target`, which generates for this caller."""
         return Owner(target.name, self._granted or target.name, self.head.grant.name)
 
     # --- what it comes to -------------------------------------------------------------------------------------

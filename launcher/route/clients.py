@@ -167,7 +167,6 @@ class Clients:
         return True
 
     def _rested(self) -> None:
-        """Read on."""
         self._read_bytes = 0
         resting, self._resting = self._resting, []
         for connection in resting:
@@ -273,7 +272,6 @@ class Held:
         return False
 
     def _freed(self) -> None:
-        """There may be room for those that wait."""
         half = self.most // 2
         while self.waiting:
             if self.incoming + self.complete > half:
@@ -304,7 +302,6 @@ class Held:
             self._refuse(connection)
 
     def _refuse(self, connection: Member) -> None:
-        """There is no room, and none in time."""
         self._clients.refused["front_busy"] += 1
         message = "the bodies of other requests take the front's memory (max_held_bytes)"
         connection.refuse_upload(HttpError(503, "front_busy", message, retry_after_s=5, close=True))

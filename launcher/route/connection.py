@@ -280,18 +280,15 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self.transport.abort()
 
     def _queue(self, handler: Handler) -> None:
-        """Others are before it, or the client does not read their answers."""
         self._waiting.append(handler)
         self._pause()
 
     def _pause(self) -> None:
-        """Read nothing for now."""
         if not self._paused:
             self._paused = True
             self.transport.pause_reading()
 
     def _begin(self, handler: Handler) -> None:
-        """It is this request's turn."""
         self._active = handler
         handler.opened()
         if handler.head.expects_continue and self._active is handler and not handler.complete:

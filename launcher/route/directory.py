@@ -84,7 +84,6 @@ class Directory:
         return sorted(self._tiers)
 
     def _unknown(self, model: str) -> HttpError:
-        """The answer for a name that nothing serves."""
         import difflib  # noqa: PLC0415  # late: 0.2 MiB for who never asks wrongly
 
         shown = model if len(model) <= _SHOWN_NAME else model[:_SHOWN_NAME] + "…"
@@ -115,7 +114,6 @@ def _tiers(table: RoutingTable, name: str) -> Iterable[tuple[str, ...]]:
 
 
 def _servers(table: RoutingTable, name: str) -> tuple[str, ...]:
-    """The servers that `name` stands for."""
     return table.names.get(name, (name,))
 
 
@@ -140,6 +138,5 @@ def _dangling(table: RoutingTable) -> Iterable[Finding]:
 
 
 def _finding(key: str, name: str) -> Finding:
-    """A name of the routing table that means nothing."""
     message = f"{name!r} is no server of the routing table: render the deployment again"
     return Finding(code="route/dangling-name", severity="error", key=key, message=message)

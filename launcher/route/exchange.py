@@ -85,7 +85,6 @@ class Exchange(Attempt):
             self.failed(bug)
 
     def _succeeded(self) -> None:
-        """The answer is whole."""
         target = self.target
         assert target is not None  # noqa: S101  # it answered
         if target.breaker is not CLOSED:
@@ -257,7 +256,6 @@ class Exchange(Attempt):
         self._end(UpstreamError("stopping", str(by_hand)), by_hand)
 
     def _end(self, error: UpstreamError, problem: HttpError) -> None:
-        """End it from outside."""
         if self.ended:
             return
         if self.orchestration is not None and self._lease is None and self._task is None:

@@ -293,7 +293,6 @@ class Front:
         return bool(found)
 
     def _exchanges(self) -> list[Exchange]:
-        """Every request that has not ended."""
         handlers = [handler for connection in self.clients.connections for handler in connection.handlers()]
         return [handler for handler in handlers if isinstance(handler, Exchange)]
 

@@ -140,5 +140,4 @@ def host_name(authority: bytes) -> bytes:
 
 
 def _bracketed(host: str) -> str:
-    """`host` as a Host header writes it."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host.lower()

@@ -49,7 +49,6 @@ class SecretServer:
             self._loop.remove_reader(self._sock.fileno())
 
     def _accept(self) -> None:
-        """Some of those who wait."""
         for _ in range(_AT_ONCE):
             try:
                 found, _ = self._sock.accept()

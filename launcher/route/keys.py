@@ -138,6 +138,5 @@ def _parse(words: list[str]) -> tuple[bytes, Grant] | str:
 
 
 def _bad_line(api_key_file: str, number: int, reason: str) -> Finding:
-    """A line that is no key's."""
     message = f"{api_key_file}, line {number}: {reason}"
     return Finding(code="route/key-file-line", severity="error", key=KEY, message=message)

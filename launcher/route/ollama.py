@@ -125,7 +125,6 @@ def raw_body(asked: Asked) -> dict[str, Any]:
 
 
 def _settings(asked: Asked) -> dict[str, Any]:
-    """What both have."""
     options = asked.options or {}
     body = {name: value for name, value in options.items() if name in _SAME}
     limit = options.get("num_predict")
@@ -269,7 +268,6 @@ class Answer:
         return self._said("", "", more) | {"done": True, "done_reason": reason, **self._counted}
 
     def _part(self, chunk: Chunk) -> Iterable[dict[str, Any]]:
-        """What one event brings."""
         error = chunk.error
         if error is not None:
             message = error.get("message") if isinstance(error, dict) else None
@@ -287,7 +285,6 @@ class Answer:
                 yield self._said(text, thinking, {}) | {"done": False}
 
     def _said(self, text: str, thinking: str, more: dict[str, Any]) -> dict[str, Any]:
-        """A part with this text."""
         head: dict[str, Any] = {"model": self._model, "created_at": now()}
         thought = {"thinking": thinking} if thinking else {}
         if self._is_chat:

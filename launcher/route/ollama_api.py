@@ -60,7 +60,6 @@ def _whole(exchange: Exchange, value: dict[str, Any]) -> None:
 
 
 def _about(services: Services[Exchange], exchange: Exchange, path: str, created: int) -> dict[str, Any]:
-    """What is known of the fleet."""
     if path == "/api/version":
         return {"version": ollama.VERSION}
     targets, may_ask = exchange.view.table.targets, exchange.head.grant.may_ask
@@ -83,7 +82,6 @@ def _route(exchange: Exchange, asked: Asked) -> Route:
 
 
 async def _generate(services: Services[Exchange], exchange: Exchange, asked: Asked, route: Route) -> None:
-    """`/api/chat` and `/api/generate`."""
     is_chat = exchange.head.path == "/api/chat"
     if asked.suffix:
         raise HttpError(400, "suffix_not_supported", "text is filled in by POST /infill, not here")
@@ -132,7 +130,6 @@ async def _parts(
 
 
 async def _embed(services: Services[Exchange], exchange: Exchange, asked: Asked, route: Route) -> None:
-    """`/api/embed`, and `/api/embeddings` with one text."""
     is_old = exchange.head.path == "/api/embeddings"
     body: dict[str, Any] = {"model": asked.model, "input": asked.prompt if is_old else asked.input}
     if asked.dimensions is not None:

@@ -73,7 +73,6 @@ def openapi(version: str, bodies: dict[str, type[msgspec.Struct]], max_lines: in
 
 
 def _operation(name: str, summary: str, answer: dict[str, Any], errors: tuple[int, ...]) -> dict[str, Any]:
-    """One operation: its 200, its errors in our one shape."""
     failures = {str(code): {"description": "refused", "content": _json(_ref("Error"))} for code in errors}
     responses = {"200": {"description": "done", "content": answer}, **failures}
     return {"operationId": name, "summary": summary, "responses": responses}
@@ -85,15 +84,12 @@ def _takes(body: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A query parameter that may be left out."""
     return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    """Content of JSON by this schema."""
     return {"application/json": {"schema": schema}}
 
 
 def _ref(name: str) -> dict[str, str]:
-    """A schema by name."""
     return {"$ref": _REF + name}

@@ -194,7 +194,6 @@ def _parameters(value: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _no_name(why: str) -> HttpError:
-    """The answer to a request whose model is no string."""
     return HttpError(400, "invalid_model", f"model must be a string: {why}", param="model")
 
 

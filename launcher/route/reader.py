@@ -167,7 +167,6 @@ class RequestReader:
         return at + (left if left > 0 else _CHUNKS_BYTES)
 
     def _parse(self, data: bytes) -> None:
-        """Have llhttp read it."""
         self._read_bytes = len(data)
         self._message_ended = False
         if self.place == "body":
@@ -238,7 +237,6 @@ class RequestReader:
         self._fail(HttpError(400, "invalid_http", "too many requests at once ask for an upgrade", close=True))
 
     def _refuse_head(self) -> None:
-        """The head is beyond the limit."""
         message = f"the headers exceed {self._limits.unit.max_header_bytes} bytes (max_header_bytes)"
         self._fail(HttpError(431, "headers_too_large", message, close=True))
 
@@ -300,7 +298,6 @@ class RequestReader:
         self._listener.on_request(head, self._length)
 
     def _head_size(self) -> int:
-        """Bytes of the head's target and lines."""
         return len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
 
     def on_body(self, body: bytes) -> None:

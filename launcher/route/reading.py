@@ -114,7 +114,6 @@ class Reading:
         return self._sock
 
     def _end(self) -> None:
-        """Have no process."""
         sock, process, self._sock, self._process = self._sock, self._process, None, None
         if sock is not None:
             sock.close()

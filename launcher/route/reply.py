@@ -124,7 +124,6 @@ class Reply:
             self._finish(problem.status, problem.code)
 
     def _cut(self, problem: HttpError) -> None:
-        """End an answer that is not whole."""
         self.client.abort()
         self._finish(self.status, problem.code)
 

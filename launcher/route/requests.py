@@ -106,14 +106,12 @@ def is_shown(exchange: Exchange) -> bool:
 
 
 def _state(exchange: Exchange) -> str:
-    """What a request does now."""
     if exchange.started:
         return "streaming"
     return "running" if exchange.is_sent or exchange.orchestration is not None else "waiting"
 
 
 def _ended(known: tuple[Any, ...]) -> Request:
-    """A request that ended, from what was noted."""
     number, request_id, ended_at, seconds, client, path, asked, server, status, code, first_s, tokens, speed, why = (
         known
     )

@@ -115,7 +115,6 @@ async def _look_up(exchange: Exchange, wanted: Iterable[str]) -> None:
 
 
 def _conversation_of(query: bytes) -> bytes:
-    """`conv_id` of a query string."""
     return parse_qs(query.decode("latin-1"), encoding="utf-8", errors="replace").get("conv_id", [""])[0].encode()
 
 

@@ -336,7 +336,6 @@ class Connection(asyncio.Protocol):
         self.complete = True
 
     def _notify(self) -> None:
-        """Have the watcher look."""
         if self.watcher is not None:
             self.watcher.progress()
 
