@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 
 import msgspec
 
+from launcher.base import metrics
 from launcher.ir.fleet import RouteTarget, RoutingTable
 from launcher.ir.live import ServerState
 from launcher.route.target import SERVING, Target
@@ -70,85 +71,54 @@ def metrics_text(
     escalations: Mapping[tuple[str, str, str], int],
 ) -> str:
     """Prometheus text. `refused`: by code, requests that no server answered; `escalations`: by from, to, why."""
-    lines: list[str] = []
-
-    def family(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, float]]) -> None:
-        """One metric with its samples."""
-        lines.extend((f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"))
-        lines.extend(f"{name}{{{labels}}} {value:.10g}" for labels, value in samples)
-
-    servers = [(f'server="{_label(name)}"', t) for name, t in targets.items()]
-    family(
-        "launch_requests_total",
-        "counter",
-        "Requests by server and status (499: the client left).",
-        ((f'{s},status="{code}"', n) for s, t in servers for code, n in sorted(t.tally.by_status.items())),
-    )
-    refusals = ((f'code="{_label(code)}"', n) for code, n in sorted(refused.items()))
-    family("launch_requests_refused_total", "counter", "Requests answered with an error of the front.", refusals)
-    if escalations:
-        steps = (
-            (f'from="{_label(server)}",to="{_label(to)}",why="{_label(why)}"', n)
-            for (server, to, why), n in sorted(escalations.items())
-        )
-        family("launch_escalations_total", "counter", "Answers that a stronger server took over.", steps)
-    family("launch_requests_in_flight", "gauge", "Slots taken.", ((s, t.gate.in_flight) for s, t in servers))
-    family(
-        "launch_requests_queued",
-        "gauge",
-        "Requests waiting for a slot.",
-        ((s, len(t.gate.waiters)) for s, t in servers),
-    )
-    family(
-        "launch_server_state",
-        "gauge",
-        "1 for the state that the server is in.",
-        ((f'{s},state="{state_of(t.name)}"', 1) for s, t in servers),
-    )
     now = monotonic()
-    family(
-        "launch_breaker_open",
-        "gauge",
-        "1 while the server is left alone after failures.",
-        ((s, int(t.breaker.open_s > 0)) for s, t in servers),
-    )
-    pauses = ((s, _pause_s(t, now)) for s, t in servers)
-    family("launch_breaker_seconds", "gauge", "Seconds until it is asked again at the latest.", pauses)
-    family(
-        "launch_prompt_tokens_total",
-        "counter",
-        "Prompt tokens that answers reported.",
-        ((s, t.tokens.prompt) for s, t in servers),
-    )
-    family(
-        "launch_generated_tokens_total",
-        "counter",
-        "Generated tokens that answers reported.",
-        ((s, t.tokens.generated) for s, t in servers),
-    )
-    family(
-        "inference_tokens_per_second",
-        "gauge",
-        "Generation speed that the last answer reported.",
-        (
-            (f'model="{_label(t.unit.model)}",{s}', t.tokens.per_second)
-            for s, t in servers
-            if t.tokens.per_second is not None
+    servers = [({"server": name}, target) for name, target in targets.items()]
+
+    def each(of: Callable[[Target], float]) -> metrics.Samples:
+        return [(server, of(target)) for server, target in servers]
+
+    statuses = [(server | {"status": str(s)}, n) for server, t in servers for s, n in sorted(t.tally.by_status.items())]
+    refusals = [({"code": code}, n) for code, n in sorted(refused.items())]
+    steps = [({"from": server, "to": to, "why": why}, n) for (server, to, why), n in sorted(escalations.items())]
+    escalated = metrics.counter("launch_escalations_total", "Answers that a stronger server took over.", steps)
+    states: metrics.Samples = [(server | {"state": state_of(t.name)}, 1) for server, t in servers]
+    speeds = [({"model": t.unit.model} | server, t.tokens.per_second) for server, t in servers]
+    known = [(labels, speed) for labels, speed in speeds if speed is not None]
+    return metrics.text(
+        metrics.counter("launch_requests_total", "Requests by server and status (499: the client left).", statuses),
+        metrics.counter("launch_requests_refused_total", "Requests answered with an error of the front.", refusals),
+        escalated if steps else (),
+        metrics.gauge("launch_requests_in_flight", "Slots taken.", each(lambda t: t.gate.in_flight)),
+        metrics.gauge("launch_requests_queued", "Requests waiting for a slot.", each(lambda t: len(t.gate.waiters))),
+        metrics.gauge("launch_server_state", "1 for the state that the server is in.", states),
+        metrics.gauge(
+            "launch_breaker_open",
+            "1 while the server is left alone after failures.",
+            each(lambda t: t.breaker.open_s > 0),
+        ),
+        metrics.gauge(
+            "launch_breaker_seconds",
+            "Seconds until it is asked again at the latest.",
+            each(lambda t: _pause_s(t, now)),
+        ),
+        metrics.counter(
+            "launch_prompt_tokens_total",
+            "Prompt tokens that answers reported.",
+            each(lambda t: t.tokens.prompt),
+        ),
+        metrics.counter(
+            "launch_generated_tokens_total",
+            "Generated tokens that answers reported.",
+            each(lambda t: t.tokens.generated),
+        ),
+        metrics.gauge("inference_tokens_per_second", "Generation speed that the last answer reported.", known),
+        metrics.counter("launch_request_duration_seconds_sum", "Seconds of requests.", each(lambda t: t.tally.seconds)),
+        metrics.counter(
+            "launch_request_duration_seconds_count",
+            "Requests whose seconds are summed.",
+            each(lambda t: sum(t.tally.by_status.values())),
         ),
     )
-    family(
-        "launch_request_duration_seconds_sum",
-        "counter",
-        "Seconds of requests.",
-        ((s, t.tally.seconds) for s, t in servers),
-    )
-    family(
-        "launch_request_duration_seconds_count",
-        "counter",
-        "Requests whose seconds are summed.",
-        ((s, sum(t.tally.by_status.values())) for s, t in servers),
-    )
-    return "\n".join(lines) + "\n"
 
 
 def home_page(table: RoutingTable, state_of: StateOf, url: str, may_ask: Callable[[str, str], bool]) -> str:
@@ -188,8 +158,3 @@ pre{{overflow:auto;padding:1rem;background:#8882}}</style></head>
 <p><a href="/v1/models">/v1/models</a> · <a href="/ready">/ready</a> · <a href="/metrics">/metrics</a></p>
 </body></html>
 """
-
-
-def _label(value: str) -> str:
-    """`value` as a Prometheus label value."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
