@@ -14,9 +14,8 @@ import httptools
 
 from launcher.ir.fleet import FrontUnit
 from launcher.route.body import BIG_BYTES
-from launcher.route.head import Head, RawHeaders
+from launcher.route.head import Head, RawHeaders, RepeatedHead, repeated_head
 from launcher.route.problem import HttpError
-from launcher.route.repeated import RepeatedHead, repeated_head
 from launcher.route.spool import Spool
 
 _MAX_UPGRADES = 16

@@ -11,9 +11,8 @@ from typing import Literal, Protocol, cast
 
 import httptools
 
-from launcher.route.head import RawHeaders
+from launcher.route.head import RawHeaders, RepeatedHead, repeated_head
 from launcher.route.problem import HttpError
-from launcher.route.repeated import RepeatedHead, repeated_head
 from launcher.route.sockets import acknowledged_bytes, expect_acknowledgements, without_pacing
 
 HIGH_WATER_BYTES = 256 * 1024

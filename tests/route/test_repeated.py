@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.route.repeated import RepeatedHead, repeated_head
+from launcher.route.head import RepeatedHead, repeated_head
 
 HEADERS = st.lists(st.tuples(st.sampled_from(["A", "Content-Typ", "X"]), st.text("ab 1:", max_size=6)), max_size=3)
 
