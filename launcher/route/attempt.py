@@ -20,13 +20,13 @@ from launcher.route.faults import Traits, traits_of
 from launcher.route.media import WRITTEN
 from launcher.route.outside import Outside, body_for, is_form
 from launcher.route.owners import Owner
+from launcher.route.pings import STREAMING, Pings, waits_for
 from launcher.route.problem import HttpError, refuses
 from launcher.route.reply import Reply
 from launcher.route.services import Services
-from launcher.route.signs import STREAMING, Signs, waits_for
-from launcher.route.silence import LOOK
 from launcher.route.sticky import beginning, hashes
 from launcher.route.target import MovedError, Target, choose, why_none
+from launcher.route.timeouts import LOOK
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
 
@@ -44,7 +44,7 @@ class Attempt(Reply):
     decision: str = ""  # why it goes where it goes, where an orchestrator said so
     target: Target | None = None  # the server that was asked last
     beginning: bytes | None = None
-    media: frozenset[str] | None = None  # its prompt's beginning and media, where it was read elsewhere
+    media: frozenset[str] | None = None  # its prompt's beginning and media, where another process read it
     _route: Route | None = None
     _granted: str = ""
     _tier: int = 0
@@ -52,7 +52,7 @@ class Attempt(Reply):
     _failure: HttpError | None = None  # what is said when nobody is left to ask
     _stronger: tuple[str, ...] | None = None  # who may still answer what is refused; None: as its first route says
     _chances: int = 0  # how often it was asked again after its server ran out of memory
-    _signs: Signs | None = None  # what its client gets while it waits
+    _pings: Pings | None = None  # what its client gets while it waits
     _lease: Lease | None = None
     _slot: bool = False
     _connection: Connection | None = None
@@ -93,10 +93,10 @@ class Attempt(Reply):
             self._admitted(target, lease)
             if target.passes_bodies:
                 connection, body = target.pool.take(), self.body
-            elif not self._is_read_elsewhere(target):
+            elif not self._needs_worker(target):
                 body = self._changed(target)
                 connection = target.pool.take()
-        elif self._goes_elsewhere(route):
+        elif self._reroutes(route):
             return
         if connection is not None:
             self._send(connection, body)
@@ -108,10 +108,10 @@ class Attempt(Reply):
         self._admitted(target, Lease(target.name), math.inf)
         self.run(self._pursue, target, None)
 
-    def _goes_elsewhere(self, route: Route) -> bool:
+    def _reroutes(self, route: Route) -> bool:
         """Send a chat with images or audio to a server that takes them. Raises HttpError where none is named."""
         is_read = route.lacks and self.head.kind in WRITTEN
-        found = self.services.elsewhere(self, route) if is_read else None
+        found = self.services.route_for_media(self, route) if is_read else None
         if found is None:
             return False
         self._abandon()
@@ -233,31 +233,31 @@ class Attempt(Reply):
         """Send the request to `target`, and where that fails to others; after `error`, if it failed before."""
         every_s, services = self.view.table.front.ping_after_s, self.services
         may_stream = self._route is not None and self.head.kind in STREAMING and not self.is_question
-        if self._signs is None and every_s > 0 and may_stream:
-            self._signs = Signs(self, every_s, lambda t: waits_for(t, services.upstreams), services.reading)
-        if self._signs is not None:
-            self._signs.watch()
+        if self._pings is None and every_s > 0 and may_stream:
+            self._pings = Pings(self, every_s, lambda t: waits_for(t, services.upstreams), services.body_reader)
+        if self._pings is not None:
+            self._pings.watch()
         try:
             await self._seek(target, error)
         finally:
-            if self._signs is not None:
-                self._signs.rest()
-                if self.ended or not self._signs.begun:
-                    self._signs = None  # a circle with this
+            if self._pings is not None:
+                self._pings.rest()
+                if self.ended or not self._pings.begun:
+                    self._pings = None  # a circle with this
 
     async def _seek(self, target: Target, error: UpstreamError | None) -> None:
         while True:
             if error is not None:
                 target, error = await self._after(target, error), None
-            if self._signs is not None:
-                self._signs.target = target
+            if self._pings is not None:
+                self._pings.target = target
             try:
                 is_admitted = self._lease is not None
                 if not is_admitted:
                     await self._admit(target)
-                big = self._is_read_elsewhere(target)
-                reading = self.services.reading.for_target(self.body, target.unit, self.asked) if big else None
-                body = await reading if reading is not None else self._changed(target)
+                big = self._needs_worker(target)
+                changed = self.services.body_reader.for_target(self.body, target.unit, self.asked) if big else None
+                body = await changed if changed is not None else self._changed(target)
                 connection = None if is_admitted else target.pool.take()
                 if connection is None:
                     self._fresh = True
@@ -291,7 +291,7 @@ class Attempt(Reply):
             raise self._failure
         return self._choose()
 
-    def _is_read_elsewhere(self, target: Target) -> bool:
+    def _needs_worker(self, target: Target) -> bool:
         """Whether the body is changed for `target`, and too big for that to be done here."""
         is_changed_here = target.outside is not None and is_form(self.head.content_type)
         return target.changes_bodies and self.head.takes_slot and len(self.body) > BIG_BYTES and not is_changed_here

@@ -9,8 +9,9 @@ from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 
 BIG_BYTES = 512 * 1024
-"""Bodies beyond this are read elsewhere (`launcher.route.reading`): the worst here takes 5 ms. They are no `bytes`
-but the `bytearray` that their parts were added to as they came: to copy 64 MB takes 50 ms in which nobody is served."""
+"""Bodies beyond this are read by another process (`launcher.route.body_reader`): the worst here takes 5 ms. They are no
+`bytes` but the `bytearray` that their parts were added to as they came: to copy 64 MB takes 50 ms in which nobody is
+served."""
 
 
 def changes_bodies(unit: RouteTarget) -> bool:

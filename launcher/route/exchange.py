@@ -15,9 +15,9 @@ from launcher.route.oom import said_out_of_memory
 from launcher.route.problem import HttpError, answered_otherwise, stopping
 from launcher.route.reply import Reply
 from launcher.route.services import Services
-from launcher.route.silence import judged
 from launcher.route.tap import Tap
 from launcher.route.target import Target
+from launcher.route.timeouts import judged
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
 
@@ -118,7 +118,7 @@ class Exchange(Attempt):
         head = target.answer_for(connection.status, connection.headers)
         if connection.status >= 400 and self._route is not None and self._is_taken_over(self._route, connection):
             return False
-        if self._signs is not None and self._signs.begun:
+        if self._pings is not None and self._pings.begun:
             return self._go_on(connection, is_events=head.is_events)
         self._is_events = head.is_events
         self._has_new_id = head.is_events and self.head.takes_slot and len(self.view.targets) > 1
@@ -149,7 +149,7 @@ class Exchange(Attempt):
 
     def _is_taken_over(self, route: Route, connection: Connection) -> bool:
         """Whether somebody else may answer what this server refuses, or why it does is not known yet."""
-        if self._goes_elsewhere(route):
+        if self._reroutes(route):
             return True
         if self.is_question or not (route.stronger or self._stronger):
             return False
@@ -171,7 +171,7 @@ class Exchange(Attempt):
     @property
     def _has_begun(self) -> bool:
         """The header of a stream went out while it waited."""
-        return self._signs is not None and self._signs.begun
+        return self._pings is not None and self._pings.begun
 
     def refuse(self, problem: HttpError) -> None:
         """As any reply; where the header is out already, with an event."""

@@ -19,7 +19,7 @@ import msgspec
 
 from launcher.ir.live import Upstreams
 from launcher.route.breaker import CLOSED
-from launcher.route.doubt import answered
+from launcher.route.identity import answered
 from launcher.route.problem import HttpError
 from launcher.route.target import SERVING, Target
 from launcher.route.upstream import UpstreamError

@@ -17,12 +17,11 @@ from launcher.ir.fleet import FrontUnit, RoutingTable
 from launcher.ir.live import Upstreams
 from launcher.ir.page import Request
 from launcher.route import listing, pages
-from launcher.route.abroad import ANSWERS, to_named_server
 from launcher.route.access import check_control, granted, is_for_people
 from launcher.route.apis import api_of
 from launcher.route.body import BIG_BYTES
+from launcher.route.body_reader import BodyReader
 from launcher.route.clients import Clients
-from launcher.route.doubt import require_itself
 from launcher.route.endpoint import steers
 from launcher.route.exchange import Exchange
 from launcher.route.expansion import Expansion
@@ -30,18 +29,19 @@ from launcher.route.faults import Faults
 from launcher.route.guard import Guard, is_control, is_same_origin
 from launcher.route.handover import Handover, hand_over
 from launcher.route.head import Head, cors_lines
+from launcher.route.identity import check_identity
 from launcher.route.journal import open_journal
 from launcher.route.keys import EVERYTHING, Grant
-from launcher.route.media import elsewhere, media_in, require_writes
+from launcher.route.media import media_in, require_writes, takes_media
+from launcher.route.other_apis import ANSWERS, to_named_server
 from launcher.route.owners import Owners
 from launcher.route.peek import peek, peek_json, query_model
 from launcher.route.problem import HttpError
+from launcher.route.rate_limits import Limits, Usage
 from launcher.route.reader import too_large
-from launcher.route.reading import Reading
 from launcher.route.reply import Reply
 from launcher.route.requests import Requests, is_shown, live
 from launcher.route.sessions import Sessions
-from launcher.route.spend import Limits, Usage
 from launcher.route.steer import steer
 from launcher.route.sticky import Sticky
 from launcher.route.target import Target, control_target
@@ -91,8 +91,8 @@ class Front:
         self.expansion = Expansion()
         self._created = int(time.time())
         self.faults = Faults(self)
-        self.reading = Reading()
-        self.view = view_of(table, {}, orchestrator, self._require_itself)
+        self.body_reader = BodyReader()
+        self.view = view_of(table, {}, orchestrator, self._check_identity)
         self._journal = open_journal(table.front.journal_file)
         self.has_journal = self._journal is not None
         self.has_access_log = table.front.access_log
@@ -114,7 +114,7 @@ class Front:
         if orchestrator is not None:
             orchestrator.take_over(table)
         try:
-            view = view_of(table, old, orchestrator, self._require_itself)
+            view = view_of(table, old, orchestrator, self._check_identity)
         except BaseException:
             if orchestrator is not None:
                 orchestrator.take_over(self.view.table)
@@ -148,7 +148,7 @@ class Front:
             self._orchestrator.close()
         self.expansion.close()
         self.faults.close()
-        self.reading.close()
+        self.body_reader.close()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -216,12 +216,12 @@ class Front:
         return True
 
     async def _dispatch_big(self, exchange: Exchange) -> None:
-        """As `dispatch`: all that is read of the body is read elsewhere."""
+        """As `dispatch`: another process reads the body."""
         head, body = exchange.head, exchange.body
-        found = await self.reading.model(body, head.content_type, head.query, self._named(exchange))
+        found = await self.body_reader.model(body, head.content_type, head.query, self._named(exchange))
         model, exchange.beginning, exchange.media = found
         is_decided = model in exchange.view.auto and head.method == "POST" and self._orchestrator is not None
-        self._send(exchange, model, await self.reading.outline(body) if is_decided else body)
+        self._send(exchange, model, await self.body_reader.outline(body) if is_decided else body)
 
     def _named(self, exchange: Exchange) -> bytes | None:
         """What the headers name."""
@@ -253,12 +253,12 @@ class Front:
         """One more request goes by `route`: start another server of its pool, if it has one and is busy."""
         self.expansion.consider(route.tiers[0], route.grows_above, self.upstreams)
 
-    def elsewhere(self, exchange: Exchange, route: Route) -> Route | None:
+    def route_for_media(self, exchange: Exchange, route: Route) -> Route | None:
         """Where a chat goes that contains what nobody of `route` takes; None: it does not. Raises HttpError."""
         require_writes(route.name, route.lacks)
         found = media_in(exchange.body) if exchange.media is None else exchange.media
         lacking = found & route.lacks
-        return exchange.view.routes[elsewhere(exchange.view.table, route.name, lacking)] if lacking else None
+        return exchange.view.routes[takes_media(exchange.view.table, route.name, lacking)] if lacking else None
 
     def note_attempt(self, exchange: Exchange, status: int, seconds: float, tokens: tuple[int, int]) -> None:
         """A server was asked."""
@@ -311,9 +311,9 @@ class Front:
             request_id = reply.id.decode("ascii")
             _ACCESS.info("%s %s %s %d %s %.1f ms", request_id, head.method, path, status, code, milliseconds)
 
-    async def _require_itself(self, target: Target, connection: Connection) -> None:
+    async def _check_identity(self, target: Target, connection: Connection) -> None:
         """Ask whoever owns the processes, or the server itself. Raises UpstreamError."""
-        await require_itself(self.upstreams, target, connection)
+        await check_identity(self.upstreams, target, connection)
 
     # --- who may ask ------------------------------------------------------------------------------------------
 

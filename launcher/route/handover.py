@@ -11,9 +11,9 @@ from launcher.route.exchange import Exchange
 from launcher.route.head import lines_of
 from launcher.route.keys import EVERYTHING
 from launcher.route.peek import BOM
+from launcher.route.pings import EVENTS
 from launcher.route.problem import as_http, stopping
 from launcher.route.question import Question, ask
-from launcher.route.signs import EVENTS
 from launcher.route.tap import Tap
 
 

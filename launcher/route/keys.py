@@ -19,7 +19,7 @@ import msgspec
 from launcher.base.regular import read_regular
 from launcher.errors import Finding, HostError
 from launcher.route.problem import HttpError
-from launcher.route.spend import Limits
+from launcher.route.rate_limits import Limits
 
 KEY = "runtime.front.api_key_file"
 SCOPES = frozenset({"infer", "admin"})

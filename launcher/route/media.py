@@ -58,7 +58,7 @@ def require_writes(asked: str, lacks: frozenset[str]) -> None:
         raise HttpError(400, "modality_not_supported", f"{asked!r} makes embeddings and writes no text", param="model")
 
 
-def elsewhere(table: RoutingTable, asked: str, lacking: frozenset[str]) -> str:
+def takes_media(table: RoutingTable, asked: str, lacking: frozenset[str]) -> str:
     """The name that answers a chat with media that who was asked lacks. Raises HttpError 400 `modality_not_supported`.
 
     The one that the routing names; for who asked for nobody in particular, any that takes them.

@@ -11,12 +11,12 @@ from launcher.ir.exchange import Refusal
 from launcher.route import ollama
 from launcher.route.body import BIG_BYTES
 from launcher.route.exchange import Exchange
+from launcher.route.loading import load, unload
 from launcher.route.ollama import Answer, Asked
 from launcher.route.problem import HttpError, answered_otherwise, as_http
 from launcher.route.question import Question, ask
 from launcher.route.reader import too_large
 from launcher.route.relay import relayed
-from launcher.route.residence import load, unload
 from launcher.route.services import Services
 from launcher.route.target import SERVING
 from launcher.route.view import Route

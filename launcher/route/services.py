@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Protocol, TypeVar
 
 from launcher.ir.live import Upstreams
+from launcher.route.body_reader import BodyReader
 from launcher.route.faults import Faults
 from launcher.route.owners import Owners
-from launcher.route.reading import Reading
 from launcher.route.reply import Notes
 from launcher.route.sticky import Sticky
 from launcher.route.view import Route
@@ -25,7 +25,7 @@ class Services(Notes, Protocol[E_contra]):
     conversations: Owners
     completions: Owners
     faults: Faults
-    reading: Reading
+    body_reader: BodyReader
     escalations: Counter[tuple[str, str, str]]
     """How often whom took over from whom, and why."""
     has_journal: bool
@@ -40,7 +40,7 @@ class Services(Notes, Protocol[E_contra]):
     def grow(self, route: Route) -> None:
         """One more request goes by `route`."""
 
-    def elsewhere(self, exchange: E_contra, route: Route) -> Route | None:
+    def route_for_media(self, exchange: E_contra, route: Route) -> Route | None:
         """Where a chat goes that contains what nobody of `route` takes; None: it does not. Raises HttpError."""
 
     def note_attempt(self, exchange: E_contra, status: int, seconds: float, tokens: tuple[int, int]) -> None:

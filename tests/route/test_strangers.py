@@ -16,12 +16,12 @@ import pytest
 
 from launcher.errors import HostError
 from launcher.route import Front
+from launcher.route.body_worker import outline
 from launcher.route.faults import Faults, Traits, traits_of
 from launcher.route.keys import read_keys
 from launcher.route.peek import peek_multipart
 from launcher.route.problem import HttpError
 from launcher.route.sockets import descriptors
-from launcher.route.worker import outline
 from tests.ports import free_port
 from tests.route.fleet import (
     OK,
@@ -556,7 +556,7 @@ async def test_big_bodies_are_read_elsewhere() -> None:
             sent = json.loads(changed.requests[0].body)
             assert (sent["temperature"], "user" in sent, len(sent["messages"])) == (0, False, MIB // 8)
             assert (await client.ask(post(big(MIB, model=3), CHAT, JSON))).code == "invalid_model"
-            process = front.reading._process
+            process = front.body_reader._process
             assert process is not None
             process.kill()  # another one begins
             process.wait()
@@ -569,7 +569,7 @@ async def test_big_bodies_are_read_elsewhere() -> None:
             assert (got.status, got.code) == (400, "invalid_json")  # of m1 no form is taken
             got = await client.ask(post(form + b"\r\n--x" * 200_000, "/v1/audio/transcriptions", declared))
             assert (got.status, got.code) == (400, "invalid_form")  # each part would cost a look
-        assert front.reading._process is None
+        assert front.body_reader._process is None
 
 
 async def test_a_big_body_is_held_once_and_let_go_with_its_client() -> None:
@@ -578,7 +578,7 @@ async def test_a_big_body_is_held_once_and_let_go_with_its_client() -> None:
         front = front_of(up.port, max_body_bytes=8 * MIB)
         async with running(front) as port:
             body = post(big(8 * MIB - 100, model="m0"), CHAT, JSON)
-            async with front.reading._turn, many(port, 2) as clients:
+            async with front.body_reader._turn, many(port, 2) as clients:
                 tracemalloc.start()
                 for client in clients:
                     client.send(body)

@@ -1,4 +1,4 @@
-"""Signs of life: what a client gets whose stream waits for a slot, a swap or a load. I/O.
+"""Pings of life: what a client gets whose stream waits for a slot, a swap or a load. I/O.
 
 After a while of silence the answer begins, with its header and a comment, `: ping` and what is waited for; comments are
 no events (WHATWG HTML, 9.2.6), clients skip them. From then on an error is an event, since the status is out already.
@@ -14,9 +14,9 @@ import msgspec
 
 from launcher.ir.live import Upstreams
 from launcher.route.body import BIG_BYTES
+from launcher.route.body_reader import BodyReader
 from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
-from launcher.route.reading import Reading
 from launcher.route.reply import Reply
 from launcher.route.target import SERVING, Target
 
@@ -31,17 +31,17 @@ class _Asked(msgspec.Struct):
     stream: bool = False
 
 
-class Signs:
+class Pings:
     """Those of one request, from when it begins to wait."""
 
-    __slots__ = ("_beating", "_every_s", "_reading", "_reply", "_say", "_timer", "begun", "target")
+    __slots__ = ("_beating", "_body_reader", "_every_s", "_reply", "_say", "_timer", "begun", "target")
 
-    def __init__(self, reply: Reply, every_s: float, say: Callable[[Target], str], reading: Reading) -> None:
+    def __init__(self, reply: Reply, every_s: float, say: Callable[[Target], str], body_reader: BodyReader) -> None:
         """`every_s`: seconds of silence, before the first and between two. `say`: what is waited for."""
         self._reply = reply
         self._every_s = every_s
         self._say = say
-        self._reading = reading
+        self._body_reader = body_reader
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
         self.begun = False
@@ -72,7 +72,7 @@ class Signs:
         """The first: see whether it is a stream at all."""
         body = self._reply.body
         try:
-            is_stream = asks_stream(body if len(body) <= BIG_BYTES else await self._reading.outline(body))
+            is_stream = asks_stream(body if len(body) <= BIG_BYTES else await self._body_reader.outline(body))
         except HttpError:
             is_stream = False  # its server will say what is wrong with it
         self._beating = None

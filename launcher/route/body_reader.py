@@ -1,4 +1,4 @@
-"""Reading big bodies elsewhere: `launcher.route.worker` in a process of its own, one body after the other. I/O."""
+"""Reading big bodies: `launcher.route.body_worker` in a process of its own, one body after the other. I/O."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import msgspec
 
 from launcher.ir.fleet import RouteTarget
 from launcher.route.body import changes_for
+from launcher.route.body_worker import Question, Reply, content_of, memory_of
 from launcher.route.problem import HttpError
-from launcher.route.worker import Question, Reply, content_of, memory_of
 
 _PATIENCE_S = 20.0
 """A body that takes longer is refused."""
 _MESSAGE_BYTES = 1 << 20
-_MAIN = "from launcher.route.worker import main; main()"
+_MAIN = "from launcher.route.body_worker import main; main()"
 _PACKAGES = str(Path(__file__).parents[2])
 
 
-class Reading:
+class BodyReader:
     """The reader of big bodies. Its process begins with the first, and ends with the front."""
 
     def __init__(self) -> None:

@@ -17,10 +17,10 @@ from launcher.route.access import changes_server
 from launcher.route.apis import UNLOAD, UPSTREAM
 from launcher.route.exchange import Exchange
 from launcher.route.head import Head
+from launcher.route.loading import load, unavailable, unload
+from launcher.route.pings import EVENTS
 from launcher.route.problem import HttpError
-from launcher.route.residence import load, unavailable, unload
 from launcher.route.services import Services
-from launcher.route.signs import EVENTS
 from launcher.route.target import SERVING
 
 _LOOK_S = 0.25

@@ -1,4 +1,4 @@
-"""What is read of a big body, in a process of its own. I/O: one socket, whose other end is `launcher.route.reading`.
+"""What is read of a big body, in a process of its own. I/O: one socket, at whose other end is `body_reader`.
 
 A decoder holds the interpreter for as long as it runs, in whatever thread: 64 MB of JSON are 0.1 to several seconds in
 which nobody else would be answered. Bodies come and go as memory (`memfd_create`), questions and answers as msgpack.

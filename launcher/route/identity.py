@@ -39,7 +39,7 @@ async def answered(connection: Connection, target: Target, path: bytes) -> tuple
     return connection.status, answer.body
 
 
-async def require_itself(upstreams: Upstreams, target: Target, connection: Connection) -> None:
+async def check_identity(upstreams: Upstreams, target: Target, connection: Connection) -> None:
     """Return when `target` is behind `connection`. Raises UpstreamError `wrong_server`, or why it does not say."""
 
     async def ask() -> bytes:

@@ -14,7 +14,7 @@ from launcher.route import Front
 from launcher.route.guard import Guard
 from launcher.route.keys import read_keys
 from launcher.route.problem import HttpError
-from launcher.route.spend import Limits, Usage
+from launcher.route.rate_limits import Limits, Usage
 from tests.route.fleet import FakeFleet, RawClient, answering, ask, front_unit, get, post, running, table, target, until
 from tests.route.test_routing import Holding
 
