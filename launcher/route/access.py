@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.route.guard import Guard, is_loopback, is_open
+from launcher.route.guard import Guard, is_loopback
 from launcher.route.head import Head
 from launcher.route.keys import NOTHING, Grant
 from launcher.route.problem import HttpError
@@ -18,9 +18,9 @@ _LOCAL = ("/api/", "/v1/launch/reload")
 _FOR_EVERYBODY = ("/slots", "/props", "/lora-adapters", "/models/")
 
 
-def granted(head: Head, guard: Guard, *, is_control: bool) -> Grant:
-    """What the key of a request allows, where keys are asked for. Raises HttpError."""
-    if not guard.has_keys or is_open(head.method, head.path):
+def granted(head: Head, guard: Guard, *, is_open: bool, is_control: bool) -> Grant:
+    """What the key of a request allows; `is_open`: anybody is answered. Raises HttpError."""
+    if is_open or not guard.has_keys:
         return head.grant
     authorization, x_api_key = head.seen.get(b"authorization"), head.seen.get(b"x-api-key")
     if head.path == "/" and head.only_looks and authorization is x_api_key is None:

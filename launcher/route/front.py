@@ -16,8 +16,8 @@ from launcher.ir.exchange import Orchestrating
 from launcher.ir.fleet import FrontUnit, RoutingTable
 from launcher.ir.live import Upstreams
 from launcher.ir.page import Request
-from launcher.route import listing, pages
 from launcher.route.access import check_control, granted, is_for_people
+from launcher.route.answers import answer_props, page_of
 from launcher.route.apis import api_of
 from launcher.route.body import BIG_BYTES
 from launcher.route.body_reader import BodyReader
@@ -35,7 +35,7 @@ from launcher.route.keys import EVERYTHING, Grant
 from launcher.route.media import media_in, require_writes, takes_media
 from launcher.route.other_apis import ANSWERS, to_named_server
 from launcher.route.owners import Owners
-from launcher.route.peek import peek, peek_json, query_model
+from launcher.route.peek import peek, peek_json
 from launcher.route.problem import HttpError
 from launcher.route.rate_limits import Limits, Usage
 from launcher.route.reader import too_large
@@ -51,8 +51,6 @@ from launcher.route.view import Route, View, view_of
 _LOG = logging.getLogger("launch.route")
 _ACCESS = logging.getLogger("launch.access")
 _GENERATIONS = "/v1/generations/"
-_PAGES = frozenset({"/", "/health", "/v1/health", "/ready", "/metrics", "/v1/models", "/models"})
-_CSP = b"content-security-policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'\r\n"
 
 
 class Front:
@@ -89,7 +87,7 @@ class Front:
         self._orchestrator = orchestrator
         self._control = None if control is None else control_target(control)
         self.expansion = Expansion()
-        self._created = int(time.time())
+        self.created = int(time.time())
         self.faults = Faults(self)
         self.body_reader = BodyReader()
         self.view = view_of(table, {}, orchestrator, self._check_identity)
@@ -98,6 +96,10 @@ class Front:
         self.has_access_log = table.front.access_log
         self.clients = Clients(table.front, functools.partial(Exchange, self))
         self.clients.refused = self.refused
+
+    def other_metrics(self) -> str:
+        """Prometheus text of the orchestrator and of whoever runs the servers."""
+        return ("" if self._orchestrator is None else self._orchestrator.metrics()) + self.more_metrics()
 
     @property
     def unit(self) -> FrontUnit:
@@ -170,11 +172,11 @@ class Front:
             self._spend(exchange, head.grant, head.grant.limits)
         if head.purpose == "preflight":
             exchange.answer(204, b"text/plain", b"", head.preflight())
-        elif head.purpose == "page":
-            self._answer_page(exchange)
+        elif head.purpose == "page" and (page := page_of(head.path)) is not None:
+            page.answer(self, exchange)
         elif head.purpose == "to_page":
             exchange.answer(303, b"text/plain", b"", b"location: /ui/\r\ncache-control: no-store\r\nvary: accept\r\n")
-        elif head.purpose == "props" and self._answer_props(exchange):
+        elif head.purpose == "props" and answer_props(self, exchange):
             pass
         elif exchange.length is not None and int(exchange.length) > view.table.front.max_body_bytes:
             raise too_large(view.table.front.max_body_bytes)
@@ -210,7 +212,7 @@ class Front:
         elif purpose == "upstream":
             to_named_server(exchange)
         elif purpose in ANSWERS:
-            hand_over(exchange, ANSWERS[purpose], self, exchange, self._created)
+            hand_over(exchange, ANSWERS[purpose], self, exchange, self.created)
         else:
             return False
         return True
@@ -335,7 +337,9 @@ class Front:
             head.purpose = "control" if is_control_path else "to_page"
             return
         has_session = self._has_session(head)
-        head.grant = EVERYTHING if has_session else granted(head, guard, is_control=is_control_path)
+        head.grant = (
+            EVERYTHING if has_session else granted(head, guard, is_open=self._is_open(head), is_control=is_control_path)
+        )
         api = api_of(head.method, head.path, view.table.front.apis) if view.table.front.apis else ""
         if not is_control_path and api:
             head.purpose = api
@@ -354,11 +358,17 @@ class Front:
             return "steer"
         if head.path == "/metrics" and b"model=" in head.query:
             return "forward"  # the server's own
-        if head.only_looks and (head.path in _PAGES or head.path.startswith(("/v1/models/", "/models/"))):
+        if head.only_looks and page_of(head.path) is not None:
             return "page"
         if head.only_looks and head.path == "/props":
             return "props"
         return "forward"
+
+    @staticmethod
+    def _is_open(head: Head) -> bool:
+        """Whether anybody is answered: what is forwarded never is without a key."""
+        page = page_of(head.path) if head.only_looks else None
+        return page is not None and page.is_open
 
     def _has_session(self, head: Head) -> bool:
         """Whether a browser asks that was let in; what acts must come from the front's own page."""
@@ -375,62 +385,6 @@ class Front:
             return guard.has_keys and "admin" in guard.check_key(None, key.encode()).scopes
         except HttpError:
             return False
-
-    # --- what is answered from memory -------------------------------------------------------------------------
-
-    def _answer_page(self, exchange: Exchange) -> None:
-        """Answer a question about the fleet itself. Raises HttpError."""
-        view, path, state_of = exchange.view, exchange.head.path, self.upstreams.state
-        if path == "/metrics":
-            text = pages.metrics_text(view.targets, state_of, self.refused, self.escalations)
-            if self._orchestrator is not None:
-                text += self._orchestrator.metrics()
-            exchange.answer(200, b"text/plain; version=0.0.4; charset=utf-8", (text + self.more_metrics()).encode())
-            return
-        if path == "/":
-            host = exchange.head.seen.get(b"host", b"").decode("latin-1") or f"{self.unit.host}:{self.unit.port}"
-            scheme = getattr(exchange.client, "scheme", "http")
-            page = pages.home_page(view.table, state_of, f"{scheme}://{host}", exchange.head.grant.may_ask)
-            exchange.answer(200, b"text/html; charset=utf-8", page.encode(), _CSP)
-            return
-        status = 200
-        value: object = {"status": "ok"}
-        if path == "/ready":
-            waiting = pages.not_ready(view.table, state_of)
-            if view.guard.has_keys:  # whoever asks showed none
-                waiting = [{"state": entry["state"]} for entry in waiting]
-            status, value = (503 if waiting else 200), {"ready": not waiting, "waiting": waiting}
-        elif path.rstrip("/").endswith("/models"):
-            value = listing.models_list(view.table, state_of, self._created, view.auto, exchange.head.grant.may_ask)
-        elif "/models/" in path:
-            value = self._model(exchange, path.partition("/models/")[2])
-        exchange.answer(status, b"application/json", msgspec.json.encode(value))
-
-    def _answer_props(self, exchange: Exchange) -> bool:
-        """Answer `/props` where no server can, and say whether it was. Raises HttpError."""
-        view, head = exchange.view, exchange.head
-        name = query_model(head.query) or head.seen.get(b"x-model", b"").decode("latin-1").strip()
-        if not name and (len(view.targets) == 1 or b"x-task-type" in head.seen):
-            return False
-        unit = view.route(name).tiers[0][0].unit if name else None
-        if unit is not None and not head.grant.may_ask(name, unit.name):
-            return False  # the exchange says so
-        data = listing.props(view.table, unit, self.upstreams.state(unit.name) if unit is not None else "ready")
-        if data is not None:
-            exchange.answer(200, b"application/json", data)
-        return data is not None
-
-    def _model(self, exchange: Exchange, name: str) -> dict[str, object]:
-        """The entry of one model. Raises HttpError."""
-        view, may_ask = exchange.view, exchange.head.grant.may_ask
-        if name in view.auto and may_ask(name, name):
-            return listing.auto_entry(name, self._created)
-        unit = view.route(name).tiers[0][0].unit
-        if not may_ask(name, unit.name):
-            raise HttpError(403, "model_not_allowed", f"this API key may not ask for {name!r}")
-        listed = (*unit.faces, *(unit.aliases if view.table.front.list_aliases else ()))
-        shown = name if name in listed else ""
-        return listing.model_entry(unit, self.upstreams.state(unit.name), self._created, shown)
 
 
 async def _report(orchestrator: Orchestrating, exchange: Exchange) -> None:

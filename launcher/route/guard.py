@@ -12,8 +12,6 @@ from launcher.route.problem import HttpError
 
 _LOCAL_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:@/?#\s]+)(?::\d{0,5})?")
-_OPEN_PATHS = frozenset({"/health", "/v1/health", "/ready"})
-"""Paths that probes read without a key."""
 _CONTROL = re.compile(r"/v1/launch/.*|/ui(?:/.*)?|/api/(?:status|stop|reload|openapi\.json|logs/.*)", re.DOTALL)
 _APP_ORIGIN = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://\*")
 """Any page of one kind of app."""
@@ -32,11 +30,6 @@ def is_loopback(host: str) -> bool:
 def is_control(path: str) -> bool:
     """Whether the control API answers this: below `/v1/launch/`, its old names below `/api/`, the page."""
     return path.startswith(("/v1/launch/", "/api/", "/ui")) and _CONTROL.fullmatch(path) is not None
-
-
-def is_open(method: str, path: str) -> bool:
-    """Whether the front answers this to anybody, key or not: what it forwards it answers to nobody without."""
-    return method in ("GET", "HEAD") and path in _OPEN_PATHS
 
 
 def require_key_for_public(host: str, api_key_file: str | None) -> None:
