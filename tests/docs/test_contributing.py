@@ -6,10 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from launcher.plan import plan_fleet
+from launcher.route import Front, answers
 from tests.cases.case import read_case
 from tests.cli.conftest import Cli, cli
 from tests.plan import fleets
+from tests.ports import free_port
+from tests.route.fleet import FakeFleet, ask, get, running, table, target
 
 __all__ = ["cli"]
 ROOT = Path(__file__).parents[2]
@@ -57,3 +62,16 @@ def test_the_example_check_checks() -> None:
 
     assert fixes(threads=1) == ["servers.a.threads=4"]
     assert fixes(threads=4) == []
+
+
+async def test_the_example_endpoint_answers() -> None:
+    """The row shown in CONTRIBUTING is a page of the front."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (source,) = re.findall(r"```python\n(def _load.*?)```", text, re.DOTALL)
+    namespace = vars(answers) | {"PAGES": dict(answers.PAGES)}
+    exec(compile(source, "CONTRIBUTING.md", "exec"), namespace)  # noqa: S102 - our own text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "PAGES", namespace["PAGES"])
+        async with running(Front(table(target("m", free_port())), FakeFleet())) as port:
+            answer = await ask(port, get("/load"))
+            assert (answer.status, answer.body) == (200, b'{"in_flight":0}')
