@@ -58,12 +58,11 @@ class Attempt(Reply):
     _connection: Connection | None = None
     _fresh: bool = False
     _sent_at: float = 0.0
-    _silence_s: float = math.inf
-    _heard_at: float = 0.0
-    _heard: bytes = b""
-    """How long its server may say nothing; when it was last seen to have said something, and what was its last then."""
-    _before: bytes = b""
-    _last: bytes = b""  # the last two parts of the answer
+    _silence_s: float = math.inf  # how long its server may say nothing
+    _heard_at: float = 0.0  # when it was last seen to have said something new
+    _heard: bytes = b""  # the answer's last part at that time
+    _before: bytes = b""  # the answer's last part but one
+    _last: bytes = b""  # the answer's last part
 
     @abc.abstractmethod
     def progress(self) -> None:

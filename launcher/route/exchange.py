@@ -31,10 +31,9 @@ class Exchange(Attempt):
     orchestration: asyncio.Task[None] | None = None  # somebody else who answers, see `hand_over`
     _is_events: bool = False
     _has_new_id: bool = False  # its answer's first part names the completion, and somebody may have to find it
-    first_at: float = 0.0
-    parts: int = 0
-    tokens: tuple[int, int] = (0, 0)
-    """When its first part came (monotonic; 0: not yet), events of a stream so far, tokens as it reported."""
+    first_at: float = 0.0  # when its first part came (monotonic); 0: not yet
+    parts: int = 0  # events of a stream so far
+    tokens: tuple[int, int] = (0, 0)  # of prompt and answer, as the server reported them
 
     def opened(self) -> None:
         """Its head has come, perhaps its body too, and it is its turn."""

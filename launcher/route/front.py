@@ -67,7 +67,7 @@ class Front:
         control: Path | None = None,
         orchestrator: Orchestrating | None = None,
     ) -> None:
-        """`control`: a unix socket that answers `/api/`, for clients on this machine only.
+        """`control`: a unix socket that answers `/v1/launch/` and `/ui/`, for clients on this machine only.
 
         `orchestrator` serves by `table` too, and answers what no single server answers.
         """

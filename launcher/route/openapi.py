@@ -62,10 +62,7 @@ def openapi(version: str, bodies: dict[str, type[msgspec.Struct]], max_lines: in
                 | _takes(bodies["reload"])
             },
             "/v1/launch/logs/{name}": {
-                "get": _operation(
-                    "logs", "The end of a log", {"text/plain": {"schema": {"type": "string"}}}, (400, 404)
-                )
-                | {"parameters": log}
+                "get": _operation("logs", "The end of a log", _TEXT, (400, 404)) | {"parameters": log}
             },
         },
         "components": {"schemas": schemas},

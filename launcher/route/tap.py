@@ -1,10 +1,10 @@
-"""What passes of an answer, kept for who asked for it. Pure."""
+"""A copy of an answer that is passed on, for who has to read it. Pure."""
 
 from __future__ import annotations
 
 
 class Tap:
-    """Keeps what passes of an answer, as long as it is no more than `most` bytes."""
+    """Copies an answer of up to `most` bytes; of a longer one it keeps nothing."""
 
     def __init__(self, most: int) -> None:
         """Nothing has passed."""

@@ -11,7 +11,7 @@ from launcher.ir.live import Lease, ServerState, Upstreams
 
 
 class StaticUpstreams(Upstreams):
-    """For tests and benchmarks: every server counts as ready, nothing is started or stopped here."""
+    """Every server counts as ready, nothing is started or stopped here: the base of what follows, and for tests."""
 
     def __init__(self) -> None:
         """Nothing in flight."""
