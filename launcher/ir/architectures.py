@@ -1,0 +1,280 @@
+"""What is known of each model architecture of llama.cpp beside what a file says: one row each. Pure.
+
+A new architecture is a row here, its tensors in `launcher/catalog/layouts.py`, and a tiny model in `tests/tinymodels`.
+
+Sources: llama.cpp src/models/*.cpp (`load_arch_hparams`, `load_arch_tensors`), src/llama-model.cpp (`load_hparams`,
+`create_memory`), src/llama-arch.cpp; what builds differ in: dry runs of b10068, b10092, b10434 and b11434.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+
+MAMBA = ("ssm_d_conv", "ssm_d_inner", "ssm_d_state", "ssm_n_group", "ssm_dt_rank")
+LATENT = ("kv_lora_rank", "rope_dim", "key_length_mla", "value_length_mla")
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """Those of one architecture; the defaults are a plain transformer's."""
+
+    compared: bool = False
+    """Its tensors are known, and the bound on its compute buffers was held against servers."""
+    is_encoder: bool = False
+    """It makes embeddings, keeps no memory, and has no output matrix."""
+    embeds_only: bool = False
+    """It makes embeddings and nothing else; true of every encoder."""
+    keeps_kv: bool = True
+    """False: encoders and diffusion models."""
+    is_mixture: bool = False
+    """It always has experts."""
+    recurrent: Literal["", "all", "by interval", "without heads", "without heads or width"] = ""
+    """Which layers keep a state instead of K/V (`hparams.is_recr`): all; those but each `full_attention_interval`-th;
+    those without K/V heads; those without K/V heads and without a feed-forward."""
+    needs: tuple[str, ...] = ()
+    """Hyper-parameters that a declaration must give, beside those that all need."""
+    lists: tuple[str, ...] = ()
+    """Hyper-parameters that must be lists by layer, because they say which layers are recurrent."""
+    sliding_period: int = 0
+    """Layer il slides where il % period < period - 1, where the file has no pattern; 0: it does not slide then."""
+    sliding_window: int = 0
+    """The window where the file gives none."""
+    shared_kv_from: int = 0
+    """First layer that reuses an earlier one's K/V, where the file does not say it."""
+    indexer: tuple[int, int, int] | None = None
+    """Sparse attention: heads, width of a key and tokens chosen of its indexer, where a declaration gives none: as in
+    every published model (config.json `index_n_heads`, `index_head_dim`, `index_topk`). A file must have them."""
+    expert_width_of_used: bool = False
+    """An absent expert width is n_ff / n_expert_used; of others n_ff."""
+    expert_width_of_n_ff: bool = False
+    """The loader takes the experts' width from feed_forward_length."""
+    sigmoid_router: bool = False
+    sectioned_rope: bool = False
+    streams: int = 1
+    """Rows of the residual stream where the file does not say it."""
+    qk_norm: bool = False
+    """Q and K are always normed by head."""
+    sandwich_norms: bool = False
+    """Norms after attention and feed-forward, too."""
+    gates_shared_expert: bool = False
+    norm_at_embedding: bool = False
+    """The output norm is called token_embd_norm."""
+    nextn_vocabulary: bool = False
+    """Layers for further tokens carry their own embedding and output matrix."""
+    gated_query: bool = False
+    """attn_q is twice as wide."""
+    delta_net: bool = False
+    """Recurrent layers are gated delta nets; elsewhere Mamba-like."""
+    ungated: int = 0
+    """Matrices of the inner width in a feed-forward without a gate; 0: with one: gate, up and their product."""
+    both_mixers: bool = False
+    """Attention and Mamba in one layer: what the first leaves is kept beside the second, and above the feed-forward."""
+    embeds_without_logits: bool = False
+    """Its servers of embeddings make no logits; those of other causal models do."""
+    many_nodes: bool = False
+    """Its graphs have more nodes than others', which a process keeps room for."""
+    always_loads_nextn: bool = False
+    """Layers for further tokens were always loaded, before `draft-mtp` alone had them."""
+    no_nextn_until: int = 0
+    """The last build that was seen not to load such layers, even for `draft-mtp`."""
+    splits_tensors: bool = True
+    """False: builds up to b11434 refuse `--split-mode tensor` (llm_arch_supports_sm_tensor)."""
+    rolls_back: bool = False
+    """Sequences are rolled back to states that they keep (llm_arch_supports_rs_rollback)."""
+
+
+def traits(name: str) -> Traits:
+    """What is known of the architecture `name`; of an unknown one a plain transformer's."""
+    return ARCHITECTURES.get(name, _PLAIN)
+
+
+_PLAIN = Traits()
+ARCHITECTURES: Mapping[str, Traits] = MappingProxyType(
+    {
+        "bailingmoe": Traits(expert_width_of_used=True),
+        "bailingmoe3": Traits(rolls_back=True),
+        "bert": Traits(compared=True, is_encoder=True, needs=("n_token_types",), ungated=1),
+        "bitnet": Traits(splits_tensors=False),
+        "cohere2": Traits(sliding_period=4),
+        "cohere2moe": Traits(sliding_period=4),
+        "deepseek2": Traits(
+            compared=True,
+            is_mixture=True,
+            needs=LATENT,
+            nextn_vocabulary=True,
+            sigmoid_router=True,
+            splits_tensors=False,
+        ),
+        "deepseek32": Traits(
+            compared=True,
+            is_mixture=True,
+            needs=(*LATENT, "q_lora_rank"),
+            indexer=(64, 128, 2048),
+            nextn_vocabulary=True,
+            sigmoid_router=True,
+            no_nextn_until=10092,
+            splits_tensors=False,
+        ),
+        "deepseek4": Traits(many_nodes=True, rolls_back=True),
+        "dots1": Traits(expert_width_of_used=True),
+        "dream": Traits(keeps_kv=False),
+        "eurobert": Traits(is_encoder=True),
+        "exaone4": Traits(sliding_period=4),
+        "falcon-h1": Traits(compared=True, needs=MAMBA, both_mixers=True, splits_tensors=False),
+        "gemma": Traits(compared=True),
+        "gemma-embedding": Traits(
+            compared=True, embeds_only=True, keeps_kv=False, sliding_period=6, qk_norm=True, sandwich_norms=True
+        ),
+        "gemma2": Traits(compared=True, sliding_period=2, sliding_window=4096, sandwich_norms=True),
+        "gemma3": Traits(compared=True, sliding_period=6, qk_norm=True, sandwich_norms=True),
+        "gemma3n": Traits(sliding_period=5, shared_kv_from=20, streams=4, splits_tensors=False),
+        "glm-dsa": Traits(
+            compared=True,
+            is_mixture=True,
+            needs=(*LATENT, "q_lora_rank"),
+            indexer=(32, 128, 2048),
+            nextn_vocabulary=True,
+            sigmoid_router=True,
+            no_nextn_until=10092,
+            splits_tensors=False,
+        ),
+        "glm4moe": Traits(
+            compared=True,
+            is_mixture=True,
+            nextn_vocabulary=True,
+            sigmoid_router=True,
+            no_nextn_until=10434,
+            expert_width_of_used=True,
+        ),
+        "glm5-next": Traits(rolls_back=True),
+        "gpt-oss": Traits(compared=True, is_mixture=True, sliding_period=2),
+        "granite": Traits(compared=True),
+        "granitehybrid": Traits(
+            compared=True,
+            recurrent="without heads",
+            needs=MAMBA,
+            lists=("n_head_kv",),
+            expert_width_of_n_ff=True,
+            splits_tensors=False,
+        ),
+        "granitemoe": Traits(compared=True, is_mixture=True, expert_width_of_n_ff=True),
+        "grok": Traits(splits_tensors=False),
+        "jamba": Traits(recurrent="without heads", splits_tensors=False),
+        "jina-bert-v2": Traits(is_encoder=True),
+        "jina-bert-v3": Traits(is_encoder=True),
+        "kimi-k3": Traits(rolls_back=True),
+        "kimi-linear": Traits(delta_net=True, many_nodes=True, splits_tensors=False),
+        "lfm2": Traits(
+            compared=True,
+            recurrent="without heads",
+            needs=("shortconv_l_cache",),
+            lists=("n_head_kv",),
+            norm_at_embedding=True,
+            embeds_without_logits=True,
+            rolls_back=True,
+        ),
+        "lfm2moe": Traits(
+            compared=True,
+            is_mixture=True,
+            recurrent="without heads",
+            needs=("shortconv_l_cache",),
+            lists=("n_head_kv",),
+            norm_at_embedding=True,
+            sigmoid_router=True,
+            embeds_without_logits=True,
+            rolls_back=True,
+        ),
+        "llada": Traits(keeps_kv=False),
+        "llada-moe": Traits(keeps_kv=False),
+        "llama": Traits(compared=True),
+        "llama4": Traits(sliding_period=4, sliding_window=8192),
+        "mamba": Traits(recurrent="all", splits_tensors=False),
+        "mamba2": Traits(recurrent="all", splits_tensors=False),
+        "minicpm3": Traits(splits_tensors=False),
+        "minimax-m2": Traits(splits_tensors=False),
+        "minimax-m3": Traits(many_nodes=True, splits_tensors=False),
+        "mistral3": Traits(compared=True),
+        "mistral4": Traits(splits_tensors=False),
+        "modern-bert": Traits(is_encoder=True),
+        "mpt": Traits(splits_tensors=False),
+        "nemotron_h": Traits(
+            compared=True,
+            recurrent="without heads or width",
+            needs=MAMBA,
+            lists=("n_head_kv", "n_ff"),
+            ungated=2,
+            splits_tensors=False,
+            rolls_back=True,
+        ),
+        "nemotron_h_moe": Traits(
+            compared=True,
+            is_mixture=True,
+            recurrent="without heads or width",
+            needs=MAMBA,
+            lists=("n_head_kv", "n_ff"),
+            sigmoid_router=True,
+            ungated=2,
+            splits_tensors=False,
+            rolls_back=True,
+            expert_width_of_used=True,
+        ),
+        "neo-bert": Traits(is_encoder=True),
+        "nomic-bert": Traits(is_encoder=True),
+        "nomic-bert-moe": Traits(is_encoder=True),
+        "olmo2": Traits(compared=True, sliding_period=4, splits_tensors=False),
+        "olmoe": Traits(splits_tensors=False),
+        "phi3": Traits(compared=True),
+        "plamo2": Traits(splits_tensors=False),
+        "qwen2": Traits(compared=True),
+        "qwen2moe": Traits(compared=True, is_mixture=True, gates_shared_expert=True, expert_width_of_used=True),
+        "qwen2vl": Traits(compared=True, sectioned_rope=True),
+        "qwen3": Traits(compared=True, qk_norm=True),
+        "qwen35": Traits(
+            compared=True,
+            recurrent="by interval",
+            needs=MAMBA,
+            sectioned_rope=True,
+            delta_net=True,
+            gated_query=True,
+            many_nodes=True,
+            always_loads_nextn=True,
+            rolls_back=True,
+        ),
+        "qwen35moe": Traits(
+            compared=True,
+            is_mixture=True,
+            recurrent="by interval",
+            needs=MAMBA,
+            sectioned_rope=True,
+            delta_net=True,
+            gated_query=True,
+            many_nodes=True,
+            always_loads_nextn=True,
+            rolls_back=True,
+            expert_width_of_used=True,
+        ),
+        "qwen3moe": Traits(compared=True, is_mixture=True, qk_norm=True, expert_width_of_used=True),
+        "qwen3next": Traits(
+            compared=True,
+            is_mixture=True,
+            recurrent="by interval",
+            needs=MAMBA,
+            delta_net=True,
+            gated_query=True,
+            many_nodes=True,
+            expert_width_of_used=True,
+        ),
+        "qwen3vl": Traits(compared=True, qk_norm=True, sectioned_rope=True),
+        "qwen3vlmoe": Traits(
+            compared=True, is_mixture=True, qk_norm=True, sectioned_rope=True, expert_width_of_used=True
+        ),
+        "qwen4exp": Traits(rolls_back=True),
+        "rnd1": Traits(keeps_kv=False),
+        "smallthinker": Traits(sliding_period=4),
+        "t5": Traits(splits_tensors=False),
+    }
+)
+"""By the name that a file gives (`general.architecture`)."""
