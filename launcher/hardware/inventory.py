@@ -6,7 +6,9 @@ import os
 import re
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 
@@ -14,6 +16,9 @@ from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.hardware.cgroups import cpu_quota, memory_limit, read
 from launcher.ir.host import HostGpu, HostInventory, HostNode
 
+T = TypeVar("T")
+NVIDIA = Path("/dev/nvidiactl")
+"""There where NVIDIA's driver is loaded."""
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon", "asimd", "i8mm", "sve")
 """CPU flags that decide which weights llama.cpp repacks."""
 
@@ -88,9 +93,9 @@ def numa_nodes(sys_root: Path) -> tuple[HostNode, ...]:
     return tuple(sorted(nodes, key=lambda node: node.id))
 
 
-def nvidia_gpus() -> tuple[HostGpu, ...]:
-    """NVIDIA GPUs through NVML, named `cuda0` … in NVML order; none where there is no driver."""
-    if not Path("/dev/nvidiactl").exists():
+def ask_nvml(ask: Callable[[Any, int], T]) -> tuple[T, ...]:
+    """`ask(pynvml, index)` of every NVIDIA GPU in NVML order; () where there is no driver, or it does not answer."""
+    if not NVIDIA.exists():
         return ()
     import pynvml  # noqa: PLC0415 - 20 ms that only a host with the driver pays
 
@@ -99,26 +104,29 @@ def nvidia_gpus() -> tuple[HostGpu, ...]:
     except pynvml.NVMLError:
         return ()
     try:
-        driver = str(pynvml.nvmlSystemGetDriverVersion())
-        gpus = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            gpus.append(
-                HostGpu(
-                    name=f"cuda{index}",
-                    backend="cuda",
-                    model=str(pynvml.nvmlDeviceGetName(handle)),
-                    vram_bytes=int(memory.total),
-                    free_bytes=int(memory.free),
-                    driver=driver,
-                )
-            )
-        return tuple(gpus)
+        return tuple(ask(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError:
         return ()
     finally:
         pynvml.nvmlShutdown()
+
+
+def nvidia_gpus() -> tuple[HostGpu, ...]:
+    """NVIDIA GPUs, named `cuda0` … in NVML order; none where there is no driver."""
+
+    def gpu(nvml: Any, index: int) -> HostGpu:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return HostGpu(
+            name=f"cuda{index}",
+            backend="cuda",
+            model=str(nvml.nvmlDeviceGetName(handle)),
+            vram_bytes=int(memory.total),
+            free_bytes=int(memory.free),
+            driver=str(nvml.nvmlSystemGetDriverVersion()),
+        )
+
+    return ask_nvml(gpu)
 
 
 def amd_gpus(sys_root: Path) -> tuple[HostGpu, ...]:

@@ -18,14 +18,10 @@ _MOST_BYTES = 4 << 20
 
 
 class _Model(msgspec.Struct):
-    """One entry of a list of models."""
-
     id: str = ""
 
 
 class _Models(msgspec.Struct):
-    """OpenAI's list of models."""
-
     data: list[_Model]
 
 
@@ -40,7 +36,6 @@ def unwell_upstreams(routes: RoutingTable) -> dict[str, str]:
 
 
 def _wrong(target: RouteTarget) -> str | None:
-    """What is wrong with one; None for nothing."""
     outside = target.outside
     assert outside is not None  # noqa: S101  # those alone are asked
     try:
