@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.ir.config import ValidationPolicy
 from launcher.ir.exchange import Refusal
-from launcher.orchestrate.context import Message, Piece
+from launcher.orchestrate.context import Message, Piece, Prompt, constrained
 from launcher.orchestrate.settings import POLICIES, Settings
 
 Source = Literal["named", "task_type", "rule", "router", "front_door"]
@@ -126,8 +126,6 @@ class Patience:
 
 
 class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The schema's object."""
-
     domain: str
     recommended_model: str
     validation_policy: Literal["none", "final", "block_by_block"]
@@ -156,10 +154,17 @@ def policy_of(settings: Settings, decision: Decision, requested: str | None) -> 
     return policy
 
 
-def router_pieces(text: str) -> tuple[Piece, ...]:
-    """What the router may be shown of a request: all, or ever less from its beginning and its end."""
+def router_prompt(settings: Settings, text: str) -> Prompt:
+    """The router's prompt for a request: all of its text, or ever less from its beginning and its end."""
     sizes = (_ROUTED_CHARACTERS // share for share in (1, 2, 4, 8))
-    return (Piece(name="request", variants=tuple(_both_ends(text, size) for size in sizes), rank=0),)
+    request = Piece(name="request", variants=tuple(_both_ends(text, size) for size in sizes), rank=0)
+
+    def compose(shown: Sequence[tuple[str, str]]) -> list[Message]:
+        asked = "".join(text for _, text in shown)
+        prompt = settings.router_prompt or _ROUTER_PROMPT
+        return [{"role": "system", "content": prompt}, {"role": "user", "content": asked}]
+
+    return Prompt(pieces=(request,), compose=compose)
 
 
 def _both_ends(text: str, size: int) -> str:
@@ -168,22 +173,9 @@ def _both_ends(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[:half]}\n…\n{text[-half:]}"
 
 
-def router_messages(settings: Settings, pieces: Sequence[Piece], chosen: Sequence[int]) -> list[Message]:
-    """The router's prompt with the chosen variant of each piece."""
-    text = "".join(piece.variants[variant] for piece, variant in zip(pieces, chosen, strict=True))
-    prompt = settings.router_prompt or _ROUTER_PROMPT
-    return [{"role": "system", "content": prompt}, {"role": "user", "content": text}]
-
-
 def router_question(settings: Settings, messages: Sequence[Message], workers: tuple[str, ...]) -> dict[str, Any]:
     """The chat request for a decision among `workers`."""
-    format_ = {"name": "decision", "strict": True, "schema": settings.schema(workers)}
-    return {
-        "messages": list(messages),
-        "temperature": 0,
-        "max_tokens": DECISION_TOKENS,
-        "response_format": {"type": "json_schema", "json_schema": format_},
-    }
+    return constrained(messages, "decision", settings.schema(workers), DECISION_TOKENS)
 
 
 _ROUTER_PROMPT = "Sort the request into one domain. Recommend one worker and one validation policy."

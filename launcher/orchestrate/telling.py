@@ -7,6 +7,7 @@ memory, for as long as it keeps them.
 from __future__ import annotations
 
 from launcher.ir.events import Happened
+from launcher.orchestrate.cycle import Commit
 from launcher.orchestrate.decision import Decision
 from launcher.orchestrate.verdict import Verdict
 
@@ -16,11 +17,11 @@ _SOURCES = {
     "router": "the router says so",
     "front_door": "nobody decided, so that the front door answers",
 }
+_REFUSED = "the validator refused it"
 
 
 def decided(decision: Decision, generation: str, project: str) -> Happened:
     """Who answers a request for `auto`; escalated where the router was asked and gave no answer that counts."""
-    escalated = decision.why.startswith("router_")
     cause = _SOURCES.get(decision.source, decision.source)
     if decision.why:
         cause += f": {decision.why.replace('_', ' ')}"
@@ -35,7 +36,7 @@ def decided(decision: Decision, generation: str, project: str) -> Happened:
             "project": project,
             "source": decision.source,
             "why": decision.why,
-            "escalated": escalated,
+            "escalated": decision.why.startswith("router_"),
             "domain": decision.domain,
             "policy": decision.policy or "none",
             "confidence": decision.confidence,
@@ -49,51 +50,32 @@ def escalated(server: str, to: str, why: str, generation: str, seq: int) -> Happ
         kind="decision",
         name=to,
         message=f"writes block {seq + 1} in place of {server}",
-        cause="the validator refused it" if why == "validation" else f"{server} refused it",
+        cause=_REFUSED if why == "validation" else f"{server} refused it",
         details={"generation": generation, "block": seq + 1, "from": server, "why": why, "escalated": True},
     )
 
 
 def judged(verdict: Verdict, generation: str, seq: int, attempt: int) -> Happened:
     """A verdict about block `seq`, counted from 0."""
-    return Happened(
-        kind="verdict",
-        name=verdict.server,
-        message=f"block {seq + 1}, verdict {attempt}: {verdict.kind} after {verdict.seconds:.2f} s",
-        details={
-            "generation": generation,
-            "block": seq + 1,
-            "attempt": attempt,
-            "verdict": verdict.kind,
-            "seconds": verdict.seconds,
-        },
-    )
+    message = f"block {seq + 1}, verdict {attempt}: {verdict.kind} after {verdict.seconds:.2f} s"
+    more = {"attempt": attempt, "verdict": verdict.kind, "seconds": verdict.seconds}
+    details = {"generation": generation, "block": seq + 1, **more}
+    return Happened(kind="verdict", name=verdict.server, message=message, details=details)
 
 
 def corrected(model: str, generation: str, seq: int) -> Happened:
     """A worker is to write a block anew."""
-    return Happened(
-        kind="correction",
-        name=model,
-        message=f"writes block {seq + 1} anew",
-        cause="the validator refused it",
-        details={"generation": generation, "block": seq + 1},
-    )
+    details = {"generation": generation, "block": seq + 1}
+    message = f"writes block {seq + 1} anew"
+    return Happened(kind="correction", name=model, message=message, cause=_REFUSED, details=details)
 
 
-def committed(server: str, generation: str, seq: int, characters: int, verdicts: tuple[Verdict, ...]) -> Happened:
+def committed(server: str, generation: str, block: Commit) -> Happened:
     """A block is on disk."""
-    return Happened(
-        kind="block",
-        name=server,
-        message=f"block {seq + 1} is committed: {characters} characters",
-        details={
-            "generation": generation,
-            "block": seq + 1,
-            "characters": characters,
-            "verdicts": [verdict.kind for verdict in verdicts],
-        },
-    )
+    size, verdicts = len(block.text), [verdict.kind for verdict in block.verdicts]
+    message = f"block {block.seq + 1} is committed: {size} characters"
+    details = {"generation": generation, "block": block.seq + 1, "characters": size, "verdicts": verdicts}
+    return Happened(kind="block", name=server, message=message, details=details)
 
 
 def ended(model: str, generation: str, status: str, blocks: int, code: str = "") -> Happened:
