@@ -30,5 +30,4 @@ def imported_text(imported: Imported, source: str, *, schema: str | None = None)
 
 
 def _one_line(text: str) -> str:
-    """A comment that stays one."""
     return "".join(c if c.isprintable() else " " for c in text)

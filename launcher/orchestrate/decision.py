@@ -60,7 +60,7 @@ def by_task_type(settings: Settings, task_type: str) -> Decision:
 def by_rules(settings: Settings, text: str, allowed: Callable[[str], bool]) -> Decision | None:
     """The first rule that has a word of `text`, of a long one its beginning or end, and a worker that may be asked."""
     text = _both_ends(text, _READ_CHARACTERS)
-    for rule in settings.rules:
+    for rule in settings.config.rules:
         model = rule.model or settings.worker_of.get(rule.domain)
         if model and any(_contains(text, word) for word in rule.words) and allowed(model):
             return Decision(model=model, domain=rule.domain, policy=rule.policy, source="rule")
@@ -146,7 +146,7 @@ def policy_of(settings: Settings, decision: Decision, requested: str | None) -> 
     if not settings.validator:
         return "none"
     by_model = settings.model_policies.get(decision.model)
-    by_domain = settings.policies.get(decision.domain)
+    by_domain = settings.config.policies.get(decision.domain)
     asked: Any = requested
     if decision.source == "named":
         return asked or by_model or "none"

@@ -133,7 +133,6 @@ class Generation:
             self._task = msgspec.structs.replace(self._task, project=blocks)
 
     async def _do(self, action: cycle.Action) -> cycle.Event | None:
-        """Do one thing; its outcome, where the cycle waits for one."""
         match action:
             case cycle.Write():
                 return await self._with_signs(self._write(action), f"writing block={action.seq + 1}")
@@ -261,7 +260,7 @@ class Generation:
         server = self._settings.validator
         verdict = msgspec.structs.replace(verdict, server=server, seconds=round(seconds, 6), draft=draft)
         self._tally.judging.observe(seconds)
-        self._tally.verdicts[verdict.kind,] += 1
+        self._tally.verdicts[verdict.kind] += 1
         if verdict.kind != "pass":
             correction = f"\n{verdict.correction}" if verdict.correction else ""
             note = f"[{verdict.kind.upper()}] block {action.seq + 1}: {verdict.reason}{correction}"
@@ -336,7 +335,7 @@ class Generation:
         if self._over:
             return
         self._over = True
-        self._tally.generations[status,] += 1
+        self._tally.generations[status] += 1
         self._tell(telling.ended(self._job.model, self._opened.id, status, len(self._blocks), *map(str, rest[:1])))
         try:
             await self._keeper.do(self._keeper.memory.end, self._opened, status, *rest)

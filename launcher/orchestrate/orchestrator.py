@@ -17,6 +17,7 @@ from launcher.ir.events import Happened
 from launcher.ir.exchange import Exchange, Headers, Refusal
 from launcher.ir.fleet import RoutingTable
 from launcher.orchestrate import telling
+from launcher.orchestrate.answer import MOST_BYTES, text_of_answer
 from launcher.orchestrate.ask import Server, Sizes
 from launcher.orchestrate.context import request_text
 from launcher.orchestrate.cycle import Commit
@@ -33,7 +34,6 @@ from launcher.orchestrate.decision import (
     router_question,
 )
 from launcher.orchestrate.generation import Generation, Job
-from launcher.orchestrate.heard import MOST_BYTES, text_of_answer
 from launcher.orchestrate.memory import FILE_NAME, Keeper, Memory, Opened
 from launcher.orchestrate.request import TEXT_PATHS, decoded, fields_of, job_of, name_in, unvalidated
 from launcher.orchestrate.settings import AUTO, Settings, settings_of
@@ -90,7 +90,7 @@ class Orchestrator:
         """Serve by another table. Raises like the constructor, and then keeps the old one."""
         self._settings = settings_of(table)
         self._sizes = Sizes()
-        self._patience = Patience(_RESTS * self._settings.router_timeout_s if self._settings else 0.0)
+        self._patience = Patience(_RESTS * self._settings.config.router_timeout_s if self._settings else 0.0)
         self._opens_at = 0.0
         if self._settings is not None:
             self._kept()
@@ -136,7 +136,7 @@ class Orchestrator:
             raise Refusal(400, "policy_unsupported", "this fleet has no orchestration, and no validator")
         named, requested = exchange.asked != AUTO, exchange.header(b"x-validation-policy")
         is_checked = requested is not None or exchange.asked in settings.model_policies
-        if named and not is_checked and settings.memory.commits == "validated":
+        if named and not is_checked and settings.config.memory.commits == "validated":
             await exchange.forward(exchange.asked, "", [])
             return
         body = decoded(exchange) if exchange.path in TEXT_PATHS else {}
@@ -172,7 +172,7 @@ class Orchestrator:
                 caller = request.exchange.caller
                 await keeper.do(keeper.memory.decided, caller, place.project, place.generation, data)
             now = time.monotonic()
-            days = request.settings.memory.retention_days
+            days = request.settings.config.memory.retention_days
             if days and (not self._pruned_at or now - self._pruned_at > _DAY_S):
                 self._pruned_at = now
                 await keeper.do(keeper.memory.prune, days)
@@ -197,7 +197,7 @@ class Orchestrator:
     async def _forward(self, request: Request, keeper: Keeper | None, decision: Decision, place: Place) -> None:
         """Have the client answered by the worker itself; kept where the project keeps such answers. Raises Refusal."""
         exchange, settings, body = request
-        keeps = place.shared and settings.memory.commits == "projects" and exchange.path in TEXT_PATHS
+        keeps = place.shared and settings.config.memory.commits == "projects" and exchange.path in TEXT_PATHS
         header = decision.header()
         headers = [(b"x-launch-decision", header.encode("latin-1", "replace"))]
         if not keeps or keeper is None:
@@ -279,7 +279,7 @@ class Orchestrator:
             return front_door(settings, "router_resting", exchange.may_ask)
         began, found = time.perf_counter(), None
         try:
-            async with asyncio.timeout(settings.router_timeout_s):
+            async with asyncio.timeout(settings.config.router_timeout_s):
                 said = await self._routed(exchange, settings, text, workers)
         except TimeoutError:
             why = "router_timeout"
@@ -287,7 +287,7 @@ class Orchestrator:
             why = "router_timeout" if refusal.status == 504 else "router_unavailable"
         else:
             found = parse_decision(said, settings, workers)
-            unsure = found is not None and found.confidence < settings.confidence_min
+            unsure = found is not None and found.confidence < settings.config.confidence_min
             why = "router_malformed" if found is None else "router_unsure" if unsure else ""
         finally:
             self._tally.routing.observe(time.perf_counter() - began)
@@ -296,7 +296,7 @@ class Orchestrator:
 
     async def _routed(self, exchange: Exchange, settings: Settings, text: str, workers: tuple[str, ...]) -> str:
         """The router's answer. Raises Refusal, TimeoutError."""
-        router = Server(exchange, settings.router, settings.router_timeout_s, self._sizes)
+        router = Server(exchange, settings.router, settings.config.router_timeout_s, self._sizes)
         found = await router.fitted(router_prompt(settings, text), settings.slots[router.name] - DECISION_TOKENS)
         if found is None:
             raise Refusal(400, "router_context", f"the prompt of {router.name!r} does not fit its slot")

@@ -54,7 +54,6 @@ def unvalidated(path: str, body: dict[str, Any]) -> str:
 
 
 def _is_text(parts: list[Any]) -> bool:
-    """Whether a message's parts are all text."""
     return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
 
 
@@ -106,7 +105,7 @@ def job_of(settings: Settings, body: dict[str, Any], decision: Decision, *, shar
         asked=request_text(body),
         request=body,
         token_limit=_token_limit(body),
-        context_blocks=settings.memory.context_blocks if shared else 0,
+        context_blocks=settings.config.memory.context_blocks if shared else 0,
         stream=body.get("stream") is True,
         stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
         timeout_s=settings.timeouts_s.get(decision.model, 0),

@@ -119,5 +119,4 @@ def _closing(text: str) -> int:
 
 
 def _malformed(text: str, why: str) -> Verdict:
-    """The verdict that cannot be read."""
     return Verdict(kind="malformed", reason=f"{why}: {text[:_SHOWN]!r}")

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.prometheus import Histogram, histograms
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.orchestrate.pool import WarmPool
-from launcher.orchestrate.tally import Histogram
-from launcher.orchestrate.tally import family as histograms
 from launcher.runtime.targets import bounds, samples, targets_now, turned
 from launcher.supervise import events
 from launcher.supervise.room import available_bytes
