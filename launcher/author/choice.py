@@ -21,6 +21,8 @@ SERVERS_MAX = 12
 TURNS = "turns"
 """The exclusive group of those that do not fit beside one another."""
 
+SPILLED = ", some layers in RAM"
+
 _Fit = tuple[Candidate, tuple[int, int], bool]
 """A model, its tokens with the bytes that they make it need, and whether all of it fits on the cards."""
 
@@ -77,6 +79,11 @@ def choose(found: Sequence[Candidate], memory: Memory, needs: Needs) -> Chosen:
     return _in_turns(kept, surplus, memory, needs)
 
 
+def steps(candidate: Candidate, contexts: Sequence[int]) -> tuple[int, ...]:
+    """The tokens a slot that a model gets of each of `contexts`, each once."""
+    return tuple(dict.fromkeys(tokens_for(candidate, context) for context in contexts))
+
+
 def tokens_for(candidate: Candidate, wanted: int) -> int:
     """Tokens a slot: as wanted, as far as the model was trained for them."""
     trained = candidate.facts.file.architecture.n_ctx_train or wanted
@@ -96,9 +103,15 @@ def _apart(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
 
 def _always(candidate: Candidate, context: int, size: int) -> Choice:
     """A server that is up from start to stop."""
-    tokens = tokens_for(candidate, context)
-    why = f"{gib(size)}, always up; {tokens_words(candidate, tokens)}"
-    return Choice(candidate=candidate, tier="hot", n_ctx_per_slot=tokens, bytes=size, why=why)
+    return chosen_as(candidate, tokens_for(candidate, context), size, f"{gib(size)}, always up")
+
+
+def chosen_as(  # noqa: PLR0917  # what a choice consists of
+    candidate: Candidate, tokens: int, size: int, why: str, tier: Literal["hot", "warm"] = "hot", group: str = ""
+) -> Choice:
+    """A choice; what its context is, and why not more, ends `why`."""
+    why = f"{why}; {tokens_words(candidate, tokens)}"
+    return Choice(candidate=candidate, tier=tier, n_ctx_per_slot=tokens, bytes=size, why=why, exclusive=group)
 
 
 def tokens_words(candidate: Candidate, tokens: int) -> str:
@@ -128,8 +141,7 @@ def _in_turns(
     beyond = memory.ram if memory.cards else 0  # layers that the cards do not hold stay in RAM
     fitting: list[_Fit] = []
     for candidate in (c for c in kept if c.kind == "chat"):
-        sizes = {tokens_for(candidate, context): 0 for context in CONTEXTS}
-        sizes = {tokens: needs(candidate, tokens) for tokens in sizes}
+        sizes = {tokens: needs(candidate, tokens) for tokens in steps(candidate, CONTEXTS)}
         whole = next(((t, size) for t, size in sizes.items() if size <= free), None)
         part = next(((t, size) for t, size in sizes.items() if t <= 8192 and size <= free + beyond), None)
         if whole is None and part is None:
@@ -138,24 +150,12 @@ def _in_turns(
             fitting.append((candidate, whole or part or (0, 0), whole is not None))
     fitting.sort(key=lambda fit: not fit[2])  # who fits whole on the cards comes first
     apart = _apart(fitting, free)
-    turns = len(fitting) - len(apart) > 1
-    servers = [_always(c, tokens, size) for c, (tokens, size), _ in apart] + servers
-    for at, (candidate, (tokens, size), fits) in enumerate(fit for fit in fitting if fit not in apart):
-        place = "" if fits else ", some layers in RAM"
-        turn = ("up first, then takes turns" if not at else "takes turns: they do not fit together") if turns else ""
-        why = (
-            ", ".join(filter(None, (f"{gib(size)}{place}", turn or "always up")))
-            + f"; {tokens_words(candidate, tokens)}"
-        )
-        servers.insert(
-            at,
-            Choice(
-                candidate=candidate,
-                tier="warm" if at else "hot",
-                n_ctx_per_slot=tokens,
-                bytes=size,
-                why=why,
-                exclusive=TURNS if turns else "",
-            ),
-        )
-    return Chosen(servers=tuple(servers), left_out=tuple(left_out))
+    others = [fit for fit in fitting if fit not in apart]
+    group = TURNS if len(others) > 1 else ""
+    taking: list[Choice] = []
+    for candidate, (tokens, size), fits in others:
+        turn = "takes turns: they do not fit together" if taking else "up first, then takes turns"
+        why = f"{gib(size)}{'' if fits else SPILLED}, {turn if group else 'always up'}"
+        taking.append(chosen_as(candidate, tokens, size, why, "warm" if taking else "hot", group))
+    beside = [_always(c, tokens, size) for c, (tokens, size), _ in apart]
+    return Chosen(servers=(*taking, *beside, *servers), left_out=tuple(left_out))

@@ -75,25 +75,22 @@ def server_lines(
     title = candidate.facts.file.model
     title = title if len(title) <= TITLE_WIDTH else f"{title[: TITLE_WIDTH - 1]}…"
     lines = [_comment(f"{title}: {choice.why}", "  "), f"  {scalar(candidate.name)}:"]
-    fields = {"file": scalar(at_home(candidate.path, home))}
-    if candidate.projector:
-        fields["projector"] = scalar(at_home(candidate.projector, home))
-    if candidate.draft:
-        fields["draft"] = scalar(at_home(candidate.draft, home))
-    if aliases:
-        fields["aliases"] = flow(aliases)
-    if faces:
-        fields["faces"] = flow({name: {"request_defaults": values} if values else {} for name, values in faces.items()})
-    if candidate.kind == "rerank":
-        fields |= {"embedding": "true", "pooling": "rank"}
-    fields["n_ctx_per_slot"] = str(choice.n_ctx_per_slot)
-    if choice.exclusive:
-        fields["exclusive"] = scalar(choice.exclusive)
-    if choice.tier == "warm":
-        fields["tier"] = "warm"
-    elif choice.exclusive:
-        fields["default"] = "true"
-    return lines + [f"    {key}: {value}" for key, value in fields.items()]
+    shown = {name: {"request_defaults": values} if values else {} for name, values in (faces or {}).items()}
+    ranks = candidate.kind == "rerank"
+    fields: dict[str, Any] = {
+        "file": at_home(candidate.path, home),
+        "projector": candidate.projector and at_home(candidate.projector, home),
+        "draft": candidate.draft and at_home(candidate.draft, home),
+        "aliases": aliases,
+        "faces": shown,
+        "embedding": ranks,
+        "pooling": "rank" if ranks else "",
+        "n_ctx_per_slot": choice.n_ctx_per_slot,
+        "exclusive": choice.exclusive,
+        "tier": "warm" if choice.tier == "warm" else "",
+        "default": choice.tier != "warm" and bool(choice.exclusive),
+    }
+    return lines + [f"    {key}: {flow(value)}" for key, value in fields.items() if value]
 
 
 def fleet_text(chosen: Chosen, machine: Machine, *, schema: str | None = None) -> str:
@@ -128,14 +125,8 @@ def names_of(servers: Sequence[Choice]) -> dict[str, tuple[str, ...]]:
     names: dict[str, list[str]] = {}
     taken = {choice.candidate.name for choice in servers}
     for word, kind in (("chat", "chat"), ("vision", "chat"), ("embeddings", "embed"), ("rerank", "rerank")):
-        first = next(
-            (
-                choice.candidate
-                for choice in servers
-                if choice.candidate.kind == kind and (word != "vision" or choice.candidate.projector)
-            ),
-            None,
-        )
+        fitting = (c.candidate for c in servers if c.candidate.kind == kind)
+        first = next((c for c in fitting if word != "vision" or c.projector), None)
         if first is not None and word not in taken:
             names.setdefault(first.name, []).append(word)
     return {name: tuple(words) for name, words in names.items()}

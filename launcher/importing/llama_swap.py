@@ -98,8 +98,8 @@ def _model(
         "description": str(model.get("description") or model.get("name") or ""),
     }
     own = {key: value for key, value in own.items() if value}
-    for key in model:
-        if key not in _MODEL_SILENT and not _is_default(key, model[key]):
+    for key, value in model.items():
+        if key not in _MODEL_SILENT and not _is_default(key, value):
             into.lose(where, f"`{key}` is not translated")
     into.add(name, {**own, **fields, "tier": "warm"})
 
