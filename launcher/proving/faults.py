@@ -8,7 +8,7 @@ from launcher import engine
 from launcher.errors import Finding
 from launcher.ir.dialect import Dialect
 from launcher.ir.host import HostInventory
-from launcher.proving.runs import Outcome
+from launcher.proving.runs import Job, Outcome
 
 UNFIT_NOTES = (
     "engine=embedded runs on every x86-64 CPU with AVX2",
@@ -17,20 +17,17 @@ UNFIT_NOTES = (
 
 
 def failures(
-    asked: Mapping[str, str],
+    jobs: Mapping[str, Job],
     outcomes: Mapping[str, Outcome],
     engines: Mapping[str, tuple[str, Dialect]],
     inventory: HostInventory,
 ) -> tuple[Finding, ...]:
-    """A finding for each way in which an engine failed, with the servers that it failed for.
-
-    `asked`: server → name of its engine.
-    """
+    """A finding for each way in which an engine failed, with the servers that it failed for."""
     groups: dict[tuple[str, str], list[str]] = {}
     errors: dict[tuple[str, str], engine.DryRunError] = {}
-    for server, by in asked.items():
-        if (error := outcomes[server].error) is not None:
-            key = (by, server if error.cause == "refused" else str(error))
+    for server, outcome in outcomes.items():
+        if (error := outcome.error) is not None:
+            key = (jobs[server].engine, server if error.cause == "refused" else str(error))
             groups.setdefault(key, []).append(server)
             errors[key] = error
     return tuple(_finding(errors[key], names, key[0], engines[key[0]], inventory) for key, names in groups.items())

@@ -50,7 +50,7 @@ def prove_here(compiled: Compilation) -> Here:
         jobs = {s.name: job_of(here, planned, s) for s in asked}
         shared = {n: f"split_mode {mode}" for n, job in jobs.items() if (mode := engine.without_dry_run(job.words))}
         outcomes = run_each(here, {n: job for n, job in jobs.items() if n not in shared and _files_here(job)})
-    findings = failures({s.name: s.config.engine for s in asked if s.name in outcomes}, outcomes, engines, inventory)
+    findings = failures(jobs, outcomes, engines, inventory)
     memory = plan.unshared_memory(planned.config, compiled.catalog)
     proved = {
         server.name: Proved(

@@ -49,14 +49,12 @@ def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
             continue
     with prover(engines, env, inventory.features, {}) as here:
         outcomes = run_each(here, jobs)
-    found_wrong = failures({name: job.engine for name, job in jobs.items()}, outcomes, engines, inventory)
-    units = {unit.name: unit for unit in manifest.servers}
     more = (
-        _outgrown(units[name], outcome.proven.own, outcome.proven.draft, engines[jobs[name].engine][1].name)
-        for name, outcome in outcomes.items()
-        if outcome.proven is not None
+        _outgrown(unit, proven.own, proven.draft, engines[unit.argv[0]][1].name)
+        for unit in manifest.servers
+        if unit.name in outcomes and (proven := outcomes[unit.name].proven) is not None
     )
-    return (*found_wrong, *(finding for finding in more if finding is not None))
+    return (*failures(jobs, outcomes, engines, inventory), *(finding for finding in more if finding is not None))
 
 
 def _job(unit: ServerUnit, name: str, devices: tuple[str, ...]) -> Job:

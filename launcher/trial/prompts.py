@@ -27,8 +27,6 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Entry(msgspec.Struct):
-    """Of a journal's line, what matters here."""
-
     prompt_tokens: int = 0
 
 

@@ -65,7 +65,6 @@ def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: 
 
 
 def _free_port() -> int:
-    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
