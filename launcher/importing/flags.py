@@ -124,13 +124,8 @@ OURS = frozenset(
 USUAL = frozenset({"--jinja", "-cb", "--cont-batching", "--fit", "-fit", "--no-warmup", "--warmup", "--log-timestamps"})
 """What newer builds do anyway, or the plan decides: left out without a word."""
 
-SWITCHES = frozenset(
-    {
-        *("--swa-full", "--embedding", "--embeddings", "--rerank", "--reranking", "--mlock", "--no-mmap", "--mmap"),
-        *("--no-repack", "-nr", "-nkvo", "--no-kv-offload", "-kvu", "--kv-unified", "--no-kv-unified", "--metrics"),
-        *("--no-webui", "--webui", "--no-ui", "--ui", "--props", "--slots", "--jinja", "-cb", "--cont-batching"),
-        *("--no-warmup", "--warmup", "--log-timestamps"),
-    }
+SWITCHES = frozenset(spelling for spelling, (_, convert) in FIELDS.items() if convert in {_flag, _not}) | (
+    (OURS | USUAL) - {"--host", "--log-colors", "--fit", "-fit"}
 )
 """Spellings that take no value, also where a newer build dropped them."""
 
