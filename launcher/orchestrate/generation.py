@@ -25,7 +25,7 @@ from launcher.orchestrate.context import (
     worker_prompt,
 )
 from launcher.orchestrate.echo import Echo
-from launcher.orchestrate.memory import Keeper, Opened
+from launcher.orchestrate.memory import Keeper, Memory, Opened
 from launcher.orchestrate.settings import Settings
 from launcher.orchestrate.tally import Tally
 from launcher.orchestrate.verdict import Verdict, parse_verdict
@@ -128,8 +128,7 @@ class Generation:
             message = f"the fleet has no {self._job.model!r} any more, which began this answer"
             raise Refusal(409, "generation_mismatch", message)
         if self._job.context_blocks:
-            memory = self._keeper.memory
-            blocks = await self._keeper.do(memory.recent_blocks, self._opened, self._job.context_blocks)
+            blocks = await self._keeper.do(Memory.recent_blocks, self._opened, self._job.context_blocks)
             self._task = msgspec.structs.replace(self._task, project=blocks)
 
     async def _do(self, action: cycle.Action) -> cycle.Event | None:
@@ -216,7 +215,7 @@ class Generation:
         self._headers = [(k, model.encode() if k == b"x-launch-server" else v) for k, v in self._headers]
         self._tell(telling.escalated(before, model, action.why, self._opened.id, action.seq))
         data = {"seq": action.seq, "from": before, "to": model, "why": action.why}
-        await self._keeper.do(self._keeper.memory.escalated, self._opened, data)
+        await self._keeper.do(Memory.escalated, self._opened, data)
 
     async def _prompt(self, action: cycle.Write, worker: Server) -> tuple[list[Message], int]:
         """What the worker is shown, and how many tokens it may write. Raises Refusal, TimeoutError."""
@@ -264,7 +263,7 @@ class Generation:
         if verdict.kind != "pass":
             correction = f"\n{verdict.correction}" if verdict.correction else ""
             note = f"[{verdict.kind.upper()}] block {action.seq + 1}: {verdict.reason}{correction}"
-            await self._keeper.do(self._keeper.memory.note, self._opened.project, self._opened.id, note)
+            await self._keeper.do(Memory.note, self._opened.project, self._opened.id, note)
         self._tell(telling.judged(verdict, self._opened.id, action.seq, action.attempt))
         return verdict
 
@@ -283,9 +282,8 @@ class Generation:
     # what is kept and what goes out
 
     async def _commit(self, action: cycle.Commit) -> cycle.Event:
-        memory = self._keeper.memory
         try:
-            await self._keeper.do(memory.commit, self._opened, action, self._writer)
+            await self._keeper.do(Memory.commit, self._opened, action, self._writer)
         except Refusal as refusal:
             return cycle.CommitFailed(message=refusal.message)
         self._blocks.append(action.text)
@@ -321,7 +319,7 @@ class Generation:
             return
         await self._end("interrupted", "front_stopping", "the runtime ended")
         if not self._exchange.finished:
-            found = await self._keeper.do(self._keeper.memory.report, self._opened.id, self._exchange.caller)
+            found = await self._keeper.do(Memory.report, self._opened.id, self._exchange.caller)
             self._blocks = found["blocks"] if found else self._blocks  # the last may have been committed just now
             await self._exchange.fail(self._refusal(503, "front_stopping", "the front is stopping"))
 
@@ -338,7 +336,7 @@ class Generation:
         self._tally.generations[status] += 1
         self._tell(telling.ended(self._job.model, self._opened.id, status, len(self._blocks), *map(str, rest[:1])))
         try:
-            await self._keeper.do(self._keeper.memory.end, self._opened, status, *rest)
+            await self._keeper.do(Memory.end, self._opened, status, *rest)
         except Refusal:
             if status == "complete":
                 raise

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -116,7 +116,7 @@ class Memory:
 
     # what happens to a generation
 
-    def open(self, generation: str, owner: str, project: str, **fields: str) -> Opened:
+    def open(self, /, generation: str, owner: str, project: str, **fields: str) -> Opened:
         """Make a generation, or find the one of that id; `fields` are digest, model, domain and policy.
 
         One that exists keeps its fields, and is set running again only where it is of this owner and digest and not
@@ -178,7 +178,7 @@ class Memory:
                 data |= {"code": code, "message": message, "verdicts": [v.kind for v in verdicts]}
             self._write(now, opened.project, opened.id, status, data)
 
-    def keep(self, generation: str, owner: str, project: str, answer: Commit, server: str, **fields: str) -> bool:
+    def keep(self, /, generation: str, owner: str, project: str, answer: Commit, server: str, **fields: str) -> bool:
         """A whole answer that nobody validated; False where the generation exists already: what it has stands."""
         opened = self.open(generation, owner, project, **fields)
         if not opened.known:
@@ -299,15 +299,15 @@ class Keeper:
 
     def __init__(self, memory: Memory) -> None:
         """Takes the memory over: nobody else calls it from now on."""
-        self.memory = memory
+        self._memory = memory
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
 
-    async def do(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def do(self, method: Callable[Concatenate[Memory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the memory, after all that were asked for before. Raises Refusal where the disk fails.
 
         Who is cancelled meanwhile still waits until the call is done.
         """
-        call = functools.partial(method, *args, **kwargs)
+        call = functools.partial(method, self._memory, *args, **kwargs)
         try:
             done = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, call))
         except RuntimeError:
@@ -323,7 +323,7 @@ class Keeper:
     def close(self) -> None:
         """Finish what was asked for, then close the file."""
         self._thread.shutdown(wait=True)
-        self.memory.close()
+        self._memory.close()
 
 
 def _machine_ran() -> tuple[str, float]:

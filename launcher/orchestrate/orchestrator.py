@@ -170,12 +170,12 @@ class Orchestrator:
                 self.tell(telling.decided(decision, place.generation, place.project))
                 data = msgspec.to_builtins(decision)
                 caller = request.exchange.caller
-                await keeper.do(keeper.memory.decided, caller, place.project, place.generation, data)
+                await keeper.do(Memory.decided, caller, place.project, place.generation, data)
             now = time.monotonic()
             days = request.settings.config.memory.retention_days
             if days and (not self._pruned_at or now - self._pruned_at > _DAY_S):
                 self._pruned_at = now
-                await keeper.do(keeper.memory.prune, days)
+                await keeper.do(Memory.prune, days)
         except Refusal as refusal:
             _LOG.warning("a decision is not noted: %s", refusal.message)
 
@@ -212,7 +212,7 @@ class Orchestrator:
         fields = fields_of(exchange, body, decision)
         try:
             is_kept = await keeper.do(
-                keeper.memory.keep, place.generation, exchange.caller, place.project, answer, passed.server, **fields
+                Memory.keep, place.generation, exchange.caller, place.project, answer, passed.server, **fields
             )
         except Refusal as refusal:
             _LOG.warning("an answer of project %s is not kept: %s", place.project, refusal.message)
@@ -305,15 +305,15 @@ class Orchestrator:
 
     async def _open(self, keeper: Keeper, exchange: Exchange, place: Place, fields: dict[str, str]) -> Opened:
         """A new generation, or the one that the client goes on with. Raises Refusal."""
-        memory, generation = keeper.memory, place.generation
-        call = keeper.do(memory.open, generation, exchange.caller, place.project, **fields)
+        generation = place.generation
+        call = keeper.do(Memory.open, generation, exchange.caller, place.project, **fields)
         opening = asyncio.ensure_future(call)
         try:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opened = await opening
             if opened.known not in _HELD:
-                await keeper.do(memory.end, opened, "cancelled", "client_left", "the client left")
+                await keeper.do(Memory.end, opened, "cancelled", "client_left", "the client left")
             raise
         if opened.known == "other":
             raise Refusal(409, "generation_mismatch", f"generation {generation!r} is of another request")
@@ -326,7 +326,7 @@ class Orchestrator:
         keeper = self._kept()
         if keeper is None and self._settings is not None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
-        found = None if keeper is None else await keeper.do(keeper.memory.report, generation, caller)
+        found = None if keeper is None else await keeper.do(Memory.report, generation, caller)
         if found is None:
             raise Refusal(404, "generation_not_found", f"there is no generation {generation[:100]!r}")
         return msgspec.json.encode({"object": "generation", **found})

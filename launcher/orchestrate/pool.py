@@ -163,7 +163,7 @@ class WarmPool:
             self._tell_of_fetch(key, forecast, limits, by_hand=key in asked)
         for key in self._held.keys() - self._asked - planned:
             self._asked.add(key)
-            self._say(hold=key, paths=self._files[key], lock=True)
+            self._say(hold=key, paths=self._files[key])
 
     def _drop(self, key: str, why: str = "others are likelier, or room is short") -> None:
         del self._held[key]

@@ -5,7 +5,7 @@ runtime that is killed leaves nothing locked. A process of its own, because: pag
 would make it the first that the kernel ends when memory runs out (this one asks to be that: what it holds is the most
 easily missed), and because a read that waits for a disk must hold up nobody.
 
-In: `{"hold": KEY, "paths": […], "lock": bool}`, `{"drop": KEY, "paths": […]}`, `{"watch": KEY, "paths": […]}`.
+In: `{"hold": KEY, "paths": […]}`, `{"drop": KEY, "paths": […]}`, `{"watch": KEY, "paths": […]}`.
 Out: `{"key": KEY, "resident": bytes or null, "total": bytes, "locked": bytes, "loading": bool, "read": bytes}`,
 whenever one of them changed. `resident` is null where the kernel does not tell (files of somebody else that we may not
 write: mincore then calls every page resident, which is worse than nothing).
@@ -69,14 +69,9 @@ class Part:
         if length <= 0:
             return 0
         pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
-        try:
+        with contextlib.suppress(OSError):  # then no page is counted
             address = self.mapped(start, length)
-        except OSError:
-            return 0
-        try:
-            if _LIBC.mincore(address, length, pages):
-                return 0
-        finally:
+            _LIBC.mincore(address, length, pages)
             _LIBC.munmap(address, length)
         here = bytes(pages).translate(_LOW_BIT).count(1)
         return min(length, here * mmap.PAGESIZE)
@@ -118,15 +113,13 @@ class Files:
             with contextlib.suppress(OSError):
                 self.parts.append(Part(path))
         self.at: tuple[int, int] | None = None
-        self.want_lock = False
         self.read = 0
         self.said: dict[str, object] | None = None
 
-    def hold(self, *, lock: bool) -> None:
-        """Begin to read what is not there."""
+    def hold(self) -> None:
+        """Begin to read what is not there; then it is locked."""
         self.held = True
         self.at = (0, 0)
-        self.want_lock = lock
 
     def drop(self) -> None:
         """Let go: unlocked, and the kernel is told that it is not needed (pages that somebody maps stay)."""
@@ -139,19 +132,15 @@ class Files:
 
     def is_stale(self) -> bool:
         """Whether the files were replaced, or one that was missing is there."""
-        there = {part.path for part in self.parts}
-        return any(part.is_stale() for part in self.parts) or any(
-            os.path.exists(path)  # noqa: PTH110 - as above
-            for path in self.paths
-            if path not in there
-        )
+        missing = {*self.paths} - {part.path for part in self.parts}
+        return any(part.is_stale() for part in self.parts) or any(map(os.path.exists, missing))
 
     def anew(self) -> Files:
         """The same paths as they are now, held as before."""
         files = Files(self.paths)
         files.read, files.said = self.read, self.said
         if self.held:
-            files.hold(lock=self.want_lock)
+            files.hold()
         self.close()
         return files
 
@@ -162,9 +151,8 @@ class Files:
         number, offset = self.at
         if number >= len(self.parts):
             self.at = None
-            if self.want_lock:
-                for part in self.parts:
-                    part.lock()
+            for part in self.parts:
+                part.lock()
             return
         part = self.parts[number]
         length = min(CHUNK_BYTES, part.size - offset)
@@ -214,7 +202,7 @@ def obey(line: str, all_files: dict[str, Files]) -> None:
         all_files.pop(key).close()  # the files may be others by now
     files = all_files.setdefault(key, Files(paths))
     if verb == "hold":
-        files.hold(lock=bool(command["lock"]))
+        files.hold()
     elif verb == "drop":
         files.drop()
 
