@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 
 from launcher import catalog, engine
 from launcher.errors import Finding, LaunchError
-from launcher.files import state_root
 from launcher.hardware import take_inventory
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.proof import Breakdown
 from launcher.plan import beyond_rounding
 from launcher.proving.faults import failures
-from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, in_order, names_of, prover, run_each, without
+from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, engine_here, in_order, names_of, prover, run_each, without
 from launcher.sizes import gib
 
 LIBRARIES = "LD_LIBRARY_PATH"
@@ -27,26 +27,22 @@ def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
     where a server takes more than its units allow.
     """
     inventory = take_inventory()
-    engines: dict[str, tuple[str, Dialect]] = {}
+    found: dict[str, tuple[str, Dialect] | None] = {}
     env: dict[str, dict[str, str]] = {}
     gpus = {device.name for device in manifest.devices if device.kind == "gpu"}
     jobs: dict[str, Job] = {}
     for unit in manifest.servers:
-        devices = tuple(need.device for need in unit.memory if need.device in gpus)
+        name, devices = unit.argv[0], tuple(need.device for need in unit.memory if need.device in gpus)
         if unit.start == "never" or "--rpc" in unit.argv or (devices and not inventory.gpus):
             continue
-        name, where = unit.argv[0], {k: v for k, v in unit.env.items() if k == LIBRARIES}
-        try:
-            if name not in engines:
-                found = engine.locate_binary(name)
-                if found is None:
-                    continue  # what is missing is said when the units are verified
-                engines[name] = str(found), engine.probe(found, state_root() / "dialects", key="engines", env=where)
-                env[name] = where
-            if "--fit" in engines[name][1].index() and not engine.without_dry_run(unit.argv):
+        if name not in found:
+            env[name] = {k: v for k, v in unit.env.items() if k == LIBRARIES}
+            found[name] = engine_here(name, "engines", env[name])
+        at = found[name]
+        if at is not None and "--fit" in at[1].index() and not engine.without_dry_run(unit.argv):
+            with contextlib.suppress(LaunchError):  # what is missing is said when the units are verified
                 jobs[unit.name] = _job(unit, name, devices)
-        except LaunchError:
-            continue
+    engines = {name: at for name, at in found.items() if at is not None}
     with prover(engines, env, inventory.features, {}) as here:
         outcomes = run_each(here, jobs)
     more = (

@@ -18,6 +18,7 @@ import msgspec
 
 from launcher import catalog, engine
 from launcher.base.processes import ProcessScope, kill_left_behind
+from launcher.errors import LaunchError
 from launcher.files import state_root
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import ServerConfig
@@ -97,6 +98,17 @@ class Outcome(NamedTuple):
     proven: engine.Proven | None
     error: engine.DryRunError | None = None
     cached: bool = False
+
+
+def engine_here(binary: str, key: str, env: Mapping[str, str]) -> tuple[str, Dialect] | None:
+    """A binary that is here, with its real flags; None for one that is not, or says nothing: other checks tell."""
+    located = engine.locate_binary(binary)
+    if located is None:
+        return None
+    try:
+        return str(located), engine.probe(located, state_root() / "dialects", key=key, env=env)
+    except LaunchError:
+        return None
 
 
 @contextlib.contextmanager
