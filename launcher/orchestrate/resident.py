@@ -42,19 +42,9 @@ class Part:
         """Raises OSError."""
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         facts = os.fstat(self.fd)
-        self.path = path
         self.size = facts.st_size
-        self.identity = (facts.st_dev, facts.st_ino, facts.st_size)
         self.honest = facts.st_uid == os.geteuid() or os.geteuid() == 0 or os.access(path, os.W_OK)
         self.locked_at = 0
-
-    def is_stale(self) -> bool:
-        """Whether another file, or another size, is at the path now. One that is gone stays as it is, in RAM too."""
-        try:
-            facts = os.stat(self.path)  # noqa: PTH116 - no pathlib here: it starts in a third of the time
-        except OSError:
-            return False
-        return (facts.st_dev, facts.st_ino, facts.st_size) != self.identity
 
     def mapped(self, start: int, length: int) -> int:
         """Address of a mapping of this part of the file. Raises OSError."""
@@ -101,17 +91,30 @@ class Part:
 _LOW_BIT = bytes(byte & 1 for byte in range(256))
 
 
+def identity(path: str) -> tuple[int, int, int] | None:
+    """What tells a file from another, or another size, at the same path; None where there is none."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - no pathlib here: it starts in a third of the time
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size
+
+
 class Files:
     """The files of one model. `at`: how far they were read, None when nothing is to be read."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         """A file that is not there counts as empty."""
         self.paths = tuple(paths)
+        self.identities: list[tuple[int, int, int] | None] = []
         self.parts: list[Part] = []
         self.held = False
-        for path in paths:
+        for path in self.paths:
+            seen = None  # one that cannot be opened is tried again
             with contextlib.suppress(OSError):
                 self.parts.append(Part(path))
+                seen = identity(path)
+            self.identities.append(seen)
         self.at: tuple[int, int] | None = None
         self.read = 0
         self.said: dict[str, object] | None = None
@@ -131,9 +134,9 @@ class Files:
                 os.posix_fadvise(part.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def is_stale(self) -> bool:
-        """Whether the files were replaced, or one that was missing is there."""
-        missing = {*self.paths} - {part.path for part in self.parts}
-        return any(part.is_stale() for part in self.parts) or any(map(os.path.exists, missing))
+        """Whether another file, or another size, is at one of the paths now. One that is gone stays as it is."""
+        now = map(identity, self.paths)
+        return any(n is not None and n != before for n, before in zip(now, self.identities, strict=True))
 
     def anew(self) -> Files:
         """The same paths as they are now, held as before."""
