@@ -45,9 +45,9 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[NodeLoad, ...]
 
 
-def device_loads(sys_root: Path = Path("/sys")) -> Loads:
+def device_loads() -> Loads:
     """What is in use and free now."""
-    nodes = tuple(NodeLoad(id=node.id, free_bytes=node.free_bytes) for node in numa_nodes(sys_root))
+    nodes = tuple(NodeLoad(id=node.id, free_bytes=node.free_bytes) for node in numa_nodes(Path("/sys")))
     return Loads(gpus=gpu_loads(), ram=RamLoad(free_bytes=psutil.virtual_memory().available), nodes=nodes)
 
 

@@ -44,7 +44,6 @@ class WarmPool:
         table: RoutingTable,
         *,
         available: Callable[[], Mapping[str, int]],
-        program: Path = _PROGRAM,
         tell: Callable[[Happened], None] = lambda _: None,
     ) -> None:
         """`available`: what the system reports as free, bytes by device. Nothing is read before `start`.
@@ -54,7 +53,6 @@ class WarmPool:
         self._tell = tell
         self.score = Score()
         self._available = available
-        self._program = program
         self._child: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._facts: dict[str, Residency] = {}
@@ -302,7 +300,7 @@ class WarmPool:
 
     async def _run_child(self) -> None:
         """One child from start to end. Raises OSError."""
-        argv = (sys.executable, "-I", "-S", str(self._program))
+        argv = (sys.executable, "-I", "-S", str(_PROGRAM))
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, start_new_session=True)
         self._child = child
