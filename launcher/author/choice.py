@@ -102,7 +102,6 @@ def _apart(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
 
 
 def _always(candidate: Candidate, context: int, size: int) -> Choice:
-    """A server that is up from start to stop."""
     return chosen_as(candidate, tokens_for(candidate, context), size, f"{gib(size)}, always up")
 
 

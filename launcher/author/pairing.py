@@ -115,7 +115,6 @@ def _model_of(file: ModelOnDisk) -> tuple[object, ...]:
 
 
 def _folder(file: ModelOnDisk) -> str:
-    """The folder that a file lies in."""
     return posixpath.dirname(file.path)
 
 

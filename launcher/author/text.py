@@ -37,7 +37,6 @@ def scalar(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    """One character of a double-quoted scalar."""
     if character in '"\\':
         return f"\\{character}"
     if character.isprintable():

@@ -121,7 +121,6 @@ def programs_of(server: ServerUnit) -> tuple[str, ...]:
 
 
 def _unreadable(path: str) -> str | None:
-    """Why `path` cannot be read, None when it can."""
     try:
         with Path(path).open("rb") as file:
             file.read(4)

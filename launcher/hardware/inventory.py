@@ -57,7 +57,6 @@ def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/pr
 
 
 def _cpuinfo(proc_root: Path) -> tuple[str, frozenset[str]]:
-    """Name and flags of the first processor."""
     text = read(proc_root / "cpuinfo") or ""
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)

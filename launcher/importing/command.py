@@ -195,7 +195,6 @@ def _arity(word: str, following: Sequence[str], flags: Flags) -> int:
 
 
 def _put(fields: dict[str, Any], word: str, values: Sequence[str], lose: Lose) -> None:
-    """One known flag."""
     field, convert = FIELDS[word]
     text = values[0] if values else ""
     try:

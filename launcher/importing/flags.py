@@ -22,7 +22,6 @@ def _flag(text: str) -> bool:
 
 
 def _not(text: str) -> bool:
-    """A switch that turns something off."""
     return not _flag(text)
 
 
@@ -46,12 +45,10 @@ def _devices(text: str) -> list[str]:
 
 
 def _floats(text: str) -> list[float]:
-    """Shares, separated by commas or slashes."""
     return [float(part) for part in text.replace("/", ",").split(",")]
 
 
 def _names(text: str) -> list[str]:
-    """Names, separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

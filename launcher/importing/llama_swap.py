@@ -110,7 +110,6 @@ def _is_ttl(value: Any) -> bool:
 
 
 def _without_comments(command: str) -> str:
-    """A command of several lines without those that are comments."""
     return "\n".join(line for line in command.splitlines() if not line.lstrip().startswith("#"))
 
 
@@ -195,7 +194,6 @@ def _written_groups(tree: Mapping[str, Any], into: Imported) -> dict[str, Any]:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    """`value` where it is a mapping, else an empty one."""
     return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 

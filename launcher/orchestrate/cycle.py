@@ -217,7 +217,6 @@ def _write_failed(state: State, event: WriteFailed) -> Step:
 
 
 def _write(state: State) -> Write:
-    """Have the present block written: for the first time, or because of its last verdict."""
     if not state.verdicts:
         return Write(seq=state.seq)
     return Write(seq=state.seq, rejected=state.text, verdict=state.verdicts[-1])
@@ -254,7 +253,6 @@ def _escalated(state: State, why: Literal["validation", "refused"]) -> Step:
 
 
 def _committed(state: State) -> Step:
-    """A block is safe: give it away, then the next one."""
     deliver = Deliver(seq=state.seq, text=state.text)
     seq, ends = state.seq + 1, _ends(state)
     if ends:

@@ -204,7 +204,6 @@ class Generation:
         return cycle.Wrote(text=text, last=last, spent=cut and said.reason == "length")
 
     async def _escalate(self, action: cycle.Escalate) -> None:
-        """A stronger worker goes on, with its own prompt, slot and time."""
         before, project = self._job.model, self._task.project
         self._job = self._jobs[action.rung]
         self._task = msgspec.structs.replace(self._job.task, project=project)
@@ -308,7 +307,6 @@ class Generation:
         await self._exchange.event(self._shape.last(reason, usage), more=False)
 
     async def _give_up(self, action: cycle.GiveUp) -> None:
-        """The answer ends with an error that has what was committed."""
         await self._end("failed", action.code, action.message, action.seq, action.verdicts)
         await self._exchange.fail(self._refusal(action.status, action.code, action.message))
 

@@ -96,7 +96,7 @@ class Memory:
             rows = self._db.execute("SELECT id, project FROM generation WHERE status = 'running'").fetchall()
             for generation, project in rows:
                 self._settle(generation, "interrupted", now, code="interrupted", message="the runtime ended")
-                self._write(now, project, generation, "interrupted", {"blocks": self._count(generation)})
+                self._journal(now, project, generation, "interrupted", {"blocks": self._count(generation)})
         return len(rows)
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class Memory:
             if known is None:
                 times = {"began_at": now, "updated_at": now}
                 self._insert("generation", id=generation, project=number, status="running", **fields, **times)
-                self._write(now, number, generation, "begin", fields)
+                self._journal(now, number, generation, "begin", fields)
                 return _opened(generation, number, fields)
             if known["project"] != number or known["digest"] != fields["digest"]:
                 return Opened(id=generation, project=number, known="other")
@@ -139,7 +139,7 @@ class Memory:
             status = known["status"]
             if status in ("failed", "cancelled", "interrupted"):
                 self._settle(generation, "running", now)
-                self._write(now, number, generation, "resume", {"blocks": len(blocks), "was": status})
+                self._journal(now, number, generation, "resume", {"blocks": len(blocks), "was": status})
             return msgspec.structs.replace(
                 _opened(generation, number, known),
                 known=status,
@@ -158,7 +158,7 @@ class Memory:
             self._verdicts(opened.id, seq, verdicts, committed=True)
             self._db.execute("UPDATE generation SET updated_at = ? WHERE id = ?", (now, opened.id))
             data = {"seq": seq, "verdicts": [v.kind for v in verdicts], "characters": len(block.text)}
-            self._write(now, opened.project, opened.id, "commit", data)
+            self._journal(now, opened.project, opened.id, "commit", data)
 
     def end(  # noqa: PLR0917  # what an end consists of
         self,
@@ -176,7 +176,7 @@ class Memory:
             data: dict[str, Any] = {"blocks": self._count(opened.id)}
             if code:
                 data |= {"code": code, "message": message, "verdicts": [v.kind for v in verdicts]}
-            self._write(now, opened.project, opened.id, status, data)
+            self._journal(now, opened.project, opened.id, status, data)
 
     def keep(self, /, generation: str, owner: str, project: str, answer: Commit, server: str, **fields: str) -> bool:
         """A whole answer that nobody validated; False where the generation exists already: what it has stands."""
@@ -197,12 +197,12 @@ class Memory:
         with self._transaction() as now:
             number = self._project(owner, project, now)
             self._insert("scratchpad", project=number, generation=generation, at=now, text=line)
-            self._write(now, number, generation, "decision", data)
+            self._journal(now, number, generation, "decision", data)
 
     def escalated(self, opened: Opened, data: dict[str, Any]) -> None:
         """A stronger worker goes on: in the journal."""
         with self._transaction() as now:
-            self._write(now, opened.project, opened.id, "escalation", data)
+            self._journal(now, opened.project, opened.id, "escalation", data)
 
     def _project(self, owner: str, name: str, now: float) -> int:
         """The project's number; it is made on its first use."""
@@ -226,8 +226,7 @@ class Memory:
             (status, code, message, now, generation),
         )
 
-    def _write(self, now: float, project: int, generation: str, kind: str, data: dict[str, Any]) -> None:
-        """An entry of the journal."""
+    def _journal(self, now: float, project: int, generation: str, kind: str, data: dict[str, Any]) -> None:
         text = msgspec.json.encode(data).decode()
         self._insert("journal", at=now, project=project, generation=generation, kind=kind, data=text)
 

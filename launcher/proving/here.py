@@ -110,7 +110,6 @@ def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInvento
 def _proof_lines(
     proved: Mapping[str, Proved], outcomes: Mapping[str, Outcome], servers: int
 ) -> Iterator[tuple[str, str]]:
-    """What was proven, by which build, for people."""
     for build in sorted({p.build for p in proved.values()}):
         names = [name for name, p in proved.items() if p.build == build]
         cached = sum(outcomes[name].cached for name in names)

@@ -296,7 +296,6 @@ def _dry_run(prover: Prover, job: Job, scope: ProcessScope) -> engine.Proven:
 
 
 def _with_endpoints(word: str, real: Mapping[str, str]) -> str:
-    """`word` with the endpoints of stand-ins in place."""
     for name, endpoint in real.items():
         word = word.replace(name, endpoint)
     return word

@@ -84,7 +84,6 @@ def _at(record: Any, field: str) -> Any:
 
 
 def _spelled(written: Any, planned: Any) -> str:
-    """A value as an override has it."""
     value = written if written is not None else planned
     if isinstance(value, str):
         return value

@@ -90,15 +90,12 @@ class Experiment:
         return list(zip(*sides, strict=True))
 
     def _has_pair(self, now: tuple[Candidate, int], best: tuple[Candidate, int], pair: int) -> bool:
-        """Whether both halves of a pair were measured."""
         return all(any(s.batch == pair for s in self.samples(*side, "confirm")) for side in (now, best))
 
     def _pair_speeds(self, side: tuple[Candidate, int], count: int) -> tuple[float, ...]:
-        """Tokens a second of one side, by pair."""
         return batch_speeds(s for s in self.samples(*side, "confirm") if s.batch < count)
 
     def _side_by_side(self, now: tuple[Candidate, int], best: tuple[Candidate, int], pairs: Sequence[int]) -> None:
-        """Both run; one waits while the other works."""
         with self._started(now[0]) as first, self._started(best[0], ".second") as second:
             both = ((first, now[1]), (second, best[1]))
             for trial, in_flight in both:
