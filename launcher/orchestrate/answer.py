@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.orchestrate.context import SEPARATOR
 
 END = b"data: [DONE]\n\n"
@@ -55,7 +56,7 @@ def text_of_answer(data: bytes) -> str:
     "" where that is nothing, or it ended with an error.
     """
     parts = (data,) if data.lstrip().startswith(b"{") else _events(data)
-    objects = [found for part in parts if isinstance(found := _decoded(part), dict)]
+    objects = [found for part in parts if (found := decoded(part, dict[str, Any])) is not None]
     return "" if any("error" in found and found["error"] for found in objects) else "".join(map(_text, objects))
 
 
@@ -63,13 +64,6 @@ def _events(data: bytes) -> Iterator[bytes]:
     for line in data.replace(b"\r\n", b"\n").split(b"\n"):
         if line.startswith(b"data:"):
             yield line[5:]
-
-
-def _decoded(part: bytes) -> Any:
-    try:
-        return msgspec.json.decode(part)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None  # `[DONE]`, or no JSON
 
 
 def _text(found: dict[str, Any]) -> str:

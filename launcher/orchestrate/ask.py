@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.exchange import Exchange, Refusal
 from launcher.orchestrate.context import Message, Prompt, fit
 
@@ -145,6 +146,6 @@ class Server(msgspec.Struct, frozen=True):
             raise Refusal(status, code, f"server {answered.server!r} answered {answered.status}: {said}")
         try:
             return msgspec.json.decode(answered.body, type=kind), answered.server
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             message = f"server {answered.server!r} answered what cannot be read: {error}"
             raise Refusal(502, "server_garbage", message) from None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.ir.config import ValidationPolicy
 from launcher.ir.exchange import Refusal
 from launcher.orchestrate.context import Message, Piece, Prompt, constrained
@@ -88,12 +89,10 @@ def front_door(settings: Settings, why: str, allowed: Callable[[str], bool]) -> 
 
 def parse_decision(text: str, settings: Settings, workers: tuple[str, ...]) -> Decision | None:
     """The router's answer, held against its schema; None where it is not by it."""
-    try:
-        found = msgspec.json.decode(text, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    found = decoded(text, _Answer)
+    if found is None or found.domain not in settings.domains or found.recommended_model not in workers:
         return None
-    known = found.domain in settings.domains and found.recommended_model in workers
-    if not known or found.validation_policy not in POLICIES or not 0 <= found.confidence <= 1:
+    if found.validation_policy not in POLICIES or not 0 <= found.confidence <= 1:
         return None
     return Decision(
         model=found.recommended_model,

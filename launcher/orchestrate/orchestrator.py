@@ -35,7 +35,7 @@ from launcher.orchestrate.decision import (
 )
 from launcher.orchestrate.generation import Generation, Job
 from launcher.orchestrate.memory import FILE_NAME, Keeper, Memory, Opened
-from launcher.orchestrate.request import TEXT_PATHS, decoded, fields_of, job_of, name_in, unvalidated
+from launcher.orchestrate.request import TEXT_PATHS, fields_of, job_of, json_of, name_in, unvalidated
 from launcher.orchestrate.settings import AUTO, Settings, settings_of
 from launcher.orchestrate.tally import Tally
 
@@ -139,7 +139,7 @@ class Orchestrator:
         if named and not is_checked and settings.config.memory.commits == "validated":
             await exchange.forward(exchange.asked, "", [])
             return
-        body = decoded(exchange) if exchange.path in TEXT_PATHS else {}
+        body = json_of(exchange) if exchange.path in TEXT_PATHS else {}
         request = Request(exchange, settings, body)
         decision = Decision(model=exchange.asked, source="named") if named else await self._decide(request)
         if not exchange.may_ask(decision.model):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.exchange import Exchange, Refusal
 from launcher.orchestrate.context import OURS, request_text, task_of, text_of
 from launcher.orchestrate.decision import Decision
@@ -29,11 +30,11 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NOT_IN_DIGEST = ("stream", "stream_options")
 
 
-def decoded(exchange: Exchange) -> dict[str, Any]:
+def json_of(exchange: Exchange) -> dict[str, Any]:
     """The request's JSON object. Raises Refusal."""
     try:
         body: dict[str, Any] = msgspec.json.decode(exchange.body or b"{}", type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Refusal(400, "invalid_json", f"the body is no JSON object: {error}") from None
     return body
 
