@@ -53,8 +53,7 @@ def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> 
     _say(rows, first, TURNS_WORDS if up else f"up first, then {TURNS_WORDS}")
     wanted = tree_of(text)
     wanted["servers"][key] = {**before, "exclusive": group}
-    why = f"servers.{name} is written in a way that is not edited"
-    return checked("\n".join(rows) + "\n", wanted, why)
+    return checked("\n".join(rows) + "\n", wanted, f"servers.{name} is written in a way that is not edited")
 
 
 @keeping_ends

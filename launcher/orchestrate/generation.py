@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, assert_never
 
 import msgspec
 
-from launcher.ir.events import Happened
 from launcher.ir.exchange import Exchange, Headers, Refusal
-from launcher.orchestrate import cycle, telling
+from launcher.orchestrate import cycle
 from launcher.orchestrate.answer import Shape
 from launcher.orchestrate.ask import Server, Sizes, exceeds_context
 from launcher.orchestrate.context import (
@@ -69,17 +68,15 @@ class Generation:
         keeper: Keeper,
         sizes: Sizes,
         tally: Tally,
-        tell: Callable[[Happened], None],
     ) -> None:
-        """Nothing is asked yet. `headers` go with the answer; `tell` hears what comes of it.
+        """Nothing is asked yet. `headers` go with the answer.
 
         `jobs`: the worker's, then the same for those who take over, one after another.
         """
         self._exchange, self._opened, self._headers = exchange, opened, headers
         self._jobs, self._job = jobs, jobs[0]
         self._task = self._job.task
-        self._settings, self._keeper, self._sizes = settings, keeper, sizes
-        self._tally, self._tell = tally, tell
+        self._settings, self._keeper, self._sizes, self._tally = settings, keeper, sizes, tally
         self._blocks = list(opened.committed)
         self._has_begun = False
         """The header of the client's stream is out."""
@@ -175,8 +172,7 @@ class Generation:
 
     async def _write(self, action: cycle.Write) -> cycle.Event:
         if action.verdict is not None:
-            self._tally.corrections += 1
-            self._tell(telling.corrected(self._job.model, self._opened.id, action.seq))
+            self._tally.corrected(self._job.model, self._opened.id, action.seq)
         worker = Server(self._exchange, self._job.model, self._job.timeout_s, self._sizes)
         try:
             messages, room = await self._prompt(action, worker)
@@ -212,7 +208,7 @@ class Generation:
             self._shape = msgspec.structs.replace(self._shape, model=model)
         self._exchange.escalated(before, model, action.why)
         self._headers = [(k, model.encode() if k == b"x-launch-server" else v) for k, v in self._headers]
-        self._tell(telling.escalated(before, model, action.why, self._opened.id, action.seq))
+        self._tally.escalated(before, model, self._opened.id, action)
         data = {"seq": action.seq, "from": before, "to": model, "why": action.why}
         await self._keeper.do(Memory.escalated, self._opened, data)
 
@@ -253,17 +249,14 @@ class Generation:
             verdict = Verdict(kind="timeout", reason=f"no verdict within {timeout_s:g} s")
         except Refusal as refusal:
             verdict = Verdict(kind="timeout" if refusal.status == 504 else "unavailable", reason=refusal.message)
-        seconds = time.perf_counter() - began
+        seconds = round(time.perf_counter() - began, 6)
         draft = action.text if verdict.kind != "pass" else ""
-        server = self._settings.validator
-        verdict = msgspec.structs.replace(verdict, server=server, seconds=round(seconds, 6), draft=draft)
-        self._tally.judging.observe(seconds)
-        self._tally.verdicts[verdict.kind] += 1
+        verdict = msgspec.structs.replace(verdict, server=self._settings.validator, seconds=seconds, draft=draft)
+        self._tally.judged(verdict, self._opened.id, action.seq, action.attempt)
         if verdict.kind != "pass":
             correction = f"\n{verdict.correction}" if verdict.correction else ""
             note = f"[{verdict.kind.upper()}] block {action.seq + 1}: {verdict.reason}{correction}"
             await self._keeper.do(Memory.note, self._opened.project, self._opened.id, note)
-        self._tell(telling.judged(verdict, self._opened.id, action.seq, action.attempt))
         return verdict
 
     async def _verdict(self, action: cycle.Judge) -> Verdict:
@@ -287,8 +280,7 @@ class Generation:
             return cycle.CommitFailed(message=refusal.message)
         self._blocks.append(action.text)
         self._spent += self._wrote
-        self._tally.blocks += 1
-        self._tell(telling.committed(self._writer, self._opened.id, action))
+        self._tally.committed(self._writer, self._opened.id, action)
         return cycle.Committed()
 
     async def _deliver(self, action: cycle.Deliver) -> None:
@@ -326,15 +318,14 @@ class Generation:
         details = {"generation": self._opened.id, "committed": list(self._blocks)}
         return Refusal(status, code, message, details=details, headers=self._headers)
 
-    async def _end(self, status: str, *rest: Any) -> None:
+    async def _end(self, status: str, code: str = "", *rest: Any) -> None:
         """Note how it ended, once; a disk that fails now takes nothing back."""
         if self._over:
             return
         self._over = True
-        self._tally.generations[status] += 1
-        self._tell(telling.ended(self._job.model, self._opened.id, status, len(self._blocks), *map(str, rest[:1])))
+        self._tally.ended(self._job.model, self._opened.id, status, len(self._blocks), code)
         try:
-            await self._keeper.do(Memory.end, self._opened, status, *rest)
+            await self._keeper.do(Memory.end, self._opened, status, code, *rest)
         except Refusal:
             if status == "complete":
                 raise

@@ -16,7 +16,6 @@ from launcher.errors import HostError
 from launcher.ir.events import Happened
 from launcher.ir.exchange import Exchange, Headers, Refusal
 from launcher.ir.fleet import RoutingTable
-from launcher.orchestrate import telling
 from launcher.orchestrate.answer import MOST_BYTES, text_of_answer
 from launcher.orchestrate.ask import Server, Sizes
 from launcher.orchestrate.context import request_text
@@ -74,7 +73,7 @@ class Orchestrator:
         self._keeper: Keeper | None = None
         self._sizes = Sizes()
         self._patience = Patience(0)
-        self._tally = Tally()
+        self._tally = Tally(lambda happened: self.tell(happened))  # noqa: PLW0108  # `tell` is given later
         self._validating = 0
         """Answers that are being validated."""
         self._pruned_at = 0.0
@@ -164,10 +163,8 @@ class Orchestrator:
         """Count and keep a decision about `auto`; a disk that fails does not refuse the request."""
         try:
             if decision.source != "named":
-                policy = decision.policy or "none"
-                self._tally.decisions[decision.source, decision.domain, decision.model, policy] += 1
                 self.on_domain(decision.domain)
-                self.tell(telling.decided(decision, place.generation, place.project))
+                self._tally.decided(decision, place.generation, place.project)
                 data = msgspec.to_builtins(decision)
                 caller = request.exchange.caller
                 await keeper.do(Memory.decided, caller, place.project, place.generation, data)
@@ -218,8 +215,7 @@ class Orchestrator:
             _LOG.warning("an answer of project %s is not kept: %s", place.project, refusal.message)
             return
         if is_kept:
-            self._tally.blocks += 1
-            self.tell(telling.committed(passed.server, place.generation, answer))
+            self._tally.committed(passed.server, place.generation, answer)
 
     async def _generate(self, request: Request, keeper: Keeper, decision: Decision, place: Place) -> None:
         """A validated answer: a new one, or one that the client goes on with. Raises Refusal."""
@@ -249,7 +245,6 @@ class Orchestrator:
             keeper=keeper,
             sizes=self._sizes,
             tally=self._tally,
-            tell=self.tell,
         )
         self._validating += 1
         try:
