@@ -6,8 +6,7 @@ In: this machine (/proc, /sys, psutil, NVML, rlimits). Out: `HostInventory`; a h
 
 from launcher.hardware.checks import check_host, describe_checks
 from launcher.hardware.facts import HostFacts, gather_facts, models_to_come
-from launcher.hardware.inventory import take_inventory
-from launcher.hardware.probe import hardware_tree
+from launcher.hardware.inventory import hardware_tree, take_inventory
 
 __all__ = [
     "HostFacts",

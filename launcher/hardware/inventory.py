@@ -1,4 +1,4 @@
-"""Reads this host into a `HostInventory`."""
+"""Reads this host into a `HostInventory`, and writes one out as if it were a config file (`hardware=auto`)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ import psutil
 from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.hardware.cgroups import cpu_quota, memory_limit, read
 from launcher.ir.host import HostGpu, HostInventory, HostNode
+from launcher.sizes import GIB
 
 T = TypeVar("T")
+RESERVE_SHARE = 0.10
+RESERVE_MIN_BYTES = 1 * GIB
 NVIDIA = Path("/dev/nvidiactl")
 """There where NVIDIA's driver is loaded."""
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon", "asimd", "i8mm", "sve")
@@ -147,3 +150,36 @@ def amd_gpus(sys_root: Path) -> tuple[HostGpu, ...]:
             )
         )
     return tuple(gpus)
+
+
+def hardware_tree(host: HostInventory) -> dict[str, Any]:
+    """The `hardware` group's fragment for `host`: what a file `conf/hardware/NAME.yaml` would hold.
+
+    The reserve for the system is a tenth of the RAM, at least 1 GiB, at most half. Several NUMA nodes are listed;
+    one is not worth a line. GPUs are counted with their whole memory: what others hold now is `check`'s business.
+    """
+    reserve = min(max(int(host.ram_bytes * RESERVE_SHARE), RESERVE_MIN_BYTES), host.ram_bytes // 2)
+    cpu: dict[str, Any] = {
+        "sockets": host.sockets,
+        "physical_cores": host.physical_cores,
+        "logical_cores": host.logical_cores,
+        "model": host.cpu_model,
+        "features": list(host.features),
+    }
+    if len(host.nodes) > 1:
+        cpu["nodes"] = [{"id": n.id, "cpus": n.cpus, "ram_bytes": n.ram_bytes} for n in host.nodes]
+    tree: dict[str, Any] = {
+        "name": "auto",
+        "description": f"probed from {host.hostname}",
+        "cpu": cpu,
+        "ram_bytes": host.ram_bytes,
+        "ram_reserve_bytes": reserve,
+        "gpus": {
+            # nobody said how full a card should be
+            g.name: {"backend": g.backend, "vram_bytes": g.vram_bytes, "model": g.model, "target_min": 0.0}
+            for g in host.gpus
+        },
+    }
+    if host.memlock_bytes is not None:
+        tree["memlock_bytes"] = host.memlock_bytes
+    return tree
