@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -22,9 +22,6 @@ TURNS = "turns"
 """The exclusive group of those that do not fit beside one another."""
 
 SPILLED = ", some layers in RAM"
-
-_Fit = tuple[Candidate, tuple[int, int], bool]
-"""A model, its tokens with the bytes that they make it need, and whether all of it fits on the cards."""
 
 Needs = Callable[[Candidate, int], int]
 """A server's bytes with so many tokens a slot."""
@@ -60,6 +57,15 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[tuple[Candidate, str], ...] = ()
 
 
+class _Fit(NamedTuple):
+    """A model that has room: its tokens a slot, the bytes that they make it need. `whole`: all of it on the cards."""
+
+    candidate: Candidate
+    tokens: int
+    size: int
+    whole: bool
+
+
 def choose(found: Sequence[Candidate], memory: Memory, needs: Needs) -> Chosen:
     """Everything up at once where that fits; else embedders up, and those that do not fit together take turns.
 
@@ -93,10 +99,10 @@ def tokens_for(candidate: Candidate, wanted: int) -> int:
 def _apart(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
     """Those, the smallest first, that fit beside whichever of the others has its turn."""
     apart: list[_Fit] = []
-    for fit in sorted((fit for fit in fitting if fit[2]), key=lambda fit: fit[1][1]):
+    for fit in sorted((fit for fit in fitting if fit.whole), key=lambda fit: fit.size):
         others = [other for other in fitting if other is not fit and other not in apart]
-        taken = sum(other[1][1] for other in (fit, *apart))
-        if others and all(whole and taken + size <= free for _, (_, size), whole in others):
+        taken = sum(other.size for other in (fit, *apart))
+        if others and all(other.whole and taken + other.size <= free for other in others):
             apart.append(fit)
     return apart
 
@@ -143,18 +149,18 @@ def _in_turns(
         sizes = {tokens: needs(candidate, tokens) for tokens in steps(candidate, CONTEXTS)}
         whole = next(((t, size) for t, size in sizes.items() if size <= free), None)
         part = next(((t, size) for t, size in sizes.items() if t <= 8192 and size <= free + beyond), None)
-        if whole is None and part is None:
-            left_out.append((candidate, f"needs {gib(min(sizes.values()))}, and {gib(free + beyond)} are free for it"))
+        if whole or part:
+            fitting.append(_Fit(candidate, *(whole or part or (0, 0)), whole is not None))
         else:
-            fitting.append((candidate, whole or part or (0, 0), whole is not None))
-    fitting.sort(key=lambda fit: not fit[2])  # who fits whole on the cards comes first
+            left_out.append((candidate, f"needs {gib(min(sizes.values()))}, and {gib(free + beyond)} are free for it"))
+    fitting.sort(key=lambda fit: not fit.whole)  # who fits whole on the cards comes first
     apart = _apart(fitting, free)
     others = [fit for fit in fitting if fit not in apart]
     group = TURNS if len(others) > 1 else ""
     taking: list[Choice] = []
-    for candidate, (tokens, size), fits in others:
+    for fit in others:
         turn = "takes turns: they do not fit together" if taking else "up first, then takes turns"
-        why = f"{gib(size)}{'' if fits else SPILLED}, {turn if group else 'always up'}"
-        taking.append(chosen_as(candidate, tokens, size, why, "warm" if taking else "hot", group))
-    beside = [_always(c, tokens, size) for c, (tokens, size), _ in apart]
+        why = f"{gib(fit.size)}{'' if fit.whole else SPILLED}, {turn if group else 'always up'}"
+        taking.append(chosen_as(fit.candidate, fit.tokens, fit.size, why, "warm" if taking else "hot", group))
+    beside = [_always(fit.candidate, fit.tokens, fit.size) for fit in apart]
     return Chosen(servers=(*taking, *beside, *servers), left_out=tuple(left_out))

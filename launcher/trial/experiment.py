@@ -86,14 +86,11 @@ class Experiment:
         wanted = [pair for pair in range(count) if not self._has_pair(now, best, pair)]
         if wanted:
             (self._side_by_side if fits_beside(now[0], best[0]) else self._in_turns)(now, best, wanted)
-        sides = [self._pair_speeds(side, count) for side in (now, best)]
-        return list(zip(*sides, strict=True))
+        sides = ((s for s in self.samples(*side, "confirm") if s.batch < count) for side in (now, best))
+        return list(zip(*map(batch_speeds, sides), strict=True))
 
     def _has_pair(self, now: tuple[Candidate, int], best: tuple[Candidate, int], pair: int) -> bool:
         return all(any(s.batch == pair for s in self.samples(*side, "confirm")) for side in (now, best))
-
-    def _pair_speeds(self, side: tuple[Candidate, int], count: int) -> tuple[float, ...]:
-        return batch_speeds(s for s in self.samples(*side, "confirm") if s.batch < count)
 
     def _side_by_side(self, now: tuple[Candidate, int], best: tuple[Candidate, int], pairs: Sequence[int]) -> None:
         with self._started(now[0]) as first, self._started(best[0], ".second") as second:
