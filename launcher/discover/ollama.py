@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 
 _NOT_IN_FLEET = "the Ollama model that it describes is not in the fleet"
 _MODEL, _PROJECTOR = "application/vnd.ollama.image.model", "application/vnd.ollama.image.projector"
@@ -52,4 +52,4 @@ def _blob(root: Path, digest: str) -> Path:
 def unreadable(path: Path | str, why: OSError | str, note: str) -> Finding:
     """A place, or a file, that could not be read; `note`: what that means, or what to do."""
     reason = why if isinstance(why, str) else why.strerror or str(why)
-    return Finding(code="author/unreadable", severity="warning", key="", message=f"{path}: {reason}", notes=(note,))
+    return fault("author/unreadable", "", f"{path}: {reason}", note, severity="warning")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launcher.base.addresses import is_path
 from launcher.cpulist import parse_cpulist
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix, fault
 from launcher.hardware.facts import HostFacts, programs_of
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.sizes import GIB, gib
@@ -22,16 +22,7 @@ def check_host(manifest: FleetManifest, facts: HostFacts) -> tuple[Finding, ...]
     return tuple(finding for check in CHECKS for finding in check(manifest, facts))
 
 
-def _finding(
-    severity: Severity, code: str, key: str, message: str, *notes: str, fix: tuple[str, str] | None = None
-) -> Finding:
-    """`fix`: an override that removes it, and its effect."""
-    fixes = (Fix(override=fix[0], effect=fix[1]),) if fix else ()
-    return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)
-
-
-_error = partial(_finding, "error")
-_warning = partial(_finding, "warning")
+_warning = partial(fault, severity="warning")
 
 
 def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
@@ -43,7 +34,7 @@ def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
             needed.setdefault(gone, []).append(server.name)
     for gone, servers in needed.items():
         count = f"{len(gone)} model files" if len(gone) > 1 else "a model file"
-        yield _error(
+        yield fault(
             "host/file-missing",
             f"servers.{servers[0]}.model",
             f"{', '.join(servers)}: {count} cannot be read",
@@ -59,15 +50,15 @@ def _programs(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
         users = [s.name for s in manifest.servers if program in programs_of(s)]
         if not users:
             continue
-        fix = None
+        fixes: tuple[Fix, ...] = ()
         if Path(program).name == "numactl":
             code, remedy = "host/numactl-missing", "apt-get install numactl, or drop the servers' numa policy"
             without = " ".join(f"servers.{name}.numa=null" for name in users)
-            fix = (without, "leaves their memory to the kernel")
+            fixes = (Fix(override=without, effect="leaves their memory to the kernel"),)
         else:
             code, remedy = "engine/missing-binary", "engines.default.binary=/path/to/llama-server, or engine=embedded"
         who = f"{len(users)} servers run" if len(users) > 1 else "1 server runs"
-        yield _error(code, "engines.default.binary", f"{program} {why}; {who} it", remedy, fix=fix)
+        yield fault(code, "engines.default.binary", f"{program} {why}; {who} it", remedy, fixes=fixes)
 
 
 def _services(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
@@ -81,14 +72,14 @@ def _services(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
         program, image, without = service.argv[0], service.container, f"without the service: ~services.{service.name}"
         if program in facts.missing_programs:
             key = "runtime.container_engine" if image else f"services.{service.name}.command"
-            yield _finding(
-                "error" if service.fatal else "warning",
+            yield fault(
                 "host/service-program-missing",
                 key,
                 f"{service.name}: {program}{f', which runs its image {image},' if image else ''}"
                 f" {facts.missing_programs[program]}",
                 "install podman, or choose docker" if image else "install it, or put your own command there",
                 without,
+                severity="error" if service.fatal else "warning",
             )
         if image in facts.missing_images:
             yield _warning(
@@ -131,7 +122,7 @@ def _ram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     if committed > room:
         sizes = {s.name: sum(m.committed_bytes + m.file_bytes for m in s.memory) for s in _boot_set(manifest)}
         biggest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-        yield _error(
+        yield fault(
             "host/ram-short",
             "hardware.ram_bytes",
             f"{gib(committed + filed - room)} of RAM are missing: the fleet needs {gib(committed + filed)} "
@@ -155,16 +146,16 @@ def _vram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
         need, card = _card_needed(manifest, name), cards.get(name)
         if card is None:
             if need and name not in facts.unseen_gpus:
-                yield _error(
+                yield fault(
                     "host/gpu-missing",
                     f"hardware.gpus.{name}",
                     f"no GPU {name} on this host; the fleet needs {gib(need)} on it",
                     f"this host has: {', '.join(cards) or 'no GPU'}",
-                    fix=("hardware=auto", "plans for the devices of this host"),
+                    fixes=(Fix(override="hardware=auto", effect="plans for the devices of this host"),),
                 )
         elif need > card.free_bytes and facts.our_bytes == 0:
             message = f"{name}: {gib(need)} needed, {gib(card.free_bytes)} of {gib(card.vram_bytes)} free now"
-            yield _error("host/vram-short", f"hardware.gpus.{name}.vram_bytes", message)
+            yield fault("host/vram-short", f"hardware.gpus.{name}.vram_bytes", message)
 
 
 def _memlock(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
@@ -173,12 +164,12 @@ def _memlock(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     for server in manifest.servers:
         locked, key = sum(m.locked_bytes for m in server.memory), f"servers.{server.name}.load_mode"
         if limit is not None and locked > limit:
-            yield _error(
+            yield fault(
                 "host/memlock",
                 key,
                 f"{server.name} locks {gib(locked)} but RLIMIT_MEMLOCK is {gib(limit)}: it would not lock",
                 "ulimit -l unlimited; under systemd LimitMEMLOCK=infinity (rendered units have it)",
-                fix=(f"{key}=mmap", "does not lock"),
+                fixes=(Fix(override=f"{key}=mmap", effect="does not lock"),),
             )
 
 
@@ -195,7 +186,7 @@ def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
         other = _other_port(ports.get(name, 8000), {*ports.values()})
         number = f"port {ports[name]}" if name in ports else "the front's port"
         note = f"nothing that launch did not start is stopped; stop it, or choose another port: {override}={other}"
-        yield _error("host/port-taken", key, f"{name}: {number} {why}", note)
+        yield fault("host/port-taken", key, f"{name}: {number} {why}", note)
 
 
 def _taken_path(server: str, path: str, why: str) -> Finding:
@@ -203,7 +194,7 @@ def _taken_path(server: str, path: str, why: str) -> Finding:
     notes = [f"nothing that launch did not start is stopped or removed; another path, or a port: {key}=127.0.0.1"]
     if "cannot be bound" in why:
         notes.append("rendered units make a folder of their own below /run")
-    return _error("host/port-taken", key, f"{server}: {path} {why}", *notes)
+    return fault("host/port-taken", key, f"{server}: {path} {why}", *notes)
 
 
 def _other_port(taken: int, planned: set[int]) -> int:
@@ -237,8 +228,8 @@ def _elsewhere(code: str, names: list[str], field: str, where: str, effect: str)
     key, alone = f"servers.{names[0]}.{field}", len(names) == 1
     message = f"{', '.join(names)} run{'s' * alone} {where}"
     if alone:
-        return _error(code, key, message, fix=(f"{key}=null", effect))
-    return _error(code, key, message, f"{key}=null, and so for each of them, {effect}")
+        return fault(code, key, message, fixes=(Fix(override=f"{key}=null", effect=effect),))
+    return fault(code, key, message, f"{key}=null, and so for each of them, {effect}")
 
 
 def _quota(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
@@ -252,7 +243,7 @@ def _quota(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
                 key,
                 f"{server.name} has {threads} threads, but the cgroup here is given {quota:g} CPUs' time: "
                 "all of them wait whenever it is used up",
-                fix=(f"{key}={max(1, int(quota))}", "as many as are given"),
+                fixes=(Fix(override=f"{key}={max(1, int(quota))}", effect="as many as are given"),),
             )
 
 

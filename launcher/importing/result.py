@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from launcher.author import flow, free_name, modeline, scalar
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.dialect import Flag
 
 Flags = Mapping[str, Flag]
@@ -36,9 +36,7 @@ class Imported(msgspec.Struct):
 
     def lose(self, where: str, what: str, *notes: str) -> None:
         """Note that `what`, written at `where`, has no equal."""
-        self.findings.append(
-            Finding(code="author/left-out", severity="warning", key=where, message=f"{where}: {what}", notes=notes)
-        )
+        self.findings.append(fault("author/left-out", where, f"{where}: {what}", *notes, severity="warning"))
 
     def add(self, name: str, fields: dict[str, Any]) -> None:
         """One server more; a name that a server cannot have becomes an alias of one that it can."""

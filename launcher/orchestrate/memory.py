@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from launcher.errors import Finding, HostError
+from launcher.errors import Finding, HostError, fault
 from launcher.ir.exchange import Refusal
 from launcher.orchestrate.cycle import Commit, Ends
 from launcher.orchestrate.retention import Moment, next_horizon
@@ -30,7 +30,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 FILE_NAME = "memory.sqlite3"
 BUSY_MS = 5000
-_KEY = "orchestration.memory"
 _OLDEST = """
 SELECT coalesce(min(at), ?) FROM (
     SELECT min(at) AS at FROM journal UNION SELECT min(at) FROM scratchpad
@@ -337,10 +336,6 @@ def _opened(generation: str, project: int, fields: dict[str, str]) -> Opened:
 
 def unusable(path: Path, why: str) -> Finding:
     """The finding for a memory that cannot be opened."""
-    return Finding(
-        code="orchestrate/memory-unusable",
-        severity="error",
-        key=_KEY,
-        message=f"the project memory {path} cannot be used: {why}",
-        notes=("move the file away to begin with an empty one",),
-    )
+    message = f"the project memory {path} cannot be used: {why}"
+    note = "move the file away to begin with an empty one"
+    return fault("orchestrate/memory-unusable", "orchestration.memory", message, note)

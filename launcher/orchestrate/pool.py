@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import SuperviseError, fault
 from launcher.ir.config import WarmPoolConfig
 from launcher.ir.events import Happened, Kind
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
@@ -358,9 +358,7 @@ class WarmPool:
 
 def refused(verb: str, name: str, why: str, remedy: str) -> SuperviseError:
     """What somebody wants of the pool cannot be done."""
-    message = f"{verb} {name}: {why}"
-    finding = Finding(code="supervise/pool-refused", severity="error", key="", message=message, notes=(remedy,))
-    return SuperviseError([finding])
+    return SuperviseError([fault("supervise/pool-refused", "", f"{verb} {name}: {why}", remedy)])
 
 
 def _weighed(forecast: tuple[Forecast, ...]) -> list[dict[str, Any]]:

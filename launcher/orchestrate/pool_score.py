@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from launcher.base.prometheus import family, labelled
+from launcher.base import metrics
+from launcher.base.metrics import counter, gauge
 
 WARM = 0.95
 """Share of a file that must be in RAM to call it warm: a few pages may be of no use to anybody."""
@@ -64,26 +65,24 @@ class Score:
         known = list(files)
 
         def count(what: str, meaning: str, value: int) -> Iterator[str]:
-            return family(f"launch_warm_pool_{what}_total", "counter", meaning, [("", value)])
+            return counter(f"launch_warm_pool_{what}_total", meaning, [({}, value)])
 
         def each(field: str, what: str, meaning: str) -> Iterator[str]:
-            samples = ((labelled(file=seen.key), getattr(seen, field)) for seen in known)
+            samples = (({"file": seen.key}, getattr(seen, field)) for seen in known)
             there = [(labels, value) for labels, value in samples if value is not None]
-            return family(f"launch_warm_pool_{what}_bytes", "gauge", meaning, there)
+            return gauge(f"launch_warm_pool_{what}_bytes", meaning, there)
 
-        outcomes = [('outcome="hit"', self.foreseen), ('outcome="miss"', self.unforeseen)]
+        outcomes = [({"outcome": "hit"}, self.foreseen), ({"outcome": "miss"}, self.unforeseen)]
         predicted = "Workers that were needed, by whether they were the first forecast."
-        budget = [("", budget_bytes)]
-        lines = (
-            *count("hits", "Workers that were needed with their file in RAM.", self.hits),
-            *count("misses", "Workers that were needed without.", self.misses),
-            *family("launch_predictions_total", "counter", predicted, outcomes),
-            *count("evictions", "Models whose files were let go.", self.evictions),
-            *count("read_bytes", "Bytes read into RAM ahead.", self.read_bytes),
-            *count("wasted_bytes", "Bytes read ahead and let go unused.", self.wasted_bytes),
-            *family("launch_warm_pool_budget_bytes", "gauge", "What the pool may hold now.", budget),
-            *each("resident", "resident", "Bytes of a worker's files in RAM."),
-            *each("locked", "locked", "Bytes of a worker's files locked in RAM."),
-            *each("total", "file", "Bytes of a worker's files."),
+        return metrics.text(
+            count("hits", "Workers that were needed with their file in RAM.", self.hits),
+            count("misses", "Workers that were needed without.", self.misses),
+            counter("launch_predictions_total", predicted, outcomes),
+            count("evictions", "Models whose files were let go.", self.evictions),
+            count("read_bytes", "Bytes read into RAM ahead.", self.read_bytes),
+            count("wasted_bytes", "Bytes read ahead and let go unused.", self.wasted_bytes),
+            gauge("launch_warm_pool_budget_bytes", "What the pool may hold now.", [({}, budget_bytes)]),
+            each("resident", "resident", "Bytes of a worker's files in RAM."),
+            each("locked", "locked", "Bytes of a worker's files locked in RAM."),
+            each("total", "file", "Bytes of a worker's files."),
         )
-        return "\n".join(lines) + "\n"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from launcher.base.prometheus import Histogram, family, histograms, labelled
+from launcher.base import metrics
+from launcher.base.metrics import Histogram, counter, histogram
 from launcher.ir.events import Happened
 from launcher.orchestrate.cycle import Commit, Escalate
 from launcher.orchestrate.decision import Decision
@@ -101,16 +102,15 @@ class Tally:
     def text(self) -> str:
         """Every family."""
         names = ("source", "domain", "model", "policy")
-        decisions = [(labelled(**dict(zip(names, key, strict=True))), n) for key, n in sorted(self._decisions.items())]
-        verdicts = [(labelled(verdict=kind), n) for kind, n in sorted(self._verdicts.items())]
-        statuses = [(labelled(status=status), n) for status, n in sorted(self._generations.items())]
-        lines = (
-            *family("launch_auto_decisions_total", "counter", "Requests for auto, by who decided and what.", decisions),
-            *family("launch_validation_verdicts_total", "counter", "Verdicts of the validator.", verdicts),
-            *family("launch_blocks_committed_total", "counter", "Blocks committed.", [("", self._blocks)]),
-            *family("launch_corrections_total", "counter", "Blocks written again.", [("", self._corrections)]),
-            *family("launch_generations_total", "counter", "Validated answers, by how they ended.", statuses),
-            *histograms("launch_routing_seconds", "Seconds that the router took to decide.", {"": self.routing}),
-            *histograms("launch_verdict_seconds", "Seconds until a verdict.", {"": self._judging}),
+        decisions = ((dict(zip(names, key, strict=True)), n) for key, n in sorted(self._decisions.items()))
+        verdicts = (({"verdict": kind}, n) for kind, n in sorted(self._verdicts.items()))
+        statuses = (({"status": status}, n) for status, n in sorted(self._generations.items()))
+        return metrics.text(
+            counter("launch_auto_decisions_total", "Requests for auto, by who decided and what.", decisions),
+            counter("launch_validation_verdicts_total", "Verdicts of the validator.", verdicts),
+            counter("launch_blocks_committed_total", "Blocks committed.", [({}, self._blocks)]),
+            counter("launch_corrections_total", "Blocks written again.", [({}, self._corrections)]),
+            counter("launch_generations_total", "Validated answers, by how they ended.", statuses),
+            histogram("launch_routing_seconds", "Seconds that the router took to decide.", [({}, self.routing)]),
+            histogram("launch_verdict_seconds", "Seconds until a verdict.", [({}, self._judging)]),
         )
-        return "\n".join(lines) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launcher import engine
-from launcher.errors import Finding, Severity
+from launcher.errors import Finding, Severity, fault
 from launcher.ir.dialect import Dialect
 from launcher.ir.host import HostInventory
 from launcher.proving.runs import Job, Outcome
@@ -51,4 +51,4 @@ def _finding(
         code, message = "plan/proof-failed", f"{binary} does not come through its dry run of {who}: {error}"
         notes = ("it would not start either; `launch plan --json` has the words to try by hand",)
     key = f"servers.{names[0]}.model" if error.cause == "refused" else f"engines.{name}.binary"
-    return Finding(code=code, severity=severity, key=key, message=message, notes=notes)
+    return fault(code, key, message, *notes, severity=severity)

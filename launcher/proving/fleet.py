@@ -11,7 +11,7 @@ import msgspec
 from launcher import config, engine, plan
 from launcher.base.environment import libraries
 from launcher.compiler import Compilation
-from launcher.errors import EngineError, Finding
+from launcher.errors import EngineError, Finding, fault
 from launcher.files import state_root
 from launcher.hardware import take_inventory
 from launcher.ir.catalog import Catalog, ModelFile
@@ -105,18 +105,11 @@ def _binary(fleet: FleetConfig, asked: str | None) -> tuple[Path, tuple[Finding,
         if located is not None:
             return located, ()
     if asked:
-        finding = Finding(
-            code="engine/missing-binary", severity="error", key="", message=f"there is no llama-server at {asked}"
-        )
-        raise EngineError([finding])
+        raise EngineError([fault("engine/missing-binary", "", f"there is no llama-server at {asked}")])
     embedded = Path(engine.resolve_binary(EngineConfig(binary=engine.EMBEDDED, dialect=""), key="engines"))
-    note = Finding(
-        code="plan/proof-other-binary",
-        severity="note",
-        key=f"engines.{names[0]}.binary" if names else "engines",
-        message=f"{wanted[0] if wanted else 'the engine'} is not on this machine: proven with {embedded}",
-    )
-    return embedded, (note,)
+    key = f"engines.{names[0]}.binary" if names else "engines"
+    message = f"{wanted[0] if wanted else 'the engine'} is not on this machine: proven with {embedded}"
+    return embedded, (fault("plan/proof-other-binary", key, message, severity="note"),)
 
 
 def _stand_ins(fleet: FleetConfig, here: HostInventory) -> dict[str, str]:

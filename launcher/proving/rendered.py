@@ -6,7 +6,7 @@ import contextlib
 from itertools import pairwise
 
 from launcher import catalog, engine
-from launcher.errors import Finding, LaunchError
+from launcher.errors import Finding, LaunchError, fault
 from launcher.hardware import take_inventory
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, ServerUnit
@@ -80,10 +80,6 @@ def _outgrown(unit: ServerUnit, own: Breakdown, draft: Breakdown | None, build: 
     if not over:
         return None
     figures = ", ".join(f"{gib(size)} on {at}, {gib(planned.get(at, 0))} planned" for at, size in over.items())
-    return Finding(
-        code="plan/proof-mismatch",
-        severity="error",
-        key=f"servers.{unit.name}",
-        message=f"{unit.name} takes more than it was rendered with, as {build} says: {figures}",
-        notes=("render it on this host with `launch render --prove …`: its limits are then the proven ones",),
-    )
+    message = f"{unit.name} takes more than it was rendered with, as {build} says: {figures}"
+    note = "render it on this host with `launch render --prove …`: its limits are then the proven ones"
+    return fault("plan/proof-mismatch", f"servers.{unit.name}", message, note)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.base.prometheus import Histogram, histograms
+from launcher.base.metrics import Histogram, histogram
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -149,8 +149,8 @@ class Observer:
         failures: Counter[str] = Counter()
         for name, model in self._models.items():
             failures[model] += self._failures[name]
-        swaps = {f'source="{source}"': part for source, part in self._swaps.items()}
-        lines += histograms("model_swap_duration_seconds", "From a worker's drain until the other serves.", swaps)
+        swaps = (({"source": source}, part) for source, part in self._swaps.items())
+        lines += histogram("model_swap_duration_seconds", "From a worker's drain until the other serves.", swaps)
         family(
             "model_load_failures_total",
             "counter",
