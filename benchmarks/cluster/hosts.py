@@ -12,7 +12,8 @@ from benchmarks.cluster.load import Outage
 from benchmarks.cluster.site import BEGIN_S, CACHE_BYTES, DISK_BYTES_S, END_S, Server, Site
 from launcher.ir.config import OrchestrationConfig, WarmPoolConfig
 from launcher.ir.fleet import DeviceBudget
-from launcher.orchestrate.pool import Residency, WarmPool
+from launcher.orchestrate.pool import WarmPool
+from launcher.orchestrate.pool_score import Residency
 from launcher.supervise.scheduler import needs_bytes
 from tests.supervise.conftest import manifest, routes
 from tests.supervise.simulated import Simulated, World

@@ -91,7 +91,7 @@ def brought(path: Path, state: str) -> Iterator[None]:
             child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert child.stdin is not None
             assert child.stdout is not None
-            child.stdin.write(json.dumps({"hold": "m", "paths": [str(path)], "lock": True}).encode() + b"\n")
+            child.stdin.write(json.dumps({"hold": "m", "paths": [str(path)]}).encode() + b"\n")
             child.stdin.flush()
             facts = {"loading": True, "locked": 0}
             while facts["loading"]:

@@ -4,7 +4,7 @@ In: model files with their headers, memory, cards, what each model needs at each
 with how much context, and the text of `launch.yaml`; edits of such a text that add or remove a server.
 """
 
-from launcher.author.choice import CONTEXTS, Choice, Memory, Needs, choose
+from launcher.author.choice import Choice, Memory, Needs, choose
 from launcher.author.edit import add_server, remove_server
 from launcher.author.joining import Neighbour, Way, room, ways, would_make_room
 from launcher.author.pairing import Candidate, candidates, free_name, slug
@@ -12,7 +12,6 @@ from launcher.author.sharing import alone, share
 from launcher.author.text import Machine, fleet_text, flow, modeline, scalar, server_lines
 
 __all__ = [
-    "CONTEXTS",
     "Candidate",
     "Choice",
     "Machine",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -21,8 +21,7 @@ SERVERS_MAX = 12
 TURNS = "turns"
 """The exclusive group of those that do not fit beside one another."""
 
-_Fit = tuple[Candidate, tuple[int, int], bool]
-"""A model, its tokens with the bytes that they make it need, and whether all of it fits on the cards."""
+SPILLED = ", some layers in RAM"
 
 Needs = Callable[[Candidate, int], int]
 """A server's bytes with so many tokens a slot."""
@@ -58,6 +57,15 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[tuple[Candidate, str], ...] = ()
 
 
+class _Fit(NamedTuple):
+    """A model that has room: its tokens a slot, the bytes that they make it need. `whole`: all of it on the cards."""
+
+    candidate: Candidate
+    tokens: int
+    size: int
+    whole: bool
+
+
 def choose(found: Sequence[Candidate], memory: Memory, needs: Needs) -> Chosen:
     """Everything up at once where that fits; else embedders up, and those that do not fit together take turns.
 
@@ -77,6 +85,11 @@ def choose(found: Sequence[Candidate], memory: Memory, needs: Needs) -> Chosen:
     return _in_turns(kept, surplus, memory, needs)
 
 
+def steps(candidate: Candidate, contexts: Sequence[int]) -> tuple[int, ...]:
+    """The tokens a slot that a model gets of each of `contexts`, each once."""
+    return tuple(dict.fromkeys(tokens_for(candidate, context) for context in contexts))
+
+
 def tokens_for(candidate: Candidate, wanted: int) -> int:
     """Tokens a slot: as wanted, as far as the model was trained for them."""
     trained = candidate.facts.file.architecture.n_ctx_train or wanted
@@ -86,19 +99,24 @@ def tokens_for(candidate: Candidate, wanted: int) -> int:
 def _apart(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
     """Those, the smallest first, that fit beside whichever of the others has its turn."""
     apart: list[_Fit] = []
-    for fit in sorted((fit for fit in fitting if fit[2]), key=lambda fit: fit[1][1]):
+    for fit in sorted((fit for fit in fitting if fit.whole), key=lambda fit: fit.size):
         others = [other for other in fitting if other is not fit and other not in apart]
-        taken = sum(other[1][1] for other in (fit, *apart))
-        if others and all(whole and taken + size <= free for _, (_, size), whole in others):
+        taken = sum(other.size for other in (fit, *apart))
+        if others and all(other.whole and taken + other.size <= free for other in others):
             apart.append(fit)
     return apart
 
 
 def _always(candidate: Candidate, context: int, size: int) -> Choice:
-    """A server that is up from start to stop."""
-    tokens = tokens_for(candidate, context)
-    why = f"{gib(size)}, always up; {tokens_words(candidate, tokens)}"
-    return Choice(candidate=candidate, tier="hot", n_ctx_per_slot=tokens, bytes=size, why=why)
+    return chosen_as(candidate, tokens_for(candidate, context), size, f"{gib(size)}, always up")
+
+
+def chosen_as(  # noqa: PLR0917  # what a choice consists of
+    candidate: Candidate, tokens: int, size: int, why: str, tier: Literal["hot", "warm"] = "hot", group: str = ""
+) -> Choice:
+    """A choice; what its context is, and why not more, ends `why`."""
+    why = f"{why}; {tokens_words(candidate, tokens)}"
+    return Choice(candidate=candidate, tier=tier, n_ctx_per_slot=tokens, bytes=size, why=why, exclusive=group)
 
 
 def tokens_words(candidate: Candidate, tokens: int) -> str:
@@ -128,34 +146,21 @@ def _in_turns(
     beyond = memory.ram if memory.cards else 0  # layers that the cards do not hold stay in RAM
     fitting: list[_Fit] = []
     for candidate in (c for c in kept if c.kind == "chat"):
-        sizes = {tokens_for(candidate, context): 0 for context in CONTEXTS}
-        sizes = {tokens: needs(candidate, tokens) for tokens in sizes}
+        sizes = {tokens: needs(candidate, tokens) for tokens in steps(candidate, CONTEXTS)}
         whole = next(((t, size) for t, size in sizes.items() if size <= free), None)
         part = next(((t, size) for t, size in sizes.items() if t <= 8192 and size <= free + beyond), None)
-        if whole is None and part is None:
-            left_out.append((candidate, f"needs {gib(min(sizes.values()))}, and {gib(free + beyond)} are free for it"))
+        if whole or part:
+            fitting.append(_Fit(candidate, *(whole or part or (0, 0)), whole is not None))
         else:
-            fitting.append((candidate, whole or part or (0, 0), whole is not None))
-    fitting.sort(key=lambda fit: not fit[2])  # who fits whole on the cards comes first
+            left_out.append((candidate, f"needs {gib(min(sizes.values()))}, and {gib(free + beyond)} are free for it"))
+    fitting.sort(key=lambda fit: not fit.whole)  # who fits whole on the cards comes first
     apart = _apart(fitting, free)
-    turns = len(fitting) - len(apart) > 1
-    servers = [_always(c, tokens, size) for c, (tokens, size), _ in apart] + servers
-    for at, (candidate, (tokens, size), fits) in enumerate(fit for fit in fitting if fit not in apart):
-        place = "" if fits else ", some layers in RAM"
-        turn = ("up first, then takes turns" if not at else "takes turns: they do not fit together") if turns else ""
-        why = (
-            ", ".join(filter(None, (f"{gib(size)}{place}", turn or "always up")))
-            + f"; {tokens_words(candidate, tokens)}"
-        )
-        servers.insert(
-            at,
-            Choice(
-                candidate=candidate,
-                tier="warm" if at else "hot",
-                n_ctx_per_slot=tokens,
-                bytes=size,
-                why=why,
-                exclusive=TURNS if turns else "",
-            ),
-        )
-    return Chosen(servers=tuple(servers), left_out=tuple(left_out))
+    others = [fit for fit in fitting if fit not in apart]
+    group = TURNS if len(others) > 1 else ""
+    taking: list[Choice] = []
+    for fit in others:
+        turn = "takes turns: they do not fit together" if taking else "up first, then takes turns"
+        why = f"{gib(fit.size)}{'' if fit.whole else SPILLED}, {turn if group else 'always up'}"
+        taking.append(chosen_as(fit.candidate, fit.tokens, fit.size, why, "warm" if taking else "hot", group))
+    beside = [_always(fit.candidate, fit.tokens, fit.size) for fit in apart]
+    return Chosen(servers=(*taking, *beside, *servers), left_out=tuple(left_out))

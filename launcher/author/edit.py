@@ -15,6 +15,8 @@ _EMPTY = re.compile(rf"({_KEY})\s*(?:\{{\s*\}}|null|~)\s*(?:#.*)?$")
 _OWN = r"( *# .*: \d[\d,.]* [KMG]iB(?:, some layers in RAM)?, )"
 OURS = re.compile(rf"{_OWN}(always up|up first, then takes turns|takes turns[^;]*|on demand[^;]*)(; .*)")
 """The comment that `server_lines` writes above an entry: what it is, when it is up, and its context."""
+REASON = "# sweep "
+"""How the comment above a value begins that `set_value` wrote."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """As the config is read: it takes tabs behind a colon, which PyYAML's own does not."""
 _BOM = "\ufeff"
@@ -67,39 +69,41 @@ def servers_of(text: str) -> dict[Any, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def checked(after: str, wanted: dict[Any, Any], why: str) -> str:
+    """`after`, where it says what is `wanted`. Raises NotEditableError with `why`."""
+    try:
+        tree = tree_of(after)
+    except NotEditableError:
+        tree = {}
+    if {**tree, "servers": tree.get("servers") or {}} != wanted:
+        raise NotEditableError(why)
+    return after
+
+
 @keeping_ends
 def add_server(text: str, lines: Sequence[str]) -> str:
     """`text` with the lines of one server (indented by two) behind the last one of its `servers:` block.
 
     Raises NotEditableError where `servers:` is written in one line.
     """
-    before = tree_of(text)
-    new = next(iter(servers_of("\n".join(["servers:", *lines]))))
+    servers, (new, entry) = servers_of(text), *servers_of("\n".join(["servers:", *lines])).items()
+    why = f"the place for {new} below `servers:` is written in a way that is not edited"
+    if new in servers:
+        raise NotEditableError(why)
     rows = rows_of(text)
     at = _servers_at(rows)
     if at is None:
         end = next((i for i in range(len(rows)) if rows[i].rstrip() == "..."), len(rows))
-        return _only("\n".join([*rows[:end], "servers:", *lines, *rows[end:]]) + "\n", before, new)
-    if empty := _EMPTY.match(rows[at]):
-        rows[at] = f"{empty[1]}{_comment_of(rows[at])}"
-    end = _block_end(rows, at)
-    indent = _entry_indent(rows, at, end)
-    moved = [f"{' ' * (indent - 2)}{line}" if indent >= 2 else line.removeprefix(" " * (2 - indent)) for line in lines]
-    return _only("\n".join([*rows[:end], *moved, *rows[end:]]) + "\n", before, new)
-
-
-def _only(after: str, before: dict[Any, Any], new: Any) -> str:
-    """`after`, where it says what `before` does and has the server `new`. Raises NotEditableError."""
-    tree = tree_of(after)
-    found = tree.get("servers")
-    if not isinstance(found, dict) or found.pop(new, None) is None or _told(tree) != _told(before):
-        raise NotEditableError(f"the place for {new} below `servers:` is written in a way that is not edited")
-    return after
-
-
-def _told(tree: dict[Any, Any]) -> dict[Any, Any]:
-    """A tree in which no servers are an empty mapping."""
-    return {**tree, "servers": tree.get("servers") or {}}
+        moved = ["servers:", *lines]
+    else:
+        if empty := _EMPTY.match(rows[at]):
+            rows[at] = f"{empty[1]}{_comment_of(rows[at])}"
+        end = block_end(rows, at, len(rows))
+        indent = entry_indent(rows, at + 1, end)
+        pad = " " * (indent - 2)
+        moved = [f"{pad}{line}" if indent >= 2 else line.removeprefix(" " * (2 - indent)) for line in lines]
+    wanted = {**tree_of(text), "servers": {**servers, new: entry}}
+    return checked("\n".join([*rows[:end], *moved, *rows[end:]]) + "\n", wanted, why)
 
 
 @keeping_ends
@@ -108,7 +112,7 @@ def remove_server(text: str, name: str) -> str:
 
     Raises NotEditableError where it is not an entry of its own in a block, or where others need what stands in it.
     """
-    rows, before = rows_of(text), tree_of(text)
+    rows, wanted = rows_of(text), tree_of(text)
     at, first, last = find_entry(rows, name)
     indent, ours = indent_of(rows[first]), OURS.fullmatch(rows[first - 1])
     while first - 1 > at and rows[first - 1].lstrip().startswith("#") and indent_of(rows[first - 1]) == indent:
@@ -116,20 +120,37 @@ def remove_server(text: str, name: str) -> str:
         if ours:
             break
     kept = [*rows[:first], *rows[last:]]
-    if not any(
-        indent_of(row) and row.strip() and not row.lstrip().startswith("#")
-        for row in kept[at + 1 : _block_end(kept, at)]
-    ):
+    if not any(indent_of(row) and says_something(row) for row in kept[at + 1 : block_end(kept, at, len(kept))]):
         kept[at] = f"{kept[at].partition(':')[0]}: {{}}{_comment_of(kept[at])}"
-    after = "\n".join(kept) + "\n"
-    before["servers"] = {key: entry for key, entry in before["servers"].items() if str(key) != name}
-    try:
-        same = _told(tree_of(after)) == before
-    except NotEditableError:
-        same = False
-    if not same:
-        raise NotEditableError(f"others need what stands in {name}, or it is written in a way that is not edited")
-    return after
+    wanted["servers"] = {key: entry for key, entry in wanted["servers"].items() if str(key) != name}
+    why = f"others need what stands in {name}, or it is written in a way that is not edited"
+    return checked("\n".join(kept) + "\n", wanted, why)
+
+
+@keeping_ends
+def set_value(text: str, path: Sequence[str], value: str, why: str) -> str:
+    """`text` with `value` at the keys of `path`, below a comment that begins with REASON; one that was there goes.
+
+    Raises NotEditableError where a key on the way is no block of lines, or the value there takes several.
+    """
+    rows = rows_of(text)
+    start, end = 0, len(rows)
+    for depth, key in enumerate(path[:-1]):
+        at = entry_at(rows, start, end, key)
+        if at is None or rows[at].partition(":")[2].partition(" #")[0].strip():
+            raise NotEditableError(f"{'.'.join(path[: depth + 1])} is not a block of lines there")
+        start, end = at + 1, block_end(rows, at, end)
+    indent = entry_indent(rows, start, end)
+    new = [f"{' ' * indent}{REASON}{why}", f"{' ' * indent}{path[-1]}: {value}"]
+    at = entry_at(rows, start, end, path[-1])
+    if at is None:
+        while end > start and not rows[end - 1].strip():
+            end -= 1
+        return "\n".join([*rows[:end], *new, *rows[end:]]) + "\n"
+    if any(says_something(row) and indent_of(row) > indent for row in rows[at + 1 : block_end(rows, at, end)]):
+        raise NotEditableError(f"{'.'.join(path)} is written in several lines there")
+    first = at - 1 if at > start and rows[at - 1].strip().startswith(REASON.strip()) else at
+    return "\n".join([*rows[:first], *new, *rows[at + 1 :]]) + "\n"
 
 
 def find_entry(rows: Sequence[str], name: str) -> tuple[int, int, int]:
@@ -140,20 +161,11 @@ def find_entry(rows: Sequence[str], name: str) -> tuple[int, int, int]:
     at = _servers_at(rows)
     if at is None:
         raise NotEditableError("there is no block of servers")
-    end = _block_end(rows, at)
-    indent = _entry_indent(rows, at, end)
-    entry = re.compile(rf" {{{indent}}}(?:\"{re.escape(name)}\"|'{re.escape(name)}'|{re.escape(name)}):(?:\s|$)")
-    first = next((i for i in range(at + 1, end) if entry.match(rows[i])), None)
+    end = block_end(rows, at, len(rows))
+    first = entry_at(rows, at + 1, end, name)
     if first is None:
         raise NotEditableError(f"{name} is not an entry of its own below `servers:`")
-    last = first + 1
-    for number in range(last, end):
-        deeper, row = indent_of(rows[number]) > indent, rows[number].strip()
-        if row and not deeper and not row.startswith("#"):
-            break
-        if row and deeper:  # a comment further left, with more of the entry behind it, is in its midst
-            last = number + 1
-    return at, first, last
+    return at, first, block_end(rows, first, end)
 
 
 def _servers_at(rows: Sequence[str]) -> int | None:
@@ -166,30 +178,44 @@ def _servers_at(rows: Sequence[str]) -> int | None:
     return None
 
 
-def _block_end(rows: Sequence[str], at: int) -> int:
-    """Behind the last line that belongs to the block of line `at`; comments at the margin after it do not."""
-    end = at + 1
-    for number in range(at + 1, len(rows)):
-        row = rows[number]
-        if not row.strip() or (row.startswith("#")):
-            continue
-        if not indent_of(row):
+def entry_at(rows: Sequence[str], start: int, end: int, key: str) -> int | None:
+    """The line of an entry of the block between `start` and `end`."""
+    indent, name = entry_indent(rows, start, end), re.escape(key)
+    entry = re.compile(rf" {{{indent}}}(?:\"{name}\"|'{name}'|{name}):(?:\s|$)")
+    return next((at for at in range(start, end) if entry.match(rows[at])), None)
+
+
+def block_end(rows: Sequence[str], at: int, end: int) -> int:
+    """Behind the last line, before `end`, that lies below line `at`.
+
+    A comment further left is in the midst of the block where more of it follows, else behind it.
+    """
+    last, indent = at + 1, indent_of(rows[at])
+    for number in range(last, end):
+        deeper = indent_of(rows[number]) > indent
+        if not deeper and says_something(rows[number]):
             break
-        end = number + 1
-    return end
+        if deeper and rows[number].strip():
+            last = number + 1
+    return last
 
 
-def _entry_indent(rows: Sequence[str], at: int, end: int) -> int:
-    """Spaces before the entries of the block between `at` and `end`; two where it has none."""
-    inner = (row for row in rows[at + 1 : end] if row.strip() and not row.lstrip().startswith("#"))
-    return next(map(indent_of, inner), 2)
+def entry_indent(rows: Sequence[str], start: int, end: int) -> int:
+    """Spaces before the entries of a block; of one without entries, two more than of its key."""
+    inner = (row for row in rows[start:end] if says_something(row) and row.strip() != "---")
+    return next(map(indent_of, inner), indent_of(rows[start - 1]) + 2 if start else 0)
 
 
-def _comment_of(row: str) -> str:
-    """The comment at the end of a `servers:` line, with a space before it."""
-    return f"  #{row.partition('#')[2]}" if "#" in row else ""
+def says_something(row: str) -> bool:
+    """Whether a line has more than space and a comment."""
+    return bool(row.strip()) and not row.lstrip().startswith("#")
 
 
 def indent_of(row: str) -> int:
     """Spaces at the beginning of a line."""
     return len(row) - len(row.lstrip(" "))
+
+
+def _comment_of(row: str) -> str:
+    """The comment at the end of a `servers:` line, with a space before it."""
+    return f"  #{row.partition('#')[2]}" if "#" in row else ""

@@ -7,11 +7,22 @@ context, else in turns with as few as need be, else with a short context, else w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from launcher.author.choice import CONTEXT_TOGETHER, CONTEXTS, TURNS, Choice, Memory, Needs, tokens_for, tokens_words
+from launcher.author.choice import (
+    CONTEXT_TOGETHER,
+    CONTEXTS,
+    SPILLED,
+    TURNS,
+    Choice,
+    Memory,
+    Needs,
+    chosen_as,
+    steps,
+    tokens_for,
+)
 from launcher.author.pairing import Candidate
 from launcher.sizes import gib
 
@@ -76,8 +87,8 @@ def ways(
         return
     tokens = tokens_for(candidate, ON_DEMAND)
     size, free = needs(candidate, tokens), max(0, companies[0].free)
-    why = f"{gib(size)}, on demand: {gib(free)} are left beside the others; {tokens_words(candidate, tokens)}"
-    yield Way(choice=Choice(candidate=candidate, tier="warm", n_ctx_per_slot=tokens, bytes=size, why=why))
+    why = f"{gib(size)}, on demand: {gib(free)} are left beside the others"
+    yield Way(choice=chosen_as(candidate, tokens, size, why, "warm"))
 
 
 def room(neighbours: Sequence[Neighbour], memory: Memory) -> int:
@@ -116,11 +127,11 @@ def _named(neighbours: Sequence[Neighbour], pool: int, names: Sequence[str]) -> 
 
 def _company(group: str, drawn: Sequence[Neighbour], neighbours: Sequence[Neighbour], pool: int) -> _Company:
     """A group with those that are drawn into it: free is what the others leave."""
-    names = {n.name for n in drawn}
-    members = [n.name for n in neighbours if group and n.group == group and n.name not in names]
-    others = [n for n in neighbours if n.name not in names and not (group and n.group == group)]
+    members = [n for n in neighbours if group and n.group == group and n not in drawn]
+    others = [n for n in neighbours if n not in drawn and n not in members]
     free, beside = pool - taken(others), pool - taken(neighbours)
-    return _Company(group, tuple(n.name for n in drawn), (*members, *(n.name for n in drawn)), free, beside)
+    names = tuple(n.name for n in drawn)
+    return _Company(group, names, (*(n.name for n in members), *names), free, beside)
 
 
 def taken(neighbours: Sequence[Neighbour]) -> int:
@@ -134,7 +145,7 @@ def taken(neighbours: Sequence[Neighbour]) -> int:
 
 def _whole(candidate: Candidate, company: _Company, contexts: Sequence[int], needs: Needs) -> Iterator[Way]:
     """Each of `contexts` with which all of it has room in that company."""
-    for tokens in dict.fromkeys(tokens_for(candidate, context) for context in contexts):
+    for tokens in steps(candidate, contexts):
         size = needs(candidate, tokens)
         if size <= company.free:
             yield _way(candidate, company, tokens, size)
@@ -142,22 +153,14 @@ def _whole(candidate: Candidate, company: _Company, contexts: Sequence[int], nee
 
 def _partly(candidate: Candidate, company: _Company, ram: int, needs: Needs) -> Iterator[Way]:
     """Each context with which the cards have room for some of its layers, and RAM for the rest."""
-    contexts = [context for context in CONTEXTS if context <= CONTEXT_TOGETHER]
-    for tokens in dict.fromkeys(tokens_for(candidate, context) for context in contexts):
+    for tokens in steps(candidate, [context for context in CONTEXTS if context <= CONTEXT_TOGETHER]):
         size, free = needs(candidate, tokens), max(0, company.free)
         if free < size <= free + ram:
-            yield _way(candidate, company, tokens, size, ", some layers in RAM")
+            yield _way(candidate, company, tokens, size, SPILLED)
 
 
 def _way(candidate: Candidate, company: _Company, tokens: int, size: int, place: str = "") -> Way:
-    """The server in that company, and why."""
     turn = f"takes turns: {gib(max(0, company.beside))} are left beside the others" if company.group else "always up"
-    choice = Choice(
-        candidate=candidate,
-        tier="warm" if company.group else "hot",
-        n_ctx_per_slot=tokens,
-        bytes=size,
-        why=f"{gib(size)}{place}, {turn}; {tokens_words(candidate, tokens)}",
-        exclusive=company.group,
-    )
+    tier: Literal["hot", "warm"] = "warm" if company.group else "hot"
+    choice = chosen_as(candidate, tokens, size, f"{gib(size)}{place}, {turn}", tier, company.group)
     return Way(choice=choice, mates=company.mates, drawn=company.drawn, whole=not place)

@@ -26,12 +26,14 @@ SIMILAR = 0.6
 
 
 class ModelOnDisk(msgspec.Struct, frozen=True, kw_only=True):
-    """A model file: what `launcher.discover` found, in this room's words."""
+    """A model file: its path, what it is called there, what its header says, and whose the place is."""
 
     path: str
     name: str
     facts: HeaderFacts
     projector: str | None = None
+    """The projector that the store itself keeps with it (Ollama)."""
+    place: str = ""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +115,6 @@ def _model_of(file: ModelOnDisk) -> tuple[object, ...]:
 
 
 def _folder(file: ModelOnDisk) -> str:
-    """The folder that a file lies in."""
     return posixpath.dirname(file.path)
 
 

@@ -13,10 +13,12 @@ from typing import Any
 from launcher.author.edit import (
     OURS,
     NotEditableError,
+    checked,
     find_entry,
     indent_of,
     keeping_ends,
     rows_of,
+    says_something,
     servers_of,
     tree_of,
 )
@@ -36,7 +38,7 @@ def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> 
     Raises NotEditableError where its entry cannot be edited, or names a group already. With `over` another group that
     stands there is replaced.
     """
-    before = _entry(text, name)
+    key, before = _entry(text, name)
     if before.get("exclusive") == group:
         return text
     if "exclusive" in before and not over:
@@ -49,7 +51,9 @@ def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> 
         rows[first:last] = _with_group(rows[first:last], group, f"  {MARK}{why}")
     up = "tier" in before or any(_is_up(other, group) for other in servers_of(text).values())
     _say(rows, first, TURNS_WORDS if up else f"up first, then {TURNS_WORDS}")
-    return _checked(text, "\n".join(rows) + "\n", name, {**before, "exclusive": group})
+    wanted = tree_of(text)
+    wanted["servers"][key] = {**before, "exclusive": group}
+    return checked("\n".join(rows) + "\n", wanted, f"servers.{name} is written in a way that is not edited")
 
 
 @keeping_ends
@@ -76,7 +80,6 @@ def alone(text: str, group: str) -> str:
 
 
 def _is_in(entry: Any, group: str) -> bool:
-    """Whether an entry names that group."""
     return isinstance(entry, dict) and entry.get("exclusive") == group
 
 
@@ -85,14 +88,14 @@ def _is_up(entry: Any, group: str) -> bool:
     return _is_in(entry, group) and entry.get("tier", "hot") == "hot"
 
 
-def _entry(text: str, name: str) -> dict[Any, Any]:
-    """The entry of a server; one that is a path alone is its `file`."""
-    entry = next((value for key, value in servers_of(text).items() if str(key) == name), None)
+def _entry(text: str, name: str) -> tuple[Any, dict[Any, Any]]:
+    """The entry of a server, with its key; one that is a path alone is its `file`. Raises NotEditableError."""
+    key, entry = next(((key, value) for key, value in servers_of(text).items() if str(key) == name), (name, None))
     if isinstance(entry, str):
-        return {"file": entry}
+        entry = {"file": entry}
     if not isinstance(entry, dict):
         raise NotEditableError(f"{name} is not an entry of its own below `servers:`")
-    return entry
+    return key, entry
 
 
 def _with_group(rows: Sequence[str], group: str, mark: str) -> list[str]:
@@ -102,7 +105,7 @@ def _with_group(rows: Sequence[str], group: str, mark: str) -> list[str]:
         return [f"{flow[1]}, exclusive: {scalar(group)}}}{flow[2]}{mark}"]
     if len(rows) == 1 and (plain := _PLAIN.fullmatch(rows[0])):
         return [f"{plain[1]}:", f"{pad}file: {plain[2]}", f"{pad}exclusive: {scalar(group)}{mark}"]
-    inner = next((row for row in rows[1:] if row.strip() and not row.lstrip().startswith("#")), pad)
+    inner = next(filter(says_something, rows[1:]), pad)
     return [*rows, f"{' ' * indent_of(inner)}exclusive: {scalar(group)}{mark}"]
 
 
@@ -121,17 +124,3 @@ def _say(rows: list[str], first: int, words: str) -> None:
     said = OURS.fullmatch(rows[first - 1]) if first else None
     if said:
         rows[first - 1] = f"{said[1]}{words}{said[3]}"
-
-
-def _checked(before: str, after: str, name: str, wanted: dict[Any, Any]) -> str:
-    """`after`, where it is `before` with that entry. Raises NotEditableError: it is written in a way of its own."""
-    try:
-        tree = tree_of(after)
-    except NotEditableError:
-        tree = {}
-    expected = tree_of(before)
-    key = next(key for key in expected["servers"] if str(key) == name)
-    expected["servers"][key] = wanted
-    if tree != expected:
-        raise NotEditableError(f"servers.{name} is written in a way that is not edited")
-    return after

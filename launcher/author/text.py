@@ -1,15 +1,20 @@
-"""The text of a fleet file, with the reasons as comments. Pure."""
+"""The text of a fleet file, with the reasons as comments, and of a model file as an entry of the catalogue. Pure."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
+import yaml
 
 from launcher.author.choice import Choice, Chosen
+from launcher.author.pairing import slug
+from launcher.ir.catalog import ModelFile
+from launcher.ir.config import ArchitectureConfig
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./~+-][A-Za-z0-9_./~+@=-]*")
 _SPECIAL = re.compile(r"(?i:y|n|yes|no|true|false|on|off|null|~)|[-+.]?[0-9][0-9_.eE+-]*|-+")
@@ -37,7 +42,6 @@ def scalar(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    """One character of a double-quoted scalar."""
     if character in '"\\':
         return f"\\{character}"
     if character.isprintable():
@@ -75,25 +79,22 @@ def server_lines(
     title = candidate.facts.file.model
     title = title if len(title) <= TITLE_WIDTH else f"{title[: TITLE_WIDTH - 1]}…"
     lines = [_comment(f"{title}: {choice.why}", "  "), f"  {scalar(candidate.name)}:"]
-    fields = {"file": scalar(at_home(candidate.path, home))}
-    if candidate.projector:
-        fields["projector"] = scalar(at_home(candidate.projector, home))
-    if candidate.draft:
-        fields["draft"] = scalar(at_home(candidate.draft, home))
-    if aliases:
-        fields["aliases"] = flow(aliases)
-    if faces:
-        fields["faces"] = flow({name: {"request_defaults": values} if values else {} for name, values in faces.items()})
-    if candidate.kind == "rerank":
-        fields |= {"embedding": "true", "pooling": "rank"}
-    fields["n_ctx_per_slot"] = str(choice.n_ctx_per_slot)
-    if choice.exclusive:
-        fields["exclusive"] = scalar(choice.exclusive)
-    if choice.tier == "warm":
-        fields["tier"] = "warm"
-    elif choice.exclusive:
-        fields["default"] = "true"
-    return lines + [f"    {key}: {value}" for key, value in fields.items()]
+    shown = {name: {"request_defaults": values} if values else {} for name, values in (faces or {}).items()}
+    ranks = candidate.kind == "rerank"
+    fields: dict[str, Any] = {
+        "file": at_home(candidate.path, home),
+        "projector": candidate.projector and at_home(candidate.projector, home),
+        "draft": candidate.draft and at_home(candidate.draft, home),
+        "aliases": aliases,
+        "faces": shown,
+        "embedding": ranks,
+        "pooling": "rank" if ranks else "",
+        "n_ctx_per_slot": choice.n_ctx_per_slot,
+        "exclusive": choice.exclusive,
+        "tier": "warm" if choice.tier == "warm" else "",
+        "default": choice.tier != "warm" and bool(choice.exclusive),
+    }
+    return lines + [f"    {key}: {flow(value)}" for key, value in fields.items() if value]
 
 
 def fleet_text(chosen: Chosen, machine: Machine, *, schema: str | None = None) -> str:
@@ -128,14 +129,8 @@ def names_of(servers: Sequence[Choice]) -> dict[str, tuple[str, ...]]:
     names: dict[str, list[str]] = {}
     taken = {choice.candidate.name for choice in servers}
     for word, kind in (("chat", "chat"), ("vision", "chat"), ("embeddings", "embed"), ("rerank", "rerank")):
-        first = next(
-            (
-                choice.candidate
-                for choice in servers
-                if choice.candidate.kind == kind and (word != "vision" or choice.candidate.projector)
-            ),
-            None,
-        )
+        fitting = (c.candidate for c in servers if c.candidate.kind == kind)
+        first = next((c for c in fitting if word != "vision" or c.projector), None)
         if first is not None and word not in taken:
             names.setdefault(first.name, []).append(word)
     return {name: tuple(words) for name, words in names.items()}
@@ -146,3 +141,39 @@ def _comment(text: str, indent: str = "") -> str:
     plain = "".join(c if c.isprintable() else "?" for c in text)
     line = f"{indent}# {plain}"
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def declaration(model: ModelFile) -> dict[str, Any]:
+    """The entry below `models:`: its name (as `launch init` names servers), title, architecture and file.
+
+    `model` is as `describe` gives it; a mix that the file does not name is called by its commonest type of tensors.
+    """
+    first = PurePath(model.path)
+    types = [tensor.type.lower() for tensor in model.tensors]
+    file: dict[str, Any] = {"path": model.path, "bytes": model.file_bytes}
+    if len(model.parts) > 1:
+        file["parts"] = len(model.parts)
+    entry = {
+        "title": model.model,
+        "source": f"header of {first.name}",
+        "architecture": _written(model.architecture),
+        "files": {model.quantization or max(sorted(set(types)), key=types.count): file},
+    }
+    return {slug(first.name): entry}
+
+
+def declaration_text(models: list[ModelFile]) -> str:
+    """YAML of `models:`, to be pasted into a fleet file; files of one model come together."""
+    entries: dict[str, Any] = {}
+    for model in models:
+        for name, entry in declaration(model).items():
+            known = entries.setdefault(name, entry)
+            known["files"] |= entry["files"]
+    return yaml.safe_dump({"models": entries}, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+
+
+def _written(architecture: ArchitectureConfig) -> dict[str, Any]:
+    """Fields that are not as by default."""
+    fields = msgspec.structs.fields(architecture)
+    values = {f.name: getattr(architecture, f.name) for f in fields if getattr(architecture, f.name) != f.default}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

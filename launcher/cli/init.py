@@ -12,7 +12,6 @@ import msgspec
 
 from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
-from launcher.author.pairing import ModelOnDisk
 from launcher.cli.findings import printable, show_findings
 from launcher.cli.installing import install_command
 from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
@@ -140,8 +139,7 @@ def describe(host: HostInventory, found: FoundEngine) -> Machine:
 
 def as_candidates(found: Models) -> tuple[Candidate, ...]:
     """The servers that could be made of what was found."""
-    files = [ModelOnDisk(path=f.path, name=f.name, facts=f.facts, projector=f.projector) for f in found.files]
-    return candidates(files)
+    return candidates(found.files)
 
 
 def memory_of(host: HostInventory, share: float = 1.0) -> Memory:

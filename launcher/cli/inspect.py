@@ -84,7 +84,7 @@ def _another_machine() -> Finding:
 
 def declare_files(words: Sequence[str], *, no_color: bool) -> int:
     """Writes the files among `words` as entries of `models:`. The exit code is the first that is not 0."""
-    from launcher.author.declare import declaration_text
+    from launcher.author.text import declaration_text
     from launcher.catalog import describe
 
     out, err = terminals(no_color=no_color)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.author import scalar
-from launcher.author.edit import NotEditableError
-from launcher.author.setting import set_value
+from launcher.author.edit import NotEditableError, set_value
 from launcher.compiler import compile_fleet
 from launcher.config import is_fleet_file
 from launcher.errors import ConfigError, Finding, LaunchError

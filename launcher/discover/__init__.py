@@ -5,14 +5,12 @@ and `FoundEngine`s. I/O: lists folders, reads headers through the reader that it
 """
 
 from launcher.discover.engines import FoundEngine, find_engines
-from launcher.discover.models import MAX_DEPTH, FoundFile, Models, Place, find_models, plain_path, usual_places
+from launcher.discover.models import MAX_DEPTH, Models, find_models, plain_path, usual_places
 
 __all__ = [
     "MAX_DEPTH",
     "FoundEngine",
-    "FoundFile",
     "Models",
-    "Place",
     "find_engines",
     "find_models",
     "plain_path",

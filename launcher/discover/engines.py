@@ -58,7 +58,6 @@ def find_engines(
 
 
 def _programs(folders: Iterable[str]) -> Iterable[str]:
-    """`llama-server` in each folder that has one."""
     for folder in folders:
         path = os.path.join(folder, "llama-server")  # noqa: PTH118 - strings throughout
         if folder and os.path.isfile(path) and os.access(path, os.X_OK):  # noqa: PTH113 - as above
@@ -66,7 +65,6 @@ def _programs(folders: Iterable[str]) -> Iterable[str]:
 
 
 def _version(binary: str) -> str | None:
-    """What `binary --version` prints; None when it fails."""
     try:
         done = subprocess.run(
             [binary, "--version"],

@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher.discover.ollama import ollama_models
+from launcher.author.pairing import ModelOnDisk
+from launcher.discover.ollama import ollama_models, unreadable
 from launcher.errors import CatalogError, Finding
-from launcher.ir.headers import HeaderFacts, ReadHeader
+from launcher.ir.headers import ReadHeader
 
 MAX_DEPTH = 8
 """How deep folders are searched; the Hugging Face cache has models four deep."""
 
+_NOT_IN_FLEET = "models there are not in the fleet; make it readable, or name other folders with --models DIR"
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
 
@@ -29,21 +31,10 @@ class Place(NamedTuple):
     path: Path
 
 
-class FoundFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A model file: its path, what it is called there, the place, and what its header says."""
-
-    path: str
-    name: str
-    place: str
-    facts: HeaderFacts
-    projector: str | None = None
-    """The projector that the store itself keeps with it (Ollama)."""
-
-
 class Models(msgspec.Struct, frozen=True, kw_only=True):
     """What was found: model files in order of their paths, warnings about what could not be read, places looked at."""
 
-    files: tuple[FoundFile, ...]
+    files: tuple[ModelOnDisk, ...]
     findings: tuple[Finding, ...]
     places: tuple[Place, ...]
 
@@ -70,24 +61,25 @@ def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader,
     findings, warnings all.
     """
     findings: list[Finding] = []
-    files: dict[tuple[int, int], FoundFile] = {}
+    files: dict[tuple[int, int], ModelOnDisk] = {}
     places = [place for path in named if _is_there(place := Place("models", plain_path(path)), findings, asked=True)]
     places += [place for place in usual if _is_there(place, findings, asked=False)]
     for place in places:
         for path, name, projector in _candidates(place, depth, findings):
             if not _writable(path):
-                findings.append(_unwritable_name(path))
+                why = "such a name cannot stand in a config file (no UTF-8, or a ${ in it)"
+                findings.append(unreadable(path, why, "rename it, or make a link with a plainer name to it"))
                 continue
             try:
                 found = os.stat(path)  # noqa: PTH116 - paths are strings here
                 facts = read(path, "")
             except OSError as error:
-                findings.append(_unreadable(Path(path), error.strerror or str(error)))
+                findings.append(unreadable(path, error, _NOT_IN_FLEET))
                 continue
             except CatalogError as error:
                 findings += (msgspec.structs.replace(f, severity="warning") for f in error.findings)
                 continue
-            file = FoundFile(path=path, name=name, place=place.kind, facts=facts, projector=projector)
+            file = ModelOnDisk(path=path, name=name, place=place.kind, facts=facts, projector=projector)
             files.setdefault((found.st_dev, found.st_ino), file)
     return Models(files=tuple(files.values()), findings=tuple(findings), places=tuple(places))
 
@@ -120,7 +112,7 @@ def _walk(folder: str, depth: int, findings: list[Finding], *, top: bool = False
         with os.scandir(folder) as listed:
             entries = sorted(listed, key=lambda e: e.name)
     except OSError as error:
-        findings.append(_unreadable(Path(folder), error.strerror or str(error)))
+        findings.append(unreadable(folder, error, _NOT_IN_FLEET))
         return
     for entry in entries:
         if _is_folder(entry, follow=top):
@@ -137,9 +129,10 @@ def _is_there(place: Place, findings: list[Finding], *, asked: bool) -> bool:
     except OSError as error:
         absent = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
         if asked and absent:
-            findings.append(_absent(place.path))
+            note = "look at how it is spelled, and whether its disk is mounted; models elsewhere: --models DIR"
+            findings.append(unreadable(place.path, "there is no such file or folder", note))
         elif not absent:
-            findings.append(_unreadable(place.path, error.strerror or str(error)))
+            findings.append(unreadable(place.path, error, _NOT_IN_FLEET))
         return False
     return asked or stat.S_ISDIR(found.st_mode)
 
@@ -155,27 +148,3 @@ def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
 def _writable(path: str) -> bool:
     """Whether a path can stand in a config file: text, without what a config would put a value for."""
     return "${" not in path and not any("\ud800" <= c <= "\udfff" for c in path)
-
-
-def _unwritable_name(path: str) -> Finding:
-    """A file whose path no config can name."""
-    note = "rename it, or make a link with a plainer name to it"
-    why = "such a name cannot stand in a config file (no UTF-8, or a ${ in it)"
-    return msgspec.structs.replace(_unreadable(Path(path), why), notes=(note,))
-
-
-def _absent(path: Path) -> Finding:
-    """A place that was named, and is not there: mistyped, or a disk that is not mounted."""
-    note = "look at how it is spelled, and whether its disk is mounted; models elsewhere: --models DIR"
-    return msgspec.structs.replace(_unreadable(path, "there is no such file or folder"), notes=(note,))
-
-
-def _unreadable(path: Path, why: str) -> Finding:
-    """A place that could not be looked at."""
-    return Finding(
-        code="author/unreadable",
-        severity="warning",
-        key="",
-        message=f"{path}: {why}",
-        notes=("models there are not in the fleet; make it readable, or name other folders with --models DIR",),
-    )

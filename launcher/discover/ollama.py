@@ -10,21 +10,18 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 
+_NOT_IN_FLEET = "the Ollama model that it describes is not in the fleet"
 _MODEL, _PROJECTOR = "application/vnd.ollama.image.model", "application/vnd.ollama.image.projector"
 
 
 class _Layer(msgspec.Struct):
-    """One blob of a manifest."""
-
     digest: str
     media_type: str = msgspec.field(name="mediaType", default="")
 
 
 class _Manifest(msgspec.Struct):
-    """What a tag of a model is made of."""
-
     layers: list[_Layer] = []
 
 
@@ -33,13 +30,13 @@ def ollama_models(root: Path, findings: list[Finding]) -> Iterator[tuple[str, st
     try:
         manifests = sorted(p for p in (root / "manifests").rglob("*") if p.is_file())
     except OSError as error:
-        findings.append(_damaged(root, error.strerror or str(error)))
+        findings.append(unreadable(root, error, _NOT_IN_FLEET))
         return
     for path in manifests:
         try:
             layers = msgspec.json.decode(path.read_bytes(), type=_Manifest).layers
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            findings.append(_damaged(path, str(error)))
+            findings.append(unreadable(path, str(error), _NOT_IN_FLEET))
             continue
         blobs = {layer.media_type: _blob(root, layer.digest) for layer in layers}
         if _MODEL in blobs:
@@ -49,16 +46,10 @@ def ollama_models(root: Path, findings: list[Finding]) -> Iterator[tuple[str, st
 
 
 def _blob(root: Path, digest: str) -> Path:
-    """Where the blob of a digest lies."""
     return root.absolute() / "blobs" / digest.replace(":", "-", 1).replace("/", "_")
 
 
-def _damaged(path: Path, why: str) -> Finding:
-    """A manifest that cannot be read."""
-    return Finding(
-        code="author/unreadable",
-        severity="warning",
-        key="",
-        message=f"{path}: {why}",
-        notes=("the Ollama model that it describes is not in the fleet",),
-    )
+def unreadable(path: Path | str, why: OSError | str, note: str) -> Finding:
+    """A place, or a file, that could not be read; `note`: what that means, or what to do."""
+    reason = why if isinstance(why, str) else why.strerror or str(why)
+    return fault("author/unreadable", "", f"{path}: {reason}", note, severity="warning")

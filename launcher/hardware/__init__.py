@@ -4,11 +4,9 @@ In: this machine (/proc, /sys, psutil, NVML, rlimits). Out: `HostInventory`; a h
 (`hardware=auto`); findings about a manifest that this host cannot run now.
 """
 
-from launcher.hardware.checks import check_host
+from launcher.hardware.checks import check_host, describe_checks
 from launcher.hardware.facts import HostFacts, gather_facts, models_to_come
-from launcher.hardware.inventory import take_inventory
-from launcher.hardware.probe import hardware_tree
-from launcher.hardware.summary import describe_checks
+from launcher.hardware.inventory import hardware_tree, take_inventory
 
 __all__ = [
     "HostFacts",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from launcher.base.addresses import is_path
 from launcher.cpulist import parse_cpulist
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.hardware.facts import HostFacts, programs_of
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.sizes import GIB, gib
@@ -16,12 +17,12 @@ LOG_ROOM_BYTES = 1 * GIB
 _FILES_SHOWN = 3
 
 
-HostCheck = Callable[[FleetManifest, HostFacts], Iterator[Finding]]
-
-
 def check_host(manifest: FleetManifest, facts: HostFacts) -> tuple[Finding, ...]:
     """Every reason why this host cannot run `manifest` now, or may not do it well."""
     return tuple(finding for check in CHECKS for finding in check(manifest, facts))
+
+
+_warning = partial(fault, severity="warning")
 
 
 def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
@@ -33,23 +34,22 @@ def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
             needed.setdefault(gone, []).append(server.name)
     for gone, servers in needed.items():
         count = f"{len(gone)} model files" if len(gone) > 1 else "a model file"
-        yield Finding(
-            code="host/file-missing",
-            severity="error",
-            key=f"servers.{servers[0]}.model",
-            message=f"{', '.join(servers)}: {count} cannot be read",
-            notes=(
-                *(f"{p}: {facts.missing_files[p]}" for p in gone[:_FILES_SHOWN]),
-                *((f"and {len(gone) - _FILES_SHOWN} more",) if len(gone) > _FILES_SHOWN else ()),
-                "put the files there, or name where they are: hardware.model_dir=DIR",
-            ),
+        yield fault(
+            "host/file-missing",
+            f"servers.{servers[0]}.model",
+            f"{', '.join(servers)}: {count} cannot be read",
+            *(f"{p}: {facts.missing_files[p]}" for p in gone[:_FILES_SHOWN]),
+            *((f"and {len(gone) - _FILES_SHOWN} more",) if len(gone) > _FILES_SHOWN else ()),
+            "put the files there, or name where they are: hardware.model_dir=DIR",
         )
 
 
-def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+def _programs(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """A binary or numactl that is not installed, or cannot be run as it is."""
     for program, why in facts.missing_programs.items():
         users = [s.name for s in manifest.servers if program in programs_of(s)]
+        if not users:
+            continue
         fixes: tuple[Fix, ...] = ()
         if Path(program).name == "numactl":
             code, remedy = "host/numactl-missing", "apt-get install numactl, or drop the servers' numa policy"
@@ -58,97 +58,44 @@ def _programs_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Findi
         else:
             code, remedy = "engine/missing-binary", "engines.default.binary=/path/to/llama-server, or engine=embedded"
         who = f"{len(users)} servers run" if len(users) > 1 else "1 server runs"
-        if users:
-            yield Finding(
-                code=code,
-                severity="error",
-                key="engines.default.binary",
-                message=f"{program} {why}; {who} it",
-                notes=(remedy,),
-                fixes=fixes,
-            )
+        yield fault(code, "engines.default.binary", f"{program} {why}; {who} it", remedy, fixes=fixes)
 
 
-def _services_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """A service whose program, or container engine, is not installed; one that is not fatal refuses nothing."""
+def _services(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+    """A service whose program, or container engine, is not installed; one that is not fatal refuses nothing.
+
+    A container whose image must be fetched first: its engine does that at the start, which then takes longer.
+    """
     for service in manifest.services:
-        if not service.argv or service.argv[0] not in facts.missing_programs:
+        if not service.argv:
             continue
-        what = f", which runs its image {service.container}," if service.container else ""
-        field = "runtime.container_engine" if service.container else f"services.{service.name}.command"
-        remedy = (
-            "install podman, or choose docker" if service.container else "install it, or put your own command there"
-        )
-        yield Finding(
-            code="host/service-program-missing",
-            severity="error" if service.fatal else "warning",
-            key=field,
-            message=f"{service.name}: {service.argv[0]}{what} {facts.missing_programs[service.argv[0]]}",
-            notes=(remedy, f"without the service: ~services.{service.name}"),
-        )
-
-
-def _images_found(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """A container whose image must be fetched first: its engine does that at the start, which then takes longer."""
-    for service in manifest.services:
-        if service.container is not None and service.argv and service.container in facts.missing_images:
-            pull = f"{service.argv[0]} pull {service.container}"
-            yield Finding(
-                code="host/image-missing",
-                severity="warning",
-                key=f"services.{service.name}.container.image",
-                message=f"{service.name}: {service.argv[0]} does not have the image {service.container} here",
-                notes=(
-                    f"{pull}; else its start fetches it, if it can within {service.start_timeout_s:g} s",
-                    f"without the service: ~services.{service.name}",
-                ),
+        program, image, without = service.argv[0], service.container, f"without the service: ~services.{service.name}"
+        if program in facts.missing_programs:
+            key = "runtime.container_engine" if image else f"services.{service.name}.command"
+            yield fault(
+                "host/service-program-missing",
+                key,
+                f"{service.name}: {program}{f', which runs its image {image},' if image else ''}"
+                f" {facts.missing_programs[program]}",
+                "install podman, or choose docker" if image else "install it, or put your own command there",
+                without,
+                severity="error" if service.fatal else "warning",
+            )
+        if image in facts.missing_images:
+            yield _warning(
+                "host/image-missing",
+                f"services.{service.name}.container.image",
+                f"{service.name}: {program} does not have the image {image} here",
+                f"{program} pull {image}; else its start fetches it, if it can within {service.start_timeout_s:g} s",
+                without,
             )
 
 
 def _upstreams(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """An upstream that does not answer, or not as one does: the fleet runs without it."""
+    note = "who asks for its models gets an error, or their fallback, until it does"
     for name, wrong in facts.unwell_upstreams.items():
-        yield Finding(
-            code="host/upstream-unwell",
-            severity="warning",
-            key=f"upstreams.{name}",
-            message=f"{name} {wrong}",
-            notes=("who asks for its models gets an error, or their fallback, until it does",),
-        )
-
-
-def _ram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """What the HOT set commits against what is available now; our own running servers count once."""
-    boot = _boot_set(manifest)
-    committed = sum(m.committed_bytes for s in boot for m in s.memory if m.device == "ram")
-    committed += sum(s.ram_bytes for s in manifest.services if s.start == "boot")
-    filed = _file_bytes(boot)
-    room = facts.host.available_bytes + facts.our_bytes
-    if committed > room:
-        biggest = sorted(boot, key=lambda s: -sum(m.committed_bytes + m.file_bytes for m in s.memory))[:3]
-        yield Finding(
-            code="host/ram-short",
-            severity="error",
-            key="hardware.ram_bytes",
-            message=(
-                f"{gib(committed + filed - room)} of RAM are missing: the fleet needs {gib(committed + filed)} "
-                f"({gib(committed)} committed, {gib(filed)} of model files) and {gib(room)} are available now"
-            ),
-            notes=tuple(
-                f"{s.name} needs {gib(sum(m.committed_bytes + m.file_bytes for m in s.memory))}" for s in biggest
-            ),
-        )
-    elif committed + filed > room:
-        yield Finding(
-            code="host/ram-tight",
-            severity="warning",
-            key="hardware.ram_bytes",
-            message=(
-                f"model files will not all stay in memory: {gib(committed)} committed and {gib(filed)} of files, "
-                f"{gib(room)} available now"
-            ),
-            notes=("pages are read again from disk when they are needed: slow, not fatal",),
-        )
+        yield _warning("host/upstream-unwell", f"upstreams.{name}", f"{name} {wrong}", note)
 
 
 def _boot_set(manifest: FleetManifest) -> list[ServerUnit]:
@@ -156,53 +103,73 @@ def _boot_set(manifest: FleetManifest) -> list[ServerUnit]:
     return [s for s in manifest.servers if s.start == "boot" and (s.exclusive is None or s.default)]
 
 
-def _file_bytes(servers: list[ServerUnit]) -> int:
-    """File-backed RAM of `servers`; the manifest already counts shared files once."""
-    return sum(m.file_bytes for s in servers for m in s.memory if m.device == "ram")
+def _ram_needed(manifest: FleetManifest) -> tuple[int, int]:
+    """Bytes that the boot set commits, and those of its model files; the manifest counts shared files once."""
+    needs = [m for s in _boot_set(manifest) for m in s.memory if m.device == "ram"]
+    services = sum(s.ram_bytes for s in manifest.services if s.start == "boot")
+    return sum(m.committed_bytes for m in needs) + services, sum(m.file_bytes for m in needs)
+
+
+def _card_needed(manifest: FleetManifest, device: str) -> int:
+    """Bytes that the boot set commits on a device."""
+    return sum(m.committed_bytes for s in _boot_set(manifest) for m in s.memory if m.device == device)
+
+
+def _ram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+    """What the boot set commits against what is available now; our own running servers count once."""
+    committed, filed = _ram_needed(manifest)
+    room = facts.host.available_bytes + facts.our_bytes
+    if committed > room:
+        sizes = {s.name: sum(m.committed_bytes + m.file_bytes for m in s.memory) for s in _boot_set(manifest)}
+        biggest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        yield fault(
+            "host/ram-short",
+            "hardware.ram_bytes",
+            f"{gib(committed + filed - room)} of RAM are missing: the fleet needs {gib(committed + filed)} "
+            f"({gib(committed)} committed, {gib(filed)} of model files) and {gib(room)} are available now",
+            *(f"{name} needs {gib(sizes[name])}" for name in biggest),
+        )
+    elif committed + filed > room:
+        yield _warning(
+            "host/ram-tight",
+            "hardware.ram_bytes",
+            f"model files will not all stay in memory: {gib(committed)} committed and {gib(filed)} of files, "
+            f"{gib(room)} available now",
+            "pages are read again from disk when they are needed: slow, not fatal",
+        )
 
 
 def _vram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """Planned GPU memory against what is free on the card of that name."""
     cards = {g.name: g for g in facts.host.gpus}
-    for device in manifest.devices:
-        if device.kind != "gpu":
-            continue
-        need = sum(m.committed_bytes for s in _boot_set(manifest) for m in s.memory if m.device == device.name)
-        card = cards.get(device.name)
+    for name in (d.name for d in manifest.devices if d.kind == "gpu"):
+        need, card = _card_needed(manifest, name), cards.get(name)
         if card is None:
-            if need and device.name not in facts.unseen_gpus:
-                yield Finding(
-                    code="host/gpu-missing",
-                    severity="error",
-                    key=f"hardware.gpus.{device.name}",
-                    message=f"no GPU {device.name} on this host; the fleet needs {gib(need)} on it",
-                    notes=(f"this host has: {', '.join(cards) or 'no GPU'}",),
+            if need and name not in facts.unseen_gpus:
+                yield fault(
+                    "host/gpu-missing",
+                    f"hardware.gpus.{name}",
+                    f"no GPU {name} on this host; the fleet needs {gib(need)} on it",
+                    f"this host has: {', '.join(cards) or 'no GPU'}",
                     fixes=(Fix(override="hardware=auto", effect="plans for the devices of this host"),),
                 )
         elif need > card.free_bytes and facts.our_bytes == 0:
-            yield Finding(
-                code="host/vram-short",
-                severity="error",
-                key=f"hardware.gpus.{device.name}.vram_bytes",
-                message=f"{device.name}: {gib(need)} needed, {gib(card.free_bytes)} of {gib(card.vram_bytes)} free now",
-            )
+            message = f"{name}: {gib(need)} needed, {gib(card.free_bytes)} of {gib(card.vram_bytes)} free now"
+            yield fault("host/vram-short", f"hardware.gpus.{name}.vram_bytes", message)
 
 
 def _memlock(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """Locked bytes of each process against RLIMIT_MEMLOCK."""
     limit = facts.host.memlock_bytes
-    if limit is None:
-        return
     for server in manifest.servers:
-        locked = sum(m.locked_bytes for m in server.memory)
-        if locked > limit:
-            yield Finding(
-                code="host/memlock",
-                severity="error",
-                key=f"servers.{server.name}.load_mode",
-                message=f"{server.name} locks {gib(locked)} but RLIMIT_MEMLOCK is {gib(limit)}: it would not lock",
-                notes=("ulimit -l unlimited; under systemd LimitMEMLOCK=infinity (rendered units have it)",),
-                fixes=(Fix(override=f"servers.{server.name}.load_mode=mmap", effect="does not lock"),),
+        locked, key = sum(m.locked_bytes for m in server.memory), f"servers.{server.name}.load_mode"
+        if limit is not None and locked > limit:
+            yield fault(
+                "host/memlock",
+                key,
+                f"{server.name} locks {gib(locked)} but RLIMIT_MEMLOCK is {gib(limit)}: it would not lock",
+                "ulimit -l unlimited; under systemd LimitMEMLOCK=infinity (rendered units have it)",
+                fixes=(Fix(override=f"{key}=mmap", effect="does not lock"),),
             )
 
 
@@ -218,26 +185,16 @@ def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
         override = f"servers.{name}.port" if name in servers else key
         other = _other_port(ports.get(name, 8000), {*ports.values()})
         number = f"port {ports[name]}" if name in ports else "the front's port"
-        yield Finding(
-            code="host/port-taken",
-            severity="error",
-            key=key,
-            message=f"{name}: {number} {why}",
-            notes=(
-                f"nothing that launch did not start is stopped; stop it, or choose another port: {override}={other}",
-            ),
-        )
+        note = f"nothing that launch did not start is stopped; stop it, or choose another port: {override}={other}"
+        yield fault("host/port-taken", key, f"{name}: {number} {why}", note)
 
 
 def _taken_path(server: str, path: str, why: str) -> Finding:
-    """A unix socket that cannot be had."""
     key = f"servers.{server}.host"
     notes = [f"nothing that launch did not start is stopped or removed; another path, or a port: {key}=127.0.0.1"]
     if "cannot be bound" in why:
         notes.append("rendered units make a folder of their own below /run")
-    return Finding(
-        code="host/port-taken", severity="error", key=key, message=f"{server}: {path} {why}", notes=tuple(notes)
-    )
+    return fault("host/port-taken", key, f"{server}: {path} {why}", *notes)
 
 
 def _other_port(taken: int, planned: set[int]) -> int:
@@ -259,50 +216,34 @@ def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
         if strange := ", ".join(n for n in wanted_nodes if n not in nodes):
             on_nodes.setdefault(strange, []).append(server.name)
     for cpus, names in on_cpus.items():
-        message = f"{_all(names)} on CPUs {cpus}, and this host gives us {facts.host.cpus}"
-        yield _elsewhere("host/cpus-missing", names, "cpus", message, "leaves it to the scheduler")
+        where = f"on CPUs {cpus}, and this host gives us {facts.host.cpus}"
+        yield _elsewhere("host/cpus-missing", names, "cpus", where, "leaves it to the scheduler")
     for strange, names in on_nodes.items():
-        message = f"{_all(names)} with memory of NUMA node {strange}; this host has {', '.join(sorted(nodes))}"
-        yield _elsewhere("host/nodes-missing", names, "numa", message, "leaves its memory to the kernel")
+        where = f"with memory of NUMA node {strange}; this host has {', '.join(sorted(nodes))}"
+        yield _elsewhere("host/nodes-missing", names, "numa", where, "leaves its memory to the kernel")
 
 
-def _all(names: list[str]) -> str:
-    """Several servers that one thing is wrong with."""
-    return f"{', '.join(names)} run{'s' * (len(names) == 1)}"
-
-
-def _elsewhere(code: str, names: list[str], field: str, message: str, effect: str) -> Finding:
+def _elsewhere(code: str, names: list[str], field: str, where: str, effect: str) -> Finding:
     """What `names` are bound to is not on this host; one of them can be freed by an override, several by one each."""
-    override = f"servers.{names[0]}.{field}=null"
-    alone = len(names) == 1
-    return Finding(
-        code=code,
-        severity="error",
-        key=f"servers.{names[0]}.{field}",
-        message=message,
-        fixes=(Fix(override=override, effect=effect),) if alone else (),
-        notes=() if alone else (f"{override}, and so for each of them, {effect}",),
-    )
+    key, alone = f"servers.{names[0]}.{field}", len(names) == 1
+    message = f"{', '.join(names)} run{'s' * alone} {where}"
+    if alone:
+        return fault(code, key, message, fixes=(Fix(override=f"{key}=null", effect=effect),))
+    return fault(code, key, message, f"{key}=null, and so for each of them, {effect}")
 
 
 def _quota(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """Threads of each server against the CPU time that the cgroup of this process is given."""
     quota = facts.host.cpu_quota
-    if quota is None:
-        return
-    whole = max(1, int(quota))
     for server in manifest.servers:
-        threads = _threads(server)
-        if server.start != "never" and threads > quota:
-            yield Finding(
-                code="host/cpu-quota",
-                severity="warning",
-                key=f"servers.{server.name}.threads",
-                message=(
-                    f"{server.name} has {threads} threads, but the cgroup here is given {quota:g} CPUs' time: "
-                    "all of them wait whenever it is used up"
-                ),
-                fixes=(Fix(override=f"servers.{server.name}.threads={whole}", effect="as many as are given"),),
+        threads, key = _threads(server), f"servers.{server.name}.threads"
+        if quota is not None and server.start != "never" and threads > quota:
+            yield _warning(
+                "host/cpu-quota",
+                key,
+                f"{server.name} has {threads} threads, but the cgroup here is given {quota:g} CPUs' time: "
+                "all of them wait whenever it is used up",
+                fixes=(Fix(override=f"{key}={max(1, int(quota))}", effect="as many as are given"),),
             )
 
 
@@ -325,34 +266,61 @@ def _pinned(argv: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return options.get("--physcpubind", ""), () if named == "all" else tuple(named.split(","))
 
 
-def _disk(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """Room for state and logs."""
+def _disks(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
+    """Room for state and logs, and for the model files that the config names and that are not here yet."""
     for path, free in facts.disk_free.items():
         if free < LOG_ROOM_BYTES:
-            yield Finding(
-                code="host/disk-short",
-                severity="warning",
-                key="runtime.state_dir",
-                message=f"{gib(free)} free for state and logs in {path}",
-                notes=("runtime.state_dir=DIR puts them elsewhere",),
-            )
-
-
-def _models_to_come(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """Room for the model files that the config names and that are not here yet."""
+            message = f"{gib(free)} free for state and logs in {path}"
+            yield _warning("host/disk-short", "runtime.state_dir", message, "runtime.state_dir=DIR puts them elsewhere")
     for folder, need in facts.models_to_come.items():
         free = facts.models_free[folder]
         if need > free:
-            yield Finding(
-                code="host/models-no-room",
-                severity="warning",
-                key="hardware.model_dir",
-                message=f"{gib(need)} of model files are not here yet, and {gib(free)} are free in {folder}",
-                notes=("all quantizations that the config names of the fleet's models; `launch pull` brings them",),
-            )
+            message = f"{gib(need)} of model files are not here yet, and {gib(free)} are free in {folder}"
+            note = "all quantizations that the config names of the fleet's models; `launch pull` brings them"
+            yield _warning("host/models-no-room", "hardware.model_dir", message, note)
 
 
-CHECKS: tuple[HostCheck, ...] = (
-    *(_ram, _vram, _files, _programs_found, _services_found, _images_found),
-    *(_memlock, _ports, _cpus, _quota, _disk, _models_to_come, _upstreams),
+CHECKS: tuple[Callable[[FleetManifest, HostFacts], Iterator[Finding]], ...] = (
+    *(_ram, _vram, _files, _programs, _services, _memlock, _ports, _cpus, _quota, _disks, _upstreams),
 )
+
+
+def describe_checks(manifest: FleetManifest, facts: HostFacts) -> tuple[tuple[str, str], ...]:
+    """What was looked at, whether anything was found or not: (subject, what was found), in the order of the checks.
+
+    Memory is that of servers which run after a start.
+    """
+    return tuple(_subjects(manifest, facts))
+
+
+def _subjects(manifest: FleetManifest, facts: HostFacts) -> Iterator[tuple[str, str]]:
+    host = facts.host
+    committed, filed = _ram_needed(manifest)
+    ours = f" beside {gib(facts.our_bytes)} that this fleet already holds" if facts.our_bytes else ""
+    need_text = f"{gib(committed)} and {gib(filed)} of model files needed"
+    yield "memory", f"{need_text}, {gib(host.available_bytes)} of {gib(host.ram_bytes)} available now{ours}"
+    for device in (d for d in manifest.devices if d.kind == "gpu"):
+        need = _card_needed(manifest, device.name)
+        card = next((g for g in host.gpus if g.name == device.name), None)
+        none = "nobody here can list it" if device.name in facts.unseen_gpus else "no such card"
+        there = f"{gib(card.free_bytes)} of {gib(card.vram_bytes)} free on {card.model}" if card else none
+        yield device.name, f"{gib(need)} needed, {there}"
+    files = {p for s in manifest.servers if s.start != "never" for p in s.files}
+    gone = files & set(facts.missing_files)
+    yield "files", f"{len(files)} to be read, {f'{len(gone)} cannot be read' if gone else 'all readable'}"
+    missing = ", ".join(f"{program} {why}" for program, why in facts.missing_programs.items())
+    yield "programs", missing or "every program found"
+    locked = sum(m.locked_bytes for s in manifest.servers for m in s.memory)
+    limit = "no limit" if host.memlock_bytes is None else f"the limit is {gib(host.memlock_bytes)} a process"
+    yield "locks", f"{gib(locked)} to be locked, {limit}" if locked else f"nothing to be locked, {limit}"
+    listening = sum(1 for s in manifest.servers if s.start != "never") + len(manifest.services)
+    taken = ", ".join(f"{name} {why}" for name, why in facts.taken_ports.items())
+    yield "ports", taken or f"free, or ours: {listening} and the front"
+    quota = "" if host.cpu_quota is None else f", {host.cpu_quota:g} CPUs' time"
+    nodes = max(1, len(host.nodes))
+    numa = f"{nodes} NUMA node{'s' * (nodes > 1)}"
+    yield "cpus", f"{host.physical_cores} cores, CPUs {host.cpus}, {numa}{quota}"
+    for path, free in facts.disk_free.items():
+        yield "disk", f"{gib(free)} free for state and logs in {path}"
+    for folder, need in facts.models_to_come.items():
+        yield "models", f"{gib(need)} not here yet, {gib(facts.models_free[folder])} free in {folder}"

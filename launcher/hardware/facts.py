@@ -47,13 +47,15 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """GPUs that nobody here can list: of another backend than NVML's and amdgpu's, and no binary to ask."""
 
 
+Owner = Callable[[int, str], object | None]
+"""Names who listens on a port of an address; None for nobody."""
 _IMAGE_S = 10.0
 _NO_IMAGE = re.compile(rb"no such image|image not known|no such object", re.IGNORECASE)
 """How docker, and podman, say that they do not have it; any other failure says nothing about the image."""
 
 
 def _nobody(_port: int, _host: str) -> None:
-    """A name for nobody who listens."""
+    return None
 
 
 def gather_facts(
@@ -63,34 +65,30 @@ def gather_facts(
     *,
     running: dict[str, int],
     state_dir: Path,
-    owner: Callable[[int, str], object | None] = _nobody,
+    owner: Owner = _nobody,
 ) -> HostFacts:
     """Looks at every file, program and port that `manifest` needs.
 
     `running` maps servers of this fleet that already run to the bytes they hold: their ports are not taken by
-    strangers, for them and those who take turns with them, and their memory is counted once. `owner` names who
-    listens on a port of an address.
+    strangers, for them and those who take turns with them, and their memory is counted once.
     """
-    started = [s for s in manifest.servers if s.start != "never"]
-    missing = {p: why for s in started for p in s.files if (why := _unreadable(p)) is not None}
-    programs = {a for s in started if s.name not in running for a in programs_of(s)}
-    programs |= {s.argv[0] for s in manifest.services if s.argv and s.start != "never" and s.name not in running}
-    images = {(s.argv[0], s.container) for s in manifest.services if s.container and s.start != "never" and s.argv}
-    ports: dict[str, str] = {}
-    ours = {(s.exclusive, s.host, s.port) for s in started if s.name in running and s.exclusive}
-    wanted = [(s.name, s.host, s.port) for s in started if (s.exclusive, s.host, s.port) not in ours]
+    servers = [s for s in manifest.servers if s.start != "never"]
+    commands = [s for s in manifest.services if s.argv and s.start != "never"]
+    programs = {a for s in servers if s.name not in running for a in programs_of(s)}
+    programs |= {s.argv[0] for s in commands if s.name not in running}
+    images = {(s.argv[0], s.container) for s in commands if s.container}
+    ours = {(s.exclusive, s.host, s.port) for s in servers if s.name in running and s.exclusive}
+    wanted = [(s.name, s.host, s.port) for s in servers if (s.exclusive, s.host, s.port) not in ours]
     wanted += [(s.name, s.host, s.port) for s in manifest.services if s.builtin is None]
     also = (host for host in routes.front.listen if not host.startswith("/"))
     wanted += [("front", host, routes.front.port) for host in (routes.front.host, *also)]
-    for name, address, port in wanted:
-        if name not in running and (why := address_taken(address, port, owner)) is not None:
-            ports[name] = why
+    taken = ((name, address_taken(address, port, owner)) for name, address, port in wanted if name not in running)
     return HostFacts(
         host=host,
-        missing_files=missing,
+        missing_files={p: why for s in servers for p in s.files if (why := _unreadable(p)) is not None},
         missing_programs={p: why for p in sorted(programs) if (why := unrunnable(p)) is not None},
         missing_images=tuple(sorted(i for e, i in images if unrunnable(e) is None and not _has_image(e, i))),
-        taken_ports=ports,
+        taken_ports={name: why for name, why in taken if why is not None},
         our_bytes=sum(running.values()),
         disk_free={str(state_dir): _disk_free(state_dir)},
         unwell_upstreams=unwell_upstreams(routes),
@@ -123,7 +121,6 @@ def programs_of(server: ServerUnit) -> tuple[str, ...]:
 
 
 def _unreadable(path: str) -> str | None:
-    """Why `path` cannot be read, None when it can."""
     try:
         with Path(path).open("rb") as file:
             file.read(4)
@@ -133,7 +130,6 @@ def _unreadable(path: str) -> str | None:
 
 
 def _disk_free(path: Path) -> int:
-    """Free bytes where `path` is, or will be."""
     return shutil.disk_usage(_nearest(path)).free
 
 
@@ -155,12 +151,12 @@ def models_to_come(files: Iterable[StoredFile]) -> tuple[dict[str, int], dict[st
     return named, {folder: _disk_free(Path(folder)) for folder in named}
 
 
-def address_taken(host: str, port: int, owner: Callable[[int, str], object | None] = _nobody) -> str | None:
+def address_taken(host: str, port: int, owner: Owner = _nobody) -> str | None:
     """Why nobody can listen there now, as `port_taken`; `host` may be the path of a unix socket. None when one can."""
     return _path_taken(host, owner) if is_path(host) else port_taken(host, port, owner)
 
 
-def _path_taken(path: str, owner: Callable[[int, str], object | None]) -> str | None:
+def _path_taken(path: str, owner: Owner) -> str | None:
     """What is in the way of a unix socket: who listens there, what lies there, or a folder that nobody may make."""
     try:
         pid = unix_socket.listener(path)
@@ -177,7 +173,7 @@ def _path_taken(path: str, owner: Callable[[int, str], object | None]) -> str | 
     return None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be bound: {folder} is not ours to write into"
 
 
-def port_taken(host: str, port: int, owner: Callable[[int, str], object | None] = _nobody) -> str | None:
+def port_taken(host: str, port: int, owner: Owner = _nobody) -> str | None:
     """`is held by llama-server (pid 123)`, or `cannot be bound: …` with the system's reason; None when free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

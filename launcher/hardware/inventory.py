@@ -1,4 +1,4 @@
-"""Reads this host into a `HostInventory`."""
+"""Reads this host into a `HostInventory`, and writes one out as if it were a config file (`hardware=auto`)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import os
 import re
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 
 from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.hardware.cgroups import cpu_quota, memory_limit, read
 from launcher.ir.host import HostGpu, HostInventory, HostNode
+from launcher.sizes import GIB
 
+T = TypeVar("T")
+RESERVE_SHARE = 0.10
+RESERVE_MIN_BYTES = 1 * GIB
+NVIDIA = Path("/dev/nvidiactl")
+"""There where NVIDIA's driver is loaded."""
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon", "asimd", "i8mm", "sve")
 """CPU flags that decide which weights llama.cpp repacks."""
 
@@ -52,7 +60,6 @@ def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/pr
 
 
 def _cpuinfo(proc_root: Path) -> tuple[str, frozenset[str]]:
-    """Name and flags of the first processor."""
     text = read(proc_root / "cpuinfo") or ""
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
@@ -88,9 +95,9 @@ def numa_nodes(sys_root: Path) -> tuple[HostNode, ...]:
     return tuple(sorted(nodes, key=lambda node: node.id))
 
 
-def nvidia_gpus() -> tuple[HostGpu, ...]:
-    """NVIDIA GPUs through NVML, named `cuda0` … in NVML order; none where there is no driver."""
-    if not Path("/dev/nvidiactl").exists():
+def ask_nvml(ask: Callable[[Any, int], T]) -> tuple[T, ...]:
+    """`ask(pynvml, index)` of every NVIDIA GPU in NVML order; () where there is no driver, or it does not answer."""
+    if not NVIDIA.exists():
         return ()
     import pynvml  # noqa: PLC0415 - 20 ms that only a host with the driver pays
 
@@ -99,26 +106,29 @@ def nvidia_gpus() -> tuple[HostGpu, ...]:
     except pynvml.NVMLError:
         return ()
     try:
-        driver = str(pynvml.nvmlSystemGetDriverVersion())
-        gpus = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            gpus.append(
-                HostGpu(
-                    name=f"cuda{index}",
-                    backend="cuda",
-                    model=str(pynvml.nvmlDeviceGetName(handle)),
-                    vram_bytes=int(memory.total),
-                    free_bytes=int(memory.free),
-                    driver=driver,
-                )
-            )
-        return tuple(gpus)
+        return tuple(ask(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError:
         return ()
     finally:
         pynvml.nvmlShutdown()
+
+
+def nvidia_gpus() -> tuple[HostGpu, ...]:
+    """NVIDIA GPUs, named `cuda0` … in NVML order; none where there is no driver."""
+
+    def gpu(nvml: Any, index: int) -> HostGpu:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return HostGpu(
+            name=f"cuda{index}",
+            backend="cuda",
+            model=str(nvml.nvmlDeviceGetName(handle)),
+            vram_bytes=int(memory.total),
+            free_bytes=int(memory.free),
+            driver=str(nvml.nvmlSystemGetDriverVersion()),
+        )
+
+    return ask_nvml(gpu)
 
 
 def amd_gpus(sys_root: Path) -> tuple[HostGpu, ...]:
@@ -140,3 +150,36 @@ def amd_gpus(sys_root: Path) -> tuple[HostGpu, ...]:
             )
         )
     return tuple(gpus)
+
+
+def hardware_tree(host: HostInventory) -> dict[str, Any]:
+    """The `hardware` group's fragment for `host`: what a file `conf/hardware/NAME.yaml` would hold.
+
+    The reserve for the system is a tenth of the RAM, at least 1 GiB, at most half. Several NUMA nodes are listed;
+    one is not worth a line. GPUs are counted with their whole memory: what others hold now is `check`'s business.
+    """
+    reserve = min(max(int(host.ram_bytes * RESERVE_SHARE), RESERVE_MIN_BYTES), host.ram_bytes // 2)
+    cpu: dict[str, Any] = {
+        "sockets": host.sockets,
+        "physical_cores": host.physical_cores,
+        "logical_cores": host.logical_cores,
+        "model": host.cpu_model,
+        "features": list(host.features),
+    }
+    if len(host.nodes) > 1:
+        cpu["nodes"] = [{"id": n.id, "cpus": n.cpus, "ram_bytes": n.ram_bytes} for n in host.nodes]
+    tree: dict[str, Any] = {
+        "name": "auto",
+        "description": f"probed from {host.hostname}",
+        "cpu": cpu,
+        "ram_bytes": host.ram_bytes,
+        "ram_reserve_bytes": reserve,
+        "gpus": {
+            # nobody said how full a card should be
+            g.name: {"backend": g.backend, "vram_bytes": g.vram_bytes, "model": g.model, "target_min": 0.0}
+            for g in host.gpus
+        },
+    }
+    if host.memlock_bytes is not None:
+        tree["memlock_bytes"] = host.memlock_bytes
+    return tree

@@ -9,9 +9,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from launcher.hardware.inventory import numa_nodes
-
-_NVIDIA = Path("/dev/nvidiactl")
+from launcher.hardware.inventory import ask_nvml, numa_nodes
 
 
 class GpuLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,36 +45,21 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[NodeLoad, ...]
 
 
-def device_loads(sys_root: Path = Path("/sys")) -> Loads:
+def device_loads() -> Loads:
     """What is in use and free now."""
-    nodes = tuple(NodeLoad(id=node.id, free_bytes=node.free_bytes) for node in numa_nodes(sys_root))
+    nodes = tuple(NodeLoad(id=node.id, free_bytes=node.free_bytes) for node in numa_nodes(Path("/sys")))
     return Loads(gpus=gpu_loads(), ram=RamLoad(free_bytes=psutil.virtual_memory().available), nodes=nodes)
 
 
 def gpu_loads() -> tuple[GpuLoad, ...]:
     """Every NVIDIA GPU that the driver can be asked about, named as in the inventory; none where there is no driver."""
-    if not _NVIDIA.exists():
-        return ()
-    import pynvml  # noqa: PLC0415 - as in the inventory
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        found = (_gpu_load(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
-        return tuple(load for load in found if load is not None)
-    except pynvml.NVMLError:
-        return ()
-    finally:
-        pynvml.nvmlShutdown()
+    return tuple(load for load in ask_nvml(_gpu_load) if load is not None)
 
 
 def _gpu_load(nvml: Any, index: int) -> GpuLoad | None:
-    """What one GPU does now; None for one that is lost."""
+    """None for a GPU that is lost."""
 
     def told(ask: Callable[..., Any], *words: Any) -> Any:
-        """What the driver answers, None where it does not know."""
         try:
             return ask(*words)
         except nvml.NVMLError:

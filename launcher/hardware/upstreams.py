@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from launcher.base.credentials import server_key_file
+from launcher.base.decoding import decoded
 from launcher.ir.fleet import OutsideUnit, RouteTarget, RoutingTable
 
 _PATIENCE_S = 5.0
@@ -18,14 +19,10 @@ _MOST_BYTES = 4 << 20
 
 
 class _Model(msgspec.Struct):
-    """One entry of a list of models."""
-
     id: str = ""
 
 
 class _Models(msgspec.Struct):
-    """OpenAI's list of models."""
-
     data: list[_Model]
 
 
@@ -40,7 +37,6 @@ def unwell_upstreams(routes: RoutingTable) -> dict[str, str]:
 
 
 def _wrong(target: RouteTarget) -> str | None:
-    """What is wrong with one; None for nothing."""
     outside = target.outside
     assert outside is not None  # noqa: S101  # those alone are asked
     try:
@@ -82,10 +78,10 @@ def _asked(target: RouteTarget, outside: OutsideUnit, lines: Mapping[str, str]) 
 
 def _missing(target: RouteTarget, body: bytes) -> list[str]:
     """Models of `target` that a list of models lacks; none where `body` is no such list."""
-    try:
-        listed = {model.id for model in msgspec.json.decode(body, type=_Models).data}
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    found = decoded(body, _Models)
+    if found is None:
         return []
+    listed = {model.id for model in found.data}
     changes = (target.request_set, *(face.request_set for face in target.faces.values()))
     names = dict.fromkeys(str(change.get("model", "")) for change in changes)
     return [name for name in names if name and name not in listed]

@@ -5,7 +5,6 @@ thing that has no equal here. docs/import.md is the table of what becomes what.
 """
 
 from launcher.importing.formats import FORMATS, format_of, translate
-from launcher.importing.result import Imported
-from launcher.importing.text import imported_text
+from launcher.importing.result import Imported, imported_text
 
 __all__ = ["FORMATS", "Imported", "format_of", "imported_text", "translate"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from launcher.base.addresses import wrong_path
@@ -12,6 +13,8 @@ from launcher.base.environment import DEVICE_VARIABLES
 from launcher.importing.flags import FIELDS, HUB, OURS, SECRETS, SWITCHES, USUAL
 from launcher.importing.result import Flags, Imported
 
+Lose = Callable[..., None]
+"""`Imported.lose` of one place."""
 AUTO_SLOTS = 4
 """What llama-server takes without `--parallel`, all in one K/V cache."""
 
@@ -30,52 +33,47 @@ def server_of(
 
     Wrappers (`env A=b`, `numactl …`, `docker run …`) are taken off; what they do that has no equal is a finding.
     """
-    words, variables = _unwrapped(list(words), where, into)
+    lose = partial(into.lose, where)
+    words, variables = _unwrapped(list(words), lose)
     variables = {**(env or {}), **variables}
     mounts: dict[str, str] = {}
     if words and posixpath.basename(words[0]) in {"docker", "podman"}:
-        contained = _container(words, where, into)
+        contained = _container(words, lose)
         if contained is None:
             return None
         words, mounts, inside = contained
         variables |= inside
     elif not words or not _is_server(words[0]):
         program = posixpath.basename(words[0]) if words else "nothing"
-        into.lose(where, f"runs {program}, no llama-server", "it may run beside as a `service`, without swapping")
+        lose(f"runs {program}, no llama-server", "it may run beside as a `service`, without swapping")
         return None
     else:
         into.programs.append(words[0])
         words = words[1:]
     arguments = _from_environment(variables)
-    fields = fields_of([*arguments, *words], where, flags, into)
-    if mounts:
-        for field in ("file", "projector"):
-            fields |= {field: _outside(fields[field], mounts)} if field in fields else {}
+    fields = fields_of([*arguments, *words], flags, lose)
+    for field in {"file", "projector"} & fields.keys():
+        fields[field] = _outside(fields[field], mounts)
     if "n_ctx" in fields and "slots" not in fields and not fields.get("embedding"):
         fields |= {"slots": AUTO_SLOTS, "kv_unified": True}  # as llama-server has it: each may use the whole context
     for name in sorted(variables.keys() & DEVICE_VARIABLES):
-        _cards(name, variables.pop(name), where, fields, into)
+        value = variables.pop(name)
+        if value.strip() in {"", "-1"}:
+            fields.setdefault("devices", [])
+        else:  # the plan chooses cards by name: no variable may count them anew
+            note = "write `devices: [cuda0]`, as `launch plan` calls the card; without it every card is used"
+            lose(f"{name}={value}: a server's cards are chosen by their names", note)
     if variables:
         fields["env"] = variables
     return fields
 
 
-def _cards(name: str, value: str, where: str, fields: dict[str, Any], into: Imported) -> None:
-    """Which cards a process sees: the plan chooses them by name, so no variable may count them anew."""
-    if value.strip() in {"", "-1"}:
-        fields.setdefault("devices", [])
-        return
-    note = "write `devices: [cuda0]`, as `launch plan` calls the card; without it every card is used"
-    into.lose(where, f"{name}={value}: a server's cards are chosen by their names", note)
-
-
 def _is_server(program: str) -> bool:
-    """Whether a program is llama-server by its name."""
     name = posixpath.basename(program)
     return name.startswith("llama-server") or name in {"server", "llama.cpp-server"}
 
 
-def _unwrapped(words: list[str], where: str, into: Imported) -> tuple[list[str], dict[str, str]]:
+def _unwrapped(words: list[str], lose: Lose) -> tuple[list[str], dict[str, str]]:
     """The words without assignments and wrappers before the program, and the environment that they set."""
     variables: dict[str, str] = {}
     while words:
@@ -89,8 +87,8 @@ def _unwrapped(words: list[str], where: str, into: Imported) -> tuple[list[str],
                 words.pop(0)
         elif posixpath.basename(words[0]) in {"numactl", "taskset"}:
             start = next((i for i, word in enumerate(words) if i and _is_server(word)), len(words))
-            lost = " ".join(words[:start])
-            into.lose(where, f"`{lost}` is not translated", "say it as `numa: {policy: …, nodes: […]}` or `cpus: 0-7`")
+            note = "say it as `numa: {policy: …, nodes: […]}` or `cpus: 0-7`"
+            lose(f"`{' '.join(words[:start])}` is not translated", note)
             words = words[start:]
         else:
             break
@@ -100,11 +98,11 @@ def _unwrapped(words: list[str], where: str, into: Imported) -> tuple[list[str],
 def _is_known(word: str) -> bool:
     """Whether a word behind a wrapper is what it runs, another wrapper, or an assignment."""
     name = posixpath.basename(word)
-    known = name in _WRAPPERS | {"numactl", "taskset", "docker", "podman"} or bool(_ASSIGNMENT.fullmatch(word))
-    return known or name.startswith("llama-server")
+    known = name in _WRAPPERS | {"numactl", "taskset", "docker", "podman"} or name.startswith("llama-server")
+    return known or bool(_ASSIGNMENT.fullmatch(word))
 
 
-def _container(words: list[str], where: str, into: Imported) -> tuple[list[str], dict[str, str], dict[str, str]] | None:
+def _container(words: list[str], lose: Lose) -> tuple[list[str], dict[str, str], dict[str, str]] | None:
     """What a `docker run` of llama.cpp's image gives the server: its arguments, mounts (inside → outside), environment.
 
     None, and a finding, for another image.
@@ -126,11 +124,9 @@ def _container(words: list[str], where: str, into: Imported) -> tuple[list[str],
             variables[name] = text
     image = rest.pop(0) if rest else ""
     if not _SERVER_IMAGE.search(image):
-        into.lose(where, f"runs the image {image or '?'}, which is not llama.cpp's server")
+        lose(f"runs the image {image or '?'}, which is not llama.cpp's server")
         return None
-    into.lose(
-        where, f"runs in the container {image}; here it is a process", "llama-server itself must be on this machine"
-    )
+    lose(f"runs in the container {image}; here it is a process", "llama-server itself must be on this machine")
     return rest, mounts, variables
 
 
@@ -142,17 +138,18 @@ def _outside(path: str, mounts: Mapping[str, str]) -> str:
     return path
 
 
+def flag_of(variable: str) -> str:
+    """The flag that `LLAMA_ARG_…` stands for."""
+    return "--" + variable.removeprefix("LLAMA_ARG_").lower().replace("_", "-")
+
+
 def _from_environment(variables: dict[str, str]) -> list[str]:
     """`LLAMA_ARG_…` as flags, taken out of `variables`."""
-    words: list[str] = []
-    for name in [n for n in variables if n.startswith("LLAMA_ARG_")]:
-        flag = "--" + name.removeprefix("LLAMA_ARG_").lower().replace("_", "-")
-        value = variables.pop(name)
-        words += [flag] if flag in SWITCHES else [flag, value]
-    return words
+    given = {flag_of(name): variables.pop(name) for name in [n for n in variables if n.startswith("LLAMA_ARG_")]}
+    return [word for flag, value in given.items() for word in ([flag] if flag in SWITCHES else [flag, value])]
 
 
-def fields_of(words: Sequence[str], where: str, flags: Flags, into: Imported) -> dict[str, Any]:
+def fields_of(words: Sequence[str], flags: Flags, lose: Lose) -> dict[str, Any]:
     """Fields of a server from the words behind the program. What is not known goes to `extra_args`, or is a finding."""
     fields: dict[str, Any] = {}
     extra: list[str] = []
@@ -161,25 +158,25 @@ def fields_of(words: Sequence[str], where: str, flags: Flags, into: Imported) ->
         word, equals, given = words[at].partition("=") if words[at].startswith("--") else (words[at], "", "")
         at += 1
         if not word.startswith("-"):
-            into.lose(where, f"{word!r} belongs to no flag")
+            lose(f"{word!r} belongs to no flag")
             continue
         count = 0 if equals else _arity(word, words[at:], flags)
         values = [given] if equals else list(words[at : at + count])
         at += count
         if word in SECRETS:
-            into.lose(
-                where, f"{word} is a secret and not translated", "runtime.front.api_key_file names a file with keys"
-            )
+            lose(f"{word} is a secret and not translated", "runtime.front.api_key_file names a file with keys")
         elif word in HUB:
-            into.lose(where, f"{word} {' '.join(values)}: models are not downloaded at start", _hub_note(values))
+            lose(f"{word} {' '.join(values)}: models are not downloaded at start", _hub_note(values))
         elif word in FIELDS:
-            _put(fields, word, values, where, into)
+            _put(fields, word, values, lose)
+        elif word == "--host" and values:
+            _host(fields, values[0], lose)
         elif word in OURS or word in USUAL:
-            _host(fields, word, values, where, into)
+            continue
         elif word in flags:
             extra += [word, *values]
         else:
-            into.lose(where, f"no build that is known has the flag {word}")
+            lose(f"no build that is known has the flag {word}")
     _combine(fields)
     return fields | ({"extra_args": extra} if extra else {})
 
@@ -194,37 +191,29 @@ def _arity(word: str, following: Sequence[str], flags: Flags) -> int:
         return min(0 if word in flags[word].negations else flags[word].arity, len(following))
     if word in FIELDS or word in SECRETS or word in HUB:
         return min(1, len(following))
-    takes = bool(following) and (not following[0].startswith("-") or bool(_NUMBER.fullmatch(following[0])))
-    return int(takes)
+    return int(bool(following) and (not following[0].startswith("-") or bool(_NUMBER.fullmatch(following[0]))))
 
 
-def _put(fields: dict[str, Any], word: str, values: Sequence[str], where: str, into: Imported) -> None:
-    """One known flag."""
+def _put(fields: dict[str, Any], word: str, values: Sequence[str], lose: Lose) -> None:
     field, convert = FIELDS[word]
     text = values[0] if values else ""
     try:
         value = convert(text)
     except ValueError:
-        into.lose(where, f"{word} {text!r} is not a value that it can have")
-        return
-    if value is None:
+        lose(f"{word} {text!r} is not a value that it can have")
         return
     outer, _, inner = field.partition(".")
-    if inner:
-        fields.setdefault(outer, {})[inner] = value
-    else:
-        fields[field] = value
+    if value is not None:
+        fields |= {outer: {**fields.get(outer, {}), inner: value} if inner else value}
 
 
-def _host(fields: dict[str, Any], word: str, values: Sequence[str], where: str, into: Imported) -> None:
+def _host(fields: dict[str, Any], host: str, lose: Lose) -> None:
     """An address that others reach is the front's to have, not a server's; a unix socket is the server's own."""
-    if word == "--host" and values and wrong_path(values[0]) is None:
-        fields["host"] = values[0]
-    elif word == "--host" and values and values[0] not in {"127.0.0.1", "localhost", "::1"}:
-        note = f"to let others in write runtime: {{front: {{host: {values[0]}}}}} and an api_key_file"
-        into.lose(
-            where, f"--host {values[0]}: servers listen on this machine alone, the front is what others reach", note
-        )
+    if wrong_path(host) is None:
+        fields["host"] = host
+    elif host not in {"127.0.0.1", "localhost", "::1"}:
+        note = f"to let others in write runtime: {{front: {{host: {host}}}}} and an api_key_file"
+        lose(f"--host {host}: servers listen on this machine alone, the front is what others reach", note)
 
 
 def _combine(fields: dict[str, Any]) -> None:
@@ -242,5 +231,4 @@ def _combine(fields: dict[str, Any]) -> None:
 
 
 def _hub_note(values: Sequence[str]) -> str:
-    """How to get the file."""
     return f"launch add hf:{values[0]}" if values and "/" in values[0] and "://" not in values[0] else "launch add FILE"

@@ -22,7 +22,6 @@ def _flag(text: str) -> bool:
 
 
 def _not(text: str) -> bool:
-    """A switch that turns something off."""
     return not _flag(text)
 
 
@@ -46,12 +45,10 @@ def _devices(text: str) -> list[str]:
 
 
 def _floats(text: str) -> list[float]:
-    """Shares, separated by commas or slashes."""
     return [float(part) for part in text.replace("/", ",").split(",")]
 
 
 def _names(text: str) -> list[str]:
-    """Names, separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -124,13 +121,8 @@ OURS = frozenset(
 USUAL = frozenset({"--jinja", "-cb", "--cont-batching", "--fit", "-fit", "--no-warmup", "--warmup", "--log-timestamps"})
 """What newer builds do anyway, or the plan decides: left out without a word."""
 
-SWITCHES = frozenset(
-    {
-        *("--swa-full", "--embedding", "--embeddings", "--rerank", "--reranking", "--mlock", "--no-mmap", "--mmap"),
-        *("--no-repack", "-nr", "-nkvo", "--no-kv-offload", "-kvu", "--kv-unified", "--no-kv-unified", "--metrics"),
-        *("--no-webui", "--webui", "--no-ui", "--ui", "--props", "--slots", "--jinja", "-cb", "--cont-batching"),
-        *("--no-warmup", "--warmup", "--log-timestamps"),
-    }
+SWITCHES = frozenset(spelling for spelling, (_, convert) in FIELDS.items() if convert in {_flag, _not}) | (
+    (OURS | USUAL) - {"--host", "--log-colors", "--fit", "-fit"}
 )
 """Spellings that take no value, also where a newer build dropped them."""
 

@@ -48,7 +48,7 @@ def translate(name: str, text: str, flags: Flags, env: Mapping[str, str], kind: 
     if kind == "compose":
         return from_compose(_tree(text), flags, env)
     if kind == "preset":
-        return from_preset(text, flags, env)
+        return from_preset(text, flags)
     if kind == "unit":
         stem = posixpath.splitext(posixpath.basename(name))[0].partition("@")[0]
         return from_unit(text, flags, env, name=stem if stem not in {"llama-server", "llama"} else "")

@@ -38,16 +38,16 @@ _LOST = {
 def from_llama_swap(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) -> Imported:
     """The servers of a llama-swap configuration; `env` is what `${env.NAME}` reads."""
     into = Imported()
-    models = tree.get("models")
-    models = models if isinstance(models, dict) else {}
-    preload = _preload(tree)
+    models = _mapping(tree.get("models"))
+    start = _mapping(_mapping(tree.get("hooks")).get("on_startup"))
+    preload = set(map(str, listed(start.get("preload"))))
     for name, model in models.items():
         if not isinstance(model, dict) or not isinstance(model.get("cmd"), str):
             into.lose(f"models.{name}", "has no `cmd`")
             continue
-        _model(str(name), model, tree, flags=flags, env=env, into=into)
-    _groups(tree, set(map(str, models)), preload, into)
-    for absent in sorted(preload - set(map(str, models))):
+        _model(name, model, tree, flags=flags, env=env, into=into)
+    _groups(tree, set(models), preload, into)
+    for absent in sorted(preload - models.keys()):
         into.lose("hooks.on_startup", f"{absent} is no model")
     if tree.get("includeAliasesInList") is True:
         into.rest["runtime"] = {"front": {"list_aliases": True}}
@@ -60,15 +60,8 @@ def from_llama_swap(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str
 
 
 def _model(
-    name: str,
-    model: Mapping[str, Any],
-    tree: Mapping[str, Any],
-    *,
-    flags: Flags,
-    env: Mapping[str, str],
-    into: Imported,
+    name: str, model: dict[str, Any], tree: Mapping[str, Any], *, flags: Flags, env: Mapping[str, str], into: Imported
 ) -> None:
-    """One model."""
     macros = {**_mapping(tree.get("macros")), **_mapping(model.get("macros"))}
     where = f"models.{name}"
     unknown: set[str] = set()
@@ -89,23 +82,24 @@ def _model(
     fields = server_of(words, where, flags, into, variables)
     if fields is None:
         return
-    fields.pop("host", None)
-    fields.pop("port", None)  # llama-swap's ${PORT}, or what its `proxy` says: ports are ours to give
+    for key in ("host", "port"):  # llama-swap's ${PORT}, or what its `proxy` says: ports are ours to give
+        fields.pop(key, None)
     if not fields.get("file"):
         into.lose(where, "names no model file, and is left out")
         return
     aliases = [a.get("id") if isinstance(a, dict) else a for a in listed(model.get("aliases"))]
-    own: dict[str, Any] = {"aliases": [*fields.pop("aliases", []), *(expanded(str(a)) for a in aliases if a)]}
-    if model.get("description") or model.get("name"):
-        own["description"] = str(model.get("description") or model.get("name"))
+    names = [*fields.pop("aliases", []), *(expanded(str(a)) for a in aliases if a)]
     fields["ttl_s"] = next((ttl for ttl in (model.get("ttl"), tree.get("globalTTL")) if _is_ttl(ttl)), 0)
     if isinstance(tree.get("healthCheckTimeout"), int):
         fields["start_timeout_s"] = max(15, tree["healthCheckTimeout"])
     fields |= _filters(name, model, where, expanded, into)
-    own["aliases"] = [a for a in own.get("aliases", []) if a not in fields.get("faces", {})]
-    own = {k: v for k, v in own.items() if v}
-    for key in model:
-        if key not in _MODEL_SILENT and not _is_default(key, model[key]):
+    own = {
+        "aliases": [a for a in names if a not in fields.get("faces", {})],
+        "description": str(model.get("description") or model.get("name") or ""),
+    }
+    own = {key: value for key, value in own.items() if value}
+    for key, value in model.items():
+        if key not in _MODEL_SILENT and not _is_default(key, value):
             into.lose(where, f"`{key}` is not translated")
     into.add(name, {**own, **fields, "tier": "warm"})
 
@@ -116,12 +110,10 @@ def _is_ttl(value: Any) -> bool:
 
 
 def _without_comments(command: str) -> str:
-    """A command of several lines without those that are comments."""
     return "\n".join(line for line in command.splitlines() if not line.lstrip().startswith("#"))
 
 
 def _is_default(key: str, value: Any) -> bool:
-    """Whether a key says what is so anyway."""
     if key == "proxy":
         return isinstance(value, str) and bool(re.match(r"https?://(?:127\.0\.0\.1|localhost|\[::1\])[:/]", value))
     if key == "checkEndpoint":
@@ -201,14 +193,7 @@ def _written_groups(tree: Mapping[str, Any], into: Imported) -> dict[str, Any]:
     return {name: _mapping(group) for name, group in {**groups, **_mapping(tree.get("groups"))}.items()}
 
 
-def _preload(tree: Mapping[str, Any]) -> set[str]:
-    """Models that are loaded when llama-swap starts."""
-    start = _mapping(_mapping(tree.get("hooks")).get("on_startup"))
-    return set(map(str, listed(start.get("preload"))))
-
-
 def _mapping(value: Any) -> dict[str, Any]:
-    """`value` where it is a mapping, else an empty one."""
     return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 

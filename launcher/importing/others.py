@@ -7,10 +7,12 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from launcher.base.environment import DEVICE_VARIABLES
-from launcher.importing.command import fields_of, server_of
+from launcher.importing.command import fields_of, flag_of, server_of
 from launcher.importing.flags import SWITCHES
 from launcher.importing.result import Flags, Imported, listed
 
@@ -20,14 +22,17 @@ _OPERATOR = re.compile(r"[;&|]+")
 _REDIRECTION = re.compile(r"(?:\d|&)?(?:>>?|<<?<?)&?")
 _SHELL_WORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "do", "done", "{", "}", "(", ")", "!"})
 _PRESET_OWN = frozenset({"load-on-startup", "stop-timeout", "version"})
+_COMPOSE_KNOWN = frozenset(
+    {"image", "command", "volumes", "environment", "ports", "restart", "deploy"}
+    | {"container_name", "healthcheck", "ipc", "shm_size", "runtime"}
+)
 
 
-def from_preset(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
+def from_preset(text: str, flags: Flags) -> Imported:
     """llama-server's router preset (INI): `[*]` is for all, each section a model.
 
     Source: llama.cpp tools/server/README.md, "Using multiple models".
     """
-    del env
     into = Imported()
     parser = configparser.ConfigParser(
         delimiters=("=",), interpolation=None, strict=False, default_section="\0", allow_no_value=True
@@ -44,27 +49,29 @@ def from_preset(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
             continue
         values = {key: value or "" for key, value in {**common, **dict(parser.items(section))}.items()}
         starts = values.get("load-on-startup", "").lower() in {"1", "true", "on", "yes"}
-        words: list[str] = []
-        for key, value in values.items():
-            if key in _PRESET_OWN:
-                continue
-            if key.startswith("LLAMA_ARG_"):
-                spelled = "--" + key.removeprefix("LLAMA_ARG_").lower().replace("_", "-")
-            else:
-                spelled = f"{'-' if len(key) <= 3 and f'-{key}' in flags else '--'}{key}"
-            if spelled in SWITCHES or (spelled in flags and flags[spelled].arity == 0):
-                words += [spelled] if value.lower() not in {"0", "false", "off", "no"} else []
-            else:
-                words.append(f"{spelled}={value}" if spelled.startswith("--") else spelled)
-                words += [] if spelled.startswith("--") else [value]
-        fields = fields_of(words, f"[{section}]", flags, into)
-        for key in ("host", "port"):  # the router gives its own
-            fields.pop(key, None)
+        settings = [_setting(key, value, flags) for key, value in values.items() if key not in _PRESET_OWN]
+        fields = _of_router(fields_of([*chain(*settings)], flags, partial(into.lose, f"[{section}]")))
         if not fields.get("file"):
             into.lose(f"[{section}]", "names no model file, and is left out", f"launch add hf:{section}")
             continue
         into.add(section, {**fields, "tier": "hot" if starts else "warm"})
     return into
+
+
+def _setting(key: str, value: str, flags: Flags) -> list[str]:
+    """One line of a preset as words of a command line."""
+    if key.startswith("LLAMA_ARG_"):
+        flag = flag_of(key)
+    else:
+        flag = f"{'-' if len(key) <= 3 and f'-{key}' in flags else '--'}{key}"
+    if flag in SWITCHES or (flag in flags and flags[flag].arity == 0):
+        return [flag] if value.lower() not in {"0", "false", "off", "no"} else []
+    return [f"{flag}={value}"] if flag.startswith("--") else [flag, value]
+
+
+def _of_router(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without an address: who started the server gave it."""
+    return {key: value for key, value in fields.items() if key not in {"host", "port"}}
 
 
 def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
@@ -133,7 +140,7 @@ def _started(
         note = "write its value in the file that was made"
         into.lose(where, f"{unknown[0]} in the model's path is set nowhere that is read", note)
     aliases = fields.pop("aliases", [])
-    called = name or (aliases[0] if aliases else "") or _after(fields["file"])
+    called = name or (aliases[0] if aliases else "") or _named_after(fields["file"])
     into.add(called, {**fields, "aliases": [a for a in aliases if a != called]})
 
 
@@ -146,8 +153,7 @@ def _words(text: str, where: str, into: Imported) -> list[str] | None:
         return None
 
 
-def _after(path: str) -> str:
-    """A server's name from its file's."""
+def _named_after(path: str) -> str:
     stem = posixpath.basename(path).removesuffix(".gguf")
     return re.sub(r"[^A-Za-z0-9]+", "-", re.sub(r"-\d{5}-of-\d{5}$", "", stem)).strip("-").lower() or "server"
 
@@ -197,23 +203,14 @@ def from_compose(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) 
         if command is None:
             continue
         words = [_spelled(word, env) for word in [*words, str(service.get("image", "")), *command]]
-        before = len(into.servers)
+        before = set(into.servers)
         _started(words, where, flags, into, name=str(name))
-        for fields in list(into.servers.values())[before:]:
-            for key in ("host", "port"):  # inside the container
-                fields.pop(key, None)
-        for key in sorted(set(service) - {"image", "command", "volumes", "environment", "ports", "restart", "deploy"}):
-            if len(into.servers) > before and key not in {
-                "container_name",
-                "healthcheck",
-                "ipc",
-                "shm_size",
-                "runtime",
-            }:
+        for server in into.servers.keys() - before:
+            into.servers[server] = _of_router(into.servers[server])
+            for key in sorted(service.keys() - _COMPOSE_KNOWN):
                 into.lose(where, f"`{key}` is not translated")
     return into
 
 
 def _plain(value: Any) -> str:
-    """A YAML value as an environment has it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

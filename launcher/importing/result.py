@@ -1,4 +1,4 @@
-"""What a translation makes. Pure."""
+"""What a translation makes, and its text. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import msgspec
 
-from launcher.author import free_name
-from launcher.errors import Finding
+from launcher.author import flow, free_name, modeline, scalar
+from launcher.errors import Finding, fault
 from launcher.ir.dialect import Flag
 
 Flags = Mapping[str, Flag]
 """Spelling → flag of a build: how many values each takes."""
 
+_FIRST = ("file", "projector", "draft", "aliases", "tier", "ttl_s", "exclusive", "default")
+"""Fields that a reader looks for first; the others follow in the order of their flags."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -34,9 +36,7 @@ class Imported(msgspec.Struct):
 
     def lose(self, where: str, what: str, *notes: str) -> None:
         """Note that `what`, written at `where`, has no equal."""
-        self.findings.append(
-            Finding(code="author/left-out", severity="warning", key=where, message=f"{where}: {what}", notes=notes)
-        )
+        self.findings.append(fault("author/left-out", where, f"{where}: {what}", *notes, severity="warning"))
 
     def add(self, name: str, fields: dict[str, Any]) -> None:
         """One server more; a name that a server cannot have becomes an alias of one that it can."""
@@ -51,3 +51,27 @@ class Imported(msgspec.Struct):
             if alias not in good and alias != own:
                 self.lose(name, f"the name {alias!r} is taken, or no name")
         self.servers[own] = fields | ({"aliases": good} if good else {})
+
+
+def imported_text(imported: Imported, source: str, *, schema: str | None = None) -> str:
+    """The fleet file, one line a field, with what was lost as comments at its end. `schema`: for editors."""
+    lines = [modeline(schema)] if schema else []
+    lines += [f"# Made by `launch import {source}`; yours to edit. `launch plan` shows what it takes."]
+    for key, value in imported.rest.items():
+        lines.append(f"{key}: {flow(value)}")
+    lines.append("servers:" if imported.servers else "servers: {}")
+    for name, fields in imported.servers.items():
+        if set(fields) == {"file"}:
+            lines.append(f"  {scalar(name)}: {scalar(fields['file'])}")
+            continue
+        lines.append(f"  {scalar(name)}:")
+        ordered = [*(f for f in _FIRST if f in fields), *(f for f in fields if f not in _FIRST)]
+        lines += [f"    {field}: {flow(fields[field])}" for field in ordered]
+    if imported.findings:
+        lines.append("# Without an equal here:")
+        lines += [f"#   {_one_line(finding.message)}" for finding in imported.findings]
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

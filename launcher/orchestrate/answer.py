@@ -1,15 +1,19 @@
-"""Validated answers as OpenAI's chat API writes them, whole and streamed. Pure."""
+"""Answers, whole and streamed: validated ones as OpenAI's chat API writes them, and the text of others. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.orchestrate.context import SEPARATOR
 
 END = b"data: [DONE]\n\n"
 """Ends a stream of events."""
+MOST_BYTES = 4 * 1024**2
+"""An answer that is longer is not kept."""
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,11 +42,53 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return closing + END
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        """One chunk."""
         fields = self._fields("chat.completion.chunk") | {"choices": choices} | more
         return b"data: " + msgspec.json.encode(fields) + b"\n\n"
 
     def _fields(self, kind: str) -> dict[str, Any]:
-        """What every object has."""
         name = f"chatcmpl-{self.generation}"
         return {"id": name, "object": kind, "created": self.created, "model": self.model}
+
+
+def text_of_answer(data: bytes) -> str:
+    """What an answer says, of a chat, completion, response or message, whole or streamed.
+
+    "" where that is nothing, or it ended with an error.
+    """
+    parts = (data,) if data.lstrip().startswith(b"{") else _events(data)
+    objects = [found for part in parts if (found := decoded(part, dict[str, Any])) is not None]
+    return "" if any("error" in found and found["error"] for found in objects) else "".join(map(_text, objects))
+
+
+def _events(data: bytes) -> Iterator[bytes]:
+    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
+        if line.startswith(b"data:"):
+            yield line[5:]
+
+
+def _text(found: dict[str, Any]) -> str:
+    """What one object says: an answer, or an event of one."""
+    choice = _first(found.get("choices"))
+    for said in (choice.get("message"), choice.get("delta")):
+        if isinstance(said, dict):
+            return _plain(said.get("content"))
+    if choice:
+        return _plain(choice.get("text"))
+    if found.get("type") == "content_block_delta" and isinstance(found.get("delta"), dict):
+        return _plain(found["delta"].get("text"))
+    if found.get("type") == "response.output_text.delta":
+        return _plain(found.get("delta"))
+    if isinstance(found.get("output"), list):
+        return "".join(_plain(item.get("content")) for item in found["output"] if isinstance(item, dict))
+    return _plain(found.get("content"))
+
+
+def _plain(content: Any) -> str:
+    """A text, or the texts of a list of parts."""
+    if isinstance(content, list):
+        return "".join(_plain(part.get("text")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _first(values: Any) -> dict[str, Any]:
+    return values[0] if isinstance(values, list) and values and isinstance(values[0], dict) else {}

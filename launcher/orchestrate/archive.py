@@ -15,42 +15,42 @@ from launcher.ir.project import Draft, ProjectSummary
 from launcher.orchestrate.memory import BUSY_MS, unusable
 
 _PARTS = {
-    "generation": "SELECT * FROM generation WHERE project = :id ORDER BY began_at, id",
+    "generation": "SELECT * FROM generation WHERE project = ? ORDER BY began_at, id",
     "block": "SELECT block.* FROM block JOIN generation ON generation.id = block.generation"
-    " WHERE generation.project = :id ORDER BY position",
+    " WHERE generation.project = ? ORDER BY position",
     "verdict": "SELECT verdict.* FROM verdict JOIN generation ON generation.id = verdict.generation"
-    " WHERE generation.project = :id ORDER BY verdict.id",
-    "note": "SELECT * FROM scratchpad WHERE project = :id ORDER BY id",
-    "journal": "SELECT * FROM journal WHERE project = :id ORDER BY seq",
+    " WHERE generation.project = ? ORDER BY verdict.id",
+    "note": "SELECT * FROM scratchpad WHERE project = ? ORDER BY id",
+    "journal": "SELECT * FROM journal WHERE project = ? ORDER BY seq",
 }
 """Lines of an export, in order, and where they come from."""
 
 
 def list_projects(path: Path) -> list[ProjectSummary]:
     """Every project of the memory at `path`, by owner and name. Raises HostError."""
+    query = (
+        "SELECT owner, name,"
+        " (SELECT count(*) FROM generation WHERE project = project.id) AS generations,"
+        " (SELECT count(*) FROM block JOIN generation ON generation.id = block.generation"
+        "  WHERE generation.project = project.id) AS blocks,"
+        " (SELECT count(*) FROM scratchpad WHERE project = project.id) AS notes,"
+        " (SELECT coalesce(max(at), created_at) FROM journal WHERE project = project.id) AS last_at"
+        " FROM project ORDER BY owner, name"
+    )
     with _opened(path, "ro") as db:
-        rows = db.execute(
-            "SELECT owner, name,"
-            " (SELECT count(*) FROM generation WHERE project = project.id) AS generations,"
-            " (SELECT count(*) FROM block JOIN generation ON generation.id = block.generation"
-            "  WHERE generation.project = project.id) AS blocks,"
-            " (SELECT count(*) FROM scratchpad WHERE project = project.id) AS notes,"
-            " (SELECT coalesce(max(at), created_at) FROM journal WHERE project = project.id) AS last_at"
-            " FROM project ORDER BY owner, name"
-        )
-        return [ProjectSummary(**dict(row)) for row in rows]
+        return [ProjectSummary(**row) for row in _rows(db, query)]
 
 
 def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | None:
     """All that is known of a project, each value with what `line` it is; None where there is none. Raises HostError."""
     with _opened(path, "ro") as db:
         db.execute("BEGIN")  # one state of everything, whatever is written meanwhile
-        row = db.execute("SELECT * FROM project WHERE owner = ? AND name = ?", (owner, name)).fetchone()
+        row = next(iter(_rows(db, "SELECT * FROM project WHERE owner = ? AND name = ?", owner, name)), None)
         if row is None:
             return None
-        found: list[dict[str, Any]] = [{"line": "project", **dict(row)}]
+        found: list[dict[str, Any]] = [{"line": "project", **row}]
         for kind, query in _PARTS.items():
-            found += [{"line": kind, **dict(part)} for part in db.execute(query, {"id": row["id"]})]
+            found += [{"line": kind, **part} for part in _rows(db, query, row["id"])]
     for entry in found:
         if "data" in entry:
             entry["data"] = msgspec.json.decode(entry["data"])
@@ -60,17 +60,16 @@ def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | 
 def list_drafts(path: Path, owner: str, name: str) -> list[Draft]:
     """What a project's validator did not accept, in the order of the verdicts. Raises HostError."""
     with _opened(path, "ro") as db:
-        if db.execute("SELECT count(*) FROM pragma_table_info('verdict') WHERE name = 'draft'").fetchone()[0] == 0:
+        if not _rows(db, "SELECT * FROM pragma_table_info('verdict') WHERE name = 'draft'"):
             return []  # the file of an older launch, which no runtime has opened since
-        rows = db.execute(
+        query = (
             "SELECT generation, seq + 1 AS block, attempt, kind, reason, correction, verdict.server, model,"
             " draft AS text, updated_at AS at"
             " FROM verdict JOIN generation ON generation.id = verdict.generation"
             " JOIN project ON project.id = generation.project"
-            " WHERE owner = ? AND project.name = ? AND draft <> '' ORDER BY verdict.id",
-            (owner, name),
+            " WHERE owner = ? AND project.name = ? AND draft <> '' ORDER BY verdict.id"
         )
-        return [Draft(**dict(row)) for row in rows]
+        return [Draft(**row) for row in _rows(db, query, owner, name)]
 
 
 def recent_generations(path: Path, owner: str, name: str, most: int = 50) -> list[dict[str, Any]]:
@@ -78,33 +77,33 @@ def recent_generations(path: Path, owner: str, name: str, most: int = 50) -> lis
 
     Raises HostError.
     """
+    query = (
+        "SELECT generation.id, model, domain, policy, status, code, message, began_at, updated_at,"
+        " (SELECT count(*) FROM block WHERE generation = generation.id) AS blocks,"
+        " (SELECT count(*) FROM verdict WHERE generation = generation.id) AS verdicts"
+        " FROM generation JOIN project ON project.id = generation.project"
+        " WHERE owner = ? AND project.name = ? ORDER BY began_at DESC, generation.id LIMIT ?"
+    )
     with _opened(path, "ro") as db:
-        rows = db.execute(
-            "SELECT generation.id, model, domain, policy, status, code, message, began_at, updated_at,"
-            " (SELECT count(*) FROM block WHERE generation = generation.id) AS blocks,"
-            " (SELECT count(*) FROM verdict WHERE generation = generation.id) AS verdicts"
-            " FROM generation JOIN project ON project.id = generation.project"
-            " WHERE owner = ? AND project.name = ? ORDER BY began_at DESC, generation.id LIMIT ?",
-            (owner, name, most),
-        )
-        return [dict(row) for row in rows]
+        return _rows(db, query, owner, name, most)
 
 
 def read_generation(path: Path, generation_id: str) -> dict[str, Any] | None:
     """A generation of whoever, with its blocks, verdicts and notes; None where there is none. Raises HostError."""
     with _opened(path, "ro") as db:
         db.execute("BEGIN")
-        row = db.execute("SELECT * FROM generation WHERE id = ?", (generation_id,)).fetchone()
-        notes = db.execute("SELECT at, text FROM scratchpad WHERE generation = ? ORDER BY id", (generation_id,))
-        found = {"generation": row and dict(row), "notes": [dict(note) for note in notes]}
-        if row is None and not found["notes"]:
-            return None
-        for kind, query in (
-            ("blocks", "SELECT * FROM block WHERE generation = ? ORDER BY seq"),
-            ("verdicts", "SELECT * FROM verdict WHERE generation = ? ORDER BY id"),
-        ):
-            found[kind] = [dict(part) for part in db.execute(query, (generation_id,))]
-        return found
+        found, notes, blocks, verdicts = (
+            _rows(db, query, generation_id)
+            for query in (
+                "SELECT * FROM generation WHERE id = ?",
+                "SELECT at, text FROM scratchpad WHERE generation = ? ORDER BY id",
+                "SELECT * FROM block WHERE generation = ? ORDER BY seq",
+                "SELECT * FROM verdict WHERE generation = ? ORDER BY id",
+            )
+        )
+    if not found and not notes:
+        return None
+    return {"generation": found[0] if found else None, "notes": notes, "blocks": blocks, "verdicts": verdicts}
 
 
 def forget_project(path: Path, owner: str, name: str) -> bool:
@@ -121,6 +120,10 @@ def forget_project(path: Path, owner: str, name: str) -> bool:
             db.execute("DELETE FROM forgotten")
         db.execute("COMMIT")
     return row is not None
+
+
+def _rows(db: sqlite3.Connection, query: str, *values: object) -> list[dict[str, Any]]:
+    return [dict(row) for row in db.execute(query, values)]
 
 
 @contextlib.contextmanager

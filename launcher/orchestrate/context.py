@@ -6,7 +6,9 @@ short, pieces of the highest rank give way first, one stand-in at a time. Pieces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -42,6 +44,18 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
 
 
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt that can be cut. `compose` makes its messages of (name, text) of the pieces that are left."""
+
+    pieces: tuple[Piece, ...]
+    compose: Callable[[Sequence[tuple[str, str]]], list[Message]]
+
+    def messages(self, chosen: Sequence[int]) -> list[Message]:
+        """It with the chosen variant of each piece."""
+        texts = ((piece.name, piece.variants[variant]) for piece, variant in zip(self.pieces, chosen, strict=True))
+        return self.compose([(name, text) for name, text in texts if text])
+
+
 def fit(sizes: Sequence[tuple[int, Sequence[int]]], room: int) -> tuple[int, ...] | None:
     """Which variant of each piece to take, so that their sizes sum to `room` or less; None when nothing does.
 
@@ -60,16 +74,16 @@ def fit(sizes: Sequence[tuple[int, Sequence[int]]], room: int) -> tuple[int, ...
 
 def shorter(text: str, *, end: bool = False) -> tuple[str, ...]:
     """`text` and its first (or last) half, quarter and eighth, then nothing."""
-    parts = []
-    for share in (2, 4, 8):
-        size = len(text) // share
-        parts.append(_CUT + text[len(text) - size :] if end else text[:size] + _CUT)
+    sizes = [len(text) // share for share in (2, 4, 8)]
+    parts = [_CUT + text[len(text) - size :] if end else text[:size] + _CUT for size in sizes]
     return (text, *parts, "")
 
 
-def gone_or_whole(text: str) -> tuple[str, ...]:
-    """All of `text`, or nothing."""
-    return (text, "")
+def _written(committed: Sequence[str], rank: int) -> tuple[Piece, ...]:
+    """Blocks of the answer so far. The last is cut before it goes; the others go first, whole."""
+    earlier = [Piece(name="own", variants=(text, ""), rank=rank + 1) for text in committed[:-1]]
+    last = [Piece(name="own", variants=shorter(text, end=True), rank=rank) for text in committed[-1:]]
+    return (*earlier, *last)
 
 
 # --- the worker ---------------------------------------------------------------------------------------------
@@ -98,36 +112,29 @@ def task_of(messages: Sequence[Message], system: Sequence[str], *, whole: bool) 
     )
 
 
-def worker_pieces(task: Task, committed: Sequence[str]) -> tuple[Piece, ...]:
-    """The parts of a worker's prompt that may give way: the project's earlier blocks, then this answer's own."""
-    project = [Piece(name="project", variants=gone_or_whole(text), rank=2) for text in task.project]
-    own = [Piece(name="own", variants=gone_or_whole(text), rank=1) for text in committed[:-1]]
-    last = [Piece(name="own", variants=shorter(text, end=True), rank=0) for text in committed[-1:]]
-    return (*project, *own, *last)
+def worker_prompt(task: Task, committed: Sequence[str], rejected: str = "", verdict: Verdict | None = None) -> Prompt:
+    """A worker's prompt. The project's earlier blocks give way first, then this answer's own.
 
+    `rejected`: what was written of this block, and why it has to be written anew.
+    """
+    project = (Piece(name="project", variants=(text, ""), rank=2) for text in task.project)
 
-def worker_messages(
-    task: Task, pieces: Sequence[Piece], chosen: Sequence[int], rejected: str, verdict: Verdict | None
-) -> list[Message]:
-    """The worker's prompt with the chosen variant of each piece."""
-    shown: dict[str, list[str]] = {"project": [], "own": []}
-    for piece, variant in zip(pieces, chosen, strict=True):
-        if piece.variants[variant]:
-            shown[piece.name].append(piece.variants[variant])
-    system = task.system
-    if shown["project"]:
-        system += f"{SEPARATOR}{_EARLIER}{SEPARATOR}" + SEPARATOR.join(shown["project"])
-    messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    messages += task.messages
-    if shown["own"]:
-        messages += [{"role": "assistant", "content": SEPARATOR.join(shown["own"])}, {"role": "user", "content": NEXT}]
-    if verdict is not None:
-        messages += [{"role": "assistant", "content": rejected}, {"role": "user", "content": _correct(verdict, task)}]
-    return messages
+    def compose(shown: Sequence[tuple[str, str]]) -> list[Message]:
+        earlier, own = (SEPARATOR.join(text for name, text in shown if name == which) for which in ("project", "own"))
+        system = f"{task.system}{SEPARATOR}{_EARLIER}{SEPARATOR}{earlier}" if earlier else task.system
+        messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        messages += task.messages
+        if own:
+            messages += [{"role": "assistant", "content": own}, {"role": "user", "content": NEXT}]
+        if verdict is not None:
+            messages += [{"role": "assistant", "content": rejected}]
+            messages += [{"role": "user", "content": _correct(verdict, task)}]
+        return messages
+
+    return Prompt(pieces=(*project, *_written(committed, 0)), compose=compose)
 
 
 def _correct(verdict: Verdict, task: Task) -> str:
-    """What a worker is told about a block that was not accepted."""
     change = f"\nWhat to change: {verdict.correction}" if verdict.correction else ""
     what = "answer" if task.whole else "block"
     return f"{_REFUSED.format(what=what)} {verdict.reason}{change}\n{_AGAIN.format(what=what)}"
@@ -141,42 +148,37 @@ def sampling(request: dict[str, Any]) -> dict[str, Any]:
 # --- the validator ------------------------------------------------------------------------------------------
 
 
-def judge_pieces(request: str, committed: Sequence[str], block: str) -> tuple[Piece, ...]:
-    """The parts of a validator's prompt; the block itself never gives way."""
-    own = [Piece(name="own", variants=gone_or_whole(text), rank=2) for text in committed[:-1]]
-    last = [Piece(name="own", variants=shorter(text, end=True), rank=1) for text in committed[-1:]]
+def judge_prompt(system: str, request: str, committed: Sequence[str], block: str) -> Prompt:
+    """The validator's prompt; the block itself never gives way."""
     asked = Piece(name="request", variants=shorter(request), rank=0)
-    return (asked, *own, *last, Piece(name="block", variants=(block,), rank=0))
-
-
-def judge_messages(system: str, pieces: Sequence[Piece], chosen: Sequence[int]) -> list[Message]:
-    """The validator's prompt with the chosen variant of each piece."""
+    judged = Piece(name="block", variants=(block,), rank=0)
     titles = {"request": "The request:", "own": "Accepted so far:", "block": "The block to judge:"}
-    parts: list[str] = []
-    before = ""
-    for piece, variant in zip(pieces, chosen, strict=True):
-        text = piece.variants[variant]
-        if text:
-            if piece.name != before:
-                parts.append(titles[piece.name])
-            parts.append(text)
-            before = piece.name
-    return [
-        {"role": "system", "content": f"{(system or _JUDGE).strip()}\n{_FORM}"},
-        {"role": "user", "content": SEPARATOR.join(parts)},
-    ]
+
+    def compose(shown: Sequence[tuple[str, str]]) -> list[Message]:
+        parts: list[str] = []
+        for name, pieces in groupby(shown, itemgetter(0)):
+            parts += [titles[name], *(text for _, text in pieces)]
+        return [
+            {"role": "system", "content": f"{(system or _JUDGE).strip()}\n{_FORM}"},
+            {"role": "user", "content": SEPARATOR.join(parts)},
+        ]
+
+    return Prompt(pieces=(asked, *_written(committed, 1), judged), compose=compose)
 
 
 def judge_question(messages: Sequence[Message]) -> dict[str, Any]:
     """The chat request for a verdict."""
+    return constrained(messages, "verdict", SCHEMA, VERDICT_TOKENS)
+
+
+def constrained(messages: Sequence[Message], name: str, schema: dict[str, Any], max_tokens: int) -> dict[str, Any]:
+    """A chat request whose answer is JSON by `schema`."""
+    form = {"name": name, "strict": True, "schema": schema}
     return {
         "messages": list(messages),
         "temperature": 0,
-        "max_tokens": VERDICT_TOKENS,
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "verdict", "strict": True, "schema": SCHEMA},
-        },
+        "max_tokens": max_tokens,
+        "response_format": {"type": "json_schema", "json_schema": form},
     }
 
 
@@ -198,8 +200,4 @@ def request_text(body: dict[str, Any]) -> str:
     if isinstance(messages, list):
         users = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]
         return text_of(users[-1].get("content")) if users else ""
-    for key in ("input", "prompt"):
-        if isinstance(body.get(key), str):
-            text: str = body[key]
-            return text
-    return ""
+    return next((text for key in ("input", "prompt") if isinstance(text := body.get(key), str)), "")

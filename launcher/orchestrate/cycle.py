@@ -61,12 +61,6 @@ class WriteFailed(msgspec.Struct, frozen=True, kw_only=True):
     refused: bool = False
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """The validator's verdict, or why there is none."""
-
-    verdict: Verdict
-
-
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
     """The block is on disk."""
 
@@ -77,11 +71,8 @@ class CommitFailed(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class Cut(msgspec.Struct, frozen=True, kw_only=True):
-    """Nobody wants the rest."""
-
-
-Event = Wrote | WriteFailed | Judged | Committed | CommitFailed | Cut
+Event = Wrote | WriteFailed | Verdict | Committed | CommitFailed
+"""What came of an action: of Write, of Judge (a verdict, or why there is none), of Commit."""
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -139,8 +130,7 @@ class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     message: str
     seq: int
-    text: str = ""
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[Verdict, ...]
 
 
 Action = Write | Escalate | Judge | Commit | Deliver | Finish | GiveUp
@@ -172,7 +162,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdicts[self.judged_before :]
 
 
-def begin(limits: Limits, committed: tuple[str, ...] = (), ends: Ends = "") -> tuple[State, tuple[Action, ...]]:
+Step = tuple[State, tuple[Action, ...]]
+"""The next state, and what to do."""
+
+
+def begin(limits: Limits, committed: tuple[str, ...] = (), ends: Ends = "") -> Step:
     """The first state and what to do; `committed` are blocks of an earlier run, `ends` what the last of them said."""
     state = State(limits=limits, seq=len(committed), before=committed[-1] if committed else "")
     delivered: tuple[Action, ...] = tuple(Deliver(seq=i, text=text) for i, text in enumerate(committed))
@@ -181,26 +175,24 @@ def begin(limits: Limits, committed: tuple[str, ...] = (), ends: Ends = "") -> t
     return state, (*delivered, Write(seq=state.seq))
 
 
-def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+def step(state: State, event: Event) -> Step:
     """The next state and what to do. An event that the phase does not wait for changes nothing."""
-    if isinstance(event, Cut):
-        return _done(state), ()
     match state.phase, event:
         case "writing", Wrote():
             return _wrote(state, event)
         case "writing", WriteFailed():
             return _write_failed(state, event)
-        case "judging", Judged():
-            return _judged(state, event.verdict)
+        case "judging", Verdict():
+            return _judged(state, event)
         case "committing", Committed():
             return _committed(state)
         case "committing", CommitFailed():
             message = f"block {state.seq + 1} could not be saved: {event.message}"
-            return _done(state), (GiveUp(status=500, code="memory_failed", message=message, seq=state.seq),)
+            return _given_up(state, 500, "memory_failed", message, verdicts=())
     return state, ()
 
 
-def _wrote(state: State, event: Wrote) -> tuple[State, tuple[Action, ...]]:
+def _wrote(state: State, event: Wrote) -> Step:
     """A block came; a worker that says nothing new at the beginning of a block has finished."""
     fresh = not state.verdicts
     nothing_new = not event.text or (fresh and event.text == state.before)
@@ -214,32 +206,23 @@ def _wrote(state: State, event: Wrote) -> tuple[State, tuple[Action, ...]]:
     return state, (Judge(seq=state.seq, text=event.text, attempt=len(state.verdicts) + 1),)
 
 
-def _write_failed(state: State, event: WriteFailed) -> tuple[State, tuple[Action, ...]]:
-    """No block came."""
+def _write_failed(state: State, event: WriteFailed) -> Step:
     failures = state.write_failures + 1
     if not event.again or failures > MAX_WRITE_FAILURES:
         if event.refused and state.rung < state.limits.escalations:
             return _escalated(state, "refused")
-        give_up = GiveUp(
-            status=event.status,
-            code=event.code,
-            message=f"block {state.seq + 1}: {event.message}",
-            seq=state.seq,
-            text=state.text if state.verdicts else "",
-            verdicts=state.verdicts,
-        )
-        return _done(state), (give_up,)
+        message = f"block {state.seq + 1}: {event.message}"
+        return _given_up(state, event.status, event.code, message, state.verdicts)
     return msgspec.structs.replace(state, write_failures=failures), (_write(state),)
 
 
 def _write(state: State) -> Write:
-    """Have the present block written: for the first time, or because of its last verdict."""
     if not state.verdicts:
         return Write(seq=state.seq)
     return Write(seq=state.seq, rejected=state.text, verdict=state.verdicts[-1])
 
 
-def _judged(state: State, verdict: Verdict) -> tuple[State, tuple[Action, ...]]:
+def _judged(state: State, verdict: Verdict) -> Step:
     """A verdict, usable or not, uses up one attempt."""
     state = msgspec.structs.replace(state, verdicts=(*state.verdicts, verdict))
     if verdict.kind == "pass":
@@ -255,16 +238,13 @@ def _judged(state: State, verdict: Verdict) -> tuple[State, tuple[Action, ...]]:
         status, code = _GIVE_UP[verdict.kind]
         tries = len(state.verdicts)
         message = f"block {state.seq + 1} was not accepted in {tries} verdict{'s' * (tries > 1)}: {verdict.reason}"
-        give_up = GiveUp(
-            status=status, code=code, message=message, seq=state.seq, text=state.text, verdicts=state.verdicts
-        )
-        return _done(state), (give_up,)
+        return _given_up(state, status, code, message, state.verdicts)
     if verdict.kind == "fail":
         return msgspec.structs.replace(state, phase="writing"), (_write(state),)
     return state, (Judge(seq=state.seq, text=state.text, attempt=len(state.verdicts) + 1),)
 
 
-def _escalated(state: State, why: Literal["validation", "refused"]) -> tuple[State, tuple[Action, ...]]:
+def _escalated(state: State, why: Literal["validation", "refused"]) -> Step:
     """The next worker writes the present block, knowing what was refused of it, and what follows."""
     state = msgspec.structs.replace(
         state, phase="writing", rung=state.rung + 1, judged_before=len(state.verdicts), write_failures=0
@@ -272,8 +252,7 @@ def _escalated(state: State, why: Literal["validation", "refused"]) -> tuple[Sta
     return state, (Escalate(seq=state.seq, rung=state.rung, why=why), _write(state))
 
 
-def _committed(state: State) -> tuple[State, tuple[Action, ...]]:
-    """A block is safe: give it away, then the next one."""
+def _committed(state: State) -> Step:
     deliver = Deliver(seq=state.seq, text=state.text)
     seq, ends = state.seq + 1, _ends(state)
     if ends:
@@ -291,6 +270,10 @@ def _ends(state: State) -> Ends:
     return "length" if state.seq + 1 >= state.limits.max_blocks else ""
 
 
+def _given_up(state: State, status: int, code: str, message: str, verdicts: tuple[Verdict, ...]) -> Step:
+    give_up = GiveUp(status=status, code=code, message=message, seq=state.seq, verdicts=verdicts)
+    return _done(state), (give_up,)
+
+
 def _done(state: State) -> State:
-    """Nothing more will be done."""
     return msgspec.structs.replace(state, phase="done")

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.ir.config import ValidationPolicy
 from launcher.ir.exchange import Refusal
-from launcher.orchestrate.context import Message, Piece
+from launcher.orchestrate.context import Message, Piece, Prompt, constrained
 from launcher.orchestrate.settings import POLICIES, Settings
 
 Source = Literal["named", "task_type", "rule", "router", "front_door"]
@@ -60,7 +61,7 @@ def by_task_type(settings: Settings, task_type: str) -> Decision:
 def by_rules(settings: Settings, text: str, allowed: Callable[[str], bool]) -> Decision | None:
     """The first rule that has a word of `text`, of a long one its beginning or end, and a worker that may be asked."""
     text = _both_ends(text, _READ_CHARACTERS)
-    for rule in settings.rules:
+    for rule in settings.config.rules:
         model = rule.model or settings.worker_of.get(rule.domain)
         if model and any(_contains(text, word) for word in rule.words) and allowed(model):
             return Decision(model=model, domain=rule.domain, policy=rule.policy, source="rule")
@@ -88,12 +89,10 @@ def front_door(settings: Settings, why: str, allowed: Callable[[str], bool]) -> 
 
 def parse_decision(text: str, settings: Settings, workers: tuple[str, ...]) -> Decision | None:
     """The router's answer, held against its schema; None where it is not by it."""
-    try:
-        found = msgspec.json.decode(text, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    found = decoded(text, _Answer)
+    if found is None or found.domain not in settings.domains or found.recommended_model not in workers:
         return None
-    known = found.domain in settings.domains and found.recommended_model in workers
-    if not known or found.validation_policy not in POLICIES or not 0 <= found.confidence <= 1:
+    if found.validation_policy not in POLICIES or not 0 <= found.confidence <= 1:
         return None
     return Decision(
         model=found.recommended_model,
@@ -126,8 +125,6 @@ class Patience:
 
 
 class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The schema's object."""
-
     domain: str
     recommended_model: str
     validation_policy: Literal["none", "final", "block_by_block"]
@@ -148,7 +145,7 @@ def policy_of(settings: Settings, decision: Decision, requested: str | None) -> 
     if not settings.validator:
         return "none"
     by_model = settings.model_policies.get(decision.model)
-    by_domain = settings.policies.get(decision.domain)
+    by_domain = settings.config.policies.get(decision.domain)
     asked: Any = requested
     if decision.source == "named":
         return asked or by_model or "none"
@@ -156,10 +153,17 @@ def policy_of(settings: Settings, decision: Decision, requested: str | None) -> 
     return policy
 
 
-def router_pieces(text: str) -> tuple[Piece, ...]:
-    """What the router may be shown of a request: all, or ever less from its beginning and its end."""
+def router_prompt(settings: Settings, text: str) -> Prompt:
+    """The router's prompt for a request: all of its text, or ever less from its beginning and its end."""
     sizes = (_ROUTED_CHARACTERS // share for share in (1, 2, 4, 8))
-    return (Piece(name="request", variants=tuple(_both_ends(text, size) for size in sizes), rank=0),)
+    request = Piece(name="request", variants=tuple(_both_ends(text, size) for size in sizes), rank=0)
+
+    def compose(shown: Sequence[tuple[str, str]]) -> list[Message]:
+        asked = "".join(text for _, text in shown)
+        prompt = settings.router_prompt or _ROUTER_PROMPT
+        return [{"role": "system", "content": prompt}, {"role": "user", "content": asked}]
+
+    return Prompt(pieces=(request,), compose=compose)
 
 
 def _both_ends(text: str, size: int) -> str:
@@ -168,22 +172,9 @@ def _both_ends(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[:half]}\n…\n{text[-half:]}"
 
 
-def router_messages(settings: Settings, pieces: Sequence[Piece], chosen: Sequence[int]) -> list[Message]:
-    """The router's prompt with the chosen variant of each piece."""
-    text = "".join(piece.variants[variant] for piece, variant in zip(pieces, chosen, strict=True))
-    prompt = settings.router_prompt or _ROUTER_PROMPT
-    return [{"role": "system", "content": prompt}, {"role": "user", "content": text}]
-
-
 def router_question(settings: Settings, messages: Sequence[Message], workers: tuple[str, ...]) -> dict[str, Any]:
     """The chat request for a decision among `workers`."""
-    format_ = {"name": "decision", "strict": True, "schema": settings.schema(workers)}
-    return {
-        "messages": list(messages),
-        "temperature": 0,
-        "max_tokens": DECISION_TOKENS,
-        "response_format": {"type": "json_schema", "json_schema": format_},
-    }
+    return constrained(messages, "decision", settings.schema(workers), DECISION_TOKENS)
 
 
 _ROUTER_PROMPT = "Sort the request into one domain. Recommend one worker and one validation policy."

@@ -5,30 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, assert_never
 
 import msgspec
 
-from launcher.ir.events import Happened
 from launcher.ir.exchange import Exchange, Headers, Refusal
-from launcher.orchestrate import cycle, telling
+from launcher.orchestrate import cycle
 from launcher.orchestrate.answer import Shape
-from launcher.orchestrate.ask import Said, Sizes, chat, exceeds_context
+from launcher.orchestrate.ask import Server, Sizes, exceeds_context
 from launcher.orchestrate.context import (
     VERDICT_TOKENS,
     Message,
     Task,
-    judge_messages,
-    judge_pieces,
+    judge_prompt,
     judge_question,
     sampling,
-    worker_messages,
-    worker_pieces,
+    worker_prompt,
 )
 from launcher.orchestrate.echo import Echo
-from launcher.orchestrate.keeper import Keeper
-from launcher.orchestrate.memory import Opened
+from launcher.orchestrate.memory import Keeper, Memory, Opened
 from launcher.orchestrate.settings import Settings
 from launcher.orchestrate.tally import Tally
 from launcher.orchestrate.verdict import Verdict, parse_verdict
@@ -64,7 +60,7 @@ class Generation:
     def __init__(
         self,
         exchange: Exchange,
-        job: Job,
+        jobs: Sequence[Job],
         opened: Opened,
         headers: Headers,
         *,
@@ -72,32 +68,24 @@ class Generation:
         keeper: Keeper,
         sizes: Sizes,
         tally: Tally,
-        tell: Callable[[Happened], None] = lambda _: None,
-        stronger: Sequence[Job] = (),
     ) -> None:
-        """Nothing is asked yet. `headers` go with the answer; `tell` hears what comes of it.
+        """Nothing is asked yet. `headers` go with the answer.
 
-        `stronger`: the same job for those who take over, one after another.
+        `jobs`: the worker's, then the same for those who take over, one after another.
         """
-        self._jobs = (job, *stronger)
-        self._tell = tell
-        self._exchange = exchange
-        self._job = job
-        self._task = job.task
-        self._opened = opened
-        self._headers = headers
-        self._settings = settings
-        self._keeper = keeper
-        self._sizes = sizes
-        self._tally = tally
+        self._exchange, self._opened, self._headers = exchange, opened, headers
+        self._jobs, self._job = jobs, jobs[0]
+        self._task = self._job.task
+        self._settings, self._keeper, self._sizes, self._tally = settings, keeper, sizes, tally
         self._blocks = list(opened.committed)
         self._has_begun = False
         """The header of the client's stream is out."""
-        self._server = job.model
-        self._spent = 0
-        self._wrote = 0
+        self._writer = self._job.model
+        """The server that wrote last."""
+        self._spent = self._wrote = 0
+        """Tokens of committed blocks, and of what was written last."""
         self._usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        self._shape = Shape(generation=opened.id, model=job.model, created=int(time.time()))
+        self._shape = Shape(generation=opened.id, model=self._job.model, created=int(time.time()))
         self._over = opened.known == "complete"
 
     async def run(self) -> None:
@@ -137,12 +125,10 @@ class Generation:
             message = f"the fleet has no {self._job.model!r} any more, which began this answer"
             raise Refusal(409, "generation_mismatch", message)
         if self._job.context_blocks:
-            memory = self._keeper.memory
-            blocks = await self._keeper.do(memory.recent_blocks, self._opened, self._job.context_blocks)
+            blocks = await self._keeper.do(Memory.recent_blocks, self._opened, self._job.context_blocks)
             self._task = msgspec.structs.replace(self._task, project=blocks)
 
     async def _do(self, action: cycle.Action) -> cycle.Event | None:
-        """Do one thing; its outcome, where the cycle waits for one."""
         match action:
             case cycle.Write():
                 return await self._with_signs(self._write(action), f"writing block={action.seq + 1}")
@@ -178,7 +164,6 @@ class Generation:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _begin(self) -> None:
-        """Begin the client's stream."""
         if not self._has_begun:
             self._has_begun = True
             await self._exchange.events(self._headers)
@@ -186,14 +171,13 @@ class Generation:
     # the worker
 
     async def _write(self, action: cycle.Write) -> cycle.Event:
-        """Have a block written."""
         if action.verdict is not None:
-            self._tally.corrections += 1
-            self._tell(telling.corrected(self._job.model, self._opened.id, action.seq))
+            self._tally.corrected(self._job.model, self._opened.id, action.seq)
+        worker = Server(self._exchange, self._job.model, self._job.timeout_s, self._sizes)
         try:
-            messages, room = await self._prompt(action)
+            messages, room = await self._prompt(action, worker)
             question = sampling(self._job.request) | {"messages": messages, "max_tokens": room}
-            said = await chat(self._exchange, self._job.model, question, self._job.timeout_s, as_caller=True)
+            said = await worker.chat(question, as_caller=True)
         except TimeoutError:
             message = f"no answer within {self._job.timeout_s:g} s"
             return cycle.WriteFailed(status=504, code="worker_timeout", message=message, again=False)
@@ -206,28 +190,29 @@ class Generation:
                 again=refusal.status in (502, 503) and not stopping,
                 refused=not stopping and (refusal.status >= 500 or exceeds_context(refusal)),
             )
-        self._server = said.server
-        self._count(said)
+        self._writer, self._wrote = said.server, said.completion_tokens
+        self._usage["prompt_tokens"] += said.prompt_tokens
+        self._usage["completion_tokens"] += said.completion_tokens
+        self._usage["total_tokens"] += said.prompt_tokens + said.completion_tokens
         whole, limit = self._job.task.whole, self._job.token_limit
         text, last = self._job.echo.out_of(said.text, whole=whole)
         cut = whole or (limit is not None and self._spent + self._wrote >= limit)
         return cycle.Wrote(text=text, last=last, spent=cut and said.reason == "length")
 
     async def _escalate(self, action: cycle.Escalate) -> None:
-        """A stronger worker goes on, with its own prompt, slot and time."""
         before, project = self._job.model, self._task.project
         self._job = self._jobs[action.rung]
         self._task = msgspec.structs.replace(self._job.task, project=project)
-        model = self._server = self._job.model
+        model = self._writer = self._job.model
         if not self._has_begun:
             self._shape = msgspec.structs.replace(self._shape, model=model)
         self._exchange.escalated(before, model, action.why)
         self._headers = [(k, model.encode() if k == b"x-launch-server" else v) for k, v in self._headers]
-        self._tell(telling.escalated(before, model, action.why, self._opened.id, action.seq))
+        self._tally.escalated(before, model, self._opened.id, action)
         data = {"seq": action.seq, "from": before, "to": model, "why": action.why}
-        await self._keeper.do(self._keeper.memory.escalated, self._opened, data)
+        await self._keeper.do(Memory.escalated, self._opened, data)
 
-    async def _prompt(self, action: cycle.Write) -> tuple[list[Message], int]:
+    async def _prompt(self, action: cycle.Write, worker: Server) -> tuple[list[Message], int]:
         """What the worker is shown, and how many tokens it may write. Raises Refusal, TimeoutError."""
         job = self._job
         slot = self._settings.slots[job.model]
@@ -235,19 +220,10 @@ class Generation:
         most = self._judgeable if job.task.whole else min(self._settings.validation.block_tokens, self._judgeable)
         most = most if left is None else min(most, left)
         reserve = min(most, slot // 4 if left is None and job.task.whole else slot // 2)
-        pieces = worker_pieces(self._task, self._blocks)
-
-        def compose(chosen: Any) -> list[Message]:
-            """The prompt with these variants."""
-            return worker_messages(self._task, pieces, chosen, action.rejected, action.verdict)
-
-        timeout_s = job.timeout_s
-        found = await self._sizes.fitted(
-            self._exchange, job.model, pieces, compose, room=slot - reserve, timeout_s=timeout_s
-        )
+        prompt = worker_prompt(self._task, self._blocks, action.rejected, action.verdict)
+        found = await worker.fitted(prompt, slot - reserve)
         if found is None:
-            room = slot - min(_LEAST_ROOM_TOKENS, reserve)
-            found = await self._sizes.fitted(self._exchange, job.model, pieces, compose, room=room, timeout_s=timeout_s)
+            found = await worker.fitted(prompt, slot - min(_LEAST_ROOM_TOKENS, reserve))
         if found is None:
             message = f"the request does not fit a slot of {job.model!r}, which has {slot} tokens"
             raise Refusal(400, "context_length_exceeded", message, param="messages")
@@ -260,16 +236,9 @@ class Generation:
         slot = self._settings.slots[self._settings.validator]
         return max(_LEAST_ROOM_TOKENS, slot - VERDICT_TOKENS - _JUDGE_TOKENS)
 
-    def _count(self, said: Said) -> None:
-        """Add what a worker's answer took, corrections included."""
-        self._wrote = said.completion_tokens
-        self._usage["prompt_tokens"] += said.prompt_tokens
-        self._usage["completion_tokens"] += said.completion_tokens
-        self._usage["total_tokens"] += said.prompt_tokens + said.completion_tokens
-
     # the validator
 
-    async def _judge(self, action: cycle.Judge) -> cycle.Judged:
+    async def _judge(self, action: cycle.Judge) -> Verdict:
         """Have a block judged; that there is no verdict is one too."""
         began = time.perf_counter()
         timeout_s = self._settings.validation.timeout_s
@@ -280,62 +249,47 @@ class Generation:
             verdict = Verdict(kind="timeout", reason=f"no verdict within {timeout_s:g} s")
         except Refusal as refusal:
             verdict = Verdict(kind="timeout" if refusal.status == 504 else "unavailable", reason=refusal.message)
-        seconds = time.perf_counter() - began
+        seconds = round(time.perf_counter() - began, 6)
         draft = action.text if verdict.kind != "pass" else ""
-        server = self._settings.validator
-        verdict = msgspec.structs.replace(verdict, server=server, seconds=round(seconds, 6), draft=draft)
-        self._tally.judging.observe(seconds)
-        self._tally.verdicts[verdict.kind,] += 1
+        verdict = msgspec.structs.replace(verdict, server=self._settings.validator, seconds=seconds, draft=draft)
+        self._tally.judged(verdict, self._opened.id, action.seq, action.attempt)
         if verdict.kind != "pass":
             correction = f"\n{verdict.correction}" if verdict.correction else ""
             note = f"[{verdict.kind.upper()}] block {action.seq + 1}: {verdict.reason}{correction}"
-            await self._keeper.do(self._keeper.memory.note, self._opened.project, self._opened.id, note)
-        self._tell(telling.judged(verdict, self._opened.id, action.seq, action.attempt))
-        return cycle.Judged(verdict=verdict)
+            await self._keeper.do(Memory.note, self._opened.project, self._opened.id, note)
+        return verdict
 
     async def _verdict(self, action: cycle.Judge) -> Verdict:
-        """Ask the validator. Raises Refusal, TimeoutError."""
-        settings, name = self._settings, self._settings.validator
-        pieces = judge_pieces(self._job.asked, self._blocks, action.text)
-
-        def compose(chosen: Any) -> list[Message]:
-            """The prompt with these variants."""
-            return judge_messages(settings.validation.system_prompt, pieces, chosen)
-
-        timeout_s = settings.validation.timeout_s
-        room = settings.slots[name] - VERDICT_TOKENS
-        found = await self._sizes.fitted(self._exchange, name, pieces, compose, room=room, timeout_s=timeout_s)
+        settings = self._settings
+        validator = Server(self._exchange, settings.validator, settings.validation.timeout_s, self._sizes)
+        slot = settings.slots[validator.name]
+        prompt = judge_prompt(settings.validation.system_prompt, self._job.asked, self._blocks, action.text)
+        found = await validator.fitted(prompt, slot - VERDICT_TOKENS)
         if found is None:
-            message = f"the block does not fit a slot of {name!r}, which has {settings.slots[name]} tokens"
+            message = f"the block does not fit a slot of {validator.name!r}, which has {slot} tokens"
             raise Refusal(422, "validator_context", message)
-        said = await chat(self._exchange, name, judge_question(found[0]), timeout_s)
+        said = await validator.chat(judge_question(found[0]))
         return parse_verdict(said.text)
 
     # what is kept and what goes out
 
     async def _commit(self, action: cycle.Commit) -> cycle.Event:
-        """Put a block on disk."""
-        memory = self._keeper.memory
         try:
-            await self._keeper.do(memory.commit, self._opened, action, self._server)
+            await self._keeper.do(Memory.commit, self._opened, action, self._writer)
         except Refusal as refusal:
             return cycle.CommitFailed(message=refusal.message)
         self._blocks.append(action.text)
         self._spent += self._wrote
-        self._tally.blocks += 1
-        told = telling.committed(self._server, self._opened.id, action.seq, len(action.text), action.verdicts)
-        self._tell(told)
+        self._tally.committed(self._writer, self._opened.id, action)
         return cycle.Committed()
 
     async def _deliver(self, action: cycle.Deliver) -> None:
-        """Give a committed block to a client that streams."""
         if not self._job.stream:
             return
         await self._begin()
         await self._exchange.event(self._shape.block(action.seq, action.text))
 
     async def _finish(self, reason: cycle.Ends) -> None:
-        """The answer is complete."""
         await self._end("complete")
         if not self._job.stream:
             await self._exchange.whole(200, self._shape.whole(self._blocks, reason, self._usage), self._headers)
@@ -345,7 +299,6 @@ class Generation:
         await self._exchange.event(self._shape.last(reason, usage), more=False)
 
     async def _give_up(self, action: cycle.GiveUp) -> None:
-        """The answer ends with an error that has what was committed."""
         await self._end("failed", action.code, action.message, action.seq, action.verdicts)
         await self._exchange.fail(self._refusal(action.status, action.code, action.message))
 
@@ -356,7 +309,7 @@ class Generation:
             return
         await self._end("interrupted", "front_stopping", "the runtime ended")
         if not self._exchange.finished:
-            found = await self._keeper.do(self._keeper.memory.report, self._opened.id, self._exchange.caller)
+            found = await self._keeper.do(Memory.report, self._opened.id, self._exchange.caller)
             self._blocks = found["blocks"] if found else self._blocks  # the last may have been committed just now
             await self._exchange.fail(self._refusal(503, "front_stopping", "the front is stopping"))
 
@@ -365,15 +318,14 @@ class Generation:
         details = {"generation": self._opened.id, "committed": list(self._blocks)}
         return Refusal(status, code, message, details=details, headers=self._headers)
 
-    async def _end(self, status: str, *rest: Any) -> None:
+    async def _end(self, status: str, code: str = "", *rest: Any) -> None:
         """Note how it ended, once; a disk that fails now takes nothing back."""
         if self._over:
             return
         self._over = True
-        self._tally.generations[status,] += 1
-        self._tell(telling.ended(self._job.model, self._opened.id, status, len(self._blocks), *map(str, rest[:1])))
+        self._tally.ended(self._job.model, self._opened.id, status, len(self._blocks), code)
         try:
-            await self._keeper.do(self._keeper.memory.end, self._opened, status, *rest)
+            await self._keeper.do(Memory.end, self._opened, status, code, *rest)
         except Refusal:
             if status == "complete":
                 raise

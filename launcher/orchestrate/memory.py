@@ -1,30 +1,35 @@
 """Project memory: one SQLite database a deployment (WAL), for one writer. I/O: a file.
 
 A project has a state (its committed blocks, in order), a scratchpad (notes on the way) and a journal that only grows.
-Every method is one transaction, or reads only.
+Every method of `Memory` is one transaction, or reads only; `Keeper` is for an event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from launcher.errors import Finding, HostError
+from launcher.errors import Finding, HostError, fault
+from launcher.ir.exchange import Refusal
 from launcher.orchestrate.cycle import Commit, Ends
 from launcher.orchestrate.retention import Moment, next_horizon
 from launcher.orchestrate.tables import LATER, TABLES, VERSION
 from launcher.orchestrate.verdict import Verdict
 
+P = ParamSpec("P")
+T = TypeVar("T")
 FILE_NAME = "memory.sqlite3"
 BUSY_MS = 5000
-_KEY = "orchestration.memory"
 _OLDEST = """
 SELECT coalesce(min(at), ?) FROM (
     SELECT min(at) AS at FROM journal UNION SELECT min(at) FROM scratchpad
@@ -38,7 +43,6 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     project: int
     known: str = ""
-    digest: str = ""
     model: str = ""
     domain: str = ""
     policy: str = ""
@@ -76,7 +80,7 @@ class Memory:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        version = self._one("PRAGMA user_version")
         if version not in (0, VERSION, *LATER):
             why = f"it has version {version}, this launch writes version {VERSION}"
             raise HostError([unusable(self.path, why)])
@@ -91,7 +95,7 @@ class Memory:
             rows = self._db.execute("SELECT id, project FROM generation WHERE status = 'running'").fetchall()
             for generation, project in rows:
                 self._settle(generation, "interrupted", now, code="interrupted", message="the runtime ended")
-                self._write(now, project, generation, "interrupted", {"blocks": self._count(generation)})
+                self._journal(now, project, generation, "interrupted", {"blocks": self._count(generation)})
         return len(rows)
 
     def close(self) -> None:
@@ -111,7 +115,7 @@ class Memory:
 
     # what happens to a generation
 
-    def open(self, generation: str, owner: str, project: str, **fields: str) -> Opened:
+    def open(self, /, generation: str, owner: str, project: str, **fields: str) -> Opened:
         """Make a generation, or find the one of that id; `fields` are digest, model, domain and policy.
 
         One that exists keeps its fields, and is set running again only where it is of this owner and digest and not
@@ -119,27 +123,22 @@ class Memory:
         """
         with self._transaction() as now:
             number = self._project(owner, project, now)
-            row = self._db.execute(
-                "SELECT project, status, digest, model, domain, policy FROM generation WHERE id = ?", (generation,)
-            ).fetchone()
-            if row is None:
-                self._db.execute(
-                    "INSERT INTO generation (id, project, digest, model, domain, policy, status, began_at, updated_at)"
-                    " VALUES (?, ?, ?, ?, ?, ?, 'running', ?, ?)",
-                    (generation, number, *(fields[f] for f in ("digest", "model", "domain", "policy")), now, now),
-                )
-                self._write(now, number, generation, "begin", fields)
+            query = "SELECT project, status, digest, model, domain, policy FROM generation WHERE id = ?"
+            known = self._row(query, generation)
+            if known is None:
+                times = {"began_at": now, "updated_at": now}
+                self._insert("generation", id=generation, project=number, status="running", **fields, **times)
+                self._journal(now, number, generation, "begin", fields)
                 return _opened(generation, number, fields)
-            status, digest = row[1:3]
-            known = dict(zip(("digest", "model", "domain", "policy"), row[2:], strict=True))
-            if row[0] != number or digest != fields["digest"]:
+            if known["project"] != number or known["digest"] != fields["digest"]:
                 return Opened(id=generation, project=number, known="other")
             blocks = self._db.execute(
                 "SELECT text, ends FROM block WHERE generation = ? ORDER BY seq", (generation,)
             ).fetchall()
+            status = known["status"]
             if status in ("failed", "cancelled", "interrupted"):
                 self._settle(generation, "running", now)
-                self._write(now, number, generation, "resume", {"blocks": len(blocks), "was": status})
+                self._journal(now, number, generation, "resume", {"blocks": len(blocks), "was": status})
             return msgspec.structs.replace(
                 _opened(generation, number, known),
                 known=status,
@@ -153,14 +152,12 @@ class Memory:
         with self._transaction() as now:
             if self._count(opened.id) != seq:
                 raise ValueError(f"block {seq} is not the next one")
-            self._db.execute(
-                "INSERT INTO block (generation, seq, text, server, ends, committed_at) VALUES (?, ?, ?, ?, ?, ?)",
-                (opened.id, seq, block.text, server, block.ends, now),
-            )
+            more = {"text": block.text, "server": server, "ends": block.ends, "committed_at": now}
+            self._insert("block", generation=opened.id, seq=seq, **more)
             self._verdicts(opened.id, seq, verdicts, committed=True)
             self._db.execute("UPDATE generation SET updated_at = ? WHERE id = ?", (now, opened.id))
             data = {"seq": seq, "verdicts": [v.kind for v in verdicts], "characters": len(block.text)}
-            self._write(now, opened.project, opened.id, "commit", data)
+            self._journal(now, opened.project, opened.id, "commit", data)
 
     def end(  # noqa: PLR0917  # what an end consists of
         self,
@@ -178,9 +175,9 @@ class Memory:
             data: dict[str, Any] = {"blocks": self._count(opened.id)}
             if code:
                 data |= {"code": code, "message": message, "verdicts": [v.kind for v in verdicts]}
-            self._write(now, opened.project, opened.id, status, data)
+            self._journal(now, opened.project, opened.id, status, data)
 
-    def keep(self, generation: str, owner: str, project: str, answer: Commit, server: str, **fields: str) -> bool:
+    def keep(self, /, generation: str, owner: str, project: str, answer: Commit, server: str, **fields: str) -> bool:
         """A whole answer that nobody validated; False where the generation exists already: what it has stands."""
         opened = self.open(generation, owner, project, **fields)
         if not opened.known:
@@ -191,67 +188,60 @@ class Memory:
     def note(self, project: int, generation: str, text: str) -> None:
         """A line in the project's scratchpad."""
         with self._transaction() as now:
-            self._db.execute(
-                "INSERT INTO scratchpad (project, generation, at, text) VALUES (?, ?, ?, ?)",
-                (project, generation, now, text),
-            )
+            self._insert("scratchpad", project=project, generation=generation, at=now, text=text)
 
     def decided(self, owner: str, project: str, generation: str, data: dict[str, Any]) -> None:
         """A routing decision: in the scratchpad and the journal."""
+        line = "## Routing decision\n" + ", ".join(f"{key}: {value}" for key, value in data.items())
         with self._transaction() as now:
             number = self._project(owner, project, now)
-            line = "## Routing decision\n" + ", ".join(f"{key}: {value}" for key, value in data.items())
-            self._db.execute(
-                "INSERT INTO scratchpad (project, generation, at, text) VALUES (?, ?, ?, ?)",
-                (number, generation, now, line),
-            )
-            self._write(now, number, generation, "decision", data)
+            self._insert("scratchpad", project=number, generation=generation, at=now, text=line)
+            self._journal(now, number, generation, "decision", data)
 
     def escalated(self, opened: Opened, data: dict[str, Any]) -> None:
         """A stronger worker goes on: in the journal."""
         with self._transaction() as now:
-            self._write(now, opened.project, opened.id, "escalation", data)
+            self._journal(now, opened.project, opened.id, "escalation", data)
 
     def _project(self, owner: str, name: str, now: float) -> int:
         """The project's number; it is made on its first use."""
         self._db.execute(
             "INSERT INTO project (owner, name, created_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (owner, name, now)
         )
-        row = self._db.execute("SELECT id FROM project WHERE owner = ? AND name = ?", (owner, name)).fetchone()
-        number: int = row[0]
-        return number
+        return int(self._one("SELECT id FROM project WHERE owner = ? AND name = ?", owner, name))
 
     def _count(self, generation: str) -> int:
         """How many blocks are committed."""
-        row = self._db.execute("SELECT count(*) FROM block WHERE generation = ?", (generation,)).fetchone()
-        count: int = row[0]
-        return count
+        return int(self._one("SELECT count(*) FROM block WHERE generation = ?", generation))
 
     def _verdicts(self, generation: str, seq: int, verdicts: Sequence[Verdict], *, committed: bool) -> None:
-        """All verdicts of one block."""
-        self._db.executemany(
-            "INSERT INTO verdict"
-            " (generation, seq, attempt, kind, reason, correction, server, seconds, draft, committed)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (generation, seq, attempt, v.kind, v.reason, v.correction, v.server, v.seconds, v.draft, committed)
-                for attempt, v in enumerate(verdicts, 1)
-            ],
-        )
+        for attempt, verdict in enumerate(verdicts, 1):
+            more = {"seq": seq, "attempt": attempt, "committed": committed}
+            self._insert("verdict", generation=generation, **more, **msgspec.structs.asdict(verdict))
 
     def _settle(self, generation: str, status: str, now: float, *, code: str = "", message: str = "") -> None:
-        """Another status."""
         self._db.execute(
             "UPDATE generation SET status = ?, code = ?, message = ?, updated_at = ? WHERE id = ?",
             (status, code, message, now, generation),
         )
 
-    def _write(self, now: float, project: int, generation: str, kind: str, data: dict[str, Any]) -> None:
-        """An entry of the journal."""
-        self._db.execute(
-            "INSERT INTO journal (at, project, generation, kind, data) VALUES (?, ?, ?, ?, ?)",
-            (now, project, generation, kind, msgspec.json.encode(data).decode()),
-        )
+    def _journal(self, now: float, project: int, generation: str, kind: str, data: dict[str, Any]) -> None:
+        text = msgspec.json.encode(data).decode()
+        self._insert("journal", at=now, project=project, generation=generation, kind=kind, data=text)
+
+    def _insert(self, table: str, **row: object) -> None:
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", (*row.values(),))  # noqa: S608  # our names
+
+    def _one(self, query: str, *values: object) -> Any:
+        """The only value of the only row."""
+        return self._db.execute(query, values).fetchone()[0]
+
+    def _row(self, query: str, *values: object) -> dict[str, Any] | None:
+        """The first row, by the names of its columns; None where there is none."""
+        found = self._db.execute(query, values)
+        row = found.fetchone()
+        return None if row is None else dict(zip((column[0] for column in found.description), row, strict=True))
 
     # what is kept, and for how long
 
@@ -272,12 +262,11 @@ class Memory:
         with self._transaction() as wall:
             boot, running = self._ran()
             now = Moment(wall=wall, boot=boot, running=running)
-            row = self._db.execute("SELECT wall, boot, running FROM looked").fetchone()
-            last = row and Moment(wall=row[0], boot=row[1], running=row[2])
+            row = self._row("SELECT wall, boot, running FROM looked")
+            last = None if row is None else Moment(**row)
             self._db.execute("DELETE FROM looked")
-            self._db.execute("INSERT INTO looked VALUES (?, ?, ?)", (wall, boot, running))
-            (oldest,) = self._db.execute(_OLDEST, (wall,)).fetchone()
-            (horizon,) = self._db.execute("SELECT at FROM horizon").fetchone()
+            self._insert("looked", **msgspec.structs.asdict(now))
+            oldest, horizon = self._one(_OLDEST, wall), self._one("SELECT at FROM horizon")
             before = next_horizon(last, now, oldest=oldest, horizon=horizon, days=days)
             if before is None:
                 return 0
@@ -291,16 +280,48 @@ class Memory:
 
     def report(self, generation: str, owner: str) -> dict[str, Any] | None:
         """What became of a generation of `owner`, with its blocks; None where there is none."""
-        row = self._db.execute(
-            "SELECT generation.id, project.name, model, domain, policy, status, code, message FROM generation"
-            " JOIN project ON project.id = generation.project WHERE generation.id = ? AND owner = ?",
-            (generation, owner),
-        ).fetchone()
-        if row is None:
+        found = self._row(
+            "SELECT generation.id, project.name AS project, model, domain, policy, status, code, message"
+            " FROM generation JOIN project ON project.id = generation.project WHERE generation.id = ? AND owner = ?",
+            generation,
+            owner,
+        )
+        if found is None:
             return None
-        names = ("id", "project", "model", "domain", "policy", "status", "code", "message")
         blocks = self._db.execute("SELECT text FROM block WHERE generation = ? ORDER BY seq", (generation,))
-        return {**dict(zip(names, row, strict=True)), "blocks": [text for (text,) in blocks]}
+        return {**found, "blocks": [text for (text,) in blocks]}
+
+
+class Keeper:
+    """A Memory whose disk writes do not hold the loop up. A call that was begun is done, whoever waits for it."""
+
+    def __init__(self, memory: Memory) -> None:
+        """Takes the memory over: nobody else calls it from now on."""
+        self._memory = memory
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
+
+    async def do(self, method: Callable[Concatenate[Memory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of the memory, after all that were asked for before. Raises Refusal where the disk fails.
+
+        Who is cancelled meanwhile still waits until the call is done.
+        """
+        call = functools.partial(method, self._memory, *args, **kwargs)
+        try:
+            done = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, call))
+        except RuntimeError:
+            raise Refusal(503, "front_stopping", "the project memory is closed") from None
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait({done})
+            raise
+        except sqlite3.Error as error:
+            raise Refusal(503, "memory_failed", f"the project memory cannot be used: {error}") from error
+
+    def close(self) -> None:
+        """Finish what was asked for, then close the file."""
+        self._thread.shutdown(wait=True)
+        self._memory.close()
 
 
 def _machine_ran() -> tuple[str, float]:
@@ -309,16 +330,12 @@ def _machine_ran() -> tuple[str, float]:
 
 
 def _opened(generation: str, project: int, fields: dict[str, str]) -> Opened:
-    """A generation with these fields and nothing committed."""
+    """One with nothing committed; of `fields` what it has a place for."""
     return msgspec.convert({"id": generation, "project": project, **fields}, Opened)
 
 
 def unusable(path: Path, why: str) -> Finding:
     """The finding for a memory that cannot be opened."""
-    return Finding(
-        code="orchestrate/memory-unusable",
-        severity="error",
-        key=_KEY,
-        message=f"the project memory {path} cannot be used: {why}",
-        notes=("move the file away to begin with an empty one",),
-    )
+    message = f"the project memory {path} cannot be used: {why}"
+    note = "move the file away to begin with an empty one"
+    return fault("orchestrate/memory-unusable", "orchestration.memory", message, note)

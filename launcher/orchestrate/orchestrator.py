@@ -6,9 +6,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,9 +16,9 @@ from launcher.errors import HostError
 from launcher.ir.events import Happened
 from launcher.ir.exchange import Exchange, Headers, Refusal
 from launcher.ir.fleet import RoutingTable
-from launcher.orchestrate import telling
-from launcher.orchestrate.ask import Sizes, chat
-from launcher.orchestrate.context import Message, request_text
+from launcher.orchestrate.answer import MOST_BYTES, text_of_answer
+from launcher.orchestrate.ask import Server, Sizes
+from launcher.orchestrate.context import request_text
 from launcher.orchestrate.cycle import Commit
 from launcher.orchestrate.decision import (
     DECISION_TOKENS,
@@ -29,15 +29,12 @@ from launcher.orchestrate.decision import (
     front_door,
     parse_decision,
     policy_of,
-    router_messages,
-    router_pieces,
+    router_prompt,
     router_question,
 )
-from launcher.orchestrate.generation import Generation
-from launcher.orchestrate.heard import MOST_BYTES, text_of_answer
-from launcher.orchestrate.keeper import Keeper
-from launcher.orchestrate.memory import FILE_NAME, Memory, Opened
-from launcher.orchestrate.request import TEXT_PATHS, decoded, fields_of, job_of, name_in, unvalidated
+from launcher.orchestrate.generation import Generation, Job
+from launcher.orchestrate.memory import FILE_NAME, Keeper, Memory, Opened
+from launcher.orchestrate.request import TEXT_PATHS, fields_of, job_of, json_of, name_in, unvalidated
 from launcher.orchestrate.settings import AUTO, Settings, settings_of
 from launcher.orchestrate.tally import Tally
 
@@ -58,6 +55,14 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool
 
 
+class Request(NamedTuple):
+    """A client's request, by the settings of when it came. `body`: its JSON, where it has text."""
+
+    exchange: Exchange
+    settings: Settings
+    body: dict[str, Any]
+
+
 class Orchestrator:
     """Implements `launcher.ir.exchange.Orchestrating` over a project memory in `state_dir()`, opened when needed."""
 
@@ -68,7 +73,7 @@ class Orchestrator:
         self._keeper: Keeper | None = None
         self._sizes = Sizes()
         self._patience = Patience(0)
-        self._tally = Tally()
+        self._tally = Tally(lambda happened: self.tell(happened))  # noqa: PLW0108  # `tell` is given later
         self._validating = 0
         """Answers that are being validated."""
         self._pruned_at = 0.0
@@ -84,7 +89,7 @@ class Orchestrator:
         """Serve by another table. Raises like the constructor, and then keeps the old one."""
         self._settings = settings_of(table)
         self._sizes = Sizes()
-        self._patience = Patience(_RESTS * self._settings.router_timeout_s if self._settings else 0.0)
+        self._patience = Patience(_RESTS * self._settings.config.router_timeout_s if self._settings else 0.0)
         self._opens_at = 0.0
         if self._settings is not None:
             self._kept()
@@ -130,16 +135,15 @@ class Orchestrator:
             raise Refusal(400, "policy_unsupported", "this fleet has no orchestration, and no validator")
         named, requested = exchange.asked != AUTO, exchange.header(b"x-validation-policy")
         is_checked = requested is not None or exchange.asked in settings.model_policies
-        if named and not is_checked and settings.memory.commits == "validated":
+        if named and not is_checked and settings.config.memory.commits == "validated":
             await exchange.forward(exchange.asked, "", [])
             return
-        body = decoded(exchange) if exchange.path in TEXT_PATHS else {}
-        decision = (
-            Decision(model=exchange.asked, source="named") if named else await self._decide(exchange, settings, body)
-        )
+        body = json_of(exchange) if exchange.path in TEXT_PATHS else {}
+        request = Request(exchange, settings, body)
+        decision = Decision(model=exchange.asked, source="named") if named else await self._decide(request)
         if not exchange.may_ask(decision.model):
             raise Refusal(403, "model_not_allowed", f"this API key may not ask {decision.model!r}", param="model")
-        decision = self._checked(exchange, settings, body, decision)
+        decision = self._checked(request, decision)
         keeper = self._kept()
         place = Place(
             project=name_in(exchange, b"x-project", "default"),
@@ -147,64 +151,50 @@ class Orchestrator:
             shared=exchange.header(b"x-project") is not None,
         )
         if keeper is not None:
-            await self._note(exchange, settings, keeper, decision, place)
+            await self._note(request, keeper, decision, place)
         if decision.policy == "none":
-            await self._forward(exchange, settings, keeper, body, decision, place=place)
+            await self._forward(request, keeper, decision, place)
         elif keeper is None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
         else:
-            await self._generate(exchange, settings, keeper, body, decision, place=place)
+            await self._generate(request, keeper, decision, place)
 
-    async def _note(
-        self, exchange: Exchange, settings: Settings, keeper: Keeper, decision: Decision, place: Place
-    ) -> None:
+    async def _note(self, request: Request, keeper: Keeper, decision: Decision, place: Place) -> None:
         """Count and keep a decision about `auto`; a disk that fails does not refuse the request."""
         try:
             if decision.source != "named":
-                policy = decision.policy or "none"
-                self._tally.decisions[decision.source, decision.domain, decision.model, policy] += 1
                 self.on_domain(decision.domain)
-                self.tell(telling.decided(decision, place.generation, place.project))
+                self._tally.decided(decision, place.generation, place.project)
                 data = msgspec.to_builtins(decision)
-                await keeper.do(keeper.memory.decided, exchange.caller, place.project, place.generation, data)
+                caller = request.exchange.caller
+                await keeper.do(Memory.decided, caller, place.project, place.generation, data)
             now = time.monotonic()
-            days = settings.memory.retention_days
+            days = request.settings.config.memory.retention_days
             if days and (not self._pruned_at or now - self._pruned_at > _DAY_S):
                 self._pruned_at = now
-                await keeper.do(keeper.memory.prune, days)
+                await keeper.do(Memory.prune, days)
         except Refusal as refusal:
             _LOG.warning("a decision is not noted: %s", refusal.message)
 
-    def _checked(self, exchange: Exchange, settings: Settings, body: dict[str, Any], decision: Decision) -> Decision:
+    def _checked(self, request: Request, decision: Decision) -> Decision:
         """The decision with how the answer is checked. Raises Refusal for what the client asks for and cannot have."""
+        exchange, settings, body = request
         requested = exchange.header(b"x-validation-policy")
-        policy = policy_of(settings, decision, requested)
-        if policy != "none" and self._sheds(settings, decision, requested):
-            return msgspec.structs.replace(decision, policy="none", why="validation_shed")
-        why = unvalidated(exchange.path, body) if policy != "none" else ""
-        if policy != "none" and exchange.is_outline:
-            why = "a request as big as this is not validated"
-        if why and requested is not None:
-            raise Refusal(400, "policy_unsupported", why)
+        policy, why = policy_of(settings, decision, requested), ""
+        if policy != "none":
+            is_named = requested is not None or decision.model in settings.model_policies
+            if 0 < settings.validation.shed_above <= self._validating and not is_named:
+                return msgspec.structs.replace(decision, policy="none", why="validation_shed")
+            too_big = "a request as big as this is not validated"
+            why = too_big if exchange.is_outline else unvalidated(exchange.path, body)
+            if why and requested is not None:
+                raise Refusal(400, "policy_unsupported", why)
         return msgspec.structs.replace(decision, policy="none" if why else policy)
 
-    def _sheds(self, settings: Settings, decision: Decision, requested: str | None) -> bool:
-        """Whether there is too much to validate for one more whose policy nobody named."""
-        is_named = requested is not None or decision.model in settings.model_policies
-        return 0 < settings.validation.shed_above <= self._validating and not is_named
-
-    async def _forward(
-        self,
-        exchange: Exchange,
-        settings: Settings,
-        keeper: Keeper | None,
-        body: dict[str, Any],
-        decision: Decision,
-        *,
-        place: Place,
-    ) -> None:
+    async def _forward(self, request: Request, keeper: Keeper | None, decision: Decision, place: Place) -> None:
         """Have the client answered by the worker itself; kept where the project keeps such answers. Raises Refusal."""
-        keeps = place.shared and settings.memory.commits == "projects" and exchange.path in TEXT_PATHS
+        exchange, settings, body = request
+        keeps = place.shared and settings.config.memory.commits == "projects" and exchange.path in TEXT_PATHS
         header = decision.header()
         headers = [(b"x-launch-decision", header.encode("latin-1", "replace"))]
         if not keeps or keeper is None:
@@ -219,36 +209,28 @@ class Orchestrator:
         fields = fields_of(exchange, body, decision)
         try:
             is_kept = await keeper.do(
-                keeper.memory.keep, place.generation, exchange.caller, place.project, answer, passed.server, **fields
+                Memory.keep, place.generation, exchange.caller, place.project, answer, passed.server, **fields
             )
         except Refusal as refusal:
             _LOG.warning("an answer of project %s is not kept: %s", place.project, refusal.message)
             return
         if is_kept:
-            self._tally.blocks += 1
-            self.tell(telling.committed(passed.server, place.generation, 0, len(text), ()))
+            self._tally.committed(passed.server, place.generation, answer)
 
-    async def _generate(
-        self,
-        exchange: Exchange,
-        settings: Settings,
-        keeper: Keeper,
-        body: dict[str, Any],
-        decision: Decision,
-        *,
-        place: Place,
-    ) -> None:
+    async def _generate(self, request: Request, keeper: Keeper, decision: Decision, place: Place) -> None:
         """A validated answer: a new one, or one that the client goes on with. Raises Refusal."""
-        job = job_of(settings, body, decision, shared=place.shared)
+        exchange, settings, body = request
+
+        def job(model: str) -> Job:
+            by = msgspec.structs.replace(decision, model=model)
+            return job_of(settings, body, by, shared=place.shared)
+
+        first = job(decision.model)
         opened = await self._open(keeper, exchange, place, fields_of(exchange, body, decision))
         if opened.known:
             decision = msgspec.structs.replace(decision, model=opened.model, domain=opened.domain, policy=opened.policy)
-            job = job_of(settings, body, decision, shared=place.shared)
-        stronger = [
-            job_of(settings, body, msgspec.structs.replace(decision, model=name), shared=place.shared)
-            for name in settings.stronger.get(decision.model, ())
-            if exchange.may_ask(name)
-        ]
+            first = job(decision.model)
+        stronger = (name for name in settings.stronger.get(decision.model, ()) if exchange.may_ask(name))
         headers: Headers = [
             (b"x-launch-decision", decision.header().encode("latin-1", "replace")),
             (b"x-launch-server", opened.model.encode()),
@@ -256,15 +238,13 @@ class Orchestrator:
         ]
         run = Generation(
             exchange,
-            job,
+            [first, *map(job, stronger)],
             opened,
             headers,
             settings=settings,
             keeper=keeper,
             sizes=self._sizes,
             tally=self._tally,
-            tell=self.tell,
-            stronger=stronger,
         )
         self._validating += 1
         try:
@@ -272,8 +252,9 @@ class Orchestrator:
         finally:
             self._validating -= 1
 
-    async def _decide(self, exchange: Exchange, settings: Settings, body: dict[str, Any]) -> Decision:
+    async def _decide(self, request: Request) -> Decision:
         """Who answers a request for `auto`. Raises Refusal."""
+        exchange, settings, body = request
         if exchange.path not in TEXT_PATHS:
             message = f"{exchange.path} has no text to decide by: name a model"
             raise Refusal(400, "auto_unsupported", message, param="model")
@@ -293,7 +274,7 @@ class Orchestrator:
             return front_door(settings, "router_resting", exchange.may_ask)
         began, found = time.perf_counter(), None
         try:
-            async with asyncio.timeout(settings.router_timeout_s):
+            async with asyncio.timeout(settings.config.router_timeout_s):
                 said = await self._routed(exchange, settings, text, workers)
         except TimeoutError:
             why = "router_timeout"
@@ -301,7 +282,7 @@ class Orchestrator:
             why = "router_timeout" if refusal.status == 504 else "router_unavailable"
         else:
             found = parse_decision(said, settings, workers)
-            unsure = found is not None and found.confidence < settings.confidence_min
+            unsure = found is not None and found.confidence < settings.config.confidence_min
             why = "router_malformed" if found is None else "router_unsure" if unsure else ""
         finally:
             self._tally.routing.observe(time.perf_counter() - began)
@@ -310,31 +291,24 @@ class Orchestrator:
 
     async def _routed(self, exchange: Exchange, settings: Settings, text: str, workers: tuple[str, ...]) -> str:
         """The router's answer. Raises Refusal, TimeoutError."""
-        router, timeout_s = settings.router, settings.router_timeout_s
-        pieces = router_pieces(text)
-
-        def compose(chosen: Sequence[int]) -> list[Message]:
-            """The prompt with these variants."""
-            return router_messages(settings, pieces, chosen)
-
-        room = settings.slots[router] - DECISION_TOKENS
-        found = await self._sizes.fitted(exchange, router, pieces, compose, room=room, timeout_s=timeout_s)
+        router = Server(exchange, settings.router, settings.config.router_timeout_s, self._sizes)
+        found = await router.fitted(router_prompt(settings, text), settings.slots[router.name] - DECISION_TOKENS)
         if found is None:
-            raise Refusal(400, "router_context", f"the prompt of {router!r} does not fit its slot")
-        said = await chat(exchange, router, router_question(settings, found[0], workers), timeout_s)
+            raise Refusal(400, "router_context", f"the prompt of {router.name!r} does not fit its slot")
+        said = await router.chat(router_question(settings, found[0], workers))
         return said.text
 
     async def _open(self, keeper: Keeper, exchange: Exchange, place: Place, fields: dict[str, str]) -> Opened:
         """A new generation, or the one that the client goes on with. Raises Refusal."""
-        memory, generation = keeper.memory, place.generation
-        call = keeper.do(memory.open, generation, exchange.caller, place.project, **fields)
+        generation = place.generation
+        call = keeper.do(Memory.open, generation, exchange.caller, place.project, **fields)
         opening = asyncio.ensure_future(call)
         try:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opened = await opening
             if opened.known not in _HELD:
-                await keeper.do(memory.end, opened, "cancelled", "client_left", "the client left")
+                await keeper.do(Memory.end, opened, "cancelled", "client_left", "the client left")
             raise
         if opened.known == "other":
             raise Refusal(409, "generation_mismatch", f"generation {generation!r} is of another request")
@@ -347,7 +321,7 @@ class Orchestrator:
         keeper = self._kept()
         if keeper is None and self._settings is not None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
-        found = None if keeper is None else await keeper.do(keeper.memory.report, generation, caller)
+        found = None if keeper is None else await keeper.do(Memory.report, generation, caller)
         if found is None:
             raise Refusal(404, "generation_not_found", f"there is no generation {generation[:100]!r}")
         return msgspec.json.encode({"object": "generation", **found})

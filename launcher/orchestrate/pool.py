@@ -18,43 +18,21 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import SuperviseError, fault
 from launcher.ir.config import WarmPoolConfig
-from launcher.ir.events import Happened
+from launcher.ir.events import Happened, Kind
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
 from launcher.orchestrate.pool_room import Held, Limits, pool_moves
-from launcher.orchestrate.pool_score import Score
+from launcher.orchestrate.pool_score import Residency, Score
 from launcher.orchestrate.predict import Forecast, Predictor
 from launcher.sizes import gib
 
 _LOG = logging.getLogger("launch.pool")
 _PROGRAM = Path(__file__).with_name("resident.py")
+_BY_HAND = "somebody asked for it"
 _AGAIN_S = 5.0
 """Pause before a child that ended is started again, and between looks at how much memory is free."""
 Verb = Literal["preload", "pin", "unpin", "evict"]
-WARM = 0.95
-"""Share of a file that must be in RAM to call it warm: a few pages may be of no use to anybody."""
-
-
-class Residency(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child says of a model's files, in bytes; `resident` None: the kernel does not tell."""
-
-    key: str
-    resident: int | None
-    total: int
-    locked: int
-    loading: bool
-    read: int
-
-    @property
-    def percent(self) -> float | None:
-        """Share in RAM."""
-        return None if self.resident is None or not self.total else 100 * self.resident / self.total
-
-    @property
-    def warm(self) -> bool:
-        """Whether a start would read memory."""
-        return self.resident is not None and self.total > 0 and self.resident >= WARM * self.total
 
 
 class WarmPool:
@@ -66,7 +44,6 @@ class WarmPool:
         table: RoutingTable,
         *,
         available: Callable[[], Mapping[str, int]],
-        program: Path = _PROGRAM,
         tell: Callable[[Happened], None] = lambda _: None,
     ) -> None:
         """`available`: what the system reports as free, bytes by device. Nothing is read before `start`.
@@ -76,7 +53,6 @@ class WarmPool:
         self._tell = tell
         self.score = Score()
         self._available = available
-        self._program = program
         self._child: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._facts: dict[str, Residency] = {}
@@ -97,12 +73,13 @@ class WarmPool:
 
     def take_over(self, manifest: FleetManifest, table: RoutingTable) -> None:
         """Another manifest: what it no longer has is forgotten, and dropped with the next decision."""
-        config = _config(table)
+        section = table.orchestration
+        config = section.warm_pool if section is not None else None
         self._config = config or WarmPoolConfig(models_max=0)
-        names = _workers(table) if config else ()
-        units = {unit.name: unit for unit in manifest.servers}
-        self._units = {name: units[name] for name in names if name in units}
-        self._everyone = units
+        written = section.workers if section is not None and config is not None else ()
+        names = dict.fromkeys(server for name in written for server in table.names.get(name, (name,)))
+        self._everyone = {unit.name: unit for unit in manifest.servers}
+        self._units = {name: self._everyone[name] for name in names if name in self._everyone}
         self._files = {unit.model_path: unit.files for unit in self._units.values()}
         declared = (tuple(self._units), self._config.predict, tuple(tuple(p) for p in self._config.patterns))
         if declared != self._declared:
@@ -138,8 +115,7 @@ class WarmPool:
             facts = self._facts.get(unit.model_path)
             if name != self._predictor.current and facts is not None:
                 forecast = self._predictor.forecast()
-                first = next((f.worker for f in forecast), "")
-                self.score.needed(warm=facts.warm, expected=first == name)
+                self.score.needed(warm=facts.warm, expected=bool(forecast) and forecast[0].worker == name)
                 self._tell(_needed(name, forecast, facts))
             self._predictor.note(name)
             self._unused.discard(unit.model_path)
@@ -162,25 +138,18 @@ class WarmPool:
         """Tell the child what to drop and what to hold, from what is known now."""
         if self._child is None:
             return
-        kept = {self._everyone[name].model_path for name in self._running if name in self._everyone}
-        planned = {
-            self._everyone[n].model_path
-            for n in self._running
-            if n in self._everyone and _is_planned(self._everyone[n])
-        }
+        running = [self._everyone[name] for name in self._running if name in self._everyone]
+        kept = {unit.model_path for unit in running} | self._pinned
+        planned = {unit.model_path for unit in running if _is_planned(unit)}
         held = {
-            key: Held(
-                size_bytes=0 if key in planned else self._size(key),
-                last_used=at,
-                kept=key in kept or key in self._pinned,
-            )
+            key: Held(size_bytes=0 if key in planned else self._size(key), last_used=at, kept=key in kept)
             for key, at in self._held.items()
             if key in self._files
         }
         forecast = self._predictor.forecast()
-        likely = [self._units[f.worker].model_path for f in forecast if f.why in ("rule", "pattern", "history")]
         others = [self._units[f.worker].model_path for f in forecast]
-        sizes = {key: self._size(key) for key in self._files if self._size(key) and key not in self._unwanted}
+        likely = [key for key, f in zip(others, forecast, strict=True) if f.why in ("rule", "pattern", "history")]
+        sizes = {key: size for key in self._files if (size := self._size(key)) and key not in self._unwanted}
         asked = [key for key in (*self._wanted, *self._pinned) if key not in self._held]
         limits = Limits(self.budget_bytes, self._config.models_max)
         moves = pool_moves([*asked, *self._wanted, *likely[: limits.models_max]], others, sizes, held, limits)
@@ -189,13 +158,12 @@ class WarmPool:
         for key in moves.load:
             self._held[key] = time.monotonic()
             self._unused.add(key)
-            self._tell(self._fetched(key, forecast, limits, by_hand=key in asked))
+            self._tell_of_fetch(key, forecast, limits, by_hand=key in asked)
         for key in self._held.keys() - self._asked - planned:
             self._asked.add(key)
-            self._say(hold=key, paths=self._files[key], lock=True)
+            self._say(hold=key, paths=self._files[key])
 
     def _drop(self, key: str, why: str = "others are likelier, or room is short") -> None:
-        """Let go of a model's files."""
         del self._held[key]
         self._used(key)
         self._asked.discard(key)
@@ -209,8 +177,7 @@ class WarmPool:
             self._keep(self._pinned)
             why = "the fleet no longer has it"
         details = {"bytes": self._size(key), "read_in_vain_bytes": wasted}
-        message = "its files may leave RAM"
-        self._tell(Happened(kind="dropped", name=self._names(key), message=message, cause=why, details=details))
+        self._happened("dropped", key, "its files may leave RAM", why, details)
         self._say(drop=key, paths=self._files.get(key, ()))
 
     def _used(self, key: str) -> None:
@@ -228,7 +195,7 @@ class WarmPool:
                 raise refused(verb, name, "nobody pinned it", "launch status shows what is pinned")
             self._pinned.discard(key)
             self._keep(self._pinned)
-            self._tell(Happened(kind="unpinned", name=self._names(key), message="its files may leave RAM again"))
+            self._happened("unpinned", key, "its files may leave RAM again")
             self.decide()
         elif verb == "evict":
             self._evict(key, name)
@@ -245,7 +212,7 @@ class WarmPool:
         if key not in self._held:
             raise refused("evict", name, "the pool does not hold it", "launch status shows what is in RAM")
         self._unwanted.add(key)
-        self._drop(key, "somebody asked for it")
+        self._drop(key, _BY_HAND)
         self.decide()
 
     def _fetch(self, key: str, name: str, verb: Verb) -> None:
@@ -265,8 +232,7 @@ class WarmPool:
             )
         if verb == "pin" and key not in before[0]:
             self._keep(self._pinned)
-            message = f"its {self._size(key) / 1024**2:.0f} MiB stay in RAM"
-            self._tell(Happened(kind="pinned", name=self._names(key), message=message, cause="somebody asked for it"))
+            self._happened("pinned", key, f"its {self._size(key) / 1024**2:.0f} MiB stay in RAM", _BY_HAND)
 
     def remember(self, names: Iterable[str]) -> None:
         """Which servers began in an earlier run of the fleet, oldest first: what follows what is learnt from it."""
@@ -278,23 +244,20 @@ class WarmPool:
         self._pinned.update(self._files.keys() & set(keys))
         self._keep = keep
 
-    def _names(self, key: str) -> str:
-        """The workers that run on a model's files."""
-        return ", ".join(name for name, unit in self._units.items() if unit.model_path == key)
+    def _happened(
+        self, kind: Kind, key: str, message: str, cause: str = "", details: dict[str, Any] | None = None
+    ) -> None:
+        """Tell what happened to a model's files, of all workers that run on them."""
+        name = ", ".join(name for name, unit in self._units.items() if unit.model_path == key)
+        self._tell(Happened(kind=kind, name=name, message=message, cause=cause, details=details or {}))
 
-    def _fetched(self, key: str, forecast: tuple[Forecast, ...], limits: Limits, *, by_hand: bool) -> Happened:
+    def _tell_of_fetch(self, key: str, forecast: tuple[Forecast, ...], limits: Limits, *, by_hand: bool) -> None:
         """That a model's files are fetched, and what makes them likely, or that somebody asked for it."""
-        names = self._names(key)
         best = next((f for f in forecast if self._units[f.worker].model_path == key), None)
         cause = f"{best.why} says that it is next (score {best.score:.2f})" if best is not None else ""
-        cause = "somebody asked for it" if by_hand else cause
-        return Happened(
-            kind="preload",
-            name=names,
-            message=f"its {self._size(key) / 1024**2:.0f} MiB are fetched into RAM",
-            cause=cause,
-            details={"bytes": self._size(key), "budget_bytes": limits.budget_bytes, "weighed": _weighed(forecast)},
-        )
+        details = {"bytes": self._size(key), "budget_bytes": limits.budget_bytes, "weighed": _weighed(forecast)}
+        message = f"its {self._size(key) / 1024**2:.0f} MiB are fetched into RAM"
+        self._happened("preload", key, message, _BY_HAND if by_hand else cause, details)
 
     def _size(self, key: str) -> int:
         """Bytes of a model's files, 0 until the child has looked."""
@@ -337,7 +300,7 @@ class WarmPool:
 
     async def _run_child(self) -> None:
         """One child from start to end. Raises OSError."""
-        argv = (sys.executable, "-I", "-S", str(self._program))
+        argv = (sys.executable, "-I", "-S", str(_PROGRAM))
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, start_new_session=True)
         self._child = child
@@ -353,12 +316,10 @@ class WarmPool:
             await child.wait()
 
     def _watch(self) -> None:
-        """Have the child look at every worker's files."""
         for key, paths in self._files.items():
             self._say(watch=key, paths=paths)
 
     def _heard(self, facts: Residency) -> None:
-        """The child says something new."""
         first = facts.key not in self._facts
         self.score.read(facts.read - (0 if first else self._facts[facts.key].read))
         self._facts[facts.key] = facts
@@ -397,27 +358,23 @@ class WarmPool:
 
 def refused(verb: str, name: str, why: str, remedy: str) -> SuperviseError:
     """What somebody wants of the pool cannot be done."""
-    message = f"{verb} {name}: {why}"
-    finding = Finding(code="supervise/pool-refused", severity="error", key="", message=message, notes=(remedy,))
-    return SuperviseError([finding])
+    return SuperviseError([fault("supervise/pool-refused", "", f"{verb} {name}: {why}", remedy)])
 
 
 def _weighed(forecast: tuple[Forecast, ...]) -> list[dict[str, Any]]:
-    """A forecast as plain values, likeliest first."""
     return [{"worker": f.worker, "why": f.why, "score": round(f.score, 4)} for f in forecast]
 
 
 def _needed(name: str, forecast: tuple[Forecast, ...], facts: Residency) -> Happened:
     """That a worker is needed which did not run: what was expected, and whether its files were in RAM."""
     first = forecast[0] if forecast else None
-    expected = (
-        f"{first.worker} was expected ({first.why}, score {first.score:.2f})" if first else "nothing was expected"
-    )
     return Happened(
         kind="prediction",
         name=name,
         message=f"needed; its files {'were' if facts.warm else 'were not'} in RAM",
-        cause=expected,
+        cause=f"{first.worker} was expected ({first.why}, score {first.score:.2f})"
+        if first
+        else "nothing was expected",
         details={
             "right": first is not None and first.worker == name,
             "source": "pool" if facts.warm else "disk",
@@ -425,17 +382,6 @@ def _needed(name: str, forecast: tuple[Forecast, ...], facts: Residency) -> Happ
             "weighed": _weighed(forecast),
         },
     )
-
-
-def _config(table: RoutingTable) -> WarmPoolConfig | None:
-    """The pool's section, None for none."""
-    return table.orchestration.warm_pool if table.orchestration is not None else None
-
-
-def _workers(table: RoutingTable) -> tuple[str, ...]:
-    """Servers of the orchestration's workers, each once."""
-    written = table.orchestration.workers if table.orchestration is not None else ()
-    return tuple(dict.fromkeys(server for name in written for server in table.names.get(name, (name,))))
 
 
 def _is_planned(unit: ServerUnit) -> bool:

@@ -53,7 +53,7 @@ def pool_moves(
         del stay[name]
     load: list[str] = []
     for position, name in enumerate(wishes):
-        if name in stay or name in _gone(held, stay):
+        if name in stay or name in held:  # one that is about to go is not loaded again at once
             continue
         after = _with(name, sizes[name], stay, wishes[:position], limits)
         if after is not None:
@@ -94,11 +94,6 @@ def _leaving(held: Mapping[str, Held], wishes: tuple[str, ...]) -> list[str]:
     rank = {name: len(wishes) - position for position, name in enumerate(wishes)}
     free = (name for name, h in held.items() if not h.kept)
     return sorted(free, key=lambda name: (rank.get(name, 0), held[name].last_used, name))
-
-
-def _gone(held: Mapping[str, Held], stay: Mapping[str, Held]) -> set[str]:
-    """Who was held and is to go: not loaded again at once."""
-    return {name for name in held if name not in stay}
 
 
 def _new(size: int) -> Held:

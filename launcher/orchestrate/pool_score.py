@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from launcher.base import metrics
+from launcher.base.metrics import counter, gauge
+
+WARM = 0.95
+"""Share of a file that must be in RAM to call it warm: a few pages may be of no use to anybody."""
 
 
-class Seen(Protocol):
-    """What is known of a model's files, in bytes."""
+class Residency(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child says of a model's files, in bytes; `resident` None: the kernel does not tell."""
+
+    key: str
+    resident: int | None
+    total: int
+    locked: int
+    loading: bool
+    read: int
 
     @property
-    def key(self) -> str:
-        """Its model file."""
+    def percent(self) -> float | None:
+        """Share in RAM."""
+        return None if self.resident is None or not self.total else 100 * self.resident / self.total
 
     @property
-    def resident(self) -> int | None:
-        """In RAM; None where the kernel does not tell."""
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-
-    @property
-    def locked(self) -> int:
-        """Locked in RAM."""
+    def warm(self) -> bool:
+        """Whether a start would read memory."""
+        return self.resident is not None and self.total > 0 and self.resident >= WARM * self.total
 
 
 class Score:
@@ -52,42 +60,29 @@ class Score:
         self.evictions += 1
         self.wasted_bytes += max(0, wasted)
 
-    def text(self, files: Iterable[Seen], budget_bytes: int) -> str:
+    def text(self, files: Iterable[Residency], budget_bytes: int) -> str:
         """Every family."""
         known = list(files)
-        lines: list[str] = []
 
-        def family(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, float]]) -> None:
-            """One metric with its samples."""
-            lines.extend((f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"))
-            lines.extend(f"{name}{labels} {value:.10g}" for labels, value in samples)
+        def count(what: str, meaning: str, value: int) -> Iterator[str]:
+            return counter(f"launch_warm_pool_{what}_total", meaning, [({}, value)])
 
-        def each(field: str) -> list[tuple[str, float]]:
-            """One sample a model."""
-            found = ((_label(seen.key), getattr(seen, field)) for seen in known)
-            return [(f'{{file="{key}"}}', value) for key, value in found if value is not None]
+        def each(field: str, what: str, meaning: str) -> Iterator[str]:
+            samples = (({"file": seen.key}, getattr(seen, field)) for seen in known)
+            there = [(labels, value) for labels, value in samples if value is not None]
+            return gauge(f"launch_warm_pool_{what}_bytes", meaning, there)
 
-        prefix = "launch_warm_pool"
-        family(f"{prefix}_hits_total", "counter", "Workers that were needed with their file in RAM.", [("", self.hits)])
-        family(f"{prefix}_misses_total", "counter", "Workers that were needed without.", [("", self.misses)])
-        family(
-            "launch_predictions_total",
-            "counter",
-            "Workers that were needed, by whether they were the first forecast.",
-            [('{outcome="hit"}', self.foreseen), ('{outcome="miss"}', self.unforeseen)],
+        outcomes = [({"outcome": "hit"}, self.foreseen), ({"outcome": "miss"}, self.unforeseen)]
+        predicted = "Workers that were needed, by whether they were the first forecast."
+        return metrics.text(
+            count("hits", "Workers that were needed with their file in RAM.", self.hits),
+            count("misses", "Workers that were needed without.", self.misses),
+            counter("launch_predictions_total", predicted, outcomes),
+            count("evictions", "Models whose files were let go.", self.evictions),
+            count("read_bytes", "Bytes read into RAM ahead.", self.read_bytes),
+            count("wasted_bytes", "Bytes read ahead and let go unused.", self.wasted_bytes),
+            gauge("launch_warm_pool_budget_bytes", "What the pool may hold now.", [({}, budget_bytes)]),
+            each("resident", "resident", "Bytes of a worker's files in RAM."),
+            each("locked", "locked", "Bytes of a worker's files locked in RAM."),
+            each("total", "file", "Bytes of a worker's files."),
         )
-        family(f"{prefix}_evictions_total", "counter", "Models whose files were let go.", [("", self.evictions)])
-        family(f"{prefix}_read_bytes_total", "counter", "Bytes read into RAM ahead.", [("", self.read_bytes)])
-        family(
-            f"{prefix}_wasted_bytes_total", "counter", "Bytes read ahead and let go unused.", [("", self.wasted_bytes)]
-        )
-        family(f"{prefix}_budget_bytes", "gauge", "What the pool may hold now.", [("", budget_bytes)])
-        family(f"{prefix}_resident_bytes", "gauge", "Bytes of a worker's files in RAM.", each("resident"))
-        family(f"{prefix}_locked_bytes", "gauge", "Bytes of a worker's files locked in RAM.", each("locked"))
-        family(f"{prefix}_file_bytes", "gauge", "Bytes of a worker's files.", each("total"))
-        return "\n".join(lines) + "\n"
-
-
-def _label(value: str) -> str:
-    """`value` as a label value."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -116,7 +116,6 @@ class Predictor:
         return ranked
 
     def _learn(self, before: tuple[str, ...], worker: str) -> None:
-        """`worker` followed `before`."""
         seen = self._after.pop(before, {})
         weighed = {known: weight * _FORGET for known, weight in seen.items()}
         weighed[worker] = weighed.get(worker, 0.0) + 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.exchange import Exchange, Refusal
 from launcher.orchestrate.context import OURS, request_text, task_of, text_of
 from launcher.orchestrate.decision import Decision
@@ -29,11 +30,11 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NOT_IN_DIGEST = ("stream", "stream_options")
 
 
-def decoded(exchange: Exchange) -> dict[str, Any]:
+def json_of(exchange: Exchange) -> dict[str, Any]:
     """The request's JSON object. Raises Refusal."""
     try:
         body: dict[str, Any] = msgspec.json.decode(exchange.body or b"{}", type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Refusal(400, "invalid_json", f"the body is no JSON object: {error}") from None
     return body
 
@@ -54,7 +55,6 @@ def unvalidated(path: str, body: dict[str, Any]) -> str:
 
 
 def _is_text(parts: list[Any]) -> bool:
-    """Whether a message's parts are all text."""
     return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
 
 
@@ -106,7 +106,7 @@ def job_of(settings: Settings, body: dict[str, Any], decision: Decision, *, shar
         asked=request_text(body),
         request=body,
         token_limit=_token_limit(body),
-        context_blocks=settings.memory.context_blocks if shared else 0,
+        context_blocks=settings.config.memory.context_blocks if shared else 0,
         stream=body.get("stream") is True,
         stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
         timeout_s=settings.timeouts_s.get(decision.model, 0),

@@ -5,7 +5,7 @@ runtime that is killed leaves nothing locked. A process of its own, because: pag
 would make it the first that the kernel ends when memory runs out (this one asks to be that: what it holds is the most
 easily missed), and because a read that waits for a disk must hold up nobody.
 
-In: `{"hold": KEY, "paths": […], "lock": bool}`, `{"drop": KEY, "paths": […]}`, `{"watch": KEY, "paths": […]}`.
+In: `{"hold": KEY, "paths": […]}`, `{"drop": KEY, "paths": […]}`, `{"watch": KEY, "paths": […]}`.
 Out: `{"key": KEY, "resident": bytes or null, "total": bytes, "locked": bytes, "loading": bool, "read": bytes}`,
 whenever one of them changed. `resident` is null where the kernel does not tell (files of somebody else that we may not
 write: mincore then calls every page resident, which is worse than nothing).
@@ -42,19 +42,9 @@ class Part:
         """Raises OSError."""
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         facts = os.fstat(self.fd)
-        self.path = path
         self.size = facts.st_size
-        self.identity = (facts.st_dev, facts.st_ino, facts.st_size)
         self.honest = facts.st_uid == os.geteuid() or os.geteuid() == 0 or os.access(path, os.W_OK)
         self.locked_at = 0
-
-    def is_stale(self) -> bool:
-        """Whether another file, or another size, is at the path now. One that is gone stays as it is, in RAM too."""
-        try:
-            facts = os.stat(self.path)  # noqa: PTH116 - no pathlib here: it starts in a third of the time
-        except OSError:
-            return False
-        return (facts.st_dev, facts.st_ino, facts.st_size) != self.identity
 
     def mapped(self, start: int, length: int) -> int:
         """Address of a mapping of this part of the file. Raises OSError."""
@@ -69,14 +59,9 @@ class Part:
         if length <= 0:
             return 0
         pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
-        try:
+        with contextlib.suppress(OSError):  # then no page is counted
             address = self.mapped(start, length)
-        except OSError:
-            return 0
-        try:
-            if _LIBC.mincore(address, length, pages):
-                return 0
-        finally:
+            _LIBC.mincore(address, length, pages)
             _LIBC.munmap(address, length)
         here = bytes(pages).translate(_LOW_BIT).count(1)
         return min(length, here * mmap.PAGESIZE)
@@ -106,27 +91,38 @@ class Part:
 _LOW_BIT = bytes(byte & 1 for byte in range(256))
 
 
+def identity(path: str) -> tuple[int, int, int] | None:
+    """What tells a file from another, or another size, at the same path; None where there is none."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - no pathlib here: it starts in a third of the time
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size
+
+
 class Files:
     """The files of one model. `at`: how far they were read, None when nothing is to be read."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         """A file that is not there counts as empty."""
         self.paths = tuple(paths)
+        self.identities: list[tuple[int, int, int] | None] = []
         self.parts: list[Part] = []
         self.held = False
-        for path in paths:
+        for path in self.paths:
+            seen = None  # one that cannot be opened is tried again
             with contextlib.suppress(OSError):
                 self.parts.append(Part(path))
+                seen = identity(path)
+            self.identities.append(seen)
         self.at: tuple[int, int] | None = None
-        self.want_lock = False
         self.read = 0
         self.said: dict[str, object] | None = None
 
-    def hold(self, *, lock: bool) -> None:
-        """Begin to read what is not there."""
+    def hold(self) -> None:
+        """Begin to read what is not there; then it is locked."""
         self.held = True
         self.at = (0, 0)
-        self.want_lock = lock
 
     def drop(self) -> None:
         """Let go: unlocked, and the kernel is told that it is not needed (pages that somebody maps stay)."""
@@ -138,20 +134,16 @@ class Files:
                 os.posix_fadvise(part.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def is_stale(self) -> bool:
-        """Whether the files were replaced, or one that was missing is there."""
-        there = {part.path for part in self.parts}
-        return any(part.is_stale() for part in self.parts) or any(
-            os.path.exists(path)  # noqa: PTH110 - as above
-            for path in self.paths
-            if path not in there
-        )
+        """Whether another file, or another size, is at one of the paths now. One that is gone stays as it is."""
+        now = map(identity, self.paths)
+        return any(n is not None and n != before for n, before in zip(now, self.identities, strict=True))
 
     def anew(self) -> Files:
         """The same paths as they are now, held as before."""
         files = Files(self.paths)
         files.read, files.said = self.read, self.said
         if self.held:
-            files.hold(lock=self.want_lock)
+            files.hold()
         self.close()
         return files
 
@@ -162,9 +154,8 @@ class Files:
         number, offset = self.at
         if number >= len(self.parts):
             self.at = None
-            if self.want_lock:
-                for part in self.parts:
-                    part.lock()
+            for part in self.parts:
+                part.lock()
             return
         part = self.parts[number]
         length = min(CHUNK_BYTES, part.size - offset)
@@ -214,7 +205,7 @@ def obey(line: str, all_files: dict[str, Files]) -> None:
         all_files.pop(key).close()  # the files may be others by now
     files = all_files.setdefault(key, Files(paths))
     if verb == "hold":
-        files.hold(lock=bool(command["lock"]))
+        files.hold()
     elif verb == "drop":
         files.drop()
 

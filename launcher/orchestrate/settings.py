@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.ir.config import MemoryConfig, OrchestrationConfig, RuleConfig, ValidationConfig, ValidationPolicy
+from launcher.ir.config import OrchestrationConfig, ValidationConfig, ValidationPolicy
 from launcher.ir.fleet import RoutingTable
 
 AUTO = "auto"
@@ -22,11 +22,10 @@ Each of your answers is exactly one block, without comments about it. When nothi
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The orchestration section of a routing table, made ready."""
 
+    config: OrchestrationConfig
+    """The section itself, for what stands there as it is used; its names are names as written."""
     router: str
     router_prompt: str
-    router_timeout_s: float
-    confidence_min: float
-    rules: tuple[RuleConfig, ...]
     workers: tuple[str, ...]
     """Servers that the router may recommend."""
     domains: tuple[str, ...]
@@ -42,7 +41,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     validation: ValidationConfig
     prompts: dict[str, str]
     """System prompt by server."""
-    policies: dict[str, ValidationPolicy]
     model_policies: dict[str, ValidationPolicy]
     """By every name that leads to the server."""
     slots: dict[str, int]
@@ -53,7 +51,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often a worker's block is refused before that."""
     timeouts_s: dict[str, float]
     """Name → when its servers have given up by themselves: waiting for a start, for a slot, for the answer."""
-    memory: MemoryConfig
     ping_after_s: float
     """After how long a silence a stream gets a sign of life; 0: none."""
 
@@ -79,12 +76,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings_of(table: RoutingTable) -> Settings | None:
-    """The settings of `table`; None where it orchestrates nothing."""
-    return _resolved(table.orchestration, table) if table.orchestration is not None else None
+    """The settings of `table`: names as written → its servers, without those that it does not run.
 
-
-def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:
-    """Names as written → servers of the table; what the table does not run is left out."""
+    None where it orchestrates nothing.
+    """
+    config = table.orchestration
+    if config is None:
+        return None
 
     def server(name: str) -> str:
         """The first server of a name; "" for none."""
@@ -105,12 +103,11 @@ def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:
     groups = {**{pool.name: pool.servers for pool in table.pools}, **own, **table.names}
     units = {name: [table.targets[s] for s in servers] for name, servers in groups.items() if servers}
     queue_s = table.front.queue_timeout_s
+    router = server(config.router)
     return Settings(
-        router=server(config.router),
-        router_prompt=_prompt(config, config.router, server),
-        router_timeout_s=config.router_timeout_s,
-        confidence_min=config.confidence_min,
-        rules=config.rules,
+        router=router,
+        router_prompt=next((text for name, text in config.prompts.items() if server(name) == router), ""),
+        config=config,
         workers=workers,
         domains=tuple(dict.fromkeys(domains)),
         worker_of=worker_of,
@@ -119,17 +116,10 @@ def _resolved(config: OrchestrationConfig, table: RoutingTable) -> Settings:
         validator=server(config.validation.validator) if config.validation else "",
         validation=config.validation or ValidationConfig(validator="", policy="none"),
         prompts={s: prompt for name, prompt in config.prompts.items() if (s := server(name))},
-        policies=config.policies,
         model_policies={n: written[s] for n, servers in groups.items() for s in reversed(servers) if s in written},
         slots={name: min(unit.n_ctx_per_slot for unit in found) for name, found in units.items()},
         stronger={name: stronger for name in units if (stronger := table.stronger(name))},
         max_retries=table.max_retries,
         timeouts_s={name: 2 * max(unit.request_timeout_s for unit in found) + queue_s for name, found in units.items()},
-        memory=config.memory,
         ping_after_s=table.front.ping_after_s,
     )
-
-
-def _prompt(config: OrchestrationConfig, router: str, server: Any) -> str:
-    """The router's system prompt, written under any of its names."""
-    return next((text for name, text in config.prompts.items() if server(name) == server(router)), "")

@@ -1,86 +1,116 @@
-"""What the orchestration has done, as Prometheus shows it. Pure."""
+"""What the orchestration does: counted, as Prometheus shows it, and told, as events for people.
+
+Figures and names only: no prompt, no answer and no reason of a validator is in an event. Those stand in the project
+memory, for as long as it keeps them.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 
-BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+from launcher.base import metrics
+from launcher.base.metrics import Histogram, counter, histogram
+from launcher.ir.events import Happened
+from launcher.orchestrate.cycle import Commit, Escalate
+from launcher.orchestrate.decision import Decision
+from launcher.orchestrate.verdict import Verdict
 
-
-class Histogram:
-    """Seconds in buckets."""
-
-    def __init__(self, more: Iterable[float] = ()) -> None:
-        """Nothing observed. `more`: bounds besides the usual ones, such as a target's."""
-        self.bounds = tuple(sorted({*BUCKETS_S, *more}))
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
-
-    def lines(self, name: str, meaning: str) -> Iterable[str]:
-        """Its family as text."""
-        return family(name, meaning, {"": self})
-
-    def samples(self, name: str, labels: str) -> Iterable[str]:
-        """Its samples as text. `labels`: `key="value"`, or ""."""
-        seen, more = 0, f"{labels}," if labels else ""
-        for bound, count in zip((*(f"{b:g}" for b in self.bounds), "+Inf"), self.counts, strict=True):
-            seen += count
-            yield f'{name}_bucket{{{more}le="{bound}"}} {seen}'
-        shown = f"{{{labels}}}" if labels else ""
-        yield f"{name}_sum{shown} {self.total:.10g}"
-        yield f"{name}_count{shown} {seen}"
-
-
-def family(name: str, meaning: str, parts: Mapping[str, Histogram]) -> Iterable[str]:
-    """Histograms of one family as text, by their labels."""
-    yield f"# HELP {name} {meaning}"
-    yield f"# TYPE {name} histogram"
-    for labels, part in parts.items():
-        yield from part.samples(name, labels)
+_SOURCES = {
+    "task_type": "the client named this task type",
+    "rule": "a rule has a word of the request",
+    "router": "the router says so",
+    "front_door": "nobody decided, so that the front door answers",
+}
+_REFUSED = "the validator refused it"
 
 
 class Tally:
-    """Counters of decisions, blocks, verdicts and generations."""
+    """Counters of decisions, blocks, verdicts and generations; `tell` hears of each. Blocks are counted from 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Happened], None]) -> None:
         """All zero."""
-        self.decisions: Counter[tuple[str, ...]] = Counter()
-        self.verdicts: Counter[tuple[str, ...]] = Counter()
-        self.generations: Counter[tuple[str, ...]] = Counter()
-        self.blocks = 0
-        self.corrections = 0
+        self._tell = tell
+        self._decisions: Counter[tuple[str, ...]] = Counter()
+        self._verdicts: Counter[str] = Counter()
+        self._generations: Counter[str] = Counter()
+        self._blocks = self._corrections = 0
+        self._judging = Histogram()
         self.routing = Histogram()
-        self.judging = Histogram()
+        """Seconds that the router took."""
+
+    def decided(self, decision: Decision, generation: str, project: str) -> None:
+        """Who answers a request for `auto`; escalated where the router was asked and gave no answer that counts."""
+        policy = decision.policy or "none"
+        self._decisions[decision.source, decision.domain, decision.model, policy] += 1
+        cause = _SOURCES.get(decision.source, decision.source)
+        if decision.why:
+            cause += f": {decision.why.replace('_', ' ')}"
+        about = f" about {decision.domain}" if decision.domain else ""
+        details = {
+            "generation": generation,
+            "project": project,
+            "source": decision.source,
+            "why": decision.why,
+            "escalated": decision.why.startswith("router_"),
+            "domain": decision.domain,
+            "policy": policy,
+            "confidence": decision.confidence,
+        }
+        message = f"answers a request{about}, validation {policy}"
+        self._tell(Happened(kind="decision", name=decision.model, message=message, cause=cause, details=details))
+
+    def escalated(self, server: str, to: str, generation: str, action: Escalate) -> None:
+        """A stronger worker writes from a block on."""
+        block, why = action.seq + 1, action.why
+        message = f"writes block {block} in place of {server}"
+        cause = _REFUSED if why == "validation" else f"{server} refused it"
+        details = {"generation": generation, "block": block, "from": server, "why": why, "escalated": True}
+        self._tell(Happened(kind="decision", name=to, message=message, cause=cause, details=details))
+
+    def judged(self, verdict: Verdict, generation: str, seq: int, attempt: int) -> None:
+        """A verdict about block `seq`."""
+        self._judging.observe(verdict.seconds)
+        self._verdicts[verdict.kind] += 1
+        message = f"block {seq + 1}, verdict {attempt}: {verdict.kind} after {verdict.seconds:.2f} s"
+        more = {"attempt": attempt, "verdict": verdict.kind, "seconds": verdict.seconds}
+        details = {"generation": generation, "block": seq + 1, **more}
+        self._tell(Happened(kind="verdict", name=verdict.server, message=message, details=details))
+
+    def corrected(self, model: str, generation: str, seq: int) -> None:
+        """A worker is to write block `seq` anew."""
+        self._corrections += 1
+        message, details = f"writes block {seq + 1} anew", {"generation": generation, "block": seq + 1}
+        self._tell(Happened(kind="correction", name=model, message=message, cause=_REFUSED, details=details))
+
+    def committed(self, server: str, generation: str, block: Commit) -> None:
+        """A block is on disk."""
+        self._blocks += 1
+        size, verdicts = len(block.text), [verdict.kind for verdict in block.verdicts]
+        message = f"block {block.seq + 1} is committed: {size} characters"
+        details = {"generation": generation, "block": block.seq + 1, "characters": size, "verdicts": verdicts}
+        self._tell(Happened(kind="block", name=server, message=message, details=details))
+
+    def ended(self, model: str, generation: str, status: str, blocks: int, code: str) -> None:
+        """A validated answer is complete, or is not and why (`code`)."""
+        self._generations[status] += 1
+        message = f"its answer is {status}: {blocks} block{'s' * (blocks != 1)} committed"
+        details = {"generation": generation, "status": status, "blocks": blocks, "code": code}
+        cause = code.replace("_", " ")
+        self._tell(Happened(kind="generation", name=model, message=message, cause=cause, details=details))
 
     def text(self) -> str:
         """Every family."""
-        lines: list[str] = []
-
-        def counter(name: str, meaning: str, labels: tuple[str, ...], values: Counter[tuple[str, ...]]) -> None:
-            """One counter with labels."""
-            lines.extend((f"# HELP {name} {meaning}", f"# TYPE {name} counter"))
-            for key, value in sorted(values.items()):
-                shown = ",".join(f'{label}="{_escaped(v)}"' for label, v in zip(labels, key, strict=True))
-                lines.append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
-
         names = ("source", "domain", "model", "policy")
-        counter("launch_auto_decisions_total", "Requests for auto, by who decided and what.", names, self.decisions)
-        counter("launch_validation_verdicts_total", "Verdicts of the validator.", ("verdict",), self.verdicts)
-        counter("launch_blocks_committed_total", "Blocks committed.", (), Counter({(): self.blocks}))
-        counter("launch_corrections_total", "Blocks written again.", (), Counter({(): self.corrections}))
-        counter("launch_generations_total", "Validated answers, by how they ended.", ("status",), self.generations)
-        lines += self.routing.lines("launch_routing_seconds", "Seconds that the router took to decide.")
-        lines += self.judging.lines("launch_verdict_seconds", "Seconds until a verdict.")
-        return "\n".join(lines) + "\n"
-
-
-def _escaped(value: str) -> str:
-    """`value` as a label value."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        decisions = ((dict(zip(names, key, strict=True)), n) for key, n in sorted(self._decisions.items()))
+        verdicts = (({"verdict": kind}, n) for kind, n in sorted(self._verdicts.items()))
+        statuses = (({"status": status}, n) for status, n in sorted(self._generations.items()))
+        return metrics.text(
+            counter("launch_auto_decisions_total", "Requests for auto, by who decided and what.", decisions),
+            counter("launch_validation_verdicts_total", "Verdicts of the validator.", verdicts),
+            counter("launch_blocks_committed_total", "Blocks committed.", [({}, self._blocks)]),
+            counter("launch_corrections_total", "Blocks written again.", [({}, self._corrections)]),
+            counter("launch_generations_total", "Validated answers, by how they ended.", statuses),
+            histogram("launch_routing_seconds", "Seconds that the router took to decide.", [({}, self.routing)]),
+            histogram("launch_verdict_seconds", "Seconds until a verdict.", [({}, self._judging)]),
+        )

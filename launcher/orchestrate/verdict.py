@@ -48,11 +48,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     draft: str = ""
     """What was judged, where it did not pass: what passed is the block."""
 
-    @property
-    def usable(self) -> bool:
-        """Whether it says something about the block."""
-        return self.kind in ("pass", "fail")
-
 
 def parse_verdict(text: str) -> Verdict:
     """The verdict in a validator's answer; never raises."""
@@ -119,5 +114,4 @@ def _closing(text: str) -> int:
 
 
 def _malformed(text: str, why: str) -> Verdict:
-    """The verdict that cannot be read."""
     return Verdict(kind="malformed", reason=f"{why}: {text[:_SHOWN]!r}")

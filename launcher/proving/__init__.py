@@ -5,7 +5,7 @@ For each server: header (the real file, or a sparse one made from the catalogue)
 """
 
 from launcher.proving.fleet import prove, prove_file, prove_fleet
-from launcher.proving.here import Here, prove_here
+from launcher.proving.here import prove_here
 from launcher.proving.rendered import prove_rendered
 
-__all__ = ["Here", "prove", "prove_file", "prove_fleet", "prove_here", "prove_rendered"]
+__all__ = ["prove", "prove_file", "prove_fleet", "prove_here", "prove_rendered"]

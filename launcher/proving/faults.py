@@ -5,32 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launcher import engine
-from launcher.errors import Finding
+from launcher.errors import Finding, Severity, fault
 from launcher.ir.dialect import Dialect
 from launcher.ir.host import HostInventory
-from launcher.proving.runs import Outcome
+from launcher.proving.runs import Job, Outcome
 
-UNFIT_NOTES = (
+UNFIT_NOTES: tuple[str, ...] = (
     "engine=embedded runs on every x86-64 CPU with AVX2",
     "`make engine` compiles a current llama-server for this CPU; then engine=built",
 )
 
 
 def failures(
-    asked: Mapping[str, str],
+    jobs: Mapping[str, Job],
     outcomes: Mapping[str, Outcome],
     engines: Mapping[str, tuple[str, Dialect]],
     inventory: HostInventory,
 ) -> tuple[Finding, ...]:
-    """A finding for each way in which an engine failed, with the servers that it failed for.
-
-    `asked`: server → name of its engine.
-    """
+    """A finding for each way in which an engine failed, with the servers that it failed for."""
     groups: dict[tuple[str, str], list[str]] = {}
     errors: dict[tuple[str, str], engine.DryRunError] = {}
-    for server, by in asked.items():
-        if (error := outcomes[server].error) is not None:
-            key = (by, server if error.cause == "refused" else str(error))
+    for server, outcome in outcomes.items():
+        if (error := outcome.error) is not None:
+            key = (jobs[server].engine, server if error.cause == "refused" else str(error))
             groups.setdefault(key, []).append(server)
             errors[key] = error
     return tuple(_finding(errors[key], names, key[0], engines[key[0]], inventory) for key, names in groups.items())
@@ -41,29 +38,17 @@ def _finding(
 ) -> Finding:
     """What a failed dry run means for the servers `names` of the engine `name`, whose binary and flags are `at`."""
     who, binary = ", ".join(names), f"{at[0]} ({at[1].name})"
-    key = f"servers.{names[0]}.model" if error.cause == "refused" else f"engines.{name}.binary"
+    severity: Severity = "error"
     if error.cause == "unfit":
         gone = ", ".join(engine.lacking(error.compiled_for, inventory.cpu_flags))
         why = f"; it was compiled for {gone}, which {inventory.cpu_model or 'this CPU'} lacks" if gone else ""
-        return Finding(
-            code="host/engine-unfit",
-            severity="error",
-            key=key,
-            message=f"{binary} cannot run {who} here: {error}{why}",
-            notes=UNFIT_NOTES,
-        )
-    if error.cause == "unreadable":
-        return Finding(
-            code="engine/proof-unreadable",
-            severity="warning",
-            key=key,
-            message=f"what {binary} says of its memory is not understood, for {who}: {error}",
-            notes=("the plan's bounds stand; a newer `launch` may read this build",),
-        )
-    return Finding(
-        code="plan/proof-failed",
-        severity="error",
-        key=key,
-        message=f"{binary} does not come through its dry run of {who}: {error}",
-        notes=("it would not start either; `launch plan --json` has the words to try by hand",),
-    )
+        code, message, notes = "host/engine-unfit", f"{binary} cannot run {who} here: {error}{why}", UNFIT_NOTES
+    elif error.cause == "unreadable":
+        code, severity = "engine/proof-unreadable", "warning"
+        message = f"what {binary} says of its memory is not understood, for {who}: {error}"
+        notes = ("the plan's bounds stand; a newer `launch` may read this build",)
+    else:
+        code, message = "plan/proof-failed", f"{binary} does not come through its dry run of {who}: {error}"
+        notes = ("it would not start either; `launch plan --json` has the words to try by hand",)
+    key = f"servers.{names[0]}.model" if error.cause == "refused" else f"engines.{name}.binary"
+    return fault(code, key, message, *notes, severity=severity)

@@ -11,14 +11,13 @@ import msgspec
 from launcher import config, engine, plan
 from launcher.base.environment import libraries
 from launcher.compiler import Compilation
-from launcher.errors import EngineError, Finding
+from launcher.errors import EngineError, Finding, fault
 from launcher.files import state_root
 from launcher.hardware import take_inventory
 from launcher.ir.catalog import Catalog, ModelFile
 from launcher.ir.config import (
     EngineConfig,
     FleetConfig,
-    GpuConfig,
     HardwareConfig,
     HostConfig,
     ProfileConfig,
@@ -75,7 +74,9 @@ def prove_fleet(fleet: FleetConfig, models: Catalog, *, binary: str | None = Non
     with prover(engines, env, here.features, stood) as using:
         features, seen = here.features, _as_seen_here(fleet, stood, here.features, dialect.name)
         planned, outcomes = _proved(using, seen, models)
-        used = engine.used_features(here.features, _compiled_for(outcomes))
+        proven = (outcome.proven for outcome in outcomes.values())
+        compiled_for = next((found.compiled_for for found in proven if found and found.compiled_for), ())
+        used = engine.used_features(here.features, compiled_for)
         if used != features:  # the build uses less than this CPU has: again, all from what was kept but what changes
             made = {name for name, outcome in outcomes.items() if not outcome.cached}
             features, seen = used, _as_seen_here(fleet, stood, used, dialect.name)
@@ -104,18 +105,11 @@ def _binary(fleet: FleetConfig, asked: str | None) -> tuple[Path, tuple[Finding,
         if located is not None:
             return located, ()
     if asked:
-        finding = Finding(
-            code="engine/missing-binary", severity="error", key="", message=f"there is no llama-server at {asked}"
-        )
-        raise EngineError([finding])
+        raise EngineError([fault("engine/missing-binary", "", f"there is no llama-server at {asked}")])
     embedded = Path(engine.resolve_binary(EngineConfig(binary=engine.EMBEDDED, dialect=""), key="engines"))
-    note = Finding(
-        code="plan/proof-other-binary",
-        severity="note",
-        key=f"engines.{names[0]}.binary" if names else "engines",
-        message=f"{wanted[0] if wanted else 'the engine'} is not on this machine: proven with {embedded}",
-    )
-    return embedded, (note,)
+    key = f"engines.{names[0]}.binary" if names else "engines"
+    message = f"{wanted[0] if wanted else 'the engine'} is not on this machine: proven with {embedded}"
+    return embedded, (fault("plan/proof-other-binary", key, message, severity="note"),)
 
 
 def _stand_ins(fleet: FleetConfig, here: HostInventory) -> dict[str, str]:
@@ -124,11 +118,6 @@ def _stand_ins(fleet: FleetConfig, here: HostInventory) -> dict[str, str]:
     machines: tuple[HardwareConfig | HostConfig, ...] = (fleet.hardware, *fleet.hardware.hosts.values())
     absent = [name for machine in machines for name in machine.gpus or {} if name in used and not here.gpus]
     return {name: f"{name}.stand-in" for name in absent}
-
-
-def _compiled_for(outcomes: Mapping[str, Outcome]) -> tuple[str, ...]:
-    """The CPU features that the build says it was compiled for."""
-    return next((o.proven.compiled_for for o in outcomes.values() if o.proven and o.proven.compiled_for), ())
 
 
 def _as_seen_here(fleet: FleetConfig, stood: Mapping[str, str], features: tuple[str, ...], build: str) -> FleetConfig:
@@ -145,28 +134,22 @@ def _as_seen_here(fleet: FleetConfig, stood: Mapping[str, str], features: tuple[
 def _as_seen(machine: Machine, stood: Mapping[str, str], features: tuple[str, ...]) -> Machine:
     """A machine with the instructions of this one, and its GPUs as the server will see them."""
     cpu = machine.cpu and msgspec.structs.replace(machine.cpu, features=features)
-    gpus = machine.gpus and {name: _seen(gpu, stood.get(name)) for name, gpu in machine.gpus.items()}
+    gpus = machine.gpus and {
+        name: msgspec.structs.replace(gpu, backend="rpc", endpoint=stood[name]) if name in stood else gpu
+        for name, gpu in machine.gpus.items()
+    }
     return msgspec.structs.replace(machine, cpu=cpu, gpus=gpus)
 
 
-def _seen(gpu: GpuConfig, endpoint: str | None) -> GpuConfig:
-    """A GPU, or the RPC server that stands in for it."""
-    return msgspec.structs.replace(gpu, backend="rpc", endpoint=endpoint) if endpoint else gpu
-
-
 def _judge(prover: Prover, server: ServerPlan, memory: tuple[DeviceMemory, ...], outcome: Outcome) -> ServerProof:
-    """One server's proof."""
-    header = "sparse" if server.model.source == "declared" else "file"
-    stand_ins = tuple(device for device in server.settings.devices if device in prover.stand_ins)
+    proof = ServerProof(
+        name=server.name,
+        header="sparse" if server.model.source == "declared" else "file",
+        stand_ins=tuple(device for device in server.settings.devices if device in prover.stand_ins),
+        cached=outcome.cached,
+    )
     if outcome.proven is None:
         cause = outcome.error.cause if outcome.error else "refused"
-        return ServerProof(
-            name=server.name, header=header, stand_ins=stand_ins, failure=str(outcome.error), cause=cause
-        )
-    return ServerProof(
-        name=server.name,
-        header=header,
-        cached=outcome.cached,
-        stand_ins=stand_ins,
-        differences=plan.differences(memory, outcome.proven.own, outcome.proven.draft),
-    )
+        return msgspec.structs.replace(proof, failure=str(outcome.error), cause=cause)
+    differences = plan.differences(memory, outcome.proven.own, outcome.proven.draft)
+    return msgspec.structs.replace(proof, differences=differences)

@@ -9,15 +9,14 @@ from typing import NamedTuple
 from launcher import config, engine, plan
 from launcher.base.environment import libraries
 from launcher.compiler import Compilation, with_proof
-from launcher.errors import Finding, LaunchError
-from launcher.files import state_root
+from launcher.errors import Finding
 from launcher.hardware import take_inventory
 from launcher.ir.dialect import Dialect
 from launcher.ir.host import HostInventory
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.ir.proof import Proved
 from launcher.proving.faults import failures
-from launcher.proving.runs import Job, Outcome, job_of, named_devices, prover, run_each
+from launcher.proving.runs import Job, Outcome, engine_here, job_of, named_devices, prover, run_each
 from launcher.sizes import gib
 
 
@@ -50,7 +49,7 @@ def prove_here(compiled: Compilation) -> Here:
         jobs = {s.name: job_of(here, planned, s) for s in asked}
         shared = {n: f"split_mode {mode}" for n, job in jobs.items() if (mode := engine.without_dry_run(job.words))}
         outcomes = run_each(here, {n: job for n, job in jobs.items() if n not in shared and _files_here(job)})
-    findings = failures({s.name: s.config.engine for s in asked if s.name in outcomes}, outcomes, engines, inventory)
+    findings = failures(jobs, outcomes, engines, inventory)
     memory = plan.unshared_memory(planned.config, compiled.catalog)
     proved = {
         server.name: Proved(
@@ -79,17 +78,11 @@ def _engines_here(compiled: Compilation) -> tuple[dict[str, tuple[str, Dialect]]
     lines = []
     for name, (binary, _) in compiled.engines.items():
         env = libraries(compiled.plan.config.engines[name].library_path)
-        located = engine.locate_binary(binary)
-        if located is None:
-            continue
-        try:
-            dialect = engine.probe(located, state_root() / "dialects", key=f"engines.{name}", env=env)
-        except LaunchError:
-            continue  # the check of binaries says so
-        if "--fit" in dialect.index():
-            found[name] = str(located), dialect
-        else:
-            lines.append((f"proof by {name}", f"{dialect.name} has no dry run: the plan's bounds stand"))
+        at = engine_here(binary, f"engines.{name}", env)
+        if at is not None and "--fit" in at[1].index():
+            found[name] = at
+        elif at is not None:
+            lines.append((f"proof by {name}", f"{at[1].name} has no dry run: the plan's bounds stand"))
     return found, tuple(lines)
 
 
@@ -117,7 +110,6 @@ def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInvento
 def _proof_lines(
     proved: Mapping[str, Proved], outcomes: Mapping[str, Outcome], servers: int
 ) -> Iterator[tuple[str, str]]:
-    """What was proven, by which build, for people."""
     for build in sorted({p.build for p in proved.values()}):
         names = [name for name, p in proved.items() if p.build == build]
         cached = sum(outcomes[name].cached for name in names)

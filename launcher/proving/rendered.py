@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 
 from launcher import catalog, engine
-from launcher.errors import Finding, LaunchError
-from launcher.files import state_root
+from launcher.errors import Finding, LaunchError, fault
 from launcher.hardware import take_inventory
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.proof import Breakdown
 from launcher.plan import beyond_rounding
 from launcher.proving.faults import failures
-from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, in_order, names_of, prover, run_each, without
+from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, engine_here, in_order, names_of, prover, run_each, without
 from launcher.sizes import gib
 
 LIBRARIES = "LD_LIBRARY_PATH"
@@ -27,36 +27,30 @@ def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
     where a server takes more than its units allow.
     """
     inventory = take_inventory()
-    engines: dict[str, tuple[str, Dialect]] = {}
+    found: dict[str, tuple[str, Dialect] | None] = {}
     env: dict[str, dict[str, str]] = {}
     gpus = {device.name for device in manifest.devices if device.kind == "gpu"}
     jobs: dict[str, Job] = {}
     for unit in manifest.servers:
-        devices = tuple(need.device for need in unit.memory if need.device in gpus)
+        name, devices = unit.argv[0], tuple(need.device for need in unit.memory if need.device in gpus)
         if unit.start == "never" or "--rpc" in unit.argv or (devices and not inventory.gpus):
             continue
-        name, where = unit.argv[0], {k: v for k, v in unit.env.items() if k == LIBRARIES}
-        try:
-            if name not in engines:
-                found = engine.locate_binary(name)
-                if found is None:
-                    continue  # what is missing is said when the units are verified
-                engines[name] = str(found), engine.probe(found, state_root() / "dialects", key="engines", env=where)
-                env[name] = where
-            if "--fit" in engines[name][1].index() and not engine.without_dry_run(unit.argv):
+        if name not in found:
+            env[name] = {k: v for k, v in unit.env.items() if k == LIBRARIES}
+            found[name] = engine_here(name, "engines", env[name])
+        at = found[name]
+        if at is not None and "--fit" in at[1].index() and not engine.without_dry_run(unit.argv):
+            with contextlib.suppress(LaunchError):  # what is missing is said when the units are verified
                 jobs[unit.name] = _job(unit, name, devices)
-        except LaunchError:
-            continue
+    engines = {name: at for name, at in found.items() if at is not None}
     with prover(engines, env, inventory.features, {}) as here:
         outcomes = run_each(here, jobs)
-    found_wrong = failures({name: job.engine for name, job in jobs.items()}, outcomes, engines, inventory)
-    units = {unit.name: unit for unit in manifest.servers}
     more = (
-        _outgrown(units[name], outcome.proven.own, outcome.proven.draft, engines[jobs[name].engine][1].name)
-        for name, outcome in outcomes.items()
-        if outcome.proven is not None
+        _outgrown(unit, proven.own, proven.draft, engines[unit.argv[0]][1].name)
+        for unit in manifest.servers
+        if unit.name in outcomes and (proven := outcomes[unit.name].proven) is not None
     )
-    return (*found_wrong, *(finding for finding in more if finding is not None))
+    return (*failures(jobs, outcomes, engines, inventory), *(finding for finding in more if finding is not None))
 
 
 def _job(unit: ServerUnit, name: str, devices: tuple[str, ...]) -> Job:
@@ -86,10 +80,6 @@ def _outgrown(unit: ServerUnit, own: Breakdown, draft: Breakdown | None, build: 
     if not over:
         return None
     figures = ", ".join(f"{gib(size)} on {at}, {gib(planned.get(at, 0))} planned" for at, size in over.items())
-    return Finding(
-        code="plan/proof-mismatch",
-        severity="error",
-        key=f"servers.{unit.name}",
-        message=f"{unit.name} takes more than it was rendered with, as {build} says: {figures}",
-        notes=("render it on this host with `launch render --prove …`: its limits are then the proven ones",),
-    )
+    message = f"{unit.name} takes more than it was rendered with, as {build} says: {figures}"
+    note = "render it on this host with `launch render --prove …`: its limits are then the proven ones"
+    return fault("plan/proof-mismatch", f"servers.{unit.name}", message, note)

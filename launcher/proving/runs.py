@@ -18,6 +18,7 @@ import msgspec
 
 from launcher import catalog, engine
 from launcher.base.processes import ProcessScope, kill_left_behind
+from launcher.errors import LaunchError
 from launcher.files import state_root
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import ServerConfig
@@ -46,17 +47,30 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Files with the catalogue's header, to be made where there is none."""
 
 
-class Prover(msgspec.Struct, frozen=True, kw_only=True):
-    """What servers are proven with: binaries and their flags by engine, this CPU, folders."""
+class Binary(NamedTuple):
+    """An engine that proves: its program, its flags, and the environment in which it finds its libraries."""
 
-    engines: dict[str, tuple[str, Dialect]]
-    digests: dict[str, str]
-    libraries: dict[str, dict[str, str]]
-    """By engine, the environment in which it finds its libraries."""
-    lasting: frozenset[str]
-    """Engines whose proofs may be kept."""
+    path: str
+    dialect: Dialect
+    env: Mapping[str, str]
+    digest: str
+    lasts: bool
+    """Whether what it proves may be kept."""
+
+    def is_same(self) -> bool:
+        """Whether it is still the one that the proof began with."""
+        try:
+            return engine.binary_digest(Path(self.path), self.env) == self.digest
+        except OSError:
+            return False
+
+
+class Prover(msgspec.Struct, frozen=True, kw_only=True):
+    """What servers are proven with: binaries by the engines' names, this CPU, folders."""
+
+    engines: dict[str, Binary]
     features: tuple[str, ...]
-    stand_ins: dict[str, str]
+    stand_ins: Mapping[str, str]
     """Device that this machine lacks → what stands for its endpoint in a command line."""
     folder: Path
     kept: Path
@@ -86,6 +100,17 @@ class Outcome(NamedTuple):
     cached: bool = False
 
 
+def engine_here(binary: str, key: str, env: Mapping[str, str]) -> tuple[str, Dialect] | None:
+    """A binary that is here, with its real flags; None for one that is not, or says nothing: other checks tell."""
+    located = engine.locate_binary(binary)
+    if located is None:
+        return None
+    try:
+        return str(located), engine.probe(located, state_root() / "dialects", key=key, env=env)
+    except LaunchError:
+        return None
+
+
 @contextlib.contextmanager
 def prover(
     engines: dict[str, tuple[str, Dialect]],
@@ -94,18 +119,14 @@ def prover(
     stand_ins: Mapping[str, str],
 ) -> Iterator[Prover]:
     """What is proven with, and its folder for the length of a proof. `env`: by engine, where it finds its libraries."""
-    digests = {name: engine.binary_digest(Path(at), env.get(name, {})) for name, (at, _) in engines.items()}
+    binaries = {}
+    for name, (path, dialect) in engines.items():
+        where = env.get(name, {})
+        digest, lasts = engine.binary_digest(Path(path), where), engine.may_be_kept(Path(path), where)
+        binaries[name] = Binary(path, dialect, where, digest, lasts)
     with _folder() as folder:
-        yield Prover(
-            engines=engines,
-            digests=digests,
-            libraries={name: dict(env.get(name, {})) for name in engines},
-            lasting=frozenset(n for n, (at, _) in engines.items() if engine.may_be_kept(Path(at), env.get(n, {}))),
-            features=features,
-            stand_ins=dict(stand_ins),
-            folder=folder,
-            kept=state_root() / "proofs",
-        )
+        kept = state_root() / "proofs"
+        yield Prover(engines=binaries, features=features, stand_ins=stand_ins, folder=folder, kept=kept)
 
 
 @contextlib.contextmanager
@@ -143,7 +164,7 @@ def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     keys = {name: _key(prover, job) for name, job in jobs.items()}
     done = {
         key: Outcome(kept, cached=True)
-        for key in {keys[name] for name, job in jobs.items() if job.engine in prover.lasting}
+        for key in {keys[name] for name, job in jobs.items() if prover.engines[job.engine].lasts}
         if (kept := engine.read_proof(prover.kept, key))
     }
     once = {key: job for name, job in jobs.items() if (key := keys[name]) not in done}
@@ -160,22 +181,18 @@ def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool, ProcessScope() as scope:
         done |= dict(zip(once, pool.map(run, once), strict=True))
-    same = {name for name in {job.engine for job in once.values()} & prover.lasting if _is_same(prover, name)}
+    used = {job.engine: prover.engines[job.engine] for job in once.values()}
+    same = {name for name, binary in used.items() if binary.lasts and binary.is_same()}
     for key, job in once.items():
         if job.engine in same and (found := done[key].proven) is not None:
             engine.keep_proof(prover.kept, key, found)
     return {name: done[key] for name, key in keys.items()}
 
 
-def _header(prover: Prover, file: ModelFile) -> Path:
-    """The path to give to `--model`: the file, or where a sparse one with the catalogue's header is made."""
-    declared = prover.folder / f"{file.entry}.gguf"
-    return declared if file.source == "declared" else Path(file.path)
-
-
-def _opened(file: ModelFile, path: Path) -> ModelFile:
-    """`file` as it is opened at `path`."""
-    return msgspec.structs.replace(file, parts=(FilePart(path=str(path), size_bytes=0),))
+def _opened(prover: Prover, file: ModelFile) -> ModelFile:
+    """`file` as it is opened: of a declared one, where a sparse file with the catalogue's header is made."""
+    path = str(prover.folder / f"{file.entry}.gguf") if file.source == "declared" else file.path
+    return msgspec.structs.replace(file, parts=(FilePart(path=path, size_bytes=0),))
 
 
 def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
@@ -184,10 +201,11 @@ def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
     A projector is left out: it is no part of the breakdown.
     """
     files = [file for file in (server.model, server.draft) if file is not None]
-    paths = [_header(prover, file) for file in files]
-    model, draft = _opened(server.model, paths[0]), _opened(server.draft, paths[1]) if server.draft else None
+    opened = [_opened(prover, file) for file in files]
+    model, draft = opened[0], opened[1] if server.draft else None
     changed = msgspec.structs.replace(server, model=model, draft=draft, projector=None)
-    command, _ = server_command(changed, planned, prover.engines)
+    engines = {name: (binary.path, binary.dialect) for name, binary in prover.engines.items()}
+    command, _ = server_command(changed, planned, engines)
     drafting = (server.config.draft.devices or ()) if server.config.draft else ()
     own = tuple(d for d in drafting if d not in server.settings.devices)
     beside = named_devices(msgspec.structs.replace(server.config, devices=()))
@@ -196,12 +214,12 @@ def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
         engine=server.config.engine,
         words=without(command.words, NOT_YET),
         env=command.env,
-        model=str(paths[0]),
+        model=model.path,
         draft=changed.draft_path,
         devices=names_of(command.words, server.settings.devices, own),
         endpoints=tuple(prover.stand_ins[d] for d in together if d in prover.stand_ins),
         headers=tuple(file.header_digest for file in files),
-        sparse=tuple((f, p) for f, p in zip(files, paths, strict=True) if f.source == "declared"),
+        sparse=tuple((f, Path(o.path)) for f, o in zip(files, opened, strict=True) if f.source == "declared"),
     )
 
 
@@ -245,19 +263,10 @@ def _key(prover: Prover, job: Job) -> str:
     ignored = {"--model", "--alias", "--host", "--port", "--rpc", *DRAFT_MODEL}
     flags = [word for before, word in pairwise(job.words) if before not in ignored]
     flags += [*map(str, sorted(job.env.items())), *job.devices.values()]
-    return engine.proof_key(prover.digests[job.engine], flags, job.headers, prover.features)
-
-
-def _is_same(prover: Prover, name: str) -> bool:
-    """Whether an engine is still the one that the proof began with."""
-    try:
-        return engine.binary_digest(Path(prover.engines[name][0]), prover.libraries[name]) == prover.digests[name]
-    except OSError:
-        return False
+    return engine.proof_key(prover.engines[job.engine].digest, flags, job.headers, prover.features)
 
 
 def _run(prover: Prover, job: Job, scope: ProcessScope) -> Outcome:
-    """A new dry run."""
     begun = monotonic()
     for attempt in range(ATTEMPTS):
         try:
@@ -272,8 +281,8 @@ def _run(prover: Prover, job: Job, scope: ProcessScope) -> Outcome:
 
 def _dry_run(prover: Prover, job: Job, scope: ProcessScope) -> engine.Proven:
     """One dry run, with what stands in for devices that are not here. Raises DryRunError."""
-    binary, dialect = prover.engines[job.engine]
-    with engine.stand_in_devices(Path(binary), len(job.endpoints), scope) as real:
+    binary = prover.engines[job.engine]
+    with engine.stand_in_devices(Path(binary.path), len(job.endpoints), scope) as real:
         stood = dict(zip(job.endpoints, real, strict=True))
         return engine.dry_run(
             tuple(_with_endpoints(word, stood) for word in job.words),
@@ -281,13 +290,12 @@ def _dry_run(prover: Prover, job: Job, scope: ProcessScope) -> engine.Proven:
             model=job.model,
             draft=job.draft,
             env=job.env,
-            jsonl=engine.AS_JSON in dialect.index(),
+            jsonl=engine.AS_JSON in binary.dialect.index(),
             scope=scope,
         )
 
 
 def _with_endpoints(word: str, real: Mapping[str, str]) -> str:
-    """`word` with the endpoints of stand-ins in place."""
     for name, endpoint in real.items():
         word = word.replace(name, endpoint)
     return word

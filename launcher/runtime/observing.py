@@ -10,12 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.metrics import Histogram, histogram
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.orchestrate.pool import WarmPool
-from launcher.orchestrate.tally import Histogram
-from launcher.orchestrate.tally import family as histograms
 from launcher.runtime.targets import bounds, samples, targets_now, turned
 from launcher.supervise import events
 from launcher.supervise.room import available_bytes
@@ -150,8 +149,8 @@ class Observer:
         failures: Counter[str] = Counter()
         for name, model in self._models.items():
             failures[model] += self._failures[name]
-        swaps = {f'source="{source}"': part for source, part in self._swaps.items()}
-        lines += histograms("model_swap_duration_seconds", "From a worker's drain until the other serves.", swaps)
+        swaps = (({"source": source}, part) for source, part in self._swaps.items())
+        lines += histogram("model_swap_duration_seconds", "From a worker's drain until the other serves.", swaps)
         family(
             "model_load_failures_total",
             "counter",

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from math import ceil, floor, log10
+from typing import NamedTuple
 
 from launcher.ir.sweep import PointResult
 
@@ -19,14 +20,20 @@ ROW, LETTER, TITLE_LETTER = 18, 7.2, 9
 """Pixels of a line of the legend, and of a letter at most."""
 
 
+class _Dot(NamedTuple):
+    in_flight: int
+    p95: float
+    together: float
+
+
 def plot(points: Iterable[PointResult], title: str) -> str:
     """The drawing; points that were refused are left out."""
-    measured = [p for p in points if not p.refused and p.latency is not None]
-    lines: dict[str, list[PointResult]] = defaultdict(list)
-    for point in measured:
-        lines[_label(point)].append(point)
-    across = _ticks([p.latency.p95 for p in measured if p.latency])
-    upward = _ticks([p.together for p in measured])
+    lines: dict[str, list[_Dot]] = defaultdict(list)
+    for point in points:
+        if not point.refused and point.latency is not None:
+            lines[_label(point)].append(_Dot(point.in_flight, point.latency.p95, point.together))
+    dots = [dot for line in lines.values() for dot in line]
+    across, upward = _ticks([dot.p95 for dot in dots]), _ticks([dot.together for dot in dots])
     body = [*_axes(across, upward), *_lines(lines, across[-1], upward[-1])]
     legend = WIDTH - RIGHT + 26 + LETTER * max(map(len, lines), default=0)
     width = ceil(max(WIDTH, legend + 10, LEFT + TITLE_LETTER * len(title)))
@@ -45,7 +52,6 @@ def plot(points: Iterable[PointResult], title: str) -> str:
 
 
 def _label(point: PointResult) -> str:
-    """The line that a point belongs to."""
     settings = ", ".join(f"{field}={value}" for field, value in point.settings.items())
     return f"{point.server}: {settings or 'as it is'}"
 
@@ -60,17 +66,14 @@ def _ticks(values: Sequence[float]) -> list[float]:
 
 
 def _x(value: float, top: float) -> float:
-    """Where a latency is drawn."""
     return LEFT + (WIDTH - LEFT - RIGHT) * value / top
 
 
 def _y(value: float, top: float) -> float:
-    """Where a speed is drawn."""
     return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top
 
 
 def _axes(across: Sequence[float], upward: Sequence[float]) -> list[str]:
-    """Both axes with their numbers."""
     right, floor_y = WIDTH - RIGHT, HEIGHT - BOTTOM
     drawn = []
     for value in upward:
@@ -89,18 +92,18 @@ def _axes(across: Sequence[float], upward: Sequence[float]) -> list[str]:
     return drawn
 
 
-def _lines(lines: dict[str, list[PointResult]], across: float, upward: float) -> list[str]:
+def _lines(lines: dict[str, list[_Dot]], across: float, upward: float) -> list[str]:
     """One line a setting, its points named by the requests in flight, and the legend."""
     drawn = []
-    for at, (label, points) in enumerate(lines.items()):
+    for at, (label, dots) in enumerate(lines.items()):
         colour = COLOURS[at % len(COLOURS)]
-        ordered = sorted(points, key=lambda p: p.in_flight)
-        places = [(_x(p.latency.p95, across), _y(p.together, upward)) for p in ordered if p.latency]
+        ordered = sorted(dots, key=lambda dot: dot.in_flight)
+        places = [(_x(dot.p95, across), _y(dot.together, upward)) for dot in ordered]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        for point, (x, y) in zip(ordered, places, strict=True):
+        for dot, (x, y) in zip(ordered, places, strict=True):
             drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-            drawn.append(f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" fill="{colour}">{point.in_flight}</text>')
+            drawn.append(f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" fill="{colour}">{dot.in_flight}</text>')
         row = TOP + ROW * at
         drawn.append(f'<circle cx="{WIDTH - RIGHT + 16}" cy="{row}" r="4" fill="{colour}"/>')
         drawn.append(f'<text x="{WIDTH - RIGHT + 26}" y="{row + 4}">{escape(label)}</text>')

@@ -1,17 +1,20 @@
-"""One recommendation for a server: by a rule, and only where a second measurement bears it out. Pure."""
+"""One recommendation for a server: by a rule, and only where a second measurement bears it out; a table. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
-from launcher.ir.sweep import Gain, PointResult, Recommendation, Verdict
+from launcher.ir.sweep import Gain, PointResult, Recommendation, SweepDocument, Verdict
 
+Row = tuple[str, ...]
 RULE = "the most tokens a second together whose p95 latency is at most {limit:g} times that of one request at a time"
 MIN_GAIN = 0.03
 """A gain below 3 % is called noise, however sure it is: the next build of the engine moves more than that."""
 
 OPEN_GAIN = 0.10
 """An interval that reaches up to 10 % may hide a gain that matters: more pairs are measured."""
+_together = attrgetter("together")
 LOOKS = 3
 """Each with twice the pairs of the one before."""
 
@@ -38,11 +41,6 @@ def is_full(point: PointResult, points: Sequence[PointResult]) -> bool:
     return "slots" not in point.settings or point.in_flight == max(same)
 
 
-def _together(point: PointResult) -> float:
-    """What points are ordered by."""
-    return point.together
-
-
 def recommend(
     server: str, chosen: tuple[PointResult, PointResult] | None, gain: Gain | None, limit: float
 ) -> Recommendation:
@@ -55,19 +53,19 @@ def recommend(
     verdict = judge(gain)
     words = ", ".join(f"{field}={value}" for field, value in best.settings.items())
     measured = f"{gain.gain:+.1%} ({gain.low:+.1%} to {gain.high:+.1%}, {gain.pairs} pairs of batches)"
-    if verdict == "better":
-        sentence = f"set {words}: {measured}, p95 {best.multiplier:.2f} times that of one request at a time"
-    elif verdict == "worse":
-        sentence = f"keep what it has: {words} is slower, {measured}"
-    else:
-        sentence = f"keep what it has: the best other, {words}, is within noise, {measured}"
+    sentences = {
+        "better": f"set {words}: {measured}, p95 {best.multiplier:.2f} times that of one request at a time",
+        "worse": f"keep what it has: {words} is slower, {measured}",
+        "noise": f"keep what it has: the best other, {words}, is within noise, {measured}",
+    }
+    settings = dict(best.settings)
     return Recommendation(
         server=server,
         verdict=verdict,
-        settings=dict(best.settings) if verdict == "better" else {},
-        candidate=dict(best.settings),
+        settings=settings if verdict == "better" else {},
+        candidate=settings,
         rule=rule,
-        sentence=sentence,
+        sentence=sentences[verdict],
         gain=gain,
     )
 
@@ -88,3 +86,50 @@ def verdict_of_all(recommendations: Iterable[Recommendation]) -> Verdict:
     """Better where any is; else noise where any is."""
     found = {r.verdict for r in recommendations}
     return "better" if "better" in found else "worse" if found == {"worse"} else "noise"
+
+
+def recommended(document: SweepDocument) -> tuple[Row, list[Row]]:
+    """A sweep of several servers as the server-stack document tells it: header and rows.
+
+    They are server, model, port, what to set (was what), why.
+    """
+    fields = list(dict.fromkeys(field for point in document.points for field in point.settings))
+    one = fields[0] if len(fields) == 1 else ""
+    header = ("SERVER", "MODEL", "PORT", f"RECOMMENDED {one}".strip(), "WHY")
+    rows: list[Row] = []
+    for found in document.recommendation:
+        points = [p for p in document.points if p.server == found.server]
+        port = str(found.port) if found.port else ""
+        rows.append((found.server, found.model, port, _choice(found, points, one), _why(found, points)))
+    return header, rows
+
+
+def _choice(found: Recommendation, points: Sequence[PointResult], one: str) -> str:
+    """`2 (was 1)`, `1 (keep)`; a dash where nothing could be measured."""
+    if all(p.refused for p in points):
+        return "-"
+    now = _words(next(p.settings for p in points if p.current), one)
+    return f"{_words(found.settings, one)} (was {now})" if found.settings else f"{now or 'as it is'} (keep)"
+
+
+def _why(found: Recommendation, points: Sequence[PointResult]) -> str:
+    """The gain and what requests wait for it; of a server that keeps what it has, why no other is taken."""
+    measured = [p for p in points if not p.refused]
+    if not measured:
+        return points[0].refused
+    others = [p for p in measured if not p.current and p.multiplier is not None and is_full(p, points)]
+    tried = [p for p in others if p.settings == found.candidate]
+    if found.gain is not None and tried:
+        best = max(tried, key=_together)
+        span = f"{found.gain.gain:+.0%} tokens/s together ({found.gain.low:+.0%} to {found.gain.high:+.0%})"
+        noise = "" if found.settings else f"{_words(found.candidate)} is no gain: "
+        return f"{noise}{span}, p95 multiplier {best.multiplier:.2f}"
+    if not others:
+        return "nothing else could be measured"
+    best = max(others, key=_together)
+    return f"{_words(best.settings)} rejected: p95 multiplier {best.multiplier:.2f}"
+
+
+def _words(settings: dict[str, str], one: str = "") -> str:
+    """`slots=2`; the value alone where the column names the field."""
+    return settings.get(one, "") if one else " ".join(f"{field}={value}" for field, value in settings.items())

@@ -41,10 +41,11 @@ def summarise(result: PointResult, samples: Sequence[Sample]) -> PointResult:
     """`result` with the figures of its samples, of which there is one at least."""
     speeds = batch_speeds(samples)
     drafted = sum(s.draft_n for s in samples)
+    prompts = [s.prompt_n / s.prompt_ms * 1000 for s in samples if s.prompt_ms]  # none: all of it was in its cache
     return msgspec.structs.replace(
         result,
         together=fmean(speeds),
-        prompt=median(s.prompt_n / s.prompt_ms * 1000 for s in samples if s.prompt_ms) if _prompted(samples) else 0.0,
+        prompt=median(prompts) if prompts else 0.0,
         generation=median(s.predicted_n / s.predicted_ms * 1000 for s in samples),
         first_token=_spread(s.latency_s - s.predicted_ms / 1000 for s in samples),
         latency=_spread(s.latency_s for s in samples),
@@ -67,13 +68,7 @@ def with_expectation(result: PointResult, decode: tuple[float, float] | None) ->
     return msgspec.structs.replace(result, expected=(low, high), ratio=ratio)
 
 
-def _prompted(samples: Sequence[Sample]) -> bool:
-    """Whether any prompt was read; none is where the server had all of it in its cache."""
-    return any(s.prompt_ms for s in samples)
-
-
 def _spread(seconds: Iterable[float]) -> Spread:
-    """Three percentiles."""
     known = tuple(seconds)
     return Spread(p50=percentile(known, 0.5), p95=percentile(known, 0.95), p99=percentile(known, 0.99))
 
@@ -87,8 +82,7 @@ def with_multipliers(results: Sequence[PointResult]) -> tuple[PointResult, ...]:
             for other in results
             if other.in_flight == 1 and other.latency and _beside_slots(other) == _beside_slots(result)
         ]
-        known = result.latency is not None and bool(alone)
-        multiplier = result.latency.p95 / min(alone)[1] if known and result.latency else None
+        multiplier = result.latency.p95 / min(alone)[1] if result.latency and alone else None
         done.append(msgspec.structs.replace(result, multiplier=multiplier))
     return tuple(done)
 
@@ -98,7 +92,7 @@ def _beside_slots(result: PointResult) -> tuple[str, dict[str, str]]:
     return result.server, {field: value for field, value in result.settings.items() if field != "slots"}
 
 
-def gain_of(pairs: Sequence[tuple[float, float]], seed: int = 1) -> Gain:
+def gain_of(pairs: Sequence[tuple[float, float]]) -> Gain:
     """How much faster the second of each pair is, with bounds by bootstrap over pairs.
 
     Pairs are measured side by side in time, so that what the machine does meanwhile touches both. The estimate is the
@@ -107,7 +101,7 @@ def gain_of(pairs: Sequence[tuple[float, float]], seed: int = 1) -> Gain:
     ratios = [log(after / before) for before, after in pairs]
     if not ratios:
         raise ValueError("no pairs")
-    draw = random.Random(seed)  # noqa: S311 - resampling, no secret
+    draw = random.Random(1)  # noqa: S311 - resampling, no secret
     resampled = sorted(_trimmed(draw.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
     tail = (1 - LEVEL) / 2
     return Gain(

@@ -4,9 +4,8 @@ In: a compiled fleet, a server, settings. Out: samples, which the server's own t
 come and taken from there after an interruption.
 """
 
-from launcher.trial.candidate import Candidate, candidate_of, measurement_key, values_now
+from launcher.trial.candidate import Candidate, candidate_of, measurement_of, values_now
 from launcher.trial.experiment import Experiment, no_room
-from launcher.trial.measurement import measurement_of
 from launcher.trial.prompts import Prompts, read_prompts
 from launcher.trial.reading import read_speed
 from launcher.trial.server import TrialError
@@ -17,7 +16,6 @@ __all__ = [
     "Prompts",
     "TrialError",
     "candidate_of",
-    "measurement_key",
     "measurement_of",
     "no_room",
     "read_prompts",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import LaunchError
 from launcher.ir.config import HardwareConfig
 from launcher.ir.plan import ServerPlan
-from launcher.ir.speed import Measurement, Touched
-from launcher.ir.sweep import Values
+from launcher.ir.speed import Measurement
+from launcher.ir.sweep import PointResult, Values, Workload
 from launcher.plan import expected, touched
 from launcher.sweep import GROUPS
 
@@ -24,30 +26,34 @@ OURS = ("--port", "--host", "--api-key-file", "--slot-save-path")
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """`words` without address; `refused`: why it is not started, "" where it may be.
+    """`words` without address; `refused`: why it is not started, "" where it may be: then `planned` is there.
 
     `digest` names build, model and command line.
     """
 
     server: str
     values: Values
+    refused: str = ""
     words: tuple[str, ...] = ()
     env: dict[str, str] = {}
     digest: str = ""
-    refused: str = ""
-    planned_bytes: int = 0
-    devices: tuple[str, ...] = ()
-    gpus: tuple[str, ...] = ()
-    hardware: str = ""
     build: str = ""
-    model: str = ""
-    quantization: str = ""
-    touched: Touched = Touched(bytes={}, weights=0)
-    drafts: bool = False
+    hardware: str = ""
+    gpus: tuple[str, ...] = ()
     planned: ServerPlan | None = None
     machine: HardwareConfig | None = None
-    """What is to run, and where."""
-    start_timeout_s: float = 180
+    """Where it is to run."""
+
+    @property
+    def plan(self) -> ServerPlan:
+        """What is to run, of one that is not refused."""
+        assert self.planned is not None  # noqa: S101  # nobody starts or measures one that is refused
+        return self.planned
+
+    @property
+    def planned_bytes(self) -> int:
+        """What it is planned to take, on all devices; 0 of one that is refused."""
+        return sum(m.planned_bytes for m in self.planned.memory) if self.planned is not None else 0
 
     @property
     def settings(self) -> str:
@@ -59,7 +65,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         if self.planned is None or self.machine is None:
             return None
         here = [m for m in known if m.hardware == self.hardware]
-        speed = expected(self.planned, self.touched, self.machine, here, self.digest)
+        speed = expected(self.planned, touched(self.planned), self.machine, here, self.digest)
         return speed.decode if speed is not None else None
 
 
@@ -78,7 +84,6 @@ def _at(record: Any, field: str) -> Any:
 
 
 def _spelled(written: Any, planned: Any) -> str:
-    """A value as an override has it."""
     value = written if written is not None else planned
     if isinstance(value, str):
         return value
@@ -90,40 +95,33 @@ def candidate_of(
 ) -> Candidate:
     """`server` with `values`, planned in its fleet; what has the `current` ones is taken as the config has it."""
     own = () if values == current else tuple(f"++servers.{server}.{field}={value}" for field, value in values)
-    blank = Candidate(server=server, values=values)
+    refused = partial(Candidate, server=server, values=values)
     try:
         compiled = compile_fleet([*overrides, *own], config_dirs=tuple(config_dirs))
         compiled.require()
     except LaunchError as error:
         first = next((f for f in error.findings if f.severity == "error"), error.findings[0])
-        return msgspec.structs.replace(blank, refused=f"{first.code}: {first.message}")
+        return refused(refused=f"{first.code}: {first.message}")
     planned = next((s for s in compiled.plan.servers if s.name == server), None)
     if planned is None:
-        return msgspec.structs.replace(blank, refused="it is not planned")
+        return refused(refused="it is not planned")
     config = compiled.plan.config.servers[server]
     kept = {field: _at(config, field) for field, value in values if field in GROUPS and _at(config, field) != value}
     if own and kept:
         said = ", ".join(f"{field} stays {value}" for field, value in kept.items())
-        return msgspec.structs.replace(blank, refused=f"{said}: its file decides")
-    command = compiled.commands[server]
+        return refused(refused=f"{said}: its file decides")
+    command, hardware = compiled.commands[server], compiled.plan.config.hardware
     return Candidate(
         server=server,
         values=values,
         words=_without(command.argv, OURS),
         env=command.env,
         digest=measurement_key(compiled, planned),
-        hardware=compiled.plan.config.hardware.name,
         build=compiled.engines[planned.config.engine][1].name,
-        model=planned.config.model,
-        quantization=planned.config.quantization,
-        touched=touched(planned),
-        drafts=bool(planned.config.draft or planned.settings.ngram),
+        hardware=hardware.name,
+        gpus=tuple(hardware.gpus),
         planned=planned,
-        machine=compiled.plan.config.hardware.machine(planned.on) if planned.on else compiled.plan.config.hardware,
-        planned_bytes=sum(m.planned_bytes for m in planned.memory),
-        devices=planned.settings.devices,
-        gpus=tuple(compiled.plan.config.hardware.gpus),
-        start_timeout_s=planned.start_timeout_s,
+        machine=hardware.machine(planned.on) if planned.on else hardware,
     )
 
 
@@ -136,7 +134,33 @@ def measurement_key(compiled: Compilation, planned: ServerPlan) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
+def measurement_of(
+    candidate: Candidate, result: PointResult, workload: Workload, *, at: str, load_average: float, load_s: float
+) -> Measurement:
+    """What is kept of a point with one request at a time. `at`: ISO time."""
+    lengths, planned = workload.prompt_tokens, candidate.plan
+    return Measurement(
+        key=candidate.digest,
+        hardware=candidate.hardware,
+        server=candidate.server,
+        model=planned.config.model,
+        quantization=planned.config.quantization,
+        settings=candidate.settings,
+        build=candidate.build,
+        at=at,
+        prompt_tokens=sum(lengths) // len(lengths),
+        n_predict=workload.n_predict,
+        batches=result.batches,
+        load_average=load_average,
+        decode=result.generation,
+        prompt=result.prompt,
+        memory_bytes=result.memory_bytes,
+        load_s=load_s,
+        touched=touched(planned),
+        drafts=bool(planned.config.draft or planned.settings.ngram),
+    )
+
+
 def _without(words: Sequence[str], flags: Sequence[str]) -> tuple[str, ...]:
     """`words` without `flags` and the value of each."""
-    before = ("", *words)
-    return tuple(w for b, w in zip(before, words, strict=False) if w not in flags and b not in flags)
+    return tuple(w for before, w in pairwise(("", *words)) if w not in flags and before not in flags)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import psutil
@@ -24,6 +24,15 @@ from launcher.trial.server import running
 
 TURNS = 4
 """Servers that do not fit beside each other are started in turn, so often each."""
+
+
+class _Trial(NamedTuple):
+    """A server that runs. `pid`: the process whose memory is measured."""
+
+    candidate: Candidate
+    asker: Asker
+    measurer: Measurer
+    pid: int
 
 
 class Experiment:
@@ -65,9 +74,9 @@ class Experiment:
         with self._started(candidate) as trial:
             for in_flight, batches in missing.items():
                 if batches:
-                    trial.warm_up(in_flight)
+                    self._warm_up(trial, in_flight)
                 for batch in batches:
-                    trial.batch("grid", batch, in_flight)
+                    self._batch(trial, "grid", batch, in_flight)
 
     def confirm(self, now: tuple[Candidate, int], best: tuple[Candidate, int], count: int) -> list[tuple[float, float]]:
         """`count` pairs of batches, each of both settings with its requests in flight: tokens a second, now and best.
@@ -77,26 +86,20 @@ class Experiment:
         wanted = [pair for pair in range(count) if not self._has_pair(now, best, pair)]
         if wanted:
             (self._side_by_side if fits_beside(now[0], best[0]) else self._in_turns)(now, best, wanted)
-        sides = [self._pair_speeds(side, count) for side in (now, best)]
-        return list(zip(*sides, strict=True))
+        sides = ((s for s in self.samples(*side, "confirm") if s.batch < count) for side in (now, best))
+        return list(zip(*map(batch_speeds, sides), strict=True))
 
     def _has_pair(self, now: tuple[Candidate, int], best: tuple[Candidate, int], pair: int) -> bool:
-        """Whether both halves of a pair were measured."""
         return all(any(s.batch == pair for s in self.samples(*side, "confirm")) for side in (now, best))
 
-    def _pair_speeds(self, side: tuple[Candidate, int], count: int) -> tuple[float, ...]:
-        """Tokens a second of one side, by pair."""
-        return batch_speeds(s for s in self.samples(*side, "confirm") if s.batch < count)
-
     def _side_by_side(self, now: tuple[Candidate, int], best: tuple[Candidate, int], pairs: Sequence[int]) -> None:
-        """Both run; one waits while the other works."""
         with self._started(now[0]) as first, self._started(best[0], ".second") as second:
             both = ((first, now[1]), (second, best[1]))
             for trial, in_flight in both:
-                trial.warm_up(in_flight)
+                self._warm_up(trial, in_flight)
             for pair in pairs:
                 for trial, in_flight in both if pair % 2 == 0 else both[::-1]:
-                    trial.batch("confirm", pair, in_flight)
+                    self._batch(trial, "confirm", pair, in_flight)
 
     def _in_turns(self, now: tuple[Candidate, int], best: tuple[Candidate, int], pairs: Sequence[int]) -> None:
         """One stops before the other starts: now best, best now, and so on."""
@@ -104,86 +107,61 @@ class Experiment:
         for turn in range(0, len(pairs), size):
             for candidate, in_flight in (now, best) if turn // size % 2 == 0 else (best, now):
                 with self._started(candidate) as trial:
-                    trial.warm_up(in_flight)
+                    self._warm_up(trial, in_flight)
                     for pair in pairs[turn : turn + size]:
-                        trial.batch("confirm", pair, in_flight)
+                        self._batch(trial, "confirm", pair, in_flight)
 
     @contextlib.contextmanager
     def _started(self, candidate: Candidate, suffix: str = "") -> Iterator[_Trial]:
         """A server that runs with the candidate's settings. Raises TrialError."""
         log = self._log.with_name(self._log.name + suffix)
-        with running(candidate.words, candidate.env, log, candidate.start_timeout_s) as server:
+        with running(candidate.words, candidate.env, log, candidate.plan.start_timeout_s) as server:
             self.load_s[candidate.digest] = server.load_s
             asker = Asker(server.url, self._workload, self._prompts)
             try:
-                yield _Trial(self, candidate, asker, server.pid)
+                yield _Trial(candidate, asker, Measurer(dict, candidate.gpus), server.pid)
             finally:
                 asker.close()
 
-    def add(self, samples: Sequence[Sample]) -> None:
-        """Append the rows of one batch, on the disk when this returns. Raises OSError."""
-        with self._csv.open("a", encoding="utf-8") as file:
-            file.write(row_text(samples))
-            file.flush()
-            os.fsync(file.fileno())
-        self._samples += samples
-
-    def warm_ups(self) -> int:
-        """Batches before the measured ones."""
-        return self._workload.warmup
-
-    def told(self, candidate: Candidate, in_flight: int, samples: Sequence[Sample]) -> None:
-        """Report one batch."""
-        self._say(candidate, in_flight, batch_speeds(samples)[0])
-
-
-class _Trial:
-    """A server that runs, as the experiment uses it."""
-
-    def __init__(self, experiment: Experiment, candidate: Candidate, asker: Asker, pid: int) -> None:
-        """`pid`: the process whose memory is measured."""
-        self._experiment, self._candidate, self._asker, self._pid = experiment, candidate, asker, pid
-        self._measurer = Measurer(dict, candidate.gpus)
-
-    def warm_up(self, in_flight: int) -> None:
+    def _warm_up(self, trial: _Trial, in_flight: int) -> None:
         """Batches that do not count."""
-        for number in range(self._experiment.warm_ups()):
-            self._asker.batch(1000 + number, in_flight)
+        for number in range(self._workload.warmup):
+            trial.asker.batch(1000 + number, in_flight)
 
-    def batch(self, phase: Literal["grid", "confirm"], number: int, in_flight: int) -> None:
-        """One batch, kept."""
-        batch_s, answers = self._asker.batch(number, in_flight)
-        measured = self._measurer.measure({self._pid: ()})[self._pid]
+    def _batch(self, trial: _Trial, phase: Literal["grid", "confirm"], number: int, in_flight: int) -> None:
+        """One batch; its rows are on the disk when this returns. Raises TrialError, OSError."""
+        candidate = trial.candidate
+        batch_s, answers = trial.asker.batch(number, in_flight)
+        measured = trial.measurer.measure({trial.pid: ()})[trial.pid]
         at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
         samples = [
             Sample(
-                key=self._experiment.key(self._candidate, in_flight),
-                server=self._candidate.server,
-                settings=self._candidate.settings,
+                key=self.key(candidate, in_flight),
+                server=candidate.server,
+                settings=candidate.settings,
                 in_flight=in_flight,
                 phase=phase,
                 batch=number,
                 request=which,
                 batch_s=round(batch_s, 6),
                 latency_s=round(answer.latency_s, 6),
-                prompt_n=answer.timings.prompt_n,
-                prompt_ms=answer.timings.prompt_ms,
-                predicted_n=answer.timings.predicted_n,
-                predicted_ms=answer.timings.predicted_ms,
-                draft_n=answer.timings.draft_n,
-                draft_accepted=answer.timings.draft_n_accepted,
                 memory_bytes=(measured.pss_bytes or 0) + sum(measured.gpu_bytes.values()),
                 at=at,
+                **msgspec.structs.asdict(answer.timings),
             )
             for which, answer in enumerate(answers)
         ]
-        self._experiment.add(samples)
-        self._experiment.told(self._candidate, in_flight, samples)
+        with self._csv.open("a", encoding="utf-8") as file:
+            file.write(row_text(samples))
+            file.flush()
+            os.fsync(file.fileno())
+        self._samples += samples
+        self._say(candidate, in_flight, batch_speeds(samples)[0])
 
 
 def fits_beside(first: Candidate, second: Candidate) -> bool:
     """Whether both may run at once: their plans fit into the RAM that is free; never two on a GPU."""
-    if first.devices or second.devices:
+    if first.plan.settings.devices or second.plan.settings.devices:
         return False
     return first.planned_bytes + second.planned_bytes <= psutil.virtual_memory().available
 
@@ -191,6 +169,6 @@ def fits_beside(first: Candidate, second: Candidate) -> bool:
 def no_room(candidate: Candidate) -> str:
     """Why a candidate without devices cannot be started now; "" when it can."""
     free = psutil.virtual_memory().available
-    if candidate.devices or candidate.planned_bytes <= free:
+    if candidate.plan.settings.devices or candidate.planned_bytes <= free:
         return ""
     return f"it would take {candidate.planned_bytes} bytes of RAM, and {free} are free now"

@@ -25,7 +25,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     predicted_n: int
     predicted_ms: float
     draft_n: int = 0
-    draft_n_accepted: int = 0
+    draft_accepted: int = msgspec.field(name="draft_n_accepted", default=0)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,8 +36,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Completion(msgspec.Struct):
-    """Of an answer, what matters here."""
-
     timings: Timings
 
 
@@ -61,7 +59,6 @@ class Asker:
         ends: list[float] = []
 
         def ask(which: int) -> Answer:
-            """One request, sent when all are ready."""
             body = self._body(number * in_flight + which)
             gate.wait()
             begun = time.monotonic()
@@ -97,7 +94,6 @@ class Asker:
         )
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
-        """One answer as JSON."""
         try:
             return self._client.post(path, json=body).raise_for_status().json()
         except httpx.HTTPError as error:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.decoding import decoded
+
 TEXT = (
     "A lighthouse keeper writes down the weather every evening. On Monday the wind came from the north and the sea was "
     "grey. On Tuesday two ships passed, one of them under sail. Compute the sum of the first hundred numbers; sort a "
@@ -27,8 +29,6 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Entry(msgspec.Struct):
-    """Of a journal's line, what matters here."""
-
     prompt_tokens: int = 0
 
 
@@ -42,19 +42,12 @@ def read_prompts(path: Path) -> Prompts:
         if not lines:
             raise ValueError("it has no line that is not empty")
         return Prompts(source=str(path), texts=tuple(lines))
-    found = sorted(n for n in map(_length, lines) if n > 0)
+    entries = (decoded(line, _Entry) for line in lines)  # None: a line that is torn
+    found = sorted(entry.prompt_tokens for entry in entries if entry is not None and entry.prompt_tokens > 0)
     if not found:
         raise ValueError("no line of it has prompt_tokens")
     step = max(1, len(found) // LENGTHS_MAX)
     return Prompts(source=str(path), lengths=tuple(found[step // 2 :: step])[:LENGTHS_MAX])
-
-
-def _length(line: str) -> int:
-    """The prompt tokens of one line of a journal; 0 where it is torn."""
-    try:
-        return msgspec.json.decode(line, type=_Entry).prompt_tokens
-    except msgspec.DecodeError:
-        return 0
 
 
 def cut(tokens: Sequence[int], length: int, number: int) -> list[int]:

@@ -16,8 +16,8 @@ LEAST_BYTES = 32 * 1024**2
 """Less says more of seeks and of caches within the disk than of its speed."""
 
 
-def read_speed(files: Iterable[Path], *, clock: float = READ_S) -> tuple[int, int] | None:
-    """Bytes a second, and bytes that were read for it, of `files` one after another for `clock` seconds at most.
+def read_speed(files: Iterable[Path]) -> tuple[int, int] | None:
+    """Bytes a second, and bytes that were read for it, of `files` one after another for READ_S at most.
 
     None where they are not here, or too small to say anything. Pages that the cache holds are not counted on: the
     file is read directly, or its pages are dropped before where the file system cannot do that.
@@ -26,7 +26,7 @@ def read_speed(files: Iterable[Path], *, clock: float = READ_S) -> tuple[int, in
     with mmap.mmap(-1, BLOCK_BYTES) as buffer:
         for file in files:
             try:
-                read += _read(file, buffer, began + clock, READ_BYTES - read)
+                read += _read(file, buffer, began + READ_S, READ_BYTES - read)
             except OSError:
                 continue
     took = time.monotonic() - began

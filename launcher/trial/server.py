@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -15,11 +14,12 @@ from typing import NamedTuple
 import httpx
 
 from launcher.base.environment import passed_on
-from launcher.base.processes import dying_with_us
+from launcher.base.processes import ProcessScope
 
 TAIL_LINES = 3
 POLL_S = 0.05
 STOP_S = 10.0
+"""From SIGTERM to SIGKILL."""
 
 
 class TrialError(Exception):
@@ -41,31 +41,25 @@ def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: 
 
     `log` is overwritten. The kernel kills the server when this process dies, so that a killed sweep leaves nothing.
     """
-    port = _free_port()
-    with log.open("wb") as output:
+    url = f"http://127.0.0.1:{_free_port()}"
+    words = [*words, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    with log.open("wb") as output, ProcessScope() as scope, contextlib.ExitStack() as stack:
         try:
-            child = subprocess.Popen(
-                [*words, "--host", "127.0.0.1", "--port", str(port)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**passed_on(os.environ), **env},
-                start_new_session=True,
-                preexec_fn=dying_with_us(),  # noqa: PLW1509 - one call of libc; none of our threads runs meanwhile
-            )
+            start = scope.start(words, {**passed_on(os.environ), **env}, stdout=output, stderr=subprocess.STDOUT)
+            child = stack.enter_context(start)
         except OSError as error:
             raise TrialError(f"{words[0]} cannot be run: {error.strerror}") from None
-    begun = time.monotonic()
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(child, url, log, timeout_s)
-        yield Running(child.pid, url, time.monotonic() - begun)
-    finally:
-        _end(child)
+        begun = time.monotonic()
+        try:
+            _wait(child, url, log, timeout_s)
+            yield Running(child.pid, url, time.monotonic() - begun)
+        finally:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(STOP_S)
 
 
 def _free_port() -> int:
-    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -83,16 +77,6 @@ def _wait(child: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float)
                     return
             time.sleep(POLL_S)
     raise TrialError(f"not ready within {timeout_s:g} s: {tail(log)}")
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to its session, then SIGKILL."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(STOP_S)
-            return
 
 
 def tail(log: Path) -> str:

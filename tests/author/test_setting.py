@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from launcher.author.edit import NotEditableError
-from launcher.author.setting import set_value
+from launcher.author.edit import NotEditableError, set_value
 
 TEXT = """\
 # mine

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.cpulist import format_cpulist, parse_cpulist
+from launcher.hardware import hardware_tree
 from launcher.hardware.cgroups import cpu_quota, memory_limit
 from launcher.hardware.inventory import amd_gpus, take_inventory
-from launcher.hardware.probe import hardware_tree
 from launcher.ir.config import HardwareConfig
 from launcher.sizes import GIB
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher.hardware import load
+from launcher.hardware import inventory
 from launcher.hardware.load import GpuLoad, device_loads, gpu_loads
 
 GIB = 1024**3
@@ -59,7 +59,7 @@ def refuse() -> None:
 def test_what_a_driver_tells_of_each_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """Utilisation, temperature and power where it tells them; a card that is lost hides no other; it is let go."""
     calls: list[str] = []
-    monkeypatch.setattr(load, "_NVIDIA", Path("/dev/null"))
+    monkeypatch.setattr(inventory, "NVIDIA", Path("/dev/null"))
     monkeypatch.setitem(sys.modules, "pynvml", driver(calls))
     sizes = {"total_bytes": 24 * GIB}
     assert device_loads().gpus == (
@@ -75,13 +75,13 @@ def test_what_a_driver_tells_of_each_card(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_driver_that_refuses(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], ends: list[str]) -> None:
     """No card, and nothing raised."""
     calls: list[str] = []
-    monkeypatch.setattr(load, "_NVIDIA", Path("/dev/null"))
+    monkeypatch.setattr(inventory, "NVIDIA", Path("/dev/null"))
     monkeypatch.setitem(sys.modules, "pynvml", driver(calls, **changes))
     assert (gpu_loads(), calls) == ((), ends)
 
 
 def test_without_a_driver_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pynvml is not even imported; RAM is told all the same."""
-    monkeypatch.setattr(load, "_NVIDIA", Path("/no/such/device"))
+    monkeypatch.setattr(inventory, "NVIDIA", Path("/no/such/device"))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert (gpu_loads(), device_loads().ram.free_bytes > 0) == ((), True)

@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from launcher.orchestrate.context import (
     OURS,
     fit,
-    judge_messages,
-    judge_pieces,
+    judge_prompt,
     request_text,
     shorter,
     task_of,
-    worker_messages,
-    worker_pieces,
+    worker_prompt,
 )
 from launcher.orchestrate.echo import Echo, split_done
 from launcher.orchestrate.settings import BLOCK_PROMPT
@@ -74,20 +72,20 @@ def test_the_workers_prompt() -> None:
     """System texts of ours and the client's in one message, then the request, and what was written."""
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Write."}]
     task = task_of(messages, ("You code.", "", "Blocks."), whole=False)
-    pieces = worker_pieces(task, ("one", "two"))
-    found = worker_messages(task, pieces, (0, 0), "", None)
+    prompt = worker_prompt(task, ("one", "two"))
+    found = prompt.messages((0, 0))
     assert [m["role"] for m in found] == ["system", "user", "assistant", "user"]
     assert found[0]["content"] == "You code.\n\nBlocks.\n\nBe brief."
     assert found[2]["content"] == "one\n\ntwo"
-    assert worker_messages(task, pieces, (1, 0), "", None)[2]["content"] == "two"
+    assert prompt.messages((1, 0))[2]["content"] == "two"
 
 
 def test_the_validators_prompt() -> None:
     """The request, what was accepted, the block, each under its title once."""
-    pieces = judge_pieces("Write.", ("one", "two"), "three")
-    text = judge_messages("Judge.", pieces, (0, 0, 0, 0))[1]["content"]
+    prompt = judge_prompt("Judge.", "Write.", ("one", "two"), "three")
+    text = prompt.messages((0, 0, 0, 0))[1]["content"]
     assert text == "The request:\n\nWrite.\n\nAccepted so far:\n\none\n\ntwo\n\nThe block to judge:\n\nthree"
-    assert "Accepted" not in judge_messages("Judge.", pieces, (0, 1, 4, 0))[1]["content"]
+    assert "Accepted" not in prompt.messages((0, 1, 4, 0))[1]["content"]
 
 
 @pytest.mark.parametrize(

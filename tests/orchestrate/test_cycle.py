@@ -14,14 +14,12 @@ from launcher.orchestrate.cycle import (
     Commit,
     CommitFailed,
     Committed,
-    Cut,
     Deliver,
     Escalate,
     Event,
     Finish,
     GiveUp,
     Judge,
-    Judged,
     Limits,
     Write,
     WriteFailed,
@@ -44,7 +42,7 @@ writes = st.one_of(
         refused=st.booleans(),
     ),
 )
-verdicts = st.builds(Judged, verdict=st.builds(Verdict, kind=kinds, reason=st.just("r")))
+verdicts = st.builds(Verdict, kind=kinds, reason=st.just("r"))
 commits: st.SearchStrategy[Event] = st.one_of(
     st.just(Committed()), st.just(Committed()), st.just(Committed()), st.builds(CommitFailed, message=st.just("full"))
 )
@@ -71,19 +69,16 @@ def test_every_run_ends_and_commits_each_block_once(limits: Limits, resumed: lis
     """The laws of the cycle, over runs that go as they please and may be cut at any point."""
     state, actions = begin(limits, tuple(resumed))
     todo, done = deque(actions), list[Action]()
-    outcomes: list[Event] = []
-    while todo:
+    cut = False
+    while todo and not cut:
         action = todo.popleft()
         done.append(action)
         assert len(done) < 1000
-        event = Cut() if data.draw(st.integers(0, 40)) == 0 else outcome(action, data)
-        if event is not None:
-            outcomes.append(event)
+        cut = data.draw(st.integers(0, 40)) == 0
+        event = outcome(action, data)
+        if event is not None and not cut:
             state, more = step(state, event)
             todo.extend(more)
-            if isinstance(event, Cut):
-                assert not more
-                break
     committed = [a for a in done if isinstance(a, Commit)]
     delivered = [a for a in done if isinstance(a, Deliver)]
     assert [c.seq for c in committed] == list(range(len(resumed), len(resumed) + len(committed)))
@@ -107,24 +102,23 @@ def test_every_run_ends_and_commits_each_block_once(limits: Limits, resumed: lis
     gave_up = [a for a in done if isinstance(a, GiveUp) and a.code == "validation_exhausted"]
     assert not gave_up or len(rungs) == limits.escalations
     ends = [a for a in done if isinstance(a, (Finish, GiveUp))]
-    cut = any(isinstance(event, Cut) for event in outcomes)
     assert len(ends) == (0 if cut and not ends else 1)
     assert cut or done[-1] is ends[0]
-    assert state.phase == "done"
+    assert cut or state.phase == "done"
     if ends and isinstance(ends[0], Finish) and not cut:
         assert len(delivered) == len(resumed) + len(committed)
         assert delivered or limits.max_blocks == 0
 
 
-@given(limits=limits, events=st.lists(st.one_of(writes, verdicts, commits, st.just(Cut())), max_size=20))
+@given(limits=limits, events=st.lists(st.one_of(writes, verdicts, commits), max_size=20))
 def test_events_out_of_turn_change_nothing(limits: Limits, events: list[Event]) -> None:
     """Late and foreign results neither raise nor make a block of what was not judged."""
     state, actions = begin(limits)
-    expected = {Write: (Wrote, WriteFailed), Judge: (Judged,), Commit: (Committed, CommitFailed)}
+    expected: dict[Any, Any] = {Write: (Wrote, WriteFailed), Judge: (Verdict,), Commit: (Committed, CommitFailed)}
     waiting: type | None = type(actions[-1])
     for event in events:
         after, actions = step(state, event)
-        if waiting is None or (not isinstance(event, Cut) and not isinstance(event, expected[waiting])):
+        if waiting is None or not isinstance(event, expected[waiting]):
             assert (after.phase, actions) == (state.phase, ())
         state = after
         asked = [a for a in actions if type(a) in expected]
@@ -140,9 +134,9 @@ def test_what_ended_before_is_not_asked_for_again() -> None:
 def test_who_is_refused_often_enough_hands_over_for_good() -> None:
     """Two refusals, then the next worker, with a budget of its own, also for the blocks that follow."""
     state, actions = begin(Limits(max_corrections=2, max_blocks=3, max_retries=2, escalations=1))
-    refused, fine = Judged(verdict=Verdict(kind="fail", reason="no")), Judged(verdict=Verdict(kind="pass"))
+    refused, fine = Verdict(kind="fail", reason="no"), Verdict(kind="pass")
     seen = []
-    events = [Wrote(text="a"), refused, Wrote(text="b"), refused]
+    events: list[Event] = [Wrote(text="a"), refused, Wrote(text="b"), refused]
     events += [Wrote(text="c"), refused, Wrote(text="d"), fine, Committed(), Wrote(text="e"), refused]
     events += [Wrote(text="f"), refused, Wrote(text="g"), refused]
     for event in events:

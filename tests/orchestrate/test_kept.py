@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from launcher.orchestrate import FILE_NAME, Memory, list_drafts
-from launcher.orchestrate.heard import text_of_answer
+from launcher.orchestrate.answer import text_of_answer
 from tests.orchestrate.scripted import Fleet, decides, fail, scripted_fleet
 from tests.route.fleet import until
 

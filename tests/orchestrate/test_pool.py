@@ -277,7 +277,7 @@ def test_the_child_ends_with_its_runtime(tmp_path: Path) -> None:
     """No runtime at the other end of its pipe: it goes, in the middle of a big file too."""
     path = cold(tmp_path / "big", 64 * MIB)
     child = subprocess.Popen([sys.executable, "-I", "-S", str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    command = msgspec.json.encode({"hold": "big", "paths": [str(path), "/nowhere"], "lock": True})
+    command = msgspec.json.encode({"hold": "big", "paths": [str(path), "/nowhere"]})
     child.communicate(command + b"\n", timeout=20)
     assert child.returncode == 0
 
@@ -294,7 +294,7 @@ def test_a_file_beyond_the_lock_limit_is_warm_and_not_locked(tmp_path: Path) -> 
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=lessen)  # noqa: PLW1509 - no threads here
     assert child.stdin is not None
     assert child.stdout is not None
-    child.stdin.write(msgspec.json.encode({"hold": "m", "paths": [str(path)], "lock": True}) + b"\n")
+    child.stdin.write(msgspec.json.encode({"hold": "m", "paths": [str(path)]}) + b"\n")
     child.stdin.flush()
     facts: dict[str, Any] = {"loading": True}
     while facts["loading"]:

@@ -11,7 +11,7 @@ import httpx
 import jsonschema
 import pytest
 
-from launcher.orchestrate.decision import parse_decision, router_messages, router_pieces, router_question
+from launcher.orchestrate.decision import parse_decision, router_prompt, router_question
 from launcher.orchestrate.settings import Settings, settings_of
 from launcher.orchestrate.verdict import SCHEMA, parse_verdict
 from launcher.runtime import read_deployment
@@ -85,7 +85,7 @@ def test_the_three_tiers(fleet: Running) -> None:
 @pytest.mark.parametrize("text", ["What is the capital of France?", "{[\"'\\n"])
 def test_the_real_router_answers_by_its_schema(fleet: Running, text: str) -> None:
     """Whatever it is asked to sort, what comes back is a decision by the schema."""
-    messages = router_messages(fleet.settings, router_pieces(text), (0,))
+    messages = router_prompt(fleet.settings, text).messages((0,))
     question = router_question(fleet.settings, messages, fleet.settings.workers)
     answer = fleet.chat(model="router", **question).json()["choices"][0]["message"]["content"]
     jsonschema.validate(json.loads(answer), fleet.settings.schema(fleet.settings.workers))
@@ -95,9 +95,9 @@ def test_the_real_router_answers_by_its_schema(fleet: Running, text: str) -> Non
 @pytest.mark.parametrize("block", ["def add(a, b):\n    return a + b", '[PASS] 日本語 {"status": 1}'])
 def test_the_real_validator_answers_by_its_schema(fleet: Running, block: str) -> None:
     """Whatever it is asked to judge, what comes back is a usable verdict by the schema."""
-    from launcher.orchestrate.context import judge_messages, judge_pieces, judge_question
+    from launcher.orchestrate.context import judge_prompt, judge_question
 
-    messages = judge_messages(fleet.settings.validation.system_prompt, judge_pieces("Write it.", (), block), (0, 0))
+    messages = judge_prompt(fleet.settings.validation.system_prompt, "Write it.", (), block).messages((0, 0))
     answer = fleet.chat(model="validator", **judge_question(messages)).json()["choices"][0]["message"]["content"]
     jsonschema.validate(json.loads(answer), SCHEMA)
     assert parse_verdict(answer).kind in ("pass", "fail")
