@@ -10,7 +10,7 @@ from typing import Any
 
 from launcher.base.addresses import wrong_path
 from launcher.base.environment import DEVICE_VARIABLES
-from launcher.importing.flags import FIELDS, HUB, OURS, SECRETS, SWITCHES, USUAL
+from launcher.importing.flags import FIELDS, HUB, OURS, REPEATED, SECRETS, SWITCHES, USUAL, WITHOUT_EQUAL
 from launcher.importing.result import Flags, Imported
 
 Lose = Callable[..., None]
@@ -173,11 +173,13 @@ def fields_of(words: Sequence[str], flags: Flags, lose: Lose) -> dict[str, Any]:
             _host(fields, values[0], lose)
         elif word in OURS or word in USUAL:
             continue
+        elif word in WITHOUT_EQUAL:
+            lose(f"{' '.join((word, *values))} is not translated", WITHOUT_EQUAL[word])
         elif word in flags:
             extra += [word, *values]
         else:
             lose(f"no build that is known has the flag {word}")
-    _combine(fields)
+    _combine(fields, lose)
     return fields | ({"extra_args": extra} if extra else {})
 
 
@@ -203,7 +205,9 @@ def _put(fields: dict[str, Any], word: str, values: Sequence[str], lose: Lose) -
         lose(f"{word} {text!r} is not a value that it can have")
         return
     outer, _, inner = field.partition(".")
-    if value is not None:
+    if field in REPEATED:
+        fields[field] = [*fields.get(field, []), *value]
+    elif value is not None:
         fields |= {outer: {**fields.get(outer, {}), inner: value} if inner else value}
 
 
@@ -216,8 +220,11 @@ def _host(fields: dict[str, Any], host: str, lose: Lose) -> None:
         lose(f"--host {host}: servers listen on this machine alone, the front is what others reach", note)
 
 
-def _combine(fields: dict[str, Any]) -> None:
+def _combine(fields: dict[str, Any], lose: Lose) -> None:
     """Flags that are one field together."""
+    for kind in fields.pop("spec_type", ()):
+        _speculate(fields, kind, lose)
+    _name_main_gpu(fields, lose)
     if "host" in fields:
         fields.pop("port", None)  # which the server does not look at then
     locked, unmapped = fields.pop("mlock", False), fields.pop("no_mmap", False)
@@ -226,8 +233,34 @@ def _combine(fields: dict[str, Any]) -> None:
     if fields.pop("rerank", False):
         fields |= {"embedding": True, "pooling": "rank"}
     draft = fields.get("draft")
-    if isinstance(draft, dict) and "file" not in draft:
+    if isinstance(draft, dict) and "file" not in draft and draft.get("kind") != "mtp":
         del fields["draft"]
+    if "kind" not in fields.get("ngram", {"kind": ""}):
+        del fields["ngram"]
+
+
+def _speculate(fields: dict[str, Any], kind: str, lose: Lose) -> None:
+    """One of `--spec-type`: n-grams, or how a draft was trained."""
+    family, _, name = kind.partition("-")
+    if family == "ngram":
+        fields["ngram"] = {**fields.get("ngram", {}), "kind": name}
+    elif family == "draft":
+        fields["draft"] = {**fields.get("draft", {}), "kind": name}
+    elif kind != "none":
+        lose(f"--spec-type {kind} is not a value that it can have")
+
+
+def _name_main_gpu(fields: dict[str, Any], lose: Lose) -> None:
+    """The number of a card as its name, where the devices say which it is; by layers no card is the main one."""
+    number = fields.pop("main_gpu", None)
+    if number is None or fields.get("split_mode", "layer") == "layer":
+        return
+    devices = fields.get("devices", [])
+    if 0 <= number < len(devices):
+        fields["main_gpu"] = devices[number]
+    else:
+        note = f"write `main_gpu: cuda{number}`, as `launch plan` calls the card"
+        lose(f"--main-gpu {number}: a server's cards are chosen by their names", note)
 
 
 def _hub_note(values: Sequence[str]) -> str:

@@ -52,11 +52,54 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _placement(text: str) -> list[str]:
+    """`REGEX=CPU,REGEX=CUDA0`: buffer types are devices here, by their names in the plan."""
+    rules = (rule.rpartition("=") for rule in text.split(","))
+    return [f"{regex}={device.strip().lower()}" for regex, _, device in rules]
+
+
+def _adapters(text: str) -> list[dict[str, Any]]:
+    """`a.gguf,b.gguf:0.5`: files, with a scale behind a colon."""
+    adapters = []
+    for part in text.split(","):
+        path, colon, scale = part.rpartition(":")
+        is_scaled = bool(colon) and scale.replace(".", "", 1).isdigit()
+        adapters.append({"path": path, "scale": float(scale)} if is_scaled else {"path": part})
+    return adapters
+
+
+def _loading(text: str) -> str:
+    """`auto` is what people get who say nothing."""
+    return "mmap" if text in {"auto", "mmap"} else text
+
+
+def _projector_device(text: str) -> str:
+    """`none` is the CPU."""
+    return "cpu" if text == "none" else text.strip().lower()
+
+
+def _on_cpu(_: str) -> str:
+    return "cpu"
+
+
+def _all_layers(_: str) -> int:
+    """More than any model has."""
+    return 999
+
+
+def _direct(_: str) -> str:
+    return "dio"
+
+
 def _positive(text: str) -> int | None:
     """-1 is llama-server's own choice, as if nothing was written."""
     return int(text) if int(text) > 0 else None
 
 
+_NGRAM_MAX = (
+    *(f"--spec-ngram-{kind}-size-m" for kind in ("simple", "map-k", "map-k4v")),
+    "--spec-ngram-mod-n-max",
+)
 FIELDS: dict[str, tuple[str, Convert]] = {
     spelling: (field, convert)
     for spellings, field, convert in (
@@ -66,14 +109,14 @@ FIELDS: dict[str, tuple[str, Convert]] = {
         ("-c --ctx-size", "n_ctx", _positive),
         ("-np --parallel", "slots", _positive),
         ("-kvu --kv-unified", "kv_unified", _flag),
-        ("--no-kv-unified", "kv_unified", _not),
+        ("--no-kv-unified -no-kvu", "kv_unified", _not),
         ("-b --batch-size", "n_batch", int),
         ("-ub --ubatch-size", "n_ubatch", int),
         ("-fa --flash-attn", "flash_attention", _attention),
         ("-ctk --cache-type-k", "cache_type_k", str.lower),
         ("-ctv --cache-type-v", "cache_type_v", str.lower),
         ("--swa-full", "swa_full", _flag),
-        ("--ctx-checkpoints --swa-checkpoints", "context_checkpoints", int),
+        ("-ctxcp --ctx-checkpoints --swa-checkpoints", "context_checkpoints", int),
         ("-cram --cache-ram", "cache_ram_mib", int),
         ("--slot-save-path", "slot_save_path", str),
         ("--embedding --embeddings", "embedding", _flag),
@@ -83,14 +126,31 @@ FIELDS: dict[str, tuple[str, Convert]] = {
         ("--no-mmap", "no_mmap", _flag),
         ("--mmap", "no_mmap", _not),
         ("--no-repack -nr", "repack", _not),
+        ("--repack", "repack", _flag),
+        ("--lora --lora-scaled", "lora", _adapters),
+        ("-lzm --lazy-mode", "lazy_tensors", str.lower),
+        ("-lm --load-mode", "load_mode", _loading),
+        ("-dio --direct-io", "load_mode", _direct),
+        ("-mmdev --mmproj-device", "projector_device", _projector_device),
+        ("--no-mmproj-offload", "projector_device", _on_cpu),
         ("-dev --device", "devices", _devices),
         ("-ngl --gpu-layers --n-gpu-layers", "n_gpu_layers", _layers),
         ("-ncmoe --n-cpu-moe", "n_cpu_moe", int),
+        ("-cmoe --cpu-moe", "n_cpu_moe", _all_layers),
+        ("-ncffn --n-cpu-ffn", "n_cpu_ffn", int),
+        ("-ot --override-tensor", "tensor_placement", _placement),
+        ("-sm --split-mode", "split_mode", str.lower),
+        ("-mg --main-gpu", "main_gpu", int),
+        ("--rpc", "rpc", _names),
         ("-ts --tensor-split", "tensor_split", _floats),
         ("-nkvo --no-kv-offload", "kv_offload", _not),
+        ("-kvo --kv-offload", "kv_offload", _flag),
         ("-t --threads", "threads", _positive),
         ("-tb --threads-batch", "threads_batch", _positive),
         ("-ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl", "draft.n_gpu_layers", _layers),
+        ("-devd --device-draft --spec-draft-device", "draft.devices", _devices),
+        ("--spec-type", "spec_type", _names),
+        (" ".join(_NGRAM_MAX), "ngram.n_max", int),
         ("--draft --draft-n --draft-max --spec-draft-n-max", "draft.n_max", int),
         ("--draft-min --draft-n-min --spec-draft-n-min", "draft.n_min", int),
         ("--draft-p-min --spec-draft-p-min", "draft.p_min", float),
@@ -98,6 +158,7 @@ FIELDS: dict[str, tuple[str, Convert]] = {
         ("-ctvd --cache-type-v-draft --spec-draft-type-v", "draft.cache_type_v", str.lower),
         ("--port", "port", int),
         ("-a --alias", "aliases", _names),
+        ("-rea --reasoning", "reasoning", str.lower),
         ("-to --timeout", "request_timeout_s", float),
         ("--temp --temperature", "request_defaults.temperature", float),
         ("--top-k", "request_defaults.top_k", int),
@@ -114,20 +175,50 @@ FIELDS: dict[str, tuple[str, Convert]] = {
 """Spelling → field of the server (with a dot: below it) and how its value is read."""
 
 OURS = frozenset(
-    {"--host", "--metrics", "--no-webui", "--webui", "--no-ui", "--ui", "--props", "--slots", "--log-colors"}
+    {
+        *("--host", "--metrics", "--no-webui", "--webui", "--no-ui", "--ui", "--props", "--slots", "--no-slots"),
+        "--log-colors",
+    }
 )
 """What `launch` decides, or does in another way; nothing is lost with them."""
 
-USUAL = frozenset({"--jinja", "-cb", "--cont-batching", "--fit", "-fit", "--no-warmup", "--warmup", "--log-timestamps"})
+REPEATED = frozenset({"lora", "rpc", "spec_type", "tensor_placement"})
+"""Fields whose flags may stand there several times."""
+
+_FITTING = ("--fit", "-fit", "--fit-target", "-fitt", "--fit-ctx", "-fitc")
+USUAL = frozenset(
+    {
+        *("--jinja", "-cb", "--cont-batching", "--no-warmup", "--warmup", "--log-timestamps", *_FITTING),
+        *("--mmproj-auto", "--no-mmproj-auto", "--no-mmproj", "--mmproj-offload", "--no-direct-io", "-ndio"),
+    }
+)
 """What newer builds do anyway, or the plan decides: left out without a word."""
 
-SWITCHES = frozenset(spelling for spelling, (_, convert) in FIELDS.items() if convert in {_flag, _not}) | (
-    (OURS | USUAL) - {"--host", "--log-colors", "--fit", "-fit"}
+_WITHOUT_VALUE = frozenset({_flag, _not, _on_cpu, _all_layers, _direct})
+SWITCHES = frozenset(spelling for spelling, (_, convert) in FIELDS.items() if convert in _WITHOUT_VALUE) | (
+    (OURS | USUAL) - {"--host", "--log-colors", *_FITTING}
 )
 """Spellings that take no value, also where a newer build dropped them."""
 
 SECRETS = frozenset({"--api-key", "-hft", "--hf-token"})
 """Flags whose values must not be in a file that is passed on."""
 
-HUB = frozenset({"-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hfd", "--hf-repo-draft", "-mu", "--model-url"})
+HUB = frozenset(
+    {
+        *("-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf"),
+        *("-mu", "--model-url", "-mmu", "--mmproj-url", "-dr", "--docker-repo"),
+    }
+)
 """Models that llama-server would download itself."""
+
+WITHOUT_EQUAL = {
+    "--models-dir": "here the front is the router: each model is a server",
+    "--models-preset": "`launch import` reads the preset itself",
+    "--reuse-port": "each server has its port alone",
+    "--api-prefix": "the front's paths are llama-server's own",
+    "--kv-unified-per-slot": "write `n_ctx_per_slot`, or `n_ctx` with `kv_unified: true`",
+    "--no-host": "the plan decides where weights lie",
+    "--spec-default": "write `draft` or `ngram`",
+    "--spec-ngram-mod-n-min": "`ngram` has no such field",
+}
+"""Flags that `launch` decides and has no field for: what to do instead."""

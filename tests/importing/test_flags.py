@@ -12,9 +12,10 @@ import pytest
 from launcher.config.schema import fields_of
 from launcher.engine import recorded, recorded_names
 from launcher.importing.command import server_of
-from launcher.importing.flags import FIELDS, OURS, SECRETS, SWITCHES
+from launcher.importing.flags import FIELDS, HUB, OURS, SECRETS, SWITCHES, USUAL, WITHOUT_EQUAL
 from launcher.importing.result import Imported
 from launcher.ir.config import DraftConfig, ServerConfig
+from launcher.render.spellings import TABLE
 
 FLAGS = {**recorded(recorded_names()[0]).index(), **recorded(recorded_names()[-1]).index()}
 DOCS = Path(__file__).parents[2] / "docs/import.md"
@@ -50,6 +51,34 @@ def read(line: str) -> tuple[dict[str, Any] | None, list[str]]:
             "-m a.gguf --chat-template chatml --no-context-shift",
             {"extra_args": ["--chat-template", "chatml", "--no-context-shift"]},
         ),
+        (
+            "-m a.gguf -sm row -dev CUDA0,CUDA1 -mg 1",
+            {"split_mode": "row", "main_gpu": "cuda1", "devices": ["cuda0", "cuda1"]},
+        ),
+        ("-m a.gguf -mg 1 -ncmoe 3 -ncffn 2", {"n_cpu_moe": 3, "n_cpu_ffn": 2}),
+        (
+            r"-m a.gguf -ot 'blk\.\d+\.ffn_.*_exps\.=CPU' -ot attn=CUDA1 -cmoe",
+            {"tensor_placement": [r"blk\.\d+\.ffn_.*_exps\.=cpu", "attn=cuda1"], "n_cpu_moe": 999},
+        ),
+        ("-m a.gguf --rpc 10.0.0.2:50052,10.0.0.3:50052", {"rpc": ["10.0.0.2:50052", "10.0.0.3:50052"]}),
+        (
+            "-m a.gguf --lora l.gguf --lora-scaled m.gguf:0.5,n.gguf:2",
+            {"lora": [{"path": "l.gguf"}, {"path": "m.gguf", "scale": 0.5}, {"path": "n.gguf", "scale": 2.0}]},
+        ),
+        (
+            "-m a.gguf --load-mode mlock -lzm on --reasoning off",
+            {"load_mode": "mlock", "lazy_tensors": "on", "reasoning": "off"},
+        ),
+        ("-m a.gguf -dio --no-mmproj --fit-target 512", {"load_mode": "dio"}),
+        ("-m a.gguf -mm p.gguf --no-mmproj-offload", {"projector": "p.gguf", "projector_device": "cpu"}),
+        ("-m a.gguf -mm p.gguf -mmdev CUDA1", {"projector": "p.gguf", "projector_device": "cuda1"}),
+        ("-m a.gguf --spec-type draft-mtp --draft-max 3", {"draft": {"kind": "mtp", "n_max": 3}}),
+        (
+            "-m a.gguf -md d.gguf --spec-type draft-eagle3,ngram-mod -devd none",
+            {"draft": {"file": "d.gguf", "devices": [], "kind": "eagle3"}, "ngram": {"kind": "mod"}},
+        ),
+        ("-m a.gguf --spec-type ngram-simple --spec-ngram-simple-size-m 8", {"ngram": {"kind": "simple", "n_max": 8}}),
+        ("-m a.gguf --spec-ngram-simple-size-m 8 --spec-type none", {}),
         ("-m a.gguf -a x,y --port 9001", {"aliases": ["x", "y"], "port": 9001}),
     ],
 )
@@ -69,6 +98,10 @@ def test_what_a_command_line_says(line: str, wanted: dict[str, Any]) -> None:
         ("llama-server -hf org/repo:Q4_K_M", "downloaded"),
         ("llama-server -m a.gguf -c many", "'many'"),
         ("llama-server -m a.gguf stray", "'stray'"),
+        ("llama-server -m a.gguf --models-dir /m", "--models-dir /m"),
+        ("llama-server -m a.gguf -sm row -mg 1", "--main-gpu 1"),
+        ("llama-server -m a.gguf --spec-type telepathy", "telepathy"),
+        ("llama-server -m a.gguf -mmu https://x.example/p.gguf", "downloaded"),
         ("numactl --cpunodebind=0 --membind=0 llama-server -m a.gguf", "numactl"),
         ("docker run -v /m:/models vllm/vllm-openai --model x", "vllm"),
         ("python -m vllm.entrypoints", "python"),
@@ -99,7 +132,7 @@ def test_wrappers_are_taken_off() -> None:
 
 def test_every_field_is_one() -> None:
     """What flags become is declared by the config types; what the newest build calls a switch is one here."""
-    combined = {"mlock", "no_mmap", "rerank"}
+    combined = {"mlock", "no_mmap", "rerank", "spec_type"}
     known = set(fields_of(ServerConfig)) | combined
     for field, _ in FIELDS.values():
         outer, _, inner = field.partition(".")
@@ -115,3 +148,12 @@ def test_the_table_in_the_documentation_has_every_flag() -> None:
     """docs/import.md: each spelling that becomes a field."""
     written = set(re.findall(r"`(--?[\w-]+)`", DOCS.read_text()))
     assert sorted(set(FIELDS) - written) == []
+
+
+def test_nothing_that_the_compiler_decides_becomes_an_extra_argument() -> None:
+    """It would be refused there (`engine/flag-conflict`): each such flag is a field, ours, or said with words."""
+    spoken = {*FIELDS, *OURS, *USUAL, *SECRETS, *HUB, *WITHOUT_EQUAL}
+    decided = {name for meaning in TABLE if not meaning.soft for name in meaning.owns}
+    spellings = {s for name in decided if name in FLAGS for s in (*FLAGS[name].names, *FLAGS[name].negations)}
+    assert len(spellings) > 90
+    assert sorted(spellings - spoken) == []
