@@ -19,8 +19,7 @@ from launcher.files import known_codes, known_rates, known_read_speed, packaged_
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
 from launcher.ir.dialect import Dialect
-from launcher.ir.headers import HeaderLock, ReadHeader
-from launcher.ir.host import SeenCard
+from launcher.ir.headers import HeaderLock, ReadHeader, SeenCard
 from launcher.ir.plan import FleetPlan
 from launcher.ir.proof import Proved
 from launcher.ir.settings import RAM

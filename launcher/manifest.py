@@ -1,4 +1,4 @@
-"""The documents that leave a compile: `fleet.json`, `routes.json`, `launch plan --json`, and their schemas. Pure.
+"""The documents that the runtime reads, `fleet.json` and `routes.json`: written, read, compared. Pure.
 
 Bytes are deterministic: two spaces, sorted keys, a trailing newline.
 """
@@ -6,76 +6,14 @@ Bytes are deterministic: two spaces, sorted keys, a trailing newline.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 
-from launcher.base.addresses import socket_of
 from launcher.errors import ConfigError, Finding
-from launcher.ir.answers import ANSWERS
-from launcher.ir.documents import (
-    CHECK_SCHEMA,
-    CONFIG_SCHEMA,
-    ERROR_SCHEMA,
-    INSPECT_SCHEMA,
-    MEMORY_SCHEMA,
-    MULTIRUN_SCHEMA,
-    PLAN_SCHEMA,
-    RENDER_SCHEMA,
-    STATUS_SCHEMA,
-    CheckDocument,
-    ConfigDocument,
-    ErrorDocument,
-    HardwareDocument,
-    HostDocument,
-    InspectDocument,
-    MemoryDocument,
-    MultirunDocument,
-    PlanDocument,
-    RenderDocument,
-    ServerDocument,
-    ServiceDocument,
-    UpstreamDocument,
-)
-from launcher.ir.events import EVENTS_SCHEMA, EventList
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
-from launcher.ir.live import FleetStatus
-from launcher.ir.page import (
-    EVENT_LISTS_SCHEMA,
-    STREAM_SCHEMA,
-    UI_SCHEMA,
-    EventLists,
-    StreamDocument,
-    UiDocument,
-)
-from launcher.ir.plan import FleetPlan
 from launcher.ir.possible import wrong_in_fleet, wrong_in_routes
-from launcher.ir.proof import Proof
-from launcher.ir.speed import CALIBRATE_SCHEMA, CalibrateDocument, ServerSpeed
-from launcher.ir.sweep import SWEEP_SCHEMA, SweepDocument
-
-DOCUMENTS: dict[str, type[msgspec.Struct]] = {
-    FLEET_SCHEMA: FleetManifest,
-    ROUTES_SCHEMA: RoutingTable,
-    PLAN_SCHEMA: PlanDocument,
-    INSPECT_SCHEMA: InspectDocument,
-    STATUS_SCHEMA: FleetStatus,
-    CHECK_SCHEMA: CheckDocument,
-    CONFIG_SCHEMA: ConfigDocument,
-    RENDER_SCHEMA: RenderDocument,
-    MEMORY_SCHEMA: MemoryDocument,
-    ERROR_SCHEMA: ErrorDocument,
-    EVENTS_SCHEMA: EventList,
-    EVENT_LISTS_SCHEMA: EventLists,
-    STREAM_SCHEMA: StreamDocument,
-    UI_SCHEMA: UiDocument,
-    MULTIRUN_SCHEMA: MultirunDocument,
-    SWEEP_SCHEMA: SweepDocument,
-    CALIBRATE_SCHEMA: CalibrateDocument,
-    **ANSWERS,
-}
-"""Schema name → the type that defines it."""
 
 RESTART_FIELDS = ("argv", "env", "host", "port", "files")
 """What a running server cannot take over: a change restarts it. Everything else is the runtime's own."""
@@ -128,91 +66,6 @@ def encode_document(document: object) -> bytes:
     if isinstance(document, msgspec.Struct):
         document = msgspec.json.decode(msgspec.json.encode(document), type=type(document))
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
-
-
-def json_schema(name: str) -> dict[str, Any]:
-    """JSON Schema (2020-12) of the document `name` (`launch.plan/v1`). KeyError for an unknown name."""
-    schema = msgspec.json.schema(DOCUMENTS[name])
-    definition = schema["$defs"][schema["$ref"].removeprefix("#/$defs/")]
-    definition["properties"]["schema"] = {"const": name}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{name}", **schema}
-
-
-def plan_document(
-    plan: FleetPlan,
-    argv: Mapping[str, tuple[str, ...]],
-    env: Mapping[str, Mapping[str, str]],
-    findings: Iterable[Finding] | None = None,
-    proof: Proof | None = None,
-    *,
-    speeds: tuple[ServerSpeed, ...] = (),
-) -> dict[str, Any]:
-    """`launch plan --json` for `plan`, with argv and environment by server; `findings` default to the plan's own."""
-    document = PlanDocument(
-        deployment=plan.deployment,
-        input_digest=plan.input_digest,
-        hardware=_hardware_document(plan),
-        servers=tuple(
-            ServerDocument(
-                name=s.name,
-                roles=s.config.roles,
-                port=s.port,
-                tier=s.tier,
-                model=s.config.model,
-                quantization=s.config.quantization,
-                slots=s.settings.slots,
-                n_ctx=s.settings.n_ctx,
-                n_ctx_per_slot=s.settings.n_ctx_per_slot,
-                argv=argv[s.name],
-                env=dict(env.get(s.name, {})),
-                memory=s.memory,
-                source="proven" if s.proved else s.model.source,
-                proven_by=s.proved.build if s.proved else msgspec.UNSET,
-                host=s.on or msgspec.UNSET,
-                address=s.config.host if s.on else msgspec.UNSET,
-                socket=socket_of(s.config.host) or msgspec.UNSET,
-            )
-            for s in plan.servers
-        ),
-        services=tuple(
-            ServiceDocument(
-                name=s.name,
-                port=s.port,
-                ram_bytes=s.config.ram_bytes,
-                vram_bytes=s.config.vram_bytes or msgspec.UNSET,
-                host=s.on or msgspec.UNSET,
-            )
-            for s in plan.services
-        ),
-        upstreams=tuple(
-            UpstreamDocument(
-                name=name,
-                url=upstream.url,
-                models=(*upstream.models, *upstream.aliases),
-                slots=upstream.slots,
-                ram_bytes=upstream.ram_bytes,
-                vram_bytes=upstream.vram_bytes,
-            )
-            for name, upstream in plan.config.upstreams.items()
-        )
-        or msgspec.UNSET,
-        totals=plan.totals,
-        findings=tuple(plan.findings if findings is None else findings),
-        solved=plan.solved or msgspec.UNSET,
-        coresidency=plan.residency or msgspec.UNSET,
-        speeds=speeds or msgspec.UNSET,
-        proof=proof,
-    )
-    built: dict[str, Any] = msgspec.to_builtins(document)
-    return built
-
-
-def _hardware_document(plan: FleetPlan) -> HardwareDocument:
-    """The machine, or the machines and which of them has the front: the first of the plan's devices."""
-    hardware = plan.config.hardware
-    first = plan.devices[0].host if plan.devices else ""
-    hosts = tuple(HostDocument(name=n, address=h.address, front=n == first) for n, h in hardware.hosts.items())
-    return HardwareDocument(name=hardware.name, devices=plan.devices, hosts=hosts or msgspec.UNSET)
 
 
 def diff_manifests(old: FleetManifest, new: FleetManifest) -> ManifestDiff:

@@ -20,8 +20,7 @@ from launcher.config.located import flatten
 from launcher.config.origin import locate as _locate
 from launcher.errors import Finding
 from launcher.ir.config import Composed, ServerConfig, SourceMap
-from launcher.ir.headers import ReadHeader
-from launcher.ir.host import SeeDevices
+from launcher.ir.headers import ReadHeader, SeeDevices
 
 __all__ = ["compose", "each_run", "flatten", "fleet_name", "groups", "is_fleet_file", "locate", "server_from_fields"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from launcher.errors import THIS_MACHINE, Finding
 from launcher.ir.config import SourceMap
-from launcher.ir.host import SeeDevices
+from launcher.ir.headers import SeeDevices
 
 BACKENDS = {"CUDA": "cuda", "Vulkan": "vulkan", "ROCm": "rocm", "SYCL": "sycl", "MTL": "metal", "Metal": "metal"}
 """llama.cpp's device names are these with a number."""

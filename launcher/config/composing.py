@@ -28,8 +28,7 @@ from launcher.config.shorthand import spell_out
 from launcher.config.typed import Typed, appended, parse_overrides
 from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, has_errors
 from launcher.ir.config import Composed, FleetConfig, SourceMap
-from launcher.ir.headers import ReadHeader
-from launcher.ir.host import SeeDevices
+from launcher.ir.headers import ReadHeader, SeeDevices
 
 
 class Edge(msgspec.Struct, frozen=True):
