@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from launcher import __version__, catalog, config, engine, plan
-from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, has_errors
+from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, fault, has_errors
 from launcher.files import known_codes, known_rates, known_read_speed, packaged_dir, write_atomic
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
@@ -211,12 +211,12 @@ def _keep(lock: HeaderLock | None, config_dirs: tuple[Path, ...]) -> tuple[Findi
         write_atomic(path, msgspec.json.encode(lock) + b"\n")
     except OSError as error:
         return (
-            Finding(
-                code="catalog/lock-unwritten",
+            fault(
+                "catalog/lock-unwritten",
+                "",
+                f"{path} cannot be written: {error.strerror or error}",
+                "it would keep what model headers say, for a plan where the models are not",
                 severity="note",
-                key="",
-                message=f"{path} cannot be written: {error.strerror or error}",
-                notes=("it would keep what model headers say, for a plan where the models are not",),
             ),
         )
     return ()

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError, Finding, fault
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
 from launcher.ir.possible import wrong_in_fleet, wrong_in_routes
 
@@ -175,10 +175,4 @@ def _decode(
 
 def _refused(code: str, source: str, why: str) -> Finding:
     """The finding for a document that cannot be used, with the way to get a good one."""
-    return Finding(
-        code=f"manifest/{code}",
-        severity="error",
-        key="",
-        message=f"{source} cannot be used: {why}",
-        notes=("run `launch render` to write it again",),
-    )
+    return fault(f"manifest/{code}", "", f"{source} cannot be used: {why}", "run `launch render` to write it again")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from launcher.base.addresses import SOCKET_END, is_path, wrong_path
 from launcher.base.names import derived_name
 from launcher.config.names import dangling
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig
 
 
@@ -39,7 +39,7 @@ def _unusable(key: str, host: str, *, path: bool = False) -> Iterator[Finding]:
     notes = () if path else ("the front can listen on a unix socket: runtime.front.listen=[/run/launch/front.sock]",)
     message = f"{key} is {host!r}, which is no address to listen on"
     fixes = () if path else (Fix(override=f"{key}=127.0.0.1", effect="only this machine reaches it"),)
-    yield Finding(code="config/address", severity="error", key=key, message=message, notes=notes, fixes=fixes)
+    yield fault("config/address", key, message, *notes, fixes=fixes)
 
 
 def _unusable_path(key: str, path: str) -> Iterator[Finding]:
@@ -52,7 +52,7 @@ def _unusable_path(key: str, path: str) -> Iterator[Finding]:
             Fix(override=f"{key}=127.0.0.1", effect="a port; only this machine reaches it"),
         )
         message = f"{key} is {path!r}, which {why}"
-        yield Finding(code="config/address", severity="error", key=key, message=message, fixes=fixes)
+        yield fault("config/address", key, message, fixes=fixes)
 
 
 def _is_address(text: str) -> bool:
@@ -72,12 +72,11 @@ def check_upstreams(fleet: FleetConfig) -> Iterator[Finding]:
         if health is not None and not re.fullmatch(r"/[!-~]*", health):
             yield _bad_address(f"upstreams.{name}.health_path", health, "which is no path", "write /health, say")
         if not upstream.models:
-            yield Finding(
-                code="config/missing",
-                severity="error",
-                key=f"upstreams.{name}.models",
-                message=f"upstreams.{name} has no model that could be asked for",
-                notes=("write `models: {NAME: NAME}`: as it is asked for here, and as the upstream calls it",),
+            yield fault(
+                "config/missing",
+                f"upstreams.{name}.models",
+                f"upstreams.{name} has no model that could be asked for",
+                "write `models: {NAME: NAME}`: as it is asked for here, and as the upstream calls it",
             )
     for name, service in fleet.services.items():
         tier = fleet.tiers.get(service.tier)
@@ -90,9 +89,7 @@ def check_upstreams(fleet: FleetConfig) -> Iterator[Finding]:
             )
             note = "services take turns that have models, in a tier that is started on demand"
             fix = Fix(override=f"{key}=null", effect="it takes no turns")
-            yield Finding(
-                code="config/conflict", severity="error", key=key, message=message, notes=(note,), fixes=(fix,)
-            )
+            yield fault("config/conflict", key, message, note, fixes=(fix,))
 
 
 def _unusable_url(key: str, url: str) -> Iterator[Finding]:
@@ -112,6 +109,4 @@ def _unusable_url(key: str, url: str) -> Iterator[Finding]:
 def _bad_address(key: str, written: str, why: str, note: str) -> Finding:
     """`config/address`; what may be a password is not repeated."""
     shown = re.sub(r"//[^/@]*@", "//…@", written)
-    return Finding(
-        code="config/address", severity="error", key=key, message=f"{key} is {shown!r}, {why}", notes=(note,)
-    )
+    return fault("config/address", key, f"{key} is {shown!r}, {why}", note)

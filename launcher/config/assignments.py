@@ -13,7 +13,7 @@ from launcher.config.located import ABSENT, MISSING, LocatedTree, child, joined
 from launcher.config.nearest import listing, nearest
 from launcher.config.schema import Anything, Shape, Table, declared_keys, inner
 from launcher.config.typed import Typed, refused
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 
 COLLECTIONS = ("servers", "services", "models", "quantizations", "tiers", "hooks", "engines", "hardware", "runtime")
 """Where to look for a key whose first part was left out (`frontdoor.slots=4`)."""
@@ -242,12 +242,11 @@ def _respelled(override: Typed, key: str) -> Fix:
 
 def _unknown(target: _Target, key: str, *, fixes: tuple[Fix, ...], notes: tuple[str, ...]) -> Finding:
     """A `config/unknown-key` error about `key`."""
-    return Finding(
-        code="config/unknown-key",
-        severity="error",
-        key=target.override.key,
-        message=f"{target.override.text!r}: there is no {key}",
-        notes=notes,
+    return fault(
+        "config/unknown-key",
+        target.override.key,
+        f"{target.override.text!r}: there is no {key}",
+        *notes,
         fixes=fixes,
         location=target.override.location,
     )
@@ -260,12 +259,11 @@ def _unknown_group(target: _Target) -> Finding:
     package = f"@{override.meaning.package}" if override.meaning.package is not None else ""
     sign = override.text[: len(override.text) - len(override.text.lstrip("+~"))]
     equals, value = override.text.partition("=")[1:]
-    return Finding(
-        code="config/unknown-group",
-        severity="error",
-        key=override.key,
-        message=f"there is no config group {override.key}/",
-        notes=(listing("groups", target.groups),),
+    return fault(
+        "config/unknown-group",
+        override.key,
+        f"there is no config group {override.key}/",
+        listing("groups", target.groups),
         fixes=(Fix(override=f"{sign}{near}{package}{equals}{value}", effect="the nearest group"),) if near else (),
         location=override.location,
     )

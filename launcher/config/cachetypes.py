@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import get_args
 
 from launcher.config.nearest import did_you_mean, listing
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import OwnKvType, RungConfig, ServerConfig
 
 KV_TYPES: tuple[str, ...] = get_args(OwnKvType)
@@ -26,11 +26,11 @@ def cache_types(
                 continue
             known = (*KV_TYPES, *named)
             own = f"one that only a fork has is named by its engine: engines.{engine or 'NAME'}.cache_types.{kind}="
-            yield Finding(
-                code="config/choice",
-                severity="error",
-                key=f"{at}.{field}",
-                message=f"{at}.{field} is the string {kind!r}, not one of {', '.join(known)}",
-                notes=(listing("choices", known), f"{own}{{block: VALUES, block_bytes: BYTES}}"),
+            yield fault(
+                "config/choice",
+                f"{at}.{field}",
+                f"{at}.{field} is the string {kind!r}, not one of {', '.join(known)}",
+                listing("choices", known),
+                f"{own}{{block: VALUES, block_bytes: BYTES}}",
                 fixes=did_you_mean(f"{at}.{field}", kind, known),
             )

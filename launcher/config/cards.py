@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from launcher.errors import THIS_MACHINE, Finding
+from launcher.errors import THIS_MACHINE, Finding, fault
 from launcher.ir.config import SourceMap
 from launcher.ir.headers import SeeDevices
 
@@ -52,13 +52,11 @@ def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | Non
 def _unseen(entry: Mapping[str, Any], gpus: Mapping[str, Any]) -> Finding:
     """Cards that the engine cannot use: everything goes to RAM."""
     cards = ", ".join(str(gpu.get("model") or name) for name, gpu in gpus.items())
-    return Finding(
-        code="engine/cards-unseen",
+    return fault(
+        "engine/cards-unseen",
+        "engines.default.binary",
+        f"{entry.get('binary')} sees no card, and this machine has {cards}: models run in RAM",
+        "a build for the card (CUDA, Vulkan, ROCm) would use it: engines.default.binary=/path/to/llama-server",
+        "a build that has the backend may lack its driver's libraries: engines.default.library_path",
         severity="warning",
-        key="engines.default.binary",
-        message=f"{entry.get('binary')} sees no card, and this machine has {cards}: models run in RAM",
-        notes=(
-            "a build for the card (CUDA, Vulkan, ROCm) would use it: engines.default.binary=/path/to/llama-server",
-            "a build that has the backend may lack its driver's libraries: engines.default.library_path",
-        ),
     )

@@ -21,7 +21,7 @@ from launcher.config.index import PRIMARY, ConfigIndex
 from launcher.config.nearest import listing, nearest
 from launcher.config.repository import FragmentRepository
 from launcher.config.typed import Typed, refused
-from launcher.errors import Finding, Fix, Location
+from launcher.errors import Finding, Fix, Location, fault
 
 _ABOUT = re.compile(r"Could not (override|delete) '([^'=]+)")
 _MULTIPLE = re.compile(r"Multiple values for ([^ ]+)\.")
@@ -152,12 +152,11 @@ def unknown_option(group: str, option: str, options: Sequence[str], override: Ty
         head, _, value = override.text.partition("=")
         changed = re.sub(rf"(?<![\w./-]){re.escape(option)}(?![\w./-])", near, value)
         fixes = (Fix(override=f"{head}={changed}", effect="the nearest option"),)
-    return Finding(
-        code="config/unknown-option",
-        severity="error",
-        key=group.replace("/", "."),
-        message=f"the group {group}/ has no option {option!r}",
-        notes=(listing(f"in {group}/", options),),
+    return fault(
+        "config/unknown-option",
+        group.replace("/", "."),
+        f"the group {group}/ has no option {option!r}",
+        listing(f"in {group}/", options),
         fixes=fixes,
         location=override.location,
     )
@@ -176,24 +175,24 @@ def _not_found(repository: FragmentRepository, path: str, error: Exception) -> F
             notes = (
                 f"did you mean /{below}? With the slash it is the group at the top: defaults: [{{/{below}: […]}}]",
             )
-        return Finding(
-            code="config/unknown-group",
-            severity="error",
-            key=group.replace("/", "."),
-            message=f"there is no config group {group}/ (wanted for {option!r})",
-            notes=(*notes, listing("groups", index.groups)),
+        return fault(
+            "config/unknown-group",
+            group.replace("/", "."),
+            f"there is no config group {group}/ (wanted for {option!r})",
+            *notes,
+            listing("groups", index.groups),
             location=location,
         )
     options = index.options(group) if group else [p for p in index.files if "/" not in p]
     near = nearest(option, options)
     message = f"the group {group}/ has no option {option!r}" if group else f"there is no config file {option}.yaml"
     notes = (f"did you mean {near}?",) if near else ()
-    return Finding(
-        code="config/unknown-option",
-        severity="error",
-        key=group.replace("/", "."),
-        message=message,
-        notes=(*notes, listing(f"in {group}/" if group else "files", options)),
+    return fault(
+        "config/unknown-option",
+        group.replace("/", "."),
+        message,
+        *notes,
+        listing(f"in {group}/" if group else "files", options),
         location=location,
     )
 
@@ -233,12 +232,11 @@ def _failed(repository: FragmentRepository, error: Exception) -> Finding:
     message = lines[0] if lines else type(error).__name__
     cycle = _cycle(repository) if isinstance(error, RecursionError) else []
     if cycle:
-        return Finding(
-            code="config/defaults",
-            severity="error",
-            key="defaults",
-            message="a defaults list leads back to itself: " + " → ".join([*cycle, cycle[0]]),
-            notes=("remove one of these from the defaults list that names it",),
+        return fault(
+            "config/defaults",
+            "defaults",
+            "a defaults list leads back to itself: " + " → ".join([*cycle, cycle[0]]),
+            "remove one of these from the defaults list that names it",
             location=repository.leads[cycle[0]][(*cycle[1:], cycle[0])[0]],
         )
     if isinstance(error, RecursionError):
@@ -246,13 +244,8 @@ def _failed(repository: FragmentRepository, error: Exception) -> Finding:
     elif isinstance(error, AssertionError):
         message, lines = "Hydra cannot make sense of this defaults list", []
     note = "a defaults list names each group once; `override` items come last"
-    return Finding(
-        code="config/defaults",
-        severity="error",
-        key="defaults",
-        message=message,
-        notes=(*lines[1:], note),
-        location=_list_named_in(repository, str(error)),
+    return fault(
+        "config/defaults", "defaults", message, *lines[1:], note, location=_list_named_in(repository, str(error))
     )
 
 

@@ -26,7 +26,7 @@ from launcher.config.repository import FragmentRepository, Virtual
 from launcher.config.schema import shape_of
 from launcher.config.shorthand import spell_out
 from launcher.config.typed import Typed, appended, parse_overrides
-from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, has_errors
+from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, fault, has_errors
 from launcher.ir.config import Composed, FleetConfig, SourceMap
 from launcher.ir.headers import ReadHeader, SeeDevices
 
@@ -210,11 +210,10 @@ def _with_group_choices(finding: Finding, index: ConfigIndex, choices: Choices) 
 def _no_primary(config_dirs: Sequence[Path]) -> Finding:
     """The finding for directories without a config.yaml."""
     searched = ", ".join(map(str, config_dirs)) or "no directory"
-    return Finding(
-        code="config/unreadable",
-        severity="error",
-        key="",
-        message=f"there is no {PRIMARY}.yaml in {searched}",
-        notes=("name the directory that has it with --config-dir",),
+    return fault(
+        "config/unreadable",
+        "",
+        f"there is no {PRIMARY}.yaml in {searched}",
+        "name the directory that has it with --config-dir",
         location=Location(file=str(config_dirs[0]), line=1) if config_dirs else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from launcher.config.nearest import spell
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig
 
 CLOSED_TO_CONTAINERS = frozenset({"metal", "rpc"})
@@ -14,7 +14,7 @@ CLOSED_TO_CONTAINERS = frozenset({"metal", "rpc"})
 
 def conflict(key: str, message: str, note: str, *fixes: Fix) -> Finding:
     """A `config/conflict` error."""
-    return Finding(code="config/conflict", severity="error", key=key, message=message, notes=(note,), fixes=fixes)
+    return fault("config/conflict", key, message, note, fixes=fixes)
 
 
 def exactly_one(key: str, fields: tuple[str, ...], given: list[str]) -> Finding:
@@ -141,7 +141,7 @@ def check_files(fleet: FleetConfig) -> Iterator[Finding]:
     for key, (path, why) in written.items():
         if path is not None and not path.startswith("/"):
             message = f"{key} is {path!r}, and must be an absolute path: {why}"
-            yield Finding(code="config/type", severity="error", key=key, message=message)
+            yield fault("config/type", key, message)
     if front.tls_key_file is not None and front.tls_cert_file is None:
         key = "runtime.front.tls_key_file"
         yield conflict(key, f"{key} is the key of no certificate", "write runtime.front.tls_cert_file as well")

@@ -30,7 +30,7 @@ from launcher.config.schema import (
     shape_of,
 )
 from launcher.config.typed import COMMAND_LINE
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig, SourceMap
 from launcher.sizes import parse_size
 
@@ -105,7 +105,7 @@ class _Decoder:
 
     def error(self, code: str, key: str, message: str, *notes: str, fixes: tuple[Fix, ...] = ()) -> None:
         """Note one error."""
-        self.findings.append(Finding(code=code, severity="error", key=key, message=message, notes=notes, fixes=fixes))
+        self.findings.append(fault(code, key, message, *notes, fixes=fixes))
 
     def wrong(self, shape: Shape, raw: Any, key: str) -> Any:
         """Note a `config/type` error and give a stand-in."""

@@ -15,7 +15,7 @@ import msgspec
 
 from launcher.base.addresses import is_path
 from launcher.config.schema import Number, fields_of
-from launcher.errors import CatalogError, Finding, Location
+from launcher.errors import CatalogError, Finding, Location, fault
 from launcher.ir.config import SourceMap, TierConfig
 from launcher.ir.headers import HeaderFacts, ReadHeader
 
@@ -313,26 +313,24 @@ class _Filler:
 def _not_a_path(key: str, value: Any) -> Finding:
     """A file that is named by something else than text."""
     message = f"{key} must be the path of a GGUF file, not {value!r}"
-    return Finding(code="config/type", severity="error", key=key, message=message, notes=("write a path",))
+    return fault("config/type", key, message, "write a path")
 
 
 def _projector_alone(key: str, path: str) -> Finding:
     """A projector where a model should be."""
-    return Finding(
-        code="catalog/not-a-model",
-        severity="error",
-        key=key,
-        message=f"{path!r} is a multimodal projector, not a model",
-        notes=(f"write it as `projector: {path}` of the server whose `file` is its model",),
+    return fault(
+        "catalog/not-a-model",
+        key,
+        f"{path!r} is a multimodal projector, not a model",
+        f"write it as `projector: {path}` of the server whose `file` is its model",
     )
 
 
 def _no_projector(key: str, path: str) -> Finding:
     """A model where a projector should be."""
-    return Finding(
-        code="catalog/projector-mismatch",
-        severity="error",
-        key=key,
-        message=f"{path!r} is a model, not a multimodal projector",
-        notes=("a projector's file is usually called mmproj-….gguf",),
+    return fault(
+        "catalog/projector-mismatch",
+        key,
+        f"{path!r} is a model, not a multimodal projector",
+        "a projector's file is usually called mmproj-….gguf",
     )

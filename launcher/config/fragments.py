@@ -10,7 +10,7 @@ import msgspec
 from launcher.config.index import unreadable
 from launcher.config.regular import read_regular
 from launcher.config.yamltree import parse_yaml
-from launcher.errors import THIS_MACHINE, Finding, Location
+from launcher.errors import THIS_MACHINE, Finding, Location, fault
 
 ENTRY_GROUPS = {
     "server": "servers",
@@ -96,12 +96,11 @@ def probed_fragment(tree: dict[str, Any]) -> Fragment:
 
 def _not_a_list(location: Location) -> Finding:
     """The finding for `defaults:` that is not a list."""
-    return Finding(
-        code="config/defaults",
-        severity="error",
-        key="defaults",
-        message="the defaults list must be a list",
-        notes=("write one `- group: option` a line below `defaults:`",),
+    return fault(
+        "config/defaults",
+        "defaults",
+        "the defaults list must be a list",
+        "write one `- group: option` a line below `defaults:`",
         location=location,
     )
 
@@ -132,14 +131,7 @@ def _package(text: str, file: str) -> tuple[str | None, tuple[Finding, ...]]:
         if problem:
             location = Location(file=file, line=number)
             note = "write the full place of the values, such as `# @package servers.frontdoor`"
-            finding = Finding(
-                code="config/package-header",
-                severity="error",
-                key="",
-                message=problem,
-                notes=(note,),
-                location=location,
-            )
+            finding = fault("config/package-header", "", problem, note, location=location)
             return None, (finding,)
         package = value
     return package, ()
@@ -154,12 +146,11 @@ def _implied_package(path: str, file: str) -> tuple[str | None, tuple[Finding, .
         return DEFAULT_ENGINE, ()
     name = rest.rpartition("/")[2]
     if "." in name:
-        finding = Finding(
-            code="config/package-header",
-            severity="error",
-            key=ENTRY_GROUPS[group],
-            message=f"{file} names no package, and its file name cannot be one: a dot starts a new level",
-            notes=(f"rename it to {name.replace('.', '_')}.yaml",),
+        finding = fault(
+            "config/package-header",
+            ENTRY_GROUPS[group],
+            f"{file} names no package, and its file name cannot be one: a dot starts a new level",
+            f"rename it to {name.replace('.', '_')}.yaml",
             location=Location(file=file, line=1),
         )
         return None, (finding,)

@@ -16,7 +16,7 @@ import msgspec
 from launcher.config.choices import Choices
 from launcher.config.nearest import listing, nearest, set_to
 from launcher.config.repository import FragmentRepository
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 
 INCLUDE = "include_warm"
 """The key that lists the servers."""
@@ -65,12 +65,11 @@ def _starts_at_boot(tree: Mapping[str, Any], server: Any) -> bool:
 
 def _twice(key: str, name: str, package: str, rest: list[str]) -> Finding:
     """The finding for a server that the fleet starts already."""
-    return Finding(
-        code="config/duplicate-server",
-        severity="error",
-        key=key,
-        message=f"{INCLUDE} names {name!r}, but the fleet starts {package} already: it would be started twice",
-        notes=(f"drop it from {INCLUDE}",),
+    return fault(
+        "config/duplicate-server",
+        key,
+        f"{INCLUDE} names {name!r}, but the fleet starts {package} already: it would be started twice",
+        f"drop it from {INCLUDE}",
         fixes=(set_to(INCLUDE, rest, f"{name} is started once"),),
     )
 
@@ -81,12 +80,11 @@ def _unknown(key: str, name: str, names: Sequence[str], known: set[str]) -> Find
     fixes: tuple[Fix, ...] = ()
     if near is not None and near not in names:
         fixes = (set_to(INCLUDE, [near if n == name else n for n in names], "the nearest name"),)
-    return Finding(
-        code="config/unknown-option",
-        severity="error",
-        key=key,
-        message=f"{INCLUDE} names {name!r}, which is neither a server of this profile nor a file of server/",
-        notes=(listing("servers", known),),
+    return fault(
+        "config/unknown-option",
+        key,
+        f"{INCLUDE} names {name!r}, which is neither a server of this profile nor a file of server/",
+        listing("servers", known),
         fixes=fixes,
     )
 
@@ -99,12 +97,11 @@ def listed_twice(repository: FragmentRepository, choices: Choices) -> list[Findi
         if (default.config_path or "").startswith("server/") and not default.is_self
     )
     return [
-        Finding(
-            code="config/duplicate-server",
-            severity="error",
-            key=package,
-            message=f"{path} is listed {times} times: {package} would be started twice",
-            notes=(f"list it once; another server like it is `+server@servers.NAME={path.removeprefix('server/')}`",),
+        fault(
+            "config/duplicate-server",
+            package,
+            f"{path} is listed {times} times: {package} would be started twice",
+            f"list it once; another server like it is `+server@servers.NAME={path.removeprefix('server/')}`",
             location=repository.mentions.get(path),
         )
         for (path, package), times in count.items()

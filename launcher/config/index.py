@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import Finding, Location
+from launcher.errors import Finding, Location, fault
 
 PRIMARY = "config"
 """Name of the primary config: `config.yaml` at the top of a config directory."""
@@ -117,25 +117,25 @@ def _walk(directory: str, group: str, depth: int) -> Iterator[tuple[str, str | N
 
 def _unread(file: str) -> Finding:
     """The warning for a file that Hydra's rule passes over."""
-    return Finding(
-        code="config/unreadable",
-        severity="warning",
-        key="",
-        message=f"{file} is not read: config files end in .yaml",
-        notes=(f"rename it to {file.removesuffix('.yml')}.yaml",),
+    return fault(
+        "config/unreadable",
+        "",
+        f"{file} is not read: config files end in .yaml",
+        f"rename it to {file.removesuffix('.yml')}.yaml",
         location=Location(file=file, line=1),
+        severity="warning",
     )
 
 
 def _directory(path: str) -> Finding:
     """The warning for a directory that is named like a config file."""
-    return Finding(
-        code="config/unreadable",
-        severity="warning",
-        key="",
-        message=f"{path} is not read: it is a directory, and its name is that of a config file",
-        notes=("put a file in its place, or name a group without .yaml",),
+    return fault(
+        "config/unreadable",
+        "",
+        f"{path} is not read: it is a directory, and its name is that of a config file",
+        "put a file in its place, or name a group without .yaml",
         location=Location(file=path, line=1),
+        severity="warning",
     )
 
 
@@ -151,6 +151,4 @@ def unreadable(file: str, error: OSError | UnicodeDecodeError) -> Finding:
         location = Location(file=file, line=1)
         message = f"cannot read {file}: {error.strerror or error}"
         note = "a config directory must be a readable directory with readable *.yaml files"
-    return Finding(
-        code="config/unreadable", severity="error", key="", message=message, notes=(note,), location=location
-    )
+    return fault("config/unreadable", "", message, note, location=location)

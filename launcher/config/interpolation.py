@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launcher.config.located import joined
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 
 
 def has_interpolations(node: Any) -> bool:
@@ -107,10 +107,4 @@ def _finding(key: str, text: str, error: Exception) -> Finding:
     if "${now" in text or "${hydra:" in text:
         where = key or "KEY"
         note = f"a fleet compiles to the same whenever and wherever it is: give the value, {where}=$(date +%Y-%m-%d)"
-    return Finding(
-        code="config/interpolation",
-        severity="error",
-        key=key,
-        message=f"cannot resolve {text!r}: {reason}",
-        notes=(note,),
-    )
+    return fault("config/interpolation", key, f"cannot resolve {text!r}: {reason}", note)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from launcher.base.names import TAKEN_PREFIXES, derived_name
 from launcher.config.nearest import listing, nearest, set_to
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig, ServiceConfig, UpstreamConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -56,13 +56,14 @@ def dangling(
     if fixes is None:
         fixes = () if near is None else (set_to(key, near, "the nearest name"),)
     notes = (f"did you mean {near}?",) if near else ()
-    return Finding(
-        code="config/dangling",
-        severity="warning" if severity == "warning" else "error",
-        key=key,
-        message=f"{key} names the {kind} {name!r}, which does not exist",
-        notes=(*notes, listing(f"{kind}s", known)),
+    return fault(
+        "config/dangling",
+        key,
+        f"{key} names the {kind} {name!r}, which does not exist",
+        *notes,
+        listing(f"{kind}s", known),
         fixes=fixes,
+        severity="warning" if severity == "warning" else "error",
     )
 
 
@@ -78,12 +79,11 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
     for collection, entries in named:
         for name in entries:
             if not _NAME.fullmatch(name):
-                yield Finding(
-                    code="config/bad-name",
-                    severity="error",
-                    key=f"{collection}.{name}",
-                    message=f"{name!r} cannot be the name of one of the {collection}",
-                    notes=_how_to_name(collection, name, fleet),
+                yield fault(
+                    "config/bad-name",
+                    f"{collection}.{name}",
+                    f"{name!r} cannot be the name of one of the {collection}",
+                    *_how_to_name(collection, name, fleet),
                 )
     parts = (
         ("hardware.name", fleet.hardware.name, "a part of the deployment's name, which names a directory"),
@@ -92,29 +92,26 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
     )
     for key, name, what in parts:
         if not _PART.fullmatch(name):
-            yield Finding(
-                code="config/bad-name",
-                severity="error",
-                key=key,
-                message=f"{name!r} cannot be {what}",
-                notes=("use letters, digits and . _ + = -, starting with a letter, a digit or _, 100 at most",),
+            yield fault(
+                "config/bad-name",
+                key,
+                f"{name!r} cannot be {what}",
+                "use letters, digits and . _ + = -, starting with a letter, a digit or _, 100 at most",
             )
     user = fleet.deploy.user
     if user is not None and not _USER.fullmatch(user):
-        yield Finding(
-            code="config/bad-name",
-            severity="error",
-            key="deploy.user",
-            message=f"{user!r} cannot be a user's name",
-            notes=("use letters, digits, _ and -, starting with a letter or _, 31 at most; or leave it out",),
+        yield fault(
+            "config/bad-name",
+            "deploy.user",
+            f"{user!r} cannot be a user's name",
+            "use letters, digits, _ and -, starting with a letter or _, 31 at most; or leave it out",
         )
     prefix = fleet.deploy.unit_prefix
     if prefix.partition("-")[0] in TAKEN_PREFIXES:
-        yield Finding(
-            code="config/bad-name",
-            severity="error",
-            key="deploy.unit_prefix",
-            message=f"units that begin with {prefix!r} are systemd's own",
+        yield fault(
+            "config/bad-name",
+            "deploy.unit_prefix",
+            f"units that begin with {prefix!r} are systemd's own",
             fixes=(set_to("deploy.unit_prefix", "launch", "what it is without being said"),),
         )
 
@@ -135,12 +132,11 @@ def check_variables(fleet: FleetConfig) -> Iterator[Finding]:
         for name, entry in entries.items():
             for variable in entry.env:
                 if not _VARIABLE.fullmatch(variable):
-                    yield Finding(
-                        code="config/bad-name",
-                        severity="error",
-                        key=f"{collection}.{name}.env.{variable}",
-                        message=f"{variable!r} cannot be the name of an environment variable",
-                        notes=("use letters, digits and _, not first a digit",),
+                    yield fault(
+                        "config/bad-name",
+                        f"{collection}.{name}.env.{variable}",
+                        f"{variable!r} cannot be the name of an environment variable",
+                        "use letters, digits and _, not first a digit",
                     )
 
 
@@ -212,11 +208,10 @@ def _face_clashes(fleet: FleetConfig, server_name: str, owners: dict[str, str]) 
 
 def _clash(key: str, name: str, other: str, *fixes: Fix) -> Finding:
     """A `config/duplicate-name` error."""
-    return Finding(
-        code="config/duplicate-name",
-        severity="error",
-        key=key,
-        message=f"{key} uses the name {name!r}, which is also {other}",
+    return fault(
+        "config/duplicate-name",
+        key,
+        f"{key} uses the name {name!r}, which is also {other}",
+        "a server's name, its aliases and its faces must be its own; replicas share a role",
         fixes=fixes,
-        notes=("a server's name, its aliases and its faces must be its own; replicas share a role",),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import FleetConfig
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):/?/", re.IGNORECASE)
@@ -27,7 +27,7 @@ def check_paths(fleet: FleetConfig) -> Iterator[Finding]:
 
 def _finding(key: str, path: str, note: str) -> Finding:
     message = f"{key} is {path!r}, which is no path of a file"
-    return Finding(code="config/path", severity="error", key=key, message=message, notes=(note,))
+    return fault("config/path", key, message, note)
 
 
 def _paths(fleet: FleetConfig) -> Iterator[tuple[str, str]]:

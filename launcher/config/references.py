@@ -24,7 +24,7 @@ from launcher.config.names import (
 )
 from launcher.config.nearest import listing, spell
 from launcher.config.paths import check_paths
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig, OrchestrationConfig
 
 Check = Callable[[FleetConfig], Iterable[Finding]]
@@ -58,12 +58,11 @@ def _model_file(fleet: FleetConfig, key: str, model_name: str, quantization: str
             Fix(override=f"{key}.quantization={spell(q)}", effect=f"the file {model.files[q].path}")
             for q in sorted(model.files)[:2]
         )
-        yield Finding(
-            code="config/dangling",
-            severity="error",
-            key=f"{key}.quantization",
-            message=f"{key}.quantization is {quantization!r}, and the model {model_name!r} has no such file",
-            notes=(f"files of {model_name}: " + (", ".join(sorted(model.files)) or "none"),),
+        yield fault(
+            "config/dangling",
+            f"{key}.quantization",
+            f"{key}.quantization is {quantization!r}, and the model {model_name!r} has no such file",
+            f"files of {model_name}: " + (", ".join(sorted(model.files)) or "none"),
             fixes=fixes,
         )
 
@@ -219,12 +218,12 @@ def check_domains(fleet: FleetConfig) -> Iterator[Finding]:
 
 def _no_worker(key: str, name: str, workers: set[str]) -> Finding:
     """The finding for a server of which the warm pool knows nothing, or for a role: it goes by servers."""
-    return Finding(
-        code="config/dangling",
+    return fault(
+        "config/dangling",
+        key,
+        f"{key} is {name!r}, which is no server of orchestration.workers: the warm pool never expects it",
+        listing("workers", workers),
         severity="warning",
-        key=key,
-        message=f"{key} is {name!r}, which is no server of orchestration.workers: the warm pool never expects it",
-        notes=(listing("workers", workers),),
     )
 
 
@@ -261,12 +260,11 @@ def check_hooks(fleet: FleetConfig) -> Iterator[Finding]:
         if server not in names:
             yield dangling(f"{key}.http", server, "server", names, fixes=_respelled_hook(key, server, path, names))
         elif not slash:
-            yield Finding(
-                code="config/type",
-                severity="error",
-                key=f"{key}.http",
-                message=f"{key}.http is {hook.http!r}, and must be `server/path`",
-                notes=(f"for example {server}/embedding",),
+            yield fault(
+                "config/type",
+                f"{key}.http",
+                f"{key}.http is {hook.http!r}, and must be `server/path`",
+                f"for example {server}/embedding",
             )
 
 
@@ -306,12 +304,11 @@ def check_ports(fleet: FleetConfig) -> Iterator[Finding]:
                 continue
             port = next((p for p in range(max(used) + 1, 65536) if p not in used), 0)
             used.add(port)
-            yield Finding(
-                code="config/missing",
-                severity="error",
-                key=f"{collection}.{name}.port",
-                message=f"{collection}.{name} has no port: neither {collection}.{name}.port nor ports.{name}",
-                notes=("give each server its own port",),
+            yield fault(
+                "config/missing",
+                f"{collection}.{name}.port",
+                f"{collection}.{name} has no port: neither {collection}.{name}.port nor ports.{name}",
+                "give each server its own port",
                 fixes=(Fix(override=f"+ports.{name}={port}", effect="a port nothing else uses"),) if port else (),
             )
 
@@ -375,12 +372,11 @@ def _cycle(key: str, cycle: list[str], what: str) -> Finding:
         if key.startswith("routing.")
         else Fix(override=f"{key}=[]", effect="breaks the cycle there")
     )
-    return Finding(
-        code="config/cycle",
-        severity="error",
-        key=key,
-        message=f"{key}: these {what}: " + " → ".join([*cycle, cycle[0]]),
-        notes=("one of them must be the last",),
+    return fault(
+        "config/cycle",
+        key,
+        f"{key}: these {what}: " + " → ".join([*cycle, cycle[0]]),
+        "one of them must be the last",
         fixes=(fix,),
     )
 

@@ -20,7 +20,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from launcher.config.fragments import CATALOGUE_GROUPS, Fragment, probed_fragment, read_fragment
 from launcher.config.index import PRIMARY, ConfigIndex
 from launcher.config.interpolation import has_interpolations
-from launcher.errors import Finding, Location
+from launcher.errors import Finding, Location, fault
 
 Virtual = Mapping[str, Callable[[], dict[str, Any]]]
 
@@ -138,14 +138,11 @@ class FragmentRepository(IConfigRepository):
                 element, names = _element(item)
             except ValueError as error:
                 self.findings.append(
-                    Finding(
-                        code="config/defaults",
-                        severity="error",
-                        key=f"defaults.{position}",
-                        message=f"not an item of a defaults list: {error}",
-                        notes=(
-                            "write `- group: option`, `- /group: [a, b]`, `- override /group: option` or `- _self_`",
-                        ),
+                    fault(
+                        "config/defaults",
+                        f"defaults.{position}",
+                        f"not an item of a defaults list: {error}",
+                        "write `- group: option`, `- /group: [a, b]`, `- override /group: option` or `- _self_`",
                         location=mark,
                     )
                 )
@@ -167,12 +164,11 @@ class FragmentRepository(IConfigRepository):
 
 def _too_late(position: int, mark: Location) -> Finding:
     """The finding for an item that follows an override."""
-    return Finding(
-        code="config/defaults",
-        severity="error",
-        key=f"defaults.{position}",
-        message="`override` items must be at the end of the defaults list, and this comes after one",
-        notes=("move it before the first `override`",),
+    return fault(
+        "config/defaults",
+        f"defaults.{position}",
+        "`override` items must be at the end of the defaults list, and this comes after one",
+        "move it before the first `override`",
         location=mark,
     )
 

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from launcher.config.nearest import listing, nearest, spell
 from launcher.config.schema import Anything, Either, Many, Shape, Text, inner, shape_of
 from launcher.config.unread import why_unread
-from launcher.errors import Finding, Fix, Location
+from launcher.errors import Finding, Fix, Location, fault
 from launcher.ir.config import FleetConfig
 
 COMMAND_LINE = "<command line>"
@@ -138,15 +138,7 @@ def appended(group: str, options: Iterable[str]) -> Typed:
 
 def refused(override: Typed, message: str, *, notes: tuple[str, ...] = (), fixes: tuple[Fix, ...] = ()) -> Finding:
     """A `config/override` error about one override."""
-    return Finding(
-        code="config/override",
-        severity="error",
-        key=override.key,
-        message=message,
-        notes=notes,
-        fixes=fixes,
-        location=override.location,
-    )
+    return fault("config/override", override.key, message, *notes, fixes=fixes, location=override.location)
 
 
 def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[str, Sequence[str]]) -> Finding:
@@ -165,12 +157,11 @@ def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[s
         and all(part.isidentifier() for part in bare_key.split("."))
     ):
         fixes = (Fix(override=f"{key.strip()}={_quoted(value)}", effect="quotes the value"),)
-    return Finding(
-        code="config/override",
-        severity="error",
-        key=bare_key,
-        message=f"cannot read the override {text!r}: {why_unread(text, error)}",
-        notes=(_HOW_TO,),
+    return fault(
+        "config/override",
+        bare_key,
+        f"cannot read the override {text!r}: {why_unread(text, error)}",
+        _HOW_TO,
         fixes=fixes,
         location=command_line(position),
     )
@@ -189,12 +180,11 @@ def _bare(texts: Sequence[str], position: int, groups: Mapping[str, Sequence[str
     else:
         near = nearest(word, COMMANDS)
         notes = (f"write KEY=VALUE: {word}=…", *((f"the command {near} goes first",) if near else ()))
-    return Finding(
-        code="config/override",
-        severity="error",
-        key="",
-        message=f"{word!r} is no override: it has no `=`",
-        notes=notes,
+    return fault(
+        "config/override",
+        "",
+        f"{word!r} is no override: it has no `=`",
+        *notes,
         fixes=fixes,
         location=command_line(position),
     )

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from launcher.errors import Finding, Location
+from launcher.errors import Finding, Location, fault
 
 MAX_NODES = 100_000
 """Values that a small text may expand to, where aliases of aliases could multiply into billions; a longer text has as
@@ -160,14 +160,7 @@ class _Builder:
         location = Location(file=self.file, line=1) if mark is None else self.at(mark)
         dotted = ".".join(part for part in (self.prefix, key) if part)
         self.findings.append(
-            Finding(
-                code=code,
-                severity="error",
-                key=dotted,
-                message=message,
-                notes=notes or ("correct the file at this place",),
-                location=location,
-            )
+            fault(code, dotted, message, *(notes or ("correct the file at this place",)), location=location)
         )
 
     def syntax(self, error: Exception, text: str) -> None:
