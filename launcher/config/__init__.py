@@ -10,16 +10,14 @@ would cost ten times as much. `composing` is the table of contents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from launcher.config.index import fleet_name, index_of, is_fleet_file
-from launcher.config.located import flatten
-from launcher.config.origin import locate as _locate
-from launcher.errors import Finding
-from launcher.ir.config import Composed, ServerConfig, SourceMap
+from launcher.config.located import flatten, locate
+from launcher.ir.config import Composed, ServerConfig
 from launcher.ir.headers import ReadHeader, SeeDevices
 
 __all__ = ["compose", "each_run", "flatten", "fleet_name", "groups", "is_fleet_file", "locate", "server_from_fields"]
@@ -68,8 +66,3 @@ def server_from_fields(fields: Sequence[str]) -> ServerConfig:
 def groups(config_dirs: Sequence[Path]) -> dict[str, tuple[str, ...]]:
     """Group → its options, both sorted; directories that cannot be read are left out. Imports no Hydra."""
     return dict(index_of(config_dirs).groups)
-
-
-def locate(findings: Iterable[Finding], sources: SourceMap) -> tuple[Finding, ...]:
-    """The findings with `location` filled in from their key, or its nearest ancestor that was written."""
-    return _locate(findings, sources)

@@ -7,7 +7,7 @@ Hydra's semantics, with one ease: `=` also accepts a key that no file wrote but 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher.config.located import ABSENT, MISSING, LocatedTree, child, joined
 from launcher.config.nearest import listing, nearest
@@ -35,21 +35,20 @@ def assign(located: LocatedTree, overrides: Iterable[Typed], shape: Shape, group
     findings = []
     for override in overrides:
         try:
-            _apply(_Target(located, override, shape, groups))
+            _apply(_Target(located, override, shape, groups, override.key.split(".")))
         except Misfit as misfit:
             findings.append(misfit.finding)
     return findings
 
 
-class _Target:
+class _Target(NamedTuple):
     """One override and the tree it is for."""
 
-    def __init__(self, located: LocatedTree, override: Typed, shape: Shape, groups: Sequence[str]) -> None:
-        self.located = located
-        self.override = override
-        self.shape = shape
-        self.groups = groups
-        self.parts = override.key.split(".")
+    located: LocatedTree
+    override: Typed
+    shape: Shape
+    groups: Sequence[str]
+    parts: list[str]
 
 
 def _apply(target: _Target) -> None:
@@ -154,13 +153,8 @@ def _force(target: _Target) -> None:
             below = child(node, part)
         node = below
     last = _index(target, node, parts[-1])
-    present = child(node, parts[-1])
-    value = override.value
-    _refuse_other_kind(override, value, present, override.key)
-    if isinstance(value, dict) and isinstance(present, dict):
-        located.merge_at(present, value, override.key, override.location)
-    else:
-        located.put(node, last, value, override.key, override.location)
+    _refuse_other_kind(override, override.value, child(node, parts[-1]), override.key)
+    located.put(node, last, override.value, override.key, override.location)
 
 
 def _refuse_other_kind(override: Typed, value: Any, present: Any, key: str) -> None:

@@ -19,8 +19,7 @@ from launcher.config.fragments import ENTRY_GROUPS, Fragment
 from launcher.config.included import INCLUDE, include, listed_twice
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import has_interpolations, resolve
-from launcher.config.located import LocatedTree
-from launcher.config.origin import locate, shortened
+from launcher.config.located import LocatedTree, locate, shortened
 from launcher.config.references import check_references
 from launcher.config.repository import FragmentRepository, Virtual
 from launcher.config.schema import shape_of

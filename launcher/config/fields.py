@@ -9,7 +9,7 @@ import msgspec
 
 from launcher.config.cachetypes import cache_types
 from launcher.config.decode import decode_struct
-from launcher.config.origin import shortened
+from launcher.config.located import shortened
 from launcher.config.typed import parse_overrides
 from launcher.errors import ConfigError, Finding
 from launcher.ir.config import ServerConfig

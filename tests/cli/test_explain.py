@@ -74,7 +74,7 @@ def composed_codes(tree: ast.Module) -> set[str]:
 
 
 def given_codes(tree: ast.Module) -> set[str]:
-    """What calls give as `code=`, or `fault` first, whatever it begins with: a new stage's findings must not slip by."""
+    """What calls give as `code=`, or `fault` first, whatever it begins with: no new stage's findings slip by."""
     calls = [n for n in nodes(tree) if isinstance(n, ast.Call)]
     keywords = [k.value for n in calls for k in n.keywords if k.arg == "code"]
     return {text for text in strings([*keywords, *(n.args[0] for n in calls if is_fault(n))]) if "/" in text}
