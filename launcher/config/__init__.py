@@ -51,14 +51,14 @@ def compose(
 
 def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Overrides with several values (Hydra's `a=1,2`, `range()`, `choice()`) as one list for each combination."""
-    from launcher.config.multirun import combinations  # noqa: PLC0415 - imports Hydra: 0.2 s
+    from launcher.config.typed import combinations  # noqa: PLC0415 - imports Hydra: 0.2 s
 
     return combinations(overrides)
 
 
 def server_from_fields(fields: Sequence[str]) -> ServerConfig:
     """A server with these fields (`n_ctx=16384 slots=2`) and no name, model or tier. Raises ConfigError."""
-    from launcher.config.fields import decode_fields  # noqa: PLC0415 - imports Hydra: 0.2 s
+    from launcher.config.composing import decode_fields  # noqa: PLC0415 - imports Hydra: 0.2 s
 
     return decode_fields(fields)
 

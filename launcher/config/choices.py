@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from launcher.config.fragments import CATALOGUE_GROUPS, ENTRY_GROUPS
 from launcher.config.index import PRIMARY, ConfigIndex
 from launcher.config.nearest import listing, nearest
+from launcher.config.references import cycles
 from launcher.config.repository import FragmentRepository
 from launcher.config.typed import Typed, refused
 from launcher.errors import Finding, Fix, Location, fault
@@ -230,7 +231,7 @@ def _failed(repository: FragmentRepository, error: Exception) -> Finding:
     """The finding for a defaults list that Hydra refuses as a whole."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
-    cycle = _cycle(repository) if isinstance(error, RecursionError) else []
+    cycle = next(iter(cycles(repository.leads)), None) if isinstance(error, RecursionError) else None
     if cycle:
         return fault(
             "config/defaults",
@@ -247,26 +248,6 @@ def _failed(repository: FragmentRepository, error: Exception) -> Finding:
     return fault(
         "config/defaults", "defaults", message, *lines[1:], note, location=_list_named_in(repository, str(error))
     )
-
-
-def _cycle(repository: FragmentRepository) -> list[str]:
-    """Config paths whose defaults lists name one another, each the next and the last the first; empty without any."""
-    done: set[str] = set()
-    for start in repository.leads:
-        path = [start]
-        stack = [iter(repository.leads[start])]
-        while stack:
-            for named in stack[-1]:
-                if named in path:
-                    return path[path.index(named) :]
-                if named in repository.leads and named not in done:
-                    path.append(named)
-                    stack.append(iter(repository.leads[named]))
-                    break
-            else:
-                stack.pop()
-                done.add(path.pop())
-    return []
 
 
 def _list_named_in(repository: FragmentRepository, message: str) -> Location:

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from launcher.config.assignments import assign
-from launcher.config.called import know_by_id, name_servers
-from launcher.config.cards import by_engine
 from launcher.config.choices import Choices, choose
-from launcher.config.decode import decode
-from launcher.config.filled import Fleet, fill
+from launcher.config.decode import decode, decode_struct
+from launcher.config.filled import Fleet, by_engine, fill
 from launcher.config.fragments import ENTRY_GROUPS, Fragment
-from launcher.config.included import INCLUDE, include, listed_twice
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import has_interpolations, resolve
 from launcher.config.located import LocatedTree, locate, shortened
-from launcher.config.references import check_references
+from launcher.config.nearest import listing, nearest, set_to
+from launcher.config.references import cache_types, check_references
 from launcher.config.repository import FragmentRepository, Virtual
 from launcher.config.schema import shape_of
-from launcher.config.shorthand import spell_out
+from launcher.config.shorthand import know_by_id, spell_out
 from launcher.config.typed import Typed, appended, parse_overrides
 from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, fault, has_errors
-from launcher.ir.config import Composed, FleetConfig, SourceMap
+from launcher.ir.config import Composed, FleetConfig, ServerConfig, SourceMap
 from launcher.ir.headers import ReadHeader, SeeDevices
+
+INCLUDE = "include_warm"
+"""The key that lists the servers."""
 
 
 class Edge(msgspec.Struct, frozen=True):
@@ -178,10 +180,8 @@ def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembl
     findings = [*choices.findings, *listed_twice(repository, choices)]
     home = os.environ.get("HOME", "")
     spell_out(located, home)  # before the overrides, which may be about what a short form stands for
-    name_servers(located)
     findings += assign(located, values, shape_of(FleetConfig), tuple(repository.index.groups))
     spell_out(located, home)
-    name_servers(located)
     know_by_id(located)
     return Assembled(located, choices, tuple(findings))
 
@@ -216,3 +216,112 @@ def _no_primary(config_dirs: Sequence[Path]) -> Finding:
         "name the directory that has it with --config-dir",
         location=Location(file=str(config_dirs[0]), line=1) if config_dirs else None,
     )
+
+
+class Included(msgspec.Struct, frozen=True):
+    """Options of server/ to add, and what is wrong with the list."""
+
+    added: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def include(repository: FragmentRepository, tree: Mapping[str, Any], names: Sequence[str]) -> Included:
+    """Decide for each of `names` whether it is in the composed `tree` already, is to be added, or is wrong."""
+    servers = tree.get("servers")
+    present = servers if isinstance(servers, dict) else {}
+    options = repository.index.options("server")
+    added: list[str] = []
+    findings: list[Finding] = []
+    for i, name in enumerate(names):
+        key = f"{INCLUDE}.{i}"
+        rest = [other for j, other in enumerate(names) if j != i]
+        if name in present:
+            if _starts_at_boot(tree, present[name]):
+                findings.append(_twice(key, name, f"servers.{name}", rest))
+        elif name not in options:
+            findings.append(_unknown(key, name, names, {*options, *present}))
+        elif name in added:
+            findings.append(_twice(key, name, f"servers.{name}", rest))
+        else:
+            repository.load_config(f"server/{name}")
+            package = repository.fragments[f"server/{name}"].package or ""
+            if package.removeprefix("servers.") in present:
+                findings.append(_twice(key, name, package, rest))
+            else:
+                added.append(name)
+    return Included(tuple(added), tuple(findings))
+
+
+def _starts_at_boot(tree: Mapping[str, Any], server: Any) -> bool:
+    """Whether a server of the merged tree is in a tier that starts at boot."""
+    tiers = tree.get("tiers")
+    tier = tiers.get(server.get("tier")) if isinstance(tiers, dict) and isinstance(server, dict) else None
+    return isinstance(tier, dict) and tier.get("start") == "boot"
+
+
+def _twice(key: str, name: str, package: str, rest: list[str]) -> Finding:
+    """The finding for a server that the fleet starts already."""
+    return fault(
+        "config/duplicate-server",
+        key,
+        f"{INCLUDE} names {name!r}, but the fleet starts {package} already: it would be started twice",
+        f"drop it from {INCLUDE}",
+        fixes=(set_to(INCLUDE, rest, f"{name} is started once"),),
+    )
+
+
+def _unknown(key: str, name: str, names: Sequence[str], known: set[str]) -> Finding:
+    """The finding for a name that is neither in the fleet nor in server/."""
+    near = nearest(name, known)
+    fixes: tuple[Fix, ...] = ()
+    if near is not None and near not in names:
+        fixes = (set_to(INCLUDE, [near if n == name else n for n in names], "the nearest name"),)
+    return fault(
+        "config/unknown-option",
+        key,
+        f"{INCLUDE} names {name!r}, which is neither a server of this profile nor a file of server/",
+        listing("servers", known),
+        fixes=fixes,
+    )
+
+
+def listed_twice(repository: FragmentRepository, choices: Choices) -> list[Finding]:
+    """Server files that the defaults list brings to one place more than once."""
+    count = Counter(
+        (default.config_path or "", default.package or "")
+        for default in choices.defaults
+        if (default.config_path or "").startswith("server/") and not default.is_self
+    )
+    return [
+        fault(
+            "config/duplicate-server",
+            package,
+            f"{path} is listed {times} times: {package} would be started twice",
+            f"list it once; another server like it is `+server@servers.NAME={path.removeprefix('server/')}`",
+            location=repository.mentions.get(path),
+        )
+        for (path, package), times in count.items()
+        if times > 1 and path not in repository.phantoms
+    ]
+
+
+def decode_fields(fields: Sequence[str]) -> ServerConfig:
+    """`fields` in the override grammar, without signs, as a ServerConfig. Raises ConfigError with every finding."""
+    typed, findings = parse_overrides(fields)
+    tree: dict[str, Any] = {"model": "", "quantization": "", "tier": ""}
+    places = {}
+    for override in typed:
+        tree[override.key] = override.value
+        places[override.key] = override.location
+    server, problems = decode_struct(ServerConfig, tree)
+    for problem in cache_types("server", server, ()):
+        problems.append(msgspec.structs.replace(problem, key=problem.key.removeprefix("server."), fixes=()))
+    findings += [_placed(problem, places) for problem in problems]
+    if findings:
+        raise ConfigError(shortened(findings))
+    return server
+
+
+def _placed(finding: Finding, places: dict[str, Any]) -> Finding:
+    """The finding at the field that it is about."""
+    return msgspec.structs.replace(finding, location=places.get(finding.key.partition(".")[0]))

@@ -6,7 +6,7 @@ Where a value is wrong, a stand-in of the right type takes its place, so that th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -86,22 +86,30 @@ class _Decoder:
     def __init__(self, sources: SourceMap) -> None:
         self.sources = sources
         self.findings: list[Finding] = []
-        self._by_shape: dict[type, Callable[..., Any]] = {
-            Anything: self.anything,
-            Text: self.text,
-            Flag: self.flag,
-            Number: self.number,
-            Size: self.size,
-            Choice: self.choice,
-            Many: self.many,
-            Table: self.table,
-            Record: self.record,
-            Either: self.either,
-        }
 
-    def value(self, shape: Shape, raw: Any, key: str) -> Any:
+    def value(self, shape: Shape, raw: Any, key: str) -> Any:  # noqa: C901 - one case a shape
         """`raw` as `shape`."""
-        return self._by_shape[type(shape)](shape, raw, key)
+        match shape:
+            case Number():
+                return self.number(shape, raw, key)
+            case Text():
+                return raw if isinstance(raw, str) else self.wrong(shape, raw, key)
+            case Record():
+                return self.record(shape, raw, key)
+            case Either():
+                return self.either(shape, raw, key)
+            case Many():
+                return self.many(shape, raw, key)
+            case Flag():
+                return raw if isinstance(raw, bool) else self.wrong(shape, raw, key)
+            case Choice():
+                return self.choice(shape, raw, key)
+            case Size():
+                return self.size(shape, raw, key)
+            case Table():
+                return self.table(shape, raw, key)
+            case Anything():
+                return self.anything(raw, key)
 
     def error(self, code: str, key: str, message: str, *notes: str, fixes: tuple[Fix, ...] = ()) -> None:
         """Note one error."""
@@ -123,9 +131,8 @@ class _Decoder:
         )
         return stand_in(shape)
 
-    def anything(self, shape: Anything, raw: Any, key: str) -> Any:
+    def anything(self, raw: Any, key: str) -> Any:
         """Whatever is there, with mapping keys that JSON can hold."""
-        del shape
         if isinstance(raw, dict):
             for name in raw:
                 if not isinstance(name, str):
@@ -135,18 +142,10 @@ class _Decoder:
                         f"{key}: the key {name!r} must be a string",
                         "put it in quotes",
                     )
-            return {str(name): self.anything(Anything(), v, joined(key, name)) for name, v in raw.items()}
+            return {str(name): self.anything(v, joined(key, name)) for name, v in raw.items()}
         if isinstance(raw, list):
-            return [self.anything(Anything(), v, joined(key, i)) for i, v in enumerate(raw)]
+            return [self.anything(v, joined(key, i)) for i, v in enumerate(raw)]
         return raw
-
-    def text(self, shape: Text, raw: Any, key: str) -> Any:
-        """A string."""
-        return raw if isinstance(raw, str) else self.wrong(shape, raw, key)
-
-    def flag(self, shape: Flag, raw: Any, key: str) -> Any:
-        """True or false."""
-        return raw if isinstance(raw, bool) else self.wrong(shape, raw, key)
 
     def number(self, shape: Number, raw: Any, key: str) -> Any:
         """An integer, or a number where one may be; never a flag, never a string of digits."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from typing import Any
 
 import msgspec
 
 from launcher.config.index import unreadable
-from launcher.config.regular import read_regular
 from launcher.config.yamltree import parse_yaml
 from launcher.errors import THIS_MACHINE, Finding, Location, fault
 
@@ -32,6 +34,9 @@ CATALOGUE_GROUPS = ("model", "quantization", "tier")
 
 _HEADER = re.compile(r"\s*#\s*@")
 _PACKAGE = re.compile(r"[^\s.]+(\.[^\s.]+)*")
+
+_MAX_BYTES = 8 * 1024**2
+"""More than a fleet file of ten thousand servers has: /dev/zero under another name must not fill the memory."""
 
 
 class Fragment(msgspec.Struct, frozen=True):
@@ -66,7 +71,7 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
     `everywhere`: without a header its keys are those of the whole config. `draft`: what it is taken to say.
     """
     try:
-        text = read_regular(file).decode("utf-8-sig") if draft is None else draft
+        text = _read_regular(file).decode("utf-8-sig") if draft is None else draft
     except (OSError, UnicodeDecodeError) as error:
         return Fragment(file, None, {}, [], {}, (unreadable(file, error),), broken=True)
     package, header_findings = _package(text, file)
@@ -87,6 +92,21 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
         defaults = []
     broken = any(f.code in ("config/yaml", "config/package-header") for f in findings)
     return Fragment(file, package, tree, defaults, marks, findings, broken)
+
+
+def _read_regular(file: str) -> bytes:
+    """All of `file`. Raises OSError, also where it is a FIFO, a device or the like, or is larger than `_MAX_BYTES`.
+
+    A FIFO without a writer would block for ever when opened plainly, a terminal would become ours.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", file)
+        data = opened.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {_MAX_BYTES // 1024**2} MiB", file)
+    return data
 
 
 def probed_fragment(tree: dict[str, Any]) -> Fragment:

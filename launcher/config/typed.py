@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +15,6 @@ from hydra.errors import HydraException
 
 from launcher.config.nearest import listing, nearest, spell
 from launcher.config.schema import Anything, Either, Many, Shape, Text, inner, shape_of
-from launcher.config.unread import why_unread
 from launcher.errors import Finding, Fix, Location, fault
 from launcher.ir.config import FleetConfig
 
@@ -25,46 +26,24 @@ _HOW_TO = "write KEY=VALUE, +KEY=VALUE to add, ~KEY to remove; quote values with
 
 
 COMMANDS = frozenset(
-    [
-        "add",
-        "calibrate",
-        "check",
-        "checkpoint",
-        "config",
-        "down",
-        "events",
-        "explain",
-        "import",
-        "init",
-        "inspect",
-        "install",
-        "logs",
-        "memory",
-        "preload",
-        "evict",
-        "unpin",
-        "pin",
-        "plan",
-        "ps",
-        "pull",
-        "reload",
-        "remove",
-        "render",
-        "restart",
-        "serve",
-        "status",
-        "stop",
-        "sweep",
-        "switch",
-        "top",
-        "ui",
-        "uninstall",
-        "up",
-    ]
+    (
+        *("add", "calibrate", "check", "checkpoint", "config", "down", "events", "evict", "explain", "import", "init"),
+        *("inspect", "install", "logs", "memory", "pin", "plan", "preload", "ps", "pull", "reload", "remove"),
+        *("render", "restart", "serve", "status", "stop", "sweep", "switch", "top", "ui", "uninstall", "unpin", "up"),
+    )
 )
 """Words that are commands when they come first; a test compares them with the command line's own."""
 
+REFUSES = (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError)
+"""What Hydra's parser raises: its cast functions raise what Python does."""
+
 _NO_GROUPS: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+
+_PAIRS = {"]": "[", "}": "{", ")": "("}
+_KEY = re.compile(r"(\+\+?|~)?[A-Za-z_][\w.$-]*(/[A-Za-z_][\w./-]*)?(@:?[\w./-]*)?")
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_CALL = re.compile(r"\w+ while evaluating ('.*?'): (.+)")
 
 
 class Typed(msgspec.Struct, frozen=True):
@@ -113,8 +92,7 @@ def parse_overrides(
         try:
             text.encode()  # argv may carry bytes that are not UTF-8
             meaning = parser.parse_rule(text, "override")
-        except (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError) as error:
-            # Hydra's cast functions raise what Python raises
+        except REFUSES as error:
             findings.append(_unparsed(texts, position, str(error), groups))
             continue
         override = Typed(position, text, meaning)
@@ -160,11 +138,45 @@ def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[s
     return fault(
         "config/override",
         bare_key,
-        f"cannot read the override {text!r}: {why_unread(text, error)}",
+        f"cannot read the override {text!r}: {_why_unread(text, error)}",
         _HOW_TO,
         fixes=fixes,
         location=command_line(position),
     )
+
+
+def _why_unread(text: str, error: str) -> str:
+    """The reason that `text` is no override; `error` is what Hydra's parser or a function in it said."""
+    key, equals, value = text.partition("=")
+    called = _CALL.match(error)
+    if called is not None:
+        return f"{called[1]} cannot be evaluated: {called[2]}"
+    if not key.strip().lstrip("+~"):
+        return "no key stands before the `=`" if equals else "it names no key"
+    if not _KEY.fullmatch(key.strip()) or key.strip().endswith("."):
+        return f"{key.strip()!r} cannot be a key: names of letters, digits, - and _, with dots between them"
+    if not equals:
+        return "what follows the key does not belong here"
+    unquoted = _QUOTED.sub("", value)
+    if "'" in unquoted or '"' in unquoted:
+        return "a quote is opened and not closed"
+    bracket = _unmatched(unquoted)
+    if bracket:
+        return f"a bracket has no partner: {bracket}"
+    if set(unquoted) & set("[{("):
+        return "a list is [a,b], a mapping is {k: v}, and what has special characters is quoted"
+    return "the value has a character that must be quoted"
+
+
+def _unmatched(text: str) -> str:
+    """The first bracket of `text` that is closed but not open, or the last that is open and never closed."""
+    open_brackets: list[str] = []
+    for character in text:
+        if character in _PAIRS.values():
+            open_brackets.append(character)
+        elif character in _PAIRS and (not open_brackets or open_brackets.pop() != _PAIRS[character]):
+            return character
+    return open_brackets[-1] if open_brackets else ""
 
 
 def _bare(texts: Sequence[str], position: int, groups: Mapping[str, Sequence[str]]) -> Finding:
@@ -225,3 +237,23 @@ def _sweep(override: Typed) -> Finding:
         notes=("`launch -m` plans each value, `launch sweep` measures them",),
         fixes=fixes,
     )
+
+
+def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Every combination, the last override's values changing first.
+
+    What has no values to go through (an interval, a `glob()`, no override at all) stays: who compiles it says so.
+    """
+    parser = OverridesParser.create()
+    return tuple(product(*(_values(parser, text) for text in overrides)))
+
+
+def _values(parser: OverridesParser, text: str) -> list[str]:
+    """One override for each of its values."""
+    try:
+        override = parser.parse_rule(text, "override")
+        if not override.is_sweep_override() or not override.is_discrete_sweep():
+            return [text]
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except REFUSES:
+        return [text]
