@@ -72,7 +72,13 @@ def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices |
     Findings come back in the result, or are added to the repository's when there is no result.
     """
     version.setbase("1.3")  # Hydra's current rules; older ones print deprecation warnings
-    left, findings = _checked(repository.index, groups)
+    left: list[Typed] = []
+    findings: list[Finding] = []
+    for override in groups:
+        problems = _problems(repository.index, override)
+        findings += problems
+        if not problems:
+            left.append(override)
     while True:
         try:
             overrides = _Overrides(repository, left)
@@ -99,17 +105,6 @@ def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices |
             return Choices(tuple(defaults), frozenset(overrides.chosen), tuple(findings))
     repository.findings.extend(findings)
     return None
-
-
-def _checked(index: ConfigIndex, groups: Sequence[Typed]) -> tuple[list[Typed], list[Finding]]:
-    """The overrides whose options exist, and findings about the others."""
-    good, findings = [], []
-    for override in groups:
-        problems = list(_problems(index, override))
-        findings.extend(problems)
-        if not problems:
-            good.append(override)
-    return good, findings
 
 
 def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:

@@ -12,7 +12,7 @@ import msgspec
 
 from launcher.config.assignments import assign
 from launcher.config.choices import Choices, choose
-from launcher.config.decode import decode, decode_struct
+from launcher.config.decode import decode
 from launcher.config.filled import Fleet, by_engine, fill
 from launcher.config.fragments import ENTRY_GROUPS, Fragment
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
@@ -89,7 +89,7 @@ def compose_fleet(
     if has_errors(filled):
         # what a header would have said is not also missing
         raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
-    fleet, problems = decode(tree, sources)
+    fleet, problems = decode(FleetConfig, tree, sources)
     blanked = {finding.key for finding in unresolved}
     problems = [p for p in problems if p.key not in blanked]
     if incomplete:
@@ -151,12 +151,12 @@ def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> As
     included = first.located.tree.get(INCLUDE)
     if not isinstance(included, list) or not included or not all(isinstance(name, str) for name in included):
         return first  # decoding says what is wrong with it
-    resolved = include(repository, first.located.tree, included)
-    result = _assemble(repository, [*typed, appended("server", resolved.added)]) if resolved.added else first
+    added, findings = _include(repository, first.located.tree, included)
+    result = _assemble(repository, [*typed, appended("server", added)]) if added else first
     if result is None:
         return None
-    findings = locate(resolved.findings, SourceMap(locations=result.located.locations))
-    return Assembled(result.located, result.choices, result.findings + findings)
+    located = locate(findings, SourceMap(locations=result.located.locations))
+    return Assembled(result.located, result.choices, result.findings + located)
 
 
 def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:
@@ -177,7 +177,7 @@ def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembl
         fragment = repository.fragments[default.config_path or ""]
         if not fragment.broken:
             located.embed(fragment.tree, default.package or "", fragment.marks)
-    findings = [*choices.findings, *listed_twice(repository, choices)]
+    findings = [*choices.findings, *_listed_twice(repository, choices)]
     home = os.environ.get("HOME", "")
     spell_out(located, home)  # before the overrides, which may be about what a short form stands for
     findings += assign(located, values, shape_of(FleetConfig), tuple(repository.index.groups))
@@ -218,15 +218,10 @@ def _no_primary(config_dirs: Sequence[Path]) -> Finding:
     )
 
 
-class Included(msgspec.Struct, frozen=True):
-    """Options of server/ to add, and what is wrong with the list."""
-
-    added: tuple[str, ...]
-    findings: tuple[Finding, ...]
-
-
-def include(repository: FragmentRepository, tree: Mapping[str, Any], names: Sequence[str]) -> Included:
-    """Decide for each of `names` whether it is in the composed `tree` already, is to be added, or is wrong."""
+def _include(
+    repository: FragmentRepository, tree: Mapping[str, Any], names: Sequence[str]
+) -> tuple[list[str], list[Finding]]:
+    """Of `names`, those of server/ to add to the composed `tree`, and findings about those that are wrong."""
     servers = tree.get("servers")
     present = servers if isinstance(servers, dict) else {}
     options = repository.index.options("server")
@@ -249,7 +244,7 @@ def include(repository: FragmentRepository, tree: Mapping[str, Any], names: Sequ
                 findings.append(_twice(key, name, package, rest))
             else:
                 added.append(name)
-    return Included(tuple(added), tuple(findings))
+    return added, findings
 
 
 def _starts_at_boot(tree: Mapping[str, Any], server: Any) -> bool:
@@ -285,7 +280,7 @@ def _unknown(key: str, name: str, names: Sequence[str], known: set[str]) -> Find
     )
 
 
-def listed_twice(repository: FragmentRepository, choices: Choices) -> list[Finding]:
+def _listed_twice(repository: FragmentRepository, choices: Choices) -> list[Finding]:
     """Server files that the defaults list brings to one place more than once."""
     count = Counter(
         (default.config_path or "", default.package or "")
@@ -313,7 +308,7 @@ def decode_fields(fields: Sequence[str]) -> ServerConfig:
     for override in typed:
         tree[override.key] = override.value
         places[override.key] = override.location
-    server, problems = decode_struct(ServerConfig, tree)
+    server, problems = decode(ServerConfig, tree)
     for problem in cache_types("server", server, ()):
         problems.append(msgspec.structs.replace(problem, key=problem.key.removeprefix("server."), fixes=()))
     findings += [_placed(problem, places) for problem in problems]

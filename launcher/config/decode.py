@@ -31,24 +31,19 @@ from launcher.config.schema import (
 )
 from launcher.config.typed import COMMAND_LINE
 from launcher.errors import Finding, Fix, fault
-from launcher.ir.config import FleetConfig, SourceMap
+from launcher.ir.config import SourceMap
 from launcher.sizes import parse_size
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
-def decode(tree: Mapping[str, Any], sources: SourceMap | None = None) -> tuple[FleetConfig, list[Finding]]:
-    """`tree` as a FleetConfig, and what is wrong with it; `sources` say which keys files wrote.
+def decode(
+    struct: type[_Struct], tree: Mapping[str, Any], sources: SourceMap | None = None
+) -> tuple[_Struct, list[Finding]]:
+    """`tree` as a config type, and what is wrong with it; `sources` say which keys files wrote.
 
     With any error among the findings the config holds stand-ins, good only for finding further errors.
     """
-    return decode_struct(FleetConfig, tree, sources)
-
-
-def decode_struct(
-    struct: type[_Struct], tree: Mapping[str, Any], sources: SourceMap | None = None
-) -> tuple[_Struct, list[Finding]]:
-    """As `decode`, for any config type."""
     decoder = _Decoder(sources or SourceMap(locations={}))
     value = decoder.value(shape_of(struct), dict(tree), "")
     if not isinstance(value, struct):

@@ -53,16 +53,8 @@ class Fragment(msgspec.Struct, frozen=True):
     marks: dict[str, Location]
     findings: tuple[Finding, ...] = ()
     broken: bool = False
-
-    @property
-    def home(self) -> str:
-        """Where the values go when no defaults list says otherwise; only for files whose `package` is not None."""
-        return _absolute(self.package or "")
-
-
-def _absolute(package: str) -> str:
-    """A header's package without the `_global_` that it may begin with."""
-    return package.removeprefix("_global_").removeprefix(".")
+    home: str = ""
+    """Where the values go when no defaults list says otherwise; only for files whose `package` is not None."""
 
 
 def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str | None = None) -> Fragment:
@@ -81,8 +73,8 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
         package, more = _implied_package(path, file)
         header_findings += more
     group = path.rpartition("/")[0].replace("/", ".")
-    prefix = group if package is None else _absolute(package)
-    parsed = parse_yaml(text, file=file, prefix=prefix)
+    home = (package or "").removeprefix("_global_").removeprefix(".")
+    parsed = parse_yaml(text, file=file, prefix=group if package is None else home)
     tree, marks = parsed.tree, parsed.marks
     marks[""] = Location(file=file, line=1)
     defaults = tree.pop("defaults", [])
@@ -91,7 +83,7 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
         findings += (_not_a_list(marks.get("defaults", marks[""])),)
         defaults = []
     broken = any(f.code in ("config/yaml", "config/package-header") for f in findings)
-    return Fragment(file, package, tree, defaults, marks, findings, broken)
+    return Fragment(file, package, tree, defaults, marks, findings, broken, home)
 
 
 def _read_regular(file: str) -> bytes:

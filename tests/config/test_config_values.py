@@ -299,7 +299,7 @@ def test_junk_values_become_findings(pieces: list[tuple[str, Any]]) -> None:
     for package, values in pieces:
         parent, _, name = package.rpartition(".")
         located.embed({name: values}, parent, {"": Location(file="f", line=1)})
-    fleet, findings = decode(located.tree)
+    fleet, findings = decode(FleetConfig, located.tree)
     findings += check_references(fleet)
     assert all(f.notes or f.fixes for f in findings)
 
