@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from launcher import __version__, catalog, config, engine, plan
+from launcher.base.environment import libraries
 from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, fault, has_errors
 from launcher.files import known_codes, known_rates, known_read_speed, packaged_dir, write_atomic
 from launcher.ir.catalog import Catalog
@@ -189,9 +190,9 @@ def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenCard, ...] | None:
         found = engine.locate_binary(engine.resolve_binary(EngineConfig(binary=binary, dialect="")))
     except EngineError:
         return None
-    libraries = {"LD_LIBRARY_PATH": ":".join(map(str, path))} if isinstance(path, list) and path else {}
+    folders = [str(folder) for folder in path] if isinstance(path, list) else []
     try:
-        listed = engine.list_devices(found, env=libraries) if found else None
+        listed = engine.list_devices(found, env=libraries(folders)) if found else None
     except engine.NoAnswerError:  # the check of this host asks, too, and says so
         return None
     return None if listed is None else tuple(SeenCard(d.name, d.model, d.total_bytes) for d in listed)
@@ -299,6 +300,5 @@ def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, t
 
 
 def _templates() -> dict[str, str]:
-    """Every packaged template by name."""
     root = packaged_dir("templates")
     return {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in sorted(root.rglob("*.j2"))}

@@ -95,7 +95,6 @@ def _value(value: object) -> str:
 
 
 def _processes(manifest: FleetManifest) -> dict[str, ServerUnit | ServiceUnit]:
-    """Servers and services by name."""
     servers: dict[str, ServerUnit | ServiceUnit] = {server.name: server for server in manifest.servers}
     return {**servers, **{service.name: service for service in manifest.services}}
 

@@ -44,9 +44,9 @@ def compose(
     sees of the machine's cards; `draft` is what the fleet file is taken to say. Raises ConfigError with every finding,
     each located; findings that stop nothing are in the result.
     """
-    from launcher.config.composing import Edge, compose_fleet  # noqa: PLC0415 - imports Hydra: 0.2 s
+    from launcher.config.composing import compose_fleet  # noqa: PLC0415 - imports Hydra: 0.2 s
 
-    return compose_fleet(overrides, config_dirs, virtual, Edge(headers, devices, draft))
+    return compose_fleet(overrides, config_dirs, virtual, headers=headers, devices=devices, draft=draft)
 
 
 def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -235,7 +235,6 @@ def _respelled(override: Typed, key: str) -> Fix:
 
 
 def _unknown(target: _Target, key: str, *, fixes: tuple[Fix, ...], notes: tuple[str, ...]) -> Finding:
-    """A `config/unknown-key` error about `key`."""
     return fault(
         "config/unknown-key",
         target.override.key,
@@ -247,7 +246,6 @@ def _unknown(target: _Target, key: str, *, fixes: tuple[Fix, ...], notes: tuple[
 
 
 def _unknown_group(target: _Target) -> Finding:
-    """The finding for a group choice whose group does not exist."""
     override = target.override
     near = nearest(override.key, target.groups)
     package = f"@{override.meaning.package}" if override.meaning.package is not None else ""

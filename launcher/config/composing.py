@@ -32,20 +32,6 @@ INCLUDE = "include_warm"
 """The key that lists the servers."""
 
 
-class Edge(msgspec.Struct, frozen=True):
-    """What may be asked of the machine: headers of model files, and the devices that an engine sees.
-
-    `draft`: what the fleet file is taken to say, whatever it says now.
-    """
-
-    headers: ReadHeader | None = None
-    devices: SeeDevices | None = None
-    draft: str | None = None
-
-
-_NO_EDGE = Edge()
-
-
 class Assembled(msgspec.Struct, frozen=True):
     """The merged tree with overrides applied, before its values are checked."""
 
@@ -55,10 +41,16 @@ class Assembled(msgspec.Struct, frozen=True):
 
 
 def compose_fleet(
-    overrides: Sequence[str], config_dirs: Sequence[Path], virtual: Virtual, edge: Edge = _NO_EDGE
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+    virtual: Virtual,
+    *,
+    headers: ReadHeader | None = None,
+    devices: SeeDevices | None = None,
+    draft: str | None = None,
 ) -> Composed:
     """See `launcher.config.compose`."""
-    index = index_of(config_dirs, tuple(virtual), edge.draft)
+    index = index_of(config_dirs, tuple(virtual), draft)
     typed, findings = parse_overrides(overrides, index.groups)
     fleet_file = Fleet(here=str(Path.cwd()))
     if index.fleet:
@@ -68,44 +60,51 @@ def compose_fleet(
     if not has_errors(index.findings) and PRIMARY not in index.files:
         findings.append(_no_primary(config_dirs))
     findings[:0] = index.findings
-    repository = FragmentRepository(index, virtual, edge.draft)
+    repository = FragmentRepository(index, virtual, draft)
     assembled = None if PRIMARY not in index.files else _with_included(repository, typed)
     findings += repository.findings
     if assembled is None:
         raise ConfigError(shortened(findings))
     findings += _without_followers(repository, assembled.findings)
     incomplete = _incomplete(repository, findings)
-    tree, locations = assembled.located.tree, assembled.located.locations
-    sources = SourceMap(locations=locations)
+    tree = assembled.located.tree
+    sources = SourceMap(locations=assembled.located.locations)
     unresolved: list[Finding] = []
     if has_interpolations(tree):
         tree, unresolved = resolve(tree)
         findings += locate(unresolved, sources)
-        incomplete = incomplete or bool(unresolved)
     if not fleet_file.name:
         _call_profile(tree, assembled.choices)
-    findings += locate(by_engine(tree, sources, edge.devices), sources)
-    filled = locate(fill(tree, sources, edge.headers, fleet_file), sources)
+    findings += locate(by_engine(tree, sources, devices), sources)
+    filled = locate(fill(tree, sources, headers, fleet_file), sources)
     if has_errors(filled):
         # what a header would have said is not also missing
         raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
-    fleet, problems = decode(FleetConfig, tree, sources)
-    blanked = {finding.key for finding in unresolved}
-    problems = [p for p in problems if p.key not in blanked]
-    if incomplete:
-        # what a missing file would have brought is not also missing
-        problems = [p for p in problems if p.code != "config/missing"]
-    elif all("." in problem.key for problem in problems):
-        wrong = [f"{problem.key}." for problem in problems]
-        # a value that is wrong in itself has a stand-in, of which nothing is said
-        problems += [f for f in check_references(fleet) if not any(key.startswith(f"{f.key}.") for key in wrong)]
+    fleet, problems = _decoded(tree, sources, {finding.key for finding in unresolved}, incomplete=incomplete)
     said = {finding.key for finding in findings if finding.key.startswith(f"{INCLUDE}.")}
-    problems = [p for p in problems if p.key not in said]
-    problems = [_with_group_choices(p, index, assembled.choices) for p in problems]
+    problems = [_with_group_choices(p, index, assembled.choices) for p in problems if p.key not in said]
     findings += locate(problems, sources, default=Location(file=index.files[PRIMARY], line=1))
     if has_errors(findings):
         raise ConfigError(shortened(findings))
     return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(shortened(findings)))
+
+
+def _decoded(
+    tree: dict[str, Any], sources: SourceMap, unresolved: set[str], *, incomplete: bool
+) -> tuple[FleetConfig, list[Finding]]:
+    """The config, and what is wrong with its values but those at `unresolved` keys; then with its references.
+
+    `incomplete`: a file is missing, and what it would have brought is not also missing.
+    """
+    fleet, found = decode(FleetConfig, tree, sources)
+    problems = [p for p in found if p.key not in unresolved]
+    if incomplete or unresolved:
+        return fleet, [p for p in problems if p.code != "config/missing"]
+    if all("." in problem.key for problem in problems):
+        wrong = [f"{problem.key}." for problem in problems]
+        # a value that is wrong in itself has a stand-in, of which nothing is said
+        problems += [f for f in check_references(fleet) if not any(key.startswith(f"{f.key}.") for key in wrong)]
+    return fleet, problems
 
 
 def _call_profile(tree: dict[str, Any], choices: Choices) -> None:
@@ -207,7 +206,6 @@ def _with_group_choices(finding: Finding, index: ConfigIndex, choices: Choices) 
 
 
 def _no_primary(config_dirs: Sequence[Path]) -> Finding:
-    """The finding for directories without a config.yaml."""
     searched = ", ".join(map(str, config_dirs)) or "no directory"
     return fault(
         "config/unreadable",
@@ -255,7 +253,6 @@ def _starts_at_boot(tree: Mapping[str, Any], server: Any) -> bool:
 
 
 def _twice(key: str, name: str, package: str, rest: list[str]) -> Finding:
-    """The finding for a server that the fleet starts already."""
     return fault(
         "config/duplicate-server",
         key,
@@ -266,7 +263,6 @@ def _twice(key: str, name: str, package: str, rest: list[str]) -> Finding:
 
 
 def _unknown(key: str, name: str, names: Sequence[str], known: set[str]) -> Finding:
-    """The finding for a name that is neither in the fleet nor in server/."""
     near = nearest(name, known)
     fixes: tuple[Fix, ...] = ()
     if near is not None and near not in names:

@@ -288,7 +288,6 @@ def _digits(number: float) -> str:
 
 
 def _shown(raw: Any) -> str:
-    """A wrong value in words, short."""
     if raw is None:
         return "null"
     if isinstance(raw, bool):

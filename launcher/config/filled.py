@@ -151,14 +151,17 @@ class _Filler:
     def _model(self, name: str, path: Any, key: str) -> tuple[str, HeaderFacts] | None:
         """A model of its own for the file at `path`; its name and facts."""
         if not isinstance(path, str):
-            self.findings.append(_not_a_path(key, path))
+            message = f"{key} must be the path of a GGUF file, not {path!r}"
+            self.findings.append(fault("config/type", key, message, "write a path"))
             return None
         path = self._path(path, key)
         facts = self._header(path, key)
         if facts is None:
             return None
         if facts.is_projector:
-            self.findings.append(_projector_alone(key, path))
+            message = f"{path!r} is a multimodal projector, not a model"
+            note = f"write it as `projector: {path}` of the server whose `file` is its model"
+            self.findings.append(fault("catalog/not-a-model", key, message, note))
             return None
         models = self._made("models")
         while name in models:
@@ -170,13 +173,8 @@ class _Filler:
 
     def _described(self, facts: HeaderFacts, path: str) -> dict[str, Any]:
         """What a model entry says beside its files."""
-        return {
-            "title": facts.file.model,
-            "source": f"header of {path}",
-            "architecture": msgspec.json.decode(
-                msgspec.json.encode(facts.file.architecture)
-            ),  # as YAML has it: no tuples
-        }
+        architecture = msgspec.json.decode(msgspec.json.encode(facts.file.architecture))  # as YAML has it: no tuples
+        return {"title": facts.file.model, "source": f"header of {path}", "architecture": architecture}
 
     def _quantization(self, facts: HeaderFacts) -> None:
         """The quantization that a file names is one of the catalogue's."""
@@ -197,7 +195,9 @@ class _Filler:
             path = self._path(projector, key)
             found = self._header(path, key)
             if found is not None and not found.is_projector:
-                self.findings.append(_no_projector(key, path))
+                message = f"{path!r} is a model, not a multimodal projector"
+                note = "a projector's file is usually called mmproj-….gguf"
+                self.findings.append(fault("catalog/projector-mismatch", key, message, note))
             size = {"bytes": found.file.tensor_bytes} if found is not None else {}
             self.tree["models"][made[0]]["projector"] = {"path": path, **size}
             server["projector"] = True
@@ -317,32 +317,6 @@ class _Filler:
                 used.add(port)
 
 
-def _not_a_path(key: str, value: Any) -> Finding:
-    """A file that is named by something else than text."""
-    message = f"{key} must be the path of a GGUF file, not {value!r}"
-    return fault("config/type", key, message, "write a path")
-
-
-def _projector_alone(key: str, path: str) -> Finding:
-    """A projector where a model should be."""
-    return fault(
-        "catalog/not-a-model",
-        key,
-        f"{path!r} is a multimodal projector, not a model",
-        f"write it as `projector: {path}` of the server whose `file` is its model",
-    )
-
-
-def _no_projector(key: str, path: str) -> Finding:
-    """A model where a projector should be."""
-    return fault(
-        "catalog/projector-mismatch",
-        key,
-        f"{path!r} is a model, not a multimodal projector",
-        "a projector's file is usually called mmproj-….gguf",
-    )
-
-
 def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | None) -> list[Finding]:
     """Rename the cards of a probed machine in `tree` to what the default engine calls them, in place.
 
@@ -375,7 +349,6 @@ def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | Non
 
 
 def _unseen(entry: Mapping[str, Any], gpus: Mapping[str, Any]) -> Finding:
-    """Cards that the engine cannot use: everything goes to RAM."""
     cards = ", ".join(str(gpu.get("model") or name) for name, gpu in gpus.items())
     return fault(
         "engine/cards-unseen",

@@ -80,7 +80,8 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
     defaults = tree.pop("defaults", [])
     findings = header_findings + parsed.findings
     if not isinstance(defaults, list):
-        findings += (_not_a_list(marks.get("defaults", marks[""])),)
+        place, note = marks.get("defaults", marks[""]), "write one `- group: option` a line below `defaults:`"
+        findings += (fault("config/defaults", "defaults", "the defaults list must be a list", note, location=place),)
         defaults = []
     broken = any(f.code in ("config/yaml", "config/package-header") for f in findings)
     return Fragment(file, package, tree, defaults, marks, findings, broken, home)
@@ -104,17 +105,6 @@ def _read_regular(file: str) -> bytes:
 def probed_fragment(tree: dict[str, Any]) -> Fragment:
     """A fragment of values that were found out on this machine."""
     return Fragment(THIS_MACHINE, None, tree, [], {"": Location(file=THIS_MACHINE, line=1)})
-
-
-def _not_a_list(location: Location) -> Finding:
-    """The finding for `defaults:` that is not a list."""
-    return fault(
-        "config/defaults",
-        "defaults",
-        "the defaults list must be a list",
-        "write one `- group: option` a line below `defaults:`",
-        location=location,
-    )
 
 
 def _package(text: str, file: str) -> tuple[str | None, tuple[Finding, ...]]:

@@ -116,7 +116,6 @@ def _walk(directory: str, group: str, depth: int) -> Iterator[tuple[str, str | N
 
 
 def _unread(file: str) -> Finding:
-    """The warning for a file that Hydra's rule passes over."""
     return fault(
         "config/unreadable",
         "",
@@ -128,7 +127,6 @@ def _unread(file: str) -> Finding:
 
 
 def _directory(path: str) -> Finding:
-    """The warning for a directory that is named like a config file."""
     return fault(
         "config/unreadable",
         "",

@@ -1,9 +1,12 @@
-"""`${…}` in values, resolved by OmegaConf; not imported by configs that have none. Pure but for `oc.env`."""
+"""`${…}` in values, resolved by OmegaConf. Pure but for `oc.env`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from launcher.config.located import joined
 from launcher.errors import Finding, fault
@@ -22,9 +25,6 @@ def has_interpolations(node: Any) -> bool:
 
 def resolve(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """The tree with every interpolation replaced by its value; those that cannot be are findings, left as null."""
-    from omegaconf import OmegaConf  # noqa: PLC0415 - a config without interpolations does not need it
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
     findings: list[Finding] = []
     plain = _without(tree, "", findings)
     while True:
@@ -50,9 +50,6 @@ def _without(node: Any, key: str, findings: list[Finding]) -> Any:
     if isinstance(node, list):
         return [_without(value, joined(key, i), findings) for i, value in enumerate(node)]
     if isinstance(node, str) and "${" in node:
-        from omegaconf import OmegaConf  # noqa: PLC0415
-        from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
         try:
             OmegaConf.create({"value": node})
         except (OmegaConfBaseException, ValueError, RecursionError) as error:
@@ -63,9 +60,6 @@ def _without(node: Any, key: str, findings: list[Finding]) -> Any:
 
 def _broken(plain: Any) -> Iterator[tuple[str, str, Exception]]:
     """(dotted key, text, reason) of each string whose interpolation fails."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
     root = OmegaConf.create(plain)
     for path, text in _strings(plain, ()):
         node: Any = root
@@ -101,7 +95,6 @@ def _blanked(node: Any, key: str, blank: set[str]) -> Any:
 
 
 def _finding(key: str, text: str, error: Exception) -> Finding:
-    """The finding for one interpolation."""
     reason = str(error).partition("\n")[0] or type(error).__name__
     note = "write the value, or the full dotted key of another value: ${hardware.name}"
     if "${now" in text or "${hydra:" in text:

@@ -77,7 +77,6 @@ class LocatedTree:
         return node
 
     def _merge(self, target: dict[Any, Any], values: Mapping[Any, Any], key: str, written: Written) -> None:
-        """Merge `values` into `target`."""
         for name, value in values.items():
             dotted = joined(key, name)
             old = target.get(name, ABSENT)
@@ -164,7 +163,6 @@ def _short(text: str) -> str:
 
 
 def _find(key: str, sources: SourceMap, default: Location | None) -> Location | None:
-    """The location of `key`."""
     found = sources.find(key)
     if found is None and key:
         found = next((at for known, at in sources.locations.items() if known.startswith(f"{key}.")), None)

@@ -119,7 +119,6 @@ def check_variables(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def _bad_name(key: str, name: str, what: str, *notes: str) -> Finding:
-    """A `config/bad-name` error."""
     return fault("config/bad-name", key, f"{name!r} cannot be {what}", *notes)
 
 
@@ -187,7 +186,6 @@ def _other_clashes(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def _clash(key: str, name: str, other: str, *fixes: Fix) -> Finding:
-    """A `config/duplicate-name` error."""
     return fault(
         "config/duplicate-name",
         key,
@@ -239,7 +237,6 @@ def _unusable_path(key: str, path: str) -> Iterator[Finding]:
 
 
 def _is_address(text: str) -> bool:
-    """Whether `text` is an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from launcher.errors import Fix
 
 SHOWN_NAMES = 12
@@ -74,8 +76,6 @@ def spell(value: Any) -> str:
         return str(value)
     if _BARE.fullmatch(value) and value.casefold() not in _RESERVED:
         return value
-    from hydra.core.override_parser.types import Quote, QuotedString  # noqa: PLC0415 - hydra is slow to import
-
     return QuotedString(text=value, quote=Quote.single).with_quotes()
 
 

@@ -142,7 +142,9 @@ class FragmentRepository(IConfigRepository):
                 )
                 continue
             if overriding and not element.is_override() and not element.is_self():
-                self.findings.append(_too_late(position, mark))
+                message = "`override` items must be at the end of the defaults list, and this comes after one"
+                note = "move it before the first `override`"
+                self.findings.append(fault("config/defaults", f"defaults.{position}", message, note, location=mark))
                 continue
             overriding = overriding or element.is_override()
             elements.append(element)
@@ -154,17 +156,6 @@ class FragmentRepository(IConfigRepository):
             # what Hydra does, but with a Python warning
             elements.append(ConfigDefault(path="_self_"))
         return elements
-
-
-def _too_late(position: int, mark: Location) -> Finding:
-    """The finding for an item that follows an override."""
-    return fault(
-        "config/defaults",
-        f"defaults.{position}",
-        "`override` items must be at the end of the defaults list, and this comes after one",
-        "move it before the first `override`",
-        location=mark,
-    )
 
 
 def _element(item: Any) -> tuple[InputDefault, tuple[str, ...]]:

@@ -46,7 +46,6 @@ def spell_out(located: LocatedTree, home: str) -> None:
 
 
 def _mappings(entries: Any) -> list[dict[Any, Any]]:
-    """The entries that are mappings."""
     return [entry for entry in entries.values() if isinstance(entry, dict)] if isinstance(entries, dict) else []
 
 

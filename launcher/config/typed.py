@@ -219,7 +219,6 @@ def _kinds(key: str) -> set[type]:
 
 
 def _sweep(override: Typed) -> Finding:
-    """The finding for several values at once."""
     value = override.value_text
     fixes: tuple[Fix, ...] = ()
     if override.meaning.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
