@@ -124,23 +124,14 @@ def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:
         return [refused(override, message, notes=(listing(f"in {group}/", index.options(group)),))]
     plain = not meaning.is_add() and override.meaning.package is None
     if plain and group in CATALOGUE_GROUPS:
-        return [_catalogue_choice(override)]
+        fix = Fix(override=f"servers.NAME.{group}={override.value_text}", effect=f"for the server NAME: its {group}")
+        message = f"every file of {group}/ is loaded already; a {group} is chosen for each server"
+        return [refused(override, f"{override.text!r}: {message}", fixes=(fix,))]
     known = index.options(group)
-    return [unknown_option(group, option, known, override) for option in options if option not in known]
+    return [_unknown_option(group, option, known, override) for option in options if option not in known]
 
 
-def _catalogue_choice(override: Typed) -> Finding:
-    """The finding for `model=x`: everything in a catalogue group is loaded, and servers refer to it."""
-    group = override.key
-    fix = Fix(override=f"servers.NAME.{group}={override.value_text}", effect=f"for the server NAME: its {group}")
-    return refused(
-        override,
-        f"{override.text!r}: every file of {group}/ is loaded already; a {group} is chosen for each server",
-        fixes=(fix,),
-    )
-
-
-def unknown_option(group: str, option: str, options: Sequence[str], override: Typed) -> Finding:
+def _unknown_option(group: str, option: str, options: Sequence[str], override: Typed) -> Finding:
     """The finding for an option that a group does not have."""
     near = nearest(option, options)
     fixes: tuple[Fix, ...] = ()

@@ -18,12 +18,12 @@ from launcher.config.fragments import ENTRY_GROUPS, Fragment
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import has_interpolations, resolve
 from launcher.config.located import LocatedTree, locate, shortened
-from launcher.config.nearest import listing, nearest, set_to
+from launcher.config.nearest import listing, nearest, set_to, spell
 from launcher.config.references import cache_types, check_references
 from launcher.config.repository import FragmentRepository, Virtual
 from launcher.config.schema import shape_of
 from launcher.config.shorthand import know_by_id, spell_out
-from launcher.config.typed import Typed, appended, parse_overrides
+from launcher.config.typed import Typed, parse_overrides
 from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, fault, has_errors
 from launcher.ir.config import Composed, FleetConfig, ServerConfig, SourceMap
 from launcher.ir.headers import ReadHeader, SeeDevices
@@ -151,7 +151,8 @@ def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> As
     if not isinstance(included, list) or not included or not all(isinstance(name, str) for name in included):
         return first  # decoding says what is wrong with it
     added, findings = _include(repository, first.located.tree, included)
-    result = _assemble(repository, [*typed, appended("server", added)]) if added else first
+    as_typed, _ = parse_overrides([f"+server={spell(added)}"] if added else (), first=0)
+    result = _assemble(repository, [*typed, *as_typed]) if added else first
     if result is None:
         return None
     located = locate(findings, SourceMap(locations=result.located.locations))

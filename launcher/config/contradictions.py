@@ -73,7 +73,7 @@ def check_device_lists(fleet: FleetConfig) -> Iterator[Finding]:
 def check_container_cards(fleet: FleetConfig) -> Iterator[Finding]:
     """A container's cards are of a kind that containers have."""
     for name, service in fleet.services.items():
-        gpus = fleet.hardware.machine(fleet.hardware.whose(service.host, fleet.runtime.front.host)).gpus
+        gpus = fleet.gpus(service.host)
         for device in service.vram_bytes if service.container else ():
             backend = gpus[device].backend if device in gpus else ""
             if backend in CLOSED_TO_CONTAINERS:

@@ -120,15 +120,14 @@ def cache_types(
 
 def check_devices(fleet: FleetConfig) -> Iterator[Finding]:
     """Every device of a server is a GPU of the hardware; of several hosts, of its own."""
-    hardware, front = fleet.hardware, fleet.runtime.front.host
     for name, server in fleet.servers.items():
-        gpus = hardware.machine(hardware.whose(server.host, front)).gpus
+        gpus = fleet.gpus(server.host)
         yield from _members(f"servers.{name}.devices", server.devices, "GPU", set(gpus))
         drafting = (server.draft.devices or ()) if server.draft else ()
         yield from _members(f"servers.{name}.draft.devices", drafting, "GPU", set(gpus))
     for collection, entries in (("services", fleet.services), ("upstreams", fleet.upstreams)):
         for name, entry in entries.items():
-            gpus = hardware.machine(hardware.whose(getattr(entry, "host", front), front)).gpus
+            gpus = fleet.gpus(getattr(entry, "host", fleet.runtime.front.host))
             for device in entry.vram_bytes:
                 yield from _named(f"{collection}.{name}.vram_bytes.{device}", device, "GPU", gpus, fixes=())
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from launcher.config.nearest import listing, nearest, spell
@@ -80,15 +80,15 @@ def command_line(position: int) -> Location:
 
 
 def parse_overrides(
-    texts: Sequence[str], groups: Mapping[str, Sequence[str]] = _NO_GROUPS
+    texts: Sequence[str], groups: Mapping[str, Sequence[str]] = _NO_GROUPS, *, first: int = 1
 ) -> tuple[list[Typed], list[Finding]]:
     """Parse every override; grammar errors and sweeps are `config/override` findings, all of them.
 
-    `groups` are config groups with their options, for words without a `=`.
+    `groups` are config groups with their options, for words without a `=`. `first`: the position of the first.
     """
     parser = OverridesParser.create()
     typed, findings = [], []
-    for position, text in enumerate(texts, 1):
+    for position, text in enumerate(texts, first):
         try:
             text.encode()  # argv may carry bytes that are not UTF-8
             meaning = parser.parse_rule(text, "override")
@@ -103,15 +103,6 @@ def parse_overrides(
         else:
             typed.append(override)
     return typed, findings
-
-
-def appended(group: str, options: Iterable[str]) -> Typed:
-    """`+group=[options]`, as if typed."""
-    names = list(options)
-    meaning = Override(type=OverrideType.ADD, key_or_group=group, value_type=ValueType.ELEMENT, _value=list[Any](names))
-    text = f"+{group}={spell(names)}"
-    meaning.input_line = text
-    return Typed(0, text, meaning)
 
 
 def refused(override: Typed, message: str, *, notes: tuple[str, ...] = (), fixes: tuple[Fix, ...] = ()) -> Finding:

@@ -9,6 +9,7 @@ import msgspec
 from launcher.errors import Location
 from launcher.ir.config.resources import (
     ByteSize,
+    GpuConfig,
     HardwareConfig,
     KvType,
     Limit,
@@ -232,6 +233,10 @@ class FleetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     include_warm: tuple[str, ...] = ()
     stated: StatedTotals | None = None
     waive: tuple[str | dict[str, str], ...] = ()
+
+    def gpus(self, host: str) -> dict[str, GpuConfig]:
+        """GPUs of the machine that an entry's `host` means."""
+        return self.hardware.machine(self.hardware.whose(host, self.runtime.front.host)).gpus
 
     def slowest(self, server: str) -> float | None:
         """Tokens a second that a server should make at least, by itself or as a worker; None: nobody says."""
