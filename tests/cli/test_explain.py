@@ -85,6 +85,11 @@ def is_fault(call: ast.Call) -> bool:
     return isinstance(call.func, ast.Name) and call.func.id == "fault" and bool(call.args)
 
 
+def unsaid(call: ast.Call) -> set[str]:
+    """The severity of a `fault` that says none."""
+    return {"error"} if is_fault(call) and not any(k.arg == "severity" for k in call.keywords) else set()
+
+
 @functools.cache
 def codes_in_source() -> frozenset[str]:
     """Every code that the package can emit."""
@@ -103,10 +108,8 @@ def severities_in_source() -> dict[str, set[str]]:
             arguments = [*call.args, *(k.value for k in call.keywords)]
             direct = [n for a in arguments for n in ([a.body, a.orelse] if isinstance(a, ast.IfExp) else [a])]
             words = set(strings(list(direct)))
-            if is_fault(call) and not any(k.arg == "severity" for k in call.keywords):
-                words.add("error")
             for code in words & codes_in_source():
-                found[code] |= words & {"error", "warning", "note"}
+                found[code] |= (words | unsaid(call)) & {"error", "warning", "note"}
     return found
 
 
