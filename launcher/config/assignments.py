@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from launcher.config.located import ABSENT, MISSING, LocatedTree, child, joined
-from launcher.config.nearest import listing, nearest
+from launcher.config.nearest import listing, meant, nearest
 from launcher.config.schema import Anything, Shape, Table, declared_keys, inner
 from launcher.config.typed import Typed, refused
 from launcher.errors import Finding, Fix, fault
@@ -67,7 +67,7 @@ def _apply(target: _Target) -> None:
         present = target.located.find(target.parts)
         if present not in (ABSENT, None, MISSING) and not isinstance(override.value, dict | list):
             fix = Fix(override=override.text[1:], effect="changes the value that is there")
-            raise Misfit(refused(override, f"{override.text!r}: {override.key} is there already", fixes=(fix,)))
+            raise Misfit(refused(override, f"{override.key} is there already", fixes=(fix,)))
         _force(target)
     elif meaning.is_force_add():
         _force(target)
@@ -94,12 +94,11 @@ def _delete(target: _Target) -> None:
         raise Misfit(unknown_key(target, _first_unknown(target)))
     if override.value is not None and override.value != present:
         fix = Fix(override=f"~{override.key}", effect="removes it whatever its value")
-        message = f"{override.text!r}: {override.key} has another value"
-        raise Misfit(refused(override, message, fixes=(fix,)))
+        raise Misfit(refused(override, f"{override.key} has another value", fixes=(fix,)))
     parent = target.located.find(parts[:-1])
     if isinstance(parent, list):
         note = f"write the whole list: {'.'.join(parts[:-1])}=[…]"
-        raise Misfit(refused(override, f"{override.text!r}: items of a list cannot be removed", notes=(note,)))
+        raise Misfit(refused(override, "items of a list cannot be removed", note))
     del parent[parts[-1]]
     target.located.forget(override.key)
 
@@ -133,11 +132,9 @@ def _refuse_new_keys(
         below = node.get(name, ABSENT)
         if below is ABSENT and name not in declared_keys(shape):
             names = sorted({str(k) for k in node} | set(declared_keys(shape)))
-            near = nearest(str(name), names)
-            notes = (f"did you mean {near}?",) if near else ()
+            notes = (*meant(nearest(str(name), names)), listing("there", names))
             fix = Fix(override=f"+{target.override.text.lstrip('+')}", effect=f"adds {name} where names are free")
-            finding = _unknown(target, joined(key, name), fixes=(fix,), notes=(*notes, listing("there", names)))
-            raise Misfit(finding)
+            raise Misfit(_unknown(target, joined(key, name), *notes, fixes=(fix,)))
         if isinstance(item, dict) and isinstance(below, dict):
             _refuse_new_keys(target, item, below, inner(shape, name) if shape else None, joined(key, name))
 
@@ -165,8 +162,7 @@ def _refuse_other_kind(override: Typed, value: Any, present: Any, key: str) -> N
     elif isinstance(value, dict | list) and isinstance(present, dict | list) and type(value) is not type(present):
         kinds = ("a list", "a mapping") if isinstance(value, list) else ("a mapping", "a list")
         fix = Fix(override=f"~{key}", effect="removes what is there")
-        message = f"{override.text!r}: {kinds[0]} cannot replace {kinds[1]} at {key}"
-        raise Misfit(refused(override, message, fixes=(fix,)))
+        raise Misfit(refused(override, f"{kinds[0]} cannot replace {kinds[1]} at {key}", fixes=(fix,)))
 
 
 def _index(target: _Target, node: Any, part: str) -> Any:
@@ -174,9 +170,8 @@ def _index(target: _Target, node: Any, part: str) -> Any:
     if not isinstance(node, list):
         return part
     if child(node, part) is ABSENT:
-        override = target.override
         note = f"the list has {len(node)} items, counted from 0; or write the whole list"
-        raise Misfit(refused(override, f"{override.text!r}: the list has no item {part}", notes=(note,)))
+        raise Misfit(refused(target.override, f"the list has no item {part}", note))
     return int(part)
 
 
@@ -214,7 +209,7 @@ def unknown_key(target: _Target, position: int) -> Finding:
     empty = f"there are no {'.'.join(prefix)}" if free else f"{'.'.join(prefix)} is a value and has no keys"
     shows = f"launch explain {'.'.join(prefix)}" if prefix and not free else ""
     note = listing(where, names, shows) if names else empty
-    return _unknown(target, ".".join(parts[: position + 1]), fixes=tuple(fixes), notes=(note,))
+    return _unknown(target, ".".join(parts[: position + 1]), note, fixes=tuple(fixes))
 
 
 def _with_collection(target: _Target, part: str) -> str | None:
@@ -234,7 +229,7 @@ def _respelled(override: Typed, key: str) -> Fix:
     return Fix(override=f"{sign}{key}{equals}{value}", effect="the nearest key")
 
 
-def _unknown(target: _Target, key: str, *, fixes: tuple[Fix, ...], notes: tuple[str, ...]) -> Finding:
+def _unknown(target: _Target, key: str, *notes: str, fixes: tuple[Fix, ...]) -> Finding:
     return fault(
         "config/unknown-key",
         target.override.key,

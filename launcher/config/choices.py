@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launcher.config.fragments import CATALOGUE_GROUPS, ENTRY_GROUPS
 from launcher.config.index import PRIMARY, ConfigIndex
-from launcher.config.nearest import listing, nearest
+from launcher.config.nearest import listing, meant, nearest
 from launcher.config.references import cycles
 from launcher.config.repository import FragmentRepository
 from launcher.config.typed import Typed, refused
@@ -114,19 +114,18 @@ def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:
         if value is None or isinstance(value, str):
             return []
         fix = Fix(override=f"~{group}", effect="removes the choice whatever it is")
-        return [refused(override, f"{override.text!r}: a config group is removed by name", fixes=(fix,))]
+        return [refused(override, "a config group is removed by name", fixes=(fix,))]
     if meaning.is_force_add():
         fix = Fix(override=override.text[1:], effect="adds to the defaults list")
-        return [refused(override, f"{override.text!r}: a group cannot be added by force", fixes=(fix,))]
+        return [refused(override, "a group cannot be added by force", fixes=(fix,))]
     options = value if isinstance(value, list) else [value]
     if not value or not all(isinstance(option, str) for option in options):
-        message = f"{override.text!r}: a config group is chosen by name"
-        return [refused(override, message, notes=(listing(f"in {group}/", index.options(group)),))]
+        return [refused(override, "a config group is chosen by name", listing(f"in {group}/", index.options(group)))]
     plain = not meaning.is_add() and override.meaning.package is None
     if plain and group in CATALOGUE_GROUPS:
         fix = Fix(override=f"servers.NAME.{group}={override.value_text}", effect=f"for the server NAME: its {group}")
-        message = f"every file of {group}/ is loaded already; a {group} is chosen for each server"
-        return [refused(override, f"{override.text!r}: {message}", fixes=(fix,))]
+        why = f"every file of {group}/ is loaded already; a {group} is chosen for each server"
+        return [refused(override, why, fixes=(fix,))]
     known = index.options(group)
     return [_unknown_option(group, option, known, override) for option in options if option not in known]
 
@@ -157,7 +156,7 @@ def _not_found(repository: FragmentRepository, path: str, error: Exception) -> F
     if group and group not in index.groups:
         below = group.rpartition("/")[2]  # a relative name begins in the group of the file that names it
         near = nearest(group, index.groups)
-        notes = (f"did you mean {near}/?",) if near else ()
+        notes = meant(near and f"{near}/")
         if below != group and below in index.groups:
             notes = (
                 f"did you mean /{below}? With the slash it is the group at the top: defaults: [{{/{below}: […]}}]",
@@ -171,14 +170,12 @@ def _not_found(repository: FragmentRepository, path: str, error: Exception) -> F
             location=location,
         )
     options = index.options(group) if group else [p for p in index.files if "/" not in p]
-    near = nearest(option, options)
     message = f"the group {group}/ has no option {option!r}" if group else f"there is no config file {option}.yaml"
-    notes = (f"did you mean {near}?",) if near else ()
     return fault(
         "config/unknown-option",
         group.replace("/", "."),
         message,
-        *notes,
+        *meant(nearest(option, options)),
         listing(f"in {group}/" if group else "files", options),
         location=location,
     )
@@ -196,21 +193,16 @@ def _culprit(overrides: Sequence[Typed], message: str) -> Typed | None:
 
 def _unfit(index: ConfigIndex, override: Typed, message: str) -> Finding:
     """The finding for a group override that the defaults list has no place for."""
-    group, text = override.key, override.text
+    group = override.key
     if _MULTIPLE.search(message):
-        note = f"name them in one list: +{group}=[a,b]"
-        return refused(override, f"{text!r}: {group} is chosen twice", notes=(note,))
+        return refused(override, f"{group} is chosen twice", f"name them in one list: +{group}=[a,b]")
     if override.meaning.is_delete():
         entry = ENTRY_GROUPS.get(group)
         note = f"remove an entry with ~{entry}.NAME" if entry else f"nothing chooses {group}"
-        return refused(override, f"{text!r}: no plain choice of {group} in the defaults list", notes=(note,))
-    fix = Fix(override=f"+{text}", effect="adds it to the defaults list")
-    return refused(
-        override,
-        f"{text!r}: the defaults list has no plain choice of {group} to replace",
-        fixes=(fix,),
-        notes=(listing(f"in {group}/", index.options(group)),),
-    )
+        return refused(override, f"no plain choice of {group} in the defaults list", note)
+    why = f"the defaults list has no plain choice of {group} to replace"
+    fix = Fix(override=f"+{override.text}", effect="adds it to the defaults list")
+    return refused(override, why, listing(f"in {group}/", index.options(group)), fixes=(fix,))
 
 
 def _failed(repository: FragmentRepository, error: Exception) -> Finding:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from launcher.config.located import MISSING, joined
-from launcher.config.nearest import FLAG_NAMES, did_you_mean, listing, nearest, set_to, spell
+from launcher.config.nearest import FLAG_NAMES, did_you_mean, listing, meant, nearest, set_to, spell
 from launcher.config.schema import (
     Anything,
     Choice,
@@ -240,7 +240,7 @@ class _Decoder:
                 remedy = f"a server stands below servers: `servers: {{{name}: {value}}}`"
             self.error("config/unknown-key", key, f"there is no key {key}", f"in {place.file}: {remedy}", known)
             return
-        notes = ((f"did you mean {near}?",) if near else ()) + (known,)
+        notes = (*meant(near), known)
         dotted = all(part.replace("-", "_").isidentifier() for part in key.split("."))
         fixes = (Fix(override=f"~{key}", effect="leaves it out"),) if value is not None and dotted else ()
         self.error("config/unknown-key", key, f"there is no key {key}", *notes, fixes=fixes)

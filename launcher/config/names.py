@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from launcher.base.addresses import SOCKET_END, is_path, wrong_path
 from launcher.base.names import TAKEN_PREFIXES, derived_name
-from launcher.config.nearest import listing, nearest, set_to
+from launcher.config.nearest import listing, meant, nearest, set_to
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import FleetConfig, ServiceConfig, UpstreamConfig
 
@@ -61,12 +61,11 @@ def dangling(
     near = nearest(name, known)
     if fixes is None:
         fixes = () if near is None else (set_to(key, near, "the nearest name"),)
-    notes = (f"did you mean {near}?",) if near else ()
     return fault(
         "config/dangling",
         key,
         f"{key} names the {kind} {name!r}, which does not exist",
-        *notes,
+        *meant(near),
         listing(f"{kind}s", known),
         fixes=fixes,
         severity=severity,

@@ -49,6 +49,11 @@ def nearest(word: str, names: Iterable[object]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
+def meant(near: str | None) -> tuple[str, ...]:
+    """The note that asks whether the nearest name was meant; none where there is none."""
+    return (f"did you mean {near}?",) if near else ()
+
+
 def listing(label: str, names: Iterable[object], shows: str = "") -> str:
     """`label: a, b, c`, cut after `SHOWN_NAMES`, with the command that `shows` all; says so when there is none."""
     all_names = sorted(str(name) for name in names)

@@ -131,20 +131,12 @@ class FragmentRepository(IConfigRepository):
             try:
                 element, names = _element(item)
             except ValueError as error:
-                self.findings.append(
-                    fault(
-                        "config/defaults",
-                        f"defaults.{position}",
-                        f"not an item of a defaults list: {error}",
-                        "write `- group: option`, `- /group: [a, b]`, `- override /group: option` or `- _self_`",
-                        location=mark,
-                    )
-                )
+                note = "write `- group: option`, `- /group: [a, b]`, `- override /group: option` or `- _self_`"
+                self._refuse(position, mark, f"not an item of a defaults list: {error}", note)
                 continue
             if overriding and not element.is_override() and not element.is_self():
                 message = "`override` items must be at the end of the defaults list, and this comes after one"
-                note = "move it before the first `override`"
-                self.findings.append(fault("config/defaults", f"defaults.{position}", message, note, location=mark))
+                self._refuse(position, mark, message, "move it before the first `override`")
                 continue
             overriding = overriding or element.is_override()
             elements.append(element)
@@ -156,6 +148,9 @@ class FragmentRepository(IConfigRepository):
             # what Hydra does, but with a Python warning
             elements.append(ConfigDefault(path="_self_"))
         return elements
+
+    def _refuse(self, position: int, mark: Location, message: str, note: str) -> None:
+        self.findings.append(fault("config/defaults", f"defaults.{position}", message, note, location=mark))
 
 
 def _element(item: Any) -> tuple[InputDefault, tuple[str, ...]]:

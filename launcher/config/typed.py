@@ -97,7 +97,8 @@ def parse_overrides(
             continue
         override = Typed(position, text, meaning)
         if not override.key.strip("."):
-            findings.append(refused(override, f"{text!r} names no key", notes=(_HOW_TO,)))
+            message = f"{text!r} names no key"
+            findings.append(fault("config/override", override.key, message, _HOW_TO, location=override.location))
         elif meaning.is_sweep_override():
             findings.append(_sweep(override))
         else:
@@ -105,8 +106,9 @@ def parse_overrides(
     return typed, findings
 
 
-def refused(override: Typed, message: str, *, notes: tuple[str, ...] = (), fixes: tuple[Fix, ...] = ()) -> Finding:
-    """A `config/override` error about one override."""
+def refused(override: Typed, why: str, *notes: str, fixes: tuple[Fix, ...] = ()) -> Finding:
+    """A `config/override` error about one override: its text, and why."""
+    message = f"{override.text!r}: {why}"
     return fault("config/override", override.key, message, *notes, fixes=fixes, location=override.location)
 
 
@@ -221,12 +223,9 @@ def _sweep(override: Typed) -> Finding:
             fixes += (Fix(override=f"{head}={_quoted(value)}", effect="one string"),)
         first, _, _ = value.partition(",")
         fixes = fixes or (Fix(override=f"{head}={first}", effect="the first of them"),)
-    return refused(
-        override,
-        f"{override.text!r} gives several values, and a fleet is compiled once",
-        notes=("`launch -m` plans each value, `launch sweep` measures them",),
-        fixes=fixes,
-    )
+    message = f"{override.text!r} gives several values, and a fleet is compiled once"
+    note = "`launch -m` plans each value, `launch sweep` measures them"
+    return fault("config/override", override.key, message, note, fixes=fixes, location=override.location)
 
 
 def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
