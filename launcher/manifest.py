@@ -7,7 +7,6 @@ written, whoever made it: names become files, units and addresses, numbers becom
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from launcher.base.addresses import is_path, wrong_path
-from launcher.base.names import DEPLOYMENT, PROCESS, control_character
+from launcher.base.names import DEPLOYMENT, PROCESS, VARIABLE, control_character
 from launcher.errors import ConfigError, Finding, fault
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
 
@@ -32,7 +31,6 @@ _ANYTHING = frozenset({"request_defaults", "request_set", "body"})
 """What goes to a server as JSON, and is a path, a unit or a timer nowhere."""
 _ONE_LINE = frozenset({"host", "health_path", "container", "tier", "device", "builtin", "path", "exclusive"})
 """Fields whose value stands in a line of something: an address, a request, a metric."""
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
@@ -251,7 +249,7 @@ def _bad_variables(environments: Mapping[str, Mapping[str, str]]) -> Iterator[st
     """Names that no environment can carry."""
     for process, env in environments.items():
         for name in env:
-            if not _VARIABLE.fullmatch(name):
+            if not VARIABLE.fullmatch(name):
                 yield f"{name!r} cannot name a variable - in the environment of {process}"
 
 

@@ -82,7 +82,7 @@ def _undeclared(target: _Target) -> int | None:
         declared = declared_keys(shape)
         if declared and part not in declared and target.located.find(target.parts[: i + 1]) is ABSENT:
             return i
-        shape = None if shape is None else inner(shape, part)
+        shape = inner(shape, part)
     return None
 
 
@@ -111,7 +111,7 @@ def _change(target: _Target) -> None:
         below = child(node, part)
         if below is ABSENT and not (part in declared_keys(shape) and (node is ABSENT or _mapping_or_null(node))):
             raise Misfit(unknown_key(target, i))
-        shape = None if shape is None else inner(shape, part)
+        shape = inner(shape, part)
         node = below
     value = target.override.value
     if isinstance(value, dict) and isinstance(node, dict):
@@ -136,7 +136,7 @@ def _refuse_new_keys(
             fix = Fix(override=f"+{target.override.text.lstrip('+')}", effect=f"adds {name} where names are free")
             raise Misfit(_unknown(target, joined(key, name), *notes, fixes=(fix,)))
         if isinstance(item, dict) and isinstance(below, dict):
-            _refuse_new_keys(target, item, below, inner(shape, name) if shape else None, joined(key, name))
+            _refuse_new_keys(target, item, below, inner(shape, name), joined(key, name))
 
 
 def _force(target: _Target) -> None:
@@ -190,7 +190,7 @@ def unknown_key(target: _Target, position: int) -> Finding:
     parent = target.located.find(prefix)
     shape: Shape | None = target.shape
     for step in prefix:
-        shape = None if shape is None else inner(shape, step)
+        shape = inner(shape, step)
     names = {*declared_keys(shape), *(map(str, parent) if isinstance(parent, dict) else ())}
     fixes: list[Fix] = []
     near = nearest(part, names)

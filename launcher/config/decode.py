@@ -84,19 +84,19 @@ class _Decoder:
 
     def value(self, shape: Shape, raw: Any, key: str) -> Any:  # noqa: C901 - one case a shape
         """`raw` as `shape`."""
+        if not _takes(shape, raw) and not isinstance(shape, Choice):
+            return self.wrong(shape, raw, key)
         match shape:
             case Number():
                 return self.number(shape, raw, key)
-            case Text():
-                return raw if isinstance(raw, str) else self.wrong(shape, raw, key)
+            case Text() | Flag():
+                return raw
             case Record():
                 return self.record(shape, raw, key)
             case Either():
                 return self.either(shape, raw, key)
             case Many():
-                return self.many(shape, raw, key)
-            case Flag():
-                return raw if isinstance(raw, bool) else self.wrong(shape, raw, key)
+                return tuple(self.value(shape.item, item, joined(key, i)) for i, item in enumerate(raw))
             case Choice():
                 return self.choice(shape, raw, key)
             case Size():
@@ -107,45 +107,31 @@ class _Decoder:
                 return self.anything(raw, key)
 
     def error(self, code: str, key: str, message: str, *notes: str, fixes: tuple[Fix, ...] = ()) -> None:
-        """Note one error."""
         self.findings.append(fault(code, key, message, *notes, fixes=fixes))
 
     def wrong(self, shape: Shape, raw: Any, key: str) -> Any:
         """Note a `config/type` error and give a stand-in."""
+        note = f"write {describe(shape)}"
         if shape == Text() and isinstance(raw, bool | int | float):
-            notes: tuple[str, ...] = ("YAML reads it as a number or a flag: put it in quotes",)
-        else:
-            notes = ("null is not allowed here: leave the key out for its default",) if raw is None else ()
-        fixes = _type_fixes(shape, raw, key)
-        self.error(
-            "config/type",
-            key,
-            f"{key} must be {describe(shape)}, not {_shown(raw)}",
-            *(notes or (f"write {describe(shape)}",)),
-            fixes=fixes,
-        )
+            note = "YAML reads it as a number or a flag: put it in quotes"
+        elif raw is None:
+            note = "null is not allowed here: leave the key out for its default"
+        message = f"{key} must be {describe(shape)}, not {_shown(raw)}"
+        self.error("config/type", key, message, note, fixes=_type_fixes(shape, raw, key))
         return stand_in(shape)
 
     def anything(self, raw: Any, key: str) -> Any:
         """Whatever is there, with mapping keys that JSON can hold."""
         if isinstance(raw, dict):
-            for name in raw:
-                if not isinstance(name, str):
-                    self.error(
-                        "config/type",
-                        joined(key, name),
-                        f"{key}: the key {name!r} must be a string",
-                        "put it in quotes",
-                    )
+            for name in (name for name in raw if not isinstance(name, str)):
+                message = f"{key}: the key {name!r} must be a string"
+                self.error("config/type", joined(key, name), message, "put it in quotes")
             return {str(name): self.anything(v, joined(key, name)) for name, v in raw.items()}
         if isinstance(raw, list):
             return [self.anything(v, joined(key, i)) for i, v in enumerate(raw)]
         return raw
 
-    def number(self, shape: Number, raw: Any, key: str) -> Any:
-        """An integer, or a number where one may be; never a flag, never a string of digits."""
-        if isinstance(raw, bool) or not isinstance(raw, int if shape.whole else int | float):
-            return self.wrong(shape, raw, key)
+    def number(self, shape: Number, raw: float, key: str) -> Any:
         if not shape.has(raw) or not _finite(raw):
             limits = shape.limits or "of at most 64 bits"
             limits = limits if _finite(raw) and shape.limits else f"a finite number, {limits}"
@@ -153,10 +139,8 @@ class _Decoder:
             return stand_in(shape)
         return raw if shape.whole else float(raw)
 
-    def size(self, shape: Size, raw: Any, key: str) -> Any:
+    def size(self, shape: Size, raw: int | str, key: str) -> Any:
         """Bytes, from an integer or a string with a unit."""
-        if isinstance(raw, bool) or not isinstance(raw, int | str):
-            return self.wrong(shape, raw, key)
         try:
             size = parse_size(raw)
         except ValueError as error:
@@ -182,30 +166,19 @@ class _Decoder:
         self.error("config/choice", key, f"{key} is {_shown(raw)}, not {describe(shape)}", *notes, fixes=fixes)
         return stand_in(shape)
 
-    def many(self, shape: Many, raw: Any, key: str) -> Any:
-        """A list, as a tuple."""
-        if not isinstance(raw, list):
-            return self.wrong(shape, raw, key)
-        return tuple(self.value(shape.item, item, joined(key, i)) for i, item in enumerate(raw))
-
-    def table(self, shape: Table, raw: Any, key: str) -> Any:
+    def table(self, shape: Table, raw: dict[Any, Any], key: str) -> Any:
         """A mapping with free names."""
-        if not isinstance(raw, dict):
-            return self.wrong(shape, raw, key)
         result = {}
         for name, value in raw.items():
             if isinstance(name, str) and name:
                 result[name] = self.value(shape.value, value, joined(key, name))
             else:
-                self.error(
-                    "config/type", joined(key, name), f"{key}: the name {name!r} must be a string", "put it in quotes"
-                )
+                message = f"{key}: the name {name!r} must be a string"
+                self.error("config/type", joined(key, name), message, "put it in quotes")
         return result
 
-    def record(self, shape: Record, raw: Any, key: str) -> Any:
+    def record(self, shape: Record, raw: dict[Any, Any], key: str) -> Any:
         """A mapping with declared keys, as its struct."""
-        if not isinstance(raw, dict):
-            return self.wrong(shape, raw, key)
         struct, fields = shape.struct, fields_of(shape.struct)
         values = {}
         for name, field in fields.items():
@@ -267,6 +240,8 @@ def _takes(shape: Shape, raw: Any) -> bool:
             return isinstance(raw, bool)
         case Number(whole=whole):
             return isinstance(raw, int if whole else int | float) and not isinstance(raw, bool)
+        case Size():
+            return isinstance(raw, int | str) and not isinstance(raw, bool)
         case Many():
             return isinstance(raw, list)
         case Table() | Record():

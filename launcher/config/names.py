@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from launcher.base.addresses import SOCKET_END, is_path, wrong_path
-from launcher.base.names import TAKEN_PREFIXES, derived_name
+from launcher.base.names import TAKEN_PREFIXES, VARIABLE, derived_name
 from launcher.config.nearest import listing, meant, nearest, set_to
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import FleetConfig, ServiceConfig, UpstreamConfig
@@ -16,7 +16,6 @@ from launcher.ir.config import FleetConfig, ServiceConfig, UpstreamConfig
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):/?/", re.IGNORECASE)
 _OURS = frozenset({"pkg", "built"})
 _HUB = re.compile(r"(hf|huggingface):", re.IGNORECASE)
@@ -112,7 +111,7 @@ def check_variables(fleet: FleetConfig) -> Iterator[Finding]:
     for collection, entries in (("servers", fleet.servers), ("services", fleet.services), ("engines", fleet.engines)):
         for name, entry in entries.items():
             for variable in entry.env:
-                if not _VARIABLE.fullmatch(variable):
+                if not VARIABLE.fullmatch(variable):
                     key, what = f"{collection}.{name}.env.{variable}", "the name of an environment variable"
                     yield _bad_name(key, variable, what, "use letters, digits and _, not first a digit")
 

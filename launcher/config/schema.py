@@ -137,8 +137,8 @@ def fields_of(struct: type[msgspec.Struct]) -> dict[str, Field]:
     return fields
 
 
-def inner(shape: Shape, part: str) -> Shape | None:
-    """The shape under key (or list index) `part`; None when the shape knows no such key.
+def inner(shape: Shape | None, part: str) -> Shape | None:
+    """The shape under key (or list index) `part`; None when the shape knows no such key, or is None.
 
     A `Table` gives its value's shape for every name: whether the name exists is the tree's matter.
     """

@@ -205,7 +205,7 @@ def _kinds(key: str) -> set[type]:
     """What may stand at a key: `Many` where a list, `Text` where a string; where the types say nothing, both."""
     shape: Shape | None = shape_of(FleetConfig)
     for part in key.split("."):
-        shape = inner(shape, part) if shape is not None else None
+        shape = inner(shape, part)
     shapes = shape.options if isinstance(shape, Either) else (shape,)
     anything = any(s is None or isinstance(s, Anything) for s in shapes)
     return {Many, Text} if anything else {type(s) for s in shapes}

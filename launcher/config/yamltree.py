@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from launcher.config.located import joined
 from launcher.errors import Finding, Location, fault
 
 MAX_NODES = 100_000
@@ -182,7 +183,7 @@ class _Builder:
         self.open_nodes.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):
-                return [self.value(item, f"{key}.{i}" if key else str(i)) for i, item in enumerate(node.value)]
+                return [self.value(item, joined(key, i)) for i, item in enumerate(node.value)]
             return self.mapping(node, key)
         finally:
             self.open_nodes.discard(id(node))
@@ -203,7 +204,7 @@ class _Builder:
                 merges = True
                 continue
             name = self.name(key_node)
-            dotted = f"{key}.{name}" if key else str(name)
+            dotted = joined(key, name)
             if name in first:
                 self.add(
                     "config/duplicate-key",
@@ -221,7 +222,7 @@ class _Builder:
         for key_node, value_node in self.merged(node) if merges else ():
             name = self.name(key_node)
             if name not in tree:
-                tree[name] = self.value(value_node, f"{key}.{name}" if key else str(name))
+                tree[name] = self.value(value_node, joined(key, name))
         return tree
 
     def merged(self, node: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:
