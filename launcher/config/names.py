@@ -260,14 +260,10 @@ def check_upstreams(fleet: FleetConfig) -> Iterator[Finding]:
         tier = fleet.tiers.get(service.tier)
         if service.exclusive is not None and (not service.models or (tier is not None and tier.start == "boot")):
             key = f"services.{name}.exclusive"
-            message = (
-                f"{key} has it take turns, and nobody ever asks for it"
-                if not service.models
-                else (f"{key} has it take turns, and tier {service.tier} keeps it up")
-            )
+            why = f"tier {service.tier} keeps it up" if service.models else "nobody ever asks for it"
             note = "services take turns that have models, in a tier that is started on demand"
             fix = Fix(override=f"{key}=null", effect="it takes no turns")
-            yield fault("config/conflict", key, message, note, fixes=(fix,))
+            yield fault("config/conflict", key, f"{key} has it take turns, and {why}", note, fixes=(fix,))
 
 
 def _unusable_url(key: str, url: str) -> Iterator[Finding]:
