@@ -16,8 +16,8 @@ from launcher.config.decode import decode
 from launcher.config.filled import Fleet, by_engine, fill
 from launcher.config.fragments import ENTRY_GROUPS, Fragment
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
-from launcher.config.interpolation import has_interpolations, resolve
-from launcher.config.located import LocatedTree, locate, shortened
+from launcher.config.interpolation import resolve
+from launcher.config.located import LocatedTree, has_interpolations, locate, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
 from launcher.config.references import cache_types, check_references
 from launcher.config.repository import FragmentRepository, Virtual

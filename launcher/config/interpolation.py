@@ -17,17 +17,6 @@ UNRESOLVED = (OmegaConfBaseException, ValueError, TypeError, AttributeError, Rec
 """What an interpolation raises: resolvers raise what Python does."""
 
 
-def has_interpolations(node: Any) -> bool:
-    """Whether any string below `node` contains `${`."""
-    if isinstance(node, str):
-        return "${" in node
-    if isinstance(node, dict):
-        return any(has_interpolations(name) or has_interpolations(value) for name, value in node.items())
-    if isinstance(node, list):
-        return any(has_interpolations(value) for value in node)
-    return False
-
-
 def resolve(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """The tree with every interpolation replaced by its value; those that cannot be are findings, left as null."""
     findings: list[Finding] = []

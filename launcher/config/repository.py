@@ -18,7 +18,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 from launcher.config.fragments import CATALOGUE_GROUPS, Fragment, probed_fragment, read_fragment
 from launcher.config.index import PRIMARY, ConfigIndex
-from launcher.config.interpolation import has_interpolations
+from launcher.config.located import has_interpolations
 from launcher.errors import Finding, Location, fault
 
 Virtual = Mapping[str, Callable[[], dict[str, Any]]]
