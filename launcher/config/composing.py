@@ -17,7 +17,7 @@ from launcher.config.filled import Fleet, by_engine, fill
 from launcher.config.fragments import ENTRY_GROUPS, Fragment
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import resolve
-from launcher.config.located import LocatedTree, has_interpolations, locate, shortened
+from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
 from launcher.config.references import cache_types, check_references
 from launcher.config.repository import FragmentRepository, Virtual
@@ -221,8 +221,7 @@ def _include(
     repository: FragmentRepository, tree: Mapping[str, Any], names: Sequence[str]
 ) -> tuple[list[str], list[Finding]]:
     """Of `names`, those of server/ to add to the composed `tree`, and findings about those that are wrong."""
-    servers = tree.get("servers")
-    present = servers if isinstance(servers, dict) else {}
+    present = mapping_at(tree, "servers")
     options = repository.index.options("server")
     added: list[str] = []
     findings: list[Finding] = []
@@ -248,9 +247,8 @@ def _include(
 
 def _starts_at_boot(tree: Mapping[str, Any], server: Any) -> bool:
     """Whether a server of the merged tree is in a tier that starts at boot."""
-    tiers = tree.get("tiers")
-    tier = tiers.get(server.get("tier")) if isinstance(tiers, dict) and isinstance(server, dict) else None
-    return isinstance(tier, dict) and tier.get("start") == "boot"
+    tier = mapping_at(mapping_at(tree, "tiers"), server.get("tier") if isinstance(server, dict) else None)
+    return tier.get("start") == "boot"
 
 
 def _twice(key: str, name: str, package: str, rest: list[str]) -> Finding:

@@ -17,6 +17,7 @@ from zlib import crc32
 import msgspec
 
 from launcher.base.addresses import is_path
+from launcher.config.located import mapping_at
 from launcher.config.schema import Number, fields_of
 from launcher.errors import THIS_MACHINE, CatalogError, Finding, Location, fault
 from launcher.ir.config import SourceMap, TierConfig
@@ -62,14 +63,13 @@ class _Filler:
         self.tree, self.sources, self.read, self.fleet = tree, sources, read, fleet
         self.findings: list[Finding] = []
         self.facts: dict[str, HeaderFacts] = {}
-        hardware = tree.get("hardware")
-        self.hardware: dict[str, Any] = hardware if isinstance(hardware, dict) else {}
+        self.hardware = mapping_at(tree, "hardware")
         model_dir = self.hardware.get("model_dir")
         self.model_dir = model_dir if isinstance(model_dir, str) and model_dir != "." else ""
 
     def run(self) -> list[Finding]:
         """Fill in everything, in the order in which one thing needs another."""
-        servers = {n: s for n, s in self._entries("servers").items() if isinstance(s, dict)}
+        servers = {n: s for n, s in mapping_at(self.tree, "servers").items() if isinstance(s, dict)}
         if self.fleet.name:
             self._fleet()
         easy = [name for name, server in servers.items() if "file" in server or self._ours(f"servers.{name}")]
@@ -96,16 +96,11 @@ class _Filler:
         for server in servers.values():
             self._server_model(server)
 
-    def _entries(self, key: str) -> dict[Any, Any]:
-        """The mapping at a top-level key; an empty one, which is not the tree's, where there is none."""
-        entries = self.tree.get(key)
-        return entries if isinstance(entries, dict) else {}
-
     def _made(self, key: str) -> dict[Any, Any]:
         """The mapping at a top-level key, made where there is none."""
         if self.tree.get(key) is None:
             self.tree[key] = {}
-        return self._entries(key)
+        return mapping_at(self.tree, key)
 
     def _ours(self, key: str) -> bool:
         """Whether the fleet file wrote `key`."""
@@ -118,7 +113,7 @@ class _Filler:
         if "name" not in profile:
             profile["name"] = self.fleet.name
             self.sources.locations.setdefault("profile.name", Location(file=self.fleet.file, line=1))
-        for name, engine in self._entries("engines").items():
+        for name, engine in mapping_at(self.tree, "engines").items():
             here = f"engines.{name}"
             if not isinstance(engine, dict):
                 continue
@@ -210,8 +205,8 @@ class _Filler:
 
     def _server_model(self, server: dict[str, Any]) -> None:
         """What is left out of the model that a server names, and the quantization where the model has one file."""
-        model = self._entries("models").get(server.get("model"))
-        if not isinstance(model, dict) or server.get("file"):
+        model = mapping_at(mapping_at(self.tree, "models"), server.get("model"))
+        if not model or server.get("file"):
             return
         path = model.pop("path", None)
         key = f"models.{server['model']}"
@@ -272,25 +267,22 @@ class _Filler:
 
     def _encoder(self, server: dict[str, Any]) -> None:
         """A model that completes nothing embeds, whoever forgot to say so: asked for a completion it would fail."""
-        model = self._entries("models").get(server.get("model"))
-        architecture = model.get("architecture") if isinstance(model, dict) else None
-        if isinstance(architecture, dict) and (
-            architecture.get("causal") is False or "bert" in str(architecture.get("arch"))
-        ):
+        model = mapping_at(mapping_at(self.tree, "models"), server.get("model"))
+        architecture = mapping_at(model, "architecture")
+        if architecture.get("causal") is False or "bert" in str(architecture.get("arch")):
             server.setdefault("embedding", True)
 
     def _devices(self, server: dict[str, Any]) -> None:
         """`auto`: every card of the machine, and as many layers on them as fit."""
-        gpus = self.hardware.get("gpus")
-        server["devices"] = list(gpus) if isinstance(gpus, dict) else []
+        server["devices"] = list(mapping_at(self.hardware, "gpus"))
         if server["devices"]:
             server.setdefault("n_gpu_layers", "auto")
 
     def _ttl(self, server: dict[str, Any]) -> None:
         """`ttl_s`: a tier like the server's own that stops after so long without a request."""
-        ttl, tiers = server.get("ttl_s"), self._entries("tiers")
-        base = tiers.get(server.get("tier"))
-        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not isinstance(base, dict):
+        ttl, tiers = server.get("ttl_s"), mapping_at(self.tree, "tiers")
+        base = mapping_at(tiers, server.get("tier"))
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not base:
             return
         allowed = fields_of(TierConfig)["idle_timeout_s"].shape
         if isinstance(allowed, Number) and not allowed.has(ttl):
@@ -301,12 +293,11 @@ class _Filler:
 
     def _ports(self, servers: Mapping[str, dict[str, Any]], easy: list[str]) -> None:
         """A port for each server that has none, by its name: it keeps it, whoever is added or removed beside it."""
-        ports = self._entries("ports")
-        runtime = self.tree.get("runtime")
-        front = runtime.get("front") if isinstance(runtime, dict) else None
-        used = {server.get("port") for server in servers.values()} | set(ports.values())
-        used |= {service.get("port") for service in self._entries("services").values() if isinstance(service, dict)}
-        used.add(front.get("port") if isinstance(front, dict) else None)
+        ports, services = mapping_at(self.tree, "ports"), mapping_at(self.tree, "services")
+        front = mapping_at(mapping_at(self.tree, "runtime"), "front")
+        listening = (*servers.values(), *(mapping_at(services, name) for name in services), front)
+        written = (*(entry.get("port") for entry in listening), *ports.values())
+        used = {port for port in written if isinstance(port, int)}
         for name in easy:
             if is_path(str(servers[name].get("host", ""))):
                 continue
@@ -322,11 +313,10 @@ def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | Non
 
     Cards that somebody wrote keep their names. A warning where the engine sees none of those that are there.
     """
-    hardware, engines = tree.get("hardware"), tree.get("engines")
-    gpus = hardware.get("gpus") if isinstance(hardware, dict) else None
-    entry = engines.get("default") if isinstance(engines, dict) else None
+    gpus = mapping_at(mapping_at(tree, "hardware"), "gpus")
+    entry = mapping_at(mapping_at(tree, "engines"), "default")
     written = (place for key, place in sources.locations.items() if f"{key}.".startswith("hardware.gpus."))
-    if see is None or not gpus or not isinstance(gpus, dict) or not isinstance(entry, dict):
+    if see is None or not gpus or not entry:
         return []
     if any(place.file != THIS_MACHINE for place in written) or tree["hardware"].get("name") != "auto":
         return []

@@ -113,6 +113,12 @@ def child(node: Any, part: str) -> Any:
     return ABSENT
 
 
+def mapping_at(node: Any, name: Any) -> dict[Any, Any]:
+    """The mapping under `name` of a mapping; an empty one, which is not the tree's, where there is none."""
+    below = node.get(name) if isinstance(node, dict) and isinstance(name, str) else None
+    return below if isinstance(below, dict) else {}
+
+
 def has_interpolations(node: Any) -> bool:
     """Whether any string below `node` contains `${`."""
     if isinstance(node, str):
