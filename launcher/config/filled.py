@@ -281,8 +281,8 @@ class _Filler:
     def _ttl(self, server: dict[str, Any]) -> None:
         """`ttl_s`: a tier like the server's own that stops after so long without a request."""
         ttl, tiers = server.get("ttl_s"), mapping_at(self.tree, "tiers")
-        base = mapping_at(tiers, server.get("tier"))
-        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not base:
+        base = tiers.get(server["tier"]) if isinstance(server.get("tier"), str) else None
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not isinstance(base, dict):
             return
         allowed = fields_of(TierConfig)["idle_timeout_s"].shape
         if isinstance(allowed, Number) and not allowed.has(ttl):

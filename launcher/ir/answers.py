@@ -13,7 +13,6 @@ from launcher.ir.documents import (
     ErrorDocument,
     FleetChange,
     InspectDocument,
-    MemoryDocument,
     MultirunDocument,
     PlanDocument,
     RenderDocument,
@@ -22,7 +21,7 @@ from launcher.ir.events import EventList
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.ir.page import EventLists, StreamDocument, UiDocument
-from launcher.ir.project import Draft
+from launcher.ir.project import Draft, ProjectSummary
 from launcher.ir.speed import Measurement, ReadSpeed
 from launcher.ir.sweep import SweepDocument
 
@@ -222,6 +221,19 @@ class ExplainDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: Literal["launch.explain/v1"]
     codes: tuple[ExplainedCode, ...]
+
+
+class ProjectDocument(ProjectSummary, frozen=True, kw_only=True):
+    """One project of a deployment. `owner`: the key that made it; `last_at`: Unix time of its last journal entry."""
+
+    deployment: str
+
+
+class MemoryDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch memory --json`: every project."""
+
+    schema: Literal["launch.memory/v1"] = "launch.memory/v1"
+    projects: tuple[ProjectDocument, ...]
 
 
 class InspectionsDocument(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,6 @@ from launcher.errors import Finding
 from launcher.ir.deployment import FileDifference
 from launcher.ir.live import Manager
 from launcher.ir.plan import DeviceMemory, DevicePlan, FleetPlan, PlanTotals, Residency, ServerPlan, Solved
-from launcher.ir.project import ProjectSummary
 from launcher.ir.proof import Proof
 from launcher.ir.speed import ServerSpeed
 
@@ -194,19 +193,6 @@ class RenderDocument(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     written: bool
     changes: tuple[FileDifference, ...]
-
-
-class ProjectDocument(ProjectSummary, frozen=True, kw_only=True):
-    """One project of a deployment. `owner`: the key that made it; `last_at`: Unix time of its last journal entry."""
-
-    deployment: str
-
-
-class MemoryDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """`launch memory --json`: every project."""
-
-    schema: Literal["launch.memory/v1"] = "launch.memory/v1"
-    projects: tuple[ProjectDocument, ...]
 
 
 class ErrorDocument(msgspec.Struct, frozen=True, kw_only=True):
