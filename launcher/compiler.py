@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from launcher import __version__, catalog, config, engine, plan
-from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, has_errors
+from launcher.base.environment import libraries
+from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, fault, has_errors
 from launcher.files import known_codes, known_rates, known_read_speed, packaged_dir, write_atomic
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
 from launcher.ir.dialect import Dialect
-from launcher.ir.headers import HeaderLock, ReadHeader
-from launcher.ir.host import SeenCard
+from launcher.ir.headers import HeaderLock, ReadHeader, SeenCard
 from launcher.ir.plan import FleetPlan
 from launcher.ir.proof import Proved
 from launcher.ir.settings import RAM
@@ -190,9 +190,9 @@ def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenCard, ...] | None:
         found = engine.locate_binary(engine.resolve_binary(EngineConfig(binary=binary, dialect="")))
     except EngineError:
         return None
-    libraries = {"LD_LIBRARY_PATH": ":".join(map(str, path))} if isinstance(path, list) and path else {}
+    folders = [str(folder) for folder in path] if isinstance(path, list) else []
     try:
-        listed = engine.list_devices(found, env=libraries) if found else None
+        listed = engine.list_devices(found, env=libraries(folders)) if found else None
     except engine.NoAnswerError:  # the check of this host asks, too, and says so
         return None
     return None if listed is None else tuple(SeenCard(d.name, d.model, d.total_bytes) for d in listed)
@@ -212,12 +212,12 @@ def _keep(lock: HeaderLock | None, config_dirs: tuple[Path, ...]) -> tuple[Findi
         write_atomic(path, msgspec.json.encode(lock) + b"\n")
     except OSError as error:
         return (
-            Finding(
-                code="catalog/lock-unwritten",
+            fault(
+                "catalog/lock-unwritten",
+                "",
+                f"{path} cannot be written: {error.strerror or error}",
+                "it would keep what model headers say, for a plan where the models are not",
                 severity="note",
-                key="",
-                message=f"{path} cannot be written: {error.strerror or error}",
-                notes=("it would keep what model headers say, for a plan where the models are not",),
             ),
         )
     return ()
@@ -300,6 +300,5 @@ def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, t
 
 
 def _templates() -> dict[str, str]:
-    """Every packaged template by name."""
     root = packaged_dir("templates")
     return {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in sorted(root.rglob("*.j2"))}

@@ -1,87 +1,36 @@
-"""The documents that leave a compile: `fleet.json`, `routes.json`, `launch plan --json`, and their schemas. Pure.
+"""The documents that the runtime reads, `fleet.json` and `routes.json`: written, read, compared. Pure.
 
-Bytes are deterministic: two spaces, sorted keys, a trailing newline.
+Bytes are deterministic: two spaces, sorted keys, a trailing newline. What is read must be what `launch render` can have
+written, whoever made it: names become files, units and addresses, numbers become timers and sizes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
 
-from launcher.base.addresses import socket_of
-from launcher.errors import ConfigError, Finding
-from launcher.ir.answers import ANSWERS
-from launcher.ir.documents import (
-    CHECK_SCHEMA,
-    CONFIG_SCHEMA,
-    ERROR_SCHEMA,
-    INSPECT_SCHEMA,
-    MEMORY_SCHEMA,
-    MULTIRUN_SCHEMA,
-    PLAN_SCHEMA,
-    RENDER_SCHEMA,
-    STATUS_SCHEMA,
-    CheckDocument,
-    ConfigDocument,
-    ErrorDocument,
-    HardwareDocument,
-    HostDocument,
-    InspectDocument,
-    MemoryDocument,
-    MultirunDocument,
-    PlanDocument,
-    RenderDocument,
-    ServerDocument,
-    ServiceDocument,
-    UpstreamDocument,
-)
-from launcher.ir.events import EVENTS_SCHEMA, EventList
+from launcher.base.addresses import is_path, wrong_path
+from launcher.base.names import DEPLOYMENT, PROCESS, VARIABLE, control_character
+from launcher.errors import ConfigError, Finding, fault
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
-from launcher.ir.live import FleetStatus
-from launcher.ir.page import (
-    EVENT_LISTS_SCHEMA,
-    STREAM_SCHEMA,
-    UI_SCHEMA,
-    EventLists,
-    StreamDocument,
-    UiDocument,
-)
-from launcher.ir.plan import FleetPlan
-from launcher.ir.possible import wrong_in_fleet, wrong_in_routes
-from launcher.ir.proof import Proof
-from launcher.ir.speed import CALIBRATE_SCHEMA, CalibrateDocument, ServerSpeed
-from launcher.ir.sweep import SWEEP_SCHEMA, SweepDocument
-
-DOCUMENTS: dict[str, type[msgspec.Struct]] = {
-    FLEET_SCHEMA: FleetManifest,
-    ROUTES_SCHEMA: RoutingTable,
-    PLAN_SCHEMA: PlanDocument,
-    INSPECT_SCHEMA: InspectDocument,
-    STATUS_SCHEMA: FleetStatus,
-    CHECK_SCHEMA: CheckDocument,
-    CONFIG_SCHEMA: ConfigDocument,
-    RENDER_SCHEMA: RenderDocument,
-    MEMORY_SCHEMA: MemoryDocument,
-    ERROR_SCHEMA: ErrorDocument,
-    EVENTS_SCHEMA: EventList,
-    EVENT_LISTS_SCHEMA: EventLists,
-    STREAM_SCHEMA: StreamDocument,
-    UI_SCHEMA: UiDocument,
-    MULTIRUN_SCHEMA: MultirunDocument,
-    SWEEP_SCHEMA: SweepDocument,
-    CALIBRATE_SCHEMA: CalibrateDocument,
-    **ANSWERS,
-}
-"""Schema name → the type that defines it."""
 
 RESTART_FIELDS = ("argv", "env", "host", "port", "files")
 """What a running server cannot take over: a change restarts it. Everything else is the runtime's own."""
 
 SERVICE_RESTART_FIELDS = ("argv", "env", "host", "port")
 
+_HIGHEST = 1 << 62
+_LONGEST_S = 1e9
+"""32 years: a timer beyond it overflows what the kernel counts in."""
+_AT_LEAST_ONE = frozenset({"max_parallel_starts", "crash_loop_failures", "health_failures", "failures", "log_files"})
+_ANYTHING = frozenset({"request_defaults", "request_set", "body"})
+"""What goes to a server as JSON, and is a path, a unit or a timer nowhere."""
+_ONE_LINE = frozenset({"host", "health_path", "container", "tier", "device", "builtin", "path", "exclusive"})
+"""Fields whose value stands in a line of something: an address, a request, a metric."""
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
@@ -112,12 +61,12 @@ def encode_routes(table: RoutingTable) -> bytes:
 
 def decode_fleet(data: bytes, source: str = "fleet.json") -> FleetManifest:
     """The manifest in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
-    return _decode(data, FleetManifest, FLEET_SCHEMA, source, wrong_in_fleet)
+    return _decode(data, FleetManifest, FLEET_SCHEMA, source, _wrong_in_fleet)
 
 
 def decode_routes(data: bytes, source: str = "routes.json") -> RoutingTable:
     """The routing table in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
-    return _decode(data, RoutingTable, ROUTES_SCHEMA, source, wrong_in_routes)
+    return _decode(data, RoutingTable, ROUTES_SCHEMA, source, _wrong_in_routes)
 
 
 def encode_document(document: object) -> bytes:
@@ -128,91 +77,6 @@ def encode_document(document: object) -> bytes:
     if isinstance(document, msgspec.Struct):
         document = msgspec.json.decode(msgspec.json.encode(document), type=type(document))
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
-
-
-def json_schema(name: str) -> dict[str, Any]:
-    """JSON Schema (2020-12) of the document `name` (`launch.plan/v1`). KeyError for an unknown name."""
-    schema = msgspec.json.schema(DOCUMENTS[name])
-    definition = schema["$defs"][schema["$ref"].removeprefix("#/$defs/")]
-    definition["properties"]["schema"] = {"const": name}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{name}", **schema}
-
-
-def plan_document(
-    plan: FleetPlan,
-    argv: Mapping[str, tuple[str, ...]],
-    env: Mapping[str, Mapping[str, str]],
-    findings: Iterable[Finding] | None = None,
-    proof: Proof | None = None,
-    *,
-    speeds: tuple[ServerSpeed, ...] = (),
-) -> dict[str, Any]:
-    """`launch plan --json` for `plan`, with argv and environment by server; `findings` default to the plan's own."""
-    document = PlanDocument(
-        deployment=plan.deployment,
-        input_digest=plan.input_digest,
-        hardware=_hardware_document(plan),
-        servers=tuple(
-            ServerDocument(
-                name=s.name,
-                roles=s.config.roles,
-                port=s.port,
-                tier=s.tier,
-                model=s.config.model,
-                quantization=s.config.quantization,
-                slots=s.settings.slots,
-                n_ctx=s.settings.n_ctx,
-                n_ctx_per_slot=s.settings.n_ctx_per_slot,
-                argv=argv[s.name],
-                env=dict(env.get(s.name, {})),
-                memory=s.memory,
-                source="proven" if s.proved else s.model.source,
-                proven_by=s.proved.build if s.proved else msgspec.UNSET,
-                host=s.on or msgspec.UNSET,
-                address=s.config.host if s.on else msgspec.UNSET,
-                socket=socket_of(s.config.host) or msgspec.UNSET,
-            )
-            for s in plan.servers
-        ),
-        services=tuple(
-            ServiceDocument(
-                name=s.name,
-                port=s.port,
-                ram_bytes=s.config.ram_bytes,
-                vram_bytes=s.config.vram_bytes or msgspec.UNSET,
-                host=s.on or msgspec.UNSET,
-            )
-            for s in plan.services
-        ),
-        upstreams=tuple(
-            UpstreamDocument(
-                name=name,
-                url=upstream.url,
-                models=(*upstream.models, *upstream.aliases),
-                slots=upstream.slots,
-                ram_bytes=upstream.ram_bytes,
-                vram_bytes=upstream.vram_bytes,
-            )
-            for name, upstream in plan.config.upstreams.items()
-        )
-        or msgspec.UNSET,
-        totals=plan.totals,
-        findings=tuple(plan.findings if findings is None else findings),
-        solved=plan.solved or msgspec.UNSET,
-        coresidency=plan.residency or msgspec.UNSET,
-        speeds=speeds or msgspec.UNSET,
-        proof=proof,
-    )
-    built: dict[str, Any] = msgspec.to_builtins(document)
-    return built
-
-
-def _hardware_document(plan: FleetPlan) -> HardwareDocument:
-    """The machine, or the machines and which of them has the front: the first of the plan's devices."""
-    hardware = plan.config.hardware
-    first = plan.devices[0].host if plan.devices else ""
-    hosts = tuple(HostDocument(name=n, address=h.address, front=n == first) for n, h in hardware.hosts.items())
-    return HardwareDocument(name=hardware.name, devices=plan.devices, hosts=hosts or msgspec.UNSET)
 
 
 def diff_manifests(old: FleetManifest, new: FleetManifest) -> ManifestDiff:
@@ -242,7 +106,6 @@ def _value(value: object) -> str:
 
 
 def _processes(manifest: FleetManifest) -> dict[str, ServerUnit | ServiceUnit]:
-    """Servers and services by name."""
     servers: dict[str, ServerUnit | ServiceUnit] = {server.name: server for server in manifest.servers}
     return {**servers, **{service.name: service for service in manifest.services}}
 
@@ -322,10 +185,111 @@ def _decode(
 
 def _refused(code: str, source: str, why: str) -> Finding:
     """The finding for a document that cannot be used, with the way to get a good one."""
-    return Finding(
-        code=f"manifest/{code}",
-        severity="error",
-        key="",
-        message=f"{source} cannot be used: {why}",
-        notes=("run `launch render` to write it again",),
+    return fault(f"manifest/{code}", "", f"{source} cannot be used: {why}", "run `launch render` to write it again")
+
+
+def _wrong_in_fleet(manifest: FleetManifest) -> str | None:
+    """What `launch render` would never have written, with where it stands; None when there is nothing."""
+    processes: list[ServerUnit | ServiceUnit] = [*manifest.servers, *manifest.services]
+    names = [process.name for process in processes]
+    wrong = chain(
+        _bad_deployment(manifest.deployment),
+        _bad_names("servers", (s.name for s in manifest.servers)),
+        _bad_names("services", (s.name for s in manifest.services)),
+        (f"{name!r} names two processes" for name in sorted(set(names)) if names.count(name) > 1),
+        (f"{s.name}: argv is empty" for s in manifest.servers if not all((s.argv, *(r.argv for r in s.rungs)))),
+        (f"{s.name}: argv is empty" for s in manifest.services if not s.argv and s.builtin is None),
+        _bad_variables({p.name: p.env for p in processes}),
+        _bad_addresses((s.name, s.host, s.port) for s in manifest.servers),
+        (f"{s.name}: {s.host!r} is no address" for s in manifest.services if is_path(s.host)),
+        _bad_values(manifest, "$"),
     )
+    return next(wrong, None)
+
+
+def _wrong_in_routes(table: RoutingTable) -> str | None:
+    """The same of `routes.json`."""
+    targets = table.targets
+    wrong = chain(
+        _bad_deployment(table.deployment),
+        _bad_names("targets", targets),
+        (f"$.targets[{key!r}] is named {target.name!r}" for key, target in targets.items() if target.name != key),
+        (
+            f"{name!r} leads to {server!r}, which is no target - at `$.names`"
+            for name, servers in table.names.items()
+            for server in servers
+            if server not in targets
+        ),
+        _bad_addresses((target.name, target.host, target.port) for target in targets.values()),
+        _bad_values(table, "$"),
+    )
+    return next(wrong, None)
+
+
+def _bad_deployment(name: str) -> Iterator[str]:
+    if not DEPLOYMENT.fullmatch(name):
+        yield f"{name!r} cannot name a deployment - at `$.deployment`"
+
+
+def _bad_names(field: str, names: Iterable[str]) -> Iterator[str]:
+    """Names that are no file's."""
+    for name in names:
+        if not PROCESS.fullmatch(name):
+            yield f"{name!r} cannot name a file and a unit - at `$.{field}`"
+
+
+def _bad_addresses(listening: Iterable[tuple[str, str, int]]) -> Iterator[str]:
+    """Unix sockets of servers (name, host, port) that none can have, or that have a port beside."""
+    for name, host, port in listening:
+        if is_path(host) and (why := "has a port beside it" if port else wrong_path(host)) is not None:
+            yield f"{name} listens on {host[:120]!r}, which {why}"
+
+
+def _bad_variables(environments: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Names that no environment can carry."""
+    for process, env in environments.items():
+        for name in env:
+            if not VARIABLE.fullmatch(name):
+                yield f"{name!r} cannot name a variable - in the environment of {process}"
+
+
+def _bad_values(value: Any, at: str, field: str = "") -> Iterator[str]:
+    """Everything below `value`, a Struct, collection or scalar."""
+    if isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            if name not in _ANYTHING:
+                yield from _bad_values(getattr(value, name), f"{at}.{name}", name)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _bad_text(str(key), at, "name")
+            yield from _bad_values(item, f"{at}[{key!r}]", field)
+    elif isinstance(value, tuple):
+        for position, item in enumerate(value):
+            yield from _bad_values(item, f"{at}[{position}]", field)
+    elif isinstance(value, str):
+        yield from _bad_text(value, at, field)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield from _bad_number(value, at, field)
+
+
+def _bad_text(value: str, at: str, field: str) -> Iterator[str]:
+    """A text that no path, argument or line can carry."""
+    if "\0" in value:
+        yield f"a NUL character - at `{at}`"
+    elif field in _ONE_LINE and (found := control_character(value)) is not None:
+        yield f"the control character {found} - at `{at}`"
+
+
+def _bad_number(value: float, at: str, field: str) -> Iterator[str]:
+    """A number that is no size, count, port or time."""
+    lowest, highest = float(field in _AT_LEAST_ONE), float(_HIGHEST)
+    if field == "budget_bytes":  # less than nothing where the reserve is more than there is
+        lowest = -highest
+    elif field == "port":
+        highest = 65535
+    elif field.endswith("_s"):
+        highest = _LONGEST_S
+    elif field == "oom_score_adjust":
+        lowest, highest = -1000, 1000
+    if not lowest <= value <= highest:  # NaN is neither
+        yield f"{value!r:.40} is not from {lowest:g} to {highest:g} - at `{at}`"

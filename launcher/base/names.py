@@ -1,4 +1,4 @@
-"""What may name a deployment, a process or a unit: all of them become files. Pure."""
+"""What may name a deployment, a process or a unit, which all become files, and a variable. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ DEPLOYMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,200}")
 """A deployment's name: a directory below /etc/launch and the state directory."""
 PROCESS = re.compile(r"(?!.*\.rung\d*\Z)[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 """A server's, a service's, a tier's: part of a path and of a unit's name; `.rung1` is the unit of a fallback."""
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""An environment variable's name."""
 
 _NO_PART_OF_ONE = re.compile(r"[^A-Za-z0-9_-]+")
 

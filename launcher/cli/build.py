@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,9 +13,11 @@ from launcher.cli.presence import may_run
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet, with_speeds
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
-from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
 from launcher.ir.speed import ServerSpeed
+
+if TYPE_CHECKING:
+    from launcher.ir.documents import FleetChange
 
 
 def print_json(terminal: Terminal, document: Any) -> None:
@@ -58,7 +60,7 @@ def show(
 
         changes = coming_changes(compiled, overrides, config_dirs)
     if as_json:
-        from launcher.manifest import plan_document
+        from launcher.ir.documents import plan_document
 
         argv = {name: command.argv for name, command in compiled.commands.items()}
         env = {name: command.env for name, command in compiled.commands.items()}

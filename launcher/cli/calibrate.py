@@ -15,8 +15,9 @@ from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import SuperviseError
 from launcher.files import keep_measured, keep_read_speed, known_rates
+from launcher.ir.answers import CalibrateDocument
 from launcher.ir.settings import RAM
-from launcher.ir.speed import CalibrateDocument, Measurement, ReadSpeed
+from launcher.ir.speed import Measurement, ReadSpeed
 from launcher.ir.sweep import Point, PointResult, Workload
 from launcher.sizes import gib
 from launcher.sweep import summarise

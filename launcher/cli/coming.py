@@ -20,7 +20,7 @@ from launcher.errors import LaunchError, SuperviseError, has_errors
 from launcher.files import compare_deployment, deployment_state_dir, owned_files
 from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
-from launcher.ir.changes import FleetChange
+from launcher.ir.documents import FleetChange
 from launcher.ir.live import FleetStatus
 from launcher.manifest import ManifestDiff, decode_fleet, decode_routes, diff_manifests, front_changes
 from launcher.render import Rendered

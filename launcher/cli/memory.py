@@ -13,8 +13,7 @@ from launcher.cli.findings import show_findings
 from launcher.cli.here import state_dirs
 from launcher.cli.terminal import terminals
 from launcher.errors import ConfigError, Finding, HostError
-from launcher.ir.answers import DraftDocument, DraftsDocument
-from launcher.ir.documents import MemoryDocument, ProjectDocument
+from launcher.ir.answers import DraftDocument, DraftsDocument, MemoryDocument, ProjectDocument
 from launcher.ir.project import ProjectSummary
 from launcher.orchestrate import FILE_NAME, export_project, forget_project, list_drafts, list_projects
 

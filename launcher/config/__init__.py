@@ -10,18 +10,15 @@ would cost ten times as much. `composing` is the table of contents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from launcher.config.index import fleet_name, index_of, is_fleet_file
-from launcher.config.located import flatten
-from launcher.config.origin import locate as _locate
-from launcher.errors import Finding
-from launcher.ir.config import Composed, ServerConfig, SourceMap
-from launcher.ir.headers import ReadHeader
-from launcher.ir.host import SeeDevices
+from launcher.config.located import flatten, locate
+from launcher.ir.config import Composed, ServerConfig
+from launcher.ir.headers import ReadHeader, SeeDevices
 
 __all__ = ["compose", "each_run", "flatten", "fleet_name", "groups", "is_fleet_file", "locate", "server_from_fields"]
 
@@ -47,21 +44,21 @@ def compose(
     sees of the machine's cards; `draft` is what the fleet file is taken to say. Raises ConfigError with every finding,
     each located; findings that stop nothing are in the result.
     """
-    from launcher.config.composing import Edge, compose_fleet  # noqa: PLC0415 - imports Hydra: 0.2 s
+    from launcher.config.composing import compose_fleet  # noqa: PLC0415 - imports Hydra: 0.2 s
 
-    return compose_fleet(overrides, config_dirs, virtual, Edge(headers, devices, draft))
+    return compose_fleet(overrides, config_dirs, virtual, headers=headers, devices=devices, draft=draft)
 
 
 def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Overrides with several values (Hydra's `a=1,2`, `range()`, `choice()`) as one list for each combination."""
-    from launcher.config.multirun import combinations  # noqa: PLC0415 - imports Hydra: 0.2 s
+    from launcher.config.typed import combinations  # noqa: PLC0415 - imports Hydra: 0.2 s
 
     return combinations(overrides)
 
 
 def server_from_fields(fields: Sequence[str]) -> ServerConfig:
     """A server with these fields (`n_ctx=16384 slots=2`) and no name, model or tier. Raises ConfigError."""
-    from launcher.config.fields import decode_fields  # noqa: PLC0415 - imports Hydra: 0.2 s
+    from launcher.config.composing import decode_fields  # noqa: PLC0415 - imports Hydra: 0.2 s
 
     return decode_fields(fields)
 
@@ -69,8 +66,3 @@ def server_from_fields(fields: Sequence[str]) -> ServerConfig:
 def groups(config_dirs: Sequence[Path]) -> dict[str, tuple[str, ...]]:
     """Group → its options, both sorted; directories that cannot be read are left out. Imports no Hydra."""
     return dict(index_of(config_dirs).groups)
-
-
-def locate(findings: Iterable[Finding], sources: SourceMap) -> tuple[Finding, ...]:
-    """The findings with `location` filled in from their key, or its nearest ancestor that was written."""
-    return _locate(findings, sources)

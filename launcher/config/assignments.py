@@ -7,13 +7,13 @@ Hydra's semantics, with one ease: `=` also accepts a key that no file wrote but 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher.config.located import ABSENT, MISSING, LocatedTree, child, joined
-from launcher.config.nearest import listing, nearest
+from launcher.config.nearest import listing, meant, nearest
 from launcher.config.schema import Anything, Shape, Table, declared_keys, inner
 from launcher.config.typed import Typed, refused
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 
 COLLECTIONS = ("servers", "services", "models", "quantizations", "tiers", "hooks", "engines", "hardware", "runtime")
 """Where to look for a key whose first part was left out (`frontdoor.slots=4`)."""
@@ -35,21 +35,20 @@ def assign(located: LocatedTree, overrides: Iterable[Typed], shape: Shape, group
     findings = []
     for override in overrides:
         try:
-            _apply(_Target(located, override, shape, groups))
+            _apply(_Target(located, override, shape, groups, override.key.split(".")))
         except Misfit as misfit:
             findings.append(misfit.finding)
     return findings
 
 
-class _Target:
+class _Target(NamedTuple):
     """One override and the tree it is for."""
 
-    def __init__(self, located: LocatedTree, override: Typed, shape: Shape, groups: Sequence[str]) -> None:
-        self.located = located
-        self.override = override
-        self.shape = shape
-        self.groups = groups
-        self.parts = override.key.split(".")
+    located: LocatedTree
+    override: Typed
+    shape: Shape
+    groups: Sequence[str]
+    parts: list[str]
 
 
 def _apply(target: _Target) -> None:
@@ -68,7 +67,7 @@ def _apply(target: _Target) -> None:
         present = target.located.find(target.parts)
         if present not in (ABSENT, None, MISSING) and not isinstance(override.value, dict | list):
             fix = Fix(override=override.text[1:], effect="changes the value that is there")
-            raise Misfit(refused(override, f"{override.text!r}: {override.key} is there already", fixes=(fix,)))
+            raise Misfit(refused(override, f"{override.key} is there already", fixes=(fix,)))
         _force(target)
     elif meaning.is_force_add():
         _force(target)
@@ -83,7 +82,7 @@ def _undeclared(target: _Target) -> int | None:
         declared = declared_keys(shape)
         if declared and part not in declared and target.located.find(target.parts[: i + 1]) is ABSENT:
             return i
-        shape = None if shape is None else inner(shape, part)
+        shape = inner(shape, part)
     return None
 
 
@@ -95,12 +94,11 @@ def _delete(target: _Target) -> None:
         raise Misfit(unknown_key(target, _first_unknown(target)))
     if override.value is not None and override.value != present:
         fix = Fix(override=f"~{override.key}", effect="removes it whatever its value")
-        message = f"{override.text!r}: {override.key} has another value"
-        raise Misfit(refused(override, message, fixes=(fix,)))
+        raise Misfit(refused(override, f"{override.key} has another value", fixes=(fix,)))
     parent = target.located.find(parts[:-1])
     if isinstance(parent, list):
         note = f"write the whole list: {'.'.join(parts[:-1])}=[…]"
-        raise Misfit(refused(override, f"{override.text!r}: items of a list cannot be removed", notes=(note,)))
+        raise Misfit(refused(override, "items of a list cannot be removed", note))
     del parent[parts[-1]]
     target.located.forget(override.key)
 
@@ -113,7 +111,7 @@ def _change(target: _Target) -> None:
         below = child(node, part)
         if below is ABSENT and not (part in declared_keys(shape) and (node is ABSENT or _mapping_or_null(node))):
             raise Misfit(unknown_key(target, i))
-        shape = None if shape is None else inner(shape, part)
+        shape = inner(shape, part)
         node = below
     value = target.override.value
     if isinstance(value, dict) and isinstance(node, dict):
@@ -134,13 +132,11 @@ def _refuse_new_keys(
         below = node.get(name, ABSENT)
         if below is ABSENT and name not in declared_keys(shape):
             names = sorted({str(k) for k in node} | set(declared_keys(shape)))
-            near = nearest(str(name), names)
-            notes = (f"did you mean {near}?",) if near else ()
+            notes = (*meant(nearest(str(name), names)), listing("there", names))
             fix = Fix(override=f"+{target.override.text.lstrip('+')}", effect=f"adds {name} where names are free")
-            finding = _unknown(target, joined(key, name), fixes=(fix,), notes=(*notes, listing("there", names)))
-            raise Misfit(finding)
+            raise Misfit(_unknown(target, joined(key, name), *notes, fixes=(fix,)))
         if isinstance(item, dict) and isinstance(below, dict):
-            _refuse_new_keys(target, item, below, inner(shape, name) if shape else None, joined(key, name))
+            _refuse_new_keys(target, item, below, inner(shape, name), joined(key, name))
 
 
 def _force(target: _Target) -> None:
@@ -154,13 +150,8 @@ def _force(target: _Target) -> None:
             below = child(node, part)
         node = below
     last = _index(target, node, parts[-1])
-    present = child(node, parts[-1])
-    value = override.value
-    _refuse_other_kind(override, value, present, override.key)
-    if isinstance(value, dict) and isinstance(present, dict):
-        located.merge_at(present, value, override.key, override.location)
-    else:
-        located.put(node, last, value, override.key, override.location)
+    _refuse_other_kind(override, override.value, child(node, parts[-1]), override.key)
+    located.put(node, last, override.value, override.key, override.location)
 
 
 def _refuse_other_kind(override: Typed, value: Any, present: Any, key: str) -> None:
@@ -171,8 +162,7 @@ def _refuse_other_kind(override: Typed, value: Any, present: Any, key: str) -> N
     elif isinstance(value, dict | list) and isinstance(present, dict | list) and type(value) is not type(present):
         kinds = ("a list", "a mapping") if isinstance(value, list) else ("a mapping", "a list")
         fix = Fix(override=f"~{key}", effect="removes what is there")
-        message = f"{override.text!r}: {kinds[0]} cannot replace {kinds[1]} at {key}"
-        raise Misfit(refused(override, message, fixes=(fix,)))
+        raise Misfit(refused(override, f"{kinds[0]} cannot replace {kinds[1]} at {key}", fixes=(fix,)))
 
 
 def _index(target: _Target, node: Any, part: str) -> Any:
@@ -180,9 +170,8 @@ def _index(target: _Target, node: Any, part: str) -> Any:
     if not isinstance(node, list):
         return part
     if child(node, part) is ABSENT:
-        override = target.override
         note = f"the list has {len(node)} items, counted from 0; or write the whole list"
-        raise Misfit(refused(override, f"{override.text!r}: the list has no item {part}", notes=(note,)))
+        raise Misfit(refused(target.override, f"the list has no item {part}", note))
     return int(part)
 
 
@@ -201,7 +190,7 @@ def unknown_key(target: _Target, position: int) -> Finding:
     parent = target.located.find(prefix)
     shape: Shape | None = target.shape
     for step in prefix:
-        shape = None if shape is None else inner(shape, step)
+        shape = inner(shape, step)
     names = {*declared_keys(shape), *(map(str, parent) if isinstance(parent, dict) else ())}
     fixes: list[Fix] = []
     near = nearest(part, names)
@@ -220,7 +209,7 @@ def unknown_key(target: _Target, position: int) -> Finding:
     empty = f"there are no {'.'.join(prefix)}" if free else f"{'.'.join(prefix)} is a value and has no keys"
     shows = f"launch explain {'.'.join(prefix)}" if prefix and not free else ""
     note = listing(where, names, shows) if names else empty
-    return _unknown(target, ".".join(parts[: position + 1]), fixes=tuple(fixes), notes=(note,))
+    return _unknown(target, ".".join(parts[: position + 1]), note, fixes=tuple(fixes))
 
 
 def _with_collection(target: _Target, part: str) -> str | None:
@@ -240,32 +229,28 @@ def _respelled(override: Typed, key: str) -> Fix:
     return Fix(override=f"{sign}{key}{equals}{value}", effect="the nearest key")
 
 
-def _unknown(target: _Target, key: str, *, fixes: tuple[Fix, ...], notes: tuple[str, ...]) -> Finding:
-    """A `config/unknown-key` error about `key`."""
-    return Finding(
-        code="config/unknown-key",
-        severity="error",
-        key=target.override.key,
-        message=f"{target.override.text!r}: there is no {key}",
-        notes=notes,
+def _unknown(target: _Target, key: str, *notes: str, fixes: tuple[Fix, ...]) -> Finding:
+    return fault(
+        "config/unknown-key",
+        target.override.key,
+        f"{target.override.text!r}: there is no {key}",
+        *notes,
         fixes=fixes,
         location=target.override.location,
     )
 
 
 def _unknown_group(target: _Target) -> Finding:
-    """The finding for a group choice whose group does not exist."""
     override = target.override
     near = nearest(override.key, target.groups)
     package = f"@{override.meaning.package}" if override.meaning.package is not None else ""
     sign = override.text[: len(override.text) - len(override.text.lstrip("+~"))]
     equals, value = override.text.partition("=")[1:]
-    return Finding(
-        code="config/unknown-group",
-        severity="error",
-        key=override.key,
-        message=f"there is no config group {override.key}/",
-        notes=(listing("groups", target.groups),),
+    return fault(
+        "config/unknown-group",
+        override.key,
+        f"there is no config group {override.key}/",
+        listing("groups", target.groups),
         fixes=(Fix(override=f"{sign}{near}{package}{equals}{value}", effect="the nearest group"),) if near else (),
         location=override.location,
     )

@@ -18,10 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launcher.config.fragments import CATALOGUE_GROUPS, ENTRY_GROUPS
 from launcher.config.index import PRIMARY, ConfigIndex
-from launcher.config.nearest import listing, nearest
+from launcher.config.nearest import listing, meant, nearest
+from launcher.config.references import cycles
 from launcher.config.repository import FragmentRepository
 from launcher.config.typed import Typed, refused
-from launcher.errors import Finding, Fix, Location
+from launcher.errors import Finding, Fix, Location, fault
 
 _ABOUT = re.compile(r"Could not (override|delete) '([^'=]+)")
 _MULTIPLE = re.compile(r"Multiple values for ([^ ]+)\.")
@@ -71,7 +72,13 @@ def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices |
     Findings come back in the result, or are added to the repository's when there is no result.
     """
     version.setbase("1.3")  # Hydra's current rules; older ones print deprecation warnings
-    left, findings = _checked(repository.index, groups)
+    left: list[Typed] = []
+    findings: list[Finding] = []
+    for override in groups:
+        problems = _problems(repository.index, override)
+        findings += problems
+        if not problems:
+            left.append(override)
     while True:
         try:
             overrides = _Overrides(repository, left)
@@ -100,17 +107,6 @@ def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices |
     return None
 
 
-def _checked(index: ConfigIndex, groups: Sequence[Typed]) -> tuple[list[Typed], list[Finding]]:
-    """The overrides whose options exist, and findings about the others."""
-    good, findings = [], []
-    for override in groups:
-        problems = list(_problems(index, override))
-        findings.extend(problems)
-        if not problems:
-            good.append(override)
-    return good, findings
-
-
 def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:
     """What is wrong with one group override, taken alone."""
     group, value, meaning = override.key, override.value, override.meaning
@@ -118,33 +114,23 @@ def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:
         if value is None or isinstance(value, str):
             return []
         fix = Fix(override=f"~{group}", effect="removes the choice whatever it is")
-        return [refused(override, f"{override.text!r}: a config group is removed by name", fixes=(fix,))]
+        return [refused(override, "a config group is removed by name", fixes=(fix,))]
     if meaning.is_force_add():
         fix = Fix(override=override.text[1:], effect="adds to the defaults list")
-        return [refused(override, f"{override.text!r}: a group cannot be added by force", fixes=(fix,))]
+        return [refused(override, "a group cannot be added by force", fixes=(fix,))]
     options = value if isinstance(value, list) else [value]
     if not value or not all(isinstance(option, str) for option in options):
-        message = f"{override.text!r}: a config group is chosen by name"
-        return [refused(override, message, notes=(listing(f"in {group}/", index.options(group)),))]
+        return [refused(override, "a config group is chosen by name", listing(f"in {group}/", index.options(group)))]
     plain = not meaning.is_add() and override.meaning.package is None
     if plain and group in CATALOGUE_GROUPS:
-        return [_catalogue_choice(override)]
+        fix = Fix(override=f"servers.NAME.{group}={override.value_text}", effect=f"for the server NAME: its {group}")
+        why = f"every file of {group}/ is loaded already; a {group} is chosen for each server"
+        return [refused(override, why, fixes=(fix,))]
     known = index.options(group)
-    return [unknown_option(group, option, known, override) for option in options if option not in known]
+    return [_unknown_option(group, option, known, override) for option in options if option not in known]
 
 
-def _catalogue_choice(override: Typed) -> Finding:
-    """The finding for `model=x`: everything in a catalogue group is loaded, and servers refer to it."""
-    group = override.key
-    fix = Fix(override=f"servers.NAME.{group}={override.value_text}", effect=f"for the server NAME: its {group}")
-    return refused(
-        override,
-        f"{override.text!r}: every file of {group}/ is loaded already; a {group} is chosen for each server",
-        fixes=(fix,),
-    )
-
-
-def unknown_option(group: str, option: str, options: Sequence[str], override: Typed) -> Finding:
+def _unknown_option(group: str, option: str, options: Sequence[str], override: Typed) -> Finding:
     """The finding for an option that a group does not have."""
     near = nearest(option, options)
     fixes: tuple[Fix, ...] = ()
@@ -152,12 +138,11 @@ def unknown_option(group: str, option: str, options: Sequence[str], override: Ty
         head, _, value = override.text.partition("=")
         changed = re.sub(rf"(?<![\w./-]){re.escape(option)}(?![\w./-])", near, value)
         fixes = (Fix(override=f"{head}={changed}", effect="the nearest option"),)
-    return Finding(
-        code="config/unknown-option",
-        severity="error",
-        key=group.replace("/", "."),
-        message=f"the group {group}/ has no option {option!r}",
-        notes=(listing(f"in {group}/", options),),
+    return fault(
+        "config/unknown-option",
+        group.replace("/", "."),
+        f"the group {group}/ has no option {option!r}",
+        listing(f"in {group}/", options),
         fixes=fixes,
         location=override.location,
     )
@@ -171,29 +156,27 @@ def _not_found(repository: FragmentRepository, path: str, error: Exception) -> F
     if group and group not in index.groups:
         below = group.rpartition("/")[2]  # a relative name begins in the group of the file that names it
         near = nearest(group, index.groups)
-        notes = (f"did you mean {near}/?",) if near else ()
+        notes = meant(near and f"{near}/")
         if below != group and below in index.groups:
             notes = (
                 f"did you mean /{below}? With the slash it is the group at the top: defaults: [{{/{below}: […]}}]",
             )
-        return Finding(
-            code="config/unknown-group",
-            severity="error",
-            key=group.replace("/", "."),
-            message=f"there is no config group {group}/ (wanted for {option!r})",
-            notes=(*notes, listing("groups", index.groups)),
+        return fault(
+            "config/unknown-group",
+            group.replace("/", "."),
+            f"there is no config group {group}/ (wanted for {option!r})",
+            *notes,
+            listing("groups", index.groups),
             location=location,
         )
     options = index.options(group) if group else [p for p in index.files if "/" not in p]
-    near = nearest(option, options)
     message = f"the group {group}/ has no option {option!r}" if group else f"there is no config file {option}.yaml"
-    notes = (f"did you mean {near}?",) if near else ()
-    return Finding(
-        code="config/unknown-option",
-        severity="error",
-        key=group.replace("/", "."),
-        message=message,
-        notes=(*notes, listing(f"in {group}/" if group else "files", options)),
+    return fault(
+        "config/unknown-option",
+        group.replace("/", "."),
+        message,
+        *meant(nearest(option, options)),
+        listing(f"in {group}/" if group else "files", options),
         location=location,
     )
 
@@ -210,35 +193,29 @@ def _culprit(overrides: Sequence[Typed], message: str) -> Typed | None:
 
 def _unfit(index: ConfigIndex, override: Typed, message: str) -> Finding:
     """The finding for a group override that the defaults list has no place for."""
-    group, text = override.key, override.text
+    group = override.key
     if _MULTIPLE.search(message):
-        note = f"name them in one list: +{group}=[a,b]"
-        return refused(override, f"{text!r}: {group} is chosen twice", notes=(note,))
+        return refused(override, f"{group} is chosen twice", f"name them in one list: +{group}=[a,b]")
     if override.meaning.is_delete():
         entry = ENTRY_GROUPS.get(group)
         note = f"remove an entry with ~{entry}.NAME" if entry else f"nothing chooses {group}"
-        return refused(override, f"{text!r}: no plain choice of {group} in the defaults list", notes=(note,))
-    fix = Fix(override=f"+{text}", effect="adds it to the defaults list")
-    return refused(
-        override,
-        f"{text!r}: the defaults list has no plain choice of {group} to replace",
-        fixes=(fix,),
-        notes=(listing(f"in {group}/", index.options(group)),),
-    )
+        return refused(override, f"no plain choice of {group} in the defaults list", note)
+    why = f"the defaults list has no plain choice of {group} to replace"
+    fix = Fix(override=f"+{override.text}", effect="adds it to the defaults list")
+    return refused(override, why, listing(f"in {group}/", index.options(group)), fixes=(fix,))
 
 
 def _failed(repository: FragmentRepository, error: Exception) -> Finding:
     """The finding for a defaults list that Hydra refuses as a whole."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
-    cycle = _cycle(repository) if isinstance(error, RecursionError) else []
+    cycle = next(iter(cycles(repository.leads)), None) if isinstance(error, RecursionError) else None
     if cycle:
-        return Finding(
-            code="config/defaults",
-            severity="error",
-            key="defaults",
-            message="a defaults list leads back to itself: " + " → ".join([*cycle, cycle[0]]),
-            notes=("remove one of these from the defaults list that names it",),
+        return fault(
+            "config/defaults",
+            "defaults",
+            "a defaults list leads back to itself: " + " → ".join([*cycle, cycle[0]]),
+            "remove one of these from the defaults list that names it",
             location=repository.leads[cycle[0]][(*cycle[1:], cycle[0])[0]],
         )
     if isinstance(error, RecursionError):
@@ -246,34 +223,9 @@ def _failed(repository: FragmentRepository, error: Exception) -> Finding:
     elif isinstance(error, AssertionError):
         message, lines = "Hydra cannot make sense of this defaults list", []
     note = "a defaults list names each group once; `override` items come last"
-    return Finding(
-        code="config/defaults",
-        severity="error",
-        key="defaults",
-        message=message,
-        notes=(*lines[1:], note),
-        location=_list_named_in(repository, str(error)),
+    return fault(
+        "config/defaults", "defaults", message, *lines[1:], note, location=_list_named_in(repository, str(error))
     )
-
-
-def _cycle(repository: FragmentRepository) -> list[str]:
-    """Config paths whose defaults lists name one another, each the next and the last the first; empty without any."""
-    done: set[str] = set()
-    for start in repository.leads:
-        path = [start]
-        stack = [iter(repository.leads[start])]
-        while stack:
-            for named in stack[-1]:
-                if named in path:
-                    return path[path.index(named) :]
-                if named in repository.leads and named not in done:
-                    path.append(named)
-                    stack.append(iter(repository.leads[named]))
-                    break
-            else:
-                stack.pop()
-                done.add(path.pop())
-    return []
 
 
 def _list_named_in(repository: FragmentRepository, message: str) -> Location:

@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from launcher.config.assignments import assign
-from launcher.config.called import know_by_id, name_servers
-from launcher.config.cards import by_engine
 from launcher.config.choices import Choices, choose
 from launcher.config.decode import decode
-from launcher.config.filled import Fleet, fill
+from launcher.config.filled import Fleet, by_engine, fill
 from launcher.config.fragments import ENTRY_GROUPS, Fragment
-from launcher.config.included import INCLUDE, include, listed_twice
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
-from launcher.config.interpolation import has_interpolations, resolve
-from launcher.config.located import LocatedTree
-from launcher.config.origin import locate, shortened
-from launcher.config.references import check_references
+from launcher.config.interpolation import resolve
+from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
+from launcher.config.nearest import listing, nearest, set_to, spell
+from launcher.config.references import cache_types, check_references
 from launcher.config.repository import FragmentRepository, Virtual
 from launcher.config.schema import shape_of
-from launcher.config.shorthand import spell_out
-from launcher.config.typed import Typed, appended, parse_overrides
-from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, has_errors
-from launcher.ir.config import Composed, FleetConfig, SourceMap
-from launcher.ir.headers import ReadHeader
-from launcher.ir.host import SeeDevices
+from launcher.config.shorthand import know_by_id, spell_out
+from launcher.config.typed import Typed, parse_overrides
+from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, fault, has_errors
+from launcher.ir.config import Composed, FleetConfig, ServerConfig, SourceMap
+from launcher.ir.headers import ReadHeader, SeeDevices
 
-
-class Edge(msgspec.Struct, frozen=True):
-    """What may be asked of the machine: headers of model files, and the devices that an engine sees.
-
-    `draft`: what the fleet file is taken to say, whatever it says now.
-    """
-
-    headers: ReadHeader | None = None
-    devices: SeeDevices | None = None
-    draft: str | None = None
-
-
-_NO_EDGE = Edge()
+INCLUDE = "include_warm"
+"""The key that lists the servers."""
 
 
 class Assembled(msgspec.Struct, frozen=True):
@@ -55,10 +41,16 @@ class Assembled(msgspec.Struct, frozen=True):
 
 
 def compose_fleet(
-    overrides: Sequence[str], config_dirs: Sequence[Path], virtual: Virtual, edge: Edge = _NO_EDGE
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+    virtual: Virtual,
+    *,
+    headers: ReadHeader | None = None,
+    devices: SeeDevices | None = None,
+    draft: str | None = None,
 ) -> Composed:
     """See `launcher.config.compose`."""
-    index = index_of(config_dirs, tuple(virtual), edge.draft)
+    index = index_of(config_dirs, tuple(virtual), draft)
     typed, findings = parse_overrides(overrides, index.groups)
     fleet_file = Fleet(here=str(Path.cwd()))
     if index.fleet:
@@ -68,44 +60,51 @@ def compose_fleet(
     if not has_errors(index.findings) and PRIMARY not in index.files:
         findings.append(_no_primary(config_dirs))
     findings[:0] = index.findings
-    repository = FragmentRepository(index, virtual, edge.draft)
+    repository = FragmentRepository(index, virtual, draft)
     assembled = None if PRIMARY not in index.files else _with_included(repository, typed)
     findings += repository.findings
     if assembled is None:
         raise ConfigError(shortened(findings))
     findings += _without_followers(repository, assembled.findings)
     incomplete = _incomplete(repository, findings)
-    tree, locations = assembled.located.tree, assembled.located.locations
-    sources = SourceMap(locations=locations)
+    tree = assembled.located.tree
+    sources = SourceMap(locations=assembled.located.locations)
     unresolved: list[Finding] = []
     if has_interpolations(tree):
         tree, unresolved = resolve(tree)
         findings += locate(unresolved, sources)
-        incomplete = incomplete or bool(unresolved)
     if not fleet_file.name:
         _call_profile(tree, assembled.choices)
-    findings += locate(by_engine(tree, sources, edge.devices), sources)
-    filled = locate(fill(tree, sources, edge.headers, fleet_file), sources)
+    findings += locate(by_engine(tree, sources, devices), sources)
+    filled = locate(fill(tree, sources, headers, fleet_file), sources)
     if has_errors(filled):
         # what a header would have said is not also missing
         raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
-    fleet, problems = decode(tree, sources)
-    blanked = {finding.key for finding in unresolved}
-    problems = [p for p in problems if p.key not in blanked]
-    if incomplete:
-        # what a missing file would have brought is not also missing
-        problems = [p for p in problems if p.code != "config/missing"]
-    elif all("." in problem.key for problem in problems):
-        wrong = [f"{problem.key}." for problem in problems]
-        # a value that is wrong in itself has a stand-in, of which nothing is said
-        problems += [f for f in check_references(fleet) if not any(key.startswith(f"{f.key}.") for key in wrong)]
+    fleet, problems = _decoded(tree, sources, {finding.key for finding in unresolved}, incomplete=incomplete)
     said = {finding.key for finding in findings if finding.key.startswith(f"{INCLUDE}.")}
-    problems = [p for p in problems if p.key not in said]
-    problems = [_with_group_choices(p, index, assembled.choices) for p in problems]
+    problems = [_with_group_choices(p, index, assembled.choices) for p in problems if p.key not in said]
     findings += locate(problems, sources, default=Location(file=index.files[PRIMARY], line=1))
     if has_errors(findings):
         raise ConfigError(shortened(findings))
     return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(shortened(findings)))
+
+
+def _decoded(
+    tree: dict[str, Any], sources: SourceMap, unresolved: set[str], *, incomplete: bool
+) -> tuple[FleetConfig, list[Finding]]:
+    """The config, and what is wrong with its values but those at `unresolved` keys; then with its references.
+
+    `incomplete`: a file is missing, and what it would have brought is not also missing.
+    """
+    fleet, found = decode(FleetConfig, tree, sources)
+    problems = [p for p in found if p.key not in unresolved]
+    if incomplete or unresolved:
+        return fleet, [p for p in problems if p.code != "config/missing"]
+    if all("." in problem.key for problem in problems):
+        wrong = [f"{problem.key}." for problem in problems]
+        # a value that is wrong in itself has a stand-in, of which nothing is said
+        problems += [f for f in check_references(fleet) if not any(key.startswith(f"{f.key}.") for key in wrong)]
+    return fleet, problems
 
 
 def _call_profile(tree: dict[str, Any], choices: Choices) -> None:
@@ -151,12 +150,13 @@ def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> As
     included = first.located.tree.get(INCLUDE)
     if not isinstance(included, list) or not included or not all(isinstance(name, str) for name in included):
         return first  # decoding says what is wrong with it
-    resolved = include(repository, first.located.tree, included)
-    result = _assemble(repository, [*typed, appended("server", resolved.added)]) if resolved.added else first
+    added, findings = _include(repository, first.located.tree, included)
+    as_typed, _ = parse_overrides([f"+server={spell(added)}"] if added else (), first=0)
+    result = _assemble(repository, [*typed, *as_typed]) if added else first
     if result is None:
         return None
-    findings = locate(resolved.findings, SourceMap(locations=result.located.locations))
-    return Assembled(result.located, result.choices, result.findings + findings)
+    located = locate(findings, SourceMap(locations=result.located.locations))
+    return Assembled(result.located, result.choices, result.findings + located)
 
 
 def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:
@@ -177,13 +177,11 @@ def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembl
         fragment = repository.fragments[default.config_path or ""]
         if not fragment.broken:
             located.embed(fragment.tree, default.package or "", fragment.marks)
-    findings = [*choices.findings, *listed_twice(repository, choices)]
+    findings = [*choices.findings, *_listed_twice(repository, choices)]
     home = os.environ.get("HOME", "")
     spell_out(located, home)  # before the overrides, which may be about what a short form stands for
-    name_servers(located)
     findings += assign(located, values, shape_of(FleetConfig), tuple(repository.index.groups))
     spell_out(located, home)
-    name_servers(located)
     know_by_id(located)
     return Assembled(located, choices, tuple(findings))
 
@@ -209,13 +207,111 @@ def _with_group_choices(finding: Finding, index: ConfigIndex, choices: Choices) 
 
 
 def _no_primary(config_dirs: Sequence[Path]) -> Finding:
-    """The finding for directories without a config.yaml."""
     searched = ", ".join(map(str, config_dirs)) or "no directory"
-    return Finding(
-        code="config/unreadable",
-        severity="error",
-        key="",
-        message=f"there is no {PRIMARY}.yaml in {searched}",
-        notes=("name the directory that has it with --config-dir",),
+    return fault(
+        "config/unreadable",
+        "",
+        f"there is no {PRIMARY}.yaml in {searched}",
+        "name the directory that has it with --config-dir",
         location=Location(file=str(config_dirs[0]), line=1) if config_dirs else None,
     )
+
+
+def _include(
+    repository: FragmentRepository, tree: Mapping[str, Any], names: Sequence[str]
+) -> tuple[list[str], list[Finding]]:
+    """Of `names`, those of server/ to add to the composed `tree`, and findings about those that are wrong."""
+    present = mapping_at(tree, "servers")
+    options = repository.index.options("server")
+    added: list[str] = []
+    findings: list[Finding] = []
+    for i, name in enumerate(names):
+        key = f"{INCLUDE}.{i}"
+        rest = [other for j, other in enumerate(names) if j != i]
+        if name in present:
+            if _starts_at_boot(tree, present[name]):
+                findings.append(_twice(key, name, f"servers.{name}", rest))
+        elif name not in options:
+            findings.append(_unknown(key, name, names, {*options, *present}))
+        elif name in added:
+            findings.append(_twice(key, name, f"servers.{name}", rest))
+        else:
+            repository.load_config(f"server/{name}")
+            package = repository.fragments[f"server/{name}"].package or ""
+            if package.removeprefix("servers.") in present:
+                findings.append(_twice(key, name, package, rest))
+            else:
+                added.append(name)
+    return added, findings
+
+
+def _starts_at_boot(tree: Mapping[str, Any], server: Any) -> bool:
+    """Whether a server of the merged tree is in a tier that starts at boot."""
+    tier = mapping_at(mapping_at(tree, "tiers"), server.get("tier") if isinstance(server, dict) else None)
+    return tier.get("start") == "boot"
+
+
+def _twice(key: str, name: str, package: str, rest: list[str]) -> Finding:
+    return fault(
+        "config/duplicate-server",
+        key,
+        f"{INCLUDE} names {name!r}, but the fleet starts {package} already: it would be started twice",
+        f"drop it from {INCLUDE}",
+        fixes=(set_to(INCLUDE, rest, f"{name} is started once"),),
+    )
+
+
+def _unknown(key: str, name: str, names: Sequence[str], known: set[str]) -> Finding:
+    near = nearest(name, known)
+    fixes: tuple[Fix, ...] = ()
+    if near is not None and near not in names:
+        fixes = (set_to(INCLUDE, [near if n == name else n for n in names], "the nearest name"),)
+    return fault(
+        "config/unknown-option",
+        key,
+        f"{INCLUDE} names {name!r}, which is neither a server of this profile nor a file of server/",
+        listing("servers", known),
+        fixes=fixes,
+    )
+
+
+def _listed_twice(repository: FragmentRepository, choices: Choices) -> list[Finding]:
+    """Server files that the defaults list brings to one place more than once."""
+    count = Counter(
+        (default.config_path or "", default.package or "")
+        for default in choices.defaults
+        if (default.config_path or "").startswith("server/") and not default.is_self
+    )
+    return [
+        fault(
+            "config/duplicate-server",
+            package,
+            f"{path} is listed {times} times: {package} would be started twice",
+            f"list it once; another server like it is `+server@servers.NAME={path.removeprefix('server/')}`",
+            location=repository.mentions.get(path),
+        )
+        for (path, package), times in count.items()
+        if times > 1 and path not in repository.phantoms
+    ]
+
+
+def decode_fields(fields: Sequence[str]) -> ServerConfig:
+    """`fields` in the override grammar, without signs, as a ServerConfig. Raises ConfigError with every finding."""
+    typed, findings = parse_overrides(fields)
+    tree: dict[str, Any] = {"model": "", "quantization": "", "tier": ""}
+    places = {}
+    for override in typed:
+        tree[override.key] = override.value
+        places[override.key] = override.location
+    server, problems = decode(ServerConfig, tree)
+    for problem in cache_types("server", server, ()):
+        problems.append(msgspec.structs.replace(problem, key=problem.key.removeprefix("server."), fixes=()))
+    findings += [_placed(problem, places) for problem in problems]
+    if findings:
+        raise ConfigError(shortened(findings))
+    return server
+
+
+def _placed(finding: Finding, places: dict[str, Any]) -> Finding:
+    """The finding at the field that it is about."""
+    return msgspec.structs.replace(finding, location=places.get(finding.key.partition(".")[0]))

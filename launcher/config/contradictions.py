@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from launcher.config.nearest import spell
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig
 
 CLOSED_TO_CONTAINERS = frozenset({"metal", "rpc"})
@@ -14,7 +14,7 @@ CLOSED_TO_CONTAINERS = frozenset({"metal", "rpc"})
 
 def conflict(key: str, message: str, note: str, *fixes: Fix) -> Finding:
     """A `config/conflict` error."""
-    return Finding(code="config/conflict", severity="error", key=key, message=message, notes=(note,), fixes=fixes)
+    return fault("config/conflict", key, message, note, fixes=fixes)
 
 
 def exactly_one(key: str, fields: tuple[str, ...], given: list[str]) -> Finding:
@@ -25,7 +25,7 @@ def exactly_one(key: str, fields: tuple[str, ...], given: list[str]) -> Finding:
 
 
 def check_exclusive_fields(fleet: FleetConfig) -> Iterator[Finding]:
-    """Fields of which at most one, or exactly one, may be written."""
+    """Fields of which at most one, or exactly one, may be written; one of an exclusive group comes up first."""
     for name, server in fleet.servers.items():
         if server.n_ctx is not None and server.n_ctx_per_slot is not None:
             yield conflict(
@@ -40,10 +40,6 @@ def check_exclusive_fields(fleet: FleetConfig) -> Iterator[Finding]:
         given = [f for f in kinds if getattr(service, f)]
         if len(given) != 1:
             yield exactly_one(f"services.{name}", kinds, given)
-
-
-def check_defaults(fleet: FleetConfig) -> Iterator[Finding]:
-    """One of an exclusive group comes up first."""
     first: dict[str, str] = {}
     for name, server in fleet.servers.items():
         if server.default and server.exclusive and first.setdefault(server.exclusive, name) != name:
@@ -77,7 +73,7 @@ def check_device_lists(fleet: FleetConfig) -> Iterator[Finding]:
 def check_container_cards(fleet: FleetConfig) -> Iterator[Finding]:
     """A container's cards are of a kind that containers have."""
     for name, service in fleet.services.items():
-        gpus = fleet.hardware.machine(fleet.hardware.whose(service.host, fleet.runtime.front.host)).gpus
+        gpus = fleet.gpus(service.host)
         for device in service.vram_bytes if service.container else ():
             backend = gpus[device].backend if device in gpus else ""
             if backend in CLOSED_TO_CONTAINERS:
@@ -89,9 +85,12 @@ def check_container_cards(fleet: FleetConfig) -> Iterator[Finding]:
                 )
 
 
-def check_warm_pool(fleet: FleetConfig) -> Iterator[Finding]:
-    """The least that a warm pool holds is not more than the most."""
-    pool = fleet.orchestration.warm_pool if fleet.orchestration else None
+def check_orchestrated(fleet: FleetConfig) -> Iterator[Finding]:
+    """A warm pool's least is not more than its most, a worker is listed once, a rule has words that it looks for."""
+    orchestration = fleet.orchestration
+    if orchestration is None:
+        return
+    pool, workers = orchestration.warm_pool, orchestration.workers
     if pool and pool.models_min > pool.models_max:
         key = "orchestration.warm_pool"
         yield conflict(
@@ -101,25 +100,15 @@ def check_warm_pool(fleet: FleetConfig) -> Iterator[Finding]:
             Fix(override=f"{key}.models_max={pool.models_min}", effect=f"keeps {pool.models_min}"),
             Fix(override=f"{key}.models_min={pool.models_max}", effect=f"keeps at most {pool.models_max}"),
         )
-
-
-def check_workers(fleet: FleetConfig) -> Iterator[Finding]:
-    """A worker is listed once."""
-    workers = fleet.orchestration.workers if fleet.orchestration else ()
     once = list(dict.fromkeys(workers))
     if len(once) < len(workers):
-        key = "orchestration.workers"
         yield conflict(
-            key,
-            f"{key} names a worker twice: {', '.join(workers)}",
+            "orchestration.workers",
+            f"orchestration.workers names a worker twice: {', '.join(workers)}",
             "the router chooses among workers that are all different",
-            Fix(override=f"{key}={spell(once)}", effect="each of them once"),
+            Fix(override=f"orchestration.workers={spell(once)}", effect="each of them once"),
         )
-
-
-def check_rules(fleet: FleetConfig) -> Iterator[Finding]:
-    """A rule of `model: auto` has words, and none that every message has."""
-    for i, rule in enumerate(fleet.orchestration.rules if fleet.orchestration else ()):
+    for i, rule in enumerate(orchestration.rules):
         if not rule.words or not all(word.strip() for word in rule.words):
             key = f"orchestration.rules.{i}.words"
             yield conflict(key, f"{key} has no word to look for", "write the words or phrases that decide, or no rule")
@@ -141,7 +130,7 @@ def check_files(fleet: FleetConfig) -> Iterator[Finding]:
     for key, (path, why) in written.items():
         if path is not None and not path.startswith("/"):
             message = f"{key} is {path!r}, and must be an absolute path: {why}"
-            yield Finding(code="config/type", severity="error", key=key, message=message)
+            yield fault("config/type", key, message)
     if front.tls_key_file is not None and front.tls_cert_file is None:
         key = "runtime.front.tls_key_file"
         yield conflict(key, f"{key} is the key of no certificate", "write runtime.front.tls_cert_file as well")
@@ -149,12 +138,9 @@ def check_files(fleet: FleetConfig) -> Iterator[Finding]:
 
 CONTRADICTIONS: tuple[Callable[[FleetConfig], Iterable[Finding]], ...] = (
     check_exclusive_fields,
-    check_defaults,
     check_device_lists,
     check_container_cards,
-    check_warm_pool,
-    check_workers,
-    check_rules,
+    check_orchestrated,
     check_files,
 )
 """Every rule, in the order its findings are reported."""

@@ -6,13 +6,13 @@ Where a value is wrong, a stand-in of the right type takes its place, so that th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from launcher.config.located import MISSING, joined
-from launcher.config.nearest import FLAG_NAMES, did_you_mean, listing, nearest, set_to, spell
+from launcher.config.nearest import FLAG_NAMES, did_you_mean, listing, meant, nearest, set_to, spell
 from launcher.config.schema import (
     Anything,
     Choice,
@@ -30,25 +30,20 @@ from launcher.config.schema import (
     shape_of,
 )
 from launcher.config.typed import COMMAND_LINE
-from launcher.errors import Finding, Fix
-from launcher.ir.config import FleetConfig, SourceMap
+from launcher.errors import Finding, Fix, fault
+from launcher.ir.config import SourceMap
 from launcher.sizes import parse_size
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
-def decode(tree: Mapping[str, Any], sources: SourceMap | None = None) -> tuple[FleetConfig, list[Finding]]:
-    """`tree` as a FleetConfig, and what is wrong with it; `sources` say which keys files wrote.
+def decode(
+    struct: type[_Struct], tree: Mapping[str, Any], sources: SourceMap | None = None
+) -> tuple[_Struct, list[Finding]]:
+    """`tree` as a config type, and what is wrong with it; `sources` say which keys files wrote.
 
     With any error among the findings the config holds stand-ins, good only for finding further errors.
     """
-    return decode_struct(FleetConfig, tree, sources)
-
-
-def decode_struct(
-    struct: type[_Struct], tree: Mapping[str, Any], sources: SourceMap | None = None
-) -> tuple[_Struct, list[Finding]]:
-    """As `decode`, for any config type."""
     decoder = _Decoder(sources or SourceMap(locations={}))
     value = decoder.value(shape_of(struct), dict(tree), "")
     if not isinstance(value, struct):
@@ -86,72 +81,57 @@ class _Decoder:
     def __init__(self, sources: SourceMap) -> None:
         self.sources = sources
         self.findings: list[Finding] = []
-        self._by_shape: dict[type, Callable[..., Any]] = {
-            Anything: self.anything,
-            Text: self.text,
-            Flag: self.flag,
-            Number: self.number,
-            Size: self.size,
-            Choice: self.choice,
-            Many: self.many,
-            Table: self.table,
-            Record: self.record,
-            Either: self.either,
-        }
 
-    def value(self, shape: Shape, raw: Any, key: str) -> Any:
+    def value(self, shape: Shape, raw: Any, key: str) -> Any:  # noqa: C901 - one case a shape
         """`raw` as `shape`."""
-        return self._by_shape[type(shape)](shape, raw, key)
+        if not _takes(shape, raw) and not isinstance(shape, Choice):
+            return self.wrong(shape, raw, key)
+        match shape:
+            case Number():
+                return self.number(shape, raw, key)
+            case Text() | Flag():
+                return raw
+            case Record():
+                return self.record(shape, raw, key)
+            case Either():
+                return self.either(shape, raw, key)
+            case Many():
+                return tuple(self.value(shape.item, item, joined(key, i)) for i, item in enumerate(raw))
+            case Choice():
+                return self.choice(shape, raw, key)
+            case Size():
+                return self.size(shape, raw, key)
+            case Table():
+                return self.table(shape, raw, key)
+            case Anything():
+                return self.anything(raw, key)
 
     def error(self, code: str, key: str, message: str, *notes: str, fixes: tuple[Fix, ...] = ()) -> None:
-        """Note one error."""
-        self.findings.append(Finding(code=code, severity="error", key=key, message=message, notes=notes, fixes=fixes))
+        self.findings.append(fault(code, key, message, *notes, fixes=fixes))
 
     def wrong(self, shape: Shape, raw: Any, key: str) -> Any:
         """Note a `config/type` error and give a stand-in."""
+        note = f"write {describe(shape)}"
         if shape == Text() and isinstance(raw, bool | int | float):
-            notes: tuple[str, ...] = ("YAML reads it as a number or a flag: put it in quotes",)
-        else:
-            notes = ("null is not allowed here: leave the key out for its default",) if raw is None else ()
-        fixes = _type_fixes(shape, raw, key)
-        self.error(
-            "config/type",
-            key,
-            f"{key} must be {describe(shape)}, not {_shown(raw)}",
-            *(notes or (f"write {describe(shape)}",)),
-            fixes=fixes,
-        )
+            note = "YAML reads it as a number or a flag: put it in quotes"
+        elif raw is None:
+            note = "null is not allowed here: leave the key out for its default"
+        message = f"{key} must be {describe(shape)}, not {_shown(raw)}"
+        self.error("config/type", key, message, note, fixes=_type_fixes(shape, raw, key))
         return stand_in(shape)
 
-    def anything(self, shape: Anything, raw: Any, key: str) -> Any:
+    def anything(self, raw: Any, key: str) -> Any:
         """Whatever is there, with mapping keys that JSON can hold."""
-        del shape
         if isinstance(raw, dict):
-            for name in raw:
-                if not isinstance(name, str):
-                    self.error(
-                        "config/type",
-                        joined(key, name),
-                        f"{key}: the key {name!r} must be a string",
-                        "put it in quotes",
-                    )
-            return {str(name): self.anything(Anything(), v, joined(key, name)) for name, v in raw.items()}
+            for name in (name for name in raw if not isinstance(name, str)):
+                message = f"{key}: the key {name!r} must be a string"
+                self.error("config/type", joined(key, name), message, "put it in quotes")
+            return {str(name): self.anything(v, joined(key, name)) for name, v in raw.items()}
         if isinstance(raw, list):
-            return [self.anything(Anything(), v, joined(key, i)) for i, v in enumerate(raw)]
+            return [self.anything(v, joined(key, i)) for i, v in enumerate(raw)]
         return raw
 
-    def text(self, shape: Text, raw: Any, key: str) -> Any:
-        """A string."""
-        return raw if isinstance(raw, str) else self.wrong(shape, raw, key)
-
-    def flag(self, shape: Flag, raw: Any, key: str) -> Any:
-        """True or false."""
-        return raw if isinstance(raw, bool) else self.wrong(shape, raw, key)
-
-    def number(self, shape: Number, raw: Any, key: str) -> Any:
-        """An integer, or a number where one may be; never a flag, never a string of digits."""
-        if isinstance(raw, bool) or not isinstance(raw, int if shape.whole else int | float):
-            return self.wrong(shape, raw, key)
+    def number(self, shape: Number, raw: float, key: str) -> Any:
         if not shape.has(raw) or not _finite(raw):
             limits = shape.limits or "of at most 64 bits"
             limits = limits if _finite(raw) and shape.limits else f"a finite number, {limits}"
@@ -159,10 +139,8 @@ class _Decoder:
             return stand_in(shape)
         return raw if shape.whole else float(raw)
 
-    def size(self, shape: Size, raw: Any, key: str) -> Any:
+    def size(self, shape: Size, raw: int | str, key: str) -> Any:
         """Bytes, from an integer or a string with a unit."""
-        if isinstance(raw, bool) or not isinstance(raw, int | str):
-            return self.wrong(shape, raw, key)
         try:
             size = parse_size(raw)
         except ValueError as error:
@@ -188,30 +166,19 @@ class _Decoder:
         self.error("config/choice", key, f"{key} is {_shown(raw)}, not {describe(shape)}", *notes, fixes=fixes)
         return stand_in(shape)
 
-    def many(self, shape: Many, raw: Any, key: str) -> Any:
-        """A list, as a tuple."""
-        if not isinstance(raw, list):
-            return self.wrong(shape, raw, key)
-        return tuple(self.value(shape.item, item, joined(key, i)) for i, item in enumerate(raw))
-
-    def table(self, shape: Table, raw: Any, key: str) -> Any:
+    def table(self, shape: Table, raw: dict[Any, Any], key: str) -> Any:
         """A mapping with free names."""
-        if not isinstance(raw, dict):
-            return self.wrong(shape, raw, key)
         result = {}
         for name, value in raw.items():
             if isinstance(name, str) and name:
                 result[name] = self.value(shape.value, value, joined(key, name))
             else:
-                self.error(
-                    "config/type", joined(key, name), f"{key}: the name {name!r} must be a string", "put it in quotes"
-                )
+                message = f"{key}: the name {name!r} must be a string"
+                self.error("config/type", joined(key, name), message, "put it in quotes")
         return result
 
-    def record(self, shape: Record, raw: Any, key: str) -> Any:
+    def record(self, shape: Record, raw: dict[Any, Any], key: str) -> Any:
         """A mapping with declared keys, as its struct."""
-        if not isinstance(raw, dict):
-            return self.wrong(shape, raw, key)
         struct, fields = shape.struct, fields_of(shape.struct)
         values = {}
         for name, field in fields.items():
@@ -246,7 +213,7 @@ class _Decoder:
                 remedy = f"a server stands below servers: `servers: {{{name}: {value}}}`"
             self.error("config/unknown-key", key, f"there is no key {key}", f"in {place.file}: {remedy}", known)
             return
-        notes = ((f"did you mean {near}?",) if near else ()) + (known,)
+        notes = (*meant(near), known)
         dotted = all(part.replace("-", "_").isidentifier() for part in key.split("."))
         fixes = (Fix(override=f"~{key}", effect="leaves it out"),) if value is not None and dotted else ()
         self.error("config/unknown-key", key, f"there is no key {key}", *notes, fixes=fixes)
@@ -273,6 +240,8 @@ def _takes(shape: Shape, raw: Any) -> bool:
             return isinstance(raw, bool)
         case Number(whole=whole):
             return isinstance(raw, int if whole else int | float) and not isinstance(raw, bool)
+        case Size():
+            return isinstance(raw, int | str) and not isinstance(raw, bool)
         case Many():
             return isinstance(raw, list)
         case Table() | Record():
@@ -294,7 +263,6 @@ def _digits(number: float) -> str:
 
 
 def _shown(raw: Any) -> str:
-    """A wrong value in words, short."""
     if raw is None:
         return "null"
     if isinstance(raw, bool):

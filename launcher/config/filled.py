@@ -1,12 +1,15 @@
 """What a config leaves out and a model file's header knows, and what a reader would guess. Pure but for the reader.
 
 A server with a `file` gets a model of its own; a model without architecture gets its file's. In a fleet file, and on
-every server with a `file`, tier, port, slots, context and devices may be left out as well.
+every server with a `file`, tier, port, slots, context and devices may be left out as well. A probed machine's cards get
+the names that the chosen engine gives them: the driver says `cuda0`, a Vulkan build knows the same card as `Vulkan0`,
+and a CPU build not at all.
 """
 
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
@@ -14,10 +17,11 @@ from zlib import crc32
 import msgspec
 
 from launcher.base.addresses import is_path
+from launcher.config.located import mapping_at
 from launcher.config.schema import Number, fields_of
-from launcher.errors import CatalogError, Finding, Location
+from launcher.errors import THIS_MACHINE, CatalogError, Finding, Location, fault
 from launcher.ir.config import SourceMap, TierConfig
-from launcher.ir.headers import HeaderFacts, ReadHeader
+from launcher.ir.headers import HeaderFacts, ReadHeader, SeeDevices
 
 PORTS = range(18001, 18901)
 """Where ports are taken from for servers that name none."""
@@ -30,6 +34,10 @@ EMBEDDING_CONTEXT = 2048
 CACHE_MIB = 1024
 """Prompt cache of a chat; llama-server's own 8 GiB a server are more than a machine of several models has."""
 _ENCODER_POOLING = (None, "none")
+
+BACKENDS = {"CUDA": "cuda", "Vulkan": "vulkan", "ROCm": "rocm", "SYCL": "sycl", "MTL": "metal", "Metal": "metal"}
+"""llama.cpp's device names are these with a number."""
+_CARD = re.compile(rf"({'|'.join(BACKENDS)})(\d+)")
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -55,14 +63,13 @@ class _Filler:
         self.tree, self.sources, self.read, self.fleet = tree, sources, read, fleet
         self.findings: list[Finding] = []
         self.facts: dict[str, HeaderFacts] = {}
-        hardware = tree.get("hardware")
-        self.hardware: dict[str, Any] = hardware if isinstance(hardware, dict) else {}
+        self.hardware = mapping_at(tree, "hardware")
         model_dir = self.hardware.get("model_dir")
         self.model_dir = model_dir if isinstance(model_dir, str) and model_dir != "." else ""
 
     def run(self) -> list[Finding]:
         """Fill in everything, in the order in which one thing needs another."""
-        servers = {n: s for n, s in self._entries("servers").items() if isinstance(s, dict)}
+        servers = {n: s for n, s in mapping_at(self.tree, "servers").items() if isinstance(s, dict)}
         if self.fleet.name:
             self._fleet()
         easy = [name for name, server in servers.items() if "file" in server or self._ours(f"servers.{name}")]
@@ -89,16 +96,11 @@ class _Filler:
         for server in servers.values():
             self._server_model(server)
 
-    def _entries(self, key: str) -> dict[Any, Any]:
-        """The mapping at a top-level key; an empty one, which is not the tree's, where there is none."""
-        entries = self.tree.get(key)
-        return entries if isinstance(entries, dict) else {}
-
     def _made(self, key: str) -> dict[Any, Any]:
         """The mapping at a top-level key, made where there is none."""
         if self.tree.get(key) is None:
             self.tree[key] = {}
-        return self._entries(key)
+        return mapping_at(self.tree, key)
 
     def _ours(self, key: str) -> bool:
         """Whether the fleet file wrote `key`."""
@@ -111,7 +113,7 @@ class _Filler:
         if "name" not in profile:
             profile["name"] = self.fleet.name
             self.sources.locations.setdefault("profile.name", Location(file=self.fleet.file, line=1))
-        for name, engine in self._entries("engines").items():
+        for name, engine in mapping_at(self.tree, "engines").items():
             here = f"engines.{name}"
             if not isinstance(engine, dict):
                 continue
@@ -144,14 +146,17 @@ class _Filler:
     def _model(self, name: str, path: Any, key: str) -> tuple[str, HeaderFacts] | None:
         """A model of its own for the file at `path`; its name and facts."""
         if not isinstance(path, str):
-            self.findings.append(_not_a_path(key, path))
+            message = f"{key} must be the path of a GGUF file, not {path!r}"
+            self.findings.append(fault("config/type", key, message, "write a path"))
             return None
         path = self._path(path, key)
         facts = self._header(path, key)
         if facts is None:
             return None
         if facts.is_projector:
-            self.findings.append(_projector_alone(key, path))
+            message = f"{path!r} is a multimodal projector, not a model"
+            note = f"write it as `projector: {path}` of the server whose `file` is its model"
+            self.findings.append(fault("catalog/not-a-model", key, message, note))
             return None
         models = self._made("models")
         while name in models:
@@ -163,13 +168,8 @@ class _Filler:
 
     def _described(self, facts: HeaderFacts, path: str) -> dict[str, Any]:
         """What a model entry says beside its files."""
-        return {
-            "title": facts.file.model,
-            "source": f"header of {path}",
-            "architecture": msgspec.json.decode(
-                msgspec.json.encode(facts.file.architecture)
-            ),  # as YAML has it: no tuples
-        }
+        architecture = msgspec.json.decode(msgspec.json.encode(facts.file.architecture))  # as YAML has it: no tuples
+        return {"title": facts.file.model, "source": f"header of {path}", "architecture": architecture}
 
     def _quantization(self, facts: HeaderFacts) -> None:
         """The quantization that a file names is one of the catalogue's."""
@@ -190,7 +190,9 @@ class _Filler:
             path = self._path(projector, key)
             found = self._header(path, key)
             if found is not None and not found.is_projector:
-                self.findings.append(_no_projector(key, path))
+                message = f"{path!r} is a model, not a multimodal projector"
+                note = "a projector's file is usually called mmproj-….gguf"
+                self.findings.append(fault("catalog/projector-mismatch", key, message, note))
             size = {"bytes": found.file.tensor_bytes} if found is not None else {}
             self.tree["models"][made[0]]["projector"] = {"path": path, **size}
             server["projector"] = True
@@ -203,8 +205,8 @@ class _Filler:
 
     def _server_model(self, server: dict[str, Any]) -> None:
         """What is left out of the model that a server names, and the quantization where the model has one file."""
-        model = self._entries("models").get(server.get("model"))
-        if not isinstance(model, dict) or server.get("file"):
+        model = mapping_at(mapping_at(self.tree, "models"), server.get("model"))
+        if not model or server.get("file"):
             return
         path = model.pop("path", None)
         key = f"models.{server['model']}"
@@ -265,24 +267,21 @@ class _Filler:
 
     def _encoder(self, server: dict[str, Any]) -> None:
         """A model that completes nothing embeds, whoever forgot to say so: asked for a completion it would fail."""
-        model = self._entries("models").get(server.get("model"))
-        architecture = model.get("architecture") if isinstance(model, dict) else None
-        if isinstance(architecture, dict) and (
-            architecture.get("causal") is False or "bert" in str(architecture.get("arch"))
-        ):
+        model = mapping_at(mapping_at(self.tree, "models"), server.get("model"))
+        architecture = mapping_at(model, "architecture")
+        if architecture.get("causal") is False or "bert" in str(architecture.get("arch")):
             server.setdefault("embedding", True)
 
     def _devices(self, server: dict[str, Any]) -> None:
         """`auto`: every card of the machine, and as many layers on them as fit."""
-        gpus = self.hardware.get("gpus")
-        server["devices"] = list(gpus) if isinstance(gpus, dict) else []
+        server["devices"] = list(mapping_at(self.hardware, "gpus"))
         if server["devices"]:
             server.setdefault("n_gpu_layers", "auto")
 
     def _ttl(self, server: dict[str, Any]) -> None:
         """`ttl_s`: a tier like the server's own that stops after so long without a request."""
-        ttl, tiers = server.get("ttl_s"), self._entries("tiers")
-        base = tiers.get(server.get("tier"))
+        ttl, tiers = server.get("ttl_s"), mapping_at(self.tree, "tiers")
+        base = tiers.get(server["tier"]) if isinstance(server.get("tier"), str) else None
         if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not isinstance(base, dict):
             return
         allowed = fields_of(TierConfig)["idle_timeout_s"].shape
@@ -294,12 +293,11 @@ class _Filler:
 
     def _ports(self, servers: Mapping[str, dict[str, Any]], easy: list[str]) -> None:
         """A port for each server that has none, by its name: it keeps it, whoever is added or removed beside it."""
-        ports = self._entries("ports")
-        runtime = self.tree.get("runtime")
-        front = runtime.get("front") if isinstance(runtime, dict) else None
-        used = {server.get("port") for server in servers.values()} | set(ports.values())
-        used |= {service.get("port") for service in self._entries("services").values() if isinstance(service, dict)}
-        used.add(front.get("port") if isinstance(front, dict) else None)
+        ports, services = mapping_at(self.tree, "ports"), mapping_at(self.tree, "services")
+        front = mapping_at(mapping_at(self.tree, "runtime"), "front")
+        listening = (*servers.values(), *(mapping_at(services, name) for name in services), front)
+        written = (*(entry.get("port") for entry in listening), *ports.values())
+        used = {port for port in written if isinstance(port, int)}
         for name in easy:
             if is_path(str(servers[name].get("host", ""))):
                 continue
@@ -310,29 +308,43 @@ class _Filler:
                 used.add(port)
 
 
-def _not_a_path(key: str, value: Any) -> Finding:
-    """A file that is named by something else than text."""
-    message = f"{key} must be the path of a GGUF file, not {value!r}"
-    return Finding(code="config/type", severity="error", key=key, message=message, notes=("write a path",))
+def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | None) -> list[Finding]:
+    """Rename the cards of a probed machine in `tree` to what the default engine calls them, in place.
+
+    Cards that somebody wrote keep their names. A warning where the engine sees none of those that are there.
+    """
+    gpus = mapping_at(mapping_at(tree, "hardware"), "gpus")
+    entry = mapping_at(mapping_at(tree, "engines"), "default")
+    written = (place for key, place in sources.locations.items() if f"{key}.".startswith("hardware.gpus."))
+    if see is None or not gpus or not entry:
+        return []
+    if any(place.file != THIS_MACHINE for place in written) or tree["hardware"].get("name") != "auto":
+        return []
+    listed = see(entry)
+    if listed is None:
+        return []
+    known = {seen.name: seen for seen in listed if _CARD.fullmatch(seen.name)}
+    sizes = {str(gpu.get("model")): gpu.get("vram_bytes") for gpu in gpus.values()}
+    tree["hardware"]["gpus"] = {
+        name.lower().replace("mtl", "metal"): {
+            "backend": BACKENDS[name.rstrip("0123456789")],
+            "vram_bytes": sizes.get(seen.model) or seen.total_bytes,
+            "model": seen.model,
+            "target_min": 0.0,  # nobody said how full it should be
+        }
+        for name, seen in known.items()
+        if sizes.get(seen.model) or seen.total_bytes
+    }
+    return [] if tree["hardware"]["gpus"] else [_unseen(entry, gpus)]
 
 
-def _projector_alone(key: str, path: str) -> Finding:
-    """A projector where a model should be."""
-    return Finding(
-        code="catalog/not-a-model",
-        severity="error",
-        key=key,
-        message=f"{path!r} is a multimodal projector, not a model",
-        notes=(f"write it as `projector: {path}` of the server whose `file` is its model",),
-    )
-
-
-def _no_projector(key: str, path: str) -> Finding:
-    """A model where a projector should be."""
-    return Finding(
-        code="catalog/projector-mismatch",
-        severity="error",
-        key=key,
-        message=f"{path!r} is a model, not a multimodal projector",
-        notes=("a projector's file is usually called mmproj-….gguf",),
+def _unseen(entry: Mapping[str, Any], gpus: Mapping[str, Any]) -> Finding:
+    cards = ", ".join(str(gpu.get("model") or name) for name, gpu in gpus.items())
+    return fault(
+        "engine/cards-unseen",
+        "engines.default.binary",
+        f"{entry.get('binary')} sees no card, and this machine has {cards}: models run in RAM",
+        "a build for the card (CUDA, Vulkan, ROCm) would use it: engines.default.binary=/path/to/llama-server",
+        "a build that has the backend may lack its driver's libraries: engines.default.library_path",
+        severity="warning",
     )

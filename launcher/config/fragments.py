@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from typing import Any
 
 import msgspec
 
 from launcher.config.index import unreadable
-from launcher.config.regular import read_regular
 from launcher.config.yamltree import parse_yaml
-from launcher.errors import THIS_MACHINE, Finding, Location
+from launcher.errors import THIS_MACHINE, Finding, Location, fault
 
 ENTRY_GROUPS = {
     "server": "servers",
@@ -33,6 +35,9 @@ CATALOGUE_GROUPS = ("model", "quantization", "tier")
 _HEADER = re.compile(r"\s*#\s*@")
 _PACKAGE = re.compile(r"[^\s.]+(\.[^\s.]+)*")
 
+_MAX_BYTES = 8 * 1024**2
+"""More than a fleet file of ten thousand servers has: /dev/zero under another name must not fill the memory."""
+
 
 class Fragment(msgspec.Struct, frozen=True):
     """One file: its values without the defaults list, the defaults list, and where each value was written.
@@ -48,16 +53,8 @@ class Fragment(msgspec.Struct, frozen=True):
     marks: dict[str, Location]
     findings: tuple[Finding, ...] = ()
     broken: bool = False
-
-    @property
-    def home(self) -> str:
-        """Where the values go when no defaults list says otherwise; only for files whose `package` is not None."""
-        return _absolute(self.package or "")
-
-
-def _absolute(package: str) -> str:
-    """A header's package without the `_global_` that it may begin with."""
-    return package.removeprefix("_global_").removeprefix(".")
+    home: str = ""
+    """Where the values go when no defaults list says otherwise; only for files whose `package` is not None."""
 
 
 def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str | None = None) -> Fragment:
@@ -66,7 +63,7 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
     `everywhere`: without a header its keys are those of the whole config. `draft`: what it is taken to say.
     """
     try:
-        text = read_regular(file).decode("utf-8-sig") if draft is None else draft
+        text = _read_regular(file).decode("utf-8-sig") if draft is None else draft
     except (OSError, UnicodeDecodeError) as error:
         return Fragment(file, None, {}, [], {}, (unreadable(file, error),), broken=True)
     package, header_findings = _package(text, file)
@@ -76,34 +73,38 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
         package, more = _implied_package(path, file)
         header_findings += more
     group = path.rpartition("/")[0].replace("/", ".")
-    prefix = group if package is None else _absolute(package)
-    parsed = parse_yaml(text, file=file, prefix=prefix)
+    home = (package or "").removeprefix("_global_").removeprefix(".")
+    parsed = parse_yaml(text, file=file, prefix=group if package is None else home)
     tree, marks = parsed.tree, parsed.marks
     marks[""] = Location(file=file, line=1)
     defaults = tree.pop("defaults", [])
     findings = header_findings + parsed.findings
     if not isinstance(defaults, list):
-        findings += (_not_a_list(marks.get("defaults", marks[""])),)
+        place, note = marks.get("defaults", marks[""]), "write one `- group: option` a line below `defaults:`"
+        findings += (fault("config/defaults", "defaults", "the defaults list must be a list", note, location=place),)
         defaults = []
     broken = any(f.code in ("config/yaml", "config/package-header") for f in findings)
-    return Fragment(file, package, tree, defaults, marks, findings, broken)
+    return Fragment(file, package, tree, defaults, marks, findings, broken, home)
+
+
+def _read_regular(file: str) -> bytes:
+    """All of `file`. Raises OSError, also where it is a FIFO, a device or the like, or is larger than `_MAX_BYTES`.
+
+    A FIFO without a writer would block for ever when opened plainly, a terminal would become ours.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", file)
+        data = opened.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {_MAX_BYTES // 1024**2} MiB", file)
+    return data
 
 
 def probed_fragment(tree: dict[str, Any]) -> Fragment:
     """A fragment of values that were found out on this machine."""
     return Fragment(THIS_MACHINE, None, tree, [], {"": Location(file=THIS_MACHINE, line=1)})
-
-
-def _not_a_list(location: Location) -> Finding:
-    """The finding for `defaults:` that is not a list."""
-    return Finding(
-        code="config/defaults",
-        severity="error",
-        key="defaults",
-        message="the defaults list must be a list",
-        notes=("write one `- group: option` a line below `defaults:`",),
-        location=location,
-    )
 
 
 def _package(text: str, file: str) -> tuple[str | None, tuple[Finding, ...]]:
@@ -132,14 +133,7 @@ def _package(text: str, file: str) -> tuple[str | None, tuple[Finding, ...]]:
         if problem:
             location = Location(file=file, line=number)
             note = "write the full place of the values, such as `# @package servers.frontdoor`"
-            finding = Finding(
-                code="config/package-header",
-                severity="error",
-                key="",
-                message=problem,
-                notes=(note,),
-                location=location,
-            )
+            finding = fault("config/package-header", "", problem, note, location=location)
             return None, (finding,)
         package = value
     return package, ()
@@ -154,12 +148,11 @@ def _implied_package(path: str, file: str) -> tuple[str | None, tuple[Finding, .
         return DEFAULT_ENGINE, ()
     name = rest.rpartition("/")[2]
     if "." in name:
-        finding = Finding(
-            code="config/package-header",
-            severity="error",
-            key=ENTRY_GROUPS[group],
-            message=f"{file} names no package, and its file name cannot be one: a dot starts a new level",
-            notes=(f"rename it to {name.replace('.', '_')}.yaml",),
+        finding = fault(
+            "config/package-header",
+            ENTRY_GROUPS[group],
+            f"{file} names no package, and its file name cannot be one: a dot starts a new level",
+            f"rename it to {name.replace('.', '_')}.yaml",
             location=Location(file=file, line=1),
         )
         return None, (finding,)

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import Finding, Location
+from launcher.errors import Finding, Location, fault
 
 PRIMARY = "config"
 """Name of the primary config: `config.yaml` at the top of a config directory."""
 
 MAX_DEPTH = 5
 """How deep groups nest (`server/gpu/…`); a symlink to a parent directory must not go on for ever."""
+
+
+SUFFIXES = (".yaml", ".yml")
 
 
 class ConfigIndex(msgspec.Struct, frozen=True):
@@ -54,18 +57,15 @@ def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = (), draft: st
             options.setdefault("profile", set()).add(fleet_name(directory))
             continue
         try:
-            for path, file in _walk(str(directory), "", MAX_DEPTH):
-                if file is None:
+            for path, entry in _walk(str(directory), "", MAX_DEPTH):
+                misplaced = _misplaced(entry)
+                if misplaced is not None:
+                    findings.append(misplaced)
+                elif entry.is_dir():
                     options.setdefault(path, set())
-                    continue
-                if file.endswith("/"):
-                    findings.append(_directory(file.rstrip("/")))
-                    continue
-                if file.endswith(".yml"):
-                    findings.append(_unread(file))
-                    continue
-                files.setdefault(path, file)
-                options.setdefault(path.rpartition("/")[0], set()).add(path.rpartition("/")[2])
+                else:
+                    files.setdefault(path, entry.path)
+                    options.setdefault(path.rpartition("/")[0], set()).add(path.rpartition("/")[2])
         except OSError as error:
             findings.append(unreadable(error.filename or str(directory), error))
     for path in virtual:
@@ -79,7 +79,7 @@ def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = (), draft: st
 
 def is_fleet_file(path: Path) -> bool:
     """Whether what was given for a config directory is a file: a whole fleet in one."""
-    return path.suffix in {".yaml", ".yml"} and path.is_file()
+    return path.suffix in SUFFIXES and path.is_file()
 
 
 def fleet_name(path: Path) -> str:
@@ -94,49 +94,32 @@ def fleet_name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "fleet"
 
 
-def _walk(directory: str, group: str, depth: int) -> Iterator[tuple[str, str | None]]:
-    """(config path, file) of each YAML file below `directory`, and (group, None) of each subdirectory.
-
-    A directory that is named like a file comes as one, with a slash at its end.
-    """
+def _walk(directory: str, group: str, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Config path and entry of everything below `directory` that is a directory or named as a YAML file."""
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             name = entry.name
-            if name.startswith((".", "__")):
+            is_named = name.endswith(SUFFIXES)
+            if name.startswith((".", "__")) or not (is_named or entry.is_dir()):
                 continue
             path = f"{group}/{name}" if group else name
-            if entry.is_dir() and name.endswith((".yaml", ".yml")):
-                yield path, f"{entry.path}/"
-            elif entry.is_dir():
-                yield path, None
-                if depth > 1:
-                    yield from _walk(entry.path, path, depth - 1)
-            elif name.endswith((".yaml", ".yml")):
-                yield path.removesuffix(".yaml"), entry.path
+            yield path.removesuffix(".yaml"), entry
+            if depth > 1 and not is_named:
+                yield from _walk(entry.path, path, depth - 1)
 
 
-def _unread(file: str) -> Finding:
-    """The warning for a file that Hydra's rule passes over."""
-    return Finding(
-        code="config/unreadable",
-        severity="warning",
-        key="",
-        message=f"{file} is not read: config files end in .yaml",
-        notes=(f"rename it to {file.removesuffix('.yml')}.yaml",),
-        location=Location(file=file, line=1),
-    )
-
-
-def _directory(path: str) -> Finding:
-    """The warning for a directory that is named like a config file."""
-    return Finding(
-        code="config/unreadable",
-        severity="warning",
-        key="",
-        message=f"{path} is not read: it is a directory, and its name is that of a config file",
-        notes=("put a file in its place, or name a group without .yaml",),
-        location=Location(file=path, line=1),
-    )
+def _misplaced(entry: os.DirEntry[str]) -> Finding | None:
+    """The warning for what is named as a config file and is not read: a directory, or a file that ends in .yml."""
+    at = Location(file=entry.path, line=1)
+    if entry.is_dir() and entry.name.endswith(SUFFIXES):
+        message = f"{entry.path} is not read: it is a directory, and its name is that of a config file"
+        note = "put a file in its place, or name a group without .yaml"
+    elif entry.name.endswith(".yml"):
+        message = f"{entry.path} is not read: config files end in .yaml"
+        note = f"rename it to {entry.path.removesuffix('.yml')}.yaml"
+    else:
+        return None
+    return fault("config/unreadable", "", message, note, location=at, severity="warning")
 
 
 def unreadable(file: str, error: OSError | UnicodeDecodeError) -> Finding:
@@ -151,6 +134,4 @@ def unreadable(file: str, error: OSError | UnicodeDecodeError) -> Finding:
         location = Location(file=file, line=1)
         message = f"cannot read {file}: {error.strerror or error}"
         note = "a config directory must be a readable directory with readable *.yaml files"
-    return Finding(
-        code="config/unreadable", severity="error", key="", message=message, notes=(note,), location=location
-    )
+    return fault("config/unreadable", "", message, note, location=location)

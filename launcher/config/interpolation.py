@@ -1,73 +1,53 @@
-"""`${…}` in values, resolved by OmegaConf; not imported by configs that have none. Pure but for `oc.env`."""
+"""`${…}` in values, resolved by OmegaConf. Pure but for `oc.env`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from launcher.config.located import joined
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 
-
-def has_interpolations(node: Any) -> bool:
-    """Whether any string below `node` contains `${`."""
-    if isinstance(node, str):
-        return "${" in node
-    if isinstance(node, dict):
-        return any(has_interpolations(name) or has_interpolations(value) for name, value in node.items())
-    if isinstance(node, list):
-        return any(has_interpolations(value) for value in node)
-    return False
+Path = tuple[Any, ...]
+"""Keys and indices from the root; a dotted key is not one to one, where a key is empty or has a dot."""
+UNRESOLVED = (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError)
+"""What an interpolation raises: resolvers raise what Python does."""
 
 
 def resolve(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """The tree with every interpolation replaced by its value; those that cannot be are findings, left as null."""
-    from omegaconf import OmegaConf  # noqa: PLC0415 - a config without interpolations does not need it
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
     findings: list[Finding] = []
-    plain = _without(tree, "", findings)
+    blank: set[Path] = set()
+    for path, key, text in _strings(tree, (), ""):
+        try:
+            OmegaConf.create({"value": text})
+        except (OmegaConfBaseException, ValueError, RecursionError) as error:  # not even well-formed
+            findings.append(_finding(key, text, error))
+            blank.add(path)
     while True:
+        plain = _blanked(tree, (), blank)
         try:
             resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
-        except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
-            # resolvers raise what Python raises; find the values that do, and go on without them
+        except UNRESOLVED as error:
+            # find the values that raise, and go on without them
             broken = list(_broken(plain))
-            findings.extend(_finding(key, text, reason) for key, text, reason in broken)
+            findings += (_finding(key, text, reason) for _, key, text, reason in broken)
             if not broken:
                 return {}, [*findings, _finding("", "", error)]
-            plain = _blanked(plain, "", {key for key, _, _ in broken})
+            blank |= {path for path, *_ in broken}
             continue
         if not isinstance(resolved, dict):
             return {}, findings
         return {str(key): value for key, value in resolved.items()}, findings
 
 
-def _without(node: Any, key: str, findings: list[Finding]) -> Any:
-    """The tree without strings that are not even well-formed interpolations, each a finding."""
-    if isinstance(node, dict):
-        return {name: _without(value, joined(key, name), findings) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_without(value, joined(key, i), findings) for i, value in enumerate(node)]
-    if isinstance(node, str) and "${" in node:
-        from omegaconf import OmegaConf  # noqa: PLC0415
-        from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
-        try:
-            OmegaConf.create({"value": node})
-        except (OmegaConfBaseException, ValueError, RecursionError) as error:
-            findings.append(_finding(key, node, error))
-            return None
-    return node
-
-
-def _broken(plain: Any) -> Iterator[tuple[str, str, Exception]]:
-    """(dotted key, text, reason) of each string whose interpolation fails."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
+def _broken(plain: Any) -> Iterator[tuple[Path, str, str, Exception]]:
+    """Path, dotted key, text and reason of each string whose interpolation fails."""
     root = OmegaConf.create(plain)
-    for path, text in _strings(plain, ()):
+    for path, key, text in _strings(plain, (), ""):
         node: Any = root
         try:
             for part in path[:-1]:
@@ -75,42 +55,35 @@ def _broken(plain: Any) -> Iterator[tuple[str, str, Exception]]:
             value = node[path[-1]]
             if OmegaConf.is_config(value):
                 OmegaConf.to_container(value, resolve=True)
-        except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
-            yield ".".join(map(str, path)), text, error
+        except UNRESOLVED as error:
+            yield path, key, text, error
 
 
-def _strings(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Every string with `${` and its path."""
+def _strings(node: Any, path: Path, key: str) -> Iterator[tuple[Path, str, str]]:
+    """Path, dotted key and text of every string with `${`."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for part, value in items:
         if isinstance(value, str) and "${" in value:
-            yield (*path, part), value
+            yield (*path, part), joined(key, part), value
         else:
-            yield from _strings(value, (*path, part))
+            yield from _strings(value, (*path, part), joined(key, part))
 
 
-def _blanked(node: Any, key: str, blank: set[str]) -> Any:
-    """The tree with null at the dotted keys `blank`."""
-    if key in blank:
+def _blanked(node: Any, path: Path, blank: set[Path]) -> Any:
+    """A copy of the tree with null at the paths `blank`."""
+    if path in blank:
         return None
     if isinstance(node, dict):
-        return {name: _blanked(value, joined(key, name), blank) for name, value in node.items()}
+        return {name: _blanked(value, (*path, name), blank) for name, value in node.items()}
     if isinstance(node, list):
-        return [_blanked(value, joined(key, i), blank) for i, value in enumerate(node)]
+        return [_blanked(value, (*path, i), blank) for i, value in enumerate(node)]
     return node
 
 
 def _finding(key: str, text: str, error: Exception) -> Finding:
-    """The finding for one interpolation."""
     reason = str(error).partition("\n")[0] or type(error).__name__
     note = "write the value, or the full dotted key of another value: ${hardware.name}"
     if "${now" in text or "${hydra:" in text:
         where = key or "KEY"
         note = f"a fleet compiles to the same whenever and wherever it is: give the value, {where}=$(date +%Y-%m-%d)"
-    return Finding(
-        code="config/interpolation",
-        severity="error",
-        key=key,
-        message=f"cannot resolve {text!r}: {reason}",
-        notes=(note,),
-    )
+    return fault("config/interpolation", key, f"cannot resolve {text!r}: {reason}", note)

@@ -1,24 +1,31 @@
-"""A plain tree that knows where each of its values was written. Pure.
+"""Where values were written: a plain tree that knows it of each, and findings that get the place of their key. Pure.
 
 Merging follows OmegaConf: mappings merge, lists and values replace, `???` (to be filled in) never replaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from launcher.errors import Location
+import msgspec
+
+from launcher.errors import Finding, Location
+from launcher.ir.config import SourceMap
 
 MISSING = "???"
 """A value that somebody else must write (OmegaConf's MISSING)."""
 
 
-class Absent:
-    """The value of a key that is not there."""
+ABSENT: Any = object()
+"""The value of a key that is not there."""
 
 
-ABSENT = Absent()
+Written = Callable[[str], Location | None]
+"""A dotted key → where its value was written, if anywhere."""
+
+SHOWN_CHARACTERS = 500
+"""How much of a message or a note is shown: users paste whole files into values."""
 
 
 def joined(prefix: str, part: object) -> str:
@@ -43,16 +50,16 @@ class LocatedTree:
             target = target[part]
         if package:
             self.locations.setdefault(package, marks[""])
-        self._merge(target, values, package, here)
-
-    def merge_at(self, target: dict[Any, Any], values: Mapping[Any, Any], key: str, location: Location) -> None:
-        """Merge `values`, all written at `location`, into the mapping `target` that stands at dotted `key`."""
-        self._merge(target, values, key, _Everywhere(location))
+        self._merge(target, values, package, here.get)
 
     def put(self, target: dict[Any, Any] | list[Any], part: Any, value: Any, key: str, location: Location) -> None:
-        """Replace what stands at `target[part]`, dotted `key`, by `value`, all of it written at `location`."""
-        self.forget(key)
-        target[part] = self._graft(value, key, _Everywhere(location))
+        """Write `value`, all of it from `location`, at `target[part]`, dotted `key`; a mapping merges into another."""
+        present = child(target, str(part))
+        if isinstance(value, dict) and isinstance(present, dict):
+            self._merge(present, value, key, lambda _: location)
+        else:
+            self.forget(key)
+            target[part] = self._graft(value, key, lambda _: location)
 
     def forget(self, key: str) -> None:
         """Drop the locations of `key` and of everything under it."""
@@ -69,47 +76,32 @@ class LocatedTree:
                 return ABSENT
         return node
 
-    def _merge(
-        self, target: dict[Any, Any], values: Mapping[Any, Any], key: str, marks: Mapping[str, Location]
-    ) -> None:
-        """Merge `values` into `target`."""
+    def _merge(self, target: dict[Any, Any], values: Mapping[Any, Any], key: str, written: Written) -> None:
         for name, value in values.items():
             dotted = joined(key, name)
             old = target.get(name, ABSENT)
             if isinstance(value, dict) and isinstance(old, dict):
-                if dotted in marks:
-                    self.locations.setdefault(dotted, marks[dotted])
-                self._merge(old, value, dotted, marks)
+                place = written(dotted)
+                if place is not None:
+                    self.locations.setdefault(dotted, place)
+                self._merge(old, value, dotted, written)
                 continue
             if old is not ABSENT and isinstance(value, str) and value == MISSING:
                 continue
             if isinstance(old, dict | list):
                 self.forget(dotted)
-            target[name] = self._graft(value, dotted, marks)
+            target[name] = self._graft(value, dotted, written)
 
-    def _graft(self, value: Any, key: str, marks: Mapping[str, Location]) -> Any:
+    def _graft(self, value: Any, key: str, written: Written) -> Any:
         """A copy of `value` with its locations noted: later merges must not change the file it came from."""
-        if key in marks:
-            self.locations[key] = marks[key]
+        place = written(key)
+        if place is not None:
+            self.locations[key] = place
         if isinstance(value, dict):
-            return {name: self._graft(v, joined(key, name), marks) for name, v in value.items()}
+            return {name: self._graft(v, joined(key, name), written) for name, v in value.items()}
         if isinstance(value, list):
-            return [self._graft(v, joined(key, i), marks) for i, v in enumerate(value)]
+            return [self._graft(v, joined(key, i), written) for i, v in enumerate(value)]
         return value
-
-
-class _Everywhere(dict[str, Location]):
-    """Marks of values that were all written at one place."""
-
-    def __init__(self, location: Location) -> None:
-        super().__init__()
-        self.location = location
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-    def __getitem__(self, key: str) -> Location:
-        return self.location
 
 
 def child(node: Any, part: str) -> Any:
@@ -119,6 +111,23 @@ def child(node: Any, part: str) -> Any:
     if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
         return node[int(part)]
     return ABSENT
+
+
+def mapping_at(node: Any, name: Any) -> dict[Any, Any]:
+    """The mapping under `name` of a mapping; an empty one, which is not the tree's, where there is none."""
+    below = node.get(name) if isinstance(node, dict) and isinstance(name, str) else None
+    return below if isinstance(below, dict) else {}
+
+
+def has_interpolations(node: Any) -> bool:
+    """Whether any string below `node` contains `${`."""
+    if isinstance(node, str):
+        return "${" in node
+    if isinstance(node, dict):
+        return any(has_interpolations(name) or has_interpolations(value) for name, value in node.items())
+    if isinstance(node, list):
+        return any(has_interpolations(value) for value in node)
+    return False
 
 
 def flatten(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -137,3 +146,41 @@ def flatten(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
     walk(dict(tree), "")
     return flat
+
+
+def locate(findings: Iterable[Finding], sources: SourceMap, default: Location | None = None) -> tuple[Finding, ...]:
+    """The findings with `location` filled in from `key`.
+
+    It is where the key was written, or its nearest written ancestor, or the first thing below it. Findings that have
+    a location keep it; those whose key was written nowhere get `default`.
+    """
+    return tuple(
+        f if f.location else msgspec.structs.replace(f, location=_find(f.key, sources, default)) for f in findings
+    )
+
+
+def shortened(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings without the middle of texts longer than `SHOWN_CHARACTERS`, and without fixes that long."""
+    return [
+        msgspec.structs.replace(
+            f,
+            message=_short(f.message),
+            notes=tuple(_short(note) for note in f.notes),
+            fixes=tuple(fix for fix in f.fixes if len(fix.override) <= SHOWN_CHARACTERS),
+        )
+        for f in findings
+    ]
+
+
+def _short(text: str) -> str:
+    """`text` with its beginning and its end: a huge value is in the middle of what is said about it."""
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"{text[: SHOWN_CHARACTERS - 151]}…{text[-150:]}"
+
+
+def _find(key: str, sources: SourceMap, default: Location | None) -> Location | None:
+    found = sources.find(key)
+    if found is None and key:
+        found = next((at for known, at in sources.locations.items() if known.startswith(f"{key}.")), None)
+    return found or default

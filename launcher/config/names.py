@@ -1,19 +1,24 @@
-"""What the names in a fleet stand for: servers, their roles and their aliases. Pure."""
+"""What things are called and where they are: names, roles, aliases, addresses and paths; rules of `CHECKS`. Pure."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
 
-from launcher.base.names import TAKEN_PREFIXES, derived_name
-from launcher.config.nearest import listing, nearest, set_to
-from launcher.errors import Finding, Fix
+from launcher.base.addresses import SOCKET_END, is_path, wrong_path
+from launcher.base.names import TAKEN_PREFIXES, VARIABLE, derived_name
+from launcher.config.nearest import listing, meant, nearest, set_to
+from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import FleetConfig, ServiceConfig, UpstreamConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):/?/", re.IGNORECASE)
+_OURS = frozenset({"pkg", "built"})
+_HUB = re.compile(r"(hf|huggingface):", re.IGNORECASE)
 
 
 def addressable(fleet: FleetConfig) -> set[str]:
@@ -45,7 +50,7 @@ def dangling(
     names: Iterable[str],
     *,
     fixes: tuple[Fix, ...] | None = None,
-    severity: str = "error",
+    severity: Severity = "error",
 ) -> Finding:
     """The `config/dangling` finding for `name` at `key`, which no `kind` in `names` has.
 
@@ -55,14 +60,14 @@ def dangling(
     near = nearest(name, known)
     if fixes is None:
         fixes = () if near is None else (set_to(key, near, "the nearest name"),)
-    notes = (f"did you mean {near}?",) if near else ()
-    return Finding(
-        code="config/dangling",
-        severity="warning" if severity == "warning" else "error",
-        key=key,
-        message=f"{key} names the {kind} {name!r}, which does not exist",
-        notes=(*notes, listing(f"{kind}s", known)),
+    return fault(
+        "config/dangling",
+        key,
+        f"{key} names the {kind} {name!r}, which does not exist",
+        *meant(near),
+        listing(f"{kind}s", known),
         fixes=fixes,
+        severity=severity,
     )
 
 
@@ -78,45 +83,41 @@ def check_names(fleet: FleetConfig) -> Iterator[Finding]:
     for collection, entries in named:
         for name in entries:
             if not _NAME.fullmatch(name):
-                yield Finding(
-                    code="config/bad-name",
-                    severity="error",
-                    key=f"{collection}.{name}",
-                    message=f"{name!r} cannot be the name of one of the {collection}",
-                    notes=_how_to_name(collection, name, fleet),
-                )
+                notes = _how_to_name(collection, name, fleet)
+                yield _bad_name(f"{collection}.{name}", name, f"the name of one of the {collection}", *notes)
+    directory = "a part of the deployment's name, which names a directory"
     parts = (
-        ("hardware.name", fleet.hardware.name, "a part of the deployment's name, which names a directory"),
-        ("profile.name", fleet.profile.name, "a part of the deployment's name, which names a directory"),
+        ("hardware.name", fleet.hardware.name, directory),
+        ("profile.name", fleet.profile.name, directory),
         ("deploy.unit_prefix", fleet.deploy.unit_prefix, "what the names of units begin with"),
     )
     for key, name, what in parts:
         if not _PART.fullmatch(name):
-            yield Finding(
-                code="config/bad-name",
-                severity="error",
-                key=key,
-                message=f"{name!r} cannot be {what}",
-                notes=("use letters, digits and . _ + = -, starting with a letter, a digit or _, 100 at most",),
-            )
+            note = "use letters, digits and . _ + = -, starting with a letter, a digit or _, 100 at most"
+            yield _bad_name(key, name, what, note)
     user = fleet.deploy.user
     if user is not None and not _USER.fullmatch(user):
-        yield Finding(
-            code="config/bad-name",
-            severity="error",
-            key="deploy.user",
-            message=f"{user!r} cannot be a user's name",
-            notes=("use letters, digits, _ and -, starting with a letter or _, 31 at most; or leave it out",),
-        )
+        note = "use letters, digits, _ and -, starting with a letter or _, 31 at most; or leave it out"
+        yield _bad_name("deploy.user", user, "a user's name", note)
     prefix = fleet.deploy.unit_prefix
     if prefix.partition("-")[0] in TAKEN_PREFIXES:
-        yield Finding(
-            code="config/bad-name",
-            severity="error",
-            key="deploy.unit_prefix",
-            message=f"units that begin with {prefix!r} are systemd's own",
-            fixes=(set_to("deploy.unit_prefix", "launch", "what it is without being said"),),
-        )
+        message = f"units that begin with {prefix!r} are systemd's own"
+        fix = set_to("deploy.unit_prefix", "launch", "what it is without being said")
+        yield fault("config/bad-name", "deploy.unit_prefix", message, fixes=(fix,))
+
+
+def check_variables(fleet: FleetConfig) -> Iterator[Finding]:
+    """Environment variables have names that a process and systemd take."""
+    for collection, entries in (("servers", fleet.servers), ("services", fleet.services), ("engines", fleet.engines)):
+        for name, entry in entries.items():
+            for variable in entry.env:
+                if not VARIABLE.fullmatch(variable):
+                    key, what = f"{collection}.{name}.env.{variable}", "the name of an environment variable"
+                    yield _bad_name(key, variable, what, "use letters, digits and _, not first a digit")
+
+
+def _bad_name(key: str, name: str, what: str, *notes: str) -> Finding:
+    return fault("config/bad-name", key, f"{name!r} cannot be {what}", *notes)
 
 
 def _how_to_name(collection: str, name: str, fleet: FleetConfig) -> tuple[str, ...]:
@@ -129,61 +130,46 @@ def _how_to_name(collection: str, name: str, fleet: FleetConfig) -> tuple[str, .
     return (f"{plain}; or a model id (org/model:q4)", *why)
 
 
-def check_variables(fleet: FleetConfig) -> Iterator[Finding]:
-    """Environment variables have names that a process and systemd take."""
-    for collection, entries in (("servers", fleet.servers), ("services", fleet.services), ("engines", fleet.engines)):
-        for name, entry in entries.items():
-            for variable in entry.env:
-                if not _VARIABLE.fullmatch(variable):
-                    yield Finding(
-                        code="config/bad-name",
-                        severity="error",
-                        key=f"{collection}.{name}.env.{variable}",
-                        message=f"{variable!r} cannot be the name of an environment variable",
-                        notes=("use letters, digits and _, not first a digit",),
-                    )
-
-
 def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:
     """A name must lead to one server; only a role may be shared, by replicas."""
-    for name in fleet.services.keys() & fleet.servers.keys():
-        yield _clash(f"services.{name}", name, f"the server servers.{name}")
-    for name in sorted(fleet.upstreams.keys() & (fleet.servers.keys() | fleet.services.keys())):
-        yield _clash(f"upstreams.{name}", name, "a server's or a service's")
     yield from _other_clashes(fleet)
     owners: dict[str, str] = {}
     for server_name, server in fleet.servers.items():
+        here = f"servers.{server_name}"
         for i, alias in enumerate(server.aliases):
-            yield from _alias_clash(fleet, server_name, i, owners.get(alias))
-            owners.setdefault(alias, f"servers.{server_name}")
-        yield from _face_clashes(fleet, server_name, owners)
+            if other := _taken(fleet, alias, owners.get(alias), but=server_name):
+                left = [a for a in server.aliases if a != alias]
+                key, drop = f"{here}.aliases.{i}", set_to(f"{here}.aliases", left, f"leaves {alias} to the other")
+                if alias == server.id:
+                    key = f"{here}.id"
+                    drop = Fix(override=f"{key}=null", effect=f"leaves {alias} to the other")
+                yield _clash(key, alias, other, drop)
+            owners.setdefault(alias, here)
+        for face in server.faces:
+            if other := _taken(fleet, face, owners.get(face)):
+                yield _clash(f"{here}.faces.{face}", face, other)
+            owners.setdefault(face, here)
         for i, role in enumerate(server.roles):
             namesake = fleet.servers.get(role)
             if role != server_name and namesake is not None and role not in namesake.roles:
-                yield _clash(f"servers.{server_name}.roles.{i}", role, f"the server servers.{role}")
+                yield _clash(f"{here}.roles.{i}", role, f"the server servers.{role}")
 
 
-def _alias_clash(fleet: FleetConfig, server_name: str, at: int, owner: str | None) -> Iterator[Finding]:
-    """An alias of a server, or its id, is its own: no server's, no role of another, and not `owner`'s."""
-    server = fleet.servers[server_name]
-    alias, key = server.aliases[at], f"servers.{server_name}.aliases.{at}"
-    left = [a for a in server.aliases if a != alias]
-    drop = set_to(f"servers.{server_name}.aliases", left, f"leaves {alias} to the other")
-    if alias == server.id:
-        key = f"servers.{server_name}.id"
-        drop = Fix(override=f"{key}=null", effect=f"leaves {alias} to the other")
-    if alias in fleet.servers and alias != server_name:
-        yield _clash(key, alias, f"the server servers.{alias}", drop)
-    elif owner is not None:
-        yield _clash(key, alias, f"an alias or a face of {owner}", drop)
-    else:
-        others = [n for n, s in fleet.servers.items() if n != server_name and alias in s.roles]
-        if others:
-            yield _clash(key, alias, f"a role of servers.{others[0]}", drop)
+def _taken(fleet: FleetConfig, name: str, owner: str | None, *, but: str = "") -> str | None:
+    """Whose an alias or a face is already: a server's, `owner`'s, some servers' as a role. `but`: that server may."""
+    if name in fleet.servers and name != but:
+        return f"the server servers.{name}"
+    if owner is not None:
+        return f"an alias or a face of {owner}"
+    return next((f"a role of servers.{n}" for n, s in fleet.servers.items() if n != but and name in s.roles), None)
 
 
 def _other_clashes(fleet: FleetConfig) -> Iterator[Finding]:
     """What an upstream or a service is asked by is its own: asked by a role, strangers would get what servers do."""
+    for name in fleet.services.keys() & fleet.servers.keys():
+        yield _clash(f"services.{name}", name, f"the server servers.{name}")
+    for name in sorted(fleet.upstreams.keys() & (fleet.servers.keys() | fleet.services.keys())):
+        yield _clash(f"upstreams.{name}", name, "a server's or a service's")
     owners = dict.fromkeys(addressable(fleet), "a server's")
     for collection, entries in (("upstreams", fleet.upstreams), ("services", fleet.services)):
         owners |= {name: f"{collection}.{name}" for name in entries if name not in owners}
@@ -197,26 +183,132 @@ def _other_clashes(fleet: FleetConfig) -> Iterator[Finding]:
                 yield _clash(key, asked, owner)
 
 
-def _face_clashes(fleet: FleetConfig, server_name: str, owners: dict[str, str]) -> Iterator[Finding]:
-    """A face's name is its own: no server's, alias's, role's or other face's; `owners` are those seen so far."""
-    for face in fleet.servers[server_name].faces:
-        key = f"servers.{server_name}.faces.{face}"
-        if face in fleet.servers:
-            yield _clash(key, face, f"the server servers.{face}")
-        elif face in owners:
-            yield _clash(key, face, f"an alias or a face of {owners[face]}")
-        elif others := [n for n, s in fleet.servers.items() if face in s.roles]:
-            yield _clash(key, face, f"a role of servers.{others[0]}")
-        owners.setdefault(face, f"servers.{server_name}")
-
-
 def _clash(key: str, name: str, other: str, *fixes: Fix) -> Finding:
-    """A `config/duplicate-name` error."""
-    return Finding(
-        code="config/duplicate-name",
-        severity="error",
-        key=key,
-        message=f"{key} uses the name {name!r}, which is also {other}",
+    return fault(
+        "config/duplicate-name",
+        key,
+        f"{key} uses the name {name!r}, which is also {other}",
+        "a server's name, its aliases and its faces must be its own; replicas share a role",
         fixes=fixes,
-        notes=("a server's name, its aliases and its faces must be its own; replicas share a role",),
     )
+
+
+def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
+    """Where there are several hosts, every `host` is one of them, an address, or a unix socket on the front's."""
+    hosts = fleet.hardware.hosts
+    servers = {f"servers.{name}.host": server.host for name, server in fleet.servers.items()}
+    written = {"runtime.front.host": fleet.runtime.front.host, **servers}
+    written |= {f"services.{name}.host": service.host for name, service in fleet.services.items()}
+    for key, host in written.items():
+        if key in servers and (is_path(host) or host.endswith(SOCKET_END)):
+            yield from _unusable_path(key, host)
+        else:
+            yield from _unusable(key, host)
+    for host in fleet.runtime.front.listen:
+        yield from _unusable("runtime.front.listen", host, path=True)
+    for key, host in written.items() if hosts else ():
+        if host and host not in hosts and "/" not in host and host != "localhost" and not _is_address(host):
+            yield dangling(key, host, "host", hosts)
+
+
+def _unusable(key: str, host: str, *, path: bool = False) -> Iterator[Finding]:
+    """`config/address`: what nothing can listen on; a unix socket only where the front may have `path`s."""
+    if re.fullmatch(r"[\w.:\[\]%-]*", host) or (path and host.startswith("/")):
+        return
+    notes = () if path else ("the front can listen on a unix socket: runtime.front.listen=[/run/launch/front.sock]",)
+    message = f"{key} is {host!r}, which is no address to listen on"
+    fixes = () if path else (Fix(override=f"{key}=127.0.0.1", effect="only this machine reaches it"),)
+    yield fault("config/address", key, message, *notes, fixes=fixes)
+
+
+def _unusable_path(key: str, path: str) -> Iterator[Finding]:
+    """`config/address`: a path that no llama-server takes for a unix socket, or can have one at."""
+    why = wrong_path(path)
+    if why is not None:
+        name = derived_name(key.removeprefix("servers.").removesuffix(".host"))[:60]
+        fixes = (
+            Fix(override=f"{key}=/run/launch-{name}/http{SOCKET_END}", effect="a unix socket, as a unit can have it"),
+            Fix(override=f"{key}=127.0.0.1", effect="a port; only this machine reaches it"),
+        )
+        message = f"{key} is {path!r}, which {why}"
+        yield fault("config/address", key, message, fixes=fixes)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_upstreams(fleet: FleetConfig) -> Iterator[Finding]:
+    """An upstream has a URL that can be asked, and models; so has a service that takes turns."""
+    for name, upstream in fleet.upstreams.items():
+        yield from _unusable_url(f"upstreams.{name}.url", upstream.url)
+        health = upstream.health_path
+        if health is not None and not re.fullmatch(r"/[!-~]*", health):
+            yield _bad_address(f"upstreams.{name}.health_path", health, "which is no path", "write /health, say")
+        if not upstream.models:
+            yield fault(
+                "config/missing",
+                f"upstreams.{name}.models",
+                f"upstreams.{name} has no model that could be asked for",
+                "write `models: {NAME: NAME}`: as it is asked for here, and as the upstream calls it",
+            )
+    for name, service in fleet.services.items():
+        tier = fleet.tiers.get(service.tier)
+        if service.exclusive is not None and (not service.models or (tier is not None and tier.start == "boot")):
+            key = f"services.{name}.exclusive"
+            why = f"tier {service.tier} keeps it up" if service.models else "nobody ever asks for it"
+            note = "services take turns that have models, in a tier that is started on demand"
+            fix = Fix(override=f"{key}=null", effect="it takes no turns")
+            yield fault("config/conflict", key, f"{key} has it take turns, and {why}", note, fixes=(fix,))
+
+
+def _unusable_url(key: str, url: str) -> Iterator[Finding]:
+    """`config/address`: no http(s), no host, or parts that no server is asked with."""
+    note = "as OpenAI's clients take it: https://api.example.com/v1, http://10.0.0.5:8000/v1"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch(r"[!-~]+", url):
+        yield _bad_address(key, url, "which is no URL of a server", note)
+    elif parts.query or parts.fragment or "@" in parts.netloc:
+        yield _bad_address(key, url, "and has more than a server and a path: a key goes into key_file", note)
+
+
+def _bad_address(key: str, written: str, why: str, note: str) -> Finding:
+    """`config/address`; what may be a password is not repeated."""
+    shown = re.sub(r"//[^/@]*@", "//…@", written)
+    return fault("config/address", key, f"{key} is {shown!r}, {why}", note)
+
+
+def check_paths(fleet: FleetConfig) -> Iterator[Finding]:
+    """`config/path`: what begins as no path of a file does."""
+    for key, path in _paths(fleet):
+        scheme = _SCHEME.match(path)
+        hub = _HUB.match(path)
+        message = f"{key} is {path!r}, which is no path of a file"
+        if path.startswith("~"):
+            yield fault("config/path", key, message, "~ is your own home, where there is one: write the whole path")
+        elif hub or (scheme and scheme[1].lower() not in _OURS):
+            there = "launch add hf:ORG/REPO[:QUANT] fetches a model" if hub else "fetch the file"
+            yield fault("config/path", key, message, f"{there}; a path is where the file then lies")
+
+
+def _paths(fleet: FleetConfig) -> Iterator[tuple[str, str]]:
+    """Every path that is opened as a file, with its key."""
+    yield "hardware.model_dir", fleet.hardware.model_dir
+    for name, model in fleet.models.items():
+        for quantization, file in model.files.items():
+            yield f"models.{name}.files.{quantization}.path", file.path
+        if model.projector is not None:
+            yield f"models.{name}.projector.path", model.projector.path
+    for name, server in fleet.servers.items():
+        for place, adapter in enumerate(server.lora):
+            yield f"servers.{name}.lora.{place}.path", adapter.path
+        for field in ("chat_template_file", "slot_save_path"):
+            yield f"servers.{name}.{field}", getattr(server, field) or ""

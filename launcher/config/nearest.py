@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from launcher.errors import Fix
 
 SHOWN_NAMES = 12
@@ -47,6 +49,11 @@ def nearest(word: str, names: Iterable[object]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
+def meant(near: str | None) -> tuple[str, ...]:
+    """The note that asks whether the nearest name was meant; none where there is none."""
+    return (f"did you mean {near}?",) if near else ()
+
+
 def listing(label: str, names: Iterable[object], shows: str = "") -> str:
     """`label: a, b, c`, cut after `SHOWN_NAMES`, with the command that `shows` all; says so when there is none."""
     all_names = sorted(str(name) for name in names)
@@ -74,8 +81,6 @@ def spell(value: Any) -> str:
         return str(value)
     if _BARE.fullmatch(value) and value.casefold() not in _RESERVED:
         return value
-    from hydra.core.override_parser.types import Quote, QuotedString  # noqa: PLC0415 - hydra is slow to import
-
     return QuotedString(text=value, quote=Quote.single).with_quotes()
 
 

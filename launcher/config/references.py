@@ -6,26 +6,30 @@ and its place in the tuple. Empty names are stand-ins for values that are wrong 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import get_args
 
 import msgspec
 
 from launcher.base.addresses import is_path
-from launcher.config.addresses import check_hosts, check_upstreams
-from launcher.config.cachetypes import cache_types
 from launcher.config.contradictions import CONTRADICTIONS, conflict, exactly_one
 from launcher.config.names import (
     addressable,
     callable_names,
     check_duplicate_names,
+    check_hosts,
     check_names,
+    check_paths,
+    check_upstreams,
     check_variables,
     dangling,
 )
-from launcher.config.nearest import listing, spell
-from launcher.config.paths import check_paths
-from launcher.errors import Finding, Fix
-from launcher.ir.config import FleetConfig, OrchestrationConfig
+from launcher.config.nearest import did_you_mean, listing, spell
+from launcher.errors import Finding, Fix, fault
+from launcher.ir.config import FleetConfig, OrchestrationConfig, OwnKvType, RungConfig, ServerConfig
+
+KV_TYPES: tuple[str, ...] = get_args(OwnKvType)
+"""Those that every build has."""
 
 Check = Callable[[FleetConfig], Iterable[Finding]]
 
@@ -36,61 +40,45 @@ def check_included(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def check_models(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every server's and draft's model exists, and has a file in the quantization asked for."""
+    """Every server's and draft's model exists and has a file in the quantization asked for, every file's does, too."""
     for name, server in fleet.servers.items():
         yield from _model_file(fleet, f"servers.{name}", server.model, server.quantization)
         if server.draft is not None and server.draft.file is not None:
             yield from _model_file(fleet, f"servers.{name}.draft", *server.draft.file)
+    for name, model in fleet.models.items():
+        for quantization in model.files:
+            key = f"models.{name}.files.{quantization}"
+            yield from _named(key, quantization, "quantization", fleet.quantizations, fixes=())
 
 
 def _model_file(fleet: FleetConfig, key: str, model_name: str, quantization: str) -> Iterator[Finding]:
     """One reference to a model file."""
     model = fleet.models.get(model_name)
-    if model_name and model is None:
-        yield dangling(f"{key}.model", model_name, "model", fleet.models)
-    if not quantization:
-        return
-    if quantization not in fleet.quantizations:
+    yield from _named(f"{key}.model", model_name, "model", fleet.models)
+    if quantization and quantization not in fleet.quantizations:
         names = model.files if model is not None and model.files else fleet.quantizations
         yield dangling(f"{key}.quantization", quantization, "quantization", names)
-    elif model is not None and quantization not in model.files:
+    elif quantization and model is not None and quantization not in model.files:
         fixes = tuple(
             Fix(override=f"{key}.quantization={spell(q)}", effect=f"the file {model.files[q].path}")
             for q in sorted(model.files)[:2]
         )
-        yield Finding(
-            code="config/dangling",
-            severity="error",
-            key=f"{key}.quantization",
-            message=f"{key}.quantization is {quantization!r}, and the model {model_name!r} has no such file",
-            notes=(f"files of {model_name}: " + (", ".join(sorted(model.files)) or "none"),),
+        yield fault(
+            "config/dangling",
+            f"{key}.quantization",
+            f"{key}.quantization is {quantization!r}, and the model {model_name!r} has no such file",
+            f"files of {model_name}: " + (", ".join(sorted(model.files)) or "none"),
             fixes=fixes,
         )
 
 
-def check_catalogue(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every file of every model is in a quantization that exists."""
-    for name, model in fleet.models.items():
-        for quantization in model.files:
-            if quantization not in fleet.quantizations:
-                yield dangling(
-                    f"models.{name}.files.{quantization}", quantization, "quantization", fleet.quantizations, fixes=()
-                )
-
-
 def check_tiers(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every server and service is in a tier that exists."""
+    """Every server and service is in a tier that exists, and every server's engine does."""
     for collection, entries in (("servers", fleet.servers), ("services", fleet.services)):
         for name, entry in entries.items():
-            if entry.tier and entry.tier not in fleet.tiers:
-                yield dangling(f"{collection}.{name}.tier", entry.tier, "tier", fleet.tiers)
-
-
-def check_engines(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every server's engine exists."""
+            yield from _named(f"{collection}.{name}.tier", entry.tier, "tier", fleet.tiers)
     for name, server in fleet.servers.items():
-        if server.engine and server.engine not in fleet.engines:
-            yield dangling(f"servers.{name}.engine", server.engine, "engine", fleet.engines)
+        yield from _named(f"servers.{name}.engine", server.engine, "engine", fleet.engines)
 
 
 def check_cache_types(fleet: FleetConfig) -> Iterator[Finding]:
@@ -107,20 +95,41 @@ def check_cache_types(fleet: FleetConfig) -> Iterator[Finding]:
         yield from cache_types(f"orchestration.oom_ladder.{i}", rung, every, ", ".join(engines))
 
 
+def cache_types(
+    key: str, entry: ServerConfig | RungConfig, named: Collection[str], engine: str = ""
+) -> Iterator[Finding]:
+    """A `config/choice` error for each K/V type of a server, its draft or a rung that is neither known nor `named`."""
+    written = [(key, entry.cache_type_k, entry.cache_type_v)]
+    if isinstance(entry, ServerConfig) and entry.draft is not None:
+        written.append((f"{key}.draft", entry.draft.cache_type_k, entry.draft.cache_type_v))
+    for at, *kinds in written:
+        for field, kind in zip(("cache_type_k", "cache_type_v"), kinds, strict=True):
+            if not kind or kind in KV_TYPES or kind in named:
+                continue
+            known = (*KV_TYPES, *named)
+            own = f"one that only a fork has is named by its engine: engines.{engine or 'NAME'}.cache_types.{kind}="
+            yield fault(
+                "config/choice",
+                f"{at}.{field}",
+                f"{at}.{field} is the string {kind!r}, not one of {', '.join(known)}",
+                listing("choices", known),
+                f"{own}{{block: VALUES, block_bytes: BYTES}}",
+                fixes=did_you_mean(f"{at}.{field}", kind, known),
+            )
+
+
 def check_devices(fleet: FleetConfig) -> Iterator[Finding]:
     """Every device of a server is a GPU of the hardware; of several hosts, of its own."""
-    hardware, front = fleet.hardware, fleet.runtime.front.host
     for name, server in fleet.servers.items():
-        gpus = hardware.machine(hardware.whose(server.host, front)).gpus
+        gpus = fleet.gpus(server.host)
         yield from _members(f"servers.{name}.devices", server.devices, "GPU", set(gpus))
         drafting = (server.draft.devices or ()) if server.draft else ()
         yield from _members(f"servers.{name}.draft.devices", drafting, "GPU", set(gpus))
     for collection, entries in (("services", fleet.services), ("upstreams", fleet.upstreams)):
         for name, entry in entries.items():
-            gpus = hardware.machine(hardware.whose(getattr(entry, "host", front), front)).gpus
+            gpus = fleet.gpus(getattr(entry, "host", fleet.runtime.front.host))
             for device in entry.vram_bytes:
-                if device not in gpus:
-                    yield dangling(f"{collection}.{name}.vram_bytes.{device}", device, "GPU", gpus, fixes=())
+                yield from _named(f"{collection}.{name}.vram_bytes.{device}", device, "GPU", gpus, fixes=())
 
 
 def check_start_order(fleet: FleetConfig) -> Iterator[Finding]:
@@ -129,46 +138,38 @@ def check_start_order(fleet: FleetConfig) -> Iterator[Finding]:
     for name, server in fleet.servers.items():
         yield from _members(f"servers.{name}.after", server.after, "server", there)
     graph = {name: [n for n in server.after if n in fleet.servers] for name, server in fleet.servers.items()}
-    for cycle in _cycles(graph):
-        yield _cycle(f"servers.{cycle[0]}.after", cycle, "start after one another")
+    for cycle in cycles(graph):
+        key = f"servers.{cycle[0]}.after"
+        yield _cycle(key, cycle, "start after one another", f"{key}=[]")
 
 
 def check_routing(fleet: FleetConfig) -> Iterator[Finding]:
     """Pools, fallbacks, escalations, timeouts and the default name servers, roles or aliases that exist.
 
-    A rule *for* a name that does not exist is only dead, so it is a warning.
+    A rule *for* a name that does not exist is only dead, so it is a warning. Escalation always reaches a stronger role,
+    so its chain has an end. Fallback may be mutual (the architects stand in for one another): the runtime tries no
+    server twice for one request, so a cycle there ends by itself and is not looked for.
     """
-    names, routing = callable_names(fleet), fleet.routing
-    if routing.default and routing.default not in names:
-        yield dangling("routing.default", routing.default, "server", names)
+    names, routing, chain = callable_names(fleet), fleet.routing, "routing.escalation.chain"
+    yield from _named("routing.default", routing.default, "server", names)
     for key, group in (("defaults", routing.defaults), ("media", routing.media)):
         for field, name in msgspec.structs.asdict(group).items():
-            if name and name not in names:
-                yield dangling(f"routing.{key}.{field}", name, "server", names)
+            yield from _named(f"routing.{key}.{field}", name, "server", names)
     for pool, config in routing.pools.items():
         yield from _members(f"routing.pools.{pool}.servers", config.servers, "server", names)
     for name, targets in routing.fallback.items():
         yield from _members(f"routing.fallback.{name}", targets, "server", names)
-    chain = "routing.escalation.chain"
     for name, target in routing.escalation.chain.items():
-        if target and target not in names:
-            yield dangling(f"{chain}.{name}", target, "server", names, fixes=_nearest_or_gone(f"{chain}.{name}"))
+        drop = Fix(override=f"~{chain}.{name}", effect="drops the rule")
+        yield from _named(f"{chain}.{name}", target, "server", names, fixes=(drop,))
     yield from _keys("routing.fallback", routing.fallback, names)
     yield from _keys(chain, routing.escalation.chain, names)
     yield from _keys("routing.timeouts_s", routing.timeouts_s, names)
     yield from _keys("routing.n_ctx_min", routing.n_ctx_min, names)
     yield from _keys("routing.slots_max", routing.slots_max, names)
-
-
-def check_escalation_cycles(fleet: FleetConfig) -> Iterator[Finding]:
-    """Escalation always reaches a stronger role, so its chain has an end.
-
-    Fallback may be mutual (the architects stand in for one another): the runtime tries no server twice for one
-    request, so a cycle there ends by itself and is not looked for.
-    """
-    graph = {name: [target] for name, target in fleet.routing.escalation.chain.items()}
-    for cycle in _cycles(graph):
-        yield _cycle(f"routing.escalation.chain.{cycle[0]}", cycle, "escalate to one another")
+    for cycle in cycles({name: [target] for name, target in routing.escalation.chain.items()}):
+        key = f"{chain}.{cycle[0]}"
+        yield _cycle(key, cycle, "escalate to one another", f"~{key}")
 
 
 def check_orchestration(fleet: FleetConfig) -> Iterator[Finding]:
@@ -178,14 +179,12 @@ def check_orchestration(fleet: FleetConfig) -> Iterator[Finding]:
         return
     names = addressable(fleet)
     for key, name in _named_servers(orchestration):
-        if name and name not in names:
-            yield dangling(key, name, "server", names)
+        yield from _named(key, name, "server", names)
     for i, pattern in enumerate(orchestration.warm_pool.patterns if orchestration.warm_pool else ()):
         yield from _members(f"orchestration.warm_pool.patterns.{i}", pattern, "server", names, removable=False)
     for i, rung in enumerate(orchestration.oom_ladder):
-        if rung.quantization and rung.quantization not in fleet.quantizations:
-            key = f"orchestration.oom_ladder.{i}.quantization"
-            yield dangling(key, rung.quantization, "quantization", fleet.quantizations)
+        key = f"orchestration.oom_ladder.{i}.quantization"
+        yield from _named(key, rung.quantization, "quantization", fleet.quantizations)
     yield from _members("orchestration.workers", orchestration.workers, "server", names)
     yield from _keys("orchestration.model_policies", orchestration.model_policies, names)
     yield from _keys("orchestration.prompts", orchestration.prompts, names)
@@ -201,8 +200,8 @@ def check_domains(fleet: FleetConfig) -> Iterator[Finding]:
         return
     task_types = {task_type for pool in fleet.routing.pools.values() for task_type in pool.task_types}
     for i, rule in enumerate(orchestration.rules):
-        if rule.domain and rule.model is None and rule.domain not in task_types:
-            yield dangling(f"orchestration.rules.{i}.domain", rule.domain, "task type", task_types)
+        if rule.model is None:
+            yield from _named(f"orchestration.rules.{i}.domain", rule.domain, "task type", task_types)
     pool, workers = orchestration.warm_pool, _meant(fleet, orchestration.workers)
     if pool is None or not workers:
         return
@@ -219,12 +218,12 @@ def check_domains(fleet: FleetConfig) -> Iterator[Finding]:
 
 def _no_worker(key: str, name: str, workers: set[str]) -> Finding:
     """The finding for a server of which the warm pool knows nothing, or for a role: it goes by servers."""
-    return Finding(
-        code="config/dangling",
+    return fault(
+        "config/dangling",
+        key,
+        f"{key} is {name!r}, which is no server of orchestration.workers: the warm pool never expects it",
+        listing("workers", workers),
         severity="warning",
-        key=key,
-        message=f"{key} is {name!r}, which is no server of orchestration.workers: the warm pool never expects it",
-        notes=(listing("workers", workers),),
     )
 
 
@@ -261,19 +260,18 @@ def check_hooks(fleet: FleetConfig) -> Iterator[Finding]:
         if server not in names:
             yield dangling(f"{key}.http", server, "server", names, fixes=_respelled_hook(key, server, path, names))
         elif not slash:
-            yield Finding(
-                code="config/type",
-                severity="error",
-                key=f"{key}.http",
-                message=f"{key}.http is {hook.http!r}, and must be `server/path`",
-                notes=(f"for example {server}/embedding",),
+            yield fault(
+                "config/type",
+                f"{key}.http",
+                f"{key}.http is {hook.http!r}, and must be `server/path`",
+                f"for example {server}/embedding",
             )
 
 
 def _respelled_hook(key: str, server: str, path: str, names: Iterable[str]) -> tuple[Fix, ...]:
     """The hook with the nearest server, or without it."""
-    found = dangling(f"{key}.http", server, "server", names).fixes
-    respelled = tuple(Fix(override=f"{fix.override}/{path}", effect=fix.effect) for fix in found)
+    near = dangling(f"{key}.http", server, "server", names).fixes
+    respelled = tuple(Fix(override=f"{fix.override}/{path}", effect=fix.effect) for fix in near)
     return respelled or (Fix(override=f"{key}.enabled=false", effect="skips the hook"),)
 
 
@@ -306,14 +304,21 @@ def check_ports(fleet: FleetConfig) -> Iterator[Finding]:
                 continue
             port = next((p for p in range(max(used) + 1, 65536) if p not in used), 0)
             used.add(port)
-            yield Finding(
-                code="config/missing",
-                severity="error",
-                key=f"{collection}.{name}.port",
-                message=f"{collection}.{name} has no port: neither {collection}.{name}.port nor ports.{name}",
-                notes=("give each server its own port",),
+            yield fault(
+                "config/missing",
+                f"{collection}.{name}.port",
+                f"{collection}.{name} has no port: neither {collection}.{name}.port nor ports.{name}",
+                "give each server its own port",
                 fixes=(Fix(override=f"+ports.{name}={port}", effect="a port nothing else uses"),) if port else (),
             )
+
+
+def _named(
+    key: str, name: str | None, kind: str, names: Collection[str], *, fixes: tuple[Fix, ...] | None = None
+) -> Iterator[Finding]:
+    """A name at `key` that leads nowhere; none, or an empty one, names nothing."""
+    if name and name not in names:
+        yield dangling(key, name, kind, names, fixes=fixes)
 
 
 def _members(
@@ -321,15 +326,14 @@ def _members(
 ) -> Iterator[Finding]:
     """Members of a list that do not exist; the fix is the list with the nearest name, or without them."""
     for i, member in enumerate(members):
-        if not member or member in names:
-            continue
-        rest = [m for m in members if m in names]
-        remove = Fix(override=f"{key}={spell(rest)}", effect=f"leaves {member} out")
-        fixes = dangling(f"{key}.{i}", member, kind, names).fixes or ((remove,) if removable else ())
-        yield dangling(f"{key}.{i}", member, kind, names, fixes=fixes)
+        for found in _named(f"{key}.{i}", member, kind, names):
+            rest = [m for m in members if m in names]
+            remove = Fix(override=f"{key}={spell(rest)}", effect=f"leaves {member} out")
+            without = found.fixes or not removable
+            yield found if without else msgspec.structs.replace(found, fixes=(remove,))
 
 
-def _keys(key: str, table: Mapping[str, object], names: set[str], *, kind: str = "server") -> Iterator[Finding]:
+def _keys(key: str, table: Iterable[str], names: set[str], *, kind: str = "server") -> Iterator[Finding]:
     """Rules for names that do not exist: warnings."""
     for name in table:
         if name not in names:
@@ -337,52 +341,34 @@ def _keys(key: str, table: Mapping[str, object], names: set[str], *, kind: str =
             yield dangling(f"{key}.{name}", name, kind, names, fixes=(fix,), severity="warning")
 
 
-def _nearest_or_gone(key: str) -> tuple[Fix, ...]:
-    """The override that drops `key`."""
-    return (Fix(override=f"~{key}", effect="drops the rule"),)
-
-
-def _cycles(graph: Mapping[str, list[str]]) -> list[list[str]]:
+def cycles(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
     """Each cycle once, starting at its first name by the graph's order."""
     found: list[list[str]] = []
     done: set[str] = set()
     for start in graph:
         if start in done:
             continue
-        path: list[str] = []
-        stack = [(start, iter(graph[start]))]
-        path.append(start)
+        path = [start]
+        stack = [iter(graph[start])]
         while stack:
-            node, targets = stack[-1]
-            for target in targets:
+            for target in stack[-1]:
                 if target in path:
                     found.append(path[path.index(target) :])
                 elif target in graph and target not in done:
                     path.append(target)
-                    stack.append((target, iter(graph[target])))
+                    stack.append(iter(graph[target]))
                     break
             else:
                 stack.pop()
-                path.pop()
-                done.add(node)
+                done.add(path.pop())
     return found
 
 
-def _cycle(key: str, cycle: list[str], what: str) -> Finding:
-    """A `config/cycle` error."""
-    fix = (
-        Fix(override=f"~{key}", effect="breaks the cycle there")
-        if key.startswith("routing.")
-        else Fix(override=f"{key}=[]", effect="breaks the cycle there")
-    )
-    return Finding(
-        code="config/cycle",
-        severity="error",
-        key=key,
-        message=f"{key}: these {what}: " + " → ".join([*cycle, cycle[0]]),
-        notes=("one of them must be the last",),
-        fixes=(fix,),
-    )
+def _cycle(key: str, cycle: list[str], what: str, broken: str) -> Finding:
+    """A `config/cycle` error; the override `broken` ends it."""
+    fix = Fix(override=broken, effect="breaks the cycle there")
+    said = f"{key}: these {what}: " + " → ".join([*cycle, cycle[0]])
+    return fault("config/cycle", key, said, "one of them must be the last", fixes=(fix,))
 
 
 CHECKS: tuple[Check, ...] = (
@@ -391,9 +377,7 @@ CHECKS: tuple[Check, ...] = (
     check_duplicate_names,
     check_included,
     check_models,
-    check_catalogue,
     check_tiers,
-    check_engines,
     check_cache_types,
     check_devices,
     check_hosts,
@@ -401,7 +385,6 @@ CHECKS: tuple[Check, ...] = (
     check_paths,
     check_start_order,
     check_routing,
-    check_escalation_cycles,
     check_orchestration,
     check_domains,
     check_hooks,

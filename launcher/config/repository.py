@@ -8,7 +8,6 @@ their defaults lists; this answers from `Fragment`s.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any
 
 from hydra._internal.config_repository import IConfigRepository
@@ -19,8 +18,8 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 from launcher.config.fragments import CATALOGUE_GROUPS, Fragment, probed_fragment, read_fragment
 from launcher.config.index import PRIMARY, ConfigIndex
-from launcher.config.interpolation import has_interpolations
-from launcher.errors import Finding, Location
+from launcher.config.located import has_interpolations
+from launcher.errors import Finding, Location, fault
 
 Virtual = Mapping[str, Callable[[], dict[str, Any]]]
 
@@ -44,6 +43,7 @@ class FragmentRepository(IConfigRepository):
         self.interpolates = False
         self.mentions: dict[str, Location] = {}
         self.leads: dict[str, dict[str, Location]] = {}
+        self.catalogue: tuple[Fragment, ...] = ()
         self._results: dict[str, ConfigResult] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
@@ -109,23 +109,17 @@ class FragmentRepository(IConfigRepository):
         return fragment
 
     def _catalogue(self) -> list[InputDefault]:
-        """The catalogue groups as defaults, unless their files can be merged without asking Hydra."""
-        return [] if self.catalogue else [GroupDefault(group=g, value=names) for g, names in self._catalogue_options()]
+        """Read every file of the catalogue groups, to be merged first so that any other may amend an entry.
 
-    def _catalogue_options(self) -> list[tuple[str, list[str]]]:
-        """Every catalogue group that has options, with all of them."""
-        return [(group, list(self.index.options(group))) for group in CATALOGUE_GROUPS if self.index.options(group)]
-
-    @cached_property
-    def catalogue(self) -> tuple[Fragment, ...]:
-        """Every file of the catalogue groups, to be merged before anything else so that any file may amend an entry.
-
-        Empty when one of them has a defaults list of its own: then all go through Hydra's algorithm, which spends
-        a millisecond on each of these fifty files that have none.
+        Where one of them has a defaults list of its own, all are defaults of the primary config. Else `catalogue` has
+        them: Hydra's algorithm would spend a millisecond on each of these fifty.
         """
-        paths = [f"{group}/{option}" for group, options in self._catalogue_options() for option in options]
-        fragments = tuple(self._fragment(path) for path in paths)
-        return () if any(fragment.defaults for fragment in fragments) else fragments
+        options = {group: list(self.index.options(group)) for group in CATALOGUE_GROUPS if self.index.options(group)}
+        fragments = [self._fragment(f"{group}/{option}") for group, names in options.items() for option in names]
+        if any(fragment.defaults for fragment in fragments):
+            return [GroupDefault(group=group, value=names) for group, names in options.items()]
+        self.catalogue = tuple(fragments)
+        return []
 
     def _defaults(self, config_path: str, fragment: Fragment) -> list[InputDefault]:
         """The defaults list as Hydra's objects; what cannot be one is a finding."""
@@ -137,21 +131,12 @@ class FragmentRepository(IConfigRepository):
             try:
                 element, names = _element(item)
             except ValueError as error:
-                self.findings.append(
-                    Finding(
-                        code="config/defaults",
-                        severity="error",
-                        key=f"defaults.{position}",
-                        message=f"not an item of a defaults list: {error}",
-                        notes=(
-                            "write `- group: option`, `- /group: [a, b]`, `- override /group: option` or `- _self_`",
-                        ),
-                        location=mark,
-                    )
-                )
+                note = "write `- group: option`, `- /group: [a, b]`, `- override /group: option` or `- _self_`"
+                self._refuse(position, mark, f"not an item of a defaults list: {error}", note)
                 continue
             if overriding and not element.is_override() and not element.is_self():
-                self.findings.append(_too_late(position, mark))
+                message = "`override` items must be at the end of the defaults list, and this comes after one"
+                self._refuse(position, mark, message, "move it before the first `override`")
                 continue
             overriding = overriding or element.is_override()
             elements.append(element)
@@ -164,29 +149,20 @@ class FragmentRepository(IConfigRepository):
             elements.append(ConfigDefault(path="_self_"))
         return elements
 
-
-def _too_late(position: int, mark: Location) -> Finding:
-    """The finding for an item that follows an override."""
-    return Finding(
-        code="config/defaults",
-        severity="error",
-        key=f"defaults.{position}",
-        message="`override` items must be at the end of the defaults list, and this comes after one",
-        notes=("move it before the first `override`",),
-        location=mark,
-    )
+    def _refuse(self, position: int, mark: Location, message: str, note: str) -> None:
+        self.findings.append(fault("config/defaults", f"defaults.{position}", message, note, location=mark))
 
 
 def _element(item: Any) -> tuple[InputDefault, tuple[str, ...]]:
     """One item of a defaults list as `hydra._internal.config_repository` reads it, and the config paths it names.
 
-    Raises ValueError with the reason when it is not one.
+    Of a package `a:b` the first counts. Raises ValueError with the reason when it is not one.
     """
     if isinstance(item, str):
         path, _, package = item.partition("@")
         if not path or (path == "_self_" and package):
             raise ValueError(repr(item))
-        return ConfigDefault(path=path, package=_package(package)), (path,)
+        return ConfigDefault(path=path, package=package.partition(":")[0] if package else None), (path,)
     if not isinstance(item, dict) or len(item) != 1:
         raise ValueError(f"{item!r} is not one name or one `group: option`")
     ((key, value),) = item.items()
@@ -203,14 +179,9 @@ def _element(item: Any) -> tuple[InputDefault, tuple[str, ...]]:
     element = GroupDefault(
         group=group,
         value=value,
-        package=_package(package),
+        package=package.partition(":")[0] if package else None,
         optional="optional" in keywords,
         override="override" in keywords,
     )
     options = value if isinstance(value, list) else [value]
     return element, tuple(f"{group}/{option}" for option in options)
-
-
-def _package(text: str) -> str | None:
-    """The package after `@`; of `a:b` the first, as in Hydra."""
-    return text.partition(":")[0] if text else None

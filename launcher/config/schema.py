@@ -85,15 +85,11 @@ Shape = Anything | Text | Flag | Number | Size | Choice | Many | Table | Record 
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One key of a record. `default` is msgspec.NODEFAULT where the key must be written."""
+    """One key of a record. `required`: it must be written, and has no default."""
 
     shape: Shape
     default: Any
-
-    @property
-    def required(self) -> bool:
-        """Whether the key must be written."""
-        return self.default is msgspec.NODEFAULT
+    required: bool
 
 
 _PLAIN: dict[Any, Shape] = {
@@ -137,12 +133,12 @@ def fields_of(struct: type[msgspec.Struct]) -> dict[str, Field]:
         default = field.default
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
-        fields[field.name] = Field(shape=shape_of(field.type), default=default)
+        fields[field.name] = Field(shape=shape_of(field.type), default=default, required=field.required)
     return fields
 
 
-def inner(shape: Shape, part: str) -> Shape | None:
-    """The shape under key (or list index) `part`; None when the shape knows no such key.
+def inner(shape: Shape | None, part: str) -> Shape | None:
+    """The shape under key (or list index) `part`; None when the shape knows no such key, or is None.
 
     A `Table` gives its value's shape for every name: whether the name exists is the tree's matter.
     """

@@ -2,12 +2,18 @@
 
 `chat: ~/models/x.gguf` is a server, `qwen: x.gguf` a model, `q8_0: x.gguf` a file of one; `~` and `$HOME` at the
 beginning of a path are the user's home.
+
+A server's name becomes a unit, files and an environment variable's part. So one that is called as model ids are
+(`org/model:q4_k_m`) is kept as the server's `id`, by which it is asked and listed, and the name is derived:
+`org-model-q4_k_m`.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from launcher.base.names import derived_name
 from launcher.config.located import LocatedTree
 
 PATHS = frozenset(
@@ -19,6 +25,9 @@ PATHS = frozenset(
 """Keys whose values are paths. Not the front's files: who starts it has another home, so `~` is refused there."""
 
 _HOME = ("~", "$HOME", "${HOME}", "${oc.env:HOME}")
+
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+@-]{0,199}")
+"""What a server may be called by."""
 
 
 def spell_out(located: LocatedTree, home: str) -> None:
@@ -33,10 +42,10 @@ def spell_out(located: LocatedTree, home: str) -> None:
             server["draft"] = {"file": server["draft"]}
     if home:
         _at_home(tree, home)
+    _name_servers(located)
 
 
 def _mappings(entries: Any) -> list[dict[Any, Any]]:
-    """The entries that are mappings."""
     return [entry for entry in entries.values() if isinstance(entry, dict)] if isinstance(entries, dict) else []
 
 
@@ -65,3 +74,46 @@ def expand_home(path: str, home: str) -> str:
         if path == word or path.startswith(f"{word}/"):
             return home + path[len(word) :]
     return path
+
+
+def _name_servers(located: LocatedTree) -> None:
+    """Give every server of `located` that is called by a model id its derived name, in place, where that is free.
+
+    `after` and `ports` follow.
+    """
+    servers = located.tree.get("servers")
+    if not isinstance(servers, dict):
+        return
+    renamed: dict[Any, str] = {}
+    for name, server in servers.items():
+        own = derived_name(name) if isinstance(name, str) and MODEL_ID.fullmatch(name) else name
+        if own != name and own not in servers and own not in renamed.values() and isinstance(server, dict):
+            renamed[name] = own
+            server.setdefault("id", name)
+            _move(located, f"servers.{name}", f"servers.{own}")
+    if renamed:
+        located.tree["servers"] = {renamed.get(name, name): server for name, server in servers.items()}
+        ports = located.tree.get("ports")
+        if isinstance(ports, dict):
+            located.tree["ports"] = {renamed.get(name, name): port for name, port in ports.items()}
+        for server in located.tree["servers"].values():
+            after = server.get("after") if isinstance(server, dict) else None
+            if isinstance(after, list):
+                server["after"] = [renamed.get(n, n) if isinstance(n, str) else n for n in after]
+
+
+def know_by_id(located: LocatedTree) -> None:
+    """Have every server's `id` among its aliases, in place: whoever names it means that server."""
+    servers = located.tree.get("servers")
+    for server in servers.values() if isinstance(servers, dict) else ():
+        if isinstance(server, dict):
+            called, aliases = server.get("id"), server.get("aliases") or []
+            if isinstance(called, str) and isinstance(aliases, list) and called not in aliases:
+                server["aliases"] = [called, *aliases]
+
+
+def _move(located: LocatedTree, old: str, new: str) -> None:
+    """Where the values of `old` were written is where those of `new` are."""
+    below = f"{old}."
+    for key in [key for key in located.locations if key == old or key.startswith(below)]:
+        located.locations[new + key[len(old) :]] = located.locations.pop(key)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from launcher.config.nearest import listing, nearest, spell
 from launcher.config.schema import Anything, Either, Many, Shape, Text, inner, shape_of
-from launcher.config.unread import why_unread
-from launcher.errors import Finding, Fix, Location
+from launcher.errors import Finding, Fix, Location, fault
 from launcher.ir.config import FleetConfig
 
 COMMAND_LINE = "<command line>"
@@ -25,46 +26,24 @@ _HOW_TO = "write KEY=VALUE, +KEY=VALUE to add, ~KEY to remove; quote values with
 
 
 COMMANDS = frozenset(
-    [
-        "add",
-        "calibrate",
-        "check",
-        "checkpoint",
-        "config",
-        "down",
-        "events",
-        "explain",
-        "import",
-        "init",
-        "inspect",
-        "install",
-        "logs",
-        "memory",
-        "preload",
-        "evict",
-        "unpin",
-        "pin",
-        "plan",
-        "ps",
-        "pull",
-        "reload",
-        "remove",
-        "render",
-        "restart",
-        "serve",
-        "status",
-        "stop",
-        "sweep",
-        "switch",
-        "top",
-        "ui",
-        "uninstall",
-        "up",
-    ]
+    (
+        *("add", "calibrate", "check", "checkpoint", "config", "down", "events", "evict", "explain", "import", "init"),
+        *("inspect", "install", "logs", "memory", "pin", "plan", "preload", "ps", "pull", "reload", "remove"),
+        *("render", "restart", "serve", "status", "stop", "sweep", "switch", "top", "ui", "uninstall", "unpin", "up"),
+    )
 )
 """Words that are commands when they come first; a test compares them with the command line's own."""
 
+REFUSES = (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError)
+"""What Hydra's parser raises: its cast functions raise what Python does."""
+
 _NO_GROUPS: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+
+_PAIRS = {"]": "[", "}": "{", ")": "("}
+_KEY = re.compile(r"(\+\+?|~)?[A-Za-z_][\w.$-]*(/[A-Za-z_][\w./-]*)?(@:?[\w./-]*)?")
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_CALL = re.compile(r"\w+ while evaluating ('.*?'): (.+)")
 
 
 class Typed(msgspec.Struct, frozen=True):
@@ -101,25 +80,25 @@ def command_line(position: int) -> Location:
 
 
 def parse_overrides(
-    texts: Sequence[str], groups: Mapping[str, Sequence[str]] = _NO_GROUPS
+    texts: Sequence[str], groups: Mapping[str, Sequence[str]] = _NO_GROUPS, *, first: int = 1
 ) -> tuple[list[Typed], list[Finding]]:
     """Parse every override; grammar errors and sweeps are `config/override` findings, all of them.
 
-    `groups` are config groups with their options, for words without a `=`.
+    `groups` are config groups with their options, for words without a `=`. `first`: the position of the first.
     """
     parser = OverridesParser.create()
     typed, findings = [], []
-    for position, text in enumerate(texts, 1):
+    for position, text in enumerate(texts, first):
         try:
             text.encode()  # argv may carry bytes that are not UTF-8
             meaning = parser.parse_rule(text, "override")
-        except (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError) as error:
-            # Hydra's cast functions raise what Python raises
+        except REFUSES as error:
             findings.append(_unparsed(texts, position, str(error), groups))
             continue
         override = Typed(position, text, meaning)
         if not override.key.strip("."):
-            findings.append(refused(override, f"{text!r} names no key", notes=(_HOW_TO,)))
+            message = f"{text!r} names no key"
+            findings.append(fault("config/override", override.key, message, _HOW_TO, location=override.location))
         elif meaning.is_sweep_override():
             findings.append(_sweep(override))
         else:
@@ -127,26 +106,10 @@ def parse_overrides(
     return typed, findings
 
 
-def appended(group: str, options: Iterable[str]) -> Typed:
-    """`+group=[options]`, as if typed."""
-    names = list(options)
-    meaning = Override(type=OverrideType.ADD, key_or_group=group, value_type=ValueType.ELEMENT, _value=list[Any](names))
-    text = f"+{group}={spell(names)}"
-    meaning.input_line = text
-    return Typed(0, text, meaning)
-
-
-def refused(override: Typed, message: str, *, notes: tuple[str, ...] = (), fixes: tuple[Fix, ...] = ()) -> Finding:
-    """A `config/override` error about one override."""
-    return Finding(
-        code="config/override",
-        severity="error",
-        key=override.key,
-        message=message,
-        notes=notes,
-        fixes=fixes,
-        location=override.location,
-    )
+def refused(override: Typed, why: str, *notes: str, fixes: tuple[Fix, ...] = ()) -> Finding:
+    """A `config/override` error about one override: its text, and why."""
+    message = f"{override.text!r}: {why}"
+    return fault("config/override", override.key, message, *notes, fixes=fixes, location=override.location)
 
 
 def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[str, Sequence[str]]) -> Finding:
@@ -165,15 +128,48 @@ def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[s
         and all(part.isidentifier() for part in bare_key.split("."))
     ):
         fixes = (Fix(override=f"{key.strip()}={_quoted(value)}", effect="quotes the value"),)
-    return Finding(
-        code="config/override",
-        severity="error",
-        key=bare_key,
-        message=f"cannot read the override {text!r}: {why_unread(text, error)}",
-        notes=(_HOW_TO,),
+    return fault(
+        "config/override",
+        bare_key,
+        f"cannot read the override {text!r}: {_why_unread(text, error)}",
+        _HOW_TO,
         fixes=fixes,
         location=command_line(position),
     )
+
+
+def _why_unread(text: str, error: str) -> str:
+    """The reason that `text` is no override; `error` is what Hydra's parser or a function in it said."""
+    key, equals, value = text.partition("=")
+    called = _CALL.match(error)
+    if called is not None:
+        return f"{called[1]} cannot be evaluated: {called[2]}"
+    if not key.strip().lstrip("+~"):
+        return "no key stands before the `=`" if equals else "it names no key"
+    if not _KEY.fullmatch(key.strip()) or key.strip().endswith("."):
+        return f"{key.strip()!r} cannot be a key: names of letters, digits, - and _, with dots between them"
+    if not equals:
+        return "what follows the key does not belong here"
+    unquoted = _QUOTED.sub("", value)
+    if "'" in unquoted or '"' in unquoted:
+        return "a quote is opened and not closed"
+    bracket = _unmatched(unquoted)
+    if bracket:
+        return f"a bracket has no partner: {bracket}"
+    if set(unquoted) & set("[{("):
+        return "a list is [a,b], a mapping is {k: v}, and what has special characters is quoted"
+    return "the value has a character that must be quoted"
+
+
+def _unmatched(text: str) -> str:
+    """The first bracket of `text` that is closed but not open, or the last that is open and never closed."""
+    open_brackets: list[str] = []
+    for character in text:
+        if character in _PAIRS.values():
+            open_brackets.append(character)
+        elif character in _PAIRS and (not open_brackets or open_brackets.pop() != _PAIRS[character]):
+            return character
+    return open_brackets[-1] if open_brackets else ""
 
 
 def _bare(texts: Sequence[str], position: int, groups: Mapping[str, Sequence[str]]) -> Finding:
@@ -189,12 +185,11 @@ def _bare(texts: Sequence[str], position: int, groups: Mapping[str, Sequence[str
     else:
         near = nearest(word, COMMANDS)
         notes = (f"write KEY=VALUE: {word}=…", *((f"the command {near} goes first",) if near else ()))
-    return Finding(
-        code="config/override",
-        severity="error",
-        key="",
-        message=f"{word!r} is no override: it has no `=`",
-        notes=notes,
+    return fault(
+        "config/override",
+        "",
+        f"{word!r} is no override: it has no `=`",
+        *notes,
         fixes=fixes,
         location=command_line(position),
     )
@@ -210,14 +205,13 @@ def _kinds(key: str) -> set[type]:
     """What may stand at a key: `Many` where a list, `Text` where a string; where the types say nothing, both."""
     shape: Shape | None = shape_of(FleetConfig)
     for part in key.split("."):
-        shape = inner(shape, part) if shape is not None else None
+        shape = inner(shape, part)
     shapes = shape.options if isinstance(shape, Either) else (shape,)
     anything = any(s is None or isinstance(s, Anything) for s in shapes)
     return {Many, Text} if anything else {type(s) for s in shapes}
 
 
 def _sweep(override: Typed) -> Finding:
-    """The finding for several values at once."""
     value = override.value_text
     fixes: tuple[Fix, ...] = ()
     if override.meaning.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
@@ -229,9 +223,26 @@ def _sweep(override: Typed) -> Finding:
             fixes += (Fix(override=f"{head}={_quoted(value)}", effect="one string"),)
         first, _, _ = value.partition(",")
         fixes = fixes or (Fix(override=f"{head}={first}", effect="the first of them"),)
-    return refused(
-        override,
-        f"{override.text!r} gives several values, and a fleet is compiled once",
-        notes=("`launch -m` plans each value, `launch sweep` measures them",),
-        fixes=fixes,
-    )
+    message = f"{override.text!r} gives several values, and a fleet is compiled once"
+    note = "`launch -m` plans each value, `launch sweep` measures them"
+    return fault("config/override", override.key, message, note, fixes=fixes, location=override.location)
+
+
+def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Every combination, the last override's values changing first.
+
+    What has no values to go through (an interval, a `glob()`, no override at all) stays: who compiles it says so.
+    """
+    parser = OverridesParser.create()
+    return tuple(product(*(_values(parser, text) for text in overrides)))
+
+
+def _values(parser: OverridesParser, text: str) -> list[str]:
+    """One override for each of its values."""
+    try:
+        override = parser.parse_rule(text, "override")
+        if not override.is_sweep_override() or not override.is_discrete_sweep():
+            return [text]
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except REFUSES:
+        return [text]

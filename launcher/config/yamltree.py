@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from launcher.errors import Finding, Location
+from launcher.config.located import joined
+from launcher.errors import Finding, Location, fault
 
 MAX_NODES = 100_000
 """Values that a small text may expand to, where aliases of aliases could multiply into billions; a longer text has as
@@ -41,23 +42,21 @@ _FLOAT = re.compile(
 """omegaconf._utils.get_yaml_loader's float: YAML 1.2's, which PyYAML lacks."""
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # a base chosen at run time
-    """libyaml's parser with OmegaConf's rules for plain scalars.
-
-    The C composer calls these three for every node; ours do what PyYAML's do for loaders without path resolvers.
-    """
-
-    def descend_resolver(self, current_node: Any, current_index: Any) -> None:
-        """There are no path resolvers."""
-
-    def ascend_resolver(self) -> None:
-        """There are no path resolvers."""
-
-    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
-        """The tag of an untagged node."""
-        if kind is yaml.ScalarNode:
-            return _plain_tag(value) if implicit[0] else _STR
+@lru_cache(maxsize=4096)
+def _tag_of(kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
+    """The tag of an untagged node: of an unquoted scalar the first pattern's that fits, else a string's."""
+    if kind is not yaml.ScalarNode:
         return _TAG + ("seq" if kind is yaml.SequenceNode else "map")
+    for tag, pattern in _Loader.yaml_implicit_resolvers.get(value[:1], ()) if implicit[0] else ():
+        if pattern.match(value):
+            return str(tag)
+    return _STR
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # a base chosen at run time
+    """libyaml's parser with OmegaConf's rules for plain scalars; its composer asks `resolve` for every node."""
+
+    resolve = staticmethod(_tag_of)
 
 
 _Loader.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+0123456789."))
@@ -65,16 +64,6 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TAG + "timestamp"]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
-
-
-@lru_cache(maxsize=4096)
-def _plain_tag(text: str) -> str:
-    """What an unquoted scalar is: the first pattern that fits, else a string."""
-    for tag, pattern in _Loader.yaml_implicit_resolvers.get(text[:1], ()):
-        if pattern.match(text):
-            return str(tag)
-    return _STR
-
 
 _FOR_PEOPLE = re.compile(r"\w+(\.\w+)+: .*\S {2,}\S+:\d+(:\d+)?\n")
 """A line of `launch config`: a dotted key, its value and where it is written."""
@@ -160,14 +149,7 @@ class _Builder:
         location = Location(file=self.file, line=1) if mark is None else self.at(mark)
         dotted = ".".join(part for part in (self.prefix, key) if part)
         self.findings.append(
-            Finding(
-                code=code,
-                severity="error",
-                key=dotted,
-                message=message,
-                notes=notes or ("correct the file at this place",),
-                location=location,
-            )
+            fault(code, dotted, message, *(notes or ("correct the file at this place",)), location=location)
         )
 
     def syntax(self, error: Exception, text: str) -> None:
@@ -201,7 +183,7 @@ class _Builder:
         self.open_nodes.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):
-                return [self.value(item, f"{key}.{i}" if key else str(i)) for i, item in enumerate(node.value)]
+                return [self.value(item, joined(key, i)) for i, item in enumerate(node.value)]
             return self.mapping(node, key)
         finally:
             self.open_nodes.discard(id(node))
@@ -222,7 +204,7 @@ class _Builder:
                 merges = True
                 continue
             name = self.name(key_node)
-            dotted = f"{key}.{name}" if key else str(name)
+            dotted = joined(key, name)
             if name in first:
                 self.add(
                     "config/duplicate-key",
@@ -240,7 +222,7 @@ class _Builder:
         for key_node, value_node in self.merged(node) if merges else ():
             name = self.name(key_node)
             if name not in tree:
-                tree[name] = self.value(value_node, f"{key}.{name}" if key else str(name))
+                tree[name] = self.value(value_node, joined(key, name))
         return tree
 
     def merged(self, node: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:

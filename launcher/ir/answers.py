@@ -1,16 +1,29 @@
-"""What commands that act or list print with `--json`, as types, so that their schemas are published. Pure types."""
+"""What commands that act or list print with `--json`, as types, and the schema of every document. Pure."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from launcher.errors import Finding, Severity
-from launcher.ir.changes import FleetChange
-from launcher.ir.documents import InspectDocument
+from launcher.ir.documents import (
+    CheckDocument,
+    ConfigDocument,
+    ErrorDocument,
+    FleetChange,
+    InspectDocument,
+    MultirunDocument,
+    PlanDocument,
+    RenderDocument,
+)
+from launcher.ir.events import EventList
+from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
-from launcher.ir.project import Draft
+from launcher.ir.page import EventLists, StreamDocument, UiDocument
+from launcher.ir.project import Draft, ProjectSummary
+from launcher.ir.speed import Measurement, ReadSpeed
+from launcher.ir.sweep import SweepDocument
 
 
 class StatusesDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +223,19 @@ class ExplainDocument(msgspec.Struct, frozen=True, kw_only=True):
     codes: tuple[ExplainedCode, ...]
 
 
+class ProjectDocument(ProjectSummary, frozen=True, kw_only=True):
+    """One project of a deployment. `owner`: the key that made it; `last_at`: Unix time of its last journal entry."""
+
+    deployment: str
+
+
+class MemoryDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch memory --json`: every project."""
+
+    schema: Literal["launch.memory/v1"] = "launch.memory/v1"
+    projects: tuple[ProjectDocument, ...]
+
+
 class InspectionsDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch inspect --json` of several files."""
 
@@ -243,19 +269,40 @@ class LogsDocument(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[LogLine, ...]
 
 
-_ANSWERS: tuple[type[msgspec.Struct], ...] = (
-    *(StatusesDocument, StopDocument, ReloadDocument, SwitchDocument, InstallDocument, DraftsDocument),
+class CalibrateDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`launch calibrate --json`: what was measured, and the file that keeps it."""
+
+    schema: Literal["launch.calibrate/v1"] = "launch.calibrate/v1"
+    measurements: tuple[Measurement, ...]
+    file: str
+    read_speed: ReadSpeed | None = None
+    """Absent where the files are too small to tell."""
+
+
+_DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
+    *(FleetManifest, RoutingTable, PlanDocument, MultirunDocument, InspectDocument, InspectionsDocument),
+    *(CheckDocument, ConfigDocument, RenderDocument, MemoryDocument, ErrorDocument, CalibrateDocument, SweepDocument),
+    *(FleetStatus, StatusesDocument, EventList, EventLists, StreamDocument, UiDocument, LogsDocument, ExplainDocument),
+    *(StopDocument, ReloadDocument, SwitchDocument, InstallDocument, DraftsDocument, PoolDocument),
     *(CheckpointsDocument, CheckpointCreatedDocument, CheckpointDeletedDocument, CheckpointRestoredDocument),
-    *(CheckpointDiffDocument, ExplainDocument, InspectionsDocument, PoolDocument, LogsDocument),
+    CheckpointDiffDocument,
 )
 
 
 def _name(document: type[msgspec.Struct]) -> str:
-    """The schema that a document says it has."""
+    """The schema that a document says it has: its field's default, or the one word of its type."""
     (field,) = (f for f in msgspec.structs.fields(document) if f.name == "schema")
-    name: str = field.type.__args__[0]
+    name: str = field.default if isinstance(field.default, str) else get_args(field.type)[0]
     return name
 
 
-ANSWERS: dict[str, type[msgspec.Struct]] = {_name(document): document for document in _ANSWERS}
+DOCUMENTS: dict[str, type[msgspec.Struct]] = {_name(document): document for document in _DOCUMENTS}
 """Schema name → the type that defines it."""
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of the document `name` (`launch.plan/v1`). KeyError for an unknown name."""
+    schema = msgspec.json.schema(DOCUMENTS[name])
+    definition = schema["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    definition["properties"]["schema"] = {"const": name}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{name}", **schema}

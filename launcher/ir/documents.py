@@ -1,28 +1,40 @@
-"""The JSON documents that commands print, as types, so that their schemas are published from one definition. Pure."""
+"""The JSON documents of plans and files, as types; `launcher.ir.answers` has the others, and all schemas. Pure."""
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import msgspec
 
+from launcher.base.addresses import socket_of
 from launcher.errors import Finding
-from launcher.ir.changes import FleetChange
 from launcher.ir.deployment import FileDifference
-from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, Residency, Solved
-from launcher.ir.project import ProjectSummary
+from launcher.ir.live import Manager
+from launcher.ir.plan import DeviceMemory, DevicePlan, FleetPlan, PlanTotals, Residency, ServerPlan, Solved
 from launcher.ir.proof import Proof
 from launcher.ir.speed import ServerSpeed
 
-PLAN_SCHEMA: Final = "launch.plan/v1"
-INSPECT_SCHEMA: Final = "launch.inspect/v1"
-STATUS_SCHEMA: Final = "launch.status/v1"
-CHECK_SCHEMA: Final = "launch.check/v1"
-CONFIG_SCHEMA: Final = "launch.config/v1"
-RENDER_SCHEMA: Final = "launch.render/v1"
-MEMORY_SCHEMA: Final = "launch.memory/v1"
-MULTIRUN_SCHEMA: Final = "launch.multirun/v1"
-ERROR_SCHEMA: Final = "launch.error/v1"
+
+class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One running fleet of the plan's name: processes by name, of the restarted ones why.
+
+    `drift` is what is not as the fleet itself says: layer (`generated`, `installed`, `loaded`, `running`) and where.
+    `command` takes the plan over; where it is empty, none does, and `hindrance` says why.
+    """
+
+    manager: Manager
+    started: tuple[str, ...]
+    stopped: tuple[str, ...]
+    restarted: dict[str, str]
+    kept: tuple[str, ...]
+    front: tuple[str, ...] = ()
+    """What changes of the front, its address, certificate, keys and limits among it."""
+    drift: tuple[str, ...] = ()
+    command: str = ""
+    hindrance: str = ""
+    on_demand: tuple[str, ...] = ()
+    """Of `started`, those that are not up at once: they come when they are asked."""
 
 
 class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +105,7 @@ class UpstreamDocument(msgspec.Struct, frozen=True, kw_only=True):
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch plan --json`. A plan that failed has findings, and nothing where the plan would be."""
 
-    schema: Literal["launch.plan/v1"] = PLAN_SCHEMA
+    schema: Literal["launch.plan/v1"] = "launch.plan/v1"
     deployment: str
     input_digest: str
     hardware: HardwareDocument
@@ -127,14 +139,14 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
 class MultirunDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch -m … --json`: the plan of every combination of values."""
 
-    schema: Literal["launch.multirun/v1"] = MULTIRUN_SCHEMA
+    schema: Literal["launch.multirun/v1"] = "launch.multirun/v1"
     runs: tuple[RunDocument, ...]
 
 
 class InspectDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch inspect --json`: a model file, and what it needs with the given server fields. Contexts in tokens."""
 
-    schema: Literal["launch.inspect/v1"] = INSPECT_SCHEMA
+    schema: Literal["launch.inspect/v1"] = "launch.inspect/v1"
     file: str
     architecture: str
     parameters: int
@@ -158,7 +170,7 @@ class CheckedDocument(msgspec.Struct, frozen=True, kw_only=True):
 class CheckDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch check --json`: the plan against this host. `findings` are those of the plan and those of the host."""
 
-    schema: Literal["launch.check/v1"] = CHECK_SCHEMA
+    schema: Literal["launch.check/v1"] = "launch.check/v1"
     deployment: str
     checked: tuple[CheckedDocument, ...]
     findings: tuple[Finding, ...]
@@ -167,7 +179,7 @@ class CheckDocument(msgspec.Struct, frozen=True, kw_only=True):
 class ConfigDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch config --json`."""
 
-    schema: Literal["launch.config/v1"] = CONFIG_SCHEMA
+    schema: Literal["launch.config/v1"] = "launch.config/v1"
     config: dict[str, Any]
     """All that files and overrides say; what nobody wrote is not in it."""
     origins: dict[str, str]
@@ -177,28 +189,101 @@ class ConfigDocument(msgspec.Struct, frozen=True, kw_only=True):
 class RenderDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch render --json`. `changes`: how the disk differed; `written`: whether it does no longer."""
 
-    schema: Literal["launch.render/v1"] = RENDER_SCHEMA
+    schema: Literal["launch.render/v1"] = "launch.render/v1"
     directory: str
     written: bool
     changes: tuple[FileDifference, ...]
 
 
-class ProjectDocument(ProjectSummary, frozen=True, kw_only=True):
-    """One project of a deployment. `owner`: the key that made it; `last_at`: Unix time of its last journal entry."""
-
-    deployment: str
-
-
-class MemoryDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """`launch memory --json`: every project."""
-
-    schema: Literal["launch.memory/v1"] = MEMORY_SCHEMA
-    projects: tuple[ProjectDocument, ...]
-
-
 class ErrorDocument(msgspec.Struct, frozen=True, kw_only=True):
     """What any command prints with `--json` when it cannot go on. `error`: the class that decides the exit code."""
 
-    schema: Literal["launch.error/v1"] = ERROR_SCHEMA
+    schema: Literal["launch.error/v1"] = "launch.error/v1"
     error: str
     findings: tuple[Finding, ...]
+
+
+def plan_document(
+    plan: FleetPlan,
+    argv: Mapping[str, tuple[str, ...]],
+    env: Mapping[str, Mapping[str, str]],
+    findings: Iterable[Finding] | None = None,
+    proof: Proof | None = None,
+    *,
+    speeds: tuple[ServerSpeed, ...] = (),
+) -> dict[str, Any]:
+    """`launch plan --json` for `plan`, with argv and environment by server; `findings` default to the plan's own."""
+    document = PlanDocument(
+        deployment=plan.deployment,
+        input_digest=plan.input_digest,
+        hardware=_hardware(plan),
+        servers=tuple(_server(server, argv[server.name], env.get(server.name, {})) for server in plan.servers),
+        services=_services(plan),
+        upstreams=_upstreams(plan) or msgspec.UNSET,
+        totals=plan.totals,
+        findings=tuple(plan.findings if findings is None else findings),
+        solved=plan.solved or msgspec.UNSET,
+        coresidency=plan.residency or msgspec.UNSET,
+        speeds=speeds or msgspec.UNSET,
+        proof=proof,
+    )
+    built: dict[str, Any] = msgspec.to_builtins(document)
+    return built
+
+
+def _hardware(plan: FleetPlan) -> HardwareDocument:
+    """The machine, or the machines and which of them has the front: the first of the plan's devices."""
+    hardware = plan.config.hardware
+    first = plan.devices[0].host if plan.devices else ""
+    hosts = tuple(HostDocument(name=n, address=h.address, front=n == first) for n, h in hardware.hosts.items())
+    return HardwareDocument(name=hardware.name, devices=plan.devices, hosts=hosts or msgspec.UNSET)
+
+
+def _server(server: ServerPlan, argv: tuple[str, ...], env: Mapping[str, str]) -> ServerDocument:
+    config, settings, proved = server.config, server.settings, server.proved
+    return ServerDocument(
+        name=server.name,
+        roles=config.roles,
+        port=server.port,
+        tier=server.tier,
+        model=config.model,
+        quantization=config.quantization,
+        slots=settings.slots,
+        n_ctx=settings.n_ctx,
+        n_ctx_per_slot=settings.n_ctx_per_slot,
+        argv=argv,
+        env=dict(env),
+        memory=server.memory,
+        source="proven" if proved else server.model.source,
+        proven_by=proved.build if proved else msgspec.UNSET,
+        host=server.on or msgspec.UNSET,
+        address=config.host if server.on else msgspec.UNSET,
+        socket=socket_of(config.host) or msgspec.UNSET,
+    )
+
+
+def _services(plan: FleetPlan) -> tuple[ServiceDocument, ...]:
+    return tuple(
+        ServiceDocument(
+            name=service.name,
+            port=service.port,
+            ram_bytes=service.config.ram_bytes,
+            vram_bytes=service.config.vram_bytes or msgspec.UNSET,
+            host=service.on or msgspec.UNSET,
+        )
+        for service in plan.services
+    )
+
+
+def _upstreams(plan: FleetPlan) -> tuple[UpstreamDocument, ...]:
+    return tuple(
+        UpstreamDocument(
+            name=name,
+            url=upstream.url,
+            models=(*upstream.models, *upstream.aliases),
+            slots=upstream.slots,
+            ram_bytes=upstream.ram_bytes,
+            vram_bytes=upstream.vram_bytes,
+        )
+        for name, upstream in plan.config.upstreams.items()
+    )

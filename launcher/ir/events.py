@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import msgspec
 
-EVENTS_SCHEMA = "launch.events/v1"
 Kind = Literal[
     "runtime",
     "starting",
@@ -74,6 +73,6 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
 class EventList(msgspec.Struct, frozen=True, kw_only=True):
     """`launch events --json`, oldest first. `schema` is `launch.events/v1`."""
 
-    schema: str = EVENTS_SCHEMA
+    schema: str = "launch.events/v1"
     deployment: str
     events: tuple[Record, ...]

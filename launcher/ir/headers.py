@@ -1,8 +1,9 @@
-"""What a model file's header says, for whoever fills in what a config leaves out. Pure."""
+"""What is asked of the machine to fill in what a config leaves out: a model file's header, an engine's cards. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -51,3 +52,15 @@ class HeaderLock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LOCK_SCHEMA = "launch.lock/v1"
+
+
+class SeenCard(NamedTuple):
+    """A device that an engine lists: its name there, the card's, and its memory in bytes (0 = not said)."""
+
+    name: str
+    model: str
+    total_bytes: int
+
+
+SeeDevices = Callable[[Mapping[str, Any]], Sequence[SeenCard] | None]
+"""An entry of `engines` → the devices that its binary lists here; None where it does not say."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
 import msgspec
 
 
@@ -52,15 +49,3 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     cpu_quota: float | None = None
     cpu_flags: frozenset[str] = frozenset()
     """Every flag of the first processor, as /proc/cpuinfo names them; `features` are those that change memory."""
-
-
-class SeenCard(NamedTuple):
-    """A device that an engine lists: its name there, the card's, and its memory in bytes (0 = not said)."""
-
-    name: str
-    model: str
-    total_bytes: int
-
-
-SeeDevices = Callable[[Mapping[str, Any]], Sequence[SeenCard] | None]
-"""An entry of `engines` → the devices that its binary lists here; None where it does not say."""

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from launcher.ir.events import EventList, Record
 from launcher.ir.live import FleetStatus, ProcessStatus
-
-EVENT_LISTS_SCHEMA: Final = "launch.event-lists/v1"
-STREAM_SCHEMA: Final = "launch.stream/v1"
-UI_SCHEMA: Final = "launch.ui/v1"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +51,7 @@ class StreamDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     A message of the stream has one of them. `schema` is `launch.stream/v1`; it is not sent.
     """
 
-    schema: str = STREAM_SCHEMA
+    schema: str = "launch.stream/v1"
     event: Record | msgspec.UnsetType = msgspec.UNSET
     """Something happened; its number is the message's `id`."""
     status: FleetStatus | msgspec.UnsetType = msgspec.UNSET
@@ -71,12 +65,12 @@ class StreamDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class EventLists(msgspec.Struct, frozen=True, kw_only=True):
     """`launch events --json`: the events of every fleet that is known here."""
 
-    schema: str = EVENT_LISTS_SCHEMA
+    schema: str = "launch.event-lists/v1"
     fleets: tuple[EventList, ...]
 
 
 class UiDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch ui --json`: a link that opens the page once."""
 
-    schema: str = UI_SCHEMA
+    schema: str = "launch.ui/v1"
     url: str

@@ -5,11 +5,9 @@ Speeds in tokens a second, memory in bytes, times in seconds.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
-
-CALIBRATE_SCHEMA: Final = "launch.calibrate/v1"
 
 
 class Touched(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,13 +69,3 @@ class ReadSpeed(msgspec.Struct, frozen=True, kw_only=True):
     read_bytes: int
     folder: str
     at: str
-
-
-class CalibrateDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """`launch calibrate --json`: what was measured, and the file that keeps it."""
-
-    schema: Literal["launch.calibrate/v1"] = CALIBRATE_SCHEMA
-    measurements: tuple[Measurement, ...]
-    file: str
-    read_speed: ReadSpeed | None = None
-    """Absent where the files are too small to tell."""

@@ -5,11 +5,10 @@ Times in seconds, speeds in tokens a second, memory in bytes.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
-SWEEP_SCHEMA: Final = "launch.sweep/v1"
 Values = tuple[tuple[str, str], ...]
 """Server field → value, as an override has them."""
 Verdict = Literal["better", "noise", "worse"]
@@ -139,7 +138,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 class SweepDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`launch sweep --json`. `recommendation`: one a server. `verdict`: better where any is, then noise, then worse."""
 
-    schema: Literal["launch.sweep/v1"] = SWEEP_SCHEMA
+    schema: Literal["launch.sweep/v1"] = "launch.sweep/v1"
     deployment: str
     engine: str
     workload: Workload

@@ -14,7 +14,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from launcher.manifest import DOCUMENTS, json_schema
+from launcher.ir.answers import DOCUMENTS, json_schema
 from tests.launched import LAUNCH, launched
 
 

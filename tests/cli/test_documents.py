@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.manifest import DOCUMENTS, json_schema
+from launcher.ir.answers import DOCUMENTS, json_schema
 from launcher.orchestrate import FILE_NAME, Memory
 
 from .conftest import Cli, holds

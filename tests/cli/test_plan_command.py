@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from launcher.manifest import json_schema
+from launcher.ir.answers import json_schema
 from tests.cli.conftest import Cli
 
 EPYC = ("hardware=epyc", "profile=hot_only")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.config import compose, flatten, locate
-from launcher.config.references import CHECKS, _cycles
+from launcher.config.references import CHECKS, cycles
 from launcher.errors import Finding, Location
 from launcher.ir.config import SourceMap
 from tests.config.conftest import FILES, Conf
@@ -269,9 +269,9 @@ def test_every_check_states_its_rule() -> None:
 
 def test_cycles_are_found_once() -> None:
     """Each cycle of a graph, with names outside it left out."""
-    assert _cycles({"a": ["b"], "b": ["c"], "c": ["b"], "d": ["a"]}) == [["b", "c"]]
-    assert _cycles({"a": ["a"], "b": ["x"]}) == [["a"]]
-    assert _cycles({"a": ["b", "c"], "b": ["c"], "c": []}) == []
+    assert cycles({"a": ["b"], "b": ["c"], "c": ["b"], "d": ["a"]}) == [["b", "c"]]
+    assert cycles({"a": ["a"], "b": ["x"]}) == [["a"]]
+    assert cycles({"a": ["b", "c"], "b": ["c"], "c": []}) == []
 
 
 def test_locate_takes_the_nearest() -> None:

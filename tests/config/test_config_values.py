@@ -208,6 +208,12 @@ def test_interpolations_are_resolved_only_where_they_are(conf: Conf) -> None:
     assert {conf.where(f) for f in found if f.key == "servers.coder.cpus"} == {"server/coder.yaml:7:7"}
 
 
+def test_an_interpolation_below_an_empty_name_is_found_once(conf: Conf) -> None:
+    """Its dotted key is that of another value, which is not what fails: composing ends."""
+    conf.write({"config.yaml": FILES["config.yaml"] + '"":\n  profile: ${nothing}\n'})
+    assert [(f.code, f.key) for f in conf.findings()][:1] == [("config/interpolation", "profile")]
+
+
 def walk(shape: Any, seen: dict[type, Any]) -> dict[type, Any]:
     """Every struct under a shape."""
     if isinstance(shape, Record) and shape.struct not in seen:
@@ -299,7 +305,7 @@ def test_junk_values_become_findings(pieces: list[tuple[str, Any]]) -> None:
     for package, values in pieces:
         parent, _, name = package.rpartition(".")
         located.embed({name: values}, parent, {"": Location(file="f", line=1)})
-    fleet, findings = decode(located.tree)
+    fleet, findings = decode(FleetConfig, located.tree)
     findings += check_references(fleet)
     assert all(f.notes or f.fixes for f in findings)
 

@@ -301,3 +301,19 @@ def test_a_draft_of_a_file(home: Path) -> None:
         assert str(caught.value.findings[0].location).startswith(f"{path}:1:")
         assert not path.with_suffix(".lock").exists()
         path.write_text("servers: {other: models/bge-small-en-v1.5-f16.gguf}\n")
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *("+servers.third={model: [a]}", "servers.chat.tier=[a]", "++servers.chat.port=[1]", "++ports={chat: [1]}"),
+        *("++services={a: {port: [1]}}", "++runtime.front.port=[1]", "++servers.chat.draft={model: [a]}"),
+        *("++tiers.hot=[1]", "++models={a: {b: [1]}}", "++hardware.gpus=[1]", "++engines.default=[1]"),
+    ],
+)
+def test_what_cannot_be_looked_up_is_a_finding(home: Path, junk: str) -> None:
+    """A list where a name or a port belongs: what is filled in looks for entries of that name."""
+    text = "servers:\n  chat: ~/models/Qwen3-8B-Q8_0.gguf\n  other: {file: ~/models/llama-f16.gguf, ttl_s: 60}\n"
+    with pytest.raises(ConfigError) as caught:
+        compiled(home, text, junk, "include_warm=[chat]")
+    assert {"config/type", "config/missing", "config/override"} & {f.code for f in caught.value.findings}

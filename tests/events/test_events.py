@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from launcher.events import FILE_NAME, EventLog, read_records, store_files
 from launcher.events.log import KEPT
 from launcher.events.store import MAX_LINE_BYTES, Store, older
+from launcher.ir.answers import json_schema
 from launcher.ir.events import Happened, Record
 from launcher.ir.page import EventLists
-from launcher.manifest import json_schema
 from launcher.runtime.telling import happened
 from launcher.supervise import events
 from tests.cli.conftest import Cli, cli  # noqa: F401 - a fixture

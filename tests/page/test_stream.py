@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from launcher.events import EventLog
+from launcher.ir.answers import json_schema
 from launcher.ir.events import Happened, Record
 from launcher.ir.live import FleetStatus, ProcessStatus, UnavailableError
 from launcher.ir.page import Request, StreamDocument
-from launcher.manifest import json_schema
 from launcher.page import page_routes
 from launcher.page.app import static_file, static_names
 from launcher.page.stream import stream

@@ -18,8 +18,8 @@ from launcher.ir.config import (
     RuntimeConfig,
     ServerConfig,
 )
+from launcher.ir.documents import plan_document
 from launcher.ir.plan import FleetPlan
-from launcher.manifest import plan_document
 from launcher.plan import plan_fleet, plan_of_host
 from launcher.plan.hosts import split
 from launcher.render.routes import routing_table

@@ -16,8 +16,8 @@ from launcher.ir.config import (
     RuntimeConfig,
     ServiceConfig,
     UpstreamConfig,
+    WarmPoolConfig,
 )
-from launcher.ir.config.orchestration import WarmPoolConfig
 from launcher.ir.fleet import ClusterUnit
 from launcher.ir.plan import RungPlan, ServicePlan
 from launcher.manifest import decode_fleet, decode_routes

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from launcher.engine import recorded
 from launcher.errors import ConfigError, Finding, Fix, Location
+from launcher.ir.answers import DOCUMENTS, json_schema
 from launcher.ir.config import ServiceConfig, UpstreamConfig
-from launcher.ir.documents import InspectDocument
+from launcher.ir.documents import InspectDocument, plan_document
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.live import FleetStatus
 from launcher.ir.plan import ServicePlan
 from launcher.manifest import (
-    DOCUMENTS,
     argv_changes,
     argv_digest,
     decode_fleet,
@@ -28,8 +28,6 @@ from launcher.manifest import (
     encode_document,
     encode_fleet,
     encode_routes,
-    json_schema,
-    plan_document,
 )
 from launcher.render import Rendered, render_commands, render_fleet
 from tests.render.plan_factory import MIB, fleet_plan, server_plan

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from launcher.ir.config.values import (
+from launcher.ir.config.resources import (
     ByteSize,
     DraftKind,
     FlashAttention,
