@@ -10,8 +10,7 @@ from launcher.supervise.children import Children
 from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.ending import early_finding, end_runtime, reach_runtime
 from launcher.supervise.findings import starting_finding, state_moved_finding, stopping_finding
-from launcher.supervise.identity import RecordStore, ServerRecord
-from launcher.supervise.marks import marked_deployments
+from launcher.supervise.identity import RecordStore, ServerRecord, marked_deployments
 from launcher.supervise.offline import (
     LOCK_NAME,
     LockHolder,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -14,7 +13,6 @@ from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.owner import Ending
 from launcher.supervise.spec import ProcessSpec
 
-_COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FROM_OUTSIDE = frozenset({None, 0, *(-number for number in _SENT), *(128 + number for number in _SENT)})
 """Exit codes that no request need have caused; None: of an adopted process, whose end nobody is told."""
@@ -86,28 +84,3 @@ def overdue(spec: ProcessSpec, reason: str) -> Diagnosis:
     setting = f"{spec.kind}s.{spec.name}.{'stall_timeout_s' if stalled else 'start_timeout_s'}"
     remedy = f"read its log; if it only needs longer, raise `{setting}`"
     return Diagnosis(code=code, cause=reason, remedy=remedy)
-
-
-def oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel killed for want of memory: in our control group, and on the whole machine.
-
-    Only a difference says something. Control groups v2 count in `memory.events`, v1 in `memory.oom_control`, each with
-    the groups below; the machine in /proc/vmstat. What is not there counts 0.
-    """
-    files = [root / "proc/vmstat"]
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        inside = path.lstrip("/")
-        if controllers == "":
-            files.append(root / "sys/fs/cgroup" / inside / "memory.events")
-        elif "memory" in controllers.split(","):
-            files.append(root / "sys/fs/cgroup/memory" / inside / "memory.oom_control")
-    return sum(int(match[1]) for file in files if (match := _COUNT.search(_read(file))))
-
-
-def _read(path: Path) -> str:
-    """The text of `path`, "" where it cannot be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from launcher.ir.fleet import FleetManifest
-from launcher.supervise import container, procfs
+from launcher.supervise import procfs
+from launcher.supervise.process import main_process
 
 _NVIDIA = Path("/dev/nvidiactl")
 _EVERY_S = 5.0
@@ -86,7 +87,7 @@ class Measurer:
         """Figures of `clients` now. Blocks."""
         stats = [stat for pid in procfs.pids() if (stat := procfs.proc_stat(pid)) is not None]
         sessions = {leader: [stat.pid for stat in stats if stat.session == leader] for leader in clients}
-        boxes = {leader: _tree(container.main_process(argv), stats) for leader, argv in clients.items() if argv}
+        boxes = {leader: _tree(main_process(argv), stats) for leader, argv in clients.items() if argv}
         everything = {
             leader: {*pids, *(stat.pid for stat in boxes.get(leader, ()))} for leader, pids in sessions.items()
         }

@@ -16,11 +16,10 @@ from launcher.base.addresses import is_path, socket_of
 from launcher.base.regular import read_regular
 from launcher.base.unix_socket import remove_stale
 from launcher.ir.live import FleetStatus, ProcessStatus
-from launcher.supervise import container, logs, procfs
-from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch
-from launcher.supervise.marks import unrecorded
+from launcher.supervise import logs, procfs
+from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch, unrecorded
 from launcher.supervise.owner import Orphan
-from launcher.supervise.process import adopt
+from launcher.supervise.process import adopt, remove_container
 
 LOCK_NAME = "runtime.lock"
 _KILL_WAIT_S = 5.0
@@ -130,11 +129,11 @@ def stop_orphans(state_dir: Path, names: Collection[str] = (), *, grace_s: float
         stopped = stop_records([r for r in living if not names or r.name in names], grace_s=grace_s)
         for orphan in stopped:
             if orphan.outcome != "survived":
-                store.remove(orphan.name)
+                store.forget(orphan.name)
         records, _ = store.read()
         for record in records:
             if record.name not in {r.name for r in living} and mismatch(record) is not None:
-                store.remove(record.name)
+                store.forget(record.name)
                 if is_path(record.host):
                     remove_stale(record.host)
         with suppress(OSError):
@@ -167,7 +166,7 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
     for record, running in taken:
         running.release()
         outcomes.setdefault(record.name, "survived")
-        container.remove(record.argv)
+        remove_container(record.argv)
     for record in records:  # one that ended meanwhile left its socket, too
         if is_path(record.host):
             remove_stale(record.host)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 _PROC = Path("/proc")
+_OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class ProcStat(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,3 +132,25 @@ def memory_bytes(pid: int) -> dict[str, int]:
         return {}
     resident = next((line for line in lines if line.startswith("VmRSS:")), None)
     return {} if resident is None else {"ram": int(resident.split()[1]) * 1024}
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """How many processes the kernel killed for want of memory: in our control group, and on the whole machine.
+
+    Only a difference says something. Control groups v2 count in `memory.events`, v1 in `memory.oom_control`, each with
+    the groups below; the machine in /proc/vmstat. What is not there counts 0.
+    """
+    files = [root / "proc/vmstat"]
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(errors="replace").splitlines():
+            _, controllers, path = line.split(":", 2)
+            inside = path.lstrip("/")
+            if controllers == "":
+                files.append(root / "sys/fs/cgroup" / inside / "memory.events")
+            elif "memory" in controllers.split(","):
+                files.append(root / "sys/fs/cgroup/memory" / inside / "memory.oom_control")
+    killed = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            killed += sum(map(int, _OOM_KILLS.findall(file.read_text(errors="replace"))))
+    return killed

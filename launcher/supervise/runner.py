@@ -16,7 +16,7 @@ from launcher.supervise import events, readiness, slots
 from launcher.supervise.causes import FROM_OUTSIDE, UNEXPLAINED, cause_of_end, overdue
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.fallbacks import Fallbacks
-from launcher.supervise.identity import ServerRecord
+from launcher.supervise.identity import ServerRecord, new_record
 from launcher.supervise.inflight import InFlight
 from launcher.supervise.lifecycle import (
     Action,
@@ -38,7 +38,6 @@ from launcher.supervise.lifecycle import (
     step,
     usable,
 )
-from launcher.supervise.marks import new_record
 from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError
 from launcher.supervise.peers import MISSING, start_after_peers
 from launcher.supervise.process import birth, describe_exit

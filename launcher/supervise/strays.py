@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from launcher.supervise import events, procfs
-from launcher.supervise.identity import Rejected, ServerRecord
-from launcher.supervise.marks import completed
+from launcher.supervise.identity import Rejected, ServerRecord, completed
 from launcher.supervise.owner import ProcessOwner
 from launcher.supervise.runner import Runner
 from launcher.supervise.spec import ProcessSpec

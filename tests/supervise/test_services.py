@@ -17,7 +17,7 @@ from launcher.compiler import compile_fleet, render
 from launcher.ir.fleet import FaceUnit, OutsideUnit, ServiceUnit
 from launcher.route import Front
 from launcher.supervise import Supervisor, events, stop_orphans
-from launcher.supervise.container import engine_and_name, main_process
+from launcher.supervise.process import engine_and_name, main_process
 from tests.route.fleet import ask, post, running, table, target
 from tests.supervise.conftest import Fleet, fake, real
 
@@ -62,8 +62,8 @@ async def reaped(supervisor: Supervisor) -> None:
     """Wait for the container's client of a runtime that let go of it, as its parent."""
     process = supervisor._runners["nextplaid-code"]._process
     assert process is not None
-    assert process.running._child is not None
-    await asyncio.to_thread(process.running._child.wait)
+    assert process.popen is not None
+    await asyncio.to_thread(process.popen.wait)
 
 
 async def shown(supervisor: Supervisor) -> dict[str, object]:

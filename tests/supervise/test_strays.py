@@ -9,7 +9,7 @@ import msgspec
 
 from launcher.runtime.telling import happened
 from launcher.supervise import Supervisor, events
-from launcher.supervise.marks import new_record
+from launcher.supervise.identity import new_record
 from launcher.supervise.owner import Ending
 from launcher.supervise.process import birth
 from launcher.supervise.strays import look_behind, take_over

@@ -14,10 +14,9 @@ from typing import Any
 from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit, ServiceUnit
 from launcher.ir.live import Manager
 from launcher.supervise.diagnosis import Diagnosis
-from launcher.supervise.identity import Rejected, ServerRecord
+from launcher.supervise.identity import Rejected, ServerRecord, new_record
 from launcher.supervise.kubernetes.api import MERGE, ApiServer, in_cluster_url
 from launcher.supervise.kubernetes.seen import Object, names_by_label, replicas, seen, uid, version
-from launcher.supervise.marks import new_record
 from launcher.supervise.owner import Ending
 from launcher.supervise.scheduled import (
     CALL,

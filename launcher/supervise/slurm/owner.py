@@ -14,8 +14,7 @@ from launcher.ir.fleet import FleetManifest, SlurmUnit
 from launcher.ir.live import Manager
 from launcher.supervise import logs
 from launcher.supervise.diagnosis import Diagnosis, diagnose
-from launcher.supervise.identity import Rejected, ServerRecord
-from launcher.supervise.marks import new_record
+from launcher.supervise.identity import Rejected, ServerRecord, new_record
 from launcher.supervise.owner import Ending
 from launcher.supervise.scheduled import (
     CALL,
