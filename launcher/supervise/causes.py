@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.owner import Ending
 from launcher.supervise.spec import ProcessSpec
 
+_LOG = logging.getLogger("launch.supervise")
 _SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FROM_OUTSIDE = frozenset({None, 0, *(-number for number in _SENT), *(128 + number for number in _SENT)})
 """Exit codes that no request need have caused; None: of an adopted process, whose end nobody is told."""
@@ -67,10 +69,13 @@ def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagno
         return ending.refused
     loading = starting and spec.kind == "server"
     found = diagnose(ending.code, ending.tail, oom_killed=ending.oom_killed, loading=loading)
-    unexplained = found.code == "supervise/exited" and starting
-    owner = (
-        ports.port_owner(spec.unit.port, spec.unit.host) if unexplained or found.code == "supervise/port-busy" else None
-    )
+    if found.code != "supervise/port-busy" and not (found.code == "supervise/exited" and starting):
+        return found
+    try:
+        owner = ports.port_owner(spec.unit.port, spec.unit.host)
+    except (OSError, ValueError) as error:  # no descriptor left, /proc hidden: it has ended all the same
+        _LOG.warning("why %s ended cannot be looked into: %s", spec.name, error)
+        return found
     if owner is None:
         return found
     cause = f"{_place(spec)} is held by {owner}"

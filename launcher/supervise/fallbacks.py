@@ -133,10 +133,8 @@ class Fallbacks:
             self._use(degrade(above, len(self.planned.fallbacks), now) or above)
         return bool(level)
 
-    def degrade(self, code: str | None) -> bool:
-        """Go one level down if a failure with this `code` asks for it; whether there was one."""
-        if code not in OUT_OF_MEMORY_CODES:
-            return False
+    def degrade(self) -> bool:
+        """Go one level down; whether there was one."""
         lower = degrade(self.degradation, len(self.planned.fallbacks), asyncio.get_running_loop().time())
         if lower is None:
             return False

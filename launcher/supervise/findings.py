@@ -65,7 +65,8 @@ def failure_finding(runner: Runner) -> Finding:
     if event.exit_code is not None:
         notes.append(f"exit code {event.exit_code}")
     if lines:
-        notes += [f"the end of {runner.log_file or 'its journal'}:", *lines]
+        log = runner.record.log_file if runner.record is not None else ""
+        notes += [f"the end of {log or 'its journal'}:", *lines]
     return Finding(
         code=event.code,
         severity="error",

@@ -15,6 +15,8 @@ from launcher.base.addresses import is_path, spelled
 from launcher.base.unix_socket import peer_pid
 
 _MAX_BYTES = 4 * 1024**2
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
+"""Where a listener on an address is reached from here: wildcards become loopback."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,15 +33,13 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
             return None
 
 
-class _Collector:
+class _Answer(msgspec.Struct):
     """Receives httptools' callbacks for one response."""
 
-    def __init__(self) -> None:
-        """Nothing was received yet."""
-        self.body = bytearray()
-        self.parser = httptools.HttpResponseParser(self)
-        self.done = False
-        self.reusable = False
+    parser: Any = None
+    body: bytearray = msgspec.field(default_factory=bytearray)
+    done: bool = False
+    reusable: bool = False
 
     def on_body(self, data: bytes) -> None:
         """Keep a piece of the body."""
@@ -61,7 +61,7 @@ class HttpConnection:
 
     def __init__(self, host: str, port: int) -> None:
         """Nothing is connected yet."""
-        self._host, self._port = reachable(host), port
+        self._host, self._port = _REACHABLE.get(host, host), port
         self._authority = "localhost" if is_path(host) else spelled(host, port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.opened = 0
@@ -83,17 +83,13 @@ class HttpConnection:
                     return await self._exchange(raw)
                 except _StaleError:
                     pass  # it was closed for having been idle, or used often enough
-            self._streams = await self._connect()
+            if is_path(self._host):
+                self._streams = await asyncio.open_unix_connection(self._host)
+                self.peer = peer_pid(self._streams[1].get_extra_info("socket"))
+            else:
+                self._streams = await asyncio.open_connection(self._host, self._port)
             self.opened += 1
             return await self._exchange(raw)
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A fresh connection. Raises OSError."""
-        if not is_path(self._host):
-            return await asyncio.open_connection(self._host, self._port)
-        reader, writer = await asyncio.open_unix_connection(self._host)
-        self.peer = peer_pid(writer.get_extra_info("socket"))
-        return reader, writer
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -105,24 +101,25 @@ class HttpConnection:
         """Send `raw`, read one response; the connection is closed unless it can be used again. Raises _StaleError."""
         assert self._streams is not None  # noqa: S101 - the caller opened it
         reader, writer = self._streams
-        collector = _Collector()
+        answer = _Answer()
+        answer.parser = httptools.HttpResponseParser(answer)
         try:
             writer.write(raw)
-            while not collector.done and (data := await reader.read(65536)):
-                collector.parser.feed_data(data)
-                if len(collector.body) > _MAX_BYTES:
+            while not answer.done and (data := await reader.read(65536)):
+                answer.parser.feed_data(data)
+                if len(answer.body) > _MAX_BYTES:
                     raise ConnectionError(f"the answer is longer than {_MAX_BYTES} bytes")
-            status = collector.parser.get_status_code()
+            status = answer.parser.get_status_code()
         except ConnectionResetError as error:
             raise _StaleError(str(error)) from error
         except httptools.HttpParserError as error:
             raise NotHttpError(f"not HTTP: {error}") from error
         finally:
-            if not collector.reusable:
+            if not answer.reusable:
                 self.close()
         if not status:
             raise _StaleError("closed without an answer")
-        return Reply(status=status, body=bytes(collector.body))
+        return Reply(status=status, body=bytes(answer.body))
 
 
 class NotHttpError(ConnectionError):
@@ -155,8 +152,3 @@ def _raw(authority: str, path: str, body: Any, headers: dict[str, str] | None) -
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(raw)}"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + raw
-
-
-def reachable(host: str) -> str:
-    """The address at which a listener on `host` is reached from here: wildcards become loopback."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(host, host)  # noqa: S104

@@ -60,6 +60,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     proven: bool = False
     killed: bool = False
     failing: str | None = None
+    why: str = "stop"
+    """What it was last asked to stop for."""
     error: str | None = None
     since: float = 0.0
     progress_at: float = 0.0
@@ -94,8 +96,9 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Nobody wants it to run. `force`: kill at once."""
+    """Nobody wants it to run; `why` is for people. `force`: kill at once."""
 
+    why: str = "stop"
     force: bool = False
 
 
@@ -284,7 +287,7 @@ def _begin(life: Life, now: float, policy: Policy, *, adopt: bool = False) -> tu
 
 def _stop(life: Life, event: Stop, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
     """End it: at once where nothing is alive, else SIGTERM, grace, SIGKILL."""
-    life = msgspec.structs.replace(life, wanted=False)
+    life = msgspec.structs.replace(life, wanted=False, why=event.why)
     if not life.alive:
         return msgspec.structs.replace(life, state="stopped", deadline=None, since=now, failures=()), ()
     if life.state == "failed" or (life.state == "stopping" and event.force and not life.killed):

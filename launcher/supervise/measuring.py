@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -15,9 +13,6 @@ from launcher.supervise import procfs
 from launcher.supervise.process import main_process
 
 _NVIDIA = Path("/dev/nvidiactl")
-_EVERY_S = 5.0
-_SHARE = 50
-"""Measuring takes at most a fiftieth of the time: the page tables of a big model take a second to walk."""
 
 
 class GpuUse(msgspec.Struct, frozen=True):
@@ -40,7 +35,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measurer:
-    """Keeps the last figures of the processes that `clients` gives, each with a container's command or none.
+    """Measures processes, and keeps the last `figures` of each by pid.
 
     `gpus` are the fleet's GPUs, in the driver's order; `ask_gpus` is the whole interface to the driver; `pss` measures
     the RAM of one process.
@@ -48,43 +43,22 @@ class Measurer:
 
     def __init__(
         self,
-        clients: Callable[[], Mapping[int, tuple[str, ...]]],
         gpus: tuple[str, ...],
         ask_gpus: Callable[[], Iterable[GpuUse]] | None = None,
         pss: Callable[[int], int | None] | None = None,
     ) -> None:
-        """Nothing is measured before `start`."""
+        """Nothing is measured yet."""
         self.gpus = gpus
-        self._clients = clients
         self._ask_gpus = ask_gpus or nvml_use
         self._pss = pss or pss_bytes
-        self._figures: Mapping[int, Measured] = {}
-        self._task: asyncio.Task[None] | None = None
+        self.figures: Mapping[int, Measured] = {}
 
     def of(self, pid: int | None) -> Measured:
         """The last figures of `pid`."""
-        return self._figures.get(pid or 0, Measured())
-
-    def start(self) -> None:
-        """Begin; a second call does nothing."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._watch())
-
-    def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-
-    async def _watch(self) -> None:
-        """Measure again and again, in a thread."""
-        while True:
-            begun = time.monotonic()
-            self._figures = await asyncio.to_thread(self.measure, self._clients())
-            await asyncio.sleep(max(_EVERY_S, _SHARE * (time.monotonic() - begun)))
+        return self.figures.get(pid or 0, Measured())
 
     def measure(self, clients: Mapping[int, tuple[str, ...]]) -> dict[int, Measured]:
-        """Figures of `clients` now. Blocks."""
+        """Figures of `clients` now, by pid, each with its container's command or none. Blocks."""
         stats = [stat for pid in procfs.pids() if (stat := procfs.proc_stat(pid)) is not None]
         sessions = {leader: [stat.pid for stat in stats if stat.session == leader] for leader in clients}
         boxes = {leader: _tree(main_process(argv), stats) for leader, argv in clients.items() if argv}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from launcher.ir.live import UnavailableError
 from launcher.supervise import events
 from launcher.supervise.fallbacks import OUT_OF_MEMORY
 from launcher.supervise.runner import Runner
-
-_LOOK_S = 1.0
 
 
 async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout_s: float) -> bool:
@@ -29,18 +26,6 @@ async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout
     if said and not fallbacks.left and not fallbacks.degraded_since(since):
         return False
     return await fallbacks.wait_degraded(since)
-
-
-async def watch_fallbacks(runners: Mapping[str, Runner], available: Callable[[], Mapping[str, int]]) -> None:
-    """Until cancelled: restore servers that no request is in, one level at a time, when there is room.
-
-    `available` gives what the system reports as free, bytes by device, for the devices it knows.
-    """
-    while True:
-        await asyncio.sleep(_LOOK_S)
-        for runner in tuple(runners.values()):
-            if runner.fallbacks.degradation.level and not runner.life.closed:
-                restore_if_free(runner, available())
 
 
 def restore_if_free(runner: Runner, available: Mapping[str, int]) -> bool:

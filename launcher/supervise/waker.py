@@ -12,6 +12,7 @@ from launcher.supervise.lifecycle import FAILED_PAUSE_S
 from launcher.supervise.room import Room
 from launcher.supervise.runner import Runner
 from launcher.supervise.scheduler import rivals
+from launcher.supervise.slots import save_slots
 
 _ROOM_WAIT_S = 30.0
 _LOOK_AGAIN_S = 0.05
@@ -249,13 +250,23 @@ class Waker:
             if runner.life.alive:
                 await self._put_away(runner, "unloaded", [])
 
+    async def end(self, runner: Runner, why: str) -> None:
+        """Let requests in flight end, then stop `runner`, and wait for that."""
+        try:
+            if runner.life.state in ("ready", "sleeping"):
+                await runner.drain(self.drain_timeout_s)
+            runner.stop(why)
+            await runner.until("stopped", "failed")
+        finally:
+            runner.mark("draining", on=False)
+
     async def _put_away(self, runner: Runner, why: str, ended: list[Runner]) -> None:
         """Drain and stop `runner`, noted in `ended` as soon as it must go. Raises UnavailableError when it stays."""
         try:
             drained = await runner.drain(self.drain_timeout_s)
             ended.append(runner)
-            if drained:
-                await runner.save_slots()
+            if drained and runner.life.state == "ready":
+                runner.saved_slots = await save_slots(runner.spec)
             runner.stop(why)
             await runner.until("stopped", "failed")
         finally:
@@ -287,7 +298,10 @@ def _too_late(name: str, timeout_s: float, attempt: StartAttempt) -> Unavailable
 async def _settle(runner: Runner) -> None:
     """Wait until `runner` takes requests. Raises UnavailableError when it will not."""
     name = runner.spec.name
-    state = await runner.settled()
+    await runner.wait_while(
+        lambda: not runner.usable and (runner.life.returning or runner.life.state not in ("failed", "stopped"))
+    )
+    state = runner.life.state
     if state == "failed":
         raise UnavailableError(
             "server_failed", f"server {name!r} failed: {runner.life.error}", retry_after_s=FAILED_PAUSE_S

@@ -143,7 +143,7 @@ class _Trial:
     def __init__(self, experiment: Experiment, candidate: Candidate, asker: Asker, pid: int) -> None:
         """`pid`: the process whose memory is measured."""
         self._experiment, self._candidate, self._asker, self._pid = experiment, candidate, asker, pid
-        self._measurer = Measurer(dict, candidate.gpus)
+        self._measurer = Measurer(candidate.gpus)
 
     def warm_up(self, in_flight: int) -> None:
         """Batches that do not count."""
