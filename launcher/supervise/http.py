@@ -76,7 +76,12 @@ class HttpConnection:
 
         Raises OSError (TimeoutError and ConnectionError are such) when there is no whole HTTP answer in `timeout_s`.
         """
-        raw = _raw(self._authority, path, body, headers)
+        content = b"" if body is None else msgspec.json.encode(body)
+        lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {self._authority}"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        if body is not None:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+        raw = "\r\n".join(lines).encode() + b"\r\n\r\n" + content
         async with asyncio.timeout(timeout_s):
             if self._streams is not None:
                 try:
@@ -139,16 +144,3 @@ async def request(
         return await line.request(path, timeout_s=timeout_s, body=body, headers=headers)
     finally:
         line.close()
-
-
-def _raw(authority: str, path: str, body: Any, headers: dict[str, str] | None) -> bytes:
-    """The bytes of a request."""
-    raw = b"" if body is None else msgspec.json.encode(body)
-    lines = [
-        f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
-        f"Host: {authority}",
-        *(f"{k}: {v}" for k, v in (headers or {}).items()),
-    ]
-    if body is not None:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(raw)}"]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + raw

@@ -58,10 +58,10 @@ class Measurer:
         return self.figures.get(pid or 0, Measured())
 
     def measure(self, clients: Mapping[int, tuple[str, ...]]) -> dict[int, Measured]:
-        """Figures of `clients` now, by pid, each with its container's command or none. Blocks."""
+        """Figures of `clients` now, by pid, each with its command: that of a container's client leads to it. Blocks."""
         stats = [stat for pid in procfs.pids() if (stat := procfs.proc_stat(pid)) is not None]
         sessions = {leader: [stat.pid for stat in stats if stat.session == leader] for leader in clients}
-        boxes = {leader: _tree(main_process(argv), stats) for leader, argv in clients.items() if argv}
+        boxes = {leader: _tree(main_process(argv), stats) for leader, argv in clients.items()}
         everything = {
             leader: {*pids, *(stat.pid for stat in boxes.get(leader, ()))} for leader, pids in sessions.items()
         }

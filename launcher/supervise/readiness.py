@@ -15,7 +15,6 @@ from launcher.base import claimed_name
 from launcher.base.addresses import is_path, place
 from launcher.base.credentials import server_key_file
 from launcher.supervise import http, ports, procfs
-from launcher.supervise.lifecycle import Policy
 from launcher.supervise.owner import OwnedProcess
 from launcher.supervise.spec import ProcessSpec
 
@@ -38,11 +37,6 @@ _TOKEN_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
 
 class UnfitError(Exception):
     """It answers, but it is not what was planned, and waiting does not change that."""
-
-
-def look_every_s(policy: Policy) -> float:
-    """How often a start is looked at, so that neither of its limits is missed by much."""
-    return min(1.0, max(0.05, min(policy.stall_timeout_s, policy.start_timeout_s) / 4))
 
 
 async def begun(process: OwnedProcess, interval_s: float, on_progress: Callable[[bool], None]) -> int:
@@ -192,7 +186,7 @@ def _stranger(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> str | p
             return ports.stranger_behind(pid, line.peer)
         except ProcessLookupError:
             return ports.process_at(line.peer)
-    if spec.container or ports.listens(pid, spec.unit.port):
+    if ports.listens(pid, spec.unit.port) or spec.container:
         return None
     return ports.port_owner(spec.unit.port, spec.unit.host)
 

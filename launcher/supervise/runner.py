@@ -27,7 +27,6 @@ from launcher.supervise.lifecycle import (
     Marked,
     Progress,
     Ready,
-    SpawnFailed,
     Start,
     Stop,
     Tick,
@@ -292,7 +291,7 @@ class Runner:
         except RefusedError as error:
             self.failure, self.ending = error.why, Ending(code=None)
             shared.owner.forget(spec.name)
-            reason = SpawnFailed(error.why.cause, jitter=random.random())  # noqa: S311 - spreads restarts
+            reason = Exited(error.why.cause, jitter=random.random())  # noqa: S311 - spreads restarts
             asyncio.get_running_loop().call_soon(self.dispatch, reason)
             return
         self.record, self.failure, self.ending = record, None, Ending(code=None)
@@ -323,7 +322,8 @@ class Runner:
         def progressed(loading: bool) -> None:
             self.dispatch(Progress(loading))
 
-        interval_s = readiness.look_every_s(self.spec.policy)
+        policy = self.spec.policy
+        interval_s = min(1.0, max(0.05, min(policy.stall_timeout_s, policy.start_timeout_s) / 4))
         pid = process.pid or await readiness.begun(process, interval_s, progressed)
         if process.address is not None:
             self.fallbacks.land(process.address)

@@ -138,10 +138,10 @@ class Upkeep:
             await self._fill_groups()
 
     async def _measure(self) -> None:
-        """Measure what runs, with the commands of those that are containers' clients; in a thread."""
+        """Measure what runs, in a thread."""
         while True:
             begun = time.monotonic()
-            running = {r.pid: r.spec.unit.argv if r.spec.container else () for r in self._runners.values() if r.pid}
+            running = {r.pid: r.spec.unit.argv for r in self._runners.values() if r.pid}
             self._measurer.figures = await asyncio.to_thread(self._measurer.measure, running)
             await asyncio.sleep(max(_MEASURE_S, _SHARE * (time.monotonic() - begun)))
 

@@ -22,7 +22,6 @@ from launcher.supervise.lifecycle import (
     Progress,
     Ready,
     Slept,
-    SpawnFailed,
     Start,
     Stop,
     Tick,
@@ -50,7 +49,6 @@ EVENTS: tuple[Event, ...] = (
     Exited("it ended"),
     Exited("it ended", unexplained=True),
     Exited("out of memory", again=True),
-    SpawnFailed("no process"),
     Tick(),
 )
 

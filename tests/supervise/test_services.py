@@ -69,7 +69,7 @@ async def reaped(supervisor: Supervisor) -> None:
 async def shown(supervisor: Supervisor) -> dict[str, object]:
     """The container's line of `status`, measured now."""
     measurer = supervisor._measurer
-    clients = {r.pid: r.spec.unit.argv if r.spec.container else () for r in supervisor._runners.values() if r.pid}
+    clients = {r.pid: r.spec.unit.argv for r in supervisor._runners.values() if r.pid}
     measurer.figures = await asyncio.to_thread(measurer.measure, clients)
     process = next(p for p in supervisor.status().processes if p.name == "nextplaid-code")
     return {"state": process.state, "planned": process.planned_bytes, "measured": process.measured_bytes}
