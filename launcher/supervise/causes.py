@@ -41,17 +41,14 @@ def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
 
 
 def _place(spec: ProcessSpec) -> str:
-    """`port 8080`, or the path."""
     return place(spec.unit.host, spec.unit.port)
 
 
 def _elsewhere(spec: ProcessSpec) -> str:
-    """What helps where somebody else listens."""
     return f"stop it, or set another `{'host' if is_path(spec.unit.host) else 'port'}`"
 
 
 def _remedy(spec: ProcessSpec) -> str:
-    """What helps where the program of a command line is not there."""
     if Path(spec.unit.argv[0]).name == "numactl":
         return "apt-get install numactl, or drop the server's `numa`"
     if spec.kind == "service" and not spec.container:

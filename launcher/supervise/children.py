@@ -37,7 +37,6 @@ class Children(RecordStore):
         log_files: int,
         log_max_bytes: int,
     ) -> None:
-        """Starts nothing."""
         super().__init__(state_dir, write)
         self._deployment = deployment
         self._logs = state_dir / "logs"

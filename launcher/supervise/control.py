@@ -45,8 +45,6 @@ class NoRuntimeError(Exception):
 
 
 class _Error(msgspec.Struct):
-    """The error object of the control API."""
-
     code: str = ""
     message: str = ""
     findings: tuple[Finding, ...] = ()
@@ -54,8 +52,6 @@ class _Error(msgspec.Struct):
 
 
 class _ErrorBody(msgspec.Struct):
-    """Body of an answer that is an error."""
-
     error: _Error = msgspec.field(default_factory=_Error)
 
 
@@ -169,13 +165,11 @@ class ControlClient:
         self._client = self._stack.enter_context(httpx.Client(transport=transport, base_url="http://launch"))
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the connection."""
         self.close()
 
     def close(self) -> None:

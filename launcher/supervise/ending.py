@@ -101,7 +101,6 @@ def early_finding(deployment: str) -> Finding:
 
 
 def _still_running(state_dir: Path, pid: int, wait_s: float) -> Finding:
-    """For a runtime that does not come to its end."""
     return Finding(
         code="supervise/still-running",
         severity="error",
@@ -112,7 +111,6 @@ def _still_running(state_dir: Path, pid: int, wait_s: float) -> Finding:
 
 
 def _unnamed(state_dir: Path) -> Finding:
-    """For a lock that is held by nobody knows whom."""
     return Finding(
         code="supervise/lock-unnamed",
         severity="error",

@@ -83,7 +83,6 @@ class Hooks:
 
 
 def _pending(unit: HookUnit) -> HookStatus:
-    """A hook that did not run."""
     kind: Literal["http", "command", "python"] = "http" if unit.server else "python" if unit.python else "command"
     return HookStatus(name=unit.name, kind=kind, state="pending", on_failure=unit.on_failure)
 

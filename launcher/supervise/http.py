@@ -34,8 +34,6 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Answer(msgspec.Struct):
-    """Receives httptools' callbacks for one response."""
-
     parser: Any = None
     body: bytearray = msgspec.field(default_factory=bytearray)
     done: bool = False
@@ -60,7 +58,6 @@ class HttpConnection:
     """
 
     def __init__(self, host: str, port: int) -> None:
-        """Nothing is connected yet."""
         self._host, self._port = _REACHABLE.get(host, host), port
         self._authority = "localhost" if is_path(host) else spelled(host, port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None

@@ -155,7 +155,6 @@ class RecordStore:
 
 
 def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
-    """One state file, or why it is not to be trusted."""
     try:
         record = msgspec.json.decode(read_regular(path), type=ServerRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -244,7 +244,6 @@ def _served(life: Life, now: float) -> Life:
 
 
 def _begin(life: Life, now: float, policy: Policy, *, adopt: bool = False) -> Step:
-    """STARTING, with its clock running."""
     begun = replace(
         life,
         state="starting",
@@ -274,7 +273,6 @@ def _stop(life: Life, event: Stop, now: float, policy: Policy) -> Step:
 
 
 def _terminate(life: Life, failing: str | None, now: float, policy: Policy, *, force: bool = False) -> Step:
-    """STOPPING, with the grace running."""
     life = _served(life, now)
     grace = KILL_WAIT_S if force else policy.stop_grace_s
     stopping = replace(life, state="stopping", failing=failing, killed=force, since=now, deadline=now + grace)
@@ -320,12 +318,10 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> Step:
 
 
 def _failed(life: Life, reason: str, now: float) -> Life:
-    """FAILED, until somebody starts or stops it."""
     return replace(life, state="failed", failing=None, error=reason, since=now, deadline=None)
 
 
 def _tick(life: Life, now: float, policy: Policy) -> Step:
-    """What a passed deadline means in each state."""
     due = deadline_of(life, policy)
     if due is None or now < due:
         return life, ()

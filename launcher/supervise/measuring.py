@@ -47,7 +47,6 @@ class Measurer:
         ask_gpus: Callable[[], Iterable[GpuUse]] | None = None,
         pss: Callable[[int], int | None] | None = None,
     ) -> None:
-        """Nothing is measured yet."""
         self.gpus = gpus
         self._ask_gpus = ask_gpus or nvml_use
         self._pss = pss or pss_bytes
@@ -76,7 +75,6 @@ class Measurer:
         }
 
     def _gpu_bytes(self, sessions: Mapping[int, Iterable[int]]) -> dict[int, dict[str, int]]:
-        """Bytes by device for each leader of a session."""
         leaders = {member: leader for leader, members in sessions.items() for member in members}
         used: dict[int, dict[str, int]] = {}
         for use in self._ask_gpus():
@@ -88,7 +86,6 @@ class Measurer:
 
 
 def _tree(root: int | None, stats: Iterable[procfs.ProcStat]) -> list[procfs.ProcStat]:
-    """`root` and everything below it."""
     stats = tuple(stats)
     found = [stat for stat in stats if stat.pid == root]
     for parent in found:

@@ -59,7 +59,6 @@ def lost(endpoints: Iterable[str]) -> list[str]:
 
 
 def _missing(peers: list[str]) -> Diagnosis:
-    """Why it is not started."""
     cause = f"it has a part of its model at {', '.join(peers)}, where no RPC server is free"
     remedy = "it is started when all its peers (`rpc`) answer: start theirs, or see who else uses them"
     return Diagnosis(code=MISSING, cause=cause, remedy=remedy)

@@ -61,7 +61,6 @@ class RunningProcess:
         host: str,
         log: Path,
     ) -> None:
-        """Not watched yet."""
         self.pid = pid
         self.popen = popen
         self._pidfd = pidfd

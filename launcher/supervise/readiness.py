@@ -242,5 +242,4 @@ def _check_name(spec: ProcessSpec, reply: http.Reply) -> None:
 
 
 def _short(reply: http.Reply) -> str:
-    """The beginning of a body, for a message."""
     return reply.body[:200].decode(errors="replace")

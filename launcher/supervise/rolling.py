@@ -32,7 +32,6 @@ class Rolling:
         parallel: int,
         go_on: Callable[[], None],
     ) -> None:
-        """Nothing is changed yet."""
         self._runners = runners
         self._specs = specs
         self._new = new

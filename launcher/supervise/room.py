@@ -29,7 +29,6 @@ class Room:
         budgets: Mapping[str, int],
         available: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
-        """Keeps references only."""
         self.budgets = budgets
         self._runners = runners
         self._available = available or available_bytes
@@ -77,7 +76,6 @@ class Room:
         return False
 
     def _told(self, runner: Runner, going: Iterable[Runner]) -> RoomMade:
-        """Who goes for `runner`, and the figures that decided."""
         now = asyncio.get_running_loop().time()
         residents = [other.tenant(now).resident() for other in going]
         weighed = {

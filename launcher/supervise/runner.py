@@ -62,7 +62,6 @@ class Runner:
     """One server or service: its spec, its life, its process, and the requests in it."""
 
     def __init__(self, spec: ProcessSpec, shared: SharedContext) -> None:
-        """Nothing is started yet."""
         self.fallbacks = Fallbacks(spec)
         self.life = Life()
         self.record: ServerRecord | None = None
@@ -281,7 +280,6 @@ class Runner:
     # --- process ---------------------------------------------------------------------------------------------
 
     def _spawn(self) -> None:
-        """Start the process, unless something is in the way."""
         spec, shared = self.spec, self._shared
         log = str(shared.owner.log_file(spec.name) or "")
         record = new_record(spec, shared.deployment, shared.input_digest, log, self.life.restarts)
@@ -301,7 +299,6 @@ class Runner:
             self._started(self._process.pid)
 
     def _started(self, pid: int) -> None:
-        """There is a process."""
         if self.record is None or self.record.pid:
             return
         self.record = msgspec.structs.replace(self.record, **birth(pid))
@@ -377,7 +374,6 @@ class Runner:
     # --- events ------------------------------------------------------------------------------------------------
 
     def _emit_change(self, before: Life) -> None:
-        """Emit what a change of state means to those outside."""
         name, life = self.spec.name, self.life
         if life.state == "ready" and before.state == "starting":
             self._became_ready(before)
@@ -389,7 +385,6 @@ class Runner:
             self.emit(self.failed_event())
 
     def _became_ready(self, before: Life) -> None:
-        """Record and tell it."""
         self.took_s = self.life.since - before.since
         self.last_used = self.ready_at = self.life.since
         if self.record is not None and self._process is not None:

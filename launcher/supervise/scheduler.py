@@ -200,10 +200,8 @@ def can_ever_fit(target: Mapping[str, int], running: Iterable[Resident], budget:
 
 
 def _freed(chosen: Iterable[Resident], device: str) -> int:
-    """Bytes of `device` that `chosen` give back."""
     return sum(r.needs.get(device, 0) for r in chosen)
 
 
 def _covers(chosen: list[Resident], lacking: Mapping[str, int]) -> bool:
-    """Whether `chosen` give back what is lacking everywhere."""
     return all(_freed(chosen, device) >= short for device, short in lacking.items())

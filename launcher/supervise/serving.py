@@ -18,7 +18,6 @@ class Serving(Upstreams):
     """Answers for `runners`, by name. Each method: see `launcher.ir.live.Upstreams`."""
 
     def __init__(self, runners: dict[str, Runner], waker: Waker, owner: ProcessOwner) -> None:
-        """Keeps references only."""
         self._runners = runners
         self._waker = waker
         self._owner = owner

@@ -77,7 +77,6 @@ def boot_names(specs: Collection[ProcessSpec]) -> tuple[str, ...]:
 
 
 def _spec(unit: ServerUnit | ServiceUnit, supervisor: SupervisorUnit) -> ProcessSpec:
-    """A process with its timers, and what it falls back to."""
     policy = Policy(
         start_timeout_s=unit.start_timeout_s,
         stall_timeout_s=unit.stall_timeout_s,
@@ -94,7 +93,6 @@ def _spec(unit: ServerUnit | ServiceUnit, supervisor: SupervisorUnit) -> Process
 
 
 def _fallen_back(unit: ServerUnit | ServiceUnit, rung: RungUnit) -> ServerUnit | ServiceUnit:
-    """`unit` as it is started on `rung`."""
     return msgspec.structs.replace(
         unit,
         argv=rung.argv,

@@ -89,7 +89,6 @@ def _measured(pid: int, measured: Measured) -> dict[str, int]:
 
 
 def _why_not_served(runner: Runner) -> str | None:
-    """What keeps requests away although nothing failed."""
     if runner.life.suspended:
         return "its process is stopped by a signal (SIGSTOP or a debugger)"
     if runner.life.held:

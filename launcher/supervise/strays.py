@@ -25,7 +25,6 @@ class Strays:
         rivals: Callable[[Runner], Iterable[Runner]],
         emit: Callable[[events.AnyEvent], None],
     ) -> None:
-        """Keeps references only."""
         self._owner = owner
         self._specs = specs
         self._runners = runners
@@ -72,7 +71,6 @@ class Strays:
         return runner.fallbacks.adopt(whole.argv) and runner.adopt(whole, by_hand=by_hand)
 
     async def _end(self, records: Sequence[ServerRecord], why: str) -> None:
-        """End what is not wanted, and tell it."""
         for record in records:
             self._emit(events.ServerStopping(name=record.name, why=why))
         for orphan in await self._owner.end(records):

@@ -43,7 +43,6 @@ class Supervisor(Serving):
         emit: Callable[[events.AnyEvent], None],
         front: str | None = None,
     ) -> None:
-        """Nothing is started or adopted yet."""
         self.manifest = manifest
         self.front = front
         self.runtime_pid: int | None = None
@@ -282,7 +281,6 @@ class Supervisor(Serving):
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _refuse_ended(self) -> None:
-        """Raises SuperviseError when the fleet is stopping."""
         if self._ended:
             raise SuperviseError([stopping_finding(self.manifest.deployment)])
 
@@ -305,12 +303,10 @@ class Supervisor(Serving):
             raise SuperviseError([failure_finding(runner)])
 
     def _builtin(self, spec: ProcessSpec) -> ProcessStatus:
-        """Our own front, up as long as this runtime."""
         state: ServerState = "ready" if self.front else "stopped"
         pid, unit = self.runtime_pid if self.front else None, spec.unit
         return ProcessStatus(name=spec.name, kind="service", state=state, port=unit.port, pid=pid, model=unit.model)
 
 
 def _budgets(manifest: FleetManifest) -> dict[str, int]:
-    """Bytes by device."""
     return {device.name: device.budget_bytes for device in manifest.devices}

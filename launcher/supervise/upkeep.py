@@ -138,7 +138,6 @@ class Upkeep:
             await self._fill_groups()
 
     async def _measure(self) -> None:
-        """Measure what runs, in a thread."""
         while True:
             begun = time.monotonic()
             running = {r.pid: r.spec.unit.argv for r in self._runners.values() if r.pid}

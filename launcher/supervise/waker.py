@@ -54,7 +54,6 @@ class Waker:
         drain_timeout_s: float,
         available: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
-        """Keeps references only."""
         self.room = Room(runners, budgets, available)
         self.closed = False
         self.waits = False
@@ -107,7 +106,6 @@ class Waker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, name: str, runner: Runner) -> StartAttempt:
-        """A new attempt to start `name`."""
         attempt = self._attempts[name] = StartAttempt()
         attempt.task = asyncio.get_running_loop().create_task(self._run(runner, attempt))
         attempt.task.add_done_callback(lambda task: self._done(name, attempt, task))
@@ -276,7 +274,6 @@ class Waker:
 
 
 def _emit_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> None:
-    """A swap is done: how long it took, from the beginning of the drain."""
     instead_of = tuple(other.spec.name for other in displaced)
     seconds = asyncio.get_running_loop().time() - began
     runner.emit(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
@@ -287,7 +284,6 @@ def _nothing() -> None:
 
 
 def _too_late(name: str, timeout_s: float, attempt: StartAttempt) -> UnavailableError:
-    """What a waiter is told whose time is up."""
     if attempt.lacks_room:
         message = f"there was no room for {name!r} within {timeout_s:g} s: others are busy"
         return UnavailableError("no_room", message, retry_after_s=10)

@@ -113,7 +113,6 @@ class LeaseFile:
     """
 
     def __init__(self, files: SharedFiles, *, limit_s: float) -> None:
-        """Nothing is read yet."""
         self._files = files
         self._path = files.directory / LEASE
         self._limit_s = limit_s
