@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -238,20 +238,6 @@ def _settled_cmdline(pid: int) -> tuple[str, ...]:
     return running
 
 
-def find_unrecorded(path: Path, record: ServerRecord) -> ServerRecord | None:
-    """The process of a state file without a pid (the runtime died between spawn and write), if it lives.
-
-    It carries the state file's path in its environment, leads its own session, and shows the recorded argv.
-    """
-    for pid in procfs.pids():
-        stat = procfs.proc_stat(pid)
-        if stat is None or stat.session != pid or not shows(record.argv, procfs.cmdline(pid)):
-            continue
-        if procfs.environment(pid, MARKER) == str(path):
-            return msgspec.structs.replace(record, pid=pid, start_ticks=stat.start_ticks, boot_id=procfs.boot_id())
-    return None
-
-
 def marked_deployments(root: Path) -> frozenset[str]:
     """Names of the deployments with state below `root` of which a process runs, by its mark: whatever became of files.
 
@@ -262,11 +248,13 @@ def marked_deployments(root: Path) -> frozenset[str]:
     return frozenset(state.name for state in states if state.parent == root)
 
 
-def unrecorded(directory: Path, known: Collection[str]) -> list[ServerRecord]:
+def unrecorded(directory: Path, known: Collection[str], begun: Iterable[ServerRecord] = ()) -> list[ServerRecord]:
     """Records, as far as /proc tells, of marked processes whose names are not `known`.
 
-    `directory` is that of the state files. Their `input_digest` is empty: what they run is known, what they are is not.
+    `directory` is that of the state files. `begun` are those without a pid: the runtime died between spawn and write.
+    Of others the `input_digest` is empty: what they run is known, what they are is not.
     """
+    written = {record.name: record for record in begun}
     found = []
     for pid in procfs.pids():
         mark = procfs.environment(pid, MARKER)
@@ -278,8 +266,9 @@ def unrecorded(directory: Path, known: Collection[str]) -> list[ServerRecord]:
         stat, argv = procfs.proc_stat(pid), procfs.cmdline(pid)
         if stat is None or stat.session != pid or stat.state == "Z" or not argv:
             continue  # what a server forked carries its mark too, and ends with its session
-        found.append(
-            ServerRecord(
+        record = written.get(path.stem)
+        if record is None or not shows(record.argv, argv):
+            record = ServerRecord(
                 deployment=directory.parent.name,
                 input_digest="",
                 name=path.stem,
@@ -294,11 +283,9 @@ def unrecorded(directory: Path, known: Collection[str]) -> list[ServerRecord]:
                 log_file=str(directory.parent / "logs" / f"{path.stem}.log"),
                 stop_grace_s=_MARKED_GRACE_S,
                 started_at=0.0,
-                pid=pid,
-                start_ticks=stat.start_ticks,
-                boot_id=procfs.boot_id(),
             )
-        )
+        birth = {"pid": pid, "start_ticks": stat.start_ticks, "boot_id": procfs.boot_id()}
+        found.append(msgspec.structs.replace(record, **birth))
     return found
 
 

@@ -17,7 +17,7 @@ from launcher.base.regular import read_regular
 from launcher.base.unix_socket import remove_stale
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.supervise import logs, procfs
-from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch, unrecorded
+from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, mismatch, unrecorded
 from launcher.supervise.owner import Orphan
 from launcher.supervise.process import adopt, remove_container
 
@@ -55,15 +55,13 @@ def living_records(store: RecordStore, deployment: str | None = None) -> tuple[l
     records, rejected = store.read(deployment)
     living, bad = [], list(rejected)
     for record in records:
-        found = record if record.pid else find_unrecorded(store.path(record.name), record)
-        if found is None:
-            continue
-        why = mismatch(found)
+        why = mismatch(record)
         if why is None:
-            living.append(found)
+            living.append(record)
         elif why.startswith("pid "):
             bad.append(Rejected(path=str(store.path(record.name)), reason=why))
-    return living + unrecorded(store.directory, {record.name for record in living}), bad
+    begun = [record for record in records if not record.pid]
+    return living + unrecorded(store.directory, {record.name for record in living}, begun), bad
 
 
 def offline_status(state_dir: Path) -> FleetStatus:

@@ -70,7 +70,7 @@ class RunningProcess:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._members: tuple[procfs.ProcStat, ...] = ()
         self._oom_kills = 0
-        self._ending: asyncio.Task[None] | None = None
+        self._removing: asyncio.Task[None] | None = None
 
     async def started(self) -> int:
         """At once."""
@@ -125,33 +125,41 @@ class RunningProcess:
         """The size of its log."""
         return logs.size_bytes(self._log)
 
-    def _ended(self) -> None:
-        self.release()
-        self._ending = asyncio.get_running_loop().create_task(self._clear_up())
-
-    async def _clear_up(self) -> None:
-        """Kill what is left of its session; report when that is gone too, or after a second."""
+    def _ended(self, attempts: int = _CLEAR_ATTEMPTS) -> None:
+        """Kill what is left of its session; go on when that is gone too, or after a second."""
+        left = []
         with contextlib.suppress(OSError):  # no descriptor left: the end is reported all the same
-            if self.popen is not None:
-                # Not reaped yet, so the pid, and with it the session, cannot be anybody else's.
-                self._members = procfs.session_members(self.pid)
-            for _ in range(_CLEAR_ATTEMPTS):
-                if not [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]:
-                    break
-                await asyncio.sleep(_CLEAR_PAUSE_S)
+            if self._pidfd >= 0:
+                self.release()
+                if self.popen is not None:
+                    # Not reaped yet, so the pid, and with it the session, cannot be anybody else's.
+                    self._members = procfs.session_members(self.pid)
+            left = [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]
+        loop = asyncio.get_running_loop()
+        if left and attempts > 0:
+            loop.call_later(_CLEAR_PAUSE_S, self._ended, attempts - 1)
+            return
         code = None if self.popen is None else self.popen.wait()
         if is_path(self._host):
             remove_stale(self._host)
-        killed = False
+        if engine_and_name(self._argv) is None:
+            self._report(code)
+        else:
+            self._on_end()
+            self._removing = loop.create_task(self._remove_container(code))
+
+    async def _remove_container(self, code: int | None) -> None:
         try:
-            if engine_and_name(self._argv) is not None:
-                self._on_end()
-                await asyncio.to_thread(remove_container, self._argv)
-            killed = procfs.oom_kills() > self._oom_kills
-        except (OSError, ValueError):
-            pass  # no descriptor left: how it ended is all that is known
+            await asyncio.to_thread(remove_container, self._argv)
         finally:
-            self._on_exit(Ending(code=code, tail=logs.tail(self._log), oom_killed=killed))
+            self._report(code)
+
+    def _report(self, code: int | None) -> None:
+        try:
+            killed = procfs.oom_kills() > self._oom_kills
+        except (OSError, ValueError):  # no descriptor left: how it ended is all that is known
+            killed = False
+        self._on_exit(Ending(code=code, tail=logs.tail(self._log), oom_killed=killed))
 
     def _signal(self, number: signal.Signals) -> None:
         """Send `number` to the process, then to the others of its session, while it is certain whose that is."""

@@ -17,6 +17,17 @@ _REALLY_FREE_S = 5.0
 """How long memory may take to come back after its process ended, before the scheduler decides anew."""
 
 
+class Placing:
+    """A start that may have to wait. `lacks_room`: others must be idle first; `committed`: it has begun."""
+
+    committed = False
+    lacks_room = False
+
+    def commit(self) -> None:
+        """It begins, or has begun already: from now on it goes on without anybody who waits for it."""
+        self.committed, self.lacks_room = True, False
+
+
 class Room:
     """The memory of `runners` (a live view) over `budgets`, bytes by device.
 
@@ -35,19 +46,18 @@ class Room:
         # What one start decides about a device's memory must hold until its server counts as running there.
         self._placing: dict[str, asyncio.Lock] = {}
 
-    async def place(self, runner: Runner, on_wait: Callable[[], None], on_start: Callable[[], None]) -> None:
+    async def place(self, runner: Runner, placing: Placing) -> None:
         """Start `runner` as soon as it fits, stopping idle ones for it; waits while others are busy, without an end.
 
-        `on_wait` is called when that waiting begins, `on_start` right before the start. Raises UnavailableError when
-        it can never fit, or when a process that must go does not end.
+        Raises UnavailableError when it can never fit, or when a process that must go does not end.
         """
         while True:
             async with self._alone_on(needs_bytes(runner.spec.needs)):
                 if await self._made(runner):
-                    on_start()
+                    placing.commit()
                     runner.start()
                     return
-            on_wait()
+            placing.lacks_room = True
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     @contextlib.asynccontextmanager

@@ -12,30 +12,12 @@ import msgspec
 
 from launcher.base.addresses import socket_of
 from launcher.ir.live import Lease, ServerState
-from launcher.supervise import events, readiness, slots
+from launcher.supervise import events, lifecycle, readiness, slots
 from launcher.supervise.causes import UNEXPLAINED, cause_of_end, overdue
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.fallbacks import OUT_OF_MEMORY_CODES, Fallbacks
 from launcher.supervise.identity import ServerRecord, new_record
-from launcher.supervise.lifecycle import (
-    Action,
-    Broken,
-    Event,
-    Exited,
-    Flag,
-    Life,
-    Marked,
-    Progress,
-    Ready,
-    Start,
-    Stop,
-    Tick,
-    deadline_of,
-    routing_state,
-    shown_state,
-    step,
-    usable,
-)
+from launcher.supervise.lifecycle import Action, Event, Flag, Life
 from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError
 from launcher.supervise.peers import MISSING, AfterPeers
 from launcher.supervise.process import birth, describe_exit
@@ -98,18 +80,18 @@ class Runner:
     @property
     def state(self) -> ServerState:
         """What people are shown."""
-        return shown_state(self.life)
+        return lifecycle.shown_state(self.life)
 
     @property
     def routing_state(self) -> ServerState:
         """The state that requests go by."""
         by_request = self.spec.unit.start == "demand" or self.spec.unit.exclusive is not None
-        return routing_state(self.life, asyncio.get_running_loop().time(), on_demand=by_request)
+        return lifecycle.routing_state(self.life, asyncio.get_running_loop().time(), on_demand=by_request)
 
     @property
     def usable(self) -> bool:
         """Whether a request may be sent now."""
-        return usable(self.life)
+        return lifecycle.usable(self.life)
 
     @property
     def starting_s(self) -> float | None:
@@ -207,7 +189,7 @@ class Runner:
 
     def start(self) -> None:
         """Have it run; nothing happens once it is `closed`."""
-        self.dispatch(Start())
+        self.dispatch(lifecycle.Start())
 
     def adopt(self, record: ServerRecord, *, by_hand: bool = False) -> bool:
         """Take over the process of `record`; False when it is not there any more."""
@@ -218,21 +200,21 @@ class Runner:
         self._shared.owner.keep(record)
         taken.watch(self._gone, lambda: self.mark("over", on=True))
         self.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid, by_hand=by_hand))
-        self.dispatch(Start(adopt=True))
+        self.dispatch(lifecycle.Start(adopt=True))
         return True
 
     def stop(self, why: str, *, force: bool = False) -> None:
         """Have it not run. `why` as in `ServerStopping`."""
-        self.dispatch(Stop(why, force=force))
+        self.dispatch(lifecycle.Stop(why, force=force))
 
     def broken(self, reason: str, code: str, *, final: bool = False) -> None:
         """It is alive and of no use; the lifecycle decides what follows."""
         self.failure = Diagnosis(code=code, cause=reason, remedy="read its log")
-        self.dispatch(Broken(reason, final=final))
+        self.dispatch(lifecycle.Broken(reason, final=final))
 
     def mark(self, flag: Flag, *, on: bool) -> None:
         """Set or clear a flag of its life, and have who waits look again."""
-        self.dispatch(Marked(flag, on))
+        self.dispatch(lifecycle.Marked(flag, on))
         self.notify_waiters()
 
     def abandon(self) -> None:
@@ -247,13 +229,13 @@ class Runner:
         """Feed `event` to the lifecycle, carry out its actions, set its timer, tell what changed."""
         loop, policy = asyncio.get_running_loop(), self.spec.policy
         before = self.life
-        self.life, actions = step(before, event, loop.time(), policy)
+        self.life, actions = lifecycle.step(before, event, loop.time(), policy)
         for action in actions:
             self._act(action)
         if self._timer is not None:
             self._timer.cancel()
-        due = deadline_of(self.life, policy)
-        self._timer = None if due is None else loop.call_at(due, self.dispatch, Tick())
+        due = lifecycle.deadline_of(self.life, policy)
+        self._timer = None if due is None else loop.call_at(due, self.dispatch, lifecycle.Tick())
         state = self.life.state
         if state != before.state:
             self._emit_change(before)
@@ -289,7 +271,7 @@ class Runner:
         except RefusedError as error:
             self.failure, self.ending = error.why, Ending(code=None)
             shared.owner.forget(spec.name)
-            reason = Exited(error.why.cause, jitter=random.random())  # noqa: S311 - spreads restarts
+            reason = lifecycle.Exited(error.why.cause, jitter=random.random())  # noqa: S311 - spreads restarts
             asyncio.get_running_loop().call_soon(self.dispatch, reason)
             return
         self.record, self.failure, self.ending = record, None, Ending(code=None)
@@ -317,7 +299,7 @@ class Runner:
         """Wait for readiness and report it, or what makes it impossible."""
 
         def progressed(loading: bool) -> None:
-            self.dispatch(Progress(loading))
+            self.dispatch(lifecycle.Progress(loading))
 
         policy = self.spec.policy
         interval_s = min(1.0, max(0.05, min(policy.stall_timeout_s, policy.start_timeout_s) / 4))
@@ -341,7 +323,7 @@ class Runner:
                 tokens = await slots.restore_slots(self.spec, saved)
                 if tokens:
                     self.emit(events.SlotsRestored(name=self.spec.name, slots=len(tokens), tokens=sum(tokens)))
-            self.dispatch(Ready())
+            self.dispatch(lifecycle.Ready())
         finally:
             watcher.cancel()
 
@@ -369,7 +351,9 @@ class Runner:
         brief = asyncio.get_running_loop().time() - life.since < _BRIEF_S
         jitter = random.random()  # noqa: S311 - spreads restarts
         unexplained = brief and code in UNEXPLAINED
-        self.dispatch(Exited(reason, jitter=jitter, unexplained=unexplained, again=again, final=code == MISSING))
+        self.dispatch(
+            lifecycle.Exited(reason, jitter=jitter, unexplained=unexplained, again=again, final=code == MISSING)
+        )
 
     # --- events ------------------------------------------------------------------------------------------------
 

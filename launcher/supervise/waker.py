@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from launcher.ir.live import Lease, UnavailableError
 from launcher.supervise import events
 from launcher.supervise.lifecycle import FAILED_PAUSE_S
-from launcher.supervise.room import Room
+from launcher.supervise.room import Placing, Room
 from launcher.supervise.runner import Runner
 from launcher.supervise.scheduler import rivals
 from launcher.supervise.slots import save_slots
@@ -19,26 +19,13 @@ _LOOK_AGAIN_S = 0.05
 _LEAST_PAUSE_S = 0.001
 
 
-class StartAttempt:
-    """One start that several waiters share; each waits for a lease of its own. `lacks_room`: others must be idle first.
-
-    `committed`: from then on it goes on without waiters too.
-    """
+class StartAttempt(Placing):
+    """One start that several waiters share; each waits for a lease of its own."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.waiters: dict[asyncio.Future[Lease], None] = {}
         """In the order in which they came."""
-        self.committed = False
-        self.lacks_room = False
-
-    def waits_for_room(self) -> None:
-        """All evictable servers are busy."""
-        self.lacks_room = True
-
-    def commit(self) -> None:
-        """The start itself begins."""
-        self.committed, self.lacks_room = True, False
 
 
 class Waker:
@@ -163,7 +150,7 @@ class Waker:
         """
         try:
             async with asyncio.timeout(_ROOM_WAIT_S):
-                await self.room.place(runner, on_wait=_nothing, on_start=_nothing)
+                await self.room.place(runner, Placing())
         except (UnavailableError, TimeoutError):
             if runner.spec.unit.start == "boot":
                 runner.start()
@@ -200,7 +187,7 @@ class Waker:
         try:
             await self.clear_group(runner, displaced)
             if runner.life.state in ("stopped", "failed"):
-                await self.room.place(runner, on_wait=attempt.waits_for_room, on_start=attempt.commit)
+                await self.room.place(runner, attempt)
             attempt.commit()
             await _settle(runner)
             if displaced:
@@ -277,10 +264,6 @@ def _emit_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> Non
     instead_of = tuple(other.spec.name for other in displaced)
     seconds = asyncio.get_running_loop().time() - began
     runner.emit(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
-
-
-def _nothing() -> None:
-    """Nobody is to be told."""
 
 
 def _too_late(name: str, timeout_s: float, attempt: StartAttempt) -> UnavailableError:

@@ -84,7 +84,7 @@ async def test_the_end_of_a_process_is_known_before_what_became_of_its_unit(
     assert (runner.life.state, runner.routing_state, supervisor.try_lease("alpha")) == ("ready", "backoff", None)
     over.replace(shown)
     await runner.until("backoff")
-    assert (runner.exit_code, runner.life.over) == (-9, False)
+    assert (runner.ending.code, runner.life.over) == (-9, False)
     supervisor.abandon()
     await child.wait()
 
