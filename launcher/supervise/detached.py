@@ -69,13 +69,9 @@ def spawn_runtime(
     code = child.wait()
     if code in _STOPPED_CODES:
         raise SuperviseError([early_finding(deployment_dir.name)])
-    finding = Finding(
-        code="supervise/runtime-died",
-        severity="error",
-        key="",
-        message=f"the runtime ended with {code} before the fleet was ready",
-        notes=(f"the end of {log}:", *logs.tail(log, _TAIL_LINES)),
-    )
+    message = f"the runtime ended with {code} before the fleet was ready"
+    notes = (f"the end of {log}:", *logs.tail(log, _TAIL_LINES))
+    finding = Finding(code="supervise/runtime-died", severity="error", key="", message=message, notes=notes)
     raise SuperviseError([finding])
 
 
