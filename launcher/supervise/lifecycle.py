@@ -89,6 +89,16 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     over: bool = False
     """Its process has ended, and how is still being found out."""
 
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent now."""
+        return self.state in _USABLE and not (self.draining or self.suspended or self.over)
+
+    @property
+    def shown(self) -> ServerState:
+        """The state that people are shown; one that drains is as good as stopping."""
+        return "stopping" if self.draining else self.state
+
 
 class Start(msgspec.Struct, frozen=True):
     """Somebody wants it to run. `adopt`: its process exists already."""
@@ -183,16 +193,6 @@ def step(life: Life, event: Event, now: float, policy: Policy) -> Step:
             following, actions = _tick(life, now, policy)
     ended = following.state != life.state and following.state in _ENDED
     return replace(following, draining=following.draining and not ended), actions
-
-
-def usable(life: Life) -> bool:
-    """Whether a request may be sent now."""
-    return life.state in _USABLE and not (life.draining or life.suspended or life.over)
-
-
-def shown_state(life: Life) -> ServerState:
-    """What people are shown; one that drains is as good as stopping."""
-    return "stopping" if life.draining else life.state
 
 
 def routing_state(life: Life, now: float, *, on_demand: bool) -> ServerState:

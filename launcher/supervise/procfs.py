@@ -18,16 +18,13 @@ _OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 class ProcStat(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of /proc/PID/stat.
 
-    `start_ticks` counts clock ticks since boot and never changes; `cpu_ticks` is user plus system time; `state` Z is
-    a zombie: dead, not yet reaped.
+    `start_ticks` counts clock ticks since boot and never changes; `state` Z is a zombie: dead, not yet reaped.
     """
 
     pid: int
     state: str
     ppid: int
-    group: int
     session: int
-    cpu_ticks: int
     start_ticks: int
     rss_bytes: int
 
@@ -50,9 +47,7 @@ def proc_stat(pid: int) -> ProcStat | None:
         pid=pid,
         state=fields[0],
         ppid=int(fields[1]),
-        group=int(fields[2]),
         session=int(fields[3]),
-        cpu_ticks=int(fields[11]) + int(fields[12]),
         start_ticks=int(fields[19]),
         rss_bytes=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
     )

@@ -30,7 +30,7 @@ async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout
 
 def restore_if_free(runner: Runner, available: Mapping[str, int]) -> bool:
     """One level up, if nothing is in it, its time has come and `available` is enough; whether it is restored."""
-    running = runner.usable
+    running = runner.life.usable
     if runner.busy or not (running or runner.life.state in ("stopped", "failed")):
         return False
     if not runner.fallbacks.restore(available, running=running):
@@ -56,7 +56,7 @@ async def change_rung(runner: Runner, drain_timeout_s: float, *, down: bool) -> 
     level = fallbacks.degradation.level
     settled = ("ready", "sleeping", "stopped", "failed")
     if runner.life.state not in settled:
-        raise UnavailableError("server_busy", f"{name} is {runner.state}: try again when it is ready")
+        raise UnavailableError("server_busy", f"{name} is {runner.life.shown}: try again when it is ready")
     runner.mark("returning", on=True)  # requests wait for it
     try:
         if runner.life.state in ("ready", "sleeping"):

@@ -78,20 +78,10 @@ class Runner:
     # --- what others see ---------------------------------------------------------------------------------
 
     @property
-    def state(self) -> ServerState:
-        """What people are shown."""
-        return lifecycle.shown_state(self.life)
-
-    @property
     def routing_state(self) -> ServerState:
         """The state that requests go by."""
         by_request = self.spec.unit.start == "demand" or self.spec.unit.exclusive is not None
         return lifecycle.routing_state(self.life, asyncio.get_running_loop().time(), on_demand=by_request)
-
-    @property
-    def usable(self) -> bool:
-        """Whether a request may be sent now."""
-        return lifecycle.usable(self.life)
 
     @property
     def starting_s(self) -> float | None:
@@ -360,23 +350,20 @@ class Runner:
     def _emit_change(self, before: Life) -> None:
         name, life = self.spec.name, self.life
         if life.state == "ready" and before.state == "starting":
-            self._became_ready(before)
+            self.took_s = life.since - before.since
+            self.last_used = self.ready_at = life.since
+            if self.record is not None and self._process is not None:
+                if self.record.ready_s is not None:
+                    self.took_s = self.record.ready_s  # an earlier runtime saw it start
+                self.record = msgspec.structs.replace(self.record, ready_s=self.took_s)
+                self._shared.owner.keep(self.record)
+                self.emit(events.ServerReady(name=name, pid=self._process.pid, seconds=self.took_s))
         elif life.state == "stopping" and life.failing is None:
             self.emit(events.ServerStopping(name=name, why=life.why))
         elif life.state == "stopped":
             self.emit(events.ServerStopped(name=name))
         elif life.state in ("backoff", "failed"):
             self.emit(self.failed_event())
-
-    def _became_ready(self, before: Life) -> None:
-        self.took_s = self.life.since - before.since
-        self.last_used = self.ready_at = self.life.since
-        if self.record is not None and self._process is not None:
-            if self.record.ready_s is not None:
-                self.took_s = self.record.ready_s  # an earlier runtime saw it start
-            self.record = msgspec.structs.replace(self.record, ready_s=self.took_s)
-            self._shared.owner.keep(self.record)
-            self.emit(events.ServerReady(name=self.spec.name, pid=self._process.pid, seconds=self.took_s))
 
     def failed_event(self) -> events.ServerFailed:
         """The failure with its cause and the end of the log."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from launcher.ir.fleet import DeviceNeed
-from launcher.supervise.lifecycle import Life, usable
+from launcher.supervise.lifecycle import Life
 from launcher.supervise.spec import ProcessSpec
 
 _BYTES_PER_S = 1e9
@@ -58,7 +58,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     def idle_too_long(self) -> bool:
         """Whether it is started on demand, and nobody has asked for it for as long as it may be idle."""
         limit_s = self.spec.unit.idle_timeout_s
-        stoppable = self.spec.unit.start == "demand" and limit_s > 0 and usable(self.life) and not self.in_flight
+        stoppable = self.spec.unit.start == "demand" and limit_s > 0 and self.life.usable and not self.in_flight
         return stoppable and self.idle_s >= limit_s
 
     @property
@@ -71,7 +71,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
         least_s = self.spec.unit.min_stay_s
         if least_s is msgspec.UNSET:
             least_s = min(self.ready_s or 0.0, _MOST_STAY_S)
-        if not usable(self.life):
+        if not self.life.usable:
             return 0.0
         left_s = least_s - self.up_s
         if not self.in_flight:

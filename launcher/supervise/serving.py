@@ -39,12 +39,12 @@ class Serving(Upstreams):
     def ended_from_outside(self, name: str) -> bool:
         """Also while it is not known how it ended."""
         runner = self._runners.get(name)
-        return runner is None or runner.usable or runner.ending.code in FROM_OUTSIDE
+        return runner is None or runner.life.usable or runner.ending.code in FROM_OUTSIDE
 
     def try_lease(self, name: str) -> Lease | None:
         """Of one that takes requests now."""
         runner = self._runners.get(name)
-        return runner.grant(name) if runner is not None and runner.usable else None
+        return runner.grant(name) if runner is not None and runner.life.usable else None
 
     async def acquire(self, name: str, timeout_s: float) -> Lease:
         """See `launcher.supervise.waker`."""

@@ -39,7 +39,7 @@ def process_status(
     return ProcessStatus(
         name=spec.name,
         kind=spec.kind,
-        state=runner.state,
+        state=life.shown,
         port=spec.unit.port,
         socket=socket_of(spec.unit.host),
         pid=pid,

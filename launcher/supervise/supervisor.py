@@ -112,7 +112,7 @@ class Supervisor(Serving):
             await self.stop_all("a fatal failure")
             raise
         self._upkeep.start()
-        ready = tuple(name for name in boot if self._runners[name].usable)
+        ready = tuple(name for name in boot if self._runners[name].life.usable)
         self._emit(
             events.FleetReady(
                 seconds=asyncio.get_running_loop().time() - begun,
@@ -274,9 +274,9 @@ class Supervisor(Serving):
 
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""
-        serving = {r.spec.unit.exclusive for r in self._runners.values() if r.spec.unit.exclusive and r.usable}
+        serving = {r.spec.unit.exclusive for r in self._runners.values() if r.spec.unit.exclusive and r.life.usable}
         servers = [self._runners[name] for name in self.boot_names() if self._specs[name].kind == "server"]
-        return all(r.usable or r.spec.unit.exclusive in serving for r in servers)
+        return all(r.life.usable or r.spec.unit.exclusive in serving for r in servers)
 
     # --- inside --------------------------------------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ class Upkeep:
             await asyncio.sleep(self.settings.health_interval_s)
             everyone = tuple(self._runners.values())
             await asyncio.gather(
-                *(self._check(r) for r in everyone if r.usable),
+                *(self._check(r) for r in everyone if r.life.usable),
                 *(_start_with_peers(r) for r in everyone if r.life.state == "failed"),
             )
 
@@ -106,7 +106,7 @@ class Upkeep:
         """One health check; `health_failures` in a row end the process. An answered request is proof of life too."""
         asked_at, pid, unit = asyncio.get_running_loop().time(), runner.pid, runner.spec.unit
         answered = await readiness.healthy(runner.spec, self._ask_s)
-        if runner.pid != pid or not runner.usable:
+        if runner.pid != pid or not runner.life.usable:
             return
         if unit.peers and (gone := peers.lost(unit.peers)):
             runner.broken(f"its connection to {', '.join(gone)} is lost", "supervise/peer-lost")

@@ -56,7 +56,7 @@ class Waker:
         runner = self._runners.get(name)
         if runner is None:
             raise UnavailableError("unknown_server", f"there is no server {name!r}")
-        if runner.usable:
+        if runner.life.usable:
             return runner.grant(name)
         if self.closed:
             raise UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5)
@@ -177,7 +177,7 @@ class Waker:
 
     async def _bring_up(self, runner: Runner, attempt: StartAttempt) -> None:
         """Make room, start `runner`, and on failure bring back what it displaced."""
-        if runner.usable:
+        if runner.life.usable:
             return
         if runner.life.held:
             raise UnavailableError("server_stopped", f"server {runner.spec.name!r} was stopped by an operator")
@@ -278,7 +278,7 @@ async def _settle(runner: Runner) -> None:
     """Wait until `runner` takes requests. Raises UnavailableError when it will not."""
     name = runner.spec.name
     await runner.wait_while(
-        lambda: not runner.usable and (runner.life.returning or runner.life.state not in ("failed", "stopped"))
+        lambda: not runner.life.usable and (runner.life.returning or runner.life.state not in ("failed", "stopped"))
     )
     state = runner.life.state
     if state == "failed":

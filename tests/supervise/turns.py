@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from launcher.supervise import Supervisor, events
-from launcher.supervise.lifecycle import usable
 from tests.supervise.conftest import SUPERVISOR, children, fake, manifest
 from tests.supervise.simulated import Simulated, SimulatedLoop, World
 
@@ -83,7 +82,7 @@ class Turns:
         while loop.time() < until_s:
             for runner in self.supervisor._runners.values():
                 name = runner.spec.name
-                if usable(runner.life):
+                if runner.life.usable:
                     due[name] = runner.tenant(loop.time()).stay_s
                 elif due.pop(name, 0.0) > 0.1:
                     self.cut_short.append(name)
