@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -54,10 +54,14 @@ def spawn_runtime(
         os.close(output)
     with os.fdopen(reading, "rb") as pipe:
         try:
-            for event in _events(pipe):
+            for line in pipe:
+                try:
+                    event = decode_event(line)
+                except msgspec.DecodeError:
+                    continue
                 on_event(event)
                 if isinstance(event, FleetReady):
-                    _let_go(child)
+                    child.returncode = 0  # it outlives us: no warning about a child that still runs
                     return child.pid
                 if isinstance(event, FleetFailed):
                     child.wait()
@@ -73,17 +77,3 @@ def spawn_runtime(
     notes = (f"the end of {log}:", *logs.tail(log, _TAIL_LINES))
     finding = Finding(code="supervise/runtime-died", severity="error", key="", message=message, notes=notes)
     raise SuperviseError([finding])
-
-
-def _events(pipe: Iterator[bytes]) -> Iterator[AnyEvent]:
-    """Events of the pipe until it closes; a line that is none is skipped."""
-    for line in pipe:
-        try:
-            yield decode_event(line)
-        except msgspec.DecodeError:
-            continue
-
-
-def _let_go(child: subprocess.Popen[bytes]) -> None:
-    """The runtime outlives us: no warning about a child that still runs."""
-    child.returncode = 0

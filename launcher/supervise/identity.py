@@ -119,7 +119,7 @@ class RecordStore:
             self._trouble.pop(name, None)
 
     def discard(self, bad: Rejected) -> None:
-        """Forget a state file that cannot be trusted, where that is possible."""
+        """Remove a state file that cannot be trusted, where that is possible."""
         with contextlib.suppress(OSError):
             Path(bad.path).unlink(missing_ok=True)
 

@@ -145,25 +145,20 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
     for _, running in taken:
         running.terminate()
     outcomes: dict[str, Literal["stopped", "killed", "survived"]] = {}
-    waiting = list(taken)
     begun = time.monotonic()
-    turns: tuple[tuple[float | None, Literal["stopped", "killed"]], ...]
-    turns = ((grace_s, "stopped"), (_KILL_WAIT_S, "killed"))
-    for deadline_s, outcome in turns:
-        still = []
-        for record, running in waiting:
-            limit_s = record.stop_grace_s if deadline_s is None else deadline_s
-            if running.wait_gone(max(0.0, begun + limit_s - time.monotonic())):
-                outcomes[record.name] = outcome
-            else:
-                still.append((record, running))
-        waiting, begun = still, time.monotonic()
-        if outcome == "stopped":
-            for _, running in waiting:
-                running.kill()
+    for record, running in taken:
+        limit_s = record.stop_grace_s if grace_s is None else grace_s
+        if running.wait_gone(max(0.0, begun + limit_s - time.monotonic())):
+            outcomes[record.name] = "stopped"
+    left = [(record, running) for record, running in taken if record.name not in outcomes]
+    for _, running in left:
+        running.kill()
+    begun = time.monotonic()
+    for record, running in left:
+        gone = running.wait_gone(max(0.0, begun + _KILL_WAIT_S - time.monotonic()))
+        outcomes[record.name] = "killed" if gone else "survived"
     for record, running in taken:
         running.release()
-        outcomes.setdefault(record.name, "survived")
         remove_container(record.argv)
     for record in records:  # one that ended meanwhile left its socket, too
         if is_path(record.host):

@@ -14,12 +14,9 @@ from launcher.supervise.runner import Runner
 from launcher.supervise.spec import ProcessSpec
 
 _TAIL_LINES = 20
-_NOT_MEASURED = Measured()
 
 
-def process_status(
-    runner: Runner, *, note: str = "", measured: Measured = _NOT_MEASURED, queued: int = 0
-) -> ProcessStatus:
+def process_status(runner: Runner, *, note: str, measured: Measured, queued: int) -> ProcessStatus:
     """One process now. `note` is added to its drift (a server that the manifest no longer has).
 
     `queued` are the requests that wait for its start.
