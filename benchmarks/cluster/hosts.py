@@ -151,7 +151,7 @@ class Hosts(World):
     def _fits(self, host: str) -> bool:
         """Whether what exists on a host is within its devices."""
         taken: dict[str, int] = {}
-        alive = (needs_bytes(r.spec.needs).items() for r in self.there[host] if r.exists)
+        alive = (needs_bytes(r.spec.unit.memory).items() for r in self.there[host] if r.exists)
         for device, size in itertools.chain.from_iterable(alive):
             taken[device] = taken.get(device, 0) + size
         return all(size <= self._budgets[device] for device, size in taken.items())

@@ -26,7 +26,7 @@ UNEXPLAINED = frozenset({"supervise/exited", "supervise/crashed-loading"})
 def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
     """Why a start cannot succeed, found before a process is made. Without `programs` it is not us who executes it."""
     if programs and shutil.which(spec.unit.argv[0]) is None:
-        code = "supervise/container-engine-missing" if spec.container else "supervise/binary-missing"
+        code = "supervise/container-engine-missing" if spec.unit.container else "supervise/binary-missing"
         remedy = _remedy(spec)
         return Diagnosis(code=code, cause=f"{spec.unit.argv[0]} is not there or not executable", remedy=remedy)
     missing = [file for file in spec.unit.files if not os.path.exists(file)]  # noqa: PTH110 - a Path raises where it may not look
@@ -51,9 +51,9 @@ def _elsewhere(spec: ProcessSpec) -> str:
 def _remedy(spec: ProcessSpec) -> str:
     if Path(spec.unit.argv[0]).name == "numactl":
         return "apt-get install numactl, or drop the server's `numa`"
-    if spec.kind == "service" and not spec.container:
+    if spec.unit.kind == "service" and not spec.unit.container:
         return "install it, or correct its `command`"
-    return "install it, or set `runtime.container_engine`" if spec.container else "install it, or set `engine`"
+    return "install it, or set `runtime.container_engine`" if spec.unit.container else "install it, or set `engine`"
 
 
 def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagnosis:
@@ -64,7 +64,7 @@ def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagno
     """
     if ending.refused is not None:
         return ending.refused
-    loading = starting and spec.kind == "server"
+    loading = starting and spec.unit.kind == "server"
     found = diagnose(ending.code, ending.tail, oom_killed=ending.oom_killed, loading=loading)
     if found.code != "supervise/port-busy" and not (found.code == "supervise/exited" and starting):
         return found
@@ -83,6 +83,6 @@ def overdue(spec: ProcessSpec, reason: str) -> Diagnosis:
     """Why it was ended while it started, from the lifecycle's `reason`: with the setting that allows more."""
     stalled = reason.startswith("stalled")
     code = "supervise/stalled" if stalled else "supervise/not-ready"
-    setting = f"{spec.kind}s.{spec.name}.{'stall_timeout_s' if stalled else 'start_timeout_s'}"
+    setting = f"{spec.unit.kind}s.{spec.name}.{'stall_timeout_s' if stalled else 'start_timeout_s'}"
     remedy = f"read its log; if it only needs longer, raise `{setting}`"
     return Diagnosis(code=code, cause=reason, remedy=remedy)

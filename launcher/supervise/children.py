@@ -58,7 +58,7 @@ class Children(RecordStore):
                 slots.prepare(spec.unit.slot_save_path)
             if is_path(spec.unit.host):
                 make_room(spec.unit.host)
-            return process.spawn(spec.unit, self._inherited[spec.kind], log, self.path(spec.name))
+            return process.spawn(spec.unit, self._inherited[spec.unit.kind], log, self.path(spec.name))
         except OSError as error:
             cause = f"cannot start {spec.unit.argv[0]}: {error}"
             raise RefusedError(Diagnosis(code="supervise/cannot-execute", cause=cause, remedy="")) from None
@@ -89,7 +89,7 @@ class Children(RecordStore):
                 self.forget(record.name)
                 if is_path(record.host):
                     remove_stale(record.host)
-        left = [spec.unit.argv for spec in specs if spec.container]
+        left = [spec.unit.argv for spec in specs if spec.unit.container]
         await asyncio.gather(*(asyncio.to_thread(process.remove_container, argv) for argv in left))
 
     def log_file(self, name: str) -> Path:

@@ -148,8 +148,8 @@ class Fallbacks:
         level, now = self.degradation.level, asyncio.get_running_loop().time()
         if not level:
             return False
-        here = needs_bytes(self.spec.needs) if running else {}
-        if not may_restore(self.degradation, now, here, needs_bytes(self._at(level - 1).needs), available):
+        here = needs_bytes(self.spec.unit.memory) if running else {}
+        if not may_restore(self.degradation, now, here, needs_bytes(self._at(level - 1).unit.memory), available):
             return False
         self._use(restore(self.degradation, now))
         return True

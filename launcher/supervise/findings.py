@@ -53,7 +53,7 @@ def failure_finding(runner: Runner) -> Finding:
     if lines:
         log = runner.record.log_file if runner.record is not None else ""
         notes += [f"the end of {log or 'its journal'}:", *lines]
-    key, message = f"{spec.kind}s.{spec.name}", f"{spec.name}: {event.cause}"
+    key, message = f"{spec.unit.kind}s.{spec.name}", f"{spec.name}: {event.cause}"
     return Finding(code=event.code, severity="error", key=key, message=message, notes=tuple(notes))
 
 
@@ -65,6 +65,6 @@ def is_fatal(runner: Runner) -> bool:
 
 def refuse_none_started(runners: Iterable[Runner]) -> None:
     """Raises SuperviseError with the failure of every server, when none is left that could ever answer."""
-    servers = [r for r in runners if r.spec.kind == "server" and r.spec.unit.start != "never"]
+    servers = [r for r in runners if r.spec.unit.kind == "server" and r.spec.unit.start != "never"]
     if servers and all(r.life.state == "failed" for r in servers):
         raise SuperviseError([failure_finding(runner) for runner in servers])

@@ -296,7 +296,7 @@ def new_record(spec: ProcessSpec, deployment: str, input_digest: str, log_file: 
         deployment=deployment,
         input_digest=input_digest,
         name=unit.name,
-        kind=spec.kind,
+        kind=spec.unit.kind,
         roles=unit.roles,
         tier=unit.tier,
         argv=unit.argv,

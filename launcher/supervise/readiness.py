@@ -186,7 +186,7 @@ def _stranger(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> str | p
             return ports.stranger_behind(pid, line.peer)
         except ProcessLookupError:
             return ports.process_at(line.peer)
-    if ports.listens(pid, spec.unit.port) or spec.container:
+    if ports.listens(pid, spec.unit.port) or spec.unit.container:
         return None
     return ports.port_owner(spec.unit.port, spec.unit.host)
 

@@ -51,7 +51,7 @@ def compare_specs(
     kept: list[str] = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
-        if any(spec is not None and spec.builtin for spec in (before, after)):
+        if any(spec is not None and spec.unit.builtin for spec in (before, after)):
             continue
         touched = not chosen or name in chosen
         if after is None or after.unit.start == "never":
@@ -107,7 +107,7 @@ def _replicas(one: str, other: str, old: Mapping[str, ProcessSpec], new: Mapping
 
 def _alike(one: ProcessSpec, other: ProcessSpec) -> bool:
     """Whether requests for one name may go to either."""
-    if one.kind != "server" or other.kind != "server":
+    if (one.unit.kind, other.unit.kind) != ("server", "server"):
         return False
     return bool(set(one.unit.roles) & set(other.unit.roles)) or (one.unit.model == other.unit.model != "")
 

@@ -90,7 +90,7 @@ class Rolling:
         self._specs.clear()
         self._specs.update({**kept, **self._new})
         for name, spec in self._new.items():
-            if spec.builtin:
+            if spec.unit.builtin:
                 continue
             if name not in self._runners:
                 self._runners[name] = Runner(spec, self._shared)

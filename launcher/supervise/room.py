@@ -52,7 +52,7 @@ class Room:
         Raises UnavailableError when it can never fit, or when a process that must go does not end.
         """
         while True:
-            async with self._alone_on(needs_bytes(runner.spec.needs)):
+            async with self._alone_on(needs_bytes(runner.spec.unit.memory)):
                 if await self._made(runner):
                     placing.commit()
                     runner.start()
@@ -70,7 +70,7 @@ class Room:
 
     async def _made(self, runner: Runner) -> bool:
         """Whether there is room for `runner` now, after stopping what may go for it."""
-        need = needs_bytes(runner.spec.needs)
+        need = needs_bytes(runner.spec.unit.memory)
         while (victims := self._victims(runner)) is not None:
             if not victims:
                 return True
@@ -92,14 +92,14 @@ class Room:
             r.name: {"idle_s": round(r.idle_s, 3), "reload_s": round(r.reload_s, 3), "score": round(r.keep_value, 6)}
             for r in residents
         }
-        needs = needs_bytes(runner.spec.needs)
+        needs = needs_bytes(runner.spec.unit.memory)
         return RoomMade(name=runner.spec.name, going=tuple(r.name for r in residents), needs=needs, weighed=weighed)
 
     def _victims(self, runner: Runner) -> tuple[str, ...] | None:
         """Who must go for `runner`; None: nobody who may, now. Raises UnavailableError when waiting cannot help."""
         now = asyncio.get_running_loop().time()
-        devices = {need.device for need in runner.spec.needs}
-        sharers = (r for r in self._runners.values() if any(need.device in devices for need in r.spec.needs))
+        devices = {need.device for need in runner.spec.unit.memory}
+        sharers = (r for r in self._runners.values() if any(need.device in devices for need in r.spec.unit.memory))
         tenants = [other.tenant(now) for other in sharers]
         # What is always on was planned for, and starts whatever the system says: it may count caches that give way.
         available = {} if runner.spec.unit.start == "boot" else self._available()

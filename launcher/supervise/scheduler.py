@@ -80,7 +80,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
     def resident(self) -> Resident:
         """What it holds, and whether it may go."""
-        needs = needs_bytes(self.spec.needs)
+        needs = needs_bytes(self.spec.unit.memory)
         return Resident(
             name=self.spec.name,
             needs=needs,
@@ -144,14 +144,14 @@ def evict_for(
     """
     holding = [t for t in tenants if t.spec.name != spec.name and t.holds_memory]
     residents = [tenant.resident() for tenant in holding]
-    need = needs_bytes(spec.needs)
+    need = needs_bytes(spec.unit.memory)
     if not can_ever_fit(need, residents, budgets):
         raise LookupError(spec.name)
     limits = dict(budgets)
     for device, free in available.items():
         if device in limits:
             # what is loaded shows in the system's figure already, what is on its way does not yet
-            loaded = sum(needs_bytes(t.spec.needs).get(device, 0) for t in holding if not t.is_coming)
+            loaded = sum(needs_bytes(t.spec.unit.memory).get(device, 0) for t in holding if not t.is_coming)
             limits[device] = min(limits[device], free + loaded)
     return choose_victims(need, residents, limits)
 

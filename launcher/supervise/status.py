@@ -35,7 +35,7 @@ def process_status(runner: Runner, *, note: str, measured: Measured, queued: int
     starting_s = runner.starting_s
     return ProcessStatus(
         name=spec.name,
-        kind=spec.kind,
+        kind=spec.unit.kind,
         state=life.shown,
         port=spec.unit.port,
         socket=socket_of(spec.unit.host),
@@ -96,6 +96,6 @@ def _why_not_served(runner: Runner) -> str | None:
 def planned_bytes(spec: ProcessSpec) -> dict[str, int]:
     """Planned bytes by device, resident after start: committed plus file-backed."""
     planned: dict[str, int] = {}
-    for need in spec.needs:
+    for need in spec.unit.memory:
         planned[need.device] = planned.get(need.device, 0) + need.committed_bytes + need.file_bytes
     return planned

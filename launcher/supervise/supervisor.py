@@ -55,7 +55,7 @@ class Supervisor(Serving):
             emit=emit,
         )
         self._specs = process_specs(manifest)
-        runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.builtin}
+        runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.unit.builtin}
         waker = Waker(runners, _budgets(manifest), manifest.supervisor.drain_timeout_s, None if owner.local else dict)
         waker.waits = True
         super().__init__(runners, waker, owner)
@@ -167,7 +167,7 @@ class Supervisor(Serving):
 
         KeyError on an unknown name; SuperviseError for the builtin front, which ends with the runtime alone.
         """
-        fronts = [name for name in names if name in self._specs and self._specs[name].builtin]
+        fronts = [name for name in names if name in self._specs and self._specs[name].unit.builtin]
         runners = [self._runners[name] for name in names if name not in fronts]
         for runner in runners:
             runner.mark("held", on=runner.spec.unit.start == "boot")
@@ -254,7 +254,7 @@ class Supervisor(Serving):
             )
             for name, runner in self._runners.items()
         ]
-        processes += [self._builtin(spec) for spec in self._specs.values() if spec.builtin]
+        processes += [self._builtin(spec) for spec in self._specs.values() if spec.unit.builtin]
         order = {name: position for position, name in enumerate(self._specs)}
         processes.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
         return FleetStatus(
@@ -275,7 +275,7 @@ class Supervisor(Serving):
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""
         serving = {r.spec.unit.exclusive for r in self._runners.values() if r.spec.unit.exclusive and r.life.usable}
-        servers = [self._runners[name] for name in self.boot_names() if self._specs[name].kind == "server"]
+        servers = [self._runners[name] for name in self.boot_names() if self._specs[name].unit.kind == "server"]
         return all(r.life.usable or r.spec.unit.exclusive in serving for r in servers)
 
     # --- inside --------------------------------------------------------------------------------------------------

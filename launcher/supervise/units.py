@@ -225,7 +225,7 @@ class SystemdUnits(RecordStore):
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What the manager runs of the units of `specs`, less what is forked and not its program yet (`Type=exec`)."""
-        names = {n: unit_names(self._prefix, n, len(s.fallbacks)) for n, s in specs.items() if not s.builtin}
+        names = {n: unit_names(self._prefix, n, len(s.fallbacks)) for n, s in specs.items() if not s.unit.builtin}
         states = await self._systemd.show(unit for units in names.values() for unit in units)
         known = {record.name: record for record in self.read(self._deployment)[0]}
         records = []
@@ -233,7 +233,7 @@ class SystemdUnits(RecordStore):
         for name, units in names.items():
             spec = specs[name]
             for unit, planned in zip(units, (spec, *spec.fallbacks), strict=True):
-                is_forked = states[unit].sub == "start" and spec.kind == "server"
+                is_forked = states[unit].sub == "start" and spec.unit.kind == "server"
                 if states[unit].runs and not is_forked:
                     self._units[states[unit].pid] = unit
                     records.append(self._record(planned, unit, states[unit], known.get(name)))
@@ -242,7 +242,7 @@ class SystemdUnits(RecordStore):
     def _record(self, spec: ProcessSpec, unit: str, state: UnitState, known: ServerRecord | None) -> ServerRecord:
         """A process of systemd's; what an earlier runtime knew of it is kept."""
         running = procfs.cmdline(state.pid)
-        same = argv_agrees(_as_unit(spec.unit.argv, unit), running) or spec.kind == "service"
+        same = argv_agrees(_as_unit(spec.unit.argv, unit), running) or spec.unit.kind == "service"
         found = new_record(spec, self._deployment, "", "", state.restarts)
         found = msgspec.structs.replace(
             found,

@@ -74,7 +74,7 @@ class World:
         alive = [r for r in self.runners if r.exists]
         groups = [r.spec.unit.exclusive for r in alive if r.spec.unit.exclusive is not None]
         assert len(groups) == len(set(groups)), f"two owners: {[r.spec.name for r in alive]}"
-        used = sum(needs_bytes(r.spec.needs).get("ram", 0) for r in alive)
+        used = sum(needs_bytes(r.spec.unit.memory).get("ram", 0) for r in alive)
         assert used <= self.budget, f"{used} of {self.budget}: {[r.spec.name for r in alive]}"
 
 
