@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -14,40 +15,29 @@ from launcher.supervise.spec import ProcessSpec
 from launcher.supervise.waker import Waker
 
 
+@dataclass(eq=False, kw_only=True)
 class Rolling:
     """One reload, from `specs` to `new`; `specs` and `runners` are changed in place. The caller has the groups' turns.
 
     `asked` are the names that somebody gave, `parallel` bounds starts, `go_on` raises once the fleet is stopping.
     """
 
-    def __init__(
-        self,
-        runners: dict[str, Runner],
-        specs: dict[str, ProcessSpec],
-        new: Mapping[str, ProcessSpec],
-        *,
-        asked: Collection[str],
-        shared: SharedContext,
-        waker: Waker,
-        parallel: int,
-        go_on: Callable[[], None],
-    ) -> None:
-        self._runners = runners
-        self._specs = specs
-        self._new = new
-        self._asked = asked
-        self._shared = shared
-        self._waker = waker
-        self._parallel = parallel
-        self._go_on = go_on
+    runners: dict[str, Runner]
+    specs: dict[str, ProcessSpec]
+    new: Mapping[str, ProcessSpec]
+    asked: Collection[str]
+    shared: SharedContext
+    waker: Waker
+    parallel: int
+    go_on: Callable[[], None]
 
     async def roll(self, changes: Changes) -> Changes:
         """Carry out `changes`; gives what became of them.
 
         When a restarted replica does not come up, those that would follow are left as they are: they still serve.
         """
-        runners = self._runners
-        first, *later = waves(changes.restarted, self._specs, self._new) or ((),)
+        runners = self.runners
+        first, *later = waves(changes.restarted, self.specs, self.new) or ((),)
         await self._end((*changes.stopped, *first), returning=first)
         self._take_over(changes, later={name for wave in later for name in wave})
         for name in changes.started:
@@ -56,11 +46,11 @@ class Rolling:
         spared: set[str] = set()
         for wave in later:
             broken = [n for n, r in runners.items() if r.life.state == "failed" and n in changes.restarted]
-            going = tuple(name for name in wave if not replicas_of(name, broken, self._new))
+            going = tuple(name for name in wave if not replicas_of(name, broken, self.new))
             spared |= set(wave) - set(going)
             await self._end(going, returning=going)
             for name in going:
-                runners[name].spec = self._new[name]
+                runners[name].spec = self.new[name]
             await self._bring_back(going)
         states = {name: runner.life.state for name, runner in runners.items()}
         idle = {name for name in changes.started if states.get(name) == "stopped"}
@@ -74,48 +64,48 @@ class Rolling:
 
     async def _end(self, names: tuple[str, ...], *, returning: tuple[str, ...]) -> None:
         """Drain and stop `names`; requests to those that are `returning` wait for them."""
-        going = [self._runners[name] for name in names]
+        going = [self.runners[name] for name in names]
         for name in returning:
-            self._runners[name].mark("returning", on=True)
+            self.runners[name].mark("returning", on=True)
         for runner in going:
             runner.mark("draining", on=True)  # at once: no request may meet the new routes with the old process
-        await asyncio.gather(*(self._waker.end(runner, "changed") for runner in going))
-        self._go_on()
+        await asyncio.gather(*(self.waker.end(runner, "changed") for runner in going))
+        self.go_on()
 
     def _take_over(self, changes: Changes, *, later: Collection[str]) -> None:
         """Replace the specs, those of `later` then; what is gone is never started again by who still waits for it."""
         for name in changes.stopped:
-            self._runners.pop(name).mark("closed", on=True)
-        kept = {n: self._specs[n] for n in changes.kept if n not in self._new}
-        self._specs.clear()
-        self._specs.update({**kept, **self._new})
-        for name, spec in self._new.items():
+            self.runners.pop(name).mark("closed", on=True)
+        kept = {n: self.specs[n] for n in changes.kept if n not in self.new}
+        self.specs.clear()
+        self.specs.update({**kept, **self.new})
+        for name, spec in self.new.items():
             if spec.unit.builtin:
                 continue
-            if name not in self._runners:
-                self._runners[name] = Runner(spec, self._shared)
+            if name not in self.runners:
+                self.runners[name] = Runner(spec, self.shared)
             elif name not in later:
-                self._runners[name].spec = spec
+                self.runners[name].spec = spec
 
     async def _bring_back(self, names: tuple[str, ...]) -> None:
         """Start `names`, a few at a time, and wait until each is ready or failed.
 
         Of an exclusive group the first is started, and what runs is displaced only by one that was `asked` for.
         """
-        limit = asyncio.Semaphore(self._parallel)
-        runners = [self._runners[n] for n in names if n in self._runners]
+        limit = asyncio.Semaphore(self.parallel)
+        runners = [self.runners[n] for n in names if n in self.runners]
         first = {(r.spec.unit.exclusive, r.spec.unit.exclusive or r.spec.name): r for r in reversed(runners)}
 
         async def bring(runner: Runner) -> None:
             async with limit:
-                if self._waker.rivals(runner):
-                    if runner.spec.name not in self._asked:
+                if self.waker.rivals(runner):
+                    if runner.spec.name not in self.asked:
                         return
                     try:
-                        await self._waker.clear_group(runner, [])
+                        await self.waker.clear_group(runner, [])
                     except UnavailableError:  # a process that does not even end by SIGKILL has the device
                         return
-                await self._waker.start_in_room(runner)
+                await self.waker.start_in_room(runner)
                 await runner.until("ready", "sleeping", "failed", "stopped")
 
         await asyncio.gather(*(bring(r) for r in runners if r in first.values()))

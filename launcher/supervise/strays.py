@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from launcher.supervise import events, procfs
 from launcher.supervise.identity import Rejected, ServerRecord, completed
@@ -11,32 +12,25 @@ from launcher.supervise.runner import Runner
 from launcher.supervise.spec import ProcessSpec
 
 
+@dataclass(eq=False, frozen=True)
 class Strays:
     """What runs of `specs` and none of `runners` has; both are live views.
 
     `rivals`: the members of a runner's exclusive group that run or will run again.
     """
 
-    def __init__(
-        self,
-        owner: ProcessOwner,
-        specs: Mapping[str, ProcessSpec],
-        runners: Mapping[str, Runner],
-        rivals: Callable[[Runner], Iterable[Runner]],
-        emit: Callable[[events.AnyEvent], None],
-    ) -> None:
-        self._owner = owner
-        self._specs = specs
-        self._runners = runners
-        self._rivals = rivals
-        self._emit = emit
+    owner: ProcessOwner
+    specs: Mapping[str, ProcessSpec]
+    runners: Mapping[str, Runner]
+    rivals: Callable[[Runner], Iterable[Runner]]
+    emit: Callable[[events.AnyEvent], None]
 
     async def take_over(self) -> tuple[Rejected, ...]:
         """Adopt what an earlier runtime left and what is as compiled; end the rest of it. Gives what is not ours."""
-        records, rejected = await self._owner.living(self._specs)
+        records, rejected = await self.owner.living(self.specs)
         left = []
         for record in records:
-            runner = self._runners.get(record.name)
+            runner = self.runners.get(record.name)
             if runner is None or runner.life.alive or not self._adopted(runner, record):
                 left.append(record)
         await self._end(left, "changed")
@@ -47,14 +41,14 @@ class Strays:
 
         What changes while the owner is asked is left for the next look.
         """
-        before = {name: (runner.life.alive, runner.pid) for name, runner in self._runners.items()}
-        records, _ = await self._owner.living(self._specs)
+        before = {name: (runner.life.alive, runner.pid) for name, runner in self.runners.items()}
+        records, _ = await self.owner.living(self.specs)
         left = []
         for record in records:
-            runner = self._runners.get(record.name)
+            runner = self.runners.get(record.name)
             if runner is None or runner.life.closed or before.get(record.name) != (runner.life.alive, runner.pid):
                 continue
-            if self._owner.local and procfs.proc_stat(record.pid) is None:
+            if self.owner.local and procfs.proc_stat(record.pid) is None:
                 continue
             if not runner.life.alive:
                 if not self._adopted(runner, record, by_hand=True):
@@ -65,13 +59,13 @@ class Strays:
 
     def _adopted(self, runner: Runner, record: ServerRecord, *, by_hand: bool = False) -> bool:
         """Whether the process of `record` is `runner`'s from now on: it may run, and nothing runs in its place."""
-        if runner.spec.unit.start == "never" or tuple(self._rivals(runner)):
+        if runner.spec.unit.start == "never" or tuple(self.rivals(runner)):
             return False
         whole = completed(record, runner.spec)
         return runner.fallbacks.adopt(whole.argv) and runner.adopt(whole, by_hand=by_hand)
 
     async def _end(self, records: Sequence[ServerRecord], why: str) -> None:
         for record in records:
-            self._emit(events.ServerStopping(name=record.name, why=why))
-        for orphan in await self._owner.end(records):
-            self._emit(events.ServerStopped(name=orphan.name))
+            self.emit(events.ServerStopping(name=record.name, why=why))
+        for orphan in await self.owner.end(records):
+            self.emit(events.ServerStopped(name=orphan.name))

@@ -62,10 +62,10 @@ class Supervisor(Serving):
         self._strays = Strays(owner, self._specs, runners, waker.rivals, emit)
         self._measurer = Measurer(gpu_names(manifest), pss=owner.pss_bytes)
         self._upkeep = Upkeep(
-            runners,
-            owner,
-            manifest.supervisor,
-            self._measurer,
+            runners=runners,
+            owner=owner,
+            settings=manifest.supervisor,
+            measurer=self._measurer,
             fill_groups=lambda: waker.fill_groups([runners[name] for name in self.boot_names()]),
             look_behind=self._strays.look_behind,
         )
@@ -200,9 +200,9 @@ class Supervisor(Serving):
         self._waker.room.budgets = _budgets(manifest)
         touched = (*changes.stopped, *changes.restarted, *changes.started)
         rolling = Rolling(
-            self._runners,
-            self._specs,
-            new,
+            runners=self._runners,
+            specs=self._specs,
+            new=new,
             asked=names,
             shared=self._shared,
             waker=self._waker,

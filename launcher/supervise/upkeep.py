@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from launcher.ir.fleet import SupervisorUnit
 from launcher.supervise import peers, procfs, readiness
@@ -26,45 +27,35 @@ _SHARE = 50
 """Measuring takes at most a fiftieth of the time: the page tables of a big model take a second to walk."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Upkeep:
-    """Loops over `runners`, a live view, from `start` to `stop`."""
+    """Loops over `runners`, a live view, from `start` to `stop`.
 
-    def __init__(
-        self,
-        runners: Mapping[str, Runner],
-        owner: ProcessOwner,
-        settings: SupervisorUnit,
-        measurer: Measurer,
-        *,
-        fill_groups: Callable[[], Awaitable[None]],
-        look_behind: Callable[[], Awaitable[None]],
-    ) -> None:
-        """Keeps references only. `fill_groups` is called after idle ones were stopped.
+    `fill_groups` is called after idle ones were stopped; `look_behind` every `health_interval_s`, where somebody else
+    can start processes of ours.
+    """
 
-        `look_behind`, every `health_interval_s`, where somebody else can start processes of ours.
-        """
-        self.settings = settings
-        self._runners = runners
-        self._owner = owner
-        self._measurer = measurer
-        self._fill_groups = fill_groups
-        self._look_behind = look_behind
-        self._ask_s = max(_ASK_MIN_S, settings.health_interval_s)
-        self._tasks: list[asyncio.Task[None]] = []
+    runners: Mapping[str, Runner]
+    owner: ProcessOwner
+    settings: SupervisorUnit
+    measurer: Measurer
+    fill_groups: Callable[[], Awaitable[None]]
+    look_behind: Callable[[], Awaitable[None]]
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
         """Begin; a second call does nothing."""
-        if not self._tasks:
+        if not self.tasks:
             loops = [self._watch_pulse(), self._watch_health(), self._tidy(), self._measure()]
-            if self._owner.outlives:
+            if self.owner.outlives:
                 loops.append(self._watch_behind())
-            self._tasks = [asyncio.get_running_loop().create_task(work) for work in loops]
+            self.tasks = [asyncio.get_running_loop().create_task(work) for work in loops]
 
     def stop(self) -> None:
         """End all loops."""
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
-        self._tasks = []
+        self.tasks = []
 
     async def _watch_pulse(self) -> None:
         """Keep requests away from a process that is stopped by a signal; one that stays so is ended.
@@ -76,7 +67,7 @@ class Upkeep:
             await asyncio.sleep(_PULSE_S)
             now = asyncio.get_running_loop().time()
             known, since = since, {}
-            for runner in tuple(self._runners.values()):
+            for runner in tuple(self.runners.values()):
                 pid = runner.pid if runner.life.state in _SERVING else None
                 suspended = pid is not None and procfs.is_suspended(pid)
                 if runner.life.suspended != suspended:
@@ -91,7 +82,7 @@ class Upkeep:
         """Ask every ready process, all at once, every `health_interval_s`."""
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
-            everyone = tuple(self._runners.values())
+            everyone = tuple(self.runners.values())
             await asyncio.gather(
                 *(self._check(r) for r in everyone if r.life.usable),
                 *(_start_with_peers(r) for r in everyone if r.life.state == "failed"),
@@ -100,12 +91,13 @@ class Upkeep:
     async def _watch_behind(self) -> None:
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
-            await self._look_behind()
+            await self.look_behind()
 
     async def _check(self, runner: Runner) -> None:
         """One health check; `health_failures` in a row end the process. An answered request is proof of life too."""
         asked_at, pid, unit = asyncio.get_running_loop().time(), runner.pid, runner.spec.unit
-        answered = await readiness.healthy(runner.spec, self._ask_s)
+        ask_s = max(_ASK_MIN_S, self.settings.health_interval_s)
+        answered = await readiness.healthy(runner.spec, ask_s)
         if runner.pid != pid or not runner.life.usable:
             return
         if unit.peers and (gone := peers.lost(unit.peers)):
@@ -114,7 +106,7 @@ class Upkeep:
         if answered or runner.last_ok >= asked_at:
             runner.unhealthy = 0
             if _SLEEP_FLAG in unit.argv:
-                asleep = await readiness.asleep(runner.spec, self._ask_s)
+                asleep = await readiness.asleep(runner.spec, ask_s)
                 if asleep is not None:
                     runner.dispatch(Slept(asleep))
             return
@@ -126,22 +118,22 @@ class Upkeep:
     async def _tidy(self) -> None:
         """Stop what has been idle too long, restore what fell back, keep logs below their limit."""
         while True:
-            idle_limits = [r.spec.unit.idle_timeout_s for r in self._runners.values() if r.spec.unit.idle_timeout_s > 0]
+            idle_limits = [r.spec.unit.idle_timeout_s for r in self.runners.values() if r.spec.unit.idle_timeout_s > 0]
             await asyncio.sleep(max(0.05, min([1.0, *(limit / 4 for limit in idle_limits)])))
             now = asyncio.get_running_loop().time()
-            for runner in tuple(self._runners.values()):
+            for runner in tuple(self.runners.values()):
                 if runner.tenant(now).idle_too_long:
                     runner.stop("idle")
                 if runner.fallbacks.degradation.level and not runner.life.closed:
                     restore_if_free(runner, available_bytes())
-                await self._owner.trim_log(runner.spec.name)
-            await self._fill_groups()
+                await self.owner.trim_log(runner.spec.name)
+            await self.fill_groups()
 
     async def _measure(self) -> None:
         while True:
             begun = time.monotonic()
-            running = {r.pid: r.spec.unit.argv for r in self._runners.values() if r.pid}
-            self._measurer.figures = await asyncio.to_thread(self._measurer.measure, running)
+            running = {r.pid: r.spec.unit.argv for r in self.runners.values() if r.pid}
+            self.measurer.figures = await asyncio.to_thread(self.measurer.measure, running)
             await asyncio.sleep(max(_MEASURE_S, _SHARE * (time.monotonic() - begun)))
 
 
