@@ -59,30 +59,23 @@ class Measurer:
     def measure(self, clients: Mapping[int, tuple[str, ...]]) -> dict[int, Measured]:
         """Figures of `clients` now, by pid, each with its command: that of a container's client leads to it. Blocks."""
         stats = [stat for pid in procfs.pids() if (stat := procfs.proc_stat(pid)) is not None]
-        sessions = {leader: [stat.pid for stat in stats if stat.session == leader] for leader in clients}
-        boxes = {leader: _tree(main_process(argv), stats) for leader, argv in clients.items()}
-        everything = {
-            leader: {*pids, *(stat.pid for stat in boxes.get(leader, ()))} for leader, pids in sessions.items()
-        }
-        used = self._gpu_bytes(everything) if self.gpus else {}
-        return {
-            leader: Measured(
-                pss_bytes=_sum(map(self._pss, pids)),
-                container_bytes=sum(stat.rss_bytes for stat in boxes[leader]) if boxes.get(leader) else None,
-                gpu_bytes=used.get(leader, {}),
+        uses = tuple(self._ask_gpus()) if self.gpus else ()
+        found = {}
+        for leader, argv in clients.items():
+            box = _tree(main_process(argv), stats)
+            pids = {stat.pid for stat in stats if stat.session == leader} | {stat.pid for stat in box}
+            sizes = [size for pid in pids if (size := self._pss(pid)) is not None]
+            gpu_bytes: dict[str, int] = {}
+            for use in uses:
+                if use.pid in pids and use.index < len(self.gpus):
+                    device = self.gpus[use.index]
+                    gpu_bytes[device] = gpu_bytes.get(device, 0) + use.size_bytes
+            found[leader] = Measured(
+                pss_bytes=sum(sizes) if sizes else None,
+                container_bytes=sum(stat.rss_bytes for stat in box) if box else None,
+                gpu_bytes=gpu_bytes,
             )
-            for leader, pids in everything.items()
-        }
-
-    def _gpu_bytes(self, sessions: Mapping[int, Iterable[int]]) -> dict[int, dict[str, int]]:
-        leaders = {member: leader for leader, members in sessions.items() for member in members}
-        used: dict[int, dict[str, int]] = {}
-        for use in self._ask_gpus():
-            if use.pid in leaders and use.index < len(self.gpus):
-                by_device = used.setdefault(leaders[use.pid], {})
-                device = self.gpus[use.index]
-                by_device[device] = by_device.get(device, 0) + use.size_bytes
-        return used
+        return found
 
 
 def _tree(root: int | None, stats: Iterable[procfs.ProcStat]) -> list[procfs.ProcStat]:
@@ -128,12 +121,6 @@ def nvml_use() -> tuple[GpuUse, ...]:
         finally:
             pynvml.nvmlShutdown()
     return tuple(GpuUse(index, pid, size) for (index, pid), size in found.items())
-
-
-def _sum(sizes: Iterable[int | None]) -> int | None:
-    """The sum of what is known; None when nothing is."""
-    known = [size for size in sizes if size is not None]
-    return sum(known) if known else None
 
 
 def gpu_names(manifest: FleetManifest) -> tuple[str, ...]:

@@ -64,24 +64,25 @@ def read_bytes(pid: int) -> int:
 
 def cmdline(pid: int) -> tuple[str, ...]:
     """The argv of `pid` now; empty when it is gone, a zombie, or not ours to read."""
-    try:
-        raw = (_PROC / str(pid) / "cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ()
+    raw = _read(pid, "cmdline")
     return tuple(os.fsdecode(part) for part in raw.removesuffix(b"\0").split(b"\0")) if raw else ()
 
 
 def environment(pid: int, name: str) -> str | None:
     """Value of `name` in the environment that `pid` was started with, where we may read it."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - asked of every process; a Path takes longer
-            raw = file.read()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
-    prefix = os.fsencode(name) + b"="
+    raw, prefix = _read(pid, "environ"), os.fsencode(name) + b"="
     if prefix not in raw:
         return None
     return next((os.fsdecode(v.removeprefix(prefix)) for v in raw.split(b"\0") if v.startswith(prefix)), None)
+
+
+def _read(pid: int, name: str) -> bytes:
+    """A file of /proc/PID; empty when it is gone or not ours to read."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123 - asked of every process; a Path takes longer
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
 
 
 def open_files(pid: int) -> frozenset[str]:
@@ -115,11 +116,7 @@ def is_suspended(pid: int) -> bool:
 
 def memory_bytes(pid: int) -> dict[str, int]:
     """Measured memory of `pid` by device: `ram`, resident now (VmRSS: anonymous and file-backed). Empty when gone."""
-    try:
-        lines = (_PROC / str(pid) / "status").read_text(errors="replace").splitlines()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return {}
-    resident = next((line for line in lines if line.startswith("VmRSS:")), None)
+    resident = next((line for line in _read(pid, "status").splitlines() if line.startswith(b"VmRSS:")), None)
     return {} if resident is None else {"ram": int(resident.split()[1]) * 1024}
 
 

@@ -121,14 +121,7 @@ class Room:
 
 
 def available_bytes() -> dict[str, int]:
-    """What the system reports as free, of the devices that it is asked about: `ram`."""
-    ram = available_ram_bytes()
-    return {} if ram is None else {"ram": ram}
-
-
-def available_ram_bytes() -> int | None:
-    """MemAvailable of /proc/meminfo in bytes."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    """What the system reports as free, of the devices that it is asked about: `ram` (MemAvailable)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    line = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return {} if line is None else {"ram": int(line.split()[1]) * 1024}

@@ -85,7 +85,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
             name=self.spec.name,
             needs=needs,
             idle_s=self.idle_s,
-            reload_s=reload_seconds(self.ready_s, needs),
+            reload_s=sum(needs.values()) / _BYTES_PER_S if self.ready_s is None else self.ready_s,
             busy=self.in_flight > 0 or self.life.returning or self.life.state == "starting",
             pinned=self.pinned,
         )
@@ -120,11 +120,6 @@ def needs_bytes(memory: Iterable[DeviceNeed]) -> dict[str, int]:
     for need in memory:
         total[need.device] = total.get(need.device, 0) + max(need.committed_bytes, need.peak_bytes) + need.file_bytes
     return total
-
-
-def reload_seconds(measured_s: float | None, needs: Mapping[str, int]) -> float:
-    """Seconds to have a process back: as its last start took, else as its bytes would."""
-    return measured_s if measured_s is not None else sum(needs.values()) / _BYTES_PER_S
 
 
 def rivals(spec: ProcessSpec, tenants: Iterable[Tenant]) -> tuple[str, ...]:
