@@ -126,7 +126,7 @@ class RunningProcess:
         return logs.size_bytes(self._log)
 
     def _ended(self, attempts: int = _CLEAR_ATTEMPTS) -> None:
-        """Kill what is left of its session; go on when that is gone too, or after a second."""
+        """Kill what is left of its session, remove its container; report when that is gone too, or takes too long."""
         left = []
         with contextlib.suppress(OSError):  # no descriptor left: the end is reported all the same
             if self._pidfd >= 0:
@@ -139,22 +139,14 @@ class RunningProcess:
         if left and attempts > 0:
             loop.call_later(_CLEAR_PAUSE_S, self._ended, attempts - 1)
             return
-        code = None if self.popen is None else self.popen.wait()
+        if engine_and_name(self._argv) is not None and self._removing is None:
+            self._on_end()
+            self._removing = loop.create_task(asyncio.to_thread(remove_container, self._argv))
+            self._removing.add_done_callback(lambda _: self._ended(0))
+            return
         if is_path(self._host):
             remove_stale(self._host)
-        if engine_and_name(self._argv) is None:
-            self._report(code)
-        else:
-            self._on_end()
-            self._removing = loop.create_task(self._remove_container(code))
-
-    async def _remove_container(self, code: int | None) -> None:
-        try:
-            await asyncio.to_thread(remove_container, self._argv)
-        finally:
-            self._report(code)
-
-    def _report(self, code: int | None) -> None:
+        code = None if self.popen is None else self.popen.wait()
         try:
             killed = procfs.oom_kills() > self._oom_kills
         except (OSError, ValueError):  # no descriptor left: how it ended is all that is known

@@ -75,8 +75,7 @@ class Waker:
         finally:
             attempt.waiters.pop(waiter, None)
             if not attempt.waiters and not attempt.committed and attempt.task is not None:
-                if self._attempts.get(name) is attempt:
-                    del self._attempts[name]
+                self._forget(name, attempt)
                 attempt.task.cancel()
 
     def waiting(self, name: str) -> int:
