@@ -118,7 +118,7 @@ class Hosts(World):
 
     def add(self, runner: Simulated) -> None:
         """One of its servers."""
-        self.there[self.servers[runner.spec.name].host].append(runner)
+        self.there[self.servers[runner.name].host].append(runner)
 
     def is_away(self, host: str, since: float, until: float) -> bool:
         """Whether a host failed, or was away, at any time of these."""
@@ -127,10 +127,10 @@ class Hosts(World):
     def spawn(self, runner: Simulated) -> tuple[bool, float, float]:
         """Reading takes as long as planned, from RAM or disk; on a host that is away it begins with its return."""
         self.spawned += 1
-        server, now = self.servers[runner.spec.name], self._loop.time()
+        server, now = self.servers[runner.name], self._loop.time()
         if not self._fits(server.host):
             if not self._overcommits:
-                raise AssertionError(f"more memory than {server.host} has: {runner.spec.name} was started")
+                raise AssertionError(f"more memory than {server.host} has: {runner.name} was started")
             self.out_of_memory += 1
             return False, _NO_MEMORY_S, END_S
         self.loads += 1

@@ -48,7 +48,7 @@ class Counted(Room):
             idle = [r for r in others if r.life.usable and not r.busy]
             if not idle:
                 return False
-            going = min(idle, key=lambda r: (r.last_used, r.spec.name))
+            going = min(idle, key=lambda r: (r.last_used, r.name))
             going.stop("evicted")
             await going.until("stopped", "failed")
 

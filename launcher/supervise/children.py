@@ -51,14 +51,14 @@ class Children(RecordStore):
         if problem is not None:
             raise RefusedError(problem)
         self.keep(record)
-        log = self.log_file(spec.name)
+        log = self.log_file(record.name)
         try:
             logs.shift(log, self.log_files)
             if spec.unit.slot_save_path is not None:
                 slots.prepare(spec.unit.slot_save_path)
             if is_path(spec.unit.host):
                 make_room(spec.unit.host)
-            return process.spawn(spec.unit, self._inherited[spec.unit.kind], log, self.path(spec.name))
+            return process.spawn(spec.unit, self._inherited[spec.unit.kind], log, self.path(record.name))
         except OSError as error:
             cause = f"cannot start {spec.unit.argv[0]}: {error}"
             raise RefusedError(Diagnosis(code="supervise/cannot-execute", cause=cause, remedy="")) from None

@@ -35,7 +35,7 @@ def restore_if_free(runner: Runner, available: Mapping[str, int]) -> bool:
         return False
     if not runner.fallbacks.restore(available, running=running):
         return False
-    runner.emit(events.RungTaken(name=runner.spec.name, rung=runner.fallbacks.label, why="there is room again"))
+    runner.emit(events.RungTaken(name=runner.name, rung=runner.fallbacks.label, why="there is room again"))
     if running:
         # The stop is followed by a start at once: no wake finds it stopped between the two.
         runner.stop("restore")
@@ -48,7 +48,7 @@ async def change_rung(runner: Runner, drain_timeout_s: float, *, down: bool) -> 
 
     Raises UnavailableError where there is no such level, or while it starts or ends.
     """
-    name, fallbacks = runner.spec.name, runner.fallbacks
+    name, fallbacks = runner.name, runner.fallbacks
     if down and not fallbacks.left:
         raise UnavailableError("no_rung", f"{name} has no smaller setting left")
     if not down and not fallbacks.degradation.level:

@@ -94,12 +94,12 @@ class Rolling:
         """
         limit = asyncio.Semaphore(self.parallel)
         runners = [self.runners[n] for n in names if n in self.runners]
-        first = {(r.spec.unit.exclusive, r.spec.unit.exclusive or r.spec.name): r for r in reversed(runners)}
+        first = {(r.spec.unit.exclusive, r.spec.unit.exclusive or r.name): r for r in reversed(runners)}
 
         async def bring(runner: Runner) -> None:
             async with limit:
                 if self.waker.rivals(runner):
-                    if runner.spec.name not in self.asked:
+                    if runner.name not in self.asked:
                         return
                     try:
                         await self.waker.clear_group(runner, [])

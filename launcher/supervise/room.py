@@ -81,7 +81,7 @@ class Room:
             for other in going:
                 await other.until("stopped", "failed")
                 if other.life.alive:
-                    raise UnavailableError("server_stuck", f"{other.spec.name!r} does not end", retry_after_s=30)
+                    raise UnavailableError("server_stuck", f"{other.name!r} does not end", retry_after_s=30)
             await self._until_free(need)
         return False
 
@@ -93,7 +93,7 @@ class Room:
             for r in residents
         }
         needs = needs_bytes(runner.spec.unit.memory)
-        return RoomMade(name=runner.spec.name, going=tuple(r.name for r in residents), needs=needs, weighed=weighed)
+        return RoomMade(name=runner.name, going=tuple(r.name for r in residents), needs=needs, weighed=weighed)
 
     def _victims(self, runner: Runner) -> tuple[str, ...] | None:
         """Who must go for `runner`; None: nobody who may, now. Raises UnavailableError when waiting cannot help."""
@@ -106,7 +106,7 @@ class Room:
         try:
             return evict_for(runner.spec, tenants, self.budgets, available)
         except LookupError:
-            message = f"there is no room for {runner.spec.name!r} beside what always runs"
+            message = f"there is no room for {runner.name!r} beside what always runs"
             raise UnavailableError("no_room", message, retry_after_s=60) from None
 
     async def _until_free(self, need: Mapping[str, int]) -> None:

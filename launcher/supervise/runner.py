@@ -44,6 +44,7 @@ class Runner:
     """One server or service: its spec, its life, its process, and the requests in it."""
 
     def __init__(self, spec: ProcessSpec, shared: SharedContext) -> None:
+        self.name = spec.name
         self.fallbacks = Fallbacks(spec)
         self.life = Life()
         self.record: ServerRecord | None = None
@@ -189,7 +190,7 @@ class Runner:
         self._process, self.record = taken, record
         self._shared.owner.keep(record)
         taken.watch(self._gone, lambda: self.mark("over", on=True))
-        self.emit(events.ServerAdopted(name=self.spec.name, pid=taken.pid, by_hand=by_hand))
+        self.emit(events.ServerAdopted(name=self.name, pid=taken.pid, by_hand=by_hand))
         self.dispatch(lifecycle.Start(adopt=True))
         return True
 
@@ -241,7 +242,7 @@ class Runner:
             self._probe = asyncio.get_running_loop().create_task(self._prove(process))
         elif action == "say_slow":
             seconds = asyncio.get_running_loop().time() - self.life.since
-            self.emit(events.ServerSlow(name=self.spec.name, seconds=seconds, expected_s=self.spec.unit.load_s))
+            self.emit(events.ServerSlow(name=self.name, seconds=seconds, expected_s=self.spec.unit.load_s))
         elif process is not None:
             self._cancel_probe()
             if action == "terminate":
@@ -253,14 +254,14 @@ class Runner:
 
     def _spawn(self) -> None:
         spec, shared = self.spec, self._shared
-        log = str(shared.owner.log_file(spec.name) or "")
+        log = str(shared.owner.log_file(self.name) or "")
         record = new_record(spec, shared.deployment, shared.input_digest, log, self.life.restarts)
         start = functools.partial(shared.owner.start, spec, self.fallbacks.degradation.level, record)
         try:
             self._process = AfterPeers(spec, start) if spec.unit.peers else start()
         except RefusedError as error:
             self.failure, self.ending = error.why, Ending(code=None)
-            shared.owner.forget(spec.name)
+            shared.owner.forget(self.name)
             reason = lifecycle.Exited(error.why.cause, jitter=random.random())  # noqa: S311 - spreads restarts
             asyncio.get_running_loop().call_soon(self.dispatch, reason)
             return
@@ -276,7 +277,7 @@ class Runner:
         self.record = msgspec.structs.replace(self.record, **birth(pid))
         self._shared.owner.keep(self.record)
         started = events.ServerStarting(
-            name=self.spec.name,
+            name=self.name,
             pid=pid,
             port=self.spec.unit.port,
             log_file=self.record.log_file,
@@ -297,7 +298,7 @@ class Runner:
         if process.address is not None:
             self.fallbacks.land(process.address)
         self._started(pid)
-        trim = functools.partial(self._shared.owner.trim_log, self.spec.name)
+        trim = functools.partial(self._shared.owner.trim_log, self.name)
         watcher = asyncio.create_task(readiness.watch_progress(process, pid, interval_s, progressed, trim))
         try:
             await readiness.prove(self.spec, pid, token=self.record is None or self.record.ready_s is None)
@@ -312,7 +313,7 @@ class Runner:
                 saved, self.saved_slots = self.saved_slots, {}
                 tokens = await slots.restore_slots(self.spec, saved)
                 if tokens:
-                    self.emit(events.SlotsRestored(name=self.spec.name, slots=len(tokens), tokens=sum(tokens)))
+                    self.emit(events.SlotsRestored(name=self.name, slots=len(tokens), tokens=sum(tokens)))
             self.dispatch(lifecycle.Ready())
         finally:
             watcher.cancel()
@@ -329,7 +330,7 @@ class Runner:
         if self._process is not None and self._process.address is not None:
             self.fallbacks.land(None)
         self._process, self.ending = None, ending
-        self._shared.owner.forget(self.spec.name)
+        self._shared.owner.forget(self.name)
         life = self.life
         if life.failing is None and life.state != "stopping":
             self.failure = cause_of_end(self.spec, ending, starting=life.state == "starting")
@@ -337,7 +338,7 @@ class Runner:
         code, reason = ("", describe_exit(ending.code)) if why is None else (why.code, why.cause)
         again = code in OUT_OF_MEMORY_CODES and life.wanted and not life.closed and self.fallbacks.degrade()
         if again:
-            self.emit(events.RungTaken(name=self.spec.name, rung=self.fallbacks.label, why=reason))
+            self.emit(events.RungTaken(name=self.name, rung=self.fallbacks.label, why=reason))
         brief = asyncio.get_running_loop().time() - life.since < _BRIEF_S
         jitter = random.random()  # noqa: S311 - spreads restarts
         unexplained = brief and code in UNEXPLAINED
@@ -348,7 +349,7 @@ class Runner:
     # --- events ------------------------------------------------------------------------------------------------
 
     def _emit_change(self, before: Life) -> None:
-        name, life = self.spec.name, self.life
+        life = self.life
         if life.state == "ready" and before.state == "starting":
             self.took_s = life.since - before.since
             self.last_used = self.ready_at = life.since
@@ -357,11 +358,11 @@ class Runner:
                     self.took_s = self.record.ready_s  # an earlier runtime saw it start
                 self.record = msgspec.structs.replace(self.record, ready_s=self.took_s)
                 self._shared.owner.keep(self.record)
-                self.emit(events.ServerReady(name=name, pid=self._process.pid, seconds=self.took_s))
+                self.emit(events.ServerReady(name=self.name, pid=self._process.pid, seconds=self.took_s))
         elif life.state == "stopping" and life.failing is None:
-            self.emit(events.ServerStopping(name=name, why=life.why))
+            self.emit(events.ServerStopping(name=self.name, why=life.why))
         elif life.state == "stopped":
-            self.emit(events.ServerStopped(name=name))
+            self.emit(events.ServerStopped(name=self.name))
         elif life.state in ("backoff", "failed"):
             self.emit(self.failed_event())
 
@@ -371,7 +372,7 @@ class Runner:
         if self.failure is None:
             self.failure = overdue(self.spec, life.error or "")
         return events.ServerFailed(
-            name=self.spec.name,
+            name=self.name,
             code=self.failure.code,
             cause=life.error or self.failure.cause,
             remedy=self.failure.remedy,

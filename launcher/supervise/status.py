@@ -89,7 +89,7 @@ def _why_not_served(runner: Runner) -> str | None:
     if runner.life.suspended:
         return "its process is stopped by a signal (SIGSTOP or a debugger)"
     if runner.life.held:
-        return f"stopped by an operator: `launch reload {runner.spec.name}`, or the next `launch up`, starts it"
+        return f"stopped by an operator: `launch reload {runner.name}`, or the next `launch up`, starts it"
     return None
 
 

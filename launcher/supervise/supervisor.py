@@ -173,7 +173,7 @@ class Supervisor(Serving):
             runner.mark("held", on=runner.spec.unit.start == "boot")
         await asyncio.gather(*(self._waker.end(r, "stop") for r in runners))
         if fronts:
-            raise SuperviseError([front_finding(fronts[0], [runner.spec.name for runner in runners])])
+            raise SuperviseError([front_finding(fronts[0], [runner.name for runner in runners])])
 
     async def change_rung(self, name: str, *, down: bool) -> None:
         """See `launcher.supervise.recovery.change_rung`; KeyError on an unknown name."""
@@ -270,7 +270,7 @@ class Supervisor(Serving):
 
     def _beyond(self, runner: Runner) -> str:
         """How `runner` differs from what is compiled, beyond its own spec: it was spared by a reload that failed."""
-        return "; ".join(argv_changes(runner.fallbacks.planned.unit.argv, self._specs[runner.spec.name].unit.argv))
+        return "; ".join(argv_changes(runner.fallbacks.planned.unit.argv, self._specs[runner.name].unit.argv))
 
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""

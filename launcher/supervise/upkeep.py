@@ -95,10 +95,10 @@ class Upkeep:
 
     async def _check(self, runner: Runner) -> None:
         """One health check; `health_failures` in a row end the process. An answered request is proof of life too."""
-        asked_at, pid, unit = asyncio.get_running_loop().time(), runner.pid, runner.spec.unit
+        asked_at, ready_at, unit = asyncio.get_running_loop().time(), runner.ready_at, runner.spec.unit
         ask_s = max(_ASK_MIN_S, self.settings.health_interval_s)
         answered = await readiness.healthy(runner.spec, ask_s)
-        if runner.pid != pid or not runner.life.usable:
+        if runner.ready_at != ready_at or not runner.life.usable:
             return
         if unit.peers and (gone := peers.lost(unit.peers)):
             runner.broken(f"its connection to {', '.join(gone)} is lost", "supervise/peer-lost")
@@ -126,7 +126,7 @@ class Upkeep:
                     runner.stop("idle")
                 if runner.fallbacks.degradation.level and not runner.life.closed:
                     restore_if_free(runner, available_bytes())
-                await self.owner.trim_log(runner.spec.name)
+                await self.owner.trim_log(runner.name)
             await self.fill_groups()
 
     async def _measure(self) -> None:

@@ -106,10 +106,10 @@ class Waker:
             else:
                 attempt.commit()
                 await _settle(runner)
-            self._forget(runner.spec.name, attempt)
+            self._forget(runner.name, attempt)
             for waiter in attempt.waiters:
                 if not waiter.done():
-                    waiter.set_result(runner.grant(runner.spec.name))
+                    waiter.set_result(runner.grant(runner.name))
 
     def _done(self, name: str, attempt: StartAttempt, task: asyncio.Task[None]) -> None:
         """Tell those who still wait why there is no lease for them."""
@@ -179,7 +179,7 @@ class Waker:
         if runner.life.usable:
             return
         if runner.life.held:
-            raise UnavailableError("server_stopped", f"server {runner.spec.name!r} was stopped by an operator")
+            raise UnavailableError("server_stopped", f"server {runner.name!r} was stopped by an operator")
         await runner.until("stopped", "failed", "ready", "sleeping", "starting", "backoff")
         displaced: list[Runner] = []
         began = asyncio.get_running_loop().time()
@@ -256,13 +256,13 @@ class Waker:
         finally:
             runner.mark("draining", on=False)
         if runner.life.alive:
-            raise UnavailableError("server_stuck", f"{runner.spec.name!r} does not end", retry_after_s=30)
+            raise UnavailableError("server_stuck", f"{runner.name!r} does not end", retry_after_s=30)
 
 
 def _emit_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> None:
-    instead_of = tuple(other.spec.name for other in displaced)
+    instead_of = tuple(other.name for other in displaced)
     seconds = asyncio.get_running_loop().time() - began
-    runner.emit(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
+    runner.emit(events.Swapped(name=runner.name, instead_of=instead_of, seconds=seconds))
 
 
 def _too_late(name: str, timeout_s: float, attempt: StartAttempt) -> UnavailableError:
@@ -275,7 +275,7 @@ def _too_late(name: str, timeout_s: float, attempt: StartAttempt) -> Unavailable
 
 async def _settle(runner: Runner) -> None:
     """Wait until `runner` takes requests. Raises UnavailableError when it will not."""
-    name = runner.spec.name
+    name = runner.name
     await runner.wait_while(
         lambda: not runner.life.usable and (runner.life.returning or runner.life.state not in ("failed", "stopped"))
     )

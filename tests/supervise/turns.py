@@ -81,7 +81,7 @@ class Turns:
         due: dict[str, float] = {}
         while loop.time() < until_s:
             for runner in self.supervisor._runners.values():
-                name = runner.spec.name
+                name = runner.name
                 if runner.life.usable:
                     due[name] = runner.tenant(loop.time()).stay_s
                 elif due.pop(name, 0.0) > 0.1:
