@@ -27,7 +27,7 @@ class Strays:
 
     async def take_over(self) -> tuple[Rejected, ...]:
         """Adopt what an earlier runtime left and what is as compiled; end the rest of it. Gives what is not ours."""
-        records, rejected = await self.owner.living(self.specs)
+        records, rejected = await self.owner.living(dict(self.specs))
         left = []
         for record in records:
             runner = self.runners.get(record.name)
@@ -42,7 +42,7 @@ class Strays:
         What changes while the owner is asked is left for the next look.
         """
         before = {name: (runner.life.alive, runner.pid) for name, runner in self.runners.items()}
-        records, _ = await self.owner.living(self.specs)
+        records, _ = await self.owner.living(dict(self.specs))
         left = []
         for record in records:
             runner = self.runners.get(record.name)

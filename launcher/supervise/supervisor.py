@@ -154,7 +154,7 @@ class Supervisor(Serving):
 
     async def sweep(self) -> None:
         """Stop what the state files still name: after `stop_all` there should be nothing."""
-        left, _ = await self._owner.living(self._specs)
+        left, _ = await self._owner.living(dict(self._specs))
         await self._owner.end(left)
 
     def kill_all(self) -> None:
