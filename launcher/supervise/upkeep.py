@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -125,7 +126,8 @@ class Upkeep:
                 if runner.tenant(now).idle_too_long:
                     runner.stop("idle")
                 if runner.fallbacks.degradation.level and not runner.life.closed:
-                    restore_if_free(runner, available_bytes())
+                    with contextlib.suppress(OSError):  # no descriptor left: it is looked at again
+                        restore_if_free(runner, available_bytes())
                 await self.owner.trim_log(runner.name)
             await self.fill_groups()
 
