@@ -34,24 +34,8 @@ def spawn_runtime(
     (Ctrl-C), it is stopped with all its servers, then KeyboardInterrupt goes on.
     """
     log = state_dir / _LOG_NAME
-    logs.shift(log, _LOG_FILES)
-    reading, writing = os.pipe()
-    output = logs.open_log(log)
-    argv = [sys.executable, "-m", "launcher.runtime", str(deployment_dir.absolute()), "--events-fd", str(writing)]
-    if asked_ns is not None:
-        argv += ["--asked-ns", str(asked_ns)]
-    try:
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(writing,),
-            start_new_session=True,
-        )
-    finally:
-        os.close(writing)
-        os.close(output)
+    asked = () if asked_ns is None else ("--asked-ns", str(asked_ns))
+    child, reading = _start((sys.executable, "-m", "launcher.runtime", str(deployment_dir.absolute()), *asked), log)
     with os.fdopen(reading, "rb") as pipe:
         try:
             for line in pipe:
@@ -77,3 +61,23 @@ def spawn_runtime(
     notes = (f"the end of {log}:", *logs.tail(log, _TAIL_LINES))
     finding = Finding(code="supervise/runtime-died", severity="error", key="", message=message, notes=notes)
     raise SuperviseError([finding])
+
+
+def _start(argv: tuple[str, ...], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start `argv` with its output in `log`; the process, and a descriptor from which its events are read."""
+    logs.shift(log, _LOG_FILES)
+    reading, writing = os.pipe()
+    output = logs.open_log(log)
+    try:
+        child = subprocess.Popen(
+            (*argv, "--events-fd", str(writing)),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(writing,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(writing)
+        os.close(output)
+    return child, reading
