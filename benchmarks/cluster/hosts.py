@@ -119,7 +119,7 @@ class Hosts(World):
 
     def add(self, runner: Simulated) -> None:
         """One of its servers."""
-        self.there[self.servers[runner.spec.name].host].append(runner)
+        self.there[self.servers[runner.name].host].append(runner)
 
     def is_away(self, host: str, since: float, until: float) -> bool:
         """Whether a host failed, or was away, at any time of these."""
@@ -128,10 +128,10 @@ class Hosts(World):
     def spawn(self, runner: Simulated) -> tuple[bool, float, float]:
         """Reading takes as long as planned, from RAM or disk; on a host that is away it begins with its return."""
         self.spawned += 1
-        server, now = self.servers[runner.spec.name], self._loop.time()
+        server, now = self.servers[runner.name], self._loop.time()
         if not self._fits(server.host):
             if not self._overcommits:
-                raise AssertionError(f"more memory than {server.host} has: {runner.spec.name} was started")
+                raise AssertionError(f"more memory than {server.host} has: {runner.name} was started")
             self.out_of_memory += 1
             return False, _NO_MEMORY_S, END_S
         self.loads += 1
@@ -152,7 +152,7 @@ class Hosts(World):
     def _fits(self, host: str) -> bool:
         """Whether what exists on a host is within its devices."""
         taken: dict[str, int] = {}
-        alive = (needs_bytes(r.spec.needs).items() for r in self.there[host] if r.exists)
+        alive = (needs_bytes(r.spec.unit.memory).items() for r in self.there[host] if r.exists)
         for device, size in itertools.chain.from_iterable(alive):
             taken[device] = taken.get(device, 0) + size
         return all(size <= self._budgets[device] for device, size in taken.items())

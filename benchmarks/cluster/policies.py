@@ -45,10 +45,10 @@ class Counted(Room):
             others = [r for r in self._runners.values() if r is not runner and (r.life.alive or r.life.wanted)]
             if len(others) < self._most:
                 return True
-            idle = [r for r in others if r.usable and not r.busy]
+            idle = [r for r in others if r.life.usable and not r.busy]
             if not idle:
                 return False
-            going = min(idle, key=lambda r: (r.last_used, r.spec.name))
+            going = min(idle, key=lambda r: (r.last_used, r.name))
             going.stop("evicted")
             await going.until("stopped", "failed")
 

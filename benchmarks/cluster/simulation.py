@@ -131,7 +131,7 @@ class Fleet:
 
     async def _answer_of(self, target: Target, ask: Ask) -> tuple[str, bool]:
         """A lease on a server, a slot of it, its answer. Raises UnavailableError and HttpError."""
-        at_once = self._runners[target.name].usable
+        at_once = self._runners[target.name].life.usable
         begun = self._loop.time()
         lease = await self._wakers[target.name].acquire(target.name, TIMEOUT_S)
         try:

@@ -93,7 +93,7 @@ def fleet_status(installed: Installed) -> FleetStatus:
             *(
                 ProcessStatus(name=s.name, kind="service", state="stopped", port=s.unit.port)
                 for s in specs.values()
-                if s.builtin
+                if s.unit.builtin
             ),
         ),
         manager="systemd --user" if installed.layout.scope == "user" else "systemd",
@@ -177,7 +177,7 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
     without = "runs without a runtime" if unit.pid else None
     return ProcessStatus(
         name=component.name,
-        kind=spec.kind if spec else "service",
+        kind=spec.unit.kind if spec else "service",
         state=state,
         port=port,
         socket=socket_of(host),

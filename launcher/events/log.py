@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from heapq import merge
+from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
 
 from launcher.events.store import Store, apart, read_records
@@ -57,8 +59,8 @@ class EventLog:
 
     def after(self, number: int = 0, *, since: float = 0.0) -> tuple[Record, ...]:
         """Those behind event `number` and not before Unix time `since`, oldest first."""
-        newest = merge(*(reversed(kept) for kept in self._kept.values()), key=_number, reverse=True)
-        found = [record for record in _until(newest, number) if record.at >= since]
+        newest = merge(*(reversed(kept) for kept in self._kept.values()), key=attrgetter("id"), reverse=True)
+        found = [record for record in takewhile(lambda record: record.id > number, newest) if record.at >= since]
         return tuple(reversed(found))
 
     def listen(self, listener: Listener) -> Callable[[], None]:
@@ -70,16 +72,3 @@ class EventLog:
         """Close the store."""
         for store in self._stores.values():
             store.close()
-
-
-def _number(record: Record) -> int:
-    """What events are ordered by."""
-    return record.id
-
-
-def _until(newest: Iterator[Record], number: int) -> Iterator[Record]:
-    """Those behind event `number`, of some that come newest first."""
-    for record in newest:
-        if record.id <= number:
-            return
-        yield record

@@ -32,7 +32,6 @@ class Store:
     """Appends to `path`. Never raises OSError."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
-        """Nothing is opened before the first event."""
         self._path = path
         self._max_bytes = max_bytes
         self._descriptor = -1

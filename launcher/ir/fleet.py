@@ -97,6 +97,7 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What its own binary's dry run said before it was started, for people; None: it was not asked."""
     peers: tuple[str, ...] = ()
     """`host:port` of every RPC server that holds a part of its model: it is started when all answer."""
+    kind: ClassVar[Literal["server"]] = "server"
     protocol: ClassVar[Literal["http"]] = "http"
     health_path: ClassVar[str] = "/health"
     container: ClassVar[None] = None
@@ -126,6 +127,7 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     vram_bytes: dict[str, int] = {}
     protocol: Literal["http", "rpc"] = "http"
     """rpc: it is ready and well while it listens; it answers one client, for as long as that one stays."""
+    kind: ClassVar[Literal["service"]] = "service"
     # what only servers have, as it is for a process without it
     argv_digest: ClassVar[str] = ""
     probe: ClassVar[Literal["health"]] = "health"

@@ -10,34 +10,25 @@ from launcher.supervise.children import Children
 from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.ending import early_finding, end_runtime, reach_runtime
 from launcher.supervise.findings import starting_finding, state_moved_finding, stopping_finding
-from launcher.supervise.identity import RecordStore, ServerRecord
-from launcher.supervise.marks import marked_deployments
+from launcher.supervise.identity import RecordStore, ServerRecord, marked_deployments
 from launcher.supervise.offline import (
     LOCK_NAME,
-    LockHolder,
-    OrphanReport,
     RuntimeAliveError,
     offline_status,
     runtime_holder,
     stop_orphans,
 )
-from launcher.supervise.owner import Orphan, ProcessOwner
-from launcher.supervise.ports import PortOwner, port_owner
+from launcher.supervise.owner import ProcessOwner
+from launcher.supervise.ports import port_owner
 from launcher.supervise.procfs import boot_id, proc_stat
-from launcher.supervise.reload import Changes
 from launcher.supervise.scheduler import Resident, choose_victims
 from launcher.supervise.supervisor import Supervisor
 from launcher.supervise.units import SystemdUnits
 
 __all__ = [
     "LOCK_NAME",
-    "Changes",
     "Children",
     "Diagnosis",
-    "LockHolder",
-    "Orphan",
-    "OrphanReport",
-    "PortOwner",
     "ProcessOwner",
     "RecordStore",
     "Resident",

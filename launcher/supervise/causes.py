@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -14,7 +14,7 @@ from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.owner import Ending
 from launcher.supervise.spec import ProcessSpec
 
-_COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+_LOG = logging.getLogger("launch.supervise")
 _SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FROM_OUTSIDE = frozenset({None, 0, *(-number for number in _SENT), *(128 + number for number in _SENT)})
 """Exit codes that no request need have caused; None: of an adopted process, whose end nobody is told."""
@@ -26,7 +26,7 @@ UNEXPLAINED = frozenset({"supervise/exited", "supervise/crashed-loading"})
 def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
     """Why a start cannot succeed, found before a process is made. Without `programs` it is not us who executes it."""
     if programs and shutil.which(spec.unit.argv[0]) is None:
-        code = "supervise/container-engine-missing" if spec.container else "supervise/binary-missing"
+        code = "supervise/container-engine-missing" if spec.unit.container else "supervise/binary-missing"
         remedy = _remedy(spec)
         return Diagnosis(code=code, cause=f"{spec.unit.argv[0]} is not there or not executable", remedy=remedy)
     missing = [file for file in spec.unit.files if not os.path.exists(file)]  # noqa: PTH110 - a Path raises where it may not look
@@ -41,22 +41,19 @@ def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
 
 
 def _place(spec: ProcessSpec) -> str:
-    """`port 8080`, or the path."""
     return place(spec.unit.host, spec.unit.port)
 
 
 def _elsewhere(spec: ProcessSpec) -> str:
-    """What helps where somebody else listens."""
     return f"stop it, or set another `{'host' if is_path(spec.unit.host) else 'port'}`"
 
 
 def _remedy(spec: ProcessSpec) -> str:
-    """What helps where the program of a command line is not there."""
     if Path(spec.unit.argv[0]).name == "numactl":
         return "apt-get install numactl, or drop the server's `numa`"
-    if spec.kind == "service" and not spec.container:
+    if spec.unit.kind == "service" and not spec.unit.container:
         return "install it, or correct its `command`"
-    return "install it, or set `runtime.container_engine`" if spec.container else "install it, or set `engine`"
+    return "install it, or set `runtime.container_engine`" if spec.unit.container else "install it, or set `engine`"
 
 
 def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagnosis:
@@ -67,12 +64,15 @@ def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagno
     """
     if ending.refused is not None:
         return ending.refused
-    loading = starting and spec.kind == "server"
+    loading = starting and spec.unit.kind == "server"
     found = diagnose(ending.code, ending.tail, oom_killed=ending.oom_killed, loading=loading)
-    unexplained = found.code == "supervise/exited" and starting
-    owner = (
-        ports.port_owner(spec.unit.port, spec.unit.host) if unexplained or found.code == "supervise/port-busy" else None
-    )
+    if found.code != "supervise/port-busy" and not (found.code == "supervise/exited" and starting):
+        return found
+    try:
+        owner = ports.port_owner(spec.unit.port, spec.unit.host)
+    except (OSError, ValueError) as error:  # no descriptor left, /proc hidden: it has ended all the same
+        _LOG.warning("why %s ended cannot be looked into: %s", spec.name, error)
+        return found
     if owner is None:
         return found
     cause = f"{_place(spec)} is held by {owner}"
@@ -83,31 +83,6 @@ def overdue(spec: ProcessSpec, reason: str) -> Diagnosis:
     """Why it was ended while it started, from the lifecycle's `reason`: with the setting that allows more."""
     stalled = reason.startswith("stalled")
     code = "supervise/stalled" if stalled else "supervise/not-ready"
-    setting = f"{spec.kind}s.{spec.name}.{'stall_timeout_s' if stalled else 'start_timeout_s'}"
+    setting = f"{spec.unit.kind}s.{spec.name}.{'stall_timeout_s' if stalled else 'start_timeout_s'}"
     remedy = f"read its log; if it only needs longer, raise `{setting}`"
     return Diagnosis(code=code, cause=reason, remedy=remedy)
-
-
-def oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel killed for want of memory: in our control group, and on the whole machine.
-
-    Only a difference says something. Control groups v2 count in `memory.events`, v1 in `memory.oom_control`, each with
-    the groups below; the machine in /proc/vmstat. What is not there counts 0.
-    """
-    files = [root / "proc/vmstat"]
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        inside = path.lstrip("/")
-        if controllers == "":
-            files.append(root / "sys/fs/cgroup" / inside / "memory.events")
-        elif "memory" in controllers.split(","):
-            files.append(root / "sys/fs/cgroup/memory" / inside / "memory.oom_control")
-    return sum(int(match[1]) for file in files if (match := _COUNT.search(_read(file))))
-
-
-def _read(path: Path) -> str:
-    """The text of `path`, "" where it cannot be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -9,7 +9,6 @@ import select
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -45,8 +44,6 @@ class NoRuntimeError(Exception):
 
 
 class _Error(msgspec.Struct):
-    """The error object of the control API."""
-
     code: str = ""
     message: str = ""
     findings: tuple[Finding, ...] = ()
@@ -54,8 +51,6 @@ class _Error(msgspec.Struct):
 
 
 class _ErrorBody(msgspec.Struct):
-    """Body of an answer that is an error."""
-
     error: _Error = msgspec.field(default_factory=_Error)
 
 
@@ -169,13 +164,9 @@ class ControlClient:
         self._client = self._stack.enter_context(httpx.Client(transport=transport, base_url="http://launch"))
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connection."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -34,30 +34,18 @@ def spawn_runtime(
     (Ctrl-C), it is stopped with all its servers, then KeyboardInterrupt goes on.
     """
     log = state_dir / _LOG_NAME
-    logs.shift(log, _LOG_FILES)
-    reading, writing = os.pipe()
-    output = logs.open_log(log)
-    argv = [sys.executable, "-m", "launcher.runtime", str(deployment_dir.absolute()), "--events-fd", str(writing)]
-    if asked_ns is not None:
-        argv += ["--asked-ns", str(asked_ns)]
-    try:
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(writing,),
-            start_new_session=True,
-        )
-    finally:
-        os.close(writing)
-        os.close(output)
+    asked = () if asked_ns is None else ("--asked-ns", str(asked_ns))
+    child, reading = _start((sys.executable, "-m", "launcher.runtime", str(deployment_dir.absolute()), *asked), log)
     with os.fdopen(reading, "rb") as pipe:
         try:
-            for event in _events(pipe):
+            for line in pipe:
+                try:
+                    event = decode_event(line)
+                except msgspec.DecodeError:
+                    continue
                 on_event(event)
                 if isinstance(event, FleetReady):
-                    _let_go(child)
+                    child.returncode = 0  # it outlives us: no warning about a child that still runs
                     return child.pid
                 if isinstance(event, FleetFailed):
                     child.wait()
@@ -69,25 +57,27 @@ def spawn_runtime(
     code = child.wait()
     if code in _STOPPED_CODES:
         raise SuperviseError([early_finding(deployment_dir.name)])
-    finding = Finding(
-        code="supervise/runtime-died",
-        severity="error",
-        key="",
-        message=f"the runtime ended with {code} before the fleet was ready",
-        notes=(f"the end of {log}:", *logs.tail(log, _TAIL_LINES)),
-    )
+    message = f"the runtime ended with {code} before the fleet was ready"
+    notes = (f"the end of {log}:", *logs.tail(log, _TAIL_LINES))
+    finding = Finding(code="supervise/runtime-died", severity="error", key="", message=message, notes=notes)
     raise SuperviseError([finding])
 
 
-def _events(pipe: Iterator[bytes]) -> Iterator[AnyEvent]:
-    """Events of the pipe until it closes; a line that is none is skipped."""
-    for line in pipe:
-        try:
-            yield decode_event(line)
-        except msgspec.DecodeError:
-            continue
-
-
-def _let_go(child: subprocess.Popen[bytes]) -> None:
-    """The runtime outlives us: no warning about a child that still runs."""
-    child.returncode = 0
+def _start(argv: tuple[str, ...], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start `argv` with its output in `log`; the process, and a descriptor from which its events are read."""
+    logs.shift(log, _LOG_FILES)
+    reading, writing = os.pipe()
+    output = logs.open_log(log)
+    try:
+        child = subprocess.Popen(
+            (*argv, "--events-fd", str(writing)),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(writing,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(writing)
+        os.close(output)
+    return child, reading

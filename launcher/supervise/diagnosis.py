@@ -159,19 +159,46 @@ _SIGNATURES = tuple(
 _COMPILED = tuple((re.compile(s.pattern), s) for s in _SIGNATURES)
 
 
+_NO_CONTEXT = Diagnosis(
+    code="supervise/crashed-loading",
+    cause="it crashed (SIGSEGV) while it loaded and did not say why; most often memory was refused to it",
+    remedy="compare planned and free memory (`launch check`), lower `n_ctx` or `slots`; else other K/V types or builds",
+)
+"""b10068 crashes where its context could not be made, and its logger, a thread, loses the lines that say why: two of
+three times on a busy machine. b11434 ends with 1, and with all its lines."""
+_OOM_KILLED = Diagnosis(
+    code="supervise/oom-killed",
+    cause="killed by the kernel, which was out of memory",
+    remedy="free memory, or plan less: compare planned and measured memory in `launch status`",
+)
+_ABORTED = Diagnosis(code="supervise/aborted", cause="it aborted (SIGABRT)", remedy="read its log")
+_CRASH_REMEDY = "SIGILL: the build does not suit this CPU; SIGBUS: the model file shrank while mapped; else a bug"
+_BY_CODE = {
+    -signal.SIGKILL: Diagnosis(
+        code="supervise/killed",
+        cause="killed by SIGKILL: by the kernel for want of memory, or by somebody",
+        remedy="look for `oom-kill` in the kernel's log; compare planned and measured memory in `launch status`",
+    ),
+    -signal.SIGABRT: _ABORTED,
+    128 + signal.SIGABRT: _ABORTED,
+    **{
+        -crash: Diagnosis(code="supervise/crashed", cause=f"it crashed ({crash.name})", remedy=_CRASH_REMEDY)
+        for crash in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)
+    },
+    0: Diagnosis(code="supervise/exited", cause="it exited by itself without an error", remedy="read its log"),
+    127: Diagnosis(code="supervise/not-found", cause="a program was not found (127)", remedy="check `binary`"),
+}
+"""What an exit code alone says."""
+
+
 def diagnose(
-    exit_code: int | None,
-    tail: tuple[str, ...],
-    *,
-    asked_to_stop: bool = False,
-    oom_killed: bool = False,
-    loading: bool = False,
+    exit_code: int | None, tail: tuple[str, ...], *, oom_killed: bool = False, loading: bool = False
 ) -> Diagnosis:
     """The likeliest cause of an end with `exit_code` (negative = signal, None = unknown) after the lines `tail`.
 
-    `asked_to_stop`: we had sent the signal ourselves, so it is no cause. `oom_killed`: meanwhile the kernel's count of
-    processes killed for want of memory rose. `loading`: it is a llama-server that was not ready yet. Signatures rank
-    by their place in the table; among lines the first match is taken.
+    `oom_killed`: meanwhile the kernel's count of processes killed for want of memory rose. `loading`: it is a
+    llama-server that was not ready yet. Signatures rank by their place in the table; among lines the first match is
+    taken.
     """
     for pattern, signature in _COMPILED:
         for line in tail:
@@ -186,42 +213,10 @@ def diagnose(
                 )
     if loading and exit_code in (-signal.SIGSEGV, 128 + signal.SIGSEGV):
         return _NO_CONTEXT
-    return _by_code(exit_code, asked_to_stop=asked_to_stop, oom_killed=oom_killed)
-
-
-_NO_CONTEXT = Diagnosis(
-    code="supervise/crashed-loading",
-    cause="it crashed (SIGSEGV) while it loaded and did not say why; most often memory was refused to it",
-    remedy="compare planned and free memory (`launch check`), lower `n_ctx` or `slots`; else other K/V types or builds",
-)
-"""b10068 crashes where its context could not be made, and its logger, a thread, loses the lines that say why: two of
-three times on a busy machine. b11434 ends with 1, and with all its lines."""
-
-
-def _by_code(exit_code: int | None, *, asked_to_stop: bool, oom_killed: bool) -> Diagnosis:
-    """What the exit code alone says."""
-    if exit_code in (-signal.SIGKILL, None) and not asked_to_stop and oom_killed:
-        return Diagnosis(
-            code="supervise/oom-killed",
-            cause="killed by the kernel, which was out of memory",
-            remedy="free memory, or plan less: compare planned and measured memory in `launch status`",
-        )
-    if exit_code == -signal.SIGKILL and not asked_to_stop:
-        return Diagnosis(
-            code="supervise/killed",
-            cause="killed by SIGKILL: by the kernel for want of memory, or by somebody",
-            remedy="look for `oom-kill` in the kernel's log; compare planned and measured memory in `launch status`",
-        )
-    if exit_code in (-signal.SIGABRT, 128 + signal.SIGABRT):
-        return Diagnosis(code="supervise/aborted", cause="it aborted (SIGABRT)", remedy="read its log")
-    if exit_code in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL):
-        name = signal.Signals(-exit_code).name
-        remedy = "SIGILL: the build does not suit this CPU; SIGBUS: the model file shrank while mapped; else a bug"
-        return Diagnosis(code="supervise/crashed", cause=f"it crashed ({name})", remedy=remedy)
-    if exit_code == 0:
-        return Diagnosis(code="supervise/exited", cause="it exited by itself without an error", remedy="read its log")
-    if exit_code == 127:
-        return Diagnosis(code="supervise/not-found", cause="a program was not found (127)", remedy="check `binary`")
+    if oom_killed and exit_code in (-signal.SIGKILL, None):
+        return _OOM_KILLED
+    if exit_code in _BY_CODE:
+        return _BY_CODE[exit_code]
     shown = "an unknown code" if exit_code is None else f"code {exit_code}" if exit_code > 0 else f"signal {-exit_code}"
     remedy = "read its log; or run its command by hand: as it exits, llama-server may lose its last lines"
     return Diagnosis(code="supervise/exited", cause=f"it exited with {shown}", remedy=remedy)

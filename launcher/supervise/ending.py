@@ -73,50 +73,29 @@ def end_runtime(state_dir: Path, *, wait_s: float, say: Callable[[str], None]) -
 def no_answer_finding(state_dir: Path) -> Finding:
     """Why a command did not reach its runtime."""
     holder = runtime_holder(state_dir)
+    why = "it is just starting or ending"
+    notes: tuple[str, ...] = ("`launch status` shows what runs; try again",)
     if holder is not None and is_suspended(holder.pid):
-        return Finding(
-            code="supervise/no-answer",
-            severity="error",
-            key="",
-            message=f"the runtime of {state_dir.name} does not answer: it is stopped by a signal (SIGSTOP)",
-            notes=(f"kill -CONT {holder.pid} lets it go on", "`launch stop --all` ends it"),
-        )
-    return Finding(
-        code="supervise/no-answer",
-        severity="error",
-        key="",
-        message=f"the runtime of {state_dir.name} does not answer: it is just starting or ending",
-        notes=("`launch status` shows what runs; try again",),
-    )
+        why = "it is stopped by a signal (SIGSTOP)"
+        notes = (f"kill -CONT {holder.pid} lets it go on", "`launch stop --all` ends it")
+    message = f"the runtime of {state_dir.name} does not answer: {why}"
+    return Finding(code="supervise/no-answer", severity="error", key="", message=message, notes=notes)
 
 
 def early_finding(deployment: str) -> Finding:
     """Why a start did not come to its end."""
-    return Finding(
-        code="supervise/stopped-early",
-        severity="error",
-        key="",
-        message=f"{deployment} was told to stop before it was ready; everything that had been started is stopped",
-    )
+    message = f"{deployment} was told to stop before it was ready; everything that had been started is stopped"
+    return Finding(code="supervise/stopped-early", severity="error", key="", message=message)
 
 
 def _still_running(state_dir: Path, pid: int, wait_s: float) -> Finding:
-    """For a runtime that does not come to its end."""
-    return Finding(
-        code="supervise/still-running",
-        severity="error",
-        key="",
-        message=f"the runtime of {state_dir.name} (pid {pid}) was told to end and still runs after {wait_s:g} s",
-        notes=("`launch status` shows what it waits for", f"kill -9 {pid}, then `launch stop --all`, ends it by force"),
-    )
+    message = f"the runtime of {state_dir.name} (pid {pid}) was told to end and still runs after {wait_s:g} s"
+    notes = ("`launch status` shows what it waits for", f"kill -9 {pid}, then `launch stop --all`, ends it by force")
+    return Finding(code="supervise/still-running", severity="error", key="", message=message, notes=notes)
 
 
 def _unnamed(state_dir: Path) -> Finding:
-    """For a lock that is held by nobody knows whom."""
-    return Finding(
-        code="supervise/lock-unnamed",
-        severity="error",
-        key="",
-        message=f"{state_dir / LOCK_NAME} is held by a process that it does not name, and nobody answers",
-        notes=(f"`fuser {state_dir / LOCK_NAME}` shows who holds it",),
-    )
+    lock = state_dir / LOCK_NAME
+    message = f"{lock} is held by a process that it does not name, and nobody answers"
+    notes = (f"`fuser {lock}` shows who holds it",)
+    return Finding(code="supervise/lock-unnamed", severity="error", key="", message=message, notes=notes)

@@ -133,10 +133,8 @@ class Fallbacks:
             self._use(degrade(above, len(self.planned.fallbacks), now) or above)
         return bool(level)
 
-    def degrade(self, code: str | None) -> bool:
-        """Go one level down if a failure with this `code` asks for it; whether there was one."""
-        if code not in OUT_OF_MEMORY_CODES:
-            return False
+    def degrade(self) -> bool:
+        """Go one level down; whether there was one."""
         lower = degrade(self.degradation, len(self.planned.fallbacks), asyncio.get_running_loop().time())
         if lower is None:
             return False
@@ -150,8 +148,8 @@ class Fallbacks:
         level, now = self.degradation.level, asyncio.get_running_loop().time()
         if not level:
             return False
-        here = needs_bytes(self.spec.needs) if running else {}
-        if not may_restore(self.degradation, now, here, needs_bytes(self._at(level - 1).needs), available):
+        here = needs_bytes(self.spec.unit.memory) if running else {}
+        if not may_restore(self.degradation, now, here, needs_bytes(self._at(level - 1).unit.memory), available):
             return False
         self._use(restore(self.degradation, now))
         return True

@@ -13,47 +13,33 @@ _TAIL_IN_FINDING = 20
 
 def stopping_finding(deployment: str) -> Finding:
     """Why nothing is taken over any more."""
-    return Finding(
-        code="supervise/stopping",
-        severity="error",
-        key="",
-        message=f"{deployment} is stopping: nothing is started or changed any more",
-        notes=("when it has ended, `launch up` starts it again",),
-    )
+    message = f"{deployment} is stopping: nothing is started or changed any more"
+    notes = ("when it has ended, `launch up` starts it again",)
+    return Finding(code="supervise/stopping", severity="error", key="", message=message, notes=notes)
 
 
 def starting_finding(status: FleetStatus) -> Finding:
     """The finding for a reload that comes too early: two that start the same servers would meet."""
     waiting = ", ".join(f"{p.name} ({p.state})" for p in status.processes if p.state not in ("ready", "sleeping"))
-    return Finding(
-        code="supervise/starting",
-        severity="error",
-        key="",
-        message=f"{status.deployment} is still starting: {waiting or 'its hooks run'}",
-        notes=("`launch status` shows when it is ready; reload then",),
-    )
+    message = f"{status.deployment} is still starting: {waiting or 'its hooks run'}"
+    notes = ("`launch status` shows when it is ready; reload then",)
+    return Finding(code="supervise/starting", severity="error", key="", message=message, notes=notes)
 
 
 def front_finding(name: str, stopped: Sequence[str]) -> Finding:
     """Why the builtin front is not stopped by its name."""
     beside = f"; {', '.join(stopped)} stopped" if stopped else ""
-    return Finding(
-        code="supervise/front-stays",
-        severity="error",
-        key=f"services.{name}",
-        message=f"{name} is the runtime's own front, and ends with it{beside}",
-        notes=("`launch stop --all` ends both", f"`launch reload {name}` has it read its routes and keys again"),
-    )
+    message = f"{name} is the runtime's own front, and ends with it{beside}"
+    notes = ("`launch stop --all` ends both", f"`launch reload {name}` has it read its routes and keys again")
+    return Finding(code="supervise/front-stays", severity="error", key=f"services.{name}", message=message, notes=notes)
 
 
 def state_moved_finding(deployment: str) -> Finding:
     """Why a reload does not change where state is kept: locks, logs and sockets are open there."""
+    message = f"the state directory of {deployment} changed: no reload moves it, and nothing was reloaded"
+    notes = ("`launch stop --all`, then `launch up`",)
     return Finding(
-        code="supervise/state-moved",
-        severity="error",
-        key="runtime.state_dir",
-        message=f"the state directory of {deployment} changed: no reload moves it, and nothing was reloaded",
-        notes=("`launch stop --all`, then `launch up`",),
+        code="supervise/state-moved", severity="error", key="runtime.state_dir", message=message, notes=notes
     )
 
 
@@ -65,14 +51,10 @@ def failure_finding(runner: Runner) -> Finding:
     if event.exit_code is not None:
         notes.append(f"exit code {event.exit_code}")
     if lines:
-        notes += [f"the end of {runner.log_file or 'its journal'}:", *lines]
-    return Finding(
-        code=event.code,
-        severity="error",
-        key=f"{spec.kind}s.{spec.name}",
-        message=f"{spec.name}: {event.cause}",
-        notes=tuple(notes),
-    )
+        log = runner.record.log_file if runner.record is not None else ""
+        notes += [f"the end of {log or 'its journal'}:", *lines]
+    key, message = f"{spec.unit.kind}s.{spec.name}", f"{spec.name}: {event.cause}"
+    return Finding(code=event.code, severity="error", key=key, message=message, notes=tuple(notes))
 
 
 def is_fatal(runner: Runner) -> bool:
@@ -83,6 +65,6 @@ def is_fatal(runner: Runner) -> bool:
 
 def refuse_none_started(runners: Iterable[Runner]) -> None:
     """Raises SuperviseError with the failure of every server, when none is left that could ever answer."""
-    servers = [r for r in runners if r.spec.kind == "server" and r.spec.unit.start != "never"]
+    servers = [r for r in runners if r.spec.unit.kind == "server" and r.spec.unit.start != "never"]
     if servers and all(r.life.state == "failed" for r in servers):
         raise SuperviseError([failure_finding(runner) for runner in servers])

@@ -69,7 +69,11 @@ class Hooks:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._results[unit.name] = msgspec.structs.replace(_pending(unit), state="running")
-        error = await run_hook(unit, specs, state_dir)
+        if unit.server is not None:
+            error = await _post(unit, specs)
+        else:
+            argv = unit.command or (sys.executable, "-c", _CALL, unit.python or "")
+            error = await _execute(argv, unit.timeout_s, state_dir, unit.name)
         seconds = loop.time() - begun
         self._results[unit.name] = msgspec.structs.replace(
             _pending(unit),
@@ -83,21 +87,8 @@ class Hooks:
 
 
 def _pending(unit: HookUnit) -> HookStatus:
-    """A hook that did not run."""
     kind: Literal["http", "command", "python"] = "http" if unit.server else "python" if unit.python else "command"
     return HookStatus(name=unit.name, kind=kind, state="pending", on_failure=unit.on_failure)
-
-
-async def run_hook(hook: HookUnit, specs: Mapping[str, ProcessSpec], state_dir: Path) -> str | None:
-    """Run `hook`; None when it succeeded, else why not. Never raises for what the hook does.
-
-    Commands and entry points run as processes (an entry point with this interpreter), with their output in
-    `logs/hook-NAME.log` and `LAUNCH_STATE_DIR_OF_FLEET` set; on timeout their whole session is killed.
-    """
-    if hook.server is not None:
-        return await _post(hook, specs)
-    argv = hook.command or (sys.executable, "-c", _CALL, hook.python or "")
-    return await _execute(argv, hook.timeout_s, state_dir, hook.name)
 
 
 async def _post(hook: HookUnit, specs: Mapping[str, ProcessSpec]) -> str | None:
@@ -118,7 +109,10 @@ async def _post(hook: HookUnit, specs: Mapping[str, ProcessSpec]) -> str | None:
 
 
 async def _execute(argv: tuple[str, ...], timeout_s: float, state_dir: Path, name: str) -> str | None:
-    """Run a program to its end; exit code 0 is success."""
+    """Run a program to its end; exit code 0 is success. On timeout its whole session is killed.
+
+    Its output goes to `logs/hook-NAME.log`; `LAUNCH_STATE_DIR_OF_FLEET` is set.
+    """
     log = state_dir / "logs" / f"hook-{name}.log"
     log.unlink(missing_ok=True)
     output = logs.open_log(log)

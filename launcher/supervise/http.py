@@ -15,6 +15,8 @@ from launcher.base.addresses import is_path, spelled
 from launcher.base.unix_socket import peer_pid
 
 _MAX_BYTES = 4 * 1024**2
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
+"""Where a listener on an address is reached from here: wildcards become loopback."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,15 +33,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
             return None
 
 
-class _Collector:
-    """Receives httptools' callbacks for one response."""
-
-    def __init__(self) -> None:
-        """Nothing was received yet."""
-        self.body = bytearray()
-        self.parser = httptools.HttpResponseParser(self)
-        self.done = False
-        self.reusable = False
+class _Answer(msgspec.Struct):
+    parser: Any = None
+    body: bytearray = msgspec.field(default_factory=bytearray)
+    done: bool = False
+    reusable: bool = False
 
     def on_body(self, data: bytes) -> None:
         """Keep a piece of the body."""
@@ -60,8 +58,7 @@ class HttpConnection:
     """
 
     def __init__(self, host: str, port: int) -> None:
-        """Nothing is connected yet."""
-        self._host, self._port = reachable(host), port
+        self._host, self._port = _REACHABLE.get(host, host), port
         self._authority = "localhost" if is_path(host) else spelled(host, port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.opened = 0
@@ -76,24 +73,25 @@ class HttpConnection:
 
         Raises OSError (TimeoutError and ConnectionError are such) when there is no whole HTTP answer in `timeout_s`.
         """
-        raw = _raw(self._authority, path, body, headers)
+        content = b"" if body is None else msgspec.json.encode(body)
+        lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {self._authority}"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        if body is not None:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+        raw = "\r\n".join(lines).encode() + b"\r\n\r\n" + content
         async with asyncio.timeout(timeout_s):
             if self._streams is not None:
                 try:
                     return await self._exchange(raw)
                 except _StaleError:
                     pass  # it was closed for having been idle, or used often enough
-            self._streams = await self._connect()
+            if is_path(self._host):
+                self._streams = await asyncio.open_unix_connection(self._host)
+                self.peer = peer_pid(self._streams[1].get_extra_info("socket"))
+            else:
+                self._streams = await asyncio.open_connection(self._host, self._port)
             self.opened += 1
             return await self._exchange(raw)
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A fresh connection. Raises OSError."""
-        if not is_path(self._host):
-            return await asyncio.open_connection(self._host, self._port)
-        reader, writer = await asyncio.open_unix_connection(self._host)
-        self.peer = peer_pid(writer.get_extra_info("socket"))
-        return reader, writer
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -105,24 +103,25 @@ class HttpConnection:
         """Send `raw`, read one response; the connection is closed unless it can be used again. Raises _StaleError."""
         assert self._streams is not None  # noqa: S101 - the caller opened it
         reader, writer = self._streams
-        collector = _Collector()
+        answer = _Answer()
+        answer.parser = httptools.HttpResponseParser(answer)
         try:
             writer.write(raw)
-            while not collector.done and (data := await reader.read(65536)):
-                collector.parser.feed_data(data)
-                if len(collector.body) > _MAX_BYTES:
+            while not answer.done and (data := await reader.read(65536)):
+                answer.parser.feed_data(data)
+                if len(answer.body) > _MAX_BYTES:
                     raise ConnectionError(f"the answer is longer than {_MAX_BYTES} bytes")
-            status = collector.parser.get_status_code()
+            status = answer.parser.get_status_code()
         except ConnectionResetError as error:
             raise _StaleError(str(error)) from error
         except httptools.HttpParserError as error:
             raise NotHttpError(f"not HTTP: {error}") from error
         finally:
-            if not collector.reusable:
+            if not answer.reusable:
                 self.close()
         if not status:
             raise _StaleError("closed without an answer")
-        return Reply(status=status, body=bytes(collector.body))
+        return Reply(status=status, body=bytes(answer.body))
 
 
 class NotHttpError(ConnectionError):
@@ -142,21 +141,3 @@ async def request(
         return await line.request(path, timeout_s=timeout_s, body=body, headers=headers)
     finally:
         line.close()
-
-
-def _raw(authority: str, path: str, body: Any, headers: dict[str, str] | None) -> bytes:
-    """The bytes of a request."""
-    raw = b"" if body is None else msgspec.json.encode(body)
-    lines = [
-        f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
-        f"Host: {authority}",
-        *(f"{k}: {v}" for k, v in (headers or {}).items()),
-    ]
-    if body is not None:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(raw)}"]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + raw
-
-
-def reachable(host: str) -> str:
-    """The address at which a listener on `host` is reached from here: wildcards become loopback."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(host, host)  # noqa: S104

@@ -1,6 +1,8 @@
-"""Which process is ours: one typed state file a server, and the check that comes before every signal.
+"""Which process is ours: one typed state file a server, the check that comes before every signal, and marks.
 
-A state file is only a claim. A pid counts as ours when this boot, the start time and the argv agree with it.
+A state file is only a claim. A pid counts as ours when this boot, the start time and the argv agree with it. Where the
+file is lost or spoilt, a process is known by the mark that it carries in its environment: the path of its state file,
+set when we spawned it. It names no stranger: who copies it into a process of his own can only have that process ended.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +21,7 @@ from launcher.base.addresses import is_path, wrong_path
 from launcher.base.names import PROCESS
 from launcher.base.regular import read_regular
 from launcher.supervise import procfs
+from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
 _LOOKS = 20
@@ -29,6 +32,7 @@ pid, start ticks and boot say which process it is."""
 _LONGEST_S = 1e7
 _HIGHEST_PID = 1 << 22
 """PID_MAX_LIMIT of Linux on 64 bits."""
+_MARKED_GRACE_S = 10.0
 MARKER = "LAUNCH_STATE_FILE"
 """Environment variable of every process we start: the path of its state file."""
 
@@ -72,7 +76,7 @@ class RecordStore:
     """The state files of one deployment, in `STATE_DIR/servers/NAME.json`.
 
     `write(path, data)` must replace a file atomically; None makes the store read-only. What the disk refuses is
-    remembered, said (`trouble`) and done later (`heal`): a process is found by its mark meanwhile.
+    remembered, and done later (`heal`): a process is found by its mark meanwhile.
     """
 
     def __init__(self, state_dir: Path, write: Callable[[Path, bytes], None] | None = None) -> None:
@@ -89,7 +93,7 @@ class RecordStore:
         """Where the state file of `name` lies."""
         return self.directory / f"{name}.json"
 
-    def save(self, record: ServerRecord) -> None:
+    def keep(self, record: ServerRecord) -> None:
         """Write the state file of `record.name`; where that is impossible, `heal` does it later."""
         if self._write is None:
             raise RuntimeError("this store is read-only")
@@ -102,8 +106,8 @@ class RecordStore:
         else:
             self._trouble.pop(record.name, None)
 
-    def remove(self, name: str) -> None:
-        """Forget `name`: its process has ended. A file that cannot be removed now, `heal` removes later."""
+    def forget(self, name: str) -> None:
+        """Remove the state file of `name`, whose process has ended; where that is impossible, `heal` does it later."""
         self._saved.pop(name, None)
         try:
             self.path(name).unlink(missing_ok=True)
@@ -115,20 +119,17 @@ class RecordStore:
             self._trouble.pop(name, None)
 
     def discard(self, bad: Rejected) -> None:
-        """Forget a state file that cannot be trusted, where that is possible."""
+        """Remove a state file that cannot be trusted, where that is possible."""
         with contextlib.suppress(OSError):
             Path(bad.path).unlink(missing_ok=True)
 
-    def heal(self) -> None:
-        """Have every file be there, or gone, as it should; what is still refused stays in `trouble`."""
+    def heal(self) -> tuple[str, ...]:
+        """Have every file be there, or gone, as it should; what the disk refuses still, a line each."""
         for name in tuple(self._over):
-            self.remove(name)
+            self.forget(name)
         for record in tuple(self._saved.values()):
             if record.name in self._trouble or not os.path.lexists(self.path(record.name)):
-                self.save(record)
-
-    def trouble(self) -> tuple[str, ...]:
-        """What the disk refuses now, a line each."""
+                self.keep(record)
         return tuple(self._trouble[name] for name in sorted(self._trouble))
 
     def _failed(self, name: str, what: str, error: OSError) -> None:
@@ -154,7 +155,6 @@ class RecordStore:
 
 
 def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
-    """One state file, or why it is not to be trusted."""
     try:
         record = msgspec.json.decode(read_regular(path), type=ServerRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -238,15 +238,83 @@ def _settled_cmdline(pid: int) -> tuple[str, ...]:
     return running
 
 
-def find_unrecorded(path: Path, record: ServerRecord) -> ServerRecord | None:
-    """The process of a state file without a pid (the runtime died between spawn and write), if it lives.
+def marked_deployments(root: Path) -> frozenset[str]:
+    """Names of the deployments with state below `root` of which a process runs, by its mark: whatever became of files.
 
-    It carries the state file's path in its environment, leads its own session, and shows the recorded argv.
+    Only processes that we may ask: our own, or as root everybody's.
     """
+    marks = (procfs.environment(pid, MARKER) for pid in procfs.pids())
+    states = (Path(mark).parent.parent for mark in marks if mark is not None)
+    return frozenset(state.name for state in states if state.parent == root)
+
+
+def unrecorded(directory: Path, known: Collection[str], begun: Iterable[ServerRecord] = ()) -> list[ServerRecord]:
+    """Records, as far as /proc tells, of marked processes whose names are not `known`.
+
+    `directory` is that of the state files. `begun` are those without a pid: the runtime died between spawn and write.
+    Of others the `input_digest` is empty: what they run is known, what they are is not.
+    """
+    written = {record.name: record for record in begun}
+    found = []
     for pid in procfs.pids():
-        stat = procfs.proc_stat(pid)
-        if stat is None or stat.session != pid or not shows(record.argv, procfs.cmdline(pid)):
+        mark = procfs.environment(pid, MARKER)
+        if mark is None:
             continue
-        if procfs.environment(pid, MARKER) == str(path):
-            return msgspec.structs.replace(record, pid=pid, start_ticks=stat.start_ticks, boot_id=procfs.boot_id())
-    return None
+        path = Path(mark)
+        if path.parent != directory or path.suffix != ".json" or path.stem in known:
+            continue
+        stat, argv = procfs.proc_stat(pid), procfs.cmdline(pid)
+        if stat is None or stat.session != pid or stat.state == "Z" or not argv:
+            continue  # what a server forked carries its mark too, and ends with its session
+        record = written.get(path.stem)
+        if record is None or not shows(record.argv, argv):
+            record = ServerRecord(
+                deployment=directory.parent.name,
+                input_digest="",
+                name=path.stem,
+                kind="server",
+                roles=(),
+                tier="",
+                argv=argv,
+                argv_digest="",
+                host="",
+                port=0,
+                model="",
+                log_file=str(directory.parent / "logs" / f"{path.stem}.log"),
+                stop_grace_s=_MARKED_GRACE_S,
+                started_at=0.0,
+            )
+        birth = {"pid": pid, "start_ticks": stat.start_ticks, "boot_id": procfs.boot_id()}
+        found.append(msgspec.structs.replace(record, **birth))
+    return found
+
+
+def new_record(spec: ProcessSpec, deployment: str, input_digest: str, log_file: str, restarts: int) -> ServerRecord:
+    """The record of a process that is about to be spawned as `spec`."""
+    unit = spec.unit
+    return ServerRecord(
+        deployment=deployment,
+        input_digest=input_digest,
+        name=unit.name,
+        kind=spec.unit.kind,
+        roles=unit.roles,
+        tier=unit.tier,
+        argv=unit.argv,
+        argv_digest=unit.argv_digest,
+        host=unit.host,
+        port=unit.port,
+        model=unit.model,
+        log_file=log_file,
+        stop_grace_s=spec.policy.stop_grace_s,
+        started_at=time.time(),
+        restarts=restarts,
+    )
+
+
+def completed(record: ServerRecord, spec: ProcessSpec) -> ServerRecord:
+    """`record` with what `spec` says about it, if it was found by its mark and runs what `spec` would run."""
+    if record.input_digest or not argv_agrees(spec.unit.argv, record.argv):
+        return record
+    known = new_record(spec, record.deployment, "", record.log_file, record.restarts)
+    found = {field: getattr(record, field) for field in ("started_at", "pid", "start_ticks", "boot_id", "ready_s")}
+    return msgspec.structs.replace(known, **found)

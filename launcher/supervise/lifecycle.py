@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from launcher.ir.live import ServerState
 
@@ -60,6 +61,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     proven: bool = False
     killed: bool = False
     failing: str | None = None
+    why: str = "stop"
+    """What it was last asked to stop for."""
     error: str | None = None
     since: float = 0.0
     progress_at: float = 0.0
@@ -86,6 +89,16 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     over: bool = False
     """Its process has ended, and how is still being found out."""
 
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent now."""
+        return self.state in _USABLE and not (self.draining or self.suspended or self.over)
+
+    @property
+    def shown(self) -> ServerState:
+        """The state that people are shown; one that drains is as good as stopping."""
+        return "stopping" if self.draining else self.state
+
 
 class Start(msgspec.Struct, frozen=True):
     """Somebody wants it to run. `adopt`: its process exists already."""
@@ -94,8 +107,9 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Nobody wants it to run. `force`: kill at once."""
+    """Nobody wants it to run; `why` is for people. `force`: kill at once."""
 
+    why: str = "stop"
     force: bool = False
 
 
@@ -123,7 +137,7 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class Exited(msgspec.Struct, frozen=True):
-    """The process ended. `reason` says how; `jitter` in [0, 1) spreads restarts.
+    """The process ended, or none came to be. `reason` says how; `jitter` in [0, 1) spreads restarts.
 
     `unexplained`: neither its log nor its exit code says why.
     """
@@ -137,13 +151,6 @@ class Exited(msgspec.Struct, frozen=True):
     """Another try would end the same way, until something changes that somebody else looks at."""
 
 
-class SpawnFailed(msgspec.Struct, frozen=True):
-    """No process came to be: `reason`. `jitter` as in `Exited`."""
-
-    reason: str
-    jitter: float = 0.5
-
-
 class Marked(msgspec.Struct, frozen=True):
     """A `flag` of the life was set or cleared from outside; it changes no state."""
 
@@ -155,52 +162,37 @@ class Tick(msgspec.Struct, frozen=True):
     """Time passed; `deadline_of` says when one is due."""
 
 
-_StateEvent = Start | Stop | Ready | Progress | Slept | Broken | Exited | SpawnFailed | Tick
-Event = _StateEvent | Marked
+Event = Start | Stop | Ready | Progress | Slept | Broken | Exited | Tick | Marked
 Action = Literal["spawn", "probe", "terminate", "kill", "say_slow"]
+Step = tuple[Life, tuple[Action, ...]]
+"""What follows, and what must be done for it, in order."""
 
 
-def step(life: Life, event: Event, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
-    """The next life and what must be done for it, in order."""
-    if isinstance(event, Marked):
-        return msgspec.structs.replace(life, **{event.flag: event.on}), ()
-    following, actions = _step(life, event, now, policy)
-    if following.state != life.state and following.state in _ENDED:
-        following = msgspec.structs.replace(following, draining=False)
-    return following, actions
-
-
-def _step(life: Life, event: _StateEvent, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+def step(life: Life, event: Event, now: float, policy: Policy) -> Step:
+    """What follows on `event` at the time `now`."""
+    following: Life = life
+    actions: tuple[Action, ...] = ()
     match event:
+        case Marked():
+            return replace(life, **{event.flag: event.on}), ()
         case Start():
-            return _start(life, event, now, policy)
+            following, actions = _start(life, event, now, policy)
         case Stop():
-            return _stop(life, event, now, policy)
-        case Ready():
-            return _ready(life, now), ()
+            following, actions = _stop(life, event, now, policy)
+        case Ready() if life.state == "starting":
+            following = replace(life, state="ready", proven=True, deadline=None, error=None, since=now)
         case Progress():
-            loaded = now if event.loading else life.loaded_at
-            return msgspec.structs.replace(life, progress_at=now, loaded_at=loaded), ()
-        case Slept():
-            return _slept(life, event), ()
+            following = replace(life, progress_at=now, loaded_at=now if event.loading else life.loaded_at)
+        case Slept() if life.state in _USABLE:
+            following = replace(life, state="sleeping" if event.asleep else "ready")
         case Broken():
-            return _broken(life, event, now, policy)
+            following, actions = _broken(life, event, now, policy)
         case Exited():
-            return _exited(life, event, now, policy)
-        case SpawnFailed():
-            return _exited(life, Exited(event.reason, event.jitter), now, policy)
+            following, actions = _exited(life, event, now, policy)
         case Tick():
-            return _tick(life, now, policy)
-
-
-def usable(life: Life) -> bool:
-    """Whether a request may be sent now."""
-    return life.state in _USABLE and not (life.draining or life.suspended or life.over)
-
-
-def shown_state(life: Life) -> ServerState:
-    """What people are shown; one that drains is as good as stopping."""
-    return "stopping" if life.draining else life.state
+            following, actions = _tick(life, now, policy)
+    ended = following.state != life.state and following.state in _ENDED
+    return replace(following, draining=following.draining and not ended), actions
 
 
 def routing_state(life: Life, now: float, *, on_demand: bool) -> ServerState:
@@ -231,43 +223,28 @@ def backoff_s(failures: int, jitter: float, policy: Policy) -> float:
     return doubled * (0.5 + 0.5 * jitter)
 
 
-def _start(life: Life, event: Start, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+def _start(life: Life, event: Start, now: float, policy: Policy) -> Step:
     """Begin, unless a process exists; one that is stopping is followed by a new one."""
     if life.closed and not event.adopt:
         return life, ()
-    life = msgspec.structs.replace(life, held=False, draining=False)
+    life = replace(life, held=False, draining=False)
     if life.state == "stopping" and life.failing is None:
-        return msgspec.structs.replace(life, wanted=True, proven=False, failures=(), silent_retries=0), ()
-    if life.state not in ("stopped", "failed", "backoff") or life.alive:
+        return replace(life, wanted=True, proven=False, failures=(), silent_retries=0), ()
+    if life.state not in _ENDED or life.alive:
         return life, ()
-    fresh = msgspec.structs.replace(life, wanted=True, proven=False, failures=(), error=None, silent_retries=0)
+    fresh = replace(life, wanted=True, proven=False, failures=(), error=None, silent_retries=0)
     return _begin(fresh, now, policy, adopt=event.adopt)
-
-
-def _ready(life: Life, now: float) -> Life:
-    """READY, if it was starting."""
-    if life.state != "starting":
-        return life
-    return msgspec.structs.replace(life, state="ready", proven=True, deadline=None, error=None, since=now)
-
-
-def _slept(life: Life, event: Slept) -> Life:
-    """Between READY and SLEEPING, which both take requests."""
-    if life.state not in ("ready", "sleeping"):
-        return life
-    return msgspec.structs.replace(life, state="sleeping" if event.asleep else "ready")
 
 
 def _served(life: Life, now: float) -> Life:
     """Add the time it was ready to its account: the crash-loop window counts only that (a load takes minutes)."""
-    if life.state not in ("ready", "sleeping"):
+    if life.state not in _USABLE:
         return life
-    return msgspec.structs.replace(life, served_s=life.served_s + now - life.since)
+    return replace(life, served_s=life.served_s + now - life.since)
 
 
-def _begin(life: Life, now: float, policy: Policy, *, adopt: bool = False) -> tuple[Life, tuple[Action, ...]]:
-    """STARTING, with its clock running."""
-    begun = msgspec.structs.replace(
+def _begin(life: Life, now: float, policy: Policy, *, adopt: bool = False) -> Step:
+    begun = replace(
         life,
         state="starting",
         alive=True,
@@ -282,91 +259,84 @@ def _begin(life: Life, now: float, policy: Policy, *, adopt: bool = False) -> tu
     return begun, ("probe",) if adopt else ("spawn", "probe")
 
 
-def _stop(life: Life, event: Stop, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+def _stop(life: Life, event: Stop, now: float, policy: Policy) -> Step:
     """End it: at once where nothing is alive, else SIGTERM, grace, SIGKILL."""
-    life = msgspec.structs.replace(life, wanted=False)
+    life = replace(life, wanted=False, why=event.why)
     if not life.alive:
-        return msgspec.structs.replace(life, state="stopped", deadline=None, since=now, failures=()), ()
+        return replace(life, state="stopped", deadline=None, since=now, failures=()), ()
     if life.state == "failed" or (life.state == "stopping" and event.force and not life.killed):
-        killing = msgspec.structs.replace(life, state="stopping", failing=None, killed=True, deadline=now + KILL_WAIT_S)
+        killing = replace(life, state="stopping", failing=None, killed=True, deadline=now + KILL_WAIT_S)
         return killing, ("kill",)
     if life.state == "stopping":
-        return msgspec.structs.replace(life, failing=None), ()
+        return replace(life, failing=None), ()
     return _terminate(life, None, now, policy, force=event.force)
 
 
-def _terminate(
-    life: Life, failing: str | None, now: float, policy: Policy, *, force: bool = False
-) -> tuple[Life, tuple[Action, ...]]:
-    """STOPPING, with the grace running."""
+def _terminate(life: Life, failing: str | None, now: float, policy: Policy, *, force: bool = False) -> Step:
     life = _served(life, now)
     grace = KILL_WAIT_S if force else policy.stop_grace_s
-    stopping = msgspec.structs.replace(
-        life, state="stopping", failing=failing, killed=force, since=now, deadline=now + grace
-    )
+    stopping = replace(life, state="stopping", failing=failing, killed=force, since=now, deadline=now + grace)
     return stopping, ("kill",) if force else ("terminate",)
 
 
-def _broken(life: Life, event: Broken, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+def _broken(life: Life, event: Broken, now: float, policy: Policy) -> Step:
     """Stop it because it is of no use; whether it comes back is decided when it is gone."""
-    if life.state not in ("starting", "ready", "sleeping"):
+    if life.state not in ("starting", *_USABLE):
         return life, ()
     if event.final:
-        life = msgspec.structs.replace(life, proven=False)
+        life = replace(life, proven=False)
     return _terminate(life, event.reason, now, policy)
 
 
-def _exited(life: Life, event: Exited, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+def _exited(life: Life, event: Exited, now: float, policy: Policy) -> Step:
     """Stopped as asked, or a failure: back off while it was ever ready and is no crash loop, else FAILED."""
     if not life.alive:
         return life, ()
-    life = _served(msgspec.structs.replace(life, alive=False, suspended=False, over=False), now)
+    life = _served(replace(life, alive=False, suspended=False, over=False), now)
     if life.state == "stopping" and life.failing is None:
-        stopped = msgspec.structs.replace(life, state="stopped", deadline=None, since=now)
+        stopped = replace(life, state="stopped", deadline=None, since=now)
         return _begin(stopped, now, policy) if life.wanted else (stopped, ())
     if life.state == "failed":
         return life, ()
     reason = life.failing or event.reason
     if event.again:
-        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1, draining=False), now, policy)
+        return _begin(replace(life, restarts=life.restarts + 1, draining=False), now, policy)
     window = policy.crash_loop_window_s
     recent = (*(t for t in life.failures if life.served_s - t < window), life.served_s)
-    life = msgspec.structs.replace(life, failures=recent)
+    life = replace(life, failures=recent)
     if not life.proven or event.final:
         if event.unexplained and life.failing is None and life.silent_retries < SILENT_RETRIES:
-            return _begin(msgspec.structs.replace(life, silent_retries=life.silent_retries + 1), now, policy)
+            return _begin(replace(life, silent_retries=life.silent_retries + 1), now, policy)
         return _failed(life, reason, now), ()
     if len(recent) >= policy.crash_loop_failures:
         return _failed(life, f"{reason} (failure {len(recent)} within {window:g} s of service: given up)", now), ()
     pause = backoff_s(len(recent), event.jitter, policy)
     return (
-        msgspec.structs.replace(life, state="backoff", failing=None, error=reason, since=now, deadline=now + pause),
+        replace(life, state="backoff", failing=None, error=reason, since=now, deadline=now + pause),
         (),
     )
 
 
 def _failed(life: Life, reason: str, now: float) -> Life:
-    """FAILED, until somebody starts or stops it."""
-    return msgspec.structs.replace(life, state="failed", failing=None, error=reason, since=now, deadline=None)
+    return replace(life, state="failed", failing=None, error=reason, since=now, deadline=None)
 
 
-def _tick(life: Life, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
-    """What a passed deadline means in each state."""
+def _tick(life: Life, now: float, policy: Policy) -> Step:
     due = deadline_of(life, policy)
     if due is None or now < due:
         return life, ()
     if life.state == "starting":
         return _overdue(life, now, policy)
     if life.state == "stopping" and not life.killed:
-        return msgspec.structs.replace(life, killed=True, deadline=now + KILL_WAIT_S), ("kill",)
+        return replace(life, killed=True, deadline=now + KILL_WAIT_S), ("kill",)
     if life.state == "stopping":
         return _failed(life, f"does not die: still there {KILL_WAIT_S:g} s after SIGKILL", now), ()
     if life.state == "backoff":
-        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1), now, policy)
+        return _begin(replace(life, restarts=life.restarts + 1), now, policy)
     return life, ()
 
 
-def _overdue(life: Life, now: float, policy: Policy) -> tuple[Life, tuple[Action, ...]]:
+def _overdue(life: Life, now: float, policy: Policy) -> Step:
     """A start that stalled, or is late: late is no reason to end it as long as it gets on."""
     if life.deadline is None or now < life.deadline:
         reason = f"stalled: no log output and no memory loaded for {policy.stall_timeout_s:g} s"
@@ -377,7 +347,7 @@ def _overdue(life: Life, now: float, policy: Policy) -> tuple[Life, tuple[Action
     if life.loaded_at > life.since:
         until = max(until, life.loaded_at + patience)
     if now < until:
-        return msgspec.structs.replace(life, slow=True, deadline=until), () if life.slow else ("say_slow",)
+        return replace(life, slow=True, deadline=until), () if life.slow else ("say_slow",)
     reason = f"not ready after {policy.start_timeout_s:g} s"
     if life.slow:
         reason += f", nor after {now - life.since:.0f} s: it got no further for {patience:g} s"

@@ -65,7 +65,6 @@ def cut(path: Path, files: int, max_bytes: int) -> bool:
 
 
 def _copy(text: bytes, target: Path) -> None:
-    """Write `target`, or leave none."""
     try:
         target.write_bytes(text)
     except OSError as error:
@@ -109,5 +108,4 @@ def _shift_old(path: Path, files: int) -> None:
 
 
 def _old(path: Path, number: int) -> Path:
-    """`NAME.log.N`."""
     return path.with_name(f"{path.name}.{number}")

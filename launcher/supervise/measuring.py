@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from launcher.ir.fleet import FleetManifest
-from launcher.supervise import container, procfs
+from launcher.supervise import procfs
+from launcher.supervise.process import main_process
 
 _NVIDIA = Path("/dev/nvidiactl")
-_EVERY_S = 5.0
-_SHARE = 50
-"""Measuring takes at most a fiftieth of the time: the page tables of a big model take a second to walk."""
 
 
 class GpuUse(msgspec.Struct, frozen=True):
@@ -39,7 +35,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measurer:
-    """Keeps the last figures of the processes that `clients` gives, each with a container's command or none.
+    """Measures processes, and keeps the last `figures` of each by pid.
 
     `gpus` are the fleet's GPUs, in the driver's order; `ask_gpus` is the whole interface to the driver; `pss` measures
     the RAM of one process.
@@ -47,73 +43,42 @@ class Measurer:
 
     def __init__(
         self,
-        clients: Callable[[], Mapping[int, tuple[str, ...]]],
         gpus: tuple[str, ...],
         ask_gpus: Callable[[], Iterable[GpuUse]] | None = None,
         pss: Callable[[int], int | None] | None = None,
     ) -> None:
-        """Nothing is measured before `start`."""
         self.gpus = gpus
-        self._clients = clients
         self._ask_gpus = ask_gpus or nvml_use
         self._pss = pss or pss_bytes
-        self._figures: Mapping[int, Measured] = {}
-        self._task: asyncio.Task[None] | None = None
+        self.figures: Mapping[int, Measured] = {}
 
     def of(self, pid: int | None) -> Measured:
         """The last figures of `pid`."""
-        return self._figures.get(pid or 0, Measured())
-
-    def start(self) -> None:
-        """Begin; a second call does nothing."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._watch())
-
-    def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-
-    async def _watch(self) -> None:
-        """Measure again and again, in a thread."""
-        while True:
-            begun = time.monotonic()
-            self._figures = await asyncio.to_thread(self.measure, self._clients())
-            await asyncio.sleep(max(_EVERY_S, _SHARE * (time.monotonic() - begun)))
+        return self.figures.get(pid or 0, Measured())
 
     def measure(self, clients: Mapping[int, tuple[str, ...]]) -> dict[int, Measured]:
-        """Figures of `clients` now. Blocks."""
+        """Figures of `clients` now, by pid, each with its command: that of a container's client leads to it. Blocks."""
         stats = [stat for pid in procfs.pids() if (stat := procfs.proc_stat(pid)) is not None]
-        sessions = {leader: [stat.pid for stat in stats if stat.session == leader] for leader in clients}
-        boxes = {leader: _tree(container.main_process(argv), stats) for leader, argv in clients.items() if argv}
-        everything = {
-            leader: {*pids, *(stat.pid for stat in boxes.get(leader, ()))} for leader, pids in sessions.items()
-        }
-        used = self._gpu_bytes(everything) if self.gpus else {}
-        return {
-            leader: Measured(
-                pss_bytes=_sum(map(self._pss, pids)),
-                container_bytes=sum(stat.rss_bytes for stat in boxes[leader]) if boxes.get(leader) else None,
-                gpu_bytes=used.get(leader, {}),
+        uses = tuple(self._ask_gpus()) if self.gpus else ()
+        found = {}
+        for leader, argv in clients.items():
+            box = _tree(main_process(argv), stats)
+            pids = {stat.pid for stat in stats if stat.session == leader} | {stat.pid for stat in box}
+            sizes = [size for pid in pids if (size := self._pss(pid)) is not None]
+            gpu_bytes: dict[str, int] = {}
+            for use in uses:
+                if use.pid in pids and use.index < len(self.gpus):
+                    device = self.gpus[use.index]
+                    gpu_bytes[device] = gpu_bytes.get(device, 0) + use.size_bytes
+            found[leader] = Measured(
+                pss_bytes=sum(sizes) if sizes else None,
+                container_bytes=sum(stat.rss_bytes for stat in box) if box else None,
+                gpu_bytes=gpu_bytes,
             )
-            for leader, pids in everything.items()
-        }
-
-    def _gpu_bytes(self, sessions: Mapping[int, Iterable[int]]) -> dict[int, dict[str, int]]:
-        """Bytes by device for each leader of a session."""
-        leaders = {member: leader for leader, members in sessions.items() for member in members}
-        used: dict[int, dict[str, int]] = {}
-        for use in self._ask_gpus():
-            if use.pid in leaders and use.index < len(self.gpus):
-                by_device = used.setdefault(leaders[use.pid], {})
-                device = self.gpus[use.index]
-                by_device[device] = by_device.get(device, 0) + use.size_bytes
-        return used
+        return found
 
 
 def _tree(root: int | None, stats: Iterable[procfs.ProcStat]) -> list[procfs.ProcStat]:
-    """`root` and everything below it."""
     stats = tuple(stats)
     found = [stat for stat in stats if stat.pid == root]
     for parent in found:
@@ -156,12 +121,6 @@ def nvml_use() -> tuple[GpuUse, ...]:
         finally:
             pynvml.nvmlShutdown()
     return tuple(GpuUse(index, pid, size) for (index, pid), size in found.items())
-
-
-def _sum(sizes: Iterable[int | None]) -> int | None:
-    """The sum of what is known; None when nothing is."""
-    known = [size for size in sizes if size is not None]
-    return sum(known) if known else None
 
 
 def gpu_names(manifest: FleetManifest) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from launcher.base.addresses import is_path, socket_of
 from launcher.base.regular import read_regular
 from launcher.base.unix_socket import remove_stale
 from launcher.ir.live import FleetStatus, ProcessStatus
-from launcher.supervise import container, logs, procfs
-from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, find_unrecorded, mismatch
-from launcher.supervise.marks import unrecorded
+from launcher.supervise import logs, procfs
+from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, mismatch, unrecorded
 from launcher.supervise.owner import Orphan
-from launcher.supervise.process import adopt
+from launcher.supervise.process import adopt, remove_container
 
 LOCK_NAME = "runtime.lock"
 _KILL_WAIT_S = 5.0
@@ -56,15 +55,13 @@ def living_records(store: RecordStore, deployment: str | None = None) -> tuple[l
     records, rejected = store.read(deployment)
     living, bad = [], list(rejected)
     for record in records:
-        found = record if record.pid else find_unrecorded(store.path(record.name), record)
-        if found is None:
-            continue
-        why = mismatch(found)
+        why = mismatch(record)
         if why is None:
-            living.append(found)
+            living.append(record)
         elif why.startswith("pid "):
             bad.append(Rejected(path=str(store.path(record.name)), reason=why))
-    return living + unrecorded(store.directory, {record.name for record in living}), bad
+    begun = [record for record in records if not record.pid]
+    return living + unrecorded(store.directory, {record.name for record in living}, begun), bad
 
 
 def offline_status(state_dir: Path) -> FleetStatus:
@@ -130,11 +127,11 @@ def stop_orphans(state_dir: Path, names: Collection[str] = (), *, grace_s: float
         stopped = stop_records([r for r in living if not names or r.name in names], grace_s=grace_s)
         for orphan in stopped:
             if orphan.outcome != "survived":
-                store.remove(orphan.name)
+                store.forget(orphan.name)
         records, _ = store.read()
         for record in records:
             if record.name not in {r.name for r in living} and mismatch(record) is not None:
-                store.remove(record.name)
+                store.forget(record.name)
                 if is_path(record.host):
                     remove_stale(record.host)
         with suppress(OSError):
@@ -148,26 +145,21 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
     for _, running in taken:
         running.terminate()
     outcomes: dict[str, Literal["stopped", "killed", "survived"]] = {}
-    waiting = list(taken)
     begun = time.monotonic()
-    turns: tuple[tuple[float | None, Literal["stopped", "killed"]], ...]
-    turns = ((grace_s, "stopped"), (_KILL_WAIT_S, "killed"))
-    for deadline_s, outcome in turns:
-        still = []
-        for record, running in waiting:
-            limit_s = record.stop_grace_s if deadline_s is None else deadline_s
-            if running.wait_gone(max(0.0, begun + limit_s - time.monotonic())):
-                outcomes[record.name] = outcome
-            else:
-                still.append((record, running))
-        waiting, begun = still, time.monotonic()
-        if outcome == "stopped":
-            for _, running in waiting:
-                running.kill()
+    for record, running in taken:
+        limit_s = record.stop_grace_s if grace_s is None else grace_s
+        if running.wait_gone(max(0.0, begun + limit_s - time.monotonic())):
+            outcomes[record.name] = "stopped"
+    left = [(record, running) for record, running in taken if record.name not in outcomes]
+    for _, running in left:
+        running.kill()
+    begun = time.monotonic()
+    for record, running in left:
+        gone = running.wait_gone(max(0.0, begun + _KILL_WAIT_S - time.monotonic()))
+        outcomes[record.name] = "killed" if gone else "survived"
     for record, running in taken:
         running.release()
-        outcomes.setdefault(record.name, "survived")
-        container.remove(record.argv)
+        remove_container(record.argv)
     for record in records:  # one that ended meanwhile left its socket, too
         if is_path(record.host):
             remove_stale(record.host)

@@ -12,8 +12,7 @@ import struct
 from collections.abc import Callable, Iterable
 
 from launcher.supervise.diagnosis import Diagnosis
-from launcher.supervise.identity import ServerRecord
-from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError
+from launcher.supervise.owner import Ending, OwnedProcess, RefusedError
 from launcher.supervise.ports import connected
 from launcher.supervise.spec import ProcessSpec
 
@@ -60,29 +59,19 @@ def lost(endpoints: Iterable[str]) -> list[str]:
 
 
 def _missing(peers: list[str]) -> Diagnosis:
-    """Why it is not started."""
     cause = f"it has a part of its model at {', '.join(peers)}, where no RPC server is free"
     remedy = "it is started when all its peers (`rpc`) answer: start theirs, or see who else uses them"
     return Diagnosis(code=MISSING, cause=cause, remedy=remedy)
 
 
-def start_after_peers(owner: ProcessOwner, spec: ProcessSpec, level: int, record: ServerRecord) -> OwnedProcess:
-    """Have `owner` start a process, at once or when its peers greet. Raises RefusedError. See `AfterPeers`."""
-
-    def start() -> OwnedProcess:
-        return owner.start(spec, level, record)
-
-    limits = (spec.policy.start_timeout_s, spec.policy.stall_timeout_s)
-    patience_s = min(_PATIENCE_S, *(limit / 2 for limit in limits if limit > 0))
-    return AfterPeers(spec.unit.peers, start, patience_s) if spec.unit.peers else start()
-
-
 class AfterPeers:
     """A process that is started once all its peers greet: see `launcher.supervise.owner.OwnedProcess`."""
 
-    def __init__(self, peers: tuple[str, ...], start: Callable[[], OwnedProcess], patience_s: float) -> None:
-        """`start` starts it."""
-        self._peers, self._start, self._patience_s = peers, start, patience_s
+    def __init__(self, spec: ProcessSpec, start: Callable[[], OwnedProcess]) -> None:
+        """`start` starts it, as `spec`."""
+        limits = (spec.policy.start_timeout_s, spec.policy.stall_timeout_s)
+        self._patience_s = min(_PATIENCE_S, *(limit / 2 for limit in limits if limit > 0))
+        self._peers, self._start = spec.unit.peers, start
         self._inner: OwnedProcess | None = None
         self._ready: asyncio.Future[OwnedProcess] = asyncio.get_running_loop().create_future()
         self._looks = itertools.count()

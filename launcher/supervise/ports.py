@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +26,13 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 
 class Listener(NamedTuple):
-    """One listening socket; `address` is 4 or 16 bytes in network order, `uid` the user whose it is."""
+    """One listening socket; `address` is 4 or 16 bytes in network order, `uid` the user whose it is.
 
-    port: int
+    `name`: as a descriptor of it shows it.
+    """
+
     address: bytes
-    inode: int
+    name: str
     uid: int
 
 
@@ -52,13 +53,12 @@ class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.name} (pid {self.pid}{fleet})" if self.pid is not None else self.name
 
 
-def listening_inodes(port: int, host: str = "") -> frozenset[str]:
-    """Socket inodes that listen on TCP `port`: on any address, or where it is in the way of a listener on `host`."""
-    return frozenset(str(s.inode) for s in listeners() if s.port == port and (not host or _meets(s.address, host)))
+def listeners(port: int, host: str = "") -> list[Listener]:
+    """What listens on TCP `port` in this network namespace: on any address, or where it is in the way of `host`.
 
-
-def listeners() -> Iterator[Listener]:
-    """Every listening TCP socket of this network namespace (/proc/net, addresses are words in the machine's order)."""
+    Of /proc/net, whose addresses are words in the machine's order.
+    """
+    found = []
     for table in ("tcp", "tcp6"):
         try:
             lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
@@ -66,10 +66,14 @@ def listeners() -> Iterator[Listener]:
             continue
         for line in lines:
             fields = line.split()
-            if int(fields[3], 16) == _LISTEN_STATE:
-                address, _, port = fields[1].rpartition(":")
-                words = struct.unpack(f"!{len(address) // 8}I", bytes.fromhex(address))
-                yield Listener(int(port, 16), struct.pack(f"={len(words)}I", *words), int(fields[9]), int(fields[7]))
+            words, _, number = fields[1].rpartition(":")
+            if int(number, 16) != port or int(fields[3], 16) != _LISTEN_STATE:
+                continue
+            parts = struct.unpack(f"!{len(words) // 8}I", bytes.fromhex(words))
+            address = struct.pack(f"={len(parts)}I", *parts)
+            if not host or _meets(address, host):
+                found.append(Listener(address, f"socket:[{fields[9]}]", int(fields[7])))
+    return found
 
 
 def connected(host: str, port: str) -> bool:
@@ -83,32 +87,12 @@ def connected(host: str, port: str) -> bool:
     return any(fields[2] == there and int(fields[3], 16) == _CONNECTED_STATE for fields in map(str.split, lines))
 
 
-def holds_socket(pid: int, inodes: frozenset[str]) -> bool:
-    """Whether `pid` has one of the sockets open, as far as we may look."""
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    return any(target in wanted for target in _open_files(pid))
-
-
-def _open_files(pid: int) -> Iterator[str]:
-    """What the descriptors of `pid` lead to, as far as we may look."""
-    directory = f"/proc/{pid}/fd"
-    try:
-        entries = os.listdir(directory)  # noqa: PTH208 - done for every process; Path objects double its time
-    except OSError:
-        return
-    for entry in entries:
-        try:
-            yield os.readlink(f"{directory}/{entry}")  # noqa: PTH115 - as above
-        except OSError:
-            continue
-
-
 def listens(pid: int, port: int) -> bool:
     """Whether the process `pid`, or one of its session, listens on `port`; of another user's, whether that user does.
 
     A unit's user is its own (DynamicUser=), so that its sockets are nobody else's.
     """
-    sockets = [s for s in listeners() if s.port == port]
+    sockets = listeners(port)
     if any(_holds(pid, s) for s in sockets):
         return True
     return bool(sockets) and any(_holds(m.pid, s) for m in procfs.session_members(pid) for s in sockets)
@@ -120,7 +104,7 @@ def intruder(pid: int, port: int, host: str) -> str | None:
     Raises ProcessLookupError when the process has ended, or nobody listens (it ends just now).
     Two may share a port (SO_REUSEPORT, which llama-server sets), and the kernel then gives connections to either.
     """
-    sockets = [s for s in listeners() if s.port == port and _meets(s.address, host)]
+    sockets = listeners(port, host)
     others = [s for s in sockets if not _holds(pid, s)]
     if others:
         members = [m.pid for m in procfs.session_members(pid)]
@@ -139,10 +123,11 @@ async def look_for_intruder(pid: int, port: int, host: str) -> str | None:
 
 def _holds(pid: int, socket_: Listener) -> bool:
     """Whether the socket is the process's; of another user's process, whether it is that user's (see `listens`)."""
-    user = procfs.user_of(pid)
-    if user is not None and os.getuid() not in (0, user):
-        return socket_.uid == user
-    return holds_socket(pid, frozenset((str(socket_.inode),)))
+    try:
+        user = Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return False
+    return socket_.uid == user if os.getuid() not in (0, user) else socket_.name in procfs.open_files(pid)
 
 
 def stranger_behind(pid: int, peer: int) -> str | None:
@@ -169,13 +154,11 @@ def port_owner(port: int, host: str = "") -> PortOwner | None:
         except unix_socket.NotASocketError:
             return PortOwner(port=0, pid=None, name="something that is no socket")
         return None if pid is None else process_at(pid)
-    inodes = listening_inodes(port, host)
-    if not inodes:
+    sockets = {socket_.name for socket_ in listeners(port, host)}
+    if not sockets:
         return None
-    for pid in procfs.pids():
-        if holds_socket(pid, inodes):
-            return process_at(pid, port)
-    return process_at(0, port)
+    holder = next((pid for pid in procfs.pids() if not sockets.isdisjoint(procfs.open_files(pid))), 0)
+    return process_at(holder, port)
 
 
 def process_at(pid: int, port: int = 0) -> PortOwner:
@@ -192,7 +175,7 @@ def _fleet_of(pid: int) -> str:
     if mark is not None:
         state = Path(mark).parent.parent
         return f"{Path(mark).stem} of {state.name} in {state}"
-    locks = (Path(target) for target in _open_files(pid) if target.endswith(f"/{LOCK_NAME}"))
+    locks = (Path(target) for target in procfs.open_files(pid) if target.endswith(f"/{LOCK_NAME}"))
     return next((f"the front of {lock.parent.name} in {lock.parent}" for lock in locks), "")
 
 

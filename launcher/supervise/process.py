@@ -1,5 +1,8 @@
 """One running process: started in a session of its own, watched, signalled, and known to be the one that was meant.
 
+Of `podman run` or `docker run` it is only the client: one that is killed leaves its container running, on our port and
+without a state file of ours; so the container is removed by name whenever its client has ended, and before any start.
+
 Servers are meant to outlive a runtime that is killed (a model takes a minute to load; the next runtime adopts
 them), so there is no PR_SET_PDEATHSIG: the state files find them again. Linux 5.3 or newer (pidfd).
 """
@@ -20,43 +23,70 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from launcher.base.addresses import is_path
 from launcher.base.environment import passed_on
+from launcher.base.unix_socket import remove_stale
+from launcher.ir.fleet import ServerUnit, ServiceUnit
 from launcher.supervise import logs, procfs
 from launcher.supervise.identity import MARKER, ServerRecord, mismatch
+from launcher.supervise.owner import Ending
 
 _LOG = logging.getLogger("launch.supervise")
 _NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 """systemd's messages to us, not to our children."""
 _CLEAR_ATTEMPTS = 50
 _CLEAR_PAUSE_S = 0.02
+_ENGINES = frozenset({"podman", "docker"})
+_REMOVE_S = 20.0
+_INSPECT_S = 5.0
 
 
 class RunningProcess:
-    """A process by pidfd: signals and the notice of its end cannot hit another process with the same pid."""
+    """A process by pidfd: signals and the notice of its end cannot hit another process with the same pid.
 
-    def __init__(self, pid: int, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
-        """`child` is None for a process that another runtime started (adopted): its exit code stays unknown."""
+    See `launcher.supervise.owner.OwnedProcess`. `popen` is None for a process that another runtime started (adopted):
+    its exit code stays unknown. `log` is what it writes to, `host` where it listens.
+    """
+
+    address = None
+    waits = False
+
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
+        popen: subprocess.Popen[bytes] | None,
+        *,
+        argv: tuple[str, ...],
+        host: str,
+        log: Path,
+    ) -> None:
         self.pid = pid
+        self.popen = popen
         self._pidfd = pidfd
-        self._child = child
+        self._argv = argv
+        self._host = host
+        self._log = log
         self._loop: asyncio.AbstractEventLoop | None = None
         self._members: tuple[procfs.ProcStat, ...] = ()
+        self._oom_kills = 0
+        self._removing: asyncio.Task[None] | None = None
 
-    @property
-    def adopted(self) -> bool:
-        """Whether another runtime started it."""
-        return self._child is None
+    async def started(self) -> int:
+        """At once."""
+        return self.pid
 
-    def watch(self, on_exit: Callable[[int | None], None]) -> None:
-        """Call `on_exit(code)` in the running loop as soon as the process ends.
+    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
+        """Call `on_exit` in the running loop when it has ended.
 
-        `code` is negative for a signal and None when unknown. What it left in its session is killed before that.
+        What it left in its session is killed before that, and its unix socket or container removed.
         """
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        if self.adopted:
+        self._loop = asyncio.get_running_loop()
+        self._on_exit, self._on_end = on_exit, on_end
+        self._oom_kills = procfs.oom_kills()
+        if self.popen is None:
             self._members = procfs.session_members(self.pid)
-        loop.add_reader(self._pidfd, lambda: self._ended(on_exit))
+        self._loop.add_reader(self._pidfd, self._ended)
 
     def terminate(self) -> None:
         """SIGTERM to the whole session, and SIGCONT, without which a stopped process never gets to act on it."""
@@ -78,8 +108,7 @@ class RunningProcess:
             if not poller.poll(timeout_s * 1000):
                 return False
         for _ in range(_CLEAR_ATTEMPTS):
-            left = [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]
-            if not left:
+            if not [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]:
                 break
             time.sleep(_CLEAR_PAUSE_S)
         return True
@@ -92,30 +121,43 @@ class RunningProcess:
             os.close(self._pidfd)
             self._pidfd = -1
 
-    def _ended(self, on_exit: Callable[[int | None], None]) -> None:
-        """Kill what is left of the session, and report when that is gone too, or after a second."""
-        self.release()
-        with contextlib.suppress(OSError):  # no descriptor left: the end is reported all the same
-            if self._child is not None:
-                # Not reaped yet, so the pid, and with it the session, cannot be anybody else's.
-                self._members = procfs.session_members(self.pid)
-        self._clear(on_exit, attempts=_CLEAR_ATTEMPTS)
+    async def log_mark(self) -> object:
+        """The size of its log."""
+        return logs.size_bytes(self._log)
 
-    def _clear(self, on_exit: Callable[[int | None], None], attempts: int) -> None:
-        """One look at who is left."""
+    def _ended(self, attempts: int = _CLEAR_ATTEMPTS) -> None:
+        """Kill what is left of its session, remove its container; report when that is gone too, or takes too long."""
         left = []
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # no descriptor left: the end is reported all the same
+            if self._pidfd >= 0:
+                self.release()
+                if self.popen is not None:
+                    # Not reaped yet, so the pid, and with it the session, cannot be anybody else's.
+                    self._members = procfs.session_members(self.pid)
             left = [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]
+        loop = asyncio.get_running_loop()
         if left and attempts > 0:
-            asyncio.get_running_loop().call_later(_CLEAR_PAUSE_S, self._clear, on_exit, attempts - 1)
+            loop.call_later(_CLEAR_PAUSE_S, self._ended, attempts - 1)
             return
-        on_exit(None if self._child is None else self._child.wait())
+        if engine_and_name(self._argv) is not None and self._removing is None:
+            self._on_end()
+            self._removing = loop.create_task(asyncio.to_thread(remove_container, self._argv))
+            self._removing.add_done_callback(lambda _: self._ended(0))
+            return
+        if is_path(self._host):
+            remove_stale(self._host)
+        code = None if self.popen is None else self.popen.wait()
+        try:
+            killed = procfs.oom_kills() > self._oom_kills
+        except (OSError, ValueError):  # no descriptor left: how it ended is all that is known
+            killed = False
+        self._on_exit(Ending(code=code, tail=logs.tail(self._log), oom_killed=killed))
 
     def _signal(self, number: signal.Signals) -> None:
         """Send `number` to the process, then to the others of its session, while it is certain whose that is."""
         if self._pidfd < 0:
             return
-        if self._child is not None:
+        if self.popen is not None:
             _kill_group(self.pid, number)
             return
         self._members = procfs.session_members(self.pid)
@@ -128,32 +170,30 @@ class RunningProcess:
                 signal_exactly(member.pid, member.start_ticks, number)
 
 
-def environment(kind: Literal["server", "service"], own: Mapping[str, str]) -> dict[str, str]:
-    """What a process gets: `own`, its config's, over what it inherits of ours.
+def inherited() -> dict[Literal["server", "service"], dict[str, str]]:
+    """What a process gets of our environment.
 
     A llama-server inherits a short list (`launcher.base.environment`); a service, any program, all that is not
     systemd's word to us.
     """
     ours = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-    return {**(passed_on(ours) if kind == "server" else ours), **own}
+    return {"server": passed_on(ours), "service": ours}
 
 
-def spawn(
-    argv: tuple[str, ...], env: Mapping[str, str], log: Path, state_file: Path, oom_score_adjust: int = 0
-) -> RunningProcess:
-    """Start `argv` in its own session, output appended to `log`, input from nowhere.
+def spawn(unit: ServerUnit | ServiceUnit, env: Mapping[str, str], log: Path, state_file: Path) -> RunningProcess:
+    """Start `unit` in its own session, output appended to `log`, input from nowhere.
 
-    The environment is `env`, with the state file's path as a marker. `oom_score_adjust` 0 leaves our
-    own; else it is set, as far as the kernel lets us. Raises OSError when it cannot be executed.
+    The environment is `env` with the unit's own over it, and the state file's path as a marker. Its OOM score is ours
+    where it sets none, else set as far as the kernel lets us. Raises OSError when it cannot be executed.
     """
     output = logs.open_log(log)
     try:
         child = subprocess.Popen(
-            argv,
+            unit.argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**env, MARKER: str(state_file)},
+            env={**env, **unit.env, MARKER: str(state_file)},
             start_new_session=True,
         )
     except ValueError as error:  # a NUL in a manifest that somebody wrote by hand
@@ -166,9 +206,9 @@ def spawn(
         _kill_group(child.pid, signal.SIGKILL)
         child.wait()
         raise
-    if oom_score_adjust:
-        _adjust_oom_score(child.pid, oom_score_adjust)
-    return RunningProcess(child.pid, pidfd, child)
+    if unit.oom_score_adjust:
+        _adjust_oom_score(child.pid, unit.oom_score_adjust)
+    return RunningProcess(child.pid, pidfd, child, argv=unit.argv, host=unit.host, log=log)
 
 
 def _adjust_oom_score(pid: int, adjust: int) -> None:
@@ -201,7 +241,7 @@ def adopt(record: ServerRecord) -> RunningProcess | None:
     if mismatch(record) is not None:
         os.close(pidfd)
         return None
-    return RunningProcess(record.pid, pidfd, None)
+    return RunningProcess(record.pid, pidfd, None, argv=record.argv, host=record.host, log=Path(record.log_file))
 
 
 def signal_exactly(pid: int, start_ticks: int, number: signal.Signals) -> bool:
@@ -240,6 +280,42 @@ def _kill_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def remove_container(argv: tuple[str, ...]) -> None:
+    """Remove the container that the command `argv` runs, if there is one; nothing for any other command. Blocks."""
+    found = engine_and_name(argv)
+    if found is not None:
+        engine, name = found
+        # podman's would send SIGTERM first, and wait 10 s: its client has passed ours on, and had its time
+        at_once = ("--time=0",) if Path(engine).name == "podman" else ()
+        _ask_engine((engine, "rm", "--force", *at_once, name), _REMOVE_S)
+
+
+def main_process(argv: tuple[str, ...]) -> int | None:
+    """The first process of the container that `argv` runs; None when there is none, or nobody says. Blocks."""
+    found = engine_and_name(argv)
+    if found is None:
+        return None
+    engine, name = found
+    answer = _ask_engine((engine, "inspect", "--format", "{{.State.Pid}}", name), _INSPECT_S).strip()
+    return int(answer) if answer.isdecimal() and int(answer) > 1 else None
+
+
+def engine_and_name(argv: tuple[str, ...]) -> tuple[str, str] | None:
+    """Program and container of `podman run … --name=NAME … image`; None for another command."""
+    if len(argv) < 2 or Path(argv[0]).name not in _ENGINES or argv[1] != "run":
+        return None
+    name = next((word.removeprefix("--name=") for word in argv[2:] if word.startswith("--name=")), "")
+    return (argv[0], name) if name else None
+
+
+def _ask_engine(argv: tuple[str, ...], timeout_s: float) -> str:
+    """What the engine prints; nothing when it is not there, refuses, or takes too long."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+        return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+    return ""
 
 
 class Birth(TypedDict):

@@ -26,7 +26,8 @@ _ASK_S = 2.0
 """/health and /props answer from the HTTP threads, at once."""
 _NONSENSE = 20
 """Answers in another protocol before it is taken at its word: some 0.2 s."""
-_RSS_STEP_BYTES = 4 * 1024**2
+_STEP_BYTES = 4 * 1024**2
+"""Of what was read, or is held in RAM: less is not worth a word."""
 _TOKEN_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
     "completion": ("/completion", {"prompt": "a", "n_predict": 1, "cache_prompt": False, "temperature": 0}),
     "embedding": ("/embedding", {"content": "a"}),
@@ -38,14 +39,14 @@ class UnfitError(Exception):
     """It answers, but it is not what was planned, and waiting does not change that."""
 
 
-async def begun(process: OwnedProcess, interval_s: float, on_wait: Callable[[], None]) -> int:
-    """Wait until there is a process; its pid. `on_wait` is called while it waits for a place: then it is not late."""
+async def begun(process: OwnedProcess, interval_s: float, on_progress: Callable[[bool], None]) -> int:
+    """Wait until there is a process; its pid. While it waits for a place that is progress: then it is not late."""
     if not process.waits:
         return await process.started()
     starting = asyncio.ensure_future(process.started())
     try:
         while process.waits and not (await asyncio.wait({starting}, timeout=interval_s))[0]:
-            on_wait()
+            on_progress(True)
         return await starting
     finally:
         starting.cancel()
@@ -104,26 +105,29 @@ async def asleep(spec: ProcessSpec, timeout_s: float) -> bool | None:
 
 
 async def watch_progress(
-    pid: int, log_mark: Callable[[], Awaitable[object]], interval_s: float, on_progress: Callable[[bool], None]
+    process: OwnedProcess,
+    pid: int,
+    interval_s: float,
+    on_progress: Callable[[bool], None],
+    trim_log: Callable[[], Awaitable[None]],
 ) -> None:
-    """Call `on_progress` whenever the log of `pid` grew (False), or what it read or holds in RAM (True).
+    """Call `on_progress` whenever the log of `process` grew (False), or what it read or holds in RAM (True).
 
     Until cancelled. What it read counts beside, because weights on their way to a GPU do not stay in its RAM.
     """
-    mark, most = await log_mark(), _loaded_steps(pid)
+    mark: object = None
+    most: tuple[int, ...] | None = None
     while True:
+        await trim_log()  # what floods its log before it is ready fills no disk
+        before, mark = mark, await process.log_mark()
+        stat = procfs.proc_stat(pid)
+        steps = procfs.read_bytes(pid) // _STEP_BYTES, (stat.rss_bytes if stat else 0) // _STEP_BYTES
+        if most is not None:
+            loading = any(now > known for now, known in zip(steps, most, strict=True))
+            if loading or mark != before:
+                on_progress(loading)
+        most = steps if most is None else tuple(map(max, steps, most))
         await asyncio.sleep(interval_s)
-        now_mark, steps = await log_mark(), _loaded_steps(pid)
-        loading = any(now > before for now, before in zip(steps, most, strict=True))
-        if loading or now_mark != mark:
-            mark, most = now_mark, tuple(map(max, steps, most))
-            on_progress(loading)
-
-
-def _loaded_steps(pid: int) -> tuple[int, ...]:
-    """What `pid` has read, and holds in RAM, in steps that are worth a word."""
-    stat = procfs.proc_stat(pid)
-    return procfs.read_bytes(pid) // _RSS_STEP_BYTES, (stat.rss_bytes if stat else 0) // _RSS_STEP_BYTES
 
 
 def auth_headers(spec: ProcessSpec) -> dict[str, str]:
@@ -144,25 +148,31 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection)
 
     Who it is that answers is looked at once a connection, best while it still loads.
     """
-    pause, known, nonsense, at = _POLL_FIRST_S, 0, 0, place(spec.unit.host, spec.unit.port)
+    pause, known, nonsense = _POLL_FIRST_S, 0, 0
     while True:
+        reply = None
         try:
-            reply = await _get(line, spec.unit.health_path)
+            reply = await line.request(spec.unit.health_path, timeout_s=_ASK_S)
         except http.NotHttpError as error:
-            reply, nonsense = None, nonsense + 1
+            nonsense += 1
             if nonsense == _NONSENSE:
-                who = _stranger(spec, pid, line) or "the server that was started"
+                at, who = place(spec.unit.host, spec.unit.port), _stranger(spec, pid, line)
+                who = who or "the server that was started"
                 raise UnfitError(f"{at} is answered by {who}, with what is {error}") from None
-        if reply is not None and line.opened != known:
-            owner = _stranger(spec, pid, line)
+        except OSError:
+            pass  # nobody answers yet
+        if reply is not None:
+            healthy = 200 <= reply.status < 300
+            owner = _stranger(spec, pid, line) if line.opened != known else None
             if owner is None:
                 known = line.opened
-            elif 200 <= reply.status < 300:
+                if healthy:
+                    return
+            elif healthy:
+                at = place(spec.unit.host, spec.unit.port)
                 raise UnfitError(f"{at} is answered by {owner}, not by the server that was started")
             else:
                 line.close()
-        if reply is not None and 200 <= reply.status < 300 and line.opened == known:
-            return
         await asyncio.sleep(pause)
         pause = min(_POLL_MAX_S, pause * _POLL_GROWTH)
 
@@ -176,19 +186,9 @@ def _stranger(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> str | p
             return ports.stranger_behind(pid, line.peer)
         except ProcessLookupError:
             return ports.process_at(line.peer)
-    if spec.container or ports.listens(pid, spec.unit.port):
+    if ports.listens(pid, spec.unit.port) or spec.unit.container:
         return None
     return ports.port_owner(spec.unit.port, spec.unit.host)
-
-
-async def _get(line: http.HttpConnection, path: str) -> http.Reply | None:
-    """The answer to a GET; None while nobody gives one. Raises NotHttpError."""
-    try:
-        return await line.request(path, timeout_s=_ASK_S)
-    except http.NotHttpError:
-        raise
-    except OSError:
-        return None
 
 
 async def _ask(line: http.HttpConnection, path: str, headers: dict[str, str]) -> http.Reply:
@@ -205,13 +205,21 @@ async def _ask(line: http.HttpConnection, path: str, headers: dict[str, str]) ->
 
 async def _prove_token(spec: ProcessSpec, line: http.HttpConnection, headers: dict[str, str]) -> None:
     """One token, vector or score comes out. Raises UnfitError when none does."""
-    path, body = _TOKEN_PROBES[spec.unit.probe]
+    probe = spec.unit.probe
+    path, body = _TOKEN_PROBES[probe]
     limit_s = spec.policy.start_timeout_s
     reply = await line.request(path, body=body, headers=headers, timeout_s=limit_s)
-    if reply.status == 500 and spec.unit.probe == "completion":
+    if reply.status == 500 and probe == "completion":
         # A first token that is half a character is an error to llama-server: ask for one that is whole.
         reply = await line.request(path, body={**body, "grammar": 'root ::= "a"'}, headers=headers, timeout_s=limit_s)
-    _check_token(spec, path, reply)
+    match probe, reply.json() if reply.status == 200 else None:
+        case "completion", {"tokens_predicted": int(tokens)} if tokens >= 1:
+            return
+        case "embedding", [{"embedding": vector}, *_] if vector:
+            return
+        case "rerank", {"results": results} if results:
+            return
+    raise UnfitError(f"{path} gave no {probe} (status {reply.status}): {_short(reply)}")
 
 
 def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
@@ -233,19 +241,5 @@ def _check_name(spec: ProcessSpec, reply: http.Reply) -> None:
         raise UnfitError(f"{spec.unit.host}:{spec.unit.port} is answered by another server: {who}")
 
 
-def _check_token(spec: ProcessSpec, path: str, reply: http.Reply) -> None:
-    """The answer to the token probe must hold a token, a vector or a score."""
-    answer = reply.json()
-    if reply.status == 200:
-        if spec.unit.probe == "completion" and isinstance(answer, dict) and answer.get("tokens_predicted", 0) >= 1:
-            return
-        if spec.unit.probe == "embedding" and isinstance(answer, list) and answer and answer[0].get("embedding"):
-            return
-        if spec.unit.probe == "rerank" and isinstance(answer, dict) and answer.get("results"):
-            return
-    raise UnfitError(f"{path} gave no {spec.unit.probe} (status {reply.status}): {_short(reply)}")
-
-
 def _short(reply: http.Reply) -> str:
-    """The beginning of a body, for a message."""
     return reply.body[:200].decode(errors="replace")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from launcher.ir.live import UnavailableError
 from launcher.supervise import events
 from launcher.supervise.fallbacks import OUT_OF_MEMORY
 from launcher.supervise.runner import Runner
-
-_LOOK_S = 1.0
 
 
 async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout_s: float) -> bool:
@@ -31,26 +28,14 @@ async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout
     return await fallbacks.wait_degraded(since)
 
 
-async def watch_fallbacks(runners: Mapping[str, Runner], available: Callable[[], Mapping[str, int]]) -> None:
-    """Until cancelled: restore servers that no request is in, one level at a time, when there is room.
-
-    `available` gives what the system reports as free, bytes by device, for the devices it knows.
-    """
-    while True:
-        await asyncio.sleep(_LOOK_S)
-        for runner in tuple(runners.values()):
-            if runner.fallbacks.degradation.level and not runner.life.closed:
-                restore_if_free(runner, available())
-
-
 def restore_if_free(runner: Runner, available: Mapping[str, int]) -> bool:
     """One level up, if nothing is in it, its time has come and `available` is enough; whether it is restored."""
-    running = runner.usable
+    running = runner.life.usable
     if runner.busy or not (running or runner.life.state in ("stopped", "failed")):
         return False
     if not runner.fallbacks.restore(available, running=running):
         return False
-    runner.emit(events.RungTaken(name=runner.spec.name, rung=runner.fallbacks.label, why="there is room again"))
+    runner.emit(events.RungTaken(name=runner.name, rung=runner.fallbacks.label, why="there is room again"))
     if running:
         # The stop is followed by a start at once: no wake finds it stopped between the two.
         runner.stop("restore")
@@ -63,7 +48,7 @@ async def change_rung(runner: Runner, drain_timeout_s: float, *, down: bool) -> 
 
     Raises UnavailableError where there is no such level, or while it starts or ends.
     """
-    name, fallbacks = runner.spec.name, runner.fallbacks
+    name, fallbacks = runner.name, runner.fallbacks
     if down and not fallbacks.left:
         raise UnavailableError("no_rung", f"{name} has no smaller setting left")
     if not down and not fallbacks.degradation.level:
@@ -71,7 +56,7 @@ async def change_rung(runner: Runner, drain_timeout_s: float, *, down: bool) -> 
     level = fallbacks.degradation.level
     settled = ("ready", "sleeping", "stopped", "failed")
     if runner.life.state not in settled:
-        raise UnavailableError("server_busy", f"{name} is {runner.state}: try again when it is ready")
+        raise UnavailableError("server_busy", f"{name} is {runner.life.shown}: try again when it is ready")
     runner.mark("returning", on=True)  # requests wait for it
     try:
         if runner.life.state in ("ready", "sleeping"):

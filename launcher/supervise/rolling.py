@@ -1,67 +1,111 @@
-"""In which order a reload restarts: replicas one after the other, so that one of them always serves. Pure."""
+"""A reload carried out: what changed ends and is started again, replicas one after the other. I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
-from launcher.base.addresses import place
+import msgspec
+
+from launcher.ir.live import UnavailableError
+from launcher.supervise.reload import Changes, replicas_of, waves
+from launcher.supervise.runner import Runner, SharedContext
 from launcher.supervise.spec import ProcessSpec
+from launcher.supervise.waker import Waker
 
 
-def waves(
-    restarted: Iterable[str], old: Mapping[str, ProcessSpec], new: Mapping[str, ProcessSpec]
-) -> tuple[tuple[str, ...], ...]:
-    """The names of `restarted` in waves: each is stopped and ready again before the next one is touched.
+@dataclass(eq=False, kw_only=True)
+class Rolling:
+    """One reload, from `specs` to `new`; `specs` and `runners` are changed in place. The caller has the groups' turns.
 
-    Replicas are servers that share a role, or a model, both before and after; a wave has at most one of them. One
-    whose address changes goes first whatever it is: the routes lead to its new address already. So does everything
-    where an address is wanted that another one still holds. Each name comes once; there is no empty wave.
+    `asked` are the names that somebody gave, `parallel` bounds starts, `go_on` raises once the fleet is stopping.
     """
-    names = sorted(restarted)
-    if _addresses_meet(names, old, new):
-        return (tuple(names),) if names else ()
-    rounds: list[list[str]] = []
-    for name in names:
-        moves = name not in old or _address(old[name]) != _address(new[name])
-        at = 0
-        while not moves and at < len(rounds) and any(_replicas(name, other, old, new) for other in rounds[at]):
-            at += 1
-        if at == len(rounds):
-            rounds.append([])
-        rounds[at].append(name)
-    return tuple(tuple(wave) for wave in rounds)
 
+    runners: dict[str, Runner]
+    specs: dict[str, ProcessSpec]
+    new: Mapping[str, ProcessSpec]
+    asked: Collection[str]
+    shared: SharedContext
+    waker: Waker
+    parallel: int
+    go_on: Callable[[], None]
 
-def replicas_of(name: str, others: Iterable[str], specs: Mapping[str, ProcessSpec]) -> tuple[str, ...]:
-    """Those of `others` that are replicas of `name`."""
-    return tuple(other for other in others if other != name and _alike(specs[name], specs[other]))
+    async def roll(self, changes: Changes) -> Changes:
+        """Carry out `changes`; gives what became of them.
 
+        When a restarted replica does not come up, those that would follow are left as they are: they still serve.
+        """
+        runners = self.runners
+        first, *later = waves(changes.restarted, self.specs, self.new) or ((),)
+        await self._end((*changes.stopped, *first), returning=first)
+        self._take_over(changes, later={name for wave in later for name in wave})
+        for name in changes.started:
+            runners[name].mark("returning", on=True)
+        await self._bring_back((*changes.started, *first))
+        spared: set[str] = set()
+        for wave in later:
+            broken = [n for n, r in runners.items() if r.life.state == "failed" and n in changes.restarted]
+            going = tuple(name for name in wave if not replicas_of(name, broken, self.new))
+            spared |= set(wave) - set(going)
+            await self._end(going, returning=going)
+            for name in going:
+                runners[name].spec = self.new[name]
+            await self._bring_back(going)
+        states = {name: runner.life.state for name, runner in runners.items()}
+        idle = {name for name in changes.started if states.get(name) == "stopped"}
+        return msgspec.structs.replace(
+            changes,
+            started=tuple(n for n in changes.started if n not in idle),
+            restarted=tuple(n for n in changes.restarted if n not in spared),
+            kept=tuple(sorted({*changes.kept, *spared, *idle})),
+            failed=tuple(n for n in (*changes.started, *changes.restarted) if states.get(n) == "failed"),
+        )
 
-def _replicas(one: str, other: str, old: Mapping[str, ProcessSpec], new: Mapping[str, ProcessSpec]) -> bool:
-    """Whether two servers stand in for each other, before and after."""
-    if one not in old or other not in old:
-        return False
-    return _alike(old[one], old[other]) and _alike(new[one], new[other])
+    async def _end(self, names: tuple[str, ...], *, returning: tuple[str, ...]) -> None:
+        """Drain and stop `names`; requests to those that are `returning` wait for them."""
+        going = [self.runners[name] for name in names]
+        for name in returning:
+            self.runners[name].mark("returning", on=True)
+        for runner in going:
+            runner.mark("draining", on=True)  # at once: no request may meet the new routes with the old process
+        await asyncio.gather(*(self.waker.end(runner, "changed") for runner in going))
+        self.go_on()
 
+    def _take_over(self, changes: Changes, *, later: Collection[str]) -> None:
+        """Replace the specs, those of `later` then; what is gone is never started again by who still waits for it."""
+        for name in changes.stopped:
+            self.runners.pop(name).mark("closed", on=True)
+        kept = {n: self.specs[n] for n in changes.kept if n not in self.new}
+        self.specs.clear()
+        self.specs.update({**kept, **self.new})
+        for name, spec in self.new.items():
+            if spec.unit.builtin:
+                continue
+            if name not in self.runners:
+                self.runners[name] = Runner(spec, self.shared)
+            elif name not in later:
+                self.runners[name].spec = spec
 
-def _alike(one: ProcessSpec, other: ProcessSpec) -> bool:
-    """Whether requests for one name may go to either."""
-    if one.kind != "server" or other.kind != "server":
-        return False
-    return bool(set(one.unit.roles) & set(other.unit.roles)) or (one.unit.model == other.unit.model != "")
+    async def _bring_back(self, names: tuple[str, ...]) -> None:
+        """Start `names`, a few at a time, and wait until each is ready or failed.
 
+        Of an exclusive group the first is started, and what runs is displaced only by one that was `asked` for.
+        """
+        limit = asyncio.Semaphore(self.parallel)
+        runners = [self.runners[n] for n in names if n in self.runners]
+        first = {(r.spec.unit.exclusive, r.spec.unit.exclusive or r.name): r for r in reversed(runners)}
 
-def _addresses_meet(names: list[str], old: Mapping[str, ProcessSpec], new: Mapping[str, ProcessSpec]) -> bool:
-    """Whether one of `names` gets a port, or a unix socket's path, that another of them has now."""
-    held = {_place(old[name]): name for name in names if name in old}
-    return any(held.get(_place(new[name]), name) != name for name in names)
+        async def bring(runner: Runner) -> None:
+            async with limit:
+                if self.waker.rivals(runner):
+                    if runner.name not in self.asked:
+                        return
+                    try:
+                        await self.waker.clear_group(runner, [])
+                    except UnavailableError:  # a process that does not even end by SIGKILL has the device
+                        return
+                await self.waker.start_in_room(runner)
+                await runner.until("ready", "sleeping", "failed", "stopped")
 
-
-def _place(spec: ProcessSpec) -> str:
-    """What of its address another cannot have: the port, or the path."""
-    return place(spec.unit.host, spec.unit.port)
-
-
-def _address(spec: ProcessSpec) -> tuple[str, int]:
-    """Where it listens."""
-    return spec.unit.host, spec.unit.port
+        await asyncio.gather(*(bring(r) for r in runners if r in first.values()))

@@ -17,6 +17,17 @@ _REALLY_FREE_S = 5.0
 """How long memory may take to come back after its process ended, before the scheduler decides anew."""
 
 
+class Placing:
+    """A start that may have to wait. `lacks_room`: others must be idle first; `committed`: it has begun."""
+
+    committed = False
+    lacks_room = False
+
+    def commit(self) -> None:
+        """It begins, or has begun already: from now on it goes on without anybody who waits for it."""
+        self.committed, self.lacks_room = True, False
+
+
 class Room:
     """The memory of `runners` (a live view) over `budgets`, bytes by device.
 
@@ -29,26 +40,24 @@ class Room:
         budgets: Mapping[str, int],
         available: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
-        """Keeps references only."""
         self.budgets = budgets
         self._runners = runners
         self._available = available or available_bytes
         # What one start decides about a device's memory must hold until its server counts as running there.
         self._placing: dict[str, asyncio.Lock] = {}
 
-    async def place(self, runner: Runner, on_wait: Callable[[], None], on_start: Callable[[], None]) -> None:
+    async def place(self, runner: Runner, placing: Placing) -> None:
         """Start `runner` as soon as it fits, stopping idle ones for it; waits while others are busy, without an end.
 
-        `on_wait` is called when that waiting begins, `on_start` right before the start. Raises UnavailableError when
-        it can never fit, or when a process that must go does not end.
+        Raises UnavailableError when it can never fit, or when a process that must go does not end.
         """
         while True:
-            async with self._alone_on(needs_bytes(runner.spec.needs)):
+            async with self._alone_on(needs_bytes(runner.spec.unit.memory)):
                 if await self._made(runner):
-                    on_start()
+                    placing.commit()
                     runner.start()
                     return
-            on_wait()
+            placing.lacks_room = True
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     @contextlib.asynccontextmanager
@@ -61,7 +70,7 @@ class Room:
 
     async def _made(self, runner: Runner) -> bool:
         """Whether there is room for `runner` now, after stopping what may go for it."""
-        need = needs_bytes(runner.spec.needs)
+        need = needs_bytes(runner.spec.unit.memory)
         while (victims := self._victims(runner)) is not None:
             if not victims:
                 return True
@@ -72,33 +81,32 @@ class Room:
             for other in going:
                 await other.until("stopped", "failed")
                 if other.life.alive:
-                    raise UnavailableError("server_stuck", f"{other.spec.name!r} does not end", retry_after_s=30)
+                    raise UnavailableError("server_stuck", f"{other.name!r} does not end", retry_after_s=30)
             await self._until_free(need)
         return False
 
     def _told(self, runner: Runner, going: Iterable[Runner]) -> RoomMade:
-        """Who goes for `runner`, and the figures that decided."""
         now = asyncio.get_running_loop().time()
         residents = [other.tenant(now).resident() for other in going]
         weighed = {
             r.name: {"idle_s": round(r.idle_s, 3), "reload_s": round(r.reload_s, 3), "score": round(r.keep_value, 6)}
             for r in residents
         }
-        needs = needs_bytes(runner.spec.needs)
-        return RoomMade(name=runner.spec.name, going=tuple(r.name for r in residents), needs=needs, weighed=weighed)
+        needs = needs_bytes(runner.spec.unit.memory)
+        return RoomMade(name=runner.name, going=tuple(r.name for r in residents), needs=needs, weighed=weighed)
 
     def _victims(self, runner: Runner) -> tuple[str, ...] | None:
         """Who must go for `runner`; None: nobody who may, now. Raises UnavailableError when waiting cannot help."""
         now = asyncio.get_running_loop().time()
-        devices = {need.device for need in runner.spec.needs}
-        sharers = (r for r in self._runners.values() if any(need.device in devices for need in r.spec.needs))
+        devices = {need.device for need in runner.spec.unit.memory}
+        sharers = (r for r in self._runners.values() if any(need.device in devices for need in r.spec.unit.memory))
         tenants = [other.tenant(now) for other in sharers]
         # What is always on was planned for, and starts whatever the system says: it may count caches that give way.
         available = {} if runner.spec.unit.start == "boot" else self._available()
         try:
             return evict_for(runner.spec, tenants, self.budgets, available)
         except LookupError:
-            message = f"there is no room for {runner.spec.name!r} beside what always runs"
+            message = f"there is no room for {runner.name!r} beside what always runs"
             raise UnavailableError("no_room", message, retry_after_s=60) from None
 
     async def _until_free(self, need: Mapping[str, int]) -> None:
@@ -113,14 +121,7 @@ class Room:
 
 
 def available_bytes() -> dict[str, int]:
-    """What the system reports as free, of the devices that it is asked about: `ram`."""
-    ram = available_ram_bytes()
-    return {} if ram is None else {"ram": ram}
-
-
-def available_ram_bytes() -> int | None:
-    """MemAvailable of /proc/meminfo in bytes."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    """What the system reports as free, of the devices that it is asked about: `ram` (MemAvailable)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    line = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return {} if line is None else {"ram": int(line.split()[1]) * 1024}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from launcher.ir.fleet import DeviceNeed
-from launcher.supervise.lifecycle import Life, usable
+from launcher.supervise.lifecycle import Life
 from launcher.supervise.spec import ProcessSpec
 
 _BYTES_PER_S = 1e9
@@ -58,7 +58,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     def idle_too_long(self) -> bool:
         """Whether it is started on demand, and nobody has asked for it for as long as it may be idle."""
         limit_s = self.spec.unit.idle_timeout_s
-        stoppable = self.spec.unit.start == "demand" and limit_s > 0 and usable(self.life) and not self.in_flight
+        stoppable = self.spec.unit.start == "demand" and limit_s > 0 and self.life.usable and not self.in_flight
         return stoppable and self.idle_s >= limit_s
 
     @property
@@ -71,7 +71,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
         least_s = self.spec.unit.min_stay_s
         if least_s is msgspec.UNSET:
             least_s = min(self.ready_s or 0.0, _MOST_STAY_S)
-        if not usable(self.life):
+        if not self.life.usable:
             return 0.0
         left_s = least_s - self.up_s
         if not self.in_flight:
@@ -80,12 +80,12 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
     def resident(self) -> Resident:
         """What it holds, and whether it may go."""
-        needs = needs_bytes(self.spec.needs)
+        needs = needs_bytes(self.spec.unit.memory)
         return Resident(
             name=self.spec.name,
             needs=needs,
             idle_s=self.idle_s,
-            reload_s=reload_seconds(self.ready_s, needs),
+            reload_s=sum(needs.values()) / _BYTES_PER_S if self.ready_s is None else self.ready_s,
             busy=self.in_flight > 0 or self.life.returning or self.life.state == "starting",
             pinned=self.pinned,
         )
@@ -122,11 +122,6 @@ def needs_bytes(memory: Iterable[DeviceNeed]) -> dict[str, int]:
     return total
 
 
-def reload_seconds(measured_s: float | None, needs: Mapping[str, int]) -> float:
-    """Seconds to have a process back: as its last start took, else as its bytes would."""
-    return measured_s if measured_s is not None else sum(needs.values()) / _BYTES_PER_S
-
-
 def rivals(spec: ProcessSpec, tenants: Iterable[Tenant]) -> tuple[str, ...]:
     """The other members of its exclusive group that run, or will run again by themselves: they go when it comes."""
     if spec.unit.exclusive is None:
@@ -144,14 +139,14 @@ def evict_for(
     """
     holding = [t for t in tenants if t.spec.name != spec.name and t.holds_memory]
     residents = [tenant.resident() for tenant in holding]
-    need = needs_bytes(spec.needs)
+    need = needs_bytes(spec.unit.memory)
     if not can_ever_fit(need, residents, budgets):
         raise LookupError(spec.name)
     limits = dict(budgets)
     for device, free in available.items():
         if device in limits:
             # what is loaded shows in the system's figure already, what is on its way does not yet
-            loaded = sum(needs_bytes(t.spec.needs).get(device, 0) for t in holding if not t.is_coming)
+            loaded = sum(needs_bytes(t.spec.unit.memory).get(device, 0) for t in holding if not t.is_coming)
             limits[device] = min(limits[device], free + loaded)
     return choose_victims(need, residents, limits)
 
@@ -200,10 +195,8 @@ def can_ever_fit(target: Mapping[str, int], running: Iterable[Resident], budget:
 
 
 def _freed(chosen: Iterable[Resident], device: str) -> int:
-    """Bytes of `device` that `chosen` give back."""
     return sum(r.needs.get(device, 0) for r in chosen)
 
 
 def _covers(chosen: list[Resident], lacking: Mapping[str, int]) -> bool:
-    """Whether `chosen` give back what is lacking everywhere."""
     return all(_freed(chosen, device) >= short for device, short in lacking.items())

@@ -43,7 +43,6 @@ async def restore_slots(spec: ProcessSpec, saved: Mapping[str, int]) -> tuple[in
 
 
 def _remove(directory: str, files: Iterable[str]) -> None:
-    """Remove what has been read, or never will be."""
     for file in files:
         with contextlib.suppress(OSError):
             Path(directory, file).unlink()

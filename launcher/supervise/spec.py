@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
 
 import msgspec
 
-from launcher.ir.fleet import DeviceNeed, FleetManifest, RungUnit, ServerUnit, ServiceUnit, SupervisorUnit
+from launcher.ir.fleet import FleetManifest, RungUnit, ServerUnit, ServiceUnit, SupervisorUnit
 from launcher.supervise.lifecycle import Policy
 
 
@@ -26,29 +25,9 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
         """The unit's."""
         return self.unit.name
 
-    @property
-    def kind(self) -> Literal["server", "service"]:
-        """A llama-server, or a process beside them."""
-        return "server" if isinstance(self.unit, ServerUnit) else "service"
-
-    @property
-    def container(self) -> bool:
-        """It is a container engine's. One that is absent never stops the fleet."""
-        return self.unit.container is not None
-
-    @property
-    def builtin(self) -> bool:
-        """It is part of the runtime itself: our own front."""
-        return self.unit.builtin is not None
-
     def at(self, host: str, port: int) -> ProcessSpec:
         """The same, where it landed."""
         return msgspec.structs.replace(self, unit=msgspec.structs.replace(self.unit, host=host, port=port))
-
-    @property
-    def needs(self) -> tuple[DeviceNeed, ...]:
-        """What it takes by device."""
-        return self.unit.memory
 
 
 def process_specs(manifest: FleetManifest) -> dict[str, ProcessSpec]:
@@ -69,7 +48,7 @@ def boot_names(specs: Collection[ProcessSpec]) -> tuple[str, ...]:
         if spec.unit.start == "boot" and spec.unit.default and spec.unit.exclusive is not None:
             groups.setdefault(spec.unit.exclusive, spec.name)
     for spec in specs:
-        if spec.unit.start != "boot" or spec.builtin:
+        if spec.unit.start != "boot" or spec.unit.builtin:
             continue
         if spec.unit.exclusive is None or groups.setdefault(spec.unit.exclusive, spec.name) == spec.name:
             boot.append(spec.name)
@@ -77,7 +56,6 @@ def boot_names(specs: Collection[ProcessSpec]) -> tuple[str, ...]:
 
 
 def _spec(unit: ServerUnit | ServiceUnit, supervisor: SupervisorUnit) -> ProcessSpec:
-    """A process with its timers, and what it falls back to."""
     policy = Policy(
         start_timeout_s=unit.start_timeout_s,
         stall_timeout_s=unit.stall_timeout_s,
@@ -94,7 +72,6 @@ def _spec(unit: ServerUnit | ServiceUnit, supervisor: SupervisorUnit) -> Process
 
 
 def _fallen_back(unit: ServerUnit | ServiceUnit, rung: RungUnit) -> ServerUnit | ServiceUnit:
-    """`unit` as it is started on `rung`."""
     return msgspec.structs.replace(
         unit,
         argv=rung.argv,

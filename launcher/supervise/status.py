@@ -14,12 +14,9 @@ from launcher.supervise.runner import Runner
 from launcher.supervise.spec import ProcessSpec
 
 _TAIL_LINES = 20
-_NOT_MEASURED = Measured()
 
 
-def process_status(
-    runner: Runner, *, note: str = "", measured: Measured = _NOT_MEASURED, queued: int = 0
-) -> ProcessStatus:
+def process_status(runner: Runner, *, note: str, measured: Measured, queued: int) -> ProcessStatus:
     """One process now. `note` is added to its drift (a server that the manifest no longer has).
 
     `queued` are the requests that wait for its start.
@@ -38,8 +35,8 @@ def process_status(
     starting_s = runner.starting_s
     return ProcessStatus(
         name=spec.name,
-        kind=spec.kind,
-        state=runner.state,
+        kind=spec.unit.kind,
+        state=life.shown,
         port=spec.unit.port,
         socket=socket_of(spec.unit.host),
         pid=pid,
@@ -47,15 +44,15 @@ def process_status(
         tier=spec.unit.tier,
         roles=spec.unit.roles,
         started_at=record.started_at if record is not None and pid is not None else None,
-        ready_s=runner.ready_s,
+        ready_s=record.ready_s if record is not None else None,
         starting_s=starting_s,
         left_s=left_s(starting_s, spec.unit.load_s, planned, measured_bytes) if starting_s is not None else None,
         load_s=spec.unit.load_s,
         restarts=life.restarts,
-        exit_code=runner.exit_code,
+        exit_code=runner.ending.code,
         error=life.error or life.failing or _why_not_served(runner),
         log_file=record.log_file or None if record is not None else None,
-        log_tail=runner.ending.tail[-_TAIL_LINES:] if failed and runner.ending is not None else (),
+        log_tail=runner.ending.tail[-_TAIL_LINES:] if failed else (),
         planned_bytes=planned,
         measured_bytes=measured_bytes,
         pss_bytes=measured.pss_bytes,
@@ -89,17 +86,16 @@ def _measured(pid: int, measured: Measured) -> dict[str, int]:
 
 
 def _why_not_served(runner: Runner) -> str | None:
-    """What keeps requests away although nothing failed."""
     if runner.life.suspended:
         return "its process is stopped by a signal (SIGSTOP or a debugger)"
     if runner.life.held:
-        return f"stopped by an operator: `launch reload {runner.spec.name}`, or the next `launch up`, starts it"
+        return f"stopped by an operator: `launch reload {runner.name}`, or the next `launch up`, starts it"
     return None
 
 
 def planned_bytes(spec: ProcessSpec) -> dict[str, int]:
     """Planned bytes by device, resident after start: committed plus file-backed."""
     planned: dict[str, int] = {}
-    for need in spec.needs:
+    for need in spec.unit.memory:
         planned[need.device] = planned.get(need.device, 0) + need.committed_bytes + need.file_bytes
     return planned

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
-from launcher.base import claimed_name
 from launcher.errors import SuperviseError
 from launcher.ir.fleet import FleetManifest
-from launcher.ir.live import FleetStatus, Lease, ProcessStatus, ServerState, UnavailableError, Upstreams
+from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
 from launcher.manifest import argv_changes
 from launcher.supervise import events
 from launcher.supervise.findings import failure_finding, front_finding, is_fatal, refuse_none_started, stopping_finding
 from launcher.supervise.hooks import Hooks
 from launcher.supervise.measuring import Measurer, gpu_names
 from launcher.supervise.owner import ProcessOwner
-from launcher.supervise.ports import look_for_intruder, stranger_behind
-from launcher.supervise.recovery import change_rung, retry_after_oom
+from launcher.supervise.recovery import change_rung
 from launcher.supervise.reload import Changes, compare_specs
-from launcher.supervise.rolling import replicas_of, waves
+from launcher.supervise.rolling import Rolling
 from launcher.supervise.runner import Runner, SharedContext
+from launcher.supervise.serving import Serving
 from launcher.supervise.spec import ProcessSpec, boot_names, process_specs
 from launcher.supervise.status import process_status
-from launcher.supervise.strays import look_behind, take_over
+from launcher.supervise.strays import Strays
 from launcher.supervise.upkeep import Upkeep
 from launcher.supervise.waker import Waker
 
 
-class Supervisor(Upstreams):
+class Supervisor(Serving):
     """Every process of one deployment. All methods are called in one event loop.
 
     `owner` has the processes; `emit` gets every event and must not block; `front` is the URL under which the builtin
@@ -46,12 +43,10 @@ class Supervisor(Upstreams):
         emit: Callable[[events.AnyEvent], None],
         front: str | None = None,
     ) -> None:
-        """Nothing is started or adopted yet."""
         self.manifest = manifest
         self.front = front
         self.runtime_pid: int | None = None
         self._emit = emit
-        self._owner = owner
         self._shared = SharedContext(
             deployment=manifest.deployment,
             input_digest=manifest.input_digest,
@@ -60,74 +55,30 @@ class Supervisor(Upstreams):
             emit=emit,
         )
         self._specs = process_specs(manifest)
-        self._compiled = frozenset(self._specs)
-        self._runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.builtin}
-        budgets = {device.name: device.budget_bytes for device in manifest.devices}
-        self._waker = Waker(self._runners, budgets, manifest.supervisor.drain_timeout_s, None if owner.local else dict)
-        self._waker.waits = True
+        runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.unit.builtin}
+        waker = Waker(runners, _budgets(manifest), manifest.supervisor.drain_timeout_s, None if owner.local else dict)
+        waker.waits = True
+        super().__init__(runners, waker, owner)
+        self._strays = Strays(owner, self._specs, runners, waker.rivals, emit)
+        self._measurer = Measurer(gpu_names(manifest), pss=owner.pss_bytes)
         self._upkeep = Upkeep(
-            self._runners, manifest.supervisor, self._fill_groups, self._look_behind if owner.outlives else None
+            runners=runners,
+            owner=owner,
+            settings=manifest.supervisor,
+            measurer=self._measurer,
+            fill_groups=lambda: waker.fill_groups([runners[name] for name in self.boot_names()]),
+            look_behind=self._strays.look_behind,
         )
         self._hooks = Hooks(manifest.hooks, emit)
-        self._measurer = Measurer(self._clients, gpu_names(manifest), pss=owner.pss_bytes)
         self._settled: dict[str, asyncio.Event] = {}
         self._abandoned = False
         self._ended = False
-
-    # --- Upstreams -----------------------------------------------------------------------------------------
-
-    def state(self, name: str) -> ServerState:
-        """State of `name` now; an unknown name is stopped, one of which it is not known yet may run already."""
-        runner = self._runners.get(name)
-        state = "stopped" if runner is None else runner.routing_state
-        return "starting" if state == "stopped" and runner is not None and self._waker.waits else state
-
-    def left_s(self, name: str) -> float | None:
-        """See `launcher.ir.live.Upstreams`."""
-        runner = self._runners.get(name)
-        return None if runner is None else runner.left_s
-
-    def ended_from_outside(self, name: str) -> bool:
-        """See `launcher.ir.live.Upstreams`."""
-        runner = self._runners.get(name)
-        return runner is None or runner.ended_from_outside
-
-    def try_lease(self, name: str) -> Lease | None:
-        """See `launcher.ir.live.Upstreams`."""
-        runner = self._runners.get(name)
-        return runner.grant(name) if runner is not None and runner.usable else None
-
-    async def acquire(self, name: str, timeout_s: float) -> Lease:
-        """See `launcher.ir.live.Upstreams`."""
-        return await self._waker.acquire(name, timeout_s)
-
-    async def unload(self, name: str) -> None:
-        """See `launcher.ir.live.Upstreams`."""
-        await self._waker.unload(name)
-
-    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:
-        """See `launcher.ir.live.Upstreams`: who owns processes here knows whose the port, or the other end, is."""
-        runner = self._runners.get(name)
-        if not self._owner.local:
-            return claimed_name.stranger(name, await ask())
-        if runner is None or runner.pid is None:
-            raise ProcessLookupError
-        if peer is not None:
-            return stranger_behind(runner.pid, peer)
-        return await look_for_intruder(runner.pid, runner.spec.unit.port, runner.spec.unit.host)
-
-    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
-        """See `launcher.ir.live.Upstreams`."""
-        runner = self._runners.get(name)
-        return runner is not None and await retry_after_oom(
-            runner, since, said, self.manifest.supervisor.drain_timeout_s
-        )
 
     # --- start and stop --------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
         """Adopt what an earlier runtime left and what is as compiled; stop the rest of it; report what is not ours."""
-        for bad in await take_over(self._owner, self._specs, self._runners, self._waker.rivals, self._emit):
+        for bad in await self._strays.take_over():
             self._emit(events.StateIgnored(path=bad.path, reason=bad.reason))
         await self._owner.clear([r.spec for r in self._runners.values() if not r.life.alive])
 
@@ -161,8 +112,7 @@ class Supervisor(Upstreams):
             await self.stop_all("a fatal failure")
             raise
         self._upkeep.start()
-        self._measurer.start()
-        ready = tuple(name for name in boot if self._runners[name].usable)
+        ready = tuple(name for name in boot if self._runners[name].life.usable)
         self._emit(
             events.FleetReady(
                 seconds=asyncio.get_running_loop().time() - begun,
@@ -189,7 +139,6 @@ class Supervisor(Upstreams):
         if not told:
             self._emit(events.Stopping(reason=reason))
         self._upkeep.stop()
-        self._measurer.stop()
         self._waker.closed = True
         # A reload may still be under way: it adds and removes runners only while the fleet has not ended.
         for runner in tuple(self._runners.values()):
@@ -205,7 +154,7 @@ class Supervisor(Upstreams):
 
     async def sweep(self) -> None:
         """Stop what the state files still name: after `stop_all` there should be nothing."""
-        left, _ = await self._owner.living(self._specs)
+        left, _ = await self._owner.living(dict(self._specs))
         await self._owner.end(left)
 
     def kill_all(self) -> None:
@@ -218,13 +167,13 @@ class Supervisor(Upstreams):
 
         KeyError on an unknown name; SuperviseError for the builtin front, which ends with the runtime alone.
         """
-        fronts = [name for name in names if name in self._specs and self._specs[name].builtin]
+        fronts = [name for name in names if name in self._specs and self._specs[name].unit.builtin]
         runners = [self._runners[name] for name in names if name not in fronts]
         for runner in runners:
             runner.mark("held", on=runner.spec.unit.start == "boot")
-        await asyncio.gather(*(self._drain_and_stop(r, "stop") for r in runners))
+        await asyncio.gather(*(self._waker.end(r, "stop") for r in runners))
         if fronts:
-            raise SuperviseError([front_finding(fronts[0], [runner.spec.name for runner in runners])])
+            raise SuperviseError([front_finding(fronts[0], [runner.name for runner in runners])])
 
     async def change_rung(self, name: str, *, down: bool) -> None:
         """See `launcher.supervise.recovery.change_rung`; KeyError on an unknown name."""
@@ -248,12 +197,22 @@ class Supervisor(Upstreams):
         self._measurer.gpus = gpu_names(manifest)
         self._hooks.take_over(manifest.hooks)
         self._upkeep.settings, self._waker.drain_timeout_s = manifest.supervisor, manifest.supervisor.drain_timeout_s
-        self._waker.room.budgets = {device.name: device.budget_bytes for device in manifest.devices}
+        self._waker.room.budgets = _budgets(manifest)
         touched = (*changes.stopped, *changes.restarted, *changes.started)
+        rolling = Rolling(
+            runners=self._runners,
+            specs=self._specs,
+            new=new,
+            asked=names,
+            shared=self._shared,
+            waker=self._waker,
+            parallel=manifest.supervisor.max_parallel_starts,
+            go_on=self._refuse_ended,
+        )
         groups = {specs[n].unit.exclusive for n in touched for specs in (self._specs, new) if n in specs}
         try:
             async with self._waker.turn(*groups):
-                changes = await self._roll(changes, new, names)
+                changes = await rolling.roll(changes)
         finally:
             for runner in self._runners.values():
                 runner.mark("returning", on=False)
@@ -266,63 +225,6 @@ class Supervisor(Upstreams):
         )
         return changes
 
-    async def _roll(self, changes: Changes, new: dict[str, ProcessSpec], names: tuple[str, ...]) -> Changes:
-        """Carry out `changes`, replicas one after the other; gives what became of them.
-
-        When a restarted replica does not come up, those that would follow are left as they are: they still serve.
-        """
-        first, *later = waves(changes.restarted, self._specs, new) or ((),)
-        waiting = {name for wave in later for name in wave}
-        await self._end((*changes.stopped, *first), returning=first)
-        self._take_over(new, changes, keep=waiting)
-        for name in changes.started:
-            self._runners[name].mark("returning", on=True)
-        await self._bring_back((*changes.started, *first), names)
-        spared: set[str] = set()
-        for wave in later:
-            broken = [n for n, r in self._runners.items() if r.life.state == "failed" and n in changes.restarted]
-            going = tuple(name for name in wave if not replicas_of(name, broken, new))
-            spared |= set(wave) - set(going)
-            await self._end(going, returning=going)
-            for name in going:
-                self._runners[name].spec = new[name]
-            await self._bring_back(going, names)
-        touched = (*changes.started, *changes.restarted)
-        idle = {n for n in changes.started if n in self._runners and self._runners[n].life.state == "stopped"}
-        return msgspec.structs.replace(
-            changes,
-            started=tuple(n for n in changes.started if n not in idle),
-            restarted=tuple(n for n in changes.restarted if n not in spared),
-            kept=tuple(sorted({*changes.kept, *spared, *idle})),
-            failed=tuple(n for n in touched if n in self._runners and self._runners[n].life.state == "failed"),
-        )
-
-    async def _end(self, names: tuple[str, ...], *, returning: tuple[str, ...]) -> None:
-        """Drain and stop `names`; requests to those that are `returning` wait for them."""
-        going = [self._runners[name] for name in names]
-        for name in returning:
-            self._runners[name].mark("returning", on=True)
-        for runner in going:
-            runner.mark("draining", on=True)  # at once: no request may meet the new routes with the old process
-        await asyncio.gather(*(self._drain_and_stop(runner, "changed") for runner in going))
-        self._refuse_ended()
-
-    def _take_over(self, new: dict[str, ProcessSpec], changes: Changes, *, keep: Collection[str] = ()) -> None:
-        """Replace the specs, those of `keep` later; what is gone is never started again by who still waits for it."""
-        for name in changes.stopped:
-            self._runners.pop(name).mark("closed", on=True)
-        kept_old = {n: self._specs[n] for n in changes.kept if n not in new}
-        self._specs = {**kept_old, **new}
-        self._compiled = frozenset(new)
-        for name, spec in new.items():
-            if spec.builtin:
-                continue
-            if name in self._runners:
-                if name not in keep:
-                    self._runners[name].spec = spec
-            else:
-                self._runners[name] = Runner(spec, self._shared)
-
     def why_failed(self, name: str) -> str:
         """What `name` failed of; "" when it did not."""
         return self._runners[name].life.error or ""
@@ -331,7 +233,6 @@ class Supervisor(Upstreams):
         """Let go of every process without ending one: what a dying runtime does, on purpose."""
         self._abandoned = True
         self._upkeep.stop()
-        self._measurer.stop()
         for runner in self._runners.values():
             runner.abandon()
 
@@ -343,11 +244,17 @@ class Supervisor(Upstreams):
 
     def status(self) -> FleetStatus:
         """Every process now, in start order; `ready` when every boot server takes requests."""
+        compiled = {s.name for s in self.manifest.servers} | {s.name for s in self.manifest.services}
         processes = [
-            process_status(r, note=self._beyond(n, r), measured=self._measurer.of(r.pid), queued=self._waker.waiting(n))
-            for n, r in self._runners.items()
+            process_status(
+                runner,
+                note=self._beyond(runner) if name in compiled else "no longer compiled",
+                measured=self._measurer.of(runner.pid),
+                queued=self._waker.waiting(name),
+            )
+            for name, runner in self._runners.items()
         ]
-        processes += [self._builtin(spec) for spec in self._specs.values() if spec.builtin]
+        processes += [self._builtin(spec) for spec in self._specs.values() if spec.unit.builtin]
         order = {name: position for position, name in enumerate(self._specs)}
         processes.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
         return FleetStatus(
@@ -361,22 +268,19 @@ class Supervisor(Upstreams):
             manager=self._owner.manager,
         )
 
-    def _beyond(self, name: str, runner: Runner) -> str:
-        """How `runner` differs from what is compiled, beyond its own spec: gone, or spared by a reload that failed."""
-        if name not in self._compiled:
-            return "no longer compiled"
-        return "; ".join(argv_changes(runner.fallbacks.planned.unit.argv, self._specs[name].unit.argv))
+    def _beyond(self, runner: Runner) -> str:
+        """How `runner` differs from what is compiled, beyond its own spec: it was spared by a reload that failed."""
+        return "; ".join(argv_changes(runner.fallbacks.planned.unit.argv, self._specs[runner.name].unit.argv))
 
     def ready(self) -> bool:
         """Whether every boot server takes requests; of an exclusive group any member. Services do not count."""
-        serving = {r.spec.unit.exclusive for r in self._runners.values() if r.spec.unit.exclusive and r.usable}
-        servers = [self._runners[name] for name in self.boot_names() if self._specs[name].kind == "server"]
-        return all(r.usable or r.spec.unit.exclusive in serving for r in servers)
+        serving = {r.spec.unit.exclusive for r in self._runners.values() if r.spec.unit.exclusive and r.life.usable}
+        servers = [self._runners[name] for name in self.boot_names() if self._specs[name].unit.kind == "server"]
+        return all(r.life.usable or r.spec.unit.exclusive in serving for r in servers)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _refuse_ended(self) -> None:
-        """Raises SuperviseError when the fleet is stopping."""
         if self._ended:
             raise SuperviseError([stopping_finding(self.manifest.deployment)])
 
@@ -398,53 +302,11 @@ class Supervisor(Upstreams):
         if state == "failed" and is_fatal(runner):
             raise SuperviseError([failure_finding(runner)])
 
-    async def _drain_and_stop(self, runner: Runner, why: str) -> None:
-        """Let requests in flight end, then stop, and wait for the end."""
-        try:
-            if runner.life.state in ("ready", "sleeping"):
-                await runner.drain(self.manifest.supervisor.drain_timeout_s)
-            runner.stop(why)
-            await runner.until("stopped", "failed")
-        finally:
-            runner.mark("draining", on=False)
-
-    async def _bring_back(self, names: tuple[str, ...], asked: tuple[str, ...]) -> None:
-        """Start `names` after a reload, a few at a time, and wait until each is ready or failed.
-
-        Of an exclusive group the first is started, and what runs is displaced only by one that was `asked` for by
-        name. The caller has the groups' turns.
-        """
-        limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
-        runners = [self._runners[n] for n in names if n in self._runners]
-        first = {(r.spec.unit.exclusive, r.spec.unit.exclusive or r.spec.name): r for r in reversed(runners)}
-
-        async def bring(runner: Runner) -> None:
-            async with limit:
-                if self._waker.rivals(runner):
-                    if runner.spec.name not in asked:
-                        return
-                    try:
-                        await self._waker.clear_group(runner, [])
-                    except UnavailableError:  # a process that does not even end by SIGKILL has the device
-                        return
-                await self._waker.start_in_room(runner)
-                await runner.until("ready", "sleeping", "failed", "stopped")
-
-        await asyncio.gather(*(bring(r) for r in runners if r in first.values()))
-
-    async def _fill_groups(self) -> None:
-        await self._waker.fill_groups([self._runners[name] for name in self.boot_names()])
-
-    async def _look_behind(self) -> None:
-        await look_behind(self._owner, self._specs, self._runners, self._waker.rivals, self._emit)
-
-    def _clients(self) -> dict[int, tuple[str, ...]]:
-        """The processes that run now, with the commands of those that are containers' clients."""
-        running = [r for r in self._runners.values() if r.pid is not None]
-        return {r.pid or 0: r.spec.unit.argv if r.spec.container else () for r in running}
-
     def _builtin(self, spec: ProcessSpec) -> ProcessStatus:
-        """Our own front, up as long as this runtime."""
         state: ServerState = "ready" if self.front else "stopped"
         pid, unit = self.runtime_pid if self.front else None, spec.unit
         return ProcessStatus(name=spec.name, kind="service", state=state, port=unit.port, pid=pid, model=unit.model)
+
+
+def _budgets(manifest: FleetManifest) -> dict[str, int]:
+    return {device.name: device.budget_bytes for device in manifest.devices}

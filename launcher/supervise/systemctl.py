@@ -88,7 +88,6 @@ class Systemctl:
     """The machine's manager, or with `user` the one of whoever runs us."""
 
     def __init__(self, *, user: bool) -> None:
-        """Asks nothing."""
         self._scope = ("--user",) if user else ()
         self._unit_field = "_SYSTEMD_USER_UNIT" if user else "_SYSTEMD_UNIT"
 

@@ -20,8 +20,7 @@ from launcher.ir.live import Manager
 from launcher.supervise import logs, procfs
 from launcher.supervise.causes import obstacle
 from launcher.supervise.diagnosis import Diagnosis
-from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, argv_agrees
-from launcher.supervise.marks import new_record
+from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, argv_agrees, new_record
 from launcher.supervise.owner import Ending, Orphan
 from launcher.supervise.process import birth
 from launcher.supervise.spec import ProcessSpec
@@ -189,7 +188,7 @@ class UnitProcess:
         task.add_done_callback(self._tasks.discard)
 
 
-class SystemdUnits:
+class SystemdUnits(RecordStore):
     """See `launcher.supervise.owner.ProcessOwner`: the units `PREFIX-NAME.service`, which `launch install` wrote.
 
     `write(path, data)` replaces a file atomically: what was proven is remembered for the next runtime.
@@ -202,9 +201,9 @@ class SystemdUnits:
         self, deployment: str, state_dir: Path, write: Callable[[Path, bytes], None], *, prefix: str, user: bool
     ) -> None:
         """Asks nothing. `user`: the manager of whoever runs us."""
+        super().__init__(state_dir, write)
         self.manager: Manager = "systemd --user" if user else "systemd"
         self._deployment = deployment
-        self._store = RecordStore(state_dir, write)
         self._systemd = Systemctl(user=user)
         self._prefix = prefix
         self._units: dict[int, str] = {}
@@ -224,30 +223,17 @@ class SystemdUnits:
             return None
         return UnitProcess(self._systemd, unit, record.pid, record.started_at)
 
-    def keep(self, record: ServerRecord) -> None:
-        """See `launcher.supervise.owner`."""
-        self._store.save(record)
-
-    def forget(self, name: str) -> None:
-        """See `launcher.supervise.owner`."""
-        self._store.remove(name)
-
-    def heal(self) -> tuple[str, ...]:
-        """See `launcher.supervise.owner`."""
-        self._store.heal()
-        return self._store.trouble()
-
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What the manager runs of the units of `specs`, less what is forked and not its program yet (`Type=exec`)."""
-        names = {n: unit_names(self._prefix, n, len(s.fallbacks)) for n, s in specs.items() if not s.builtin}
+        names = {n: unit_names(self._prefix, n, len(s.fallbacks)) for n, s in specs.items() if not s.unit.builtin}
         states = await self._systemd.show(unit for units in names.values() for unit in units)
-        known = {record.name: record for record in self._store.read(self._deployment)[0]}
+        known = {record.name: record for record in self.read(self._deployment)[0]}
         records = []
         self._units = {}
         for name, units in names.items():
             spec = specs[name]
             for unit, planned in zip(units, (spec, *spec.fallbacks), strict=True):
-                is_forked = states[unit].sub == "start" and spec.kind == "server"
+                is_forked = states[unit].sub == "start" and spec.unit.kind == "server"
                 if states[unit].runs and not is_forked:
                     self._units[states[unit].pid] = unit
                     records.append(self._record(planned, unit, states[unit], known.get(name)))
@@ -256,7 +242,7 @@ class SystemdUnits:
     def _record(self, spec: ProcessSpec, unit: str, state: UnitState, known: ServerRecord | None) -> ServerRecord:
         """A process of systemd's; what an earlier runtime knew of it is kept."""
         running = procfs.cmdline(state.pid)
-        same = argv_agrees(_as_unit(spec.unit.argv, unit), running) or spec.kind == "service"
+        same = argv_agrees(_as_unit(spec.unit.argv, unit), running) or spec.unit.kind == "service"
         found = new_record(spec, self._deployment, "", "", state.restarts)
         found = msgspec.structs.replace(
             found,

@@ -1,14 +1,19 @@
-"""What must be looked at again and again while the fleet serves: health, idleness, log sizes."""
+"""What must be looked at again and again while the fleet serves: health, idleness, memory, log sizes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from launcher.ir.fleet import SupervisorUnit
 from launcher.supervise import peers, procfs, readiness
 from launcher.supervise.lifecycle import Slept
-from launcher.supervise.recovery import watch_fallbacks
+from launcher.supervise.measuring import Measurer
+from launcher.supervise.owner import ProcessOwner
+from launcher.supervise.recovery import restore_if_free
 from launcher.supervise.room import available_bytes
 from launcher.supervise.runner import Runner
 
@@ -18,44 +23,40 @@ _SUSPENDED_S = 3.0
 """How long a process may be stopped by a signal (a debugger looks at it) before it is ended and started anew."""
 _SERVING = ("ready", "sleeping")
 _SLEEP_FLAG = "--sleep-idle-seconds"
+_MEASURE_S = 5.0
+_SHARE = 50
+"""Measuring takes at most a fiftieth of the time: the page tables of a big model take a second to walk."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Upkeep:
-    """Loops over `runners`, a live view, from `start` to `stop`."""
+    """Loops over `runners`, a live view, from `start` to `stop`.
 
-    def __init__(
-        self,
-        runners: Mapping[str, Runner],
-        settings: SupervisorUnit,
-        fill_groups: Callable[[], Awaitable[None]],
-        look_behind: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        """Keeps references only. `fill_groups` is called after idle ones were stopped.
+    `fill_groups` is called after idle ones were stopped; `look_behind` every `health_interval_s`, where somebody else
+    can start processes of ours.
+    """
 
-        `look_behind`, every `health_interval_s`: somebody else can start processes of ours.
-        """
-        self._fill_groups = fill_groups
-        self._look_behind = look_behind
-        self._runners = runners
-        self.settings = settings
-        self._ask_s = max(_ASK_MIN_S, settings.health_interval_s)
-        self._tasks: list[asyncio.Task[None]] = []
+    runners: Mapping[str, Runner]
+    owner: ProcessOwner
+    settings: SupervisorUnit
+    measurer: Measurer
+    fill_groups: Callable[[], Awaitable[None]]
+    look_behind: Callable[[], Awaitable[None]]
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
         """Begin; a second call does nothing."""
-        if not self._tasks:
-            loop = asyncio.get_running_loop()
-            fallbacks = watch_fallbacks(self._runners, available_bytes)
-            loops = [self._watch_pulse(), self._watch_health(), self._reap_idle(), fallbacks]
-            if self._look_behind is not None:
-                loops.append(self._watch_behind(self._look_behind))
-            self._tasks = [loop.create_task(work) for work in loops]
+        if not self.tasks:
+            loops = [self._watch_pulse(), self._watch_health(), self._tidy(), self._measure()]
+            if self.owner.outlives:
+                loops.append(self._watch_behind())
+            self.tasks = [asyncio.get_running_loop().create_task(work) for work in loops]
 
     def stop(self) -> None:
         """End all loops."""
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
-        self._tasks = []
+        self.tasks = []
 
     async def _watch_pulse(self) -> None:
         """Keep requests away from a process that is stopped by a signal; one that stays so is ended.
@@ -66,61 +67,76 @@ class Upkeep:
         while True:
             await asyncio.sleep(_PULSE_S)
             now = asyncio.get_running_loop().time()
-            stopped = {r.pid: r for r in tuple(self._runners.values()) if _is_suspended(r)}
-            since = {pid: since.get(pid, now) for pid in stopped if pid is not None}
-            for pid, runner in stopped.items():
-                if pid is not None and now - since[pid] >= _SUSPENDED_S:
-                    runner.broken(f"its process was stopped by a signal for {_SUSPENDED_S:g} s", "supervise/suspended")
+            known, since = since, {}
+            for runner in tuple(self.runners.values()):
+                pid = runner.pid if runner.life.state in _SERVING else None
+                suspended = pid is not None and procfs.is_suspended(pid)
+                if runner.life.suspended != suspended:
+                    runner.mark("suspended", on=suspended)
+                if pid is not None and suspended:
+                    since[pid] = known.get(pid, now)
+                    if now - since[pid] >= _SUSPENDED_S:
+                        reason = f"its process was stopped by a signal for {_SUSPENDED_S:g} s"
+                        runner.broken(reason, "supervise/suspended")
 
     async def _watch_health(self) -> None:
         """Ask every ready process, all at once, every `health_interval_s`."""
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
-            everyone = tuple(self._runners.values())
+            everyone = tuple(self.runners.values())
             await asyncio.gather(
-                *(self._check(r) for r in everyone if r.usable),
-                *(_start_with_peers(r) for r in everyone if _waits_for_peers(r)),
+                *(self._check(r) for r in everyone if r.life.usable),
+                *(_start_with_peers(r) for r in everyone if r.life.state == "failed"),
             )
 
-    async def _watch_behind(self, look: Callable[[], Awaitable[None]]) -> None:
-        """Look for what somebody else started."""
+    async def _watch_behind(self) -> None:
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
-            await look()
+            await self.look_behind()
 
     async def _check(self, runner: Runner) -> None:
         """One health check; `health_failures` in a row end the process. An answered request is proof of life too."""
-        loop = asyncio.get_running_loop()
-        asked_at, pid = loop.time(), runner.pid
-        answered = await readiness.healthy(runner.spec, self._ask_s)
-        if runner.pid != pid or not runner.usable:
+        asked_at, ready_at, unit = asyncio.get_running_loop().time(), runner.ready_at, runner.spec.unit
+        ask_s = max(_ASK_MIN_S, self.settings.health_interval_s)
+        answered = await readiness.healthy(runner.spec, ask_s)
+        if runner.ready_at != ready_at or not runner.life.usable:
             return
-        if gone := peers.lost(runner.spec.unit.peers):
+        if unit.peers and (gone := peers.lost(unit.peers)):
             runner.broken(f"its connection to {', '.join(gone)} is lost", "supervise/peer-lost")
             return
         if answered or runner.last_ok >= asked_at:
             runner.unhealthy = 0
-            if _SLEEP_FLAG in runner.spec.unit.argv:
-                asleep = await readiness.asleep(runner.spec, self._ask_s)
+            if _SLEEP_FLAG in unit.argv:
+                asleep = await readiness.asleep(runner.spec, ask_s)
                 if asleep is not None:
                     runner.dispatch(Slept(asleep))
             return
         runner.unhealthy += 1
         if runner.unhealthy >= self.settings.health_failures:
-            reason = f"{runner.spec.unit.health_path} did not answer {runner.unhealthy} times in a row"
+            reason = f"{unit.health_path} did not answer {runner.unhealthy} times in a row"
             runner.broken(reason, "supervise/unhealthy")
 
-    async def _reap_idle(self) -> None:
-        """Stop what has been idle too long; keep logs below their limit."""
+    async def _tidy(self) -> None:
+        """Stop what has been idle too long, restore what fell back, keep logs below their limit."""
         while True:
-            idle_limits = [r.spec.unit.idle_timeout_s for r in self._runners.values() if r.spec.unit.idle_timeout_s > 0]
+            idle_limits = [r.spec.unit.idle_timeout_s for r in self.runners.values() if r.spec.unit.idle_timeout_s > 0]
             await asyncio.sleep(max(0.05, min([1.0, *(limit / 4 for limit in idle_limits)])))
             now = asyncio.get_running_loop().time()
-            for runner in tuple(self._runners.values()):
+            for runner in tuple(self.runners.values()):
                 if runner.tenant(now).idle_too_long:
                     runner.stop("idle")
-                await runner.trim_log()
-            await self._fill_groups()
+                if runner.fallbacks.degradation.level and not runner.life.closed:
+                    with contextlib.suppress(OSError):  # no descriptor left: it is looked at again
+                        restore_if_free(runner, available_bytes())
+                await self.owner.trim_log(runner.name)
+            await self.fill_groups()
+
+    async def _measure(self) -> None:
+        while True:
+            begun = time.monotonic()
+            running = {r.pid: r.spec.unit.argv for r in self.runners.values() if r.pid}
+            self.measurer.figures = await asyncio.to_thread(self.measurer.measure, running)
+            await asyncio.sleep(max(_MEASURE_S, _SHARE * (time.monotonic() - begun)))
 
 
 def _waits_for_peers(runner: Runner) -> bool:
@@ -130,15 +146,6 @@ def _waits_for_peers(runner: Runner) -> bool:
 
 
 async def _start_with_peers(runner: Runner) -> None:
-    """Start it if all its peers are back."""
-    if not await peers.absent(runner.spec.unit.peers) and _waits_for_peers(runner):
+    """Start it if it waits for peers, and all are back."""
+    if _waits_for_peers(runner) and not await peers.absent(runner.spec.unit.peers) and _waits_for_peers(runner):
         runner.start()
-
-
-def _is_suspended(runner: Runner) -> bool:
-    """Whether its process is stopped now; the runner, and who waits for it, are told of a change."""
-    pid = runner.pid if runner.life.state in _SERVING else None
-    suspended = pid is not None and procfs.is_suspended(pid)
-    if runner.life.suspended != suspended:
-        runner.mark("suspended", on=suspended)
-    return suspended

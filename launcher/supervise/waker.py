@@ -9,35 +9,23 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from launcher.ir.live import Lease, UnavailableError
 from launcher.supervise import events
 from launcher.supervise.lifecycle import FAILED_PAUSE_S
-from launcher.supervise.room import Room
+from launcher.supervise.room import Placing, Room
 from launcher.supervise.runner import Runner
 from launcher.supervise.scheduler import rivals
+from launcher.supervise.slots import save_slots
 
 _ROOM_WAIT_S = 30.0
 _LOOK_AGAIN_S = 0.05
 _LEAST_PAUSE_S = 0.001
 
 
-class StartAttempt:
-    """One start that several waiters share; each waits for a lease of its own. `lacks_room`: others must be idle first.
-
-    `committed`: from then on it goes on without waiters too.
-    """
+class StartAttempt(Placing):
+    """One start that several waiters share; each waits for a lease of its own."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.waiters: dict[asyncio.Future[Lease], None] = {}
         """In the order in which they came."""
-        self.committed = False
-        self.lacks_room = False
-
-    def waits_for_room(self) -> None:
-        """All evictable servers are busy."""
-        self.lacks_room = True
-
-    def commit(self) -> None:
-        """The start itself begins."""
-        self.committed, self.lacks_room = True, False
 
 
 class Waker:
@@ -53,7 +41,6 @@ class Waker:
         drain_timeout_s: float,
         available: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
-        """Keeps references only."""
         self.room = Room(runners, budgets, available)
         self.closed = False
         self.waits = False
@@ -69,7 +56,7 @@ class Waker:
         runner = self._runners.get(name)
         if runner is None:
             raise UnavailableError("unknown_server", f"there is no server {name!r}")
-        if runner.usable:
+        if runner.life.usable:
             return runner.grant(name)
         if self.closed:
             raise UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5)
@@ -88,8 +75,7 @@ class Waker:
         finally:
             attempt.waiters.pop(waiter, None)
             if not attempt.waiters and not attempt.committed and attempt.task is not None:
-                if self._attempts.get(name) is attempt:
-                    del self._attempts[name]
+                self._forget(name, attempt)
                 attempt.task.cancel()
 
     def waiting(self, name: str) -> int:
@@ -106,7 +92,6 @@ class Waker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, name: str, runner: Runner) -> StartAttempt:
-        """A new attempt to start `name`."""
         attempt = self._attempts[name] = StartAttempt()
         attempt.task = asyncio.get_running_loop().create_task(self._run(runner, attempt))
         attempt.task.add_done_callback(lambda task: self._done(name, attempt, task))
@@ -121,10 +106,10 @@ class Waker:
             else:
                 attempt.commit()
                 await _settle(runner)
-            self._forget(runner.spec.name, attempt)
+            self._forget(runner.name, attempt)
             for waiter in attempt.waiters:
                 if not waiter.done():
-                    waiter.set_result(runner.grant(runner.spec.name))
+                    waiter.set_result(runner.grant(runner.name))
 
     def _done(self, name: str, attempt: StartAttempt, task: asyncio.Task[None]) -> None:
         """Tell those who still wait why there is no lease for them."""
@@ -164,7 +149,7 @@ class Waker:
         """
         try:
             async with asyncio.timeout(_ROOM_WAIT_S):
-                await self.room.place(runner, on_wait=_nothing, on_start=_nothing)
+                await self.room.place(runner, Placing())
         except (UnavailableError, TimeoutError):
             if runner.spec.unit.start == "boot":
                 runner.start()
@@ -191,17 +176,17 @@ class Waker:
 
     async def _bring_up(self, runner: Runner, attempt: StartAttempt) -> None:
         """Make room, start `runner`, and on failure bring back what it displaced."""
-        if runner.usable:
+        if runner.life.usable:
             return
         if runner.life.held:
-            raise UnavailableError("server_stopped", f"server {runner.spec.name!r} was stopped by an operator")
+            raise UnavailableError("server_stopped", f"server {runner.name!r} was stopped by an operator")
         await runner.until("stopped", "failed", "ready", "sleeping", "starting", "backoff")
         displaced: list[Runner] = []
         began = asyncio.get_running_loop().time()
         try:
             await self.clear_group(runner, displaced)
             if runner.life.state in ("stopped", "failed"):
-                await self.room.place(runner, on_wait=attempt.waits_for_room, on_start=attempt.commit)
+                await self.room.place(runner, attempt)
             attempt.commit()
             await _settle(runner)
             if displaced:
@@ -249,34 +234,38 @@ class Waker:
             if runner.life.alive:
                 await self._put_away(runner, "unloaded", [])
 
+    async def end(self, runner: Runner, why: str) -> None:
+        """Let requests in flight end, then stop `runner`, and wait for that."""
+        try:
+            if runner.life.state in ("ready", "sleeping"):
+                await runner.drain(self.drain_timeout_s)
+            runner.stop(why)
+            await runner.until("stopped", "failed")
+        finally:
+            runner.mark("draining", on=False)
+
     async def _put_away(self, runner: Runner, why: str, ended: list[Runner]) -> None:
         """Drain and stop `runner`, noted in `ended` as soon as it must go. Raises UnavailableError when it stays."""
         try:
             drained = await runner.drain(self.drain_timeout_s)
             ended.append(runner)
-            if drained:
-                await runner.save_slots()
+            if drained and runner.life.state == "ready":
+                runner.saved_slots = await save_slots(runner.spec)
             runner.stop(why)
             await runner.until("stopped", "failed")
         finally:
             runner.mark("draining", on=False)
         if runner.life.alive:
-            raise UnavailableError("server_stuck", f"{runner.spec.name!r} does not end", retry_after_s=30)
+            raise UnavailableError("server_stuck", f"{runner.name!r} does not end", retry_after_s=30)
 
 
 def _emit_swap(runner: Runner, displaced: Iterable[Runner], began: float) -> None:
-    """A swap is done: how long it took, from the beginning of the drain."""
-    instead_of = tuple(other.spec.name for other in displaced)
+    instead_of = tuple(other.name for other in displaced)
     seconds = asyncio.get_running_loop().time() - began
-    runner.emit(events.Swapped(name=runner.spec.name, instead_of=instead_of, seconds=seconds))
-
-
-def _nothing() -> None:
-    """Nobody is to be told."""
+    runner.emit(events.Swapped(name=runner.name, instead_of=instead_of, seconds=seconds))
 
 
 def _too_late(name: str, timeout_s: float, attempt: StartAttempt) -> UnavailableError:
-    """What a waiter is told whose time is up."""
     if attempt.lacks_room:
         message = f"there was no room for {name!r} within {timeout_s:g} s: others are busy"
         return UnavailableError("no_room", message, retry_after_s=10)
@@ -286,8 +275,11 @@ def _too_late(name: str, timeout_s: float, attempt: StartAttempt) -> Unavailable
 
 async def _settle(runner: Runner) -> None:
     """Wait until `runner` takes requests. Raises UnavailableError when it will not."""
-    name = runner.spec.name
-    state = await runner.settled()
+    name = runner.name
+    await runner.wait_while(
+        lambda: not runner.life.usable and (runner.life.returning or runner.life.state not in ("failed", "stopped"))
+    )
+    state = runner.life.state
     if state == "failed":
         raise UnavailableError(
             "server_failed", f"server {name!r} failed: {runner.life.error}", retry_after_s=FAILED_PAUSE_S

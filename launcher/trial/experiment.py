@@ -119,7 +119,7 @@ class Experiment:
             self.load_s[candidate.digest] = server.load_s
             asker = Asker(server.url, self._workload, self._prompts)
             try:
-                yield _Trial(candidate, asker, Measurer(dict, candidate.gpus), server.pid)
+                yield _Trial(candidate, asker, Measurer(candidate.gpus), server.pid)
             finally:
                 asker.close()
 

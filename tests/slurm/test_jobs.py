@@ -183,7 +183,7 @@ async def test_who_does_not_lead_changes_nothing(
 
 async def test_a_wait_is_no_late_start() -> None:
     """While a process has no place to run at, whoever waits for it is told so."""
-    told: list[int] = []
+    told: list[bool] = []
 
     class Waiting:
         waits = True
@@ -193,7 +193,7 @@ async def test_a_wait_is_no_late_start() -> None:
                 await asyncio.sleep(0)
             return 7
 
-    assert await readiness.begun(cast("OwnedProcess", Waiting()), 0.001, lambda: told.append(1)) == 7
+    assert await readiness.begun(cast("OwnedProcess", Waiting()), 0.001, told.append) == 7
     assert len(told) >= 2
 
 

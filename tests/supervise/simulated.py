@@ -73,9 +73,9 @@ class World:
         """No two owners of a device, never over the budget."""
         alive = [r for r in self.runners if r.exists]
         groups = [r.spec.unit.exclusive for r in alive if r.spec.unit.exclusive is not None]
-        assert len(groups) == len(set(groups)), f"two owners: {[r.spec.name for r in alive]}"
-        used = sum(needs_bytes(r.spec.needs).get("ram", 0) for r in alive)
-        assert used <= self.budget, f"{used} of {self.budget}: {[r.spec.name for r in alive]}"
+        assert len(groups) == len(set(groups)), f"two owners: {[r.name for r in alive]}"
+        used = sum(needs_bytes(r.spec.unit.memory).get("ram", 0) for r in alive)
+        assert used <= self.budget, f"{used} of {self.budget}: {[r.name for r in alive]}"
 
 
 class Simulated(Runner):
@@ -92,10 +92,8 @@ class Simulated(Runner):
     def stop(self, why: str, *, force: bool = False) -> None:
         """As a real one; a victim is neither busy nor always on."""
         if why == "evicted":
-            assert not self.busy, f"{self.spec.name} was busy"
-            assert self.spec.unit.start != "boot" or self.spec.unit.exclusive is not None, (
-                f"{self.spec.name} was pinned"
-            )
+            assert not self.busy, f"{self.name} was busy"
+            assert self.spec.unit.start != "boot" or self.spec.unit.exclusive is not None, f"{self.name} was pinned"
         super().stop(why, force=force)
 
     def crash(self) -> None:

@@ -22,15 +22,12 @@ from launcher.supervise.lifecycle import (
     Progress,
     Ready,
     Slept,
-    SpawnFailed,
     Start,
     Stop,
     Tick,
     deadline_of,
     routing_state,
-    shown_state,
     step,
-    usable,
 )
 from tests.supervise.test_lifecycle import POLICY
 
@@ -50,7 +47,6 @@ EVENTS: tuple[Event, ...] = (
     Exited("it ended"),
     Exited("it ended", unexplained=True),
     Exited("out of memory", again=True),
-    SpawnFailed("no process"),
     Tick(),
 )
 
@@ -100,17 +96,17 @@ def test_the_diagram_is_the_code() -> None:
 def test_flags_say_what_requests_go_by(state: ServerState) -> None:
     """A flag changes no state; requests are kept away from what drains, hangs or ended, and wait for what returns."""
     life = Life(state=state, alive=state not in ("stopped", "failed", "backoff"))
-    assert usable(life) == (state in ("ready", "sleeping"))
+    assert life.usable == (state in ("ready", "sleeping"))
     for flag in get_args(Flag):
         marked, actions = step(life, Marked(flag, on=True), 1.0, POLICY)
         assert (marked.state, actions) == (state, ())
-        assert usable(marked) == (usable(life) and flag not in ("draining", "suspended", "over"))
+        assert marked.usable == (life.usable and flag not in ("draining", "suspended", "over"))
         assert step(marked, Marked(flag, on=False), 1.0, POLICY)[0] == life
     draining, _ = step(life, Marked("draining", on=True), 1.0, POLICY)
-    assert (shown_state(draining), routing_state(draining, 1.0, on_demand=True)) == ("stopping", "stopping")
+    assert (draining.shown, routing_state(draining, 1.0, on_demand=True)) == ("stopping", "stopping")
     returning, _ = step(draining, Marked("returning", on=True), 1.0, POLICY)
     assert routing_state(returning, 1.0, on_demand=True) == "starting"
     over, _ = step(life, Marked("over", on=True), 1.0, POLICY)
-    assert routing_state(over, 1.0, on_demand=False) == ("backoff" if usable(life) else life.state)
+    assert routing_state(over, 1.0, on_demand=False) == ("backoff" if life.usable else life.state)
     closed, _ = step(life, Marked("closed", on=True), 1.0, POLICY)
     assert step(closed, Start(), 2.0, POLICY) == (closed, ())

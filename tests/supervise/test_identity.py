@@ -79,7 +79,7 @@ def save(state_dir: Path, *records: ServerRecord) -> RecordStore:
     """Write state files."""
     store = RecordStore(state_dir, write_atomic)
     for one in records:
-        store.save(one)
+        store.keep(one)
     return store
 
 

@@ -20,7 +20,6 @@ from launcher.supervise.lifecycle import (
     Progress,
     Ready,
     Slept,
-    SpawnFailed,
     Start,
     Stop,
     Tick,
@@ -99,7 +98,7 @@ class World(RuleBasedStateMachine):
     def end(self, jitter: float, spawned: bool, unexplained: bool) -> None:
         """The process ends, or never came to be."""
         self.processes -= 1
-        self.feed(Exited("x", jitter, unexplained) if spawned else SpawnFailed("x", jitter))
+        self.feed(Exited("x", jitter, unexplained and spawned))
 
     @rule(seconds=st.sampled_from([0.1, 1, 6, 31]))
     def wait(self, seconds: float) -> None:

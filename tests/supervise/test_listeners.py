@@ -30,10 +30,10 @@ def test_a_listener_is_found_where_it_is_in_the_way(address: str) -> None:
         sock.listen()
         port = sock.getsockname()[1]
         hosts = ("", "127.0.0.1", "127.0.0.2", "::1", "0.0.0.0", "::", "localhost")
-        assert {h for h in hosts if ports.listening_inodes(port, h)} == IN_THE_WAY[address]
+        assert {h for h in hosts if ports.listeners(port, h)} == IN_THE_WAY[address]
         assert ports.listens(os.getpid(), port)
         assert not ports.listens(1, port)
-    assert not ports.listening_inodes(port)
+    assert not ports.listeners(port)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -45,9 +45,9 @@ def test_a_listener_is_told_with_its_address_and_inode(address: str) -> None:
         sock.listen()
         port = sock.getsockname()[1]
         with socket.create_connection((address, port)):
-            found = [s for s in ports.listeners() if s.port == port]
-        assert [(s.address, s.inode) for s in found] == [
-            (socket.inet_pton(family, address), os.fstat(sock.fileno()).st_ino)
+            found = ports.listeners(port)
+        assert [(s.address, s.name) for s in found] == [
+            (socket.inet_pton(family, address), f"socket:[{os.fstat(sock.fileno()).st_ino}]")
         ]
 
 

@@ -19,8 +19,8 @@ from launcher import route
 from launcher.ir.fleet import ServerUnit
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Supervisor, diagnose, events
-from launcher.supervise.causes import oom_kills
 from launcher.supervise.fallbacks import Fallbacks
+from launcher.supervise.procfs import oom_kills
 from launcher.supervise.recovery import restore_if_free
 from launcher.supervise.spec import process_specs
 from tests.supervise.conftest import fake, real, routes, rung

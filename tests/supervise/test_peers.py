@@ -168,7 +168,7 @@ async def test_a_start_that_waits_is_stopped(
     runner = supervisor._runners["head"]
     for force in (False, True):
         runner.start()
-        assert (runner.state, runner.pid) == ("starting", None)
+        assert (runner.life.shown, runner.pid) == ("starting", None)
         runner.stop("stop", force=force)
         await runner.until("stopped")
     assert watcher.of(events.ServerFailed, "head") == []

@@ -22,7 +22,7 @@ from launcher.ir.fleet import ServerUnit
 from launcher.manifest import encode_routes
 from launcher.runtime import ControlClient, spawn_detached
 from launcher.supervise import LOCK_NAME, stop_orphans
-from launcher.supervise.rolling import waves
+from launcher.supervise.reload import waves
 from launcher.supervise.spec import ProcessSpec, process_specs
 from tests.supervise.conftest import SUPERVISOR, fake, manifest, real, routes, write_deployment_dir
 

@@ -82,7 +82,7 @@ class Schedule:
             assert loop.time() - begun <= timeout_s + 1e-6
             self.answers.append(error.code)
             return
-        assert runner.usable, f"the lease on {who} is of no use"
+        assert runner.life.usable, f"the lease on {who} is of no use"
         try:
             await asyncio.sleep(busy_s)
         finally:

@@ -17,7 +17,7 @@ from launcher.compiler import compile_fleet, render
 from launcher.ir.fleet import FaceUnit, OutsideUnit, ServiceUnit
 from launcher.route import Front
 from launcher.supervise import Supervisor, events, stop_orphans
-from launcher.supervise.container import engine_and_name, main_process
+from launcher.supervise.process import engine_and_name, main_process
 from tests.route.fleet import ask, post, running, table, target
 from tests.supervise.conftest import Fleet, fake, real
 
@@ -62,14 +62,15 @@ async def reaped(supervisor: Supervisor) -> None:
     """Wait for the container's client of a runtime that let go of it, as its parent."""
     process = supervisor._runners["nextplaid-code"]._process
     assert process is not None
-    assert process.running._child is not None
-    await asyncio.to_thread(process.running._child.wait)
+    assert process.popen is not None
+    await asyncio.to_thread(process.popen.wait)
 
 
 async def shown(supervisor: Supervisor) -> dict[str, object]:
     """The container's line of `status`, measured now."""
     measurer = supervisor._measurer
-    measurer._figures = await asyncio.to_thread(measurer.measure, supervisor._clients())
+    clients = {r.pid: r.spec.unit.argv for r in supervisor._runners.values() if r.pid}
+    measurer.figures = await asyncio.to_thread(measurer.measure, clients)
     process = next(p for p in supervisor.status().processes if p.name == "nextplaid-code")
     return {"state": process.state, "planned": process.planned_bytes, "measured": process.measured_bytes}
 

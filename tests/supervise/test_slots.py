@@ -97,7 +97,7 @@ async def test_slots_of_another_rung_are_not_restored(
     async with front_of(supervisor, free_port()) as client:
         await told(client, STORY)
         await ask(client, "other")
-        assert supervisor._runners["keeps"].fallbacks.degrade("supervise/out-of-memory")
+        assert supervisor._runners["keeps"].fallbacks.degrade()
         assert (await told(client, STORY)).cached <= BEGINNING
     assert watcher.of(events.SlotsRestored) == []
     assert list((tmp_path / "slots").iterdir()) == []

@@ -167,7 +167,7 @@ def test_memory_of_a_session_is_summed(session: int) -> None:
     assert len(members) == 2
     uses = [GpuUse(0, members[0], 100), GpuUse(0, members[1], 20), GpuUse(1, members[1], 3), GpuUse(0, 1, 9999)]
     uses.append(GpuUse(7, members[0], 9999))
-    found = Measurer(dict, ("cuda0", "cuda1"), lambda: uses).measure({session: ()})[session]
+    found = Measurer(("cuda0", "cuda1"), lambda: uses).measure({session: ()})[session]
     assert found.gpu_bytes == {"cuda0": 120, "cuda1": 3}
     assert found.pss_bytes is not None
     resident = sum(m.rss_bytes for m in procfs.session_members(session))

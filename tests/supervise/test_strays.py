@@ -9,10 +9,9 @@ import msgspec
 
 from launcher.runtime.telling import happened
 from launcher.supervise import Supervisor, events
-from launcher.supervise.marks import new_record
+from launcher.supervise.identity import new_record
 from launcher.supervise.owner import Ending
 from launcher.supervise.process import birth
-from launcher.supervise.strays import look_behind, take_over
 from tests.supervise.conftest import fake
 
 FreePort = Callable[[], int]
@@ -34,9 +33,7 @@ def behind(supervisor: Supervisor, name: str, port: int | None = None) -> tuple[
 
 async def look(supervisor: Supervisor) -> None:
     """One look."""
-    await look_behind(
-        supervisor._owner, supervisor._specs, supervisor._runners, supervisor._waker.rivals, supervisor._emit
-    )
+    await supervisor._strays.look_behind()
 
 
 async def test_what_nobody_runs_is_taken_over(fleet: Any, free_port: FreePort) -> None:
@@ -83,9 +80,7 @@ async def test_of_those_that_take_turns_one_is_adopted(fleet: Any, free_port: Fr
     )
     pid, _ = behind(supervisor, "one")
     _, ended = behind(supervisor, "two")
-    await take_over(
-        supervisor._owner, supervisor._specs, supervisor._runners, supervisor._waker.rivals, supervisor._emit
-    )
+    await supervisor._strays.take_over()
     await watcher.until(events.ServerStopped, "two")
     assert (supervisor._runners["one"].pid, len(ended)) == (pid, 1)
 

@@ -103,7 +103,7 @@ async def test_who_was_swapped_out_has_not_failed(fleet: Any, free_port: FreePor
     assert watcher.of(events.FleetReady)[0].failed == ()
     await watcher.until(events.ServerReady, "second")
     await again.stop_all("end of test")
-    child = supervisor._runners["second"]._process.running._child
+    child = supervisor._runners["second"]._process.popen
     await asyncio.to_thread(child.wait)
 
 

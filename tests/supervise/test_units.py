@@ -80,11 +80,11 @@ async def test_the_end_of_a_process_is_known_before_what_became_of_its_unit(
     runner.dispatch(Ready())
     assert supervisor.try_lease("alpha") is not None
     child.kill()
-    await runner.wait_while(lambda: runner.usable)
+    await runner.wait_while(lambda: runner.life.usable)
     assert (runner.life.state, runner.routing_state, supervisor.try_lease("alpha")) == ("ready", "backoff", None)
     over.replace(shown)
     await runner.until("backoff")
-    assert (runner.exit_code, runner.life.over) == (-9, False)
+    assert (runner.ending.code, runner.life.over) == (-9, False)
     supervisor.abandon()
     await child.wait()
 

@@ -115,7 +115,7 @@ async def test_competing_wakes_of_a_group_are_all_served(fleet: Any, free_port: 
 
     async def ask(name: str) -> None:
         async with supervisor.lease(name, 20):
-            alive = [r.spec.name for r in supervisor._runners.values() if r.life.alive]
+            alive = [r.name for r in supervisor._runners.values() if r.life.alive]
             assert alive == [name]
             await asyncio.sleep(0.01)
             served.append(name)

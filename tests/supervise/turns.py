@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from launcher.supervise import Supervisor, events
-from launcher.supervise.lifecycle import usable
 from tests.supervise.conftest import SUPERVISOR, children, fake, manifest
 from tests.supervise.simulated import Simulated, SimulatedLoop, World
 
@@ -82,8 +81,8 @@ class Turns:
         due: dict[str, float] = {}
         while loop.time() < until_s:
             for runner in self.supervisor._runners.values():
-                name = runner.spec.name
-                if usable(runner.life):
+                name = runner.name
+                if runner.life.usable:
                     due[name] = runner.tenant(loop.time()).stay_s
                 elif due.pop(name, 0.0) > 0.1:
                     self.cut_short.append(name)

@@ -108,7 +108,6 @@ def in_cluster_url() -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why nothing came, for people."""
     return "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
 
 

@@ -14,10 +14,9 @@ from typing import Any
 from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit, ServiceUnit
 from launcher.ir.live import Manager
 from launcher.supervise.diagnosis import Diagnosis
-from launcher.supervise.identity import Rejected, ServerRecord
+from launcher.supervise.identity import Rejected, ServerRecord, new_record
 from launcher.supervise.kubernetes.api import MERGE, ApiServer, in_cluster_url
 from launcher.supervise.kubernetes.seen import Object, names_by_label, replicas, seen, uid, version
-from launcher.supervise.marks import new_record
 from launcher.supervise.owner import Ending
 from launcher.supervise.scheduled import (
     CALL,
@@ -90,21 +89,14 @@ class Pods(ScheduledOwner):
         there = [n for n in specs if n in asked or self.now(n).stage in ("coming", "running", "over")]
         return [new_record(specs[n], self._cluster.namespace, "cluster", "", 0) for n in there], []
 
-    def log_file(self, name: str) -> Path | None:  # noqa: ARG002 - the interface's
-        """With the kubelet."""
-        return None
-
-    async def trim_log(self, name: str) -> None:
-        """The kubelet has limits of its own."""
-
     # --- a process's ----------------------------------------------------------------------------------------
 
     def now(self, name: str) -> Seen:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """See `ScheduledOwner`."""
         return self._seen.get(self._cluster.deployments.get(name, ""), Seen(stage="none"))
 
     async def until_gone(self, name: str) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`. What a watch told may be old: it is listed once more."""
+        """See `ScheduledOwner`. What a watch told may be old: it is listed once more."""
         label = f"{self._cluster.label}={self._cluster.deployments[name]}"
         await self.known()
         while True:
@@ -116,7 +108,7 @@ class Pods(ScheduledOwner):
             await asyncio.sleep(_LIST_AGAIN_S)
 
     async def ending(self, name: str, how: Seen | None) -> Ending:  # noqa: ARG002 - the interface's
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """See `ScheduledOwner`."""
         if how is None:
             return Ending(code=None)
         return Ending(code=how.code, refused=_diagnosis(how))
@@ -165,7 +157,6 @@ class Pods(ScheduledOwner):
         return version(pod)
 
     def _take(self) -> None:
-        """Tell who waits where everybody is now."""
         self._seen = {
             name: seen(pods) for name, pods in names_by_label(self._pods.values(), self._cluster.label).items()
         }
@@ -220,7 +211,6 @@ class Pods(ScheduledOwner):
 
 
 def _diagnosis(how: Seen) -> Diagnosis:
-    """Why it ended, in the cluster's words."""
     if how.oom_killed:
         cause = "its container took more memory than its limit, and was killed"
         return Diagnosis(code="supervise/oom-killed", cause=cause, remedy="plan more memory, or a smaller context")

@@ -69,7 +69,6 @@ def replicas(scale: Object) -> int:
 
 
 def _of_pod(pod: Object) -> Seen:
-    """Where the server of one pod is that nobody has asked to end."""
     status = _map(pod, "status")
     container = _container(status)
     restarts = container.get("restartCount")
@@ -103,7 +102,6 @@ def _age(pod: Object) -> tuple[str, str]:
 
 
 def _code(container: Object) -> int | None:
-    """The exit code of a container that ended."""
     code = container.get("exitCode")
     return code if isinstance(code, int) else None
 

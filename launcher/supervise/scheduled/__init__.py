@@ -7,10 +7,8 @@ are pure.
 from __future__ import annotations
 
 from launcher.supervise.scheduled.election import CALL, Election
-from launcher.supervise.scheduled.error import SchedulerError
 from launcher.supervise.scheduled.lease import identity
-from launcher.supervise.scheduled.owner import ScheduledOwner
-from launcher.supervise.scheduled.process import ScheduledProcess
-from launcher.supervise.scheduled.seen import Seen, Stage
+from launcher.supervise.scheduled.owner import ScheduledOwner, ScheduledProcess
+from launcher.supervise.scheduled.seen import SchedulerError, Seen, Stage
 
 __all__ = ["CALL", "Election", "ScheduledOwner", "ScheduledProcess", "SchedulerError", "Seen", "Stage", "identity"]

@@ -7,8 +7,8 @@ import datetime as dt
 import logging
 from typing import Any, Protocol
 
-from launcher.supervise.scheduled.error import SchedulerError
 from launcher.supervise.scheduled.lease import Sight, address_of, claim_of, may_take, sighted, taken
+from launcher.supervise.scheduled.seen import SchedulerError
 
 _LOG = logging.getLogger("launch.supervise")
 _LEADS_FOR = 2 / 3
@@ -121,5 +121,4 @@ class Election:
 
 
 def _now() -> str:
-    """As a Lease has it (MicroTime)."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -80,6 +80,5 @@ def address_of(holder: str) -> tuple[str, int] | None:
 
 
 def _version(lease: Object) -> str:
-    """Its `resourceVersion`; "" where it has none."""
     known = lease.get("metadata")
     return str(known.get("resourceVersion") or "") if isinstance(known, Mapping) else ""

@@ -1,22 +1,25 @@
-"""What the owners of a scheduler's processes have in common: one scale at a time, one who follows. I/O."""
+"""What owners of a scheduler's processes have in common: a process, one scale at a time, one who follows. I/O."""
 
 from __future__ import annotations
 
 import abc
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from launcher.supervise.identity import ServerRecord
 from launcher.supervise.owner import Ending, Orphan
 from launcher.supervise.scheduled.election import Election
-from launcher.supervise.scheduled.error import SchedulerError
-from launcher.supervise.scheduled.process import ScheduledProcess
-from launcher.supervise.scheduled.seen import Seen
+from launcher.supervise.scheduled.seen import SchedulerError, Seen
 from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
 _CONFLICT = 409
+_SETTLE_S = 1.0
+"""How long what was asked for may take to show, where it was asked for no longer just after."""
 
 
 class ScheduledOwner(abc.ABC):
@@ -65,38 +68,45 @@ class ScheduledOwner(abc.ABC):
         return tuple(await asyncio.gather(*(ended(record.name) for record in records)))
 
     def keep(self, record: ServerRecord) -> None:
-        """Nothing to do."""
-        del record  # the scheduler remembers
+        """Nothing: the scheduler remembers."""
+        del record
 
     def forget(self, name: str) -> None:
-        """Nothing to do."""
-        del name  # the scheduler forgets
+        """Nothing: the scheduler forgets."""
+        del name
 
     def heal(self) -> tuple[str, ...]:
         """Nothing of it is on our own disk."""
         return ()
 
     async def clear(self, specs: Iterable[ProcessSpec]) -> None:
-        """Nothing to do."""
-        del specs  # what a run leaves behind is the scheduler's to remove
+        """Nothing: what a run leaves behind is the scheduler's to remove."""
+        del specs
 
-    def pss_bytes(self, pid: int) -> int | None:
-        """None."""
-        del pid  # of another machine
+    def log_file(self, name: str) -> Path | None:  # noqa: ARG002 - the interface's
+        """With the scheduler."""
+        return None
+
+    async def trim_log(self, name: str) -> None:
+        """Nothing: the scheduler has limits of its own."""
+        del name
+
+    def pss_bytes(self, pid: int) -> int | None:  # noqa: ARG002 - the interface's
+        """Nothing: it runs on another machine."""
         return None
 
     # --- a process's ----------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def now(self, name: str) -> Seen:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """Where the server `name` is, as far as is known."""
 
     @abc.abstractmethod
     async def until_gone(self, name: str) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """Wait until nothing of it is on any node."""
 
     async def ask_none_of_group(self, name: str) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """Wait until nothing is left of the other members of its exclusive group, nor of an earlier run of it."""
         await self.known()
         if self.now(name).stage == "over":  # an earlier run, which a scheduler may start again and again
             await self.scale(name, 0)
@@ -107,7 +117,10 @@ class ScheduledOwner(abc.ABC):
         )
 
     async def scale(self, name: str, wanted: int) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """Have it run (1) or not (0), whatever has to be waited for. Raises SchedulerError where that is refused.
+
+        Returns without that where something else is wanted meanwhile.
+        """
         self._wanted[name] = wanted
         pause_s, said = self.pause_s, ""
         async with self._turns.setdefault(name, asyncio.Lock()):
@@ -128,7 +141,7 @@ class ScheduledOwner(abc.ABC):
                     return
 
     def leave(self, process: ScheduledProcess) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """`process` is told nothing more."""
         if self._processes.get(process.name) is process:
             del self._processes[process.name]
 
@@ -183,4 +196,123 @@ class ScheduledOwner(abc.ABC):
 
     @abc.abstractmethod
     async def ending(self, name: str, how: Seen | None) -> Ending:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """What is said of its end. `how`: as it was seen last; None where we ended it."""
+
+
+class ScheduledProcess:
+    """One process: the first run that is seen after the start. It has no pid here."""
+
+    pid = 0
+
+    def __init__(self, owner: ScheduledOwner, name: str) -> None:
+        """Of a server that runs, or is about to; else `begin` starts it."""
+        self.name = name
+        self._owner = owner
+        self._ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._run = ""
+        self.address: tuple[str, int] | None = None
+        """See `launcher.supervise.owner`."""
+        self._begun = True
+        self._showed = False
+        """Something of it was seen."""
+        self._ending = False
+        self._on_exit: Callable[[Ending], None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._looks = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """Have it started; what is there before that is not it."""
+        self._begun = False
+        self._later(self._start())
+
+    async def started(self) -> int:
+        """See `launcher.supervise.owner`; 0, which is no process of this machine."""
+        return await asyncio.shield(self._ready)
+
+    @property
+    def waits(self) -> bool:
+        """See `launcher.supervise.owner`."""
+        coming = not self._run and not self._ending
+        return coming and (not self._begun or self._owner.now(self.name).waits)
+
+    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
+        """See `launcher.supervise.owner`."""
+        self._on_exit, self._on_end = on_exit, on_end
+        asyncio.get_running_loop().call_soon(self.look)
+
+    def terminate(self) -> None:
+        """Have it ended: by SIGTERM, and after a grace by SIGKILL, both the scheduler's."""
+        if not self._ending:
+            self._ending = True
+            self._later(self._end(None))
+
+    def kill(self) -> None:
+        """The same: the scheduler does it when the grace is over."""
+        self.terminate()
+
+    def release(self) -> None:
+        """See `launcher.supervise.owner`."""
+        for task in self._tasks:
+            task.cancel()
+        self._owner.leave(self)
+
+    async def log_mark(self) -> object:
+        """Where it is; something new each time while it waits for a node or an image, which is nothing of its own."""
+        now = self._owner.now(self.name)
+        return next(self._looks) if now.stage == "coming" else now
+
+    def look(self) -> None:
+        """What is known of it may have changed."""
+        if self._ending or not self._begun or self._on_exit is None:
+            return
+        now = self._owner.now(self.name)
+        self._showed = self._showed or now.stage != "none"
+        if not self._run and now.stage == "running":
+            self._run, self.address = now.run, now.address
+            self._ready.set_result(0)
+        elif (self._run and (now.stage, now.run) != ("running", self._run)) or now.stage == "over" or now.hopeless:
+            self._ended(now)
+
+    def _ended(self, how: Seen) -> None:
+        """It ended by itself, or cannot start."""
+        self._ending = True
+        if self._on_end is not None and self._run:
+            self._on_end()
+        self._later(self._end(how))
+
+    async def _start(self) -> None:
+        """Wait until nothing is in its way, then have it scaled up. What the cluster refuses is an end."""
+        try:
+            await self._owner.ask_none_of_group(self.name)
+            await self._owner.scale(self.name, 1)
+        except SchedulerError as error:
+            if not self._ending:
+                self._ending = True
+                await self._report(Seen(stage="none", why=str(error), hopeless=True))
+            return
+        self._begun = True
+        self.look()
+
+    async def _end(self, how: Seen | None) -> None:
+        """Have it started no more, wait until nothing is left, and report. `how`: None where we ended it."""
+        try:
+            await self._owner.scale(self.name, 0)
+        except SchedulerError as error:  # what may not be scaled is not ours to end; whatever is left of it counts
+            _LOG.error("%s is not ended: %s", self.name, error)
+        if not self._showed:
+            await asyncio.sleep(_SETTLE_S)
+        await self._owner.until_gone(self.name)
+        await self._report(how)
+
+    async def _report(self, how: Seen | None) -> None:
+        self._ready.cancel()
+        ending = await self._owner.ending(self.name, how)
+        self._owner.leave(self)
+        if self._on_exit is not None:
+            self._on_exit(ending)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -14,8 +14,7 @@ from launcher.ir.fleet import FleetManifest, SlurmUnit
 from launcher.ir.live import Manager
 from launcher.supervise import logs
 from launcher.supervise.diagnosis import Diagnosis, diagnose
-from launcher.supervise.identity import Rejected, ServerRecord
-from launcher.supervise.marks import new_record
+from launcher.supervise.identity import Rejected, ServerRecord, new_record
 from launcher.supervise.owner import Ending
 from launcher.supervise.scheduled import (
     CALL,
@@ -110,7 +109,7 @@ class Jobs(ScheduledOwner):
     # --- a process's ----------------------------------------------------------------------------------------
 
     def now(self, name: str) -> Seen:
-        """See `launcher.supervise.scheduled.process.Cluster`. A job of ours that is gone is a process that ended."""
+        """See `ScheduledOwner`. A job of ours that is gone is a process that ended."""
         found = seen(self._jobs.get(name, ()), self._places)
         job, since = self._submitted.get(name, (0, 0.0))
         if job and found.stage == "none":
@@ -120,7 +119,7 @@ class Jobs(ScheduledOwner):
         return found
 
     async def until_gone(self, name: str) -> None:
-        """See `launcher.supervise.scheduled.process.Cluster`."""
+        """See `ScheduledOwner`."""
         while True:
             await self.known()
             jobs = self._jobs.get(name, ())
@@ -130,7 +129,7 @@ class Jobs(ScheduledOwner):
                 return
 
     async def ending(self, name: str, how: Seen | None) -> Ending:
-        """See `launcher.supervise.scheduled.process.Cluster`. The end of its log says more than Slurm does."""
+        """See `ScheduledOwner`. The end of its log says more than Slurm does."""
         path = self._files.directory / LOGS / f"{name}.log"
         try:
             tail = _of_last_run(await self._files.do(lambda: logs.tail(path)))
@@ -185,7 +184,6 @@ class Jobs(ScheduledOwner):
             await commands.cancel([job for own in jobs.values() for job in surplus(own)])
 
     def _moves(self) -> bool:
-        """Whether something is on its way up or down."""
         if any(process.waits for process in self._processes.values()):
             return True
         return any(self.now(name).stage in ("coming", "ending", "over") for name in self._jobs)
@@ -217,7 +215,6 @@ class Jobs(ScheduledOwner):
         self._hurry.set()
 
     async def _cancel(self, name: str) -> None:
-        """End all of its jobs."""
         await self.known()
         self._submitted.pop(name, None)
         jobs = [job.id for job in self._jobs.get(name, ()) if not job.over and job.state != "COMPLETING"]
@@ -228,7 +225,6 @@ class Jobs(ScheduledOwner):
         self._hurry.set()
 
     def _living(self, name: str) -> Job | None:
-        """The job that runs it or will."""
         living = [job for job in self._jobs.get(name, ()) if not job.over and job.state != "COMPLETING"]
         return next((job for job in living if job.state == "RUNNING"), living[0] if living else None)
 

@@ -112,7 +112,6 @@ def surplus(jobs: Iterable[Job]) -> list[int]:
 
 
 def _of_job(job: Job, places: Mapping[int, Place]) -> Seen:
-    """Where the server of one job is that is not over."""
     if job.state == "RUNNING":
         place = places.get(job.id)
         if place is None or place.job != str(job.id) or place.node != job.nodes:
@@ -131,7 +130,6 @@ def _of_job(job: Job, places: Mapping[int, Place]) -> Seen:
 
 
 def _ended(job: Job, place: Place | None) -> Seen:
-    """How a job ended that is over."""
     code = place.code if place is not None and place.state == "ended" else None
     words = _OVER[job.state] + (f" ({job.why})" if job.why not in ("None", "") else "")
     return Seen(stage="none", why=words, code=code, oom_killed=job.state == "OUT_OF_MEMORY")

@@ -6,6 +6,7 @@ A file system of a network may not answer for minutes: every look has a time, an
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import fcntl
@@ -74,30 +75,20 @@ class SharedFiles:
         """What `work` gives, in a thread. Raises SchedulerError where it fails, or does not come back in time."""
         if self._stuck is not None and self._stuck.is_alive():
             raise SchedulerError(0, f"{self.directory}: the file system does not answer")
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[_T] = loop.create_future()
-
-        def tell(value: _T | None, error: BaseException | None) -> None:
-            if result.done():
-                return
-            if error is not None:
-                result.set_exception(error)
-            else:
-                result.set_result(value)  # type: ignore[arg-type] # what `work` gave
+        result: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        result.set_running_or_notify_cancel()
 
         def run() -> None:
             try:
-                value, error = work(), None
-            except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
-                value, error = None, caught
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(tell, value, error)
+                result.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits
+                result.set_exception(error)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
             async with asyncio.timeout(self._limit_s):
-                return await result
+                return await asyncio.wrap_future(result)
         except TimeoutError:
             self._stuck = thread
             raise SchedulerError(0, f"{self.directory}: no answer within {self._limit_s:g} s") from None
@@ -113,7 +104,6 @@ class LeaseFile:
     """
 
     def __init__(self, files: SharedFiles, *, limit_s: float) -> None:
-        """Nothing is read yet."""
         self._files = files
         self._path = files.directory / LEASE
         self._limit_s = limit_s
