@@ -7,8 +7,8 @@ In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pur
 """
 
 from launcher.ir.settings import Settings
+from launcher.plan.checks.front import OUT_OF_REACH, too_slow
 from launcher.plan.checks.models import unsized
-from launcher.plan.checks.targets import OUT_OF_REACH, too_slow
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory import Companions, estimate

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, Severity
 from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 
@@ -41,11 +41,12 @@ def front_host(fleet: FleetConfig) -> str:
 
 def split(fleet: FleetConfig) -> tuple[Host, ...]:
     """Every host with its part of `fleet`, the front's first; a single machine has all of it, as it is."""
-    hosts = fleet.hardware.hosts
-    key = fleet.runtime.server_key_file
+    hosts, key = fleet.hardware.hosts, fleet.runtime.server_key_file
     if not hosts:
-        keyed = {name: _asking(server, key) for name, server in fleet.servers.items()}
-        return (Host(name="", fleet=msgspec.structs.replace(fleet, servers=keyed), front=True),)
+        if key is not None:
+            keyed = {name: _asking(server, key) for name, server in fleet.servers.items()}
+            fleet = msgspec.structs.replace(fleet, servers=keyed)
+        return (Host(name="", fleet=fleet, front=True),)
     first = front_host(fleet)
     servers: defaultdict[str, dict[str, ServerConfig]] = defaultdict(dict)
     services: defaultdict[str, dict[str, ServiceConfig]] = defaultdict(dict)
@@ -159,13 +160,6 @@ def is_private(address: str) -> bool:
     return is_loopback(address) or address.startswith("/") or address.endswith(".sock")
 
 
-def placed(server: ServerPlan, host: Host) -> ServerPlan:
-    """`server` with its host in its plan, where there are several."""
-    if not host.name:
-        return server
-    return msgspec.structs.replace(server, on=host.name)
-
-
 def without_foreign(
     servers: Iterable[ServerPlan], everyone: Mapping[str, object]
 ) -> tuple[tuple[ServerPlan, ...], list[Finding]]:
@@ -193,7 +187,7 @@ def without_foreign(
 
 def told_by(finding: Finding, host: Host) -> Finding:
     """`finding` of one host's part, in terms of the whole config."""
-    if not host.name or not finding.key.startswith("hardware."):
+    if not finding.key.startswith("hardware."):
         return finding
     key = f"hardware.hosts.{host.name}.{finding.key.removeprefix('hardware.')}"
     return msgspec.structs.replace(finding, key=key, message=f"{host.name}: {finding.message}")
@@ -203,7 +197,8 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
     """`plan/host-address`, `plan/host-without-key`, `plan/remote-demand`: what keeps hosts from working together."""
     hosts = fleet.hardware.hosts
     first = front_host(fleet)
-    yield from _addresses(hosts)
+    if hosts:
+        yield from _addresses(hosts)
     demand: defaultdict[str, list[str]] = defaultdict(list)
     open_: defaultdict[str, list[str]] = defaultdict(list)
     all_keyed = fleet.runtime.server_key_file is not None
@@ -278,30 +273,21 @@ def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
         raise KeyError(name)
     if not name:
         return plan
-    local, elsewhere = _by_host(plan.servers, name)
     return msgspec.structs.replace(
         plan,
         deployment=f"{plan.deployment}-{name}",
         config=host.fleet,
         devices=tuple(d for d in plan.devices if d.host == name),
-        servers=local,
+        servers=tuple(s for s in plan.servers if s.on == name),
         services=tuple(s for s in plan.services if s.on == name),
         on=name,
         front=host.front,
-        remote=elsewhere if host.front else (),
+        remote=tuple(s for s in plan.servers if s.on != name) if host.front else (),
         solved=tuple(choice for choice in plan.solved if choice.server in host.fleet.servers),
         residency=tuple(table for table in plan.residency if table.host == name),
     )
 
 
-def _by_host(servers: Iterable[ServerPlan], name: str) -> tuple[tuple[ServerPlan, ...], tuple[ServerPlan, ...]]:
-    """Servers on host `name`, and the others."""
-    everyone = tuple(servers)
-    return tuple(s for s in everyone if s.on == name), tuple(s for s in everyone if s.on != name)
-
-
-def _finding(severity: str, code: str, key: str, message: str, fixes: tuple[Fix, ...] = ()) -> Finding:
+def _finding(severity: Severity, code: str, key: str, message: str, fixes: tuple[Fix, ...] = ()) -> Finding:
     """A finding about hosts."""
-    return Finding(
-        code=code, severity="error" if severity == "error" else "warning", key=key, message=message, fixes=fixes
-    )
+    return Finding(code=code, severity=severity, key=key, message=message, fixes=fixes)

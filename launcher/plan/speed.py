@@ -20,7 +20,7 @@ from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
 from launcher.ir.settings import RAM, Settings
 from launcher.ir.speed import Measurement, ServerSpeed, Touched
 from launcher.plan.memory import trunk
-from launcher.plan.memory.layer_kinds import split_name
+from launcher.plan.memory.layout import split_name
 from launcher.plan.memory.weights import EXPERTS, INPUT
 
 SPREAD = 0.25
@@ -34,7 +34,7 @@ def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) 
     """
     measured = tuple(m for m in known if m.hardware == plan.config.hardware.name)
     found: list[ServerSpeed] = []
-    if not measured and not _states_any(plan.config.hardware):
+    if not measured and not states_rates(plan.config.hardware):
         return ()
     generating = [(s, touched(s)) for s in plan.servers if not s.settings.embedding]
     readers = Counter(place for s, touches in generating if s.initial for place in _places(plan, s, touches))
@@ -129,7 +129,7 @@ def token_seconds(touches: Touched, hardware: HardwareConfig) -> float | None:
     return sum(size / rate for (_, size), rate in zip(touches.bytes.items(), rates.values(), strict=True) if rate)
 
 
-def _states_any(hardware: HardwareConfig) -> bool:
+def states_rates(hardware: HardwareConfig) -> bool:
     """Whether the hardware file states a rate of anything."""
     of_hosts = (host.gpus or {} for host in hardware.hosts.values())
     gpus = (gpu for found in (hardware.gpus, *of_hosts) for gpu in found.values())

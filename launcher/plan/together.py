@@ -43,14 +43,13 @@ def residency(
     set that it fits into; a set is whole: nothing more fits. Sizes are peaks with file pages, each file's counted once.
     A set that an exclusive group forbids is marked, because its sizes alone would allow it.
     """
-    always = [_server(s, pooled) for s in servers if s.starts == "boot" and not s.config.exclusive]
-    choices = [
-        _server(s, pooled) for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive)
-    ]
-    budgets = {d.name: d.budget_bytes for d in devices}
-    choices += (_service(s, budgets, pooled) for s in services if s.starts != "never" and not steady(s))
-    if not choices:
+    mobile = [s for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive)]
+    others = [s for s in services if s.starts != "never" and not steady(s)]
+    if not mobile and not others:
         return None
+    budgets = {d.name: d.budget_bytes for d in devices}
+    choices = [*(_server(s, pooled) for s in mobile), *(_service(s, budgets, pooled) for s in others)]
+    always = [_server(s, pooled) for s in servers if s.starts == "boot" and not s.config.exclusive]
     search = _Search(choices, _Load(budgets, standing, always))
     sets = [
         ResidentSet(servers=tuple(s.name for s in chosen), bytes=load, allowed=_allowed(chosen))

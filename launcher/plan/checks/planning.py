@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -36,6 +36,9 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(s for s in self.servers if s.starts != "never")
 
 
+Check = Callable[[Planning], Iterator[Finding]]
+
+
 def finding(
     severity: Severity,
     code: str,
@@ -57,4 +60,4 @@ def set_fields(server: ServerPlan, values: Mapping[str, object], effect: str = "
 
 def set_field(server: ServerPlan, field: str, value: object, effect: str = "") -> Fix:
     """The override that sets a server's field."""
-    return Fix(override=f"{server.key}.{field}={value}", effect=effect)
+    return set_fields(server, {field: value}, effect)

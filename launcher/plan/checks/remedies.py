@@ -11,10 +11,9 @@ from launcher.ir.config import ServerConfig
 from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
 from launcher.ir.settings import RAM
 from launcher.plan.checks.planning import Planning
-from launcher.plan.devices import device_plans, elect
+from launcher.plan.devices import device_plans, elect, share
 from launcher.plan.memory import add_up, pad
 from launcher.plan.server import plan_server
-from launcher.plan.sharing import share
 from launcher.sizes import GIB, MIB, gib
 
 WORTH = 64 * MIB

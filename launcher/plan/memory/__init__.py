@@ -8,10 +8,9 @@ One file an idea; `assemble` adds them up. Formulas name llama.cpp's file and fu
 """
 
 from launcher.ir.plan import Part
-from launcher.plan.memory.assemble import Companions, add_up, estimate, server_parts
 from launcher.plan.memory.compute import not_compared
-from launcher.plan.memory.context import AUTO_SLOTS, SLOTS_MAX, pad, resolve_context
-from launcher.plan.memory.layer_kinds import is_mla, layers, trunk
+from launcher.plan.memory.layout import AUTO_SLOTS, SLOTS_MAX, is_mla, layers, pad, resolve_context, trunk
+from launcher.plan.memory.process import Companions, add_up, estimate, server_parts
 from launcher.plan.memory.weights import SHARING_MODES, WeightTables
 
 __all__ = [

@@ -16,8 +16,7 @@ import msgspec
 from launcher.ir.catalog import ModelFile, Tensor
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory.layer_kinds import EMBEDS_ONLY, split_name, trunk
-from launcher.plan.memory.placement import divided, layer_devices
+from launcher.plan.memory.layout import EMBEDS_ONLY, divided, layer_devices, split_name, trunk
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
 """Types with AMX kernels → what ne0 must be a multiple of."""

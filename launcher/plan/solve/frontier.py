@@ -56,14 +56,14 @@ def best(groups: Sequence[Sequence[Sequence[Candidate]]], room: Vector) -> Best:
                 State(s.total + o.cost, (*s.picks, i), tuple(map(max, s.size, o.size)))
                 for s in members
                 for i, o in enumerate(options)
-                if _within(o.size, free)
+                if within(o.size, free)
             )
             complete = complete and whole
         states, whole = undominated(
             State(s.total + m.total, s.picks + m.picks, size)
             for s in states
             for m in members
-            if _within(size := tuple(map(sum, zip(s.size, m.size, strict=True))), free)
+            if within(size := tuple(map(sum, zip(s.size, m.size, strict=True))), free)
         )
         complete = complete and whole
     return Best(min(states, key=_worth).picks if states else None, complete)
@@ -100,9 +100,9 @@ class _Sizes:
 
     def __call__(self, size: Vector) -> bool:
         """Whether `size` is beaten; where not, it is kept."""
-        if any(_within(other, size) for other in self._least):
+        if any(within(other, size) for other in self._least):
             return True
-        self._least = [other for other in self._least if not _within(size, other)]
+        self._least = [other for other in self._least if not within(size, other)]
         self._least.append(size)
         return False
 
@@ -134,6 +134,6 @@ def _worth(state: State) -> tuple[int, int, tuple[int, ...]]:
     return state.total, sum(state.size), state.picks
 
 
-def _within(size: Vector, room: Vector) -> bool:
+def within(size: Vector, room: Vector) -> bool:
     """Whether `size` is nowhere above `room`."""
     return all(a <= b for a, b in zip(size, room, strict=True))
