@@ -12,7 +12,6 @@ from launcher.ir.proof import Breakdown, Component, Difference, Excess, ProvenMe
 from launcher.plan.hosts import split
 from launcher.plan.memory import WeightTables
 from launcher.plan.server import price
-from launcher.plan.solve import solve
 from launcher.sizes import MIB, gib
 
 LOG_STEP = MIB // 100
@@ -29,6 +28,8 @@ LOGS_PER_BUFFER = 4
 
 def unshared_memory(fleet: FleetConfig, catalog: Catalog) -> dict[str, tuple[DeviceMemory, ...]]:
     """What each server takes alone, weights counted by tensor as a dry run does (a mapping has a range instead)."""
+    from launcher.plan.solve import solve  # noqa: PLC0415 - a plan that is not proven does not need it here
+
     tables = WeightTables()
     found = {}
     for host in split(fleet):

@@ -107,19 +107,9 @@ def head_width(arch: ArchitectureConfig) -> int:
     return widest(arch.n_head) * head * (2 if arch.arch in GATED_QUERY else 1)
 
 
-def kv_width(arch: ArchitectureConfig) -> int:
-    """Width of K and V of all heads together."""
-    return max(1, widest(arch.n_head_kv)) * (key_length(arch) + value_length(arch))
-
-
 def quantised(settings: Settings) -> bool:
     """Whether K or V are kept in blocks."""
     return bool({settings.cache_type_k, settings.cache_type_v} - PLAIN)
-
-
-def is_encoder(arch: ArchitectureConfig, kinds: Layers) -> bool:
-    """Whether the model attends within the batch, without a cache."""
-    return not arch.causal and not (kinds.full or kinds.sliding or kinds.recurrent)
 
 
 def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> ComputeBound:
@@ -130,7 +120,7 @@ def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -
     u = micro_batch(settings)
     holes = HOLES_OF_HYBRIDS if kinds.recurrent else HOLES
     row = arch.n_embd * u * F32
-    inputs = _masks(arch, kinds, settings, u) + _inputs(arch, kinds, settings, u)
+    inputs = _inputs(arch, kinds, settings, u)
     largest = 0
     for phase in phases(arch, kinds, settings, u):
         live = u * F32 * phase.values + phase.states
@@ -160,54 +150,46 @@ def phases(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) 
     """
     found = [Phase(values=values) for values in _feed_forward(arch, settings)]
     found += _recurrent(arch, kinds, settings)
-    found += _indexer(arch, settings, u)
-    attention = _attention(arch, kinds, settings, u)
-    logits = _logits(arch, settings, u)
+    chosen = 0
+    if arch.indexer_key_length:
+        # an indexer's scores of every cell, of which the mask of the chosen ones is made (src/models/deepseek32.cpp);
+        # beside them its queries as projected, turned, rotated and copied
+        chosen = u * F32 * settings.n_ctx_seq
+        found.append(Phase(values=_base(arch) + 4 * arch.indexer_n_head * arch.indexer_key_length, known=chosen))
+    silent = not arch.causal or (settings.embedding and arch.arch in NO_LOGITS)
+    rows = 0 if silent else min(u, outputs_max(settings)) * arch.n_vocab * F32
+    logits = Phase(values=_base(arch) + 2 * arch.n_embd, known=rows)
+    attention = _attention(arch, kinds, settings, u, chosen)
     left = max(phase.values + phase.states // (u * F32) for phase in found)
-    if not settings.flash_attention and attention.known:
-        attention = _above(attention, left)
-    if logits.known and arch.n_expert:
-        logits = _above(logits, left)
-    return [*found, attention, logits]
-
-
-def _above(phase: Phase, left: int) -> Phase:
-    """`phase` above half of the `left` values a token that another part needs beyond its own."""
-    return msgspec.structs.replace(phase, values=phase.values + max(0, left - phase.values) // 2)
-
-
-def _held(arch: ArchitectureConfig) -> int:
-    """Values a token that no part of the graph gives back.
-
-    Embeddings that are given and, in newer builds, their mix with tokens (llama-graph.cpp build_inp_embd): branches
-    that are not taken keep their room. With deepstack features each is wider, and so are what was looked up and padded,
-    the features kept for the first layers, and the holes that they leave.
-    """
-    wide = arch.n_embd * (1 + arch.n_deepstack)
-    return 2 * wide + (3 * wide if arch.n_deepstack else 0)
+    for phase, above in ((attention, not settings.flash_attention), (logits, arch.n_expert > 0)):
+        more = max(0, left - phase.values) // 2 if above and phase.known else 0
+        found.append(msgspec.structs.replace(phase, values=phase.values + more))
+    return found
 
 
 def _base(arch: ArchitectureConfig) -> int:
-    """What is held, the residual stream, and a part's input."""
-    return _held(arch) + 2 * arch.n_embd
+    """Values a token that no part of the graph gives back, the residual stream, and a part's input.
 
-
-def _masks(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> int:
-    """Attention masks: f16 with flash attention, else f32; one for full, one for sliding layers.
-
-    An encoder without a cache attends within the batch.
+    Kept are embeddings that are given and, in newer builds, their mix with tokens (llama-graph.cpp build_inp_embd):
+    branches that are not taken keep their room. With deepstack features each is wider, and so are what was looked up
+    and padded, the features kept for the first layers, and the holes that they leave.
     """
-    cells = (settings.n_ctx_seq * (2 if arch.indexer_key_length else 1) if kinds.full else 0) + (
-        sliding_cells(arch, settings) if kinds.sliding else 0
-    )
-    if not cells and not kinds.recurrent:
-        cells = u * (2 if arch.n_swa else 1)
-    return u * (2 if settings.flash_attention else F32) * cells
+    wide = arch.n_embd * (1 + arch.n_deepstack)
+    return 2 * wide + (3 * wide if arch.n_deepstack else 0) + 2 * arch.n_embd
 
 
 def _inputs(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> int:
-    """Tokens, positions, indices, and the matrices that rotate quantised K and V."""
+    """Tokens, positions, indices, the matrices that rotate quantised K and V, and attention masks.
+
+    A mask is f16 with flash attention, else f32; there is one for full, one for sliding layers. An encoder without a
+    cache attends within the batch.
+    """
+    cells = settings.n_ctx_seq * (2 if arch.indexer_key_length else 1) if kinds.full else 0
+    cells += sliding_cells(arch, settings) if kinds.sliding else 0
+    if not cells and not kinds.recurrent:
+        cells = u * (2 if arch.n_swa else 1)
     size = u * INPUTS * F32 + INPUTS_BASE + (MIB // 2 if kinds.recurrent else 0)
+    size += u * (2 if settings.flash_attention else F32) * cells
     if is_mla(arch):
         return size
     if quantised(settings):
@@ -239,40 +221,30 @@ def _feed_forward(arch: ArchitectureConfig, settings: Settings) -> list[int]:
     return [*found, dense] if arch.n_layer_dense_lead or arch.arch not in COMPARED else found
 
 
-def _attention(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> Phase:
-    """Queries, keys, values and the result; without flash attention the scores of every head over every cell too."""
-    heads, flash = widest(arch.n_head), settings.flash_attention
+def _attention(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int, chosen: int) -> Phase:
+    """Queries, keys, values and the result; without flash attention the scores of every head over every cell too.
+
+    `chosen`: bytes of an indexer's scores. A model that attends within the batch, without a cache, is an encoder.
+    """
+    heads, queries, flash = widest(arch.n_head), head_width(arch), settings.flash_attention
+    kv = max(1, widest(arch.n_head_kv)) * (key_length(arch) + value_length(arch))
     cells = settings.n_ctx_seq if kinds.full else sliding_cells(arch, settings) if kinds.sliding else 0
-    if is_encoder(arch, kinds):
+    if not arch.causal and not (kinds.full or kinds.sliding or kinds.recurrent):
         cells = u
-        values = _held(arch) + arch.n_embd + head_width(arch) + kv_width(arch) * 3 // 2
+        values = _base(arch) - arch.n_embd + queries + kv * 3 // 2
     elif is_mla(arch):
-        values = 6 * arch.n_embd + head_width(arch) + (2 * heads + 4) * key_length(arch)
+        values = 6 * arch.n_embd + queries + (2 * heads + 4) * key_length(arch)
         if not flash:
-            values = 9 * arch.n_embd + head_width(arch) + (heads + 4) * key_length(arch)
+            values = 9 * arch.n_embd + queries + (heads + 4) * key_length(arch)
         if arch.indexer_n_head:
-            queries = arch.indexer_n_head * arch.indexer_key_length
-            values += 4 * queries + (head_width(arch) // 2 if flash else 3 * head_width(arch) + 4 * arch.n_embd)
+            values += 4 * arch.indexer_n_head * arch.indexer_key_length
+            values += queries // 2 if flash else 3 * queries + 4 * arch.n_embd
     else:
-        turned = head_width(arch) if quantised(settings) else 0
-        values = _base(arch) + arch.n_embd + 2 * head_width(arch) + kv_width(arch) + turned
+        values = _base(arch) + arch.n_embd + (3 if quantised(settings) else 2) * queries + kv
     if flash:
-        return Phase(values=values, known=_chosen(arch, settings, u))
+        return Phase(values=values, known=chosen)
     latent = cells * settings.streams * arch.kv_lora_rank * 2 if is_mla(arch) else 0
-    return Phase(values=values, known=u * F32 * heads * cells + latent + _chosen(arch, settings, u))
-
-
-def _indexer(arch: ArchitectureConfig, settings: Settings, u: int) -> list[Phase]:
-    """An indexer's queries as projected, turned, rotated and copied, and its score of every cell."""
-    if not arch.indexer_key_length:
-        return []
-    queries = arch.indexer_n_head * arch.indexer_key_length
-    return [Phase(values=_base(arch) + 4 * queries, known=_chosen(arch, settings, u))]
-
-
-def _chosen(arch: ArchitectureConfig, settings: Settings, u: int) -> int:
-    """Bytes of an indexer's scores, of which the mask of the chosen cells is made (src/models/deepseek32.cpp)."""
-    return u * F32 * settings.n_ctx_seq if arch.indexer_key_length else 0
+    return Phase(values=values, known=u * F32 * heads * cells + latent + chosen)
 
 
 def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> list[Phase]:
@@ -296,14 +268,6 @@ def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> l
         beside = 4 if arch.arch in BOTH_MIXERS else 2
         values = _base(arch) + beside * arch.n_embd + projection + 2 * conv + inner
     return [Phase(values=values, states=settings.slots * F32 * states * copies(arch, settings))]
-
-
-def _logits(arch: ArchitectureConfig, settings: Settings, u: int) -> Phase:
-    """The last norm, and a row of the vocabulary for each output."""
-    values = _base(arch) + 2 * arch.n_embd
-    if not arch.causal or (settings.embedding and arch.arch in NO_LOGITS):
-        return Phase(values=values)
-    return Phase(values=values, known=min(u, outputs_max(settings)) * arch.n_vocab * F32)
 
 
 NEVER_COMPARED, UNKNOWN_DEVICE = 30, 10

@@ -36,19 +36,43 @@ CANDIDATE = 12
 NGRAM_MOD = 16 * MIB
 CHECKPOINT_STEP = 8192
 MANY_NODES = frozenset({"qwen3next", "qwen35", "qwen35moe", "kimi-linear", "deepseek4", "minimax-m3"})
+IMAGE = 150 * MIB
+"""Host memory of one large image being encoded (measured)."""
+
+F32, F16 = 4, 2
+HOLES = 5
+"""Percent of what is live, for holes between values; beside them one row of activations."""
+SEPARATE, FUSED = 5, 6.5
+"""Rows of activations that attention has at once: residual, Q, K, V and one rotated, or one matrix for the three and
+two rotated; K and V in half precision take the place of what is done with."""
+GAPS = 1.5
+"""Rows of attention's room, beside that of the image, into which the wide values of a feed-forward do not fit."""
 
 
-def vocabulary_bytes(arch: ArchitectureConfig) -> int:
-    """Tokens and merges as the tokenizer holds them."""
-    return arch.n_vocab * TOKEN + arch.n_merges * MERGE
+def context_overhead(arch: ArchitectureConfig, kinds: Layers, settings: Settings, tensors: int) -> Part:
+    """What each model context costs the host beside its buffers (a draft has one too), at load and later.
 
-
-def graph_bytes(arch: ArchitectureConfig, settings: Settings, tensors: int) -> int:
-    """Graph metadata: 880 B for each of max_nodes (llama-context.cpp graph_max_nodes)."""
+    At load: tokens and merges as the tokenizer holds them, graph metadata (880 B for each of max_nodes,
+    llama-context.cpp graph_max_nodes), and metadata of cache cells. Later: the CPU backend's work buffer; checkpoints
+    of full slots, at most one each 8192 tokens and four more; and one a slot that verifying drafted tokens may have to
+    go back to, where states cannot be rolled back (server-context.cpp "speculative decoding will use checkpoints").
+    """
     nodes = max(NODES_MIN, 8 * tensors)
     if arch.arch in MANY_NODES:
         nodes = max(40 * micro_batch(settings), 32 * tensors)
-    return nodes * GRAPH_NODE
+    vocabulary = arch.n_vocab * TOKEN + arch.n_merges * MERGE
+    checkpoints = (
+        0 if settings.embedding else min(settings.context_checkpoints, settings.n_ctx_seq // CHECKPOINT_STEP + 4)
+    )
+    drafts = settings.draft_n_max > 0 or settings.ngram is not None
+    goes_back = drafts and not rolled_back(arch, settings.draft_kind, settings.draft_n_max)
+    kept = settings.slots * (max(0, checkpoints) + goes_back)
+    return Part(
+        device=RAM,
+        component="overhead",
+        committed=vocabulary + nodes * GRAPH_NODE + CELL * cells(arch, kinds, settings),
+        later=work_bytes(arch, kinds, settings) + (kept * checkpoint_bytes(arch, kinds, settings) if kept else 0),
+    )
 
 
 def work_bytes(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
@@ -59,27 +83,6 @@ def work_bytes(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> i
     if not settings.flash_attention and (kinds.full or kinds.sliding):
         size += u * settings.n_ctx_seq * widest(arch.n_head) * 2
     return size
-
-
-def context_overhead(arch: ArchitectureConfig, kinds: Layers, settings: Settings, tensors: int) -> Part:
-    """What each model context costs the host beside its buffers (a draft has one too)."""
-    at_load = vocabulary_bytes(arch) + graph_bytes(arch, settings, tensors) + CELL * cells(arch, kinds, settings)
-    return Part(device=RAM, component="overhead", committed=at_load, later=work_bytes(arch, kinds, settings))
-
-
-def process_overhead(arch: ArchitectureConfig, settings: Settings) -> Part:
-    """The process itself with its libraries, its slots and its n-gram table."""
-    size = PROCESS + LIBRARIES + settings.slots * (SLOT + CANDIDATE * arch.n_vocab)
-    if settings.ngram is not None and settings.ngram.kind == "mod":
-        size += NGRAM_MOD
-    return Part(device=RAM, component="overhead", committed=size)
-
-
-def device_contexts(settings: Settings) -> Iterator[Part]:
-    """What the process holds of each device before it loads anything."""
-    for device, size in settings.contexts:
-        if size:
-            yield Part(device=device, component="overhead", committed=size)
 
 
 def checkpoint_bytes(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
@@ -95,76 +98,20 @@ def checkpoint_bytes(arch: ArchitectureConfig, kinds: Layers, settings: Settings
     return row * min(arch.n_swa, settings.n_ctx_seq)
 
 
-def checkpoint_part(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Part:
-    """Checkpoints of full slots, later than load: at most one each 8192 tokens and four more, in host memory."""
-    count = 0 if settings.embedding else min(settings.context_checkpoints, settings.n_ctx_seq // CHECKPOINT_STEP + 4)
-    later = max(0, count) * settings.slots * checkpoint_bytes(arch, kinds, settings)
-    return Part(device=RAM, component="overhead", later=later)
+def process_parts(arch: ArchitectureConfig, settings: Settings) -> Iterator[Part]:
+    """The process itself: its libraries, slots and n-gram table, its prompt cache, and what it holds of each device.
 
-
-def speculation_part(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Part:
-    """What verifying drafted tokens may have to go back to: a checkpoint a slot, where states cannot be rolled back.
-
-    Source: server-context.cpp ("speculative decoding will use checkpoints").
+    The prompt cache (--cache-ram) is filled by completions up to its limit, with images or without (server-context.cpp
+    get_available_slot). Without a limit (-1) nothing is counted: `plan/prompt-cache-unlimited` says so.
     """
-    speculates = settings.draft_n_max > 0 or settings.ngram is not None
-    rolls = rolled_back(arch, settings.draft_kind, settings.draft_n_max)
-    size = checkpoint_bytes(arch, kinds, settings) * settings.slots if speculates and not rolls else 0
-    return Part(device=RAM, component="overhead", later=size)
-
-
-def prompt_cache_part(settings: Settings) -> Part:
-    """The prompt cache's limit (--cache-ram), filled by completions, with images or without.
-
-    Without a limit (-1) nothing is counted: `plan/prompt-cache-unlimited` says so.
-    Source: server-context.cpp get_available_slot.
-    """
-    return Part(
-        device=RAM, component="overhead", growth=0 if settings.embedding else max(0, settings.cache_ram_mib) * MIB
-    )
-
-
-F32, F16 = 4, 2
-HOLES = 5
-"""Percent of what is live, for holes between values; beside them one row of activations."""
-SEPARATE, FUSED = 5, 6.5
-"""Rows of activations that attention has at once: residual, Q, K, V and one rotated, or one matrix for the three and
-two rotated; K and V in half precision take the place of what is done with."""
-
-GAPS = 1.5
-"""Rows of attention's room, beside that of the image, into which the wide values of a feed-forward do not fit."""
-
-
-def image_compute(encoder: ImageEncoder, patches: int, *, flash_attention: bool) -> int:
-    """Bytes for an image of `patches` patches: the largest of its parts, and what the allocator's holes take."""
-    row = F32 * patches * encoder.n_embd
-    tokens = -(-patches // encoder.merge**2)
-    given = F32 * tokens * encoder.n_embd_out
-    masks = F32 * patches**2 if encoder.windowed else 0
-    halves = F16 * patches**2 if encoder.windowed and flash_attention else 0
-    layered = given * 2 * encoder.n_deepstack
-    pixels = 3 * patches * encoder.patch_size**2
-    raw = F32 * pixels
-    first = raw + encoder.kernel_bytes * pixels + 2 * row + masks + halves
-    attention = int((FUSED if encoder.fused else SEPARATE) * row) + layered
-    if flash_attention:
-        attention += 2 * halves
-    else:
-        attention += masks + F32 * patches**2 * encoder.n_head
-    wide = F32 * patches * encoder.n_ff
-    beside = 2 * wide if encoder.gated else 0
-    # half a mask frees the room of the whole one, which wide values may or may not fit into
-    room = max(masks, beside) + halves if flash_attention else beside + masks
-    feed_forward = wide + room + 2 * row + int(GAPS * row) + raw + layered
-    last = 3 * row + 2 * given + layered
-    largest = max(first, attention, feed_forward, last)
-    kept = F32 * encoder.n_embd * encoder.n_embd_out if encoder.turned else 0
-    return largest + largest * HOLES // 100 + row + kept + SLACK
-
-
-F32 = 4
-IMAGE = 150 * MIB
-"""Host memory of one large image being encoded (measured)."""
+    size = PROCESS + LIBRARIES + settings.slots * (SLOT + CANDIDATE * arch.n_vocab)
+    if settings.ngram is not None and settings.ngram.kind == "mod":
+        size += NGRAM_MOD
+    cache = 0 if settings.embedding else max(0, settings.cache_ram_mib) * MIB
+    yield Part(device=RAM, component="overhead", committed=size, growth=cache)
+    for device, held in settings.contexts:
+        if held:
+            yield Part(device=device, component="overhead", committed=held)
 
 
 def draft_settings(settings: Settings, config: DraftConfig, draft: ModelFile, target: ArchitectureConfig) -> Settings:
@@ -208,8 +155,6 @@ def adapter_parts(adapters: Sequence[int], arch: ArchitectureConfig, settings: S
     Source: llama-adapter.cpp (the model's buffer types), llama-graph.cpp build_lora_mm: beside each product of a
     matrix there are that of the adapter and its scaled copy.
     """
-    if not adapters:
-        return
     places = layer_devices(arch.n_layer, settings)[:-1]
     product = micro_batch(settings) * F32 * max(widest(arch.n_ff), head_width(arch), arch.n_embd, arch.n_ff_exp)
     for device in dict.fromkeys((RAM, *places)):
@@ -264,8 +209,6 @@ def context_parts(model: ModelFile, settings: Settings, tables: WeightTables) ->
     yield output_part(arch, settings)
     yield from compute_parts(arch, kinds, settings)
     yield context_overhead(arch, kinds, settings, table.count)
-    yield checkpoint_part(arch, kinds, settings)
-    yield speculation_part(arch, kinds, settings)
 
 
 def further_parts(arch: ArchitectureConfig, settings: Settings) -> Iterator[Part]:
@@ -283,52 +226,83 @@ def further_parts(arch: ArchitectureConfig, settings: Settings) -> Iterator[Part
 def server_parts(model: ModelFile, settings: Settings, beside: Companions, tables: WeightTables) -> tuple[Part, ...]:
     """Every part of one server process."""
     parts = list(context_parts(model, settings, tables))
-    parts.append(process_overhead(model.architecture, settings))
-    parts.append(prompt_cache_part(settings))
-    parts += device_contexts(settings)
+    parts += process_parts(model.architecture, settings)
     if beside.draft is not None and beside.draft_config is not None:
         own = draft_settings(settings, beside.draft_config, beside.draft, model.architecture)
         parts += (msgspec.structs.replace(p, component="draft") for p in context_parts(beside.draft, own, tables))
     if beside.draft is None and beside.draft_config is not None and beside.draft_config.kind == "mtp":
         parts += further_parts(model.architecture, own_context(settings, beside.draft_config))
-    parts += adapter_parts(beside.adapters, model.architecture, settings)
+    if beside.adapters:
+        parts += adapter_parts(beside.adapters, model.architecture, settings)
     if beside.projector is not None:
         parts += projector_parts(beside.projector, settings)
     return tuple(parts)
 
 
+def image_compute(encoder: ImageEncoder, patches: int, *, flash_attention: bool) -> int:
+    """Bytes that an image encoder takes for `patches` patches: the largest of its parts, and the allocator's holes.
+
+    A bound, never under. Source: tools/mtmd/clip.cpp (build_vit, build_attn, build_ffn, reserve_compute_meta) and
+    tools/mtmd/models of b10434 and b11434, whose figures for these encoders are the same as those of b10068.
+    """
+    row = F32 * patches * encoder.n_embd
+    tokens = -(-patches // encoder.merge**2)
+    given = F32 * tokens * encoder.n_embd_out
+    masks = F32 * patches**2 if encoder.windowed else 0
+    halves = F16 * patches**2 if encoder.windowed and flash_attention else 0
+    layered = given * 2 * encoder.n_deepstack
+    pixels = 3 * patches * encoder.patch_size**2
+    raw = F32 * pixels
+    first = raw + encoder.kernel_bytes * pixels + 2 * row + masks + halves
+    attention = int((FUSED if encoder.fused else SEPARATE) * row) + layered
+    if flash_attention:
+        attention += 2 * halves
+    else:
+        attention += masks + F32 * patches**2 * encoder.n_head
+    wide = F32 * patches * encoder.n_ff
+    beside = 2 * wide if encoder.gated else 0
+    # half a mask frees the room of the whole one, which wide values may or may not fit into
+    room = max(masks, beside) + halves if flash_attention else beside + masks
+    feed_forward = wide + room + 2 * row + int(GAPS * row) + raw + layered
+    last = 3 * row + 2 * given + layered
+    largest = max(first, attention, feed_forward, last)
+    kept = F32 * encoder.n_embd * encoder.n_embd_out if encoder.turned else 0
+    return largest + largest * HOLES // 100 + row + kept + SLACK
+
+
 def add_up(parts: Iterable[Part], *, shared: dict[str, tuple[str, ...]] | None = None) -> tuple[DeviceMemory, ...]:
-    """Parts summed by device, the host first, then by name; `shared` maps a device to who shares its files."""
+    """Parts summed by device, the host first, then by name; `shared` maps a device to who shares its files.
+
+    While loading, staging comes on top of the weights before there is a context.
+    """
     by_device: defaultdict[str, list[Part]] = defaultdict(list, {RAM: []})
     for part in parts:
         by_device[part.device].append(part)
-    names = sorted(by_device, key=lambda name: (name != RAM, name))
-    return tuple(_device(name, by_device[name], (shared or {}).get(name, ())) for name in names)
-
-
-def _device(name: str, parts: list[Part], shared_with: tuple[str, ...]) -> DeviceMemory:
-    """One device's sum. While loading, staging comes on top of the weights before there is a context."""
-    component: defaultdict[str, int] = defaultdict(int)
-    committed = later = growth = file = locked = loading = transient = 0
-    for part in parts:
-        component[f"{part.component}_bytes"] += part.committed + part.file
-        committed += part.committed
-        later += part.later
-        growth += part.growth
-        file += part.file
-        locked += part.locked
-        loading += part.committed if part.component in ("model", "overhead") else 0
-        transient = max(transient, part.transient)
-    return DeviceMemory(
-        device=name,
-        committed_bytes=committed,
-        peak_bytes=max(committed + later, loading + transient),
-        growth_bytes=growth,
-        file_bytes=file,
-        locked_bytes=locked,
-        shared_with=shared_with,
-        **component,
-    )
+    found = []
+    for name in sorted(by_device, key=lambda name: (name != RAM, name)):
+        component: defaultdict[str, int] = defaultdict(int)
+        committed = later = growth = file = locked = loading = transient = 0
+        for part in by_device[name]:
+            component[f"{part.component}_bytes"] += part.committed + part.file
+            committed += part.committed
+            later += part.later
+            growth += part.growth
+            file += part.file
+            locked += part.locked
+            loading += part.committed if part.component in ("model", "overhead") else 0
+            transient = max(transient, part.transient)
+        memory = DeviceMemory(
+            device=name,
+            committed_bytes=committed,
+            peak_bytes=max(committed + later, loading + transient),
+            growth_bytes=growth,
+            file_bytes=file,
+            locked_bytes=locked,
+            shared_with=(shared or {}).get(name, ()),
+            **component,
+        )
+        found.append(memory)
+    return tuple(found)
 
 
 def estimate(
