@@ -21,7 +21,7 @@ from launcher.ir.settings import RAM, Settings
 from launcher.ir.speed import Measurement, ServerSpeed, Touched
 from launcher.plan.memory import trunk
 from launcher.plan.memory.layout import split_name
-from launcher.plan.memory.weights import EXPERTS, INPUT
+from launcher.plan.memory.weights import INPUT, is_bank
 
 SPREAD = 0.25
 """What another model differs by from the rate at which one was read, either way (docs/performance.md)."""
@@ -163,7 +163,7 @@ def touched_by(model: ModelFile, settings: Settings, placed: Sequence[DeviceMemo
         layer, stem = split_name(tensor.name)
         if layer >= layers or (stem.startswith(INPUT) and not (tied and stem.startswith("token_embd"))):
             continue
-        bank = "exps." in stem and stem.split(".", 1)[0].replace("_chexps", "").replace("_exps", "") in EXPERTS
+        bank = is_bank(stem)
         part = share if bank else 1.0
         on_gpu = (layer if layer >= 0 else arch.n_layer) >= first
         kept = (bank and layer < settings.n_cpu_moe) or (stem.startswith("ffn_") and 0 <= layer < settings.n_cpu_ffn)

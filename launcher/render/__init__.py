@@ -6,8 +6,15 @@ What only `render_fleet` needs is imported when it is first asked for: a plan ne
 
 from typing import TYPE_CHECKING, Any
 
-from launcher.render.argv import placement_prefix, render_argv, server_words
-from launcher.render.command import Command, Engines, render_commands, server_command
+from launcher.render.command import (
+    Command,
+    Engines,
+    placement_prefix,
+    render_argv,
+    render_commands,
+    server_command,
+    server_words,
+)
 from launcher.render.spellings import NOT_FLAGS, TABLE
 
 if TYPE_CHECKING:

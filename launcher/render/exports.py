@@ -17,9 +17,9 @@ from launcher.errors import Finding
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines
-from launcher.render.probes import reachable_url
-from launcher.render.shell_quote import shell_lines
-from launcher.render.targets import targets_of
+from launcher.render.fleet_manifest import targets_of
+from launcher.render.quoting import shell_lines
+from launcher.render.units import reachable_url
 
 EXPORTS: dict[str, str] = {
     "llama_swap": "llama-swap.yaml",

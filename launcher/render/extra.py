@@ -1,17 +1,72 @@
-"""Checks of what the user adds by hand: `extra_args` and `env`. Pure."""
+"""What a build knows, and what the user adds by hand for it: `extra_args` and `env`. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from launcher.base.environment import DEVICE_VARIABLES
 from launcher.errors import Finding, Fix, Severity
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import ServerPlan
-from launcher.render.known import known
 from launcher.render.passed import HARMLESS, REFUSED, UNPRICED, by_flag
 from launcher.render.spellings import TABLE, Meaning, expert_key
-from launcher.render.values import refused_value
+
+ON_OFF = frozenset({"on", "enabled", "true", "1", "off", "disabled", "false", "0", "auto", "-1"})
+"""What `is_truthy`, `is_falsey` and `is_autoy` accept (llama.cpp common/arg.cpp)."""
+
+
+def refused_value(flag: Flag, word: str, value: str) -> str | None:
+    """Why `word value` is refused, by the choices that the help lists; None when it is not.
+
+    Lists of bare numbers are examples, not choices. A flag whose help says comma-separated takes several.
+    """
+    if not flag.choices or value == flag.default or all(c.lstrip("-").isdigit() for c in flag.choices):
+        return None
+    if {"on", "off"} <= set(flag.choices) and value in ON_OFF:
+        return None
+    several = value.split(",") if "comma-separated" in flag.help else [value]
+    wrong = [v for v in several if v not in flag.choices]
+    return f"{word} takes {', '.join(flag.choices)}, not {wrong[0]!r}" if wrong else None
+
+
+KEPT = 16
+"""Dialects whose answers are kept."""
+
+
+class Known(NamedTuple):
+    """Spelling → flag; first spelling of each flag that the plan depends on → its meaning; environment name → flag."""
+
+    flags: Mapping[str, Flag]
+    owners: Mapping[str, Meaning]
+    by_variable: Mapping[str, Flag]
+
+
+_kept: dict[int, tuple[Dialect, Known]] = {}
+
+
+def known(dialect: Dialect) -> Known:
+    """The answers for `dialect`, by identity: its flags are many, and to compare them costs more than to list them."""
+    found = _kept.get(id(dialect))
+    if found is None or found[0] is not dialect:
+        if len(_kept) >= KEPT:
+            _kept.clear()
+        index = dialect.index()
+        found = dialect, Known(index, owners(index), {flag.env: flag for flag in index.values() if flag.env})
+        _kept[id(dialect)] = found
+    return found[1]
+
+
+def owners(index: Mapping[str, Flag]) -> dict[str, Meaning]:
+    """First spelling of each flag that the plan depends on → its meaning. A removed flag belongs to nobody."""
+    return {
+        index[name].names[0]: meaning
+        for meaning in TABLE
+        if not meaning.soft
+        for name in meaning.owns
+        if name in index and not index[name].removed
+    }
+
 
 SECRET_FLAGS = {"--api-key": "--api-key-file", "--hf-token": None}
 """Flags whose value is a secret → the flag that reads it from a file."""

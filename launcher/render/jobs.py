@@ -14,8 +14,7 @@ from launcher.ir.config import GpuConfig, SlurmConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines, server_command
 from launcher.render.pods import as_in_pod, pod_port
-from launcher.render.unit_names import starts_at_boot
-from launcher.render.units import MIB, RESTART_S, memory_max, start_limit
+from launcher.render.units import MIB, RESTART_S, memory_max, start_limit, starts_at_boot
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -88,7 +87,7 @@ class JobScripts:
         """The script of `server`, whose job has this `name`; what its node is not asked for. `folder`: the fleet's."""
         settings = plan.config.deploy.slurm or SlurmConfig()
         asked, lost = _asked(server, plan, settings)
-        limit = start_limit(server, plan.config.runtime)
+        limit = start_limit(server.start_timeout_s, plan.config.runtime)
         restarts = starts_at_boot(server)
         port = pod_port(server.port)
         values = {

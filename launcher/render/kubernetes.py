@@ -17,14 +17,12 @@ from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, RouteTarget, RoutingTable
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.manifest import argv_digest, encode_fleet, encode_routes
+from launcher.render.beside_units import memory_limit
 from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
-from launcher.render.containers import memory_limit
-from launcher.render.kubernetes_values import bad_keys, bad_values
 from launcher.render.led import API_PORTS, led_fleet, led_targets, may_lead, rights
 from launcher.render.left_out import STATE_DIR, kept_in_pod, left_out, without_fleet, without_service
-from launcher.render.nodes import crowded_nodes, shared_cards, without_image
-from launcher.render.outside import outside_targets
+from launcher.render.nodes import bad_keys, bad_values, crowded_nodes, is_scaled, scaled, shared_cards, without_image
 from launcher.render.peer_pods import peer_network, peer_objects, peers, with_peer_names
 from launcher.render.pods import (
     Object,
@@ -45,8 +43,7 @@ from launcher.render.pods import (
     server_objects,
     service,
 )
-from launcher.render.routes import routing_table
-from launcher.render.scaled import is_scaled, scaled
+from launcher.render.routes import outside_targets, routing_table
 
 FLEET_DIR = "/etc/launch/fleet"
 FRONT = "front"

@@ -9,7 +9,7 @@ import msgspec
 
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.render.containers import memory_limit
+from launcher.render.beside_units import memory_limit
 from launcher.render.pods import (
     Object,
     card_amounts,

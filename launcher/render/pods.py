@@ -16,10 +16,8 @@ from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Engines, server_command
 from launcher.render.left_out import without_server
-from launcher.render.nodes import beside_together, pods_together
-from launcher.render.passed import files_of
-from launcher.render.scaled import is_scaled
-from launcher.render.server_keys import own_key_file
+from launcher.render.nodes import beside_together, is_scaled, pods_together
+from launcher.render.passed import files_of, own_key_file
 from launcher.render.units import memory_max
 
 PROBE_S = 5

@@ -23,12 +23,10 @@ from launcher.render.command import Command, Engines
 from launcher.render.jobs import JobScripts, job_command
 from launcher.render.led import asked_of, device_name, node_budgets
 from launcher.render.nodes import crowded_nodes, shared_cards
-from launcher.render.passed import files_of
+from launcher.render.passed import files_of, own_key_file
 from launcher.render.pods import pod_port
 from launcher.render.routes import here_target, routing_table
-from launcher.render.server_keys import own_key_file
-from launcher.render.unit_names import is_loopback
-from launcher.render.units import memory_max
+from launcher.render.units import is_loopback, memory_max
 
 NOWHERE = "slurm.invalid"
 """Where a server is of which nobody knows yet where it landed (RFC 2606)."""

@@ -1,6 +1,6 @@
 """Meaning → flags: the one table of how a server's choices are spelled for any llama-server build. Pure.
 
-Each row offers alternatives in order of preference; `launcher.render.argv` takes the first whose flags, arity and
+Each row offers alternatives in order of preference; `launcher.render.command` takes the first whose flags, arity and
 values the build accepts. An empty alternative `()` means that a build without the flag is taken to know no other
 state: it may be started without a word, and a warning says so, since a flag may also be gone for a new name.
 Sources: llama.cpp common/arg.cpp of builds b10068, b10092 and b10434, and the names that older builds used.

@@ -14,7 +14,7 @@ from launcher.ir.config import DraftConfig, GpuConfig, NgramConfig, NumaConfig, 
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import ServerPlan
 from launcher.render import NOT_FLAGS, TABLE, render_argv
-from launcher.render.argv import refusals
+from launcher.render.command import refusals
 from launcher.render.devices import Placement
 from tests.render.plan_factory import server_plan
 

@@ -71,7 +71,7 @@ def has_indexer(arch: ArchitectureConfig, layer: int) -> bool:
 def cells(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
     """Cells of all caches together, for their host metadata."""
     full = settings.n_ctx_seq if kinds.full else 0
-    full *= 2 if any(has_indexer(arch, il) for il in kinds.full) else 1
+    full *= 2 if arch.indexer_key_length and any(has_indexer(arch, il) for il in kinds.full) else 1
     return (full + (sliding_cells(arch, settings) if kinds.sliding else 0)) * settings.streams
 
 
@@ -130,24 +130,17 @@ def recurrent_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings)
         yield Part(device=device, component="recurrent", committed=size)
 
 
-F32 = 4
 NGRAM_DRAFT = {"simple": 48, "map-k": 48, "map-k4v": 48, "mod": 64, "cache": 8}
 """Tokens drafted ahead by n-gram speculation (common/speculative.cpp defaults)."""
 
 
-def drafted(settings: Settings) -> int:
-    """Tokens verified at once beside the sampled one, by draft model or n-grams."""
-    ngram = 0
-    if settings.ngram is not None:
-        ngram = settings.ngram.n_max or NGRAM_DRAFT[settings.ngram.kind]
-    return max(settings.draft_n_max, ngram)
-
-
 def outputs_max(settings: Settings) -> int:
-    """Most rows of logits in one batch (n_outputs_max)."""
+    """Most rows of logits in one batch (n_outputs_max): a slot's sampled token, and those drafted that are verified."""
     if settings.embedding:
         return settings.n_batch
-    return min(settings.n_batch, settings.slots * (1 + drafted(settings)))
+    ngram = settings.ngram
+    drafted = max(settings.draft_n_max, (ngram.n_max or NGRAM_DRAFT[ngram.kind]) if ngram else 0)
+    return min(settings.n_batch, settings.slots * (1 + drafted))
 
 
 def output_part(arch: ArchitectureConfig, settings: Settings) -> Part:

@@ -160,12 +160,7 @@ def _recurs(arch: ArchitectureConfig, layer: int) -> bool:
         return (layer + 1) % arch.full_attention_interval != 0
     if arch.arch in NEMOTRON:
         return at(arch.n_head_kv, layer) == 0 and at(arch.n_ff, layer) == 0
-    return _both(arch) or at(arch.n_head_kv, layer) == 0
-
-
-def _both(arch: ArchitectureConfig) -> bool:
-    """Whether each layer keeps a recurrent state beside keys and values: as in falcon-h1, or nothing says which."""
-    return isinstance(arch.n_head_kv, int) and not arch.full_attention_interval
+    return isinstance(arch.n_head_kv, int) or at(arch.n_head_kv, layer) == 0
 
 
 def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
@@ -174,8 +169,8 @@ def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
         return False
     if arch.arch in NEMOTRON:
         return at(arch.n_head_kv, layer) != 0 and at(arch.n_ff, layer) == 0
-    if recurs and not _both(arch):
-        return False
+    if recurs and (arch.full_attention_interval or not isinstance(arch.n_head_kv, int)):
+        return False  # else it keeps a state beside keys and values: as in falcon-h1, or nothing says which
     return at(arch.n_head_kv, layer) != 0
 
 
@@ -217,14 +212,8 @@ def _divided_layers(n_layer: int, count: int, devices: tuple[str, ...], split: t
     """`layer_devices` with the last `count` offloaded; asked for several times a server, of few kinds."""
     start = n_layer + 1 - count
     bounds = list(accumulate(split))
-
-    def device(layer: int) -> str:
-        if layer < start:
-            return RAM
-        place = bisect_right(bounds, (layer - start) / count * bounds[-1])
-        return devices[min(place, len(devices) - 1)]
-
-    return tuple(device(layer) for layer in range(n_layer + 1))
+    places = (bisect_right(bounds, layer / count * bounds[-1]) for layer in range(count))
+    return (*(RAM for _ in range(start)), *(devices[min(place, len(devices) - 1)] for place in places))
 
 
 def divided(by_device: Mapping[str, int], settings: Settings, *, everywhere: bool) -> dict[str, int]:

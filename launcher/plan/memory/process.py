@@ -18,7 +18,7 @@ from launcher.plan.builds import as_built, keeps_nextn_kv, loads_nextn, rolled_b
 from launcher.plan.memory.caches import cells, kv_parts, output_part, recurrent_parts, state_bytes, token_bytes
 from launcher.plan.memory.compute import SLACK, compute_parts, head_width, micro_batch, on_card
 from launcher.plan.memory.layout import Layers, layer_devices, layers, nextn_layers, widest
-from launcher.plan.memory.weights import WeightTables, weight_parts
+from launcher.plan.memory.weights import WeightTables, table_of, weight_parts
 from launcher.sizes import MIB
 
 PROCESS = 15 * MIB // 2
@@ -202,10 +202,12 @@ def context_parts(model: ModelFile, settings: Settings, tables: WeightTables) ->
     """Parts of one model with one context: weights, KV, recurrent state, output, compute, host metadata."""
     arch = as_built(model.architecture, settings.build)
     kinds = layers(arch, nextn_kv=keeps_nextn_kv(arch, settings.build))
-    table = tables.of(model, settings, nextn=loads_nextn(arch, settings.build, drafts=settings.draft_kind == "mtp"))
+    nextn = loads_nextn(arch, settings.build, drafts=settings.draft_kind == "mtp")
+    table = table_of(tables, model, settings, nextn=nextn)
     yield from weight_parts(table, settings, file_identity(model))
     yield from kv_parts(arch, kinds, settings)
-    yield from recurrent_parts(arch, kinds, settings)
+    if kinds.recurrent:
+        yield from recurrent_parts(arch, kinds, settings)
     yield output_part(arch, settings)
     yield from compute_parts(arch, kinds, settings)
     yield context_overhead(arch, kinds, settings, table.count)
