@@ -12,9 +12,9 @@ from pathlib import PurePath
 import msgspec
 
 from launcher.catalog.architecture import architecture_from_headers
-from launcher.catalog.file_types import FILE_TYPES
 from launcher.catalog.gguf import BadHeader, Header, parse_header
 from launcher.catalog.locate import split_paths
+from launcher.catalog.mix import FILE_TYPES
 from launcher.errors import CatalogError, Finding
 from launcher.ir.catalog import FilePart, ModelFile
 

@@ -18,13 +18,37 @@ import msgspec
 
 from launcher.base.processes import signal_name
 from launcher.base.programs import unrunnable
-from launcher.engine.architectures import architectures
 from launcher.engine.asking import NoAnswerError, ask
 from launcher.engine.help import parse_help
 from launcher.engine.identity import identity, may_be_kept, sha256_of
 from launcher.errors import EngineError, Finding, Fix
 from launcher.ir.config import EngineConfig
 from launcher.ir.dialect import Dialect
+
+_END = b"\0(unknown)\0"
+_BEGIN = b"\0clip\0"
+_FAR = 16384
+_NAME = re.compile(rb"[a-z0-9][a-z0-9_.-]{1,40}")
+
+
+def architectures(library: bytes | mmap.mmap, candidates: Iterable[str]) -> tuple[str, ...]:
+    """Architectures that a llama.cpp library knows, by its table of names, sorted; () without a table. Pure.
+
+    `LLM_ARCH_NAMES` (llama.cpp src/llama-arch.cpp) begins with "clip" and ends with "(unknown)"; compilers lay its
+    strings out one after the other. The linker may have dropped a name that ends a longer one ("qwen2" in
+    "rwkv6qwen2"), so such names are looked for among `candidates`.
+    """
+    end = library.find(_END)
+    while end >= 0:
+        begin = library.rfind(_BEGIN, max(0, end - _FAR), end)
+        if begin >= 0:
+            table = bytes(library[begin + 1 : end + 1])
+            names = {n.decode() for n in table.split(b"\0") if _NAME.fullmatch(n)}
+            names |= {c for c in candidates if library.find(c.encode() + b"\0") >= 0}
+            return tuple(sorted(names - {"clip"}))
+        end = library.find(_END, end + 1)
+    return ()
+
 
 RECORDED_DIR = Path(__file__).parent / "recorded"
 PACKAGE_SCHEME = "pkg://"

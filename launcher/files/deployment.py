@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.files.atomic import discard, stage, sync_dir
-from launcher.files.refusal import cannot_write, writing
+from launcher.files.atomic import cannot_write, discard, stage, sync_dir, writing
 from launcher.ir.deployment import Deployment, FileDifference, RenderedFile
 
 OWNED_NAME = ".launch-files.json"

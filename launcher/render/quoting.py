@@ -1,4 +1,10 @@
-"""Text in units, scripts and pages: what none may carry, and how the rest is quoted. Pure."""
+r"""Text in units, scripts and pages: what none may carry, and how the rest is quoted. Pure.
+
+Rules of unit files: systemd.service(5) "Command lines", systemd.syntax(7) "Quoting"; src/basic/extract-word.c. Words
+are wrapped in `"`, with `\` and `"` escaped, newlines and other control characters written as escapes, and `%` doubled
+(specifiers). In command lines `$` is doubled too, except in the first word: a program's name is not searched for
+variables.
+"""
 
 from __future__ import annotations
 

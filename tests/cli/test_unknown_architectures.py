@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from launcher.catalog import MIXES, complete, describe, synthesise, write_sparse
-from launcher.catalog.unknown import widened
+from launcher.catalog.architecture import widened
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle
