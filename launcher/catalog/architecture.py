@@ -140,7 +140,6 @@ class _Keys:
     """Typed reads of a header's values; `{arch}.` is put in front of a key."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        """Find the architecture's name."""
         arch = values.get("general.architecture")
         if not isinstance(arch, str) or not arch:
             raise _wrong(f"general.architecture is {arch!r}; it must name an architecture")
@@ -207,14 +206,12 @@ class _Keys:
 
 
 def _whole(value: Any, name: str) -> int:
-    """`value` as a whole number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise _wrong(f"{name} is {value!r}; it must be a whole number")
     return value
 
 
 def _wrong(message: str) -> BadHeader:
-    """Metadata that no model can have."""
     return BadHeader("catalog/corrupt-header", message, "convert the model again, or fetch it anew")
 
 
@@ -232,7 +229,6 @@ def _n_layer_kv(keys: _Keys, n_layer: int) -> int:
 
 
 def _tokenizer(header: Header, keys: _Keys) -> dict[str, Any]:
-    """The fields that describe the vocabulary."""
     bos = keys.raw("tokenizer.ggml.bos_token_id")
     model, pre = keys.raw("tokenizer.ggml.model"), keys.raw("tokenizer.ggml.pre")
     types = keys.raw("tokenizer.ggml.token_type_count")

@@ -14,14 +14,13 @@ from launcher.catalog.ggml_types import tensor_bytes
 from launcher.catalog.layouts import LAYOUTS, Layer, Part, layer_kind, layer_parts, model_parts, shared_width
 from launcher.catalog.locate import split_paths
 from launcher.catalog.mix import (
+    V_LIKE,
     Mix,
     Model,
     Place,
     category_of,
-    depends_on_place,
     find_mix,
-    is_quantizable,
-    is_v_like,
+    moves,
     tensor_type,
 )
 from launcher.catalog.traits import ENCODERS, GATED_DELTA, MAX_LAYERS, complete, first_positive, is_recurrent
@@ -48,19 +47,8 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 }
 _MOE = frozenset(
     {
-        "deepseek2",
-        "deepseek32",
-        "glm-dsa",
-        "glm4moe",
-        "gpt-oss",
-        "granitemoe",
-        "lfm2moe",
-        "nemotron_h_moe",
-        "qwen2moe",
-        "qwen35moe",
-        "qwen3moe",
-        "qwen3next",
-        "qwen3vlmoe",
+        *("deepseek2", "deepseek32", "glm-dsa", "glm4moe", "gpt-oss", "granitemoe", "lfm2moe", "nemotron_h_moe"),
+        *("qwen2moe", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vlmoe"),
     }
 )
 _LATENT_ARCHITECTURES = frozenset({"deepseek2", "deepseek32", "glm-dsa"})
@@ -124,7 +112,6 @@ def _lists(a: ArchitectureConfig) -> list[tuple[str, str]]:
 
 
 def _finding(key: str, message: str, a: ArchitectureConfig) -> Finding:
-    """One error about an architecture."""
     known = a.arch in LAYOUTS or a.arch in ENCODERS
     return Finding(
         code="catalog/incomplete-architecture",
@@ -154,7 +141,10 @@ def synthesise(
     parts = {kind: layer_parts(a, kind) for kind in dict.fromkeys(kinds)}
     globals_ = tuple(model_parts(a))
     model = _model(a, kinds, parts, tied=all(p.name != "output.weight" for p in globals_))
-    tensors = [_tensor(mix, model, p, Place()) for p in globals_]
+    tensors = [
+        Tensor(name=name, type=kind, shape=shape, size_bytes=size)
+        for name, shape, kind, size, _ in (_template(mix, model, part) for part in globals_)
+    ]
     _add_layers(tensors, mix, model, kinds, parts)
     if a.arch not in LAYOUTS:
         findings += (_unknown(a, tensors, key),)
@@ -163,7 +153,7 @@ def synthesise(
 
 def _model(a: ArchitectureConfig, kinds: list[Layer], parts: dict[Layer, tuple[Part, ...]], *, tied: bool) -> Model:
     """What the quantizer's rules ask. `LLM_TYPE_70B` is llama and qwen2 with 80 layers."""
-    v_like = {kind: sum(is_v_like(p.name) for p in found) for kind, found in parts.items()}
+    v_like = {kind: sum(category_of(p.name) in V_LIKE for p in found) for kind, found in parts.items()}
     heads, heads_kv = (v if isinstance(v, int) else v[0] for v in (a.n_head, a.n_head_kv))
     return Model(
         arch=a.arch,
@@ -174,12 +164,6 @@ def _model(a: ArchitectureConfig, kinds: list[Layer], parts: dict[Layer, tuple[P
         tied=tied,
         is_70b=a.arch in {"llama", "qwen2", "qwen2vl"} and a.n_layer == _LAYERS_OF_70B and heads != heads_kv,
     )
-
-
-def _tensor(mix: Mix, model: Model, part: Part, place: Place) -> Tensor:
-    """One tensor under the rules."""
-    kind = tensor_type(mix, model, part.name, part.shape, place)
-    return Tensor(name=part.name, type=kind, shape=part.shape, size_bytes=tensor_bytes(kind, part.shape))
 
 
 def _add_layers(
@@ -205,13 +189,12 @@ def _add_layers(
 
 def _template(mix: Mix, model: Model, part: Part) -> tuple[str, tuple[int, ...], str, int, str]:
     """Name, shape, type and bytes of a part, and its category if its type depends on the layer, else nothing."""
-    first = _tensor(mix, model, part, Place())
-    moves = mix.quantizes and is_quantizable(part.name, part.shape) and depends_on_place(mix, part.name)
-    return part.name, part.shape, first.type, first.size_bytes, category_of(part.name) if moves else ""
+    kind = tensor_type(mix, model, part.name, part.shape, Place())
+    category = category_of(part.name) if moves(mix, part.name, part.shape) else ""
+    return part.name, part.shape, kind, tensor_bytes(kind, part.shape), category
 
 
 def _unknown(a: ArchitectureConfig, tensors: list[Tensor], key: str) -> Finding:
-    """The warning that goes with a generic estimate."""
     total = sum(t.size_bytes for t in tensors)
     return Finding(
         code="catalog/unknown-architecture",
@@ -259,7 +242,10 @@ def declared_file(
     if entry.bytes is not None and abs(entry.bytes - estimate) > SIZE_TOLERANCE * estimate and a.arch in LAYOUTS:
         findings += (_size_mismatch(f"{key}.files.{quantization}.bytes", entry.bytes, estimate, mix),)
     published = entry.bytes if entry.bytes is not None and entry.bytes >= total else estimate
-    parts = _parts(path, published)
+    # parts of a file that is not at hand are of equal size; their number is in the name, as llama.cpp has it
+    named = split_paths(path) or (path,)
+    share, rest = divmod(published, len(named))
+    parts = tuple(FilePart(path=p, size_bytes=share + (i < rest)) for i, p in enumerate(named))
     if entry.parts not in {1, len(parts)}:
         at = f"{key}.files.{quantization}.parts"
         findings += (_mismatch(at, "the number of parts", entry.parts, f"{len(parts)} by its name"),)
@@ -275,15 +261,7 @@ def declared_file(
     return file, findings
 
 
-def _parts(path: str, size_bytes: int) -> tuple[FilePart, ...]:
-    """The parts of a file that is not at hand, of equal size; their number is in the name, as llama.cpp has it."""
-    named = split_paths(path) or (path,)
-    share, rest = divmod(size_bytes, len(named))
-    return tuple(FilePart(path=p, size_bytes=share + (i < rest)) for i, p in enumerate(named))
-
-
 def _size_mismatch(key: str, declared: int, estimate: int, mix: Mix) -> Finding:
-    """A published size that the tensors do not add up to."""
     return Finding(
         code="catalog/declared-mismatch",
         severity="warning",
@@ -319,7 +297,6 @@ def compare(config: ModelConfig, file: ModelFile, quantization: str, stated_mix:
 
 
 def _mismatch(key: str, name: str, declared: Any, actual: Any) -> Finding:
-    """One disagreement."""
     written = _written(actual)
     return Finding(
         code="catalog/declared-mismatch",
@@ -331,7 +308,6 @@ def _mismatch(key: str, name: str, declared: Any, actual: Any) -> Finding:
 
 
 def _written(value: Any) -> str:
-    """A value as YAML and overrides write it."""
     if isinstance(value, tuple):
         return f"[{','.join(_written(v) for v in value)}]"
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
@@ -365,7 +341,6 @@ def _by_layer(a: ArchitectureConfig, name: str) -> tuple[int, ...]:
 
 
 def _sliding(a: ArchitectureConfig) -> tuple[bool, ...]:
-    """Which layers slide, written out."""
     if not a.n_swa:
         return (False,) * a.n_layer
     if isinstance(a.swa_pattern, tuple):

@@ -80,7 +80,6 @@ def load_model(path: str, *, model: str, quantization: str, key: str = "") -> tu
 
 
 def _read(path: str, key: str) -> tuple[Header, FilePart]:
-    """Header and identity of one file."""
     try:
         with io.FileIO(path, opener=_open_without_waiting) as stream:
             found = os.fstat(stream.fileno())
@@ -107,7 +106,6 @@ def _check_regular(mode: int) -> None:
 
 
 def _unopened(path: str, error: OSError | ValueError) -> BadHeader:
-    """Why a file could not be opened or read."""
     if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENOTDIR}:
         if os.path.islink(path):  # noqa: PTH114 - paths are strings here
             target = os.readlink(path)  # noqa: PTH115 - as above
@@ -121,7 +119,6 @@ def _unopened(path: str, error: OSError | ValueError) -> BadHeader:
 
 
 def _finding(bad: BadHeader, path: str, key: str) -> Finding:
-    """The finding about one file."""
     return Finding(code=bad.code, severity="error", key=key, message=f"{path!r}: {bad.message}", notes=bad.notes)
 
 

@@ -31,7 +31,6 @@ def vault(fleet: FleetConfig, catalog: Catalog) -> tuple[StoredFile, ...]:
 
 
 def _files(fleet: FleetConfig, catalog: Catalog) -> Iterator[StoredFile]:
-    """As `vault`, unsorted."""
     drafts = (s.draft.model for s in fleet.servers.values() if s.draft is not None and s.draft.model)
     for name in dict.fromkeys((*(s.model for s in fleet.servers.values()), *drafts)):
         model = fleet.models.get(name)
@@ -84,7 +83,6 @@ def _there(paths: tuple[str, ...]) -> int:
 
 
 def _mix_name(fleet: FleetConfig, quantization: str) -> str:
-    """The mix that a quantization stands for."""
     config = fleet.quantizations.get(quantization)
     return config.mix if config else quantization
 
@@ -131,7 +129,6 @@ def build(
 
 
 def _adapters(fleet: FleetConfig, findings: list[Finding]) -> dict[str, AdapterFile]:
-    """The LoRA adapters of all servers, by path."""
     adapters: dict[str, AdapterFile] = {}
     for name, server in sorted(fleet.servers.items()):
         for position, lora in enumerate(server.lora):
@@ -172,7 +169,6 @@ def _ladder(fleet: FleetConfig) -> Iterator[Use]:
 def _model_file(
     fleet: FleetConfig, model: str, quantization: str, key: str, kept: Mapping[str, HeaderFacts]
 ) -> tuple[ModelFile | None, tuple[Finding, ...]]:
-    """One model file, read or made."""
     config = fleet.models.get(model)
     if config is None:
         return None, (_dangling("model", model, f"{key}.model", fleet.models),)
@@ -203,7 +199,6 @@ def _looked_for(finding: Finding, path: str) -> Finding:
 
 
 def _read(fleet: FleetConfig, model: str, quantization: str, path: str) -> tuple[ModelFile | None, tuple[Finding, ...]]:
-    """A model file that is at hand, held against its declaration."""
     from launcher.catalog.files import file_mix, load_model  # noqa: PLC0415 - only a file at hand is read
 
     config, key = fleet.models[model], f"models.{model}.files.{quantization}.path"
@@ -236,7 +231,6 @@ def _mix(fleet: FleetConfig, quantization: str) -> tuple[Mix | None, tuple[Findi
 
 
 def _dangling(kind: str, name: str, key: str, known: Mapping[str, object], of: str = "") -> Finding:
-    """A name that the catalogue does not have."""
     near = difflib.get_close_matches(name, known, 1)
     return Finding(
         code=f"catalog/unknown-{kind}",

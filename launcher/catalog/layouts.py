@@ -412,21 +412,8 @@ _NEXTN_VOCABULARY = frozenset({"glm4moe", "deepseek2", "deepseek32", "glm-dsa"})
 LAYOUTS: dict[str, Callable[[ArchitectureConfig, Layer], Parts]] = {
     **dict.fromkeys(
         (
-            "llama",
-            "mistral3",
-            "qwen2",
-            "qwen2moe",
-            "qwen2vl",
-            "qwen3",
-            "qwen3moe",
-            "qwen3vl",
-            "qwen3vlmoe",
-            "granite",
-            "granitemoe",
-            "gemma",
-            "gemma2",
-            "gemma3",
-            "gemma-embedding",
+            *("llama", "mistral3", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"),
+            *("granite", "granitemoe", "gemma", "gemma2", "gemma3", "gemma-embedding"),
         ),
         _llama,
     ),

@@ -31,7 +31,6 @@ def resolve_path(path: str, model_dir: str, *, key: str = "") -> str:
 
 
 def _unusable(path: str, key: str) -> Finding:
-    """A path that no file can have."""
     return Finding(code="catalog/unreadable", severity="error", key=key, message=f"{path!r} cannot be a file's path")
 
 
@@ -49,7 +48,6 @@ def _package_folder(package: str) -> str | None:
 
 
 def _no_package(path: str, package: str, inside: str, key: str) -> Finding:
-    """A `pkg://` path that leads nowhere."""
     if not inside:
         message, near = f"{path!r} names no file; write pkg://package/file", []
     else:

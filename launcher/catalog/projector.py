@@ -54,7 +54,6 @@ def _file(
     encoder: ImageEncoder | None = None,
     source: Literal["gguf", "declared"] = "declared",
 ) -> ProjectorFile:
-    """The value for the catalogue."""
     return ProjectorFile(
         model=model,
         path=path,
@@ -161,7 +160,6 @@ def projected_widths(header: Header) -> tuple[int, ...]:
 
 
 def _error(code: str, key: str, message: str, *notes: str) -> Finding:
-    """An error about a projector or an adapter."""
     return Finding(code=code, severity="error", key=key, message=message, notes=notes)
 
 

@@ -65,7 +65,6 @@ def _file(program: str) -> tuple[int, ...]:
 
 
 def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said:
-    """See `ask`."""
     until = monotonic() + timeout_s
     scope, env = ProcessScope(), {**passed_on(os.environ), **env}
     said: dict[Any, bytearray] = defaultdict(bytearray)
@@ -117,5 +116,4 @@ def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None =
 
 
 def _printable(text: str) -> str:
-    """What a terminal may be given."""
     return "".join(filter(str.isprintable, text))

@@ -191,7 +191,6 @@ def _recorded_as(digest: str) -> str | None:
 
 
 def _recorded_architectures() -> tuple[str, ...]:
-    """Every architecture of every recorded dialect."""
     return tuple(sorted({a for name in recorded_names() for a in recorded(name).architectures}))
 
 

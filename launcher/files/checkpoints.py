@@ -164,12 +164,10 @@ def _sum(data: bytes) -> str:
 
 
 def _damaged(directory: Path, why: str) -> Finding:
-    """For a checkpoint that is not as it was written."""
     return _refused("damaged", f"{directory} is not as it was written: {why}", "`launch checkpoint delete` removes it")
 
 
 def _refused(code: str, message: str, note: str) -> Finding:
-    """An error about a checkpoint."""
     return Finding(code=f"checkpoint/{code}", severity="error", key="", message=message, notes=(note,))
 
 
@@ -214,7 +212,6 @@ def file_digests(
 
 
 def _digest(path: str, known: _Known | None, on_file: Callable[[str, int], None]) -> tuple[FileDigest, _Known | None]:
-    """The digest of one file, and what to keep of it."""
     try:
         with open(path, "rb", opener=_open) as file:
             begun, before = time.time_ns(), os.fstat(file.fileno())
@@ -248,7 +245,6 @@ def _facts(found: os.stat_result) -> tuple[int, int, int, int, int]:
 
 
 def _read(cache: Path) -> dict[str, _Known]:
-    """What is known; nothing when the cache is missing or torn."""
     try:
         return msgspec.json.decode(read_regular(cache), type=dict[str, _Known])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
@@ -256,7 +252,6 @@ def _read(cache: Path) -> dict[str, _Known]:
 
 
 def _write(cache: Path, known: dict[str, _Known]) -> None:
-    """Keep what is known, where that is possible."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomic(cache, msgspec.json.encode(known, order="sorted"), mode=0o600)
@@ -356,7 +351,6 @@ def _of_words(argv: tuple[str, ...], env: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def _is_elf(path: str) -> bool:
-    """Whether it is a program of the machine."""
     try:
         with Path(path).open("rb") as file:
             return file.read(4) == _ELF
@@ -365,7 +359,6 @@ def _is_elf(path: str) -> bool:
 
 
 def _missing(path: str, kind: CoveredKind, servers: tuple[str, ...], why: str) -> Finding:
-    """For a file that cannot be read."""
     return Finding(
         code="checkpoint/file-missing",
         severity="error",

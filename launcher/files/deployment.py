@@ -217,5 +217,4 @@ def _digest(raw: bytes) -> str:
 
 
 def _read(path: Path) -> str:
-    """Text of a file that may not be text."""
     return path.read_text(encoding="utf-8", errors="replace")

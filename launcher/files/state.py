@@ -186,7 +186,6 @@ def lock_owner(path: Path) -> LockOwner | None:
 
 
 def _read_owner(path: Path) -> LockOwner | None:
-    """The name in the lock file, if it is whole."""
     try:
         return msgspec.json.decode(read_regular(path), type=LockOwner)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):

@@ -103,7 +103,6 @@ def device_plans(
 def _device(
     fleet: FleetConfig, servers: Sequence[ServerPlan], services: Sequence[ServicePlan], name: str, host: str
 ) -> DevicePlan:
-    """One memory, and those of GPUs that share it."""
     hardware = fleet.hardware
     memories = (name, *(hardware.pooled if name == RAM else ()))
     resident = sum(size for _, size in others_on(name, fleet, (s for s in services if s.starts == "boot")))

@@ -75,7 +75,6 @@ def plan_fleet(
 def _solved(
     hosts: tuple[Host, ...], catalog: Catalog, tables: WeightTables
 ) -> tuple[tuple[Host, ...], tuple[Solved, ...]]:
-    """`hosts` with everything chosen that they leave open."""
     if not any(s.fill or s.n_gpu_layers == "auto" for host in hosts for s in host.fleet.servers.values()):
         return hosts, ()
     from launcher.plan.solve import solve  # noqa: PLC0415 - only a fleet that leaves something open needs it
@@ -120,7 +119,6 @@ def _part(
     *,
     solved: tuple[Solved, ...],
 ) -> Planning:
-    """One host's servers and services, planned alone."""
     return Planning(
         fleet=host.fleet,
         catalog=catalog,
@@ -135,7 +133,6 @@ def _part(
 
 
 def _residency(part: Planning) -> Residency | None:
-    """Who of one host may be up at once."""
     always = [s for s in part.services if steady(s)]
     standing = {d.name: sum(size for _, size in others_on(d.name, part.fleet, always)) for d in part.devices}
     return residency(part.servers, part.services, part.devices, standing=standing, pooled=part.fleet.hardware.pooled)

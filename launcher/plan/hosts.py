@@ -124,14 +124,12 @@ def _listening(server: ServerConfig, hosts: Mapping[str, HostConfig], first: str
 
 
 def _asking(server: ServerConfig, key: str | None) -> ServerConfig:
-    """`server` with the key file `key`, unless it has its own."""
     if key is None or _asks_for_key(server.extra_args):
         return server
     return msgspec.structs.replace(server, extra_args=(*server.extra_args, KEY_FLAG, key))
 
 
 def _asks_for_key(extra_args: Iterable[str]) -> bool:
-    """Whether a server has a key file of its own."""
     return any(word == KEY_FLAG or word.startswith(f"{KEY_FLAG}=") for word in extra_args)
 
 
@@ -241,7 +239,6 @@ SHOWN = 3
 
 
 def _some(names: list[str]) -> str:
-    """The first of `names`, and how many more."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -289,5 +286,4 @@ def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
 
 
 def _finding(severity: Severity, code: str, key: str, message: str, fixes: tuple[Fix, ...] = ()) -> Finding:
-    """A finding about hosts."""
     return Finding(code=code, severity=severity, key=key, message=message, fixes=fixes)

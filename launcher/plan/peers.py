@@ -109,13 +109,11 @@ def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def _taken_names(fleet: FleetConfig) -> set[str]:
-    """What no peer may be called."""
     cards = (name for gpus in _machines(fleet) for name in gpus)
     return {*fleet.servers, *fleet.services, *fleet.upstreams, *cards}
 
 
 def _machines(fleet: FleetConfig) -> Iterator[Mapping[str, GpuConfig]]:
-    """Devices of every machine."""
     yield fleet.hardware.gpus
     yield from (host.gpus or {} for host in fleet.hardware.hosts.values())
 

@@ -119,12 +119,10 @@ def beyond_rounding(predicted: int, proven: int) -> bool:
 
 
 def _whole(memory: ProvenMemory) -> int:
-    """All that one model takes on one device."""
     return memory.model_bytes + memory.context_bytes + memory.compute_bytes
 
 
 def _difference(device: str, component: Component, predicted: int, proven: int) -> Difference:
-    """One row."""
     return Difference(device=device, component=component, predicted_bytes=predicted, proven_bytes=proven)
 
 

@@ -193,7 +193,6 @@ def _on_devices(
 def _placement(
     config: ServerConfig, devices: tuple[str, ...], key: str, findings: list[Finding]
 ) -> Iterator[tuple[str, str]]:
-    """Each rule of `tensor_placement` as expression and device."""
     for position, rule in enumerate(config.tensor_placement):
         expression, equals, device = rule.rpartition("=")
         at = f"{key}.tensor_placement.{position}"
@@ -285,7 +284,6 @@ def _gpu_layers(
 
 
 def _error(code: str, key: str, message: str) -> Finding:
-    """A finding that stops the plan."""
     return Finding(code=code, severity="error", key=key, message=message)
 
 

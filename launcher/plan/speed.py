@@ -182,7 +182,6 @@ def touched_by(model: ModelFile, settings: Settings, placed: Sequence[DeviceMemo
 
 
 def _spread(sizes: dict[str, float], settings: Settings, placed: Sequence[DeviceMemory]) -> None:
-    """What is on the devices, over them as their memory is."""
     together = sizes.pop("gpu", 0.0)
     shares = {m.device: m.model_bytes for m in placed if m.device in settings.devices}
     whole = sum(shares.values())

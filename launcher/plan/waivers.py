@@ -53,7 +53,6 @@ def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _waivers(fleet: FleetConfig) -> Iterator[Waiver]:
-    """Every waiver of the fleet and its servers."""
     scopes = [("waive", "", fleet.waive)]
     scopes += [(f"servers.{n}.waive", f"servers.{n}", s.waive) for n, s in fleet.servers.items()]
     for key, scope, entries in scopes:
@@ -83,7 +82,6 @@ def _judge(
 
 
 def _unknown(waiver: Waiver, codes: Collection[str]) -> Finding:
-    """The finding for a code that does not exist, or for none."""
     from difflib import get_close_matches  # noqa: PLC0415 - only mistakes pay for the import
 
     near = get_close_matches(waiver.code, codes, n=1, cutoff=0.75)

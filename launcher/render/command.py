@@ -131,7 +131,6 @@ def asked_by(meaning: Meaning, server: ServerPlan, config: ServerConfig | None) 
 
 
 def _is_written(config: ServerConfig, field: str) -> bool:
-    """Whether a field differs from what it is when nobody writes it."""
     known = next((f for f in msgspec.structs.fields(ServerConfig) if f.name == field), None)
     return known is not None and getattr(config, field) != known.default
 

@@ -60,7 +60,6 @@ def place(names: tuple[str, ...], gpus: Mapping[str, GpuConfig], key: str) -> tu
 
 
 def _unknown(name: str, gpus: Mapping[str, GpuConfig], key: str) -> Finding:
-    """The finding for a device that hardware.gpus does not have."""
     there = ", ".join(gpus) or "none"
     return Finding(
         code="render/unknown-device", severity="error", key=key, message=f"no device {name!r}; hardware has {there}"
@@ -68,7 +67,6 @@ def _unknown(name: str, gpus: Mapping[str, GpuConfig], key: str) -> Finding:
 
 
 def _no_endpoint(name: str) -> Finding:
-    """The finding for an RPC device that nobody can reach."""
     key = f"hardware.gpus.{name}.endpoint"
     return Finding(
         code="render/no-endpoint",

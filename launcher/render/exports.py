@@ -175,7 +175,6 @@ def _scrape(target: str, plan: FleetPlan) -> tuple[dict[str, Any], list[Finding]
 
 
 def _grafana(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dict[str, Any], list[Finding]]:
-    """One dashboard a deployment, over the front's metrics."""
     label = f"deployment={_json(plan.deployment)}"
     panels = [
         {"title": _json(title), "unit": _json(unit), "expr": _json(expr % label), "legend": _json(legend)}
@@ -196,7 +195,6 @@ _BUILDERS: dict[str, _Builder] = {
 
 
 def _started(plan: FleetPlan) -> list[ServerPlan]:
-    """Servers of tiers that are ever started."""
     return [s for s in plan.servers if s.starts != "never"]
 
 
@@ -253,6 +251,5 @@ def _filters(server: ServerPlan) -> str:
 
 
 def _left_out(target: str, server: ServerPlan, why: str) -> Finding:
-    """The warning for a server that a target cannot describe."""
     message = f"{EXPORTS[target]} leaves out {server.name}: {why}"
     return Finding(code="render/left-out", severity="warning", key=f"servers.{server.name}", message=message)

@@ -193,7 +193,6 @@ def _owner_before(words: tuple[str, ...], position: int, index: Mapping[str, Fla
 
 
 def _unknown(key: str, word: str, dialect: Dialect, index: Mapping[str, Flag], switch: str | None) -> Finding:
-    """The finding for a word that is no flag of this build."""
     if switch is not None:
         message = f"llama-server {dialect.name} refuses {word!r}: {switch} takes no value"
         return _finding("engine/unknown-flag", key, message, ("leave a switch out to turn it off",))
@@ -209,7 +208,6 @@ def _unknown(key: str, word: str, dialect: Dialect, index: Mapping[str, Flag], s
 
 
 def _check_values(key: str, word: str, flag: Flag, values: tuple[str, ...]) -> Iterator[Finding]:
-    """Findings for missing and refused values behind `word`."""
     arity = 0 if word in flag.negations else flag.arity
     if len(values) < arity:
         yield _finding("engine/bad-value", key, f"{word} takes {arity} value{'s' * (arity > 1)}, {len(values)} given")
@@ -255,6 +253,5 @@ def _finding(
     fixes: tuple[Fix, ...] = (),
     warning: bool = False,
 ) -> Finding:
-    """A finding of this room: an error unless it is a `warning`."""
     severity: Severity = "warning" if warning else "error"
     return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)

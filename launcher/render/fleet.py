@@ -115,7 +115,6 @@ def _environment(templates: Mapping[str, str], spoilt: list[Finding]) -> Environ
     from jinja2 import DictLoader, Environment, StrictUndefined  # noqa: PLC0415 # 0.08 s that a plan does not need
 
     def one_line(value: Any) -> Any:
-        """`value`, if it stays within its line."""
         if isinstance(value, str) and (finding := refused_value(value)) is not None:
             spoilt.append(finding)
             return ""
@@ -135,7 +134,6 @@ def _environment(templates: Mapping[str, str], spoilt: list[Finding]) -> Environ
 def _commands(
     plan: FleetPlan, commands: Mapping[str, Command], environment: Environment, values: Mapping[str, str]
 ) -> list[RenderedFile]:
-    """One runnable script a server, for people."""
     template = environment.overlay(finalize=None).get_template(COMMAND_TEMPLATE)
     files = []
     for server in plan.servers:
@@ -157,7 +155,6 @@ def _exports(
     environment: Environment,
     values: Mapping[str, str],
 ) -> tuple[list[RenderedFile], list[Finding]]:
-    """What `deploy.targets` asks for."""
     from launcher.render.exports import EXPORTS, export_values  # noqa: PLC0415 - fleets without targets do without
 
     files: list[RenderedFile] = []
@@ -173,7 +170,6 @@ def _exports(
 def _scheduled(
     plan: FleetPlan, engines: Engines, manifest: FleetManifest, environment: Environment, header: str
 ) -> tuple[list[RenderedFile], list[Finding]]:
-    """Objects for Kubernetes, and jobs for Slurm."""
     from launcher.render.jobs import JobScripts  # noqa: PLC0415 - fleets of one machine do without
     from launcher.render.kubernetes import kubernetes_files  # noqa: PLC0415
     from launcher.render.slurm import slurm_files  # noqa: PLC0415
@@ -196,7 +192,6 @@ def _units(
     findings: list[Finding] = []
 
     def add(template: str, name: str, unit: Mapping[str, object]) -> None:
-        """One unit."""
         text = environment.get_template(template).render({**values, **unit})
         files.append(RenderedFile(path=f"{units_dir(plan)}/{name}", text=text))
 

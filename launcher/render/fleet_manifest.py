@@ -135,7 +135,6 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: t
 
 
 def _rung_unit(rung: RungPlan, command: Command, plan: FleetPlan) -> RungUnit:
-    """One rung of its ladder."""
     server = rung.server
     return RungUnit(
         label=rung.label,

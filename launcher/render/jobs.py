@@ -185,7 +185,6 @@ def _cards(
 
 
 def _threads(server: ServerPlan) -> int:
-    """The most that it computes with at once."""
     return max(1, server.settings.threads, server.settings.threads_batch)
 
 

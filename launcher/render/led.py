@@ -174,7 +174,6 @@ def _service_as_pod(unit: ServiceUnit, host: str, container: Object, needs: Iter
 
 
 def _limit(container: Object) -> int | None:
-    """The RAM that a container may take, where it has a limit."""
     limit: int | None = container["resources"]["limits"].get("memory")
     return limit
 

@@ -85,7 +85,6 @@ def refused_value(value: str) -> Finding | None:
 
 
 def _walk(value: Any, key: str) -> Iterator[Finding]:
-    """Everything below `value`."""
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             if name not in _QUOTED:
@@ -122,7 +121,6 @@ def _bad(message: str, key: str) -> Finding:
 
 
 def _open(key: str, name: str) -> Finding:
-    """For a secret in the config."""
     message = f"{name} is a secret, and would stand in generated files that every user of the machine may read"
     notes = (
         "name a file that only the service reads (…_FILE, …_PATH, --api-key-file, runtime.server_key_file)",
@@ -184,7 +182,6 @@ def credential_path(path: str) -> str:
 
 
 def _escape(char: str) -> str:
-    """`char` inside double quotes."""
     if char in _NAMED:
         return _NAMED[char]
     if "\x80" <= char <= "\x9f" or char in "\u2028\u2029":  # they end no line for systemd, but for editors and pagers

@@ -253,5 +253,4 @@ def _pools(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> tuple[RoutePoo
 
 
 def _servers(written: Iterable[str], names: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Server names meant by names as written, each once, in order."""
     return tuple(dict.fromkeys(server for name in written for server in names.get(name, ())))

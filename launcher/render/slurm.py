@@ -113,7 +113,6 @@ def fleet_name(plan: FleetPlan, *parts: str) -> str:
 
 
 def _part(text: str) -> str:
-    """`text` as far as a job's name may have it."""
     plain = re.sub(r"[^A-Za-z0-9_.+@=-]", "-", text)[:100]
     return plain if plain == text else f"{plain}.{zlib.crc32(text.encode()):08x}"
 
@@ -270,7 +269,6 @@ def _unreachable(server: ServerPlan) -> Iterator[Finding]:
 
 
 def _left_out(what: str, names: Iterable[str]) -> Finding:
-    """Something of several servers that jobs cannot say."""
     some = list(names)
     shown = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
     message = f"the jobs leave out of {shown}: {what}"

@@ -78,12 +78,10 @@ NOT_FLAGS = {
 
 
 def _say(value: object, *flags: str) -> Alternatives:
-    """The same value behind each of several names of a flag."""
     return tuple((flag, str(value)) for flag in flags)
 
 
 def _say_any(value: object, flag: str) -> Alternatives:
-    """`value` behind `flag`, if there is any."""
     return _say(value, flag) if value else ()
 
 
@@ -111,7 +109,6 @@ def _load_mode(s: ServerPlan, _: Placement) -> Alternatives:
 
 
 def _embedding(s: ServerPlan, _: Placement) -> Alternatives:
-    """Embedding or reranking server; nothing for the others."""
     if s.pooling == "rank":
         return (("--reranking",), ("--rerank",))
     return (("--embeddings",), ("--embedding",)) if s.settings.embedding else ()
@@ -131,7 +128,6 @@ def _speculation(s: ServerPlan, _: Placement) -> Alternatives:
 
 
 def _ngram_max(s: ServerPlan, _: Placement) -> Alternatives:
-    """The longest n-gram draft, by the kind's own flag."""
     if s.settings.ngram is None or s.settings.ngram.n_max is None:
         return ()
     n = s.settings.ngram.n_max
@@ -144,7 +140,6 @@ def _draft(flags: tuple[str, ...], value: Callable[[ServerPlan, Placement], obje
     """A choice about the draft model: nothing to say without one, nor where `value` gives None."""
 
     def spell(s: ServerPlan, p: Placement) -> Alternatives:
-        """`value` behind each of `flags`, if there is a draft."""
         drafts = s.config.draft is not None and (s.draft_path is not None or s.config.draft.kind == "mtp")
         said = value(s, p) if drafts else None
         return () if said is None else _say(said, *flags)
@@ -153,7 +148,6 @@ def _draft(flags: tuple[str, ...], value: Callable[[ServerPlan, Placement], obje
 
 
 def _draft_field(field: str) -> Callable[[ServerPlan, Placement], object]:
-    """The value of a field of the draft's config."""
     return lambda s, _: getattr(s.config.draft, field)
 
 

@@ -252,7 +252,6 @@ def start_limit(start_timeout_s: float, runtime: RuntimeConfig) -> dict[str, Any
 
 
 def _resources(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
-    """Memory, CPUs and nodes, as planned."""
     numa = server.config.numa
     return {
         "memory_max": memory_max(server),

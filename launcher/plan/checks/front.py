@@ -204,12 +204,10 @@ def _meant(planning: Planning, name: str) -> Iterable[ServerPlan]:
 
 
 def _first(planning: Planning, name: str) -> ServerPlan | None:
-    """Who plays the part of `name`."""
     return next(iter(sorted(_meant(planning, name), key=lambda server: server.name != name)), None)
 
 
 def _policies(orchestration: OrchestrationConfig) -> Iterator[tuple[str, str | None]]:
-    """Every validation policy that is written, by its key."""
     for table in ("policies", "model_policies"):
         for name, policy in getattr(orchestration, table).items():
             yield f"orchestration.{table}.{name}", policy

@@ -75,7 +75,6 @@ def check_draft(planning: Planning) -> Iterator[Finding]:
 
 
 def _unlike(target: ArchitectureConfig, draft: ArchitectureConfig) -> list[str]:
-    """In what the vocabulary of a draft is not its target's."""
     reasons = []
     if abs(target.n_vocab - draft.n_vocab) > VOCABULARY_TOLERANCE:
         reasons.append(f"{draft.n_vocab} tokens, the target has {target.n_vocab}")

@@ -104,7 +104,6 @@ def _enough(planning: Planning, device: str, excess: int, candidates: list[Remed
 
 
 def _merged(chosen: list[Remedy]) -> dict[str, dict[str, object]]:
-    """Server → all its changes."""
     merged: dict[str, dict[str, object]] = {}
     for remedy in chosen:
         merged[remedy.server] = merged.get(remedy.server, {}) | remedy.changes
@@ -132,7 +131,6 @@ def _changed(planning: Planning, server: ServerPlan, changes: dict[str, object])
 
 
 def _need(devices: Sequence[DevicePlan], device: str) -> int:
-    """The most that `device` is to hold."""
     return next(max(d.planned_bytes, d.peak_bytes) for d in devices if d.name == device)
 
 
@@ -143,7 +141,6 @@ def _effect(saves: int, excess: int, *, about: bool = False) -> str:
 
 
 def _peak(memory: tuple[DeviceMemory, ...], devices: set[str]) -> int:
-    """Resident peak on `devices`."""
     return sum(m.resident_peak_bytes for m in memory if m.device in devices)
 
 
@@ -175,7 +172,6 @@ def _without_services(planning: Planning, device: str) -> Iterator[Remedy]:
 
 
 def _spell(value: object) -> str:
-    """A value as an override spells it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

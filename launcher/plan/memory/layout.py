@@ -151,7 +151,6 @@ def slides(arch: ArchitectureConfig, layer: int) -> bool:
 
 
 def _recurs(arch: ArchitectureConfig, layer: int) -> bool:
-    """Whether `layer` keeps a recurrent state."""
     if arch.shortconv_l_cache:
         return at(arch.n_head_kv, layer) == 0
     if not arch.ssm_d_inner:

@@ -229,7 +229,6 @@ def _by_part(model: ModelFile) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _ruled(name: str, placement: list[tuple[re.Pattern[str], str]]) -> str | None:
-    """The device of the first rule that is found in a tensor's name."""
     return next((device for pattern, device in placement if pattern.search(name)), None)
 
 

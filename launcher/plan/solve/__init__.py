@@ -49,7 +49,6 @@ class Pricer:
         tables: WeightTables,
         devices: tuple[str, ...],
     ) -> None:
-        """No split is looked for until there is `room`."""
         self._fleet, self._catalog, self._tables, self._devices = fleet, catalog, tables, devices
         self.room: Vector | None = None
 
@@ -251,7 +250,6 @@ class Sharers:
         return self._budget(RAM) - sum(groups.values())
 
     def _fits_host(self, offers: Offers, picks: Mapping[str, int] | None) -> bool:
-        """Whether what was picked fits into RAM, too."""
         if picks is None or RAM in self._devices:
             return True
         groups: dict[str, int] = {}
@@ -335,13 +333,11 @@ def solve(fleet: FleetConfig, catalog: Catalog, tables: WeightTables) -> tuple[F
 
 
 def _runs(fleet: FleetConfig, server: ServerConfig) -> bool:
-    """Whether its tier ever starts it."""
     tier = fleet.tiers.get(server.tier)
     return tier is not None and tier.start != "never"
 
 
 def _cards(fleet: FleetConfig, server: ServerConfig) -> set[str]:
-    """The server's devices that there are."""
     return {d for d in server.devices if d in fleet.hardware.gpus}
 
 

@@ -70,7 +70,6 @@ def best(groups: Sequence[Sequence[Sequence[Candidate]]], room: Vector) -> Best:
 
 
 def _least(group: Sequence[Sequence[Candidate]]) -> Vector:
-    """What a group takes of each device at least."""
     members = [tuple(map(min, zip(*(option.size for option in options), strict=True))) for options in group]
     return tuple(map(max, zip(*members, strict=True)))
 
@@ -99,7 +98,6 @@ class _Sizes:
         self._least: list[Vector] = []
 
     def __call__(self, size: Vector) -> bool:
-        """Whether `size` is beaten; where not, it is kept."""
         if any(within(other, size) for other in self._least):
             return True
         self._least = [other for other in self._least if not within(size, other)]
@@ -116,7 +114,6 @@ class _Staircase:
         self._second: list[int] = []
 
     def __call__(self, size: Vector) -> bool:
-        """Whether `size` is beaten; where not, it is kept."""
         first, second = size
         at = bisect_right(self._first, first)
         if at and self._second[at - 1] <= second:
@@ -130,7 +127,6 @@ class _Staircase:
 
 
 def _worth(state: State) -> tuple[int, int, tuple[int, ...]]:
-    """What is better comes first."""
     return state.total, sum(state.size), state.picks
 
 

@@ -89,7 +89,6 @@ def _least(fleet: FleetConfig, server: ServerConfig, slots: int) -> int:
 
 
 def _devices(fleet: FleetConfig, server: ServerConfig) -> tuple[str, ...]:
-    """The server's devices that there are."""
     return tuple(d for d in server.devices if d in fleet.hardware.gpus)
 
 
