@@ -26,21 +26,6 @@ from launcher.render.quoting import bad_characters
 from launcher.render.spellings import TABLE, Alternatives, Meaning
 
 
-def render_argv(
-    server: ServerPlan, dialect: Dialect, binary: str, gpus: Mapping[str, GpuConfig] | None = None
-) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
-    """The words that start `server` with `binary`, and what `dialect` refuses of them.
-
-    A memory policy or CPU list becomes a `numactl` or `taskset` prefix, which replaces itself by the binary.
-    `gpus` is hardware.gpus, needed only for devices that are reached by RPC or not named like `cuda0`.
-    Findings: `engine/unknown-flag`, `engine/bad-value`, `engine/deprecated-flag`, `engine/flag-conflict`,
-    `engine/secret-in-argv`, `engine/unknown-architecture`, `engine/override-key`,
-    `render/unknown-device`, `render/no-endpoint`, `render/bad-character`.
-    """
-    words, findings = server_words(server, dialect, binary, gpus)
-    return (*placement_prefix(server), *words), findings
-
-
 def server_words(
     server: ServerPlan,
     dialect: Dialect,
@@ -48,8 +33,12 @@ def server_words(
     gpus: Mapping[str, GpuConfig] | None = None,
     config: ServerConfig | None = None,
 ) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
-    """As `render_argv`, without the prefix: systemd places the process itself.
+    """The words that start `server` with `binary`, and what `dialect` refuses of them.
 
+    `gpus` is hardware.gpus, needed only for devices that are reached by RPC or not named like `cuda0`.
+    Findings: `engine/unknown-flag`, `engine/bad-value`, `engine/deprecated-flag`, `engine/flag-conflict`,
+    `engine/secret-in-argv`, `engine/unknown-architecture`, `engine/override-key`,
+    `render/unknown-device`, `render/no-endpoint`, `render/bad-character`.
     `config` is what the server was written as: a choice that follows from another is found where that one stands.
     """
     index = known(dialect).flags

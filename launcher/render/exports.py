@@ -104,7 +104,7 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
             }
             for name, members in groups.items()
         ],
-        "preload": _json(_boot(kept)) if _boot(kept) else "",
+        "preload": _json(booted) if (booted := [s.name for s in kept if s.initial]) else "",
     }
     return values, findings
 
@@ -118,7 +118,7 @@ def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) 
         if isinstance(options, str):
             findings.append(_left_out("router", server, options))
             continue
-        servers.append({"section": server.name, "options": options, "boot": server.name in _boot([server])})
+        servers.append({"section": server.name, "options": options, "boot": server.initial})
     return {"servers": servers, "models_max": max(len(servers), 1)}, findings
 
 
@@ -151,8 +151,7 @@ def _scrape(target: str, plan: FleetPlan) -> tuple[dict[str, Any], list[Finding]
     The labels are what alerts and the dashboard select by: no metric has them of itself.
     """
     front = plan.config.runtime.front
-    boot = set(_boot((*plan.servers, *plan.remote)))
-    booted = [server for server in (*plan.servers, *plan.remote) if server.name in boot]
+    booted = [server for server in (*plan.servers, *plan.remote) if server.initial]
     unasked = [server for server in booted if is_path(server.config.host)]
     why = "Prometheus asks an address, and it listens on a unix socket; the front's own figures have it"
     values = {
@@ -198,21 +197,11 @@ def _started(plan: FleetPlan) -> list[ServerPlan]:
     return [s for s in plan.servers if s.starts != "never"]
 
 
-def _boot(servers: Iterable[ServerPlan]) -> list[str]:
-    """Names of those of `servers` that run from boot: of an exclusive group the default."""
-    return [s.name for s in servers if s.initial]
-
-
 def _aliases(server: ServerPlan, servers: list[ServerPlan]) -> list[str]:
     """The server's other names that nobody else has: llama-swap knows no replicas."""
-    taken = {server.name} | {
-        n for o in servers if o is not server for n in (o.name, *o.config.roles, *o.config.aliases)
-    }
-    return [name for name in dict.fromkeys(_names(server)) if name not in taken]
-
-
-def _names(server: ServerPlan) -> tuple[str, ...]:
-    return (server.name, *server.config.roles, *server.config.aliases)
+    others = (o for o in servers if o is not server)
+    taken = {server.name, *(name for o in others for name in (o.name, *o.config.roles, *o.config.aliases))}
+    return [name for name in dict.fromkeys((*server.config.roles, *server.config.aliases)) if name not in taken]
 
 
 def _json(value: Any) -> str:

@@ -26,7 +26,7 @@ from launcher.render.nodes import bad_keys, bad_values, crowded_nodes, is_scaled
 from launcher.render.peer_pods import peer_network, peer_objects, peers, with_peer_names
 from launcher.render.pods import (
     Object,
-    card_amounts,
+    cards_asked,
     confined,
     deployment,
     disruption_budget,
@@ -250,8 +250,7 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
     amounts: Object = {"cpu": max(1, config.threads)}
     if limit := memory_limit(config.ram_bytes):
         amounts["memory"] = limit
-    gpus = plan.config.hardware.machine(beside.on).gpus
-    amounts |= card_amounts(config.vram_bytes, gpus, settings, lost)
+    amounts |= cards_asked(config.vram_bytes, beside.on, plan, lost)
     attempts = max(1, math.ceil(config.start_timeout_s / 5))
     look = {"httpGet": {"path": config.health_path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
     pod = {

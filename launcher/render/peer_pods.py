@@ -12,7 +12,7 @@ from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.render.beside_units import memory_limit
 from launcher.render.pods import (
     Object,
-    card_amounts,
+    cards_asked,
     confined,
     deployment,
     environment,
@@ -62,8 +62,7 @@ def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig)
     amounts: Object = {"cpu": max(1, peer.config.threads)}
     if limit := memory_limit(peer.config.ram_bytes):
         amounts["memory"] = limit
-    gpus = plan.config.hardware.machine(peer.on).gpus
-    amounts |= card_amounts(peer.config.vram_bytes, gpus, settings, lost)
+    amounts |= cards_asked(peer.config.vram_bytes, peer.on, plan, lost)
     container = {
         "name": "rpc-server",
         "image": image.image,

@@ -103,7 +103,7 @@ def server_objects(
         "args": args,
         **environment({k: v for k, v in command.env.items() if k != "LD_LIBRARY_PATH"}),
         "ports": [{"name": "http", "containerPort": here.port}],
-        "resources": _resources(server, plan, settings, lost),
+        "resources": _resources(server, plan, lost),
         **_probes(server, plan),
         "securityContext": confined(),
         "volumeMounts": [*mounts, *shown, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 # the pod's own
@@ -284,7 +284,7 @@ def _unreachable(server: ServerPlan, files: tuple[str, ...], settings: Kubernete
     return []
 
 
-def _resources(server: ServerPlan, plan: FleetPlan, settings: KubernetesConfig, lost: list[str]) -> dict[str, Object]:
+def _resources(server: ServerPlan, plan: FleetPlan, lost: list[str]) -> dict[str, Object]:
     """Memory as units have it and cards, requests that are also limits; whole CPUs."""
     threads = max(1, server.settings.threads, server.settings.threads_batch)
     amounts: Object = {}
@@ -293,28 +293,31 @@ def _resources(server: ServerPlan, plan: FleetPlan, settings: KubernetesConfig, 
         lost.append("a memory limit: the prompt cache has none (cache_ram_mib)")
     else:
         amounts["memory"] = int(limit)
-    gpus = plan.config.hardware.machine(server.on).gpus
-    amounts |= card_amounts(server.settings.devices, gpus, settings, lost)
+    amounts |= cards_asked(server.settings.devices, server.on, plan, lost)
     share = max(1, math.floor(threads * _cpu_share(plan, server.on)))
     return {"requests": {"cpu": share, **amounts}, "limits": {"cpu": threads, **amounts}}
 
 
 def card_amounts(
-    devices: Iterable[str], gpus: Mapping[str, GpuConfig], settings: KubernetesConfig, lost: list[str]
-) -> Object:
-    """How many of each resource that a device plugin offers; `lost` is told of devices that no plugin has."""
-    resources = {**GPU_RESOURCES, **settings.gpu_resources}
-    amounts: Object = {}
+    devices: Iterable[str], gpus: Mapping[str, GpuConfig], names: Mapping[str, str], lost: list[str], lacks: str
+) -> dict[str, int]:
+    """How many cards of each kind, by `names` of backends; `lost` is told of devices that have none, by what it `lacks`."""
+    amounts: dict[str, int] = {}
     for device in devices:
-        if device in gpus and gpus[device].backend == "rpc":
-            continue  # a process somewhere, no card of this node
-        resource = resources.get(gpus[device].backend) if device in gpus else None
-        if resource is None:
-            backend = gpus[device].backend if device in gpus else "unknown"
-            lost.append(f"device {device}: deploy.kubernetes.gpu_resources has no resource for {backend}")
-        else:
-            amounts[resource] = amounts.get(resource, 0) + 1
+        backend = gpus[device].backend if device in gpus else "unknown"
+        if backend in names:
+            amounts[names[backend]] = amounts.get(names[backend], 0) + 1
+        elif backend != "rpc":  # a process somewhere, no card of this node
+            lost.append(f"device {device}: {lacks} for {backend}")
     return amounts
+
+
+def cards_asked(devices: Iterable[str], host: str, plan: FleetPlan, lost: list[str]) -> Object:
+    """`card_amounts` in resources that device plugins offer."""
+    settings = plan.config.deploy.kubernetes or KubernetesConfig()
+    gpus = plan.config.hardware.machine(host).gpus
+    resources = {**GPU_RESOURCES, **settings.gpu_resources}
+    return {**card_amounts(devices, gpus, resources, lost, "deploy.kubernetes.gpu_resources has no resource")}
 
 
 def _cpu_share(plan: FleetPlan, host: str) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -22,6 +22,7 @@ from launcher.manifest import argv_digest, encode_fleet, encode_routes
 from launcher.render.command import Command, Engines
 from launcher.render.jobs import JobScripts, job_command
 from launcher.render.led import asked_of, device_name, node_budgets
+from launcher.render.left_out import left_out
 from launcher.render.nodes import crowded_nodes, shared_cards
 from launcher.render.passed import files_of, own_key_file
 from launcher.render.pods import pod_port
@@ -63,7 +64,7 @@ def slurm_files(
     findings += _open(plan, settings)
     findings += (*shared_cards(plan, "slurm"), *_crowded(plan, settings))
     folder = fleet_dir(plan)
-    lost: dict[str, list[str]] = {}
+    lost: list[tuple[str, str]] = []
     jobs: dict[str, JobUnit] = {}
     commands: dict[str, Command] = {}
     files: list[RenderedFile] = []
@@ -76,15 +77,13 @@ def slurm_files(
         commands[server.name] = command
         jobs[server.name] = JobUnit(name=job_name(plan, server), script=script)
         files.append(RenderedFile(path=f"slurm/jobs/{server.name}.sbatch", text=script, executable=True))
-        for what in (*without, *more):
-            lost.setdefault(what, []).append(server.name)
+        lost += ((what, server.name) for what in (*without, *more))
     findings += _peers(plan)
     for beside in plan.services:
         if beside.config.builtin is None and beside.starts != "never" and beside.config.protocol != "rpc":
-            lost.setdefault("services beside the servers: start them elsewhere", []).append(beside.name)
-    if manifest.hooks:
-        lost["hooks: their commands are this machine's"] = [hook.name for hook in manifest.hooks]
-    findings += (_left_out(what, names) for what, names in lost.items())
+            lost.append(("services beside the servers: start them elsewhere", beside.name))
+    lost += (("hooks: their commands are this machine's", hook.name) for hook in manifest.hooks)
+    findings += left_out(lost, of="jobs", key="deploy.slurm")
     fleet = _led(plan, manifest, commands, SlurmUnit(shared_dir=folder, jobs=jobs))
     front = scripts.front(plan, fleet_name(plan, "front", ""))
     files += [
@@ -266,10 +265,3 @@ def _unreachable(server: ServerPlan) -> Iterator[Finding]:
         message = f"{server.name} opens {bad[0]!r}, which is no absolute path: its job has no such file"
         key = f"servers.{server.name}.model"
         yield Finding(code="render/slurm-path", severity="error", key=key, message=message)
-
-
-def _left_out(what: str, names: Iterable[str]) -> Finding:
-    some = list(names)
-    shown = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
-    message = f"the jobs leave out of {shown}: {what}"
-    return Finding(code="render/left-out", severity="warning", key="deploy.slurm", message=message)
