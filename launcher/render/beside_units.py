@@ -17,19 +17,17 @@ from launcher.render.passed import own_key_file
 from launcher.render.quoting import credential_path, quote_assignments, quote_bind, quote_command
 from launcher.render.routes import outside_targets
 from launcher.render.units import (
-    EXPOSURE_COMMAND,
     EXPOSURE_RUNTIME,
     HIDDEN,
     MIB,
     RESTART_S,
     boot_target,
-    data_dir,
     device_nodes,
     hidden_paths,
     is_loopback,
     runtime_tier,
-    runtime_unit,
     runtime_user,
+    sandbox,
     start_limit,
     unit_name,
     units_of,
@@ -145,7 +143,7 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     tier = runtime_tier(plan)
     name = f"{deploy.unit_prefix}-{plan.deployment}"
     hidden = {path for server in plan.servers for binary in binaries for path in hidden_paths(server, binary)}
-    sandbox = _sandbox(plan, deploy.launch, (front.port,), loopback=True)
+    hidden |= set(_folder_of(deploy.launch))
     allow = device_nodes(gpu.backend for gpu in plan.config.hardware.gpus.values())
     paths = [host for host in front.listen if host.startswith("/")]
     addresses = (front.host, *(host for host in front.listen if host not in paths))
@@ -154,12 +152,12 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     started = [s for s in plan.servers if s.starts != "never"]
     services = [s for s in plan.services if s.config.builtin is None and s.starts != "never"]
     return {
-        **sandbox,
+        **sandbox(plan, (), (front.port,), loopback=near),
         **boot_target(plan),
-        "unit": runtime_unit(plan),
+        "unit": unit_name(plan, plan.deployment),
         "description": f"launch runtime: {plan.deployment}, and its one HTTP port",
         "slice": unit_name(plan, tier, "slice") if tier else None,
-        "command": " ".join((*words, data_dir(plan))),
+        "command": " ".join((*words, f"{'%h/.config' if user else '/etc'}/launch/{plan.deployment}")),
         "stop_timeout_s": math.ceil(plan.config.runtime.drain_timeout_s) + 10,
         "credentials": _front_credentials(plan),
         # the pages of a warm pool are charged to whoever reads them first
@@ -173,9 +171,8 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
         "groups": (_JOURNAL, *(("render", "video") if "char-drm" in allow else ())),
         "exposure": EXPOSURE_RUNTIME,
         "sees_others": True,
-        "bind_read_only": tuple(sorted({*sandbox["bind_read_only"], *map(quote_bind, hidden)})),
+        "bind_read_only": tuple(sorted(map(quote_bind, hidden))),
         "device_allow": allow,
-        "loopback": near,
         "units": (
             *(unit for server in started for unit in units_of(plan, server)),
             *(unit_name(plan, service.name) for service in services),
@@ -205,7 +202,7 @@ def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     config, runtime = service.config, plan.config.runtime
     gpus = plan.config.hardware.machine(service.on).gpus
     return {
-        **_sandbox(plan, config.command[0], (service.port,), loopback=is_loopback(config.host)),
+        **sandbox(plan, _folder_of(config.command[0]), (service.port,), loopback=is_loopback(config.host)),
         "device_allow": device_nodes(gpus[device].backend for device in config.vram_bytes),
         "unit": unit_name(plan, service.name),
         "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
@@ -254,20 +251,6 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     }
 
 
-def _sandbox(plan: FleetPlan, program: str, ports: tuple[int, ...], *, loopback: bool) -> dict[str, Any]:
-    """What `sandbox.j2` needs for a process without a GPU. A program below a hidden directory is bound in."""
-    hidden = program.startswith(tuple(f"{directory}/" for directory in HIDDEN))
-    return {
-        "user_scope": plan.config.deploy.scope == "user",
-        "user": plan.config.deploy.user,
-        "exposure": EXPOSURE_COMMAND,
-        "hardening": plan.config.deploy.hardening,
-        "sees_others": False,
-        "bind_read_only": (quote_bind(program.rpartition("/")[0]),) if hidden else (),
-        "denied_calls": "~@privileged @resources",
-        "ports": ports,
-        "loopback": loopback,
-        "alone": False,
-        "umask": "0077",
-        "device_allow": (),
-    }
+def _folder_of(program: str) -> tuple[str, ...]:
+    """The folder of a program where the sandbox would hide it."""
+    return (program.rpartition("/")[0],) if program.startswith(tuple(f"{directory}/" for directory in HIDDEN)) else ()

@@ -20,7 +20,6 @@ from launcher.render.quoting import control_characters, open_secrets, refused_va
 from launcher.render.routes import routing_table
 from launcher.render.units import (
     runtime_tier,
-    runtime_unit,
     service_values,
     tier_values,
     unit_name,
@@ -214,10 +213,10 @@ def _units(
     tiers = {server.tier for server in started} | {service.config.tier for service in (*services, *containers)}
     if started or services or containers or plan.remote:
         runtime = runtime_values(plan, {command.words[0] for command in commands.values()})
-        add(RUNTIME_TEMPLATE, runtime_unit(plan), runtime)
+        add(RUNTIME_TEMPLATE, unit_name(plan, plan.deployment), runtime)
         if plan.config.deploy.scope == "system":
             text = environment.get_template(RIGHTS_TEMPLATE).render({**values, **runtime})
-            name = runtime_unit(plan).removesuffix(".service")
+            name = f"{plan.config.deploy.unit_prefix}-{plan.deployment}"
             files.append(RenderedFile(path=f"polkit/50-{name}.rules", text=text))
             if plan.config.deploy.user is None:
                 text = environment.get_template(USER_TEMPLATE).render({**values, **runtime})

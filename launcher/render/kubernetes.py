@@ -146,39 +146,19 @@ def _front(
     lost: list[str] = []
     name = own_name(plan, FRONT)
     own = labels(plan, name, FRONT)
-    config = plan.config.runtime.front
     table = cluster_routes(plan, routing_table(plan))
     data = {"fleet.json": encode_fleet(manifest).decode(), "routes.json": encode_routes(table).decode()}
     if (size := sum(len(text.encode()) for text in data.values())) > CONFIG_MAP_BYTES:
         message = f"the front's tables have {size} bytes, and a ConfigMap at most {CONFIG_MAP_BYTES}"
         findings.append(Finding(code="render/kubernetes-size", severity="error", key="servers", message=message))
-    servers_keys = [target.api_key_file for target in table.targets.values() if target.api_key_file]
-    own_files = [config.api_key_file, config.tls_cert_file, config.tls_key_file]
-    own_files += [upstream.ca_file for upstream in plan.config.upstreams.values()]
-    secret, shown = key_mounts([*servers_keys, *(file for file in own_files if file)], settings)
     replicas = settings.front_replicas
     if plan.config.orchestration is not None and replicas > 1:
         replicas = 1
         lost.append("further replicas: the memory of projects has one writer")
     if plan.config.orchestration is not None and settings.state_claim is None:
         lost.append("a memory of projects that outlives its pod (deploy.kubernetes.state_claim)")
-    claim = {"persistentVolumeClaim": {"claimName": settings.state_claim}} if settings.state_claim else {"emptyDir": {}}
-    container = _front_container(plan, settings, table.front.port, data, shown)
-    grace_s = plan.config.runtime.drain_timeout_s + 10
-    pod = {
-        **pod_defaults(grace_s),
-        "containers": [container],
-        "volumes": [
-            {"name": "fleet", "configMap": {"name": name}},
-            {"name": "state", **claim},
-            {"name": "tmp", "emptyDir": {}},
-            *secret,
-        ],
-    }
     leads = manifest.cluster is not msgspec.UNSET
-    if leads:
-        pod["serviceAccountName"] = name
-        may_lead(pod, container)
+    pod = _front_pod(plan, settings, table, data, leads=leads)
     same = encode_fleet(msgspec.structs.replace(manifest, input_digest=""))  # what it reads, not what it was made of
     digest = argv_digest((same.decode(), data["routes.json"]))
     config_map = {
@@ -187,17 +167,41 @@ def _front(
         "metadata": metadata(plan, name, own, **{"launch/input-digest": plan.input_digest}),
         "data": data,
     }
-    return (
-        [
-            *(rights(plan) if leads else ()),
-            config_map,
-            deployment(plan, name, own, pod, replicas=replicas, reads=digest, rolling=replicas > 1),
-            service(plan, name, own, table.front.port),
-            *([disruption_budget(plan, name, own)] if replicas > 1 else []),
+    objects = [
+        *(rights(plan) if leads else ()),
+        config_map,
+        deployment(plan, name, own, pod, replicas=replicas, reads=digest, rolling=replicas > 1),
+        service(plan, name, own, table.front.port),
+        *([disruption_budget(plan, name, own)] if replicas > 1 else []),
+    ]
+    return objects, findings, lost
+
+
+def _front_pod(
+    plan: FleetPlan, settings: KubernetesConfig, table: RoutingTable, files: Iterable[str], *, leads: bool
+) -> Object:
+    """The front's pod, with `files` of its ConfigMap, its keys, and where it keeps its state."""
+    name, config = own_name(plan, FRONT), plan.config.runtime.front
+    keys = [target.api_key_file for target in table.targets.values()]
+    keys += [config.api_key_file, config.tls_cert_file, config.tls_key_file]
+    keys += [upstream.ca_file for upstream in plan.config.upstreams.values()]
+    secret, shown = key_mounts([file for file in keys if file], settings)
+    container = _front_container(plan, settings, table.front.port, files, shown)
+    claim = {"persistentVolumeClaim": {"claimName": settings.state_claim}} if settings.state_claim else {"emptyDir": {}}
+    pod = {
+        **pod_defaults(plan.config.runtime.drain_timeout_s + 10),
+        "containers": [container],
+        "volumes": [
+            {"name": "fleet", "configMap": {"name": name}},
+            {"name": "state", **claim},
+            {"name": "tmp", "emptyDir": {}},
+            *secret,
         ],
-        findings,
-        lost,
-    )
+    }
+    if leads:
+        pod["serviceAccountName"] = name
+        may_lead(pod, container)
+    return pod
 
 
 def _front_container(

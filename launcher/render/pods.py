@@ -301,7 +301,7 @@ def _resources(server: ServerPlan, plan: FleetPlan, lost: list[str]) -> dict[str
 def card_amounts(
     devices: Iterable[str], gpus: Mapping[str, GpuConfig], names: Mapping[str, str], lost: list[str], lacks: str
 ) -> dict[str, int]:
-    """How many cards of each kind, by `names` of backends; `lost` is told of devices that have none, by what it `lacks`."""
+    """How many cards of each kind, by `names` of backends; `lost` is told what `lacks` of devices that have none."""
     amounts: dict[str, int] = {}
     for device in devices:
         backend = gpus[device].backend if device in gpus else "unknown"

@@ -52,17 +52,6 @@ def runtime_tier(plan: FleetPlan) -> str | None:
     return next((name for name in sorted(plan.config.tiers) if plan.config.tiers[name].start == "boot"), None)
 
 
-def data_dir(plan: FleetPlan) -> str:
-    """Where an install puts manifest and routes of the deployment, as units write it."""
-    base = "%h/.config" if plan.config.deploy.scope == "user" else "/etc"
-    return f"{base}/launch/{plan.deployment}"
-
-
-def runtime_unit(plan: FleetPlan) -> str:
-    """`launch-DEPLOYMENT.service`: the whole runtime, and the one HTTP port."""
-    return unit_name(plan, plan.deployment)
-
-
 def runtime_user(plan: FleetPlan) -> str:
     """Whom the runtime runs as: `deploy.user`, else a user of its own, whose name has at most 31 bytes."""
     name = f"{plan.config.deploy.unit_prefix}-{plan.deployment}".replace(".", "_").lower()
@@ -167,25 +156,14 @@ def service_values(
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """Everything that `server.service.j2` needs for `server`, or a fallback of it; `command` is how it is run."""
     deploy, runtime = plan.config.deploy, plan.config.runtime
-    gpus = [plan.config.hardware.gpus[name] for name in server.settings.devices if name in plan.config.hardware.gpus]
-    allow = device_nodes(gpu.backend for gpu in gpus)
     hidden = hidden_paths(server, command.words[0])
-    asks = any(gpu.backend == "rpc" for gpu in gpus)
-    alone = is_path(server.config.host) and not asks
-    loopback = alone or (is_loopback(server.config.host) and not asks)
-    exposure = (EXPOSURE_GPU if allow else EXPOSURE_CPU) + EXPOSURE_OPEN * (not loopback) - EXPOSURE_ALONE * alone
     keys = own_key_file(server.config.extra_args)
     credential = keys is not None and deploy.scope != "user"
     quoted = quote_command(command.words)
     quoted = with_credential(command.words, quoted) if credential else quoted
-    folder = own_folder(server, plan) if is_path(server.config.host) else None
-    others = is_path(server.config.host) and deploy.scope == "system" and deploy.user is None
     boot = starts_at_boot(server) and unit == unit_name(plan, server.name)
     waited_for = boot and any(server.name in other.after for other in plan.servers if starts_at_boot(other))
-    # the server itself sets memory policy, affinity or priority
-    own_priority = any(
-        word.startswith(("--numa", "--prio", "--cpu-", "-C", "--poll")) for word in server.config.extra_args
-    )
+    numa = server.config.numa
     values = {
         "unit": unit,
         "description": " ".join(f"llama-server {server.name}: {server.entry}".split()).replace("%", "%%"),
@@ -193,7 +171,12 @@ def service_values(
         "target": unit_name(plan, server.tier, "target"),
         "slice": unit_name(plan, server.tier, "slice"),
         **start_limit(server.start_timeout_s, runtime),
-        **_resources(server, plan),
+        "memory_max": memory_max(server),
+        "memlock": "infinity" if "mlock" in server.settings.load_mode else "8M",
+        "oom_score_adjust": plan.config.tiers[server.tier].oom_score_adjust,
+        "cpus": server.config.cpus,
+        "numa_policy": numa.policy if numa else None,
+        "numa_mask": (",".join(str(n) for n in numa.nodes) or "all") if numa else None,
         "digest": command.digest,
         "command": " \\\n    ".join(_lines(quoted)),
         "gate": _gate(server) if waited_for else None,
@@ -203,28 +186,57 @@ def service_values(
         "stop_timeout_s": math.ceil(server.config.stop_grace_s),
         "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
         "environment": quote_assignments(command.env),
-        "user_scope": deploy.scope == "user",
-        "user": deploy.user,
+        **_confined(server, plan, hidden),
+    }
+    bad = _bad_paths(server, (*hidden, *([keys] if keys else [])))
+    homeless = is_path(server.config.host) and values["socket_folder"] is None
+    homeless = homeless and unit == unit_name(plan, server.name)
+    return values, (*bad, *((_without_folder(server, plan),) if homeless else ()))
+
+
+def _confined(server: ServerPlan, plan: FleetPlan, hidden: tuple[str, ...]) -> dict[str, Any]:
+    """What the unit of `server` may see and do. `hidden`: what of its files the sandbox would hide."""
+    config, deploy = server.config, plan.config.deploy
+    gpus = [plan.config.hardware.gpus[name] for name in server.settings.devices if name in plan.config.hardware.gpus]
+    allow = device_nodes(gpu.backend for gpu in gpus)
+    asks = any(gpu.backend == "rpc" for gpu in gpus)
+    alone = is_path(config.host) and not asks
+    loopback = alone or (is_loopback(config.host) and not asks)
+    exposure = (EXPOSURE_GPU if allow else EXPOSURE_CPU) + EXPOSURE_OPEN * (not loopback) - EXPOSURE_ALONE * alone
+    # the server itself sets memory policy, affinity or priority
+    own_priority = any(word.startswith(("--numa", "--prio", "--cpu-", "-C", "--poll")) for word in config.extra_args)
+    # the runtime, where that is another user, may connect to its socket; what it makes is otherwise for its own alone
+    others = is_path(config.host) and deploy.scope == "system" and deploy.user is None
+    return {
+        **sandbox(plan, hidden, (server.port,) if server.port else (), loopback=loopback),
         "exposure": round(exposure, 1),
         "groups": _GROUPS if any(d in ("char-drm", "/dev/kfd") for d in allow) else (),
         "cache_directory": f"{deploy.unit_prefix}-{server.name}" if allow else None,
-        "hardening": deploy.hardening,
-        "sees_others": False,
-        "bind_read_only": tuple(quote_bind(path) for path in hidden),
         "denied_calls": "~@privileged" if allow or own_priority else "~@privileged @resources",
-        "ports": (server.port,) if server.port else (),
-        "loopback": loopback,
         "alone": alone,
         "device_allow": allow,
-        # the socket's folder, and the group that may connect to it: the runtime's, where that is another user;
-        # what the server makes is otherwise for its own user alone
-        "socket_folder": folder,
+        "socket_folder": own_folder(server, plan) if is_path(config.host) else None,
         "socket_group": runtime_user(plan) if others else None,
         "umask": "0007" if others else "0077",
     }
-    bad = _bad_paths(server, (*hidden, *([keys] if keys else [])))
-    homeless = is_path(server.config.host) and folder is None and unit == unit_name(plan, server.name)
-    return values, (*bad, *((_without_folder(server, plan),) if homeless else ()))
+
+
+def sandbox(plan: FleetPlan, bound: Iterable[str], ports: tuple[int, ...], *, loopback: bool) -> dict[str, Any]:
+    """What `sandbox.j2` needs for a process without a GPU; `bound` is hidden from it, and bound in."""
+    return {
+        "user_scope": plan.config.deploy.scope == "user",
+        "user": plan.config.deploy.user,
+        "exposure": EXPOSURE_COMMAND,
+        "hardening": plan.config.deploy.hardening,
+        "sees_others": False,
+        "bind_read_only": tuple(quote_bind(path) for path in bound),
+        "denied_calls": "~@privileged @resources",
+        "ports": ports,
+        "loopback": loopback,
+        "alone": False,
+        "umask": "0077",
+        "device_allow": (),
+    }
 
 
 def device_nodes(backends: Iterable[str]) -> tuple[str, ...]:
@@ -248,18 +260,6 @@ def start_limit(start_timeout_s: float, runtime: RuntimeConfig) -> dict[str, Any
     return {
         "start_limit_burst": attempts,
         "start_limit_interval_s": math.ceil(min(LONGEST_S, max(runtime.crash_loop_window_s, starts_s))),
-    }
-
-
-def _resources(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
-    numa = server.config.numa
-    return {
-        "memory_max": memory_max(server),
-        "memlock": "infinity" if "mlock" in server.settings.load_mode else "8M",
-        "oom_score_adjust": plan.config.tiers[server.tier].oom_score_adjust,
-        "cpus": server.config.cpus,
-        "numa_policy": numa.policy if numa else None,
-        "numa_mask": (",".join(str(n) for n in numa.nodes) or "all") if numa else None,
     }
 
 
