@@ -136,34 +136,51 @@ def _ngram_max(s: ServerPlan, _: Placement) -> Alternatives:
     return _say(n, f"--spec-ngram-{s.settings.ngram.kind}-size-m")
 
 
-def _draft(flags: tuple[str, ...], value: Callable[[ServerPlan, Placement], object]) -> Callable[..., Alternatives]:
-    """A choice about the draft model: nothing to say without one, nor where `value` gives None."""
+def _of_settings(field: str, *flags: str, through: tuple[str, ...] = ()) -> Meaning:
+    """A choice that is said as it was settled, by the first of `flags`."""
+    return Meaning(field, flags, lambda s, _: _say(getattr(s.settings, field), flags[0]), through=through)
+
+
+def _of_draft(
+    field: str,
+    *flags: str,
+    value: Callable[[ServerPlan, Placement], object] | None = None,
+    owns: tuple[str, ...] = (),
+) -> Meaning:
+    """A choice about a draft, as written or as `value` says: nothing without a draft, nor where that is None.
+
+    `owns`: further flags that decide it.
+    """
 
     def spell(s: ServerPlan, p: Placement) -> Alternatives:
-        drafts = s.config.draft is not None and (s.draft_path is not None or s.config.draft.kind == "mtp")
-        said = value(s, p) if drafts else None
+        draft = s.config.draft
+        drafts = draft is not None and (s.draft_path is not None or draft.kind == "mtp")
+        said = (value(s, p) if value else getattr(draft, field)) if drafts else None
         return () if said is None else _say(said, *flags)
 
-    return spell
+    return Meaning(f"draft.{field}", (*flags, *owns), spell)
 
 
-def _draft_field(field: str) -> Callable[[ServerPlan, Placement], object]:
-    return lambda s, _: getattr(s.config.draft, field)
+def _draft_devices(s: ServerPlan, p: Placement) -> tuple[str, ...] | None:
+    """Where the layers of a draft model may go: its own devices, else the server's; None without such a model."""
+    if s.config.draft is None or s.draft_path is None:
+        return None
+    return p.devices if s.config.draft.devices is None else p.draft
 
 
 def _draft_device(s: ServerPlan, p: Placement) -> str | None:
-    """A draft model runs where its layers go: on its own devices, else on the server's, or on none."""
-    if s.config.draft is None or s.draft_path is None:
+    """A draft model runs where its layers go: on devices, or on none."""
+    devices = _draft_devices(s, p)
+    if devices is None or s.config.draft is None:
         return None
-    devices = p.devices if s.config.draft.devices is None else p.draft
     return ",".join(devices) if s.config.draft.n_gpu_layers != 0 and devices else "none"
 
 
 def _draft_layers(s: ServerPlan, p: Placement) -> object:
     """Layers of a draft model on devices, as a number; none without devices."""
-    if s.config.draft is None or s.draft_path is None:
+    devices = _draft_devices(s, p)
+    if devices is None or s.config.draft is None:
         return None
-    devices = p.devices if s.config.draft.devices is None else p.draft
     return (ALL_LAYERS if s.config.draft.n_gpu_layers == "all" else s.config.draft.n_gpu_layers) if devices else 0
 
 
@@ -230,27 +247,12 @@ def _reasoning(s: ServerPlan, _: Placement) -> Alternatives:
     return (modern, ()) if s.config.reasoning == "auto" else (modern,)
 
 
-_SPEC_MODEL = ("--spec-draft-model", "--model-draft")
-_SPEC_MAX = ("--spec-draft-n-max", "--draft-max")
-_SPEC_MIN = ("--spec-draft-n-min", "--draft-min")
-_SPEC_P = ("--spec-draft-p-min", "--draft-p-min")
-_SPEC_K = ("--spec-draft-type-k", "--cache-type-k-draft")
-_SPEC_V = ("--spec-draft-type-v", "--cache-type-v-draft")
-_SPEC_NGL = ("--spec-draft-ngl", "--n-gpu-layers-draft")
-_SPEC_DEVICE = ("--spec-draft-device", "--device-draft")
 _NGRAM_MAX = (
     *(f"--spec-ngram-{kind}-size-m" for kind in ("simple", "map-k", "map-k4v")),
-    "--spec-ngram-mod-n-max",
-    "--spec-ngram-mod-n-min",
+    *("--spec-ngram-mod-n-max", "--spec-ngram-mod-n-min"),
 )
 _MODEL_SOURCES = (
-    "--model",
-    "--model-url",
-    "--hf-repo",
-    "--hf-file",
-    "--docker-repo",
-    "--models-dir",
-    "--models-preset",
+    *("--model", "--model-url", "--hf-repo", "--hf-file", "--docker-repo", "--models-dir", "--models-preset"),
 )
 _LOADING = ("--load-mode", "--mlock", "--mmap", "--no-mmap", "--direct-io", "--no-direct-io")
 _PROJECTOR = ("--mmproj", "--mmproj-url", "--mmproj-auto", "--no-mmproj")
@@ -268,24 +270,19 @@ TABLE: tuple[Meaning, ...] = (
         through=("ports.{name}",),
     ),
     # context and slots
-    Meaning(
-        "n_ctx",
-        ("--ctx-size", "--kv-unified-per-slot"),
-        lambda s, _: _say(s.settings.n_ctx, "--ctx-size"),
-        through=("n_ctx_per_slot",),
-    ),
-    Meaning("slots", ("--parallel",), lambda s, _: _say(s.settings.slots, "--parallel")),
+    _of_settings("n_ctx", "--ctx-size", "--kv-unified-per-slot", through=("n_ctx_per_slot",)),
+    _of_settings("slots", "--parallel"),
     Meaning(
         "kv_unified",
         ("--kv-unified", "--no-kv-unified"),
         lambda s, _: (("--kv-unified",),) if s.settings.kv_unified else _unless_default("--no-kv-unified"),
         through=("slots",),
     ),
-    Meaning("n_batch", ("--batch-size",), lambda s, _: _say(s.settings.n_batch, "--batch-size")),
-    Meaning("n_ubatch", ("--ubatch-size",), lambda s, _: _say(s.settings.n_ubatch, "--ubatch-size")),
+    _of_settings("n_batch", "--batch-size"),
+    _of_settings("n_ubatch", "--ubatch-size"),
     Meaning("flash_attention", ("--flash-attn",), _flash_attention),
-    Meaning("cache_type_k", ("--cache-type-k",), lambda s, _: _say(s.settings.cache_type_k, "--cache-type-k")),
-    Meaning("cache_type_v", ("--cache-type-v",), lambda s, _: _say(s.settings.cache_type_v, "--cache-type-v")),
+    _of_settings("cache_type_k", "--cache-type-k"),
+    _of_settings("cache_type_v", "--cache-type-v"),
     Meaning("swa_full", ("--swa-full",), lambda s, _: (("--swa-full",),) if s.settings.swa_full else ()),
     Meaning(
         "context_checkpoints", _CHECKPOINTS, lambda s, _: (*_say(s.settings.context_checkpoints, *_CHECKPOINTS), ())
@@ -331,12 +328,7 @@ TABLE: tuple[Meaning, ...] = (
         ("--device",),
         lambda _, p: _say(",".join(p.devices), "--device") if p.devices else _unless_default("--device", "none"),
     ),
-    Meaning(
-        "n_gpu_layers",
-        ("--n-gpu-layers",),
-        lambda s, _: _say(s.settings.n_gpu_layers, "--n-gpu-layers"),
-        through=("devices",),
-    ),
+    _of_settings("n_gpu_layers", "--n-gpu-layers", through=("devices",)),
     Meaning("tensor_placement", ("--override-tensor",), _placement),
     Meaning("n_cpu_moe", ("--n-cpu-moe", "--cpu-moe"), lambda s, _: _say_any(s.settings.n_cpu_moe, "--n-cpu-moe")),
     Meaning("n_cpu_ffn", ("--n-cpu-ffn",), lambda s, _: _say_any(s.config.n_cpu_ffn, "--n-cpu-ffn")),
@@ -352,23 +344,20 @@ TABLE: tuple[Meaning, ...] = (
         ("--kv-offload", "--no-kv-offload"),
         lambda s, _: _unless_default("--kv-offload") if s.settings.kv_offload else (("--no-kv-offload",),),
     ),
-    Meaning("threads", ("--threads",), lambda s, _: _say(s.settings.threads, "--threads"), through=("cpus",)),
-    Meaning(
-        "threads_batch",
-        ("--threads-batch",),
-        lambda s, _: _say(s.settings.threads_batch, "--threads-batch"),
-        through=("threads", "cpus"),
-    ),
+    _of_settings("threads", "--threads", through=("cpus",)),
+    _of_settings("threads_batch", "--threads-batch", through=("threads", "cpus")),
     # speculation
-    Meaning("draft.model", (*_SPEC_MODEL, "--hf-repo-draft"), _draft(_SPEC_MODEL, lambda s, _: s.draft_path)),
+    _of_draft(
+        "model", "--spec-draft-model", "--model-draft", value=lambda s, _: s.draft_path, owns=("--hf-repo-draft",)
+    ),
     Meaning("ngram", ("--spec-type", "--spec-default"), _speculation, through=("draft",)),
-    Meaning("draft.n_max", _SPEC_MAX, _draft(_SPEC_MAX, _draft_field("n_max"))),
-    Meaning("draft.n_min", _SPEC_MIN, _draft(_SPEC_MIN, _draft_field("n_min"))),
-    Meaning("draft.p_min", _SPEC_P, _draft(_SPEC_P, _draft_field("p_min"))),
-    Meaning("draft.cache_type_k", _SPEC_K, _draft(_SPEC_K, _draft_field("cache_type_k"))),
-    Meaning("draft.cache_type_v", _SPEC_V, _draft(_SPEC_V, _draft_field("cache_type_v"))),
-    Meaning("draft.n_gpu_layers", _SPEC_NGL, _draft(_SPEC_NGL, _draft_layers)),
-    Meaning("draft.n_gpu_layers", _SPEC_DEVICE, _draft(_SPEC_DEVICE, _draft_device)),
+    _of_draft("n_max", "--spec-draft-n-max", "--draft-max"),
+    _of_draft("n_min", "--spec-draft-n-min", "--draft-min"),
+    _of_draft("p_min", "--spec-draft-p-min", "--draft-p-min"),
+    _of_draft("cache_type_k", "--spec-draft-type-k", "--cache-type-k-draft"),
+    _of_draft("cache_type_v", "--spec-draft-type-v", "--cache-type-v-draft"),
+    _of_draft("n_gpu_layers", "--spec-draft-ngl", "--n-gpu-layers-draft", value=_draft_layers),
+    _of_draft("n_gpu_layers", "--spec-draft-device", "--device-draft", value=_draft_device),
     Meaning("ngram.n_max", _NGRAM_MAX, _ngram_max),
     # behaviour
     Meaning("reasoning", ("--reasoning",), _reasoning),
