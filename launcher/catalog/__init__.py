@@ -9,36 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.catalog.declared import synthesise
 from launcher.catalog.fleet import build, vault
-from launcher.catalog.headers import Headers, header_facts
-from launcher.catalog.layouts import LAYOUTS
+from launcher.catalog.headers import Headers
 from launcher.catalog.locate import resolve_path, split_paths
-from launcher.catalog.mix import MIXES, Mix, find_mix
-from launcher.catalog.traits import complete, is_recurrent
+from launcher.catalog.mix import MIXES, find_mix
+from launcher.catalog.traits import complete
 
 if TYPE_CHECKING:
     from launcher.catalog.files import describe, load_model, read_header
-    from launcher.catalog.sparse import sparse_header, write_sparse
+    from launcher.catalog.sparse import write_sparse
 
 _LATE = {
     **dict.fromkeys(("describe", "load_model", "read_header"), "launcher.catalog.files"),
-    **dict.fromkeys(("sparse_header", "write_sparse"), "launcher.catalog.sparse"),
+    "write_sparse": "launcher.catalog.sparse",
 }
 
 __all__ = [
-    "LAYOUTS",
     "MIXES",
     "Headers",
-    "Mix",
     "build",
     "complete",
     "describe",
     "find_mix",
-    "header_facts",
-    "is_recurrent",
     "load_model",
     "read_header",
     "resolve_path",
-    "sparse_header",
     "split_paths",
     "synthesise",
     "vault",

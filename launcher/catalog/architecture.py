@@ -92,17 +92,12 @@ SCALAR_KEYS = {
 _VISION_KEYS = {"n_layer": "block_count", "n_embd": "embedding_length", "n_ff": "feed_forward_length"}
 
 
-def architecture_from_header(header: Header) -> ArchitectureConfig:
-    """The architecture that a header describes, with llama.cpp's defaults filled in (`traits.complete`).
-
-    Raises BadHeader (`catalog/corrupt-header`) when a key that every model has is absent, or a value has the wrong
-    type or length.
-    """
-    return architecture_from_headers((header,))
-
-
 def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig:
-    """The same for a split model: metadata from the first part, tensors from all."""
+    """The architecture that headers describe, with llama.cpp's defaults filled in (`traits.complete`).
+
+    Of a split model the first part has the metadata, and each its tensors. Raises BadHeader (`catalog/corrupt-header`)
+    when a key that every model has is absent, or a value has the wrong type or length.
+    """
     keys = _Keys(headers[0].values)
     if keys.arch == "clip":
         return _projector(keys)

@@ -20,7 +20,6 @@ from launcher.files.atomic import (
     writing,
 )
 from launcher.files.deployment import (
-    WriteReport,
     compare_deployment,
     owned_files,
     write_deployment,
@@ -52,7 +51,6 @@ from launcher.ir.deployment import FileDifference
 if TYPE_CHECKING:
     from launcher.files.checkpoints import (
         Checkpoint,
-        Covered,
         FileDigest,
         changed_files,
         changed_since,
@@ -70,13 +68,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ChangedMeanwhileError",
     "Checkpoint",
-    "Covered",
     "FileDifference",
     "FileDigest",
     "LockHeldError",
     "LockOwner",
     "OwnedLock",
-    "WriteReport",
     "asked_at_ns",
     "call_off",
     "cannot_read",

@@ -26,7 +26,6 @@ from launcher.files.atomic import write_atomic, writing
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus
 
-CHECKPOINT_SCHEMA = "launch.checkpoint/v1"
 _FOLDER = "checkpoints"
 _RECORD = "checkpoint.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,99}")

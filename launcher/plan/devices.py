@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from launcher.ir.config import FleetConfig, NumaNodeConfig, ServiceConfig, Start, UpstreamConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, NodePlan, PlanTotals, ServerPlan, ServicePlan
+from launcher.ir.plan import DeviceMemory, DevicePlan, NodePlan, Part, PlanTotals, ServerPlan, ServicePlan
 from launcher.ir.settings import RAM
-from launcher.plan.memory import Part, add_up
+from launcher.plan.memory.process import add_up
 
 RANKS: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}
 """Who owns the pages of a file, by when it starts: the last may be down while others need them."""

@@ -16,7 +16,7 @@ from launcher.ir.proof import Proved
 from launcher.plan.checks import CHECKS, WHOLE, Planning
 from launcher.plan.devices import device_plans, elect, others_on, share, totals
 from launcher.plan.hosts import Host, check_hosts, split, told_by, without_foreign
-from launcher.plan.memory import WeightTables
+from launcher.plan.memory.weights import WeightTables
 from launcher.plan.peers import check_peers, with_shares
 from launcher.plan.server import ladders, plan_server, with_proof
 from launcher.plan.speed import speeds

@@ -10,7 +10,7 @@ from launcher.ir.config import FleetConfig
 from launcher.ir.plan import DeviceMemory
 from launcher.ir.proof import Breakdown, Component, Difference, Excess, ProvenMemory, ServerProof
 from launcher.plan.hosts import split
-from launcher.plan.memory import WeightTables
+from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import price
 from launcher.sizes import MIB, gib
 

@@ -12,7 +12,8 @@ from launcher.ir.plan import DeviceMemory, Part, RungPlan, ServerPlan
 from launcher.ir.proof import Proved
 from launcher.ir.settings import Settings
 from launcher.plan.builds import UNKNOWN, build_number
-from launcher.plan.memory import Companions, WeightTables, add_up, server_parts
+from launcher.plan.memory.process import Companions, add_up, server_parts
+from launcher.plan.memory.weights import WeightTables
 from launcher.plan.settling import NO_TYPES, Settled, settle
 
 START_S, SLOW_MEDIUM = 180, 200 * 1000**2

@@ -13,17 +13,10 @@ from launcher.errors import Finding
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig, CacheTypeConfig, CpuConfig, HardwareConfig, ServerConfig
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory import (
-    AUTO_SLOTS,
-    SLOTS_MAX,
-    Companions,
-    WeightTables,
-    add_up,
-    resolve_context,
-    server_parts,
-)
 from launcher.plan.memory.caches import ROW
-from launcher.plan.memory.layout import EMBEDS_ONLY
+from launcher.plan.memory.layout import AUTO_SLOTS, EMBEDS_ONLY, SLOTS_MAX, resolve_context
+from launcher.plan.memory.process import Companions, add_up, server_parts
+from launcher.plan.memory.weights import WeightTables
 
 HOST_BUFFERS = frozenset({"cuda", "rocm", "vulkan", "sycl"})
 """Backends with a host buffer type, which llama.cpp prefers to repacked CPU weights (make_cpu_buft_list)."""

@@ -19,8 +19,7 @@ from launcher.ir.config import HardwareConfig
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
 from launcher.ir.settings import RAM, Settings
 from launcher.ir.speed import Measurement, ServerSpeed, Touched
-from launcher.plan.memory import trunk
-from launcher.plan.memory.layout import split_name
+from launcher.plan.memory.layout import split_name, trunk
 from launcher.plan.memory.weights import INPUT, is_bank
 
 SPREAD = 0.25

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from launcher.ir.plan import DevicePlan, Residency, ResidentSet, ServerPlan, ServicePlan
+from launcher.ir.plan import DevicePlan, Part, Residency, ResidentSet, ServerPlan, ServicePlan
 from launcher.ir.settings import RAM
 from launcher.plan.devices import taken_on
-from launcher.plan.memory import Part, add_up
+from launcher.plan.memory.process import add_up
 
 Step = Literal["decide", "leave out", "forget"]
 """What is done about a server: take it if it fits, then do without it, then forget that it was left out."""

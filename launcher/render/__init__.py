@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.render.command import (
     Command,
-    Engines,
     placement_prefix,
     render_commands,
     server_command,
@@ -23,7 +22,6 @@ __all__ = [
     "NOT_FLAGS",
     "TABLE",
     "Command",
-    "Engines",
     "Rendered",
     "placement_prefix",
     "render_commands",

@@ -11,11 +11,11 @@ from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import DeviceMemory, ServerPlan
 from launcher.plan.builds import SPECULATES_EVERYWHERE, drafts_further
 from launcher.plan.checks.planning import Planning, finding, set_field, set_fields
-from launcher.plan.memory import SHARING_MODES, is_mla, layers, not_compared
 from launcher.plan.memory.caches import block_of
-from launcher.plan.memory.compute import PLAIN
-from launcher.plan.memory.layout import EMBEDS_ONLY, key_length, torn, value_length
+from launcher.plan.memory.compute import PLAIN, not_compared
+from launcher.plan.memory.layout import EMBEDS_ONLY, is_mla, key_length, layers, torn, value_length
 from launcher.plan.memory.process import file_identity
+from launcher.plan.memory.weights import SHARING_MODES
 from launcher.sizes import gib
 
 VOCABULARY_TOLERANCE = 128

@@ -10,7 +10,7 @@ from launcher.errors import Finding, Fix, Severity
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import DevicePlan, PlanTotals, ServerPlan, ServicePlan, Solved
-from launcher.plan.memory import WeightTables
+from launcher.plan.memory.weights import WeightTables
 
 
 class Planning(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,8 @@ from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
 from launcher.ir.settings import RAM
 from launcher.plan.checks.planning import Planning
 from launcher.plan.devices import device_plans, elect, share
-from launcher.plan.memory import add_up, pad
+from launcher.plan.memory.layout import pad
+from launcher.plan.memory.process import add_up
 from launcher.plan.server import plan_server
 from launcher.sizes import GIB, MIB, gib
 

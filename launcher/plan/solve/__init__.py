@@ -23,7 +23,7 @@ from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.ir.plan import Solved
 from launcher.ir.settings import RAM
 from launcher.plan.devices import taken_on
-from launcher.plan.memory import WeightTables
+from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import price, settled_price
 from launcher.plan.solve.frontier import Candidate, Vector, best, within
 from launcher.plan.solve.options import IN_ORDER, IN_RAM, Option
