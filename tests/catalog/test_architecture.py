@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from launcher.catalog.architecture import architecture_from_headers
 from launcher.catalog.files import describe
 from launcher.catalog.gguf import BadHeader, parse_header
 from launcher.catalog.traits import complete, is_recurrent
