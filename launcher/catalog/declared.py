@@ -196,15 +196,17 @@ def _template(mix: Mix, model: Model, part: Part) -> tuple[str, tuple[int, ...],
 
 def _unknown(a: ArchitectureConfig, tensors: list[Tensor], key: str) -> Finding:
     total = sum(t.size_bytes for t in tensors)
+    message = (
+        f"the tensors of {a.arch!r} are not known; {gib(total)} is an upper bound for a transformer with "
+        f"{a.n_layer} layers of {a.n_embd} and a vocabulary of {first_positive(a.n_vocab):,}"
+    )
+    notes = ("put the GGUF file in place to plan with its own header", f"known: {', '.join(sorted(LAYOUTS))}")
     return Finding(
         code="catalog/unknown-architecture",
         severity="warning",
         key=f"{key}.arch".lstrip("."),
-        message=(
-            f"the tensors of {a.arch!r} are not known; {gib(total)} is an upper bound for a transformer with "
-            f"{a.n_layer} layers of {a.n_embd} and a vocabulary of {first_positive(a.n_vocab):,}"
-        ),
-        notes=("put the GGUF file in place to plan with its own header", f"known: {', '.join(sorted(LAYOUTS))}"),
+        message=message,
+        notes=notes,
     )
 
 
@@ -262,16 +264,12 @@ def declared_file(
 
 
 def _size_mismatch(key: str, declared: int, estimate: int, mix: Mix) -> Finding:
-    return Finding(
-        code="catalog/declared-mismatch",
-        severity="warning",
-        key=key,
-        message=(
-            f"{declared / 1e9:.2f} GB ({gib(declared)}) is declared, but the declared architecture in {mix.name} "
-            f"makes {estimate / 1e9:.2f} GB ({gib(estimate)})"
-        ),
-        notes=("GB is 1000³ bytes and GiB 1024³; or the architecture, or the mix, is another",),
+    message = (
+        f"{declared / 1e9:.2f} GB ({gib(declared)}) is declared, but the declared architecture in {mix.name} "
+        f"makes {estimate / 1e9:.2f} GB ({gib(estimate)})"
     )
+    notes = ("GB is 1000³ bytes and GiB 1024³; or the architecture, or the mix, is another",)
+    return Finding(code="catalog/declared-mismatch", severity="warning", key=key, message=message, notes=notes)
 
 
 def compare(config: ModelConfig, file: ModelFile, quantization: str, stated_mix: str, mix: str) -> tuple[Finding, ...]:
@@ -298,13 +296,9 @@ def compare(config: ModelConfig, file: ModelFile, quantization: str, stated_mix:
 
 def _mismatch(key: str, name: str, declared: Any, actual: Any) -> Finding:
     written = _written(actual)
-    return Finding(
-        code="catalog/declared-mismatch",
-        severity="warning",
-        key=key,
-        message=f"{name} is declared as {_written(declared)}, but the file has {written}; the file is right",
-        fixes=(Fix(override=f"{key}={written}", effect="says what the file has"),) if ".architecture." in key else (),
-    )
+    message = f"{name} is declared as {_written(declared)}, but the file has {written}; the file is right"
+    fixes = (Fix(override=f"{key}={written}", effect="says what the file has"),) if ".architecture." in key else ()
+    return Finding(code="catalog/declared-mismatch", severity="warning", key=key, message=message, fixes=fixes)
 
 
 def _written(value: Any) -> str:

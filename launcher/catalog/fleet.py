@@ -232,10 +232,6 @@ def _mix(fleet: FleetConfig, quantization: str) -> tuple[Mix | None, tuple[Findi
 
 def _dangling(kind: str, name: str, key: str, known: Mapping[str, object], of: str = "") -> Finding:
     near = difflib.get_close_matches(name, known, 1)
-    return Finding(
-        code=f"catalog/unknown-{kind}",
-        severity="error",
-        key=key,
-        message=f"there is no {kind} {name!r}{of}",
-        notes=(f"did you mean {near[0]!r}?",) if near else (f"there are {', '.join(sorted(known)) or 'none'}",),
-    )
+    message = f"there is no {kind} {name!r}{of}"
+    notes = (f"did you mean {near[0]!r}?",) if near else (f"there are {', '.join(sorted(known)) or 'none'}",)
+    return Finding(code=f"catalog/unknown-{kind}", severity="error", key=key, message=message, notes=notes)

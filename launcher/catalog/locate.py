@@ -56,13 +56,8 @@ def _no_package(path: str, package: str, inside: str, key: str) -> Finding:
 
         near = difflib.get_close_matches(package, packages_distributions(), 1)
     hint = (f"did you mean {near[0]!r}?",) if near else ()
-    return Finding(
-        code="catalog/missing-package",
-        severity="error",
-        key=key,
-        message=message,
-        notes=(*hint, "`make embedded` installs the embedded engine and model"),
-    )
+    notes = (*hint, "`make embedded` installs the embedded engine and model")
+    return Finding(code="catalog/missing-package", severity="error", key=key, message=message, notes=notes)
 
 
 def split_paths(path: str) -> tuple[str, ...] | None:

@@ -358,10 +358,8 @@ def _is_elf(path: str) -> bool:
 
 
 def _missing(path: str, kind: CoveredKind, servers: tuple[str, ...], why: str) -> Finding:
+    message = f"{path}, {kind} of {', '.join(servers)}, cannot be read: {why}"
+    notes = ("put the file back where it was",)
     return Finding(
-        code="checkpoint/file-missing",
-        severity="error",
-        key=f"servers.{servers[0]}",
-        message=f"{path}, {kind} of {', '.join(servers)}, cannot be read: {why}",
-        notes=("put the file back where it was",),
+        code="checkpoint/file-missing", severity="error", key=f"servers.{servers[0]}", message=message, notes=notes
     )

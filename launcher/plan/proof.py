@@ -133,10 +133,6 @@ def _finding(key: str, name: str, d: Difference) -> Finding:
     planned, said = gib(d.predicted_bytes), gib(d.proven_bytes)
     if planned == said:  # else a finding would be about two equal figures
         planned, said = (f"{size / MIB:.2f} MiB" for size in (d.predicted_bytes, d.proven_bytes))
-    return Finding(
-        code="plan/proof-mismatch",
-        severity=severity,
-        key=key,
-        message=(f"{d.component} of {name}{where}: {planned} is planned, but the server itself says {said}"),
-        notes=("the architecture has something that the closed form does not know: trust the server's figure",),
-    )
+    message = f"{d.component} of {name}{where}: {planned} is planned, but the server itself says {said}"
+    notes = ("the architecture has something that the closed form does not know: trust the server's figure",)
+    return Finding(code="plan/proof-mismatch", severity=severity, key=key, message=message, notes=notes)

@@ -68,10 +68,6 @@ def _unknown(name: str, gpus: Mapping[str, GpuConfig], key: str) -> Finding:
 
 def _no_endpoint(name: str) -> Finding:
     key = f"hardware.gpus.{name}.endpoint"
-    return Finding(
-        code="render/no-endpoint",
-        severity="error",
-        key=key,
-        message=f"device {name} has backend rpc but no endpoint",
-        fixes=(Fix(override=f"{key}=127.0.0.1:50052", effect="where its ggml-rpc-server listens"),),
-    )
+    message = f"device {name} has backend rpc but no endpoint"
+    fixes = (Fix(override=f"{key}=127.0.0.1:50052", effect="where its ggml-rpc-server listens"),)
+    return Finding(code="render/no-endpoint", severity="error", key=key, message=message, fixes=fixes)

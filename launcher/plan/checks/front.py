@@ -36,28 +36,22 @@ def check_front(planning: Planning) -> Iterator[Finding]:
     less = {"runtime.front.listen": f"[{','.join(near)}]", "runtime.front.host": LOOPBACK}
     for key, hosts in public.items():
         if hosts and front.api_key_file is None:
-            yield finding(
-                "error",
-                "route/public-without-key",
-                key,
-                f"the front would listen on {' and '.join(hosts)}, beyond this machine, without an API key",
-                notes=("set runtime.front.api_key_file to a file with one key a line, or listen on 127.0.0.1",),
-                fixes=(
-                    Fix(override=f"{key}={less[key]}", effect="only this machine reaches it"),
-                    Fix(override="runtime.front.api_key_file=/etc/launch/keys", effect="a file with one key a line"),
-                ),
+            message = f"the front would listen on {' and '.join(hosts)}, beyond this machine, without an API key"
+            notes = ("set runtime.front.api_key_file to a file with one key a line, or listen on 127.0.0.1",)
+            either = (
+                Fix(override=f"{key}={less[key]}", effect="only this machine reaches it"),
+                Fix(override="runtime.front.api_key_file=/etc/launch/keys", effect="a file with one key a line"),
             )
+            yield finding("error", "route/public-without-key", key, message, notes=notes, fixes=either)
     for i, origin in enumerate(front.allowed_origins):
         if origin == "null" or _ORIGIN.fullmatch(origin.lower()):
             continue
         left = ",".join(f"'{o}'" for o in front.allowed_origins if o != origin)
+        message = f"{origin!r} names no page: any site that somebody visits, or none, could use the front"
+        notes = ("SCHEME://HOST[:PORT], any page of an app (`vscode-webview://*`), or null",)
+        fixes = (Fix(override=f"runtime.front.allowed_origins=[{left}]", effect="without it"),)
         yield finding(
-            "error",
-            "route/origin-too-wide",
-            f"runtime.front.allowed_origins.{i}",
-            f"{origin!r} names no page: any site that somebody visits, or none, could use the front",
-            notes=("SCHEME://HOST[:PORT], any page of an app (`vscode-webview://*`), or null",),
-            fixes=(Fix(override=f"runtime.front.allowed_origins=[{left}]", effect="without it"),),
+            "error", "route/origin-too-wide", f"runtime.front.allowed_origins.{i}", message, notes=notes, fixes=fixes
         )
 
 
@@ -71,14 +65,10 @@ def check_default_kinds(planning: Planning) -> Iterator[Finding]:
                 continue
             able = [s.name for s in planning.servers if _does(s, kind)]
             key = f"routing.{group}.{kind}"
-            yield finding(
-                "error",
-                "plan/default-kind",
-                key,
-                f"{name} is to answer requests for {kind}, and its server does not do that",
-                notes=(f"{'these do' if able else 'no server of the fleet does'}: {', '.join(able)}".rstrip(": "),),
-                fixes=tuple(Fix(override=f"{key}={able_one}", effect="") for able_one in (*able[:2], "null")),
-            )
+            message = f"{name} is to answer requests for {kind}, and its server does not do that"
+            notes = (f"{'these do' if able else 'no server of the fleet does'}: {', '.join(able)}".rstrip(": "),)
+            fixes = tuple(Fix(override=f"{key}={able_one}", effect="") for able_one in (*able[:2], "null"))
+            yield finding("error", "plan/default-kind", key, message, notes=notes, fixes=fixes)
 
 
 def check_included(planning: Planning) -> Iterator[Finding]:
@@ -169,14 +159,12 @@ def _validation(planning: Planning, orchestration: OrchestrationConfig) -> Itera
         slot = smallest.settings.n_ctx_per_slot
         if validation.block_tokens >= slot:
             key = "orchestration.validation.block_tokens"
-            yield finding(
-                "warning",
-                "plan/block-tokens",
-                key,
+            message = (
                 f"a block may have {validation.block_tokens} tokens, and a slot of {smallest.name} has {slot} "
-                "for the request and the block: blocks are cut shorter",
-                fixes=(Fix(override=f"{key}={slot // 4}", effect="leaves room for the request"),),
+                "for the request and the block: blocks are cut shorter"
             )
+            fixes = (Fix(override=f"{key}={slot // 4}", effect="leaves room for the request"),)
+            yield finding("warning", "plan/block-tokens", key, message, fixes=fixes)
 
 
 def _pool_size(planning: Planning, orchestration: OrchestrationConfig) -> Iterator[Finding]:
@@ -188,14 +176,12 @@ def _pool_size(planning: Planning, orchestration: OrchestrationConfig) -> Iterat
     smallest = min(workers, key=lambda server: server.model.file_bytes, default=None)
     size = smallest.model.file_bytes if smallest else 0
     if smallest and pool.ram_bytes < size:
-        yield finding(
-            "warning",
-            "plan/warm-pool-too-small",
-            "orchestration.warm_pool.ram_bytes",
+        message = (
             f"the warm pool has {gib(pool.ram_bytes)}, and no worker's file fits: {smallest.name}, "
-            f"the smallest, has {gib(size)}",
-            fixes=(Fix(override=f"orchestration.warm_pool.ram_bytes={size}", effect=f"holds {smallest.name}"),),
+            f"the smallest, has {gib(size)}"
         )
+        fixes = (Fix(override=f"orchestration.warm_pool.ram_bytes={size}", effect=f"holds {smallest.name}"),)
+        yield finding("warning", "plan/warm-pool-too-small", "orchestration.warm_pool.ram_bytes", message, fixes=fixes)
 
 
 def _meant(planning: Planning, name: str) -> Iterable[ServerPlan]:
@@ -327,15 +313,13 @@ def _slow_swaps(planning: Planning, orchestration: OrchestrationConfig, target: 
         return
     slowest = max(late, key=lambda s: s.load_s or 0)
     took = slowest.load_s or 0
-    yield finding(
-        "warning",
-        OUT_OF_REACH,
-        "orchestration.swap_target_s",
+    message = (
         f"a swap should take {target:g} s at most, {slowest.name} is read for {took:.1f} s and no warm pool keeps it: "
-        f"{took - target:.1f} s too long",
-        notes=tuple(f"{s.name} is read for {s.load_s:.1f} s" for s in late if s is not slowest),
-        fixes=(Fix(override=f"orchestration.swap_target_s={ceil(took)}", effect="what reading takes"),),
+        f"{took - target:.1f} s too long"
     )
+    notes = tuple(f"{s.name} is read for {s.load_s:.1f} s" for s in late if s is not slowest)
+    fixes = (Fix(override=f"orchestration.swap_target_s={ceil(took)}", effect="what reading takes"),)
+    yield finding("warning", OUT_OF_REACH, "orchestration.swap_target_s", message, notes=notes, fixes=fixes)
 
 
 CHECKS = (check_front, check_included, check_targets)

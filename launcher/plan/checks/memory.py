@@ -109,14 +109,10 @@ def _target(planning: Planning, device: DevicePlan, gpu: GpuConfig, users: list[
     tried = tuple(why for choice in planning.solved if choice.server in about for why in choice.beyond)
     used = ", ".join(f"{size / device.capacity_bytes:.0%} while {name} has its turn" for name, size in low.items())
     used = used or f"{device.peak_bytes / device.capacity_bytes:.0%} of {gib(gpu.vram_bytes)} is used at most"
-    yield finding(
-        "note",
-        "plan/vram-target",
-        f"hardware.gpus.{device.name}.target_min",
-        f"{device.name}: {used}, the target is {gpu.target_min:.0%} to {gpu.target_max:.0%}: "
-        + ("nothing better fits of what was left open" if tried else "a larger context or quantization fits"),
-        notes=tried,
+    message = f"{device.name}: {used}, the target is {gpu.target_min:.0%} to {gpu.target_max:.0%}: " + (
+        "nothing better fits of what was left open" if tried else "a larger context or quantization fits"
     )
+    yield finding("note", "plan/vram-target", f"hardware.gpus.{device.name}.target_min", message, notes=tried)
 
 
 def _of_turns(device: DevicePlan, users: list[ServerPlan]) -> Iterator[tuple[str, int]]:
@@ -137,15 +133,13 @@ def _contexts(device: DevicePlan, gpu: GpuConfig, users: list[ServerPlan]) -> It
         return
     key = f"hardware.gpus.{device.name}.process_bytes"
     override = f"{key}={gpu.context_bytes // MIB}MiB"
-    yield finding(
-        "note",
-        "plan/gpu-context",
-        key,
+    message = (
         f"{device.name}: {gib(held)} are counted for {processes} processes at once before they load anything, "
-        f"{gib(gpu.context_bytes)} each, as people report of {gpu.backend}; not measured on this card",
-        notes=("start one small server and read what nvidia-smi or rocm-smi says of its process",),
-        fixes=(Fix(override=override, effect="states it, or the figure that you measured"),),
+        f"{gib(gpu.context_bytes)} each, as people report of {gpu.backend}; not measured on this card"
     )
+    notes = ("start one small server and read what nvidia-smi or rocm-smi says of its process",)
+    fixes = (Fix(override=override, effect="states it, or the figure that you measured"),)
+    yield finding("note", "plan/gpu-context", key, message, notes=notes, fixes=fixes)
 
 
 def check_growth(planning: Planning) -> Iterator[Finding]:
@@ -159,31 +153,19 @@ def check_growth(planning: Planning) -> Iterator[Finding]:
     if 0 <= room < growth:
         growing = [s for s in planning.running if figure(s, RAM, "growth_bytes")]
         each = room // max(1, len(growing)) // MIB
-        yield finding(
-            "warning",
-            "plan/prompt-cache-over-budget",
-            "hardware.ram_bytes",
-            f"prompt caches may grow to {gib(growth)}, but the worst set leaves {gib(room)} of RAM",
-            fixes=tuple(set_field(s, "cache_ram_mib", each) for s in growing),
-        )
+        message = f"prompt caches may grow to {gib(growth)}, but the worst set leaves {gib(room)} of RAM"
+        fixes = tuple(set_field(s, "cache_ram_mib", each) for s in growing)
+        yield finding("warning", "plan/prompt-cache-over-budget", "hardware.ram_bytes", message, fixes=fixes)
     for server in planning.running:
         if server.config.cache_ram_mib < 0 and not server.settings.embedding:
-            yield finding(
-                "warning",
-                "plan/prompt-cache-unlimited",
-                f"{server.key}.cache_ram_mib",
-                "the prompt cache has no limit and is not counted: it grows until memory is full",
-                fixes=(set_field(server, "cache_ram_mib", 8192),),
-            )
+            message = "the prompt cache has no limit and is not counted: it grows until memory is full"
+            fixes = (set_field(server, "cache_ram_mib", 8192),)
+            yield finding("warning", "plan/prompt-cache-unlimited", f"{server.key}.cache_ram_mib", message, fixes=fixes)
     orchestration = planning.fleet.orchestration
     pool = orchestration.warm_pool.ram_bytes if orchestration and orchestration.warm_pool else 0
     if 0 <= room < pool:
-        yield finding(
-            "warning",
-            "plan/warm-pool-over-budget",
-            "orchestration.warm_pool.ram_bytes",
-            f"the warm pool keeps {gib(pool)} of files in RAM, the worst set leaves {gib(room)}",
-        )
+        message = f"the warm pool keeps {gib(pool)} of files in RAM, the worst set leaves {gib(room)}"
+        yield finding("warning", "plan/warm-pool-over-budget", "orchestration.warm_pool.ram_bytes", message)
 
 
 def check_stated(planning: Planning) -> Iterator[Finding]:
@@ -194,22 +176,11 @@ def check_stated(planning: Planning) -> Iterator[Finding]:
     source = f" ({stated.source})" if stated.source else ""
     hot, kv = planning.totals.hot_ram_bytes, planning.totals.kv_bytes
     if stated.hot_ram_bytes is not None and abs(hot - stated.hot_ram_bytes) > STATED_TOLERANCE * stated.hot_ram_bytes:
-        yield finding(
-            "note",
-            "plan/total-mismatch",
-            "stated.hot_ram_bytes",
-            f"{gib(stated.hot_ram_bytes)} of HOT RAM is stated{source}, {gib(hot)} is planned",
-        )
+        message = f"{gib(stated.hot_ram_bytes)} of HOT RAM is stated{source}, {gib(hot)} is planned"
+        yield finding("note", "plan/total-mismatch", "stated.hot_ram_bytes", message)
     if stated.kv_reserve_bytes is not None and not 0.5 <= kv / max(1, stated.kv_reserve_bytes) <= 1:
-        yield finding(
-            "note",
-            "plan/kv-reserve",
-            "stated.kv_reserve_bytes",
-            f"{gib(stated.kv_reserve_bytes)} is reserved for KV{source}, the configured contexts need {gib(kv)}",
-        )
-
-
-SHOWN = 3
+        message = f"{gib(stated.kv_reserve_bytes)} is reserved for KV{source}, the configured contexts need {gib(kv)}"
+        yield finding("note", "plan/kv-reserve", "stated.kv_reserve_bytes", message)
 
 
 def check_disk(planning: Planning) -> Iterator[Finding]:
@@ -226,14 +197,10 @@ def check_disk(planning: Planning) -> Iterator[Finding]:
             over -= file.bytes
     override = " ".join(f"~{file.key}" for file in dropped)
     effect = f"without what no server uses: saves {gib(sum(file.bytes for file in dropped))}"
-    yield finding(
-        "warning",
-        "plan/disk-over-budget",
-        "hardware.model_disk_bytes",
-        f"the config names {len(files)} model files of {gib(need)} together; the disk has {gib(disk)}",
-        notes=tuple(f"{f.key}: {gib(f.bytes)}{'' if f.used else ', used by no server'}" for f in largest[:SHOWN]),
-        fixes=(Fix(override=override, effect=effect),) if over <= 0 else (),
-    )
+    message = f"the config names {len(files)} model files of {gib(need)} together; the disk has {gib(disk)}"
+    notes = tuple(f"{f.key}: {gib(f.bytes)}{'' if f.used else ', used by no server'}" for f in largest[:SHOWN])
+    fixes = (Fix(override=override, effect=effect),) if over <= 0 else ()
+    yield finding("warning", "plan/disk-over-budget", "hardware.model_disk_bytes", message, notes=notes, fixes=fixes)
 
 
 def check_ladder(planning: Planning) -> Iterator[Finding]:
@@ -249,13 +216,11 @@ def check_ladder(planning: Planning) -> Iterator[Finding]:
                 continue
             if all(after.get(device, 0) >= size for device, size in before.items()):
                 device = max(before, key=before.__getitem__)
-                yield finding(
-                    "warning",
-                    "plan/ladder-order",
-                    f"orchestration.oom_ladder.{index}",
+                message = (
                     f"for {worker} this rung takes {gib(after.get(device, 0))} on {device}, "
-                    f"not less than the {gib(before[device])} before it",
+                    f"not less than the {gib(before[device])} before it"
                 )
+                yield finding("warning", "plan/ladder-order", f"orchestration.oom_ladder.{index}", message)
             before = after
 
 

@@ -208,14 +208,12 @@ def check_embedders(planning: Planning) -> Iterator[Finding]:
         yield from _slot_context(server)
         if min(settings.n_batch, settings.n_ubatch) < slot:
             short = [name for name in ("n_batch", "n_ubatch") if getattr(config, name) < slot]
-            yield finding(
-                "warning",
-                "plan/embedding-batch",
-                f"{server.key}.n_ubatch",
+            message = (
                 f"a text is embedded in one micro-batch of {settings.n_ubatch} tokens, a slot takes {slot}: "
-                "longer texts are refused",
-                fixes=(set_fields(server, dict.fromkeys(short, slot)),),
+                "longer texts are refused"
             )
+            fixes = (set_fields(server, dict.fromkeys(short, slot)),)
+            yield finding("warning", "plan/embedding-batch", f"{server.key}.n_ubatch", message, fixes=fixes)
 
 
 def _slot_context(server: ServerPlan) -> Iterator[Finding]:
@@ -241,17 +239,15 @@ def check_shared_context(planning: Planning) -> Iterator[Finding]:
             continue
         each = settings.n_ctx // settings.slots
         own = {"slots": settings.slots, "n_ctx_per_slot": settings.n_ctx_per_slot}
-        yield finding(
-            "note",
-            "plan/context-shared",
-            f"{server.key}.slots",
+        message = (
             f"slots were left out: {settings.slots} share {settings.n_ctx} tokens, {each} each when all are busy; "
-            "beyond that llama-server answers 500",
-            fixes=(
-                set_fields(server, {"n_ctx": "null", **own}, f"gives each {settings.n_ctx_per_slot}"),
-                set_field(server, "slots", 1, "one request after another has it all"),
-            ),
+            "beyond that llama-server answers 500"
         )
+        fixes = (
+            set_fields(server, {"n_ctx": "null", **own}, f"gives each {settings.n_ctx_per_slot}"),
+            set_field(server, "slots", 1, "one request after another has it all"),
+        )
+        yield finding("note", "plan/context-shared", f"{server.key}.slots", message, fixes=fixes)
 
 
 def check_roles(planning: Planning) -> Iterator[Finding]:
@@ -269,14 +265,10 @@ def check_roles(planning: Planning) -> Iterator[Finding]:
             trained = server.model.architecture.n_ctx_train
             field, value = ("n_ctx", need * settings.slots) if config.n_ctx else ("n_ctx_per_slot", need)
             beyond = 0 < trained < need
-            yield finding(
-                "error",
-                "plan/role-context",
-                f"{server.key}.{field}",
-                f"a slot has {slot} tokens, the role {role} needs {need}",
-                notes=(f"{config.model} was trained with {trained}: another model is needed",) if beyond else (),
-                fixes=() if beyond else (set_field(server, field, value),),
-            )
+            message = f"a slot has {slot} tokens, the role {role} needs {need}"
+            notes = (f"{config.model} was trained with {trained}: another model is needed",) if beyond else ()
+            fixes = () if beyond else (set_field(server, field, value),)
+            yield finding("error", "plan/role-context", f"{server.key}.{field}", message, notes=notes, fixes=fixes)
         stated = [(routing.slots_max[name].slots, name) for name in names if name in routing.slots_max]
         most, role = min(stated, default=(settings.slots, ""))
         if settings.slots > most:

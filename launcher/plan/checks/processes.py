@@ -53,14 +53,11 @@ def check_threads(planning: Planning) -> Iterator[Finding]:
         notes = [f"{name} has {n} thread{'' if n == 1 else 's'}" for n, name in busy]
         if len(computing) > CROWDED_SHOWN:
             notes.insert(CROWDED_SHOWN, f"and {len(computing) - CROWDED_SHOWN} more")
-        yield finding(
-            "warning",
-            "cpu/oversubscribed",
-            "hardware.cpu.physical_cores",
+        message = (
             f"{threads} threads of servers that may be busy at once{f' and {beside} of services' if beside else ''}, "
-            f"on {cores} physical cores ({cpu.logical_cores} logical)",
-            notes=tuple(notes),
+            f"on {cores} physical cores ({cpu.logical_cores} logical)"
         )
+        yield finding("warning", "cpu/oversubscribed", "hardware.cpu.physical_cores", message, notes=tuple(notes))
     for server in planning.running:
         pinned = cpus_of(server)
         own, what = (physical_cores(pinned, cpu), "its cpuset") if pinned else (cores, "the host")
@@ -187,20 +184,16 @@ def check_servers(planning: Planning) -> Iterator[Finding]:
     if beside or len(cold) < len(fleet.servers):
         return
     boot = next((name for name, tier in fleet.tiers.items() if tier.start == "boot"), None)
-    yield finding(
-        "error",
-        "plan/no-servers",
-        "profile.name",
-        f"the profile {fleet.profile.name} starts nothing: "
-        + ("all of its servers are in tiers that never start" if cold else "it has no servers"),
-        notes=()
-        if cold
-        else (
-            "name servers in the profile's defaults list, or add one: +server=[NAME]",
-            "a file of your own gets one by `launch add FILE.gguf`",
-        ),
-        fixes=tuple(Fix(override=f"servers.{name}.tier={boot}", effect="starts it") for name in cold[:1] if boot),
+    message = f"the profile {fleet.profile.name} starts nothing: " + (
+        "all of its servers are in tiers that never start" if cold else "it has no servers"
     )
+    # who has servers needs no word on how to get one
+    notes = (
+        "name servers in the profile's defaults list, or add one: +server=[NAME]",
+        "a file of your own gets one by `launch add FILE.gguf`",
+    )
+    fixes = tuple(Fix(override=f"servers.{name}.tier={boot}", effect="starts it") for name in cold[:1] if boot)
+    yield finding("error", "plan/no-servers", "profile.name", message, notes=() if cold else notes, fixes=fixes)
 
 
 def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
@@ -304,14 +297,10 @@ def check_idle_cards(planning: Planning) -> Iterator[Finding]:
     plain = [s for s in planning.running if not s.config.devices and held.get(s.name, 0) >= IDLE_BYTES]
     if plain:
         largest = max(plain, key=lambda s: held[s.name])
-        names = ", ".join(d.name for d in cards)
-        yield finding(
-            "note",
-            "plan/card-idle",
-            f"{largest.key}.devices",
-            f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {gib(held[largest.name])} of RAM",
-            fixes=(set_field(largest, "devices", "auto", "as many layers on the card as fit"),),
-        )
+        names, taken = ", ".join(d.name for d in cards), gib(held[largest.name])
+        message = f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {taken} of RAM"
+        fixes = (set_field(largest, "devices", "auto", "as many layers on the card as fit"),)
+        yield finding("note", "plan/card-idle", f"{largest.key}.devices", message, fixes=fixes)
 
 
 ROWS = frozenset({"cuda", "rocm", "sycl"})
@@ -358,13 +347,10 @@ def check_slot_saving(planning: Planning) -> Iterator[Finding]:
             message = f"{path!r} is no absolute path: where it would be depends on who starts the server"
             yield finding("error", "plan/slot-save-path", key, message)
         if server.model.architecture.n_swa and not server.settings.swa_full:
-            yield finding(
-                "warning",
-                "plan/slot-save-useless",
-                key,
-                f"{server.config.model} has a sliding window: after a swap the server finds none of what it restores",
-                fixes=(set_field(server, "swa_full", True, "keeps the whole context of every layer"),),
-            )
+            model = server.config.model
+            message = f"{model} has a sliding window: after a swap the server finds none of what it restores"
+            fixes = (set_field(server, "swa_full", True, "keeps the whole context of every layer"),)
+            yield finding("warning", "plan/slot-save-useless", key, message, fixes=fixes)
         elif server.config.exclusive is None:
             message = "slots are saved when another of an exclusive group takes its place, and it is in no such group"
             yield finding("warning", "plan/slot-save-useless", key, message)
