@@ -106,3 +106,16 @@ STALE_EXIT_CODE = 8
 def has_errors(findings: Iterable[Finding]) -> bool:
     """Whether any finding is an error (warnings and notes do not stop a stage)."""
     return any(f.severity == "error" for f in findings)
+
+
+def fault(
+    code: str,
+    key: str,
+    message: str,
+    *notes: str,
+    fixes: tuple[Fix, ...] = (),
+    location: Location | None = None,
+    severity: Severity = "error",
+) -> Finding:
+    """A finding, an error unless it is said otherwise."""
+    return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes, location=location)

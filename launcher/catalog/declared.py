@@ -24,7 +24,7 @@ from launcher.catalog.mix import (
     tensor_type,
 )
 from launcher.catalog.traits import ENCODERS, GATED_DELTA, MAX_LAYERS, complete, first_positive, is_recurrent
-from launcher.errors import Finding, Fix, has_errors
+from launcher.errors import Finding, Fix, fault, has_errors
 from launcher.ir.catalog import FilePart, ModelFile, Tensor
 from launcher.ir.config import ArchitectureConfig, ModelConfig
 from launcher.sizes import gib
@@ -113,12 +113,11 @@ def _lists(a: ArchitectureConfig) -> list[tuple[str, str]]:
 
 def _finding(key: str, message: str, a: ArchitectureConfig) -> Finding:
     known = a.arch in LAYOUTS or a.arch in ENCODERS
-    return Finding(
-        code="catalog/incomplete-architecture",
-        severity="error",
-        key=key,
-        message=message,
-        notes=("take it from the model's config.json, or put the GGUF file in place",) if known else (),
+    return fault(
+        "catalog/incomplete-architecture",
+        key,
+        message,
+        *(("take it from the model's config.json, or put the GGUF file in place",) if known else ()),
     )
 
 
@@ -201,13 +200,7 @@ def _unknown(a: ArchitectureConfig, tensors: list[Tensor], key: str) -> Finding:
         f"{a.n_layer} layers of {a.n_embd} and a vocabulary of {first_positive(a.n_vocab):,}"
     )
     notes = ("put the GGUF file in place to plan with its own header", f"known: {', '.join(sorted(LAYOUTS))}")
-    return Finding(
-        code="catalog/unknown-architecture",
-        severity="warning",
-        key=f"{key}.arch".lstrip("."),
-        message=message,
-        notes=notes,
-    )
+    return fault("catalog/unknown-architecture", f"{key}.arch".lstrip("."), message, *notes, severity="warning")
 
 
 SIZE_TOLERANCE = 0.03
@@ -269,7 +262,7 @@ def _size_mismatch(key: str, declared: int, estimate: int, mix: Mix) -> Finding:
         f"makes {estimate / 1e9:.2f} GB ({gib(estimate)})"
     )
     notes = ("GB is 1000³ bytes and GiB 1024³; or the architecture, or the mix, is another",)
-    return Finding(code="catalog/declared-mismatch", severity="warning", key=key, message=message, notes=notes)
+    return fault("catalog/declared-mismatch", key, message, *notes, severity="warning")
 
 
 def compare(config: ModelConfig, file: ModelFile, quantization: str, stated_mix: str, mix: str) -> tuple[Finding, ...]:
@@ -298,7 +291,7 @@ def _mismatch(key: str, name: str, declared: Any, actual: Any) -> Finding:
     written = _written(actual)
     message = f"{name} is declared as {_written(declared)}, but the file has {written}; the file is right"
     fixes = (Fix(override=f"{key}={written}", effect="says what the file has"),) if ".architecture." in key else ()
-    return Finding(code="catalog/declared-mismatch", severity="warning", key=key, message=message, fixes=fixes)
+    return fault("catalog/declared-mismatch", key, message, fixes=fixes, severity="warning")
 
 
 def _written(value: Any) -> str:

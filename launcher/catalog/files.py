@@ -15,7 +15,7 @@ from launcher.catalog.architecture import architecture_from_headers
 from launcher.catalog.gguf import BadHeader, Header, parse_header
 from launcher.catalog.locate import split_paths
 from launcher.catalog.mix import FILE_TYPES
-from launcher.errors import CatalogError, Finding
+from launcher.errors import CatalogError, Finding, fault
 from launcher.ir.catalog import FilePart, ModelFile
 
 _KINDS = (
@@ -119,7 +119,7 @@ def _unopened(path: str, error: OSError | ValueError) -> BadHeader:
 
 
 def _finding(bad: BadHeader, path: str, key: str) -> Finding:
-    return Finding(code=bad.code, severity="error", key=key, message=f"{path!r}: {bad.message}", notes=bad.notes)
+    return fault(bad.code, key, f"{path!r}: {bad.message}", *(bad.notes))
 
 
 def _other_parts(path: str, first: Header, key: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from launcher.catalog.declared import compare, declared_file, with_human_knowled
 from launcher.catalog.locate import PACKAGE_SCHEME, resolve_path, split_paths
 from launcher.catalog.mix import MIXES, Mix, find_mix
 from launcher.catalog.projector import adapter_file, projector_file
-from launcher.errors import CatalogError, Finding
+from launcher.errors import CatalogError, Finding, fault
 from launcher.ir.catalog import AdapterFile, Catalog, ModelFile, ProjectorFile, StoredFile
 from launcher.ir.config import FleetConfig
 from launcher.ir.headers import HeaderFacts
@@ -205,7 +205,7 @@ def _read(fleet: FleetConfig, model: str, quantization: str, path: str) -> tuple
     file, header = load_model(path, model=model, quantization=quantization, key=key)
     if file.architecture.arch == "clip":
         message = f"{path!r} is a multimodal projector, not a model"
-        return None, (Finding(code="catalog/not-a-model", severity="error", key=key, message=message),)
+        return None, (fault("catalog/not-a-model", key, message),)
     findings = compare(config, file, quantization, file_mix(header), _mix_name(fleet, quantization))
     return with_human_knowledge(file, config.architecture), findings
 
@@ -219,13 +219,13 @@ def _mix(fleet: FleetConfig, quantization: str) -> tuple[Mix | None, tuple[Findi
     config = fleet.quantizations.get(quantization)
     base = find_mix(config.default_type) if config else None
     near = difflib.get_close_matches(name.upper(), MIXES, 1)
-    finding = Finding(
-        code="catalog/unknown-mix",
-        severity="error" if base is None else "warning",
-        key=f"quantizations.{quantization}.mix",
-        message=f"llama.cpp has no quantization mix {name!r}"
+    finding = fault(
+        "catalog/unknown-mix",
+        f"quantizations.{quantization}.mix",
+        f"llama.cpp has no quantization mix {name!r}"
         + (f"; its tensors are taken as {base.base}, as default_type says" if base else ""),
-        notes=(f"did you mean {near[0]}?",) if near else (f"there are {', '.join(MIXES)}",),
+        *((f"did you mean {near[0]}?",) if near else (f"there are {', '.join(MIXES)}",)),
+        severity="error" if base is None else "warning",
     )
     return base, (finding,)
 
@@ -234,4 +234,4 @@ def _dangling(kind: str, name: str, key: str, known: Mapping[str, object], of: s
     near = difflib.get_close_matches(name, known, 1)
     message = f"there is no {kind} {name!r}{of}"
     notes = (f"did you mean {near[0]!r}?",) if near else (f"there are {', '.join(sorted(known)) or 'none'}",)
-    return Finding(code=f"catalog/unknown-{kind}", severity="error", key=key, message=message, notes=notes)
+    return fault(f"catalog/unknown-{kind}", key, message, *notes)

@@ -7,7 +7,7 @@ import importlib.util
 import os.path
 import re
 
-from launcher.errors import CatalogError, Finding
+from launcher.errors import CatalogError, Finding, fault
 
 PACKAGE_SCHEME = "pkg://"
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -31,7 +31,7 @@ def resolve_path(path: str, model_dir: str, *, key: str = "") -> str:
 
 
 def _unusable(path: str, key: str) -> Finding:
-    return Finding(code="catalog/unreadable", severity="error", key=key, message=f"{path!r} cannot be a file's path")
+    return fault("catalog/unreadable", key, f"{path!r} cannot be a file's path")
 
 
 def _package_folder(package: str) -> str | None:
@@ -57,7 +57,7 @@ def _no_package(path: str, package: str, inside: str, key: str) -> Finding:
         near = difflib.get_close_matches(package, packages_distributions(), 1)
     hint = (f"did you mean {near[0]!r}?",) if near else ()
     notes = (*hint, "`make embedded` installs the embedded engine and model")
-    return Finding(code="catalog/missing-package", severity="error", key=key, message=message, notes=notes)
+    return fault("catalog/missing-package", key, message, *notes)
 
 
 def split_paths(path: str) -> tuple[str, ...] | None:

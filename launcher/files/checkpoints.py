@@ -21,7 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError, Finding, fault
 from launcher.files.atomic import write_atomic, writing
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus
@@ -167,7 +167,7 @@ def _damaged(directory: Path, why: str) -> Finding:
 
 
 def _refused(code: str, message: str, note: str) -> Finding:
-    return Finding(code=f"checkpoint/{code}", severity="error", key="", message=message, notes=(note,))
+    return fault(f"checkpoint/{code}", "", message, note)
 
 
 _BLOCK_BYTES = 4 * 1024**2
@@ -304,16 +304,13 @@ def changed_files(covered: tuple[Covered, ...], digests: Mapping[str, FileDigest
             findings.append(_missing(was.path, was.kind, was.servers, now.error))
         elif now.digest != was.digest:
             findings.append(
-                Finding(
-                    code="checkpoint/digest-differs",
-                    severity="error",
-                    key=f"servers.{was.servers[0]}",
-                    message=f"{was.path}, {was.kind} of {', '.join(was.servers)}, is not the file of the checkpoint",
-                    notes=(
-                        f"recorded: {was.digest}, {was.size_bytes} bytes",
-                        f"found:    {now.digest}, {now.size_bytes} bytes",
-                        "put the file of then back, or make the fleet of now with `launch up`",
-                    ),
+                fault(
+                    "checkpoint/digest-differs",
+                    f"servers.{was.servers[0]}",
+                    f"{was.path}, {was.kind} of {', '.join(was.servers)}, is not the file of the checkpoint",
+                    f"recorded: {was.digest}, {was.size_bytes} bytes",
+                    f"found:    {now.digest}, {now.size_bytes} bytes",
+                    "put the file of then back, or make the fleet of now with `launch up`",
                 )
             )
     return tuple(findings)
@@ -360,6 +357,4 @@ def _is_elf(path: str) -> bool:
 def _missing(path: str, kind: CoveredKind, servers: tuple[str, ...], why: str) -> Finding:
     message = f"{path}, {kind} of {', '.join(servers)}, cannot be read: {why}"
     notes = ("put the file back where it was",)
-    return Finding(
-        code="checkpoint/file-missing", severity="error", key=f"servers.{servers[0]}", message=message, notes=notes
-    )
+    return fault("checkpoint/file-missing", f"servers.{servers[0]}", message, *notes)

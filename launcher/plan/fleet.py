@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import FleetPlan, Residency, ServerPlan, ServicePlan, Solved
@@ -162,9 +162,7 @@ def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
             port = fleet.runtime.front.port
         if port is None:
             message = f"no port: write one here, or an entry {name} in ports"
-            findings.append(
-                Finding(code="plan/dangling-reference", severity="error", key=f"services.{name}.port", message=message)
-            )
+            findings.append(fault("plan/dangling-reference", f"services.{name}.port", message))
         tier = fleet.tiers.get(service.tier)
         starts = tier.start if tier else "boot"
         yield ServicePlan(name=name, port=port or 0, config=service, starts=starts, on=host.name)
@@ -199,7 +197,7 @@ def topological(after: Mapping[str, Sequence[str]]) -> tuple[list[str], list[Fin
     On a cycle the first name as listed goes on, so that there is always an order.
     """
     findings = [
-        Finding(code="plan/start-unknown", severity="error", key=f"servers.{name}.after", message=f"no server {other}")
+        fault("plan/start-unknown", f"servers.{name}.after", f"no server {other}")
         for name, others in after.items()
         for other in others
         if other not in after
@@ -220,9 +218,7 @@ def topological(after: Mapping[str, Sequence[str]]) -> tuple[list[str], list[Fin
             ready = next(iter(waiting))
             cycle = ", ".join(sorted(waiting))
             message = f"these wait for one another: {cycle}"
-            findings.append(
-                Finding(code="plan/start-cycle", severity="error", key=f"servers.{ready}.after", message=message)
-            )
+            findings.append(fault("plan/start-cycle", f"servers.{ready}.after", message))
         del waiting[ready]
         for name in behind[ready]:
             if name in waiting and ready in waiting[name]:

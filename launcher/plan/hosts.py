@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 
@@ -179,7 +179,7 @@ def without_foreign(
         message = f"{server.name} cannot wait for {', '.join(foreign)}: hosts start by themselves, and that is another"
         key = f"{server.key}.after"
         fix = Fix(override=f"{key}=[{','.join(n for n in server.config.after if n not in foreign)}]")
-        findings.append(_finding("warning", "plan/after-other-host", key, message, (fix,)))
+        findings.append(fault("plan/after-other-host", key, message, fixes=(fix,), severity="warning"))
     return tuple(kept), findings
 
 
@@ -208,7 +208,7 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
                 override=f"servers.{name}.extra_args=[{KEY_FLAG},/etc/launch/{name}.key]",
                 effect="its key in a file, which the front reads too",
             )
-            yield _finding("warning", "plan/host-without-key", f"servers.{name}.host", message, (own_key,))
+            yield fault("plan/host-without-key", f"servers.{name}.host", message, fixes=(own_key,), severity="warning")
         if server.host not in hosts or server.host == first:
             continue
         tier = fleet.tiers.get(server.tier)
@@ -225,14 +225,14 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
                 "whoever reaches this address uses them"
             )
             fix = Fix(override=f"+{key}=/etc/launch/{host}.key", effect=f"a file with a key, on {host} and on {first}")
-            yield _finding("warning", "plan/host-without-key", key, message, (fix,))
+            yield fault("plan/host-without-key", key, message, fixes=(fix,), severity="warning")
     scheduled = fleet.deploy.kubernetes is not None or fleet.deploy.slurm is not None
     for host, names in () if scheduled else demand.items():
         message = (
             f"{_some(names)} on {host} start on demand or take turns, and the front runs on {first}: "
             f"only units on {host} start them (launch install), `launch up --host {host}` does not"
         )
-        yield _finding("warning", "plan/remote-demand", f"servers.{names[0]}.host", message)
+        yield fault("plan/remote-demand", f"servers.{names[0]}.host", message, severity="warning")
 
 
 SHOWN = 3
@@ -260,7 +260,7 @@ def _addresses(hosts: Mapping[str, HostConfig]) -> Iterator[Finding]:
             why = f"{address} is reached from {name} itself only"
         else:
             continue
-        yield _finding("error", "plan/host-address", f"hardware.hosts.{name}.address", f"{name}: {why}")
+        yield fault("plan/host-address", f"hardware.hosts.{name}.address", f"{name}: {why}")
 
 
 def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
@@ -283,7 +283,3 @@ def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
         solved=tuple(choice for choice in plan.solved if choice.server in host.fleet.servers),
         residency=tuple(table for table in plan.residency if table.host == name),
     )
-
-
-def _finding(severity: Severity, code: str, key: str, message: str, fixes: tuple[Fix, ...] = ()) -> Finding:
-    return Finding(code=code, severity=severity, key=key, message=message, fixes=fixes)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import FleetConfig, GpuConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import ServerPlan, ServicePlan
 
@@ -102,10 +102,10 @@ def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
                 why = f"which would be {device}, and that is another's name already"
             if why is not None:
                 message = f"{name} has the peer {written!r}, {why}"
-                yield Finding(code="plan/rpc-peer", severity="error", key=f"servers.{name}.rpc.{i}", message=message)
+                yield fault("plan/rpc-peer", f"servers.{name}.rpc.{i}", message)
         message = f"{name} is spread over {len(server.rpc) + 1} processes, which llama.cpp calls a proof of concept"
         key = f"servers.{name}.rpc"
-        yield Finding(code="plan/rpc-experimental", severity="note", key=key, message=message, notes=(COST,))
+        yield fault("plan/rpc-experimental", key, message, COST, severity="note")
 
 
 def _taken_names(fleet: FleetConfig) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from launcher.errors import Finding, Severity
+from launcher.errors import Finding, Severity, fault
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import DeviceMemory
@@ -99,7 +99,7 @@ def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
         code = by_cause.get(proof.cause or "", "plan/proof-failed")
         message = f"{proof.name} could not be proven: {proof.failure}"
         severity: Severity = "error" if proof.cause == "unfit" else "warning"
-        return (Finding(code=code, severity=severity, key=key, message=message),)
+        return (fault(code, key, message, severity=severity),)
     return tuple(_finding(key, proof.name, d) for d in proof.differences if is_mismatch(d))
 
 
@@ -135,4 +135,4 @@ def _finding(key: str, name: str, d: Difference) -> Finding:
         planned, said = (f"{size / MIB:.2f} MiB" for size in (d.predicted_bytes, d.proven_bytes))
     message = f"{d.component} of {name}{where}: {planned} is planned, but the server itself says {said}"
     notes = ("the architecture has something that the closed form does not know: trust the server's figure",)
-    return Finding(code="plan/proof-mismatch", severity=severity, key=key, message=message, notes=notes)
+    return fault("plan/proof-mismatch", key, message, *notes, severity=severity)

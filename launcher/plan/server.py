@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from launcher.base.addresses import is_path
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.catalog import Catalog, ModelFile
 from launcher.ir.config import FleetConfig, RungConfig, ServerConfig
 from launcher.ir.plan import DeviceMemory, Part, RungPlan, ServerPlan
@@ -150,7 +150,7 @@ def _settled(
 
 def _dangling(key: str, message: str) -> Finding:
     """A reference to nothing: the config and catalog stages report these first, with the nearest name."""
-    return Finding(code="plan/dangling-reference", severity="error", key=key, message=message)
+    return fault("plan/dangling-reference", key, message)
 
 
 def rung_config(fleet: FleetConfig, worker: str, rung: RungConfig) -> ServerConfig | None:

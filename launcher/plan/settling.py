@@ -9,7 +9,7 @@ from types import MappingProxyType
 import msgspec
 
 from launcher.cpulist import parse_cpulist
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig, CacheTypeConfig, CpuConfig, HardwareConfig, ServerConfig
 from launcher.ir.settings import RAM, Settings
@@ -68,7 +68,7 @@ def _on_cpu(config: ServerConfig, arch: ArchitectureConfig, cores: int, key: str
     slots = config.slots if config.slots is not None else AUTO_SLOTS
     if not 1 <= slots <= SLOTS_MAX:
         message = f"slots={slots}: llama-server takes 1 to {SLOTS_MAX}"
-        findings.append(_error("plan/slots-range", f"{key}.slots", message))
+        findings.append(fault("plan/slots-range", f"{key}.slots", message))
         slots = min(max(slots, 1), SLOTS_MAX)
     unified = config.kv_unified if config.kv_unified is not None else config.slots is None
     embeds = embedding(config, arch)
@@ -124,13 +124,13 @@ def _wanted(config: ServerConfig, slots: int, arch: ArchitectureConfig, key: str
     """Tokens asked for in all: n_ctx, or n_ctx_per_slot for each slot, or the training context."""
     if config.n_ctx is not None and config.n_ctx_per_slot is not None:
         message = f"both n_ctx={config.n_ctx} and n_ctx_per_slot={config.n_ctx_per_slot} are given: write one"
-        findings.append(_error("plan/context-twice", f"{key}.n_ctx", message))
+        findings.append(fault("plan/context-twice", f"{key}.n_ctx", message))
     if config.n_ctx_per_slot is not None:
         asked, field = config.n_ctx_per_slot * slots, "n_ctx_per_slot"
     else:
         asked, field = config.n_ctx or 0, "n_ctx"
     if asked < 0:
-        findings.append(_error("plan/context-range", f"{key}.{field}", f"{field} is negative: {asked}"))
+        findings.append(fault("plan/context-range", f"{key}.{field}", f"{field} is negative: {asked}"))
     trained = arch.n_ctx_train
     if trained and asked > trained * slots:
         message = (
@@ -138,7 +138,7 @@ def _wanted(config: ServerConfig, slots: int, arch: ArchitectureConfig, key: str
             f"the server caps every slot at {trained}, the rest is never used"
         )
         key = f"{key}.{field}"
-        findings.append(Finding(code="plan/context-over-training", severity="warning", key=key, message=message))
+        findings.append(fault("plan/context-over-training", key, message, severity="warning"))
     return asked if asked > 0 else trained or AUTO_SLOTS * SLOTS_MAX
 
 
@@ -150,18 +150,18 @@ def _on_devices(
     devices = tuple(device for device in config.devices if device in gpus)
     for device in (d for d in config.devices if d not in gpus):
         message = f"no GPU is named {device}; there are: {', '.join(gpus) or 'none'}"
-        findings.append(_error("plan/unknown-device", f"{key}.devices", message))
+        findings.append(fault("plan/unknown-device", f"{key}.devices", message))
     main = config.main_gpu or next(iter(devices), "")
     if config.main_gpu is not None and config.main_gpu not in devices:
         message = f"{config.main_gpu} is none of the server's devices: {', '.join(devices) or 'it has none'}"
-        findings.append(_error("plan/unknown-device", f"{key}.main_gpu", message))
+        findings.append(fault("plan/unknown-device", f"{key}.main_gpu", message))
         main = next(iter(devices), "")
     if config.split_mode == "none" and main:
         devices = (main,)
     projector = config.projector_device
     if projector not in (None, "cpu", *gpus) and hardware is not None:
         message = f"no GPU is named {projector}; there are: {', '.join((*gpus, 'cpu'))}"
-        findings.append(_error("plan/unknown-device", f"{key}.projector_device", message))
+        findings.append(fault("plan/unknown-device", f"{key}.projector_device", message))
         projector = None
     shares = config.tensor_split  # as written, else by memory; llama.cpp goes by free memory
     if len(shares) != len(devices) or sum(shares) <= 0:
@@ -191,10 +191,10 @@ def _placement(
         at = f"{key}.tensor_placement.{position}"
         if not equals or "," in expression or not _compiles(expression):
             message = f"{rule!r} is not of the form REGEX=DEVICE, with no comma in it"
-            findings.append(_error("plan/tensor-placement", at, message))
+            findings.append(fault("plan/tensor-placement", at, message))
         elif device.lower() != "cpu" and device not in devices:
             have = ", ".join((*devices, "cpu"))
-            findings.append(_error("plan/unknown-device", at, f"{device} is none of the server's devices: {have}"))
+            findings.append(fault("plan/unknown-device", at, f"{device} is none of the server's devices: {have}"))
         else:
             yield expression, RAM if device.lower() == "cpu" else device
 
@@ -215,7 +215,7 @@ def _unknown_types(config: ServerConfig, own: Mapping[str, CacheTypeConfig], key
             kind = getattr(written, field)
             if kind not in ROW and kind not in own:
                 message = f"{kind!r} is no K/V type of llama.cpp, and the engine names none like it (cache_types)"
-                yield Finding(code="plan/dangling-reference", severity="error", key=f"{at}.{field}", message=message)
+                yield fault("plan/dangling-reference", f"{at}.{field}", message)
 
 
 def embedding(config: ServerConfig, arch: ArchitectureConfig) -> bool:
@@ -240,7 +240,7 @@ def _cores(config: ServerConfig, hardware: HardwareConfig | None, key: str, find
     try:
         cpus = parse_cpulist(config.cpus)
     except ValueError as error:
-        findings.append(_error("plan/cpu-list", f"{key}.cpus", f"not a list of CPUs: {config.cpus!r} ({error})"))
+        findings.append(fault("plan/cpu-list", f"{key}.cpus", f"not a list of CPUs: {config.cpus!r} ({error})"))
         return hardware.cpu.physical_cores
     return physical_cores(cpus, hardware.cpu)
 
@@ -274,10 +274,6 @@ def _gpu_layers(
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
-
-
-def _error(code: str, key: str, message: str) -> Finding:
-    return Finding(code=code, severity="error", key=key, message=message)
 
 
 def physical_cores(cpus: frozenset[int], cpu: CpuConfig) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from launcher.base.environment import libraries
-from launcher.errors import Finding, Severity
+from launcher.errors import Finding, Severity, fault
 from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
@@ -135,7 +135,7 @@ def _unspoken(key: str, meaning: Meaning, alternatives: Alternatives, dialect: D
         severity = "error"
         message = f"llama-server {dialect.name} cannot be told {meaning.key or 'this'}: it refuses `{first}`"
     notes = tuple(dict.fromkeys(reason for words in alternatives for reason in refusals(words, index)))
-    return Finding(code="engine/unknown-flag", severity=severity, key=key, message=message, notes=notes)
+    return fault("engine/unknown-flag", key, message, *notes, severity=severity)
 
 
 Engines = Mapping[str, tuple[str, Dialect]]

@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.base.addresses import is_path
 from launcher.base.names import control_character
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines
@@ -220,11 +220,11 @@ def _requests_lost(target: str, server: ServerPlan) -> list[Finding]:
         lost["request_set"] = (config.request_set, "clients must send them")
         lost["request_strip"] = (config.request_strip, "clients must leave them out")
     return [
-        Finding(
-            code="render/left-out",
+        fault(
+            "render/left-out",
+            f"servers.{server.name}.{field}",
+            f"{EXPORTS[target]} leaves out {field} of {server.name} ({', '.join(names)}): {why}",
             severity="warning",
-            key=f"servers.{server.name}.{field}",
-            message=f"{EXPORTS[target]} leaves out {field} of {server.name} ({', '.join(names)}): {why}",
         )
         for field, (names, why) in lost.items()
         if names
@@ -241,4 +241,4 @@ def _filters(server: ServerPlan) -> str:
 
 def _left_out(target: str, server: ServerPlan, why: str) -> Finding:
     message = f"{EXPORTS[target]} leaves out {server.name}: {why}"
-    return Finding(code="render/left-out", severity="warning", key=f"servers.{server.name}", message=message)
+    return fault("render/left-out", f"servers.{server.name}", message, severity="warning")

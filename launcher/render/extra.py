@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from launcher.base.environment import DEVICE_VARIABLES
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import ServerPlan
 from launcher.render.passed import HARMLESS, REFUSED, UNPRICED, by_flag
@@ -254,4 +254,4 @@ def _finding(
     warning: bool = False,
 ) -> Finding:
     severity: Severity = "warning" if warning else "error"
-    return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)
+    return fault(code, key, message, *notes, fixes=fixes, severity=severity)

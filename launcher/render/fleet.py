@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from launcher.base.names import PROCESS
-from launcher.errors import Finding, has_errors
+from launcher.errors import Finding, fault, has_errors
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.plan import FleetPlan
@@ -238,11 +238,10 @@ def _bad_names(plan: FleetPlan) -> tuple[Finding, ...]:
     names = [(f"servers.{s.name}", s.name) for s in plan.servers] + [(f"tiers.{t}", t) for t in plan.config.tiers]
     names += [(f"services.{s.name}", s.name) for s in plan.services]
     return tuple(
-        Finding(
-            code="render/bad-name",
-            severity="error",
-            key=key,
-            message=f"{name!r} cannot name a file and a unit: letters, digits, '_', '-' and '.', not first '.' or '-', "
+        fault(
+            "render/bad-name",
+            key,
+            f"{name!r} cannot name a file and a unit: letters, digits, '_', '-' and '.', not first '.' or '-', "
             "and not the deployment's own",
         )
         for key, name in names

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.fleet import (
     DeviceBudget,
     DeviceNeed,
@@ -208,7 +208,7 @@ def _hooks(plan: FleetPlan) -> tuple[tuple[HookUnit, ...], tuple[Finding, ...]]:
         servers = resolve(asked, plan.servers) if hook.http is not None else ()
         if hook.enabled and hook.http is not None and not servers:
             message = f"hook {name} is left out: no server of this deployment answers to {asked!r}"
-            found = Finding(code="render/hook-left-out", severity="note", key=f"hooks.{name}", message=message)
+            found = fault("render/hook-left-out", f"hooks.{name}", message, severity="note")
             findings.append(found)
         elif hook.enabled:
             unit = HookUnit(

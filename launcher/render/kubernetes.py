@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import KubernetesConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, RouteTarget, RoutingTable
@@ -150,7 +150,7 @@ def _front(
     data = {"fleet.json": encode_fleet(manifest).decode(), "routes.json": encode_routes(table).decode()}
     if (size := sum(len(text.encode()) for text in data.values())) > CONFIG_MAP_BYTES:
         message = f"the front's tables have {size} bytes, and a ConfigMap at most {CONFIG_MAP_BYTES}"
-        findings.append(Finding(code="render/kubernetes-size", severity="error", key="servers", message=message))
+        findings.append(fault("render/kubernetes-size", "servers", message))
     replicas = settings.front_replicas
     if plan.config.orchestration is not None and replicas > 1:
         replicas = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
 from launcher.render.command import Command
 from launcher.render.passed import WRITTEN, named_files
@@ -27,7 +27,7 @@ def left_out(lost: Lost, *, of: str = "objects", key: str = "deploy.kubernetes")
         names = list(dict.fromkeys(several))
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         message = f"the {of} leave out of {shown}: {what}"
-        findings.append(Finding(code="render/left-out", severity="warning", key=key, message=message))
+        findings.append(fault("render/left-out", key, message, severity="warning"))
     return findings
 
 

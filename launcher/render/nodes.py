@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import GpuConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
 from launcher.render.beside_units import memory_limit
@@ -82,19 +82,15 @@ def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = 
         least = len(pods) + sum(max(1, one.config.threads) for one in beside)
         if scheduler == "kubernetes" and least > machine.cpu.logical_cores:
             message = f"{count} for {least} CPUs at least, and {where} has {machine.cpu.logical_cores}: some would wait"
-            found.append(Finding(code="render/kubernetes-node", severity="error", key="servers", message=message))
+            found.append(fault("render/kubernetes-node", "servers", message))
         if taken > free:
             message = f"{count} for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
             note = (
                 f"a {called}'s limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
             )
             found.append(
-                Finding(
-                    code="render/slurm-node" if scheduler == "slurm" else "render/kubernetes-node",
-                    severity="error",
-                    key="servers",
-                    message=message,
-                    notes=(note,),
+                fault(
+                    "render/slurm-node" if scheduler == "slurm" else "render/kubernetes-node", "servers", message, note
                 )
             )
     return found
@@ -131,7 +127,7 @@ def shared_cards(plan: FleetPlan, scheduler: Scheduler) -> list[Finding]:
             )
             key = list(named.values())[-1][1]
             code = "render/slurm-card" if scheduler == "slurm" else "render/kubernetes-card"
-            found.append(Finding(code=code, severity="error", key=key, message=message))
+            found.append(fault(code, key, message))
     return found
 
 
@@ -143,12 +139,10 @@ def without_image(plan: FleetPlan) -> list[Finding]:
         if server.config.engine not in known:
             users.setdefault(server.config.engine, []).append(server.name)
     return [
-        Finding(
-            code="render/kubernetes-image",
-            severity="error",
-            key="deploy.kubernetes",
-            message=f"no image has the llama-server of engine {engine!r}, which {len(names)} servers run on "
-            f"({names[0]} first)",
+        fault(
+            "render/kubernetes-image",
+            "deploy.kubernetes",
+            f"no image has the llama-server of engine {engine!r}, which {len(names)} servers run on ({names[0]} first)",
             fixes=(Fix(override=f"+deploy.kubernetes.images.{engine}.image=IMAGE"),),
         )
         for engine, names in users.items()
@@ -223,8 +217,8 @@ def bad_keys(plan: FleetPlan) -> Iterator[Finding]:
             why = f"{path} and {paths[name]} would be one entry of the secret, {name}: whoever reads one gets the other"
         else:
             continue
-        yield Finding(code="render/kubernetes-key", severity="error", key=key, message=why)
+        yield fault("render/kubernetes-key", key, why)
 
 
 def _value(key: str, message: str, *fixes: Fix) -> Finding:
-    return Finding(code="render/kubernetes-value", severity="error", key=key, message=message, fixes=fixes)
+    return fault("render/kubernetes-value", key, message, fixes=fixes)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher.base.names import control_character
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Engines, server_command
@@ -270,7 +270,7 @@ def _unreachable(server: ServerPlan, files: tuple[str, ...], settings: Kubernete
     if bad:
         where = f"below {top}, where the claim {settings.models_claim} is" if settings.models_claim else "absolute"
         message = f"{server.name} opens {bad[0]!r}, which is not {where}: its pod has no such file"
-        return [_finding("render/kubernetes-path", "error", key, message)]
+        return [fault("render/kubernetes-path", key, message)]
     mounted = [top.rstrip("/")] if settings.models_claim else [path.rpartition("/")[0] for path in files]
     for folder in mounted:
         if folder in ("", "/tmp"):  # noqa: S108 # every pod's own
@@ -280,7 +280,7 @@ def _unreachable(server: ServerPlan, files: tuple[str, ...], settings: Kubernete
         else:
             continue
         message = f"{server.name} opens files in {(folder or '/')!a}, which {why}"
-        return [_finding("render/kubernetes-path", "error", key, message)]
+        return [fault("render/kubernetes-path", key, message)]
     return []
 
 
@@ -377,7 +377,3 @@ def as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str
     )
     settings = msgspec.structs.replace(server.settings, devices=all_shown(server.settings.devices))
     return msgspec.structs.replace(server, config=config, settings=settings), lost
-
-
-def _finding(code: str, severity: Any, key: str, message: str) -> Finding:
-    return Finding(code=code, severity=severity, key=key, message=message)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from launcher.base.names import control_character
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.plan import FleetPlan
 
 _QUOTED = frozenset(
@@ -117,7 +117,7 @@ def _what(word: str) -> str | None:
 
 
 def _bad(message: str, key: str) -> Finding:
-    return Finding(code="render/bad-character", severity="error", key=key, message=message)
+    return fault("render/bad-character", key, message)
 
 
 def _open(key: str, name: str) -> Finding:
@@ -126,7 +126,7 @@ def _open(key: str, name: str) -> Finding:
         "name a file that only the service reads (…_FILE, …_PATH, --api-key-file, runtime.server_key_file)",
         "or put it into a drop-in of the unit, which launch never touches: EnvironmentFile=/etc/secret.env",
     )
-    return Finding(code="render/open-secret", severity="error", key=key, message=message, notes=notes)
+    return fault("render/open-secret", key, message, *notes)
 
 
 def shell_lines(argv: Sequence[str]) -> tuple[str, ...]:

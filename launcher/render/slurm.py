@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import SlurmConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, JobUnit, RoutingTable, ServerUnit, SlurmUnit
@@ -185,7 +185,7 @@ def _crowded(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
             if int(limit) > machine.ram_bytes - machine.ram_reserve_bytes:
                 message = f"{server.name} asks for more memory than a node of {server.on} has"
                 key = f"servers.{server.name}"
-                yield Finding(code="render/slurm-node", severity="error", key=key, message=message)
+                yield fault("render/slurm-node", key, message)
 
 
 def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
@@ -199,9 +199,7 @@ def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
             override=f"runtime.server_key_file={settings.shared_dir}/server_keys", effect="a key that all ask for"
         )
         key = "deploy.slurm.listen"
-        yield Finding(
-            code="render/slurm-open", severity="warning", key=key, message=message, notes=(note,), fixes=(fix,)
-        )
+        yield fault("render/slurm-open", key, message, note, fixes=(fix,), severity="warning")
 
 
 def _peers(plan: FleetPlan) -> Iterator[Finding]:
@@ -215,7 +213,7 @@ def _peers(plan: FleetPlan) -> Iterator[Finding]:
                 effect="a ggml-rpc-server that you start there",
             )
             key = f"servers.{name}.rpc.{position}"
-            yield Finding(code="render/slurm-peer", severity="error", key=key, message=message, fixes=(fix,))
+            yield fault("render/slurm-peer", key, message, fixes=(fix,))
 
 
 def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:
@@ -240,7 +238,7 @@ def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:
         else:
             continue
         message = f"{value[:80]!a} {why}"
-        yield Finding(code="render/slurm-option", severity="error", key=f"deploy.slurm.{key}", message=message)
+        yield fault("render/slurm-option", f"deploy.slurm.{key}", message)
 
 
 def _is_ours(option: str) -> bool:
@@ -255,7 +253,7 @@ def _bad_folder(settings: SlurmConfig) -> Iterator[Finding]:
     folder = settings.shared_dir
     if not _FOLDER.fullmatch(folder) or ".." in folder.split("/"):
         message = f"{folder[:80]!a} is no absolute path of letters, digits and . _ / @ : , = + -"
-        yield Finding(code="render/slurm-path", severity="error", key="deploy.slurm.shared_dir", message=message)
+        yield fault("render/slurm-path", "deploy.slurm.shared_dir", message)
 
 
 def _unreachable(server: ServerPlan) -> Iterator[Finding]:
@@ -264,4 +262,4 @@ def _unreachable(server: ServerPlan) -> Iterator[Finding]:
     if bad:
         message = f"{server.name} opens {bad[0]!r}, which is no absolute path: its job has no such file"
         key = f"servers.{server.name}.model"
-        yield Finding(code="render/slurm-path", severity="error", key=key, message=message)
+        yield fault("render/slurm-path", key, message)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from launcher.base.addresses import SOCKET_END, is_path
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import RuntimeConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command
@@ -105,7 +105,7 @@ def _without_folder(server: ServerPlan, plan: FleetPlan) -> Finding:
     own = f"{base}/{deploy.unit_prefix}-{server.name}/http{SOCKET_END}"
     fixes = (Fix(override=f"{key}={own}", effect="a folder of its own"),) if deploy.scope == "system" else ()
     notes = ("`launch up` does without; `launch install` refuses such a unit",)
-    return Finding(code="render/socket-folder", severity="warning", key=key, message=message, notes=notes, fixes=fixes)
+    return fault("render/socket-folder", key, message, *notes, fixes=fixes, severity="warning")
 
 
 def _sharing(server: ServerPlan, folder: str, plan: FleetPlan) -> Iterator[str]:
@@ -304,9 +304,7 @@ def _bad_paths(server: ServerPlan, paths: tuple[str, ...]) -> Iterator[Finding]:
         if any(c < " " for c in path):
             message = f"{path!r} has a control character and cannot be bound into a sandbox"
             field = "extra_args" if path == own_key_file(server.config.extra_args) else "model"
-            yield Finding(
-                code="render/bad-character", severity="error", key=f"servers.{server.name}.{field}", message=message
-            )
+            yield fault("render/bad-character", f"servers.{server.name}.{field}", message)
 
 
 def _lines(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,11 +8,11 @@ from math import ceil, floor
 
 import msgspec
 
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import FleetConfig, OrchestrationConfig
 from launcher.ir.plan import ServerPlan
 from launcher.ir.speed import ServerSpeed
-from launcher.plan.checks.planning import Planning, finding, set_field
+from launcher.plan.checks.planning import Planning, set_field
 from launcher.plan.hosts import LOOPBACK, is_loopback, is_private
 from launcher.plan.speed import expected, states_rates, touched
 from launcher.sizes import gib
@@ -42,7 +42,7 @@ def check_front(planning: Planning) -> Iterator[Finding]:
                 Fix(override=f"{key}={less[key]}", effect="only this machine reaches it"),
                 Fix(override="runtime.front.api_key_file=/etc/launch/keys", effect="a file with one key a line"),
             )
-            yield finding("error", "route/public-without-key", key, message, notes=notes, fixes=either)
+            yield fault("route/public-without-key", key, message, *notes, fixes=either)
     for i, origin in enumerate(front.allowed_origins):
         if origin == "null" or _ORIGIN.fullmatch(origin.lower()):
             continue
@@ -50,9 +50,7 @@ def check_front(planning: Planning) -> Iterator[Finding]:
         message = f"{origin!r} names no page: any site that somebody visits, or none, could use the front"
         notes = ("SCHEME://HOST[:PORT], any page of an app (`vscode-webview://*`), or null",)
         fixes = (Fix(override=f"runtime.front.allowed_origins=[{left}]", effect="without it"),)
-        yield finding(
-            "error", "route/origin-too-wide", f"runtime.front.allowed_origins.{i}", message, notes=notes, fixes=fixes
-        )
+        yield fault("route/origin-too-wide", f"runtime.front.allowed_origins.{i}", message, *notes, fixes=fixes)
 
 
 def check_default_kinds(planning: Planning) -> Iterator[Finding]:
@@ -68,7 +66,7 @@ def check_default_kinds(planning: Planning) -> Iterator[Finding]:
             message = f"{name} is to answer requests for {kind}, and its server does not do that"
             notes = (f"{'these do' if able else 'no server of the fleet does'}: {', '.join(able)}".rstrip(": "),)
             fixes = tuple(Fix(override=f"{key}={able_one}", effect="") for able_one in (*able[:2], "null"))
-            yield finding("error", "plan/default-kind", key, message, notes=notes, fixes=fixes)
+            yield fault("plan/default-kind", key, message, *notes, fixes=fixes)
 
 
 def check_included(planning: Planning) -> Iterator[Finding]:
@@ -93,7 +91,7 @@ def check_included(planning: Planning) -> Iterator[Finding]:
         message = f"{name} is started, and no task leads to it: it is in no pool, and answers who asks for it by name"
         fix = Fix(override=f"routing.pools.{pool}.servers=[{joined}]", effect=f"it takes {pool}'s tasks first")
         fixes = (fix,) if _PLAIN.fullmatch(f"{pool}{joined}") else ()
-        yield finding("warning", "plan/no-task", f"include_warm.{i}", message, fixes=fixes)
+        yield fault("plan/no-task", f"include_warm.{i}", message, fixes=fixes, severity="warning")
 
 
 def _does(server: ServerPlan, kind: str) -> bool:
@@ -125,7 +123,7 @@ def _workers(planning: Planning, orchestration: OrchestrationConfig) -> Iterator
     key = "orchestration.workers"
     if not orchestration.workers:
         message = "the router has no worker to recommend: `model: auto` is answered without asking it"
-        yield finding("warning", "plan/no-workers", key, message)
+        yield fault("plan/no-workers", key, message, severity="warning")
     parts: dict[str, tuple[Severity, str, str]] = {
         orchestration.router: ("note", "router", "while its slots write answers, it sorts no request")
     }
@@ -140,7 +138,7 @@ def _workers(planning: Planning, orchestration: OrchestrationConfig) -> Iterator
         if (name := meant.get(worker)) in players:
             severity, part, why = players[name]
             message = f"{name} is the {part} and a worker: {why}"
-            yield finding(severity, "plan/same-server", f"{key}.{i}", message, fixes=fixes)
+            yield fault("plan/same-server", f"{key}.{i}", message, fixes=fixes, severity=severity)
 
 
 def _validation(planning: Planning, orchestration: OrchestrationConfig) -> Iterator[Finding]:
@@ -150,7 +148,7 @@ def _validation(planning: Planning, orchestration: OrchestrationConfig) -> Itera
         for key, policy in _policies(orchestration):
             if policy not in (None, "none"):
                 message = f"{key} is {policy}, and nothing is validated: there is no orchestration.validation"
-                yield finding("warning", "plan/no-validator", key, message)
+                yield fault("plan/no-validator", key, message, severity="warning")
         return
     named = (*orchestration.workers, validation.validator)
     players = [server for name in named if (server := _first(planning, name)) is not None]
@@ -164,7 +162,7 @@ def _validation(planning: Planning, orchestration: OrchestrationConfig) -> Itera
                 "for the request and the block: blocks are cut shorter"
             )
             fixes = (Fix(override=f"{key}={slot // 4}", effect="leaves room for the request"),)
-            yield finding("warning", "plan/block-tokens", key, message, fixes=fixes)
+            yield fault("plan/block-tokens", key, message, fixes=fixes, severity="warning")
 
 
 def _pool_size(planning: Planning, orchestration: OrchestrationConfig) -> Iterator[Finding]:
@@ -181,7 +179,9 @@ def _pool_size(planning: Planning, orchestration: OrchestrationConfig) -> Iterat
             f"the smallest, has {gib(size)}"
         )
         fixes = (Fix(override=f"orchestration.warm_pool.ram_bytes={size}", effect=f"holds {smallest.name}"),)
-        yield finding("warning", "plan/warm-pool-too-small", "orchestration.warm_pool.ram_bytes", message, fixes=fixes)
+        yield fault(
+            "plan/warm-pool-too-small", "orchestration.warm_pool.ram_bytes", message, fixes=fixes, severity="warning"
+        )
 
 
 def _meant(planning: Planning, name: str) -> Iterable[ServerPlan]:
@@ -210,7 +210,7 @@ def check_starts(planning: Planning) -> Iterator[Finding]:
                 f"a start is called stalled after {stall:g} s without progress, but it is given up after {start:g} s"
             )
             fixes = (set_field(server, "stall_timeout_s", f"{start:g}"),)
-            yield finding("warning", "plan/timeout-order", f"{server.key}.stall_timeout_s", message, fixes=fixes)
+            yield fault("plan/timeout-order", f"{server.key}.stall_timeout_s", message, fixes=fixes, severity="warning")
         load_s = server.load_s
         if load_s is not None and load_s > start:
             size = server.model.file_bytes
@@ -220,7 +220,9 @@ def check_starts(planning: Planning) -> Iterator[Finding]:
                 set_field(server, "start_timeout_s", f"{2 * load_s + 60:.0f}"),
                 set_field(server, "start_timeout_s", "null", "derives it from the size"),
             )
-            yield finding("warning", "plan/start-too-short", f"{server.key}.start_timeout_s", message, fixes=longer)
+            yield fault(
+                "plan/start-too-short", f"{server.key}.start_timeout_s", message, fixes=longer, severity="warning"
+            )
 
 
 def check_timeouts(planning: Planning) -> Iterator[Finding]:
@@ -242,18 +244,18 @@ def check_timeouts(planning: Planning) -> Iterator[Finding]:
                 f"but its start may take {start:g} s: the first caller may get an error while the server still loads"
             )
             fixes = (Fix(override=f"{key}={start:g}", effect="the first caller waits for the start"),)
-            yield finding("note", "plan/timeout-order", key, message, fixes=fixes)
+            yield fault("plan/timeout-order", key, message, fixes=fixes, severity="note")
     shortest, slowest = min(answers, default=(connect + 1, ""))
     if connect >= shortest:
         message = f"connecting may take {connect:g} s, but a request to {slowest} is given up after {shortest:g} s"
-        yield finding("warning", "plan/timeout-order", "runtime.front.connect_timeout_s", message)
+        yield fault("plan/timeout-order", "runtime.front.connect_timeout_s", message, severity="warning")
     for server in planning.servers:
         if orchestration is not None and server.name == orchestration.router:
             given, outer = orchestration.router_timeout_s, server.config.request_timeout_s
             outer = routing.timeouts_s.get(server.name, outer)
             if given >= outer:
                 message = f"the router is given {given:g} s, its server answers within {outer:g} s"
-                yield finding("warning", "plan/timeout-order", "orchestration.router_timeout_s", message)
+                yield fault("plan/timeout-order", "orchestration.router_timeout_s", message, severity="warning")
 
 
 def _answer_timeout(given: Mapping[str, float], server: ServerPlan) -> tuple[str, float]:
@@ -286,13 +288,13 @@ def too_slow(fleet: FleetConfig, speeds: Iterable[ServerSpeed]) -> Iterator[Find
         own = fleet.servers[speed.server].tokens_per_second_min is not None
         key = f"servers.{speed.server}.tokens_per_second_min"
         low, short = floor(most * 10) / 10, 1 - most / wanted
-        yield finding(
-            "warning",
+        yield fault(
             OUT_OF_REACH,
             key if own else "orchestration.tokens_per_second_min",
             f"{speed.server} should make {wanted:g} tokens/s, at most {most:.1f} are expected: {short:.0%} short",
-            notes=(f"{speed.source}: {speed.basis}",),
+            f"{speed.source}: {speed.basis}",
             fixes=(Fix(override=f"{key}={low:g}", effect="what is expected at best"),),
+            severity="warning",
         )
 
 
@@ -319,7 +321,7 @@ def _slow_swaps(planning: Planning, orchestration: OrchestrationConfig, target: 
     )
     notes = tuple(f"{s.name} is read for {s.load_s:.1f} s" for s in late if s is not slowest)
     fixes = (Fix(override=f"orchestration.swap_target_s={ceil(took)}", effect="what reading takes"),)
-    yield finding("warning", OUT_OF_REACH, "orchestration.swap_target_s", message, notes=notes, fixes=fixes)
+    yield fault(OUT_OF_REACH, "orchestration.swap_target_s", message, *notes, fixes=fixes, severity="warning")
 
 
 CHECKS = (check_front, check_included, check_targets)

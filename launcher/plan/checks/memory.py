@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
 from launcher.ir.settings import RAM
-from launcher.plan.checks.planning import Planning, finding, set_field
+from launcher.plan.checks.planning import Planning, set_field
 from launcher.plan.devices import figure, worst
 from launcher.plan.server import price, rung_config
 from launcher.sizes import MIB, gib
@@ -47,12 +47,11 @@ def check_budgets(planning: Planning) -> Iterator[Finding]:
         also = planning.fleet.hardware.pooled if ram else ()
         users = [(s, m) for s in planning.running for m in s.memory if m.device in (device.name, *also)]
         users.sort(key=lambda user: (-user[1].resident_peak_bytes, user[0].name))
-        yield finding(
-            "error",
+        yield fault(
             "plan/ram-over-budget" if ram else "plan/vram-over-budget",
             "hardware.ram_bytes" if ram else f"hardware.gpus.{device.name}.vram_bytes",
             f"{device.name} has a budget of {gib(device.budget_bytes)} but {gib(need)} {what}",
-            notes=tuple(breakdown(s.name, m) for s, m in users[:1]),
+            *(tuple(breakdown(s.name, m) for s, m in users[:1])),
             fixes=remedies(planning, device.name, max(need, device.peak_bytes) - device.budget_bytes),
         )
 
@@ -86,7 +85,7 @@ def check_nodes(planning: Planning) -> Iterator[Finding]:
         else:
             continue
         names = ", ".join(s.name for s in (*bound, *preferred))
-        yield finding(severity, "plan/node-over-budget", "hardware.cpu.nodes", message, notes=(f"there: {names}",))
+        yield fault("plan/node-over-budget", "hardware.cpu.nodes", message, f"there: {names}", severity=severity)
 
 
 def check_cards(planning: Planning) -> Iterator[Finding]:
@@ -112,7 +111,7 @@ def _target(planning: Planning, device: DevicePlan, gpu: GpuConfig, users: list[
     message = f"{device.name}: {used}, the target is {gpu.target_min:.0%} to {gpu.target_max:.0%}: " + (
         "nothing better fits of what was left open" if tried else "a larger context or quantization fits"
     )
-    yield finding("note", "plan/vram-target", f"hardware.gpus.{device.name}.target_min", message, notes=tried)
+    yield fault("plan/vram-target", f"hardware.gpus.{device.name}.target_min", message, *tried, severity="note")
 
 
 def _of_turns(device: DevicePlan, users: list[ServerPlan]) -> Iterator[tuple[str, int]]:
@@ -139,7 +138,7 @@ def _contexts(device: DevicePlan, gpu: GpuConfig, users: list[ServerPlan]) -> It
     )
     notes = ("start one small server and read what nvidia-smi or rocm-smi says of its process",)
     fixes = (Fix(override=override, effect="states it, or the figure that you measured"),)
-    yield finding("note", "plan/gpu-context", key, message, notes=notes, fixes=fixes)
+    yield fault("plan/gpu-context", key, message, *notes, fixes=fixes, severity="note")
 
 
 def check_growth(planning: Planning) -> Iterator[Finding]:
@@ -155,17 +154,19 @@ def check_growth(planning: Planning) -> Iterator[Finding]:
         each = room // max(1, len(growing)) // MIB
         message = f"prompt caches may grow to {gib(growth)}, but the worst set leaves {gib(room)} of RAM"
         fixes = tuple(set_field(s, "cache_ram_mib", each) for s in growing)
-        yield finding("warning", "plan/prompt-cache-over-budget", "hardware.ram_bytes", message, fixes=fixes)
+        yield fault("plan/prompt-cache-over-budget", "hardware.ram_bytes", message, fixes=fixes, severity="warning")
     for server in planning.running:
         if server.config.cache_ram_mib < 0 and not server.settings.embedding:
             message = "the prompt cache has no limit and is not counted: it grows until memory is full"
             fixes = (set_field(server, "cache_ram_mib", 8192),)
-            yield finding("warning", "plan/prompt-cache-unlimited", f"{server.key}.cache_ram_mib", message, fixes=fixes)
+            yield fault(
+                "plan/prompt-cache-unlimited", f"{server.key}.cache_ram_mib", message, fixes=fixes, severity="warning"
+            )
     orchestration = planning.fleet.orchestration
     pool = orchestration.warm_pool.ram_bytes if orchestration and orchestration.warm_pool else 0
     if 0 <= room < pool:
         message = f"the warm pool keeps {gib(pool)} of files in RAM, the worst set leaves {gib(room)}"
-        yield finding("warning", "plan/warm-pool-over-budget", "orchestration.warm_pool.ram_bytes", message)
+        yield fault("plan/warm-pool-over-budget", "orchestration.warm_pool.ram_bytes", message, severity="warning")
 
 
 def check_stated(planning: Planning) -> Iterator[Finding]:
@@ -177,10 +178,10 @@ def check_stated(planning: Planning) -> Iterator[Finding]:
     hot, kv = planning.totals.hot_ram_bytes, planning.totals.kv_bytes
     if stated.hot_ram_bytes is not None and abs(hot - stated.hot_ram_bytes) > STATED_TOLERANCE * stated.hot_ram_bytes:
         message = f"{gib(stated.hot_ram_bytes)} of HOT RAM is stated{source}, {gib(hot)} is planned"
-        yield finding("note", "plan/total-mismatch", "stated.hot_ram_bytes", message)
+        yield fault("plan/total-mismatch", "stated.hot_ram_bytes", message, severity="note")
     if stated.kv_reserve_bytes is not None and not 0.5 <= kv / max(1, stated.kv_reserve_bytes) <= 1:
         message = f"{gib(stated.kv_reserve_bytes)} is reserved for KV{source}, the configured contexts need {gib(kv)}"
-        yield finding("note", "plan/kv-reserve", "stated.kv_reserve_bytes", message)
+        yield fault("plan/kv-reserve", "stated.kv_reserve_bytes", message, severity="note")
 
 
 def check_disk(planning: Planning) -> Iterator[Finding]:
@@ -200,7 +201,7 @@ def check_disk(planning: Planning) -> Iterator[Finding]:
     message = f"the config names {len(files)} model files of {gib(need)} together; the disk has {gib(disk)}"
     notes = tuple(f"{f.key}: {gib(f.bytes)}{'' if f.used else ', used by no server'}" for f in largest[:SHOWN])
     fixes = (Fix(override=override, effect=effect),) if over <= 0 else ()
-    yield finding("warning", "plan/disk-over-budget", "hardware.model_disk_bytes", message, notes=notes, fixes=fixes)
+    yield fault("plan/disk-over-budget", "hardware.model_disk_bytes", message, *notes, fixes=fixes, severity="warning")
 
 
 def check_ladder(planning: Planning) -> Iterator[Finding]:
@@ -220,7 +221,7 @@ def check_ladder(planning: Planning) -> Iterator[Finding]:
                     f"for {worker} this rung takes {gib(after.get(device, 0))} on {device}, "
                     f"not less than the {gib(before[device])} before it"
                 )
-                yield finding("warning", "plan/ladder-order", f"orchestration.oom_ladder.{index}", message)
+                yield fault("plan/ladder-order", f"orchestration.oom_ladder.{index}", message, severity="warning")
             before = after
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import DeviceMemory, ServerPlan
 from launcher.plan.builds import SPECULATES_EVERYWHERE, drafts_further
-from launcher.plan.checks.planning import Planning, finding, set_field, set_fields
+from launcher.plan.checks.planning import Planning, set_field, set_fields
 from launcher.plan.memory.caches import block_of
 from launcher.plan.memory.compute import PLAIN, not_compared
 from launcher.plan.memory.layout import EMBEDS_ONLY, is_mla, key_length, layers, torn, value_length
@@ -45,7 +45,7 @@ def check_experts(planning: Planning) -> Iterator[Finding]:
         else:
             continue
         fixes = (set_field(server, "experts_used", instead),)
-        yield finding(severity, "plan/moe-experts", f"{server.key}.experts_used", message, fixes=fixes)
+        yield fault("plan/moe-experts", f"{server.key}.experts_used", message, fixes=fixes, severity=severity)
 
 
 def check_draft(planning: Planning) -> Iterator[Finding]:
@@ -60,18 +60,18 @@ def check_draft(planning: Planning) -> Iterator[Finding]:
             reasons = _unlike(arch, server.draft.architecture)
             if reasons:
                 message = f"{server.draft.model} cannot draft for {model}: it has {'; '.join(reasons)}"
-                yield finding("error", "plan/draft-vocabulary", key, message, fixes=fixes)
+                yield fault("plan/draft-vocabulary", key, message, fixes=fixes)
         elif draft is None or draft.file is not None:
             continue
         elif draft.kind != "mtp" or draft.model or draft.quantization:
             message = f"a draft of kind {draft.kind} that is a model needs both: write its model and quantization"
-            yield finding("error", "plan/draft-kind", key, message, fixes=fixes)
+            yield fault("plan/draft-kind", key, message, fixes=fixes)
         elif not arch.n_layer_nextn:
             message = f"{model} has no layers for further tokens: kind mtp needs them, or a model of such"
-            yield finding("error", "plan/draft-kind", key, message, fixes=fixes)
+            yield fault("plan/draft-kind", key, message, fixes=fixes)
         elif not drafts_further(arch, build):
             message = f"b{build} is not known to draft with the layers for further tokens of {arch.arch}"
-            yield finding("warning", "plan/draft-kind", key, message, fixes=fixes)
+            yield fault("plan/draft-kind", key, message, fixes=fixes, severity="warning")
 
 
 def _unlike(target: ArchitectureConfig, draft: ArchitectureConfig) -> list[str]:
@@ -98,9 +98,7 @@ def check_speculation(planning: Planning) -> Iterator[Finding]:
             if why:
                 message = f"{server.config.model} {why}: speculation is not supported"
                 key = f"{server.key}.{field}"
-                yield finding(
-                    "error", "plan/speculation-unsupported", key, message, fixes=(set_field(server, field, "null"),)
-                )
+                yield fault("plan/speculation-unsupported", key, message, fixes=(set_field(server, field, "null"),))
 
 
 def _no_speculation(server: ServerPlan) -> str:
@@ -127,11 +125,11 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
         if server.projector is None:
             message = f"{server.config.model} has no projector in the catalogue"
             fixes = (set_field(server, "projector", "false"),)
-            yield finding("error", "plan/projector-missing", key, message, fixes=fixes)
+            yield fault("plan/projector-missing", key, message, fixes=fixes)
         elif not server.projector.compute_bytes and server.projector.encoder is None:
             here = "of a kind that was not compared" if server.projector.source == "gguf" else "not at hand"
             message = f"the projector's compute buffer is not declared and not counted: its file is {here}"
-            yield finding("note", "plan/projector-compute", f"models.{server.config.model}.projector", message)
+            yield fault("plan/projector-compute", f"models.{server.config.model}.projector", message, severity="note")
 
 
 def check_compute(planning: Planning) -> Iterator[Finding]:
@@ -143,7 +141,7 @@ def check_compute(planning: Planning) -> Iterator[Finding]:
                 "these rules take attention or norms of layers away from their K/V, which is then copied: compute "
                 "buffers may be larger than planned; `--prove` gives the server's own figures"
             )
-            yield finding("note", "plan/compute-bound", f"{server.key}.tensor_placement", message)
+            yield fault("plan/compute-bound", f"{server.key}.tensor_placement", message, severity="note")
 
 
 def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> Iterator[Finding]:
@@ -156,7 +154,7 @@ def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> 
             f"{why}: {compute} for the compute buffer and {state} for K/V and states are bounds from its measures; "
             "`--prove` gives the server's own figures"
         )
-        yield finding("note", "plan/compute-bound", key, message)
+        yield fault("plan/compute-bound", key, message, severity="note")
 
 
 def check_shared_files(planning: Planning) -> Iterator[Finding]:
@@ -174,7 +172,7 @@ def check_shared_files(planning: Planning) -> Iterator[Finding]:
         key = f"{model.key}.load_mode"
         if not copies:
             message = f"{names} map one file of {gib(model.model.file_bytes)}: its pages are counted once"
-            yield finding("note", "plan/file-shared", key, message)
+            yield fault("plan/file-shared", key, message, severity="note")
             continue
         size = gib(model.model.file_bytes)
         message = f"{names} load the same file of {size}, {len(copies)} of them into memory of their own"
@@ -182,7 +180,7 @@ def check_shared_files(planning: Planning) -> Iterator[Finding]:
         mode = "mmap+mlock" if locked else "mmap"
         together = " ".join(set_field(s, "load_mode", mode).override for s in copies)
         fixes = (Fix(override=together, effect="maps the file, so that its pages are shared"),)
-        yield finding("warning", "plan/model-duplicated", key, message, fixes=fixes)
+        yield fault("plan/model-duplicated", key, message, fixes=fixes, severity="warning")
 
 
 WHOLE_TEXT = 8192
@@ -202,7 +200,7 @@ def check_embedders(planning: Planning) -> Iterator[Finding]:
         if config.embedding is False and server.model.architecture.arch in EMBEDS_ONLY:
             message = f"{config.model} makes embeddings and nothing else"
             fixes = (set_field(server, "embedding", "true"),)
-            yield finding("error", "plan/embedding-only", f"{server.key}.embedding", message, fixes=fixes)
+            yield fault("plan/embedding-only", f"{server.key}.embedding", message, fixes=fixes)
         if not settings.embedding:
             continue
         yield from _slot_context(server)
@@ -213,7 +211,7 @@ def check_embedders(planning: Planning) -> Iterator[Finding]:
                 "longer texts are refused"
             )
             fixes = (set_fields(server, dict.fromkeys(short, slot)),)
-            yield finding("warning", "plan/embedding-batch", f"{server.key}.n_ubatch", message, fixes=fixes)
+            yield fault("plan/embedding-batch", f"{server.key}.n_ubatch", message, fixes=fixes, severity="warning")
 
 
 def _slot_context(server: ServerPlan) -> Iterator[Finding]:
@@ -228,7 +226,7 @@ def _slot_context(server: ServerPlan) -> Iterator[Finding]:
     field, value = ("n_ctx", wanted * settings.slots) if asked else ("n_ctx_per_slot", wanted)
     message = f"a slot has {slot} tokens{padding}, the model takes {trained}"
     fixes = (set_field(server, field, value),)
-    yield finding("warning", "plan/slot-context", f"{server.key}.{field}", message, fixes=fixes)
+    yield fault("plan/slot-context", f"{server.key}.{field}", message, fixes=fixes, severity="warning")
 
 
 def check_shared_context(planning: Planning) -> Iterator[Finding]:
@@ -247,7 +245,7 @@ def check_shared_context(planning: Planning) -> Iterator[Finding]:
             set_fields(server, {"n_ctx": "null", **own}, f"gives each {settings.n_ctx_per_slot}"),
             set_field(server, "slots", 1, "one request after another has it all"),
         )
-        yield finding("note", "plan/context-shared", f"{server.key}.slots", message, fixes=fixes)
+        yield fault("plan/context-shared", f"{server.key}.slots", message, fixes=fixes, severity="note")
 
 
 def check_roles(planning: Planning) -> Iterator[Finding]:
@@ -268,14 +266,14 @@ def check_roles(planning: Planning) -> Iterator[Finding]:
             message = f"a slot has {slot} tokens, the role {role} needs {need}"
             notes = (f"{config.model} was trained with {trained}: another model is needed",) if beyond else ()
             fixes = () if beyond else (set_field(server, field, value),)
-            yield finding("error", "plan/role-context", f"{server.key}.{field}", message, notes=notes, fixes=fixes)
+            yield fault("plan/role-context", f"{server.key}.{field}", message, *notes, fixes=fixes)
         stated = [(routing.slots_max[name].slots, name) for name in names if name in routing.slots_max]
         most, role = min(stated, default=(settings.slots, ""))
         if settings.slots > most:
             reason = routing.slots_max[role].reason
             message = f"{settings.slots} slots, and {role} is to have {most} at most: {reason}"
             fixes = (set_field(server, "slots", most),)
-            yield finding("warning", "plan/role-slots", f"{server.key}.slots", message, fixes=fixes)
+            yield fault("plan/role-slots", f"{server.key}.slots", message, fixes=fixes, severity="warning")
 
 
 def check_cache_types(planning: Planning) -> Iterator[Finding]:
@@ -291,12 +289,12 @@ def check_cache_types(planning: Planning) -> Iterator[Finding]:
         if kind in SLOW_V and not settings.embedding:
             message = f"a V cache of {kind} is slow: every attention unpacks it; q8_0 takes about twice the memory"
             fixes = (set_field(server, "cache_type_v", "q8_0"),)
-            yield finding("note", "plan/slow-cache-type", key, message, fixes=fixes)
+            yield fault("plan/slow-cache-type", key, message, fixes=fixes, severity="note")
         if kind not in PLAIN and not settings.flash_attention:
             message = f"a V cache of {kind} needs flash attention, which is off"
             either = (set_field(server, "flash_attention", "on"), set_field(server, "cache_type_v", "f16"))
             key = f"{server.key}.flash_attention"
-            yield finding("error", "plan/flash-attention-required", key, message, fixes=either)
+            yield fault("plan/flash-attention-required", key, message, fixes=either)
         for field, of, width in (
             ("cache_type_k", settings.cache_type_k, key_length(arch)),
             ("cache_type_v", settings.cache_type_v, value_length(arch)),
@@ -305,7 +303,7 @@ def check_cache_types(planning: Planning) -> Iterator[Finding]:
             if width % block:
                 message = f"heads of {width} values are not whole blocks of {block}, as {of} needs"
                 fixes = (set_field(server, field, "f16"),)
-                yield finding("error", "plan/cache-type-block", f"{server.key}.{field}", message, fixes=fixes)
+                yield fault("plan/cache-type-block", f"{server.key}.{field}", message, fixes=fixes)
 
 
 CHECKS = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import DevicePlan, PlanTotals, ServerPlan, ServicePlan, Solved
@@ -37,19 +37,6 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Check = Callable[[Planning], Iterator[Finding]]
-
-
-def finding(
-    severity: Severity,
-    code: str,
-    key: str,
-    message: str,
-    *,
-    notes: tuple[str, ...] = (),
-    fixes: tuple[Fix, ...] = (),
-) -> Finding:
-    """A finding, in the order that reads well in a check."""
-    return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)
 
 
 def set_fields(server: ServerPlan, values: Mapping[str, object], effect: str = "") -> Fix:

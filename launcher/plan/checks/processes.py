@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from launcher.base.addresses import is_path, place, spelled
 from launcher.cpulist import format_cpulist, parse_cpulist
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.plan import ServerPlan
 from launcher.ir.settings import RAM
 from launcher.plan.builds import NO_TENSOR_SPLIT, TENSOR_SPLIT_SEEN
-from launcher.plan.checks.planning import Planning, finding, set_field
+from launcher.plan.checks.planning import Planning, set_field
 from launcher.plan.devices import worst
 from launcher.plan.memory.compute import PLAIN
 from launcher.plan.memory.layout import fully_offloaded
@@ -57,14 +57,14 @@ def check_threads(planning: Planning) -> Iterator[Finding]:
             f"{threads} threads of servers that may be busy at once{f' and {beside} of services' if beside else ''}, "
             f"on {cores} physical cores ({cpu.logical_cores} logical)"
         )
-        yield finding("warning", "cpu/oversubscribed", "hardware.cpu.physical_cores", message, notes=tuple(notes))
+        yield fault("cpu/oversubscribed", "hardware.cpu.physical_cores", message, *(tuple(notes)), severity="warning")
     for server in planning.running:
         pinned = cpus_of(server)
         own, what = (physical_cores(pinned, cpu), "its cpuset") if pinned else (cores, "the host")
         if server.settings.threads > own:
             message = f"{server.settings.threads} threads, but {what} has {own} physical cores"
             fixes = (set_field(server, "threads", own),)
-            yield finding("warning", "cpu/oversubscribed", f"{server.key}.threads", message, fixes=fixes)
+            yield fault("cpu/oversubscribed", f"{server.key}.threads", message, fixes=fixes, severity="warning")
 
 
 def check_cpusets(planning: Planning) -> Iterator[Finding]:
@@ -83,13 +83,13 @@ def check_cpusets(planning: Planning) -> Iterator[Finding]:
         if not pinned <= there:
             message = f"cpus {server.config.cpus}: the host has no CPU {format_cpulist(pinned - there)}"
             fixes = (set_field(server, "cpus", "null", "leaves it to the scheduler"),)
-            yield finding("error", "cpu/unknown-cpus", key, message, fixes=fixes)
+            yield fault("cpu/unknown-cpus", key, message, fixes=fixes)
         touched = [node for node, own in nodes.items() if pinned & own]
         if len(touched) > 1 and not server.config.numa:
             message = f"cpus {server.config.cpus} lie on nodes {', '.join(map(str, touched))}: give numa a policy"
             policy = f"+{server.key}.numa.policy=interleave +{server.key}.numa.nodes=[{','.join(map(str, touched))}]"
             fixes = (Fix(override=policy, effect="spreads its memory over these nodes"),)
-            yield finding("warning", "cpu/cpuset-straddles", key, message, fixes=fixes)
+            yield fault("cpu/cpuset-straddles", key, message, fixes=fixes, severity="warning")
 
 
 def check_overlap(planning: Planning) -> Iterator[Finding]:
@@ -116,7 +116,7 @@ def check_overlap(planning: Planning) -> Iterator[Finding]:
         )
         rest = (f"and {len(crowded) - CROWDED_SHOWN} more",) if len(crowded) > CROWDED_SHOWN else ()
         notes = (*crowded[:CROWDED_SHOWN], *rest)
-        yield finding("note", "cpu/cpuset-overlap", f"servers.{first}.cpus", message, notes=notes)
+        yield fault("cpu/cpuset-overlap", f"servers.{first}.cpus", message, *notes, severity="note")
 
 
 def check_numa(planning: Planning) -> Iterator[Finding]:
@@ -137,7 +137,7 @@ def check_numa(planning: Planning) -> Iterator[Finding]:
             continue
         node = next((n for n in numa.nodes if n in known), known[0])
         fix = Fix(override=f"{server.key}.numa.nodes=[{node}]", effect=f"one node, {node}")
-        yield finding("error", "cpu/numa-policy", f"{server.key}.numa", wrong, fixes=(fix,))
+        yield fault("cpu/numa-policy", f"{server.key}.numa", wrong, fixes=(fix,))
 
 
 ANYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
@@ -193,7 +193,7 @@ def check_servers(planning: Planning) -> Iterator[Finding]:
         "a file of your own gets one by `launch add FILE.gguf`",
     )
     fixes = tuple(Fix(override=f"servers.{name}.tier={boot}", effect="starts it") for name in cold[:1] if boot)
-    yield finding("error", "plan/no-servers", "profile.name", message, notes=() if cold else notes, fixes=fixes)
+    yield fault("plan/no-servers", "profile.name", message, *(() if cold else notes), fixes=fixes)
 
 
 def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
@@ -219,7 +219,7 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
         message = f"{key} listens on {spelled(listener.host, listener.port)}, and so does {others_said}"
         place_kind = "path" if is_path(listener.host) else "port"
         note = f"give one of them another {place_kind}"
-        yield finding("error", "plan/port-conflict", listener.port_key, message, notes=(note,))
+        yield fault("plan/port-conflict", listener.port_key, message, note)
     names: dict[int, str] = {}
     taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
     said = {found[key].port_key for key in clashes}
@@ -228,7 +228,7 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
         shared = name in taking_turns and taking_turns.get(other_name) == taking_turns[name]
         if other_name != name and not shared and not {f"ports.{name}", f"ports.{other_name}"} <= said:
             message = f"ports gives {port} to {other_name} and to {name}"
-            yield finding("error", "plan/port-conflict", f"ports.{name}", message)
+            yield fault("plan/port-conflict", f"ports.{name}", message)
 
 
 def check_unused_ports(planning: Planning) -> Iterator[Finding]:
@@ -240,7 +240,7 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
     if unused:
         listed = ", ".join(f"{port} ({name})" for name, port in sorted(unused.items(), key=lambda item: item[1]))
         key = f"ports.{next(iter(unused))}" if len(unused) == 1 else "ports"
-        yield finding("note", "plan/port-unused", key, f"nothing in this deployment is started on {listed}")
+        yield fault("plan/port-unused", key, f"nothing in this deployment is started on {listed}", severity="note")
     if fleet.stated is None:
         return
     source = f" ({fleet.stated.source})" if fleet.stated.source else ""
@@ -252,7 +252,7 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
         said = getattr(fleet.stated, what)
         if said is not None and said != count:
             message = f"{said} {what} are stated{source}, {count} are up after start"
-            yield finding("note", "plan/port-unused", f"stated.{what}", message)
+            yield fault("plan/port-unused", f"stated.{what}", message, severity="note")
 
 
 def check_memlock(planning: Planning) -> Iterator[Finding]:
@@ -265,7 +265,7 @@ def check_memlock(planning: Planning) -> Iterator[Finding]:
         if locked > limit:
             message = f"{gib(locked)} is to be locked, the limit (memlock) is {gib(limit)}: it would not be pinned"
             fixes = (set_field(server, "load_mode", "mmap"),)
-            yield finding("warning", "plan/memlock-limit", f"{server.key}.load_mode", message, fixes=fixes)
+            yield fault("plan/memlock-limit", f"{server.key}.load_mode", message, fixes=fixes, severity="warning")
 
 
 def check_offload(planning: Planning) -> Iterator[Finding]:
@@ -281,7 +281,7 @@ def check_offload(planning: Planning) -> Iterator[Finding]:
         else:
             continue
         fixes = (set_field(server, "n_gpu_layers", instead),)
-        yield finding("warning", "plan/gpu-unused-layers", f"{server.key}.n_gpu_layers", message, fixes=fixes)
+        yield fault("plan/gpu-unused-layers", f"{server.key}.n_gpu_layers", message, fixes=fixes, severity="warning")
 
 
 IDLE_BYTES = 8 * 1024**3
@@ -300,7 +300,7 @@ def check_idle_cards(planning: Planning) -> Iterator[Finding]:
         names, taken = ", ".join(d.name for d in cards), gib(held[largest.name])
         message = f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {taken} of RAM"
         fixes = (set_field(largest, "devices", "auto", "as many layers on the card as fit"),)
-        yield finding("note", "plan/card-idle", f"{largest.key}.devices", message, fixes=fixes)
+        yield fault("plan/card-idle", f"{largest.key}.devices", message, fixes=fixes, severity="note")
 
 
 ROWS = frozenset({"cuda", "rocm", "sycl"})
@@ -330,7 +330,7 @@ def check_split_mode(planning: Planning) -> Iterator[Finding]:
         else:
             continue
         fixes = (set_field(server, "split_mode", "layer", effect),)
-        yield finding(severity, "plan/split-mode", f"{server.key}.split_mode", message, fixes=fixes)
+        yield fault("plan/split-mode", f"{server.key}.split_mode", message, fixes=fixes, severity=severity)
 
 
 def check_slot_saving(planning: Planning) -> Iterator[Finding]:
@@ -345,15 +345,15 @@ def check_slot_saving(planning: Planning) -> Iterator[Finding]:
         key = f"{server.key}.slot_save_path"
         if not path.startswith("/"):
             message = f"{path!r} is no absolute path: where it would be depends on who starts the server"
-            yield finding("error", "plan/slot-save-path", key, message)
+            yield fault("plan/slot-save-path", key, message)
         if server.model.architecture.n_swa and not server.settings.swa_full:
             model = server.config.model
             message = f"{model} has a sliding window: after a swap the server finds none of what it restores"
             fixes = (set_field(server, "swa_full", True, "keeps the whole context of every layer"),)
-            yield finding("warning", "plan/slot-save-useless", key, message, fixes=fixes)
+            yield fault("plan/slot-save-useless", key, message, fixes=fixes, severity="warning")
         elif server.config.exclusive is None:
             message = "slots are saved when another of an exclusive group takes its place, and it is in no such group"
-            yield finding("warning", "plan/slot-save-useless", key, message)
+            yield fault("plan/slot-save-useless", key, message, severity="warning")
 
 
 CHECKS = (
