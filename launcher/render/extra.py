@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from launcher.base.environment import DEVICE_VARIABLES
-from launcher.errors import Finding, Fix, Severity, fault
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import ServerPlan
 from launcher.render.passed import HARMLESS, REFUSED, UNPRICED, by_flag
@@ -93,10 +93,10 @@ def check_extra_args(server: ServerPlan, dialect: Dialect) -> list[Finding]:
             continue
         if flag.removed:
             message = f"llama-server {dialect.name} has removed {word}"
-            findings.append(_finding("engine/unknown-flag", key, message, (flag.help,)))
+            findings.append(fault("engine/unknown-flag", key, message, flag.help))
         elif flag.deprecated:
             message = f"{word} is deprecated in llama-server {dialect.name}"
-            findings.append(_finding("engine/deprecated-flag", key, message, (flag.deprecated,), warning=True))
+            findings.append(fault("engine/deprecated-flag", key, message, flag.deprecated, severity="warning"))
         findings += _check_values(key, word, flag, values)
         if secret := next((name for name in SECRET_FLAGS if name in flag.names), None):
             findings.append(_secret(key, secret))
@@ -117,13 +117,13 @@ def _unplanned(key: str, word: str, flag: Flag, dialect: Dialect, remove: str) -
     names = {*flag.names, *flag.negations}
     fix = Fix(override=remove)
     if (why := next((reason for name, reason in REFUSALS.items() if name in names), None)) is not None:
-        yield _finding("engine/flag-refused", key, f"a server of a fleet cannot have {word}: {why}", fixes=(fix,))
+        yield fault("engine/flag-refused", key, f"a server of a fleet cannot have {word}: {why}", fixes=(fix,))
     elif (why := next((reason for name, reason in UNKNOWN_PRICES.items() if name in names), None)) is not None:
         message = f"the plan does not count what {word} does: {why}"
-        yield _finding("engine/unplanned-flag", key, message, fixes=(fix,), warning=True)
+        yield fault("engine/unplanned-flag", key, message, fixes=(fix,), severity="warning")
     elif not names & NOTHING_TO_PLAN:
         message = f"nobody knows what {word} of llama-server {dialect.name} does to the plan"
-        yield _finding("engine/unplanned-flag", key, message, (flag.help,), fixes=(fix,), warning=True)
+        yield fault("engine/unplanned-flag", key, message, flag.help, fixes=(fix,), severity="warning")
 
 
 def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding]:
@@ -134,7 +134,7 @@ def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding
             continue
         message = f"llama-server {dialect.name} does not know models of architecture {arch}"
         notes = ("a newer build may: engines.NAME for it, and servers.NAME.engine",)
-        yield _finding("engine/unknown-architecture", f"servers.{server.name}.{field}", message, notes)
+        yield fault("engine/unknown-architecture", f"servers.{server.name}.{field}", message, *notes)
 
 
 def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Iterator[Finding]:
@@ -144,7 +144,7 @@ def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Itera
         name = value.partition("=")[0]
         if name and not name.startswith((f"{arch}.", *COMMON_KEYS)):
             message = f"no {arch} model has {name}: the server would accept it and never read it"
-            yield _finding("engine/override-key", key, message, (f"its keys begin with {arch}.",), warning=True)
+            yield fault("engine/override-key", key, message, f"its keys begin with {arch}.", severity="warning")
 
 
 ENGINE_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY")
@@ -159,18 +159,18 @@ def check_environment(env: Mapping[str, str], key: str, dialect: Dialect) -> Ite
         if flag is None:
             if name in DEVICE_VARIABLES:
                 message = f"{name} gives other cards the names that the plan uses: say it with `devices`"
-                yield _finding("engine/device-variable", at, message, fixes=(Fix(override=f"~{at}"),))
+                yield fault("engine/device-variable", at, message, fixes=(Fix(override=f"~{at}"),))
             if name.startswith(ENGINE_VARIABLES):
                 message = f"llama-server {dialect.name} reads no {name}: it would be without effect"
-                yield _finding("engine/unknown-flag", at, message, fixes=(Fix(override=f"~{at}"),))
+                yield fault("engine/unknown-flag", at, message, fixes=(Fix(override=f"~{at}"),))
             continue
         if flag.names[0] in owners:
             yield _conflict(at, name, owners[flag.names[0]], f"~{at}")
         elif flag.removed:
             message = f"llama-server {dialect.name} has removed {flag.names[0]}, which {name} sets"
-            yield _finding("engine/unknown-flag", at, message, (flag.help,))
+            yield fault("engine/unknown-flag", at, message, flag.help)
         elif flag.arity and (reason := refused_value(flag, name, value)):
-            yield _finding("engine/bad-value", at, reason)
+            yield fault("engine/bad-value", at, reason)
         if secret := next((known for known in SECRET_FLAGS if known in flag.names), None):
             yield _secret(at, secret)
 
@@ -195,32 +195,32 @@ def _owner_before(words: tuple[str, ...], position: int, index: Mapping[str, Fla
 def _unknown(key: str, word: str, dialect: Dialect, index: Mapping[str, Flag], switch: str | None) -> Finding:
     if switch is not None:
         message = f"llama-server {dialect.name} refuses {word!r}: {switch} takes no value"
-        return _finding("engine/unknown-flag", key, message, ("leave a switch out to turn it off",))
+        return fault("engine/unknown-flag", key, message, "leave a switch out to turn it off")
     name, equals, _ = word.partition("=")
     if equals and name in index:
         message = f"llama-server {dialect.name} refuses {word!r}"
-        return _finding("engine/unknown-flag", key, message, ("write flag and value as two items",))
+        return fault("engine/unknown-flag", key, message, "write flag and value as two items")
     import difflib  # noqa: PLC0415 # needed only to say what is wrong
 
     near = difflib.get_close_matches(word, index, n=1)
     notes = (f"did you mean {near[0]}?",) if near else ()
-    return _finding("engine/unknown-flag", key, f"llama-server {dialect.name} has no flag {word}", notes)
+    return fault("engine/unknown-flag", key, f"llama-server {dialect.name} has no flag {word}", *notes)
 
 
 def _check_values(key: str, word: str, flag: Flag, values: tuple[str, ...]) -> Iterator[Finding]:
     arity = 0 if word in flag.negations else flag.arity
     if len(values) < arity:
-        yield _finding("engine/bad-value", key, f"{word} takes {arity} value{'s' * (arity > 1)}, {len(values)} given")
+        yield fault("engine/bad-value", key, f"{word} takes {arity} value{'s' * (arity > 1)}, {len(values)} given")
     for value in values:
         if reason := refused_value(flag, word, value):
-            yield _finding("engine/bad-value", key, reason)
+            yield fault("engine/bad-value", key, reason)
 
 
 def _secret(key: str, flag: str) -> Finding:
     """The finding for a secret on a command line, where every user of the host can read it."""
     instead = SECRET_FLAGS[flag]
     notes = (f"put it into a file that only the server can read, and use {instead}",) if instead else ()
-    return _finding("engine/secret-in-argv", key, f"{flag} would show a secret in argv", notes)
+    return fault("engine/secret-in-argv", key, f"{flag} would show a secret in argv", *notes)
 
 
 def _without(server: ServerPlan, position: int, values: tuple[str, ...]) -> str:
@@ -241,17 +241,4 @@ def _conflict(key: str, word: str, meaning: Meaning, remove: str) -> Finding:
     else:
         message = f"{word} is decided by {server}.{meaning.key}: the plan would not know of a second say"
         effect = f"leaves it to {server}.{meaning.key}"
-    return _finding("engine/flag-conflict", key, message, fixes=(Fix(override=remove, effect=effect),))
-
-
-def _finding(
-    code: str,
-    key: str,
-    message: str,
-    notes: tuple[str, ...] = (),
-    *,
-    fixes: tuple[Fix, ...] = (),
-    warning: bool = False,
-) -> Finding:
-    severity: Severity = "warning" if warning else "error"
-    return fault(code, key, message, *notes, fixes=fixes, severity=severity)
+    return fault("engine/flag-conflict", key, message, fixes=(Fix(override=remove, effect=effect),))
