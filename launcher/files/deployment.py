@@ -79,7 +79,7 @@ def write_deployment(deployment: Deployment, directory: Path) -> WriteReport:
     with writing(directory):
         before = owned_files(directory)
         changed = [file for file in deployment.files if _compare(file, directory) is not None]
-        content = {file.path: (file.text.encode(), _mode(file)) for file in changed}
+        content = {file.path: (file.text.encode(), 0o755 if file.executable else 0o644) for file in changed}
         digests = {file.path: _digest(file.text.encode()) for file in deployment.files}
         owned = OwnedFiles(deployment=deployment.name, files=digests)
         raw = msgspec.json.format(msgspec.json.encode(owned, order="sorted"), indent=2) + b"\n"
@@ -204,11 +204,6 @@ def _safe(path: str) -> PurePosixPath:
     if pure.is_absolute() or not pure.parts or {"..", OWNED_NAME} & {*pure.parts} or "\0" in path:
         raise ValueError(f"not a path inside a deployment: {path!r}")
     return pure
-
-
-def _mode(file: RenderedFile) -> int:
-    """Permission bits: 0755 for programs, 0644 for the rest."""
-    return 0o755 if file.executable else 0o644
 
 
 def _digest(raw: bytes) -> str:

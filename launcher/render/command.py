@@ -190,17 +190,8 @@ def server_command(server: ServerPlan, plan: FleetPlan, engines: Engines) -> tup
     binary, dialect = engines[server.config.engine]
     gpus = plan.config.hardware.machine(server.on).gpus
     words, found = server_words(server, dialect, binary, gpus, plan.config.servers.get(server.name))
-    env = server_environment(server, plan)
+    engine = plan.config.engines.get(server.config.engine)
+    given = {**libraries(engine.library_path), **engine.env} if engine is not None else {}
+    env = dict(sorted({**given, **server.config.env}.items()))  # the server's own win
     bad = bad_characters(env.values(), f"servers.{server.name}.env")
     return Command(placement_prefix(server), words, env), (*found, *bad)
-
-
-def server_environment(server: ServerPlan, plan: FleetPlan) -> dict[str, str]:
-    """Environment of `server`: the engine's library path and variables, then its own, which win."""
-    engine = plan.config.engines.get(server.config.engine)
-    env: dict[str, str] = {}
-    if engine is not None:
-        env.update(libraries(engine.library_path))
-        env.update(engine.env)
-    env.update(server.config.env)
-    return dict(sorted(env.items()))

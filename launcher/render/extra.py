@@ -52,20 +52,16 @@ def known(dialect: Dialect) -> Known:
         if len(_kept) >= KEPT:
             _kept.clear()
         index = dialect.index()
-        found = dialect, Known(index, owners(index), {flag.env: flag for flag in index.values() if flag.env})
+        owners = {
+            index[name].names[0]: meaning
+            for meaning in TABLE
+            if not meaning.soft
+            for name in meaning.owns
+            if name in index and not index[name].removed  # a removed flag belongs to nobody
+        }
+        found = dialect, Known(index, owners, {flag.env: flag for flag in index.values() if flag.env})
         _kept[id(dialect)] = found
     return found[1]
-
-
-def owners(index: Mapping[str, Flag]) -> dict[str, Meaning]:
-    """First spelling of each flag that the plan depends on → its meaning. A removed flag belongs to nobody."""
-    return {
-        index[name].names[0]: meaning
-        for meaning in TABLE
-        if not meaning.soft
-        for name in meaning.owns
-        if name in index and not index[name].removed
-    }
 
 
 SECRET_FLAGS = {"--api-key": "--api-key-file", "--hf-token": None}

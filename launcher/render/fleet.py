@@ -63,7 +63,7 @@ def render_fleet(
     `render/hook-left-out`.
     """
     commands, findings = render_commands(plan, engines)
-    rungs, refused = rung_commands(plan, engines)
+    rungs, refused = rung_commands(plan, engines) if plan.ladders else ({}, ())
     manifest, left_out = fleet_manifest(plan, commands, launch_version, rungs)
     routes = routing_table(plan)
     spoilt: list[Finding] = []
@@ -190,9 +190,11 @@ def _units(
     files: list[RenderedFile] = []
     findings: list[Finding] = []
 
+    folder = "systemd-user" if plan.config.deploy.scope == "user" else "systemd"
+
     def add(template: str, name: str, unit: Mapping[str, object]) -> None:
         text = environment.get_template(template).render({**values, **unit})
-        files.append(RenderedFile(path=f"{units_dir(plan)}/{name}", text=text))
+        files.append(RenderedFile(path=f"{folder}/{name}", text=text))
 
     started = [server for server in plan.servers if server.starts != "never"]
     for server in started:
@@ -226,11 +228,6 @@ def _units(
         add(TARGET_TEMPLATE, unit_name(plan, tier, "target"), tier_values(plan, tier))
         add(SLICE_TEMPLATE, unit_name(plan, tier, "slice"), tier_values(plan, tier))
     return files, findings
-
-
-def units_dir(plan: FleetPlan) -> str:
-    """Folder of the units in a deployment: `systemd`, or `systemd-user` for one user's."""
-    return "systemd-user" if plan.config.deploy.scope == "user" else "systemd"
 
 
 def _bad_names(plan: FleetPlan) -> tuple[Finding, ...]:

@@ -228,13 +228,8 @@ def _split(s: ServerPlan, p: Placement) -> Alternatives:
 
 
 def _json(value: object) -> str:
-    """`value` as one line of JSON, keys in order; "" for nothing."""
-    return msgspec.json.encode(value, order="sorted").decode() if value else ""
-
-
-def _keep(s: ServerPlan, _: Placement) -> Alternatives:
-    """Tokens of the beginning that a context shift keeps."""
-    return () if s.config.n_keep is None else _say(s.config.n_keep, "--keep")
+    """`value` as one line of JSON, keys in order."""
+    return msgspec.json.encode(value, order="sorted").decode()
 
 
 def _reasoning(s: ServerPlan, _: Placement) -> Alternatives:
@@ -373,7 +368,12 @@ TABLE: tuple[Meaning, ...] = (
         lambda s, _: (("--context-shift",),) if s.config.context_shift else _unless_default("--no-context-shift"),
         soft=True,
     ),
-    Meaning("n_keep", ("--keep",), _keep, soft=True),
+    Meaning(
+        "n_keep",
+        ("--keep",),
+        lambda s, _: () if s.config.n_keep is None else _say(s.config.n_keep, "--keep"),
+        soft=True,
+    ),
     Meaning(
         "chat_template_file",
         ("--chat-template-file",),
@@ -383,7 +383,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         "chat_template_args",
         ("--chat-template-kwargs",),
-        lambda s, _: _say_any(_json(s.config.chat_template_args), "--chat-template-kwargs"),
+        lambda s, _: _say(_json(args), "--chat-template-kwargs") if (args := s.config.chat_template_args) else (),
         soft=True,
     ),
     Meaning("", ("--log-colors",), lambda *_: _unless_default("--log-colors", "off"), soft=True),
