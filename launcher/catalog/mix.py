@@ -308,9 +308,7 @@ def _attention(mix: Mix, model: Model, category: str) -> str:
 
 
 _RAISED_OF_MIXTRAL = frozenset(
-    {
-        *("Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS"),
-    }
+    {*("Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS")}
 )
 """Mixes that give attn_output of such models more bits."""
 

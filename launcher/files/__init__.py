@@ -19,11 +19,7 @@ from launcher.files.atomic import (
     write_atomic,
     writing,
 )
-from launcher.files.deployment import (
-    compare_deployment,
-    owned_files,
-    write_deployment,
-)
+from launcher.files.deployment import compare_deployment, owned_files, write_deployment
 from launcher.files.measured import (
     keep_measured,
     keep_read_speed,

@@ -6,13 +6,7 @@ What only `render_fleet` needs is imported when it is first asked for: a plan ne
 
 from typing import TYPE_CHECKING, Any
 
-from launcher.render.command import (
-    Command,
-    placement_prefix,
-    render_commands,
-    server_command,
-    server_words,
-)
+from launcher.render.command import Command, placement_prefix, render_commands, server_command, server_words
 from launcher.render.spellings import NOT_FLAGS, TABLE
 
 if TYPE_CHECKING:

@@ -18,13 +18,7 @@ from launcher.render.command import Command, Engines, render_commands, rung_comm
 from launcher.render.fleet_manifest import fleet_manifest
 from launcher.render.quoting import control_characters, open_secrets, refused_value, shell_exports, shell_lines
 from launcher.render.routes import routing_table
-from launcher.render.units import (
-    runtime_tier,
-    service_values,
-    tier_values,
-    unit_name,
-    units_of,
-)
+from launcher.render.units import runtime_tier, service_values, tier_values, unit_name, units_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,12 +44,7 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
 
 
-def render_fleet(
-    plan: FleetPlan,
-    engines: Engines,
-    templates: Mapping[str, str],
-    launch_version: str,
-) -> Rendered:
+def render_fleet(plan: FleetPlan, engines: Engines, templates: Mapping[str, str], launch_version: str) -> Rendered:
     """`plan` as files; the same input gives the same bytes.
 
     `engines`: name → binary and dialect, one for each engine that a server names. `templates`: text by path below

@@ -104,10 +104,7 @@ def peer_network(plan: FleetPlan) -> Iterator[tuple[str, Object]]:
         there = {"to": [{"ipBlock": {"cidr": f"{address}/32"}}]} if address else {}
         reached.append({**there, "ports": [{"protocol": "TCP", "port": port}]})
     if reached:
-        yield (
-            "heads",
-            {"podSelector": {"matchLabels": heads}, "policyTypes": ["Egress"], "egress": reached},
-        )
+        yield ("heads", {"podSelector": {"matchLabels": heads}, "policyTypes": ["Egress"], "egress": reached})
 
 
 def _elsewhere(plan: FleetPlan) -> list[tuple[str, int]]:

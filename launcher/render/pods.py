@@ -197,11 +197,7 @@ def on_node(host: str, settings: KubernetesConfig) -> Object:
 
 def confined() -> Object:
     """What every container may: nothing that inference does not need."""
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
 def environment(env: Mapping[str, str]) -> Object:

@@ -142,10 +142,7 @@ def _of_settings(field: str, *flags: str, through: tuple[str, ...] = ()) -> Mean
 
 
 def _of_draft(
-    field: str,
-    *flags: str,
-    value: Callable[[ServerPlan, Placement], object] | None = None,
-    owns: tuple[str, ...] = (),
+    field: str, *flags: str, value: Callable[[ServerPlan, Placement], object] | None = None, owns: tuple[str, ...] = ()
 ) -> Meaning:
     """A choice about a draft, as written or as `value` says: nothing without a draft, nor where that is None.
 

@@ -281,12 +281,7 @@ def host_weights(groups: list[Group], settings: Settings, *, source: str, larges
             for part in {part for g in groups for part in g.spans}
         )
         return Part(
-            device=RAM,
-            component="model",
-            committed=copies,
-            file=mapped,
-            locked=mapped if locking else 0,
-            source=source,
+            device=RAM, component="model", committed=copies, file=mapped, locked=mapped if locking else 0, source=source
         )
     return Part(
         device=RAM,

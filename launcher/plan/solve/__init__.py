@@ -42,13 +42,7 @@ class Pricer:
     no other split leaves less to the devices after it.
     """
 
-    def __init__(
-        self,
-        fleet: FleetConfig,
-        catalog: Catalog,
-        tables: WeightTables,
-        devices: tuple[str, ...],
-    ) -> None:
+    def __init__(self, fleet: FleetConfig, catalog: Catalog, tables: WeightTables, devices: tuple[str, ...]) -> None:
         self._fleet, self._catalog, self._tables, self._devices = fleet, catalog, tables, devices
         self.room: Vector | None = None
 
@@ -190,13 +184,7 @@ class Sharers:
             if split.tensor_split != server.tensor_split:
                 values[name]["tensor_split"] = list(split.tensor_split)
         return tuple(
-            Solved(
-                server=name,
-                chosen=values[name],
-                beyond=tuple(beyond[name]),
-                fits=fits,
-                complete=self._complete,
-            )
+            Solved(server=name, chosen=values[name], beyond=tuple(beyond[name]), fits=fits, complete=self._complete)
             for name in self._names
             if values[name]
         )
