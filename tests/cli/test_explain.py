@@ -74,9 +74,20 @@ def composed_codes(tree: ast.Module) -> set[str]:
 
 
 def given_codes(tree: ast.Module) -> set[str]:
-    """What calls give as `code=`, whatever it begins with: a new stage's findings must not slip by."""
-    keywords = [k.value for n in nodes(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "code"]
-    return {text for text in strings([*keywords]) if "/" in text}
+    """What calls give as `code=`, or `fault` first, whatever it begins with: no new stage's findings slip by."""
+    calls = [n for n in nodes(tree) if isinstance(n, ast.Call)]
+    keywords = [k.value for n in calls for k in n.keywords if k.arg == "code"]
+    return {text for text in strings([*keywords, *(n.args[0] for n in calls if is_fault(n))]) if "/" in text}
+
+
+def is_fault(call: ast.Call) -> bool:
+    """Whether a call makes a finding by `errors.fault`, whose severity is error where none is given."""
+    return isinstance(call.func, ast.Name) and call.func.id == "fault" and bool(call.args)
+
+
+def unsaid(call: ast.Call) -> set[str]:
+    """The severity of a `fault` that says none."""
+    return {"error"} if is_fault(call) and not any(k.arg == "severity" for k in call.keywords) else set()
 
 
 @functools.cache
@@ -98,7 +109,7 @@ def severities_in_source() -> dict[str, set[str]]:
             direct = [n for a in arguments for n in ([a.body, a.orelse] if isinstance(a, ast.IfExp) else [a])]
             words = set(strings(list(direct)))
             for code in words & codes_in_source():
-                found[code] |= words & {"error", "warning", "note"}
+                found[code] |= (words | unsaid(call)) & {"error", "warning", "note"}
     return found
 
 
