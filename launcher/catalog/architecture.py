@@ -1,4 +1,4 @@
-"""From a GGUF header to an architecture. Pure.
+"""From a GGUF header to an architecture; of one that is not known, a bound of what its keys say. Pure.
 
 Key names: llama.cpp src/llama-arch.cpp `LLM_KV_NAMES`; their meaning: src/llama-model.cpp `load_hparams`.
 """
@@ -8,11 +8,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from launcher.catalog.gguf import BadHeader, Header
 from launcher.catalog.layouts import LAYOUTS
 from launcher.catalog.traits import ENCODERS, MAX_LAYERS, complete
-from launcher.catalog.unknown import widened
 from launcher.ir.config import ArchitectureConfig
+
+_CONVOLUTION = 4
+"""Length of the convolution before linear attention, where the file gives none."""
+
+_STREAMS = {"gemma3n": 4}
+"""Rows of the residual stream where the file does not say it."""
+
+
+def widened(architecture: ArchitectureConfig, values: Mapping[str, Any]) -> ArchitectureConfig:
+    """`architecture` with states of linear attention, keys of an indexer, and a residual stream of several rows.
+
+    A bound: each is counted in every layer that may have it. Source: llama.cpp b11434, src/llama-hparams.cpp
+    (`n_embd_r`, `n_embd_s`), src/llama-kv-cache-dsa.cpp (the indexer's keys), src/models (hyper-connections).
+    `values`: the header's. Linear attention keeps a square of a head's width for each head; an indexer keeps one more
+    key a token, here in every head.
+    """
+    a = architecture
+
+    def size(key: str) -> int:
+        value = values.get(f"{a.arch}.{key}", 0)
+        numbers = value if isinstance(value, tuple) else (value,)
+        return max((n for n in numbers if isinstance(n, int)), default=0)
+
+    changes: dict[str, int] = {}
+    linear = a.full_attention_interval or f"{a.arch}.attention.recurrent_layers" in values
+    state = size("kda.head_dim") or (a.key_length if linear else 0)
+    if state and not a.ssm_d_inner:
+        heads = a.n_head if isinstance(a.n_head, int) else max(a.n_head, default=0)
+        changes |= {"ssm_d_state": state, "ssm_d_inner": state * heads, "ssm_n_group": heads}
+        changes["ssm_d_conv"] = a.ssm_d_conv or _CONVOLUTION
+    indexer = size("attention.indexer.key_length")
+    if indexer:
+        changes |= {"key_length": a.key_length + indexer, "indexer_key_length": 0}
+        changes |= {"kv_lora_rank": a.kv_lora_rank + indexer} if a.kv_lora_rank else {}
+    streams = max(size("hyper_connection.count"), size("altup.num_inputs"), _STREAMS.get(a.arch, 0))
+    if streams > 1:
+        changes["n_deepstack"] = max(a.n_deepstack, streams - 1)
+    return msgspec.structs.replace(a, **changes) if changes else a
+
 
 POOLING = ("none", "mean", "cls", "last", "rank")
 """llama.h `enum llama_pooling_type`."""
@@ -52,17 +92,12 @@ SCALAR_KEYS = {
 _VISION_KEYS = {"n_layer": "block_count", "n_embd": "embedding_length", "n_ff": "feed_forward_length"}
 
 
-def architecture_from_header(header: Header) -> ArchitectureConfig:
-    """The architecture that a header describes, with llama.cpp's defaults filled in (`traits.complete`).
-
-    Raises BadHeader (`catalog/corrupt-header`) when a key that every model has is absent, or a value has the wrong
-    type or length.
-    """
-    return architecture_from_headers((header,))
-
-
 def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig:
-    """The same for a split model: metadata from the first part, tensors from all."""
+    """The architecture that headers describe, with llama.cpp's defaults filled in (`traits.complete`).
+
+    Of a split model the first part has the metadata, and each its tensors. Raises BadHeader (`catalog/corrupt-header`)
+    when a key that every model has is absent, or a value has the wrong type or length.
+    """
     keys = _Keys(headers[0].values)
     if keys.arch == "clip":
         return _projector(keys)
@@ -100,7 +135,6 @@ class _Keys:
     """Typed reads of a header's values; `{arch}.` is put in front of a key."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        """Find the architecture's name."""
         arch = values.get("general.architecture")
         if not isinstance(arch, str) or not arch:
             raise _wrong(f"general.architecture is {arch!r}; it must name an architecture")
@@ -167,14 +201,12 @@ class _Keys:
 
 
 def _whole(value: Any, name: str) -> int:
-    """`value` as a whole number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise _wrong(f"{name} is {value!r}; it must be a whole number")
     return value
 
 
 def _wrong(message: str) -> BadHeader:
-    """Metadata that no model can have."""
     return BadHeader("catalog/corrupt-header", message, "convert the model again, or fetch it anew")
 
 
@@ -192,7 +224,6 @@ def _n_layer_kv(keys: _Keys, n_layer: int) -> int:
 
 
 def _tokenizer(header: Header, keys: _Keys) -> dict[str, Any]:
-    """The fields that describe the vocabulary."""
     bos = keys.raw("tokenizer.ggml.bos_token_id")
     model, pre = keys.raw("tokenizer.ggml.model"), keys.raw("tokenizer.ggml.pre")
     types = keys.raw("tokenizer.ggml.token_type_count")

@@ -1,4 +1,7 @@
-"""Model files from what the catalogue declares, and declarations held against the file's own header. Pure."""
+"""Model files that are not at hand, made of what the catalogue declares; declarations held against headers. Pure.
+
+Tensors come from an architecture and a quantization mix, as llama-quantize would write them.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,189 @@ from typing import Any
 
 import msgspec
 
-from launcher.catalog.file_types import Mix, find_mix
-from launcher.catalog.layouts import LAYOUTS
+from launcher.catalog.ggml_types import tensor_bytes
+from launcher.catalog.layouts import LAYOUTS, Layer, Part, layer_kind, layer_parts, model_parts, shared_width
 from launcher.catalog.locate import split_paths
-from launcher.catalog.synthesis import synthesise
-from launcher.catalog.traits import complete, is_recurrent
-from launcher.errors import Finding, Fix, has_errors
-from launcher.ir.catalog import FilePart, ModelFile
+from launcher.catalog.mix import V_LIKE, Mix, Model, Place, category_of, find_mix, moves, tensor_type
+from launcher.catalog.traits import ENCODERS, GATED_DELTA, MAX_LAYERS, complete, first_positive, is_recurrent
+from launcher.errors import Finding, Fix, fault, has_errors
+from launcher.ir.catalog import FilePart, ModelFile, Tensor
 from launcher.ir.config import ArchitectureConfig, ModelConfig
 from launcher.sizes import gib
+
+MAX_SIZE = 2**40
+"""No width, count or vocabulary of a model comes near it."""
+
+_EVERY = ("n_layer", "n_embd", "n_vocab", "n_ctx_train")
+_MAMBA = ("ssm_d_conv", "ssm_d_inner", "ssm_d_state", "ssm_n_group", "ssm_dt_rank")
+_EXPERTS = ("n_expert", "n_expert_used", "n_ff_exp")
+_LATENT = ("kv_lora_rank", "rope_dim", "key_length_mla", "value_length_mla")
+
+_NEEDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(GATED_DELTA, _MAMBA),
+    **dict.fromkeys(("granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1"), _MAMBA),
+    **dict.fromkeys(("lfm2", "lfm2moe"), ("shortconv_l_cache",)),
+    "deepseek2": _LATENT,
+    **dict.fromkeys(("deepseek32", "glm-dsa"), (*_LATENT, "q_lora_rank")),
+    "bert": ("n_token_types",),
+}
+_MOE = frozenset(
+    {
+        *("deepseek2", "deepseek32", "glm-dsa", "glm4moe", "gpt-oss", "granitemoe", "lfm2moe", "nemotron_h_moe"),
+        *("qwen2moe", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vlmoe"),
+    }
+)
+_LATENT_ARCHITECTURES = frozenset({"deepseek2", "deepseek32", "glm-dsa"})
+_LISTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("granitehybrid", "lfm2", "lfm2moe"), ("n_head_kv",)),
+    **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), ("n_head_kv", "n_ff")),
+}
+"""Fields that must be per-layer lists, because they say which layers are recurrent."""
+
+
+def missing_fields(architecture: ArchitectureConfig, key: str) -> tuple[Finding, ...]:
+    """Errors for what is absent, absurd or of the wrong length; `key` is the architecture's config key."""
+    a = complete(architecture)
+    problems = [*_absurd(architecture), *_lists(a)]
+    needed = [*_EVERY, *_NEEDS.get(a.arch, ())]
+    if a.arch in _MOE or a.n_expert:
+        needed += _EXPERTS
+    problems += [(name, f"{a.arch} needs {name}") for name in needed if not getattr(a, name)]
+    if not first_positive(a.n_head):
+        problems.append(("n_head", f"{a.arch} needs n_head"))
+    if a.arch not in _MOE and not a.n_expert and not first_positive(a.n_ff):
+        problems.append(("n_ff", f"{a.arch} needs n_ff"))
+    if a.arch == "nemotron_h_moe" and not shared_width(a):
+        problems.append(("n_ff_shexp", f"{a.arch} needs n_ff_shexp"))
+    if a.arch in _LATENT_ARCHITECTURES and a.key_length_mla and a.key_length_mla <= a.rope_dim:
+        problems.append(("key_length_mla", f"key_length_mla {a.key_length_mla} must exceed rope_dim {a.rope_dim}"))
+    return tuple(_finding(f"{key}.{name}".lstrip("."), message, a) for name, message in dict.fromkeys(problems))
+
+
+def _absurd(a: ArchitectureConfig) -> list[tuple[str, str]]:
+    """Numbers that no model has: negative ones, and ones that would fill the memory of the planner itself."""
+    problems = []
+    for name in a.__struct_fields__:
+        value = getattr(a, name)
+        if isinstance(value, int) and 0 <= value <= MAX_SIZE:
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        if name != "bos_token_id" and any(isinstance(n, int) and not 0 <= n <= MAX_SIZE for n in numbers):
+            problems.append((name, f"{name} is {value}; it must be between 0 and {MAX_SIZE:,}"))
+    if a.n_layer > MAX_LAYERS:
+        problems.append(("n_layer", f"n_layer is {a.n_layer:,}; {MAX_LAYERS:,} is the most"))
+    return problems
+
+
+def _lists(a: ArchitectureConfig) -> list[tuple[str, str]]:
+    """Per-layer lists of the wrong length, or one number where a list is needed."""
+    problems = []
+    for name in ("n_head", "n_head_kv", "n_ff", "swa_pattern"):
+        value = getattr(a, name)
+        if isinstance(value, tuple) and len(value) != a.n_layer:
+            problems.append((name, f"{name} has {len(value)} elements for {a.n_layer} layers"))
+    own = a.n_layer - a.n_layer_nextn
+    if a.indexer_types and len(a.indexer_types) != own:
+        message = f"indexer_types has {len(a.indexer_types)} elements for {own} layers"
+        problems.append(("indexer_types", message))
+    return problems + [
+        (name, f"{a.arch} needs {name} as a list with one number a layer; 0 marks layers of another kind")
+        for name in _LISTS.get(a.arch, ())
+        if isinstance(getattr(a, name), int)
+    ]
+
+
+def _finding(key: str, message: str, a: ArchitectureConfig) -> Finding:
+    known = a.arch in LAYOUTS or a.arch in ENCODERS
+    return fault(
+        "catalog/incomplete-architecture",
+        key,
+        message,
+        *(("take it from the model's config.json, or put the GGUF file in place",) if known else ()),
+    )
+
+
+_LAYERS_OF_70B = 80
+
+
+def synthesise(
+    architecture: ArchitectureConfig, mix: Mix, *, key: str = ""
+) -> tuple[tuple[Tensor, ...], tuple[Finding, ...]]:
+    """Every tensor that llama-quantize would write, in its order, and what is doubtful about them.
+
+    An architecture that is not known gets an upper bound and `catalog/unknown-architecture`; one that lacks what its
+    kind needs gets no tensors and `catalog/incomplete-architecture` (an error). `key` is the architecture's.
+    """
+    findings = missing_fields(architecture, key)
+    if has_errors(findings):
+        return (), findings
+    a = complete(architecture)
+    kinds = [layer_kind(a, il) for il in range(a.n_layer)]
+    parts = {kind: layer_parts(a, kind) for kind in dict.fromkeys(kinds)}
+    globals_ = tuple(model_parts(a))
+    model = _model(a, kinds, parts, tied=all(p.name != "output.weight" for p in globals_))
+    tensors = [
+        Tensor(name=name, type=kind, shape=shape, size_bytes=size)
+        for name, shape, kind, size, _ in (_template(mix, model, part) for part in globals_)
+    ]
+    _add_layers(tensors, mix, model, kinds, parts)
+    if a.arch not in LAYOUTS:
+        findings += (_unknown(a, tensors, key),)
+    return tuple(tensors), findings
+
+
+def _model(a: ArchitectureConfig, kinds: list[Layer], parts: dict[Layer, tuple[Part, ...]], *, tied: bool) -> Model:
+    """What the quantizer's rules ask. `LLM_TYPE_70B` is llama and qwen2 with 80 layers."""
+    v_like = {kind: sum(category_of(p.name) in V_LIKE for p in found) for kind, found in parts.items()}
+    heads, heads_kv = (v if isinstance(v, int) else v[0] for v in (a.n_head, a.n_head_kv))
+    return Model(
+        arch=a.arch,
+        n_layer=a.n_layer,
+        n_attention_v=sum(v_like[kind] for kind in kinds),
+        n_expert=a.n_expert,
+        n_gqa=heads // heads_kv if heads_kv else 0,
+        tied=tied,
+        is_70b=a.arch in {"llama", "qwen2", "qwen2vl"} and a.n_layer == _LAYERS_OF_70B and heads != heads_kv,
+    )
+
+
+def _add_layers(
+    tensors: list[Tensor], mix: Mix, model: Model, kinds: list[Layer], parts: dict[Layer, tuple[Part, ...]]
+) -> None:
+    """Append every layer's tensors. Types are chosen once a kind of layer, and anew only where the place counts."""
+    templates = {kind: [_template(mix, model, p) for p in found] for kind, found in parts.items()}
+    i_v = i_down = 0
+    for il, kind in enumerate(kinds):
+        prefix = f"blk.{il}."
+        for name, shape, chosen, size, category in templates[kind]:
+            if not category:
+                tensors.append(Tensor(name=prefix + name, type=chosen, shape=shape, size_bytes=size))
+                continue
+            placed = tensor_type(mix, model, name, shape, Place(il, i_v, i_down))
+            size_here = size if placed == chosen else tensor_bytes(placed, shape)
+            tensors.append(Tensor(name=prefix + name, type=placed, shape=shape, size_bytes=size_here))
+            if category == "ffn_down":
+                i_down += 1
+            elif category.startswith("attention"):
+                i_v += 1
+
+
+def _template(mix: Mix, model: Model, part: Part) -> tuple[str, tuple[int, ...], str, int, str]:
+    """Name, shape, type and bytes of a part, and its category if its type depends on the layer, else nothing."""
+    kind = tensor_type(mix, model, part.name, part.shape, Place())
+    category = category_of(part.name) if moves(mix, part.name, part.shape) else ""
+    return part.name, part.shape, kind, tensor_bytes(kind, part.shape), category
+
+
+def _unknown(a: ArchitectureConfig, tensors: list[Tensor], key: str) -> Finding:
+    total = sum(t.size_bytes for t in tensors)
+    message = (
+        f"the tensors of {a.arch!r} are not known; {gib(total)} is an upper bound for a transformer with "
+        f"{a.n_layer} layers of {a.n_embd} and a vocabulary of {first_positive(a.n_vocab):,}"
+    )
+    notes = ("put the GGUF file in place to plan with its own header", f"known: {', '.join(sorted(LAYOUTS))}")
+    return fault("catalog/unknown-architecture", f"{key}.arch".lstrip("."), message, *notes, severity="warning")
+
 
 SIZE_TOLERANCE = 0.03
 """Share by which a published size may differ from the tensors' before it is said."""
@@ -51,7 +228,10 @@ def declared_file(
     if entry.bytes is not None and abs(entry.bytes - estimate) > SIZE_TOLERANCE * estimate and a.arch in LAYOUTS:
         findings += (_size_mismatch(f"{key}.files.{quantization}.bytes", entry.bytes, estimate, mix),)
     published = entry.bytes if entry.bytes is not None and entry.bytes >= total else estimate
-    parts = _parts(path, published)
+    # parts of a file that is not at hand are of equal size; their number is in the name, as llama.cpp has it
+    named = split_paths(path) or (path,)
+    share, rest = divmod(published, len(named))
+    parts = tuple(FilePart(path=p, size_bytes=share + (i < rest)) for i, p in enumerate(named))
     if entry.parts not in {1, len(parts)}:
         at = f"{key}.files.{quantization}.parts"
         findings += (_mismatch(at, "the number of parts", entry.parts, f"{len(parts)} by its name"),)
@@ -67,25 +247,13 @@ def declared_file(
     return file, findings
 
 
-def _parts(path: str, size_bytes: int) -> tuple[FilePart, ...]:
-    """The parts of a file that is not at hand, of equal size; their number is in the name, as llama.cpp has it."""
-    named = split_paths(path) or (path,)
-    share, rest = divmod(size_bytes, len(named))
-    return tuple(FilePart(path=p, size_bytes=share + (i < rest)) for i, p in enumerate(named))
-
-
 def _size_mismatch(key: str, declared: int, estimate: int, mix: Mix) -> Finding:
-    """A published size that the tensors do not add up to."""
-    return Finding(
-        code="catalog/declared-mismatch",
-        severity="warning",
-        key=key,
-        message=(
-            f"{declared / 1e9:.2f} GB ({gib(declared)}) is declared, but the declared architecture in {mix.name} "
-            f"makes {estimate / 1e9:.2f} GB ({gib(estimate)})"
-        ),
-        notes=("GB is 1000³ bytes and GiB 1024³; or the architecture, or the mix, is another",),
+    message = (
+        f"{declared / 1e9:.2f} GB ({gib(declared)}) is declared, but the declared architecture in {mix.name} "
+        f"makes {estimate / 1e9:.2f} GB ({gib(estimate)})"
     )
+    notes = ("GB is 1000³ bytes and GiB 1024³; or the architecture, or the mix, is another",)
+    return fault("catalog/declared-mismatch", key, message, *notes, severity="warning")
 
 
 def compare(config: ModelConfig, file: ModelFile, quantization: str, stated_mix: str, mix: str) -> tuple[Finding, ...]:
@@ -111,19 +279,13 @@ def compare(config: ModelConfig, file: ModelFile, quantization: str, stated_mix:
 
 
 def _mismatch(key: str, name: str, declared: Any, actual: Any) -> Finding:
-    """One disagreement."""
     written = _written(actual)
-    return Finding(
-        code="catalog/declared-mismatch",
-        severity="warning",
-        key=key,
-        message=f"{name} is declared as {_written(declared)}, but the file has {written}; the file is right",
-        fixes=(Fix(override=f"{key}={written}", effect="says what the file has"),) if ".architecture." in key else (),
-    )
+    message = f"{name} is declared as {_written(declared)}, but the file has {written}; the file is right"
+    fixes = (Fix(override=f"{key}={written}", effect="says what the file has"),) if ".architecture." in key else ()
+    return fault("catalog/declared-mismatch", key, message, fixes=fixes, severity="warning")
 
 
 def _written(value: Any) -> str:
-    """A value as YAML and overrides write it."""
     if isinstance(value, tuple):
         return f"[{','.join(_written(v) for v in value)}]"
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
@@ -157,7 +319,6 @@ def _by_layer(a: ArchitectureConfig, name: str) -> tuple[int, ...]:
 
 
 def _sliding(a: ArchitectureConfig) -> tuple[bool, ...]:
-    """Which layers slide, written out."""
     if not a.n_swa:
         return (False,) * a.n_layer
     if isinstance(a.swa_pattern, tuple):

@@ -12,10 +12,10 @@ from pathlib import PurePath
 import msgspec
 
 from launcher.catalog.architecture import architecture_from_headers
-from launcher.catalog.file_types import FILE_TYPES
 from launcher.catalog.gguf import BadHeader, Header, parse_header
 from launcher.catalog.locate import split_paths
-from launcher.errors import CatalogError, Finding
+from launcher.catalog.mix import FILE_TYPES
+from launcher.errors import CatalogError, Finding, fault
 from launcher.ir.catalog import FilePart, ModelFile
 
 _KINDS = (
@@ -80,7 +80,6 @@ def load_model(path: str, *, model: str, quantization: str, key: str = "") -> tu
 
 
 def _read(path: str, key: str) -> tuple[Header, FilePart]:
-    """Header and identity of one file."""
     try:
         with io.FileIO(path, opener=_open_without_waiting) as stream:
             found = os.fstat(stream.fileno())
@@ -107,7 +106,6 @@ def _check_regular(mode: int) -> None:
 
 
 def _unopened(path: str, error: OSError | ValueError) -> BadHeader:
-    """Why a file could not be opened or read."""
     if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENOTDIR}:
         if os.path.islink(path):  # noqa: PTH114 - paths are strings here
             target = os.readlink(path)  # noqa: PTH115 - as above
@@ -121,8 +119,7 @@ def _unopened(path: str, error: OSError | ValueError) -> BadHeader:
 
 
 def _finding(bad: BadHeader, path: str, key: str) -> Finding:
-    """The finding about one file."""
-    return Finding(code=bad.code, severity="error", key=key, message=f"{path!r}: {bad.message}", notes=bad.notes)
+    return fault(bad.code, key, f"{path!r}: {bad.message}", *(bad.notes))
 
 
 def _other_parts(path: str, first: Header, key: str) -> tuple[str, ...]:

@@ -1,25 +1,91 @@
-"""From a fleet's config to its catalogue: every model file that servers, drafts and fallback rungs name. I/O."""
+"""From a fleet's config to its catalogue: every model file that it names, read or declared, and sizes on disk. I/O."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
 
-from launcher.catalog.adapter import adapter_file
 from launcher.catalog.declared import compare, declared_file, with_human_knowledge
-from launcher.catalog.file_types import MIXES, Mix, find_mix
-from launcher.catalog.files import file_mix, load_model
-from launcher.catalog.locate import resolve_path
-from launcher.catalog.projector import projector_file
-from launcher.catalog.stored import vault
-from launcher.errors import CatalogError, Finding
-from launcher.ir.catalog import AdapterFile, Catalog, ModelFile, ProjectorFile
+from launcher.catalog.locate import PACKAGE_SCHEME, resolve_path, split_paths
+from launcher.catalog.mix import MIXES, Mix, find_mix
+from launcher.catalog.projector import adapter_file, projector_file
+from launcher.errors import CatalogError, Finding, fault
+from launcher.ir.catalog import AdapterFile, Catalog, ModelFile, ProjectorFile, StoredFile
 from launcher.ir.config import FleetConfig
 from launcher.ir.headers import HeaderFacts
+
+
+def vault(fleet: FleetConfig, catalog: Catalog) -> tuple[StoredFile, ...]:
+    """The files of all models that servers, drafts and rungs name, in all quantizations, and projectors; each once.
+
+    Files inside packages are not among them, nor what cannot be sized. A file at hand has its own size, another what
+    is published, else what the declared architecture makes.
+    """
+    found = {file.path: file for file in _files(fleet, catalog)}
+    return tuple(found.values())
+
+
+def _files(fleet: FleetConfig, catalog: Catalog) -> Iterator[StoredFile]:
+    drafts = (s.draft.model for s in fleet.servers.values() if s.draft is not None and s.draft.model)
+    for name in dict.fromkeys((*(s.model for s in fleet.servers.values()), *drafts)):
+        model = fleet.models.get(name)
+        if model is None:
+            continue
+        for quantization, entry in model.files.items():
+            path = _place(entry.path, fleet)
+            size = _size(path, fleet, name, quantization, catalog.files) if path else 0
+            if path and size:
+                used = catalog.get(name, quantization) is not None
+                key = f"models.{name}.files.{quantization}"
+                yield StoredFile(path=path, key=key, bytes=size, here=Path(path).exists(), used=used)
+        if model.projector is not None and (path := _place(model.projector.path, fleet)):
+            size = _there((path,)) or model.projector.bytes or 0
+            if size:
+                key = f"models.{name}.projector"
+                yield StoredFile(path=path, key=key, bytes=size, here=Path(path).exists(), used=True)
+
+
+def _place(path: str, fleet: FleetConfig) -> str:
+    """Where a file lies; "" of one inside a package, or of none."""
+    if path.startswith(PACKAGE_SCHEME):
+        return ""
+    try:
+        return resolve_path(path, fleet.hardware.model_dir)
+    except CatalogError:
+        return ""
+
+
+def _size(path: str, fleet: FleetConfig, name: str, quantization: str, known: Mapping[str, ModelFile]) -> int:
+    """Bytes of a model's file with all its parts; 0 where nothing says."""
+    entry = fleet.models[name].files[quantization]
+    if there := _there(split_paths(path) or (path,)):
+        return there
+    if (file := known.get(f"{name}@{quantization}")) is not None:
+        return file.file_bytes
+    mix = find_mix(_mix_name(fleet, quantization))
+    if entry.bytes or mix is None:
+        return entry.bytes or 0
+    made, _ = declared_file(fleet.models[name], name, quantization, mix, path)
+    return made.file_bytes if made else 0
+
+
+def _there(paths: tuple[str, ...]) -> int:
+    """Bytes of files that are all at hand, else 0."""
+    try:
+        return sum(Path(path).stat().st_size for path in paths)
+    except OSError:
+        return 0
+
+
+def _mix_name(fleet: FleetConfig, quantization: str) -> str:
+    config = fleet.quantizations.get(quantization)
+    return config.mix if config else quantization
+
 
 _NOTHING_KEPT: Mapping[str, HeaderFacts] = MappingProxyType({})
 
@@ -63,7 +129,6 @@ def build(
 
 
 def _adapters(fleet: FleetConfig, findings: list[Finding]) -> dict[str, AdapterFile]:
-    """The LoRA adapters of all servers, by path."""
     adapters: dict[str, AdapterFile] = {}
     for name, server in sorted(fleet.servers.items()):
         for position, lora in enumerate(server.lora):
@@ -104,7 +169,6 @@ def _ladder(fleet: FleetConfig) -> Iterator[Use]:
 def _model_file(
     fleet: FleetConfig, model: str, quantization: str, key: str, kept: Mapping[str, HeaderFacts]
 ) -> tuple[ModelFile | None, tuple[Finding, ...]]:
-    """One model file, read or made."""
     config = fleet.models.get(model)
     if config is None:
         return None, (_dangling("model", model, f"{key}.model", fleet.models),)
@@ -112,16 +176,15 @@ def _model_file(
     if entry is None:
         return None, (_dangling("quantization", quantization, f"{key}.quantization", config.files, f" of {model}"),)
     path_key = f"models.{model}.files.{quantization}.path"
-    mix_name = fleet.quantizations[quantization].mix if quantization in fleet.quantizations else quantization
     try:
         path = resolve_path(entry.path, fleet.hardware.model_dir, key=path_key)
         if os.path.lexists(path):
-            return _read(fleet, model, quantization, path, mix_name)
+            return _read(fleet, model, quantization, path)
     except CatalogError as error:
         return None, error.findings
     if path in kept:
         return msgspec.structs.replace(kept[path].file, model=model, quantization=quantization), ()
-    mix, doubts = _mix(fleet, quantization, mix_name)
+    mix, doubts = _mix(fleet, quantization)
     if mix is None:
         return None, doubts
     file, found = declared_file(config, model, quantization, mix, path)
@@ -135,45 +198,40 @@ def _looked_for(finding: Finding, path: str) -> Finding:
     return msgspec.structs.replace(finding, notes=(*finding.notes, f"the file was looked for at {path!r}"))
 
 
-def _read(
-    fleet: FleetConfig, model: str, quantization: str, path: str, mix_name: str
-) -> tuple[ModelFile | None, tuple[Finding, ...]]:
-    """A model file that is at hand, held against its declaration."""
+def _read(fleet: FleetConfig, model: str, quantization: str, path: str) -> tuple[ModelFile | None, tuple[Finding, ...]]:
+    from launcher.catalog.files import file_mix, load_model  # noqa: PLC0415 - only a file at hand is read
+
     config, key = fleet.models[model], f"models.{model}.files.{quantization}.path"
     file, header = load_model(path, model=model, quantization=quantization, key=key)
     if file.architecture.arch == "clip":
         message = f"{path!r} is a multimodal projector, not a model"
-        return None, (Finding(code="catalog/not-a-model", severity="error", key=key, message=message),)
-    findings = compare(config, file, quantization, file_mix(header), mix_name)
+        return None, (fault("catalog/not-a-model", key, message),)
+    findings = compare(config, file, quantization, file_mix(header), _mix_name(fleet, quantization))
     return with_human_knowledge(file, config.architecture), findings
 
 
-def _mix(fleet: FleetConfig, quantization: str, name: str) -> tuple[Mix | None, tuple[Finding, ...]]:
-    """The mix of that name; for one that llama.cpp does not have, all matrices in the declared type, with a warning."""
+def _mix(fleet: FleetConfig, quantization: str) -> tuple[Mix | None, tuple[Finding, ...]]:
+    """The mix of a quantization; for one that llama.cpp does not have, all in the declared type, with a warning."""
+    name = _mix_name(fleet, quantization)
     mix = find_mix(name)
     if mix is not None:
         return mix, ()
     config = fleet.quantizations.get(quantization)
     base = find_mix(config.default_type) if config else None
     near = difflib.get_close_matches(name.upper(), MIXES, 1)
-    finding = Finding(
-        code="catalog/unknown-mix",
-        severity="error" if base is None else "warning",
-        key=f"quantizations.{quantization}.mix",
-        message=f"llama.cpp has no quantization mix {name!r}"
+    finding = fault(
+        "catalog/unknown-mix",
+        f"quantizations.{quantization}.mix",
+        f"llama.cpp has no quantization mix {name!r}"
         + (f"; its tensors are taken as {base.base}, as default_type says" if base else ""),
-        notes=(f"did you mean {near[0]}?",) if near else (f"there are {', '.join(MIXES)}",),
+        *((f"did you mean {near[0]}?",) if near else (f"there are {', '.join(MIXES)}",)),
+        severity="error" if base is None else "warning",
     )
     return base, (finding,)
 
 
 def _dangling(kind: str, name: str, key: str, known: Mapping[str, object], of: str = "") -> Finding:
-    """A name that the catalogue does not have."""
     near = difflib.get_close_matches(name, known, 1)
-    return Finding(
-        code=f"catalog/unknown-{kind}",
-        severity="error",
-        key=key,
-        message=f"there is no {kind} {name!r}{of}",
-        notes=(f"did you mean {near[0]!r}?",) if near else (f"there are {', '.join(sorted(known)) or 'none'}",),
-    )
+    message = f"there is no {kind} {name!r}{of}"
+    notes = (f"did you mean {near[0]!r}?",) if near else (f"there are {', '.join(sorted(known)) or 'none'}",)
+    return fault(f"catalog/unknown-{kind}", key, message, *notes)

@@ -74,13 +74,11 @@ class BadHeader(Exception):  # noqa: N818 - a verdict about a file, turned into 
     """A file that is no loadable GGUF. `code` is a finding's code, `notes` say what to do."""
 
     def __init__(self, code: str, message: str, *notes: str) -> None:
-        """Keep the three."""
         super().__init__(message)
         self.code, self.message, self.notes = code, message, notes
 
 
 def _corrupt(message: str) -> BadHeader:
-    """A header that contradicts the format."""
     return BadHeader(
         "catalog/corrupt-header", message, "fetch the file again; compare its checksum with the publisher's"
     )
@@ -111,7 +109,6 @@ class _Window:
     __slots__ = ("data", "exact", "file_bytes", "leapt", "pos", "stream")
 
     def __init__(self, stream: BinaryIO, file_bytes: int, *, exact: bool) -> None:
-        """Start at the stream's beginning with nothing read."""
         self.stream, self.file_bytes, self.exact = stream, file_bytes, exact
         self.data = b""
         self.pos = 0
@@ -125,7 +122,6 @@ class _Window:
         return self.pos
 
     def _grow(self, end: int) -> None:
-        """Read on until `end`."""
         if end > self.file_bytes:
             raise BadHeader(
                 "catalog/truncated",
@@ -233,7 +229,6 @@ def parse_header(stream: BinaryIO, file_bytes: int) -> Header:
 
 
 def _parse(window: _Window) -> Header:
-    """The header at the window's start."""
     version, n_tensors, n_keys = _preamble(window)
     values, lengths = _metadata(window, n_keys)
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -258,7 +253,6 @@ def _parse(window: _Window) -> Header:
 
 
 def _preamble(window: _Window) -> tuple[int, int, int]:
-    """Version, number of tensors, number of keys."""
     if window.file_bytes == 0:
         raise BadHeader("catalog/truncated", "the file is empty", _RESUME)
     at = window.reserve(min(4, window.file_bytes))
@@ -297,7 +291,6 @@ _KNOWN_MAGIC = {
 
 
 def _metadata(window: _Window, n_keys: int) -> tuple[dict[str, Value], dict[str, int]]:
-    """Every key's value where it is kept, and every array's length."""
     values: dict[str, Value] = {}
     lengths: dict[str, int] = {}
     for _ in range(n_keys):
@@ -317,7 +310,6 @@ def _metadata(window: _Window, n_keys: int) -> tuple[dict[str, Value], dict[str,
 
 
 def _scalar(kind: int, key: str) -> struct.Struct:
-    """The layout of a scalar of value type `kind`."""
     layout = _SCALARS.get(kind)
     if layout is None:
         raise _corrupt(f"{key!r} has value type {kind}, which GGUF does not define")
@@ -360,7 +352,6 @@ def _tensor_table(window: _Window, n_tensors: int, alignment: int) -> tuple[tupl
 
 
 def _tensor(window: _Window) -> tuple[Tensor, int]:
-    """The next tensor info and its offset."""
     name = window.text("a tensor name")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise _corrupt(f"a tensor name has {len(name.encode()):,} bytes; {MAX_NAME_BYTES} is the most")

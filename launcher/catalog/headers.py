@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.catalog.files import describe, read_header
 from launcher.catalog.ggml_types import TYPES, GgmlType
 from launcher.catalog.locate import resolve_path
 from launcher.catalog.projector import image_encoder, modalities, projected_widths
@@ -23,6 +22,8 @@ _BY_NAME = {kind.name: kind for kind in TYPES.values()}
 
 def header_facts(path: str, *, key: str = "") -> HeaderFacts:
     """What the header of the file at `path` says. Raises CatalogError with findings at `key`."""
+    from launcher.catalog.files import describe, read_header  # noqa: PLC0415 - only a file at hand is read
+
     try:
         file = describe(path)
     except CatalogError as error:

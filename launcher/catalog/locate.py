@@ -7,7 +7,7 @@ import importlib.util
 import os.path
 import re
 
-from launcher.errors import CatalogError, Finding
+from launcher.errors import CatalogError, Finding, fault
 
 PACKAGE_SCHEME = "pkg://"
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -31,8 +31,7 @@ def resolve_path(path: str, model_dir: str, *, key: str = "") -> str:
 
 
 def _unusable(path: str, key: str) -> Finding:
-    """A path that no file can have."""
-    return Finding(code="catalog/unreadable", severity="error", key=key, message=f"{path!r} cannot be a file's path")
+    return fault("catalog/unreadable", key, f"{path!r} cannot be a file's path")
 
 
 def _package_folder(package: str) -> str | None:
@@ -49,7 +48,6 @@ def _package_folder(package: str) -> str | None:
 
 
 def _no_package(path: str, package: str, inside: str, key: str) -> Finding:
-    """A `pkg://` path that leads nowhere."""
     if not inside:
         message, near = f"{path!r} names no file; write pkg://package/file", []
     else:
@@ -58,13 +56,8 @@ def _no_package(path: str, package: str, inside: str, key: str) -> Finding:
 
         near = difflib.get_close_matches(package, packages_distributions(), 1)
     hint = (f"did you mean {near[0]!r}?",) if near else ()
-    return Finding(
-        code="catalog/missing-package",
-        severity="error",
-        key=key,
-        message=message,
-        notes=(*hint, "`make embedded` installs the embedded engine and model"),
-    )
+    notes = (*hint, "`make embedded` installs the embedded engine and model")
+    return fault("catalog/missing-package", key, message, *notes)
 
 
 def split_paths(path: str) -> tuple[str, ...] | None:

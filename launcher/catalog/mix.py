@@ -1,7 +1,7 @@
-"""Which GGML type each tensor gets under a quantization mix (`Q4_K_M`). Pure.
+"""Quantization mixes by name (`Q4_K_M`) and number, and which GGML type each tensor gets under one. Pure.
 
-Source: llama.cpp src/llama-quant.cpp (`tensor_allows_quantization`, `llama_tensor_get_type_impl`,
-`tensor_type_fallback`, `llama_ftype_get_default_type`).
+Source: llama.cpp include/llama.h (`enum llama_ftype`), src/llama-quant.cpp (`tensor_allows_quantization`,
+`llama_tensor_get_type_impl`, `tensor_type_fallback`, `llama_ftype_get_default_type`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,86 @@ from functools import lru_cache
 
 import msgspec
 
-from launcher.catalog.file_types import Mix
 from launcher.catalog.ggml_types import BY_NAME
+
+
+class Mix(msgspec.Struct, frozen=True, kw_only=True):
+    """A quantization mix: `base` is the type of ordinary 2-D weights."""
+
+    name: str
+    base: str
+    output: str = "q6_K"
+    token_embd: str | None = None
+    """Type of the token embedding when the output matrix is another tensor; absent = base."""
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the per-tensor rules apply (not for f32, f16, bf16)."""
+        return self.base not in {"f32", "f16", "bf16"}
+
+
+_TINY = {"output": "q5_K", "token_embd": "q2_K"}
+
+MIXES: dict[str, Mix] = {
+    name: Mix(name=name, base=base, **special)
+    for name, base, special in (
+        ("F32", "f32", {}),
+        ("F16", "f16", {}),
+        ("BF16", "bf16", {}),
+        ("Q1_0", "q1_0", {}),
+        ("Q2_0", "q2_0", {"token_embd": "q4_K"}),
+        ("Q4_0", "q4_0", {}),
+        ("Q4_1", "q4_1", {}),
+        ("Q5_0", "q5_0", {}),
+        ("Q5_1", "q5_1", {}),
+        ("Q8_0", "q8_0", {"output": "q8_0"}),
+        ("Q2_K", "q2_K", {}),
+        ("Q2_K_S", "q2_K", {}),
+        ("Q3_K_S", "q3_K", {}),
+        ("Q3_K_M", "q3_K", {}),
+        ("Q3_K_L", "q3_K", {}),
+        ("Q4_K_S", "q4_K", {}),
+        ("Q4_K_M", "q4_K", {}),
+        ("Q5_K_S", "q5_K", {}),
+        ("Q5_K_M", "q5_K", {}),
+        ("Q6_K", "q6_K", {}),
+        ("TQ1_0", "tq1_0", {"token_embd": "q4_K"}),
+        ("TQ2_0", "tq2_0", {"token_embd": "q4_K"}),
+        ("IQ1_S", "iq1_s", _TINY),
+        ("IQ1_M", "iq1_m", _TINY),
+        ("IQ2_XXS", "iq2_xxs", _TINY),
+        ("IQ2_XS", "iq2_xs", _TINY),
+        ("IQ2_S", "iq2_xs", {"output": "q5_K", "token_embd": "iq3_s"}),
+        ("IQ2_M", "iq2_s", {"output": "q5_K", "token_embd": "iq3_s"}),
+        ("IQ3_XXS", "iq3_xxs", {"output": "q5_K", "token_embd": "iq3_s"}),
+        ("IQ3_XS", "iq3_s", {}),
+        ("IQ3_S", "iq3_s", {}),
+        ("IQ3_M", "iq3_s", {}),
+        ("IQ4_NL", "iq4_nl", {}),
+        ("IQ4_XS", "iq4_xs", {}),
+        ("MXFP4_MOE", "mxfp4", {"output": "q8_0", "token_embd": "q8_0"}),
+        ("NVFP4", "nvfp4", {}),
+    )
+}
+"""Mixes by llama-quantize's name."""
+
+_ALIASES = {"MXFP4": "MXFP4_MOE", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
+_NUMBERED = {
+    0: ("F32", "F16", "Q4_0", "Q4_1"),
+    7: ("Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"),
+    19: ("IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M"),
+    30: ("IQ4_XS", "IQ1_M", "BF16"),
+    36: ("TQ1_0", "TQ2_0", "MXFP4_MOE", "NVFP4", "Q1_0", "Q2_0"),
+}
+FILE_TYPES = {start + i: name for start, names in _NUMBERED.items() for i, name in enumerate(names)}
+"""Mixes by `general.file_type` (llama.h `enum llama_ftype`)."""
+
+
+def find_mix(name: str) -> Mix | None:
+    """The mix of that name in any case, with llama-quantize's aliases; None when llama.cpp has none such."""
+    upper = name.upper()
+    return MIXES.get(_ALIASES.get(upper, upper))
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,9 +137,10 @@ _CATEGORIES = (
     ("ffn_gate", "ffn_gate"),
     ("ffn_down", "ffn_down"),
 )
-_V_LIKE = frozenset({"attention_v", "attention_qkv", "attention_kv_b"})
+V_LIKE = frozenset({"attention_v", "attention_qkv", "attention_kv_b"})
+"""What counts among `n_attention_v`."""
 _BY_PLACE = {
-    **dict.fromkeys(("Q4_K_M", "Q5_K_M", "Q3_K_M", "Q4_K_S"), _V_LIKE | {"ffn_down"}),
+    **dict.fromkeys(("Q4_K_M", "Q5_K_M", "Q3_K_M", "Q4_K_S"), V_LIKE | {"ffn_down"}),
     **dict.fromkeys(
         ("Q2_K_S", "IQ3_M", "IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M"),
         frozenset({"ffn_down"}),
@@ -81,24 +160,14 @@ def category_of(name: str) -> str:
     return next((category for part, category in _CATEGORIES if part in name), "other")
 
 
-def is_v_like(name: str) -> bool:
-    """Whether a tensor counts among `n_attention_v`."""
-    return category_of(name) in _V_LIKE
-
-
-def depends_on_place(mix: Mix, name: str) -> bool:
-    """Whether the type of tensors of this name can differ from layer to layer."""
-    return category_of(name) in _BY_PLACE.get(mix.name, ())
-
-
-def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether the quantizer touches a tensor: matrices named `…weight` that are not on its list."""
-    return len(shape) > 1 and _is_touched(name)
+def moves(mix: Mix, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the type of tensors of this name and shape can differ from layer to layer."""
+    return mix.quantizes and len(shape) > 1 and is_touched(name) and category_of(name) in _BY_PLACE.get(mix.name, ())
 
 
 @lru_cache(maxsize=1024)
-def _is_touched(name: str) -> bool:
-    """Whether the quantizer touches matrices of this name."""
+def is_touched(name: str) -> bool:
+    """Whether the quantizer touches matrices of this name: those named `…weight` that are not on its list."""
     if not name.endswith("weight") or name in {"position_embd.weight", "token_types.weight"}:
         return False
     return not any(part in name for part in NOT_QUANTIZED)
@@ -106,7 +175,7 @@ def _is_touched(name: str) -> bool:
 
 def tensor_type(mix: Mix, model: Model, name: str, shape: tuple[int, ...], place: Place) -> str:
     """The GGML type of one tensor (a key of `ggml_types.BY_NAME`)."""
-    if not is_quantizable(name, shape):
+    if len(shape) < 2 or not is_touched(name):
         return "f32"
     if not mix.quantizes:
         return mix.base
@@ -114,24 +183,20 @@ def tensor_type(mix: Mix, model: Model, name: str, shape: tuple[int, ...], place
 
 
 def _wanted(mix: Mix, model: Model, category: str, shape: tuple[int, ...], place: Place) -> str:
-    """The type that the rules choose before shapes are looked at."""
     if category in {"output", "token_embd"}:
         return _vocabulary(mix, model, category, shape)
     if mix.name == "MXFP4_MOE":
         return "mxfp4" if len(shape) > 2 and shape[2] > 1 else "q8_0"
     if mix.name.startswith(("IQ1_", "IQ2_")):
         return _very_small(mix, model, category, place)
-    if category in _V_LIKE:
+    if category in V_LIKE:
         return _attention_v(mix, model, place)
+    if category in {"attention_k", "attention_q", "attention_output"}:
+        return _attention(mix, model, category)
+    i = place.layer if model.n_expert > 1 else place.i_ffn  # in models with experts the layer counts, else the tensor
     if category == "ffn_down":
-        return _ffn_down(mix, model, place)
-    if category == "attention_output":
-        return _attention_output(mix, model)
-    if category in {"attention_k", "attention_q"}:
-        return _attention_qk(mix, model, category)
-    if category in {"ffn_up", "ffn_gate"}:
-        return _ffn_up(mix, model, place)
-    return mix.base
+        return _ffn_down(mix, model, i)
+    return _ffn_up(mix, model, i) if category in {"ffn_up", "ffn_gate"} else mix.base
 
 
 def _vocabulary(mix: Mix, model: Model, category: str, shape: tuple[int, ...]) -> str:
@@ -141,20 +206,6 @@ def _vocabulary(mix: Mix, model: Model, category: str, shape: tuple[int, ...]) -
     if model.arch == "falcon" or shape[0] % BY_NAME[mix.base].block:
         return "q8_0"
     return mix.output
-
-
-def _attention_qk(mix: Mix, model: Model, category: str) -> str:
-    """Types of attn_k and attn_q."""
-    if category == "attention_k" and model.n_expert == _MIXTRAL:
-        return "q8_0"
-    return {"IQ3_XS": "iq3_xxs", "IQ3_XXS": "iq2_s"}.get(mix.name, mix.base)
-
-
-def _ffn_up(mix: Mix, model: Model, place: Place) -> str:
-    """Types of ffn_up and ffn_gate: IQ3_XS saves on the middle layers."""
-    i = place.layer if model.n_expert > 1 else place.i_ffn
-    middle = model.n_layer // 8 <= i < 7 * model.n_layer // 8
-    return "iq3_xxs" if mix.name == "IQ3_XS" and middle else mix.base
 
 
 _MIXTRAL = 8
@@ -169,7 +220,7 @@ def _more_bits(i: int, n: int) -> bool:
 def _very_small(mix: Mix, model: Model, category: str, place: Place) -> str:
     """Rules of the 1- and 2-bit mixes. They need an importance matrix."""
     better = mix.name in {"IQ2_S", "IQ2_M"}
-    if category in _V_LIKE:
+    if category in V_LIKE:
         if model.n_gqa >= 4 or model.n_expert >= 4:
             return "q4_K"
         return "iq3_s" if better else "q2_K"
@@ -185,7 +236,6 @@ def _very_small(mix: Mix, model: Model, category: str, place: Place) -> str:
 
 
 def _attention_v(mix: Mix, model: Model, place: Place) -> str:
-    """Types of attn_v, attn_qkv and attn_kv_b."""
     if model.n_expert == _MIXTRAL:
         return "q8_0"
     grouped, i = model.n_gqa >= 4, place.i_attention_v
@@ -208,10 +258,15 @@ _V_TYPES = {"Q2_K": "q3_K", "IQ3_M": "q4_K", "Q3_K_M": "q4_K", "Q3_K_L": "q5_K"}
 """Types of V-like tensors that do not depend on layer or grouping."""
 
 
-def _ffn_down(mix: Mix, model: Model, place: Place) -> str:
-    """Types of ffn_down and its expert forms. In models with experts the layer counts, else the tensor."""
+def _ffn_up(mix: Mix, model: Model, i: int) -> str:
+    """Types of ffn_up and ffn_gate: IQ3_XS saves on the middle layers."""
+    middle = model.n_layer // 8 <= i < 7 * model.n_layer // 8
+    return "iq3_xxs" if mix.name == "IQ3_XS" and middle else mix.base
+
+
+def _ffn_down(mix: Mix, model: Model, i: int) -> str:
+    """Types of ffn_down and its expert forms."""
     n = model.n_layer
-    i = place.layer if model.n_expert > 1 else place.i_ffn
     falcon, early = model.arch == "falcon", i < n // 8
     chosen = mix.base
     match mix.name:
@@ -237,28 +292,25 @@ def _ffn_down(mix: Mix, model: Model, place: Place) -> str:
     return chosen
 
 
-def _attention_output(mix: Mix, model: Model) -> str:
-    """Type of attn_output."""
+def _attention(mix: Mix, model: Model, category: str) -> str:
+    """Types of attn_k, attn_q and attn_output."""
+    mixtral = model.n_expert == _MIXTRAL
+    if category == "attention_k" and mixtral:
+        return "q8_0"
+    if category != "attention_output":
+        return {"IQ3_XS": "iq3_xxs", "IQ3_XXS": "iq2_s"}.get(mix.name, mix.base)
     if model.arch == "falcon":
         return "q4_K" if mix.name == "Q3_K_L" else mix.base
-    if model.n_expert == _MIXTRAL:
-        raised = {
-            "Q2_K",
-            "IQ3_XS",
-            "IQ3_XXS",
-            "Q3_K_S",
-            "Q3_K_M",
-            "IQ4_NL",
-            "Q4_K_S",
-            "Q4_K_M",
-            "IQ3_S",
-            "IQ3_M",
-            "IQ4_XS",
-        }
-        return "q5_K" if mix.name in raised else mix.base
+    if mixtral:
+        return "q5_K" if mix.name in _RAISED_OF_MIXTRAL else mix.base
     raises = {"Q2_K": "q3_K", "IQ3_XXS": "iq3_s", "Q3_K_M": "q4_K", "Q3_K_L": "q5_K", "IQ3_M": "q4_K"}
     return raises.get(mix.name, mix.base)
 
+
+_RAISED_OF_MIXTRAL = frozenset(
+    {*("Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS")}
+)
+"""Mixes that give attn_output of such models more bits."""
 
 _FALLBACK = {
     **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),

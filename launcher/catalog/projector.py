@@ -1,19 +1,20 @@
-"""Multimodal projectors: read where the file is at hand, else sized as declared. I/O: reads headers."""
+"""Files beside a model, multimodal projectors and LoRA adapters: read where at hand, else as declared. I/O: headers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from launcher.catalog.files import read_header
-from launcher.catalog.gguf import Header
 from launcher.catalog.locate import resolve_path
-from launcher.errors import CatalogError, Finding
-from launcher.ir.catalog import ImageEncoder, ProjectorFile
-from launcher.ir.config import ModelConfig, ProjectorConfig
+from launcher.errors import CatalogError, Finding, fault
+from launcher.ir.catalog import AdapterFile, ImageEncoder, ProjectorFile
+from launcher.ir.config import LoraConfig, ModelConfig, ProjectorConfig
 from launcher.ir.headers import HeaderFacts
+
+if TYPE_CHECKING:
+    from launcher.catalog.gguf import Header
 
 _NOTHING_KEPT: Mapping[str, HeaderFacts] = MappingProxyType({})
 
@@ -37,7 +38,7 @@ def projector_file(
     if entry.bytes is None:
         message = f"the projector of {model} is not at {path!r} and declares no size"
         notes = (f"is the path right? {key}.path", f"to plan where the file is not, write its size: {key}.bytes=…")
-        return None, (_error("catalog/projector-size-unknown", key, message, *notes),)
+        return None, (fault("catalog/projector-size-unknown", key, message, *notes),)
     facts = kept.get(path)
     takes, encoder = (facts.modalities, facts.encoder) if facts else ((), None)
     return _file(entry, model, path, tensor_bytes=entry.bytes, takes=takes, encoder=encoder), ()
@@ -53,7 +54,6 @@ def _file(
     encoder: ImageEncoder | None = None,
     source: Literal["gguf", "declared"] = "declared",
 ) -> ProjectorFile:
-    """The value for the catalogue."""
     return ProjectorFile(
         model=model,
         path=path,
@@ -133,17 +133,19 @@ def _read(
     entry: ProjectorConfig, model: str, path: str, n_embd: int
 ) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
     """A projector at hand: it must be one, and fit the model's width."""
+    from launcher.catalog.files import read_header  # noqa: PLC0415 - only a file at hand is read
+
     key = f"models.{model}.projector.path"
     header = read_header(path, key=key)
     arch = header.values.get("general.architecture")
     if arch != "clip":
         message = f"{path!r} is a model of architecture {arch!r}, not a multimodal projector"
-        return None, (_error("catalog/projector-mismatch", key, message),)
+        return None, (fault("catalog/projector-mismatch", key, message),)
     widths = projected_widths(header)
     findings: tuple[Finding, ...] = ()
     if widths and n_embd not in widths:
         message = f"{path!r} projects to {'/'.join(map(str, widths))} dimensions, but {model} has {n_embd}"
-        findings = (_error("catalog/projector-mismatch", key, message, "llama-server refuses this pair"),)
+        findings = (fault("catalog/projector-mismatch", key, message, "llama-server refuses this pair"),)
     size = sum(t.size_bytes for t in header.tensors)
     takes, encoder = modalities(header), image_encoder(header)
     file = _file(entry, model, path, tensor_bytes=size, takes=takes, encoder=encoder, source="gguf")
@@ -157,6 +159,24 @@ def projected_widths(header: Header) -> tuple[int, ...]:
     return tuple(dict.fromkeys(v for v in found if type(v) is int and v > 0))
 
 
-def _error(code: str, key: str, message: str, *notes: str) -> Finding:
-    """An error about a projector."""
-    return Finding(code=code, severity="error", key=key, message=message, notes=notes)
+def adapter_file(entry: LoraConfig, model_dir: str, key: str) -> tuple[AdapterFile | None, tuple[Finding, ...]]:
+    """The adapter at `entry`, with its findings; None when it cannot be sized.
+
+    Findings: `catalog/adapter-size-unknown`, `catalog/not-an-adapter`, and those of headers.
+    """
+    try:
+        path = resolve_path(entry.path, model_dir, key=f"{key}.path")
+        if not os.path.lexists(path):
+            if entry.bytes is not None:
+                return AdapterFile(path=path, tensor_bytes=entry.bytes), ()
+            message = f"the adapter is not at {path!r} and declares no size"
+            return None, (fault("catalog/adapter-size-unknown", key, message, f"write its size: {key}.bytes=…"),)
+        from launcher.catalog.files import read_header  # noqa: PLC0415 - as above
+
+        header = read_header(path, key=f"{key}.path")
+    except CatalogError as error:
+        return None, error.findings
+    if header.values.get("general.type") != "adapter":
+        message = f"{path!r} is no LoRA adapter: its general.type is {header.values.get('general.type')!r}"
+        return None, (fault("catalog/not-an-adapter", f"{key}.path", message),)
+    return AdapterFile(path=path, tensor_bytes=sum(t.size_bytes for t in header.tensors)), ()

@@ -88,7 +88,6 @@ def _keys(architecture: ArchitectureConfig) -> Iterator[tuple[str, Value]]:
 
 
 def _peculiar(a: ArchitectureConfig) -> Iterator[tuple[str, Value]]:
-    """Keys that only some architectures have."""
     at = f"{a.arch}."
     if a.n_expert and a.arch in _SIGMOID_ROUTER:
         yield at + "expert_gating_func", 2
@@ -108,7 +107,6 @@ def _peculiar(a: ArchitectureConfig) -> Iterator[tuple[str, Value]]:
 
 
 def _padded(n: int) -> int:
-    """The next multiple of the data's alignment."""
     return -(-n // _ALIGNMENT) * _ALIGNMENT
 
 
@@ -119,7 +117,6 @@ def _string(text: str) -> bytes:
 
 
 def _value(value: Value) -> bytes:
-    """A type and a value, typed as converters do."""
     if isinstance(value, bool):
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):

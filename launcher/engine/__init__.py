@@ -2,11 +2,13 @@
 
 In: a binary (probed by its own `--help`), or the name of a recorded dialect. Out: `launcher.ir.dialect.Dialect`.
 And what it says that a command line will take, from its own dry run (`prove`). `help` and `breakdown` are pure.
+What a dry run needs is imported when it is first asked for: a plan needs none of it.
 """
 
-from launcher.engine.asking import NoAnswerError
-from launcher.engine.breakdown import Proven, UnreadableError, parse_dry_run
-from launcher.engine.devices import SeenDevice, list_devices
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from launcher.engine.asking import NoAnswerError, SeenDevice, list_devices
 from launcher.engine.help import parse_help
 from launcher.engine.identity import binary_digest, may_be_kept
 from launcher.engine.probing import (
@@ -19,19 +21,24 @@ from launcher.engine.probing import (
     resolve_binary,
     with_cache_types,
 )
-from launcher.engine.prove import (
-    AS_JSON,
-    EMBEDDED,
-    DryRunError,
-    dry_run,
-    keep_proof,
-    lacking,
-    proof_key,
-    read_proof,
-    stand_in_devices,
-    used_features,
-    without_dry_run,
-)
+
+if TYPE_CHECKING:
+    from launcher.engine.breakdown import Proven, UnreadableError, parse_dry_run
+    from launcher.engine.prove import (
+        AS_JSON,
+        EMBEDDED,
+        DryRunError,
+        dry_run,
+        keep_proof,
+        lacking,
+        proof_key,
+        read_proof,
+        stand_in_devices,
+        used_features,
+        without_dry_run,
+    )
+
+_OF_BREAKDOWN = ("Proven", "UnreadableError", "parse_dry_run")
 
 __all__ = [
     "AS_JSON",
@@ -63,3 +70,11 @@ __all__ = [
     "with_cache_types",
     "without_dry_run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What a dry run needs, imported on first use. AttributeError for any other name."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "breakdown" if name in _OF_BREAKDOWN else "prove"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

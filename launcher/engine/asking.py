@@ -1,8 +1,9 @@
-"""Asking an engine something: bounded in time and bytes, and nothing that it started is left behind. I/O."""
+"""Asking a llama-server binary something that ends by itself: its help, its devices. I/O: starts it."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections import defaultdict
@@ -12,7 +13,8 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from launcher.base.environment import passed_on
-from launcher.base.processes import ProcessScope, heard, wait_for_end
+from launcher.base.processes import ProcessScope, heard, signal_name, wait_for_end
+from launcher.sizes import MIB
 
 SAID_MAX = 8 * 1024**2
 """Bytes of an answer; `--help` of today's builds has 100,000."""
@@ -63,7 +65,6 @@ def _file(program: str) -> tuple[int, ...]:
 
 
 def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said:
-    """See `ask`."""
     until = monotonic() + timeout_s
     scope, env = ProcessScope(), {**passed_on(os.environ), **env}
     said: dict[Any, bytearray] = defaultdict(bytearray)
@@ -77,3 +78,42 @@ def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said
         except TimeoutError:
             raise NoAnswerError(f"did not answer in {timeout_s:g} s") from None
     return Said(child.returncode, *(said[stream].decode(errors="replace") for stream in (child.stdout, child.stderr)))
+
+
+_DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d{1,9}) MiB, (\d{1,9}) MiB free\))?\s*$", re.MULTILINE)
+LIST_TIMEOUT_S = 30.0
+"""A CUDA build opens every card first."""
+
+
+class SeenDevice(NamedTuple):
+    """A device by its name for `--device` (`CUDA0`, `Vulkan1`, `RPC0`); sizes are 0 where the build gives none."""
+
+    name: str
+    model: str
+    total_bytes: int
+    free_bytes: int
+
+
+def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None = None) -> tuple[SeenDevice, ...] | None:
+    """The devices that `binary` sees, with the servers `rpc` (`host:port,…`) added to them.
+
+    None when the build does not say: it fails, or is too old for the flag. Raises NoAnswerError.
+    """
+    words = [str(binary), *(("--rpc", rpc) if rpc else ()), "--list-devices"]
+    try:
+        status, said, _ = ask(words, env, timeout_s=LIST_TIMEOUT_S)
+    except OSError:
+        return None
+    if status < 0:
+        raise NoAnswerError(f"was killed by signal {-status} ({signal_name(-status)})")
+    if status or "Available devices:" not in said:
+        return None
+    found = _DEVICE.findall(said.partition("Available devices:")[2])
+    return tuple(
+        SeenDevice(name, _printable(model), int(total or 0) * MIB, int(free or 0) * MIB)
+        for name, model, total, free in found
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(filter(str.isprintable, text))

@@ -130,7 +130,6 @@ def compiled_for(log: Iterable[str]) -> tuple[str, ...]:
 
 
 def _tables(log: Iterable[str], devices: Mapping[str, str]) -> Iterator[_Table]:
-    """Every pass in the log's order."""
     file, fitted = "", False
     lines: list[str] = []
     rows: list[_Row] = []
@@ -186,7 +185,6 @@ def _checked(row: _Row) -> _Row:
 
 
 def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str, str]) -> Breakdown:
-    """Rows of one table with the sizes logged before it."""
     text = "\n".join(lines)
     model: defaultdict[str, int] = defaultdict(int)
     context: defaultdict[str, int] = defaultdict(int)

@@ -88,7 +88,6 @@ def source(number: str | None, folder: Path) -> tuple[str, Path]:
 
 
 def _cmake(folder: Path) -> str:
-    """Cmake as it is here, or installed beside this Python."""
     beside = Path(sys.executable).parent / "cmake"
     if found := shutil.which("cmake") or (str(beside) if beside.exists() else None):
         return found
@@ -138,12 +137,10 @@ def _place(binaries: Path, home: Path) -> None:
 
 
 def _tail(log: Path) -> str:
-    """The last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-12:])
 
 
 def _say(text: str) -> None:
-    """Progress, for people."""
     sys.stderr.write(f"{text}\n")
 
 

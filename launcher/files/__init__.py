@@ -1,51 +1,74 @@
 """Files on disk: atomic writes, locks with an owner, where state lives, where packaged data lies.
 
 In: a `Deployment` value, a deployment's name. Out: files written whole or not at all, and how the disk differs
-from a `Deployment`. I/O.
+from a `Deployment`. I/O. Checkpoints are imported when they are first asked for: only their commands need them.
 """
 
 from __future__ import annotations
 
-from launcher.files.atomic import drop_leftovers, write_atomic
-from launcher.files.checkpoints import (
-    Checkpoint,
-    Covered,
-    checkpoint_dir,
-    checkpoint_files,
-    checkpoint_names,
-    delete_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from launcher.files.atomic import (
+    ChangedMeanwhileError,
+    cannot_read,
+    drop_leftovers,
+    make_key_file,
+    one_at_a_time,
+    replace_as_read,
+    write_atomic,
+    writing,
 )
-from launcher.files.covered import changed_files, changed_since, cover, files_of
-from launcher.files.deployment import (
-    WriteReport,
-    compare_deployment,
-    owned_files,
-    write_deployment,
+from launcher.files.deployment import compare_deployment, owned_files, write_deployment
+from launcher.files.measured import (
+    keep_measured,
+    keep_read_speed,
+    known_rates,
+    known_read_speed,
+    measured_file,
+    read_measured,
 )
-from launcher.files.digests import FileDigest, file_digests
-from launcher.files.edited import ChangedMeanwhileError, one_at_a_time, replace_as_read
-from launcher.files.keys import make_key_file
-from launcher.files.lock import LockHeldError, LockOwner, OwnedLock, lock_owner
-from launcher.files.measured import keep_measured, known_rates, measured_file, read_measured
 from launcher.files.packaged import known_codes, packaged_dir
-from launcher.files.readspeed import keep_read_speed, known_read_speed
-from launcher.files.refusal import cannot_read, writing
-from launcher.files.starting import asked_at_ns, call_off, is_called_off, start_under_way
-from launcher.files.state import deployment_state_dir, known_deployments, state_root
+from launcher.files.state import (
+    LockHeldError,
+    LockOwner,
+    OwnedLock,
+    asked_at_ns,
+    call_off,
+    deployment_state_dir,
+    is_called_off,
+    known_deployments,
+    lock_owner,
+    start_under_way,
+    state_root,
+)
 from launcher.ir.deployment import FileDifference
+
+if TYPE_CHECKING:
+    from launcher.files.checkpoints import (
+        Checkpoint,
+        FileDigest,
+        changed_files,
+        changed_since,
+        checkpoint_dir,
+        checkpoint_files,
+        checkpoint_names,
+        cover,
+        delete_checkpoint,
+        file_digests,
+        files_of,
+        read_checkpoint,
+        save_checkpoint,
+    )
 
 __all__ = [
     "ChangedMeanwhileError",
     "Checkpoint",
-    "Covered",
     "FileDifference",
     "FileDigest",
     "LockHeldError",
     "LockOwner",
     "OwnedLock",
-    "WriteReport",
     "asked_at_ns",
     "call_off",
     "cannot_read",
@@ -84,3 +107,10 @@ __all__ = [
     "write_deployment",
     "writing",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What is about checkpoints, imported on first use. AttributeError for any other name."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.checkpoints"), name)

@@ -1,13 +1,19 @@
-"""Writing a file so that a reader sees the old one or the new one, never half, whatever dies when."""
+"""Writing a file so that a reader sees the old one or the new one, never half, whatever dies when; and what refuses."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+import secrets
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from launcher.errors import Finding, HostError, fault
 
 _LEFT = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 _WRITES_S = 60
@@ -66,3 +72,96 @@ def sync_dir(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path, *notes: str) -> Iterator[None]:
+    """Turn an OSError inside into HostError `host/cannot-write` that names the file, or else `path`, and the reason.
+
+    `notes` say what is left of it; none: that a deployment is written as a whole or not at all.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(_named(error, path), error.strerror or str(error), *notes) from error
+
+
+def cannot_write(path: Path | str, reason: str, *notes: str) -> HostError:
+    """The error for one `path` that cannot be written because of `reason`."""
+    return HostError(
+        [
+            fault(
+                "host/cannot-write",
+                "",
+                f"cannot write {path}: {reason}",
+                *(notes or ("a deployment's files are replaced only once all of them could be written",)),
+            )
+        ]
+    )
+
+
+def cannot_read(path: Path | str, reason: str, *notes: str) -> Finding:
+    """The finding for state that cannot be read because of `reason`."""
+    message = f"{path} cannot be read: {reason}"
+    return fault("host/cannot-read", "", message, *notes)
+
+
+def _named(error: OSError, path: Path) -> Path | str:
+    """The file that `error` is about; of a rename its target, and never a temporary file."""
+    named = [os.fsdecode(name) for name in (error.filename2, error.filename) if isinstance(name, str | bytes)]
+    return next((name for name in named if not name.endswith(".tmp")), path)
+
+
+class ChangedMeanwhileError(Exception):
+    """The file no longer says what the edit was made from."""
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold the folder of `path`, so that commands that edit it follow each other; where locks are unknown, nothing."""
+    try:
+        descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_as_read(path: Path, before: bytes, after: bytes) -> None:
+    """Replace what `path` says; a link stays one, mode and owner stay.
+
+    Raises OSError, and ChangedMeanwhileError where it no longer says `before`; then it is as it was.
+    """
+    place = path.resolve()
+    was = place.stat()
+    if not os.access(place, os.W_OK):
+        raise PermissionError(13, os.strerror(13), str(place))
+    if place.read_bytes() != before:
+        raise ChangedMeanwhileError
+    write_atomic(place, after, mode=was.st_mode & 0o777)
+    if os.geteuid() != was.st_uid:
+        with contextlib.suppress(OSError):
+            os.chown(place, was.st_uid, was.st_gid)
+
+
+KEY_BYTES = 32
+
+
+def make_key_file(path: Path) -> bool:
+    """Write a random key for its owner alone, unless something is at `path`; whether it was written. Raises OSError."""
+    if os.path.lexists(path):
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = stage(path, f"{secrets.token_urlsafe(KEY_BYTES)}\n", 0o600)
+    try:
+        os.link(temporary, path)  # unlike a rename it leaves alone what came in between
+    except FileExistsError:
+        return False
+    finally:
+        discard(temporary)
+    return True

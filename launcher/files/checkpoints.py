@@ -1,29 +1,31 @@
-"""Checkpoints of a deployment: what was compiled and from what, what it was run with, what was running. I/O.
+"""Checkpoints: a deployment as it was, the files that it is run with, and which of them changed since. I/O.
 
-`STATE_DIR/checkpoints/NAME/`: `checkpoint.json`, `deployment/` (the compiled files as they were) and `inputs/` (the
-user's config files). Written beside and renamed, so that there is a whole checkpoint or none.
+Digests of big files are computed once: one is kept as long as nothing about its file has changed.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.errors import ConfigError, Finding
-from launcher.files.atomic import write_atomic
-from launcher.files.refusal import writing
+from launcher.errors import ConfigError, Finding, fault
+from launcher.files.atomic import write_atomic, writing
+from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus
 
-CHECKPOINT_SCHEMA = "launch.checkpoint/v1"
 _FOLDER = "checkpoints"
 _RECORD = "checkpoint.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,99}")
@@ -161,10 +163,198 @@ def _sum(data: bytes) -> str:
 
 
 def _damaged(directory: Path, why: str) -> Finding:
-    """For a checkpoint that is not as it was written."""
     return _refused("damaged", f"{directory} is not as it was written: {why}", "`launch checkpoint delete` removes it")
 
 
 def _refused(code: str, message: str, note: str) -> Finding:
-    """An error about a checkpoint."""
-    return Finding(code=f"checkpoint/{code}", severity="error", key="", message=message, notes=(note,))
+    return fault(f"checkpoint/{code}", "", message, note)
+
+
+_BLOCK_BYTES = 4 * 1024**2
+_SETTLED_NS = 2 * 10**9
+"""A file that changed this short before it was read may change again without its times showing it."""
+
+
+class _Known(msgspec.Struct, frozen=True, array_like=True):
+    """A digest, and what the file was like: device, inode, bytes, mtime and ctime in ns."""
+
+    facts: tuple[int, int, int, int, int]
+    digest: str
+
+
+class FileDigest(msgspec.Struct, frozen=True, kw_only=True):
+    """`sha256:…` of a file and its size; `error` says why there is none."""
+
+    path: str
+    size_bytes: int = 0
+    digest: str = ""
+    error: str = ""
+
+
+def file_digests(
+    paths: Iterable[str], cache: Path, *, on_file: Callable[[str, int], None] = lambda _path, _bytes: None
+) -> dict[str, FileDigest]:
+    """The digest of every file in `paths`, symlinks followed; those in `cache` (a JSON file) need no reading.
+
+    `on_file(path, size in bytes)` is called, from a thread of our own, before a file is read. Never raises for a
+    file; a cache that cannot be read or written is done without.
+    """
+    known = _read(cache)
+    wanted = sorted(set(paths))
+    with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+        found = list(pool.map(lambda path: _digest(path, known.get(path), on_file), wanted))
+    fresh = {path: kept for path, (_, kept) in zip(wanted, found, strict=True) if kept is not None}
+    merged = {path: entry for path, entry in {**known, **fresh}.items() if os.path.exists(path)}  # noqa: PTH110 - str
+    if merged != known:
+        _write(cache, merged)
+    return {digest.path: digest for digest, _ in found}
+
+
+def _digest(path: str, known: _Known | None, on_file: Callable[[str, int], None]) -> tuple[FileDigest, _Known | None]:
+    try:
+        with open(path, "rb", opener=_open) as file:
+            begun, before = time.time_ns(), os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                return FileDigest(path=path, error="it is no regular file"), None
+            if known is not None and known.facts == _facts(before):
+                return FileDigest(path=path, size_bytes=before.st_size, digest=known.digest), known
+            on_file(path, before.st_size)
+            summed = hashlib.sha256()
+            while block := file.read(_BLOCK_BYTES):
+                summed.update(block)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        return FileDigest(path=path, error=error.strerror or str(error)), None
+    if _facts(before) != _facts(after):
+        return FileDigest(path=path, size_bytes=after.st_size, error="it changed while it was read"), None
+    digest = f"sha256:{summed.hexdigest()}"
+    settled = begun - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS
+    kept = _Known(facts=_facts(before), digest=digest) if settled else None
+    return FileDigest(path=path, size_bytes=before.st_size, digest=digest), kept
+
+
+def _open(path: str, flags: int) -> int:
+    """A descriptor that does not wait for the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _facts(found: os.stat_result) -> tuple[int, int, int, int, int]:
+    """What a file's content cannot change without; ctime cannot be set back."""
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _read(cache: Path) -> dict[str, _Known]:
+    try:
+        return msgspec.json.decode(read_regular(cache), type=dict[str, _Known])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
+def _write(cache: Path, known: dict[str, _Known]) -> None:
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(cache, msgspec.json.encode(known, order="sorted"), mode=0o600)
+    except OSError:
+        return
+
+
+_SECRET_FLAGS = frozenset({"--api-key-file", "--ssl-key-file"})
+_LIBRARY = re.compile(r"lib(llama|ggml|mtmd)[\w.+-]*\.so[\w.]*")
+_ELF = b"\x7fELF"
+
+
+def files_of(manifest: FleetManifest) -> dict[str, tuple[CoveredKind, tuple[str, ...]]]:
+    """Path → what it is and for whom: model files, programs, llama.cpp's libraries, and files that argv names.
+
+    Servers that are never started need none. Key files are left out: a digest of a short secret gives it away.
+    """
+    found: dict[str, tuple[CoveredKind, list[str]]] = {}
+    for server in (server for server in manifest.servers if server.start != "never"):
+        ways = [(server.files, server.argv), *((rung.files, rung.argv) for rung in server.rungs)]
+        for files, argv in ways:
+            models: list[tuple[str, CoveredKind]] = [(path, "model") for path in files]
+            for path, kind in (*models, *_of_words(argv, server.env)):
+                found.setdefault(path, (kind, []))[1].append(server.name)
+    for service in manifest.services:
+        for path, kind in _of_words(service.argv, service.env):
+            found.setdefault(path, (kind, []))[1].append(service.name)
+    return {path: (kind, tuple(dict.fromkeys(names))) for path, (kind, names) in found.items()}
+
+
+def cover(
+    manifest: FleetManifest, digests: Mapping[str, FileDigest]
+) -> tuple[tuple[Covered, ...], tuple[Finding, ...]]:
+    """Every file of `manifest` with its digest; a finding for each that cannot be read."""
+    covered, findings = [], []
+    for path, (kind, servers) in sorted(files_of(manifest).items()):
+        found = digests[path]
+        if found.error:
+            findings.append(_missing(path, kind, servers, found.error))
+            continue
+        covered.append(Covered(path=path, kind=kind, size_bytes=found.size_bytes, digest=found.digest, servers=servers))
+    return tuple(covered), tuple(findings)
+
+
+def changed_files(covered: tuple[Covered, ...], digests: Mapping[str, FileDigest]) -> tuple[Finding, ...]:
+    """One error for each file that is missing or is not what it was."""
+    findings = []
+    for was in covered:
+        now = digests[was.path]
+        if now.error:
+            findings.append(_missing(was.path, was.kind, was.servers, now.error))
+        elif now.digest != was.digest:
+            findings.append(
+                fault(
+                    "checkpoint/digest-differs",
+                    f"servers.{was.servers[0]}",
+                    f"{was.path}, {was.kind} of {', '.join(was.servers)}, is not the file of the checkpoint",
+                    f"recorded: {was.digest}, {was.size_bytes} bytes",
+                    f"found:    {now.digest}, {now.size_bytes} bytes",
+                    "put the file of then back, or make the fleet of now with `launch up`",
+                )
+            )
+    return tuple(findings)
+
+
+def changed_since(path: str, moment: float) -> bool:
+    """Whether the file was written or replaced after `moment` (Unix time)."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return False
+    return max(found.st_mtime, found.st_ctime) > moment
+
+
+def _of_words(argv: tuple[str, ...], env: Mapping[str, str]) -> Iterator[tuple[str, CoveredKind]]:
+    """Files that a command line names: its program, those among its words, and llama.cpp's libraries for them."""
+    folders = {folder for folder in env.get("LD_LIBRARY_PATH", "").split(":") if folder}
+    for position, word in enumerate(argv):
+        path = (shutil.which(word) or "") if position == 0 else word
+        if not os.path.isabs(path) or not os.path.isfile(path):  # noqa: PTH117, PTH113 - words, most are no paths
+            continue
+        if position > 0 and argv[position - 1] in _SECRET_FLAGS:
+            continue
+        if os.access(path, os.X_OK):
+            yield path, "binary"
+            if _is_elf(path):
+                folders.add(os.path.dirname(os.path.realpath(path)))  # noqa: PTH120 - as above
+        else:
+            yield path, "file"
+    for folder in sorted(folders):
+        for name in sorted(os.listdir(folder) if os.path.isdir(folder) else ()):  # noqa: PTH208, PTH112 - as above
+            if _LIBRARY.fullmatch(name):
+                yield os.path.join(folder, name), "library"  # noqa: PTH118 - as above
+
+
+def _is_elf(path: str) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(4) == _ELF
+    except OSError:
+        return False
+
+
+def _missing(path: str, kind: CoveredKind, servers: tuple[str, ...], why: str) -> Finding:
+    message = f"{path}, {kind} of {', '.join(servers)}, cannot be read: {why}"
+    notes = ("put the file back where it was",)
+    return fault("checkpoint/file-missing", f"servers.{servers[0]}", message, *notes)

@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.files.atomic import discard, stage, sync_dir
-from launcher.files.refusal import cannot_write, writing
+from launcher.files.atomic import cannot_write, discard, stage, sync_dir, writing
 from launcher.ir.deployment import Deployment, FileDifference, RenderedFile
 
 OWNED_NAME = ".launch-files.json"
@@ -80,7 +79,7 @@ def write_deployment(deployment: Deployment, directory: Path) -> WriteReport:
     with writing(directory):
         before = owned_files(directory)
         changed = [file for file in deployment.files if _compare(file, directory) is not None]
-        content = {file.path: (file.text.encode(), _mode(file)) for file in changed}
+        content = {file.path: (file.text.encode(), 0o755 if file.executable else 0o644) for file in changed}
         digests = {file.path: _digest(file.text.encode()) for file in deployment.files}
         owned = OwnedFiles(deployment=deployment.name, files=digests)
         raw = msgspec.json.format(msgspec.json.encode(owned, order="sorted"), indent=2) + b"\n"
@@ -207,16 +206,10 @@ def _safe(path: str) -> PurePosixPath:
     return pure
 
 
-def _mode(file: RenderedFile) -> int:
-    """Permission bits: 0755 for programs, 0644 for the rest."""
-    return 0o755 if file.executable else 0o644
-
-
 def _digest(raw: bytes) -> str:
     """`sha256:` and the hex digest."""
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 def _read(path: Path) -> str:
-    """Text of a file that may not be text."""
     return path.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What was measured on this host, in one file that plans read: `measured.json` beside the deployments' state. I/O."""
+"""What was measured on this host, in files that plans read, beside the deployments' state. I/O."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from statistics import median
 
 import msgspec
 
-from launcher.files.atomic import write_atomic
-from launcher.files.refusal import writing
+from launcher.files.atomic import write_atomic, writing
 from launcher.files.state import state_root
-from launcher.ir.speed import Measurement
+from launcher.ir.speed import Measurement, ReadSpeed
 
 KEPT = 500
 """Measurements, the newest; one a key."""
@@ -54,4 +53,26 @@ def keep_measured(new: Iterable[Measurement]) -> Path:
             by_key = {m.key: m for m in sorted((*read_measured(), *new), key=lambda m: m.at)}
             newest = sorted(by_key.values(), key=lambda m: m.at)[-KEPT:]
             write_atomic(path, msgspec.json.format(msgspec.json.encode(newest), indent=1).decode() + "\n")
+    return path
+
+
+def read_speed_file() -> Path:
+    """Where it is kept."""
+    return state_root() / "read_speed.json"
+
+
+def known_read_speed() -> ReadSpeed | None:
+    """What was measured last; None where nothing was, or by an other version."""
+    try:
+        return msgspec.json.decode(read_speed_file().read_bytes(), type=ReadSpeed)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def keep_read_speed(found: ReadSpeed) -> Path:
+    """Keep it in the last one's place. Raises HostError."""
+    path = read_speed_file()
+    with writing(path, "a measurement that is not kept can be made again"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
     return path

@@ -1,14 +1,23 @@
-"""Where the runtime keeps what must outlive it: one private directory a deployment."""
+"""Where the runtime keeps what must outlive it, locks that name their holder, and starts under way. I/O.
+
+The kernel drops a lock when its holder dies.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
+
 from launcher.base.names import DEPLOYMENT
+from launcher.base.regular import read_regular
 from launcher.errors import HostError
-from launcher.files.refusal import cannot_read, writing
+from launcher.files.atomic import cannot_read, write_atomic, writing
 
 
 def state_root(configured: str | None = None, env: Mapping[str, str] | None = None) -> Path:
@@ -69,3 +78,182 @@ def _has_state(directory: Path) -> bool:
         return (directory / "servers").is_dir()
     except OSError:
         return True
+
+
+_ATTEMPTS = 5
+_PAUSE_S = 0.025
+
+
+class LockOwner(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a lock: the process, and what makes its pid unambiguous.
+
+    `start_ticks` is field 22 of /proc/PID/stat (clock ticks since boot); `boot_id` tells boots apart.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    deployment: str = ""
+    deployment_dir: str = ""
+    front: str | None = None
+    """URL of the runtime's front, once it listens."""
+
+
+class LockHeldError(Exception):
+    """Somebody else holds the lock; `owner` is None when the file does not say who."""
+
+    def __init__(self, path: Path, owner: LockOwner | None) -> None:
+        """`path` is the lock file."""
+        self.path = path
+        self.owner = owner
+        super().__init__(f"{path} is held by " + (f"process {owner.pid}" if owner else "an unknown process"))
+
+
+class OwnedLock:
+    """An exclusive flock on `path`, held from `acquire` to `release` or to the death of the process."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is created on `acquire`; its directory must exist."""
+        self.path = path
+        self._fd: int | None = None
+
+    def acquire(self, owner: LockOwner) -> None:
+        """Take the lock and write `owner` into it. Raises LockHeldError.
+
+        Tries for 0.1 s, because `lock_owner` in another process holds it for an instant.
+        """
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt + 1 < _ATTEMPTS:
+                    time.sleep(_PAUSE_S)
+                    continue
+                os.close(descriptor)
+                raise LockHeldError(self.path, _read_owner(self.path)) from None
+        self._fd = descriptor
+        self.rename(owner)
+
+    def rename(self, owner: LockOwner) -> None:
+        """Write `owner` into the held lock (the file itself stays: a flock belongs to it)."""
+        if self._fd is None:
+            raise RuntimeError("the lock is not held")
+        text = msgspec.json.encode(owner) + b"\n"
+        os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))
+        os.fsync(self._fd)
+
+    def is_there(self) -> bool:
+        """Whether what is held is still the file at `path`. Raises OSError, but not for a file that is gone."""
+        if self._fd is None:
+            return False
+        try:
+            found = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        held = os.fstat(self._fd)
+        return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+
+    def drop(self) -> None:
+        """Let go of a file that is nobody's any more."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def release(self) -> None:
+        """Drop the lock; nothing happens when it is not held. The file stays, empty."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+
+def lock_owner(path: Path) -> LockOwner | None:
+    """Who holds the lock at `path` now; None when nobody does. An unreadable name gives pid 0."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_owner(path) or LockOwner(pid=0, start_ticks=0, boot_id="")
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _read_owner(path: Path) -> LockOwner | None:
+    try:
+        return msgspec.json.decode(read_regular(path), type=LockOwner)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+_STARTS = "starting.lock"
+_CALLED_OFF = "called-off"
+
+
+def asked_at_ns() -> int:
+    """Now, in nanoseconds since boot: no change of the clock makes an older start look younger."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@contextlib.contextmanager
+def start_under_way() -> Iterator[None]:
+    """Within the block `call_off` knows of a start; the kernel forgets it when the process dies.
+
+    `up` compiles for a second before its runtime takes the lock. Whoever stops everything meanwhile leaves a time
+    behind, and a runtime whose start was asked for before that time does not go on: it takes the lock first and looks
+    then, the other leaves the time first and looks for locks then, so that one of them sees the other.
+    """
+    root = state_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(root / _STARTS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:  # it cannot be said; where state can be written no more, the start itself will say so
+        yield
+        return
+    try:
+        # shared: several starts at once are several deployments, or else the runtime's lock decides
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def call_off() -> bool:
+    """Call off every start that was asked for before now; whether there is one (not yet at its runtime's lock)."""
+    root = state_root()
+    if not root.is_dir():
+        return False
+    with contextlib.suppress(OSError):
+        write_atomic(root / _CALLED_OFF, f"{_boot_id()} {asked_at_ns()}\n", mode=0o600)
+    try:
+        descriptor = os.open(root / _STARTS, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def is_called_off(asked_ns: int) -> bool:
+    """Whether everything was told to stop after `asked_ns`, in this boot."""
+    try:
+        boot, _, stamp = (state_root() / _CALLED_OFF).read_text().strip().partition(" ")
+        return boot == _boot_id() and int(stamp) > asked_ns
+    except (OSError, ValueError):
+        return False
+
+
+def _boot_id() -> str:
+    """The kernel's id of this boot: its clock means nothing in another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

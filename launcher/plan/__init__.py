@@ -7,11 +7,11 @@ In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pur
 """
 
 from launcher.ir.settings import Settings
+from launcher.plan.checks.front import OUT_OF_REACH, too_slow
 from launcher.plan.checks.models import unsized
-from launcher.plan.checks.targets import OUT_OF_REACH, too_slow
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
-from launcher.plan.memory import Companions, estimate
+from launcher.plan.memory.process import estimate
 from launcher.plan.peers import peer_devices, with_peers
 from launcher.plan.proof import (
     beyond_rounding,
@@ -22,15 +22,13 @@ from launcher.plan.proof import (
     proven_memory,
     unshared_memory,
 )
-from launcher.plan.settling import Settled, settle
+from launcher.plan.settling import settle
 from launcher.plan.speed import expected, speeds, touched
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
 
 __all__ = [
     "OUT_OF_REACH",
-    "Companions",
     "Settings",
-    "Settled",
     "apply_waivers",
     "beyond_rounding",
     "differences",

@@ -1,16 +1,26 @@
-"""What every memory holds: after start, and at worst. Pure."""
+"""What every memory holds: after start, at worst, and by NUMA node; files that servers share count once. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from launcher.ir.config import FleetConfig, ServiceConfig, UpstreamConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, PlanTotals, ServerPlan, ServicePlan
+from launcher.ir.config import FleetConfig, NumaNodeConfig, ServiceConfig, Start, UpstreamConfig
+from launcher.ir.plan import DeviceMemory, DevicePlan, NodePlan, Part, PlanTotals, ServerPlan, ServicePlan
 from launcher.ir.settings import RAM
-from launcher.plan.nodes import node_plans
+from launcher.plan.memory.process import add_up
+
+RANKS: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}
+"""Who owns the pages of a file, by when it starts: the last may be down while others need them."""
+
+
+def figure(server: ServerPlan, device: str, field: str) -> int:
+    """A field of what a server takes of `device`, in bytes; 0 where it takes nothing there."""
+    memory: DeviceMemory | None = server.takes(device)
+    value: int = getattr(memory, field) if memory else 0
+    return value
 
 
 def elect(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
@@ -22,44 +32,62 @@ def elect(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
     for server in sorted(servers, key=lambda s: not s.config.default):
         if server.config.exclusive and server.initial:
             first.setdefault(server.config.exclusive, server.name)
+    return tuple(
+        msgspec.structs.replace(server, initial=first[group] == server.name, default=first[group] == server.name)
+        if (group := server.config.exclusive) and server.initial
+        else server
+        for server in servers
+    )
 
-    def initial(server: ServerPlan) -> bool:
-        group = server.config.exclusive
-        return server.initial and (not group or first[group] == server.name)
 
-    def elected(server: ServerPlan) -> ServerPlan:
-        """`server` with the verdict."""
-        chosen = initial(server)
-        default = chosen if server.config.exclusive and server.initial else server.default
-        return msgspec.structs.replace(server, initial=chosen, default=default)
+def share(servers: tuple[ServerPlan, ...]) -> tuple[ServerPlan, ...]:
+    """`servers` with the pages of each mapped file left to one of them, and `shared_with` filled in.
 
-    return tuple(map(elected, servers))
+    That one is the first by name among those that are always up together: servers of exclusive groups own nothing
+    (they may be down), and a server started on demand does not carry the pages of one started at boot.
+    """
+    users: defaultdict[str, list[ServerPlan]] = defaultdict(list)
+    for server in servers:
+        for source in {part.source for part in server.parts if part.file}:
+            users[source].append(server)
+    partners: defaultdict[str, set[str]] = defaultdict(set)
+    owned: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for source, mapping in users.items():
+        rank = {s.name: RANKS["never" if s.config.exclusive else s.starts] for s in mapping}
+        owner = min(mapping, key=lambda s: (rank[s.name], s.name))
+        if rank[owner.name] == RANKS["never"]:
+            continue
+        pages = sum(part.file for part in owner.parts if part.source == source)
+        together = [s for s in mapping if s is not owner and rank[owner.name] in (0, rank[s.name])]
+        for server in together:
+            owned[server.name][source] = pages
+        for server in (owner, *together) if together else ():
+            partners[server.name] |= {s.name for s in (owner, *together) if s is not server}
+    return tuple(_without(s, owned[s.name], partners[s.name]) if s.name in partners else s for s in servers)
+
+
+def _without(server: ServerPlan, owned: dict[str, int], partners: set[str]) -> ServerPlan:
+    """`server` without the pages of files, locked or not, that another one is counted for."""
+    parts: list[Part] = []
+    for part in server.parts:
+        counted = min(part.file, owned.get(part.source, 0))
+        left = max(0, part.locked - counted)
+        parts.append(msgspec.structs.replace(part, file=part.file - counted, locked=left) if counted else part)
+    return msgspec.structs.replace(server, memory=add_up(parts, shared={RAM: tuple(sorted(partners))}))
 
 
 def worst(
-    servers: Iterable[ServerPlan],
-    value: Callable[[ServerPlan], int],
-    others: Iterable[tuple[str | None, int]] = (),
+    servers: Iterable[ServerPlan], value: Callable[[ServerPlan], int], others: Iterable[tuple[str | None, int]] = ()
 ) -> int:
     """The largest sum of `value` over servers that may be up at once: one member of each exclusive group.
 
     `others` are up, too, each with its group and value.
     """
-    alone = 0
-    groups: defaultdict[str, int] = defaultdict(int)
-    for group, size in others:
-        if group:
-            groups[group] = max(groups[group], size)
-        else:
-            alone += size
-    for server in servers:
-        if server.starts == "never":
-            continue
-        if server.config.exclusive:
-            groups[server.config.exclusive] = max(groups[server.config.exclusive], value(server))
-        else:
-            alone += value(server)
-    return alone + sum(groups.values())
+    sizes = [(server.config.exclusive, value(server)) for server in servers if server.starts != "never"]
+    groups: defaultdict[str | None, int] = defaultdict(int)
+    for group, size in (*sizes, *others):
+        groups[group or None] = max(groups[group], size) if group else groups[None] + size
+    return sum(groups.values())
 
 
 def device_plans(
@@ -69,63 +97,43 @@ def device_plans(
 
     `host`: its name among several.
     """
+    return tuple(_device(fleet, servers, services, name, host) for name in (RAM, *fleet.hardware.gpus))
+
+
+def _device(
+    fleet: FleetConfig, servers: Sequence[ServerPlan], services: Sequence[ServicePlan], name: str, host: str
+) -> DevicePlan:
     hardware = fleet.hardware
-    whose = host or msgspec.UNSET
-
-    def resident(device: str) -> int:
-        return sum(size for _, size in others_on(device, fleet, (s for s in services if s.starts == "boot")))
-
-    def peak(device: str, pooled: Collection[str] = ()) -> int:
-        possible = [s for s in services if s.starts != "never"]
-        return peak_on(device, servers, pooled, others_on(device, fleet, possible))
-
-    others = sum(size for _, size in others_on(RAM, fleet, (s for s in services if s.starts != "never")))
-    ram = DevicePlan(
-        name=RAM,
-        kind="ram",
-        capacity_bytes=hardware.ram_bytes,
-        budget_bytes=max(0, hardware.ram_bytes - hardware.ram_reserve_bytes),
-        planned_bytes=planned_on(RAM, servers, hardware.pooled) + resident(RAM),
-        peak_bytes=peak(RAM, hardware.pooled),
-        nodes=node_plans(hardware.cpu.nodes, servers, resident=resident(RAM), possible=others),
-        host=whose,
+    memories = (name, *(hardware.pooled if name == RAM else ()))
+    resident = sum(size for _, size in others_on(name, fleet, (s for s in services if s.starts == "boot")))
+    others = others_on(name, fleet, (s for s in services if s.starts != "never"))
+    planned = sum(figure(s, memory, "planned_bytes") for s in servers if s.initial for memory in memories)
+    peak = worst(servers, lambda s: sum(figure(s, memory, "resident_peak_bytes") for memory in memories), others)
+    if name == RAM:
+        capacity, budget = hardware.ram_bytes, max(0, hardware.ram_bytes - hardware.ram_reserve_bytes)
+        possible = sum(size for _, size in others)
+        nodes = node_plans(hardware.cpu.nodes, servers, resident=resident, possible=possible)
+    else:
+        gpu = hardware.gpus[name]
+        capacity, budget, nodes = gpu.vram_bytes, int(gpu.vram_bytes * gpu.target_max), ()
+    return DevicePlan(
+        name=name,
+        kind="ram" if name == RAM else "gpu",
+        capacity_bytes=capacity,
+        budget_bytes=budget,
+        planned_bytes=planned + resident,
+        peak_bytes=peak,
+        nodes=nodes,
+        host=host or msgspec.UNSET,
     )
-    gpus = (
-        DevicePlan(
-            name=name,
-            kind="gpu",
-            capacity_bytes=gpu.vram_bytes,
-            budget_bytes=int(gpu.vram_bytes * gpu.target_max),
-            planned_bytes=planned_on(name, servers) + resident(name),
-            peak_bytes=peak(name),
-            host=whose,
-        )
-        for name, gpu in hardware.gpus.items()
-    )
-    return (ram, *gpus)
-
-
-def planned_on(device: str, servers: Iterable[ServerPlan], pooled: Collection[str] = ()) -> int:
-    """Bytes on `device` after start, and on those that share its memory."""
-    return sum(_read(s, d, "planned_bytes") for s in servers if s.initial for d in (device, *pooled))
-
-
-def peak_on(
-    device: str,
-    servers: Iterable[ServerPlan],
-    pooled: Collection[str] = (),
-    others: Iterable[tuple[str | None, int]] = (),
-) -> int:
-    """The most bytes on `device`, without optional growth, and on those that share its memory; `others` as `worst`."""
-    return worst(servers, lambda s: sum(_read(s, d, "resident_peak_bytes") for d in (device, *pooled)), others)
 
 
 def others_on(device: str, fleet: FleetConfig, services: Iterable[ServicePlan]) -> tuple[tuple[str | None, int], ...]:
     """What `services`, and those whom somebody else runs on this machine, take of `device`; with their groups."""
     own: list[tuple[str | None, ServiceConfig | UpstreamConfig]] = [(s.config.exclusive, s.config) for s in services]
     own += [(None, upstream) for upstream in fleet.upstreams.values()]
-    pooled = fleet.hardware.pooled if device == RAM else ()
-    return tuple((group, taken_on(device, entry) + sum(taken_on(d, entry) for d in pooled)) for group, entry in own)
+    memories = (device, *(fleet.hardware.pooled if device == RAM else ()))
+    return tuple((group, sum(taken_on(memory, entry) for memory in memories)) for group, entry in own)
 
 
 def taken_on(device: str, entry: ServiceConfig | UpstreamConfig) -> int:
@@ -133,26 +141,78 @@ def taken_on(device: str, entry: ServiceConfig | UpstreamConfig) -> int:
     return entry.ram_bytes if device == RAM else entry.vram_bytes.get(device, 0)
 
 
-def growth_on(device: str, servers: Iterable[ServerPlan]) -> int:
-    """Optional growth (prompt caches) of the worst set."""
-    return worst(servers, lambda s: _read(s, device, "growth_bytes"))
-
-
-def _read(server: ServerPlan, device: str, field: str) -> int:
-    """One figure of a server on a device; 0 where it takes nothing there."""
-    memory: DeviceMemory | None = server.takes(device)
-    value: int = getattr(memory, field) if memory else 0
-    return value
-
-
 def totals(servers: Sequence[ServerPlan], services: Sequence[ServicePlan]) -> PlanTotals:
     """Sums over the fleet: HOT is what is up after start, WARM the servers started on demand."""
     hot = [s for s in servers if s.initial]
-    warm = [s for s in servers if s.starts == "demand"]
     services_bytes = sum(s.config.ram_bytes for s in services if s.starts == "boot")
     return PlanTotals(
-        hot_ram_bytes=planned_on(RAM, hot) + services_bytes,
-        warm_ram_bytes=sum(_read(s, RAM, "planned_bytes") for s in warm),
+        hot_ram_bytes=sum(figure(s, RAM, "planned_bytes") for s in hot) + services_bytes,
+        warm_ram_bytes=sum(figure(s, RAM, "planned_bytes") for s in servers if s.starts == "demand"),
         kv_bytes=sum(m.kv_bytes for s in hot for m in s.memory),
         threads=sum(s.settings.threads for s in hot),
     )
+
+
+def node_plans(
+    nodes: Sequence[NumaNodeConfig], servers: Sequence[ServerPlan], *, resident: int, possible: int
+) -> tuple[NodePlan, ...]:
+    """What each of `nodes` holds: interleaved and unbound servers spread evenly, others go to the nodes they name.
+
+    What `preferred` cannot hold spills to the other nodes, evenly. Services take `resident` bytes after start and
+    `possible` at worst. Locked bytes are those of the worst set; nothing reclaims them.
+    """
+    if not nodes:
+        return ()
+    planned = _by_node(nodes, [s for s in servers if s.initial], "planned_bytes", resident)
+    peak = _by_node(nodes, _worst_set(servers, "resident_peak_bytes"), "resident_peak_bytes", possible)
+    locked = _by_node(nodes, _worst_set(servers, "locked_bytes"), "locked_bytes", 0)
+    return tuple(
+        NodePlan(
+            id=n.id,
+            capacity_bytes=n.ram_bytes,
+            planned_bytes=sum(planned[n.id].values()),
+            peak_bytes=sum(peak[n.id].values()),
+            locked_bytes=sum(locked[n.id].values()),
+            servers={name: size for name, size in planned[n.id].items() if name and size},
+        )
+        for n in nodes
+    )
+
+
+def _worst_set(servers: Iterable[ServerPlan], field: str) -> list[ServerPlan]:
+    """The servers that may be up at once with the most RAM of that kind: one member of each exclusive group."""
+    chosen: dict[tuple[bool, str], ServerPlan] = {}
+    for server in servers:
+        group = server.config.exclusive
+        key = (True, group) if group else (False, server.name)
+        if server.starts != "never" and (
+            key not in chosen or figure(server, RAM, field) > figure(chosen[key], RAM, field)
+        ):
+            chosen[key] = server
+    return sorted(chosen.values(), key=lambda server: bool(server.config.exclusive))
+
+
+def _by_node(
+    nodes: Sequence[NumaNodeConfig], servers: Iterable[ServerPlan], field: str, everywhere: int
+) -> dict[int, dict[str, int]]:
+    """RAM of that kind of every server put on nodes, by its name; under "", `everywhere` spread over all of them."""
+    held: dict[int, dict[str, int]] = {n.id: {} for n in nodes}
+    _spread(held, "", everywhere, list(held))
+    for server in servers:
+        numa, size = server.config.numa, figure(server, RAM, field)
+        chosen = [n for n in numa.nodes if n in held] if numa else []
+        if numa and numa.policy == "preferred" and chosen:
+            room = max(0, sum(n.ram_bytes - sum(held[n.id].values()) for n in nodes if n.id in chosen))
+            _spread(held, server.name, min(size, room), chosen)
+            others = [n for n in held if n not in chosen] or chosen
+            _spread(held, server.name, size - min(size, room), others)
+        else:
+            _spread(held, server.name, size, chosen or list(held))
+    return held
+
+
+def _spread(held: dict[int, dict[str, int]], name: str, size: int, nodes: Sequence[int]) -> None:
+    """Add `size` to `nodes` under `name`, evenly to the byte."""
+    for index, node in enumerate(nodes):
+        more = size // len(nodes) + (index < size % len(nodes))
+        held[node][name] = held[node].get(name, 0) + more

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import FleetPlan, Residency, ServerPlan, ServicePlan, Solved
 from launcher.ir.proof import Proved
 from launcher.plan.checks import CHECKS, WHOLE, Planning
-from launcher.plan.devices import device_plans, elect, others_on, totals
-from launcher.plan.hosts import Host, check_hosts, placed, split, told_by, without_foreign
-from launcher.plan.ladder import ladders
-from launcher.plan.memory import WeightTables
-from launcher.plan.order import start_order
+from launcher.plan.devices import device_plans, elect, others_on, share, totals
+from launcher.plan.hosts import Host, check_hosts, split, told_by, without_foreign
+from launcher.plan.memory.weights import WeightTables
 from launcher.plan.peers import check_peers, with_shares
-from launcher.plan.server import plan_server, with_proof
-from launcher.plan.sharing import share
-from launcher.plan.solve import solve
+from launcher.plan.server import ladders, plan_server, with_proof
 from launcher.plan.speed import speeds
 from launcher.plan.together import residency, steady
 from launcher.plan.waivers import sort_findings
@@ -53,7 +51,8 @@ def plan_fleet(
     checks = tuple(checks)
     for host, part in zip(hosts, parts, strict=True):
         own = checks if part is whole else (check for check in checks if check not in WHOLE)
-        findings += (told_by(finding, host) for check in own for finding in check(part))
+        found = [finding for check in own for finding in check(part)]
+        findings += [told_by(finding, host) for finding in found] if host.name else found
     if len(parts) > 1:
         findings += (finding for check in checks if check in WHOLE for finding in check(whole))
     findings += (*check_hosts(fleet), *check_peers(fleet))
@@ -74,13 +73,14 @@ def plan_fleet(
 
 
 def _solved(
-    hosts: Iterable[Host], catalog: Catalog, tables: WeightTables
+    hosts: tuple[Host, ...], catalog: Catalog, tables: WeightTables
 ) -> tuple[tuple[Host, ...], tuple[Solved, ...]]:
-    """`hosts` with everything chosen that they leave open."""
+    if not any(s.fill or s.n_gpu_layers == "auto" for host in hosts for s in host.fleet.servers.values()):
+        return hosts, ()
+    from launcher.plan.solve import solve  # noqa: PLC0415 - only a fleet that leaves something open needs it
+
     found = [(host, *solve(host.fleet, catalog, tables)) for host in hosts]
-    chosen = tuple(
-        host if fleet is host.fleet else msgspec.structs.replace(host, fleet=fleet) for host, fleet, _ in found
-    )
+    chosen = tuple(msgspec.structs.replace(host, fleet=fleet) for host, fleet, _ in found)
     return chosen, tuple(choice for _, _, choices in found for choice in choices)
 
 
@@ -93,11 +93,20 @@ def _planned(
     *,
     proved: Mapping[str, Proved],
 ) -> tuple[ServerPlan, ...]:
-    """One host's servers, in the order of their starts."""
-    planned = (placed(with_proof(s, proved), host) for s in _servers(host.fleet, catalog, findings, tables))
-    servers, foreign = without_foreign(share(elect(tuple(planned))), fleet.servers)
+    """One host's servers whose references resolve, in the order of their starts."""
+    planned: list[ServerPlan] = []
+    for name, config in host.fleet.servers.items():
+        server, found = plan_server(host.fleet, catalog, name, config, tables)
+        findings += found
+        if server is not None:
+            server = with_proof(server, proved[name]) if name in proved else server
+            planned.append(msgspec.structs.replace(server, on=host.name) if host.name else server)
+    servers = share(elect(planned))
+    if host.name:
+        servers, foreign = without_foreign(servers, fleet.servers)
+        findings += foreign
     servers, cycles = start_order(servers, fleet.runtime.parallel_start_below_bytes, fleet.runtime.cooldown_s)
-    findings += (*foreign, *cycles)
+    findings += cycles
     return servers
 
 
@@ -110,7 +119,6 @@ def _part(
     *,
     solved: tuple[Solved, ...],
 ) -> Planning:
-    """One host's servers and services, planned alone."""
     return Planning(
         fleet=host.fleet,
         catalog=catalog,
@@ -125,7 +133,6 @@ def _part(
 
 
 def _residency(part: Planning) -> Residency | None:
-    """Who of one host may be up at once."""
     always = [s for s in part.services if steady(s)]
     standing = {d.name: sum(size for _, size in others_on(d.name, part.fleet, always)) for d in part.devices}
     return residency(part.servers, part.services, part.devices, standing=standing, pooled=part.fleet.hardware.pooled)
@@ -146,17 +153,6 @@ def _together(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, parts:
     )
 
 
-def _servers(
-    fleet: FleetConfig, catalog: Catalog, findings: list[Finding], tables: WeightTables
-) -> Iterator[ServerPlan]:
-    """Every server whose references resolve."""
-    for name, config in fleet.servers.items():
-        planned, found = plan_server(fleet, catalog, name, config, tables)
-        findings += found
-        if planned is not None:
-            yield planned
-
-
 def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
     """Services with their ports settled; our own front is where runtime.front says."""
     fleet = host.fleet
@@ -166,9 +162,68 @@ def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
             port = fleet.runtime.front.port
         if port is None:
             message = f"no port: write one here, or an entry {name} in ports"
-            findings.append(
-                Finding(code="plan/dangling-reference", severity="error", key=f"services.{name}.port", message=message)
-            )
+            findings.append(fault("plan/dangling-reference", f"services.{name}.port", message))
         tier = fleet.tiers.get(service.tier)
         starts = tier.start if tier else "boot"
         yield ServicePlan(name=name, port=port or 0, config=service, starts=starts, on=host.name)
+
+
+def start_order(
+    servers: Sequence[ServerPlan], serial_from_bytes: int, cooldown_s: float = 0
+) -> tuple[tuple[ServerPlan, ...], list[Finding]]:
+    """Servers with what they wait for first, else as listed; and cycles as findings.
+
+    Models of at least `serial_from_bytes` that are up after start load one after another: each waits for the last, and
+    `cooldown_s` more.
+    """
+    names, findings = topological({s.name: s.after for s in servers})
+    by_name = {s.name: s for s in servers}
+    ordered: list[ServerPlan] = []
+    big: str | None = None
+    for name in names:
+        server = by_name[name]
+        if server.initial and server.model.file_bytes >= serial_from_bytes:
+            if big:
+                after = tuple(dict.fromkeys((*server.after, big)))
+                server = msgspec.structs.replace(server, after=after, cooldown_s=cooldown_s)
+            big = name
+        ordered.append(server)
+    return tuple(ordered), findings
+
+
+def topological(after: Mapping[str, Sequence[str]]) -> tuple[list[str], list[Finding]]:
+    """Names so that each comes after those it names; unknown names and cycles become findings.
+
+    On a cycle the first name as listed goes on, so that there is always an order.
+    """
+    findings = [
+        fault("plan/start-unknown", f"servers.{name}.after", f"no server {other}")
+        for name, others in after.items()
+        for other in others
+        if other not in after
+    ]
+    order: list[str] = []
+    waiting = {name: {o for o in others if o in after} for name, others in after.items()}
+    position = {name: place for place, name in enumerate(after)}
+    behind: defaultdict[str, list[str]] = defaultdict(list)
+    for name, others in waiting.items():
+        for other in others:
+            behind[other].append(name)
+    free = [place for name, place in position.items() if not waiting[name]]
+    names = list(after)
+    while waiting:
+        if free:
+            ready = names[heappop(free)]
+        else:
+            ready = next(iter(waiting))
+            cycle = ", ".join(sorted(waiting))
+            message = f"these wait for one another: {cycle}"
+            findings.append(fault("plan/start-cycle", f"servers.{ready}.after", message))
+        del waiting[ready]
+        for name in behind[ready]:
+            if name in waiting and ready in waiting[name]:
+                waiting[name].discard(ready)
+                if not waiting[name]:
+                    heappush(free, position[name])
+        order.append(ready)
+    return order, findings

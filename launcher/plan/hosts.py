@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 
@@ -41,11 +41,12 @@ def front_host(fleet: FleetConfig) -> str:
 
 def split(fleet: FleetConfig) -> tuple[Host, ...]:
     """Every host with its part of `fleet`, the front's first; a single machine has all of it, as it is."""
-    hosts = fleet.hardware.hosts
-    key = fleet.runtime.server_key_file
+    hosts, key = fleet.hardware.hosts, fleet.runtime.server_key_file
     if not hosts:
-        keyed = {name: _asking(server, key) for name, server in fleet.servers.items()}
-        return (Host(name="", fleet=msgspec.structs.replace(fleet, servers=keyed), front=True),)
+        if key is not None:
+            keyed = {name: _asking(server, key) for name, server in fleet.servers.items()}
+            fleet = msgspec.structs.replace(fleet, servers=keyed)
+        return (Host(name="", fleet=fleet, front=True),)
     first = front_host(fleet)
     servers: defaultdict[str, dict[str, ServerConfig]] = defaultdict(dict)
     services: defaultdict[str, dict[str, ServiceConfig]] = defaultdict(dict)
@@ -123,14 +124,12 @@ def _listening(server: ServerConfig, hosts: Mapping[str, HostConfig], first: str
 
 
 def _asking(server: ServerConfig, key: str | None) -> ServerConfig:
-    """`server` with the key file `key`, unless it has its own."""
     if key is None or _asks_for_key(server.extra_args):
         return server
     return msgspec.structs.replace(server, extra_args=(*server.extra_args, KEY_FLAG, key))
 
 
 def _asks_for_key(extra_args: Iterable[str]) -> bool:
-    """Whether a server has a key file of its own."""
     return any(word == KEY_FLAG or word.startswith(f"{KEY_FLAG}=") for word in extra_args)
 
 
@@ -159,13 +158,6 @@ def is_private(address: str) -> bool:
     return is_loopback(address) or address.startswith("/") or address.endswith(".sock")
 
 
-def placed(server: ServerPlan, host: Host) -> ServerPlan:
-    """`server` with its host in its plan, where there are several."""
-    if not host.name:
-        return server
-    return msgspec.structs.replace(server, on=host.name)
-
-
 def without_foreign(
     servers: Iterable[ServerPlan], everyone: Mapping[str, object]
 ) -> tuple[tuple[ServerPlan, ...], list[Finding]]:
@@ -187,13 +179,13 @@ def without_foreign(
         message = f"{server.name} cannot wait for {', '.join(foreign)}: hosts start by themselves, and that is another"
         key = f"{server.key}.after"
         fix = Fix(override=f"{key}=[{','.join(n for n in server.config.after if n not in foreign)}]")
-        findings.append(_finding("warning", "plan/after-other-host", key, message, (fix,)))
+        findings.append(fault("plan/after-other-host", key, message, fixes=(fix,), severity="warning"))
     return tuple(kept), findings
 
 
 def told_by(finding: Finding, host: Host) -> Finding:
     """`finding` of one host's part, in terms of the whole config."""
-    if not host.name or not finding.key.startswith("hardware."):
+    if not finding.key.startswith("hardware."):
         return finding
     key = f"hardware.hosts.{host.name}.{finding.key.removeprefix('hardware.')}"
     return msgspec.structs.replace(finding, key=key, message=f"{host.name}: {finding.message}")
@@ -203,7 +195,8 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
     """`plan/host-address`, `plan/host-without-key`, `plan/remote-demand`: what keeps hosts from working together."""
     hosts = fleet.hardware.hosts
     first = front_host(fleet)
-    yield from _addresses(hosts)
+    if hosts:
+        yield from _addresses(hosts)
     demand: defaultdict[str, list[str]] = defaultdict(list)
     open_: defaultdict[str, list[str]] = defaultdict(list)
     all_keyed = fleet.runtime.server_key_file is not None
@@ -215,7 +208,7 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
                 override=f"servers.{name}.extra_args=[{KEY_FLAG},/etc/launch/{name}.key]",
                 effect="its key in a file, which the front reads too",
             )
-            yield _finding("warning", "plan/host-without-key", f"servers.{name}.host", message, (own_key,))
+            yield fault("plan/host-without-key", f"servers.{name}.host", message, fixes=(own_key,), severity="warning")
         if server.host not in hosts or server.host == first:
             continue
         tier = fleet.tiers.get(server.tier)
@@ -232,21 +225,20 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
                 "whoever reaches this address uses them"
             )
             fix = Fix(override=f"+{key}=/etc/launch/{host}.key", effect=f"a file with a key, on {host} and on {first}")
-            yield _finding("warning", "plan/host-without-key", key, message, (fix,))
+            yield fault("plan/host-without-key", key, message, fixes=(fix,), severity="warning")
     scheduled = fleet.deploy.kubernetes is not None or fleet.deploy.slurm is not None
     for host, names in () if scheduled else demand.items():
         message = (
             f"{_some(names)} on {host} start on demand or take turns, and the front runs on {first}: "
             f"only units on {host} start them (launch install), `launch up --host {host}` does not"
         )
-        yield _finding("warning", "plan/remote-demand", f"servers.{names[0]}.host", message)
+        yield fault("plan/remote-demand", f"servers.{names[0]}.host", message, severity="warning")
 
 
 SHOWN = 3
 
 
 def _some(names: list[str]) -> str:
-    """The first of `names`, and how many more."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -268,7 +260,7 @@ def _addresses(hosts: Mapping[str, HostConfig]) -> Iterator[Finding]:
             why = f"{address} is reached from {name} itself only"
         else:
             continue
-        yield _finding("error", "plan/host-address", f"hardware.hosts.{name}.address", f"{name}: {why}")
+        yield fault("plan/host-address", f"hardware.hosts.{name}.address", f"{name}: {why}")
 
 
 def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
@@ -278,30 +270,16 @@ def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
         raise KeyError(name)
     if not name:
         return plan
-    local, elsewhere = _by_host(plan.servers, name)
     return msgspec.structs.replace(
         plan,
         deployment=f"{plan.deployment}-{name}",
         config=host.fleet,
         devices=tuple(d for d in plan.devices if d.host == name),
-        servers=local,
+        servers=tuple(s for s in plan.servers if s.on == name),
         services=tuple(s for s in plan.services if s.on == name),
         on=name,
         front=host.front,
-        remote=elsewhere if host.front else (),
+        remote=tuple(s for s in plan.servers if s.on != name) if host.front else (),
         solved=tuple(choice for choice in plan.solved if choice.server in host.fleet.servers),
         residency=tuple(table for table in plan.residency if table.host == name),
-    )
-
-
-def _by_host(servers: Iterable[ServerPlan], name: str) -> tuple[tuple[ServerPlan, ...], tuple[ServerPlan, ...]]:
-    """Servers on host `name`, and the others."""
-    everyone = tuple(servers)
-    return tuple(s for s in everyone if s.on == name), tuple(s for s in everyone if s.on != name)
-
-
-def _finding(severity: str, code: str, key: str, message: str, fixes: tuple[Fix, ...] = ()) -> Finding:
-    """A finding about hosts."""
-    return Finding(
-        code=code, severity="error" if severity == "error" else "warning", key=key, message=message, fixes=fixes
     )

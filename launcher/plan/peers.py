@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import FleetConfig, GpuConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import ServerPlan, ServicePlan
 
@@ -76,26 +76,25 @@ def peer_devices(fleet: FleetConfig) -> frozenset[str]:
 def with_shares(services: Iterable[ServicePlan], servers: Iterable[ServerPlan]) -> tuple[ServicePlan, ...]:
     """`services`, where peers take what is planned on their devices by `servers` of all hosts."""
     shares = {m.device: m.resident_peak_bytes for s in servers if s.config.rpc for m in s.memory}
+    return tuple(_sized(s, shares[s.name]) if s.config.protocol == "rpc" and s.name in shares else s for s in services)
 
-    def sized(service: ServicePlan) -> ServicePlan:
-        share = shares.get(service.name) if service.config.protocol == "rpc" else None
-        if share is None:
-            return service
-        config, card = service.config, next(iter(service.config.vram_bytes), "")
-        if card:
-            config = msgspec.structs.replace(config, ram_bytes=PROCESS_BYTES, vram_bytes={card: share})
-        else:
-            config = msgspec.structs.replace(config, ram_bytes=PROCESS_BYTES + share)
-        return msgspec.structs.replace(service, config=config)
 
-    return tuple(map(sized, services))
+def _sized(peer: ServicePlan, share: int) -> ServicePlan:
+    """`peer` with the `share` of a model that it holds: on its card, else in RAM."""
+    config, card = peer.config, next(iter(peer.config.vram_bytes), "")
+    ram, cards = (PROCESS_BYTES, {card: share}) if card else (PROCESS_BYTES + share, config.vram_bytes)
+    config = msgspec.structs.replace(config, ram_bytes=ram, vram_bytes=cards)
+    return msgspec.structs.replace(peer, config=config)
 
 
 def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
     """`plan/rpc-peer`: an entry that is no host and no private address, or another's. `plan/rpc-experimental`: cost."""
+    spread = {name: server for name, server in fleet.servers.items() if server.rpc}
+    if not spread:
+        return
     endpoints = _endpoints(fleet)
     shared = _shared(fleet, endpoints)
-    for name, server in fleet.servers.items():
+    for name, server in spread.items():
         for i, written in enumerate(server.rpc):
             device = f"{name}-rpc{i}"
             why = _refusal(written, fleet.hardware.hosts) or shared.get(device)
@@ -103,26 +102,18 @@ def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
                 why = f"which would be {device}, and that is another's name already"
             if why is not None:
                 message = f"{name} has the peer {written!r}, {why}"
-                yield Finding(code="plan/rpc-peer", severity="error", key=f"servers.{name}.rpc.{i}", message=message)
-        if server.rpc:
-            message = f"{name} is spread over {len(server.rpc) + 1} processes, which llama.cpp calls a proof of concept"
-            yield Finding(
-                code="plan/rpc-experimental",
-                severity="note",
-                key=f"servers.{name}.rpc",
-                message=message,
-                notes=(COST,),
-            )
+                yield fault("plan/rpc-peer", f"servers.{name}.rpc.{i}", message)
+        message = f"{name} is spread over {len(server.rpc) + 1} processes, which llama.cpp calls a proof of concept"
+        key = f"servers.{name}.rpc"
+        yield fault("plan/rpc-experimental", key, message, COST, severity="note")
 
 
 def _taken_names(fleet: FleetConfig) -> set[str]:
-    """What no peer may be called."""
     cards = (name for gpus in _machines(fleet) for name in gpus)
     return {*fleet.servers, *fleet.services, *fleet.upstreams, *cards}
 
 
 def _machines(fleet: FleetConfig) -> Iterator[Mapping[str, GpuConfig]]:
-    """Devices of every machine."""
     yield fleet.hardware.gpus
     yield from (host.gpus or {} for host in fleet.hardware.hosts.values())
 

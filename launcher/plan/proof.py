@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from launcher.errors import Finding, Severity
+from launcher.errors import Finding, Severity, fault
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import DeviceMemory
 from launcher.ir.proof import Breakdown, Component, Difference, Excess, ProvenMemory, ServerProof
 from launcher.plan.hosts import split
-from launcher.plan.memory import WeightTables
+from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import price
-from launcher.plan.solve import solve
 from launcher.sizes import MIB, gib
 
 LOG_STEP = MIB // 100
@@ -29,6 +28,8 @@ LOGS_PER_BUFFER = 4
 
 def unshared_memory(fleet: FleetConfig, catalog: Catalog) -> dict[str, tuple[DeviceMemory, ...]]:
     """What each server takes alone, weights counted by tensor as a dry run does (a mapping has a range instead)."""
+    from launcher.plan.solve import solve  # noqa: PLC0415 - a plan that is not proven does not need it here
+
     tables = WeightTables()
     found = {}
     for host in split(fleet):
@@ -98,7 +99,7 @@ def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
         code = by_cause.get(proof.cause or "", "plan/proof-failed")
         message = f"{proof.name} could not be proven: {proof.failure}"
         severity: Severity = "error" if proof.cause == "unfit" else "warning"
-        return (Finding(code=code, severity=severity, key=key, message=message),)
+        return (fault(code, key, message, severity=severity),)
     return tuple(_finding(key, proof.name, d) for d in proof.differences if is_mismatch(d))
 
 
@@ -118,12 +119,10 @@ def beyond_rounding(predicted: int, proven: int) -> bool:
 
 
 def _whole(memory: ProvenMemory) -> int:
-    """All that one model takes on one device."""
     return memory.model_bytes + memory.context_bytes + memory.compute_bytes
 
 
 def _difference(device: str, component: Component, predicted: int, proven: int) -> Difference:
-    """One row."""
     return Difference(device=device, component=component, predicted_bytes=predicted, proven_bytes=proven)
 
 
@@ -134,10 +133,6 @@ def _finding(key: str, name: str, d: Difference) -> Finding:
     planned, said = gib(d.predicted_bytes), gib(d.proven_bytes)
     if planned == said:  # else a finding would be about two equal figures
         planned, said = (f"{size / MIB:.2f} MiB" for size in (d.predicted_bytes, d.proven_bytes))
-    return Finding(
-        code="plan/proof-mismatch",
-        severity=severity,
-        key=key,
-        message=(f"{d.component} of {name}{where}: {planned} is planned, but the server itself says {said}"),
-        notes=("the architecture has something that the closed form does not know: trust the server's figure",),
-    )
+    message = f"{d.component} of {name}{where}: {planned} is planned, but the server itself says {said}"
+    notes = ("the architecture has something that the closed form does not know: trust the server's figure",)
+    return fault("plan/proof-mismatch", key, message, *notes, severity=severity)

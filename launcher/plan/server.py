@@ -1,24 +1,26 @@
-"""One server's plan: its references resolved, its settings settled, its memory added up. Pure."""
+"""One server's plan, and those of its fallback rungs: references resolved, settings settled, memory added up. Pure."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import msgspec
 
 from launcher.base.addresses import is_path
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.catalog import Catalog, ModelFile
-from launcher.ir.config import CacheTypeConfig, FleetConfig, HardwareConfig, ServerConfig
-from launcher.ir.plan import DeviceMemory, Part, ServerPlan
+from launcher.ir.config import FleetConfig, RungConfig, ServerConfig
+from launcher.ir.plan import DeviceMemory, Part, RungPlan, ServerPlan
 from launcher.ir.proof import Proved
 from launcher.ir.settings import Settings
 from launcher.plan.builds import UNKNOWN, build_number
-from launcher.plan.memory import Companions, WeightTables, add_up, server_parts
-from launcher.plan.settling import NO_TYPES, settle
+from launcher.plan.memory.process import Companions, add_up, server_parts
+from launcher.plan.memory.weights import WeightTables
+from launcher.plan.settling import NO_TYPES, Settled, settle
 
 START_S, SLOW_MEDIUM = 180, 200 * 1000**2
 """Seconds that every start may take; bytes a second of a medium that nobody measured (a hard disk)."""
+
+OWN_FIELDS = ("port", "tier", "roles", "aliases", "exclusive", "default", "after", "fatal")
+"""What stays a worker's own where a rung serves with another server's model."""
 
 
 def plan_server(
@@ -33,40 +35,28 @@ def plan_server(
     if config.tier not in fleet.tiers:
         message = f"there is no tier {config.tier}; there are: {', '.join(sorted(fleet.tiers))}"
         return None, [_dangling(f"{key}.tier", message)]
-    draft = _draft(catalog, config)
-    projector = catalog.projectors.get(config.model) if config.projector else None
     findings = []
-    if config.draft and config.draft.file is not None and (draft is None or not draft.parts):
+    beside = _companions(catalog, config)
+    if config.draft and config.draft.file is not None and (beside.draft is None or not beside.draft.parts):
         message = f"there is no file of the draft {config.draft.model} in {config.draft.quantization}"
         findings.append(_dangling(f"{key}.draft", message))
-        draft = None
-    beside = Companions(
-        draft=draft, draft_config=config.draft, projector=projector, adapters=_adapters(catalog, config)
-    )
-    build = build_of(fleet, config.engine)
-    settled = settle(
-        config,
-        model,
-        seen_by(fleet, config.engine),
-        key=key,
-        beside=beside,
-        tables=tables,
-        build=build,
-        cache_types=_cache_types(fleet, config),
-    )
+        beside = msgspec.structs.replace(beside, draft=None)
+    settled = _settled(fleet, config, model, beside, tables, key=key)
     port = 0 if is_path(config.host) else config.port if config.port is not None else fleet.ports.get(name)
     if port is None:
         findings.append(_dangling(f"{key}.port", f"no port: write one here, or an entry {name} in ports"))
+    tier = config.tier
+    if name in fleet.include_warm and fleet.tiers[tier].start == "demand":
+        tier = next((t for t, other in fleet.tiers.items() if other.start == "boot"), tier)
+    starts, speed = fleet.tiers[tier].start, fleet.hardware.read_speed_bytes
     parts = server_parts(model, settled.settings, beside, tables)
-    tier = _tier(fleet, name, config)
-    starts, read_speed_bytes = fleet.tiers[tier].start, fleet.hardware.read_speed_bytes
     planned = ServerPlan(
         name=name,
         config=config,
         settings=settled.settings,
         model=model,
-        draft=draft,
-        projector=projector,
+        draft=beside.draft,
+        projector=beside.projector,
         lora=tuple(
             msgspec.structs.replace(adapter, path=catalog.adapters[adapter.path].path)
             for adapter in config.lora
@@ -78,19 +68,24 @@ def plan_server(
         port=port or 0,
         default=config.default,
         after=config.after,
-        start_timeout_s=config.start_timeout_s or start_timeout_s(model.file_bytes, read_speed_bytes),
-        load_s=model.file_bytes / read_speed_bytes if read_speed_bytes else None,
+        start_timeout_s=config.start_timeout_s or start_timeout_s(model.file_bytes, speed),
+        load_s=model.file_bytes / speed if speed else None,
         parts=parts,
         memory=add_up(parts),
     )
     return planned, [*findings, *settled.findings]
 
 
-def with_proof(server: ServerPlan, proved: Mapping[str, Proved]) -> ServerPlan:
-    """`server` with what its own binary says that it takes beyond the bound, where it was asked."""
-    proof = proved.get(server.name)
-    if proof is None:
-        return server
+def start_timeout_s(file_bytes: int, read_speed_bytes: int | None) -> float:
+    """How long a start may take that nobody limits: twice the reading, and a minute; at least 180 s.
+
+    One that makes no progress ends earlier, so this is an end for those that never come to one.
+    """
+    return float(max(START_S, 60 + 2 * file_bytes // (read_speed_bytes or SLOW_MEDIUM)))
+
+
+def with_proof(server: ServerPlan, proof: Proved) -> ServerPlan:
+    """`server` with what its own binary says that it takes beyond the bound."""
     grown = (Part(device=e.device, component=e.component, committed=e.excess_bytes) for e in proof.excess)
     parts = (*server.parts, *grown)
     return msgspec.structs.replace(server, parts=parts, memory=add_up(parts), proved=proof)
@@ -111,66 +106,93 @@ def settled_price(
     model = catalog.get(config.model, config.quantization)
     if model is None or not model.parts:
         return None
-    beside = Companions(
-        draft=_draft(catalog, config),
-        draft_config=config.draft,
-        projector=catalog.projectors.get(config.model) if config.projector else None,
-        adapters=_adapters(catalog, config),
-    )
-    build = build_of(fleet, config.engine)
-    machine = seen_by(fleet, config.engine)
-    own = _cache_types(fleet, config)
-    settings = settle(config, model, machine, beside=beside, tables=tables, build=build, cache_types=own).settings
+    beside = _companions(catalog, config)
+    settings = _settled(fleet, config, model, beside, tables).settings
     return settings, add_up(server_parts(model, settings, beside, tables))
 
 
-def _cache_types(fleet: FleetConfig, config: ServerConfig) -> Mapping[str, CacheTypeConfig]:
-    """K/V types that only the server's engine has."""
-    engine = fleet.engines.get(config.engine)
-    return engine.cache_types if engine else NO_TYPES
-
-
-def _draft(catalog: Catalog, config: ServerConfig) -> ModelFile | None:
-    """The file of the server's draft model, if it has one and the catalogue knows it."""
+def _companions(catalog: Catalog, config: ServerConfig) -> Companions:
+    """What is loaded beside the server's model, as far as the catalogue knows it."""
     file = config.draft.file if config.draft else None
-    return catalog.get(*file) if file else None
+    return Companions(
+        draft=catalog.get(*file) if file else None,
+        draft_config=config.draft,
+        projector=catalog.projectors.get(config.model) if config.projector else None,
+        adapters=tuple(catalog.adapters[a.path].tensor_bytes for a in config.lora if a.path in catalog.adapters),
+    )
 
 
-def _adapters(catalog: Catalog, config: ServerConfig) -> tuple[int, ...]:
-    """Bytes of the server's LoRA adapters, as far as the catalogue knows them."""
-    return tuple(catalog.adapters[a.path].tensor_bytes for a in config.lora if a.path in catalog.adapters)
-
-
-def start_timeout_s(file_bytes: int, read_speed_bytes: int | None) -> float:
-    """How long a start may take that nobody limits: twice the reading, and a minute; at least 180 s.
-
-    One that makes no progress ends earlier, so this is an end for those that never come to one.
-    """
-    return float(max(START_S, 60 + 2 * file_bytes // (read_speed_bytes or SLOW_MEDIUM)))
-
-
-def seen_by(fleet: FleetConfig, engine: str) -> HardwareConfig:
-    """The machine with the CPU features that builds of `engine` use."""
-    hardware, entry = fleet.hardware, fleet.engines.get(engine)
-    if entry is None or entry.cpu_features is None or hardware.cpu is None:
-        return hardware
-    used = tuple(f for f in hardware.cpu.features if f in entry.cpu_features)
-    return msgspec.structs.replace(hardware, cpu=msgspec.structs.replace(hardware.cpu, features=used))
-
-
-def build_of(fleet: FleetConfig, engine: str) -> int:
-    """Number of the build that `engine` is; 0 where its dialect has none."""
-    entry = fleet.engines.get(engine)
-    return build_number(entry.dialect) if entry else UNKNOWN
-
-
-def _tier(fleet: FleetConfig, name: str, config: ServerConfig) -> str:
-    """The server's tier; one named by include_warm joins the first tier that starts at boot."""
-    if name in fleet.include_warm and fleet.tiers[config.tier].start == "demand":
-        return next((t for t, tier in fleet.tiers.items() if tier.start == "boot"), config.tier)
-    return config.tier
+def _settled(
+    fleet: FleetConfig,
+    config: ServerConfig,
+    model: ModelFile,
+    beside: Companions,
+    tables: WeightTables,
+    *,
+    key: str = "server",
+) -> Settled:
+    """The server settled for its engine, on the machine with the CPU features that this engine's builds use."""
+    machine, engine = fleet.hardware, fleet.engines.get(config.engine)
+    if engine is not None and engine.cpu_features is not None:
+        used = tuple(f for f in machine.cpu.features if f in engine.cpu_features)
+        machine = msgspec.structs.replace(machine, cpu=msgspec.structs.replace(machine.cpu, features=used))
+    return settle(
+        config,
+        model,
+        machine,
+        key=key,
+        beside=beside,
+        tables=tables,
+        build=build_number(engine.dialect) if engine else UNKNOWN,
+        cache_types=engine.cache_types if engine else NO_TYPES,
+    )
 
 
 def _dangling(key: str, message: str) -> Finding:
     """A reference to nothing: the config and catalog stages report these first, with the nearest name."""
-    return Finding(code="plan/dangling-reference", severity="error", key=key, message=message)
+    return fault("plan/dangling-reference", key, message)
+
+
+def rung_config(fleet: FleetConfig, worker: str, rung: RungConfig) -> ServerConfig | None:
+    """`worker` as `rung` has it: the whole setting, not an addition to the rung before.
+
+    Where a rung serves with another server's model, port, names and place among the others stay the worker's own.
+    None where the names lead nowhere, and where the worker's model has no file in the rung's quantization.
+    """
+    own, config = fleet.servers.get(worker), fleet.servers.get(rung.server or worker)
+    if own is None or config is None:
+        return None
+    model = fleet.models.get(config.model)
+    if rung.quantization is not None and model is not None and rung.quantization not in model.files:
+        return None
+    set_here = msgspec.structs.asdict(rung)
+    given = {field: value for field, value in set_here.items() if field != "server" and value is not None}
+    if "n_ctx" in given:
+        given["n_ctx_per_slot"] = None
+    if rung.server is not None:
+        config = msgspec.structs.replace(config, **{field: getattr(own, field) for field in OWN_FIELDS})
+    return msgspec.structs.replace(config, **given)
+
+
+def ladders(fleet: FleetConfig, catalog: Catalog, tables: WeightTables) -> dict[str, tuple[RungPlan, ...]]:
+    """The rungs of every worker, in order; a worker without a rung of its own is left out."""
+    if fleet.orchestration is None:
+        return {}
+    found: dict[str, list[RungPlan]] = {}
+    for worker in fleet.orchestration.workers:
+        for rung in fleet.orchestration.oom_ladder:
+            config = rung_config(fleet, worker, rung)
+            # what is wrong with the worker itself is said by its own plan
+            planned = plan_server(fleet, catalog, worker, config, tables)[0] if config is not None else None
+            if planned is not None:
+                found.setdefault(worker, []).append(RungPlan(label=rung_label(rung), server=planned))
+    return {worker: tuple(rungs) for worker, rungs in found.items()}
+
+
+def rung_label(rung: RungConfig) -> str:
+    """`q3_k_m, n_ctx 2048`: what a rung sets, for people."""
+    parts = [rung.server] if rung.server else []
+    parts += [rung.quantization] if rung.quantization else []
+    names = {"n_ctx": "n_ctx", "cache_type_k": "K", "cache_type_v": "V", "n_gpu_layers": "GPU layers"}
+    parts += [f"{name} {value}" for field, name in names.items() if (value := getattr(rung, field)) is not None]
+    return ", ".join(parts) or "unchanged"

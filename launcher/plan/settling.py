@@ -9,22 +9,14 @@ from types import MappingProxyType
 import msgspec
 
 from launcher.cpulist import parse_cpulist
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.catalog import ModelFile
-from launcher.ir.config import ArchitectureConfig, CacheTypeConfig, HardwareConfig, ServerConfig
+from launcher.ir.config import ArchitectureConfig, CacheTypeConfig, CpuConfig, HardwareConfig, ServerConfig
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.cpuset import physical_cores
-from launcher.plan.memory import (
-    AUTO_SLOTS,
-    SLOTS_MAX,
-    Companions,
-    WeightTables,
-    add_up,
-    resolve_context,
-    server_parts,
-)
-from launcher.plan.memory.kv import ROW
-from launcher.plan.memory.layer_kinds import EMBEDS_ONLY
+from launcher.plan.memory.caches import ROW
+from launcher.plan.memory.layout import AUTO_SLOTS, EMBEDS_ONLY, SLOTS_MAX, resolve_context
+from launcher.plan.memory.process import Companions, add_up, server_parts
+from launcher.plan.memory.weights import WeightTables
 
 HOST_BUFFERS = frozenset({"cuda", "rocm", "vulkan", "sycl"})
 """Backends with a host buffer type, which llama.cpp prefers to repacked CPU weights (make_cpu_buft_list)."""
@@ -56,13 +48,32 @@ def settle(
     `build`: number of the llama-server build (see `builds`). `cache_types`: K/V types that only its engine has.
     """
     findings: list[Finding] = []
-    arch = model.architecture
-    embeds = embedding(config, arch)
-    slots = _slots(config, key, findings)
+    cores = _cores(config, hardware, key, findings)
+    settings = _on_cpu(config, model.architecture, cores, key, findings)
+    settings = _on_devices(settings, config, hardware, key, findings)
+    findings += _unknown_types(config, cache_types, key)
+    settings = msgspec.structs.replace(
+        settings,
+        cache_blocks=tuple((name, kind.block_bytes, kind.block) for name, kind in cache_types.items()),
+        build=build,
+    )
+    if settings.devices and hardware is not None:
+        layers = _gpu_layers(config, model, hardware, settings, beside=beside, tables=tables or WeightTables())
+        settings = msgspec.structs.replace(settings, n_gpu_layers=layers)
+    return Settled(settings=settings, findings=tuple(findings))
+
+
+def _on_cpu(config: ServerConfig, arch: ArchitectureConfig, cores: int, key: str, findings: list[Finding]) -> Settings:
+    """What a server without devices would be told: slots, context, batches, caches, weights, threads."""
+    slots = config.slots if config.slots is not None else AUTO_SLOTS
+    if not 1 <= slots <= SLOTS_MAX:
+        message = f"slots={slots}: llama-server takes 1 to {SLOTS_MAX}"
+        findings.append(fault("plan/slots-range", f"{key}.slots", message))
+        slots = min(max(slots, 1), SLOTS_MAX)
     unified = config.kv_unified if config.kv_unified is not None else config.slots is None
-    wanted = _context(config, slots, model, key, findings)
+    embeds = embedding(config, arch)
     context = resolve_context(
-        n=wanted,
+        n=_wanted(config, slots, arch, key, findings),
         slots=slots,
         unified=unified,
         n_batch=config.n_batch,
@@ -71,16 +82,8 @@ def settle(
         embedding=embeds,
         n_ctx_train=arch.n_ctx_train,
     )
-    if arch.n_ctx_train and wanted > arch.n_ctx_train * slots:
-        findings.append(_over_training(key, config, wanted // slots, arch.n_ctx_train))
-    devices = tuple(_devices(config, hardware, key, findings))
-    main = _main(config, devices, key, findings)
-    if config.split_mode == "none" and main:
-        devices = (main,)
-    findings.extend(_unknown_types(config, cache_types, key))
-    own_cores = _cores(config, hardware, key, findings)
-    threads = config.threads or own_cores
-    settings = Settings(
+    threads = config.threads or cores
+    return Settings(
         slots=slots,
         n_ctx=context.n_ctx,
         n_ctx_seq=context.n_ctx_seq,
@@ -90,40 +93,119 @@ def settle(
         n_ubatch=context.n_ubatch,
         causal=arch.causal,
         embedding=embeds,
+        pooling=config.pooling or arch.pooling or "none",
         flash_attention=config.flash_attention != "off",
         cache_type_k=config.cache_type_k,
         cache_type_v=config.cache_type_v,
-        cache_blocks=tuple((name, kind.block_bytes, kind.block) for name, kind in cache_types.items()),
         swa_full=config.swa_full,
         context_checkpoints=config.context_checkpoints,
         cache_ram_mib=config.cache_ram_mib,
         load_mode=config.load_mode,
         repack=config.repack,
         n_expert_used=config.experts_used or arch.n_expert_used,
-        devices=devices,
-        n_gpu_layers=arch.n_layer + 1,
+        devices=(),
+        n_gpu_layers=0,
         n_cpu_moe=min(config.n_cpu_moe, arch.n_layer),
-        tensor_split=_split(config, hardware, devices),
+        n_cpu_ffn=min(config.n_cpu_ffn, arch.n_layer),
+        tensor_split=(),
         kv_offload=config.kv_offload,
         split_mode=config.split_mode,
-        main=main,
-        n_cpu_ffn=min(config.n_cpu_ffn, arch.n_layer),
-        placement=tuple(_placement(config, devices, key, findings)),
-        projector_device=_projector_device(config, hardware, key, findings),
-        contexts=_contexts(config, hardware, devices),
-        host_buffer=hardware is not None and any(hardware.gpus[d].backend in HOST_BUFFERS for d in devices),
-        plain_devices=hardware is not None and all(hardware.gpus[d].backend == "rpc" for d in devices),
-        cpu_features=frozenset(hardware.cpu.features if hardware else ()),
+        host_buffer=False,
+        cpu_features=frozenset(),
         threads=threads,
         threads_batch=config.threads_batch or threads,
         draft_n_max=config.draft.n_max if config.draft else 0,
         draft_kind=config.draft.kind if config.draft else "",
         ngram=config.ngram,
-        build=build,
-        pooling=config.pooling or arch.pooling or "none",
     )
-    layers = _gpu_layers(config, model, hardware, settings, beside=beside, tables=tables or WeightTables())
-    return Settled(settings=msgspec.structs.replace(settings, n_gpu_layers=layers), findings=tuple(findings))
+
+
+def _wanted(config: ServerConfig, slots: int, arch: ArchitectureConfig, key: str, findings: list[Finding]) -> int:
+    """Tokens asked for in all: n_ctx, or n_ctx_per_slot for each slot, or the training context."""
+    if config.n_ctx is not None and config.n_ctx_per_slot is not None:
+        message = f"both n_ctx={config.n_ctx} and n_ctx_per_slot={config.n_ctx_per_slot} are given: write one"
+        findings.append(fault("plan/context-twice", f"{key}.n_ctx", message))
+    if config.n_ctx_per_slot is not None:
+        asked, field = config.n_ctx_per_slot * slots, "n_ctx_per_slot"
+    else:
+        asked, field = config.n_ctx or 0, "n_ctx"
+    if asked < 0:
+        findings.append(fault("plan/context-range", f"{key}.{field}", f"{field} is negative: {asked}"))
+    trained = arch.n_ctx_train
+    if trained and asked > trained * slots:
+        message = (
+            f"{asked // slots} tokens are allocated for a slot, but the model was trained with {trained}: "
+            f"the server caps every slot at {trained}, the rest is never used"
+        )
+        key = f"{key}.{field}"
+        findings.append(fault("plan/context-over-training", key, message, severity="warning"))
+    return asked if asked > 0 else trained or AUTO_SLOTS * SLOTS_MAX
+
+
+def _on_devices(
+    settings: Settings, config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]
+) -> Settings:
+    """`settings` with the server's devices, as far as the hardware has them, and what follows from these."""
+    gpus = hardware.gpus if hardware else {}
+    devices = tuple(device for device in config.devices if device in gpus)
+    for device in (d for d in config.devices if d not in gpus):
+        message = f"no GPU is named {device}; there are: {', '.join(gpus) or 'none'}"
+        findings.append(fault("plan/unknown-device", f"{key}.devices", message))
+    main = config.main_gpu or next(iter(devices), "")
+    if config.main_gpu is not None and config.main_gpu not in devices:
+        message = f"{config.main_gpu} is none of the server's devices: {', '.join(devices) or 'it has none'}"
+        findings.append(fault("plan/unknown-device", f"{key}.main_gpu", message))
+        main = next(iter(devices), "")
+    if config.split_mode == "none" and main:
+        devices = (main,)
+    projector = config.projector_device
+    if projector not in (None, "cpu", *gpus) and hardware is not None:
+        message = f"no GPU is named {projector}; there are: {', '.join((*gpus, 'cpu'))}"
+        findings.append(fault("plan/unknown-device", f"{key}.projector_device", message))
+        projector = None
+    shares = config.tensor_split  # as written, else by memory; llama.cpp goes by free memory
+    if len(shares) != len(devices) or sum(shares) <= 0:
+        shares = tuple(float(gpus[d].vram_bytes) for d in devices)
+    drafting = (config.draft.devices or ()) if config.draft else ()
+    used = dict.fromkeys(d for d in (*devices, *drafting, projector) if d in gpus)
+    backends = {gpus[d].backend for d in devices}
+    return msgspec.structs.replace(
+        settings,
+        devices=devices,
+        main=main,
+        tensor_split=tuple(share / (sum(shares) or 1.0) for share in shares),
+        placement=tuple(_placement(config, devices, key, findings)),
+        projector_device=RAM if projector == "cpu" else projector,
+        contexts=tuple((device, gpus[device].context_bytes) for device in used),
+        host_buffer=bool(backends & HOST_BUFFERS),
+        plain_devices=hardware is not None and backends <= {"rpc"},
+        cpu_features=frozenset(hardware.cpu.features if hardware else ()),
+    )
+
+
+def _placement(
+    config: ServerConfig, devices: tuple[str, ...], key: str, findings: list[Finding]
+) -> Iterator[tuple[str, str]]:
+    for position, rule in enumerate(config.tensor_placement):
+        expression, equals, device = rule.rpartition("=")
+        at = f"{key}.tensor_placement.{position}"
+        if not equals or "," in expression or not _compiles(expression):
+            message = f"{rule!r} is not of the form REGEX=DEVICE, with no comma in it"
+            findings.append(fault("plan/tensor-placement", at, message))
+        elif device.lower() != "cpu" and device not in devices:
+            have = ", ".join((*devices, "cpu"))
+            findings.append(fault("plan/unknown-device", at, f"{device} is none of the server's devices: {have}"))
+        else:
+            yield expression, RAM if device.lower() == "cpu" else device
+
+
+def _compiles(expression: str) -> bool:
+    """Whether it is a regular expression; llama.cpp's (ECMAScript) are written alike but for rare forms."""
+    try:
+        re.compile(expression)
+    except re.error:
+        return False
+    return bool(expression)
 
 
 def _unknown_types(config: ServerConfig, own: Mapping[str, CacheTypeConfig], key: str) -> Iterator[Finding]:
@@ -133,7 +215,7 @@ def _unknown_types(config: ServerConfig, own: Mapping[str, CacheTypeConfig], key
             kind = getattr(written, field)
             if kind not in ROW and kind not in own:
                 message = f"{kind!r} is no K/V type of llama.cpp, and the engine names none like it (cache_types)"
-                yield Finding(code="plan/dangling-reference", severity="error", key=f"{at}.{field}", message=message)
+                yield fault("plan/dangling-reference", f"{at}.{field}", message)
 
 
 def embedding(config: ServerConfig, arch: ArchitectureConfig) -> bool:
@@ -149,126 +231,6 @@ def pooling(config: ServerConfig, arch: ArchitectureConfig) -> str | None:
     return said if said != "none" else None
 
 
-def _slots(config: ServerConfig, key: str, findings: list[Finding]) -> int:
-    """Slots within 1..256; absent means the server's own auto."""
-    slots = config.slots if config.slots is not None else AUTO_SLOTS
-    if 1 <= slots <= SLOTS_MAX:
-        return slots
-    findings.append(_error("plan/slots-range", f"{key}.slots", f"slots={slots}: llama-server takes 1 to {SLOTS_MAX}"))
-    return min(max(slots, 1), SLOTS_MAX)
-
-
-def _context(config: ServerConfig, slots: int, model: ModelFile, key: str, findings: list[Finding]) -> int:
-    """Tokens asked for in all: n_ctx, or n_ctx_per_slot for each slot, or the training context."""
-    if config.n_ctx is not None and config.n_ctx_per_slot is not None:
-        message = f"both n_ctx={config.n_ctx} and n_ctx_per_slot={config.n_ctx_per_slot} are given: write one"
-        findings.append(_error("plan/context-twice", f"{key}.n_ctx", message))
-    if config.n_ctx_per_slot is not None:
-        asked, field = config.n_ctx_per_slot * slots, "n_ctx_per_slot"
-    else:
-        asked, field = config.n_ctx or 0, "n_ctx"
-    if asked < 0:
-        findings.append(_error("plan/context-range", f"{key}.{field}", f"{field} is negative: {asked}"))
-    trained = model.architecture.n_ctx_train or AUTO_SLOTS * SLOTS_MAX
-    return asked if asked > 0 else trained
-
-
-def _over_training(key: str, config: ServerConfig, n_ctx_slot: int, n_ctx_train: int) -> Finding:
-    """A slot is given more context than the model was trained with."""
-    field = "n_ctx_per_slot" if config.n_ctx_per_slot is not None else "n_ctx"
-    return Finding(
-        code="plan/context-over-training",
-        severity="warning",
-        key=f"{key}.{field}",
-        message=(
-            f"{n_ctx_slot} tokens are allocated for a slot, but the model was trained with {n_ctx_train}: "
-            f"the server caps every slot at {n_ctx_train}, the rest is never used"
-        ),
-    )
-
-
-def _devices(config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]) -> Iterator[str]:
-    """The server's devices that the hardware has."""
-    known = hardware.gpus if hardware else {}
-    for device in config.devices:
-        if device in known:
-            yield device
-            continue
-        have = ", ".join(known) or "none"
-        findings.append(_error("plan/unknown-device", f"{key}.devices", f"no GPU is named {device}; there are: {have}"))
-
-
-def _main(config: ServerConfig, devices: tuple[str, ...], key: str, findings: list[Finding]) -> str:
-    """The device that has what is not split: `main_gpu`, else the first."""
-    if config.main_gpu is None or config.main_gpu in devices:
-        return config.main_gpu or (devices[0] if devices else "")
-    message = f"{config.main_gpu} is none of the server's devices: {', '.join(devices) or 'it has none'}"
-    findings.append(_error("plan/unknown-device", f"{key}.main_gpu", message))
-    return devices[0] if devices else ""
-
-
-def _placement(
-    config: ServerConfig, devices: tuple[str, ...], key: str, findings: list[Finding]
-) -> Iterator[tuple[str, str]]:
-    """Each rule of `tensor_placement` as expression and device."""
-    for position, rule in enumerate(config.tensor_placement):
-        expression, equals, device = rule.rpartition("=")
-        at = f"{key}.tensor_placement.{position}"
-        if not equals or "," in expression or not _compiles(expression):
-            message = f"{rule!r} is not of the form REGEX=DEVICE, with no comma in it"
-            findings.append(_error("plan/tensor-placement", at, message))
-        elif device.lower() != "cpu" and device not in devices:
-            have = ", ".join((*devices, "cpu"))
-            findings.append(_error("plan/unknown-device", at, f"{device} is none of the server's devices: {have}"))
-        else:
-            yield expression, RAM if device.lower() == "cpu" else device
-
-
-def _compiles(expression: str) -> bool:
-    """Whether it is a regular expression; llama.cpp's (ECMAScript) are written alike but for rare forms."""
-    try:
-        re.compile(expression)
-    except re.error:
-        return False
-    return bool(expression)
-
-
-def _projector_device(
-    config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]
-) -> str | None:
-    """Where the image encoder runs, if that is written."""
-    device = config.projector_device
-    if device is None or device == "cpu":
-        return RAM if device else None
-    if hardware is not None and device not in hardware.gpus:
-        have = ", ".join((*hardware.gpus, "cpu"))
-        findings.append(
-            _error("plan/unknown-device", f"{key}.projector_device", f"no GPU is named {device}; there are: {have}")
-        )
-        return None
-    return device
-
-
-def _contexts(
-    config: ServerConfig, hardware: HardwareConfig | None, devices: tuple[str, ...]
-) -> tuple[tuple[str, int], ...]:
-    """What the process holds of its devices, the draft's too, before it loads anything."""
-    if hardware is None:
-        return ()
-    own = [*((config.draft.devices or ()) if config.draft else ()), config.projector_device]
-    used = dict.fromkeys((*devices, *(d for d in own if d is not None and d in hardware.gpus)))
-    return tuple((device, hardware.gpus[device].context_bytes) for device in used)
-
-
-def _split(config: ServerConfig, hardware: HardwareConfig | None, devices: tuple[str, ...]) -> tuple[float, ...]:
-    """Share of the layers a device, summing to 1: as written, else by memory (llama.cpp goes by free memory)."""
-    written = config.tensor_split
-    if len(written) != len(devices) or sum(written) <= 0:
-        written = tuple(float(hardware.gpus[d].vram_bytes) for d in devices) if hardware else ()
-    total = sum(written) or 1.0
-    return tuple(share / total for share in written)
-
-
 def _cores(config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]) -> int:
     """Physical cores of the server's cpuset, or of the host."""
     if hardware is None:
@@ -278,7 +240,7 @@ def _cores(config: ServerConfig, hardware: HardwareConfig | None, key: str, find
     try:
         cpus = parse_cpulist(config.cpus)
     except ValueError as error:
-        findings.append(_error("plan/cpu-list", f"{key}.cpus", f"not a list of CPUs: {config.cpus!r} ({error})"))
+        findings.append(fault("plan/cpu-list", f"{key}.cpus", f"not a list of CPUs: {config.cpus!r} ({error})"))
         return hardware.cpu.physical_cores
     return physical_cores(cpus, hardware.cpu)
 
@@ -286,16 +248,14 @@ def _cores(config: ServerConfig, hardware: HardwareConfig | None, key: str, find
 def _gpu_layers(
     config: ServerConfig,
     model: ModelFile,
-    hardware: HardwareConfig | None,
+    hardware: HardwareConfig,
     settings: Settings,
     *,
     beside: Companions,
     tables: WeightTables,
 ) -> int:
     """n_gpu_layers as a number, the output layer counted: all, as written, or the most that fits (auto)."""
-    whole = settings.n_gpu_layers
-    if not settings.devices or hardware is None:
-        return 0
+    whole = model.architecture.n_layer + 1
     if config.n_gpu_layers == "all":
         return whole
     if config.n_gpu_layers != "auto":
@@ -316,6 +276,6 @@ def _gpu_layers(
     return low
 
 
-def _error(code: str, key: str, message: str) -> Finding:
-    """A finding that stops the plan."""
-    return Finding(code=code, severity="error", key=key, message=message)
+def physical_cores(cpus: frozenset[int], cpu: CpuConfig) -> int:
+    """Physical cores behind logical `cpus`: Linux numbers siblings one whole set of cores after the first."""
+    return len({logical % max(1, cpu.physical_cores) for logical in cpus})

@@ -19,9 +19,8 @@ from launcher.ir.config import HardwareConfig
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
 from launcher.ir.settings import RAM, Settings
 from launcher.ir.speed import Measurement, ServerSpeed, Touched
-from launcher.plan.memory import trunk
-from launcher.plan.memory.layer_kinds import split_name
-from launcher.plan.memory.weights import EXPERTS, INPUT
+from launcher.plan.memory.layout import split_name, trunk
+from launcher.plan.memory.weights import INPUT, is_bank
 
 SPREAD = 0.25
 """What another model differs by from the rate at which one was read, either way (docs/performance.md)."""
@@ -34,7 +33,7 @@ def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) 
     """
     measured = tuple(m for m in known if m.hardware == plan.config.hardware.name)
     found: list[ServerSpeed] = []
-    if not measured and not _states_any(plan.config.hardware):
+    if not measured and not states_rates(plan.config.hardware):
         return ()
     generating = [(s, touched(s)) for s in plan.servers if not s.settings.embedding]
     readers = Counter(place for s, touches in generating if s.initial for place in _places(plan, s, touches))
@@ -129,7 +128,7 @@ def token_seconds(touches: Touched, hardware: HardwareConfig) -> float | None:
     return sum(size / rate for (_, size), rate in zip(touches.bytes.items(), rates.values(), strict=True) if rate)
 
 
-def _states_any(hardware: HardwareConfig) -> bool:
+def states_rates(hardware: HardwareConfig) -> bool:
     """Whether the hardware file states a rate of anything."""
     of_hosts = (host.gpus or {} for host in hardware.hosts.values())
     gpus = (gpu for found in (hardware.gpus, *of_hosts) for gpu in found.values())
@@ -163,7 +162,7 @@ def touched_by(model: ModelFile, settings: Settings, placed: Sequence[DeviceMemo
         layer, stem = split_name(tensor.name)
         if layer >= layers or (stem.startswith(INPUT) and not (tied and stem.startswith("token_embd"))):
             continue
-        bank = "exps." in stem and stem.split(".", 1)[0].replace("_chexps", "").replace("_exps", "") in EXPERTS
+        bank = is_bank(stem)
         part = share if bank else 1.0
         on_gpu = (layer if layer >= 0 else arch.n_layer) >= first
         kept = (bank and layer < settings.n_cpu_moe) or (stem.startswith("ffn_") and 0 <= layer < settings.n_cpu_ffn)
@@ -182,7 +181,6 @@ def touched_by(model: ModelFile, settings: Settings, placed: Sequence[DeviceMemo
 
 
 def _spread(sizes: dict[str, float], settings: Settings, placed: Sequence[DeviceMemory]) -> None:
-    """What is on the devices, over them as their memory is."""
     together = sizes.pop("gpu", 0.0)
     shares = {m.device: m.model_bytes for m in placed if m.device in settings.devices}
     whole = sum(shares.values())

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from launcher.ir.plan import DevicePlan, Residency, ResidentSet, ServerPlan, ServicePlan
+from launcher.ir.plan import DevicePlan, Part, Residency, ResidentSet, ServerPlan, ServicePlan
 from launcher.ir.settings import RAM
 from launcher.plan.devices import taken_on
-from launcher.plan.memory import Part, add_up
+from launcher.plan.memory.process import add_up
 
 Step = Literal["decide", "leave out", "forget"]
 """What is done about a server: take it if it fits, then do without it, then forget that it was left out."""
@@ -43,14 +43,13 @@ def residency(
     set that it fits into; a set is whole: nothing more fits. Sizes are peaks with file pages, each file's counted once.
     A set that an exclusive group forbids is marked, because its sizes alone would allow it.
     """
-    always = [_server(s, pooled) for s in servers if s.starts == "boot" and not s.config.exclusive]
-    choices = [
-        _server(s, pooled) for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive)
-    ]
-    budgets = {d.name: d.budget_bytes for d in devices}
-    choices += (_service(s, budgets, pooled) for s in services if s.starts != "never" and not steady(s))
-    if not choices:
+    mobile = [s for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive)]
+    others = [s for s in services if s.starts != "never" and not steady(s)]
+    if not mobile and not others:
         return None
+    budgets = {d.name: d.budget_bytes for d in devices}
+    choices = [*(_server(s, pooled) for s in mobile), *(_service(s, budgets, pooled) for s in others)]
+    always = [_server(s, pooled) for s in servers if s.starts == "boot" and not s.config.exclusive]
     search = _Search(choices, _Load(budgets, standing, always))
     sets = [
         ResidentSet(servers=tuple(s.name for s in chosen), bytes=load, allowed=_allowed(chosen))
@@ -72,14 +71,12 @@ def steady(service: ServicePlan) -> bool:
 
 
 def _server(server: ServerPlan, pooled: frozenset[str]) -> Member:
-    """A server, by its parts."""
     return _member(
         server.name, server.config.exclusive, {m.device: m.peak_bytes for m in add_up(server.parts)}, pooled
     )._replace(pages=_pages(server.parts))
 
 
 def _service(service: ServicePlan, devices: Iterable[str], pooled: frozenset[str]) -> Member:
-    """A service, by what it states."""
     taken = {device: taken_on(device, service.config) for device in devices}
     return _member(service.name, service.config.exclusive, taken, pooled)
 
@@ -91,7 +88,6 @@ def _member(name: str, group: str | None, peaks: dict[str, int], pooled: frozens
 
 
 def _allowed(chosen: Iterable[Member]) -> bool:
-    """Whether no two of `chosen` are of one exclusive group."""
     groups = [s.group for s in chosen if s.group]
     return len(groups) == len(set(groups))
 
@@ -100,7 +96,6 @@ class _Load:
     """What is taken on every device, with servers put in and taken out again."""
 
     def __init__(self, budgets: dict[str, int], standing: dict[str, int], always: Iterable[Member]) -> None:
-        """Starts with `always` on top of `standing`."""
         self.budgets = budgets
         self.files: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
         self.taken: defaultdict[str, int] = defaultdict(int, standing)
@@ -156,7 +151,6 @@ class _Search:
     """Every whole set: one into which no other server fits. Depth first, taking before leaving out."""
 
     def __init__(self, choices: Sequence[Member], load: _Load) -> None:
-        """Who does not fit beside those that are always up is in no set."""
         self.never = tuple(s for s in choices if not load.would_fit(s))
         self._choices = tuple(s for s in choices if s not in self.never)
         self._load = load
@@ -194,6 +188,5 @@ class _Search:
                     todo.append(("decide", at + 1))
 
     def _spent(self) -> bool:
-        """Count a choice; whether there were too many, or sets enough."""
         self._steps += 1
         return self._steps > STEPS or self._rows >= ROWS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import FleetConfig
 
 PLAN_CODES = ("plan/", "cpu/")
@@ -53,7 +53,6 @@ def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _waivers(fleet: FleetConfig) -> Iterator[Waiver]:
-    """Every waiver of the fleet and its servers."""
     scopes = [("waive", "", fleet.waive)]
     scopes += [(f"servers.{n}.waive", f"servers.{n}", s.waive) for n, s in fleet.servers.items()]
     for key, scope, entries in scopes:
@@ -72,22 +71,21 @@ def _judge(
         return _unknown(waiver, known)
     if any(f.severity == "error" for f in matching):
         message = f"{waiver.code} is an error here: errors cannot be waived"
-        return Finding(code="config/waiver-of-error", severity="warning", key=waiver.key, message=message)
+        return fault("config/waiver-of-error", waiver.key, message, severity="warning")
     if matching and not waiver.reason:
         message = f"the waiver of {waiver.code} has no reason and is not applied: write `- {waiver.code}: why`"
-        return Finding(code="plan/waiver-unused", severity="note", key=waiver.key, message=message)
+        return fault("plan/waiver-unused", waiver.key, message, severity="note")
     if not matching and waiver.code.startswith(PLAN_CODES):
         message = f"nothing here yields {waiver.code}: the waiver can go"
-        return Finding(code="plan/waiver-unused", severity="note", key=waiver.key, message=message)
+        return fault("plan/waiver-unused", waiver.key, message, severity="note")
     return None
 
 
 def _unknown(waiver: Waiver, codes: Collection[str]) -> Finding:
-    """The finding for a code that does not exist, or for none."""
     from difflib import get_close_matches  # noqa: PLC0415 - only mistakes pay for the import
 
     near = get_close_matches(waiver.code, codes, n=1, cutoff=0.75)
     near = near or [code for code in codes if code.partition("/")[2] == waiver.code]
     message = f"there is no finding {waiver.code}: the waiver accepts nothing" if waiver.code else "it names no finding"
     notes = (f"did you mean {near[0]}?",) if near else ("write `- CODE: why`; `launch explain` lists the codes",)
-    return Finding(code="config/waiver-unknown", severity="warning", key=waiver.key, message=message, notes=notes)
+    return fault("config/waiver-unknown", waiver.key, message, *notes, severity="warning")

@@ -6,8 +6,7 @@ What only `render_fleet` needs is imported when it is first asked for: a plan ne
 
 from typing import TYPE_CHECKING, Any
 
-from launcher.render.argv import placement_prefix, render_argv, server_words
-from launcher.render.command import Command, Engines, render_commands, server_command
+from launcher.render.command import Command, placement_prefix, render_commands, server_command, server_words
 from launcher.render.spellings import NOT_FLAGS, TABLE
 
 if TYPE_CHECKING:
@@ -17,10 +16,8 @@ __all__ = [
     "NOT_FLAGS",
     "TABLE",
     "Command",
-    "Engines",
     "Rendered",
     "placement_prefix",
-    "render_argv",
     "render_commands",
     "render_fleet",
     "server_command",

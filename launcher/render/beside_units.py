@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
-from typing import Any
+from string import ascii_letters
+from typing import Any, NamedTuple
 
 from launcher.base.addresses import is_path
+from launcher.ir.config import ContainerConfig, GpuConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.render.containers import cards, memory_limit, published_ports
-from launcher.render.outside import outside_targets
-from launcher.render.server_keys import own_key_file
-from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command
-from launcher.render.unit_names import (
-    data_dir,
-    is_loopback,
-    runtime_tier,
-    runtime_unit,
-    runtime_user,
-    slice_name,
-    target_name,
-    unit_name,
-    units_of,
-)
+from launcher.render.devices import place
+from launcher.render.passed import own_key_file
+from launcher.render.quoting import credential_path, quote_assignments, quote_bind, quote_command
+from launcher.render.routes import outside_targets
 from launcher.render.units import (
-    EXPOSURE_COMMAND,
     EXPOSURE_RUNTIME,
     HIDDEN,
     MIB,
@@ -34,7 +24,103 @@ from launcher.render.units import (
     boot_target,
     device_nodes,
     hidden_paths,
+    is_loopback,
+    runtime_tier,
+    runtime_user,
+    sandbox,
+    start_limit,
+    unit_name,
+    units_of,
 )
+
+_CDI = {"cuda": "nvidia.com/gpu"}
+"""Backend → kind of the Container Device Interface, whose names are of single cards (NVIDIA's container toolkit)."""
+_NODES = {"rocm": ("/dev/kfd", "/dev/dri"), "vulkan": ("/dev/dri",), "sycl": ("/dev/dri",)}
+"""Backend → what its drivers open: nodes of all cards, whose numbers are not llama.cpp's."""
+_SEEN = {"rocm": "ROCR_VISIBLE_DEVICES", "sycl": "ZE_AFFINITY_MASK"}
+"""Backend → the variable that shows a process only some of its cards, by number."""
+_MIB = 1024**2
+
+
+class Cards(NamedTuple):
+    """The cards of a container: devices by name or node, environment that chooses among cards, numbers for docker."""
+
+    devices: tuple[str, ...]
+    env: dict[str, str]
+    numbers: tuple[str, ...]
+    """Of NVIDIA's."""
+
+    @property
+    def group(self) -> bool:
+        """Whether nodes among them are opened by right of a group, render or video."""
+        return any(device.startswith("/") for device in self.devices)
+
+
+def cards(config: ServiceConfig, gpus: Mapping[str, GpuConfig]) -> Cards:
+    """What the container of a service gets for its `vram_bytes`; what it says in `env` itself is kept."""
+    by_backend: dict[str, list[str]] = {}
+    for device in config.vram_bytes:
+        if device in gpus:
+            placement, _ = place((device,), gpus, "")
+            by_backend.setdefault(gpus[device].backend, []).append(_number(placement.devices[0]))
+    devices = [f"{kind}={number}" for backend, kind in _CDI.items() for number in by_backend.get(backend, ())]
+    devices += [node for backend in by_backend for node in _NODES.get(backend, ())]
+    shown = {_SEEN[backend]: ",".join(numbers) for backend, numbers in by_backend.items() if backend in _SEEN}
+    return Cards(
+        devices=tuple(dict.fromkeys(devices)),
+        env={key: value for key, value in shown.items() if key not in config.env},
+        numbers=tuple(by_backend.get("cuda", ())),
+    )
+
+
+def _number(device: str) -> str:
+    """`1` of llama.cpp's `CUDA1`."""
+    return device.lstrip(ascii_letters)
+
+
+def published_ports(config: ServiceConfig, container: ContainerConfig) -> tuple[str, ...]:
+    """Ports as they are published: of a service for this machine only, on loopback."""
+    near = "127.0.0.1:" if is_loopback(config.host) else ""
+    return tuple(port if port.count(":") > 1 else near + port for port in container.ports)
+
+
+def memory_limit(ram_bytes: int) -> int:
+    """The memory limit of a service that takes `ram_bytes`, 0 for none: a quarter and 256 MiB more."""
+    return ram_bytes + ram_bytes // 4 + 256 * _MIB if ram_bytes else 0
+
+
+def container_argv(config: ServiceConfig, name: str, engine: str, gpus: Mapping[str, GpuConfig]) -> tuple[str, ...]:
+    """The command line that runs a service's image in the foreground; the container is removed when it ends."""
+    container = config.container
+    if container is None:
+        return ()
+    limit, own = memory_limit(config.ram_bytes), cards(config, gpus)
+    env = {**own.env, **config.env}
+    return (
+        *(engine, "run", "--rm", *(("--replace",) if engine == "podman" else ()), f"--name={name}"),
+        *("--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges"),
+        *((f"--memory={limit}",) if limit else ()),
+        *_card_words(own, engine),
+        *(f"--publish={port}" for port in published_ports(config, container)),
+        *(f"--volume={volume}" for volume in container.volumes),
+        *(f"--env={key}={value}" for key, value in sorted(env.items())),
+        *(container.image, *container.args),
+    )
+
+
+def _card_words(own: Cards, engine: str) -> tuple[str, ...]:
+    """Options that give a container its cards.
+
+    docker takes NVIDIA's by number, several in quotes of their own since it reads the value as CSV; for podman whoever
+    runs it hands on his groups (`keep-groups`), which docker does not know: there root owns the nodes.
+    """
+    if engine != "podman":
+        nodes = tuple(f"--device={device}" for device in own.devices if device.startswith("/"))
+        numbers = f"device={','.join(own.numbers)}"
+        quoted = f'"{numbers}"' if len(own.numbers) > 1 else numbers
+        return (*((f"--gpus={quoted}",) if own.numbers else ()), *nodes)
+    return (*(f"--device={device}" for device in own.devices), *(("--group-add=keep-groups",) if own.group else ()))
+
 
 RUNTIME_BYTES = 1024 * MIB
 """The runtime's MemoryMax=, its front's part: 60 MiB at rest, and room for the request bodies that it may hold."""
@@ -57,7 +143,7 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     tier = runtime_tier(plan)
     name = f"{deploy.unit_prefix}-{plan.deployment}"
     hidden = {path for server in plan.servers for binary in binaries for path in hidden_paths(server, binary)}
-    sandbox = _sandbox(plan, deploy.launch, (front.port,), loopback=True)
+    hidden |= set(_folder_of(deploy.launch))
     allow = device_nodes(gpu.backend for gpu in plan.config.hardware.gpus.values())
     paths = [host for host in front.listen if host.startswith("/")]
     addresses = (front.host, *(host for host in front.listen if host not in paths))
@@ -66,12 +152,12 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     started = [s for s in plan.servers if s.starts != "never"]
     services = [s for s in plan.services if s.config.builtin is None and s.starts != "never"]
     return {
-        **sandbox,
+        **sandbox(plan, (), (front.port,), loopback=near),
         **boot_target(plan),
-        "unit": runtime_unit(plan),
+        "unit": unit_name(plan, plan.deployment),
         "description": f"launch runtime: {plan.deployment}, and its one HTTP port",
-        "slice": slice_name(plan, tier) if tier else None,
-        "command": " ".join((*words, data_dir(plan))),
+        "slice": unit_name(plan, tier, "slice") if tier else None,
+        "command": " ".join((*words, f"{'%h/.config' if user else '/etc'}/launch/{plan.deployment}")),
         "stop_timeout_s": math.ceil(plan.config.runtime.drain_timeout_s) + 10,
         "credentials": _front_credentials(plan),
         # the pages of a warm pool are charged to whoever reads them first
@@ -85,9 +171,8 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
         "groups": (_JOURNAL, *(("render", "video") if "char-drm" in allow else ())),
         "exposure": EXPOSURE_RUNTIME,
         "sees_others": True,
-        "bind_read_only": tuple(sorted({*sandbox["bind_read_only"], *map(quote_bind, hidden)})),
+        "bind_read_only": tuple(sorted(map(quote_bind, hidden))),
         "device_allow": allow,
-        "loopback": near,
         "units": (
             *(unit for server in started for unit in units_of(plan, server)),
             *(unit_name(plan, service.name) for service in services),
@@ -115,18 +200,15 @@ def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
 def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     """What `command.service.j2` needs for a service that is a command."""
     config, runtime = service.config, plan.config.runtime
-    attempts = max(1, runtime.crash_loop_failures)
-    slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
     gpus = plan.config.hardware.machine(service.on).gpus
     return {
-        **_sandbox(plan, config.command[0], (service.port,), loopback=is_loopback(config.host)),
+        **sandbox(plan, _folder_of(config.command[0]), (service.port,), loopback=is_loopback(config.host)),
         "device_allow": device_nodes(gpus[device].backend for device in config.vram_bytes),
         "unit": unit_name(plan, service.name),
         "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
-        "target": target_name(plan, config.tier),
-        "slice": slice_name(plan, config.tier),
-        "start_limit_burst": attempts,
-        "start_limit_interval_s": math.ceil(max(runtime.crash_loop_window_s, slowest)),
+        "target": unit_name(plan, config.tier, "target"),
+        "slice": unit_name(plan, config.tier, "slice"),
+        **start_limit(config.start_timeout_s, runtime),
         "command": " ".join(quote_command(config.command)),
         "start_timeout_s": math.ceil(config.start_timeout_s),
         "boot": service.starts == "boot",
@@ -146,8 +228,6 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     config, runtime, container = service.config, plan.config.runtime, service.config.container
     if container is None:
         raise ValueError(f"{service.name} is no container")
-    attempts = max(1, runtime.crash_loop_failures)
-    slowest = attempts * (config.start_timeout_s + runtime.backoff_s) * 1.1
     own = cards(config, plan.config.hardware.machine(service.on).gpus)
     limit = memory_limit(config.ram_bytes)
     options = (*((f"--memory={limit}",) if limit else ()), *(("--group-add=keep-groups",) if own.group else ()))
@@ -155,8 +235,8 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         "unit": unit_name(plan, service.name),
         "container": f"{plan.config.deploy.unit_prefix}-{service.name}",
         "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
-        "target": target_name(plan, config.tier),
-        "slice": slice_name(plan, config.tier),
+        "target": unit_name(plan, config.tier, "target"),
+        "slice": unit_name(plan, config.tier, "slice"),
         "image": container.image.replace("%", "%%"),
         "ports": published_ports(config, container),
         "volumes": tuple(volume.replace("%", "%%") for volume in container.volumes),
@@ -167,25 +247,10 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         "start_timeout_s": math.ceil(config.start_timeout_s),
         "boot": service.starts == "boot",
         "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
-        "start_limit_burst": attempts,
-        "start_limit_interval_s": math.ceil(max(runtime.crash_loop_window_s, slowest)),
+        **start_limit(config.start_timeout_s, runtime),
     }
 
 
-def _sandbox(plan: FleetPlan, program: str, ports: tuple[int, ...], *, loopback: bool) -> dict[str, Any]:
-    """What `sandbox.j2` needs for a process without a GPU. A program below a hidden directory is bound in."""
-    hidden = program.startswith(tuple(f"{directory}/" for directory in HIDDEN))
-    return {
-        "user_scope": plan.config.deploy.scope == "user",
-        "user": plan.config.deploy.user,
-        "exposure": EXPOSURE_COMMAND,
-        "hardening": plan.config.deploy.hardening,
-        "sees_others": False,
-        "bind_read_only": (quote_bind(program.rpartition("/")[0]),) if hidden else (),
-        "denied_calls": "~@privileged @resources",
-        "ports": ports,
-        "loopback": loopback,
-        "alone": False,
-        "umask": "0077",
-        "device_allow": (),
-    }
+def _folder_of(program: str) -> tuple[str, ...]:
+    """The folder of a program where the sandbox would hide it."""
+    return (program.rpartition("/")[0],) if program.startswith(tuple(f"{directory}/" for directory in HIDDEN)) else ()

@@ -31,7 +31,6 @@ def _block(value: Any, indent: int) -> str:
 
 
 def _after(value: Any, indent: int, *, inline: bool = False) -> str:
-    """What follows `key:` or `-`."""
     if isinstance(value, Mapping | list | tuple) and value:
         block = _block(value, indent)
         return f" {block[indent:]}" if inline else f"\n{block}"

@@ -1,18 +1,142 @@
-"""How each server of a fleet is run: words, environment, digest. Pure."""
+"""How each server of a fleet is run: words of one build, environment, digest. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from launcher.base.environment import libraries
-from launcher.errors import Finding
-from launcher.ir.dialect import Dialect
+from launcher.errors import Finding, Severity, fault
+from launcher.ir.config import GpuConfig, ServerConfig
+from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.manifest import argv_digest
-from launcher.render.argv import placement_prefix, server_words
-from launcher.render.characters import bad_characters
-from launcher.render.extra import check_environment
+from launcher.render.devices import place
+from launcher.render.extra import (
+    check_architecture,
+    check_environment,
+    check_extra_args,
+    known,
+    named_flags,
+    refused_value,
+)
+from launcher.render.quoting import bad_characters
+from launcher.render.spellings import TABLE, Alternatives, Meaning
+
+
+def server_words(
+    server: ServerPlan,
+    dialect: Dialect,
+    binary: str,
+    gpus: Mapping[str, GpuConfig] | None = None,
+    config: ServerConfig | None = None,
+) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+    """The words that start `server` with `binary`, and what `dialect` refuses of them.
+
+    `gpus` is hardware.gpus, needed only for devices that are reached by RPC or not named like `cuda0`.
+    Findings: `engine/unknown-flag`, `engine/bad-value`, `engine/deprecated-flag`, `engine/flag-conflict`,
+    `engine/secret-in-argv`, `engine/unknown-architecture`, `engine/override-key`,
+    `render/unknown-device`, `render/no-endpoint`, `render/bad-character`.
+    `config` is what the server was written as: a choice that follows from another is found where that one stands.
+    """
+    index = known(dialect).flags
+    draft = server.config.draft
+    own = (draft.devices or ()) if draft is not None else ()
+    seeing = (server.config.projector_device,) if server.config.projector_device not in (None, "cpu") else ()
+    together = tuple(d for d in dict.fromkeys((*server.settings.devices, *own, *seeing)) if d is not None)
+    placement, found = place(together, gpus or {}, f"servers.{server.name}.devices")
+    names = dict(zip(together, placement.devices, strict=False))
+    placement = placement._replace(
+        devices=tuple(names[d] for d in server.settings.devices if d in names),
+        draft=tuple(names[d] for d in own if d in names),
+        projector=tuple(names[d] for d in seeing if d in names),
+    )
+    findings = [*found, *check_architecture(server, dialect)]
+    theirs = named_flags(server.config.extra_args, index)
+    words = [binary]
+    for meaning in TABLE:
+        if theirs and meaning.soft and any(index.get(flag) in theirs for flag in meaning.owns if flag in index):
+            continue
+        alternatives = meaning.spell(server, placement)
+        if not alternatives:
+            continue
+        chosen = next((a for a in alternatives if not refusals(a, index)), None)
+        if chosen:
+            words += chosen
+        elif any(alternatives):
+            may_be_silent = chosen is not None
+            findings.append(_unspoken(asked_by(meaning, server, config), meaning, alternatives, dialect, may_be_silent))
+    findings += check_extra_args(server, dialect)
+    findings += check_environment(server.config.env, f"servers.{server.name}.env", dialect)
+    argv = (*words, *server.config.extra_args)
+    findings += bad_characters(words, f"servers.{server.name}")
+    for position, word in enumerate(server.config.extra_args):
+        findings += bad_characters([word], f"servers.{server.name}.extra_args.{position}")
+    return argv, tuple(findings)
+
+
+def placement_prefix(server: ServerPlan) -> tuple[str, ...]:
+    """`numactl …` for a memory policy (with the CPUs), `taskset …` for CPUs alone, nothing otherwise."""
+    if server.config.numa is None:
+        return ("taskset", "--cpu-list", server.config.cpus) if server.config.cpus else ()
+    nodes = ",".join(str(n) for n in server.config.numa.nodes) or "all"
+    policy = {"interleave": "interleave", "preferred": "preferred", "bind": "membind"}[server.config.numa.policy]
+    cpus = (f"--physcpubind={server.config.cpus}",) if server.config.cpus else ()
+    return ("numactl", *cpus, f"--{policy}={nodes}", "--")
+
+
+def refusals(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[str, ...]:
+    """Why a build would not take `words` (flags with their values), one sentence each; empty if it takes them."""
+    reasons: list[str] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        flag = index.get(word)
+        if flag is None:
+            return (f"{word} is not known",)
+        if flag.removed:
+            return (f"{word} was removed: {flag.help}",)
+        arity = 0 if word in flag.negations else flag.arity
+        values = words[position + 1 : position + 1 + arity]
+        if len(values) < arity:
+            return (f"{word} takes a value",)
+        reasons += [reason for value in values if (reason := refused_value(flag, word, value))]
+        position += 1 + arity
+        if position < len(words) and words[position] not in index:
+            return (*reasons, f"{word} takes no value" if arity == 0 else f"{words[position]} is not known")
+    return tuple(reasons)
+
+
+def asked_by(meaning: Meaning, server: ServerPlan, config: ServerConfig | None) -> str:
+    """The config key that asks for a choice: its own, or that of what it follows from where its own is left out."""
+    own = ".".join(filter(None, ("servers", server.name, meaning.key)))
+    if config is None or not meaning.through or _is_written(config, meaning.key):
+        return own
+    absolute = (key.format(name=server.name) for key in meaning.through if "{" in key)
+    fields = (f"servers.{server.name}.{key}" for key in meaning.through if _is_written(config, key))
+    return next(iter((*fields, *absolute, own)))
+
+
+def _is_written(config: ServerConfig, field: str) -> bool:
+    known = next((f for f in msgspec.structs.fields(ServerConfig) if f.name == field), None)
+    return known is not None and getattr(config, field) != known.default
+
+
+def _unspoken(key: str, meaning: Meaning, alternatives: Alternatives, dialect: Dialect, may_be_silent: bool) -> Finding:
+    """The finding for a choice that this build has no words for: an error where saying nothing is wrong for sure."""
+    index = dialect.index()
+    first = " ".join(next(words for words in alternatives if words))
+    if may_be_silent:
+        severity: Severity = "note" if meaning.soft else "warning"
+        message = f"llama-server {dialect.name} does not know `{first}`: its own default stays"
+    else:
+        severity = "error"
+        message = f"llama-server {dialect.name} cannot be told {meaning.key or 'this'}: it refuses `{first}`"
+    notes = tuple(dict.fromkeys(reason for words in alternatives for reason in refusals(words, index)))
+    return fault("engine/unknown-flag", key, message, *notes, severity=severity)
+
 
 Engines = Mapping[str, tuple[str, Dialect]]
 """Engine name → its binary and its dialect."""
@@ -66,17 +190,8 @@ def server_command(server: ServerPlan, plan: FleetPlan, engines: Engines) -> tup
     binary, dialect = engines[server.config.engine]
     gpus = plan.config.hardware.machine(server.on).gpus
     words, found = server_words(server, dialect, binary, gpus, plan.config.servers.get(server.name))
-    env = server_environment(server, plan)
+    engine = plan.config.engines.get(server.config.engine)
+    given = {**libraries(engine.library_path), **engine.env} if engine is not None else {}
+    env = dict(sorted({**given, **server.config.env}.items()))  # the server's own win
     bad = bad_characters(env.values(), f"servers.{server.name}.env")
     return Command(placement_prefix(server), words, env), (*found, *bad)
-
-
-def server_environment(server: ServerPlan, plan: FleetPlan) -> dict[str, str]:
-    """Environment of `server`: the engine's library path and variables, then its own, which win."""
-    engine = plan.config.engines.get(server.config.engine)
-    env: dict[str, str] = {}
-    if engine is not None:
-        env.update(libraries(engine.library_path))
-        env.update(engine.env)
-    env.update(server.config.env)
-    return dict(sorted(env.items()))

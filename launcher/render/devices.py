@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import GpuConfig
 
 BACKEND_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "rocm": "ROCm", "sycl": "SYCL", "metal": "Metal", "rpc": "RPC"}
@@ -60,20 +60,12 @@ def place(names: tuple[str, ...], gpus: Mapping[str, GpuConfig], key: str) -> tu
 
 
 def _unknown(name: str, gpus: Mapping[str, GpuConfig], key: str) -> Finding:
-    """The finding for a device that hardware.gpus does not have."""
     there = ", ".join(gpus) or "none"
-    return Finding(
-        code="render/unknown-device", severity="error", key=key, message=f"no device {name!r}; hardware has {there}"
-    )
+    return fault("render/unknown-device", key, f"no device {name!r}; hardware has {there}")
 
 
 def _no_endpoint(name: str) -> Finding:
-    """The finding for an RPC device that nobody can reach."""
     key = f"hardware.gpus.{name}.endpoint"
-    return Finding(
-        code="render/no-endpoint",
-        severity="error",
-        key=key,
-        message=f"device {name} has backend rpc but no endpoint",
-        fixes=(Fix(override=f"{key}=127.0.0.1:50052", effect="where its ggml-rpc-server listens"),),
-    )
+    message = f"device {name} has backend rpc but no endpoint"
+    fixes = (Fix(override=f"{key}=127.0.0.1:50052", effect="where its ggml-rpc-server listens"),)
+    return fault("render/no-endpoint", key, message, fixes=fixes)

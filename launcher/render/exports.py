@@ -13,13 +13,13 @@ import msgspec
 
 from launcher.base.addresses import is_path
 from launcher.base.names import control_character
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines
-from launcher.render.probes import reachable_url
-from launcher.render.shell_quote import shell_lines
-from launcher.render.targets import targets_of
+from launcher.render.fleet_manifest import targets_of
+from launcher.render.quoting import shell_lines
+from launcher.render.units import reachable_url
 
 EXPORTS: dict[str, str] = {
     "llama_swap": "llama-swap.yaml",
@@ -104,7 +104,7 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
             }
             for name, members in groups.items()
         ],
-        "preload": _json(_boot(kept)) if _boot(kept) else "",
+        "preload": _json(booted) if (booted := [s.name for s in kept if s.initial]) else "",
     }
     return values, findings
 
@@ -118,7 +118,7 @@ def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) 
         if isinstance(options, str):
             findings.append(_left_out("router", server, options))
             continue
-        servers.append({"section": server.name, "options": options, "boot": server.name in _boot([server])})
+        servers.append({"section": server.name, "options": options, "boot": server.initial})
     return {"servers": servers, "models_max": max(len(servers), 1)}, findings
 
 
@@ -151,8 +151,7 @@ def _scrape(target: str, plan: FleetPlan) -> tuple[dict[str, Any], list[Finding]
     The labels are what alerts and the dashboard select by: no metric has them of itself.
     """
     front = plan.config.runtime.front
-    boot = set(_boot((*plan.servers, *plan.remote)))
-    booted = [server for server in (*plan.servers, *plan.remote) if server.name in boot]
+    booted = [server for server in (*plan.servers, *plan.remote) if server.initial]
     unasked = [server for server in booted if is_path(server.config.host)]
     why = "Prometheus asks an address, and it listens on a unix socket; the front's own figures have it"
     values = {
@@ -175,7 +174,6 @@ def _scrape(target: str, plan: FleetPlan) -> tuple[dict[str, Any], list[Finding]
 
 
 def _grafana(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dict[str, Any], list[Finding]]:
-    """One dashboard a deployment, over the front's metrics."""
     label = f"deployment={_json(plan.deployment)}"
     panels = [
         {"title": _json(title), "unit": _json(unit), "expr": _json(expr % label), "legend": _json(legend)}
@@ -196,25 +194,14 @@ _BUILDERS: dict[str, _Builder] = {
 
 
 def _started(plan: FleetPlan) -> list[ServerPlan]:
-    """Servers of tiers that are ever started."""
     return [s for s in plan.servers if s.starts != "never"]
-
-
-def _boot(servers: Iterable[ServerPlan]) -> list[str]:
-    """Names of those of `servers` that run from boot: of an exclusive group the default."""
-    return [s.name for s in servers if s.initial]
 
 
 def _aliases(server: ServerPlan, servers: list[ServerPlan]) -> list[str]:
     """The server's other names that nobody else has: llama-swap knows no replicas."""
-    taken = {server.name} | {
-        n for o in servers if o is not server for n in (o.name, *o.config.roles, *o.config.aliases)
-    }
-    return [name for name in dict.fromkeys(_names(server)) if name not in taken]
-
-
-def _names(server: ServerPlan) -> tuple[str, ...]:
-    return (server.name, *server.config.roles, *server.config.aliases)
+    others = (o for o in servers if o is not server)
+    taken = {server.name, *(name for o in others for name in (o.name, *o.config.roles, *o.config.aliases))}
+    return [name for name in dict.fromkeys((*server.config.roles, *server.config.aliases)) if name not in taken]
 
 
 def _json(value: Any) -> str:
@@ -233,11 +220,11 @@ def _requests_lost(target: str, server: ServerPlan) -> list[Finding]:
         lost["request_set"] = (config.request_set, "clients must send them")
         lost["request_strip"] = (config.request_strip, "clients must leave them out")
     return [
-        Finding(
-            code="render/left-out",
+        fault(
+            "render/left-out",
+            f"servers.{server.name}.{field}",
+            f"{EXPORTS[target]} leaves out {field} of {server.name} ({', '.join(names)}): {why}",
             severity="warning",
-            key=f"servers.{server.name}.{field}",
-            message=f"{EXPORTS[target]} leaves out {field} of {server.name} ({', '.join(names)}): {why}",
         )
         for field, (names, why) in lost.items()
         if names
@@ -253,6 +240,5 @@ def _filters(server: ServerPlan) -> str:
 
 
 def _left_out(target: str, server: ServerPlan, why: str) -> Finding:
-    """The warning for a server that a target cannot describe."""
     message = f"{EXPORTS[target]} leaves out {server.name}: {why}"
-    return Finding(code="render/left-out", severity="warning", key=f"servers.{server.name}", message=message)
+    return fault("render/left-out", f"servers.{server.name}", message, severity="warning")

@@ -1,17 +1,68 @@
-"""Checks of what the user adds by hand: `extra_args` and `env`. Pure."""
+"""What a build knows, and what the user adds by hand for it: `extra_args` and `env`. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from launcher.base.environment import DEVICE_VARIABLES
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import ServerPlan
-from launcher.render.known import known
 from launcher.render.passed import HARMLESS, REFUSED, UNPRICED, by_flag
 from launcher.render.spellings import TABLE, Meaning, expert_key
-from launcher.render.values import refused_value
+
+ON_OFF = frozenset({"on", "enabled", "true", "1", "off", "disabled", "false", "0", "auto", "-1"})
+"""What `is_truthy`, `is_falsey` and `is_autoy` accept (llama.cpp common/arg.cpp)."""
+
+
+def refused_value(flag: Flag, word: str, value: str) -> str | None:
+    """Why `word value` is refused, by the choices that the help lists; None when it is not.
+
+    Lists of bare numbers are examples, not choices. A flag whose help says comma-separated takes several.
+    """
+    if not flag.choices or value == flag.default or all(c.lstrip("-").isdigit() for c in flag.choices):
+        return None
+    if {"on", "off"} <= set(flag.choices) and value in ON_OFF:
+        return None
+    several = value.split(",") if "comma-separated" in flag.help else [value]
+    wrong = [v for v in several if v not in flag.choices]
+    return f"{word} takes {', '.join(flag.choices)}, not {wrong[0]!r}" if wrong else None
+
+
+KEPT = 16
+"""Dialects whose answers are kept."""
+
+
+class Known(NamedTuple):
+    """Spelling → flag; first spelling of each flag that the plan depends on → its meaning; environment name → flag."""
+
+    flags: Mapping[str, Flag]
+    owners: Mapping[str, Meaning]
+    by_variable: Mapping[str, Flag]
+
+
+_kept: dict[int, tuple[Dialect, Known]] = {}
+
+
+def known(dialect: Dialect) -> Known:
+    """The answers for `dialect`, by identity: its flags are many, and to compare them costs more than to list them."""
+    found = _kept.get(id(dialect))
+    if found is None or found[0] is not dialect:
+        if len(_kept) >= KEPT:
+            _kept.clear()
+        index = dialect.index()
+        owners = {
+            index[name].names[0]: meaning
+            for meaning in TABLE
+            if not meaning.soft
+            for name in meaning.owns
+            if name in index and not index[name].removed  # a removed flag belongs to nobody
+        }
+        found = dialect, Known(index, owners, {flag.env: flag for flag in index.values() if flag.env})
+        _kept[id(dialect)] = found
+    return found[1]
+
 
 SECRET_FLAGS = {"--api-key": "--api-key-file", "--hf-token": None}
 """Flags whose value is a secret → the flag that reads it from a file."""
@@ -38,10 +89,10 @@ def check_extra_args(server: ServerPlan, dialect: Dialect) -> list[Finding]:
             continue
         if flag.removed:
             message = f"llama-server {dialect.name} has removed {word}"
-            findings.append(_finding("engine/unknown-flag", key, message, (flag.help,)))
+            findings.append(fault("engine/unknown-flag", key, message, flag.help))
         elif flag.deprecated:
             message = f"{word} is deprecated in llama-server {dialect.name}"
-            findings.append(_finding("engine/deprecated-flag", key, message, (flag.deprecated,), warning=True))
+            findings.append(fault("engine/deprecated-flag", key, message, flag.deprecated, severity="warning"))
         findings += _check_values(key, word, flag, values)
         if secret := next((name for name in SECRET_FLAGS if name in flag.names), None):
             findings.append(_secret(key, secret))
@@ -62,13 +113,13 @@ def _unplanned(key: str, word: str, flag: Flag, dialect: Dialect, remove: str) -
     names = {*flag.names, *flag.negations}
     fix = Fix(override=remove)
     if (why := next((reason for name, reason in REFUSALS.items() if name in names), None)) is not None:
-        yield _finding("engine/flag-refused", key, f"a server of a fleet cannot have {word}: {why}", fixes=(fix,))
+        yield fault("engine/flag-refused", key, f"a server of a fleet cannot have {word}: {why}", fixes=(fix,))
     elif (why := next((reason for name, reason in UNKNOWN_PRICES.items() if name in names), None)) is not None:
         message = f"the plan does not count what {word} does: {why}"
-        yield _finding("engine/unplanned-flag", key, message, fixes=(fix,), warning=True)
+        yield fault("engine/unplanned-flag", key, message, fixes=(fix,), severity="warning")
     elif not names & NOTHING_TO_PLAN:
         message = f"nobody knows what {word} of llama-server {dialect.name} does to the plan"
-        yield _finding("engine/unplanned-flag", key, message, (flag.help,), fixes=(fix,), warning=True)
+        yield fault("engine/unplanned-flag", key, message, flag.help, fixes=(fix,), severity="warning")
 
 
 def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding]:
@@ -79,7 +130,7 @@ def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding
             continue
         message = f"llama-server {dialect.name} does not know models of architecture {arch}"
         notes = ("a newer build may: engines.NAME for it, and servers.NAME.engine",)
-        yield _finding("engine/unknown-architecture", f"servers.{server.name}.{field}", message, notes)
+        yield fault("engine/unknown-architecture", f"servers.{server.name}.{field}", message, *notes)
 
 
 def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Iterator[Finding]:
@@ -89,7 +140,7 @@ def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Itera
         name = value.partition("=")[0]
         if name and not name.startswith((f"{arch}.", *COMMON_KEYS)):
             message = f"no {arch} model has {name}: the server would accept it and never read it"
-            yield _finding("engine/override-key", key, message, (f"its keys begin with {arch}.",), warning=True)
+            yield fault("engine/override-key", key, message, f"its keys begin with {arch}.", severity="warning")
 
 
 ENGINE_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY")
@@ -104,18 +155,18 @@ def check_environment(env: Mapping[str, str], key: str, dialect: Dialect) -> Ite
         if flag is None:
             if name in DEVICE_VARIABLES:
                 message = f"{name} gives other cards the names that the plan uses: say it with `devices`"
-                yield _finding("engine/device-variable", at, message, fixes=(Fix(override=f"~{at}"),))
+                yield fault("engine/device-variable", at, message, fixes=(Fix(override=f"~{at}"),))
             if name.startswith(ENGINE_VARIABLES):
                 message = f"llama-server {dialect.name} reads no {name}: it would be without effect"
-                yield _finding("engine/unknown-flag", at, message, fixes=(Fix(override=f"~{at}"),))
+                yield fault("engine/unknown-flag", at, message, fixes=(Fix(override=f"~{at}"),))
             continue
         if flag.names[0] in owners:
             yield _conflict(at, name, owners[flag.names[0]], f"~{at}")
         elif flag.removed:
             message = f"llama-server {dialect.name} has removed {flag.names[0]}, which {name} sets"
-            yield _finding("engine/unknown-flag", at, message, (flag.help,))
+            yield fault("engine/unknown-flag", at, message, flag.help)
         elif flag.arity and (reason := refused_value(flag, name, value)):
-            yield _finding("engine/bad-value", at, reason)
+            yield fault("engine/bad-value", at, reason)
         if secret := next((known for known in SECRET_FLAGS if known in flag.names), None):
             yield _secret(at, secret)
 
@@ -138,36 +189,34 @@ def _owner_before(words: tuple[str, ...], position: int, index: Mapping[str, Fla
 
 
 def _unknown(key: str, word: str, dialect: Dialect, index: Mapping[str, Flag], switch: str | None) -> Finding:
-    """The finding for a word that is no flag of this build."""
     if switch is not None:
         message = f"llama-server {dialect.name} refuses {word!r}: {switch} takes no value"
-        return _finding("engine/unknown-flag", key, message, ("leave a switch out to turn it off",))
+        return fault("engine/unknown-flag", key, message, "leave a switch out to turn it off")
     name, equals, _ = word.partition("=")
     if equals and name in index:
         message = f"llama-server {dialect.name} refuses {word!r}"
-        return _finding("engine/unknown-flag", key, message, ("write flag and value as two items",))
+        return fault("engine/unknown-flag", key, message, "write flag and value as two items")
     import difflib  # noqa: PLC0415 # needed only to say what is wrong
 
     near = difflib.get_close_matches(word, index, n=1)
     notes = (f"did you mean {near[0]}?",) if near else ()
-    return _finding("engine/unknown-flag", key, f"llama-server {dialect.name} has no flag {word}", notes)
+    return fault("engine/unknown-flag", key, f"llama-server {dialect.name} has no flag {word}", *notes)
 
 
 def _check_values(key: str, word: str, flag: Flag, values: tuple[str, ...]) -> Iterator[Finding]:
-    """Findings for missing and refused values behind `word`."""
     arity = 0 if word in flag.negations else flag.arity
     if len(values) < arity:
-        yield _finding("engine/bad-value", key, f"{word} takes {arity} value{'s' * (arity > 1)}, {len(values)} given")
+        yield fault("engine/bad-value", key, f"{word} takes {arity} value{'s' * (arity > 1)}, {len(values)} given")
     for value in values:
         if reason := refused_value(flag, word, value):
-            yield _finding("engine/bad-value", key, reason)
+            yield fault("engine/bad-value", key, reason)
 
 
 def _secret(key: str, flag: str) -> Finding:
     """The finding for a secret on a command line, where every user of the host can read it."""
     instead = SECRET_FLAGS[flag]
     notes = (f"put it into a file that only the server can read, and use {instead}",) if instead else ()
-    return _finding("engine/secret-in-argv", key, f"{flag} would show a secret in argv", notes)
+    return fault("engine/secret-in-argv", key, f"{flag} would show a secret in argv", *notes)
 
 
 def _without(server: ServerPlan, position: int, values: tuple[str, ...]) -> str:
@@ -188,18 +237,4 @@ def _conflict(key: str, word: str, meaning: Meaning, remove: str) -> Finding:
     else:
         message = f"{word} is decided by {server}.{meaning.key}: the plan would not know of a second say"
         effect = f"leaves it to {server}.{meaning.key}"
-    return _finding("engine/flag-conflict", key, message, fixes=(Fix(override=remove, effect=effect),))
-
-
-def _finding(
-    code: str,
-    key: str,
-    message: str,
-    notes: tuple[str, ...] = (),
-    *,
-    fixes: tuple[Fix, ...] = (),
-    warning: bool = False,
-) -> Finding:
-    """A finding of this room: an error unless it is a `warning`."""
-    severity: Severity = "warning" if warning else "error"
-    return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)
+    return fault("engine/flag-conflict", key, message, fixes=(Fix(override=remove, effect=effect),))

@@ -1,4 +1,4 @@
-"""`FleetPlan` → `FleetManifest`: what the runtime executes. Pure."""
+"""`FleetPlan` → `FleetManifest`: what the runtime executes, and what it should keep to. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from launcher.errors import Finding
-from launcher.ir.config import HookConfig
+from launcher.errors import Finding, fault
 from launcher.ir.fleet import (
     DeviceBudget,
     DeviceNeed,
@@ -18,14 +17,31 @@ from launcher.ir.fleet import (
     ServerUnit,
     ServiceUnit,
     SupervisorUnit,
+    TargetUnit,
 )
-from launcher.ir.plan import DevicePlan, FleetPlan, RungPlan, ServerPlan, ServicePlan
+from launcher.ir.plan import FleetPlan, RungPlan, ServerPlan, ServicePlan
+from launcher.render.beside_units import container_argv
 from launcher.render.command import Command
-from launcher.render.containers import container_argv
-from launcher.render.names import resolve
 from launcher.render.passed import files_of
-from launcher.render.probes import probe_kind
-from launcher.render.targets import targets_of
+from launcher.render.routes import resolve
+from launcher.render.units import probe_kind
+
+
+def targets_of(plan: FleetPlan) -> tuple[TargetUnit, ...]:
+    """What the config wants to be kept to, of the servers of `plan`."""
+    cycle = plan.config.orchestration
+    found = []
+    if cycle and cycle.swap_target_s is not None and any(s.config.exclusive for s in plan.servers):
+        found.append(TargetUnit(name="swap_seconds", server="", limit=cycle.swap_target_s))
+    for server in plan.servers:
+        speed = plan.config.slowest(server.name)
+        if speed is not None:
+            found.append(TargetUnit(name="tokens_per_second", server=server.name, limit=speed))
+        first = plan.config.latest(server.name)
+        if first is not None:
+            found.append(TargetUnit(name="first_token_seconds", server=server.name, limit=first))
+    return tuple(found)
+
 
 _PARTS = ("model", "kv", "recurrent", "output", "compute", "draft", "projector", "overhead")
 """Of `DeviceMemory`, what makes up committed and file."""
@@ -38,16 +54,7 @@ def fleet_manifest(
     rungs: Mapping[str, tuple[Command, ...]] | None = None,
 ) -> tuple[FleetManifest, tuple[Finding, ...]]:
     """The manifest of `plan`; a hook whose server is not part of the plan is left out with a note."""
-    hooks: list[HookUnit] = []
-    findings: list[Finding] = []
-    for name, hook in plan.config.hooks.items():
-        if not hook.enabled:
-            continue
-        server, path = _hook_target(hook, plan)
-        if hook.http is not None and server is None:
-            findings.append(_hook_left_out(name, hook))
-            continue
-        hooks.append(_hook_unit(name, hook, server, path))
+    hooks, findings = _hooks(plan)
     manifest = FleetManifest(
         deployment=plan.deployment,
         input_digest=plan.input_digest,
@@ -60,7 +67,9 @@ def fleet_manifest(
                 capacity_bytes=d.capacity_bytes,
                 budget_bytes=d.budget_bytes,
                 worst_bytes=d.peak_bytes,
-                nodes=_nodes(d),
+                nodes=tuple(msgspec.convert(n, NodeBudget, from_attributes=True) for n in d.nodes)
+                if len(d.nodes) > 1
+                else (),
             )
             for d in plan.devices
         ),
@@ -69,17 +78,19 @@ def fleet_manifest(
             for server in plan.servers
         ),
         services=tuple(_service_unit(service, plan) for service in plan.services),
-        hooks=tuple(hooks),
+        hooks=hooks,
         supervisor=msgspec.convert(plan.config.runtime, SupervisorUnit, from_attributes=True),
         targets=targets_of(plan) or msgspec.UNSET,
         host=plan.on or msgspec.UNSET,
     )
-    return manifest, tuple(findings)
+    return manifest, findings
 
 
 def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: tuple[Command, ...]) -> ServerUnit:
     """One server as the supervisor runs it."""
     tier = plan.config.tiers[server.tier]
+    gpus = plan.config.hardware.machine(server.on).gpus
+    endpoints = (gpus[device].endpoint for device in server.settings.devices if device in gpus)
     return ServerUnit(
         name=server.name,
         roles=server.config.roles,
@@ -108,30 +119,22 @@ def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: t
         stop_grace_s=server.config.stop_grace_s,
         fatal=server.config.fatal,
         request_defaults=server.config.request_defaults,
-        memory=_needs(server, _pooled(plan, server)),
+        memory=_needs(server, plan),
         argv_digest=command.digest,
         rungs=tuple(
-            _rung_unit(rung, spelled, _pooled(plan, server))
+            _rung_unit(rung, spelled, plan)
             for rung, spelled in zip(plan.ladders.get(server.name, ()), rungs, strict=False)
         ),
         slot_save_path=server.config.slot_save_path,
         cooldown_s=server.cooldown_s,
         load_s=server.load_s,
         proved=server.proved,
-        peers=_peers(server, plan),
+        peers=tuple(dict.fromkeys(endpoint for endpoint in endpoints if endpoint)),
         min_stay_s=msgspec.UNSET if server.config.min_stay_s is None else server.config.min_stay_s,
     )
 
 
-def _peers(server: ServerPlan, plan: FleetPlan) -> tuple[str, ...]:
-    """Where the RPC servers of its devices listen."""
-    gpus = plan.config.hardware.machine(server.on).gpus
-    named = (gpus[device].endpoint for device in server.settings.devices if device in gpus)
-    return tuple(dict.fromkeys(endpoint for endpoint in named if endpoint))
-
-
-def _rung_unit(rung: RungPlan, command: Command, pooled: frozenset[str]) -> RungUnit:
-    """One rung of its ladder."""
+def _rung_unit(rung: RungPlan, command: Command, plan: FleetPlan) -> RungUnit:
     server = rung.server
     return RungUnit(
         label=rung.label,
@@ -143,17 +146,13 @@ def _rung_unit(rung: RungPlan, command: Command, pooled: frozenset[str]) -> Rung
         files=files_of(server),
         slots=server.settings.slots,
         n_ctx_per_slot=server.settings.n_ctx_per_slot,
-        memory=_needs(server, pooled),
+        memory=_needs(server, plan),
     )
 
 
-def _pooled(plan: FleetPlan, server: ServerPlan) -> frozenset[str]:
-    """GPUs of the server's host that use its RAM."""
-    return plan.config.hardware.machine(server.on).pooled
-
-
-def _needs(server: ServerPlan, pooled: frozenset[str]) -> tuple[DeviceNeed, ...]:
-    """What it takes by device; of RAM, too, what it takes of GPUs that use it (`pooled`)."""
+def _needs(server: ServerPlan, plan: FleetPlan) -> tuple[DeviceNeed, ...]:
+    """What it takes by device; of RAM, too, what it takes of its host's GPUs that use it."""
+    pooled = plan.config.hardware.machine(server.on).pooled
     drawn = [m for m in server.memory if m.device in pooled]
     more = {"ram": (sum(m.committed_bytes for m in drawn), sum(m.peak_bytes for m in drawn))}
     return tuple(
@@ -166,20 +165,6 @@ def _needs(server: ServerPlan, pooled: frozenset[str]) -> tuple[DeviceNeed, ...]
             parts={part: size for part in _PARTS if (size := getattr(m, f"{part}_bytes"))},
         )
         for m in server.memory
-    )
-
-
-def _nodes(device: DevicePlan) -> tuple[NodeBudget, ...]:
-    """The NUMA nodes of a device that has several."""
-    return tuple(
-        NodeBudget(
-            id=n.id,
-            capacity_bytes=n.capacity_bytes,
-            planned_bytes=n.planned_bytes,
-            peak_bytes=n.peak_bytes,
-            servers=n.servers,
-        )
-        for n in (device.nodes if len(device.nodes) > 1 else ())
     )
 
 
@@ -211,30 +196,30 @@ def _service_unit(service: ServicePlan, plan: FleetPlan) -> ServiceUnit:
     )
 
 
-def _hook_target(hook: HookConfig, plan: FleetPlan) -> tuple[str | None, str | None]:
-    """Server and path of an http hook (`embedder_0/embedding`); the server by name, role or alias."""
-    if hook.http is None:
-        return None, None
-    name, _, path = hook.http.partition("/")
-    servers = resolve(name, plan.servers)
-    return (servers[0] if servers else None), f"/{path}"
+def _hooks(plan: FleetPlan) -> tuple[tuple[HookUnit, ...], tuple[Finding, ...]]:
+    """Hooks with their targets settled; a note for each that asks a server which this profile does not run.
 
-
-def _hook_unit(name: str, hook: HookConfig, server: str | None, path: str | None) -> HookUnit:
-    """One hook with its target settled."""
-    return HookUnit(
-        name=name,
-        server=server,
-        path=path,
-        body=hook.body,
-        command=hook.command,
-        python=hook.python,
-        timeout_s=hook.timeout_s,
-        on_failure=hook.on_failure,
-    )
-
-
-def _hook_left_out(name: str, hook: HookConfig) -> Finding:
-    """The note for a hook that asks a server which this profile does not run."""
-    message = f"hook {name} is left out: no server of this deployment answers to {str(hook.http).partition('/')[0]!r}"
-    return Finding(code="render/hook-left-out", severity="note", key=f"hooks.{name}", message=message)
+    An http hook (`embedder_0/embedding`) names its server by name, role or alias.
+    """
+    hooks: list[HookUnit] = []
+    findings: list[Finding] = []
+    for name, hook in plan.config.hooks.items():
+        asked, _, path = (hook.http or "").partition("/")
+        servers = resolve(asked, plan.servers) if hook.http is not None else ()
+        if hook.enabled and hook.http is not None and not servers:
+            message = f"hook {name} is left out: no server of this deployment answers to {asked!r}"
+            found = fault("render/hook-left-out", f"hooks.{name}", message, severity="note")
+            findings.append(found)
+        elif hook.enabled:
+            unit = HookUnit(
+                name=name,
+                server=next(iter(servers), None),
+                path=f"/{path}" if hook.http is not None else None,
+                body=hook.body,
+                command=hook.command,
+                python=hook.python,
+                timeout_s=hook.timeout_s,
+                on_failure=hook.on_failure,
+            )
+            hooks.append(unit)
+    return tuple(hooks), tuple(findings)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from launcher.base.environment import DEVICE_VARIABLES, PASSED_ON
-from launcher.ir.config import GpuConfig, SlurmConfig
+from launcher.ir.config import SlurmConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines, server_command
-from launcher.render.pods import as_in_pod, pod_port
-from launcher.render.unit_names import starts_at_boot
-from launcher.render.units import MIB, RESTART_S, memory_max, start_limit
+from launcher.render.pods import as_in_pod, card_amounts, pod_port
+from launcher.render.units import MIB, RESTART_S, memory_max, start_limit, starts_at_boot
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -88,7 +87,7 @@ class JobScripts:
         """The script of `server`, whose job has this `name`; what its node is not asked for. `folder`: the fleet's."""
         settings = plan.config.deploy.slurm or SlurmConfig()
         asked, lost = _asked(server, plan, settings)
-        limit = start_limit(server, plan.config.runtime)
+        limit = start_limit(server.start_timeout_s, plan.config.runtime)
         restarts = starts_at_boot(server)
         port = pod_port(server.port)
         values = {
@@ -158,7 +157,8 @@ def _asked(server: ServerPlan, plan: FleetPlan, settings: SlurmConfig) -> tuple[
         lost.append("a memory limit: the prompt cache has none (cache_ram_mib)")
     else:
         options.append(f"--mem={_mib(int(limit))}M")
-    cards = _cards(server.settings.devices, plan.config.hardware.machine(server.on).gpus, settings, lost)
+    gpus, called = plan.config.hardware.machine(server.on).gpus, {**_GRES, **settings.gres}
+    cards = card_amounts(server.settings.devices, gpus, called, lost, "deploy.slurm.gres has no name")
     if cards:
         options.append("--gres=" + ",".join(f"{what}:{count}" for what, count in cards.items()))
     if server.on in settings.constraints:
@@ -168,25 +168,7 @@ def _asked(server: ServerPlan, plan: FleetPlan, settings: SlurmConfig) -> tuple[
     return options, lost
 
 
-def _cards(
-    devices: Iterable[str], gpus: Mapping[str, GpuConfig], settings: SlurmConfig, lost: list[str]
-) -> dict[str, int]:
-    """How many of each generic resource; `lost` is told of devices for which the cluster has no name."""
-    called = {**_GRES, **settings.gres}
-    cards: dict[str, int] = {}
-    for device in devices:
-        backend = gpus[device].backend if device in gpus else "unknown"
-        if backend == "rpc":
-            continue  # a process somewhere, no card of this node
-        if backend in called:
-            cards[called[backend]] = cards.get(called[backend], 0) + 1
-        else:
-            lost.append(f"device {device}: deploy.slurm.gres has no name for {backend}")
-    return cards
-
-
 def _threads(server: ServerPlan) -> int:
-    """The most that it computes with at once."""
     return max(1, server.settings.threads, server.settings.threads_batch)
 
 

@@ -11,24 +11,22 @@ from collections.abc import Iterable
 
 import msgspec
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import KubernetesConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, RouteTarget, RoutingTable
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.manifest import argv_digest, encode_fleet, encode_routes
+from launcher.render.beside_units import memory_limit
 from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
-from launcher.render.containers import memory_limit
-from launcher.render.kubernetes_values import bad_keys, bad_values
 from launcher.render.led import API_PORTS, led_fleet, led_targets, may_lead, rights
 from launcher.render.left_out import STATE_DIR, kept_in_pod, left_out, without_fleet, without_service
-from launcher.render.nodes import crowded_nodes, shared_cards, without_image
-from launcher.render.outside import outside_targets
+from launcher.render.nodes import bad_keys, bad_values, crowded_nodes, is_scaled, scaled, shared_cards, without_image
 from launcher.render.peer_pods import peer_network, peer_objects, peers, with_peer_names
 from launcher.render.pods import (
     Object,
-    card_amounts,
+    cards_asked,
     confined,
     deployment,
     disruption_budget,
@@ -45,8 +43,7 @@ from launcher.render.pods import (
     server_objects,
     service,
 )
-from launcher.render.routes import routing_table
-from launcher.render.scaled import is_scaled, scaled
+from launcher.render.routes import outside_targets, routing_table
 
 FLEET_DIR = "/etc/launch/fleet"
 FRONT = "front"
@@ -149,39 +146,19 @@ def _front(
     lost: list[str] = []
     name = own_name(plan, FRONT)
     own = labels(plan, name, FRONT)
-    config = plan.config.runtime.front
     table = cluster_routes(plan, routing_table(plan))
     data = {"fleet.json": encode_fleet(manifest).decode(), "routes.json": encode_routes(table).decode()}
     if (size := sum(len(text.encode()) for text in data.values())) > CONFIG_MAP_BYTES:
         message = f"the front's tables have {size} bytes, and a ConfigMap at most {CONFIG_MAP_BYTES}"
-        findings.append(Finding(code="render/kubernetes-size", severity="error", key="servers", message=message))
-    servers_keys = [target.api_key_file for target in table.targets.values() if target.api_key_file]
-    own_files = [config.api_key_file, config.tls_cert_file, config.tls_key_file]
-    own_files += [upstream.ca_file for upstream in plan.config.upstreams.values()]
-    secret, shown = key_mounts([*servers_keys, *(file for file in own_files if file)], settings)
+        findings.append(fault("render/kubernetes-size", "servers", message))
     replicas = settings.front_replicas
     if plan.config.orchestration is not None and replicas > 1:
         replicas = 1
         lost.append("further replicas: the memory of projects has one writer")
     if plan.config.orchestration is not None and settings.state_claim is None:
         lost.append("a memory of projects that outlives its pod (deploy.kubernetes.state_claim)")
-    claim = {"persistentVolumeClaim": {"claimName": settings.state_claim}} if settings.state_claim else {"emptyDir": {}}
-    container = _front_container(plan, settings, table.front.port, data, shown)
-    grace_s = plan.config.runtime.drain_timeout_s + 10
-    pod = {
-        **pod_defaults(grace_s),
-        "containers": [container],
-        "volumes": [
-            {"name": "fleet", "configMap": {"name": name}},
-            {"name": "state", **claim},
-            {"name": "tmp", "emptyDir": {}},
-            *secret,
-        ],
-    }
     leads = manifest.cluster is not msgspec.UNSET
-    if leads:
-        pod["serviceAccountName"] = name
-        may_lead(pod, container)
+    pod = _front_pod(plan, settings, table, data, leads=leads)
     same = encode_fleet(msgspec.structs.replace(manifest, input_digest=""))  # what it reads, not what it was made of
     digest = argv_digest((same.decode(), data["routes.json"]))
     config_map = {
@@ -190,17 +167,41 @@ def _front(
         "metadata": metadata(plan, name, own, **{"launch/input-digest": plan.input_digest}),
         "data": data,
     }
-    return (
-        [
-            *(rights(plan) if leads else ()),
-            config_map,
-            deployment(plan, name, own, pod, replicas=replicas, reads=digest, rolling=replicas > 1),
-            service(plan, name, own, table.front.port),
-            *([disruption_budget(plan, name, own)] if replicas > 1 else []),
+    objects = [
+        *(rights(plan) if leads else ()),
+        config_map,
+        deployment(plan, name, own, pod, replicas=replicas, reads=digest, rolling=replicas > 1),
+        service(plan, name, own, table.front.port),
+        *([disruption_budget(plan, name, own)] if replicas > 1 else []),
+    ]
+    return objects, findings, lost
+
+
+def _front_pod(
+    plan: FleetPlan, settings: KubernetesConfig, table: RoutingTable, files: Iterable[str], *, leads: bool
+) -> Object:
+    """The front's pod, with `files` of its ConfigMap, its keys, and where it keeps its state."""
+    name, config = own_name(plan, FRONT), plan.config.runtime.front
+    keys = [target.api_key_file for target in table.targets.values()]
+    keys += [config.api_key_file, config.tls_cert_file, config.tls_key_file]
+    keys += [upstream.ca_file for upstream in plan.config.upstreams.values()]
+    secret, shown = key_mounts([file for file in keys if file], settings)
+    container = _front_container(plan, settings, table.front.port, files, shown)
+    claim = {"persistentVolumeClaim": {"claimName": settings.state_claim}} if settings.state_claim else {"emptyDir": {}}
+    pod = {
+        **pod_defaults(plan.config.runtime.drain_timeout_s + 10),
+        "containers": [container],
+        "volumes": [
+            {"name": "fleet", "configMap": {"name": name}},
+            {"name": "state", **claim},
+            {"name": "tmp", "emptyDir": {}},
+            *secret,
         ],
-        findings,
-        lost,
-    )
+    }
+    if leads:
+        pod["serviceAccountName"] = name
+        may_lead(pod, container)
+    return pod
 
 
 def _front_container(
@@ -253,8 +254,7 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
     amounts: Object = {"cpu": max(1, config.threads)}
     if limit := memory_limit(config.ram_bytes):
         amounts["memory"] = limit
-    gpus = plan.config.hardware.machine(beside.on).gpus
-    amounts |= card_amounts(config.vram_bytes, gpus, settings, lost)
+    amounts |= cards_asked(config.vram_bytes, beside.on, plan, lost)
     attempts = max(1, math.ceil(config.start_timeout_s / 5))
     look = {"httpGet": {"path": config.health_path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
     pod = {

@@ -11,8 +11,8 @@ from launcher.ir.config import KubernetesConfig
 from launcher.ir.fleet import ClusterUnit, DeviceBudget, DeviceNeed, FleetManifest, RouteTarget, ServerUnit, ServiceUnit
 from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan, ServicePlan
 from launcher.manifest import argv_digest
+from launcher.render.nodes import scaled
 from launcher.render.pods import Object, labels, metadata, object_name, own_name, pod_port, written
-from launcher.render.scaled import scaled
 
 API_PORTS = (443, 6443)
 """Where API servers listen, as their Service and as themselves: a network policy is about either."""
@@ -174,7 +174,6 @@ def _service_as_pod(unit: ServiceUnit, host: str, container: Object, needs: Iter
 
 
 def _limit(container: Object) -> int | None:
-    """The RAM that a container may take, where it has a limit."""
     limit: int | None = container["resources"]["limits"].get("memory")
     return limit
 

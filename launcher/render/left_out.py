@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
 from launcher.render.command import Command
 from launcher.render.passed import WRITTEN, named_files
@@ -17,18 +17,18 @@ Lost = Iterable[tuple[str, str]]
 """What is left out, and of which server, service, hook or setting."""
 
 
-def left_out(lost: Lost) -> list[Finding]:
-    """`lost` as findings, each matter once."""
+def left_out(lost: Lost, *, of: str = "objects", key: str = "deploy.kubernetes") -> list[Finding]:
+    """`lost` as findings at `key`, each matter once."""
     found: dict[str, list[str]] = {}
     for what, name in lost:
         found.setdefault(what, []).append(name)
-    return [_finding(what, list(dict.fromkeys(names))) for what, names in found.items()]
-
-
-def _finding(what: str, names: list[str]) -> Finding:
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    message = f"the objects leave out of {shown}: {what}"
-    return Finding(code="render/left-out", severity="warning", key="deploy.kubernetes", message=message)
+    findings = []
+    for what, several in found.items():
+        names = list(dict.fromkeys(several))
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        message = f"the {of} leave out of {shown}: {what}"
+        findings.append(fault("render/left-out", key, message, severity="warning"))
+    return findings
 
 
 def without_fleet(plan: FleetPlan) -> Iterator[tuple[str, str]]:

@@ -1,16 +1,31 @@
-"""What a cluster's nodes cannot hold of a fleet, found before anything is applied. Pure."""
+"""What a cluster cannot hold of a fleet, or would refuse of it, found before anything is applied. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import GpuConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
-from launcher.render.containers import memory_limit
+from launcher.render.beside_units import memory_limit
+from launcher.render.passed import own_key_file
 from launcher.render.units import memory_max
 from launcher.sizes import gib
+
+
+def is_scaled(one: ServerPlan | ServicePlan) -> bool:
+    """Whether it is started on demand, or takes turns."""
+    if isinstance(one, ServicePlan) and one.config.container is None:
+        return False
+    return one.starts != "never" and (one.starts == "demand" or one.config.exclusive is not None)
+
+
+def scaled(plan: FleetPlan) -> tuple[ServerPlan | ServicePlan, ...]:
+    """Everything that the front scales, servers first."""
+    everyone: tuple[ServerPlan | ServicePlan, ...] = (*plan.servers, *plan.services)
+    return tuple(one for one in everyone if is_scaled(one))
 
 
 def pods_together(plan: FleetPlan, host: str) -> list[ServerPlan]:
@@ -67,19 +82,15 @@ def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = 
         least = len(pods) + sum(max(1, one.config.threads) for one in beside)
         if scheduler == "kubernetes" and least > machine.cpu.logical_cores:
             message = f"{count} for {least} CPUs at least, and {where} has {machine.cpu.logical_cores}: some would wait"
-            found.append(Finding(code="render/kubernetes-node", severity="error", key="servers", message=message))
+            found.append(fault("render/kubernetes-node", "servers", message))
         if taken > free:
             message = f"{count} for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
             note = (
                 f"a {called}'s limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
             )
             found.append(
-                Finding(
-                    code="render/slurm-node" if scheduler == "slurm" else "render/kubernetes-node",
-                    severity="error",
-                    key="servers",
-                    message=message,
-                    notes=(note,),
+                fault(
+                    "render/slurm-node" if scheduler == "slurm" else "render/kubernetes-node", "servers", message, note
                 )
             )
     return found
@@ -116,7 +127,7 @@ def shared_cards(plan: FleetPlan, scheduler: Scheduler) -> list[Finding]:
             )
             key = list(named.values())[-1][1]
             code = "render/slurm-card" if scheduler == "slurm" else "render/kubernetes-card"
-            found.append(Finding(code=code, severity="error", key=key, message=message))
+            found.append(fault(code, key, message))
     return found
 
 
@@ -128,13 +139,86 @@ def without_image(plan: FleetPlan) -> list[Finding]:
         if server.config.engine not in known:
             users.setdefault(server.config.engine, []).append(server.name)
     return [
-        Finding(
-            code="render/kubernetes-image",
-            severity="error",
-            key="deploy.kubernetes",
-            message=f"no image has the llama-server of engine {engine!r}, which {len(names)} servers run on "
-            f"({names[0]} first)",
+        fault(
+            "render/kubernetes-image",
+            "deploy.kubernetes",
+            f"no image has the llama-server of engine {engine!r}, which {len(names)} servers run on ({names[0]} first)",
             fixes=(Fix(override=f"+deploy.kubernetes.images.{engine}.image=IMAGE"),),
         )
         for engine, names in users.items()
     ]
+
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_RESOURCE = re.compile(r"(?=.{1,253}/)[a-z0-9.-]+/[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+_PATH = re.compile(r"/[^:\x00-\x1f]*")
+_KEY = re.compile(r"[A-Za-z0-9_.-]{1,253}")
+_MOST_REPLICAS = 100
+
+
+def bad_values(plan: FleetPlan, settings: KubernetesConfig) -> Iterator[Finding]:
+    """`render/kubernetes-value`: names, images and numbers that no object may have."""
+    label, subdomain = "letters a-z, digits and -, 63 at most", "letters a-z, digits, - and ., 253 at most"
+    patterns = {
+        "namespace": (settings.namespace, _LABEL, label),
+        "keys_secret": (settings.keys_secret, _SUBDOMAIN, subdomain),
+        "models_claim": (settings.models_claim, _SUBDOMAIN, subdomain),
+        "state_claim": (settings.state_claim, _SUBDOMAIN, subdomain),
+        "models_mount": (settings.models_mount, _PATH, "an absolute path without a colon"),
+        "front_image": (settings.front_image, _IMAGE, "REGISTRY/NAME:TAG"),
+    }
+    for engine, image in settings.images.items():
+        patterns[f"images.{engine}.image"] = (image.image, _IMAGE, "REGISTRY/NAME:TAG")
+        patterns[f"images.{engine}.program"] = (image.program, _PATH, "an absolute path in the image")
+    for backend, resource in settings.gpu_resources.items():
+        patterns[f"gpu_resources.{backend}"] = (resource, _RESOURCE, "VENDOR/NAME, as nvidia.com/gpu")
+    for host, node in settings.nodes.items():
+        patterns[f"nodes.{host}"] = (node, _NODE, "a node's label kubernetes.io/hostname: a-z, digits, - and .")
+    for key, (value, pattern, takes) in patterns.items():
+        if value is not None and not pattern.fullmatch(value):
+            yield _value(f"deploy.kubernetes.{key}", f"{value[:80]!a} is no {key.rpartition('.')[2]}: {takes}")
+    if not 1 <= settings.front_replicas <= _MOST_REPLICAS:
+        message = f"{settings.front_replicas} fronts: 1 to {_MOST_REPLICAS}"
+        yield _value("deploy.kubernetes.front_replicas", message)
+    used = ({s.on for s in plan.servers} | {s.on for s in plan.services}) - settings.nodes.keys()
+    for host in plan.config.hardware.hosts:
+        if host in used and not _NODE.fullmatch(host):
+            fix = Fix(override=f"+deploy.kubernetes.nodes.{host}=NODE", effect="what its label says")
+            message = f"no node's label kubernetes.io/hostname can be {host[:80]!a}: pods would wait for it for ever"
+            yield _value(f"hardware.hosts.{host}", message, fix)
+
+
+def bad_keys(plan: FleetPlan) -> Iterator[Finding]:
+    """`render/kubernetes-key`: key files that are no entries of one secret, an entry a file by its name."""
+    front = plan.config.runtime.front
+    written = {
+        "runtime.front.api_key_file": front.api_key_file,
+        "runtime.front.tls_cert_file": front.tls_cert_file,
+        "runtime.front.tls_key_file": front.tls_key_file,
+        **{f"upstreams.{name}.key_file": one.key_file for name, one in plan.config.upstreams.items()},
+        **{f"upstreams.{name}.ca_file": one.ca_file for name, one in plan.config.upstreams.items()},
+    }
+    shared = {plan.config.runtime.server_key_file: "runtime.server_key_file"}
+    shared |= {host.api_key_file: f"hardware.hosts.{n}.api_key_file" for n, host in plan.config.hardware.hosts.items()}
+    for server in plan.servers:
+        path = own_key_file(server.config.extra_args)
+        written[shared.get(path, f"servers.{server.name}.extra_args")] = path
+    paths: dict[str, str] = {}
+    for key, path in written.items():
+        if path is None:
+            continue
+        name = path.rpartition("/")[2]
+        if not path.startswith("/") or not _KEY.fullmatch(name) or name in (".", "..") or ":" in path:
+            why = f"{path[:120]!a} is no entry of the secret: an absolute path, its name letters, digits and . _ -"
+        elif paths.setdefault(name, path) != path:
+            why = f"{path} and {paths[name]} would be one entry of the secret, {name}: whoever reads one gets the other"
+        else:
+            continue
+        yield fault("render/kubernetes-key", key, why)
+
+
+def _value(key: str, message: str, *fixes: Fix) -> Finding:
+    return fault("render/kubernetes-value", key, message, fixes=fixes)

@@ -127,17 +127,15 @@ def by_flag(lists: dict[str, tuple[str, ...]]) -> dict[str, str]:
     return {flag: reason for reason, flags in lists.items() for flag in flags}
 
 
-def other_files(server: ServerPlan) -> tuple[str, ...]:
-    """Files that the server reads beside models: adapters, a template, and those that its extra arguments name."""
-    own = (*(adapter.path for adapter in server.lora), server.config.chat_template_file)
-    return tuple(dict.fromkeys((*(path for path in own if path), *named_files(server.config.extra_args))))
-
-
 def files_of(server: ServerPlan) -> tuple[str, ...]:
-    """Every file that must be there before a start, each once."""
+    """Every file that must be there before a start, each once.
+
+    Beside models these are adapters, a template, and what extra arguments name.
+    """
     models = (part.path for file in (server.model, server.draft) if file is not None for part in file.parts)
-    projector = (server.projector.path,) if server.projector is not None else ()
-    return tuple(dict.fromkeys((*models, *projector, *other_files(server))))
+    projector = server.projector.path if server.projector is not None else None
+    own = (*models, projector, *(adapter.path for adapter in server.lora), server.config.chat_template_file)
+    return tuple(dict.fromkeys((*(path for path in own if path), *named_files(server.config.extra_args))))
 
 
 def named_files(words: tuple[str, ...], use: str = READ) -> tuple[str, ...]:
@@ -148,3 +146,29 @@ def named_files(words: tuple[str, ...], use: str = READ) -> tuple[str, ...]:
             paths = value.split(",") if flag not in ("--path", "--media-path") else [value]
             found += (path.rpartition(":")[0] or path if flag in SCALED else path for path in paths)
     return tuple(dict.fromkeys(path for path in found if path))
+
+
+FLAG = "--api-key-file"
+CREDENTIAL = "%d/api-key"
+"""Where a unit finds the copy that systemd made of the file."""
+
+
+def own_key_file(extra_args: tuple[str, ...]) -> str | None:
+    """The file that `--api-key-file` among the extra arguments names: without its key the front would be refused."""
+    for flag, value in pairwise((*extra_args, "")):
+        if flag == FLAG:
+            return value
+        if flag.startswith(f"{FLAG}="):
+            return flag.partition("=")[2]
+    return None
+
+
+def with_credential(words: tuple[str, ...], quoted: tuple[str, ...]) -> tuple[str, ...]:
+    """`quoted`, which are `words` for a unit, with the credential for the key file; its `%` is systemd's to replace."""
+    result = list(quoted)
+    for at, word in enumerate(words):
+        if at and words[at - 1] == FLAG:
+            result[at] = CREDENTIAL
+        elif word.startswith(f"{FLAG}="):
+            result[at] = f"{FLAG}={CREDENTIAL}"
+    return tuple(result)

@@ -9,10 +9,10 @@ import msgspec
 
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.render.containers import memory_limit
+from launcher.render.beside_units import memory_limit
 from launcher.render.pods import (
     Object,
-    card_amounts,
+    cards_asked,
     confined,
     deployment,
     environment,
@@ -62,8 +62,7 @@ def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig)
     amounts: Object = {"cpu": max(1, peer.config.threads)}
     if limit := memory_limit(peer.config.ram_bytes):
         amounts["memory"] = limit
-    gpus = plan.config.hardware.machine(peer.on).gpus
-    amounts |= card_amounts(peer.config.vram_bytes, gpus, settings, lost)
+    amounts |= cards_asked(peer.config.vram_bytes, peer.on, plan, lost)
     container = {
         "name": "rpc-server",
         "image": image.image,
@@ -105,10 +104,7 @@ def peer_network(plan: FleetPlan) -> Iterator[tuple[str, Object]]:
         there = {"to": [{"ipBlock": {"cidr": f"{address}/32"}}]} if address else {}
         reached.append({**there, "ports": [{"protocol": "TCP", "port": port}]})
     if reached:
-        yield (
-            "heads",
-            {"podSelector": {"matchLabels": heads}, "policyTypes": ["Egress"], "egress": reached},
-        )
+        yield ("heads", {"podSelector": {"matchLabels": heads}, "policyTypes": ["Egress"], "egress": reached})
 
 
 def _elsewhere(plan: FleetPlan) -> list[tuple[str, int]]:

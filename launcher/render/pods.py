@@ -11,15 +11,13 @@ from typing import Any
 import msgspec
 
 from launcher.base.names import control_character
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Engines, server_command
 from launcher.render.left_out import without_server
-from launcher.render.nodes import beside_together, pods_together
-from launcher.render.passed import files_of
-from launcher.render.scaled import is_scaled
-from launcher.render.server_keys import own_key_file
+from launcher.render.nodes import beside_together, is_scaled, pods_together
+from launcher.render.passed import files_of, own_key_file
 from launcher.render.units import memory_max
 
 PROBE_S = 5
@@ -105,7 +103,7 @@ def server_objects(
         "args": args,
         **environment({k: v for k, v in command.env.items() if k != "LD_LIBRARY_PATH"}),
         "ports": [{"name": "http", "containerPort": here.port}],
-        "resources": _resources(server, plan, settings, lost),
+        "resources": _resources(server, plan, lost),
         **_probes(server, plan),
         "securityContext": confined(),
         "volumeMounts": [*mounts, *shown, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 # the pod's own
@@ -199,11 +197,7 @@ def on_node(host: str, settings: KubernetesConfig) -> Object:
 
 def confined() -> Object:
     """What every container may: nothing that inference does not need."""
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
 def environment(env: Mapping[str, str]) -> Object:
@@ -272,7 +266,7 @@ def _unreachable(server: ServerPlan, files: tuple[str, ...], settings: Kubernete
     if bad:
         where = f"below {top}, where the claim {settings.models_claim} is" if settings.models_claim else "absolute"
         message = f"{server.name} opens {bad[0]!r}, which is not {where}: its pod has no such file"
-        return [_finding("render/kubernetes-path", "error", key, message)]
+        return [fault("render/kubernetes-path", key, message)]
     mounted = [top.rstrip("/")] if settings.models_claim else [path.rpartition("/")[0] for path in files]
     for folder in mounted:
         if folder in ("", "/tmp"):  # noqa: S108 # every pod's own
@@ -282,11 +276,11 @@ def _unreachable(server: ServerPlan, files: tuple[str, ...], settings: Kubernete
         else:
             continue
         message = f"{server.name} opens files in {(folder or '/')!a}, which {why}"
-        return [_finding("render/kubernetes-path", "error", key, message)]
+        return [fault("render/kubernetes-path", key, message)]
     return []
 
 
-def _resources(server: ServerPlan, plan: FleetPlan, settings: KubernetesConfig, lost: list[str]) -> dict[str, Object]:
+def _resources(server: ServerPlan, plan: FleetPlan, lost: list[str]) -> dict[str, Object]:
     """Memory as units have it and cards, requests that are also limits; whole CPUs."""
     threads = max(1, server.settings.threads, server.settings.threads_batch)
     amounts: Object = {}
@@ -295,28 +289,31 @@ def _resources(server: ServerPlan, plan: FleetPlan, settings: KubernetesConfig, 
         lost.append("a memory limit: the prompt cache has none (cache_ram_mib)")
     else:
         amounts["memory"] = int(limit)
-    gpus = plan.config.hardware.machine(server.on).gpus
-    amounts |= card_amounts(server.settings.devices, gpus, settings, lost)
+    amounts |= cards_asked(server.settings.devices, server.on, plan, lost)
     share = max(1, math.floor(threads * _cpu_share(plan, server.on)))
     return {"requests": {"cpu": share, **amounts}, "limits": {"cpu": threads, **amounts}}
 
 
 def card_amounts(
-    devices: Iterable[str], gpus: Mapping[str, GpuConfig], settings: KubernetesConfig, lost: list[str]
-) -> Object:
-    """How many of each resource that a device plugin offers; `lost` is told of devices that no plugin has."""
-    resources = {**GPU_RESOURCES, **settings.gpu_resources}
-    amounts: Object = {}
+    devices: Iterable[str], gpus: Mapping[str, GpuConfig], names: Mapping[str, str], lost: list[str], lacks: str
+) -> dict[str, int]:
+    """How many cards of each kind, by `names` of backends; `lost` is told what `lacks` of devices that have none."""
+    amounts: dict[str, int] = {}
     for device in devices:
-        if device in gpus and gpus[device].backend == "rpc":
-            continue  # a process somewhere, no card of this node
-        resource = resources.get(gpus[device].backend) if device in gpus else None
-        if resource is None:
-            backend = gpus[device].backend if device in gpus else "unknown"
-            lost.append(f"device {device}: deploy.kubernetes.gpu_resources has no resource for {backend}")
-        else:
-            amounts[resource] = amounts.get(resource, 0) + 1
+        backend = gpus[device].backend if device in gpus else "unknown"
+        if backend in names:
+            amounts[names[backend]] = amounts.get(names[backend], 0) + 1
+        elif backend != "rpc":  # a process somewhere, no card of this node
+            lost.append(f"device {device}: {lacks} for {backend}")
     return amounts
+
+
+def cards_asked(devices: Iterable[str], host: str, plan: FleetPlan, lost: list[str]) -> Object:
+    """`card_amounts` in resources that device plugins offer."""
+    settings = plan.config.deploy.kubernetes or KubernetesConfig()
+    gpus = plan.config.hardware.machine(host).gpus
+    resources = {**GPU_RESOURCES, **settings.gpu_resources}
+    return {**card_amounts(devices, gpus, resources, lost, "deploy.kubernetes.gpu_resources has no resource")}
 
 
 def _cpu_share(plan: FleetPlan, host: str) -> float:
@@ -376,7 +373,3 @@ def as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str
     )
     settings = msgspec.structs.replace(server.settings, devices=all_shown(server.settings.devices))
     return msgspec.structs.replace(server, config=config, settings=settings), lost
-
-
-def _finding(code: str, severity: Any, key: str, message: str) -> Finding:
-    return Finding(code=code, severity=severity, key=key, message=message)

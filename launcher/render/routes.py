@@ -1,17 +1,116 @@
-"""`FleetPlan` → `RoutingTable`: every name a request may use → servers. Pure."""
+"""`FleetPlan` → `RoutingTable`: every name a request may use → servers, and what others run. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
-from launcher.ir.config import Start
-from launcher.ir.fleet import BreakerUnit, FaceUnit, FrontUnit, RoutePool, RouteTarget, RoutingTable
-from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.render.names import all_names, resolve
-from launcher.render.outside import outside_targets
-from launcher.render.server_keys import own_key_file
+from launcher.ir.config import Start, UpstreamConfig
+from launcher.ir.fleet import BreakerUnit, FaceUnit, FrontUnit, OutsideUnit, RoutePool, RouteTarget, RoutingTable
+from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
+from launcher.render.passed import own_key_file
+
+
+def all_names(servers: Iterable[ServerPlan]) -> tuple[str, ...]:
+    """Every name that a request may use, sorted."""
+    return tuple(sorted({name for server in servers for names in _claims(server) for name in names}))
+
+
+def resolve(
+    name: str,
+    servers: Sequence[ServerPlan],
+    ranks: Mapping[Start, int] | None = None,
+    speeds: Mapping[str, float] | None = None,
+) -> tuple[str, ...]:
+    """Servers meant by `name`, best first: the server so named, then by role, by alias, by model.
+
+    Within each, those with the lower rank (`ranks` by when they start: resident before on demand), then those that are
+    expected to generate faster (`speeds` in tokens a second, where all of them are known), then plan order.
+    """
+    meant: list[tuple[int, ServerPlan]] = []
+    for server in servers:
+        kind = next((i for i, names in enumerate(_claims(server)) if name in names), None)
+        if kind is not None:
+            meant.append((kind, server))
+    known = speeds if speeds and all(server.name in speeds for _, server in meant) else {}
+    meant.sort(key=lambda one: (one[0], (ranks or {}).get(one[1].starts, 0), -known.get(one[1].name, 0.0)))
+    return tuple(server.name for _, server in meant)
+
+
+def _claims(server: ServerPlan) -> tuple[tuple[str, ...], ...]:
+    """Names by which a server is asked, the most direct first."""
+    config = server.config
+    return (server.name,), config.roles, (*config.aliases, *config.faces), (server.model.entry, config.model)
+
+
+_V1 = "/v1"
+_PORTS = {"http": 80, "https": 443}
+
+
+def outside_targets(plan: FleetPlan) -> tuple[RouteTarget, ...]:
+    """Upstreams, then services; those of a tier that is never started are nobody's."""
+    services = (s for s in plan.services if s.config.models and s.starts != "never")
+    upstreams = plan.config.upstreams.items()
+    return (*(_upstream(name, config) for name, config in upstreams), *(_service(service) for service in services))
+
+
+def _upstream(name: str, config: UpstreamConfig) -> RouteTarget:
+    """What somebody else runs: from here it is up, or does not answer."""
+    parts = urlsplit(config.url)
+    base = parts.path.rstrip("/") or _V1
+    return _outside(
+        *(name, parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0), config.models),
+        model=config.description,
+        aliases=config.aliases,
+        slots=config.slots,
+        n_ctx_per_slot=config.n_ctx,
+        modalities=config.modalities,
+        request_timeout_s=config.request_timeout_s,
+        total_timeout_s=config.total_timeout_s,
+        request_defaults=config.request_defaults,
+        request_set=config.request_set,
+        request_strip=config.request_strip,
+        api_key_file=config.key_file,
+        outside=OutsideUnit(
+            url=config.url,
+            health_path=config.health_path or f"{base}/models",
+            key_header=config.key_header,
+            ca_file=config.ca_file,
+        ),
+    )
+
+
+def _service(service: ServicePlan) -> RouteTarget:
+    """A process of this fleet: started, stopped and looked after as servers are."""
+    config = service.config
+    shown = f"[{config.host}]" if ":" in config.host else config.host
+    url = f"http://{shown}:{service.port}{_V1}"
+    return _outside(
+        *(service.name, config.host, service.port, config.models),
+        model=config.model or config.description,
+        aliases=(),
+        slots=config.slots,
+        n_ctx_per_slot=0,
+        modalities=config.modalities,
+        request_timeout_s=config.request_timeout_s,
+        request_defaults={},
+        start=service.starts,
+        exclusive=config.exclusive,
+        outside=OutsideUnit(url=url, health_path=config.health_path, supervised=True),
+    )
+
+
+def _outside(name: str, host: str, port: int, models: Mapping[str, str], **fields: Any) -> RouteTarget:
+    """A target whose models are faces; the one of its name, else the first, answers to every other name."""
+    own = {"model": models.get(name, next(iter(models.values()), name))}
+    faces = {asked: FaceUnit(request_set={"model": theirs}) for asked, theirs in models.items() if asked != name}
+    fields = {"roles": (), "start": "boot", "exclusive": None, "embedding": False} | fields
+    fields["request_set"] = own | fields.get("request_set", {})
+    return RouteTarget(name=name, host=host, port=port, faces=faces, **fields)
+
 
 START_RANK: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}
 """Resident servers are preferred to those that must be started."""
@@ -30,10 +129,13 @@ def routing_table(plan: FleetPlan) -> RoutingTable:
     speeds = {speed.server: speed.decode[0] for speed in plan.speeds}
     names = {name: resolve(name, everyone, START_RANK, speeds) for name in all_names(everyone)}
     names |= {name: (unit.name,) for unit in others for name in (unit.name, *unit.aliases, *unit.faces)}
+    front = msgspec.convert(plan.config.runtime.front, FrontUnit, from_attributes=True)
+    for port in (service.port for service in plan.services if service.config.builtin == "front"):
+        front = msgspec.structs.replace(front, port=port)  # a service that is our own front settles it
     escalation = {source: _servers((target,), names) for source, target in routing.escalation.chain.items()}
     return RoutingTable(
         deployment=plan.deployment,
-        front=_front(plan),
+        front=front,
         targets={server.name: _target(server, plan) for server in everyone} | {unit.name: unit for unit in others},
         names=names,
         default=_default(plan, names),
@@ -101,13 +203,6 @@ def here_target(target: RouteTarget, server: ServerPlan) -> RouteTarget:
     return msgspec.structs.replace(target, start=server.starts, exclusive=server.config.exclusive, rungs=0, on="")
 
 
-def _front(plan: FleetPlan) -> FrontUnit:
-    """The front's socket and limits; a service that is our own front settles the port."""
-    front = msgspec.convert(plan.config.runtime.front, FrontUnit, from_attributes=True)
-    ports = [service.port for service in plan.services if service.config.builtin == "front"]
-    return msgspec.structs.replace(front, port=ports[-1]) if ports else front
-
-
 def _default(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> str | None:
     """What answers when a request names none: as written (replicas by their name), else the only one for text."""
     written = plan.config.routing.default
@@ -158,5 +253,4 @@ def _pools(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> tuple[RoutePoo
 
 
 def _servers(written: Iterable[str], names: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Server names meant by names as written, each once, in order."""
     return tuple(dict.fromkeys(server for name in written for server in names.get(name, ())))

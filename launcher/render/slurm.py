@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import SlurmConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, JobUnit, RoutingTable, ServerUnit, SlurmUnit
@@ -22,13 +22,12 @@ from launcher.manifest import argv_digest, encode_fleet, encode_routes
 from launcher.render.command import Command, Engines
 from launcher.render.jobs import JobScripts, job_command
 from launcher.render.led import asked_of, device_name, node_budgets
+from launcher.render.left_out import left_out
 from launcher.render.nodes import crowded_nodes, shared_cards
-from launcher.render.passed import files_of
+from launcher.render.passed import files_of, own_key_file
 from launcher.render.pods import pod_port
 from launcher.render.routes import here_target, routing_table
-from launcher.render.server_keys import own_key_file
-from launcher.render.unit_names import is_loopback
-from launcher.render.units import memory_max
+from launcher.render.units import is_loopback, memory_max
 
 NOWHERE = "slurm.invalid"
 """Where a server is of which nobody knows yet where it landed (RFC 2606)."""
@@ -65,7 +64,7 @@ def slurm_files(
     findings += _open(plan, settings)
     findings += (*shared_cards(plan, "slurm"), *_crowded(plan, settings))
     folder = fleet_dir(plan)
-    lost: dict[str, list[str]] = {}
+    lost: list[tuple[str, str]] = []
     jobs: dict[str, JobUnit] = {}
     commands: dict[str, Command] = {}
     files: list[RenderedFile] = []
@@ -78,15 +77,13 @@ def slurm_files(
         commands[server.name] = command
         jobs[server.name] = JobUnit(name=job_name(plan, server), script=script)
         files.append(RenderedFile(path=f"slurm/jobs/{server.name}.sbatch", text=script, executable=True))
-        for what in (*without, *more):
-            lost.setdefault(what, []).append(server.name)
+        lost += ((what, server.name) for what in (*without, *more))
     findings += _peers(plan)
     for beside in plan.services:
         if beside.config.builtin is None and beside.starts != "never" and beside.config.protocol != "rpc":
-            lost.setdefault("services beside the servers: start them elsewhere", []).append(beside.name)
-    if manifest.hooks:
-        lost["hooks: their commands are this machine's"] = [hook.name for hook in manifest.hooks]
-    findings += (_left_out(what, names) for what, names in lost.items())
+            lost.append(("services beside the servers: start them elsewhere", beside.name))
+    lost += (("hooks: their commands are this machine's", hook.name) for hook in manifest.hooks)
+    findings += left_out(lost, of="jobs", key="deploy.slurm")
     fleet = _led(plan, manifest, commands, SlurmUnit(shared_dir=folder, jobs=jobs))
     front = scripts.front(plan, fleet_name(plan, "front", ""))
     files += [
@@ -115,7 +112,6 @@ def fleet_name(plan: FleetPlan, *parts: str) -> str:
 
 
 def _part(text: str) -> str:
-    """`text` as far as a job's name may have it."""
     plain = re.sub(r"[^A-Za-z0-9_.+@=-]", "-", text)[:100]
     return plain if plain == text else f"{plain}.{zlib.crc32(text.encode()):08x}"
 
@@ -189,7 +185,7 @@ def _crowded(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
             if int(limit) > machine.ram_bytes - machine.ram_reserve_bytes:
                 message = f"{server.name} asks for more memory than a node of {server.on} has"
                 key = f"servers.{server.name}"
-                yield Finding(code="render/slurm-node", severity="error", key=key, message=message)
+                yield fault("render/slurm-node", key, message)
 
 
 def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
@@ -203,9 +199,7 @@ def _open(plan: FleetPlan, settings: SlurmConfig) -> Iterator[Finding]:
             override=f"runtime.server_key_file={settings.shared_dir}/server_keys", effect="a key that all ask for"
         )
         key = "deploy.slurm.listen"
-        yield Finding(
-            code="render/slurm-open", severity="warning", key=key, message=message, notes=(note,), fixes=(fix,)
-        )
+        yield fault("render/slurm-open", key, message, note, fixes=(fix,), severity="warning")
 
 
 def _peers(plan: FleetPlan) -> Iterator[Finding]:
@@ -219,7 +213,7 @@ def _peers(plan: FleetPlan) -> Iterator[Finding]:
                 effect="a ggml-rpc-server that you start there",
             )
             key = f"servers.{name}.rpc.{position}"
-            yield Finding(code="render/slurm-peer", severity="error", key=key, message=message, fixes=(fix,))
+            yield fault("render/slurm-peer", key, message, fixes=(fix,))
 
 
 def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:
@@ -244,7 +238,7 @@ def _bad_options(settings: SlurmConfig) -> Iterator[Finding]:
         else:
             continue
         message = f"{value[:80]!a} {why}"
-        yield Finding(code="render/slurm-option", severity="error", key=f"deploy.slurm.{key}", message=message)
+        yield fault("render/slurm-option", f"deploy.slurm.{key}", message)
 
 
 def _is_ours(option: str) -> bool:
@@ -259,7 +253,7 @@ def _bad_folder(settings: SlurmConfig) -> Iterator[Finding]:
     folder = settings.shared_dir
     if not _FOLDER.fullmatch(folder) or ".." in folder.split("/"):
         message = f"{folder[:80]!a} is no absolute path of letters, digits and . _ / @ : , = + -"
-        yield Finding(code="render/slurm-path", severity="error", key="deploy.slurm.shared_dir", message=message)
+        yield fault("render/slurm-path", "deploy.slurm.shared_dir", message)
 
 
 def _unreachable(server: ServerPlan) -> Iterator[Finding]:
@@ -268,12 +262,4 @@ def _unreachable(server: ServerPlan) -> Iterator[Finding]:
     if bad:
         message = f"{server.name} opens {bad[0]!r}, which is no absolute path: its job has no such file"
         key = f"servers.{server.name}.model"
-        yield Finding(code="render/slurm-path", severity="error", key=key, message=message)
-
-
-def _left_out(what: str, names: Iterable[str]) -> Finding:
-    """Something of several servers that jobs cannot say."""
-    some = list(names)
-    shown = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
-    message = f"the jobs leave out of {shown}: {what}"
-    return Finding(code="render/left-out", severity="warning", key="deploy.slurm", message=message)
+        yield fault("render/slurm-path", key, message)

@@ -1,6 +1,6 @@
 """Meaning → flags: the one table of how a server's choices are spelled for any llama-server build. Pure.
 
-Each row offers alternatives in order of preference; `launcher.render.argv` takes the first whose flags, arity and
+Each row offers alternatives in order of preference; `launcher.render.command` takes the first whose flags, arity and
 values the build accepts. An empty alternative `()` means that a build without the flag is taken to know no other
 state: it may be started without a word, and a warning says so, since a flag may also be gone for a new name.
 Sources: llama.cpp common/arg.cpp of builds b10068, b10092 and b10434, and the names that older builds used.
@@ -78,12 +78,10 @@ NOT_FLAGS = {
 
 
 def _say(value: object, *flags: str) -> Alternatives:
-    """The same value behind each of several names of a flag."""
     return tuple((flag, str(value)) for flag in flags)
 
 
 def _say_any(value: object, flag: str) -> Alternatives:
-    """`value` behind `flag`, if there is any."""
     return _say(value, flag) if value else ()
 
 
@@ -111,7 +109,6 @@ def _load_mode(s: ServerPlan, _: Placement) -> Alternatives:
 
 
 def _embedding(s: ServerPlan, _: Placement) -> Alternatives:
-    """Embedding or reranking server; nothing for the others."""
     if s.pooling == "rank":
         return (("--reranking",), ("--rerank",))
     return (("--embeddings",), ("--embedding",)) if s.settings.embedding else ()
@@ -131,7 +128,6 @@ def _speculation(s: ServerPlan, _: Placement) -> Alternatives:
 
 
 def _ngram_max(s: ServerPlan, _: Placement) -> Alternatives:
-    """The longest n-gram draft, by the kind's own flag."""
     if s.settings.ngram is None or s.settings.ngram.n_max is None:
         return ()
     n = s.settings.ngram.n_max
@@ -140,36 +136,48 @@ def _ngram_max(s: ServerPlan, _: Placement) -> Alternatives:
     return _say(n, f"--spec-ngram-{s.settings.ngram.kind}-size-m")
 
 
-def _draft(flags: tuple[str, ...], value: Callable[[ServerPlan, Placement], object]) -> Callable[..., Alternatives]:
-    """A choice about the draft model: nothing to say without one, nor where `value` gives None."""
+def _of_settings(field: str, *flags: str, through: tuple[str, ...] = ()) -> Meaning:
+    """A choice that is said as it was settled, by the first of `flags`."""
+    return Meaning(field, flags, lambda s, _: _say(getattr(s.settings, field), flags[0]), through=through)
+
+
+def _of_draft(
+    field: str, *flags: str, value: Callable[[ServerPlan, Placement], object] | None = None, owns: tuple[str, ...] = ()
+) -> Meaning:
+    """A choice about a draft, as written or as `value` says: nothing without a draft, nor where that is None.
+
+    `owns`: further flags that decide it.
+    """
 
     def spell(s: ServerPlan, p: Placement) -> Alternatives:
-        """`value` behind each of `flags`, if there is a draft."""
-        drafts = s.config.draft is not None and (s.draft_path is not None or s.config.draft.kind == "mtp")
-        said = value(s, p) if drafts else None
+        draft = s.config.draft
+        drafts = draft is not None and (s.draft_path is not None or draft.kind == "mtp")
+        said = (value(s, p) if value else getattr(draft, field)) if drafts else None
         return () if said is None else _say(said, *flags)
 
-    return spell
+    return Meaning(f"draft.{field}", (*flags, *owns), spell)
 
 
-def _draft_field(field: str) -> Callable[[ServerPlan, Placement], object]:
-    """The value of a field of the draft's config."""
-    return lambda s, _: getattr(s.config.draft, field)
+def _draft_devices(s: ServerPlan, p: Placement) -> tuple[str, ...] | None:
+    """Where the layers of a draft model may go: its own devices, else the server's; None without such a model."""
+    if s.config.draft is None or s.draft_path is None:
+        return None
+    return p.devices if s.config.draft.devices is None else p.draft
 
 
 def _draft_device(s: ServerPlan, p: Placement) -> str | None:
-    """A draft model runs where its layers go: on its own devices, else on the server's, or on none."""
-    if s.config.draft is None or s.draft_path is None:
+    """A draft model runs where its layers go: on devices, or on none."""
+    devices = _draft_devices(s, p)
+    if devices is None or s.config.draft is None:
         return None
-    devices = p.devices if s.config.draft.devices is None else p.draft
     return ",".join(devices) if s.config.draft.n_gpu_layers != 0 and devices else "none"
 
 
 def _draft_layers(s: ServerPlan, p: Placement) -> object:
     """Layers of a draft model on devices, as a number; none without devices."""
-    if s.config.draft is None or s.draft_path is None:
+    devices = _draft_devices(s, p)
+    if devices is None or s.config.draft is None:
         return None
-    devices = p.devices if s.config.draft.devices is None else p.draft
     return (ALL_LAYERS if s.config.draft.n_gpu_layers == "all" else s.config.draft.n_gpu_layers) if devices else 0
 
 
@@ -217,13 +225,8 @@ def _split(s: ServerPlan, p: Placement) -> Alternatives:
 
 
 def _json(value: object) -> str:
-    """`value` as one line of JSON, keys in order; "" for nothing."""
-    return msgspec.json.encode(value, order="sorted").decode() if value else ""
-
-
-def _keep(s: ServerPlan, _: Placement) -> Alternatives:
-    """Tokens of the beginning that a context shift keeps."""
-    return () if s.config.n_keep is None else _say(s.config.n_keep, "--keep")
+    """`value` as one line of JSON, keys in order."""
+    return msgspec.json.encode(value, order="sorted").decode()
 
 
 def _reasoning(s: ServerPlan, _: Placement) -> Alternatives:
@@ -236,27 +239,12 @@ def _reasoning(s: ServerPlan, _: Placement) -> Alternatives:
     return (modern, ()) if s.config.reasoning == "auto" else (modern,)
 
 
-_SPEC_MODEL = ("--spec-draft-model", "--model-draft")
-_SPEC_MAX = ("--spec-draft-n-max", "--draft-max")
-_SPEC_MIN = ("--spec-draft-n-min", "--draft-min")
-_SPEC_P = ("--spec-draft-p-min", "--draft-p-min")
-_SPEC_K = ("--spec-draft-type-k", "--cache-type-k-draft")
-_SPEC_V = ("--spec-draft-type-v", "--cache-type-v-draft")
-_SPEC_NGL = ("--spec-draft-ngl", "--n-gpu-layers-draft")
-_SPEC_DEVICE = ("--spec-draft-device", "--device-draft")
 _NGRAM_MAX = (
     *(f"--spec-ngram-{kind}-size-m" for kind in ("simple", "map-k", "map-k4v")),
-    "--spec-ngram-mod-n-max",
-    "--spec-ngram-mod-n-min",
+    *("--spec-ngram-mod-n-max", "--spec-ngram-mod-n-min"),
 )
 _MODEL_SOURCES = (
-    "--model",
-    "--model-url",
-    "--hf-repo",
-    "--hf-file",
-    "--docker-repo",
-    "--models-dir",
-    "--models-preset",
+    *("--model", "--model-url", "--hf-repo", "--hf-file", "--docker-repo", "--models-dir", "--models-preset"),
 )
 _LOADING = ("--load-mode", "--mlock", "--mmap", "--no-mmap", "--direct-io", "--no-direct-io")
 _PROJECTOR = ("--mmproj", "--mmproj-url", "--mmproj-auto", "--no-mmproj")
@@ -274,24 +262,19 @@ TABLE: tuple[Meaning, ...] = (
         through=("ports.{name}",),
     ),
     # context and slots
-    Meaning(
-        "n_ctx",
-        ("--ctx-size", "--kv-unified-per-slot"),
-        lambda s, _: _say(s.settings.n_ctx, "--ctx-size"),
-        through=("n_ctx_per_slot",),
-    ),
-    Meaning("slots", ("--parallel",), lambda s, _: _say(s.settings.slots, "--parallel")),
+    _of_settings("n_ctx", "--ctx-size", "--kv-unified-per-slot", through=("n_ctx_per_slot",)),
+    _of_settings("slots", "--parallel"),
     Meaning(
         "kv_unified",
         ("--kv-unified", "--no-kv-unified"),
         lambda s, _: (("--kv-unified",),) if s.settings.kv_unified else _unless_default("--no-kv-unified"),
         through=("slots",),
     ),
-    Meaning("n_batch", ("--batch-size",), lambda s, _: _say(s.settings.n_batch, "--batch-size")),
-    Meaning("n_ubatch", ("--ubatch-size",), lambda s, _: _say(s.settings.n_ubatch, "--ubatch-size")),
+    _of_settings("n_batch", "--batch-size"),
+    _of_settings("n_ubatch", "--ubatch-size"),
     Meaning("flash_attention", ("--flash-attn",), _flash_attention),
-    Meaning("cache_type_k", ("--cache-type-k",), lambda s, _: _say(s.settings.cache_type_k, "--cache-type-k")),
-    Meaning("cache_type_v", ("--cache-type-v",), lambda s, _: _say(s.settings.cache_type_v, "--cache-type-v")),
+    _of_settings("cache_type_k", "--cache-type-k"),
+    _of_settings("cache_type_v", "--cache-type-v"),
     Meaning("swa_full", ("--swa-full",), lambda s, _: (("--swa-full",),) if s.settings.swa_full else ()),
     Meaning(
         "context_checkpoints", _CHECKPOINTS, lambda s, _: (*_say(s.settings.context_checkpoints, *_CHECKPOINTS), ())
@@ -337,12 +320,7 @@ TABLE: tuple[Meaning, ...] = (
         ("--device",),
         lambda _, p: _say(",".join(p.devices), "--device") if p.devices else _unless_default("--device", "none"),
     ),
-    Meaning(
-        "n_gpu_layers",
-        ("--n-gpu-layers",),
-        lambda s, _: _say(s.settings.n_gpu_layers, "--n-gpu-layers"),
-        through=("devices",),
-    ),
+    _of_settings("n_gpu_layers", "--n-gpu-layers", through=("devices",)),
     Meaning("tensor_placement", ("--override-tensor",), _placement),
     Meaning("n_cpu_moe", ("--n-cpu-moe", "--cpu-moe"), lambda s, _: _say_any(s.settings.n_cpu_moe, "--n-cpu-moe")),
     Meaning("n_cpu_ffn", ("--n-cpu-ffn",), lambda s, _: _say_any(s.config.n_cpu_ffn, "--n-cpu-ffn")),
@@ -358,23 +336,20 @@ TABLE: tuple[Meaning, ...] = (
         ("--kv-offload", "--no-kv-offload"),
         lambda s, _: _unless_default("--kv-offload") if s.settings.kv_offload else (("--no-kv-offload",),),
     ),
-    Meaning("threads", ("--threads",), lambda s, _: _say(s.settings.threads, "--threads"), through=("cpus",)),
-    Meaning(
-        "threads_batch",
-        ("--threads-batch",),
-        lambda s, _: _say(s.settings.threads_batch, "--threads-batch"),
-        through=("threads", "cpus"),
-    ),
+    _of_settings("threads", "--threads", through=("cpus",)),
+    _of_settings("threads_batch", "--threads-batch", through=("threads", "cpus")),
     # speculation
-    Meaning("draft.model", (*_SPEC_MODEL, "--hf-repo-draft"), _draft(_SPEC_MODEL, lambda s, _: s.draft_path)),
+    _of_draft(
+        "model", "--spec-draft-model", "--model-draft", value=lambda s, _: s.draft_path, owns=("--hf-repo-draft",)
+    ),
     Meaning("ngram", ("--spec-type", "--spec-default"), _speculation, through=("draft",)),
-    Meaning("draft.n_max", _SPEC_MAX, _draft(_SPEC_MAX, _draft_field("n_max"))),
-    Meaning("draft.n_min", _SPEC_MIN, _draft(_SPEC_MIN, _draft_field("n_min"))),
-    Meaning("draft.p_min", _SPEC_P, _draft(_SPEC_P, _draft_field("p_min"))),
-    Meaning("draft.cache_type_k", _SPEC_K, _draft(_SPEC_K, _draft_field("cache_type_k"))),
-    Meaning("draft.cache_type_v", _SPEC_V, _draft(_SPEC_V, _draft_field("cache_type_v"))),
-    Meaning("draft.n_gpu_layers", _SPEC_NGL, _draft(_SPEC_NGL, _draft_layers)),
-    Meaning("draft.n_gpu_layers", _SPEC_DEVICE, _draft(_SPEC_DEVICE, _draft_device)),
+    _of_draft("n_max", "--spec-draft-n-max", "--draft-max"),
+    _of_draft("n_min", "--spec-draft-n-min", "--draft-min"),
+    _of_draft("p_min", "--spec-draft-p-min", "--draft-p-min"),
+    _of_draft("cache_type_k", "--spec-draft-type-k", "--cache-type-k-draft"),
+    _of_draft("cache_type_v", "--spec-draft-type-v", "--cache-type-v-draft"),
+    _of_draft("n_gpu_layers", "--spec-draft-ngl", "--n-gpu-layers-draft", value=_draft_layers),
+    _of_draft("n_gpu_layers", "--spec-draft-device", "--device-draft", value=_draft_device),
     Meaning("ngram.n_max", _NGRAM_MAX, _ngram_max),
     # behaviour
     Meaning("reasoning", ("--reasoning",), _reasoning),
@@ -390,7 +365,12 @@ TABLE: tuple[Meaning, ...] = (
         lambda s, _: (("--context-shift",),) if s.config.context_shift else _unless_default("--no-context-shift"),
         soft=True,
     ),
-    Meaning("n_keep", ("--keep",), _keep, soft=True),
+    Meaning(
+        "n_keep",
+        ("--keep",),
+        lambda s, _: () if s.config.n_keep is None else _say(s.config.n_keep, "--keep"),
+        soft=True,
+    ),
     Meaning(
         "chat_template_file",
         ("--chat-template-file",),
@@ -400,7 +380,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         "chat_template_args",
         ("--chat-template-kwargs",),
-        lambda s, _: _say_any(_json(s.config.chat_template_args), "--chat-template-kwargs"),
+        lambda s, _: _say(_json(args), "--chat-template-kwargs") if (args := s.config.chat_template_args) else (),
         soft=True,
     ),
     Meaning("", ("--log-colors",), lambda *_: _unless_default("--log-colors", "off"), soft=True),

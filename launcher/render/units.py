@@ -1,4 +1,4 @@
-"""systemd units of a fleet: one service a server, one target and one slice a tier. Pure.
+"""systemd units of a fleet: one service a server, one target and one slice a tier; their names and folders. Pure.
 
 Facts behind the choices are in the templates beside the lines they explain.
 """
@@ -6,27 +6,120 @@ Facts behind the choices are in the templates beside the lines they explain.
 from __future__ import annotations
 
 import math
+import re
+import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
-from launcher.base.addresses import is_path
-from launcher.errors import Finding
+from launcher.base.addresses import SOCKET_END, is_path
+from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import RuntimeConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command
-from launcher.render.passed import files_of
-from launcher.render.probes import reachable_url
-from launcher.render.server_keys import own_key_file, with_credential
-from launcher.render.socket_folders import own_folder, without_folder
-from launcher.render.systemd_quote import credential_path, quote_assignments, quote_bind, quote_command
-from launcher.render.unit_names import (
-    is_loopback,
-    runtime_user,
-    slice_name,
-    starts_at_boot,
-    target_name,
-    unit_name,
-)
+from launcher.render.passed import files_of, own_key_file, with_credential
+from launcher.render.quoting import credential_path, quote_assignments, quote_bind, quote_command
+
+ProbeKind = Literal["completion", "embedding", "rerank"]
+
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 # translated, not bound
+
+
+def probe_kind(server: ServerPlan) -> ProbeKind:
+    """What `server` is asked for: rerank by pooling, embedding, else a completion."""
+    if server.pooling == "rank":
+        return "rerank"
+    return "embedding" if server.settings.embedding else "completion"
+
+
+def reachable_url(host: str, port: int) -> str:
+    """URL under which this host reaches a server that listens on `host`."""
+    address = _ANY_ADDRESS.get(host, host)
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    return host in ("::1", "localhost") or host.startswith("127.")
+
+
+def unit_name(plan: FleetPlan, name: str, kind: str = "service") -> str:
+    """`launch-NAME.service`; of a tier `launch-TIER.target` and `launch-TIER.slice`, a child of `launch.slice`."""
+    return f"{plan.config.deploy.unit_prefix}-{name}.{kind}"
+
+
+def runtime_tier(plan: FleetPlan) -> str | None:
+    """The tier in whose slice the runtime is: the first that starts at boot; None where there is none."""
+    return next((name for name in sorted(plan.config.tiers) if plan.config.tiers[name].start == "boot"), None)
+
+
+def runtime_user(plan: FleetPlan) -> str:
+    """Whom the runtime runs as: `deploy.user`, else a user of its own, whose name has at most 31 bytes."""
+    name = f"{plan.config.deploy.unit_prefix}-{plan.deployment}".replace(".", "_").lower()
+    short = name if len(name) <= 31 else f"{name[:22]}-{zlib.crc32(name.encode()):08x}"
+    return plan.config.deploy.user or short
+
+
+def starts_at_boot(server: ServerPlan) -> bool:
+    """Whether a boot starts it without the runtime: not a member of an exclusive group, whose turns are its alone."""
+    return server.starts == "boot" and server.config.exclusive is None
+
+
+def units_of(plan: FleetPlan, server: ServerPlan) -> tuple[str, ...]:
+    """The unit of `server` as planned, then those of its fallbacks (`launch-NAME.rung1.service`)."""
+    levels = range(1, len(plan.ladders.get(server.name, ())) + 1)
+    return (unit_name(plan, server.name), *(unit_name(plan, f"{server.name}.rung{level}") for level in levels))
+
+
+_OF_THE_MACHINE = re.compile(r"/run/([^/]+)/[^/]+")
+_OF_A_USER = re.compile(r"/run/user/\d+/([^/]+)/[^/]+")
+
+
+def socket_folder(path: str, *, scope: str, prefix: str) -> str | None:
+    """The name of the folder of `path` below /run, or below a user's own there; None where it is none for a unit.
+
+    systemd gives such a folder to the unit and removes it with all that is in it: it has to be the fleet's own, whose
+    name begins with `prefix`.
+    """
+    found = (_OF_A_USER if scope == "user" else _OF_THE_MACHINE).fullmatch(path)
+    return found[1] if found is not None and found[1].startswith(f"{prefix}-") else None
+
+
+def own_folder(server: ServerPlan, plan: FleetPlan) -> str | None:
+    """The folder that the unit of `server` has made for its unix socket; None where it cannot."""
+    deploy = plan.config.deploy
+    folder = socket_folder(server.config.host, scope=deploy.scope, prefix=deploy.unit_prefix)
+    return None if folder is None or any(_sharing(server, folder, plan)) else folder
+
+
+def _without_folder(server: ServerPlan, plan: FleetPlan) -> Finding:
+    """`render/socket-folder`: the unit of `server` has no folder for its unix socket."""
+    deploy, path = plan.config.deploy, server.config.host
+    folder = socket_folder(path, scope=deploy.scope, prefix=deploy.unit_prefix)
+    base = "/run/user/UID" if deploy.scope == "user" else "/run"
+    if folder is None:
+        message = f"no unit makes a folder for {path}: that is {base}/{deploy.unit_prefix}-…/NAME{SOCKET_END}"
+    else:
+        others = " and ".join(dict.fromkeys(_sharing(server, folder, plan)))
+        message = f"{base}/{folder} is also the folder of {others}: who stops first removes it"
+    key = f"servers.{server.name}.host"
+    own = f"{base}/{deploy.unit_prefix}-{server.name}/http{SOCKET_END}"
+    fixes = (Fix(override=f"{key}={own}", effect="a folder of its own"),) if deploy.scope == "system" else ()
+    notes = ("`launch up` does without; `launch install` refuses such a unit",)
+    return fault("render/socket-folder", key, message, *notes, fixes=fixes, severity="warning")
+
+
+def _sharing(server: ServerPlan, folder: str, plan: FleetPlan) -> Iterator[str]:
+    """Who else has a unix socket in `folder`, and does not take turns with `server`."""
+    deploy = plan.config.deploy
+    for other in plan.servers:
+        turns = server.config.exclusive is not None and server.config.exclusive == other.config.exclusive
+        there = socket_folder(other.config.host, scope=deploy.scope, prefix=deploy.unit_prefix) == folder
+        if there and other.name != server.name and other.starts != "never" and not turns:
+            yield other.name
+    for path in plan.config.runtime.front.listen:
+        if socket_folder(path, scope=deploy.scope, prefix=deploy.unit_prefix) == folder:
+            yield "the front"
+
 
 EXPOSURE_CPU, EXPOSURE_GPU, EXPOSURE_COMMAND, EXPOSURE_RUNTIME = 1.0, 1.5, 1.5, 2.0
 """What `systemd-analyze security` may say at most of each kind of unit; `launch install` holds units to it."""
@@ -63,27 +156,27 @@ def service_values(
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """Everything that `server.service.j2` needs for `server`, or a fallback of it; `command` is how it is run."""
     deploy, runtime = plan.config.deploy, plan.config.runtime
-    gpus = [plan.config.hardware.gpus[name] for name in server.settings.devices if name in plan.config.hardware.gpus]
-    allow = device_nodes(gpu.backend for gpu in gpus)
     hidden = hidden_paths(server, command.words[0])
-    asks = any(gpu.backend == "rpc" for gpu in gpus)
-    alone = is_path(server.config.host) and not asks
-    loopback = alone or (is_loopback(server.config.host) and not asks)
-    exposure = (EXPOSURE_GPU if allow else EXPOSURE_CPU) + EXPOSURE_OPEN * (not loopback) - EXPOSURE_ALONE * alone
     keys = own_key_file(server.config.extra_args)
     credential = keys is not None and deploy.scope != "user"
     quoted = quote_command(command.words)
     quoted = with_credential(command.words, quoted) if credential else quoted
     boot = starts_at_boot(server) and unit == unit_name(plan, server.name)
     waited_for = boot and any(server.name in other.after for other in plan.servers if starts_at_boot(other))
+    numa = server.config.numa
     values = {
         "unit": unit,
         "description": " ".join(f"llama-server {server.name}: {server.entry}".split()).replace("%", "%%"),
         "after": ("network.target", *(unit_name(plan, n) for n in server.after if boot)),
-        "target": target_name(plan, server.tier),
-        "slice": slice_name(plan, server.tier),
-        **start_limit(server, runtime),
-        **_resources(server, plan),
+        "target": unit_name(plan, server.tier, "target"),
+        "slice": unit_name(plan, server.tier, "slice"),
+        **start_limit(server.start_timeout_s, runtime),
+        "memory_max": memory_max(server),
+        "memlock": "infinity" if "mlock" in server.settings.load_mode else "8M",
+        "oom_score_adjust": plan.config.tiers[server.tier].oom_score_adjust,
+        "cpus": server.config.cpus,
+        "numa_policy": numa.policy if numa else None,
+        "numa_mask": (",".join(str(n) for n in numa.nodes) or "all") if numa else None,
         "digest": command.digest,
         "command": " \\\n    ".join(_lines(quoted)),
         "gate": _gate(server) if waited_for else None,
@@ -93,35 +186,56 @@ def service_values(
         "stop_timeout_s": math.ceil(server.config.stop_grace_s),
         "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
         "environment": quote_assignments(command.env),
-        "user_scope": deploy.scope == "user",
-        "user": deploy.user,
+        **_confined(server, plan, hidden),
+    }
+    bad = _bad_paths(server, (*hidden, *([keys] if keys else [])))
+    homeless = is_path(server.config.host) and values["socket_folder"] is None
+    homeless = homeless and unit == unit_name(plan, server.name)
+    return values, (*bad, *((_without_folder(server, plan),) if homeless else ()))
+
+
+def _confined(server: ServerPlan, plan: FleetPlan, hidden: tuple[str, ...]) -> dict[str, Any]:
+    """What the unit of `server` may see and do. `hidden`: what of its files the sandbox would hide."""
+    config, deploy = server.config, plan.config.deploy
+    gpus = [plan.config.hardware.gpus[name] for name in server.settings.devices if name in plan.config.hardware.gpus]
+    allow = device_nodes(gpu.backend for gpu in gpus)
+    asks = any(gpu.backend == "rpc" for gpu in gpus)
+    alone = is_path(config.host) and not asks
+    loopback = alone or (is_loopback(config.host) and not asks)
+    exposure = (EXPOSURE_GPU if allow else EXPOSURE_CPU) + EXPOSURE_OPEN * (not loopback) - EXPOSURE_ALONE * alone
+    # the server itself sets memory policy, affinity or priority
+    own_priority = any(word.startswith(("--numa", "--prio", "--cpu-", "-C", "--poll")) for word in config.extra_args)
+    # the runtime, where that is another user, may connect to its socket; what it makes is otherwise for its own alone
+    others = is_path(config.host) and deploy.scope == "system" and deploy.user is None
+    return {
+        **sandbox(plan, hidden, (server.port,) if server.port else (), loopback=loopback),
         "exposure": round(exposure, 1),
         "groups": _GROUPS if any(d in ("char-drm", "/dev/kfd") for d in allow) else (),
         "cache_directory": f"{deploy.unit_prefix}-{server.name}" if allow else None,
-        "hardening": deploy.hardening,
-        "sees_others": False,
-        "bind_read_only": tuple(quote_bind(path) for path in hidden),
-        "denied_calls": "~@privileged" if allow or _needs_resources(server) else "~@privileged @resources",
-        "ports": (server.port,) if server.port else (),
-        "loopback": loopback,
+        "denied_calls": "~@privileged" if allow or own_priority else "~@privileged @resources",
         "alone": alone,
         "device_allow": allow,
-        **_socket(server, plan),
-    }
-    bad = _bad_paths(server, (*hidden, *([keys] if keys else [])))
-    return values, (*bad, *(without_folder(server, plan) if unit == unit_name(plan, server.name) else ()))
-
-
-def _socket(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
-    """The folder of its unix socket, and the group that may connect to it: the runtime's, where that is another user.
-
-    What it makes is otherwise for its own user alone.
-    """
-    others = is_path(server.config.host) and plan.config.deploy.scope == "system" and plan.config.deploy.user is None
-    return {
-        "socket_folder": own_folder(server, plan),
+        "socket_folder": own_folder(server, plan) if is_path(config.host) else None,
         "socket_group": runtime_user(plan) if others else None,
         "umask": "0007" if others else "0077",
+    }
+
+
+def sandbox(plan: FleetPlan, bound: Iterable[str], ports: tuple[int, ...], *, loopback: bool) -> dict[str, Any]:
+    """What `sandbox.j2` needs for a process without a GPU; `bound` is hidden from it, and bound in."""
+    return {
+        "user_scope": plan.config.deploy.scope == "user",
+        "user": plan.config.deploy.user,
+        "exposure": EXPOSURE_COMMAND,
+        "hardening": plan.config.deploy.hardening,
+        "sees_others": False,
+        "bind_read_only": tuple(quote_bind(path) for path in bound),
+        "denied_calls": "~@privileged @resources",
+        "ports": ports,
+        "loopback": loopback,
+        "alone": False,
+        "umask": "0077",
+        "device_allow": (),
     }
 
 
@@ -139,26 +253,13 @@ def _gate(server: ServerPlan) -> str:
     return f'/bin/sh -c "{script}"'
 
 
-def start_limit(server: ServerPlan, runtime: RuntimeConfig) -> dict[str, Any]:
-    """How often it may fail, within what time: long enough for that many whole starts."""
+def start_limit(start_timeout_s: float, runtime: RuntimeConfig) -> dict[str, Any]:
+    """How often a process may fail, within what time: long enough for that many whole starts."""
     attempts = max(1, runtime.crash_loop_failures)
-    starts_s = attempts * (server.start_timeout_s + runtime.backoff_s) * 1.1
+    starts_s = attempts * (start_timeout_s + runtime.backoff_s) * 1.1
     return {
         "start_limit_burst": attempts,
         "start_limit_interval_s": math.ceil(min(LONGEST_S, max(runtime.crash_loop_window_s, starts_s))),
-    }
-
-
-def _resources(server: ServerPlan, plan: FleetPlan) -> dict[str, Any]:
-    """Memory, CPUs and nodes, as planned."""
-    numa = server.config.numa
-    return {
-        "memory_max": memory_max(server),
-        "memlock": "infinity" if "mlock" in server.settings.load_mode else "8M",
-        "oom_score_adjust": plan.config.tiers[server.tier].oom_score_adjust,
-        "cpus": server.config.cpus,
-        "numa_policy": numa.policy if numa else None,
-        "numa_mask": (",".join(str(n) for n in numa.nodes) or "all") if numa else None,
     }
 
 
@@ -191,11 +292,6 @@ def boot_target(plan: FleetPlan) -> dict[str, str]:
     return {"boot_target": "default.target" if plan.config.deploy.scope == "user" else "multi-user.target"}
 
 
-def _needs_resources(server: ServerPlan) -> bool:
-    """Whether the server itself sets memory policy, affinity or priority (`--numa`, `--prio`, `--cpu-…`)."""
-    return any(word.startswith(("--numa", "--prio", "--cpu-", "-C", "--poll")) for word in server.config.extra_args)
-
-
 def hidden_paths(server: ServerPlan, binary: str) -> tuple[str, ...]:
     """What the sandbox would hide from `server`: its files, and the directory of its binary (libraries lie there)."""
     wanted = (*files_of(server), *((binary.rpartition("/")[0],) if binary.startswith("/") else ()))
@@ -208,9 +304,7 @@ def _bad_paths(server: ServerPlan, paths: tuple[str, ...]) -> Iterator[Finding]:
         if any(c < " " for c in path):
             message = f"{path!r} has a control character and cannot be bound into a sandbox"
             field = "extra_args" if path == own_key_file(server.config.extra_args) else "model"
-            yield Finding(
-                code="render/bad-character", severity="error", key=f"servers.{server.name}.{field}", message=message
-            )
+            yield fault("render/bad-character", f"servers.{server.name}.{field}", message)
 
 
 def _lines(words: tuple[str, ...]) -> tuple[str, ...]:

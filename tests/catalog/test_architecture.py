@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.catalog.architecture import architecture_from_header
+from launcher.catalog.architecture import architecture_from_headers
 from launcher.catalog.files import describe
 from launcher.catalog.gguf import BadHeader, parse_header
 from launcher.catalog.traits import complete, is_recurrent
@@ -20,7 +20,7 @@ from . import rawgguf as raw
 
 def architecture(content: bytes) -> ArchitectureConfig:
     """The architecture of a file in memory."""
-    return architecture_from_header(parse_header(io.BytesIO(content), len(content)))
+    return architecture_from_headers((parse_header(io.BytesIO(content), len(content)),))
 
 
 def test_the_real_model(smollm2: Path) -> None:

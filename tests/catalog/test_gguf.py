@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from launcher.catalog.architecture import architecture_from_header
+from launcher.catalog.architecture import architecture_from_headers
 from launcher.catalog.files import read_header
 from launcher.catalog.ggml_types import BY_NAME, TYPES, tensor_bytes
 from launcher.catalog.gguf import BadHeader, Header, parse_header
@@ -202,7 +202,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_truncated() -> None:
 def _judged(content: bytes) -> None:
     """Bytes give a header and an architecture, or BadHeader; nothing else."""
     with contextlib.suppress(BadHeader):
-        architecture_from_header(parse(content))
+        architecture_from_headers((parse(content),))
 
 
 _SMALL = raw.small(extra=[("llama.attention.sliding_window_pattern", raw.ARRAY, (raw.BOOL, [True, False]))])

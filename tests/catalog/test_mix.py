@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.catalog.file_types import MIXES, find_mix
-from launcher.catalog.mix import Model, Place, category_of, tensor_type
-from launcher.catalog.synthesis import synthesise
+from launcher.catalog.declared import synthesise
+from launcher.catalog.mix import MIXES, Model, Place, category_of, find_mix, tensor_type
 from launcher.ir.config import ArchitectureConfig
 
 _MODEL = Model(arch="llama", n_layer=32, n_attention_v=32, n_expert=0, n_gqa=4, tied=False, is_70b=False)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.catalog.file_types import FILE_TYPES, MIXES, find_mix
+from launcher.catalog.declared import synthesise
 from launcher.catalog.files import describe
 from launcher.catalog.ggml_types import tensor_bytes
 from launcher.catalog.layouts import LAYOUTS
-from launcher.catalog.synthesis import synthesise
+from launcher.catalog.mix import FILE_TYPES, MIXES, find_mix
 from launcher.ir.catalog import Tensor
 from launcher.ir.config import ArchitectureConfig
 from tests import tinymodels

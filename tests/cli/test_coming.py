@@ -16,7 +16,7 @@ from launcher.cli.terminal import terminals
 from launcher.cli.would import would_do
 from launcher.compiler import compile_fleet, render
 from launcher.files import write_atomic, write_deployment
-from launcher.files.lock import LockOwner, OwnedLock
+from launcher.files.state import LockOwner, OwnedLock
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.manifest import diff_manifests
 from launcher.supervise import LOCK_NAME

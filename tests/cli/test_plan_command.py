@@ -125,7 +125,7 @@ def test_the_epyc_fleet_does_not_start_here(cli: Cli) -> None:
     assert "of RAM are missing" in done.stderr
     assert "/mnt/raid0/llm/models/Qwen3-Coder-30B-A3B-Q4_K_M.gguf" in done.stderr
     left = {p.name for p in (cli.home / "state").rglob("*") if p.is_file() and "dialects" not in p.parts}
-    assert left == {"starting.lock"}  # empty, and locked by nobody: see launcher.files.starting
+    assert left == {"starting.lock"}  # empty, and locked by nobody: see launcher.files.state
 
 
 def test_render_is_deterministic_and_check_sees_every_change(cli: Cli) -> None:

@@ -18,7 +18,7 @@ from launcher.cli.running import reload_servers, stop_servers
 from launcher.compiler import compile_fleet, render
 from launcher.errors import ConfigError, HostError, LaunchError, SuperviseError
 from launcher.files import write_deployment
-from launcher.files.lock import LockOwner, OwnedLock
+from launcher.files.state import LockOwner, OwnedLock
 from launcher.install import Layout
 from launcher.install.steps import not_active
 from launcher.install.systemd import Systemd

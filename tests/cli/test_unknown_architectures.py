@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from launcher.catalog import MIXES, complete, describe, synthesise, write_sparse
-from launcher.catalog.unknown import widened
+from launcher.catalog.architecture import widened
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle
-from launcher.plan.memory import layers
+from launcher.plan.memory.layout import layers
 from tests.cli.conftest import Cli
 from tests.plan import drawn
 from tests.plan.fleets import QWEN3_30B, TINY, hardware, planned, server, with_fields

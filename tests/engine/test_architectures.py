@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.engine import probe, recorded, recorded_names
-from launcher.engine.architectures import architectures
+from launcher.engine.probing import architectures
 
 TABLE = b"\x7fELF\0neo-bert\0other\0clip\0llama\0rwkv6qwen2\0\0(unknown)\0general.type\0"
 

@@ -45,7 +45,7 @@ def test_digests_are_right_and_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     files = [str(old(tmp_path / name)) for name in "ab"]
     cache, read = tmp_path / "cache.json", []
     # ctime is now, and cannot be set: let the clock run on instead
-    monkeypatch.setattr("launcher.files.digests._SETTLED_NS", -1)
+    monkeypatch.setattr("launcher.files.checkpoints._SETTLED_NS", -1)
 
     def digests() -> dict[str, str]:
         found = file_digests(files, cache, on_file=lambda path, size: read.append(path))
@@ -69,7 +69,7 @@ def test_a_file_that_changed_lately_is_read_again(tmp_path: Path) -> None:
 
 def test_a_byte_is_noticed_behind_equal_size_and_mtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctime tells."""
-    monkeypatch.setattr("launcher.files.digests._SETTLED_NS", -1)
+    monkeypatch.setattr("launcher.files.checkpoints._SETTLED_NS", -1)
     path, cache = old(tmp_path / "a"), tmp_path / "cache.json"
     before = file_digests([str(path)], cache)[str(path)]
     with path.open("r+b") as file:

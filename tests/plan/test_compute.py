@@ -21,9 +21,8 @@ from launcher.engine import stand_in_devices
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig, GpuConfig, ServerConfig
 from launcher.plan import Settings, estimate, settle
-from launcher.plan.memory import layers
-from launcher.plan.memory.compute import compute_parts
-from launcher.plan.memory.compute_bound import COMPARED
+from launcher.plan.memory.compute import COMPARED, compute_parts
+from launcher.plan.memory.layout import layers
 from launcher.sizes import GIB, MIB
 
 from . import drawn

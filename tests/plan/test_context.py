@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.plan import settle
-from launcher.plan.memory import resolve_context
+from launcher.plan.memory.layout import resolve_context
 
 from .fleets import LLAMA_8B, SMOLLM2, model_file, server, with_fields
 

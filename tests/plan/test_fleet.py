@@ -19,7 +19,7 @@ from launcher.ir.config import (
     ServiceConfig,
 )
 from launcher.plan import apply_waivers, plan_fleet
-from launcher.plan.order import topological
+from launcher.plan.fleet import topological
 from launcher.plan.server import start_timeout_s
 from launcher.sizes import GIB, MIB
 

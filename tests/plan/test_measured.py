@@ -9,7 +9,7 @@ import pytest
 
 from launcher.ir.config import ArchitectureConfig, GpuConfig
 from launcher.plan import estimate, settle
-from launcher.plan.memory.host import LIBRARIES
+from launcher.plan.memory.process import LIBRARIES
 from launcher.sizes import GIB, MIB
 
 from .fleets import GEMMA3_270M, LLAMA_8B, QWEN3_30B, SMOLLM2, hardware, model_file, server, tensors

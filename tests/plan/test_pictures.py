@@ -12,7 +12,7 @@ import pytest
 
 from launcher.catalog.files import read_header
 from launcher.catalog.projector import image_encoder
-from launcher.plan.memory.pictures import image_compute
+from launcher.plan.memory.process import image_compute
 from launcher.sizes import MIB
 from tests import tinymodels
 

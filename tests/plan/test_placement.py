@@ -16,8 +16,9 @@ from launcher.engine import dry_run, stand_in_devices
 from launcher.ir.config import EngineConfig, GpuConfig, ServerConfig
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle
-from launcher.plan.memory import Companions, WeightTables, add_up, server_parts
-from launcher.plan.memory.layer_kinds import widest
+from launcher.plan.memory.layout import widest
+from launcher.plan.memory.process import Companions, add_up, server_parts
+from launcher.plan.memory.weights import WeightTables
 from launcher.sizes import GIB, MIB
 from tests.tinymodels import write
 from tests.tinymodels.running import BARE, RunningServer, ServerExitedError

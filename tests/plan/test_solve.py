@@ -15,7 +15,7 @@ from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, GpuConfig, HardwareConfig, RoutingConfig, ServerConfig
 from launcher.ir.plan import FleetPlan
 from launcher.plan import plan_fleet
-from launcher.plan.memory import WeightTables
+from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import price, settled_price
 from launcher.plan.solve import solve
 from launcher.plan.solve.frontier import Candidate, best

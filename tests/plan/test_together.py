@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from launcher.ir.config import ServerConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, Residency
 from launcher.plan.devices import device_plans
-from launcher.plan.memory import WeightTables
+from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import plan_server
 from launcher.plan.together import residency
 from launcher.sizes import GIB, MIB

@@ -11,8 +11,7 @@ from launcher.ir.catalog import FilePart
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle
-from launcher.plan.memory.layer_kinds import split_name
-from launcher.plan.memory.placement import layer_devices
+from launcher.plan.memory.layout import layer_devices, split_name
 from launcher.plan.memory.weights import CpuCopies, copied_bytes, weigh
 from launcher.sizes import GIB
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from launcher.errors import Finding
 from launcher.ir.catalog import FilePart, ModelFile, ProjectorFile
 from launcher.ir.config import (
     ArchitectureConfig,
@@ -20,8 +22,10 @@ from launcher.ir.config import (
     ServerConfig,
     TierConfig,
 )
+from launcher.ir.dialect import Dialect
 from launcher.ir.plan import DeviceMemory, DevicePlan, FleetPlan, PlanTotals, ServerPlan
 from launcher.ir.settings import Settings
+from launcher.render import placement_prefix, server_words
 
 MIB = 1024**2
 
@@ -174,3 +178,11 @@ def fleet_plan(*servers: ServerPlan, gpus: dict[str, GpuConfig] | None = None, *
     whole = {s.name: s.config for s in plan["services"]}
     plan["config"] = msgspec.structs.replace(plan["config"], services=plan["config"].services or whole)
     return msgspec.structs.replace(FleetPlan(**plan))
+
+
+def render_argv(
+    server: ServerPlan, dialect: Dialect, binary: str, gpus: Mapping[str, GpuConfig] | None = None
+) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+    """The command line of one server, its prefix included, and what `dialect` refuses of it."""
+    words, findings = server_words(server, dialect, binary, gpus)
+    return (*placement_prefix(server), *words), findings

@@ -240,7 +240,7 @@ def test_missed_targets_have_an_alert(
 ) -> None:
     """Where there are targets; a worker's speed is the orchestration's unless it has one of its own, and 0 is none."""
     from launcher.compiler import compile_fleet
-    from launcher.render.targets import targets_of
+    from launcher.render.fleet_manifest import targets_of
 
     assert "LaunchTargetMissed" not in export(result, "alerts")
     own = ("servers.mythomax_13b.tokens_per_second_min=0", "servers.gpt_oss_20b.tokens_per_second_min=35")

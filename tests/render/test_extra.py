@@ -6,8 +6,7 @@ import pytest
 
 from launcher.engine import recorded
 from launcher.errors import Finding
-from launcher.render import render_argv
-from tests.render.plan_factory import server_plan
+from tests.render.plan_factory import render_argv, server_plan
 
 NEWEST = recorded("b10434")
 

@@ -7,9 +7,9 @@ import pytest
 
 from launcher.engine import recorded, recorded_names
 from launcher.ir.dialect import Dialect, Flag
-from launcher.render import TABLE, render_argv
+from launcher.render import TABLE
 from launcher.render.passed import FILES, HARMLESS, REFUSED, UNPRICED, by_flag, named_files
-from tests.render.plan_factory import server_plan
+from tests.render.plan_factory import render_argv, server_plan
 
 LISTS = {"harmless": by_flag(HARMLESS), "refused": by_flag(REFUSED), "unpriced": by_flag(UNPRICED)}
 FOUND = {

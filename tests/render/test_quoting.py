@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.render.shell_quote import shell_exports, shell_lines
-from launcher.render.systemd_quote import quote_assignments, quote_bind, quote_command
+from launcher.render.quoting import quote_assignments, quote_bind, quote_command, shell_exports, shell_lines
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 nasty = st.text(st.sampled_from("ab \t\n\r\\\"'$%;#{}`!~*?:=-\x01\x1b\x7f\x85\u2028\u00e9\U0001f600"))

@@ -12,9 +12,8 @@ import pytest
 from launcher.engine import probe
 from launcher.ir.config import DraftConfig, NgramConfig
 from launcher.ir.dialect import Dialect
-from launcher.render import render_argv
 from tests.render.conftest import get_json, running
-from tests.render.plan_factory import server_plan
+from tests.render.plan_factory import render_argv, server_plan
 
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},

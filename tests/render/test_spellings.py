@@ -13,10 +13,10 @@ from launcher.engine import parse_help, recorded, recorded_names
 from launcher.ir.config import DraftConfig, GpuConfig, NgramConfig, NumaConfig, ServerConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import ServerPlan
-from launcher.render import NOT_FLAGS, TABLE, render_argv
-from launcher.render.argv import refusals
+from launcher.render import NOT_FLAGS, TABLE
+from launcher.render.command import refusals
 from launcher.render.devices import Placement
-from tests.render.plan_factory import server_plan
+from tests.render.plan_factory import render_argv, server_plan
 
 OLD_HELP = Path(__file__).parent.parent / "engine" / "help_b4000.txt"
 DRAFT = {"draft": DraftConfig(model="a", quantization="b", n_max=24, n_min=1, p_min=0.75), "draft_path": "/d.gguf"}

@@ -1,18 +1,21 @@
-"""Whether model, draft, projector and experts go together. Pure."""
+"""Whether model, draft, projector, experts, contexts and caches of a server go together. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from launcher.errors import Finding, Fix
+from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.catalog import ModelFile
+from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import DeviceMemory, ServerPlan
 from launcher.plan.builds import SPECULATES_EVERYWHERE, drafts_further
-from launcher.plan.checks.planning import Planning, finding, set_field
-from launcher.plan.memory import SHARING_MODES, is_mla, layers, not_compared
-from launcher.plan.memory.assemble import file_identity
-from launcher.plan.memory.placement import torn
+from launcher.plan.checks.planning import Planning, set_field, set_fields
+from launcher.plan.memory.caches import block_of
+from launcher.plan.memory.compute import PLAIN, not_compared
+from launcher.plan.memory.layout import EMBEDS_ONLY, is_mla, key_length, layers, torn, value_length
+from launcher.plan.memory.process import file_identity
+from launcher.plan.memory.weights import SHARING_MODES
 from launcher.sizes import gib
 
 VOCABULARY_TOLERANCE = 128
@@ -22,55 +25,64 @@ VOCABULARY_TOLERANCE = 128
 def check_experts(planning: Planning) -> Iterator[Finding]:
     """`plan/moe-experts`: more experts than there are aborts the server, too few give fluent garbage."""
     for server in planning.running:
-        used, arch, key = server.config.experts_used, server.model.architecture, f"{server.key}.experts_used"
+        used, arch, model = server.config.experts_used, server.model.architecture, server.config.model
+        drafting = server.draft.architecture if server.draft is not None else None
         if used is None:
             continue
+        severity: Severity = "error"
+        instead: object = "null"
         if not arch.n_expert:
-            message = f"{server.config.model} has no experts"
-            yield finding("error", "plan/moe-experts", key, message, fixes=(_remove(server, "experts_used"),))
+            message = f"{model} has no experts"
         elif not 1 <= used <= arch.n_expert:
-            message = f"experts_used={used}, but {server.config.model} has {arch.n_expert} experts"
-            fixes = (set_field(server, "experts_used", arch.n_expert_used or arch.n_expert),)
-            yield finding("error", "plan/moe-experts", key, message, fixes=fixes)
-        elif (
-            server.draft is not None
-            and server.draft.architecture.arch == arch.arch
-            and not (used <= server.draft.architecture.n_expert)
-        ):
-            experts = server.draft.architecture.n_expert or "no"
+            message = f"experts_used={used}, but {model} has {arch.n_expert} experts"
+            instead = arch.n_expert_used or arch.n_expert
+        elif drafting is not None and drafting.arch == arch.arch and used > drafting.n_expert:
+            experts = drafting.n_expert or "no"
             message = f"experts_used={used} holds for the draft, too ({arch.arch}), which has {experts} experts"
-            yield finding("error", "plan/moe-experts", key, message, fixes=(_remove(server, "experts_used"),))
         elif used < arch.n_expert_used_min:
-            message = (
-                f"with {used} experts {server.config.model} is fluent but wrong: it needs {arch.n_expert_used_min}"
-            )
-            fixes = (set_field(server, "experts_used", arch.n_expert_used_min),)
-            yield finding("warning", "plan/moe-experts", key, message, fixes=fixes)
-
-
-def _remove(server: ServerPlan, field: str) -> Fix:
-    """The override that takes a field away."""
-    return set_field(server, field, "null")
+            message = f"with {used} experts {model} is fluent but wrong: it needs {arch.n_expert_used_min}"
+            severity, instead = "warning", arch.n_expert_used_min
+        else:
+            continue
+        fixes = (set_field(server, "experts_used", instead),)
+        yield fault("plan/moe-experts", f"{server.key}.experts_used", message, fixes=fixes, severity=severity)
 
 
 def check_draft(planning: Planning) -> Iterator[Finding]:
-    """`plan/draft-vocabulary`: the draft's tokens are not the target's, so it would be dropped silently."""
+    """`plan/draft-vocabulary`: the draft's tokens are not the target's, so it would be dropped silently.
+
+    `plan/draft-kind`: a draft without a model, which only the model's own layers for further tokens can be.
+    """
     for server in planning.running:
-        if server.draft is None:
+        draft, arch, build = server.config.draft, server.model.architecture, server.settings.build
+        key, fixes, model = f"{server.key}.draft", (set_field(server, "draft", "null"),), server.config.model
+        if server.draft is not None:
+            reasons = _unlike(arch, server.draft.architecture)
+            if reasons:
+                message = f"{server.draft.model} cannot draft for {model}: it has {'; '.join(reasons)}"
+                yield fault("plan/draft-vocabulary", key, message, fixes=fixes)
+        elif draft is None or draft.file is not None:
             continue
-        target, draft = server.model.architecture, server.draft.architecture
-        reasons = []
-        if abs(target.n_vocab - draft.n_vocab) > VOCABULARY_TOLERANCE:
-            reasons.append(f"{draft.n_vocab} tokens, the target has {target.n_vocab}")
-        if target.tokenizer != draft.tokenizer:
-            reasons.append(f"a {draft.tokenizer} tokenizer, the target's is {target.tokenizer}")
-        if None not in (target.bos_token_id, draft.bos_token_id) and target.bos_token_id != draft.bos_token_id:
-            reasons.append(f"BOS {draft.bos_token_id}, the target's is {target.bos_token_id}")
-        if reasons:
-            message = f"{server.draft.model} cannot draft for {server.config.model}: it has {'; '.join(reasons)}"
-            yield finding(
-                "error", "plan/draft-vocabulary", f"{server.key}.draft", message, fixes=(_remove(server, "draft"),)
-            )
+        elif draft.kind != "mtp" or draft.model or draft.quantization:
+            message = f"a draft of kind {draft.kind} that is a model needs both: write its model and quantization"
+            yield fault("plan/draft-kind", key, message, fixes=fixes)
+        elif not arch.n_layer_nextn:
+            message = f"{model} has no layers for further tokens: kind mtp needs them, or a model of such"
+            yield fault("plan/draft-kind", key, message, fixes=fixes)
+        elif not drafts_further(arch, build):
+            message = f"b{build} is not known to draft with the layers for further tokens of {arch.arch}"
+            yield fault("plan/draft-kind", key, message, fixes=fixes, severity="warning")
+
+
+def _unlike(target: ArchitectureConfig, draft: ArchitectureConfig) -> list[str]:
+    reasons = []
+    if abs(target.n_vocab - draft.n_vocab) > VOCABULARY_TOLERANCE:
+        reasons.append(f"{draft.n_vocab} tokens, the target has {target.n_vocab}")
+    if target.tokenizer != draft.tokenizer:
+        reasons.append(f"a {draft.tokenizer} tokenizer, the target's is {target.tokenizer}")
+    if None not in (target.bos_token_id, draft.bos_token_id) and target.bos_token_id != draft.bos_token_id:
+        reasons.append(f"BOS {draft.bos_token_id}, the target's is {target.bos_token_id}")
+    return reasons
 
 
 def check_speculation(planning: Planning) -> Iterator[Finding]:
@@ -86,7 +98,7 @@ def check_speculation(planning: Planning) -> Iterator[Finding]:
             if why:
                 message = f"{server.config.model} {why}: speculation is not supported"
                 key = f"{server.key}.{field}"
-                yield finding("error", "plan/speculation-unsupported", key, message, fixes=(_remove(server, field),))
+                yield fault("plan/speculation-unsupported", key, message, fixes=(set_field(server, field, "null"),))
 
 
 def _no_speculation(server: ServerPlan) -> str:
@@ -104,24 +116,6 @@ def _no_speculation(server: ServerPlan) -> str:
     return f"has latent attention (MLA){of_build}" if is_mla(arch) else ""
 
 
-def check_draft_kind(planning: Planning) -> Iterator[Finding]:
-    """`plan/draft-kind`: a draft without a model, which only the model's own layers for further tokens can be."""
-    for server in planning.running:
-        draft, arch, build = server.config.draft, server.model.architecture, server.settings.build
-        if draft is None or draft.file is not None:
-            continue
-        key, fixes = f"{server.key}.draft", (_remove(server, "draft"),)
-        if draft.kind != "mtp" or draft.model or draft.quantization:
-            message = f"a draft of kind {draft.kind} that is a model needs both: write its model and quantization"
-            yield finding("error", "plan/draft-kind", key, message, fixes=fixes)
-        elif not arch.n_layer_nextn:
-            message = f"{server.config.model} has no layers for further tokens: kind mtp needs them, or a model of such"
-            yield finding("error", "plan/draft-kind", key, message, fixes=fixes)
-        elif not drafts_further(arch, build):
-            message = f"b{build} is not known to draft with the layers for further tokens of {arch.arch}"
-            yield finding("warning", "plan/draft-kind", key, message, fixes=fixes)
-
-
 def check_projector(planning: Planning) -> Iterator[Finding]:
     """`plan/projector-missing`: images are asked for, but the model has no projector; or its compute is unknown."""
     for server in planning.running:
@@ -131,11 +125,11 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
         if server.projector is None:
             message = f"{server.config.model} has no projector in the catalogue"
             fixes = (set_field(server, "projector", "false"),)
-            yield finding("error", "plan/projector-missing", key, message, fixes=fixes)
+            yield fault("plan/projector-missing", key, message, fixes=fixes)
         elif not server.projector.compute_bytes and server.projector.encoder is None:
             here = "of a kind that was not compared" if server.projector.source == "gguf" else "not at hand"
             message = f"the projector's compute buffer is not declared and not counted: its file is {here}"
-            yield finding("note", "plan/projector-compute", f"models.{server.config.model}.projector", message)
+            yield fault("plan/projector-compute", f"models.{server.config.model}.projector", message, severity="note")
 
 
 def check_compute(planning: Planning) -> Iterator[Finding]:
@@ -147,7 +141,7 @@ def check_compute(planning: Planning) -> Iterator[Finding]:
                 "these rules take attention or norms of layers away from their K/V, which is then copied: compute "
                 "buffers may be larger than planned; `--prove` gives the server's own figures"
             )
-            yield finding("note", "plan/compute-bound", f"{server.key}.tensor_placement", message)
+            yield fault("plan/compute-bound", f"{server.key}.tensor_placement", message, severity="note")
 
 
 def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> Iterator[Finding]:
@@ -160,7 +154,7 @@ def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> 
             f"{why}: {compute} for the compute buffer and {state} for K/V and states are bounds from its measures; "
             "`--prove` gives the server's own figures"
         )
-        yield finding("note", "plan/compute-bound", key, message)
+        yield fault("plan/compute-bound", key, message, severity="note")
 
 
 def check_shared_files(planning: Planning) -> Iterator[Finding]:
@@ -178,7 +172,7 @@ def check_shared_files(planning: Planning) -> Iterator[Finding]:
         key = f"{model.key}.load_mode"
         if not copies:
             message = f"{names} map one file of {gib(model.model.file_bytes)}: its pages are counted once"
-            yield finding("note", "plan/file-shared", key, message)
+            yield fault("plan/file-shared", key, message, severity="note")
             continue
         size = gib(model.model.file_bytes)
         message = f"{names} load the same file of {size}, {len(copies)} of them into memory of their own"
@@ -186,4 +180,141 @@ def check_shared_files(planning: Planning) -> Iterator[Finding]:
         mode = "mmap+mlock" if locked else "mmap"
         together = " ".join(set_field(s, "load_mode", mode).override for s in copies)
         fixes = (Fix(override=together, effect="maps the file, so that its pages are shared"),)
-        yield finding("warning", "plan/model-duplicated", key, message, fixes=fixes)
+        yield fault("plan/model-duplicated", key, message, fixes=fixes, severity="warning")
+
+
+WHOLE_TEXT = 8192
+"""Tokens a slot that an embedder is urged to: texts beyond are rare, and its K/V is not free."""
+CHOSEN = 2048
+"""A slot of so many tokens that was written as such was chosen."""
+SLOW_V = frozenset({"q4_0", "q4_1", "iq4_nl"})
+
+
+def check_embedders(planning: Planning) -> Iterator[Finding]:
+    """`plan/slot-context`, `plan/embedding-batch`: an embedder's slot or batch takes less than the model does.
+
+    `plan/embedding-only`: a model that makes embeddings and nothing else is told not to.
+    """
+    for server in planning.running:
+        config, settings, slot = server.config, server.settings, server.settings.n_ctx_per_slot
+        if config.embedding is False and server.model.architecture.arch in EMBEDS_ONLY:
+            message = f"{config.model} makes embeddings and nothing else"
+            fixes = (set_field(server, "embedding", "true"),)
+            yield fault("plan/embedding-only", f"{server.key}.embedding", message, fixes=fixes)
+        if not settings.embedding:
+            continue
+        yield from _slot_context(server)
+        if min(settings.n_batch, settings.n_ubatch) < slot:
+            short = [name for name in ("n_batch", "n_ubatch") if getattr(config, name) < slot]
+            message = (
+                f"a text is embedded in one micro-batch of {settings.n_ubatch} tokens, a slot takes {slot}: "
+                "longer texts are refused"
+            )
+            fixes = (set_fields(server, dict.fromkeys(short, slot)),)
+            yield fault("plan/embedding-batch", f"{server.key}.n_ubatch", message, fixes=fixes, severity="warning")
+
+
+def _slot_context(server: ServerPlan) -> Iterator[Finding]:
+    """`plan/slot-context`, unless its context was chosen."""
+    settings, trained, asked = server.settings, server.model.architecture.n_ctx_train, server.config.n_ctx
+    slot, wanted = settings.n_ctx_per_slot, min(trained, WHOLE_TEXT)
+    if slot >= wanted or (not asked and slot >= CHOSEN):
+        return
+    padding = ""
+    if asked and not settings.kv_unified and asked // settings.slots < settings.n_ctx_seq:
+        padding = f" ({asked} over {settings.slots} slots is {asked // settings.slots}, padded to 256s)"
+    field, value = ("n_ctx", wanted * settings.slots) if asked else ("n_ctx_per_slot", wanted)
+    message = f"a slot has {slot} tokens{padding}, the model takes {trained}"
+    fixes = (set_field(server, field, value),)
+    yield fault("plan/slot-context", f"{server.key}.{field}", message, fixes=fixes, severity="warning")
+
+
+def check_shared_context(planning: Planning) -> Iterator[Finding]:
+    """`plan/context-shared`: slots were left out, so that all of them share one context."""
+    for server in planning.running:
+        settings = server.settings
+        if server.config.slots is not None or not settings.kv_unified or settings.slots < 2:
+            continue
+        each = settings.n_ctx // settings.slots
+        own = {"slots": settings.slots, "n_ctx_per_slot": settings.n_ctx_per_slot}
+        message = (
+            f"slots were left out: {settings.slots} share {settings.n_ctx} tokens, {each} each when all are busy; "
+            "beyond that llama-server answers 500"
+        )
+        fixes = (
+            set_fields(server, {"n_ctx": "null", **own}, f"gives each {settings.n_ctx_per_slot}"),
+            set_field(server, "slots", 1, "one request after another has it all"),
+        )
+        yield fault("plan/context-shared", f"{server.key}.slots", message, fixes=fixes, severity="note")
+
+
+def check_roles(planning: Planning) -> Iterator[Finding]:
+    """`plan/role-context`: a slot has fewer tokens than a role of the server needs (`routing.n_ctx_min`).
+
+    `plan/role-slots`: more slots than a role of the server may have (`routing.slots_max`), with the reason.
+    """
+    routing = planning.fleet.routing
+    for server in planning.running:
+        config, settings = server.config, server.settings
+        names = (server.name, *config.roles)
+        role = max(names, key=lambda name: routing.n_ctx_min.get(name, 0))
+        need, slot = routing.n_ctx_min.get(role, 0), settings.n_ctx_per_slot
+        if slot < need:
+            trained = server.model.architecture.n_ctx_train
+            field, value = ("n_ctx", need * settings.slots) if config.n_ctx else ("n_ctx_per_slot", need)
+            beyond = 0 < trained < need
+            message = f"a slot has {slot} tokens, the role {role} needs {need}"
+            notes = (f"{config.model} was trained with {trained}: another model is needed",) if beyond else ()
+            fixes = () if beyond else (set_field(server, field, value),)
+            yield fault("plan/role-context", f"{server.key}.{field}", message, *notes, fixes=fixes)
+        stated = [(routing.slots_max[name].slots, name) for name in names if name in routing.slots_max]
+        most, role = min(stated, default=(settings.slots, ""))
+        if settings.slots > most:
+            reason = routing.slots_max[role].reason
+            message = f"{settings.slots} slots, and {role} is to have {most} at most: {reason}"
+            fixes = (set_field(server, "slots", most),)
+            yield fault("plan/role-slots", f"{server.key}.slots", message, fixes=fixes, severity="warning")
+
+
+def check_cache_types(planning: Planning) -> Iterator[Finding]:
+    """`plan/slow-cache-type`: a V cache of four bits saves memory and costs speed.
+
+    `plan/flash-attention-required`: a quantised V cache without flash attention makes the server exit.
+    `plan/cache-type-block`: heads are not whole blocks of the K or V type, which llama.cpp refuses, of encoders too,
+    which have no cache (llama-context.cpp llama_init_from_model).
+    """
+    for server in planning.running:
+        settings, arch = server.settings, server.model.architecture
+        kind, key = settings.cache_type_v, f"{server.key}.cache_type_v"
+        if kind in SLOW_V and not settings.embedding:
+            message = f"a V cache of {kind} is slow: every attention unpacks it; q8_0 takes about twice the memory"
+            fixes = (set_field(server, "cache_type_v", "q8_0"),)
+            yield fault("plan/slow-cache-type", key, message, fixes=fixes, severity="note")
+        if kind not in PLAIN and not settings.flash_attention:
+            message = f"a V cache of {kind} needs flash attention, which is off"
+            either = (set_field(server, "flash_attention", "on"), set_field(server, "cache_type_v", "f16"))
+            key = f"{server.key}.flash_attention"
+            yield fault("plan/flash-attention-required", key, message, fixes=either)
+        for field, of, width in (
+            ("cache_type_k", settings.cache_type_k, key_length(arch)),
+            ("cache_type_v", settings.cache_type_v, value_length(arch)),
+        ):
+            _, block = block_of(of, settings)
+            if width % block:
+                message = f"heads of {width} values are not whole blocks of {block}, as {of} needs"
+                fixes = (set_field(server, field, "f16"),)
+                yield fault("plan/cache-type-block", f"{server.key}.{field}", message, fixes=fixes)
+
+
+CHECKS = (
+    check_experts,
+    check_draft,
+    check_speculation,
+    check_projector,
+    check_compute,
+    check_shared_files,
+    check_embedders,
+    check_shared_context,
+    check_roles,
+    check_cache_types,
+)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from launcher.errors import Finding, Fix, Severity
+from launcher.errors import Finding, Fix
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.plan import DevicePlan, PlanTotals, ServerPlan, ServicePlan, Solved
-from launcher.plan.memory import WeightTables
+from launcher.plan.memory.weights import WeightTables
 
 
 class Planning(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,17 +36,7 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(s for s in self.servers if s.starts != "never")
 
 
-def finding(
-    severity: Severity,
-    code: str,
-    key: str,
-    message: str,
-    *,
-    notes: tuple[str, ...] = (),
-    fixes: tuple[Fix, ...] = (),
-) -> Finding:
-    """A finding, in the order that reads well in a check."""
-    return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes)
+Check = Callable[[Planning], Iterator[Finding]]
 
 
 def set_fields(server: ServerPlan, values: Mapping[str, object], effect: str = "") -> Fix:
@@ -57,4 +47,4 @@ def set_fields(server: ServerPlan, values: Mapping[str, object], effect: str = "
 
 def set_field(server: ServerPlan, field: str, value: object, effect: str = "") -> Fix:
     """The override that sets a server's field."""
-    return Fix(override=f"{server.key}.{field}={value}", effect=effect)
+    return set_fields(server, {field: value}, effect)

@@ -1,24 +1,149 @@
-"""Ports, limits and devices of processes. Pure."""
+"""Threads, cpusets, memory policies, ports, limits and devices of processes. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations
-
-import msgspec
+from typing import NamedTuple
 
 from launcher.base.addresses import is_path, place, spelled
-from launcher.errors import Finding, Fix
+from launcher.cpulist import format_cpulist, parse_cpulist
+from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.plan import ServerPlan
 from launcher.ir.settings import RAM
-from launcher.plan.checks.planning import Planning, finding, set_field
+from launcher.plan.builds import NO_TENSOR_SPLIT, TENSOR_SPLIT_SEEN
+from launcher.plan.checks.planning import Planning, set_field
+from launcher.plan.devices import worst
+from launcher.plan.memory.compute import PLAIN
+from launcher.plan.memory.layout import fully_offloaded
+from launcher.plan.settling import physical_cores
 from launcher.sizes import gib
+
+CROWDED_SHOWN = 4
+
+
+def cpus_of(server: ServerPlan) -> frozenset[int] | None:
+    """The CPUs that a server may use; None for all, or where the list is no list."""
+    try:
+        return parse_cpulist(server.config.cpus) if server.config.cpus else None
+    except ValueError:
+        return None
+
+
+def busy_threads(server: ServerPlan) -> int:
+    """Threads that compute while a server answers: with all layers on cards one, which feeds them.
+
+    ggml hands a graph's splits to the backends in turn; the CPU's share is then no more than the tokens' embeddings.
+    """
+    whole = fully_offloaded(server.model.architecture.n_layer, server.settings)
+    return min(1, server.settings.threads) if whole else server.settings.threads
+
+
+def check_threads(planning: Planning) -> Iterator[Finding]:
+    """`cpu/oversubscribed`: more threads at once than physical cores, in all or in a server's own cpuset."""
+    cpu = planning.fleet.hardware.cpu
+    cores = cpu.physical_cores
+    services = [s for s in planning.services if s.config.threads and s.starts != "never"]
+    beside = sum(s.config.threads for s in services)
+    threads = worst(planning.servers, busy_threads)
+    if threads + beside > cores:
+        computing = sorted(((busy_threads(s), s.name) for s in planning.running), key=lambda one: (-one[0], one[1]))
+        busy = [*computing[:CROWDED_SHOWN], *((s.config.threads, f"service {s.name}") for s in services)]
+        notes = [f"{name} has {n} thread{'' if n == 1 else 's'}" for n, name in busy]
+        if len(computing) > CROWDED_SHOWN:
+            notes.insert(CROWDED_SHOWN, f"and {len(computing) - CROWDED_SHOWN} more")
+        message = (
+            f"{threads} threads of servers that may be busy at once{f' and {beside} of services' if beside else ''}, "
+            f"on {cores} physical cores ({cpu.logical_cores} logical)"
+        )
+        yield fault("cpu/oversubscribed", "hardware.cpu.physical_cores", message, *(tuple(notes)), severity="warning")
+    for server in planning.running:
+        pinned = cpus_of(server)
+        own, what = (physical_cores(pinned, cpu), "its cpuset") if pinned else (cores, "the host")
+        if server.settings.threads > own:
+            message = f"{server.settings.threads} threads, but {what} has {own} physical cores"
+            fixes = (set_field(server, "threads", own),)
+            yield fault("cpu/oversubscribed", f"{server.key}.threads", message, fixes=fixes, severity="warning")
+
+
+def check_cpusets(planning: Planning) -> Iterator[Finding]:
+    """`cpu/unknown-cpus`, `cpu/cpuset-straddles`: CPUs that are not there; several nodes without a memory policy."""
+    cpu = planning.fleet.hardware.cpu
+    try:
+        nodes = {n.id: parse_cpulist(n.cpus) for n in cpu.nodes}
+    except ValueError:
+        nodes = {}
+    there = frozenset[int]().union(*nodes.values()) or frozenset(range(cpu.logical_cores))
+    for server in planning.running:
+        pinned = cpus_of(server)
+        if not pinned:
+            continue
+        key = f"{server.key}.cpus"
+        if not pinned <= there:
+            message = f"cpus {server.config.cpus}: the host has no CPU {format_cpulist(pinned - there)}"
+            fixes = (set_field(server, "cpus", "null", "leaves it to the scheduler"),)
+            yield fault("cpu/unknown-cpus", key, message, fixes=fixes)
+        touched = [node for node, own in nodes.items() if pinned & own]
+        if len(touched) > 1 and not server.config.numa:
+            message = f"cpus {server.config.cpus} lie on nodes {', '.join(map(str, touched))}: give numa a policy"
+            policy = f"+{server.key}.numa.policy=interleave +{server.key}.numa.nodes=[{','.join(map(str, touched))}]"
+            fixes = (Fix(override=policy, effect="spreads its memory over these nodes"),)
+            yield fault("cpu/cpuset-straddles", key, message, fixes=fixes, severity="warning")
+
+
+def check_overlap(planning: Planning) -> Iterator[Finding]:
+    """`cpu/cpuset-overlap`: servers pinned to some of the same cores, with more threads together than these have."""
+    pinned = {s.name: (s, cpus) for s in planning.running if (cpus := cpus_of(s))}
+    crowded: list[str] = []
+    for name, (server, cpus) in pinned.items():
+        groups = {server.config.exclusive} - {None}
+        rivals = [
+            (other, theirs)
+            for other, theirs in pinned.values()
+            if other.name != name and theirs & cpus and other.config.exclusive not in groups
+        ]
+        threads = server.settings.threads + worst([r for r, _ in rivals], lambda s: s.settings.threads)
+        everywhere = cpus.union(*(theirs for _, theirs in rivals))
+        cores = physical_cores(everywhere, planning.fleet.hardware.cpu)
+        if rivals and threads > cores:
+            names = ", ".join(r.name for r, _ in rivals)
+            crowded.append(f"{name} on {server.config.cpus} meets {names}: {threads} threads on {cores} cores")
+    if crowded:
+        first = crowded[0].partition(" ")[0]
+        message = (
+            f"{len(crowded)} servers share cores with others and have more threads than these: busy together, all slow"
+        )
+        rest = (f"and {len(crowded) - CROWDED_SHOWN} more",) if len(crowded) > CROWDED_SHOWN else ()
+        notes = (*crowded[:CROWDED_SHOWN], *rest)
+        yield fault("cpu/cpuset-overlap", f"servers.{first}.cpus", message, *notes, severity="note")
+
+
+def check_numa(planning: Planning) -> Iterator[Finding]:
+    """`cpu/numa-policy`: a policy that numactl refuses, or that names nodes which the host has not."""
+    known = [n.id for n in planning.fleet.hardware.cpu.nodes] or [0]
+    for server in planning.running:
+        numa = server.config.numa
+        if numa is None:
+            continue
+        unknown = [str(n) for n in numa.nodes if n not in known]
+        if unknown:
+            wrong = f"the host has no NUMA node {', '.join(unknown)}; it has {', '.join(map(str, known))}"
+        elif numa.policy == "preferred" and len(numa.nodes) != 1:
+            wrong = f"preferred takes one node, {len(numa.nodes)} are named"
+        elif not numa.nodes and numa.policy != "interleave":
+            wrong = f"{numa.policy} names no node"
+        else:
+            continue
+        node = next((n for n in numa.nodes if n in known), known[0])
+        fix = Fix(override=f"{server.key}.numa.nodes=[{node}]", effect=f"one node, {node}")
+        yield fault("cpu/numa-policy", f"{server.key}.numa", wrong, fixes=(fix,))
+
 
 ANYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
 
 
-class Listener(msgspec.Struct, frozen=True, kw_only=True):
+class Listener(NamedTuple):
     """Who listens where. `exclusive` members of one group take turns."""
 
     key: str
@@ -29,44 +154,25 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: str | None = None
 
 
-def listeners(planning: Planning) -> tuple[Listener, ...]:
+def listeners(planning: Planning) -> Iterator[Listener]:
     """Every socket of the fleet; the front once, also where a service stands for it."""
+    for server in planning.running:
+        host, port = server.config.host, server.port
+        field = "host" if is_path(host) else "port"
+        written = is_path(host) or server.config.port
+        if port or is_path(host):
+            where = f"{server.key}.{field}" if written else f"ports.{server.name}"
+            yield Listener(server.key, where, host, port, server.config.exclusive)
+    for service in planning.services:
+        if service.port and service.config.builtin is None and service.starts != "never":
+            key = f"services.{service.name}"
+            where = f"{key}.port" if service.config.port else f"ports.{service.name}"
+            yield Listener(key, where, service.config.host, service.port)
     front = planning.fleet.runtime.front
-    found = [
-        Listener(
-            key=s.key,
-            port_key=_port_key(s),
-            host=s.config.host,
-            port=s.port,
-            exclusive=s.config.exclusive,
-        )
-        for s in planning.running
-        if s.port or is_path(s.config.host)
-    ]
-    found += [
-        Listener(
-            key=f"services.{s.name}",
-            port_key=f"services.{s.name}.port" if s.config.port else f"ports.{s.name}",
-            host=s.config.host,
-            port=s.port,
-        )
-        for s in planning.services
-        if s.port and s.config.builtin is None and s.starts != "never"
-    ]
-    if not planning.front:
-        return tuple(found)
-    paths = [host for host in front.listen if is_path(host)]
-    addresses = dict.fromkeys((front.host, *(host for host in front.listen if host not in paths)))
-    ports = [Listener(key="runtime.front", port_key="runtime.front.port", host=h, port=front.port) for h in addresses]
-    sockets = [Listener(key="runtime.front", port_key="runtime.front.listen", host=path, port=0) for path in paths]
-    return (*found, *ports, *sockets)
-
-
-def _port_key(server: ServerPlan) -> str:
-    """Where it is written what a server listens on."""
-    if is_path(server.config.host):
-        return f"{server.key}.host"
-    return f"{server.key}.port" if server.config.port else f"ports.{server.name}"
+    for host in dict.fromkeys((front.host, *front.listen)) if planning.front else ():
+        path = is_path(host) and host in front.listen
+        where = "runtime.front.listen" if path else "runtime.front.port"
+        yield Listener("runtime.front", where, host, 0 if path else front.port)
 
 
 def check_servers(planning: Planning) -> Iterator[Finding]:
@@ -78,20 +184,16 @@ def check_servers(planning: Planning) -> Iterator[Finding]:
     if beside or len(cold) < len(fleet.servers):
         return
     boot = next((name for name, tier in fleet.tiers.items() if tier.start == "boot"), None)
-    yield finding(
-        "error",
-        "plan/no-servers",
-        "profile.name",
-        f"the profile {fleet.profile.name} starts nothing: "
-        + ("all of its servers are in tiers that never start" if cold else "it has no servers"),
-        notes=()
-        if cold
-        else (
-            "name servers in the profile's defaults list, or add one: +server=[NAME]",
-            "a file of your own gets one by `launch add FILE.gguf`",
-        ),
-        fixes=tuple(Fix(override=f"servers.{name}.tier={boot}", effect="starts it") for name in cold[:1] if boot),
+    message = f"the profile {fleet.profile.name} starts nothing: " + (
+        "all of its servers are in tiers that never start" if cold else "it has no servers"
     )
+    # who has servers needs no word on how to get one
+    notes = (
+        "name servers in the profile's defaults list, or add one: +server=[NAME]",
+        "a file of your own gets one by `launch add FILE.gguf`",
+    )
+    fixes = tuple(Fix(override=f"servers.{name}.tier={boot}", effect="starts it") for name in cold[:1] if boot)
+    yield fault("plan/no-servers", "profile.name", message, *(() if cold else notes), fixes=fixes)
 
 
 def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
@@ -117,7 +219,7 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
         message = f"{key} listens on {spelled(listener.host, listener.port)}, and so does {others_said}"
         place_kind = "path" if is_path(listener.host) else "port"
         note = f"give one of them another {place_kind}"
-        yield finding("error", "plan/port-conflict", listener.port_key, message, notes=(note,))
+        yield fault("plan/port-conflict", listener.port_key, message, note)
     names: dict[int, str] = {}
     taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
     said = {found[key].port_key for key in clashes}
@@ -126,7 +228,7 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
         shared = name in taking_turns and taking_turns.get(other_name) == taking_turns[name]
         if other_name != name and not shared and not {f"ports.{name}", f"ports.{other_name}"} <= said:
             message = f"ports gives {port} to {other_name} and to {name}"
-            yield finding("error", "plan/port-conflict", f"ports.{name}", message)
+            yield fault("plan/port-conflict", f"ports.{name}", message)
 
 
 def check_unused_ports(planning: Planning) -> Iterator[Finding]:
@@ -138,7 +240,7 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
     if unused:
         listed = ", ".join(f"{port} ({name})" for name, port in sorted(unused.items(), key=lambda item: item[1]))
         key = f"ports.{next(iter(unused))}" if len(unused) == 1 else "ports"
-        yield finding("note", "plan/port-unused", key, f"nothing in this deployment is started on {listed}")
+        yield fault("plan/port-unused", key, f"nothing in this deployment is started on {listed}", severity="note")
     if fleet.stated is None:
         return
     source = f" ({fleet.stated.source})" if fleet.stated.source else ""
@@ -150,7 +252,7 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
         said = getattr(fleet.stated, what)
         if said is not None and said != count:
             message = f"{said} {what} are stated{source}, {count} are up after start"
-            yield finding("note", "plan/port-unused", f"stated.{what}", message)
+            yield fault("plan/port-unused", f"stated.{what}", message, severity="note")
 
 
 def check_memlock(planning: Planning) -> Iterator[Finding]:
@@ -163,24 +265,23 @@ def check_memlock(planning: Planning) -> Iterator[Finding]:
         if locked > limit:
             message = f"{gib(locked)} is to be locked, the limit (memlock) is {gib(limit)}: it would not be pinned"
             fixes = (set_field(server, "load_mode", "mmap"),)
-            yield finding("warning", "plan/memlock-limit", f"{server.key}.load_mode", message, fixes=fixes)
+            yield fault("plan/memlock-limit", f"{server.key}.load_mode", message, fixes=fixes, severity="warning")
 
 
 def check_offload(planning: Planning) -> Iterator[Finding]:
     """`plan/gpu-unused-layers`: devices without layers, or layers without devices."""
     for server in planning.running:
-        key = f"{server.key}.n_gpu_layers"
-        asked = server.config.n_gpu_layers
-        if server.settings.devices and not server.settings.n_gpu_layers:
-            message = f"devices are given ({', '.join(server.settings.devices)}), but no layer is offloaded"
-            yield finding(
-                "warning", "plan/gpu-unused-layers", key, message, fixes=(set_field(server, "n_gpu_layers", "all"),)
-            )
+        asked, devices = server.config.n_gpu_layers, server.settings.devices
+        instead: object = "all"
+        if devices and not server.settings.n_gpu_layers:
+            message = f"devices are given ({', '.join(devices)}), but no layer is offloaded"
         elif not server.config.devices and asked not in (0, "auto"):
             message = f"n_gpu_layers={asked}, but no devices are given: the server runs on the CPU"
-            yield finding(
-                "warning", "plan/gpu-unused-layers", key, message, fixes=(set_field(server, "n_gpu_layers", 0),)
-            )
+            instead = 0
+        else:
+            continue
+        fixes = (set_field(server, "n_gpu_layers", instead),)
+        yield fault("plan/gpu-unused-layers", f"{server.key}.n_gpu_layers", message, fixes=fixes, severity="warning")
 
 
 IDLE_BYTES = 8 * 1024**3
@@ -196,11 +297,75 @@ def check_idle_cards(planning: Planning) -> Iterator[Finding]:
     plain = [s for s in planning.running if not s.config.devices and held.get(s.name, 0) >= IDLE_BYTES]
     if plain:
         largest = max(plain, key=lambda s: held[s.name])
-        names = ", ".join(d.name for d in cards)
-        yield finding(
-            "note",
-            "plan/card-idle",
-            f"{largest.key}.devices",
-            f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {gib(held[largest.name])} of RAM",
-            fixes=(set_field(largest, "devices", "auto", "as many layers on the card as fit"),),
-        )
+        names, taken = ", ".join(d.name for d in cards), gib(held[largest.name])
+        message = f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {taken} of RAM"
+        fixes = (set_field(largest, "devices", "auto", "as many layers on the card as fit"),)
+        yield fault("plan/card-idle", f"{largest.key}.devices", message, fixes=fixes, severity="note")
+
+
+ROWS = frozenset({"cuda", "rocm", "sycl"})
+"""Backends that split matrices by rows (ggml_backend_split_buffer_type); with others the server ends."""
+
+
+def check_split_mode(planning: Planning) -> Iterator[Finding]:
+    """`plan/split-mode`: modes that llama-server refuses, and a note that rows were not compared."""
+    for server in planning.running:
+        mode, devices, arch = server.config.split_mode, server.settings.devices, server.model.architecture.arch
+        if mode in ("layer", "none") or len(devices) < 2:
+            continue
+        backends = {planning.fleet.hardware.gpus[d].backend for d in devices}
+        severity: Severity = "error"
+        effect = ""
+        if mode == "tensor" and {server.settings.cache_type_k, server.settings.cache_type_v} - PLAIN:
+            message = "llama-server refuses a quantised K/V cache where devices share every tensor"
+        elif mode == "row" and not backends <= ROWS:
+            names = ", ".join(sorted(backends - ROWS))
+            message = f"{names} cannot split matrices by rows: llama-server ends, as it does not support split buffers"
+        elif mode == "tensor" and arch in NO_TENSOR_SPLIT:
+            severity = "error" if 0 < server.settings.build <= TENSOR_SPLIT_SEEN else "warning"
+            message = f"builds up to b{TENSOR_SPLIT_SEEN} do not share tensors of {arch} models"
+        elif mode == "row":
+            severity, effect = "note", "whole layers, which were compared"
+            message = "what each device takes under split_mode row is computed, not compared with a server"
+        else:
+            continue
+        fixes = (set_field(server, "split_mode", "layer", effect),)
+        yield fault("plan/split-mode", f"{server.key}.split_mode", message, fixes=fixes, severity=severity)
+
+
+def check_slot_saving(planning: Planning) -> Iterator[Finding]:
+    """`plan/slot-save-path`: no absolute path. `plan/slot-save-useless`: what is restored is thrown away.
+
+    Measured on real servers (tests/supervise/test_slots.py): a sliding window without `swa_full` finds no cached token.
+    """
+    for server in planning.running:
+        path = server.config.slot_save_path
+        if path is None:
+            continue
+        key = f"{server.key}.slot_save_path"
+        if not path.startswith("/"):
+            message = f"{path!r} is no absolute path: where it would be depends on who starts the server"
+            yield fault("plan/slot-save-path", key, message)
+        if server.model.architecture.n_swa and not server.settings.swa_full:
+            model = server.config.model
+            message = f"{model} has a sliding window: after a swap the server finds none of what it restores"
+            fixes = (set_field(server, "swa_full", True, "keeps the whole context of every layer"),)
+            yield fault("plan/slot-save-useless", key, message, fixes=fixes, severity="warning")
+        elif server.config.exclusive is None:
+            message = "slots are saved when another of an exclusive group takes its place, and it is in no such group"
+            yield fault("plan/slot-save-useless", key, message, severity="warning")
+
+
+CHECKS = (
+    check_threads,
+    check_cpusets,
+    check_overlap,
+    check_numa,
+    check_port_conflicts,
+    check_memlock,
+    check_offload,
+    check_idle_cards,
+    check_split_mode,
+    check_slot_saving,
+)
+WHOLE = (check_servers, check_unused_ports)

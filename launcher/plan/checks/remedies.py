@@ -11,10 +11,10 @@ from launcher.ir.config import ServerConfig
 from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
 from launcher.ir.settings import RAM
 from launcher.plan.checks.planning import Planning
-from launcher.plan.devices import device_plans, elect
-from launcher.plan.memory import add_up, pad
+from launcher.plan.devices import device_plans, elect, share
+from launcher.plan.memory.layout import pad
+from launcher.plan.memory.process import add_up
 from launcher.plan.server import plan_server
-from launcher.plan.sharing import share
 from launcher.sizes import GIB, MIB, gib
 
 WORTH = 64 * MIB
@@ -105,7 +105,6 @@ def _enough(planning: Planning, device: str, excess: int, candidates: list[Remed
 
 
 def _merged(chosen: list[Remedy]) -> dict[str, dict[str, object]]:
-    """Server → all its changes."""
     merged: dict[str, dict[str, object]] = {}
     for remedy in chosen:
         merged[remedy.server] = merged.get(remedy.server, {}) | remedy.changes
@@ -133,7 +132,6 @@ def _changed(planning: Planning, server: ServerPlan, changes: dict[str, object])
 
 
 def _need(devices: Sequence[DevicePlan], device: str) -> int:
-    """The most that `device` is to hold."""
     return next(max(d.planned_bytes, d.peak_bytes) for d in devices if d.name == device)
 
 
@@ -144,7 +142,6 @@ def _effect(saves: int, excess: int, *, about: bool = False) -> str:
 
 
 def _peak(memory: tuple[DeviceMemory, ...], devices: set[str]) -> int:
-    """Resident peak on `devices`."""
     return sum(m.resident_peak_bytes for m in memory if m.device in devices)
 
 
@@ -176,7 +173,6 @@ def _without_services(planning: Planning, device: str) -> Iterator[Remedy]:
 
 
 def _spell(value: object) -> str:
-    """A value as an override spells it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -1,22 +1,274 @@
 """Compute buffers: a bound on what llama_context::sched_reserve takes, never under. Pure.
 
-`compute_bound` has the bound of one backend; here it is put on host and devices. The exact size is the server's own to
-tell (`launch plan --prove`).
+Values a token (f32, rows of a micro-batch) that llama.cpp's graphs keep while one part of a layer is evaluated, by
+part; the largest part decides. How a build's allocator places them leaves holes, for which there is a margin. That
+bound of one backend is then put on host and devices. The exact size is the server's own to tell (`launch plan
+--prove`).
+
+Read from llama.cpp src/llama-graph.cpp (build_inp_embd, build_ffn, build_moe_ffn, build_attn_mha, build_rs) and
+src/models, and held against dry runs of builds b10068 to b11434 (docs/memory.md). Where builds differ, the one that
+takes more counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory.compute_bound import COMPARED, SLACK, compute_bound, taken_over
-from launcher.plan.memory.kv import row_bytes, sliding_cells, token_bytes
-from launcher.plan.memory.layer_kinds import Layers
-from launcher.plan.memory.placement import fully_offloaded, torn
-from launcher.plan.memory.recurrent import state_bytes
-from launcher.sizes import MIB
+from launcher.plan.memory.caches import (
+    conv_dim,
+    copies,
+    outputs_max,
+    row_bytes,
+    sliding_cells,
+    state_bytes,
+    token_bytes,
+)
+from launcher.plan.memory.layout import Layers, fully_offloaded, is_mla, key_length, pad, torn, value_length, widest
+from launcher.sizes import KIB, MIB
+
+COMPARED = frozenset(
+    {
+        *("llama", "mistral3", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"),
+        *("granite", "granitemoe", "granitehybrid", "gemma", "gemma2", "gemma3", "gemma-embedding", "phi3", "olmo2"),
+        *("gpt-oss", "deepseek2", "glm4moe", "qwen3next", "qwen35", "qwen35moe", "nemotron_h", "nemotron_h_moe"),
+        *("lfm2", "lfm2moe", "falcon-h1", "bert", "deepseek32", "glm-dsa"),
+    }
+)
+"""Architectures whose bound was held against servers."""
+DELTA_NET = frozenset({"qwen3next", "qwen35", "qwen35moe", "kimi-linear"})
+"""Recurrent layers are gated delta nets; elsewhere Mamba-like."""
+GATED_QUERY = frozenset({"qwen3next", "qwen35", "qwen35moe"})
+"""attn_q is twice as wide."""
+UNGATED = {"nemotron_h": 2, "nemotron_h_moe": 2, "bert": 1}
+"""Matrices of the inner width in a feed-forward without a gate; else three: gate, up and their product."""
+BOTH_MIXERS = frozenset({"falcon-h1"})
+"""Attention and Mamba in one layer: what the first leaves is kept beside the second, and above the feed-forward."""
+NO_LOGITS = frozenset({"lfm2", "lfm2moe"})
+"""Their servers of embeddings make no logits; those of other causal models do."""
+HOLES, HOLES_OF_HYBRIDS = 5, 20
+"""Percent of what is live that holes between values take; more where layers of two kinds take turns, because what fits
+after the one does not after the other."""
+SLACK = 256 * KIB
+"""Alignment and small values."""
+PLAIN = frozenset({"f32", "f16", "bf16"})
+"""K/V types without blocks."""
+F32 = 4
+INPUTS = 24
+"""Values a token of the graph's inputs: tokens, positions, outputs, K/V indices."""
+INPUTS_BASE = 16 * KIB
+V_INDEX = 8
+"""Bytes of an index into the V cache, which without flash attention is transposed: one for every value of a token."""
+ROTATED = 16
+"""Further values a token where K/V are quantised, beside the matrix that rotates them."""
+
+
+class ComputeBound(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes. `whole`: the buffer of a backend that computes everything, with room for holes.
+
+    `inputs` (masks among them) and rows of activations (`row`: n_embd a token) are what a host that only feeds devices
+    holds.
+    """
+
+    whole: int
+    inputs: int
+    row: int
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One part of a layer: values a token, bytes a sequence in recurrent states, bytes of scores or logits."""
+
+    values: int
+    states: int = 0
+    known: int = 0
+
+
+FED_LAYERS, LAYER_WIDTH = 4, {"gemma3n": 256}
+"""What each layer gets of every token beside the stream is looked up, projected, added and turned for all layers at
+once; its width where the file does not say it (src/models/gemma3n.cpp)."""
+
+
+def micro_batch(settings: Settings) -> int:
+    """Tokens of the reserved worst-case graph: rounded up to a multiple of the slots.
+
+    At least one token a slot, for which a graph is reserved too (llama-context.cpp sched_reserve).
+    """
+    slots = max(1, settings.slots)
+    return max(slots, pad(min(settings.n_ctx, settings.n_ubatch), slots))
+
+
+def head_width(arch: ArchitectureConfig) -> int:
+    """Width of all query heads together."""
+    head = arch.key_length_mla if is_mla(arch) else key_length(arch)
+    return widest(arch.n_head) * head * (2 if arch.arch in GATED_QUERY else 1)
+
+
+def quantised(settings: Settings) -> bool:
+    """Whether K or V are kept in blocks."""
+    return bool({settings.cache_type_k, settings.cache_type_v} - PLAIN)
+
+
+def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> ComputeBound:
+    """Masks and inputs, the largest of feed-forward, attention, recurrent mixer and logits, and a row for fragments.
+
+    Scores and logits lie at the end of a buffer; what else is live in their part leaves holes.
+    """
+    u = micro_batch(settings)
+    holes = HOLES_OF_HYBRIDS if kinds.recurrent else HOLES
+    row = arch.n_embd * u * F32
+    inputs = _inputs(arch, kinds, settings, u)
+    largest = 0
+    for phase in phases(arch, kinds, settings, u):
+        live = u * F32 * phase.values + phase.states
+        largest = max(largest, phase.known + live + live * holes // 100)
+    fed = FED_LAYERS * (arch.n_embd_per_layer or LAYER_WIDTH.get(arch.arch, 0)) * arch.n_layer * u * F32
+    return ComputeBound(whole=inputs + fed + largest + row + SLACK, inputs=inputs, row=row)
+
+
+def taken_over(arch: ArchitectureConfig, settings: Settings) -> int:
+    """Bytes of a device that goes on where the host's experts end: what each of them gave, and the same weighted.
+
+    The scheduler gives the sum over experts to the device that computes the next layer (ggml-backend.cpp
+    ggml_backend_sched_split_graph). Experts of its own do not all fit into the room that this leaves.
+    """
+    if not arch.n_expert:
+        return 0
+    values = 2 * settings.n_expert_used * arch.n_embd + _base(arch) + max(_feed_forward(arch, settings)) // 3
+    live = micro_batch(settings) * F32 * values
+    return live + live * HOLES // 100 + SLACK
+
+
+def phases(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> list[Phase]:
+    """What is live in each part of the graph, for a micro-batch of `u` tokens.
+
+    Scores without flash attention, and the logits of models with experts, are too large for any hole: they lie above
+    what the other parts left. Half of what those need beyond its own counts as left.
+    """
+    found = [Phase(values=values) for values in _feed_forward(arch, settings)]
+    found += _recurrent(arch, kinds, settings)
+    chosen = 0
+    if arch.indexer_key_length:
+        # an indexer's scores of every cell, of which the mask of the chosen ones is made (src/models/deepseek32.cpp);
+        # beside them its queries as projected, turned, rotated and copied
+        chosen = u * F32 * settings.n_ctx_seq
+        found.append(Phase(values=_base(arch) + 4 * arch.indexer_n_head * arch.indexer_key_length, known=chosen))
+    silent = not arch.causal or (settings.embedding and arch.arch in NO_LOGITS)
+    rows = 0 if silent else min(u, outputs_max(settings)) * arch.n_vocab * F32
+    logits = Phase(values=_base(arch) + 2 * arch.n_embd, known=rows)
+    attention = _attention(arch, kinds, settings, u, chosen)
+    left = max(phase.values + phase.states // (u * F32) for phase in found)
+    for phase, above in ((attention, not settings.flash_attention), (logits, arch.n_expert > 0)):
+        more = max(0, left - phase.values) // 2 if above and phase.known else 0
+        found.append(msgspec.structs.replace(phase, values=phase.values + more))
+    return found
+
+
+def _base(arch: ArchitectureConfig) -> int:
+    """Values a token that no part of the graph gives back, the residual stream, and a part's input.
+
+    Kept are embeddings that are given and, in newer builds, their mix with tokens (llama-graph.cpp build_inp_embd):
+    branches that are not taken keep their room. With deepstack features each is wider, and so are what was looked up
+    and padded, the features kept for the first layers, and the holes that they leave.
+    """
+    wide = arch.n_embd * (1 + arch.n_deepstack)
+    return 2 * wide + (3 * wide if arch.n_deepstack else 0) + 2 * arch.n_embd
+
+
+def _inputs(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> int:
+    """Tokens, positions, indices, the matrices that rotate quantised K and V, and attention masks.
+
+    A mask is f16 with flash attention, else f32; there is one for full, one for sliding layers. An encoder without a
+    cache attends within the batch.
+    """
+    cells = settings.n_ctx_seq * (2 if arch.indexer_key_length else 1) if kinds.full else 0
+    cells += sliding_cells(arch, settings) if kinds.sliding else 0
+    if not cells and not kinds.recurrent:
+        cells = u * (2 if arch.n_swa else 1)
+    size = u * INPUTS * F32 + INPUTS_BASE + (MIB // 2 if kinds.recurrent else 0)
+    size += u * (2 if settings.flash_attention else F32) * cells
+    if is_mla(arch):
+        return size
+    if quantised(settings):
+        size += (key_length(arch) ** 2 + u * ROTATED) * F32
+    if not settings.flash_attention:
+        caches = bool(kinds.full) + bool(kinds.sliding)
+        size += caches * u * V_INDEX * max(1, widest(arch.n_head_kv)) * value_length(arch)
+    return size
+
+
+def _feed_forward(arch: ArchitectureConfig, settings: Settings) -> list[int]:
+    """Values a token of the dense feed-forward, of the experts used, and of the shared expert.
+
+    Gate, up and their product are live together, with the queries of the layer's first half. The down projection of all
+    experts used needs room of its own where it does not fit into gate and up; the routed result is kept beside the
+    shared expert. Layers of a compared mixture are dense only where it says so.
+    """
+    matrices = UNGATED.get(arch.arch, 3)
+    rest = _base(arch) + head_width(arch)
+    dense = matrices * widest(arch.n_ff) + rest + (3 * arch.ssm_d_inner if arch.arch in BOTH_MIXERS else 0)
+    if not arch.n_expert:
+        return [dense]
+    used = settings.n_expert_used * arch.n_ff_exp
+    down = settings.n_expert_used * arch.n_embd
+    if down <= (matrices - 1) * used and not is_mla(arch):
+        down = 0
+    shared = arch.n_ff_shexp or arch.n_expert_shared * arch.n_ff_exp
+    found = [matrices * used + down + rest + 2 * arch.n_expert, matrices * shared + rest + 2 * arch.n_embd]
+    return [*found, dense] if arch.n_layer_dense_lead or arch.arch not in COMPARED else found
+
+
+def _attention(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int, chosen: int) -> Phase:
+    """Queries, keys, values and the result; without flash attention the scores of every head over every cell too.
+
+    `chosen`: bytes of an indexer's scores. A model that attends within the batch, without a cache, is an encoder.
+    """
+    heads, queries, flash = widest(arch.n_head), head_width(arch), settings.flash_attention
+    kv = max(1, widest(arch.n_head_kv)) * (key_length(arch) + value_length(arch))
+    cells = settings.n_ctx_seq if kinds.full else sliding_cells(arch, settings) if kinds.sliding else 0
+    if not arch.causal and not (kinds.full or kinds.sliding or kinds.recurrent):
+        cells = u
+        values = _base(arch) - arch.n_embd + queries + kv * 3 // 2
+    elif is_mla(arch):
+        values = 6 * arch.n_embd + queries + (2 * heads + 4) * key_length(arch)
+        if not flash:
+            values = 9 * arch.n_embd + queries + (heads + 4) * key_length(arch)
+        if arch.indexer_n_head:
+            values += 4 * arch.indexer_n_head * arch.indexer_key_length
+            values += queries // 2 if flash else 3 * queries + 4 * arch.n_embd
+    else:
+        values = _base(arch) + arch.n_embd + (3 if quantised(settings) else 2) * queries + kv
+    if flash:
+        return Phase(values=values, known=chosen)
+    latent = cells * settings.streams * arch.kv_lora_rank * 2 if is_mla(arch) else 0
+    return Phase(values=values, known=u * F32 * heads * cells + latent + chosen)
+
+
+def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> list[Phase]:
+    """Mamba-2, a gated delta net, or a short convolution; other recurrences are priced as Mamba-2.
+
+    States are live twice a sequence: as they were gathered (newer builds gather them all at once, llama-graph.cpp
+    build_rs), and as the scan leaves them.
+    """
+    if not kinds.recurrent:
+        return []
+    if arch.shortconv_l_cache:
+        history = 2 * (arch.shortconv_l_cache - 1) * arch.n_embd
+        states = settings.slots * F32 * history * copies(arch, settings)
+        return [Phase(values=_base(arch) + 5 * arch.n_embd, states=states)]
+    conv, inner, state = conv_dim(arch), arch.ssm_d_inner, arch.ssm_d_state
+    states = 2 * inner * state + 2 * max(0, arch.ssm_d_conv - 1) * conv
+    if arch.arch in DELTA_NET:
+        values = _base(arch) + arch.n_embd + max(3 * conv, conv + 4 * inner)
+    else:
+        projection = 2 * inner + 2 * arch.ssm_n_group * state + arch.ssm_dt_rank
+        beside = 4 if arch.arch in BOTH_MIXERS else 2
+        values = _base(arch) + beside * arch.n_embd + projection + 2 * conv + inner
+    return [Phase(values=values, states=settings.slots * F32 * states * copies(arch, settings))]
+
 
 NEVER_COMPARED, UNKNOWN_DEVICE = 30, 10
 """Percent on top, with `RESERVE`: for architectures that no server was asked about, and for devices whose allocator was

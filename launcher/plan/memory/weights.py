@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import msgspec
@@ -16,8 +16,7 @@ import msgspec
 from launcher.ir.catalog import ModelFile, Tensor
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory.layer_kinds import EMBEDS_ONLY, split_name, trunk
-from launcher.plan.memory.placement import divided, layer_devices
+from launcher.plan.memory.layout import EMBEDS_ONLY, divided, layer_devices, split_name, trunk
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
 """Types with AMX kernels → what ne0 must be a multiple of."""
@@ -64,7 +63,7 @@ class Group(msgspec.Struct, kw_only=True):
             self.spans[part] = (first, span[1])
 
 
-class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
+class WeightTable(msgspec.Struct, kw_only=True):
     """A model's tensors by where they can go: one pass over the header serves every placement."""
 
     dense: tuple[Group, ...]
@@ -72,12 +71,14 @@ class WeightTable(msgspec.Struct, frozen=True, kw_only=True):
     experts: tuple[Group, ...]
     inputs: Group
     output: Group
-    placed: tuple[tuple[str, Group], ...]
+    placed: dict[str, Group]
     """What rules put elsewhere than its layer, by device."""
     tied: Group | None
     """The embedding once more, as the output of models without one."""
-    largest: int
-    count: int
+    largest: int = 0
+    """Bytes of the largest tensor."""
+    count: int = 0
+    """Tensors."""
 
 
 class CpuCopies(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,20 +97,21 @@ def cpu_copies(settings: Settings) -> CpuCopies:
     return CpuCopies(amx="amx_int8" in features, repack=types)
 
 
-class Role(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What becomes of tensors of one name, type and shape: the bytes of their CPU copy, and who they go with."""
-
-    copy: int
-    is_input: bool
-    is_bank: bool
+Role = tuple[int, bool, bool]
+"""What becomes of tensors of one name, type and shape: the bytes of their CPU copy, and whether they go with the inputs
+or with an expert bank."""
 
 
 def role(stem: str, tensor: Tensor, copies: CpuCopies) -> Role:
     """The role of `tensor`, whose name within its layer is `stem`."""
     is_input = stem.startswith(INPUT)
     matmul = not is_input and not any(mark in stem for mark in NOT_MATMUL)
-    banks = "exps." in stem and stem.split(".", 1)[0].replace("_chexps", "").replace("_exps", "") in EXPERTS
-    return Role(copy=copied_bytes(tensor, copies) if matmul else 0, is_input=is_input, is_bank=banks)
+    return copied_bytes(tensor, copies) if matmul else 0, is_input, is_bank(stem)
+
+
+def is_bank(stem: str) -> bool:
+    """Whether the tensor is a bank of experts' matrices."""
+    return "exps." in stem and stem.split(".", 1)[0].replace("_chexps", "").replace("_exps", "") in EXPERTS
 
 
 def copied_bytes(tensor: Tensor, copies: CpuCopies) -> int:
@@ -128,85 +130,90 @@ def copied_bytes(tensor: Tensor, copies: CpuCopies) -> int:
     return 0
 
 
-class WeightTables:
-    """Tables of the models weighed so far: one pass over each header, however often a plan asks."""
-
-    def __init__(self) -> None:
-        self._tables: dict[tuple[str, str, CpuCopies, bool, Rules], WeightTable] = {}
-
-    def of(self, model: ModelFile, settings: Settings, *, nextn: bool) -> WeightTable:
-        """The table of `model` on the CPU of `settings`; `nextn`: with the layers for further tokens."""
-        key = (model.path, model.header_digest, cpu_copies(settings), nextn, rules(settings))
-        if key not in self._tables:
-            self._tables[key] = weigh(model, key[2], nextn=nextn, placement=key[4])
-        return self._tables[key]
+WeightTables = dict[tuple[str, str, CpuCopies, bool, Rules], WeightTable]
+"""Tables of the models weighed so far: one pass over each header, however often a plan asks."""
 
 
-def rules(settings: Settings) -> Rules:
-    """Which tensors go elsewhere than their layer: as `placement` says, and dense feed-forwards of the first layers."""
+def table_of(tables: WeightTables, model: ModelFile, settings: Settings, *, nextn: bool) -> WeightTable:
+    """The table of `model` on the CPU of `settings`; `nextn`: with the layers for further tokens.
+
+    Tensors go elsewhere than their layer as `placement` says, and dense feed-forwards of the first layers to the host.
+    """
     layers = "|".join(map(str, range(settings.n_cpu_ffn)))
-    return (*settings.placement, *(((rf"^blk\.({layers})\.ffn_(up|down|gate)\.", RAM),) if layers else ()))
+    dense = ((rf"^blk\.({layers})\.ffn_(up|down|gate)\.", RAM),) if layers else ()
+    key = (model.path, model.header_digest, cpu_copies(settings), nextn, (*settings.placement, *dense))
+    if key not in tables:
+        tables[key] = weigh(model, key[2], nextn=nextn, placement=key[4])
+    return tables[key]
 
 
 def weigh(model: ModelFile, copies: CpuCopies, *, nextn: bool = False, placement: Rules = ()) -> WeightTable:
     """The tensors of `model` grouped; those of layers for further tokens are skipped but with `nextn`.
 
-    `placement`: see `rules`; the first expression found in a tensor's name counts (llama-model-loader.cpp).
+    `placement`: expression → device; the first found in a tensor's name counts (llama-model-loader.cpp).
     """
     compiled = [(re.compile(expression), device) for expression, device in placement]
-    placed: dict[str, Group] = {}
     n_layer = model.architecture.n_layer
-    loaded = n_layer if nextn else trunk(model.architecture)
-    layers = dense, experts = tuple(Group() for _ in range(n_layer)), tuple(Group() for _ in range(n_layer))
-    outside = output, inputs = Group(), Group()
-    roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
-    largest = count = 0
-    for part, tensors in enumerate(_by_part(model)):
-        group, offset = inputs, 0
-        size = plain = copied = first = last = 0  # of the group's tensors that follow each other
-        for tensor in tensors:
-            own, name = tensor.size_bytes, tensor.name
-            start, offset = offset, offset + own + -own % FILE_ALIGNMENT
-            layer, stem = split_name(name)
-            if layer >= loaded:
-                continue
-            key = (stem, tensor.type, tensor.shape)
-            kind = roles.get(key)
-            if kind is None:
-                kind = roles[key] = role(stem, tensor, copies)
-                largest = max(largest, own)  # a role is of one size
-            if compiled and (elsewhere := _ruled(name, compiled)) is not None:
-                into = placed.setdefault(elsewhere, Group())
-            elif layer >= 0:
-                into = layers[kind.is_bank][layer]
-            else:
-                into = outside[kind.is_input]
-            if into is not group:
-                group.add(size, plain, copied, (first, last), part)
-                group, size, plain, copied = into, 0, 0, 0
-            size += own
-            if copy := kind.copy:
-                copied += copy
-            else:
-                first = first if plain else start
-                plain += own
-                last = start + own
-            count += 1
-        group.add(size, plain, copied, (first, last), part)
-    tied, moved = _tied(model, copies), _ruled(EMBEDDING, compiled)
-    if tied is not None and moved is not None:  # the rule moves the output, too: on a device they are one tensor
-        placed[moved].copies += tied.copies if moved == RAM else 0
-        tied = None
-    return WeightTable(
-        dense=dense,
-        experts=experts,
-        inputs=inputs,
-        output=output,
-        placed=tuple(placed.items()),
-        tied=tied,
-        largest=largest,
-        count=count,
+    table = WeightTable(
+        dense=tuple(Group() for _ in range(n_layer)),
+        experts=tuple(Group() for _ in range(n_layer)),
+        inputs=Group(),
+        output=Group(),
+        placed={},
+        tied=_tied(model, copies),
     )
+    loaded = n_layer if nextn else trunk(model.architecture)
+    for part, tensors in enumerate(_by_part(model)):
+        _add_part(table, tensors, part, loaded=loaded, copies=copies, placement=compiled)
+    moved = _ruled(EMBEDDING, compiled)
+    if table.tied is not None and moved is not None:
+        # the rule moves the output, too: on a device they are one tensor
+        table.placed[moved].copies += table.tied.copies if moved == RAM else 0
+        table.tied = None
+    return table
+
+
+def _add_part(
+    table: WeightTable,
+    tensors: Sequence[Tensor],
+    part: int,
+    *,
+    loaded: int,
+    copies: CpuCopies,
+    placement: list[tuple[re.Pattern[str], str]],
+) -> None:
+    """Count the tensors of file `part`, but for those of layers from `loaded` on."""
+    layers, outside = (table.dense, table.experts), (table.output, table.inputs)
+    roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
+    group, offset = table.inputs, 0
+    size = plain = copied = first = last = 0  # of the group's tensors that follow each other
+    for tensor in tensors:
+        own, name = tensor.size_bytes, tensor.name
+        start, offset = offset, offset + own + -own % FILE_ALIGNMENT
+        layer, stem = split_name(name)
+        if layer >= loaded:
+            continue
+        key = (stem, tensor.type, tensor.shape)
+        kind = roles.get(key)
+        if kind is None:
+            kind = roles[key] = role(stem, tensor, copies)
+            table.largest = max(table.largest, own)  # a role is of one size
+        copy, is_input, bank = kind
+        if placement and (elsewhere := _ruled(name, placement)) is not None:
+            into = table.placed.setdefault(elsewhere, Group())
+        else:
+            into = layers[bank][layer] if layer >= 0 else outside[is_input]
+        if into is not group:
+            group.add(size, plain, copied, (first, last), part)
+            group, size, plain, copied = into, 0, 0, 0
+        size += own
+        copied += copy
+        if not copy:
+            first = first if plain else start
+            plain += own
+            last = start + own
+        table.count += 1
+    group.add(size, plain, copied, (first, last), part)
 
 
 def _by_part(model: ModelFile) -> Iterator[tuple[Tensor, ...]]:
@@ -222,7 +229,6 @@ def _by_part(model: ModelFile) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _ruled(name: str, placement: list[tuple[re.Pattern[str], str]]) -> str | None:
-    """The device of the first rule that is found in a tensor's name."""
     return next((device for pattern, device in placement if pattern.search(name)), None)
 
 
@@ -246,7 +252,7 @@ def weight_parts(table: WeightTable, settings: Settings, source: str) -> Iterato
         *((RAM if il < settings.n_cpu_moe else places[il], group) for il, group in enumerate(table.experts)),
         (places[-1], table.output),
         *([(places[-1], table.tied)] if table.tied else []),
-        *table.placed,
+        *table.placed.items(),
     ]
     for place, group in placed:
         if place == RAM:
@@ -275,12 +281,7 @@ def host_weights(groups: list[Group], settings: Settings, *, source: str, larges
             for part in {part for g in groups for part in g.spans}
         )
         return Part(
-            device=RAM,
-            component="model",
-            committed=copies,
-            file=mapped,
-            locked=mapped if locking else 0,
-            source=source,
+            device=RAM, component="model", committed=copies, file=mapped, locked=mapped if locking else 0, source=source
         )
     return Part(
         device=RAM,

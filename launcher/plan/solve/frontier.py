@@ -56,21 +56,20 @@ def best(groups: Sequence[Sequence[Sequence[Candidate]]], room: Vector) -> Best:
                 State(s.total + o.cost, (*s.picks, i), tuple(map(max, s.size, o.size)))
                 for s in members
                 for i, o in enumerate(options)
-                if _within(o.size, free)
+                if within(o.size, free)
             )
             complete = complete and whole
         states, whole = undominated(
             State(s.total + m.total, s.picks + m.picks, size)
             for s in states
             for m in members
-            if _within(size := tuple(map(sum, zip(s.size, m.size, strict=True))), free)
+            if within(size := tuple(map(sum, zip(s.size, m.size, strict=True))), free)
         )
         complete = complete and whole
     return Best(min(states, key=_worth).picks if states else None, complete)
 
 
 def _least(group: Sequence[Sequence[Candidate]]) -> Vector:
-    """What a group takes of each device at least."""
     members = [tuple(map(min, zip(*(option.size for option in options), strict=True))) for options in group]
     return tuple(map(max, zip(*members, strict=True)))
 
@@ -99,10 +98,9 @@ class _Sizes:
         self._least: list[Vector] = []
 
     def __call__(self, size: Vector) -> bool:
-        """Whether `size` is beaten; where not, it is kept."""
-        if any(_within(other, size) for other in self._least):
+        if any(within(other, size) for other in self._least):
             return True
-        self._least = [other for other in self._least if not _within(size, other)]
+        self._least = [other for other in self._least if not within(size, other)]
         self._least.append(size)
         return False
 
@@ -116,7 +114,6 @@ class _Staircase:
         self._second: list[int] = []
 
     def __call__(self, size: Vector) -> bool:
-        """Whether `size` is beaten; where not, it is kept."""
         first, second = size
         at = bisect_right(self._first, first)
         if at and self._second[at - 1] <= second:
@@ -130,10 +127,9 @@ class _Staircase:
 
 
 def _worth(state: State) -> tuple[int, int, tuple[int, ...]]:
-    """What is better comes first."""
     return state.total, sum(state.size), state.picks
 
 
-def _within(size: Vector, room: Vector) -> bool:
+def within(size: Vector, room: Vector) -> bool:
     """Whether `size` is nowhere above `room`."""
     return all(a <= b for a, b in zip(size, room, strict=True))

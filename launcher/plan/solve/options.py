@@ -9,7 +9,7 @@ import msgspec
 
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
-from launcher.plan.memory import AUTO_SLOTS, trunk
+from launcher.plan.memory.layout import AUTO_SLOTS, trunk
 
 STEP = 1024
 """Contexts are chosen in steps of so many tokens a slot, or of a share of the training context (see `fineness`)."""
@@ -89,7 +89,6 @@ def _least(fleet: FleetConfig, server: ServerConfig, slots: int) -> int:
 
 
 def _devices(fleet: FleetConfig, server: ServerConfig) -> tuple[str, ...]:
-    """The server's devices that there are."""
     return tuple(d for d in server.devices if d in fleet.hardware.gpus)
 
 

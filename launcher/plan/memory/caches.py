@@ -1,16 +1,19 @@
-"""The KV cache, exact. Source: llama-kv-cache.cpp and llama-kv-cache-iswa.cpp constructors. Pure."""
+"""K/V, recurrent states and outputs, exact. Pure.
+
+Source: llama.cpp llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp, and
+llama-context.cpp (output_reserve).
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from launcher.ir.config import ArchitectureConfig, KvType
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory.context import pad
-from launcher.plan.memory.layer_kinds import Layers, at, is_mla, key_length, value_length
-from launcher.plan.memory.placement import divided, layer_devices
+from launcher.plan.builds import rolled_back
+from launcher.plan.memory.layout import Layers, at, divided, is_mla, key_length, layer_devices, pad, value_length
 
 ROW = {
     "f32": (4, 1),
@@ -68,7 +71,7 @@ def has_indexer(arch: ArchitectureConfig, layer: int) -> bool:
 def cells(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
     """Cells of all caches together, for their host metadata."""
     full = settings.n_ctx_seq if kinds.full else 0
-    full *= 2 if any(has_indexer(arch, il) for il in kinds.full) else 1
+    full *= 2 if arch.indexer_key_length and any(has_indexer(arch, il) for il in kinds.full) else 1
     return (full + (sliding_cells(arch, settings) if kinds.sliding else 0)) * settings.streams
 
 
@@ -91,3 +94,57 @@ def kv_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Ite
             totals[place] += row_bytes(settings.cache_type_k, arch.indexer_key_length, settings) * per_full
     for device, size in divided(totals, settings, everywhere=False).items():
         yield Part(device=device, component="kv", committed=size)
+
+
+F32 = 4
+
+
+def conv_dim(arch: ArchitectureConfig) -> int:
+    """Channels that the short convolution runs over."""
+    return arch.ssm_d_inner + 2 * arch.ssm_n_group * arch.ssm_d_state
+
+
+def state_bytes(arch: ArchitectureConfig) -> int:
+    """One layer's state of one sequence: convolution history and SSM state (llama-hparams.cpp n_embd_r, n_embd_s).
+
+    lfm2 keeps only the history of its short convolution.
+    """
+    if arch.shortconv_l_cache:
+        return (arch.shortconv_l_cache - 1) * arch.n_embd * F32
+    history = max(0, arch.ssm_d_conv - 1) * conv_dim(arch)
+    return (history + arch.ssm_d_state * arch.ssm_d_inner) * F32
+
+
+def copies(arch: ArchitectureConfig, settings: Settings) -> int:
+    """States of one slot."""
+    return 1 + rolled_back(arch, settings.draft_kind, settings.draft_n_max)
+
+
+def recurrent_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:
+    """State bytes by device: one state a slot, and those that drafted tokens are rolled back to."""
+    places = layer_devices(kinds.n_layer, settings)
+    count = Counter(places[layer] if settings.kv_offload else RAM for layer in kinds.recurrent)
+    one = state_bytes(arch) * settings.slots * copies(arch, settings)
+    sizes = {device: n * one for device, n in count.items()}
+    for device, size in divided(sizes, settings, everywhere=False).items():
+        yield Part(device=device, component="recurrent", committed=size)
+
+
+NGRAM_DRAFT = {"simple": 48, "map-k": 48, "map-k4v": 48, "mod": 64, "cache": 8}
+"""Tokens drafted ahead by n-gram speculation (common/speculative.cpp defaults)."""
+
+
+def outputs_max(settings: Settings) -> int:
+    """Most rows of logits in one batch (n_outputs_max): a slot's sampled token, and those drafted that are verified."""
+    if settings.embedding:
+        return settings.n_batch
+    ngram = settings.ngram
+    drafted = max(settings.draft_n_max, (ngram.n_max or NGRAM_DRAFT[ngram.kind]) if ngram else 0)
+    return min(settings.n_batch, settings.slots * (1 + drafted))
+
+
+def output_part(arch: ArchitectureConfig, settings: Settings) -> Part:
+    """One row a slot at start (and an embedding, when asked for); `later` what it grows to."""
+    row = arch.n_vocab * F32 + (arch.n_embd * F32 if settings.embedding else 0)
+    later = row * max(0, outputs_max(settings) - settings.slots)
+    return Part(device=RAM, component="output", committed=row * settings.slots, later=later)

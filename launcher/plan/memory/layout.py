@@ -1,12 +1,62 @@
-"""Which layers attend, slide or recur, and how wide their heads are. Pure."""
+"""How a model is laid out: kinds and widths of its layers, the device of each, and its context over slots. Pure."""
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
+from collections.abc import Mapping
 from functools import lru_cache
+from itertools import accumulate
+from math import ceil
 
 import msgspec
 
 from launcher.ir.config import ArchitectureConfig
+from launcher.ir.settings import RAM, Settings
+
+SLOTS_MAX = 256
+"""LLAMA_MAX_SEQ: more slots are refused (llama-context.cpp)."""
+AUTO_SLOTS = 4
+"""`-np` absent: this many slots on one unified cache (server.cpp)."""
+CELL_PAD = 256
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens: whole context, one sequence's share, what a slot may use, and the two batch sizes."""
+
+    n_ctx: int
+    n_ctx_seq: int
+    n_ctx_per_slot: int
+    n_batch: int
+    n_ubatch: int
+
+
+def pad(n: int, to: int = CELL_PAD) -> int:
+    """The next multiple of `to` at or above `n` (GGML_PAD)."""
+    return -(-n // to) * to
+
+
+def resolve_context(
+    *, n: int, slots: int, unified: bool, n_batch: int, n_ubatch: int, causal: bool, embedding: bool, n_ctx_train: int
+) -> Context:
+    """The context for `n` requested tokens (0 = the training context) over `slots`.
+
+    Batches are clamped to `n` before it is padded, and only for causal models; `--embedding` first clamps the batch
+    to the micro-batch. Source: llama-context.cpp llama_context::llama_context, server.cpp, server-context.cpp.
+    """
+    n = n or n_ctx_train
+    batch = min(n_batch, n_ubatch) if embedding else n_batch
+    batch = min(n, batch) if causal else batch
+    n_ctx = pad(n)
+    n_seq = n_ctx if unified else pad(n_ctx // slots)
+    return Context(
+        n_ctx=n_ctx if unified else n_seq * slots,
+        n_ctx_seq=n_seq,
+        n_ctx_per_slot=min(n_seq, n_ctx_train) if n_ctx_train else n_seq,
+        n_batch=batch,
+        n_ubatch=min(batch, n_ubatch),
+    )
+
 
 SWA_PERIOD = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
 """Layer il slides iff il % p < p - 1, where the file has no pattern of its own (llama-model.cpp load_hparams)."""
@@ -101,7 +151,6 @@ def slides(arch: ArchitectureConfig, layer: int) -> bool:
 
 
 def _recurs(arch: ArchitectureConfig, layer: int) -> bool:
-    """Whether `layer` keeps a recurrent state."""
     if arch.shortconv_l_cache:
         return at(arch.n_head_kv, layer) == 0
     if not arch.ssm_d_inner:
@@ -110,12 +159,7 @@ def _recurs(arch: ArchitectureConfig, layer: int) -> bool:
         return (layer + 1) % arch.full_attention_interval != 0
     if arch.arch in NEMOTRON:
         return at(arch.n_head_kv, layer) == 0 and at(arch.n_ff, layer) == 0
-    return _both(arch) or at(arch.n_head_kv, layer) == 0
-
-
-def _both(arch: ArchitectureConfig) -> bool:
-    """Whether each layer keeps a recurrent state beside keys and values: as in falcon-h1, or nothing says which."""
-    return isinstance(arch.n_head_kv, int) and not arch.full_attention_interval
+    return isinstance(arch.n_head_kv, int) or at(arch.n_head_kv, layer) == 0
 
 
 def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
@@ -124,8 +168,8 @@ def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
         return False
     if arch.arch in NEMOTRON:
         return at(arch.n_head_kv, layer) != 0 and at(arch.n_ff, layer) == 0
-    if recurs and not _both(arch):
-        return False
+    if recurs and (arch.full_attention_interval or not isinstance(arch.n_head_kv, int)):
+        return False  # else it keeps a state beside keys and values: as in falcon-h1, or nothing says which
     return at(arch.n_head_kv, layer) != 0
 
 
@@ -143,3 +187,68 @@ def value_length(arch: ArchitectureConfig, *, sliding: bool = False) -> int:
     if sliding and arch.value_length_swa:
         return arch.value_length_swa
     return arch.value_length or arch.n_embd // max(1, widest(arch.n_head))
+
+
+MIXERS = (
+    *("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "attn_q_b", "attn_kv_b", "attn_k_b", "attn_v_b"),
+    *("ssm_in", "ssm_out", "ssm_conv1d", "shortconv.in_proj", "shortconv.conv", "shortconv.out_proj", "attn_norm"),
+)
+"""Tensors by which the tokens of a layer are mixed; of norms one stands for all."""
+
+
+def layer_devices(n_layer: int, settings: Settings) -> tuple[str, ...]:
+    """Device of each repeating layer and, last, of the output layer.
+
+    The last n_gpu_layers of n_layer + 1 are offloaded, the output first; they are divided in order by the
+    cumulated split. Source: llama-model.cpp load_tensors (get_layer_buft_list).
+    """
+    count = min(settings.n_gpu_layers, n_layer + 1) if settings.devices else 0
+    return _divided_layers(n_layer, count, settings.devices, settings.tensor_split)
+
+
+@lru_cache(maxsize=1024)
+def _divided_layers(n_layer: int, count: int, devices: tuple[str, ...], split: tuple[float, ...]) -> tuple[str, ...]:
+    """`layer_devices` with the last `count` offloaded; asked for several times a server, of few kinds."""
+    start = n_layer + 1 - count
+    bounds = list(accumulate(split))
+    places = (bisect_right(bounds, layer / count * bounds[-1]) for layer in range(count))
+    return (*(RAM for _ in range(start)), *(devices[min(place, len(devices) - 1)] for place in places))
+
+
+def divided(by_device: Mapping[str, int], settings: Settings, *, everywhere: bool) -> dict[str, int]:
+    """What layers put on devices, as `split_mode` divides it; the host's share stays.
+
+    `everywhere`: matrices, of which each device has rows (row) or its part (tensor). Else K/V and states: with the
+    main device (row), or divided as the matrices (tensor).
+    """
+    if settings.split_mode not in ("row", "tensor") or len(settings.devices) < 2:
+        return dict(by_device)
+    total = sum(size for device, size in by_device.items() if device != RAM)
+    found = {RAM: by_device[RAM]} if RAM in by_device else {}
+    if not everywhere and settings.split_mode == "row":
+        return found | {settings.main: total}
+    shares = zip(settings.devices, settings.tensor_split, strict=False)
+    return found | {device: ceil(total * share) for device, share in shares}
+
+
+def torn(n_layer: int, settings: Settings) -> frozenset[str]:
+    """Devices, or the host, to which rules move the mixing of layers that are elsewhere: K/V and states are copied."""
+    found = set()
+    for il, place in enumerate(layer_devices(n_layer, settings)[:-1] if settings.placement else ()):
+        for name in (f"blk.{il}.{stem}.weight" for stem in MIXERS):
+            device = next((to for rule, to in settings.placement if re.search(rule, name)), place)
+            found |= {device} - {place}
+    return frozenset(found)
+
+
+def fully_offloaded(n_layer: int, settings: Settings) -> bool:
+    """Whether every layer, its experts and its KV are on devices: the host then only feeds inputs."""
+    return (
+        bool(settings.devices)
+        and settings.n_gpu_layers > n_layer
+        and not settings.n_cpu_moe
+        and settings.kv_offload
+        and settings.flash_attention
+        and not settings.n_cpu_ffn
+        and all(device != RAM for _, device in settings.placement)
+    )

@@ -1,15 +1,22 @@
-"""Characters and secrets that no command line, unit, script or page may carry. Pure."""
+r"""Text in units, scripts and pages: what none may carry, and how the rest is quoted. Pure.
+
+Rules of unit files: systemd.service(5) "Command lines", systemd.syntax(7) "Quoting"; src/basic/extract-word.c. Words
+are wrapped in `"`, with `\` and `"` escaped, newlines and other control characters written as escapes, and `%` doubled
+(specifiers). In command lines `$` is doubled too, except in the first word: a program's name is not searched for
+variables.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from launcher.base.names import control_character
-from launcher.errors import Finding
+from launcher.errors import Finding, fault
 from launcher.ir.plan import FleetPlan
 
 _QUOTED = frozenset(
@@ -78,7 +85,6 @@ def refused_value(value: str) -> Finding | None:
 
 
 def _walk(value: Any, key: str) -> Iterator[Finding]:
-    """Everything below `value`."""
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             if name not in _QUOTED:
@@ -111,14 +117,73 @@ def _what(word: str) -> str | None:
 
 
 def _bad(message: str, key: str) -> Finding:
-    return Finding(code="render/bad-character", severity="error", key=key, message=message)
+    return fault("render/bad-character", key, message)
 
 
 def _open(key: str, name: str) -> Finding:
-    """For a secret in the config."""
     message = f"{name} is a secret, and would stand in generated files that every user of the machine may read"
     notes = (
         "name a file that only the service reads (…_FILE, …_PATH, --api-key-file, runtime.server_key_file)",
         "or put it into a drop-in of the unit, which launch never touches: EnvironmentFile=/etc/secret.env",
     )
-    return Finding(code="render/open-secret", severity="error", key=key, message=message, notes=notes)
+    return fault("render/open-secret", key, message, *notes)
+
+
+def shell_lines(argv: Sequence[str]) -> tuple[str, ...]:
+    """`argv` quoted for sh, one flag with its values a line, to be joined by a backslash and a line break.
+
+    A new line begins at each word that starts with `-`; negative numbers stay with their flag.
+    """
+    lines: list[list[str]] = []
+    for word in argv:
+        is_flag = word.startswith("-") and not word[1:2].isdigit()
+        if not lines or is_flag:
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return tuple(" ".join(line) for line in lines)
+
+
+def shell_exports(env: Mapping[str, str]) -> tuple[str, ...]:
+    """`env` as `export NAME=value` commands, sorted by name."""
+    return tuple(f"export {name}={shlex.quote(env[name])}" for name in sorted(env))
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_@/:.,=+-]+")
+_NAMED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def quote_word(text: str) -> str:
+    """`text` as one word of a unit file's value; plain words stay as they are. No NUL, no lone surrogate."""
+    if _PLAIN.fullmatch(text):
+        return text
+    return '"' + "".join(_escape(c) for c in text).replace("%", "%%") + '"'
+
+
+def quote_command(argv: Sequence[str]) -> tuple[str, ...]:
+    """`argv` as the words of `ExecStart=` and its siblings, still apart, so that lines can be broken between them."""
+    return (quote_word(argv[0]), *(quote_word(word).replace("$", "$$") for word in argv[1:]))
+
+
+def quote_assignments(env: Mapping[str, str]) -> tuple[str, ...]:
+    """`env` as words of `Environment=`, sorted; there `$` has no meaning."""
+    return tuple(quote_word(f"{name}={env[name]}") for name in sorted(env))
+
+
+def quote_bind(path: str) -> str:
+    r"""`path` as a word of `BindReadOnlyPaths=`, which splits at `:` and has no escapes for control characters."""
+    if _PLAIN.fullmatch(path) and ":" not in path:
+        return path
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+
+
+def credential_path(path: str) -> str:
+    """`path` behind the `:` of `LoadCredential=`, which knows no quotes: only specifiers are replaced there."""
+    return path.replace("%", "%%")
+
+
+def _escape(char: str) -> str:
+    if char in _NAMED:
+        return _NAMED[char]
+    if "\x80" <= char <= "\x9f" or char in "\u2028\u2029":  # they end no line for systemd, but for editors and pagers
+        return f"\\u{ord(char):04x}"
+    return f"\\x{ord(char):02x}" if char < " " or char == "\x7f" else char
