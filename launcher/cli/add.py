@@ -30,7 +30,7 @@ from launcher.cli.onefile import fleet_file, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet
 from launcher.discover import plain_path
-from launcher.errors import CatalogError, ConfigError, Finding, HostError, LaunchError, PlanError
+from launcher.errors import CatalogError, ConfigError, Finding, HostError, LaunchError, PlanError, error_finding
 from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read
 from launcher.files.packaged import fleet_schema_path
 
@@ -347,14 +347,14 @@ def _write(target: Path, before: str | None, text: str) -> None:
 def _usage(message: str) -> Finding:
     """Words that do not fit what is there."""
     note = "launch add FILE.gguf… | DIR | hf:ORG/REPO[:QUANT]; launch remove NAME"
-    return Finding(code="author/usage", severity="error", key="", message=message, notes=(note,))
+    return error_finding("author/usage", message, note)
 
 
 def _absent(path: Path) -> Finding:
     """A model that is not there."""
     note = "to download from Hugging Face write hf:ORG/REPO or hf:ORG/REPO:QUANT"
     message = f"there is no file or folder {path}"
-    return Finding(code="author/no-models", severity="error", key="", message=message, notes=(note,))
+    return error_finding("author/no-models", message, note)
 
 
 def _no_model(paths: Sequence[Path]) -> Finding:
@@ -362,4 +362,4 @@ def _no_model(paths: Sequence[Path]) -> Finding:
     shown = ", ".join(str(path) for path in paths)
     note = "a projector (mmproj) or a draft is recognised beside its model, and is no server of its own"
     message = f"{shown}: no model in it can be read"
-    return Finding(code="author/no-models", severity="error", key="", message=message, notes=(note,))
+    return error_finding("author/no-models", message, note)

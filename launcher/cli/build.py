@@ -10,17 +10,12 @@ import msgspec
 
 from launcher.cli.findings import printable, show_findings, shown_place, summary
 from launcher.cli.presence import may_run
-from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.terminal import terminals
 from launcher.compiler import Compilation, compile_fleet, with_speeds
-from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, has_errors
+from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, error_finding, has_errors
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
 from launcher.ir.speed import ServerSpeed
-
-
-def print_json(terminal: Terminal, document: Any) -> None:
-    """Any msgspec-encodable value, indented, keys in their own order."""
-    terminal.line(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 
 def exit_code(compiled: Compilation) -> int:
@@ -63,7 +58,7 @@ def show(
         argv = {name: command.argv for name, command in compiled.commands.items()}
         env = {name: command.env for name, command in compiled.commands.items()}
         document = plan_document(compiled.plan, argv, env, compiled.findings, proof, speeds=speeds)
-        print_json(out, document | ({"changes": changes} if changes else {}))
+        out.json(document | ({"changes": changes} if changes else {}))
     else:
         from launcher.cli.plan_view import show_plan
 
@@ -122,7 +117,7 @@ def write(
     if as_json:
         from launcher.ir.documents import RenderDocument
 
-        print_json(out, RenderDocument(directory=str(target), written=written, changes=tuple(changes)))
+        out.json(RenderDocument(directory=str(target), written=written, changes=tuple(changes)))
     elif diff:
         for line in (line for change in changes for line in change.diff):
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
@@ -195,7 +190,7 @@ def examine(
         from launcher.ir.documents import CheckDocument, CheckedDocument
 
         said = tuple(CheckedDocument(subject=subject, found=text) for subject, text in checked)
-        print_json(out, CheckDocument(deployment=manifest.deployment, checked=said, findings=findings))
+        out.json(CheckDocument(deployment=manifest.deployment, checked=said, findings=findings))
     else:
         for subject, text in checked:
             out.line(f"{subject.ljust(max(len(s) for s, _ in checked))}  {text}")
@@ -248,7 +243,7 @@ def show_config(
         from launcher.ir.documents import ConfigDocument
 
         origins = {key: str(place) for key, _, place in values if place}
-        print_json(out, ConfigDocument(config=composed.tree, origins=origins))
+        out.json(ConfigDocument(config=composed.tree, origins=origins))
         return 0
     width = min(60, max((len(f"{k}: {v}") for k, v, _ in values), default=0))
     for key, value, place in values:
@@ -274,10 +269,9 @@ def _is_unused(key: str, used: dict[str, set[str]]) -> bool:
 
 def _no_such_key(asked: tuple[str, ...], tree: dict[str, Any]) -> Finding:
     """The finding for keys that the composed config does not have."""
-    return Finding(
-        code="config/unknown-key",
-        severity="error",
+    return error_finding(
+        "config/unknown-key",
+        f"nothing lies below {', '.join(asked)}",
+        f"top-level keys: {', '.join(sorted(tree))}",
         key=asked[0],
-        message=f"nothing lies below {', '.join(asked)}",
-        notes=(f"top-level keys: {', '.join(sorted(tree))}",),
     )

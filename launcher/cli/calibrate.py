@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.cli.build import print_json
 from launcher.cli.sweep import check_servers, nothing_measured
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
@@ -50,7 +49,7 @@ def run_calibration(
         raise SuperviseError([nothing_measured(refused)])
     path = keep_measured(found)
     if as_json:
-        print_json(out, CalibrateDocument(measurements=tuple(found), file=str(path), read_speed=disk))
+        out.json(CalibrateDocument(measurements=tuple(found), file=str(path), read_speed=disk))
     else:
         _show(out, found)
         if disk is not None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__
-from launcher.cli.build import print_json
 from launcher.cli.checkpoint_view import difference_document, show_difference
 from launcher.cli.checkpointed import Subject, refused, subject_of, subjects
 from launcher.cli.deploy import require_rights
@@ -64,7 +63,7 @@ def run_checkpoint(
         delete_checkpoint(subject.kept, names[0])
         document = {"schema": "launch.checkpoint-deleted/v1", "deployment": subject.name, "name": names[0]}
     if as_json:
-        print_json(out, document)
+        out.json(document)
     elif action == "diff":
         show_difference(out, document)
     else:
@@ -166,7 +165,7 @@ def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
             entries.append(_entry(checkpoint, checkpoint.contents))
     entries.sort(key=lambda e: e.get("created_at", 0))
     if as_json:
-        print_json(out, {"schema": "launch.checkpoints/v1", "checkpoints": entries})
+        out.json({"schema": "launch.checkpoints/v1", "checkpoints": entries})
     elif not entries:
         out.line("there are no checkpoints; `launch checkpoint create NAME` makes one")
     else:

@@ -12,7 +12,7 @@ from launcher.base.regular import read_regular
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest
 from launcher.cli.installed import fleet_status, installed_here
 from launcher.cli.running import fleets
-from launcher.errors import ConfigError, Finding, SuperviseError
+from launcher.errors import ConfigError, Finding, SuperviseError, error_finding
 from launcher.files import checkpoint_names, deployment_state_dir, known_deployments, owned_files
 from launcher.install import Installed, Source, bundle_files, file_drift
 from launcher.ir.live import FleetStatus
@@ -141,4 +141,4 @@ def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
 
 def refused(code: str, message: str, *notes: str) -> Finding:
     """An error about checkpoints."""
-    return Finding(code=code, severity="error", key="", message=message, notes=notes)
+    return error_finding(code, message, *notes)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.one_owner import require_not_up
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, has_errors
+from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
 from launcher.files import compare_deployment, owned_files, writing
 from launcher.install import (
     Change,
@@ -185,7 +184,7 @@ def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_col
     if record is None:
         there = ", ".join(installed_names(layout)) or "none"
         message = f"{name} is not installed here; installed: {there}"
-        raise HostError([Finding(code="install/not-installed", severity="error", key="", message=message)])
+        raise HostError.of("install/not-installed", message)
     changes = plan_removal(record, layout, force=options.force)
     show_findings(err, [f for f in changes.findings if f.severity != "error"])
     if options.dry_run:
@@ -212,9 +211,7 @@ def bundle_of(directory: Path, host: str | None) -> Path:
         return directory / wanted
     message = f"{directory} has bundles of {len(hosts)} hosts, and {wanted} is none of them"
     notes = (f"say which one: --host {' | '.join(hosts)}",)
-    raise ConfigError(
-        [Finding(code="config/which-host", severity="error", key="hardware.hosts", message=message, notes=notes)]
-    )
+    raise ConfigError.of("config/which-host", message, *notes, key="hardware.hosts")
 
 
 def read_bundle(directory: Path) -> Deployment:
@@ -245,7 +242,7 @@ def read_bundle(directory: Path) -> Deployment:
         )
         message = f"{directory} is no whole rendered deployment: {what}"
         notes = ("`launch render` writes it again; own settings belong into drop-ins on the target",)
-        raise ConfigError([Finding(code="install/damaged", severity="error", key="", message=message, notes=notes)])
+        raise ConfigError.of("install/damaged", message, *notes)
     return Deployment(name=manifest.deployment, input_digest=manifest.input_digest, files=tuple(files))
 
 
@@ -266,7 +263,7 @@ def stale_finding(deployment: Deployment, stale: tuple[str, ...]) -> Finding:
     """What is on disk is not what the config compiles to."""
     message = f"{deployment.name} on disk is not what the config compiles to: {len(stale)} files differ"
     notes = (f"first {stale[0]}", "look with `launch render … --diff`, accept with `launch render …`, then install")
-    return Finding(code="install/stale", severity="error", key="", message=message, notes=notes)
+    return error_finding("install/stale", message, *notes)
 
 
 def _compiled(
@@ -300,8 +297,7 @@ def _require_scope(deployment: Deployment, layout: Layout) -> None:
     if theirs != (layout.scope == "user"):
         message = f"{deployment.name} was rendered with deploy.scope={'user' if theirs else 'system'}"
         note = "install it with --user" if theirs else "without --user, or render it with deploy.scope=user"
-        finding = Finding(code="install/scope", severity="error", key="deploy.scope", message=message, notes=(note,))
-        raise ConfigError([finding])
+        raise ConfigError.of("install/scope", message, note, key="deploy.scope")
 
 
 def require_rights(layout: Layout, verb: str) -> None:
@@ -309,7 +305,7 @@ def require_rights(layout: Layout, verb: str) -> None:
     if layout.scope == "system" and layout.root == Path("/") and os.geteuid() != 0:
         message = f"units of the machine are {verb} by root"
         notes = ("sudo launch …; units of your own need no root: launch install --user …",)
-        raise HostError([Finding(code="install/not-root", severity="error", key="", message=message, notes=notes)])
+        raise HostError.of("install/not-root", message, *notes)
 
 
 def _show_changes(
@@ -320,7 +316,7 @@ def _show_changes(
         rows = [
             {"path": shown(c.path, layout), "kind": c.kind, "restarts": bool(c.restarts and c.unit)} for c in changes
         ]
-        print_json(out, {"schema": "launch.install/v1", "deployment": deployment, "dry_run": True, "changes": rows})
+        out.json({"schema": "launch.install/v1", "deployment": deployment, "dry_run": True, "changes": rows})
         return
     for change in changes:
         restarts = "  restarts" if change.restarts and change.unit and change.kind == "change" else ""
@@ -335,7 +331,7 @@ def _show_report(out: Terminal, deployment: str, report: Report, *, as_json: boo
     """What was done."""
     if as_json:
         document = {"schema": "launch.install/v1", "deployment": deployment, "dry_run": False}
-        print_json(out, document | msgspec.to_builtins(report))
+        out.json(document | msgspec.to_builtins(report))
         return
     for verb in ("started", "restarted", "stopped", "failed"):
         for unit in getattr(report, verb):

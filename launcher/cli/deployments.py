@@ -49,13 +49,12 @@ def config(
     launch config --schema > fleet.schema.json      for the editor; --schema server: of a group
     launch config --yaml profile=dev > fleet.yaml   to keep: launch up -f fleet.yaml
     """
-    from launcher.cli.build import print_json, show_config
-
     if schema:
         from launcher.cli.schema import asked_schema
 
-        print_json(Terminal(sys.stdout), asked_schema(overrides or ()))
+        Terminal(sys.stdout).json(asked_schema(overrides or ()))
         return 0
+    from launcher.cli.build import show_config
 
     return show_config(*request_of(overrides, config_dir, file), as_json=json, as_yaml=yaml, no_color=no_color)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.here import state_dirs
 from launcher.cli.terminal import Terminal, terminals
@@ -53,7 +52,7 @@ def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool, n
             EventList(deployment=name, events=tuple(_chosen(path, earliest, lines if since is None else 0)))
             for path, name in stores.items()
         )
-        print_json(out, EventLists(fleets=fleets))
+        out.json(EventLists(fleets=fleets))
         show_findings(err, problems)
         return HostError.exit_code if problems else 0
     last: dict[Path, int] = {}
@@ -88,14 +87,11 @@ def moment(text: str, now: float) -> float:
     try:
         return datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError):
-        finding = Finding(
-            code="config/usage",
-            severity="error",
-            key="",
-            message=f"--since: {text!r} is no time",
-            notes=("30s, 15m, 2h and 3d count back from now; 2026-05-01T13:00 is a time here",),
-        )
-        raise ConfigError([finding]) from None
+        raise ConfigError.of(
+            "config/usage",
+            f"--since: {text!r} is no time",
+            "30s, 15m, 2h and 3d count back from now; 2026-05-01T13:00 is a time here",
+        ) from None
 
 
 def _chosen(path: Path, earliest: float, last: int) -> list[Record]:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Finding, Severity
+from launcher.errors import ConfigError, Finding, Severity, error_finding
 
 DATA = Path(__file__).with_name("explanations.toml")
 _WIDTH = 100
@@ -126,9 +126,7 @@ def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
     pages = explanations()
     chosen = pages if code is None else (find(code, pages),)
     if as_json:
-        from launcher.cli.build import print_json
-
-        print_json(out, {"schema": "launch.explain/v1", "codes": chosen})
+        out.json({"schema": "launch.explain/v1", "codes": chosen})
     elif code is None:
         _show_all(out, pages)
     else:
@@ -171,7 +169,7 @@ def _unknown(code: str, near: list[str], *, several: bool) -> Finding:
     else:
         message = f"there is no finding {code}"
         notes = (f"did you mean {near[0]}?",) if near else ("`launch explain` lists them all",)
-    return Finding(code="config/unknown-code", severity="error", key="", message=message, notes=notes)
+    return error_finding("config/unknown-code", message, *notes)
 
 
 def _show_one(out: Terminal, page: Explanation) -> None:

@@ -26,7 +26,7 @@ from launcher.cli.reloaded import manifest_in
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined
 from launcher.compiler import compile_fleet, error_class, render
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError, has_errors
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
 from launcher.files import (
     asked_at_ns,
     deployment_state_dir,
@@ -214,14 +214,11 @@ def _require_stopped(manifest: FleetManifest) -> None:
     pid = offline_status(state).runtime_pid
     if pid is not None:
         runtime = f"its runtime is pid {pid}" if pid else f"{state / LOCK_NAME} is held and does not say by whom"
-        finding = Finding(
-            code="supervise/already-running",
-            severity="error",
-            key="",
-            message=f"{manifest.deployment} is already running, {runtime}",
-            notes=("`launch status` shows it, `launch reload KEY=VALUE` changes it, `launch stop --all` ends it",),
+        raise HostError.of(
+            "supervise/already-running",
+            f"{manifest.deployment} is already running, {runtime}",
+            "`launch status` shows it, `launch reload KEY=VALUE` changes it, `launch stop --all` ends it",
         )
-        raise HostError([finding])
 
 
 def _state_dir(manifest: FleetManifest) -> Path:
@@ -325,12 +322,11 @@ def _require_files(state: Path, manifest: FleetManifest) -> None:
     diff = diff_manifests(before, manifest) if before is not None else None
     anew = {*diff.started, *diff.restarted} if diff is not None else set()
     found = [
-        Finding(
-            code="host/file-missing",
-            severity="error",
+        error_finding(
+            "host/file-missing",
+            f"{server.name} needs {path}, which is not there",
+            "nothing was changed: put it in its place, or mount its disk, and try again",
             key=f"servers.{server.name}",
-            message=f"{server.name} needs {path}, which is not there",
-            notes=("nothing was changed: put it in its place, or mount its disk, and try again",),
         )
         for server in manifest.servers
         if server.name in anew and server.start != "never"
@@ -389,21 +385,17 @@ def read_request(state: Path) -> UpRequest:
 
 def _other_deployment(running: str, compiled: str) -> Finding:
     """Why overrides that make another deployment are not for `reload`."""
-    return Finding(
-        code="manifest/other-deployment",
-        severity="error",
-        key="",
-        message=f"{running} runs, these overrides make {compiled}",
-        notes=("`launch stop --all` ends what runs; then `launch up` starts the other",),
+    return error_finding(
+        "manifest/other-deployment",
+        f"{running} runs, these overrides make {compiled}",
+        "`launch stop --all` ends what runs; then `launch up` starts the other",
     )
 
 
 def _no_request(message: str) -> Finding:
     """Why there is nothing to compile again."""
-    return Finding(
-        code="supervise/no-request",
-        severity="error",
-        key="",
-        message=message,
-        notes=("a fleet that `launch serve` runs is reloaded by rendering again and restarting serve",),
+    return error_finding(
+        "supervise/no-request",
+        message,
+        "a fleet that `launch serve` runs is reloaded by rendering again and restarting serve",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from launcher.compiler import Compilation, hosts_of, on_host
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError, Finding, error_finding
 
 
 def of_host(compiled: Compilation, host: str | None) -> Compilation:
@@ -32,4 +32,4 @@ def _no_such_host(deployment: str, host: str | None, wanted: str, names: tuple[s
     else:
         message = f"{deployment} has no host {host}"
     notes = (f"say which one: --host {' | '.join(names)}",) if names else ()
-    return Finding(code="config/which-host", severity="error", key="hardware.hosts", message=message, notes=notes)
+    return error_finding("config/which-host", message, *notes, key="hardware.hosts")

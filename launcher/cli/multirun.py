@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher import config
-from launcher.cli.build import print_json
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, error_class
 from launcher.errors import ConfigError, Finding, LaunchError, PlanError, has_errors
@@ -22,11 +21,11 @@ def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool, n
     runs = config.each_run(overrides)
     if len(runs) > RUNS_MAX:
         message = f"{len(runs)} combinations are more than {RUNS_MAX}"
-        raise ConfigError([Finding(code="config/override", severity="error", key="", message=message)])
+        raise ConfigError.of("config/override", message)
     swept = [at for at in range(len(overrides)) if len({run[at] for run in runs}) > 1]
     found = [_run(run, tuple(run[at] for at in swept), config_dirs) for run in runs]
     if as_json:
-        print_json(out, MultirunDocument(runs=tuple(found)))
+        out.json(MultirunDocument(runs=tuple(found)))
     else:
         _show(out, found)
     failed = [run.findings for run in found if not run.fits]

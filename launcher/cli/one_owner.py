@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.cli.installed import installed_here
-from launcher.errors import Finding, HostError
+from launcher.errors import Finding, HostError, error_finding
 from launcher.install import Layout
 
 
@@ -37,4 +37,4 @@ def require_not_up(deployment: str, layout: Layout) -> None:
 
 def _twice(message: str, *notes: str) -> Finding:
     """The finding."""
-    return Finding(code="supervise/already-running", severity="error", key="", message=message, notes=notes)
+    return error_finding("supervise/already-running", message, *notes)

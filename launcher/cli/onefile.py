@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.cli.arguments import is_override
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError, Finding, error_finding
 
 FLEET_FILE = "launch.yaml"
 
@@ -65,12 +65,10 @@ def new_fleet_file(given: Path | None) -> Path:
 
 def _absent(path: Path) -> Finding:
     """A fleet file that is not there."""
-    return Finding(
-        code="config/no-fleet-file",
-        severity="error",
-        key="",
-        message=f"there is no file {path}",
-        notes=("`launch init` writes a launch.yaml for the models of this machine",),
+    return error_finding(
+        "config/no-fleet-file",
+        f"there is no file {path}",
+        "`launch init` writes a launch.yaml for the models of this machine",
     )
 
 
@@ -78,15 +76,14 @@ def _misnamed(path: Path) -> Finding:
     """A fleet file whose name says that it is something else."""
     note = "other formats are translated: `launch import FILE`"
     message = f"{path} does not end in .yaml"
-    return Finding(code="config/no-fleet-file", severity="error", key="", message=message, notes=(note,))
+    return error_finding("config/no-fleet-file", message, note)
 
 
 def _two(path: Path, profile: str) -> Finding:
     """A fleet file and a profile: each is a whole fleet."""
-    return Finding(
-        code="config/no-fleet-file",
-        severity="error",
+    return error_finding(
+        "config/no-fleet-file",
+        f"{path} is a whole fleet, and so is {profile!r}: name one of them",
+        "a fleet file brings parts of others by a `defaults:` list of its own",
         key="profile",
-        message=f"{path} is a whole fleet, and so is {profile!r}: name one of them",
-        notes=("a fleet file brings parts of others by a `defaults:` list of its own",),
     )

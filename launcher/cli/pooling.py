@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from launcher.cli.build import print_json
 from launcher.cli.running import fleets
 from launcher.cli.terminal import terminals
-from launcher.errors import ConfigError, Finding, SuperviseError
+from launcher.errors import ConfigError, SuperviseError
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
 
@@ -27,9 +26,7 @@ def act_on_pool(verb: str, model: str, fleet: str | None, *, as_json: bool, no_c
     if not running:
         what = "no fleet runs here" if fleet is None else f"no fleet {fleet!r} runs here"
         notes = ("`launch up` starts one",)
-        raise SuperviseError(
-            [Finding(code="supervise/nothing-runs", severity="error", key="", message=what, notes=notes)]
-        )
+        raise SuperviseError.of("supervise/nothing-runs", what, *notes)
     unknown = ""
     for directory, status in running.items():
         try:
@@ -41,10 +38,8 @@ def act_on_pool(verb: str, model: str, fleet: str | None, *, as_json: bool, no_c
         except NoRuntimeError:
             raise SuperviseError([no_answer_finding(directory)]) from None
         if as_json:
-            print_json(out, {"schema": "launch.pool/v1", "fleet": status.deployment, "done": verb, "name": model})
+            out.json({"schema": "launch.pool/v1", "fleet": status.deployment, "done": verb, "name": model})
         else:
             out.line(f"{model}: {_DONE[verb]}")
         return 0
-    raise ConfigError(
-        [Finding(code="supervise/unknown-name", severity="error", key=f"servers.{model}", message=unknown)]
-    )
+    raise ConfigError.of("supervise/unknown-name", unknown, key=f"servers.{model}")

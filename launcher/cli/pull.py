@@ -13,7 +13,7 @@ import yaml
 from launcher.catalog import resolve_path, split_paths
 from launcher.cli.terminal import terminals
 from launcher.compiler import compose_config
-from launcher.errors import ConfigError, Finding, LaunchError
+from launcher.errors import ConfigError, Finding, LaunchError, error_finding
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,10 +96,9 @@ def _missing(models: Mapping[str, Any], used: set[str], folder: str) -> Iterator
 def _no_repo(missing: Sequence[Missing]) -> Finding:
     """Files of which nobody wrote where they are."""
     first = missing[0]
-    return Finding(
-        code="author/no-repository",
-        severity="error",
+    return error_finding(
+        "author/no-repository",
+        f"{len(missing)} file{' has' if len(missing) == 1 else 's have'} no repo to be fetched from",
+        f"write {first.key}.repo=ORG/REPO, the repository on Hugging Face that has {first.names[0]}",
         key=f"{first.key}.repo",
-        message=f"{len(missing)} file{' has' if len(missing) == 1 else 's have'} no repo to be fetched from",
-        notes=(f"write {first.key}.repo=ORG/REPO, the repository on Hugging Face that has {first.names[0]}",),
     )

@@ -11,7 +11,7 @@ from launcher.cli.arguments import later_wins
 from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, require_rights, stale_finding
 from launcher.cli.installed import again, components_of
 from launcher.cli.terminal import Terminal
-from launcher.errors import ConfigError, Finding, HostError
+from launcher.errors import ConfigError, Finding, HostError, error_finding
 from launcher.install import Installed, Source, Systemd, alone, plan_changes
 from launcher.install.steps import unit_of
 from launcher.ir.deployment import Deployment
@@ -86,23 +86,18 @@ def would_reinstall(
 def _with(source: Source, overrides: tuple[str, ...], name: str) -> Source:
     """`source` with more overrides. ConfigError when it is a rendered folder, which has none."""
     if overrides and source.folder:
-        finding = Finding(
-            code="supervise/no-request",
-            severity="error",
-            key="",
-            message=f"{name} was installed from {source.folder}: overrides change nothing there",
-            notes=("`launch render …` writes the folder anew, then `launch reload` takes it over",),
+        raise ConfigError.of(
+            "supervise/no-request",
+            f"{name} was installed from {source.folder}: overrides change nothing there",
+            "`launch render …` writes the folder anew, then `launch reload` takes it over",
         )
-        raise ConfigError([finding])
     return msgspec.structs.replace(source, overrides=later_wins(source.overrides, overrides))
 
 
 def _other(installed: str, compiled: str) -> Finding:
     """Why overrides that make another deployment are not for `reload`."""
-    return Finding(
-        code="manifest/other-deployment",
-        severity="error",
-        key="",
-        message=f"{installed} is installed, its source makes {compiled} now",
-        notes=("`launch uninstall` takes away what is installed; then `launch install` puts the other in place",),
+    return error_finding(
+        "manifest/other-deployment",
+        f"{installed} is installed, its source makes {compiled} now",
+        "`launch uninstall` takes away what is installed; then `launch install` puts the other in place",
     )

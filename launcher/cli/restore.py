@@ -16,7 +16,7 @@ from launcher.cli.progress import Progress
 from launcher.cli.reinstall import converge
 from launcher.cli.reloaded import without_those_down
 from launcher.cli.terminal import Terminal
-from launcher.errors import ConfigError, Finding, SuperviseError
+from launcher.errors import ConfigError, Finding, SuperviseError, error_finding
 from launcher.files import Checkpoint, changed_since, checkpoint_files, write_atomic, write_deployment, writing
 from launcher.install import Installed, Source
 from launcher.ir.deployment import Deployment, RenderedFile
@@ -187,12 +187,8 @@ def _verify(state: Path, manifest: FleetManifest, checkpoint: Checkpoint, status
             if running != argv_digest(argv[process.name]):
                 found.append((process.name, f"{process.name} runs another command line than the checkpoint's"))
     return tuple(
-        Finding(
-            code="checkpoint/not-restored",
-            severity="error",
-            key=f"servers.{name}",
-            message=message,
-            notes=("`launch status` and `launch logs` show more",),
+        error_finding(
+            "checkpoint/not-restored", message, "`launch status` and `launch logs` show more", key=f"servers.{name}"
         )
         for name, message in found
     )

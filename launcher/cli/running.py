@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import (
     again,
@@ -19,7 +18,7 @@ from launcher.cli.installed import (
     stop_installed,
 )
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Finding, HostError, LaunchError, SuperviseError
+from launcher.errors import ConfigError, Finding, HostError, LaunchError, SuperviseError, error_finding
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
@@ -97,13 +96,7 @@ def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'nothing runs'}"
             findings.append(
-                Finding(
-                    code="supervise/unknown-name",
-                    severity="error",
-                    key=f"servers.{name}",
-                    message=f"no running fleet has {name}",
-                    notes=(hint,),
-                )
+                error_finding("supervise/unknown-name", f"no running fleet has {name}", hint, key=f"servers.{name}")
             )
     if findings:
         raise ConfigError(findings)
@@ -121,7 +114,7 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
         statuses[:] = [*fleets(problems).values(), *map(fleet_status, installed_here(problems))]
         require_known(names, statuses)
         if as_json:
-            print_json(page, {"schema": "launch.statuses/v1", "fleets": statuses})
+            page.json({"schema": "launch.statuses/v1", "fleets": statuses})
             return
         for status in statuses:
             _fleet(page, status, names)
@@ -259,14 +252,9 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
     problems: list[Finding] = []
     statuses, managed = fleets(problems), installed_here(problems)
     if bool(names) == everything:
-        finding = Finding(
-            code="config/usage",
-            severity="error",
-            key="",
-            message="stop what? name servers, or stop all of them",
-            notes=("launch stop NAME…", "launch stop --all"),
+        raise ConfigError.of(
+            "config/usage", "stop what? name servers, or stop all of them", "launch stop NAME…", "launch stop --all"
         )
-        raise ConfigError([finding])
     require_known(names, [*statuses.values(), *map(fleet_status, managed)])
     stopped: list[str] = []
     for directory, status in statuses.items():
@@ -277,7 +265,7 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
         if everything or theirs:
             stopped += stop_installed(installed, theirs)
     if as_json:
-        print_json(out, {"schema": "launch.stop/v1", "stopped": stopped})
+        out.json({"schema": "launch.stop/v1", "stopped": stopped})
     else:
         if called_off:
             out.line("called off a start that was still compiling")
@@ -329,18 +317,15 @@ def asked(directory: Path) -> Iterator[ControlClient]:
         raise SuperviseError([no_answer_finding(directory)]) from None
     except KeyError as error:
         message = str(error.args[0])
-        finding = Finding(code="supervise/unknown-name", severity="error", key="", message=message)
-        raise ConfigError([finding]) from None
+        raise ConfigError.of("supervise/unknown-name", message) from None
 
 
 def nothing_runs(so: str) -> Finding:
     """Why a command that changes a running fleet changed none."""
-    return Finding(
-        code="supervise/nothing-runs",
-        severity="error",
-        key="",
-        message=f"no runtime lives, so that {so}",
-        notes=("`launch up` starts one; while it still compiles, it is not there yet",),
+    return error_finding(
+        "supervise/nothing-runs",
+        f"no runtime lives, so that {so}",
+        "`launch up` starts one; while it still compiles, it is not there yet",
     )
 
 
@@ -394,7 +379,7 @@ def reload_servers(
             now = fleet_status(again(installed))
             results.append({"deployment": installed.name, **without_those_down(done, before, now)})
     if as_json:
-        print_json(out, {"schema": "launch.reload/v1", "fleets": results})
+        out.json({"schema": "launch.reload/v1", "fleets": results})
     for result in results if not as_json else ():
         show_reloaded(out, result)
     return SuperviseError.exit_code if any(result.get("failed") for result in results) else 0

@@ -31,7 +31,7 @@ from launcher.config.schema import (
     fields_of,
     inner,
 )
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError
 from launcher.ir.config import (
     DraftConfig,
     EngineConfig,
@@ -92,10 +92,7 @@ def asked_schema(words: Sequence[str]) -> dict[str, Any]:
     if len(words) > 1 or name not in known:
         said = " ".join(words)
         note = f"there are {', '.join(known)}"
-        finding = Finding(
-            code="config/unknown-key", severity="error", key=said, message=f"{said!r} has no schema", notes=(note,)
-        )
-        raise ConfigError([finding])
+        raise ConfigError.of("config/unknown-key", f"{said!r} has no schema", note, key=said)
     return config_schema(name)
 
 

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.cli.build import print_json
 from launcher.cli.sweep_apply import apply, places_to_write
 from launcher.cli.sweep_picture import lacking, png
 from launcher.cli.sweep_view import show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import ConfigError, Finding, SuperviseError
+from launcher.errors import ConfigError, Finding, SuperviseError, error_finding
 from launcher.files import (
     LockHeldError,
     LockOwner,
@@ -133,7 +132,7 @@ def run_sweep(
         applied=_applied(recommended, places, overrides, config_dirs, compiled),
     )
     if as_json:
-        print_json(out, document)
+        out.json(document)
     else:
         show_sweep(out, document)
     return 0
@@ -343,16 +342,10 @@ def nothing_measured(points: Sequence[PointResult]) -> Finding:
     reasons = dict.fromkeys(
         f"{p.server} {' '.join(f'{k}={v}' for k, v in p.settings.items())}: {p.refused}" for p in points
     )
-    return Finding(
-        code="sweep/nothing-measured",
-        severity="error",
-        key="",
-        message=f"none of {len(points)} points could be measured",
-        notes=tuple(reasons),
-    )
+    return error_finding("sweep/nothing-measured", f"none of {len(points)} points could be measured", *tuple(reasons))
 
 
 def _usage(message: str) -> ConfigError:
     """Words that do not fit what is there."""
     note = "launch sweep SERVER… FIELD=a,b,c [OVERRIDES]"
-    return ConfigError([Finding(code="sweep/usage", severity="error", key="", message=message, notes=(note,))])
+    return ConfigError.of("sweep/usage", message, note)

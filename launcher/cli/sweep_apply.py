@@ -10,7 +10,7 @@ from launcher.author.edit import NotEditableError
 from launcher.author.setting import set_value
 from launcher.compiler import compile_fleet
 from launcher.config import is_fleet_file
-from launcher.errors import ConfigError, Finding, LaunchError
+from launcher.errors import ConfigError, LaunchError
 from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read, writing
 from launcher.ir.sweep import Recommendation
 
@@ -33,7 +33,7 @@ def _place(server: str, config_dirs: Sequence[Path]) -> Place:
             return own, ()
     message = f"there is no fleet file and no server/{server}.yaml of yours to write into"
     note = "without --apply the recommendation is printed, with the override to type"
-    raise ConfigError([Finding(code="sweep/not-applied", severity="error", key="", message=message, notes=(note,))])
+    raise ConfigError.of("sweep/not-applied", message, note)
 
 
 def apply(
@@ -69,4 +69,4 @@ def _yaml(value: str) -> str:
 def _refused(message: str, words: str) -> ConfigError:
     """Why nothing was written."""
     note = f"write it by hand, or start with: {words}"
-    return ConfigError([Finding(code="sweep/not-applied", severity="error", key="", message=message, notes=(note,))])
+    return ConfigError.of("sweep/not-applied", message, note)

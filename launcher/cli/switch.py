@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.cli.build import print_json
 from launcher.cli.coming import runtime_change, show_coming
 from launcher.cli.findings import show_findings
 from launcher.cli.fleet import UpRequest, adopt, compile_for, read_request
@@ -16,7 +15,7 @@ from launcher.cli.reloaded import restart_reasons, show_reloaded, without_those_
 from launcher.cli.running import asked, fleets, nothing_runs
 from launcher.cli.terminal import terminals
 from launcher.compiler import compile_fleet, deployment_name
-from launcher.errors import ConfigError, Finding, LaunchError, SuperviseError
+from launcher.errors import ConfigError, LaunchError, SuperviseError
 from launcher.supervise import runtime_holder
 
 
@@ -47,7 +46,7 @@ def switch_fleet(
         show_coming(out, tuple(msgspec.structs.replace(change, command="launch switch") for change in changes))
     if dry_run:
         if as_json:
-            print_json(out, {"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})
+            out.json({"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})
         return 0
     reasons = restart_reasons(state)
     written = adopt(again, state, request)
@@ -61,7 +60,7 @@ def switch_fleet(
         written.undo()
         raise
     if as_json:
-        print_json(out, {"schema": "launch.reload/v1", "fleets": [result]})
+        out.json({"schema": "launch.reload/v1", "fleets": [result]})
     else:
         show_reloaded(out, result)
     return SuperviseError.exit_code if result.get("failed") else 0
@@ -74,14 +73,14 @@ def _running(fleet: str | None) -> Path:
     if installed and (not running or fleet in installed):
         message = f"{fleet or ', '.join(installed)} is installed, and systemd's units are not switched"
         note = "`launch install …` puts another plan in place, and restarts only what differs"
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=message, notes=(note,))])
+        raise ConfigError.of("config/usage", message, note)
     if not running:
         raise SuperviseError([nothing_runs("nothing can be switched")])
     name = fleet if fleet is not None or len(running) > 1 else next(iter(running))
     if name not in running:
         wrong = f"no running fleet is called {name}" if name else f"{len(running)} fleets run: which one?"
         notes = tuple(f"launch switch --fleet {known} …" for known in sorted(running))
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=wrong, notes=notes)])
+        raise ConfigError.of("config/usage", wrong, *notes)
     return running[name]
 
 

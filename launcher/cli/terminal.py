@@ -37,6 +37,12 @@ class Terminal:
         self.stream.write(text.encode(encoding, "replace").decode(encoding))
         self.stream.flush()
 
+    def json(self, document: object) -> None:
+        """Writes any msgspec-encodable value as JSON, indented, keys in their own order."""
+        import msgspec
+
+        self.line(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
     def bar(self, share: float, width: int = 30) -> str:
         """A bar that is `share` full (clamped to 0..1), in eighths where the stream can show them."""
         eighths = round(max(0.0, min(1.0, share)) * width * 8)

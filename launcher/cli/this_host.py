@@ -12,7 +12,7 @@ import msgspec
 from launcher.base.environment import libraries, withheld
 from launcher.base.programs import unrunnable
 from launcher.compiler import Compilation
-from launcher.errors import EngineError, Finding, LaunchError
+from launcher.errors import EngineError, Finding, LaunchError, error_finding
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.host import HostGpu, HostInventory
@@ -161,12 +161,11 @@ def _devices(
 
 def _missing(server: str, gone: tuple[str, ...], there: tuple[str, ...], engine_name: str) -> Finding:
     """The finding for devices that a server's binary, with the libraries that it loads here, does not see."""
-    return Finding(
-        code="engine/device-missing",
-        severity="error",
+    return error_finding(
+        "engine/device-missing",
+        f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(there) or 'no device'}",
+        f"a build for another backend, or the wrong libraries: engines.{engine_name}.library_path",
         key=f"servers.{server}.devices",
-        message=f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(there) or 'no device'}",
-        notes=(f"a build for another backend, or the wrong libraries: engines.{engine_name}.library_path",),
     )
 
 

@@ -20,7 +20,7 @@ from launcher.cli.events import shown
 from launcher.cli.here import all_fleets
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.watch import Screen
-from launcher.errors import ConfigError, Finding, LaunchError
+from launcher.errors import ConfigError, LaunchError
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
 from launcher.supervise.control import ControlClient, NoRuntimeError
@@ -216,7 +216,7 @@ def show_top(*, no_color: bool) -> int:
     out, _ = terminals(no_color=no_color)
     if not (out.interactive and sys.stdin.isatty()):
         message, notes = "top needs a terminal", ("`launch status --json` and `launch events --json` are for scripts",)
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=message, notes=notes)])
+        raise ConfigError.of("config/usage", message, *notes)
     view = View()
     with contextlib.suppress(KeyboardInterrupt), _keys() as keyboard, Screen(out) as screen:
         while True:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import webbrowser
 
-from launcher.cli.build import print_json
 from launcher.cli.here import all_fleets
 from launcher.cli.terminal import terminals
-from launcher.errors import ConfigError, Finding, SuperviseError
+from launcher.errors import ConfigError, SuperviseError
 from launcher.ir.page import UiDocument
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
@@ -24,13 +23,11 @@ def show_page(name: str | None, *, print_only: bool, as_json: bool, no_color: bo
     if not served:
         what = "no fleet runs here whose front serves a page" if name is None else f"no fleet {name!r} runs here"
         notes = ("`launch up` starts one",)
-        raise SuperviseError(
-            [Finding(code="supervise/nothing-runs", severity="error", key="", message=what, notes=notes)]
-        )
+        raise SuperviseError.of("supervise/nothing-runs", what, *notes)
     if len(served) > 1:
         names = ", ".join(sorted(status.deployment for status in served.values()))
         message, note = f"several fleets run: {names}", "launch ui FLEET"
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=message, notes=(note,))])
+        raise ConfigError.of("config/usage", message, note)
     [(directory, status)] = served.items()
     try:
         with ControlClient(directory) as control:
@@ -39,7 +36,7 @@ def show_page(name: str | None, *, print_only: bool, as_json: bool, no_color: bo
         raise SuperviseError([no_answer_finding(directory)]) from None
     link = f"{status.front}/ui/#enter={word}"
     if as_json:
-        print_json(out, UiDocument(url=link))
+        out.json(UiDocument(url=link))
         return 0
     out.line(link)
     if not print_only and out.interactive and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

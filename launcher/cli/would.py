@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
 from launcher.cli.reloaded import manifest_in, on_demand, show_reloaded
 from launcher.cli.terminal import Terminal
@@ -39,7 +38,7 @@ def show_would(
         same = before is not None and before.input_digest == after.input_digest
         results.append(would_do(after, changes, names) | {"same_files": same, "findings": findings})
     if as_json:
-        print_json(out, {"schema": "launch.reload/v1", "dry_run": True, "fleets": results})
+        out.json({"schema": "launch.reload/v1", "dry_run": True, "fleets": results})
         return 0
     for result in results:
         show_findings(out, result["findings"])

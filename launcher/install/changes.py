@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.tree import Found
-from launcher.errors import Finding
+from launcher.errors import Finding, error_finding
 from launcher.install.layout import Layout, is_unit, placements
 from launcher.install.names import foreign_names
 from launcher.install.ownership import Record, Source, digest, installed_names, read_record, record_path, shown
@@ -143,12 +143,11 @@ def _in_the_way(name: str, old: bytes, before: Record, owners: dict[str, str], *
     if name in before.files:
         return [] if before.wrote(name, old) else [_hand_edited(name, force=force)]
     whose = f"deployment {owners[name]}" if name in owners else "somebody else"
-    finding = Finding(
-        code="install/foreign-file",
-        severity="error",
+    finding = error_finding(
+        "install/foreign-file",
+        f"{name} exists and was written by {whose}",
+        "another deploy.unit_prefix gives this deployment names of its own",
         key="deploy.unit_prefix",
-        message=f"{name} exists and was written by {whose}",
-        notes=("another deploy.unit_prefix gives this deployment names of its own",),
     )
     return [finding]
 

@@ -10,7 +10,7 @@ import msgspec
 
 from launcher.base.names import DEPLOYMENT
 from launcher.base.tree import Found, Tree
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError, Finding, error_finding
 from launcher.ir.deployment import RECORDS, Deployment, RenderedFile
 
 UNIT_FOLDERS = {"system": "systemd", "user": "systemd-user"}
@@ -126,7 +126,7 @@ def _folders(layout: Layout, deployment: str) -> dict[str, Path]:
 
 def _outside(message: str) -> Finding:
     """The finding for a bundle that wants to be somewhere else."""
-    return Finding(code="install/foreign-name", severity="error", key="", message=message)
+    return error_finding("install/foreign-name", message)
 
 
 def is_unit(path: Path, layout: Layout) -> bool:

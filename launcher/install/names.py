@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from launcher.base.names import PROCESS, TAKEN_PREFIXES
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError, Finding, error_finding
 from launcher.install.layout import Layout
 from launcher.ir.deployment import Deployment
 from launcher.ir.fleet import FleetManifest
@@ -68,7 +68,7 @@ def foreign_names(deployment: Deployment, paths: Iterable[Path], layout: Layout)
         if why is not None:
             message = f"{deployment.name} cannot have {path}: {why}"
             notes = ("`launch render` writes no such file: whoever made this bundle wants more than to run servers",)
-            yield Finding(code="install/foreign-name", severity="error", key="", message=message, notes=notes)
+            yield error_finding("install/foreign-name", message, *notes)
 
 
 def _services(deployment: Deployment) -> list[str] | None:

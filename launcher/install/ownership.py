@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.names import DEPLOYMENT
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError, Finding, error_finding
 from launcher.install.layout import Layout
 from launcher.install.names import not_ours
 
@@ -47,7 +47,7 @@ def record_path(deployment: str, layout: Layout) -> Path:
     """Where the record of `deployment` lies. Raises ConfigError for what is no deployment's name."""
     if not DEPLOYMENT.fullmatch(deployment):
         message = f"{deployment!r} cannot name a deployment: letters, digits and . _ + @ = -"
-        raise ConfigError([Finding(code="install/foreign-name", severity="error", key="", message=message)])
+        raise ConfigError.of("install/foreign-name", message)
     return layout.records / f"{deployment}.json"
 
 
@@ -81,14 +81,10 @@ def read_record(deployment: str, layout: Layout) -> Record | None:
 
 def _damaged(path: Path, why: str) -> Finding:
     """The finding for a file that is no record of ours."""
-    return Finding(
-        code="install/damaged",
-        severity="error",
-        key="",
-        message=f"{path} is no install record: {why}",
-        notes=(
-            "what is installed is not known without it: put it back, or remove the units by hand and then this file",
-        ),
+    return error_finding(
+        "install/damaged",
+        f"{path} is no install record: {why}",
+        "what is installed is not known without it: put it back, or remove the units by hand and then this file",
     )
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import SuperviseError
 from launcher.install.layout import Layout
 
 _TIMEOUT_S = 3600.0
@@ -84,7 +84,7 @@ class Systemd:
         done = subprocess.run(["systemd-sysusers", file], capture_output=True, text=True, check=False)
         if done.returncode:
             message = f"systemd-sysusers {file} failed: {done.stderr.strip() or done.returncode}"
-            raise SuperviseError([Finding(code="install/systemctl", severity="error", key="", message=message)])
+            raise SuperviseError.of("install/systemctl", message)
 
     def remove_users(self, file: Path) -> None:
         """The opposite; a user who still has processes stays."""
@@ -134,7 +134,7 @@ class Systemd:
         done = self._run(words)
         if done.returncode:
             message = f"systemctl {words[0]} failed: {done.stderr.strip() or done.returncode}"
-            raise SuperviseError([Finding(code="install/systemctl", severity="error", key="", message=message)])
+            raise SuperviseError.of("install/systemctl", message)
 
     def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """`systemctl` with `words` for this manager."""
@@ -147,8 +147,7 @@ class Systemd:
             )
         except FileNotFoundError:
             message = "systemctl is not installed: this machine is not run by systemd"
-            finding = Finding(code="install/no-systemd", severity="error", key="", message=message)
-            raise SuperviseError([finding]) from None
+            raise SuperviseError.of("install/no-systemd", message) from None
 
     def _env(self) -> dict[str, str]:
         """The environment; a user's manager is found by a directory that `su` and `cron` leave unnamed."""

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from launcher.errors import ConfigError, Finding, Severity
+from launcher.errors import ConfigError, Finding, Severity, error_finding
 from launcher.install.layout import UNIT_FOLDERS, Layout
 from launcher.ir.deployment import Deployment
 from launcher.manifest import decode_fleet
@@ -56,7 +56,7 @@ def _without_folder(unit: str, path: str) -> Finding:
     server = unit.removesuffix(".service")
     message = f"{unit} listens on {path}, and nobody makes a folder for it or removes what a dead server left there"
     note = f"a unix socket of an installed server is below /run: servers.NAME.host=/run/{server}/http.sock"
-    return Finding(code="render/socket-folder", severity="error", key="", message=message, notes=(note,))
+    return error_finding("render/socket-folder", message, note)
 
 
 def _optional(deployment: Deployment) -> tuple[str, ...]:
@@ -127,5 +127,5 @@ def _exposed(units: dict[str, str], directory: Path, layout: Layout) -> list[Fin
         if level is None or float(level[1]) > float(claim[1]):
             found = level[1] if level else f"unknown ({done.stderr.strip()})"
             message = f"{unit}: exposure level is {found}, at most {claim[1]} was promised"
-            findings.append(Finding(code="install/exposure", severity="error", key="deploy.hardening", message=message))
+            findings.append(error_finding("install/exposure", message, key="deploy.hardening"))
     return findings

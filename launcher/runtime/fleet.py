@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
 from launcher.events import FILE_NAME, EventLog
 from launcher.files import (
     LockHeldError,
@@ -223,8 +223,7 @@ class Runtime:
         manifest, table = read_deployment(directory, api_key_file=self._api_key_file)
         if manifest.deployment != self._manifest.deployment:
             message = f"{directory} is {manifest.deployment}, this runtime serves {self._manifest.deployment}"
-            finding = Finding(code="manifest/other-deployment", severity="error", key="", message=message)
-            raise ConfigError([finding])
+            raise ConfigError.of("manifest/other-deployment", message)
         return directory, manifest, table
 
     # --- the run ---------------------------------------------------------------------------------------------
@@ -431,10 +430,8 @@ def _held(deployment: str, error: LockHeldError) -> Finding:
     """The finding for a second runtime."""
     owner = error.owner
     who = f"process {owner.pid} ({owner.deployment_dir})" if owner else "another process"
-    return Finding(
-        code="supervise/already-running",
-        severity="error",
-        key="",
-        message=f"{deployment} is already run by {who}",
-        notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
+    return error_finding(
+        "supervise/already-running",
+        f"{deployment} is already run by {who}",
+        "`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",
     )
