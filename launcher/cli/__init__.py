@@ -72,8 +72,7 @@ def _run(words: list[str]) -> int:
     try:
         _require_text(words)
         from launcher.cli.app import command_names, run_app
-        from launcher.cli.arguments import with_command
-        from launcher.cli.hydra import hydra_answer, hydra_words
+        from launcher.cli.arguments import hydra_answer, hydra_words, with_command
         from launcher.cli.onefile import found_fleet_file
 
         words = hydra_words(words)

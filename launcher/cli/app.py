@@ -13,13 +13,12 @@ from typer.core import TyperGroup
 
 from launcher import __version__
 from launcher.base.names import derived_name
-from launcher.cli.arguments import is_override
+from launcher.cli.arguments import is_override, said_elsewhere
 from launcher.cli.complete import (
     complete_deployed,
     complete_overrides,
     words_before,
 )
-from launcher.cli.said import said_elsewhere
 from launcher.errors import ConfigError
 
 _FIRST = ("init", "add", "remove", "import")

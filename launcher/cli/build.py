@@ -170,8 +170,7 @@ def examine(
 ) -> int:
     """`launch check`. `host`: which of several this is."""
     from launcher import config, plan
-    from launcher.cli.host import of_host
-    from launcher.cli.this_host import examined
+    from launcher.cli.this_host import examined, of_host
     from launcher.compiler import error_class, render
     from launcher.proving import prove_here
 

@@ -128,4 +128,4 @@ def _show(out: Terminal, found: Sequence[Measurement]) -> None:
         )
         for m in found
     ]
-    out.table(header, rows, right=frozenset(range(2, len(header))))
+    out.table(header, rows, right=range(2, len(header)))

@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.base.regular import read_regular
 from launcher.cli.findings import show_findings
-from launcher.cli.one_owner import require_not_up
+from launcher.cli.running import fleets
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
 from launcher.files import compare_deployment, owned_files, writing
@@ -90,6 +90,16 @@ def install_fleet(
         report = put_in_place(changes, layout, start=options.start)
     _show_report(out, deployment.name, report, as_json=as_json)
     return 0
+
+
+def require_not_up(deployment: str, layout: Layout) -> None:
+    """Raises HostError when `deployment` runs here under `launch up`: it has one runtime."""
+    for status in fleets([]).values() if layout.root == Path("/") else ():
+        if status.deployment == deployment:
+            runtime = f", its runtime is pid {status.runtime_pid}" if status.runtime_pid else ""
+            message = f"{deployment} runs under `launch up`{runtime}"
+            note = "`launch stop --all` ends it; then `launch install` puts it in systemd's hands"
+            raise HostError.of("supervise/already-running", message, note)
 
 
 def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployment, tuple[str, ...]]:
@@ -270,7 +280,7 @@ def _compiled(
     overrides: list[str], config_dirs: list[Path], layout: Layout, err: Terminal, host: str | None
 ) -> tuple[Deployment, tuple[str, ...]]:
     """What `overrides` compile to for this host, and what differs in the rendered folder, if there is one."""
-    from launcher.cli.host import of_host
+    from launcher.cli.this_host import of_host
     from launcher.compiler import compile_fleet, error_class, render
     from launcher.proving import prove_here
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.cli.findings import show_findings
-from launcher.cli.here import state_dirs
+from launcher.cli.running import state_dirs
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.events import FILE_NAME, read_records, store_files

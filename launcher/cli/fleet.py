@@ -18,13 +18,12 @@ from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
 from launcher.cli.findings import show_findings
-from launcher.cli.host import of_host
-from launcher.cli.one_owner import require_not_installed
+from launcher.cli.installed import installed_here
 from launcher.cli.onefile import switch_command
 from launcher.cli.progress import JsonProgress, Progress
-from launcher.cli.reloaded import manifest_in
+from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
-from launcher.cli.this_host import examined
+from launcher.cli.this_host import examined, of_host
 from launcher.compiler import compile_fleet, error_class, render
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
 from launcher.files import (
@@ -183,9 +182,7 @@ def _prepare(
     request = UpRequest(
         overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs), host=compiled.plan.on or None
     )
-    target = _write(rendered.deployment, state)
-    _write_request(state, request)
-    return rendered, target
+    return rendered, write_up(state, rendered.deployment, msgspec.json.encode(request))
 
 
 def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, err: Terminal) -> tuple[Finding, ...]:
@@ -206,6 +203,19 @@ def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, e
     theirs = f" of {other[1]} in {other[2]})"
     rest = (f for f in found if f not in taken or "the front of " in f.message or not f.message.endswith(theirs))
     return tuple(msgspec.structs.replace(f, notes=(note,)) if f.message.endswith(other[0]) else f for f in rest)
+
+
+def require_not_installed(deployment: str) -> None:
+    """Raises HostError when `deployment` is installed, whether it runs now or at the next boot: it has one runtime."""
+    for installed in installed_here([]):
+        if installed.name == deployment:
+            user = " --user" if installed.layout.scope == "user" else ""
+            raise HostError.of(
+                "supervise/already-running",
+                f"{deployment} is installed: systemd{user} runs it",
+                "`launch reload` starts it, and takes over what changed",
+                f"`launch uninstall{user} {deployment}` takes it away; then `launch up` runs it",
+            )
 
 
 def _require_stopped(manifest: FleetManifest) -> None:
@@ -241,27 +251,31 @@ def _make_server_key(plan: FleetPlan) -> None:
             make_key_file(Path(path))
 
 
-def _write(deployment: Deployment, state: Path) -> Path:
-    """Write the deployment into the state directory, where the runtime takes it over only if no other may write it."""
+def write_up(state: Path, deployment: Deployment, request: bytes | None) -> Path:
+    """Write the deployment, and what was asked for where that is known, into the state directory. Raises HostError.
+
+    A runtime takes the deployment over only if no other may write it.
+    """
     target = state / DEPLOYMENT_NAME
     write_deployment(deployment, target)
     with writing(target):
         target.chmod(0o700)
+    if request is not None:
+        with writing(state / REQUEST_NAME):
+            write_atomic(state / REQUEST_NAME, request)
     return target
 
 
-def _write_request(state: Path, request: UpRequest) -> None:
-    """Keep what was asked for. Raises HostError when it cannot be written."""
-    with writing(state / REQUEST_NAME):
-        write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
-
-
 class Recompiled(NamedTuple):
-    """A deployment that was written for a runtime to take over; `undo` puts back what was there."""
+    """A deployment that was written for a runtime to take over.
+
+    `before` is what the runtime serves until then, where that is known; `undo` puts back what was there.
+    """
 
     target: Path
     findings: tuple[Finding, ...]
-    undo: Callable[[], None]
+    before: FleetManifest | None
+    undo: Callable[[], object]
 
 
 def recompile(state: Path, overrides: tuple[str, ...] = ()) -> Recompiled:
@@ -271,17 +285,11 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> Recompiled:
 
     Raises what `read_request` and a compile raise; then nothing is written.
     """
-    request = _request_again(state, overrides)
+    request = request_again(state, overrides)
     return adopt(compile_for(state, request), state, request)
 
 
-def would_reload(state: Path, overrides: tuple[str, ...] = ()) -> tuple[FleetManifest, tuple[Finding, ...]]:
-    """The manifest that `recompile` would write, and all findings. Raises as it does, and writes nothing."""
-    again = compile_for(state, _request_again(state, overrides))
-    return again.rendered.manifest, again.findings
-
-
-def _request_again(state: Path, overrides: tuple[str, ...]) -> UpRequest:
+def request_again(state: Path, overrides: tuple[str, ...]) -> UpRequest:
     """What the fleet in `state` was started with, and more `overrides`."""
     request = read_request(state)
     return msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
@@ -307,7 +315,9 @@ def compile_for(state: Path, request: UpRequest) -> Again:
     if has_errors(here.findings):
         raise (error_class(here.findings) or HostError)(here.findings)
     if rendered.deployment.name != state.name:
-        raise ConfigError([_other_deployment(state.name, rendered.deployment.name)])
+        message = f"{state.name} runs, these overrides make {rendered.deployment.name}"
+        note = "`launch stop --all` ends what runs; then `launch up` starts the other"
+        raise ConfigError.of("manifest/other-deployment", message, note)
     _require_files(state, rendered.manifest)
     return Again(compiled.plan, rendered, tuple(compiled.findings))
 
@@ -317,8 +327,7 @@ def _require_files(state: Path, manifest: FleetManifest) -> None:
 
     A plan needs none (`launch.lock`). Of what runs on nothing is asked: its disk may be away.
     """
-    holder = runtime_holder(state)
-    before = manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
+    before = served_manifest(state)
     diff = diff_manifests(before, manifest) if before is not None else None
     anew = {*diff.started, *diff.restarted} if diff is not None else set()
     found = [
@@ -340,11 +349,10 @@ def _require_files(state: Path, manifest: FleetManifest) -> None:
 def adopt(again: Again, state: Path, request: UpRequest) -> Recompiled:
     """Write what the runtime in `state` is to take over, and what it was asked for. Raises HostError."""
     _make_server_key(again.plan)
-    before = _snapshot(state)
-    target = _write(again.rendered.deployment, state)
-    _write_request(state, request)
-    undo = functools.partial(_put_back, state, *before)
-    return Recompiled(target, tuple(f for f in again.findings if f.severity != "note"), undo)
+    undo = functools.partial(write_up, state, *_snapshot(state))
+    findings = tuple(f for f in again.findings if f.severity != "note")
+    before = served_manifest(state)
+    return Recompiled(write_up(state, again.rendered.deployment, msgspec.json.encode(request)), findings, before, undo)
 
 
 def _snapshot(state: Path) -> tuple[Deployment, bytes]:
@@ -359,13 +367,6 @@ def _snapshot(state: Path) -> tuple[Deployment, bytes]:
     return Deployment(name=state.name, input_digest="", files=tuple(files)), (state / REQUEST_NAME).read_bytes()
 
 
-def _put_back(state: Path, deployment: Deployment, request: bytes) -> None:
-    """What the runtime refused is not what it runs. Raises HostError."""
-    _write(deployment, state)
-    with writing(state / REQUEST_NAME):
-        write_atomic(state / REQUEST_NAME, request)
-
-
 def read_request(state: Path) -> UpRequest:
     """What the fleet in `state` was started with, and reloaded since.
 
@@ -376,26 +377,14 @@ def read_request(state: Path) -> UpRequest:
     served = Path(holder.deployment_dir) if holder is not None else state / DEPLOYMENT_NAME
     if served.resolve() != (state / DEPLOYMENT_NAME).resolve():
         # A request here is one of an earlier `up`: it says nothing about what runs.
-        raise SuperviseError([_no_request(f"{state.name} was started from {served}, not by `launch up`")])
+        raise _no_request(f"{state.name} was started from {served}, not by `launch up`")
     try:
         return msgspec.json.decode(read_regular(state / REQUEST_NAME), type=UpRequest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SuperviseError([_no_request(f"{state / REQUEST_NAME} cannot be read: {error}")]) from None
+        raise _no_request(f"{state / REQUEST_NAME} cannot be read: {error}") from None
 
 
-def _other_deployment(running: str, compiled: str) -> Finding:
-    """Why overrides that make another deployment are not for `reload`."""
-    return error_finding(
-        "manifest/other-deployment",
-        f"{running} runs, these overrides make {compiled}",
-        "`launch stop --all` ends what runs; then `launch up` starts the other",
-    )
-
-
-def _no_request(message: str) -> Finding:
+def _no_request(message: str) -> SuperviseError:
     """Why there is nothing to compile again."""
-    return error_finding(
-        "supervise/no-request",
-        message,
-        "a fleet that `launch serve` runs is reloaded by rendering again and restarting serve",
-    )
+    note = "a fleet that `launch serve` runs is reloaded by rendering again and restarting serve"
+    return SuperviseError.of("supervise/no-request", message, note)

@@ -205,6 +205,6 @@ def reload(
     launch reload servers.assistant.slots=4    with one more override, kept from now on
     launch reload assistant                    restart it although nothing changed
     """
-    from launcher.cli.running import reload_servers
+    from launcher.cli.reload import reload_servers
 
     return reload_servers(tuple(names or ()), as_json=json, no_color=no_color, dry_run=dry_run, fleet=fleet)

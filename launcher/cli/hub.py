@@ -10,11 +10,11 @@ import hashlib
 import importlib
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.cli.installing import install_command
 from launcher.cli.terminal import Terminal
 from launcher.errors import CatalogError, ConfigError, Finding, HostError, error_finding
 from launcher.files import writing
@@ -178,3 +178,13 @@ def _unreached(repo: str, error: Exception) -> Finding:
 def _finding(code: str, message: str, *notes: str) -> Finding:
     """An error of this command."""
     return error_finding(code, message, *(notes or ("launch add --help",)))
+
+
+def install_command(package: str) -> str:
+    """The command that puts `package` beside launch: that of pipx or uv where they made the environment, else pip's."""
+    made_here = Path(sys.prefix)
+    if (made_here / "pipx_metadata.json").exists():
+        return f"pipx inject launch-fleet {package}"
+    if (made_here / "uv-receipt.toml").exists():
+        return f"uv pip install --python {sys.executable} {package}"
+    return f"{sys.executable} -m pip install {package}"

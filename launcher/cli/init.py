@@ -14,7 +14,7 @@ from launcher.author import Candidate, Machine, Memory, candidates, choose, flee
 from launcher.author.choice import Chosen
 from launcher.author.pairing import ModelOnDisk
 from launcher.cli.findings import printable, show_findings
-from launcher.cli.installing import install_command
+from launcher.cli.hub import install_command
 from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places

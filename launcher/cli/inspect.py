@@ -197,7 +197,7 @@ def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: Hard
         verdict = "fits" if memory.resident_peak_bytes <= size else out.style("does not fit", "red")
         out.line(f"  {verdict}: {gib(memory.resident_peak_bytes)} of {gib(size)}")
     if document.proof is not None:
-        from launcher.cli.prove_view import show_proof
+        from launcher.cli.plan_view import show_proof
 
         out.line()
         show_proof(out, document.proof)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.cli.findings import show_findings
-from launcher.cli.here import state_dirs
+from launcher.cli.running import state_dirs
 from launcher.cli.terminal import terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.ir.answers import DraftDocument, DraftsDocument
@@ -118,7 +118,7 @@ def _list(projects: list[Found], *, as_json: bool, no_color: bool) -> None:
         for where, _, project in projects
     ]
     header = ("DEPLOYMENT", "PROJECT", "OWNER", "ANSWERS", "BLOCKS", "NOTES", "LAST USED")
-    terminal.table(header, table, right=frozenset({3, 4, 5}))
+    terminal.table(header, table, right={3, 4, 5})
 
 
 def _only(name: str, found: list[Found], known: list[Found]) -> Found:

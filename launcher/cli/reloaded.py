@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,15 @@ from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus
-from launcher.manifest import decode_fleet, diff_manifests
+from launcher.manifest import ManifestDiff, decode_fleet, diff_manifests
 from launcher.supervise import runtime_holder
 
 
-def restart_reasons(state: Path) -> Callable[[Path, tuple[str, ...]], dict[str, str]]:
-    """Why each process is restarted, to be asked once the new deployment is written: it overwrites what runs now.
-
-    The answer takes the new deployment's directory and the names that were asked for.
-    """
-    holder = runtime_holder(state)
-    before = manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
-
-    def reasons(target: Path, asked: tuple[str, ...]) -> dict[str, str]:
-        """Why, by name."""
-        after = manifest_in(target)
-        changed = diff_manifests(before, after).restarted if before is not None and after is not None else {}
-        return {**dict.fromkeys(asked, "asked for"), **changed}
-
-    return reasons
+def restart_reasons(before: FleetManifest | None, target: Path, asked: Iterable[str]) -> dict[str, str]:
+    """Why each process is restarted when the deployment in `target` takes the place of `before`; `asked`: by name."""
+    after = manifest_in(target)
+    changed = diff_manifests(before, after).restarted if before is not None and after is not None else {}
+    return {**dict.fromkeys(asked, "asked for"), **changed}
 
 
 def on_demand(manifest: FleetManifest, names: Iterable[str]) -> tuple[str, ...]:
@@ -81,3 +71,29 @@ def manifest_in(directory: Path) -> FleetManifest | None:
         return decode_fleet(read_regular(directory / "fleet.json"))
     except (OSError, ConfigError):
         return None
+
+
+def served_manifest(state: Path) -> FleetManifest | None:
+    """The manifest that the runtime of `state` serves; None where none lives, or its files cannot be read."""
+    holder = runtime_holder(state)
+    return manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
+
+
+def would_do(
+    after: FleetManifest, changes: ManifestDiff | None, names: Iterable[str], units: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What becomes of each process; `units`: why those are restarted whose units differ in more than their command."""
+    known = {unit.name for unit in after.servers} | {unit.name for unit in after.services}
+    asked = dict.fromkeys((name for name in names if name in known), "asked for")
+    reasons = {**asked, **(units or {}), **(changes.restarted if changes is not None else {})}
+    new = changes.started if changes is not None else ()
+    later = on_demand(after, new)
+    return {
+        "deployment": after.deployment,
+        "started": [name for name in new if name not in later],
+        "stopped": list(changes.stopped) if changes is not None else [],
+        "restarted": sorted(reasons),
+        "kept": [name for name in changes.kept if name not in reasons] if changes is not None else [],
+        "reasons": reasons,
+        "on_demand": list(later),
+    }

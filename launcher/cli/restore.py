@@ -10,14 +10,14 @@ import msgspec
 
 from launcher.cli.checkpoint import digested, require_files
 from launcher.cli.checkpointed import Subject
-from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME
+from launcher.cli.fleet import write_up
 from launcher.cli.installed import fleet_status
 from launcher.cli.progress import Progress
-from launcher.cli.reinstall import converge
+from launcher.cli.reload import converge
 from launcher.cli.reloaded import without_those_down
 from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError, Finding, SuperviseError, error_finding
-from launcher.files import Checkpoint, changed_since, checkpoint_files, write_atomic, write_deployment, writing
+from launcher.files import Checkpoint, changed_since, checkpoint_files
 from launcher.install import Installed, Source
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest, RoutingTable
@@ -64,7 +64,8 @@ def _up_again(subject: Subject, checkpoint: Checkpoint, files: dict[str, bytes],
     if before is not None and not in_place:
         err.line("the front or the supervisor differs: the whole fleet is started anew")
         end_runtime(state, wait_s=_END_WAIT_S, say=err.line)
-    target = _write(state, checkpoint, files)
+    request = None if checkpoint.request is None else msgspec.json.encode(checkpoint.request)
+    target = write_up(state, _deployment(checkpoint, files), request)
     if in_place:
         return _take_over(state, target, checkpoint)
     stop_orphans(state)
@@ -116,17 +117,6 @@ def _served(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
 def _same_frame(old: tuple[FleetManifest, RoutingTable], new: tuple[FleetManifest, RoutingTable]) -> bool:
     """Whether a running runtime can take over: what it reads only at its start is the same."""
     return (old[0].supervisor, old[1].front) == (new[0].supervisor, new[1].front)
-
-
-def _write(state: Path, checkpoint: Checkpoint, files: dict[str, bytes]) -> Path:
-    """Put the compiled files, and what they were compiled from, where `up` puts them."""
-    target = state / DEPLOYMENT_NAME
-    write_deployment(_deployment(checkpoint, files), target)
-    with writing(target):
-        target.chmod(0o700)
-        if checkpoint.request is not None:
-            write_atomic(state / REQUEST_NAME, msgspec.json.encode(checkpoint.request))
-    return target
 
 
 def _take_over(state: Path, target: Path, checkpoint: Checkpoint) -> dict[str, list[str]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import (
-    again,
     fleet_status,
     installed_here,
     names_of,
@@ -18,7 +17,7 @@ from launcher.cli.installed import (
     stop_installed,
 )
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Finding, HostError, LaunchError, SuperviseError, error_finding
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
@@ -38,8 +37,8 @@ _COLUMNS = (
     *("COMPONENT", "PORT", "PID", "STATUS", "MODEL", "PLANNED", "MEASURED", "IN RAM", "BUSY", "QUEUE", "TOK/S"),
     *("RESTARTS", "UP"),
 )
-_IF_KNOWN = frozenset({"IN RAM", "QUEUE", "TOK/S"})
-_LEFT = frozenset({"COMPONENT", "STATUS", "MODEL"})
+_IF_KNOWN = {_COLUMNS.index(title) for title in ("IN RAM", "QUEUE", "TOK/S")}
+_RIGHT = set(range(len(_COLUMNS))) - {_COLUMNS.index(title) for title in ("COMPONENT", "STATUS", "MODEL")}
 _STOP_WAIT_S = 120.0
 
 
@@ -154,13 +153,7 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     front = f", front {status.front}" if status.front else ""
     out.line(f"{out.style(status.deployment, 'bold')}  {'ready' if status.ready else 'not ready'}, {runtime}{front}")
     shown = [p for p in status.processes if not names or p.name in names]
-    rows = [_row(p) for p in shown]
-    kept = [i for i, title in enumerate(_COLUMNS) if title not in _IF_KNOWN or any(row[i] for row in rows)]
-    out.table(
-        tuple(_COLUMNS[i] for i in kept),
-        [tuple(row[i] for i in kept) for row in rows],
-        right=frozenset(at for at, i in enumerate(kept) if _COLUMNS[i] not in _LEFT),
-    )
+    out.table(_COLUMNS, [_row(p) for p in shown], right=_RIGHT, optional=_IF_KNOWN)
     for process in shown:
         _wrong(out, process)
     for target in status.targets:
@@ -320,66 +313,37 @@ def asked(directory: Path) -> Iterator[ControlClient]:
         raise ConfigError.of("supervise/unknown-name", message) from None
 
 
-def nothing_runs(so: str) -> Finding:
+def nothing_runs(so: str) -> SuperviseError:
     """Why a command that changes a running fleet changed none."""
-    return error_finding(
+    return SuperviseError.of(
         "supervise/nothing-runs",
         f"no runtime lives, so that {so}",
         "`launch up` starts one; while it still compiles, it is not there yet",
     )
 
 
-def reload_servers(
-    names: tuple[str, ...], *, as_json: bool, no_color: bool, dry_run: bool = False, fleet: str | None = None
-) -> int:
-    """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime.
+def state_dirs(problems: list[Finding] | None = None) -> list[tuple[str, Path]]:
+    """Name and state directory of each fleet that ever ran here, and of each that is installed.
 
-    `fleet`: that one alone. `dry_run`: say what would change.
+    An installed one's is its runtime's alone: for who may not look into it, it is a finding in `problems`, or without
+    them a HostError. Raises HostError too where the directory above those of `launch up` cannot be read.
     """
-    from launcher.cli.arguments import is_override
-    from launcher.cli.fleet import recompile
-    from launcher.cli.reinstall import reload_installed, would_reinstall
-    from launcher.cli.reloaded import restart_reasons, show_reloaded, without_those_down
-    from launcher.cli.would import show_would
-
-    out, err = terminals(no_color=no_color)
-    overrides = tuple(word for word in names if is_override(word))
-    names = tuple(word for word in names if word not in overrides)
-    statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None and fleet in (None, s.deployment)}
-    managed = [installed for installed in installed_here() if fleet in (None, installed.name)]
-    if not statuses and not managed:
-        raise SuperviseError([nothing_runs("nothing was reloaded")])
-    require_known(names, [*statuses.values(), *map(fleet_status, managed)])
-    if dry_run:
-        would = [would_reinstall(installed, names, overrides, err) for installed in managed]
-        return show_would(out, statuses, would, names, overrides, as_json=as_json)
-    results = []
-    for directory, status in statuses.items():
-        mine = tuple(p.name for p in status.processes if p.name in names)
-        if names and not mine:
-            continue
-        reasons = restart_reasons(directory)
-        compiled = recompile(directory, overrides)
-        show_findings(err, compiled.findings)
-        why = reasons(compiled.target, mine)
+    found = [(name, deployment_state_dir(name)) for name in known_deployments()]
+    for installed in installed_here(problems):
+        directory = installed.state_dir
         try:
-            with asked(directory) as control:
-                done = control.reload(mine, compiled.target)
-                now = control.status()
-        except LaunchError:
-            compiled.undo()
-            raise
-        before = {p.name for p in status.processes}
-        results.append({"deployment": status.deployment, **without_those_down(done, before, now), "reasons": why})
-    for installed in managed:
-        theirs = [name for name in names_of(installed) if name in names]
-        if theirs or not names:
-            before = set(names_of(installed))
-            done = reload_installed(installed, theirs, overrides, err)
-            now = fleet_status(again(installed))
-            results.append({"deployment": installed.name, **without_those_down(done, before, now)})
-    if as_json:
-        out.json({"schema": "launch.reload/v1", "fleets": results})
-    for result in results if not as_json else ():
-        show_reloaded(out, result)
-    return SuperviseError.exit_code if any(result.get("failed") for result in results) else 0
+            known = directory.is_dir()
+        except OSError as error:
+            note = f"what the runtime of {installed.name} keeps is for root and itself: sudo launch …"
+            finding = cannot_read(directory, error.strerror or str(error), note)
+            if problems is None:
+                raise HostError([finding]) from None
+            problems.append(finding)
+        else:
+            found += [(installed.name, directory)] if known else []
+    return found
+
+
+def all_fleets() -> dict[Path, FleetStatus]:
+    """Every fleet of `launch up` that lives, and every installed one, by the directory where its runtime is asked."""
+    return fleets() | {installed.state_dir: fleet_status(installed) for installed in installed_here()}

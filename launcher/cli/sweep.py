@@ -14,8 +14,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.cli.sweep_apply import apply, places_to_write
-from launcher.cli.sweep_picture import lacking, png
-from launcher.cli.sweep_view import show_sweep
+from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, Finding, SuperviseError, error_finding

@@ -11,11 +11,12 @@ from launcher.cli.coming import runtime_change, show_coming
 from launcher.cli.findings import show_findings
 from launcher.cli.fleet import UpRequest, adopt, compile_for, read_request
 from launcher.cli.installed import installed_here
-from launcher.cli.reloaded import restart_reasons, show_reloaded, without_those_down
-from launcher.cli.running import asked, fleets, nothing_runs
+from launcher.cli.reload import hand_over
+from launcher.cli.reloaded import show_reloaded
+from launcher.cli.running import fleets, nothing_runs
 from launcher.cli.terminal import terminals
 from launcher.compiler import compile_fleet, deployment_name
-from launcher.errors import ConfigError, LaunchError, SuperviseError
+from launcher.errors import ConfigError, SuperviseError
 from launcher.supervise import runtime_holder
 
 
@@ -48,17 +49,7 @@ def switch_fleet(
         if as_json:
             out.json({"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})
         return 0
-    reasons = restart_reasons(state)
-    written = adopt(again, state, request)
-    why = reasons(written.target, ())
-    try:
-        with asked(state) as control:
-            before = {p.name for p in control.status().processes}
-            done = control.reload((), written.target)
-            result = {"deployment": state.name, **without_those_down(done, before, control.status()), "reasons": why}
-    except LaunchError:
-        written.undo()
-        raise
+    result = hand_over(state, adopt(again, state, request))
     if as_json:
         out.json({"schema": "launch.reload/v1", "fleets": [result]})
     else:
@@ -75,7 +66,7 @@ def _running(fleet: str | None) -> Path:
         note = "`launch install …` puts another plan in place, and restarts only what differs"
         raise ConfigError.of("config/usage", message, note)
     if not running:
-        raise SuperviseError([nothing_runs("nothing can be switched")])
+        raise nothing_runs("nothing can be switched")
     name = fleet if fleet is not None or len(running) > 1 else next(iter(running))
     if name not in running:
         wrong = f"no running fleet is called {name}" if name else f"{len(running)} fleets run: which one?"

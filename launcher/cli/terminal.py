@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Collection, Sequence
 from typing import TextIO
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
@@ -53,14 +54,25 @@ class Terminal:
         return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width, "·")
 
     def table(
-        self, header: tuple[str, ...], rows: list[tuple[str, ...]], *, right: frozenset[int] = frozenset()
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        right: Collection[int] = (),
+        optional: Collection[int] = (),
     ) -> None:
-        """Rows under a header, in columns as wide as their widest cell; `right` columns align right."""
-        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        """Rows under a header, in columns as wide as their widest cell.
 
-        def laid(row: tuple[str, ...]) -> str:
-            """One row, padded."""
-            cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        `right` columns align right, `optional` ones are left out where every row has an empty cell.
+        """
+        widths = {
+            i: max(len(row[i]) for row in (header, *rows))
+            for i in range(len(header))
+            if i not in optional or any(row[i] for row in rows)
+        }
+
+        def laid(row: Sequence[str]) -> str:
+            cells = (row[i].rjust(w) if i in right else row[i].ljust(w) for i, w in widths.items())
             return "  ".join(cells).rstrip()
 
         self.line(self.style(laid(header), "dim"))

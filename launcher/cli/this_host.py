@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,8 @@ import msgspec
 
 from launcher.base.environment import libraries, withheld
 from launcher.base.programs import unrunnable
-from launcher.compiler import Compilation
-from launcher.errors import EngineError, Finding, LaunchError, error_finding
+from launcher.compiler import Compilation, hosts_of, on_host
+from launcher.errors import ConfigError, EngineError, Finding, LaunchError, error_finding
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.host import HostGpu, HostInventory
@@ -180,3 +181,30 @@ def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
     gpus: Iterator[tuple[str, str]] = ((n, g.backend) for n, g in compiled.plan.config.hardware.gpus.items())
     unlisted = (name for name, backend in gpus if not binaries.asked and backend not in LISTED_BY_DRIVERS)
     return tuple(dict.fromkeys((*unlisted, *peer_devices(compiled.plan.config))))
+
+
+def of_host(compiled: Compilation, host: str | None) -> Compilation:
+    """The part of `compiled` that one host runs: `host`, else the one named as this machine is.
+
+    A fleet for one machine is what it is. Raises ConfigError when `host` is no host of the fleet, or none is given and
+    this machine is none of them.
+    """
+    names = hosts_of(compiled)
+    wanted = host if host is not None else socket.gethostname().partition(".")[0]
+    if wanted in names:
+        return on_host(compiled, wanted)
+    if host is None and not names:
+        return compiled
+    raise ConfigError([_no_such_host(compiled.plan.deployment, host, wanted, names)])
+
+
+def _no_such_host(deployment: str, host: str | None, wanted: str, names: tuple[str, ...]) -> Finding:
+    """Why no host could be chosen, and what to type."""
+    if not names:
+        message = f"{deployment} is for one machine, and --host {host} names one of several"
+    elif host is None:
+        message = f"{deployment} is for {len(names)} hosts, and this machine ({wanted}) is none of them"
+    else:
+        message = f"{deployment} has no host {host}"
+    notes = (f"say which one: --host {' | '.join(names)}",) if names else ()
+    return error_finding("config/which-host", message, *notes, key="hardware.hosts")

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from launcher.cli.events import shown
-from launcher.cli.here import all_fleets
+from launcher.cli.running import all_fleets
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.watch import Screen
 from launcher.errors import ConfigError, LaunchError

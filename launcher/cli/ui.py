@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import webbrowser
 
-from launcher.cli.here import all_fleets
+from launcher.cli.running import all_fleets
 from launcher.cli.terminal import terminals
 from launcher.errors import ConfigError, SuperviseError
 from launcher.ir.page import UiDocument

@@ -40,7 +40,8 @@ def restart(
     launch restart chat
     launch restart
     """
-    from launcher.cli.running import names_up, reload_servers
+    from launcher.cli.reload import reload_servers
+    from launcher.cli.running import names_up
 
     return reload_servers(tuple(names or dict.fromkeys(names_up())), as_json=json, no_color=no_color)
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 import pytest
 
 from launcher.cli.checkpointed import Subject
-from launcher.cli.deploy import ask_runtime
-from launcher.cli.one_owner import require_not_installed, require_not_up
+from launcher.cli.deploy import ask_runtime, require_not_up
+from launcher.cli.fleet import require_not_installed
 from launcher.errors import HostError, SuperviseError
 from launcher.install import Layout, alone, bundle_files, placements
 from launcher.install.exclusive import NAME
@@ -23,7 +23,7 @@ from launcher.supervise.control import NoRuntimeError
 def test_up_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused with what to do, running or not; another deployment is not."""
     there = SimpleNamespace(name="dev-dev", layout=Layout(scope="user", home=Path("/home/op")))
-    monkeypatch.setattr("launcher.cli.one_owner.installed_here", lambda _: (there,))
+    monkeypatch.setattr("launcher.cli.fleet.installed_here", lambda _: (there,))
     with pytest.raises(HostError, match="dev-dev is installed: systemd --user runs it") as refused:
         require_not_installed("dev-dev")
     (finding,) = refused.value.findings
@@ -35,7 +35,7 @@ def test_up_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_install_of_what_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused on this machine; another deployment, or an image, is not."""
     status = FleetStatus(deployment="d", input_digest="", runtime_pid=4711, front=None, ready=True, processes=())
-    monkeypatch.setattr("launcher.cli.running.fleets", lambda _: {Path("/state/d"): status})
+    monkeypatch.setattr("launcher.cli.deploy.fleets", lambda _: {Path("/state/d"): status})
     with pytest.raises(HostError, match="d runs under `launch up`, its runtime is pid 4711"):
         require_not_up("d", Layout())
     require_not_up("e", Layout())
