@@ -248,11 +248,7 @@ def _first(new: Sequence[Candidate], target: Path, more: Wishes, out: Terminal) 
 
 
 def _longer(
-    text: str,
-    new: Sequence[Candidate],
-    target: Path,
-    more: Wishes,
-    terminals: tuple[Terminal, Terminal],
+    text: str, new: Sequence[Candidate], target: Path, more: Wishes, terminals: tuple[Terminal, Terminal]
 ) -> str:
     """The text of a file with more servers; of several models those for which there is no room are said, and left out.
 

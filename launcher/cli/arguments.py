@@ -99,12 +99,7 @@ def _keys(typed: str, values: Mapping[str, Sequence[str]]) -> list[str]:
     return [*([head] if len(known) < 2 else ()), *(head + value for value in known)]
 
 
-_HYDRA_FLAGS = {
-    "--resolve": "launch config",
-    "--run": "launch up",
-    "-r": "launch up",
-    "--hydra-help": "launch --help",
-}
+_HYDRA_FLAGS = {"--resolve": "launch config", "--run": "launch up", "-r": "launch up", "--hydra-help": "launch --help"}
 _HYDRA_VALUED = dict.fromkeys(("--cfg", "-c", "--info", "-i", "--package", "-p"), "launch config")
 _HYDRA_NAMES = ("-cn", "--config-name")
 _HYDRA_PATHS = ("-cp", "--config-path")

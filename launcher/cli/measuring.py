@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from launcher.cli.app import ConfigDir, FleetFile, Json, NoColor, app, request_of
 
@@ -14,32 +15,29 @@ from launcher.cli.app import ConfigDir, FleetFile, Json, NoColor, app, request_o
 def sweep(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SERVER... [FIELD=A,B]... [OVERRIDES]...", help="What is measured, with which values."),
+        Argument(metavar="SERVER... [FIELD=A,B]... [OVERRIDES]...", help="What is measured, with which values."),
     ] = None,
     *,
     in_flight: Annotated[
-        str, typer.Option("--in-flight", help="Requests at once: 1,2,4. Default: one, and one a slot.")
+        str, Option("--in-flight", help="Requests at once: 1,2,4. Default: one, and one a slot.")
     ] = "",
-    prompt_tokens: Annotated[
-        str, typer.Option("--prompt-tokens", help="Length of the prompts: 256 or 64,512.")
-    ] = "256",
-    n_predict: Annotated[int, typer.Option("--n-predict", min=2, help="Tokens of each answer.")] = 64,
+    prompt_tokens: Annotated[str, Option("--prompt-tokens", help="Length of the prompts: 256 or 64,512.")] = "256",
+    n_predict: Annotated[int, Option("--n-predict", min=2, help="Tokens of each answer.")] = 64,
     prompts: Annotated[
-        Path | None,
-        typer.Option("--prompts", help="A prompt a line; of a journal (.jsonl) the lengths of its requests."),
+        Path | None, Option("--prompts", help="A prompt a line; of a journal (.jsonl) the lengths of its requests.")
     ] = None,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Batches before those that count.")] = 2,
-    batches: Annotated[int, typer.Option("--batches", min=2, help="Batches that count, a point.")] = 5,
-    cache: Annotated[bool, typer.Option("--cache", help="Let the server keep prompts that it has seen.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="For the server's sampling.")] = 1,
+    warmup: Annotated[int, Option("--warmup", min=0, help="Batches before those that count.")] = 2,
+    batches: Annotated[int, Option("--batches", min=2, help="Batches that count, a point.")] = 5,
+    cache: Annotated[bool, Option("--cache", help="Let the server keep prompts that it has seen.")] = False,
+    seed: Annotated[int, Option("--seed", help="For the server's sampling.")] = 1,
     p95_limit: Annotated[
-        float, typer.Option("--p95-limit", min=1.0, help="The most that p95 may be of one request's at a time.")
+        float, Option("--p95-limit", min=1.0, help="The most that p95 may be of one request's at a time.")
     ] = 1.5,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Where samples are kept, and found again.")] = None,
-    svg: Annotated[Path | None, typer.Option("--svg", help="Where the plot is written.")] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Where it is written as PNG, too (resvg_py).")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run measured.")] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="Write what is better into your config.")] = False,
+    csv: Annotated[Path | None, Option("--csv", help="Where samples are kept, and found again.")] = None,
+    svg: Annotated[Path | None, Option("--svg", help="Where the plot is written.")] = None,
+    png: Annotated[Path | None, Option("--png", help="Where it is written as PNG, too (resvg_py).")] = None,
+    fresh: Annotated[bool, Option("--fresh", help="Forget what an earlier run measured.")] = False,
+    apply: Annotated[bool, Option("--apply", help="Write what is better into your config.")] = False,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
@@ -86,13 +84,13 @@ def sweep(
 def calibrate(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SERVER]... [OVERRIDES]...", help="What is measured; all that generate text."),
+        Argument(metavar="[SERVER]... [OVERRIDES]...", help="What is measured; all that generate text."),
     ] = None,
     *,
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1, help="Length of the prompts.")] = 256,
-    n_predict: Annotated[int, typer.Option("--n-predict", min=2, help="Tokens of each answer.")] = 64,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Requests before those that count.")] = 2,
-    batches: Annotated[int, typer.Option("--batches", min=2, help="Requests that count.")] = 5,
+    prompt_tokens: Annotated[int, Option("--prompt-tokens", min=1, help="Length of the prompts.")] = 256,
+    n_predict: Annotated[int, Option("--n-predict", min=2, help="Tokens of each answer.")] = 64,
+    warmup: Annotated[int, Option("--warmup", min=0, help="Requests before those that count.")] = 2,
+    batches: Annotated[int, Option("--batches", min=2, help="Requests that count.")] = 5,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,

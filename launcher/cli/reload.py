@@ -13,13 +13,7 @@ from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, 
 from launcher.cli.findings import show_findings
 from launcher.cli.fleet import Recompiled, compile_for, recompile, request_again
 from launcher.cli.installed import again, components_of, fleet_status, installed_here, names_of
-from launcher.cli.reloaded import (
-    restart_reasons,
-    served_manifest,
-    show_reloaded,
-    without_those_down,
-    would_do,
-)
+from launcher.cli.reloaded import restart_reasons, served_manifest, show_reloaded, without_those_down, would_do
 from launcher.cli.running import asked, fleets, nothing_runs, require_known
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, HostError, LaunchError, SuperviseError

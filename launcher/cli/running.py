@@ -9,13 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from launcher.cli.findings import show_findings
-from launcher.cli.installed import (
-    fleet_status,
-    installed_here,
-    names_of,
-    show_drift,
-    stop_installed,
-)
+from launcher.cli.installed import fleet_status, installed_here, names_of, show_drift, stop_installed
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root

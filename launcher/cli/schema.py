@@ -32,14 +32,7 @@ from launcher.config.schema import (
     inner,
 )
 from launcher.errors import ConfigError
-from launcher.ir.config import (
-    DraftConfig,
-    EngineConfig,
-    FleetConfig,
-    ModelConfig,
-    ModelFileConfig,
-    ServerConfig,
-)
+from launcher.ir.config import DraftConfig, EngineConfig, FleetConfig, ModelConfig, ModelFileConfig, ServerConfig
 
 _SHORT = (ServerConfig, ModelConfig, ModelFileConfig, EngineConfig, DraftConfig)
 """Records of which a path alone is an entry."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher.cli.app import ConfigDir, FleetFile, Json, Names, NoColor, Overrides, app, request_of
 
@@ -13,7 +13,7 @@ from launcher.cli.app import ConfigDir, FleetFile, Json, Names, NoColor, Overrid
 def ps(
     names: Names = None,
     *,
-    watch: Annotated[bool, typer.Option("--watch", help="One live screen; Ctrl-C ends it.")] = False,
+    watch: Annotated[bool, Option("--watch", help="One live screen; Ctrl-C ends it.")] = False,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -28,12 +28,7 @@ def ps(
 
 
 @app.command()
-def restart(
-    names: Names = None,
-    *,
-    json: Json = False,
-    no_color: NoColor = False,
-) -> int:
+def restart(names: Names = None, *, json: Json = False, no_color: NoColor = False) -> int:
     """Restart servers, or all that run, with what the files say now.
 
     \b
@@ -50,9 +45,9 @@ def restart(
 def switch(
     overrides: Overrides = None,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would change.")] = False,
     fleet: Annotated[
-        str | None, typer.Option("--fleet", metavar="NAME", help="Which running fleet, where there are several.")
+        str | None, Option("--fleet", metavar="NAME", help="Which running fleet, where there are several.")
     ] = None,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
@@ -72,11 +67,7 @@ def switch(
 
 
 @app.command()
-def down(
-    *,
-    json: Json = False,
-    no_color: NoColor = False,
-) -> int:
+def down(*, json: Json = False, no_color: NoColor = False) -> int:
     """Drain and stop everything: stop --all.
 
     \b
@@ -91,8 +82,8 @@ def down(
 def logs(
     names: Names = None,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
+    follow: Annotated[bool, Option("--follow", "-f", help="Keep printing what comes.")] = False,
+    lines: Annotated[int, Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from launcher.cli.app import Json, NoColor, app
 from launcher.cli.complete import complete_deployed
@@ -13,11 +13,11 @@ from launcher.cli.complete import complete_deployed
 @app.command()
 def events(
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes; Ctrl-C ends it.")] = False,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on with what comes; Ctrl-C ends it.")] = False,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="T", help="Not before: 30m, 2h, 1d ago, or 2026-05-01T13:00.")
+        str | None, Option("--since", metavar="T", help="Not before: 30m, 2h, 1d ago, or 2026-05-01T13:00.")
     ] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="The last so many, without --since.")] = 50,
+    lines: Annotated[int, Option("--lines", "-n", min=1, help="The last so many, without --since.")] = 50,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -34,9 +34,9 @@ def events(
 
 @app.command()
 def ui(
-    name: Annotated[str | None, typer.Argument(metavar="[FLEET]", help="Of several fleets, this one.")] = None,
+    name: Annotated[str | None, Argument(metavar="[FLEET]", help="Of several fleets, this one.")] = None,
     *,
-    print_only: Annotated[bool, typer.Option("--print", help="Print the link, open no browser.")] = False,
+    print_only: Annotated[bool, Option("--print", help="Print the link, open no browser.")] = False,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -52,10 +52,7 @@ def ui(
 
 
 @app.command()
-def top(
-    *,
-    no_color: NoColor = False,
-) -> int:
+def top(*, no_color: NoColor = False) -> int:
     """Watch fleets, devices and requests on one screen: keys to sort, to see a log, to stop.
 
     \b
@@ -67,11 +64,9 @@ def top(
 
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A worker, its role or its model.", autocompletion=complete_deployed)
+    str, Argument(metavar="MODEL", help="A worker, its role or its model.", autocompletion=complete_deployed)
 ]
-OfFleet = Annotated[
-    str | None, typer.Option("--fleet", metavar="NAME", help="Which running fleet, where there are several.")
-]
+OfFleet = Annotated[str | None, Option("--fleet", metavar="NAME", help="Which running fleet, where there are several.")]
 
 
 @app.command()

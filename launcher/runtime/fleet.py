@@ -82,11 +82,7 @@ class Runtime:
         self._url = front_url(self._table)
         self._owner = self._make_owner(units)
         self._supervisor = Supervisor(
-            self._manifest,
-            state_dir=self._state_dir,
-            owner=self._owner,
-            emit=self._emit,
-            front=self._url,
+            self._manifest, state_dir=self._state_dir, owner=self._owner, emit=self._emit, front=self._url
         )
         self._supervisor.runtime_pid = os.getpid()
         self._keeping = Keeping(self._state_dir, self._holder, self._make_state_dir)
