@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from launcher.cli.findings import printable, show_findings, shown_place, summary
-from launcher.cli.presence import may_run
 from launcher.cli.terminal import terminals
 from launcher.compiler import Compilation, compile_fleet, with_speeds
-from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, error_finding, has_errors
+from launcher.errors import STALE_EXIT_CODE, ConfigError, HostError, LaunchError, has_errors
+from launcher.files import deployment_state_dir
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
+from launcher.ir.deployment import RECORDS
 from launcher.ir.speed import ServerSpeed
 
 
@@ -48,7 +48,7 @@ def show(
         proof, found = prove(compiled, binary=prover or None)
         compiled = msgspec.structs.replace(compiled, findings=(*compiled.findings, *found))
     changes: tuple[FleetChange, ...] = ()
-    if may_run(compiled):
+    if _may_run(compiled):
         from launcher.cli.coming import coming_changes
 
         changes = coming_changes(compiled, overrides, config_dirs)
@@ -68,6 +68,21 @@ def show(
 
             show_coming(out, changes)
     return exit_code(compiled)
+
+
+def _may_run(compiled: Compilation) -> bool:
+    """Whether the plan's deployment, or its bundle for a host, has a state directory or an install record here.
+
+    Told by names of files: what looks closer takes 0.15 s to import.
+    """
+    whole = compiled.plan.deployment
+    names = [whole, *(f"{whole}-{host}" for host in compiled.plan.config.hardware.hosts)]
+    try:
+        states = [deployment_state_dir(name) for name in names]
+    except ValueError:  # a name that no directory can have
+        return False
+    folders = (Path(RECORDS["system"]), Path.home() / RECORDS["user"])
+    return any(path.exists() for path in (*states, *(folder / f"{name}.json" for name in names for folder in folders)))
 
 
 def expected_speeds(compiled: Compilation) -> tuple[ServerSpeed, ...]:
@@ -106,7 +121,7 @@ def write(
     # a cluster's scheduler has one set of objects for all hosts
     deploy = compiled.plan.config.deploy
     names = () if deploy.kubernetes is not None or deploy.slurm is not None else hosts_of(compiled)
-    bundles = {f"{name}/": render(on_host(compiled, name)) for name in names} if names else {"": render(compiled)}
+    bundles = {f"{name}/": render(on_host(compiled, name)) for name in names} or {"": render(compiled)}
     written = not check and not diff
     changes: list[FileDifference] = []
     for below, rendered in bundles.items():
@@ -119,9 +134,8 @@ def write(
 
         out.json(RenderDocument(directory=str(target), written=written, changes=tuple(changes)))
     elif diff:
-        for line in (line for change in changes for line in change.diff):
-            colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-            out.line(out.style(line, colour) if colour else line)
+        for change in changes:
+            out.diff(change.diff)
     else:
         beside = [f for rendered in bundles.values() for f in rendered.findings]
         show_findings(err, [f for f in (*compiled.findings, *beside) if f.severity != "note"])
@@ -228,14 +242,14 @@ def show_config(
     if asked:
         values = [row for row in values if any(f"{row[0]}.".startswith(f"{key}.") for key in asked)]
         if not values:
-            raise ConfigError([_no_such_key(asked, composed.tree)])
+            note = f"top-level keys: {', '.join(sorted(composed.tree))}"
+            raise ConfigError.of("config/unknown-key", f"nothing lies below {', '.join(asked)}", note, key=asked[0])
     elif not as_json:
         used = _used(composed.fleet)
-        hidden = [row for row in values if _is_unused(row[0], used)]
-        values = [row for row in values if row not in hidden]
-        err.line(
-            f"models and quantizations that no server uses are left out ({len(hidden)} values): launch config models"
-        )
+        rest = [row for row in values if not _is_unused(row[0], used)]
+        hidden = f"({len(values) - len(rest)} values)"
+        err.line(f"models and quantizations that no server uses are left out {hidden}: launch config models")
+        values = rest
         if not out.interactive:
             err.line("this is for people; a fleet file that composes to the same: launch config --yaml")
     if as_json:
@@ -264,13 +278,3 @@ def _is_unused(key: str, used: dict[str, set[str]]) -> bool:
     """Whether `key` belongs to a catalogue entry that nothing refers to."""
     group, _, rest = key.partition(".")
     return group in used and rest.partition(".")[0] not in used[group]
-
-
-def _no_such_key(asked: tuple[str, ...], tree: dict[str, Any]) -> Finding:
-    """The finding for keys that the composed config does not have."""
-    return error_finding(
-        "config/unknown-key",
-        f"nothing lies below {', '.join(asked)}",
-        f"top-level keys: {', '.join(sorted(tree))}",
-        key=asked[0],
-    )

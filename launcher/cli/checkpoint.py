@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__
-from launcher.cli.checkpointed import Subject, refused, subject_of, subjects
+from launcher.cli.checkpointed import Subject, subject_of, subjects
 from launcher.cli.deploy import require_rights
 from launcher.cli.fleet import DEPLOYMENT_NAME
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import CatalogError, ConfigError, Finding, SuperviseError
+from launcher.errors import CatalogError, ConfigError, SuperviseError
 from launcher.files import (
     Checkpoint,
     FileDigest,
@@ -32,7 +32,8 @@ from launcher.ir.live import FleetStatus
 from launcher.manifest import decode_fleet, diff_manifests
 from launcher.sizes import GIB, gib
 
-ACTIONS = ("create", "list", "diff", "restore", "delete")
+ACTIONS = {"create": "NAME", "list": "", "diff": "NAME [OTHER]", "restore": "NAME", "delete": "NAME"}
+"""What can be done, and the names that it takes."""
 _SAY_ABOVE_BYTES = 1 * GIB
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CONFIG_FILES = 2000
@@ -45,7 +46,7 @@ def run_checkpoint(
     out, err = terminals(no_color=no_color)
     least, most = {"list": (0, 0), "diff": (1, 2)}.get(action, (1, 1))
     if action not in ACTIONS or not least <= len(names) <= most:
-        raise ConfigError([_usage(action)])
+        raise _usage(action)
     if action == "list":
         return _list(deployment, out, as_json=as_json)
     subject = subject_of(deployment, None if action == "create" else names[0])
@@ -75,7 +76,6 @@ def digested(paths: Iterable[str], err: Terminal) -> dict[str, FileDigest]:
     """The digest, now, of every file in `paths`; says when a big one is read."""
 
     def on_file(path: str, size_bytes: int) -> None:
-        """One line for what takes seconds."""
         if size_bytes >= _SAY_ABOVE_BYTES:
             err.line(f"reading {path}, {gib(size_bytes)}")
 
@@ -96,7 +96,7 @@ def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
     status = subject.status()
     if status is not None and status.runtime_pid and status.input_digest != manifest.input_digest:
         message = f"{subject} was compiled anew, and still runs what was there before"
-        raise SuperviseError([refused("checkpoint/not-what-runs", message, "`launch reload` takes it over")])
+        raise SuperviseError.of("checkpoint/not-what-runs", message, "`launch reload` takes it over")
     covered, findings = cover(manifest, digested(files_of(manifest), err))
     if findings:
         raise CatalogError(findings)
@@ -175,7 +175,6 @@ def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
 
 
 def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """One checkpoint as cells."""
     if "damaged" in entry:
         return (entry["name"], entry["deployment"], "damaged", "", "", "", "")
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["created_at"]))
@@ -185,7 +184,6 @@ def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _entry(checkpoint: Checkpoint, contents: Iterable[str]) -> dict[str, Any]:
-    """A checkpoint in numbers."""
     processes = checkpoint.status.processes if checkpoint.status else ()
     return {
         "deployment": checkpoint.deployment,
@@ -202,7 +200,6 @@ def _entry(checkpoint: Checkpoint, contents: Iterable[str]) -> dict[str, Any]:
 
 
 def _said(action: str, document: Mapping[str, Any]) -> str:
-    """What was done, in a line."""
     name, deployment = document["name"], document["deployment"]
     if action == "create":
         return (
@@ -227,15 +224,13 @@ def _inputs(request: Mapping[str, Any] | None) -> dict[str, bytes]:
     return files
 
 
-def _usage(action: str) -> Finding:
+def _usage(action: str) -> ConfigError:
     """For words that are no checkpoint command."""
-    uses = ("create NAME", "list", "diff NAME [OTHER]", "restore NAME", "delete NAME")
+    uses = [f"launch checkpoint {action} {names}".rstrip() for action, names in ACTIONS.items()]
     if action in ACTIONS:
-        message = f"launch checkpoint {next(use for use in uses if use.split()[0] == action)}"
-        return refused("checkpoint/usage", f"the names do not fit: {message}", "launch checkpoint --help")
-    return refused(
-        "checkpoint/usage", f"{action!r} is no action of checkpoint", *(f"launch checkpoint {use}" for use in uses)
-    )
+        fitting = uses[list(ACTIONS).index(action)]
+        return ConfigError.of("checkpoint/usage", f"the names do not fit: {fitting}", "launch checkpoint --help")
+    return ConfigError.of("checkpoint/usage", f"{action!r} is no action of checkpoint", *uses)
 
 
 def difference_document(
@@ -294,11 +289,6 @@ def show_difference(out: Terminal, document: Mapping[str, Any]) -> None:
 
 def _states(was: FleetStatus | None, now: FleetStatus | None) -> dict[str, tuple[str, str]]:
     """Processes whose state differs, by name."""
-    before = {p.name: p.state for p in was.processes} if was is not None else {}
-    after = {p.name: p.state for p in now.processes} if now is not None else {}
-    names = sorted({*before, *after})
-    return {
-        name: (before.get(name, "absent"), after.get(name, "absent"))
-        for name in names
-        if before.get(name) != after.get(name)
-    }
+    before, after = ({p.name: p.state for p in s.processes} if s is not None else {} for s in (was, now))
+    pairs = {name: (before.get(name, "absent"), after.get(name, "absent")) for name in sorted({*before, *after})}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import msgspec
 
 from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
-from launcher.cli.fleet import read_request
+from launcher.cli.fleet import read_request, served_directory
 from launcher.cli.installed import components_of, fleet_status, installed_here
 from launcher.cli.onefile import switch_command
 from launcher.cli.reloaded import on_demand
@@ -21,8 +19,7 @@ from launcher.files import compare_deployment, deployment_state_dir, owned_files
 from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
 from launcher.ir.changes import FleetChange
-from launcher.ir.live import FleetStatus
-from launcher.manifest import ManifestDiff, decode_fleet, decode_routes, diff_manifests, front_changes
+from launcher.manifest import decode_fleet, decode_routes, diff_manifests, front_changes
 from launcher.render import Rendered
 from launcher.supervise import runtime_holder
 
@@ -47,14 +44,13 @@ def coming_changes(
     drift = _generated(compiled, part, rendered)
     changes = [_installed_change(installed, rendered, drift) for installed in here]
     if holder is not None:
-        directory = Path(holder.deployment_dir or state / "deployment")
         command, hindrance = _reload(state, overrides, config_dirs)
-        found = runtime_change(directory, rendered, drift)
-        changes += (msgspec.structs.replace(change, command=command, hindrance=hindrance) for change in found)
+        served = served_directory(state)
+        changes += runtime_change(served, rendered, drift=drift, command=command, hindrance=hindrance)
     return tuple(changes)
 
 
-def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
+def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
     """Each running fleet with `+`, `~` and `−` lines."""
     for change in changes:
         by = "our runtime" if change.manager == "runtime" else change.manager
@@ -101,12 +97,13 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
     changes = plan_changes(rendered.deployment, installed.layout, force=True)
     diff = diff_manifests(installed.manifest, rendered.manifest) if installed.manifest else None
     status = fleet_status(installed)
-    touched = _units(changes, "change")
+    reasons = diff.restarted if diff else {}  # of a unit whose command line is the same, the unit is all that differs
+    restarted = {n: reasons.get(n, "its unit differs") for n in components_of(installed, _units(changes, "change"))}
     stopped = components_of(installed, _units(changes, "remove"))
-    restarted = {name: _reason(diff, name) for name in components_of(installed, touched)}
     old = [p.name for p in status.processes]
     new = [*(s.name for s in rendered.manifest.servers), *(s.name for s in rendered.manifest.services)]
-    started = tuple(name for name in new if name not in old and _has_unit(changes, name))
+    added = _units(changes, "add")
+    started = tuple(n for n in new if n not in old and any(unit.endswith(f"-{n}.service") for unit in added))
     return FleetChange(
         manager=status.manager,
         started=started,
@@ -114,7 +111,7 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
         restarted=restarted,
         kept=tuple(name for name in old if name not in restarted and name not in stopped),
         front=front_changes(installed.routes, rendered.routes) if installed.routes else (),
-        drift=(*drift, *_drift(status)),
+        drift=(*drift, *status.drift, *(f"{p.name}: {p.drift}" for p in status.processes if p.drift)),
         command="launch install",
         on_demand=on_demand(rendered.manifest, started),
     )
@@ -123,24 +120,6 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
 def _units(changes: Changes, kind: str) -> list[str]:
     """Units whose files are added, changed or removed, comments not counted."""
     return [unit_of(c.path) for c in changes.changes if c.kind == kind and c.unit and c.restarts]
-
-
-def _has_unit(changes: Changes, name: str) -> bool:
-    """Whether a unit of component `name` is among what is added."""
-    return any(unit.endswith(f"-{name}.service") for unit in _units(changes, "add"))
-
-
-def _reason(diff: ManifestDiff | None, name: str) -> str:
-    """Why a unit changes: its argv where that is it."""
-    return (diff.restarted.get(name) if diff else None) or "its unit differs"
-
-
-def _drift(status: FleetStatus) -> Iterator[str]:
-    """Everything that has drifted, with names."""
-    yield from status.drift
-    for process in status.processes:
-        if process.drift:
-            yield f"{process.name}: {process.drift}"
 
 
 def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, str]:
@@ -159,8 +138,10 @@ def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) 
     return shlex.join(["launch", "reload", *(w for w in overrides if w not in request.overrides)]), ""
 
 
-def runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...] = ()) -> list[FleetChange]:
-    """What a reload would do to the fleet that our runtime serves from `directory`."""
+def runtime_change(
+    directory: Path, rendered: Rendered, *, command: str, hindrance: str = "", drift: tuple[str, ...] = ()
+) -> list[FleetChange]:
+    """What `command`, a reload or a switch, would do to the fleet that our runtime serves from `directory`."""
     try:
         old = decode_fleet(read_regular(directory / "fleet.json"))
         routes = decode_routes(read_regular(directory / "routes.json"))
@@ -176,6 +157,8 @@ def runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...] =
             kept=diff.kept,
             front=front_changes(routes, rendered.routes),
             drift=drift,
+            command=command,
+            hindrance=hindrance,
             on_demand=on_demand(rendered.manifest, diff.started),
         )
     ]

@@ -331,9 +331,9 @@ def _show_changes(
     for change in changes:
         restarts = "  restarts" if change.restarts and change.unit and change.kind == "change" else ""
         out.line(out.style(f"{SIGNS[change.kind]} {shown(change.path, layout)}", "bold") + restarts)
-    for line in (line for change in changes if change.kind != "remove" for line in change.diff):
-        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-        out.line(out.style(line, colour) if colour else line)
+    for change in changes:
+        if change.kind != "remove":
+            out.diff(change.diff)
     out.line(f"{deployment}: {len(changes)} files would change")
 
 

@@ -47,19 +47,17 @@ def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool, n
     earliest = moment(since, time.time()) if since is not None else 0.0
     problems: list[Finding] = []
     stores = {state / FILE_NAME: name for name, state in state_dirs(problems)}
-    if as_json and not follow:
-        fleets = tuple(
-            EventList(deployment=name, events=tuple(_chosen(path, earliest, lines if since is None else 0)))
-            for path, name in stores.items()
-        )
-        out.json(EventLists(fleets=fleets))
-        show_findings(err, problems)
-        return HostError.exit_code if problems else 0
+    chosen = {path: _chosen(path, earliest, lines if since is None else 0) for path in stores}
     last: dict[Path, int] = {}
     sizes: dict[Path, tuple[int, ...]] = {}
-    for path, name in stores.items():
-        for record in _chosen(path, earliest, lines if since is None else 0):
-            _show(out, record, name if len(stores) > 1 else "", as_json=as_json)
+    if as_json and not follow:
+        fleets = (EventList(deployment=stores[path], events=tuple(records)) for path, records in chosen.items())
+        out.json(EventLists(fleets=tuple(fleets)))
+        show_findings(err, problems)
+        return HostError.exit_code if problems else 0
+    for path, records in chosen.items():
+        for record in records:
+            _show(out, record, stores[path] if len(stores) > 1 else "", as_json=as_json)
             last[path] = record.id
     show_findings(err, problems)
     if not last and not follow:
@@ -115,5 +113,4 @@ def shown(text: str) -> str:
 
 
 def _show(out: Terminal, record: Record, fleet: str, *, as_json: bool) -> None:
-    """Print one."""
     out.line(msgspec.json.encode(record).decode() if as_json else line_of(out, record, fleet))

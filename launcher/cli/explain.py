@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Finding, Severity, error_finding
+from launcher.errors import ConfigError, Severity
 
 DATA = Path(__file__).with_name("explanations.toml")
 _WIDTH = 100
@@ -108,7 +108,15 @@ def find(code: str, pages: Iterable[Explanation]) -> Explanation:
     same = [c for c in by_code if c.partition("/")[2] == wanted]
     if len(same) == 1:
         return by_code[same[0]]
-    raise ConfigError([_unknown(code, same or _near(wanted, list(by_code)), several=bool(same))])
+    if same:
+        message, note = f"{code} could be any of {len(same)} findings", f"one of {', '.join(same)}"
+    else:
+        near = _near(wanted, list(by_code))
+        message, note = (
+            f"there is no finding {code}",
+            f"did you mean {near}?" if near else "`launch explain` lists them all",
+        )
+    raise ConfigError.of("config/unknown-code", message, note)
 
 
 def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
@@ -135,7 +143,6 @@ def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
 
 
 def _data() -> dict[str, Any]:
-    """The file as plain values."""
     import tomllib
 
     return tomllib.loads(DATA.read_text(encoding="utf-8"))
@@ -151,29 +158,18 @@ def _page(code: str, entry: dict[str, Any]) -> Explanation:
     )
 
 
-def _near(wanted: str, codes: list[str]) -> list[str]:
-    """The code most like `wanted`, written with or without its first part; none when nothing is near."""
+def _near(wanted: str, codes: list[str]) -> str | None:
+    """The code most like `wanted`, written with or without its first part; None when nothing is near."""
     import difflib
 
     bare = {c.partition("/")[2]: c for c in codes}
     found = difflib.get_close_matches(wanted, codes if "/" in wanted else bare, n=1)
     if not found and "/" in wanted:
         found = difflib.get_close_matches(wanted.partition("/")[2], bare, n=1)
-    return [bare.get(f, f) for f in found]
-
-
-def _unknown(code: str, near: list[str], *, several: bool) -> Finding:
-    """The finding for a code that has no page, or for a last part that is not enough."""
-    if several:
-        message, notes = f"{code} could be any of {len(near)} findings", (f"one of {', '.join(near)}",)
-    else:
-        message = f"there is no finding {code}"
-        notes = (f"did you mean {near[0]}?",) if near else ("`launch explain` lists them all",)
-    return error_finding("config/unknown-code", message, *notes)
+    return bare.get(found[0], found[0]) if found else None
 
 
 def _show_one(out: Terminal, page: Explanation) -> None:
-    """A page for people."""
     out.line(f"{out.style(page.code, _STYLE[page.severity[0]], 'bold')}  {out.style(page.weight, 'dim')}")
     out.line()
     _wrapped(out, page.meaning)
@@ -184,14 +180,11 @@ def _show_one(out: Terminal, page: Explanation) -> None:
     _wrapped(out, page.remedy, "  ")
 
 
-def _show_all(out: Terminal, pages: Iterable[Explanation]) -> None:
+def _show_all(out: Terminal, pages: Sequence[Explanation]) -> None:
     """All codes by stage, each with its first sentence."""
-    by_stage: dict[str, list[Explanation]] = {stage.name: [] for stage in STAGES}
-    for page in pages:
-        by_stage[page.stage].append(page)
     for stage in STAGES:
         out.line(f"{out.style(stage.name, 'bold')}, {stage.when}")
-        for page in by_stage[stage.name]:
+        for page in (page for page in pages if page.stage == stage.name):
             out.line(f"  {out.style(page.code, _STYLE[page.severity[0]])}")
             _wrapped(out, page.first_sentence, "      ")
         out.line()
@@ -288,7 +281,6 @@ def _exit_row(code: int) -> str:
 
 
 def _markdown(page: Explanation) -> str:
-    """One page for docs/checks.md."""
     return (
         f"### `{page.code}`\n\n*{page.weight}*\n\n{page.meaning}\n\n```text\n{page.example}\n```\n\n"
         f"**What to do.** {page.remedy}\n"

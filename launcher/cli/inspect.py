@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 
 from launcher.cli.findings import show_findings
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import CatalogError, ConfigError, Finding, PlanError, error_finding
+from launcher.errors import CatalogError, ConfigError, PlanError
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.documents import InspectDocument
@@ -60,7 +61,9 @@ def inspect_files(
 def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> HardwareConfig:
     """The machine as it is, or with cards of these sizes; then `fields` use them where they do not say otherwise."""
     if any(re.match(r"hardware\b", field) for field in fields):
-        raise ConfigError([_another_machine()])
+        message = "inspect takes fields of a server, as n_ctx=16384; the hardware is this machine's"
+        note = "cards of another machine: --vram 24GiB, once for each"
+        raise ConfigError.of("config/unknown-key", message, note, key="hardware")
     if vram:
         tree["gpus"] = {f"card{i}": {"backend": "cuda", "vram_bytes": _bytes(size)} for i, size in enumerate(vram)}
         if not any(field.startswith("devices=") for field in fields):
@@ -68,16 +71,6 @@ def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> Hardw
             if not any(field.startswith("n_gpu_layers=") for field in fields):
                 fields.append("n_gpu_layers=auto")
     return msgspec.convert(tree, HardwareConfig)
-
-
-def _another_machine() -> Finding:
-    """Hardware is no field of a server."""
-    return error_finding(
-        "config/unknown-key",
-        "inspect takes fields of a server, as n_ctx=16384; the hardware is this machine's",
-        "cards of another machine: --vram 24GiB, once for each",
-        key="hardware",
-    )
 
 
 def declare_files(words: Sequence[str], *, no_color: bool) -> int:
@@ -158,12 +151,12 @@ def _inspected(
 
 def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: HardwareConfig) -> None:
     """The document for people."""
-    arch = model.architecture
+    arch, types = model.architecture, Counter(tensor.type for tensor in model.tensors)
     rows: list[tuple[str, Any]] = [
         ("architecture", arch.arch),
         ("parameters", f"{document.parameters / 1e9:.2f} B in {document.tensors} tensors"),
         ("file", f"{gib(document.file_bytes)} in {len(model.parts)} part{'s' if len(model.parts) > 1 else ''}"),
-        ("types", ", ".join(f"{name} {count}" for name, count in _types(model))),
+        ("types", ", ".join(f"{name} {count}" for name, count in types.most_common())),
         ("layers", arch.n_layer),
         ("embedding", arch.n_embd),
         ("heads", f"{arch.n_head}, K/V {arch.n_head_kv}"),
@@ -201,11 +194,3 @@ def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: Hard
 
         out.line()
         show_proof(out, document.proof)
-
-
-def _types(model: ModelFile) -> list[tuple[str, int]]:
-    """Tensor types and how many tensors have each, most first."""
-    counts: dict[str, int] = {}
-    for tensor in model.tensors:
-        counts[tensor.type] = counts.get(tensor.type, 0) + 1
-    return sorted(counts.items(), key=lambda item: -item[1])

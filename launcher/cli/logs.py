@@ -82,13 +82,11 @@ class _Journal(msgspec.Struct, frozen=True):
 
 
 def _relay(out: Terminal, journal: _Journal, reader: subprocess.Popen[bytes]) -> None:
-    """Print a journal as it comes, a line of JSON each."""
     for raw in reader.stdout or ():
         out.line(msgspec.json.encode(journal.line(raw)).decode())
 
 
 def _last(journals: Iterable[_Journal], files: Mapping[str, Path], lines: int) -> Iterator[LogLine]:
-    """The ends of all of these."""
     for journal in journals:
         with journal.read(piped=True) as reader:
             yield from map(journal.line, reader.stdout or ())
@@ -112,7 +110,6 @@ def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list
 
 
 def _show_files(out: Terminal, files: Mapping[str, Path], *, follow: bool, lines: int, as_json: bool) -> None:
-    """The end of each file, and with `follow` what comes."""
     width = max(len(name) for name in files)
     heads = {
         name: f"{out.style(f'{name:<{width}} |', _COLOURS[i % len(_COLOURS)])} " if len(files) > 1 else ""
@@ -120,7 +117,6 @@ def _show_files(out: Terminal, files: Mapping[str, Path], *, follow: bool, lines
     }
 
     def show(name: str, line: str) -> None:
-        """Print one line."""
         json = msgspec.json.encode(LogLine(name=name, line=line)).decode() if as_json else ""
         out.line(json or f"{heads[name]}{line}")
 

@@ -13,7 +13,7 @@ import yaml
 from launcher.catalog import resolve_path, split_paths
 from launcher.cli.terminal import terminals
 from launcher.compiler import compose_config
-from launcher.errors import ConfigError, Finding, LaunchError, error_finding
+from launcher.errors import ConfigError, LaunchError
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +29,8 @@ def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_ru
     """Fetch what is missing, one after the other. Raises LaunchError at the first that cannot be had."""
     out, err = terminals(no_color=no_color)
     missing = list(_missing(*_entries(overrides, config_dirs)))
-    unknown = [m for m in missing if m.repo is None]
-    for entry in (m for m in missing if m.repo):
+    known, unknown = [m for m in missing if m.repo], [m for m in missing if m.repo is None]
+    for entry in known:
         out.line(f"{entry.path}  from {entry.repo}")
     for entry in unknown:
         out.line(f"{entry.path} is not here, and {entry.key} names no repo")
@@ -38,14 +38,16 @@ def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_ru
         out.line("every model file that the config names is here")
     if dry_run:
         return 0
-    for entry in missing:
-        if entry.repo:
-            from launcher.cli.hub import bring
+    for entry in known:
+        from launcher.cli.hub import bring
 
-            bring(entry.repo, Path(entry.path), entry.names, err)
-            out.line(f"{entry.path} is here")
+        bring(entry.repo or "", Path(entry.path), entry.names, err)
+        out.line(f"{entry.path} is here")
     if unknown:
-        raise ConfigError([_no_repo(unknown)])
+        first, count = unknown[0], f"{len(unknown)} file{' has' if len(unknown) == 1 else 's have'}"
+        note = f"write {first.key}.repo=ORG/REPO, the repository on Hugging Face that has {first.names[0]}"
+        message = f"{count} no repo to be fetched from"
+        raise ConfigError.of("author/no-repository", message, note, key=f"{first.key}.repo")
     return 0
 
 
@@ -91,14 +93,3 @@ def _missing(models: Mapping[str, Any], used: set[str], folder: str) -> Iterator
             absent = tuple(os.path.basename(p) for p in parts if not os.path.lexists(p))  # noqa: PTH119
             if absent:
                 yield Missing(repo=entry.get("repo"), path=path, names=absent, key=f"models.{name}.{key}")
-
-
-def _no_repo(missing: Sequence[Missing]) -> Finding:
-    """Files of which nobody wrote where they are."""
-    first = missing[0]
-    return error_finding(
-        "author/no-repository",
-        f"{len(missing)} file{' has' if len(missing) == 1 else 's have'} no repo to be fetched from",
-        f"write {first.key}.repo=ORG/REPO, the repository on Hugging Face that has {first.names[0]}",
-        key=f"{first.key}.repo",
-    )

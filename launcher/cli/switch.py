@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from launcher.cli.coming import runtime_change, show_coming
 from launcher.cli.findings import show_findings
-from launcher.cli.fleet import UpRequest, adopt, compile_for, read_request
+from launcher.cli.fleet import UpRequest, adopt, compile_for, read_request, served_directory
 from launcher.cli.installed import installed_here
 from launcher.cli.reload import hand_over
 from launcher.cli.reloaded import show_reloaded
@@ -17,7 +15,6 @@ from launcher.cli.running import fleets, nothing_runs
 from launcher.cli.terminal import terminals
 from launcher.compiler import compile_fleet, deployment_name
 from launcher.errors import ConfigError, SuperviseError
-from launcher.supervise import runtime_holder
 
 
 def switch_fleet(
@@ -40,11 +37,10 @@ def switch_fleet(
     request = UpRequest(overrides=(*overrides, *names), config_dirs=tuple(str(d) for d in config_dirs), host=old.host)
     again = compile_for(state, request)
     show_findings(err, [finding for finding in again.findings if finding.severity != "note"])
-    holder = runtime_holder(state)
-    served = Path(holder.deployment_dir) if holder is not None else state / "deployment"
-    changes = tuple(runtime_change(served, again.rendered))
+    command = "" if as_json else "launch switch"
+    changes = runtime_change(served_directory(state), again.rendered, command=command)
     if not as_json:
-        show_coming(out, tuple(msgspec.structs.replace(change, command="launch switch") for change in changes))
+        show_coming(out, changes)
     if dry_run:
         if as_json:
             out.json({"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})

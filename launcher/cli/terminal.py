@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TextIO
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
@@ -43,6 +43,12 @@ class Terminal:
         import msgspec
 
         self.line(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+    def diff(self, lines: Iterable[str]) -> None:
+        """Writes the lines of a unified diff."""
+        for line in lines:
+            colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+            self.line(self.style(line, colour) if colour else line)
 
     def bar(self, share: float, width: int = 30) -> str:
         """A bar that is `share` full (clamped to 0..1), in eighths where the stream can show them."""
