@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.cli.findings import printable, show_findings, shown_place, summary
+from launcher.cli.findings import counted, printable, show_findings, shown_place, summary
 from launcher.cli.terminal import terminals
 from launcher.compiler import Compilation, compile_fleet, with_speeds
 from launcher.errors import STALE_EXIT_CODE, ConfigError, HostError, LaunchError, has_errors
@@ -209,8 +209,7 @@ def examine(
             out.line(f"{subject.ljust(max(len(s) for s, _ in checked))}  {text}")
         out.line()
         show_findings(out, findings)
-        count = len(manifest.servers)
-        servers = f"{count} server{'s' * (count != 1)}"
+        servers = counted(len(manifest.servers), "server")
         out.line(f"{manifest.deployment}: {servers} checked on this host, {summary(findings)}")
     return (error_class(findings) or HostError).exit_code if has_errors(findings) else 0
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.cli.sweep import check_servers, nothing_measured
+from launcher.cli.sweep import check_servers, nothing_measured, utc_now
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import SuperviseError
 from launcher.files import keep_measured, keep_read_speed, known_rates
 from launcher.ir.settings import RAM
 from launcher.ir.speed import CalibrateDocument, Measurement, ReadSpeed
@@ -46,7 +43,7 @@ def run_calibration(
             err.line(f"{server}: not measured: {error}")
             refused.append(PointResult(server=server, settings={}, in_flight=1, current=True, refused=str(error)))
     if not found:
-        raise SuperviseError([nothing_measured(refused)])
+        raise nothing_measured(refused)
     path = keep_measured(found)
     if as_json:
         out.json(CalibrateDocument(measurements=tuple(found), file=str(path), read_speed=disk))
@@ -61,19 +58,15 @@ def run_calibration(
 
 def _disk(compiled: Compilation) -> ReadSpeed | None:
     """How fast the model files are read, the largest first, kept for `hardware=auto`; None: too little to tell."""
-    files = sorted((Path(p.path) for server in compiled.plan.servers for p in server.model.parts), key=_size)[::-1]
-    measured = read_speed(dict.fromkeys(files)) if files else None
+    here = {Path(p.path): 0 for server in compiled.plan.servers for p in server.model.parts}
+    here |= {path: path.stat().st_size for path in here if path.exists()}
+    files = sorted(here, key=lambda path: here[path])[::-1]
+    measured = read_speed(files) if files else None
     if measured is None:
         return None
-    at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-    found = ReadSpeed(bytes_per_s=measured[0], read_bytes=measured[1], folder=str(files[0].parent), at=at)
+    found = ReadSpeed(bytes_per_s=measured[0], read_bytes=measured[1], folder=str(files[0].parent), at=utc_now())
     keep_read_speed(found)
     return found
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file; 0 of one that is not here."""
-    return file.stat().st_size if file.exists() else 0
 
 
 def _show_disk(out: Terminal, disk: ReadSpeed, compiled: Compilation) -> None:
@@ -107,25 +100,17 @@ def _measured(server: str, overrides: Sequence[str], config_dirs: Sequence[Path]
         experiment.measure(candidate, [Point(server=server, values=(), in_flight=1)])
         blank = PointResult(server=server, settings={}, in_flight=1, current=True)
         result = summarise(blank, experiment.samples(candidate, 1))
-    at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
     load_s = experiment.load_s[candidate.digest]
-    return measurement_of(candidate, result, workload, at=at, load_average=load, load_s=load_s)
+    return measurement_of(candidate, result, workload, at=utc_now(), load_average=load, load_s=load_s)
 
 
 def _show(out: Terminal, found: Sequence[Measurement]) -> None:
-    """One row a server."""
     header = ("SERVER", "MODEL", "TOKENS/S", "PROMPT/S", "TOUCHED", "MEASURED", "LOAD", "MACHINE'S LOAD")
-    rows: list[tuple[str, ...]] = [
-        (
-            m.server,
-            f"{m.model} {m.quantization}",
-            f"{m.decode:.1f}",
-            f"{m.prompt:.0f}",
-            gib(sum(m.touched.bytes.values())),
-            gib(m.memory_bytes),
-            f"{m.load_s:.1f} s",
-            f"{m.load_average:.1f}",
+    rows = []
+    for m in found:
+        sizes = (gib(sum(m.touched.bytes.values())), gib(m.memory_bytes))
+        speeds = (f"{m.decode:.1f}", f"{m.prompt:.0f}")
+        rows.append(
+            (m.server, f"{m.model} {m.quantization}", *speeds, *sizes, f"{m.load_s:.1f} s", f"{m.load_average:.1f}")
         )
-        for m in found
-    ]
     out.table(header, rows, right=range(2, len(header)))

@@ -47,10 +47,14 @@ def shown_place(location: Location) -> str:
     return str(location).removeprefix(here)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 server`, `2 servers`."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def summary(findings: Iterable[Finding]) -> str:
     """`1 error, 2 warnings, 3 notes`."""
     counts = dict.fromkeys(_RANK, 0)
     for finding in findings:
         counts[finding.severity] += 1
-    parts = [f"{n} {severity}{'s' if n != 1 else ''}" for severity, n in counts.items() if n]
-    return ", ".join(parts) or "no findings"
+    return ", ".join(counted(n, severity) for severity, n in counts.items() if n) or "no findings"

@@ -7,7 +7,6 @@ import functools
 import os
 import re
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -79,40 +78,32 @@ class Announcer:
 
         With `detach` the fleet runs on when this process ends.
         """
-        self._progress = progress
-        self._out = out
-        self._model = model
-        self._ask = ask
-        self._key_file = key_file
+        self._progress, self._out = progress, out
+        self._model, self._ask, self._key_file = model, ask, key_file
         self._ends = "`launch stop --all`" if detach else "Ctrl-C"
         self._question: Question | None = None
-        self._asking: threading.Thread | None = None
         self.was_ready = False
 
     def __call__(self, event: AnyEvent) -> None:
         """Takes one event."""
         if isinstance(event, Stopping) and self._question is not None:
-            self._question.drop()
+            self._question.dropped = True
         self._progress(event)
         if isinstance(event, FleetReady):
             self.was_ready = True
             if self._out is not None and event.front:
                 self._announce(self._out, event.front)
 
-    def finish(self) -> None:
-        """Nobody waits any more."""
-        self._progress.finish()
-
     def wait(self) -> None:
         """Until the question, if there is one, is answered."""
-        if self._asking is not None:
-            self._asking.join()
+        if self._question is not None:
+            self._question.join()
 
     def _announce(self, out: Terminal, front: str) -> None:
         """A request that anyone can paste; with a question, its answer first."""
         if self._ask:
             self._question = Question(out, front, self._model, self._ask, key_file=self._key_file, ends=self._ends)
-            self._asking = self._question.ask()
+            self._question.start()
         else:
             out.line(curl(front, self._model, "Say hello.", self._key_file))
 
@@ -149,7 +140,7 @@ def bring_up(
         else:
             code = run(target, on_event=announcer, asked_ns=asked_ns)
     except KeyboardInterrupt:
-        announcer.finish()
+        progress.finish()
         err.line("stopped")
         raise
     if detach:

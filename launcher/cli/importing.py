@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.cli.findings import show_findings, summary
+from launcher.cli.findings import counted, show_findings, summary
 from launcher.cli.init import write_new
 from launcher.cli.onefile import FLEET_FILE, shown_path
 from launcher.cli.terminal import Terminal, terminals
@@ -44,8 +44,7 @@ def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, 
         raise _refused(f"{shown_path(target)} is there already and stays as it is", note)
     write_new(target, text)
     lost = f"{summary(imported.findings)} about what has no equal here" if imported.findings else "nothing was lost"
-    count = len(imported.servers)
-    out.line(f"wrote {shown_path(target)}: {count} server{'s' if count != 1 else ''}, {lost}")
+    out.line(f"wrote {shown_path(target)}: {counted(len(imported.servers), 'server')}, {lost}")
     _planned(out, err, target, "launch" if file is None else f"launch -f {shown_path(target)}")
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.findings import show_findings
+from launcher.cli.findings import counted, show_findings
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import CatalogError, ConfigError, PlanError
 from launcher.ir.catalog import ModelFile
@@ -155,7 +155,7 @@ def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: Hard
     rows: list[tuple[str, Any]] = [
         ("architecture", arch.arch),
         ("parameters", f"{document.parameters / 1e9:.2f} B in {document.tensors} tensors"),
-        ("file", f"{gib(document.file_bytes)} in {len(model.parts)} part{'s' if len(model.parts) > 1 else ''}"),
+        ("file", f"{gib(document.file_bytes)} in {counted(len(model.parts), 'part')}"),
         ("types", ", ".join(f"{name} {count}" for name, count in types.most_common())),
         ("layers", arch.n_layer),
         ("embedding", arch.n_embd),

@@ -35,7 +35,7 @@ from launcher.supervise.spec import ProcessSpec, process_specs
 from launcher.supervise.status import planned_bytes
 
 if TYPE_CHECKING:
-    from launcher.cli.terminal import Terminal
+    pass
 
 _TAIL_LINES = 20
 _ALIVE = ("active", "activating", "reloading")
@@ -77,8 +77,11 @@ def fleet_status(installed: Installed) -> FleetStatus:
         if runtime is not None:
             with contextlib.suppress(NoRuntimeError):
                 status = runtime.status()
-                units = {c.name: c for c in installed.components}
-                processes = tuple(_with_units(p, units.get(p.name), installed) for p in status.processes)
+                drifts = {c.name: _drift(c, installed) for c in installed.components}
+                processes = tuple(
+                    msgspec.structs.replace(p, drift="; ".join(filter(None, (p.drift, *drifts.get(p.name, ())))))
+                    for p in status.processes
+                )
                 return msgspec.structs.replace(status, processes=processes, drift=drift)
     specs = process_specs(installed.manifest) if installed.manifest else {}
     components = [c for c in installed.components if c.name != installed.name]
@@ -101,13 +104,6 @@ def fleet_status(installed: Installed) -> FleetStatus:
     )
 
 
-def _with_units(process: ProcessStatus, component: Component | None, installed: Installed) -> ProcessStatus:
-    """What the runtime says of a process, with where its units have drifted."""
-    if component is None:
-        return process
-    return msgspec.structs.replace(process, drift="; ".join([process.drift, *_drift(component, installed)]).strip("; "))
-
-
 def stop_installed(installed: Installed, names: Iterable[str] = ()) -> list[str]:
     """Stop components `names` (None given: all, and the runtime); those that ran. SuperviseError when some still do."""
     from launcher.cli.deploy import require_rights
@@ -127,7 +123,10 @@ def stop_installed(installed: Installed, names: Iterable[str] = ()) -> list[str]
     if not wanted:
         units += [u for u in installed.units if u not in units and not u.endswith(".slice")]
     if Systemd(installed.layout).stop(units):
-        raise SuperviseError([_not_stopped(installed, units)])
+        now = again(installed).units
+        left = [u for u in units if u in now and now[u].active not in ("inactive", "failed")]
+        message = f"systemd did not stop {', '.join(left) or 'everything'}"
+        raise SuperviseError.of("install/systemctl", message)
     return running
 
 
@@ -150,12 +149,6 @@ def again(installed: Installed) -> Installed:
     return installed_fleet(record, installed.layout)
 
 
-def show_drift(out: Terminal, status: FleetStatus) -> None:
-    """What has drifted beyond single processes."""
-    for line in status.drift:
-        out.line(f"  {out.style('drift', 'yellow')}: {line}")
-
-
 def components_of(installed: Installed, units: Sequence[str]) -> list[str]:
     """Names of the components that have one of `units`."""
     return [c.name for c in installed.components if not {*c.units}.isdisjoint(units)]
@@ -165,15 +158,13 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
     """One component, of which no runtime tells."""
     alive = (u for u in component.units if installed.units[u].active in _ALIVE)
     unit = installed.units[next(alive, component.service)]
-    state = _state(unit)
+    state = "backoff" if unit.sub == "auto-restart" else _STATES.get(unit.active, "stopped")
     broken = state in ("failed", "backoff")
     host, port = (spec.unit.host, spec.unit.port) if spec else ("", 0)
-    known: dict[str, Any] = (
-        {}
-        if spec is None
-        else {"model": spec.unit.model, "tier": spec.unit.tier, "roles": spec.unit.roles, "slots": spec.unit.slots}
-        | {"planned_bytes": planned_bytes(spec)}
-    )
+    known: dict[str, Any] = {}
+    if spec is not None:
+        known = {name: getattr(spec.unit, name) for name in ("model", "tier", "roles", "slots")}
+        known["planned_bytes"] = planned_bytes(spec)
     without = "runs without a runtime" if unit.pid else None
     return ProcessStatus(
         name=component.name,
@@ -192,13 +183,6 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
         drift="; ".join(_drift(component, installed)),
         **known,
     )
-
-
-def _state(unit: Unit) -> ServerState:
-    """The unit's state in the runtime's words."""
-    if unit.sub == "auto-restart":
-        return "backoff"
-    return _STATES.get(unit.active, "stopped")
 
 
 def _error(unit: Unit, host: str, port: int) -> str:

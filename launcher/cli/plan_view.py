@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from launcher.base.addresses import socket_of
-from launcher.cli.findings import show_findings, summary
+from launcher.cli.findings import counted, show_findings, summary
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation
 from launcher.ir.config import HardwareConfig
@@ -63,9 +63,9 @@ def show_plan(
 def _sums(plan: FleetPlan) -> str:
     """The fleet in one line."""
     totals = plan.totals
-    counts = f"{_count(len(plan.servers), 'server')}, {_count(len(plan.services), 'service')}"
+    counts = f"{counted(len(plan.servers), 'server')}, {counted(len(plan.services), 'service')}"
     if plan.config.upstreams:
-        counts += f", {_count(len(plan.config.upstreams), 'upstream')}"
+        counts += f", {counted(len(plan.config.upstreams), 'upstream')}"
     parts = [
         f"{counts}; HOT {gib(totals.hot_ram_bytes)} of RAM",
         f"K/V {gib(totals.kv_bytes)}",
@@ -92,11 +92,6 @@ def _absent(plan: FleetPlan) -> str:
 def _cores(hardware: HardwareConfig) -> int:
     machines = [hardware.machine(name) for name in hardware.hosts] or [hardware]
     return sum(machine.cpu.physical_cores for machine in machines)
-
-
-def _count(number: int, noun: str) -> str:
-    """`1 server`, `2 servers`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _size(size_bytes: int) -> str:

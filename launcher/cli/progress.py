@@ -40,12 +40,11 @@ _TAIL_LINES = 12
 
 def _moved(event: FleetReloaded) -> list[str]:
     """What a reload did, a line a verb."""
-    moved = (("started", event.started), ("restarted", event.restarted), ("stopped", event.stopped))
-    return [f"  {verb}: {', '.join(names)}" for verb, names in moved if names]
+    verbs = ("started", "restarted", "stopped")
+    return [f"  {verb}: {', '.join(names)}" for verb in verbs if (names := getattr(event, verb))]
 
 
 def _ready(event: FleetReady) -> list[str]:
-    """The line that people wait for."""
     failed = f", {len(event.failed)} failed: {', '.join(event.failed)}" if event.failed else ""
     return [f"ready in {event.seconds:.2f} s: {len(event.ready)} running{failed}"]
 
@@ -55,20 +54,19 @@ def _process(pid: int) -> str:
     return f", pid {pid}" if pid else ""
 
 
-def _log_of(file: str) -> str:
-    """A log that is a file."""
-    return f", log {file}" if file else ""
+def _starting(event: ServerStarting) -> list[str]:
+    log = f", log {event.log_file}" if event.log_file else ""
+    return [f"  {event.name}: started{_process(event.pid)}, {place(event.socket, event.port)}{log}"]
 
 
 def _slow(event: ServerSlow) -> list[str]:
-    """Slower than planned, and not given up."""
     expected = f", {event.expected_s:.0f} s were expected for reading it" if event.expected_s is not None else ""
     return [f"! {event.name} still loads after {event.seconds:.0f} s{expected}; it gets on, and is waited for"]
 
 
 _TEXTS: dict[type, Callable[[Any], list[str]]] = {
     RuntimeStarted: lambda e: [f"starting {e.deployment}: {len(e.processes)} to start"],
-    ServerStarting: lambda e: [f"  {e.name}: started{_process(e.pid)}, {place(e.socket, e.port)}{_log_of(e.log_file)}"],
+    ServerStarting: _starting,
     ServerSlow: _slow,
     ServerReady: lambda e: [f"✓ {e.name} ready in {e.seconds:.2f} s"],
     ServerAdopted: lambda e: [f"✓ {e.name} was running already{_process(e.pid)}"],
@@ -136,13 +134,10 @@ class Progress:
             return []
         if isinstance(event, ServerStopping) and not self._verbose:
             return []
-        text = _TEXTS[type(event)](event)
-        marks = {"✓": "green", "!": "yellow"}
-        styled = [
-            f"  {self._terminal.style(line[0], marks[line[0]])}{line[1:]}" if line[0] in marks else line
-            for line in text
-        ]
-        return [self._terminal.style(line, "bold") for line in styled] if isinstance(event, FleetReady) else styled
+        style, marks, lines = self._terminal.style, {"✓": "green", "!": "yellow"}, _TEXTS[type(event)](event)
+        if isinstance(event, FleetReady):
+            return [style(line, "bold") for line in lines]
+        return [f"  {style(line[0], marks[line[0]])}{line[1:]}" if line[0] in marks else line for line in lines]
 
     def _failure(self, event: ServerFailed) -> list[str]:
         """Cause, remedy and the last lines of the log."""
@@ -155,7 +150,6 @@ class Progress:
         return lines
 
     def _tick(self) -> None:
-        """Redraws elapsed times while anything starts."""
         while True:
             time.sleep(_TICK_S)
             with self._lock:
@@ -166,7 +160,6 @@ class Progress:
                 self._draw()
 
     def _erase(self) -> None:
-        """Takes the live lines back."""
         if self._drawn:
             self._terminal.stream.write(f"\x1b[{self._drawn}F\x1b[J")
             self._drawn = 0
@@ -176,7 +169,7 @@ class Progress:
         if not self._terminal.interactive or not self._starting:
             return
         now = time.monotonic()
-        shown = [f"{name} {now - since:.0f} s" for name, since in self._starting.items()]
+        shown = (f"{name} {now - since:.0f} s" for name, since in self._starting.items())
         text = f"  … {', '.join(shown)}"
         self._terminal.line(self._terminal.style(text[: self._terminal.width - 1], "dim"))
         self._drawn = 1

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from launcher.cli.findings import show_findings
-from launcher.cli.installed import fleet_status, installed_here, names_of, show_drift, stop_installed
+from launcher.cli.installed import fleet_status, installed_here, names_of, stop_installed
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
@@ -84,13 +84,11 @@ def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None
     """Raises ConfigError for names that no running fleet has."""
     known = sorted({p.name for status in statuses for p in status.processes})
     findings = []
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'nothing runs'}"
-            findings.append(
-                error_finding("supervise/unknown-name", f"no running fleet has {name}", hint, key=f"servers.{name}")
-            )
+    for name in (name for name in names if name not in known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'nothing runs'}"
+        message = f"no running fleet has {name}"
+        findings.append(error_finding("supervise/unknown-name", message, hint, key=f"servers.{name}"))
     if findings:
         raise ConfigError(findings)
 
@@ -140,8 +138,9 @@ def _nothing_runs() -> str:
 
 def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     """One fleet as a table, then what is wrong with its processes."""
-    named = f"runtime pid {status.runtime_pid}" if status.runtime_pid else out.style("its lock names no runtime", "red")
-    runtime = out.style("no runtime", "red") if status.runtime_pid is None else named
+    runtime = f"runtime pid {status.runtime_pid}"
+    if not status.runtime_pid:
+        runtime = out.style("no runtime" if status.runtime_pid is None else "its lock names no runtime", "red")
     if status.manager != "runtime":
         runtime = f"run by {status.manager}, {runtime}"
     front = f", front {status.front}" if status.front else ""
@@ -160,7 +159,8 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
         took = f" in {hook.seconds:.2f} s" if hook.seconds is not None else ""
         style = {"done": "green", "failed": "red"}.get(hook.state, "yellow")
         out.line(f"  hook {hook.name}: {out.style(hook.state, style)}{took}{f': {hook.error}' if hook.error else ''}")
-    show_drift(out, status)
+    for line in status.drift:
+        out.line(f"  {out.style('drift', 'yellow')}: {line}")
 
 
 def _wrong(out: Terminal, process: ProcessStatus) -> None:
@@ -190,7 +190,6 @@ def _start_said(process: ProcessStatus, starting_s: float) -> str:
 
 
 def _row(process: ProcessStatus) -> tuple[str, ...]:
-    """One process as cells."""
     up = _duration(time.time() - process.started_at) if process.started_at and process.pid else ""
     busy = f"{process.in_flight}/{process.slots}" if process.slots and process.in_flight is not None else ""
     return (
@@ -214,13 +213,8 @@ def _in_ram(process: ProcessStatus) -> str:
     """How much of its files is in RAM, and what the warm pool does with them."""
     if process.in_ram_percent is None:
         return ""
-    return " ".join(
-        (
-            f"{process.in_ram_percent:.0f}%",
-            *([process.in_ram] if process.in_ram else []),
-            *(["pinned"] if process.pinned else []),
-        )
-    )
+    words = (f"{process.in_ram_percent:.0f}%", process.in_ram, "pinned" if process.pinned else "")
+    return " ".join(filter(None, words))
 
 
 def _duration(seconds: float) -> str:
@@ -239,9 +233,8 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
     problems: list[Finding] = []
     statuses, managed = fleets(problems), installed_here(problems)
     if bool(names) == everything:
-        raise ConfigError.of(
-            "config/usage", "stop what? name servers, or stop all of them", "launch stop NAME…", "launch stop --all"
-        )
+        message = "stop what? name servers, or stop all of them"
+        raise ConfigError.of("config/usage", message, "launch stop NAME…", "launch stop --all")
     require_known(names, [*statuses.values(), *map(fleet_status, managed)])
     stopped: list[str] = []
     for directory, status in statuses.items():
@@ -264,13 +257,13 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
 
 def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str]:
     """End a fleet, its runtime too, and what a dead runtime left of it; gives what was ended, by name."""
+    if status.runtime_pid is None:
+        return _stop_left(directory, (), err)
     running = [p.name for p in status.processes if p.pid is not None]
-    if status.runtime_pid is not None:
-        end_runtime(directory, wait_s=_STOP_WAIT_S, say=err.line)
-        left = _stop_left(directory, (), err)
-        # one that is stopped before it started a server has only its own name
-        return running + [name for name in left if name not in running] or [status.deployment]
-    return _stop_left(directory, (), err)
+    end_runtime(directory, wait_s=_STOP_WAIT_S, say=err.line)
+    left = _stop_left(directory, (), err)
+    # one that is stopped before it started a server has only its own name
+    return running + [name for name in left if name not in running] or [status.deployment]
 
 
 def _stop_named(directory: Path, status: FleetStatus, names: tuple[str, ...], err: Terminal) -> Sequence[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +18,7 @@ from launcher.cli.sweep_apply import apply, places_to_write
 from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import ConfigError, Finding, SuperviseError, error_finding
+from launcher.errors import ConfigError, SuperviseError
 from launcher.files import (
     LockHeldError,
     LockOwner,
@@ -95,40 +96,27 @@ def run_sweep(
     check_servers(servers, compiled)
     places = places_to_write(servers, config_dirs) if options.apply else {}
     csv = options.csv or state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
-    with writing(csv, "a sweep keeps every batch there as it comes"):
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        lock = _lock(csv)
-        try:
-            if options.fresh:
-                csv.unlink(missing_ok=True)
-            sweep = _Sweep(
-                compiled,
-                overrides=overrides,
-                config_dirs=config_dirs,
-                options=options,
-                prompts=prompts,
-                csv=csv,
-                err=err,
-            )
-            points, recommended = sweep.run(servers, fields)
-            recommended = [_named(found, compiled) for found in recommended]
-        finally:
-            lock.release()
+    with writing(csv, "a sweep keeps every batch there as it comes"), _alone(csv):
+        if options.fresh:
+            csv.unlink(missing_ok=True)
+        sweep = _Sweep(compiled, overrides, config_dirs, options, prompts, csv, err)
+        points, recommended = sweep.run(servers, fields)
     if all(point.refused for point in points):
-        raise SuperviseError([nothing_measured(points)])
+        raise nothing_measured(points)
     svg = options.svg or csv.with_suffix(".svg")
     title = f"{', '.join(servers)} on {compiled.plan.deployment}, {options.workload.n_predict} tokens an answer"
     _draw(plot(points, title), svg, options.png)
+    engine = ", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()}))
     document = SweepDocument(
         deployment=compiled.plan.deployment,
-        engine=", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()})),
+        engine=engine,
         workload=sweep.workload,
         points=tuple(points),
         recommendation=tuple(recommended),
         verdict=verdict_of_all(recommended),
         csv=str(csv),
         svg=str(svg),
-        applied=_applied(recommended, places, overrides, config_dirs, compiled),
+        applied=_applied(recommended, places, overrides, config_dirs, engine),
     )
     if as_json:
         out.json(document)
@@ -157,10 +145,9 @@ def _draw(drawn: str, svg: Path, picture: Path | None) -> None:
 class _Sweep:
     """One run of the command: the experiment and its progress."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - all that a sweep is of
         self,
         compiled: Compilation,
-        *,
         overrides: list[str],
         config_dirs: list[Path],
         options: SweepOptions,
@@ -193,10 +180,12 @@ class _Sweep:
                 self._wanted += sum(len(self._experiment.open_batches(found, p.in_flight)) for p in points)
             self._wanted += 2 * self._pairs if len(tried) > 1 else 0
         results, recommended = [], []
+        planned = {s.name: s for s in self._compiled.plan.servers}
         for server, (current, tried) in plans.items():
             mine = self._grid(current, tried)
             results += mine
-            recommended.append(self._recommended(server, mine, tried))
+            chosen, entry = self._recommended(server, mine, tried), planned[server]
+            recommended.append(msgspec.structs.replace(chosen, model=entry.entry, port=entry.port))
         return results, recommended
 
     def _planned(
@@ -250,10 +239,8 @@ class _Sweep:
         """What is known by a point with one request at a time; without a load time where an earlier run measured it."""
         if result.in_flight != 1 or not result.batches:
             return ()
-        load_s = self._experiment.load_s.get(found.digest, 0.0)
-        at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-        load = os.getloadavg()[0]
-        return (measurement_of(found, result, self.workload, at=at, load_average=load, load_s=load_s),)
+        load_s, load = self._experiment.load_s.get(found.digest, 0.0), os.getloadavg()[0]
+        return (measurement_of(found, result, self.workload, at=utc_now(), load_average=load, load_s=load_s),)
 
     def _recommended(
         self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], Candidate]]
@@ -287,10 +274,9 @@ class _Sweep:
         self._err.line(f"[{self._done}/{self._wanted}] {what}: {speed:.1f} tokens/s; about {about} left")
 
 
-def _named(found: Recommendation, compiled: Compilation) -> Recommendation:
-    """`found` with the model of its server and the port that it has in the fleet."""
-    server = next(s for s in compiled.plan.servers if s.name == found.server)
-    return msgspec.structs.replace(found, model=server.entry, port=server.port)
+def utc_now() -> str:
+    """This moment as ISO 8601 writes it, in UTC, to the second."""
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
 
 
 def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
@@ -306,15 +292,20 @@ def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
             raise _usage(f"{name} serves embeddings: it generates no tokens that could be measured")
 
 
-def _lock(csv: Path) -> OwnedLock:
-    """One sweep at a time in a file. Raises ConfigError."""
+@contextlib.contextmanager
+def _alone(csv: Path) -> Iterator[None]:
+    """One sweep at a time in a file, whose folder is made. Raises ConfigError."""
+    csv.parent.mkdir(parents=True, exist_ok=True)
     lock = OwnedLock(csv.with_suffix(".lock"))
     stat = procfs.proc_stat(os.getpid())
     try:
         lock.acquire(LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id()))
     except LockHeldError as error:
         raise _usage(f"another sweep is under way: {error}; wait for it, or name another file with --csv") from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _applied(
@@ -322,29 +313,26 @@ def _applied(
     places: Mapping[str, tuple[Path, tuple[str, ...]]],
     overrides: Sequence[str],
     config_dirs: Sequence[Path],
-    compiled: Compilation,
+    engine: str,
 ) -> dict[str, str]:
     """Write what is better, where that was asked; what was written, by file."""
     done: dict[str, str] = {}
-    build = ", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()}))
-    date = datetime.fromtimestamp(time.time(), UTC).date().isoformat()
+    date = utc_now().partition("T")[0]
     for found in recommended:
         if found.server in places and found.settings and found.gain:
-            why = f"{date}, {build}: {found.sentence.partition(': ')[2]}"
+            why = f"{date}, {engine}: {found.sentence.partition(': ')[2]}"
             path, written = apply(found, places[found.server], why, overrides, config_dirs)
             done[str(path)] = "; ".join(filter(None, (done.get(str(path)), written)))
     return done
 
 
-def nothing_measured(points: Sequence[PointResult]) -> Finding:
+def nothing_measured(points: Sequence[PointResult]) -> SuperviseError:
     """No point could be measured."""
-    reasons = dict.fromkeys(
-        f"{p.server} {' '.join(f'{k}={v}' for k, v in p.settings.items())}: {p.refused}" for p in points
-    )
-    return error_finding("sweep/nothing-measured", f"none of {len(points)} points could be measured", *tuple(reasons))
+    settings = (" ".join(f"{k}={v}" for k, v in p.settings.items()) for p in points)
+    reasons = dict.fromkeys(f"{p.server} {words}: {p.refused}" for p, words in zip(points, settings, strict=True))
+    return SuperviseError.of("sweep/nothing-measured", f"none of {len(points)} points could be measured", *reasons)
 
 
 def _usage(message: str) -> ConfigError:
-    """Words that do not fit what is there."""
     note = "launch sweep SERVER… FIELD=a,b,c [OVERRIDES]"
     return ConfigError.of("sweep/usage", message, note)

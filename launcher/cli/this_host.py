@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import msgspec
 
 from launcher.base.environment import libraries, withheld
 from launcher.base.programs import unrunnable
+from launcher.cli.findings import counted
 from launcher.compiler import Compilation, hosts_of, on_host
 from launcher.errors import ConfigError, EngineError, Finding, LaunchError, error_finding
 from launcher.ir.dialect import Dialect
@@ -67,14 +68,9 @@ def _withheld(compiled: Compilation) -> tuple[Finding, ...]:
     names = withheld(os.environ, known)
     if not names:
         return ()
-    finding = Finding(
-        code="host/environment-withheld",
-        severity="note",
-        key="",
-        message=f"{', '.join(names)} of this environment {'is' if len(names) == 1 else 'are'} not passed on to servers",
-        notes=("what is planned is what runs: use a field, or servers.NAME.env, where it is checked",),
-    )
-    return (finding,)
+    message = f"{', '.join(names)} of this environment {'is' if len(names) == 1 else 'are'} not passed on to servers"
+    notes = ("what is planned is what runs: use a field, or servers.NAME.env, where it is checked",)
+    return (Finding(code="host/environment-withheld", severity="note", key="", message=message, notes=notes),)
 
 
 def ask_binaries(compiled: Compilation) -> Binaries:
@@ -110,7 +106,7 @@ def ask_binaries(compiled: Compilation) -> Binaries:
             continue
         mine = [compiled.commands[s.name].argv for s in compiled.plan.servers if s.config.engine == name]
         flags = {word for argv in mine for word in argv if word in real[name][1].index()}
-        servers = f"{len(mine)} server{'s' * (len(mine) != 1)}"
+        servers = counted(len(mine), "server")
         lines.append((f"engine {name}", f"{real[name][1].name}: {len(flags)} flags of {servers}, {binary}"))
     said = {(f.code, f.key) for f in compiled.findings}
     _, refused = render_commands(compiled.plan, real)
@@ -144,30 +140,16 @@ def _devices(
     seen = {}
     for name, gpu in gpus.items():
         if (device := by_name.get(own[name])) is not None:
-            seen[name] = HostGpu(
-                name=name,
-                backend=gpu.backend,
-                model=device.model,
-                vram_bytes=device.total_bytes,
-                free_bytes=device.free_bytes,
-            )
+            total, free = device.total_bytes, device.free_bytes
+            seen[name] = HostGpu(name=name, backend=gpu.backend, model=device.model, vram_bytes=total, free_bytes=free)
     servers = [s for s in compiled.plan.servers if s.config.engine == engine_name]
-    missing = [
-        _missing(s.name, gone, tuple(by_name), engine_name)
-        for s in servers
-        if (gone := tuple(own[d] for d in s.settings.devices if d not in seen and d not in absent))
-    ]
+    note = f"a build for another backend, or the wrong libraries: engines.{engine_name}.library_path"
+    missing = []
+    for server in servers:
+        if gone := [own[d] for d in server.settings.devices if d not in seen and d not in absent]:
+            message = f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(by_name) or 'no device'}"
+            missing.append(error_finding("engine/device-missing", message, note, key=f"servers.{server.name}.devices"))
     return seen, missing
-
-
-def _missing(server: str, gone: tuple[str, ...], there: tuple[str, ...], engine_name: str) -> Finding:
-    """The finding for devices that a server's binary, with the libraries that it loads here, does not see."""
-    return error_finding(
-        "engine/device-missing",
-        f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(there) or 'no device'}",
-        f"a build for another backend, or the wrong libraries: engines.{engine_name}.library_path",
-        key=f"servers.{server}.devices",
-    )
 
 
 def _with_gpus(host: HostInventory, seen: Mapping[str, HostGpu]) -> HostInventory:
@@ -178,8 +160,8 @@ def _with_gpus(host: HostInventory, seen: Mapping[str, HostGpu]) -> HostInventor
 
 def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
     """GPUs of the config whose backend only a binary lists, where none was there to ask."""
-    gpus: Iterator[tuple[str, str]] = ((n, g.backend) for n, g in compiled.plan.config.hardware.gpus.items())
-    unlisted = (name for name, backend in gpus if not binaries.asked and backend not in LISTED_BY_DRIVERS)
+    gpus = {} if binaries.asked else compiled.plan.config.hardware.gpus
+    unlisted = (name for name, gpu in gpus.items() if gpu.backend not in LISTED_BY_DRIVERS)
     return tuple(dict.fromkeys((*unlisted, *peer_devices(compiled.plan.config))))
 
 
@@ -195,11 +177,7 @@ def of_host(compiled: Compilation, host: str | None) -> Compilation:
         return on_host(compiled, wanted)
     if host is None and not names:
         return compiled
-    raise ConfigError([_no_such_host(compiled.plan.deployment, host, wanted, names)])
-
-
-def _no_such_host(deployment: str, host: str | None, wanted: str, names: tuple[str, ...]) -> Finding:
-    """Why no host could be chosen, and what to type."""
+    deployment = compiled.plan.deployment
     if not names:
         message = f"{deployment} is for one machine, and --host {host} names one of several"
     elif host is None:
@@ -207,4 +185,4 @@ def _no_such_host(deployment: str, host: str | None, wanted: str, names: tuple[s
     else:
         message = f"{deployment} has no host {host}"
     notes = (f"say which one: --host {' | '.join(names)}",) if names else ()
-    return error_finding("config/which-host", message, *notes, key="hardware.hosts")
+    raise ConfigError.of("config/which-host", message, *notes, key="hardware.hosts")

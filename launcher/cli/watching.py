@@ -46,7 +46,7 @@ def ui(
     launch ui
     launch ui --print
     """
-    from launcher.cli.ui import show_page
+    from launcher.cli.asking import show_page
 
     return show_page(name, print_only=print_only, as_json=json, no_color=no_color)
 
@@ -111,6 +111,6 @@ def evict(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: 
 
 def _pool(verb: str, model: str, fleet: str | None, *, as_json: bool, no_color: bool) -> int:
     """The four above."""
-    from launcher.cli.pooling import act_on_pool
+    from launcher.cli.asking import act_on_pool
 
     return act_on_pool(verb, model, fleet, as_json=as_json, no_color=no_color)
