@@ -66,7 +66,6 @@ def _interrupted_by_signals() -> Iterator[list[int]]:
 
 
 def _run(words: list[str]) -> int:
-    """The exit code of one command line."""
     from launcher.errors import ConfigError, LaunchError
 
     try:
@@ -104,7 +103,6 @@ def _require_text(words: Sequence[str]) -> None:
 
 
 def _is_about_output(error: OSError) -> bool:
-    """Whether standard output cannot be written."""
     return error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF) and error.filename is None
 
 
@@ -130,7 +128,6 @@ def _open_standard_streams() -> None:
 
 
 def _unwritable(error: OSError) -> int:
-    """The exit code when an answer cannot be written."""
     # the reader went away (`launch plan | head`) or the disk is full; what is buffered must not be tried again at exit
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error.errno == errno.EPIPE:

@@ -202,7 +202,6 @@ def _brought(what: str, err: Terminal) -> list[Path]:
 
 
 def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
-    """The servers of folders and of files, each once, with names of their own."""
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if path not in folders]
     found: dict[str, Candidate] = {}
@@ -327,7 +326,6 @@ def _names(text: str) -> set[str]:
 
 
 def _paths(text: str, target: Path) -> dict[str, str]:
-    """Absolute paths of the files that the servers of a text name, and whose they are."""
     files = {str(n): s.get("file") if isinstance(s, dict) else s for n, s in servers_of(text).items()}
     return {str((target.parent / Path(f).expanduser()).absolute()): n for n, f in files.items() if isinstance(f, str)}
 

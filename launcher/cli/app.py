@@ -123,7 +123,6 @@ Verbose = Annotated[bool, Option("--verbose", "-v", help="Say more: command line
 
 
 def _version(asked: bool) -> None:
-    """Print what is installed, and end."""
     if asked:
         typer.echo(f"launch {__version__}")
         raise typer.Exit

@@ -154,7 +154,6 @@ def write(
 
 
 def _next_step(compiled: Compilation, place: Path) -> str:
-    """What people do with the files at `place`."""
     if compiled.plan.config.deploy.kubernetes is not None:
         return f"apply it with: kubectl apply -k {place / 'kubernetes'}"
     if compiled.plan.config.deploy.slurm is not None:
@@ -171,7 +170,6 @@ def _proven(overrides: list[str], *, config_dirs: list[Path]) -> Compilation:
 
 
 def _places(config_dirs: list[Path]) -> list[str]:
-    """The options that name where the config was read."""
     from launcher.config import is_fleet_file
 
     here = Path.cwd()
@@ -267,7 +265,6 @@ def show_config(
 
 
 def _used(fleet: FleetConfig) -> dict[str, set[str]]:
-    """The catalogue entries that servers and their drafts refer to."""
     pairs = [(s.model, s.quantization) for s in fleet.servers.values()]
     pairs += [s.draft.file for s in fleet.servers.values() if s.draft and s.draft.file]
     return {"models": {model for model, _ in pairs}, "quantizations": {quantization for _, quantization in pairs}}

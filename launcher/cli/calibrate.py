@@ -88,7 +88,6 @@ def _show_rates(out: Terminal, compiled: Compilation) -> None:
 
 
 def _measured(server: str, overrides: Sequence[str], config_dirs: Sequence[Path], workload: Workload) -> Measurement:
-    """One server, started and stopped. Raises TrialError."""
     candidate = candidate_of(server, (), (), overrides, config_dirs)
     reason = candidate.refused or no_room(candidate)
     if reason:

@@ -225,7 +225,6 @@ def _inputs(request: Mapping[str, Any] | None) -> dict[str, bytes]:
 
 
 def _usage(action: str) -> ConfigError:
-    """For words that are no checkpoint command."""
     uses = [f"launch checkpoint {action} {names}".rstrip() for action, names in ACTIONS.items()]
     if action in ACTIONS:
         fitting = uses[list(ACTIONS).index(action)]
@@ -288,7 +287,6 @@ def show_difference(out: Terminal, document: Mapping[str, Any]) -> None:
 
 
 def _states(was: FleetStatus | None, now: FleetStatus | None) -> dict[str, tuple[str, str]]:
-    """Processes whose state differs, by name."""
     before, after = ({p.name: p.state for p in s.processes} if s is not None else {} for s in (was, now))
     pairs = {name: (before.get(name, "absent"), after.get(name, "absent")) for name in sorted({*before, *after})}
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}

@@ -109,7 +109,6 @@ def subject_of(deployment: str | None, checkpoint: str | None) -> Subject:
 
 
 def _tree(directory: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """The files of a compiled deployment in `directory`."""
     files: dict[str, bytes] = {}
     programs = []
     for name in sorted(owned_files(directory)) or ("fleet.json", "routes.json"):

@@ -86,7 +86,6 @@ def _of_this_host(compiled: Compilation) -> Compilation | None:
 
 
 def _generated(compiled: Compilation, part: Compilation, rendered: Rendered) -> tuple[str, ...]:
-    """Where the rendered folder, if there is one, is not what the config compiles to."""
     folder = Path(part.plan.config.deploy.output_dir) / compiled.plan.deployment / part.plan.on
     stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) else ()
     return (f"generated: {len(stale)} files in {folder} are not what the config compiles to",) if stale else ()

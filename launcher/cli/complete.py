@@ -50,7 +50,6 @@ def _server_fields(groups: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]
 
 
 def _defaults() -> dict[str, str]:
-    """What each field of a server is when nobody writes it."""
     fields = msgspec.structs.fields(ServerConfig)
     plain = {f.name: None if f.default is msgspec.NODEFAULT else f.default for f in fields}
     return {name: msgspec.json.encode(value).decode() for name, value in plain.items()}
@@ -129,5 +128,4 @@ def words_before(env: Mapping[str, str], incomplete: str) -> tuple[list[str], st
 
 
 def _config_dirs(args: list[str]) -> list[Path]:
-    """The `--config-dir` values typed so far."""
     return [Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word == "--config-dir"]

@@ -338,7 +338,6 @@ def _show_changes(
 
 
 def _show_report(out: Terminal, deployment: str, report: Report, *, as_json: bool) -> None:
-    """What was done."""
     if as_json:
         document = {"schema": "launch.install/v1", "deployment": deployment, "dry_run": False}
         out.json(document | msgspec.to_builtins(report))

@@ -181,7 +181,6 @@ def _show_one(out: Terminal, page: Explanation) -> None:
 
 
 def _show_all(out: Terminal, pages: Sequence[Explanation]) -> None:
-    """All codes by stage, each with its first sentence."""
     for stage in STAGES:
         out.line(f"{out.style(stage.name, 'bold')}, {stage.when}")
         for page in (page for page in pages if page.stage == stage.name):
@@ -274,7 +273,6 @@ def checks_page() -> str:
 
 
 def _exit_row(code: int) -> str:
-    """The row of one exit code: the prefixes of its stages, and when they look."""
     stages = [s for s in STAGES if s.exit_code == code]
     prefixes = ", ".join(f"`{p}/…`" for s in stages for p in s.prefixes)
     return f"| {code} | {prefixes} | {'; '.join(s.when for s in stages)} |"

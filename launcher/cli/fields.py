@@ -36,7 +36,6 @@ def keys() -> tuple[Key, ...]:
 
 
 def _walk(struct: type[msgspec.Struct], prefix: str) -> Iterator[Key]:
-    """The keys of a record and of what lies below them."""
     meanings = meanings_of(struct)
     for name, field in fields_of(struct).items():
         path = f"{prefix}{name}"
@@ -65,14 +64,12 @@ def _record(shape: Shape) -> tuple[type[msgspec.Struct] | None, str]:
 
 
 def _yaml(value: Any) -> str:
-    """A default as one would write it."""
     if isinstance(value, msgspec.Struct):
         return "its own"
     return msgspec.json.encode(value).decode().strip('"') or '""'
 
 
 def _first_paragraph(struct: type[msgspec.Struct]) -> str:
-    """What a record is."""
     return " ".join((inspect.getdoc(struct) or "").partition("\n\n")[0].split())
 
 

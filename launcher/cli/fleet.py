@@ -389,6 +389,5 @@ def stored_request(state: Path) -> UpRequest | Exception:
 
 
 def _no_request(message: str) -> SuperviseError:
-    """Why there is nothing to compile again."""
     note = "a fleet that `launch serve` runs is reloaded by rendering again and restarting serve"
     return SuperviseError.of("supervise/no-request", message, note)

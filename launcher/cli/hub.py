@@ -166,7 +166,6 @@ def _verify(path: Path, sha256: str | None) -> None:
 
 
 def _unreached(repo: str, error: Exception) -> HostError:
-    """The hub did not answer, or refused."""
     reason = " ".join(str(error).split())[:160] or type(error).__name__
     notes = ("without a network, add a file that is here: launch add FILE.gguf", "HF_ENDPOINT names another hub")
     return HostError.of("author/offline", f"{repo} could not be fetched: {reason}", *notes)

@@ -50,7 +50,6 @@ def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, 
 
 
 def _translated(path: Path, kind: str | None) -> Imported:
-    """One file. Raises ConfigError."""
     from launcher import engine
 
     try:

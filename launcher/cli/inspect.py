@@ -107,7 +107,6 @@ def _files(words: Sequence[str]) -> list[Path]:
 
 
 def _bytes(text: str) -> int:
-    """A size as the config takes it. Raises ConfigError."""
     try:
         return parse_size(text)
     except ValueError as error:
@@ -150,7 +149,6 @@ def _inspected(
 
 
 def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: HardwareConfig) -> None:
-    """The document for people."""
     arch, types = model.architecture, Counter(tensor.type for tensor in model.tensors)
     rows: list[tuple[str, Any]] = [
         ("architecture", arch.arch),

@@ -220,7 +220,6 @@ def _drift_of_the_rest(installed: Installed) -> tuple[str, ...]:
 
 
 def _not_stopped(installed: Installed, units: Sequence[str]) -> Any:
-    """The finding for units that still run."""
     now = again(installed).units
     left = [u for u in units if u in now and now[u].active not in ("inactive", "failed")]
     message = f"systemd did not stop {', '.join(left) or 'everything'}"

@@ -33,7 +33,6 @@ def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool, n
 
 
 def _run(overrides: tuple[str, ...], changed: tuple[str, ...], config_dirs: list[Path]) -> RunDocument:
-    """One plan."""
     try:
         compiled = compile_fleet(overrides, config_dirs=config_dirs)
     except LaunchError as error:

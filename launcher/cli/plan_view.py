@@ -61,7 +61,6 @@ def show_plan(
 
 
 def _sums(plan: FleetPlan) -> str:
-    """The fleet in one line."""
     totals = plan.totals
     counts = f"{counted(len(plan.servers), 'server')}, {counted(len(plan.services), 'service')}"
     if plan.config.upstreams:
@@ -102,7 +101,6 @@ def _size(size_bytes: int) -> str:
 
 
 def _servers(terminal: Terminal, plan: FleetPlan) -> None:
-    """One row a server and device."""
     header = (
         *("SERVER", "PORT", "TIER", "MODEL", "DEVICE", "SLOTS", "CTX/SLOT"),
         *("MODEL", "K/V", "COMPUTE", "OTHER", "TOTAL"),
@@ -222,7 +220,6 @@ def _solved_row(choice: Solved) -> tuple[str, str, str]:
 
 
 def _value(value: object) -> str:
-    """A value as an override spells it."""
     return f"[{','.join(f'{v:g}' for v in value)}]" if isinstance(value, list) else str(value)
 
 

@@ -86,7 +86,6 @@ def _installed_again(
 
 
 def _deployment(checkpoint: Checkpoint, files: dict[str, bytes]) -> Deployment:
-    """The compiled files as a value."""
     rendered = tuple(
         RenderedFile(path=path, text=data.decode(), executable=path in checkpoint.executable)
         for path, data in sorted(files.items())
@@ -96,7 +95,6 @@ def _deployment(checkpoint: Checkpoint, files: dict[str, bytes]) -> Deployment:
 
 
 def _stale(checkpoint: Checkpoint, started_at: Mapping[str, float]) -> set[str]:
-    """What was started before its files were put back."""
     return {
         name
         for covered in checkpoint.covered
@@ -106,7 +104,6 @@ def _stale(checkpoint: Checkpoint, started_at: Mapping[str, float]) -> set[str]:
 
 
 def _served(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
-    """What a runtime serves, where its files still say so."""
     try:
         fleet, routes = (directory / "fleet.json").read_bytes(), (directory / "routes.json").read_bytes()
         return decode_fleet(fleet), decode_routes(routes)

@@ -127,7 +127,6 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
 
 
 def _nothing_runs() -> str:
-    """What could be started here."""
     from launcher.cli.onefile import found_fleet_file
 
     path = found_fleet_file()
@@ -137,7 +136,6 @@ def _nothing_runs() -> str:
 
 
 def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
-    """One fleet as a table, then what is wrong with its processes."""
     runtime = f"runtime pid {status.runtime_pid}"
     if not status.runtime_pid:
         runtime = out.style("no runtime" if status.runtime_pid is None else "its lock names no runtime", "red")
@@ -164,7 +162,6 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
 
 
 def _wrong(out: Terminal, process: ProcessStatus) -> None:
-    """What there is to say of one process below the table, a line each."""
     if process.error:
         style = _STATE_STYLE.get(process.state, "yellow")
         out.line(f"  {out.style(process.name, style)}: {process.error}")
@@ -180,7 +177,6 @@ def _wrong(out: Terminal, process: ProcessStatus) -> None:
 
 
 def _start_said(process: ProcessStatus, starting_s: float) -> str:
-    """How far a start is."""
     said = f"starting for {_duration(starting_s)}"
     if process.left_s is not None:
         said += f", about {_duration(process.left_s)} left"

@@ -90,7 +90,6 @@ def asked_schema(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _shape(name: str) -> Shape:
-    """What a file of that schema is a value of."""
     if name == FLEET:
         return Record(struct=FleetConfig)
     shape = fields_of(FleetConfig)[ENTRY_GROUPS.get(name, name)].shape
@@ -136,7 +135,6 @@ def _or_reference(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(struct: type[msgspec.Struct], definitions: dict[str, Any]) -> dict[str, Any]:
-    """A mapping with the keys of a struct."""
     properties = {}
     meanings = meanings_of(struct)
     for name, field in fields_of(struct).items():

@@ -205,7 +205,6 @@ class _Sweep:
         return current, tried
 
     def _grid(self, current: Values, tried: Sequence[tuple[list[Point], Candidate]]) -> list[PointResult]:
-        """Measure every setting that may be started."""
         results: list[PointResult] = []
         new: list[Measurement] = []
         for points, found in tried:

@@ -24,7 +24,6 @@ def places_to_write(servers: Sequence[str], config_dirs: Sequence[Path]) -> dict
 
 
 def _place(server: str, config_dirs: Sequence[Path]) -> Place:
-    """The fleet file, or the server's own file in a config directory."""
     for path in config_dirs:
         if is_fleet_file(path):
             return path, ("servers", server)
@@ -67,6 +66,5 @@ def _yaml(value: str) -> str:
 
 
 def _refused(message: str, words: str) -> ConfigError:
-    """Why nothing was written."""
     note = f"write it by hand, or start with: {words}"
     return ConfigError.of("sweep/not-applied", message, note)

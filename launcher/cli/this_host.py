@@ -153,7 +153,6 @@ def _devices(
 
 
 def _with_gpus(host: HostInventory, seen: Mapping[str, HostGpu]) -> HostInventory:
-    """The inventory with the cards that a binary sees and no driver lists."""
     known = {gpu.name for gpu in host.gpus}
     return msgspec.structs.replace(host, gpus=(*host.gpus, *(g for name, g in seen.items() if name not in known)))
 

@@ -189,7 +189,6 @@ def press(key: str, view: View, seen: Seen) -> bool:
 
 
 def _stop(chosen: tuple[Path, ProcessStatus]) -> str:
-    """Stop one; what became of it."""
     directory, process = chosen
     try:
         with ControlClient(directory) as control:

@@ -110,7 +110,6 @@ def evict(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: 
 
 
 def _pool(verb: str, model: str, fleet: str | None, *, as_json: bool, no_color: bool) -> int:
-    """The four above."""
     from launcher.cli.asking import act_on_pool
 
     return act_on_pool(verb, model, fleet, as_json=as_json, no_color=no_color)

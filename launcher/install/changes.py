@@ -128,12 +128,10 @@ def unified(name: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:
 
 
 def _record(deployment: str, layout: Layout) -> Record:
-    """The record of `deployment`, empty when there is none."""
     return read_record(deployment, layout) or Record(deployment=deployment, input_digest="")
 
 
 def _owners(layout: Layout, *, besides: str) -> dict[str, str]:
-    """Path → the other deployment that wrote it."""
     others = (read_record(name, layout) for name in installed_names(layout) if name != besides)
     return {path: other.deployment for other in others if other is not None for path in other.files}
 
@@ -175,7 +173,6 @@ def _removals(
 
 
 def _hand_edited(name: str, *, force: bool) -> Finding:
-    """The finding for a file of ours that is no longer what we wrote."""
     return Finding(
         code="install/hand-edited",
         severity="warning" if force else "error",

@@ -125,7 +125,6 @@ def _folders(layout: Layout, deployment: str) -> dict[str, Path]:
 
 
 def _outside(message: str) -> Finding:
-    """The finding for a bundle that wants to be somewhere else."""
     return error_finding("install/foreign-name", message)
 
 

@@ -83,7 +83,6 @@ def _services(deployment: Deployment) -> list[str] | None:
 
 
 def _is_there(path: Path, layout: Layout) -> bool:
-    """Whether there is a file at `path` of the machine."""
     try:
         return layout.tree.read(layout.root / path.relative_to("/")) is not None
     except OSError:

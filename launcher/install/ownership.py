@@ -80,7 +80,6 @@ def read_record(deployment: str, layout: Layout) -> Record | None:
 
 
 def _damaged(path: Path, why: str) -> Finding:
-    """The finding for a file that is no record of ours."""
     return error_finding(
         "install/damaged",
         f"{path} is no install record: {why}",

@@ -156,7 +156,6 @@ def limit_drift(unit: Unit) -> tuple[str, ...]:
 
 
 def _documents(layout: Layout, deployment: str) -> tuple[FleetManifest | None, RoutingTable | None]:
-    """Manifest and routes that are installed, where they can be read."""
     folder = layout.data(deployment)
     try:
         fleet, routes = (layout.tree.read(folder / name) for name in ("fleet.json", "routes.json"))
@@ -189,13 +188,11 @@ def _prefix(units: list[str], names: list[str]) -> str:
 
 
 def _ask(names: list[str], layout: Layout) -> dict[str, Unit]:
-    """Every unit of `names` as the manager has it."""
     answers = Systemd(layout).properties(names, _NAMES)
     return {name: _unit(name, answers[name]) if name in answers else Unit(name=name) for name in names}
 
 
 def _unit(name: str, values: dict[str, str]) -> Unit:
-    """A unit out of what `systemctl show` prints."""
     drop_ins = tuple(values.get("DropInPaths", "").split())
     files = (values.get("FragmentPath", ""), *drop_ins)
     started_us = _digits(values.get("ExecMainStartTimestampMonotonic"))
@@ -219,7 +216,6 @@ def _unit(name: str, values: dict[str, str]) -> Unit:
 
 
 def _texts(files: Iterable[str]) -> list[str]:
-    """Contents of those of `files` that can be read."""
     texts = []
     for name in files:
         try:

@@ -112,7 +112,6 @@ def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
 
 
 def _refuse(changes: Changes) -> None:
-    """Raise HostError when something is in the way."""
     if has_errors(changes.findings):
         raise HostError(changes.findings)
 
@@ -143,7 +142,6 @@ def _write_files(changes: Changes, layout: Layout, write: Write) -> None:
 
 
 def _write_record(record: Record, layout: Layout, write: Write) -> None:
-    """Write the ownership record, when it differs."""
     path, data = record_path(record.deployment, layout), encode_record(record)
     found = layout.tree.read(path)
     if found is None or found.data != data:
@@ -189,12 +187,10 @@ def _run_units(
 
 
 def _boots(texts: dict[str, str]) -> list[str]:
-    """Units that start at boot."""
     return sorted(unit for unit, text in texts.items() if _BOOT.search(text))
 
 
 def _wants(target: str) -> list[str]:
-    """Units that a target's text wants."""
     return [unit for line in re.findall(r"^Wants=(.*)$", target, re.MULTILINE) for unit in line.split()]
 
 

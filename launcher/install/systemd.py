@@ -130,7 +130,6 @@ class Systemd:
         return ["journalctl", "--no-pager", f"--lines={lines}", *(f"{scope}={unit}" for unit in units)]
 
     def _must(self, words: Sequence[str]) -> None:
-        """Run, or raise SuperviseError with what systemctl said."""
         done = self._run(words)
         if done.returncode:
             message = f"systemctl {words[0]} failed: {done.stderr.strip() or done.returncode}"

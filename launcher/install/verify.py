@@ -52,7 +52,6 @@ def _homeless(text: str) -> re.Match[str] | None:
 
 
 def _without_folder(unit: str, path: str) -> Finding:
-    """The error for such a unit."""
     server = unit.removesuffix(".service")
     message = f"{unit} listens on {path}, and nobody makes a folder for it or removes what a dead server left there"
     note = f"a unix socket of an installed server is below /run: servers.NAME.host=/run/{server}/http.sock"

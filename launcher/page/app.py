@@ -239,12 +239,10 @@ async def _body(request: Request, kind: type[Any]) -> Any:
 
 
 def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON response."""
     from starlette.responses import Response  # noqa: PLC0415
 
     return Response(msgspec.json.encode(value), status, media_type="application/json", headers=headers)
 
 
 def _error(status: int, code: str, message: str) -> Response:
-    """An error in the API's shape."""
     return _json({"error": {"code": code, "message": message}}, status)

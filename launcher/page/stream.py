@@ -96,7 +96,6 @@ class _State:
 
 
 def _event(record: Record) -> bytes:
-    """One Record, with its number."""
     return b"id: %d\n" % record.id + _part("event", record)
 
 

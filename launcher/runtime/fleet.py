@@ -108,7 +108,6 @@ class Runtime:
         return self._manifest.cluster is not msgspec.UNSET or self._manifest.slurm is not msgspec.UNSET
 
     def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
-        """Who has the processes."""
         return _owner(self._manifest, self._state_dir, units)
 
     def _tell_owner(self, manifest: FleetManifest) -> None:
@@ -256,11 +255,9 @@ class Runtime:
                 self._keeping.lock.release()
 
     def _make_state_dir(self) -> Path:
-        """The state directory, made. Raises HostError."""
         return deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
 
     def _holder(self) -> LockOwner:
-        """Who we are, and what we serve where."""
         mine = proc_stat(os.getpid())
         return LockOwner(
             pid=os.getpid(),
@@ -334,7 +331,6 @@ class Runtime:
                 await self._observer.close()
 
     def _page_routes(self) -> Any:
-        """The page at /ui, and what it asks of us."""
         from launcher.page import page_routes  # noqa: PLC0415 - late, as above
         from launcher.runtime.paging import Pages  # noqa: PLC0415
 
@@ -409,7 +405,6 @@ class Runtime:
 
 
 def _owner(manifest: FleetManifest, state_dir: Path, units: UnitsOptions | None) -> ProcessOwner:
-    """Who has the processes: systemd, or we."""
 
     def write(path: Path, data: bytes) -> None:
         write_atomic(path, data, mode=0o600)
@@ -423,7 +418,6 @@ def _owner(manifest: FleetManifest, state_dir: Path, units: UnitsOptions | None)
 
 
 def _held(deployment: str, error: LockHeldError) -> Finding:
-    """The finding for a second runtime."""
     owner = error.owner
     who = f"process {owner.pid} ({owner.deployment_dir})" if owner else "another process"
     return error_finding(

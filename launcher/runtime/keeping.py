@@ -78,11 +78,9 @@ class Keeping:
         return ()
 
     def _has_socket(self) -> bool:
-        """Whether commands find a control socket."""
         return os.path.lexists(self._state_dir / SOCKET_NAME)
 
     async def _socket_again(self, app: Any, doors: contextlib.AsyncExitStack) -> Iterable[str]:
-        """A control socket where commands look for it."""
         if self._has_socket():
             return ()
         await doors.aclose()
@@ -106,5 +104,4 @@ class Keeping:
 
 
 def _reason(error: Exception) -> str:
-    """An error, for people."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -122,7 +122,6 @@ class Observer:
             self._met |= {(t.name, t.server): t.met for t in now if t.met is not None}
 
     async def _watch_targets(self) -> None:
-        """Look now and then."""
         while True:
             await asyncio.sleep(TARGETS_EVERY_S)
             self.look()
@@ -220,7 +219,6 @@ def _swaps(manifest: FleetManifest) -> dict[str, Histogram]:
 
 
 def _memory(processes: Iterable[ProcessStatus]) -> Iterable[tuple[str, float]]:
-    """Planned and measured bytes by server and device."""
     for process in processes:
         for kind, sizes in (("planned", process.planned_bytes), ("measured", process.measured_bytes)):
             for device, size in sizes.items():
@@ -238,7 +236,6 @@ def _ram_used() -> float | None:
 
 
 def _samples(value: float | None) -> Iterable[tuple[str, float]]:
-    """One sample without labels, or none."""
     return () if value is None else (("", value),)
 
 
@@ -248,5 +245,4 @@ def _labels(**labels: str) -> str:
 
 
 def _escaped(value: str) -> str:
-    """`value` as a label value."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

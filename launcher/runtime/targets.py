@@ -25,7 +25,6 @@ def targets_now(
 
 
 def _now(target: TargetUnit, swap_s: float | None, processes: Mapping[str, ProcessStatus]) -> TargetStatus:
-    """One target."""
     process = processes.get(target.server)
     measured = swap_s if target.name == "swap_seconds" else None
     if process is not None:
