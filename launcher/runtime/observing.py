@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -30,6 +30,9 @@ TARGET_METRICS = {
     "measured": "What was measured of it last.",
     "met": "1 where the last measurement keeps to it, 0 where it does not.",
 }
+
+_Sample = tuple[str, float]
+"""Labels as they are written, and the value."""
 
 
 class Observer:
@@ -138,63 +141,40 @@ class Observer:
 
     def metrics(self) -> str:
         """Prometheus text: the seed document's names, then ours."""
-        lines: list[str] = []
+        swaps = {f'source="{source}"': part for source, part in self._swaps.items()}
+        lines = [*histograms("model_swap_duration_seconds", "From a worker's drain until the other serves.", swaps)]
+        for name, kind, meaning, values in self._families(tuple(self._processes())):
+            lines += (f"# HELP {name} {meaning}", f"# TYPE {name} {kind}")
+            lines += (f"{name}{labels} {value:.10g}" for labels, value in values)
+        return "\n".join(lines) + "\n" + self.pool.metrics()
 
-        def family(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, float]]) -> None:
-            """One metric with its samples."""
-            lines.extend((f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"))
-            lines.extend(f"{name}{labels} {value:.10g}" for labels, value in samples)
-
-        processes = tuple(self._processes())
+    def _families(self, processes: Sequence[ProcessStatus]) -> Iterator[tuple[str, str, str, Iterable[_Sample]]]:
+        """Each metric: its name, its kind, what it means, its samples."""
         failures: Counter[str] = Counter()
         for name, model in self._models.items():
             failures[model] += self._failures[name]
-        swaps = {f'source="{source}"': part for source, part in self._swaps.items()}
-        lines += histograms("model_swap_duration_seconds", "From a worker's drain until the other serves.", swaps)
-        family(
-            "model_load_failures_total",
-            "counter",
-            "Starts that did not become ready, and processes that ended unasked.",
-            ((_labels(model=model), count) for model, count in sorted(failures.items())),
-        )
-        family("ram_used_bytes", "gauge", "RAM of this machine that is not available.", _samples(_ram_used()))
-        vram = [("", float(sum(self._vram.values())))] if self._vram else []
-        family("vram_used_bytes", "gauge", "Memory of the fleet's GPUs that is in use, where it can be asked.", vram)
-        family(
-            "launch_server_memory_bytes",
-            "gauge",
-            "Memory of a server by device, planned and measured.",
-            _memory(processes),
-        )
-        family(
-            "launch_server_restarts_total",
-            "counter",
-            "Restarts of a process that was not asked to end.",
-            ((_labels(server=p.name), p.restarts) for p in processes),
-        )
-        family(
-            "launch_out_of_memory_total",
-            "counter",
-            "Steps down the ladder.",
-            ((_labels(server=name), count) for name, count in sorted(self._slips.items())),
-        )
-        family(
-            "launch_server_rung",
-            "gauge",
-            "Where a server stands on its ladder; 0 = as planned.",
-            ((_labels(server=p.name), int(p.rung.partition("/")[0] or 0)) for p in processes if p.kind == "server"),
-        )
-        family(
-            "launch_slot_tokens_restored_total",
-            "counter",
-            "Tokens of saved slots that a server confirmed to have again after a swap.",
-            ((_labels(server=name), count) for name, count in sorted(self._restored.items())),
-        )
+        meaning = "Starts that did not become ready, and processes that ended unasked."
+        yield "model_load_failures_total", "counter", meaning, _counts("model", failures)
+        ram, vram = _ram_used(), float(sum(self._vram.values()))
+        meaning = "RAM of this machine that is not available."
+        yield "ram_used_bytes", "gauge", meaning, [] if ram is None else [("", ram)]
+        meaning = "Memory of the fleet's GPUs that is in use, where it can be asked."
+        yield "vram_used_bytes", "gauge", meaning, [("", vram)] if self._vram else []
+        meaning = "Memory of a server by device, planned and measured."
+        yield "launch_server_memory_bytes", "gauge", meaning, _memory(processes)
+        restarts = ((_labels(server=p.name), p.restarts) for p in processes)
+        meaning = "Restarts of a process that was not asked to end."
+        yield "launch_server_restarts_total", "counter", meaning, restarts
+        yield "launch_out_of_memory_total", "counter", "Steps down the ladder.", _counts("server", self._slips)
+        servers = (p for p in processes if p.kind == "server")
+        rungs = ((_labels(server=p.name), int(p.rung.partition("/")[0] or 0)) for p in servers)
+        yield "launch_server_rung", "gauge", "Where a server stands on its ladder; 0 = as planned.", rungs
+        meaning = "Tokens of saved slots that a server confirmed to have again after a swap."
+        yield "launch_slot_tokens_restored_total", "counter", meaning, _counts("server", self._restored)
         now = targets_now(self._targets, processes, self._swap_s)
         for what, meaning in TARGET_METRICS.items():
             values = ((_labels(**labels), value) for labels, value in samples(now, what))
-            family(f"launch_target_{what}", "gauge", meaning, values)
-        return "\n".join(lines) + "\n" + self.pool.metrics()
+            yield f"launch_target_{what}", "gauge", meaning, values
 
     async def _watch_gpus(self) -> None:
         """Ask the driver now and then, in a thread: it may take its time."""
@@ -218,7 +198,7 @@ def _swaps(manifest: FleetManifest) -> dict[str, Histogram]:
     return {source: Histogram(bounds(manifest.targets)) for source in SOURCES}
 
 
-def _memory(processes: Iterable[ProcessStatus]) -> Iterable[tuple[str, float]]:
+def _memory(processes: Iterable[ProcessStatus]) -> Iterator[_Sample]:
     for process in processes:
         for kind, sizes in (("planned", process.planned_bytes), ("measured", process.measured_bytes)):
             for device, size in sizes.items():
@@ -235,14 +215,12 @@ def _ram_used() -> float | None:
     return 1024.0 * (int(known["MemTotal"]) - int(known["MemAvailable"])) if len(known) == 2 else None
 
 
-def _samples(value: float | None) -> Iterable[tuple[str, float]]:
-    return () if value is None else (("", value),)
+def _counts(label: str, counts: Counter[str]) -> Iterator[_Sample]:
+    """A sample a name."""
+    return ((_labels(**{label: name}), count) for name, count in sorted(counts.items()))
 
 
 def _labels(**labels: str) -> str:
     """`{name="value"}` with the values escaped."""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+    return "{" + ",".join(f'{name}="{value.translate(escaped)}"' for name, value in labels.items()) + "}"
