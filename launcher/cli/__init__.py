@@ -83,7 +83,8 @@ def _run(words: list[str]) -> int:
     except LaunchError as error:
         return _show_error(error, words)
     except OSError as error:
-        return _unwritable(error) if _is_about_output(error) else _show_error(_refusal(error), words)
+        about_output = error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF) and error.filename is None
+        return _unwritable(error) if about_output else _show_error(_refusal(error), words)
     except RecursionError:
         deep = "something that was read is nested deeper than anything of ours"
         return _show_error(ConfigError.of("config/depth", deep), words)
@@ -100,10 +101,6 @@ def _require_text(words: Sequence[str]) -> None:
             from launcher.errors import ConfigError
 
             raise ConfigError.of("config/not-text", f"{what} is not UTF-8 text: {os.fsencode(value)!r}") from None
-
-
-def _is_about_output(error: OSError) -> bool:
-    return error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF) and error.filename is None
 
 
 def _refusal(error: OSError) -> HostError:

@@ -119,6 +119,7 @@ ProveWith = Annotated[str | None, Option("--prove-with", metavar="BINARY", help=
 Host = Annotated[
     str | None, Option("--host", metavar="NAME", help="Which of several hosts this is; default: this machine's name.")
 ]
+OfFleet = Annotated[str | None, Option("--fleet", metavar="NAME", help="Which running fleet, where there are several.")]
 Verbose = Annotated[bool, Option("--verbose", "-v", help="Say more: command lines, every start.")]
 
 

@@ -6,20 +6,19 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
 from launcher.cli.fleet import read_request, served_directory
 from launcher.cli.installed import components_of, fleet_status, installed_here
 from launcher.cli.onefile import switch_command
-from launcher.cli.reloaded import on_demand
+from launcher.cli.reloaded import deployment_in, on_demand
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation, hosts_of, on_host, render
-from launcher.errors import LaunchError, SuperviseError, has_errors
+from launcher.errors import SuperviseError, has_errors
 from launcher.files import compare_deployment, deployment_state_dir, owned_files
 from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
 from launcher.ir.changes import FleetChange
-from launcher.manifest import decode_fleet, decode_routes, diff_manifests, front_changes
+from launcher.manifest import diff_manifests, front_changes
 from launcher.render import Rendered
 from launcher.supervise import runtime_holder
 
@@ -41,7 +40,10 @@ def coming_changes(
     if holder is None and not here:
         return ()
     rendered = render(part)
-    drift = _generated(compiled, part, rendered)
+    folder = Path(part.plan.config.deploy.output_dir) / compiled.plan.deployment / part.plan.on
+    stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) else ()
+    what = f"generated: {len(stale)} files in {folder} are not what the config compiles to"
+    drift = (what,) if stale else ()
     changes = [_installed_change(installed, rendered, drift) for installed in here]
     if holder is not None:
         command, hindrance = _reload(state, overrides, config_dirs)
@@ -83,12 +85,6 @@ def _of_this_host(compiled: Compilation) -> Compilation | None:
 
     name = socket.gethostname().partition(".")[0]
     return on_host(compiled, name) if name in names else None
-
-
-def _generated(compiled: Compilation, part: Compilation, rendered: Rendered) -> tuple[str, ...]:
-    folder = Path(part.plan.config.deploy.output_dir) / compiled.plan.deployment / part.plan.on
-    stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) else ()
-    return (f"generated: {len(stale)} files in {folder} are not what the config compiles to",) if stale else ()
 
 
 def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str, ...]) -> FleetChange:
@@ -141,23 +137,19 @@ def runtime_change(
     directory: Path, rendered: Rendered, *, command: str, hindrance: str = "", drift: tuple[str, ...] = ()
 ) -> list[FleetChange]:
     """What `command`, a reload or a switch, would do to the fleet that our runtime serves from `directory`."""
-    try:
-        old = decode_fleet(read_regular(directory / "fleet.json"))
-        routes = decode_routes(read_regular(directory / "routes.json"))
-    except (OSError, LaunchError):
+    if (served := deployment_in(directory)) is None:
         return []
-    diff = diff_manifests(old, rendered.manifest)
-    return [
-        FleetChange(
-            manager="runtime",
-            started=diff.started,
-            stopped=diff.stopped,
-            restarted=diff.restarted,
-            kept=diff.kept,
-            front=front_changes(routes, rendered.routes),
-            drift=drift,
-            command=command,
-            hindrance=hindrance,
-            on_demand=on_demand(rendered.manifest, diff.started),
-        )
-    ]
+    diff = diff_manifests(served[0], rendered.manifest)
+    change = FleetChange(
+        manager="runtime",
+        started=diff.started,
+        stopped=diff.stopped,
+        restarted=diff.restarted,
+        kept=diff.kept,
+        front=front_changes(served[1], rendered.routes),
+        drift=drift,
+        command=command,
+        hindrance=hindrance,
+        on_demand=on_demand(rendered.manifest, diff.started),
+    )
+    return [change]

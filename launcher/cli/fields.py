@@ -40,7 +40,7 @@ def _walk(struct: type[msgspec.Struct], prefix: str) -> Iterator[Key]:
     for name, field in fields_of(struct).items():
         path = f"{prefix}{name}"
         below, suffix = _record(field.shape)
-        about = meanings.get(name, "") or (_first_paragraph(below) if below else "")
+        about = meanings.get(name, "") or (first_paragraph(below) if below else "")
         yield Key(path + suffix, describe(field.shape), "" if field.required else _yaml(field.default), about)
         if below is not None:
             yield from _walk(below, f"{path}{suffix}.")
@@ -69,7 +69,8 @@ def _yaml(value: Any) -> str:
     return msgspec.json.encode(value).decode().strip('"') or '""'
 
 
-def _first_paragraph(struct: type[msgspec.Struct]) -> str:
+def first_paragraph(struct: type[msgspec.Struct]) -> str:
+    """What a record is."""
     return " ".join((inspect.getdoc(struct) or "").partition("\n\n")[0].split())
 
 

@@ -10,6 +10,8 @@ from typer import Argument, Option
 
 from launcher.cli.app import ConfigDir, FleetFile, Json, NoColor, app, request_of
 
+NPredict = Annotated[int, Option("--n-predict", min=2, help="Tokens of each answer.")]
+
 
 @app.command()
 def sweep(
@@ -22,7 +24,7 @@ def sweep(
         str, Option("--in-flight", help="Requests at once: 1,2,4. Default: one, and one a slot.")
     ] = "",
     prompt_tokens: Annotated[str, Option("--prompt-tokens", help="Length of the prompts: 256 or 64,512.")] = "256",
-    n_predict: Annotated[int, Option("--n-predict", min=2, help="Tokens of each answer.")] = 64,
+    n_predict: NPredict = 64,
     prompts: Annotated[
         Path | None, Option("--prompts", help="A prompt a line; of a journal (.jsonl) the lengths of its requests.")
     ] = None,
@@ -88,7 +90,7 @@ def calibrate(
     ] = None,
     *,
     prompt_tokens: Annotated[int, Option("--prompt-tokens", min=1, help="Length of the prompts.")] = 256,
-    n_predict: Annotated[int, Option("--n-predict", min=2, help="Tokens of each answer.")] = 64,
+    n_predict: NPredict = 64,
     warmup: Annotated[int, Option("--warmup", min=0, help="Requests before those that count.")] = 2,
     batches: Annotated[int, Option("--batches", min=2, help="Requests that count.")] = 5,
     file: FleetFile = None,

@@ -8,8 +8,7 @@ from launcher.base.addresses import socket_of
 from launcher.cli.findings import counted, show_findings, summary
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation
-from launcher.ir.config import HardwareConfig
-from launcher.ir.plan import DevicePlan, FleetPlan, Residency, ResidentSet, ServerPlan, ServicePlan, Solved
+from launcher.ir.plan import DevicePlan, FleetPlan, ResidentSet, ServerPlan, ServicePlan, Solved
 from launcher.ir.proof import Proof, ServerProof
 from launcher.ir.speed import ServerSpeed
 from launcher.plan import is_mismatch
@@ -61,14 +60,16 @@ def show_plan(
 
 
 def _sums(plan: FleetPlan) -> str:
-    totals = plan.totals
+    totals, hardware = plan.totals, plan.config.hardware
+    machines = [hardware.machine(name) for name in hardware.hosts] or [hardware]
+    cores = sum(machine.cpu.physical_cores for machine in machines)
     counts = f"{counted(len(plan.servers), 'server')}, {counted(len(plan.services), 'service')}"
     if plan.config.upstreams:
         counts += f", {counted(len(plan.config.upstreams), 'upstream')}"
     parts = [
         f"{counts}; HOT {gib(totals.hot_ram_bytes)} of RAM",
         f"K/V {gib(totals.kv_bytes)}",
-        f"{totals.threads} threads on {_cores(plan.config.hardware)} cores",
+        f"{totals.threads} threads on {cores} cores",
     ]
     if totals.warm_ram_bytes:
         parts.insert(1, f"WARM {gib(totals.warm_ram_bytes)}")
@@ -86,11 +87,6 @@ def _absent(plan: FleetPlan) -> str:
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     files = "file is" if len(names) == 1 else "files are"
     return f"{len(names)} model {files} not here, sized as declared: {', '.join(names[:SHOWN])}{rest}"
-
-
-def _cores(hardware: HardwareConfig) -> int:
-    machines = [hardware.machine(name) for name in hardware.hosts] or [hardware]
-    return sum(machine.cpu.physical_cores for machine in machines)
 
 
 def _size(size_bytes: int) -> str:
@@ -258,7 +254,9 @@ def _residency(terminal: Terminal, plan: FleetPlan) -> None:
         where = f" on {table.host}" if table.host else ""
         header = (f"UP TOGETHER{where}", *(name.upper() for name in budgets), "")
         terminal.table(header, rows, right=range(1, len(budgets) + 1))
-        terminal.line(f"{_beside(table)}; sizes are peaks, of the budget")
+        beside = f"beside {', '.join(table.always)}" if table.always else "nothing else is up"
+        whole = "" if table.complete else "; there are more sets than these"
+        terminal.line(f"{beside}{whole}; sizes are peaks, of the budget")
 
 
 def _resident_row(found: ResidentSet, budgets: dict[str, int]) -> tuple[str, ...]:
@@ -267,9 +265,3 @@ def _resident_row(found: ResidentSet, budgets: dict[str, int]) -> tuple[str, ...
         for name, budget in budgets.items()
     )
     return " + ".join(found.servers), *cells, "" if found.allowed else "would fit, but they take turns (exclusive)"
-
-
-def _beside(table: Residency) -> str:
-    """Who is always up, and whether the table is whole."""
-    beside = f"beside {', '.join(table.always)}" if table.always else "nothing else is up"
-    return beside if table.complete else f"{beside}; there are more sets than these"

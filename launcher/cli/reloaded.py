@@ -8,10 +8,10 @@ from typing import Any
 
 from launcher.base.regular import read_regular
 from launcher.cli.terminal import Terminal
-from launcher.errors import ConfigError
-from launcher.ir.fleet import FleetManifest
+from launcher.errors import ConfigError, LaunchError
+from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
-from launcher.manifest import ManifestDiff, decode_fleet, diff_manifests
+from launcher.manifest import ManifestDiff, decode_fleet, decode_routes, diff_manifests
 from launcher.supervise import runtime_holder
 
 
@@ -63,6 +63,15 @@ def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
         out.line(f"  kept: {', '.join(result['kept'])}")
     if result.get("not_running"):
         out.line(f"  not running, as before: {', '.join(result['not_running'])}")
+
+
+def deployment_in(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
+    """Manifest and routes in `directory`, where both can be read."""
+    try:
+        fleet, routes = (read_regular(directory / name) for name in ("fleet.json", "routes.json"))
+        return decode_fleet(fleet), decode_routes(routes)
+    except (OSError, LaunchError):
+        return None
 
 
 def manifest_in(directory: Path) -> FleetManifest | None:

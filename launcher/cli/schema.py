@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.fields import meanings_of
+from launcher.cli.fields import first_paragraph, meanings_of
 from launcher.config.fragments import ENTRY_GROUPS
 from launcher.config.schema import (
     Anything,
@@ -143,10 +143,9 @@ def _record(struct: type[msgspec.Struct], definitions: dict[str, Any]) -> dict[s
             schema = {"anyOf": [schema, _MORE[name]]}
         meaning = {"description": meanings[name]} if name in meanings else {}
         properties[name] = {**schema, **meaning}
-    about = (struct.__doc__ or "").partition("\n\n")[0]
     return {
         "type": "object",
-        "description": " ".join(about.split()),
+        "description": first_paragraph(struct),
         "properties": properties,
         "additionalProperties": False,
     }

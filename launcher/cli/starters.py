@@ -11,6 +11,7 @@ from launcher.cli.app import ConfigDir, FleetFile, NoColor, Overrides, Verbose, 
 from launcher.cli.complete import complete_fleet_servers
 
 Target = Annotated[Path | None, Option("--file", "-f", metavar="FILE", help="The fleet file; default: ./launch.yaml.")]
+PrintOnly = Annotated[bool, Option("--dry-run", help="Write nothing; print the file.")]
 
 
 @app.command()
@@ -23,7 +24,7 @@ def init(
         list[Path] | None, Option("--models", metavar="DIR", help="Look for model files here, too; may be repeated.")
     ] = None,
     only: Annotated[bool, Option("--only", help="Look nowhere else: not in the caches of other programs.")] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="Write nothing; print the file.")] = False,
+    dry_run: PrintOnly = False,
     file: Target = None,
     no_color: NoColor = False,
     verbose: Verbose = False,
@@ -62,7 +63,7 @@ def add(
             autocompletion=complete_fleet_servers,
         ),
     ] = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Write nothing; print the file.")] = False,
+    dry_run: PrintOnly = False,
     file: Target = None,
     no_color: NoColor = False,
 ) -> int:
@@ -126,7 +127,7 @@ def import_(
     kind: Annotated[
         str | None, Option("--as", metavar="FORMAT", help="llama-swap, preset, script, unit or compose.")
     ] = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Write nothing; print the file.")] = False,
+    dry_run: PrintOnly = False,
     file: Target = None,
     no_color: NoColor = False,
 ) -> int:

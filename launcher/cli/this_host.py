@@ -17,7 +17,7 @@ from launcher.compiler import Compilation, hosts_of, on_host
 from launcher.errors import ConfigError, EngineError, Finding, LaunchError, error_finding
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
-from launcher.ir.host import HostGpu, HostInventory
+from launcher.ir.host import HostGpu
 from launcher.plan import peer_devices
 
 LISTED_BY_DRIVERS = ("cuda", "rocm")
@@ -51,7 +51,10 @@ def examined(
         running["front"] = 0
     binaries = ask_binaries(compiled)
     kept_out = _withheld(compiled)
-    inventory = _with_gpus(hardware.take_inventory(), binaries.gpus)
+    inventory = hardware.take_inventory()
+    listed = {gpu.name for gpu in inventory.gpus}
+    seen = (gpu for name, gpu in binaries.gpus.items() if name not in listed)  # by a binary, and by no driver
+    inventory = msgspec.structs.replace(inventory, gpus=(*inventory.gpus, *seen))
     facts = hardware.gather_facts(manifest, routes, inventory, running=running, state_dir=state, owner=port_owner)
     to_come, free = hardware.models_to_come(catalog.vault(compiled.plan.config, compiled.catalog))
     facts = msgspec.structs.replace(
@@ -150,11 +153,6 @@ def _devices(
             message = f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(by_name) or 'no device'}"
             missing.append(error_finding("engine/device-missing", message, note, key=f"servers.{server.name}.devices"))
     return seen, missing
-
-
-def _with_gpus(host: HostInventory, seen: Mapping[str, HostGpu]) -> HostInventory:
-    known = {gpu.name for gpu in host.gpus}
-    return msgspec.structs.replace(host, gpus=(*host.gpus, *(g for name, g in seen.items() if name not in known)))
 
 
 def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Commands by the names that people type: `ps`, `restart`, `down`, `logs`; and what others' verbs are called here."""
+"""Commands by the names that people type: `ps`, `restart`, `switch`, `down`, `logs`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,10 @@ from typing import Annotated
 
 from typer import Option
 
-from launcher.cli.app import ConfigDir, FleetFile, Json, Names, NoColor, Overrides, app, request_of
+from launcher.cli.app import ConfigDir, FleetFile, Json, Names, NoColor, OfFleet, Overrides, app, request_of
+from launcher.cli.fleets import status
 
-
-@app.command()
-def ps(
-    names: Names = None,
-    *,
-    watch: Annotated[bool, Option("--watch", help="One live screen; Ctrl-C ends it.")] = False,
-    json: Json = False,
-    no_color: NoColor = False,
-) -> int:
-    """The same as status.
-
-    \b
-    launch ps
-    """
-    from launcher.cli.running import show_status
-
-    return show_status(tuple(names or ()), watch=watch, as_json=json, no_color=no_color)
+app.command("ps", help="The same as status.\n\n\b\nlaunch ps")(status)
 
 
 @app.command()
@@ -46,9 +31,7 @@ def switch(
     overrides: Overrides = None,
     *,
     dry_run: Annotated[bool, Option("--dry-run", help="Only show what would change.")] = False,
-    fleet: Annotated[
-        str | None, Option("--fleet", metavar="NAME", help="Which running fleet, where there are several.")
-    ] = None,
+    fleet: OfFleet = None,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from launcher.cli.app import Json, NoColor, app
+from launcher.cli.app import Json, NoColor, OfFleet, app
 from launcher.cli.complete import complete_deployed
 
 
@@ -66,50 +66,20 @@ def top(*, no_color: NoColor = False) -> int:
 Model = Annotated[
     str, Argument(metavar="MODEL", help="A worker, its role or its model.", autocompletion=complete_deployed)
 ]
-OfFleet = Annotated[str | None, Option("--fleet", metavar="NAME", help="Which running fleet, where there are several.")]
 
 
-@app.command()
-def preload(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
-    """Fetch a model's files into RAM now, so that its next start reads no disk.
+def _pool_command(verb: str, meaning: str) -> None:
+    """A command that does `verb` to a model's files."""
 
-    \b
-    launch preload coder
-    """
-    return _pool("preload", model, fleet, as_json=json, no_color=no_color)
+    def command(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
+        from launcher.cli.asking import act_on_pool
 
+        return act_on_pool(verb, model, fleet, as_json=json, no_color=no_color)
 
-@app.command()
-def pin(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
-    """Keep a model's files in RAM, until they are unpinned, over restarts of the fleet.
-
-    \b
-    launch pin coder
-    """
-    return _pool("pin", model, fleet, as_json=json, no_color=no_color)
+    app.command(verb, help=f"{meaning}\n\n\b\nlaunch {verb} coder")(command)
 
 
-@app.command()
-def unpin(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
-    """Let a model's files leave RAM again when others are likelier.
-
-    \b
-    launch unpin coder
-    """
-    return _pool("unpin", model, fleet, as_json=json, no_color=no_color)
-
-
-@app.command()
-def evict(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
-    """Let go of a model's files in RAM; no forecast brings them back before they are used.
-
-    \b
-    launch evict coder
-    """
-    return _pool("evict", model, fleet, as_json=json, no_color=no_color)
-
-
-def _pool(verb: str, model: str, fleet: str | None, *, as_json: bool, no_color: bool) -> int:
-    from launcher.cli.asking import act_on_pool
-
-    return act_on_pool(verb, model, fleet, as_json=as_json, no_color=no_color)
+_pool_command("preload", "Fetch a model's files into RAM now, so that its next start reads no disk.")
+_pool_command("pin", "Keep a model's files in RAM, until they are unpinned, over restarts of the fleet.")
+_pool_command("unpin", "Let a model's files leave RAM again when others are likelier.")
+_pool_command("evict", "Let go of a model's files in RAM; no forecast brings them back before they are used.")
