@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher import __version__
 from launcher.cli.checkpointed import Subject, subject_of, subjects
@@ -119,36 +119,63 @@ def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
     return {"schema": "launch.checkpoint-created/v1", "path": str(where), **_entry(checkpoint, content)}
 
 
+class _Against(NamedTuple):
+    """What a checkpoint is compared with. `manifest` None: nothing is compiled."""
+
+    manifest: FleetManifest | None
+    request: Mapping[str, Any] | None
+    inputs: Mapping[str, bytes]
+    digests: Mapping[str, FileDigest]
+    status: FleetStatus | None
+
+
 def _diff(subject: Subject, name: str, other: str | None, err: Terminal) -> dict[str, Any]:
-    """What a restore would change: from now, or from the checkpoint `other`."""
-    state = subject.kept
-    checkpoint = read_checkpoint(state, name)
-    manifest = decode_fleet(checkpoint_files(state, checkpoint, "deployment")["fleet.json"])
-    before: FleetManifest | None
-    if other is not None:
-        base = read_checkpoint(state, other)
-        before = decode_fleet(checkpoint_files(state, base, "deployment")["fleet.json"])
-        digests = {c.path: FileDigest(path=c.path, size_bytes=c.size_bytes, digest=c.digest) for c in base.covered}
-        kept = {c.path: FileDigest(path=c.path, error=f"not part of {other}") for c in checkpoint.covered}
-        inputs, request, status = checkpoint_files(state, base, "inputs"), base.request, base.status
-        found = {path: digests.get(path, absent) for path, absent in kept.items()}
-    else:
-        files, _ = subject.files()
-        before = decode_fleet(files["fleet.json"]) if files else None
-        request = subject.request()
-        inputs, status = _inputs(checkpoint.request), subject.status()
-        found = digested((c.path for c in checkpoint.covered), err)
-    return difference_document(
-        checkpoint,
-        manifest,
-        checkpoint_files(state, checkpoint, "inputs"),
-        against=other or "now",
-        before=before,
-        request=request,
-        inputs=inputs,
-        digests=found,
-        status=status,
-    )
+    """`launch checkpoint diff --json`: what a restore would change, from now or from the checkpoint `other`."""
+    checkpoint = read_checkpoint(subject.kept, name)
+    manifest, its_inputs = _compiled(subject.kept, checkpoint), checkpoint_files(subject.kept, checkpoint, "inputs")
+    it = _now(subject, checkpoint, err) if other is None else _other(subject.kept, checkpoint, other)
+    names = sorted([*(s.name for s in manifest.servers), *(s.name for s in manifest.services)])
+    changes = diff_manifests(it.manifest, manifest) if it.manifest is not None else None
+    was, now = (set((request or {}).get("overrides", ())) for request in (checkpoint.request, it.request))
+    return {
+        "schema": "launch.checkpoint-diff/v1",
+        "deployment": checkpoint.deployment,
+        "name": checkpoint.name,
+        "against": other or "now",
+        "input_digest": {
+            "checkpoint": checkpoint.input_digest,
+            "against": it.manifest.input_digest if it.manifest is not None else None,
+        },
+        "started": changes.started if changes else names,
+        "stopped": changes.stopped if changes else (),
+        "restarted": changes.restarted if changes else {},
+        "kept": changes.kept if changes else (),
+        "overrides": {"only_in_checkpoint": sorted(was - now), "only_against": sorted(now - was)},
+        "config_files": sorted(p for p in {*its_inputs, *it.inputs} if its_inputs.get(p) != it.inputs.get(p)),
+        "files": changed_files(checkpoint.covered, it.digests),
+        "states": _states(checkpoint.status, it.status),
+    }
+
+
+def _compiled(state: Path, checkpoint: Checkpoint) -> FleetManifest:
+    return decode_fleet(checkpoint_files(state, checkpoint, "deployment")["fleet.json"])
+
+
+def _now(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> _Against:
+    """What is there now of what `checkpoint` covers."""
+    files, _ = subject.files()
+    before = decode_fleet(files["fleet.json"]) if files else None
+    digests = digested((c.path for c in checkpoint.covered), err)
+    return _Against(before, subject.request(), _inputs(checkpoint.request), digests, subject.status())
+
+
+def _other(state: Path, checkpoint: Checkpoint, name: str) -> _Against:
+    """What the checkpoint `name` has of what `checkpoint` covers."""
+    base = read_checkpoint(state, name)
+    digests = {c.path: FileDigest(path=c.path, error=f"not part of {name}") for c in checkpoint.covered}
+    known = {c.path: FileDigest(path=c.path, size_bytes=c.size_bytes, digest=c.digest) for c in base.covered}
+    digests |= {path: digest for path, digest in known.items() if path in digests}
+    return _Against(_compiled(state, base), base.request, checkpoint_files(state, base, "inputs"), digests, base.status)
 
 
 def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
@@ -232,44 +259,8 @@ def _usage(action: str) -> ConfigError:
     return ConfigError.of("checkpoint/usage", f"{action!r} is no action of checkpoint", *uses)
 
 
-def difference_document(
-    checkpoint: Checkpoint,
-    manifest: FleetManifest,
-    its_inputs: Mapping[str, bytes],
-    *,
-    against: str,
-    before: FleetManifest | None,
-    request: Mapping[str, Any] | None,
-    inputs: Mapping[str, bytes],
-    digests: Mapping[str, FileDigest],
-    status: FleetStatus | None,
-) -> dict[str, Any]:
-    """`launch checkpoint diff --json`: what goes from `before` (None: nothing is compiled) to the checkpoint."""
-    names = sorted([*(s.name for s in manifest.servers), *(s.name for s in manifest.services)])
-    changes = diff_manifests(before, manifest) if before is not None else None
-    was, now = set((checkpoint.request or {}).get("overrides", ())), set((request or {}).get("overrides", ()))
-    return {
-        "schema": "launch.checkpoint-diff/v1",
-        "deployment": checkpoint.deployment,
-        "name": checkpoint.name,
-        "against": against,
-        "input_digest": {
-            "checkpoint": checkpoint.input_digest,
-            "against": before.input_digest if before is not None else None,
-        },
-        "started": changes.started if changes else names,
-        "stopped": changes.stopped if changes else (),
-        "restarted": changes.restarted if changes else {},
-        "kept": changes.kept if changes else (),
-        "overrides": {"only_in_checkpoint": sorted(was - now), "only_against": sorted(now - was)},
-        "config_files": sorted(p for p in {*its_inputs, *inputs} if its_inputs.get(p) != inputs.get(p)),
-        "files": changed_files(checkpoint.covered, digests),
-        "states": _states(checkpoint.status, status),
-    }
-
-
 def show_difference(out: Terminal, document: Mapping[str, Any]) -> None:
-    """The same for people: what a restore would do, and what stands in its way."""
+    """A difference for people: what a restore would do, and what stands in its way."""
     against = "what is compiled now" if document["against"] == "now" else document["against"]
     lines = [out.style(f"+ {name}  start", "green") for name in document["started"]]
     lines += [out.style(f"~ {name}  restart: {why}", "yellow") for name, why in document["restarted"].items()]

@@ -12,8 +12,9 @@ from launcher.cli.installed import components_of, fleet_status, installed_here
 from launcher.cli.onefile import switch_command
 from launcher.cli.reloaded import deployment_in, on_demand
 from launcher.cli.terminal import Terminal
-from launcher.compiler import Compilation, hosts_of, on_host, render
-from launcher.errors import SuperviseError, has_errors
+from launcher.cli.this_host import of_host
+from launcher.compiler import Compilation, render
+from launcher.errors import ConfigError, SuperviseError, has_errors
 from launcher.files import compare_deployment, deployment_state_dir, owned_files
 from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
@@ -78,13 +79,10 @@ def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
 
 def _of_this_host(compiled: Compilation) -> Compilation | None:
     """The plan, of several hosts this one's part; None where this is none of them."""
-    names = hosts_of(compiled)
-    if not names:
-        return compiled
-    import socket
-
-    name = socket.gethostname().partition(".")[0]
-    return on_host(compiled, name) if name in names else None
+    try:
+        return of_host(compiled, None)
+    except ConfigError:
+        return None
 
 
 def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str, ...]) -> FleetChange:

@@ -7,7 +7,7 @@ import socket
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -46,48 +46,43 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of both commands."""
-
-    user: bool
-    root: Path | None
-    dry_run: bool
-    force: bool
-    start: bool
-    host: str | None = None
-    """Which of several hosts this is; absent: the one named as this machine."""
-
-    def layout(self) -> Layout:
-        """Where files go."""
-        scope: Literal["system", "user"] = "user" if self.user else "system"
-        root = (self.root or Path("/")).absolute()
-        return Layout(scope=scope, root=root, home=Path.home())
+def layout_of(*, user: bool, root: Path | None) -> Layout:
+    """Where files go: of this machine, of this user or, below `root`, of a tree."""
+    return Layout(scope="user" if user else "system", root=(root or Path("/")).absolute(), home=Path.home())
 
 
 def install_fleet(
-    what: list[str], config_dirs: list[Path], *, options: InstallOptions, as_json: bool, no_color: bool
+    what: list[str],
+    config_dirs: list[Path],
+    layout: Layout,
+    *,
+    dry_run: bool,
+    force: bool,
+    start: bool,
+    host: str | None,
+    as_json: bool,
+    no_color: bool,
 ) -> int:
-    """Read or compile, compare, verify, and only then write."""
+    """Read or compile, compare, verify, and only then write. `host`: which of several this is."""
     out, err = terminals(no_color=no_color)
-    layout = options.layout()
     if len(what) == 1 and "=" not in what[0]:
-        source = Source(folder=str(Path(what[0]).absolute()), host=options.host)
+        source = Source(folder=str(Path(what[0]).absolute()), host=host)
     else:
-        source = Source(overrides=tuple(what), config_dirs=tuple(map(str, config_dirs)), host=options.host)
+        source = Source(overrides=tuple(what), config_dirs=tuple(map(str, config_dirs)), host=host)
     deployment, stale = read_source(source, layout, err)
     if stale:
         show_findings(err, [stale_finding(deployment, stale)])
         return STALE_EXIT_CODE
-    if options.dry_run:
-        changes = judged(deployment, layout, source, err, force=options.force, dry_run=True)
+    if dry_run:
+        changes = judged(deployment, layout, source, err, force=force, dry_run=True)
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
         return HostError.exit_code if has_errors(changes.findings) else 0
     require_rights(layout, "installed")
-    if options.start:
+    if start:
         require_not_up(deployment.name, layout)
     with alone(layout, err.line):
-        changes = judged(deployment, layout, source, err, force=options.force)
-        report = put_in_place(changes, layout, start=options.start)
+        changes = judged(deployment, layout, source, err, force=force)
+        report = put_in_place(changes, layout, start=start)
     _show_report(out, deployment.name, report, as_json=as_json)
     return 0
 
@@ -185,19 +180,18 @@ def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) ->
     raise SuperviseError([no_answer_finding(installed.state_dir)])
 
 
-def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_color: bool) -> int:
+def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as_json: bool, no_color: bool) -> int:
     """Stop and remove an installed deployment."""
     out, err = terminals(no_color=no_color)
-    layout = options.layout()
     with writing(layout.records, "nothing was removed"):
         record = read_record(name, layout)
     if record is None:
         there = ", ".join(installed_names(layout)) or "none"
         message = f"{name} is not installed here; installed: {there}"
         raise HostError.of("install/not-installed", message)
-    changes = plan_removal(record, layout, force=options.force)
+    changes = plan_removal(record, layout, force=force)
     show_findings(err, [f for f in changes.findings if f.severity != "error"])
-    if options.dry_run:
+    if dry_run:
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=name)
         return 0
     require_rights(layout, "uninstalled")
@@ -220,8 +214,8 @@ def bundle_of(directory: Path, host: str | None) -> Path:
     if wanted in hosts:
         return directory / wanted
     message = f"{directory} has bundles of {len(hosts)} hosts, and {wanted} is none of them"
-    notes = (f"say which one: --host {' | '.join(hosts)}",)
-    raise ConfigError.of("config/which-host", message, *notes, key="hardware.hosts")
+    note = f"say which one: --host {' | '.join(hosts)}"
+    raise ConfigError.of("config/which-host", message, note, key="hardware.hosts")
 
 
 def read_bundle(directory: Path) -> Deployment:
@@ -247,12 +241,10 @@ def read_bundle(directory: Path) -> Deployment:
         require_ours(file, facts)
         files.append(RenderedFile(path=path, text=text, executable=executable))
     if wrong or not owned:
-        what = (
-            f"{len(wrong)} files differ from what was rendered: {', '.join(wrong[:5])}" if wrong else "its list is gone"
-        )
-        message = f"{directory} is no whole rendered deployment: {what}"
-        notes = ("`launch render` writes it again; own settings belong into drop-ins on the target",)
-        raise ConfigError.of("install/damaged", message, *notes)
+        differ = f"{len(wrong)} files differ from what was rendered: {', '.join(wrong[:5])}"
+        message = f"{directory} is no whole rendered deployment: {differ if wrong else 'its list is gone'}"
+        note = "`launch render` writes it again; own settings belong into drop-ins on the target"
+        raise ConfigError.of("install/damaged", message, note)
     return Deployment(name=manifest.deployment, input_digest=manifest.input_digest, files=tuple(files))
 
 
@@ -313,9 +305,8 @@ def _require_scope(deployment: Deployment, layout: Layout) -> None:
 def require_rights(layout: Layout, verb: str) -> None:
     """HostError when units of the machine are to be `verb` (installed, stopped) by somebody who is not root."""
     if layout.scope == "system" and layout.root == Path("/") and os.geteuid() != 0:
-        message = f"units of the machine are {verb} by root"
-        notes = ("sudo launch …; units of your own need no root: launch install --user …",)
-        raise HostError.of("install/not-root", message, *notes)
+        note = "sudo launch …; units of your own need no root: launch install --user …"
+        raise HostError.of("install/not-root", f"units of the machine are {verb} by root", note)
 
 
 def _show_changes(

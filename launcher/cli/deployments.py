@@ -199,10 +199,13 @@ def install(
     launch install hardware=epyc profile=hot_only --dry-run
     launch install generated/epyc-hot_only
     """
-    from launcher.cli.deploy import InstallOptions, install_fleet
+    from launcher.cli.deploy import install_fleet, layout_of
 
-    options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=start, host=host)
-    return install_fleet(*request_of(what, config_dir, file), options=options, as_json=json, no_color=no_color)
+    words, dirs = request_of(what, config_dir, file)
+    layout = layout_of(user=user, root=root)
+    return install_fleet(
+        words, dirs, layout, dry_run=dry_run, force=force, start=start, host=host, as_json=json, no_color=no_color
+    )
 
 
 @app.command()
@@ -222,10 +225,10 @@ def uninstall(
     launch uninstall epyc-hot_only --dry-run
     launch uninstall epyc-hot_only
     """
-    from launcher.cli.deploy import InstallOptions, uninstall_fleet
+    from launcher.cli.deploy import layout_of, uninstall_fleet
 
-    options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=True)
-    return uninstall_fleet(name, options=options, as_json=json, no_color=no_color)
+    layout = layout_of(user=user, root=root)
+    return uninstall_fleet(name, layout, dry_run=dry_run, force=force, as_json=json, no_color=no_color)
 
 
 @app.command()

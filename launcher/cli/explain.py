@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,8 +23,8 @@ _STYLE = {"error": "red", "warning": "yellow", "note": "cyan"}
 _SENTENCE = re.compile(r".+?\.(?=\s|$)", re.DOTALL)
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings of one stage: the prefixes of their codes, when they appear, and the exit code of its errors."""
+class Stage(NamedTuple):
+    """Findings of one stage: the prefixes of their codes, the exit code of its errors, and when they appear."""
 
     name: str
     prefixes: tuple[str, ...]
@@ -33,25 +33,19 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STAGES = (
-    Stage(
-        name="Author", prefixes=("author",), exit_code=2, when="`init`, `add`, `remove`, `import`: writing a fleet file"
-    ),
-    Stage(name="Config", prefixes=("config",), exit_code=2, when="reading config files and overrides"),
-    Stage(name="Catalog", prefixes=("catalog",), exit_code=3, when="reading model files, or what is declared of them"),
-    Stage(name="Plan", prefixes=("plan", "cpu"), exit_code=4, when="deciding whether the fleet fits and makes sense"),
-    Stage(
-        name="Engine", prefixes=("engine", "render"), exit_code=5, when="writing command lines and units for a build"
-    ),
-    Stage(name="Host", prefixes=("host",), exit_code=6, when="`check` and `up`: holding the plan against this host"),
-    Stage(name="Install", prefixes=("install",), exit_code=6, when="`install` and `uninstall`: putting units in place"),
-    Stage(name="Manifest", prefixes=("manifest",), exit_code=2, when="reading a rendered deployment"),
-    Stage(name="Supervise", prefixes=("supervise",), exit_code=7, when="starting and watching servers"),
-    Stage(
-        name="Checkpoint", prefixes=("checkpoint",), exit_code=2, when="keeping a fleet as it runs, and restoring it"
-    ),
-    Stage(name="Sweep", prefixes=("sweep",), exit_code=2, when="`sweep`: measuring settings of servers"),
-    Stage(name="Route", prefixes=("route",), exit_code=6, when="opening the one port that clients talk to"),
-    Stage(name="Orchestrate", prefixes=("orchestrate",), exit_code=6, when="opening the memory of projects"),
+    Stage("Author", ("author",), 2, "`init`, `add`, `remove`, `import`: writing a fleet file"),
+    Stage("Config", ("config",), 2, "reading config files and overrides"),
+    Stage("Catalog", ("catalog",), 3, "reading model files, or what is declared of them"),
+    Stage("Plan", ("plan", "cpu"), 4, "deciding whether the fleet fits and makes sense"),
+    Stage("Engine", ("engine", "render"), 5, "writing command lines and units for a build"),
+    Stage("Host", ("host",), 6, "`check` and `up`: holding the plan against this host"),
+    Stage("Install", ("install",), 6, "`install` and `uninstall`: putting units in place"),
+    Stage("Manifest", ("manifest",), 2, "reading a rendered deployment"),
+    Stage("Supervise", ("supervise",), 7, "starting and watching servers"),
+    Stage("Checkpoint", ("checkpoint",), 2, "keeping a fleet as it runs, and restoring it"),
+    Stage("Sweep", ("sweep",), 2, "`sweep`: measuring settings of servers"),
+    Stage("Route", ("route",), 6, "opening the one port that clients talk to"),
+    Stage("Orchestrate", ("orchestrate",), 6, "opening the memory of projects"),
 )
 
 

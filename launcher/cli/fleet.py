@@ -19,7 +19,7 @@ from launcher.cli.ask import Question, curl
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import installed_here
 from launcher.cli.onefile import switch_command
-from launcher.cli.progress import JsonProgress, Progress
+from launcher.cli.progress import Progress, show_as_json
 from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined, of_host
@@ -66,7 +66,7 @@ class Announcer:
 
     def __init__(
         self,
-        progress: Progress | JsonProgress,
+        show: Callable[[AnyEvent], None],
         out: Terminal | None,
         model: str,
         ask: str | None,
@@ -78,7 +78,7 @@ class Announcer:
 
         With `detach` the fleet runs on when this process ends.
         """
-        self._progress, self._out = progress, out
+        self._show, self._out = show, out
         self._model, self._ask, self._key_file = model, ask, key_file
         self._ends = "`launch stop --all`" if detach else "Ctrl-C"
         self._question: Question | None = None
@@ -88,7 +88,7 @@ class Announcer:
         """Takes one event."""
         if isinstance(event, Stopping) and self._question is not None:
             self._question.dropped = True
-        self._progress(event)
+        self._show(event)
         if isinstance(event, FleetReady):
             self.was_ready = True
             if self._out is not None and event.front:
@@ -128,10 +128,11 @@ def bring_up(
     with start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
     manifest = rendered.manifest
-    progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
+    progress = Progress(err, verbose=verbose)
     model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
     key_file = rendered.routes.front.api_key_file
-    announcer = Announcer(progress, None if as_json else out, model, ask, key_file=key_file, detach=detach)
+    show = functools.partial(show_as_json, out) if as_json else progress
+    announcer = Announcer(show, None if as_json else out, model, ask, key_file=key_file, detach=detach)
     from launcher.runtime import run, spawn_detached
 
     try:

@@ -175,16 +175,6 @@ class Progress:
         self._drawn = 1
 
 
-class JsonProgress:
-    """Events as JSON lines, for scripts."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        """`terminal` is stdout: with `--json` the events are the answer."""
-        self._terminal = terminal
-
-    def __call__(self, event: AnyEvent) -> None:
-        """Takes one event."""
-        self._terminal.line(msgspec.json.encode(event).decode())
-
-    def finish(self) -> None:
-        """There is nothing to take back."""
+def show_as_json(out: Terminal, event: AnyEvent) -> None:
+    """One event as a line of JSON, for scripts; with `--json` the events are the answer."""
+    out.line(msgspec.json.encode(event).decode())

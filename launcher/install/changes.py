@@ -54,8 +54,9 @@ def plan_changes(
     somebody changed it; with `force` it is overwritten, and this is a warning), `install/foreign-name` (nothing of
     this deployment may be called that). Raises OSError, ConfigError.
     """
-    before = _record(deployment.name, layout)
-    owners = _owners(layout, besides=deployment.name)
+    before = read_record(deployment.name, layout) or Record(deployment=deployment.name, input_digest="")
+    others = (read_record(name, layout) for name in installed_names(layout) if name != deployment.name)
+    owners = {path: other.deployment for other in others if other is not None for path in other.files}
     changes: list[Change] = []
     findings: list[Finding] = []
     files: dict[str, str] = {}
@@ -69,7 +70,7 @@ def plan_changes(
         if found == Found(data, mode) and before.files.get(name) == digest(data):
             continue
         if old is not None and old != data:
-            findings += _in_the_way(name, old, before, owners, force=force)
+            findings += _in_the_way(name, old, before, owners.get(name), force=force)
         changes.append(
             Change(
                 path=path,
@@ -127,27 +128,13 @@ def unified(name: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:
     return tuple(difflib.unified_diff(before, after, *names, lineterm=""))
 
 
-def _record(deployment: str, layout: Layout) -> Record:
-    return read_record(deployment, layout) or Record(deployment=deployment, input_digest="")
-
-
-def _owners(layout: Layout, *, besides: str) -> dict[str, str]:
-    others = (read_record(name, layout) for name in installed_names(layout) if name != besides)
-    return {path: other.deployment for other in others if other is not None for path in other.files}
-
-
-def _in_the_way(name: str, old: bytes, before: Record, owners: dict[str, str], *, force: bool) -> list[Finding]:
-    """What is wrong with replacing the content `old` of `name`."""
+def _in_the_way(name: str, old: bytes, before: Record, owner: str | None, *, force: bool) -> list[Finding]:
+    """What is wrong with replacing the content `old` of `name`; `owner`: the other deployment that wrote it."""
     if name in before.files:
         return [] if before.wrote(name, old) else [_hand_edited(name, force=force)]
-    whose = f"deployment {owners[name]}" if name in owners else "somebody else"
-    finding = error_finding(
-        "install/foreign-file",
-        f"{name} exists and was written by {whose}",
-        "another deploy.unit_prefix gives this deployment names of its own",
-        key="deploy.unit_prefix",
-    )
-    return [finding]
+    message = f"{name} exists and was written by {f'deployment {owner}' if owner else 'somebody else'}"
+    note = "another deploy.unit_prefix gives this deployment names of its own"
+    return [error_finding("install/foreign-file", message, note, key="deploy.unit_prefix")]
 
 
 def _removals(
@@ -161,14 +148,12 @@ def _removals(
         found = _read(path, layout)
         if found is None:
             continue
-        old = found.data
-        if not record.wrote(name, old):
+        edited = not record.wrote(name, found.data)
+        if edited:
             findings.append(_hand_edited(name, force=force))
-            if not force:
-                continue
-        changes.append(
-            Change(path=path, kind="remove", unit=is_unit(path, layout), restarts=True, diff=unified(name, old, None))
-        )
+        if force or not edited:
+            diff = unified(name, found.data, None)
+            changes.append(Change(path=path, kind="remove", unit=is_unit(path, layout), restarts=True, diff=diff))
     return changes, findings
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from launcher.base.names import DEPLOYMENT
 from launcher.base.tree import Found, Tree
-from launcher.errors import ConfigError, Finding, error_finding
+from launcher.errors import ConfigError
 from launcher.ir.deployment import RECORDS, Deployment, RenderedFile
 
 UNIT_FOLDERS = {"system": "systemd", "user": "systemd-user"}
@@ -85,13 +85,13 @@ def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFil
     ConfigError for a name that leaves its folder.
     """
     if not DEPLOYMENT.fullmatch(deployment.name):
-        raise ConfigError([_outside(f"{deployment.name!r} cannot name a deployment")])
+        raise ConfigError.of("install/foreign-name", f"{deployment.name!r} cannot name a deployment")
     folders = _folders(layout, deployment.name)
     placed: dict[Path, RenderedFile] = {}
     for file in deployment.files:
         path = PurePosixPath(file.path)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in file.path:
-            raise ConfigError([_outside(f"{file.path!r} is no path inside a deployment")])
+            raise ConfigError.of("install/foreign-name", f"{file.path!r} is no path inside a deployment")
         folder = folders.get("" if len(path.parts) == 1 else path.parts[0])
         if folder is not None and len(path.parts) <= 2:
             placed[folder / path.name] = file
@@ -122,10 +122,6 @@ def _folders(layout: Layout, deployment: str) -> dict[str, Path]:
         "containers": layout.quadlets,
         "": layout.data(deployment),
     }
-
-
-def _outside(message: str) -> Finding:
-    return error_finding("install/foreign-name", message)
 
 
 def is_unit(path: Path, layout: Layout) -> bool:

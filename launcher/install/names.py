@@ -51,7 +51,10 @@ def not_ours(path: Path, layout: Layout, deployment: str) -> str | None:
 
 def foreign_names(deployment: Deployment, paths: Iterable[Path], layout: Layout) -> Iterator[Finding]:
     """`install/foreign-name` for each of `paths` (as the machine names them) that `deployment` may not have."""
-    services = _services(deployment)
+    manifest, services = manifest_of(deployment), None
+    if manifest is not None:
+        services = [deployment.name, *(s.name for s in manifest.servers), *(s.name for s in manifest.services)]
+        services.sort(key=len, reverse=True)
     prefixes = set()
     for path in paths:
         why = not_ours(path, layout, deployment.name)
@@ -67,19 +70,17 @@ def foreign_names(deployment: Deployment, paths: Iterable[Path], layout: Layout)
                     why = "it is no server's, no service's and not the runtime's of this deployment"
         if why is not None:
             message = f"{deployment.name} cannot have {path}: {why}"
-            notes = ("`launch render` writes no such file: whoever made this bundle wants more than to run servers",)
-            yield error_finding("install/foreign-name", message, *notes)
+            note = "`launch render` writes no such file: whoever made this bundle wants more than to run servers"
+            yield error_finding("install/foreign-name", message, note)
 
 
-def _services(deployment: Deployment) -> list[str] | None:
-    """What may have a service unit, the longest names first; None where the manifest cannot be read."""
+def manifest_of(deployment: Deployment) -> FleetManifest | None:
+    """The manifest among the files of `deployment`; None where it cannot be read."""
     text = next((file.text for file in deployment.files if file.path == "fleet.json"), "")
     try:
-        manifest: FleetManifest = decode_fleet(text.encode())
+        return decode_fleet(text.encode())
     except ConfigError:
         return None
-    named = [deployment.name, *(s.name for s in manifest.servers), *(s.name for s in manifest.services)]
-    return sorted(named, key=len, reverse=True)
 
 
 def _is_there(path: Path, layout: Layout) -> bool:

@@ -104,13 +104,14 @@ def installed_fleet(record: Record, layout: Layout) -> Installed:
     manifest, routes = _documents(layout, record.deployment)
     paths = [layout.root / name[1:] for name in record.files]
     names = [unit_of(p) for p in paths if is_unit(p, layout) and "@." not in p.name]
+    answers = Systemd(layout).properties(names, _NAMES)
     return Installed(
         record=record,
         layout=layout,
         manifest=manifest,
         routes=routes,
         components=_components(names, manifest, record.deployment),
-        units=_ask(names, layout),
+        units={name: _unit(name, answers.get(name)) for name in names},
     )
 
 
@@ -187,12 +188,10 @@ def _prefix(units: list[str], names: list[str]) -> str:
     return max(sorted(set(heads)), key=heads.count, default="launch")
 
 
-def _ask(names: list[str], layout: Layout) -> dict[str, Unit]:
-    answers = Systemd(layout).properties(names, _NAMES)
-    return {name: _unit(name, answers[name]) if name in answers else Unit(name=name) for name in names}
-
-
-def _unit(name: str, values: dict[str, str]) -> Unit:
+def _unit(name: str, values: dict[str, str] | None) -> Unit:
+    """A unit as `systemctl show` prints it; None: the manager does not know it."""
+    if values is None:
+        return Unit(name=name)
     drop_ins = tuple(values.get("DropInPaths", "").split())
     files = (values.get("FragmentPath", ""), *drop_ins)
     started_us = _digits(values.get("ExecMainStartTimestampMonotonic"))

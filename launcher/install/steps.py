@@ -123,11 +123,8 @@ def _write_files(changes: Changes, layout: Layout, write: Write) -> None:
         return
     old = read_record(changes.deployment, layout)
     if changes.changes:
-        known = {
-            **(old.files if old else {}),
-            **{shown(c.path, layout): digest(c.data) for c in changes.changes if c.data},
-        }
         previous = old.files if old else {}
+        known = previous | {shown(c.path, layout): digest(c.data) for c in changes.changes if c.data}
         _write_record(msgspec.structs.replace(record, files=known, previous=previous), layout, write)
     for change in sorted(changes.changes, key=lambda c: (c.unit, c.kind == "remove")):
         if change.kind == "remove":
@@ -168,7 +165,8 @@ def _run_units(
     # a target that is up would start again what somebody stopped
     systemd.start([u for u in boot if before.get(u, {}).get("ActiveState") != "active" or u in again])
     targets = [unit for unit in boot if unit.endswith(".target")]
-    wanted = {*runtimes, *(u for target in targets for u in _wants(texts[target]))}
+    wants = re.findall(r"^Wants=(.*)$", "\n".join(texts[target] for target in targets), re.MULTILINE)
+    wanted = {*runtimes, *(unit for line in wants for unit in line.split())}
     restarted: Sequence[str] = ()
     alive = systemd.properties(runtimes, ("ActiveState",))
     if running and any(p.get("ActiveState") == "active" for p in alive.values()):
@@ -188,10 +186,6 @@ def _run_units(
 
 def _boots(texts: dict[str, str]) -> list[str]:
     return sorted(unit for unit, text in texts.items() if _BOOT.search(text))
-
-
-def _wants(target: str) -> list[str]:
-    return [unit for line in re.findall(r"^Wants=(.*)$", target, re.MULTILINE) for unit in line.split()]
 
 
 def not_active(unit: str, systemd: Systemd) -> Finding:

@@ -25,7 +25,6 @@ class Systemd:
     """The manager that runs what is installed in `layout`; `running` is False where it does not run (a tree)."""
 
     def __init__(self, layout: Layout) -> None:
-        """Looks at nothing."""
         self._layout = layout
         self.running = layout.root == Path("/")
 

@@ -72,7 +72,7 @@ class ClusterRuntime(Runtime):
         self._giving = asyncio.get_running_loop().create_task(self._scheduler.election.give_back())
 
     async def _first(self, event: asyncio.Event) -> None:
-        waits = [asyncio.create_task(event.wait()), asyncio.create_task(self._told.wait())]
+        waits = [asyncio.create_task(one.wait()) for one in (event, self._told)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()

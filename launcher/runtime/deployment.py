@@ -26,11 +26,9 @@ def read_deployment(deployment_dir: Path, *, api_key_file: Path | None = None) -
     for server in manifest.servers:
         digests = [(server.argv_digest, server.argv), *((rung.argv_digest, rung.argv) for rung in server.rungs)]
         if any(digest != argv_digest(argv) for digest, argv in digests):
-            message = (
-                f"{deployment_dir / 'fleet.json'} cannot be used: argv of {server.name} is not what its digest says"
-            )
-            notes = ("run `launch render` to write it again",)
-            raise ConfigError.of("manifest/invalid", message, *notes)
+            file = deployment_dir / "fleet.json"
+            message = f"{file} cannot be used: argv of {server.name} is not what its digest says"
+            raise ConfigError.of("manifest/invalid", message, "run `launch render` to write it again")
     if api_key_file is not None:
         unit = msgspec.structs.replace(table.front, api_key_file=str(api_key_file))
         table = msgspec.structs.replace(table, front=unit)
@@ -58,8 +56,7 @@ def _read_pair(directory: Path) -> tuple[bytes, bytes]:
             os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: a path with NUL in it
         message = f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}"
-        notes = ("`launch render` writes it",)
-        raise ConfigError.of("manifest/missing", message, *notes) from None
+        raise ConfigError.of("manifest/missing", message, "`launch render` writes it") from None
     return texts[0], texts[1]
 
 

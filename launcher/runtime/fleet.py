@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -14,10 +15,9 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
+from launcher.errors import ConfigError, SuperviseError
 from launcher.events import FILE_NAME, EventLog
 from launcher.files import (
-    LockHeldError,
     LockOwner,
     deployment_state_dir,
     drop_leftovers,
@@ -108,7 +108,13 @@ class Runtime:
         return self._manifest.cluster is not msgspec.UNSET or self._manifest.slurm is not msgspec.UNSET
 
     def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
-        return _owner(self._manifest, self._state_dir, units)
+        """Who has the processes: systemd, or we."""
+        name, settings = self._manifest.deployment, self._manifest.supervisor
+        write = functools.partial(write_atomic, mode=0o600)
+        if units is not None:
+            return SystemdUnits(name, self._state_dir, write, prefix=units.prefix, user=units.user)
+        files, size = settings.log_files, settings.log_max_bytes
+        return Children(name, self._state_dir, write, log_files=files, log_max_bytes=size)
 
     def _tell_owner(self, manifest: FleetManifest) -> None:
         """What is started from now on is as `manifest` has it."""
@@ -203,10 +209,7 @@ class Runtime:
             changes = await self._supervisor.reload(manifest, names)
             self._observer.take_over(manifest, table)
             return {
-                "started": list(changes.started),
-                "stopped": list(changes.stopped),
-                "restarted": list(changes.restarted),
-                "kept": list(changes.kept),
+                **{verb: list(getattr(changes, verb)) for verb in ("started", "stopped", "restarted", "kept")},
                 "reloaded": fronts,
                 "front": front,
                 "failed": {name: self._supervisor.why_failed(name) for name in changes.failed},
@@ -225,13 +228,7 @@ class Runtime:
 
     async def main(self) -> None:
         """The whole run, with the deployment's lock held."""
-        lock = self._keeping.lock
-        with signals(self._on_signal):
-            try:
-                with writing(lock.path):
-                    lock.acquire(self._holder())
-            except LockHeldError as error:
-                raise HostError([_held(self._manifest.deployment, error)]) from None
+        with signals(self._on_signal), self._keeping.locked():
             drop_leftovers(self._state_dir)
             try:
                 self._events = EventLog(self._state_dir / FILE_NAME)
@@ -252,7 +249,6 @@ class Runtime:
                     await self._supervisor.sweep()
                 if self._events is not None:
                     self._events.close()
-                self._keeping.lock.release()
 
     def _make_state_dir(self) -> Path:
         return deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
@@ -275,23 +271,9 @@ class Runtime:
 
     async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
         """Open the doors, run the fleet until told, close in order."""
-        from launcher import orchestrate, route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
+        from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
-        orchestrator = orchestrate.Orchestrator(self._table, lambda: self._state_dir)
-        orchestrator.on_domain, orchestrator.tell = self._observer.pool.domain, self.tell
-        self._front = route.Front(
-            self._table,
-            route.with_remote(self._supervisor, self._table),
-            control=control_address,
-            orchestrator=orchestrator,
-        )
-        self._front.expansion.tell = self.tell
-        unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
-        sock = self._listening or route.bind(self._front, unit.host, unit.port)
-        with contextlib.ExitStack() as unless_made:
-            unless_made.callback(sock.close)
-            self._doors = route.Doors(self._front, sock, route.bind_more(self._front))
-            unless_made.pop_all()
+        self._open_doors(control_address)
         closing = asyncio.Event()
         self._emit(
             RuntimeStarted(
@@ -306,16 +288,16 @@ class Runtime:
         app = route.control_app(self, self._page_routes())
         async with serve_control(app, control_sock):
             keeping = asyncio.create_task(self._keeping.watch(app, self._owner.heal))
-            self._serving = asyncio.create_task(
-                route.serve(
-                    self._front,
-                    host=unit.host,
-                    port=unit.port,
-                    doors=self._doors,
-                    shutdown=closing,
-                    drain_timeout_s=drain_s,
-                )
+            unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
+            serving = route.serve(
+                self._front,
+                host=unit.host,
+                port=unit.port,
+                doors=self._doors,
+                shutdown=closing,
+                drain_timeout_s=drain_s,
             )
+            self._serving = asyncio.create_task(serving)
             self._front.more_metrics = self._observer.metrics
             try:
                 await self._run_fleet(self._serving)
@@ -330,15 +312,29 @@ class Runtime:
                     await self._supervisor.stop_all(self._reason)
                 await self._observer.close()
 
+    def _open_doors(self, control_address: Path) -> None:
+        """Make the front, and have it listen: clients may come, and are answered once it is served."""
+        from launcher import orchestrate, route  # noqa: PLC0415 - late, as above
+
+        orchestrator = orchestrate.Orchestrator(self._table, lambda: self._state_dir)
+        orchestrator.on_domain, orchestrator.tell = self._observer.pool.domain, self.tell
+        upstreams = route.with_remote(self._supervisor, self._table)
+        self._front = route.Front(self._table, upstreams, control=control_address, orchestrator=orchestrator)
+        self._front.expansion.tell = self.tell
+        sock = self._listening or route.bind(self._front, self._table.front.host, self._table.front.port)
+        with contextlib.ExitStack() as unless_made:
+            unless_made.callback(sock.close)
+            self._doors = route.Doors(self._front, sock, route.bind_more(self._front))
+            unless_made.pop_all()
+
     def _page_routes(self) -> Any:
         from launcher.page import page_routes  # noqa: PLC0415 - late, as above
         from launcher.runtime.paging import Pages  # noqa: PLC0415
 
         assert self._events is not None  # noqa: S101 - the lock is held
-        served = lambda: (self._manifest, self._table)  # noqa: E731
         pages = Pages(
             *(self, self._front, self._supervisor, self._events, self._observer),
-            served=served,
+            served=lambda: (self._manifest, self._table),
             state_dir=lambda: self._state_dir,
         )
         return page_routes(pages)
@@ -402,26 +398,3 @@ class Runtime:
         self._leaves = self._owner.outlives
         notify("STOPPING=1")
         self._told.set()
-
-
-def _owner(manifest: FleetManifest, state_dir: Path, units: UnitsOptions | None) -> ProcessOwner:
-
-    def write(path: Path, data: bytes) -> None:
-        write_atomic(path, data, mode=0o600)
-
-    if units is not None:
-        return SystemdUnits(manifest.deployment, state_dir, write, prefix=units.prefix, user=units.user)
-    settings = manifest.supervisor
-    return Children(
-        manifest.deployment, state_dir, write, log_files=settings.log_files, log_max_bytes=settings.log_max_bytes
-    )
-
-
-def _held(deployment: str, error: LockHeldError) -> Finding:
-    owner = error.owner
-    who = f"process {owner.pid} ({owner.deployment_dir})" if owner else "another process"
-    return error_finding(
-        "supervise/already-running",
-        f"{deployment} is already run by {who}",
-        "`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",
-    )

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import LaunchError
-from launcher.files import LockHeldError, LockOwner, OwnedLock, write_atomic
+from launcher.errors import HostError, LaunchError
+from launcher.files import LockHeldError, LockOwner, OwnedLock, write_atomic, writing
 from launcher.supervise import LOCK_NAME
 from launcher.supervise.control import SOCKET_NAME, control_socket, serve_control
 
@@ -31,6 +31,23 @@ class Keeping:
         self._holder = holder
         self._make = make
         self._files: dict[Path, bytes] = {}
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within the block the deployment is ours. Raises HostError where another runtime has it."""
+        mine = self._holder()
+        try:
+            with writing(self.lock.path):
+                self.lock.acquire(mine)
+        except LockHeldError as error:
+            who = f"process {error.owner.pid} ({error.owner.deployment_dir})" if error.owner else "another process"
+            note = "`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it"
+            message = f"{mine.deployment} is already run by {who}"
+            raise HostError.of("supervise/already-running", message, note) from None
+        try:
+            yield
+        finally:
+            self.lock.release()
 
     def claim(self) -> None:
         """Have the lock say what we serve now; on a disk that takes nothing it goes on saying what it said."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 from launcher.events import EventLog
 from launcher.hardware.load import device_loads
 from launcher.ir.events import Record
-from launcher.ir.fleet import DeviceNeed, FleetManifest, RoutingTable
+from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import Control, FleetStatus, UnavailableError
 from launcher.orchestrate import FILE_NAME, list_projects, read_generation, recent_generations
 from launcher.orchestrate.pool import Verb
@@ -41,13 +41,9 @@ class Pages:
         state_dir: Callable[[], Path],
     ) -> None:
         """`served`: the manifest and the routes that hold now. Nothing is looked at before somebody asks."""
-        self._control = control
-        self._front = front
-        self._supervisor = supervisor
-        self._log = events
-        self._observer = observer
-        self._served = served
-        self._state_dir = state_dir
+        self._control, self._front, self._supervisor = control, front, supervisor
+        self._log, self._observer = events, observer
+        self._served, self._state_dir = served, state_dir
         self._compiling = asyncio.Lock()
 
     def status(self) -> FleetStatus:
@@ -81,15 +77,21 @@ class Pages:
     def fleet(self) -> dict[str, Any]:
         """What the manifest says, less command lines and environments."""
         manifest, table = self._served()
-        shown = ("name", "model", "slots", "n_ctx_per_slot", "tier", "start", "exclusive", "roles", "aliases", "memory")
-        names = (*shown, "proved")
+        names = (
+            *("name", "model", "slots", "n_ctx_per_slot", "tier", "start", "exclusive", "roles", "aliases"),
+            *("memory", "proved"),
+        )
         servers = []
         for unit in manifest.servers:
             target = table.targets.get(unit.name)
             more = {
                 "embedding": target.embedding if target else False,
                 "modalities": target.modalities if target else (),
-                "rungs": [{"label": rung.label, "bytes": _taken(rung.memory)} for rung in unit.rungs],
+                # what a server takes in all, at load
+                "rungs": [
+                    {"label": rung.label, "bytes": sum(need.committed_bytes + need.file_bytes for need in rung.memory)}
+                    for rung in unit.rungs
+                ],
             }
             servers.append({**{name: getattr(unit, name) for name in names}, **more})
         return {
@@ -207,11 +209,6 @@ class Pages:
     def leave(self, cookies: str) -> None:
         """End the session of a Cookie header."""
         self._front.sessions.end(cookies.encode("latin-1", "replace"))
-
-
-def _taken(needs: Iterable[DeviceNeed]) -> int:
-    """What a server takes in all, at load."""
-    return sum(need.committed_bytes + need.file_bytes for need in needs)
 
 
 async def _launch(*words: str) -> dict[str, Any]:

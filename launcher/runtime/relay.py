@@ -32,7 +32,6 @@ class Relay:
     """
 
     def __init__(self, leader: Callable[[], tuple[str, int] | None], *, encrypted: bool) -> None:
-        """Listens nowhere yet."""
         self._leader = leader
         self._encrypted = encrypted
         self._sock: socket.socket | None = None
