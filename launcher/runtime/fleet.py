@@ -328,7 +328,7 @@ class Runtime:
             unless_made.pop_all()
 
     def _page_routes(self) -> Any:
-        from launcher.page import page_routes  # noqa: PLC0415 - late, as above
+        from launcher.runtime.page.app import page_routes  # noqa: PLC0415 - late, as above
         from launcher.runtime.paging import Pages  # noqa: PLC0415
 
         assert self._events is not None  # noqa: S101 - the lock is held

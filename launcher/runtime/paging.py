@@ -1,4 +1,4 @@
-"""What the page may ask of one runtime: implements `launcher.page.PageHost`. I/O: the clock, child processes."""
+"""What the page may ask of one runtime. I/O: the clock, child processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LAUNCH = "from launcher.cli import main; main()"
 
 
 class Pages:
-    """The fleet as the page sees it."""
+    """The fleet as the page sees it. All methods are called in the runtime's loop."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Pages:
         return self._control.status()
 
     def events(self, after: int) -> tuple[Record, ...]:
-        """The events behind number `after`."""
+        """The events behind number `after`, oldest first, as far as they are kept."""
         return self._log.after(after)
 
     def listen(self, listener: Callable[[Record], None]) -> Callable[[], None]:
@@ -67,11 +67,11 @@ class Pages:
         return list(self._front.requests.ended(after)) if self._front.requests.number > after else []
 
     def speeds(self) -> dict[str, list[tuple[int, float]]]:
-        """By server: minutes of the last hour, and the mean speed of the answers that ended in each."""
+        """By server: Unix time of a minute of the last hour, and the mean tokens/s of the answers that ended in it."""
         return self._front.requests.speeds()
 
     def cancel(self, request_id: str) -> bool:
-        """End a request."""
+        """End a request; False where it does not run."""
         return self._front.cancel(request_id)
 
     def fleet(self) -> dict[str, Any]:
@@ -135,19 +135,19 @@ class Pages:
                 await self._control.reload((name,), None)  # somebody had stopped it by hand
 
     async def stop(self, names: tuple[str, ...]) -> None:
-        """Stop servers."""
+        """Stop servers. Raises KeyError."""
         await self._control.stop(names)
 
     async def restart(self, name: str) -> dict[str, Any]:
-        """Restart a server with the manifest that holds."""
+        """Restart a server with the manifest that holds. Raises KeyError."""
         return await self._control.reload((name,), None)
 
     async def change_rung(self, name: str, *, down: bool) -> None:
-        """Start a server one rung smaller, or as planned again."""
+        """Start a server one rung smaller, or as planned again. Raises UnavailableError, KeyError."""
         await self._supervisor.change_rung(name, down=down)
 
     def pool(self, verb: str, name: str) -> None:
-        """What somebody wants of the warm pool; `name`: a worker, its role, its alias or its model."""
+        """What somebody wants of the warm pool; `name`: a worker, its role, its alias or its model. Raises KeyError."""
         pool = self._observer.pool
         workers = pool.workers()
         if not workers:
@@ -165,11 +165,11 @@ class Pages:
         return sorted(found or [], key=lambda project: -project.last_at)
 
     async def project(self, owner: str, name: str) -> list[dict[str, Any]]:
-        """Its last generations."""
+        """Its last generations, the newest first."""
         return await self._remembered(recent_generations, owner, name) or []
 
     async def generation(self, generation_id: str) -> dict[str, Any] | None:
-        """One of whoever."""
+        """A generation with its blocks, verdicts and notes; None where there is none."""
         found: dict[str, Any] | None = await self._remembered(read_generation, generation_id)
         return found
 

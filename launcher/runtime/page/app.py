@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from launcher.ir.live import UnavailableError
-from launcher.page.host import PageHost
-from launcher.page.stream import stream
+from launcher.runtime.page.stream import stream
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import Route
+
+    from launcher.runtime.paging import Pages
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
@@ -44,11 +45,10 @@ class Enter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str = ""
 
 
-class _Pages:
-    """The page's functions over one PageHost."""
+class _Routes:
+    """The page's functions over one fleet. Nothing is cached but the files."""
 
-    def __init__(self, host: PageHost) -> None:
-        """Nothing is cached but the files."""
+    def __init__(self, host: Pages) -> None:
         self._host = host
 
     async def static(self, request: Request) -> Response:
@@ -181,11 +181,11 @@ class _Pages:
         return _json(await self._host.command("reload", "--json"))
 
 
-def page_routes(host: PageHost) -> list[Route]:
+def page_routes(host: Pages) -> list[Route]:
     """The routes, to be added to the control application."""
     from starlette.routing import Route  # noqa: PLC0415 - late: starlette costs 60 ms
 
-    pages = _Pages(host)
+    pages = _Routes(host)
     get, post = ["GET"], ["POST"]
     return [
         Route("/ui", pages.to_page, methods=get),
