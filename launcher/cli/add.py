@@ -10,18 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from launcher import hardware
-from launcher.author import (
-    Candidate,
-    Choice,
-    add_server,
-    alone,
-    fleet_text,
-    flow,
-    free_name,
-    remove_server,
-    server_lines,
-)
+from launcher import author, hardware
 from launcher.author.edit import NotEditableError, servers_of
 from launcher.cli.findings import show_findings
 from launcher.cli.init import (
@@ -133,7 +122,7 @@ def _face(words: str) -> tuple[str, dict[str, Any]]:
                 raise _usage(f"--face {words}: {parent} is a value already")
         try:
             place[last] = yaml.safe_load(text)
-            flow(place[last])
+            author.flow(place[last])
         except (yaml.YAMLError, ValueError, TypeError):  # a date, or what JSON has no word for
             raise _usage(f"--face {words}: {text!r} is no value") from None
     if not name.strip():
@@ -158,8 +147,8 @@ def _remove(name: str, target: Path, out: Terminal, err: Terminal) -> int:
         raise _usage(f"{shown_path(target)} has no server {name}; it has {', '.join(names) or 'none'}")
     group = _group(text, name)
     try:
-        shorter = remove_server(text, name)
-        shorter = alone(shorter, group) if group else shorter
+        shorter = author.remove_server(text, name)
+        shorter = author.alone(shorter, group) if group else shorter
     except NotEditableError as error:
         raise _usage(f"{shown_path(target)}: {error}") from None
     _write(target, text, shorter)
@@ -201,18 +190,18 @@ def _brought(what: str, err: Terminal) -> list[Path]:
     return [Path(what).expanduser()]
 
 
-def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
+def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if path not in folders]
-    found: dict[str, Candidate] = {}
+    found: dict[str, author.Candidate] = {}
     for group in (*([folder] for folder in folders), *([files] if files else [])):
         for candidate in _wanted(group, err):
-            name = free_name(candidate.name, {c.name for c in found.values()})
+            name = author.free_name(candidate.name, {c.name for c in found.values()})
             found.setdefault(candidate.path, msgspec.structs.replace(candidate, name=name))
     return list(found.values())
 
 
-def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
+def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     """The servers that the files could be; of a file alone its folder is looked at too, for what lies beside it."""
     missing = next((path for path in paths if not path.exists()), None)
     if missing is not None:
@@ -239,18 +228,18 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
     return wanted
 
 
-def _first(new: Sequence[Candidate], target: Path, more: Wishes, out: Terminal) -> str:
+def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Terminal) -> str:
     """The text of a file that is not there yet, as `launch init` would write it. Raises LaunchError."""
     host = hardware.take_inventory()
     engine = best_engine(host)
     machine = describe(host, engine)
     chosen = fitting(new, as_seen(host, engine), machine, target)
-    text = fleet_text(chosen, machine, schema=fleet_schema_path())
+    text = author.fleet_text(chosen, machine, schema=fleet_schema_path())
     for choice in chosen.servers:
         out.line(f"{choice.candidate.name}: {choice.why}")
         if more.roles or more.faces:
-            text = remove_server(text, choice.candidate.name)
-            text = add_server(text, server_lines(choice, machine.home, more.roles, more.faces))
+            text = author.remove_server(text, choice.candidate.name)
+            text = author.add_server(text, author.server_lines(choice, machine.home, more.roles, more.faces))
     for candidate, why in chosen.left_out:
         out.line(f"{candidate.name}: left out, {why}")
     if more.roles or more.faces:
@@ -259,7 +248,7 @@ def _first(new: Sequence[Candidate], target: Path, more: Wishes, out: Terminal) 
 
 
 def _longer(
-    text: str, new: Sequence[Candidate], target: Path, more: Wishes, terminals: tuple[Terminal, Terminal]
+    text: str, new: Sequence[author.Candidate], target: Path, more: Wishes, terminals: tuple[Terminal, Terminal]
 ) -> str:
     """The text of a file with more servers; of several models those for which there is no room are said, and left out.
 
@@ -270,11 +259,11 @@ def _longer(
     refused: list[Finding] = []
     before, compiled = text, compile_fleet([], config_dirs=[target], draft=text)
 
-    def lines(choice: Choice) -> Sequence[str]:
-        return server_lines(choice, home, more.roles, more.faces)
+    def lines(choice: author.Choice) -> Sequence[str]:
+        return author.server_lines(choice, home, more.roles, more.faces)
 
     for candidate in new:
-        named = msgspec.structs.replace(candidate, name=free_name(candidate.name, _names(text)))
+        named = msgspec.structs.replace(candidate, name=author.free_name(candidate.name, _names(text)))
         try:
             joined = take_in(named, text, target, compiled, host=host, lines=lines, mates=more.mates)
         except PlanError as error:

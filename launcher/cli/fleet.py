@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from launcher import files
 from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
@@ -25,17 +26,6 @@ from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined, of_host
 from launcher.compiler import compile_fleet, error_class, render
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
-from launcher.files import (
-    asked_at_ns,
-    deployment_state_dir,
-    make_key_file,
-    owned_files,
-    start_under_way,
-    state_root,
-    write_atomic,
-    write_deployment,
-    writing,
-)
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.plan import FleetPlan
@@ -124,8 +114,8 @@ def bring_up(
     Of a fleet for several hosts, `host` (or the one named as this machine) runs its own part here.
     """
     out, err = terminals(no_color=no_color)
-    asked_ns = asked_at_ns()
-    with start_under_way():
+    asked_ns = files.asked_at_ns()
+    with files.start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
     manifest = rendered.manifest
     progress = Progress(err, verbose=verbose)
@@ -211,7 +201,7 @@ def require_not_installed(deployment: str) -> None:
 
 def _require_stopped(manifest: FleetManifest) -> None:
     """Raises HostError when a runtime serves this deployment: its files must not change under it."""
-    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
+    state = files.deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
     pid = offline_status(state).runtime_pid
     if pid is not None:
         runtime = f"its runtime is pid {pid}" if pid else f"{state / LOCK_NAME} is held and does not say by whom"
@@ -224,10 +214,10 @@ def _require_stopped(manifest: FleetManifest) -> None:
 
 def _state_dir(manifest: FleetManifest) -> Path:
     """The deployment's state directory, made; where config puts it elsewhere, the usual place points to it."""
-    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
-    usual = state_root() / manifest.deployment
+    state = files.deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
+    usual = files.state_root() / manifest.deployment
     if state != usual and not usual.exists():
-        with writing(usual):
+        with files.writing(usual):
             usual.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             usual.unlink(missing_ok=True)
             usual.symlink_to(state)
@@ -238,8 +228,8 @@ def _make_server_key(plan: FleetPlan) -> None:
     """Make the key file of the servers, where the config names one and there is none. Raises HostError."""
     path = plan.config.runtime.server_key_file
     if path is not None:
-        with writing(Path(path)):
-            make_key_file(Path(path))
+        with files.writing(Path(path)):
+            files.make_key_file(Path(path))
 
 
 def write_up(state: Path, deployment: Deployment, request: bytes | None) -> Path:
@@ -248,12 +238,12 @@ def write_up(state: Path, deployment: Deployment, request: bytes | None) -> Path
     A runtime takes the deployment over only if no other may write it.
     """
     target = state / DEPLOYMENT_NAME
-    write_deployment(deployment, target)
-    with writing(target):
+    files.write_deployment(deployment, target)
+    with files.writing(target):
         target.chmod(0o700)
     if request is not None:
-        with writing(state / REQUEST_NAME):
-            write_atomic(state / REQUEST_NAME, request)
+        with files.writing(state / REQUEST_NAME):
+            files.write_atomic(state / REQUEST_NAME, request)
     return target
 
 
@@ -349,13 +339,13 @@ def adopt(again: Again, state: Path, request: UpRequest) -> Recompiled:
 def _snapshot(state: Path) -> tuple[Deployment, bytes]:
     """What is in place now: the files of the deployment, and what they were compiled from."""
     directory = state / DEPLOYMENT_NAME
-    files = []
-    for path in owned_files(directory):
+    kept = []
+    for path in files.owned_files(directory):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             file = directory / path
             executable = bool(file.stat().st_mode & 0o100)
-            files.append(RenderedFile(path=path, text=file.read_text(encoding="utf-8"), executable=executable))
-    return Deployment(name=state.name, input_digest="", files=tuple(files)), (state / REQUEST_NAME).read_bytes()
+            kept.append(RenderedFile(path=path, text=file.read_text(encoding="utf-8"), executable=executable))
+    return Deployment(name=state.name, input_digest="", files=tuple(kept)), (state / REQUEST_NAME).read_bytes()
 
 
 def read_request(state: Path) -> UpRequest:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from launcher.base.addresses import place, socket_of
-from launcher.errors import Finding, SuperviseError, error_finding
+from launcher.errors import Finding, SuperviseError
 from launcher.install import (
     Component,
     Installed,
@@ -33,9 +33,6 @@ from launcher.supervise.identity import argv_agrees
 from launcher.supervise.procfs import cmdline, memory_bytes
 from launcher.supervise.spec import ProcessSpec, process_specs
 from launcher.supervise.status import planned_bytes
-
-if TYPE_CHECKING:
-    pass
 
 _TAIL_LINES = 20
 _ALIVE = ("active", "activating", "reloading")
@@ -217,10 +214,3 @@ def _drift_of_the_rest(installed: Installed) -> tuple[str, ...]:
     files = [f"installed: {line}" for line in file_drift(installed)]
     others = [unit for name, unit in installed.units.items() if name not in named]
     return (*files, *(f"loaded: {line}" for unit in others for line in loaded_drift(unit)))
-
-
-def _not_stopped(installed: Installed, units: Sequence[str]) -> Any:
-    now = again(installed).units
-    left = [u for u in units if u in now and now[u].active not in ("inactive", "failed")]
-    message = f"systemd did not stop {', '.join(left) or 'everything'}"
-    return error_finding("install/systemctl", message)

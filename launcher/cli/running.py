@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from launcher import supervise
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import fleet_status, installed_here, names_of, stop_installed
 from launcher.cli.terminal import Terminal, terminals
@@ -15,14 +16,6 @@ from launcher.errors import ConfigError, Finding, HostError, SuperviseError, err
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
-from launcher.supervise import (
-    RuntimeAliveError,
-    end_runtime,
-    marked_deployments,
-    offline_status,
-    reach_runtime,
-    stop_orphans,
-)
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
 
@@ -44,7 +37,7 @@ def fleets(problems: list[Finding] | None = None) -> dict[Path, FleetStatus]:
     """
     found: dict[Path, FleetStatus] = {}
     try:
-        known = {*known_deployments(), *marked_deployments(state_root())}
+        known = {*known_deployments(), *supervise.marked_deployments(state_root())}
     except HostError as error:
         if problems is None:
             raise
@@ -53,7 +46,7 @@ def fleets(problems: list[Finding] | None = None) -> dict[Path, FleetStatus]:
     for name in sorted(known):
         directory = deployment_state_dir(name)
         try:
-            status = offline_status(directory)
+            status = supervise.offline_status(directory)
             if status.runtime_pid is not None:
                 # while it starts or ends, what its state files say is the best that is known
                 with contextlib.suppress(NoRuntimeError), ControlClient(directory) as control:
@@ -256,7 +249,7 @@ def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str
     if status.runtime_pid is None:
         return _stop_left(directory, (), err)
     running = [p.name for p in status.processes if p.pid is not None]
-    end_runtime(directory, wait_s=_STOP_WAIT_S, say=err.line)
+    supervise.end_runtime(directory, wait_s=_STOP_WAIT_S, say=err.line)
     left = _stop_left(directory, (), err)
     # one that is stopped before it started a server has only its own name
     return running + [name for name in left if name not in running] or [status.deployment]
@@ -275,8 +268,8 @@ def _stop_named(directory: Path, status: FleetStatus, names: tuple[str, ...], er
 def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[str]:
     """Stop what a dead runtime left, by its state files (all, or `names`). SuperviseError when one lives again."""
     try:
-        report = stop_orphans(directory, names)
-    except RuntimeAliveError:
+        report = supervise.stop_orphans(directory, names)
+    except supervise.RuntimeAliveError:
         raise SuperviseError([no_answer_finding(directory)]) from None
     for bad in report.rejected:
         err.line(f"{bad.path} was not trusted, nothing was signalled: {bad.reason}")
@@ -287,7 +280,7 @@ def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[s
 def asked(directory: Path) -> Iterator[ControlClient]:
     """The runtime of `directory`, to be asked. SuperviseError: it does not answer; ConfigError: it has no such name."""
     try:
-        with reach_runtime(directory) as control:
+        with supervise.reach_runtime(directory) as control:
             yield control
     except NoRuntimeError:
         raise SuperviseError([no_answer_finding(directory)]) from None

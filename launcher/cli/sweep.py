@@ -14,51 +14,16 @@ from pathlib import Path
 
 import msgspec
 
+from launcher import files, trial
+from launcher import sweep as rules
 from launcher.cli.sweep_apply import apply, places_to_write
 from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, SuperviseError
-from launcher.files import (
-    LockHeldError,
-    LockOwner,
-    OwnedLock,
-    keep_measured,
-    read_measured,
-    state_root,
-    write_atomic,
-    writing,
-)
 from launcher.ir.speed import Measurement
 from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
 from launcher.supervise import procfs
-from launcher.sweep import (
-    LOOKS,
-    candidate,
-    current_of,
-    gain_of,
-    grid,
-    is_decided,
-    is_swept,
-    plot,
-    recommend,
-    summarise,
-    swept,
-    verdict_of_all,
-    with_expectation,
-    with_multipliers,
-)
-from launcher.trial import (
-    Candidate,
-    Experiment,
-    Prompts,
-    TrialError,
-    candidate_of,
-    measurement_of,
-    no_room,
-    read_prompts,
-    values_now,
-)
 
 PAIRS = 2
 """Pairs of batches that the best setting is measured anew with, per batch of the grid; and two more."""
@@ -84,10 +49,10 @@ def run_sweep(
     """`launch sweep`. `words`: servers, `FIELD=a,b`, overrides. Raises LaunchError."""
     out, err = terminals(no_color=no_color)
     servers = [w for w in words if "=" not in w and not w.startswith("~")]
-    overrides = [w for w in words if w not in servers and not is_swept(w)]
+    overrides = [w for w in words if w not in servers and not rules.is_swept(w)]
     try:
-        fields = swept([w for w in words if w not in servers and is_swept(w)])
-        prompts = read_prompts(options.prompts) if options.prompts else Prompts()
+        fields = rules.swept([w for w in words if w not in servers and rules.is_swept(w)])
+        prompts = trial.read_prompts(options.prompts) if options.prompts else trial.Prompts()
     except (ValueError, OSError) as error:
         raise _usage(f"{options.prompts}: {error}" if isinstance(error, OSError) else str(error)) from None
     _check_options(options)
@@ -95,8 +60,8 @@ def run_sweep(
     compiled.require()
     check_servers(servers, compiled)
     places = places_to_write(servers, config_dirs) if options.apply else {}
-    csv = options.csv or state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
-    with writing(csv, "a sweep keeps every batch there as it comes"), _alone(csv):
+    csv = options.csv or files.state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
+    with files.writing(csv, "a sweep keeps every batch there as it comes"), _alone(csv):
         if options.fresh:
             csv.unlink(missing_ok=True)
         sweep = _Sweep(compiled, overrides, config_dirs, options, prompts, csv, err)
@@ -105,7 +70,7 @@ def run_sweep(
         raise nothing_measured(points)
     svg = options.svg or csv.with_suffix(".svg")
     title = f"{', '.join(servers)} on {compiled.plan.deployment}, {options.workload.n_predict} tokens an answer"
-    _draw(plot(points, title), svg, options.png)
+    _draw(rules.plot(points, title), svg, options.png)
     engine = ", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()}))
     document = SweepDocument(
         deployment=compiled.plan.deployment,
@@ -113,7 +78,7 @@ def run_sweep(
         workload=sweep.workload,
         points=tuple(points),
         recommendation=tuple(recommended),
-        verdict=verdict_of_all(recommended),
+        verdict=rules.verdict_of_all(recommended),
         csv=str(csv),
         svg=str(svg),
         applied=_applied(recommended, places, overrides, config_dirs, engine),
@@ -135,11 +100,11 @@ def _check_options(options: SweepOptions) -> None:
 
 def _draw(drawn: str, svg: Path, picture: Path | None) -> None:
     """Write the plot, as PNG, too, where that is wanted. Raises LaunchError."""
-    with writing(svg):
-        write_atomic(svg, drawn)
+    with files.writing(svg):
+        files.write_atomic(svg, drawn)
     if picture is not None:
-        with writing(picture):
-            write_atomic(picture, png(drawn))
+        with files.writing(picture):
+            files.write_atomic(picture, png(drawn))
 
 
 class _Sweep:
@@ -151,7 +116,7 @@ class _Sweep:
         overrides: list[str],
         config_dirs: list[Path],
         options: SweepOptions,
-        prompts: Prompts,
+        prompts: trial.Prompts,
         csv: Path,
         err: Terminal,
     ) -> None:
@@ -162,12 +127,12 @@ class _Sweep:
         if prompts.lengths:
             self.workload = msgspec.structs.replace(self.workload, prompt_tokens=prompts.lengths)
         try:
-            self._experiment = Experiment(self.workload, prompts, csv, csv.with_suffix(".log"), self._said)
+            self._experiment = trial.Experiment(self.workload, prompts, csv, csv.with_suffix(".log"), self._said)
         except ValueError as error:
             raise _usage(f"{csv}: {error}; another with --csv, or --fresh to begin anew") from None
         self._begun, self._done, self._wanted = time.monotonic(), 0, 0
         self._pairs = PAIRS * (options.workload.batches + 1)
-        self._known = read_measured()
+        self._known = files.read_measured()
         """Of this host, before the sweep."""
 
     def run(
@@ -190,21 +155,21 @@ class _Sweep:
 
     def _planned(
         self, server: str, fields: Mapping[str, tuple[str, ...]]
-    ) -> tuple[Values, list[tuple[list[Point], Candidate]]]:
+    ) -> tuple[Values, list[tuple[list[Point], trial.Candidate]]]:
         """What a server has now, and each setting as it would be started, with its points."""
-        now = values_now(self._compiled, server, fields)
-        current = current_of(fields, now)
-        points = grid(server, fields, now, self._options.in_flight)
+        now = trial.values_now(self._compiled, server, fields)
+        current = rules.current_of(fields, now)
+        points = rules.grid(server, fields, now, self._options.in_flight)
         tried = []
         for values, group in groupby(points, key=lambda p: p.values):
-            found = candidate_of(server, values, current, self._overrides, self._dirs)
-            refused = found.refused or no_room(found)
+            found = trial.candidate_of(server, values, current, self._overrides, self._dirs)
+            refused = found.refused or trial.no_room(found)
             if refused:
                 self._err.line(f"{server} {found.settings}: not started: {refused}")
             tried.append((list(group), msgspec.structs.replace(found, refused=refused)))
         return current, tried
 
-    def _grid(self, current: Values, tried: Sequence[tuple[list[Point], Candidate]]) -> list[PointResult]:
+    def _grid(self, current: Values, tried: Sequence[tuple[list[Point], trial.Candidate]]) -> list[PointResult]:
         results: list[PointResult] = []
         new: list[Measurement] = []
         for points, found in tried:
@@ -214,7 +179,7 @@ class _Sweep:
             if not refused:
                 try:
                     self._experiment.measure(found, points)
-                except TrialError as error:
+                except trial.TrialError as error:
                     refused = str(error)
                     self._err.line(f"{found.server} {found.settings}: {refused}")
             for point in points:
@@ -227,43 +192,43 @@ class _Sweep:
                     planned_bytes=found.planned_bytes,
                 )
                 samples = [] if refused else self._experiment.samples(found, point.in_flight)
-                result = with_expectation(summarise(blank, samples), decode) if samples else blank
+                result = rules.with_expectation(rules.summarise(blank, samples), decode) if samples else blank
                 results.append(result)
                 new += self._measurement(found, result)
         if now := [measured for measured in new if measured.load_s]:
-            keep_measured(now)
-        return list(with_multipliers(results))
+            files.keep_measured(now)
+        return list(rules.with_multipliers(results))
 
-    def _measurement(self, found: Candidate, result: PointResult) -> tuple[Measurement, ...]:
+    def _measurement(self, found: trial.Candidate, result: PointResult) -> tuple[Measurement, ...]:
         """What is known by a point with one request at a time; without a load time where an earlier run measured it."""
         if result.in_flight != 1 or not result.batches:
             return ()
         load_s, load = self._experiment.load_s.get(found.digest, 0.0), os.getloadavg()[0]
-        return (measurement_of(found, result, self.workload, at=utc_now(), load_average=load, load_s=load_s),)
+        return (trial.measurement_of(found, result, self.workload, at=utc_now(), load_average=load, load_s=load_s),)
 
     def _recommended(
-        self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], Candidate]]
+        self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], trial.Candidate]]
     ) -> Recommendation:
         """What the rule chooses, measured anew beside what the server has now."""
         limit = self._options.p95_limit
-        chosen = candidate(results, limit)
+        chosen = rules.candidate(results, limit)
         if chosen is None:
-            return recommend(server, None, None, limit)
+            return rules.recommend(server, None, None, limit)
         by_values = {found.values: found for _, found in tried}
         now, best = ((by_values[tuple(p.settings.items())], p.in_flight) for p in chosen)
         try:
-            for look in range(LOOKS):
+            for look in range(rules.LOOKS):
                 pairs = self._pairs * 2**look
-                gain = gain_of(self._experiment.confirm(now, best, pairs))
-                if is_decided(gain) or look == LOOKS - 1:
-                    return recommend(server, chosen, gain, limit)
+                gain = rules.gain_of(self._experiment.confirm(now, best, pairs))
+                if rules.is_decided(gain) or look == rules.LOOKS - 1:
+                    return rules.recommend(server, chosen, gain, limit)
                 self._err.line(f"{server}: {gain.low:+.1%} to {gain.high:+.1%} after {pairs} pairs: as many again")
                 self._wanted += 2 * pairs
-        except TrialError as error:
+        except trial.TrialError as error:
             self._err.line(f"{server}: {error}")
-        return recommend(server, None, None, limit)
+        return rules.recommend(server, None, None, limit)
 
-    def _said(self, found: Candidate, in_flight: int, speed: float) -> None:
+    def _said(self, found: trial.Candidate, in_flight: int, speed: float) -> None:
         """One batch is done: which, how fast, how long it will go on."""
         self._done += 1
         spent = time.monotonic() - self._begun
@@ -295,11 +260,13 @@ def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
 def _alone(csv: Path) -> Iterator[None]:
     """One sweep at a time in a file, whose folder is made. Raises ConfigError."""
     csv.parent.mkdir(parents=True, exist_ok=True)
-    lock = OwnedLock(csv.with_suffix(".lock"))
+    lock = files.OwnedLock(csv.with_suffix(".lock"))
     stat = procfs.proc_stat(os.getpid())
     try:
-        lock.acquire(LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id()))
-    except LockHeldError as error:
+        lock.acquire(
+            files.LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id())
+        )
+    except files.LockHeldError as error:
         raise _usage(f"another sweep is under way: {error}; wait for it, or name another file with --csv") from None
     try:
         yield

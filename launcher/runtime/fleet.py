@@ -15,16 +15,9 @@ from typing import Any
 
 import msgspec
 
+from launcher import files, supervise
 from launcher.errors import ConfigError, SuperviseError
 from launcher.events import FILE_NAME, EventLog
-from launcher.files import (
-    LockOwner,
-    deployment_state_dir,
-    drop_leftovers,
-    is_called_off,
-    write_atomic,
-    writing,
-)
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -35,18 +28,6 @@ from launcher.runtime.keeping import Keeping
 from launcher.runtime.observing import Observer
 from launcher.runtime.pins import keep_pins
 from launcher.runtime.telling import happened
-from launcher.supervise import (
-    Children,
-    ProcessOwner,
-    Supervisor,
-    SystemdUnits,
-    boot_id,
-    early_finding,
-    proc_stat,
-    starting_finding,
-    state_moved_finding,
-    stopping_finding,
-)
 from launcher.supervise.control import control_socket, serve_control, socket_address
 from launcher.supervise.events import AnyEvent, RuntimeStarted
 
@@ -81,7 +62,7 @@ class Runtime:
         self._state_dir = self._make_state_dir()
         self._url = front_url(self._table)
         self._owner = self._make_owner(units)
-        self._supervisor = Supervisor(
+        self._supervisor = supervise.Supervisor(
             self._manifest, state_dir=self._state_dir, owner=self._owner, emit=self._emit, front=self._url
         )
         self._supervisor.runtime_pid = os.getpid()
@@ -107,18 +88,18 @@ class Runtime:
         """Whether a cluster has the processes, so that we are one of several fronts."""
         return self._manifest.cluster is not msgspec.UNSET or self._manifest.slurm is not msgspec.UNSET
 
-    def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
+    def _make_owner(self, units: UnitsOptions | None) -> supervise.ProcessOwner:
         """Who has the processes: systemd, or we."""
         name, settings = self._manifest.deployment, self._manifest.supervisor
-        write = functools.partial(write_atomic, mode=0o600)
+        write = functools.partial(files.write_atomic, mode=0o600)
         if units is not None:
-            return SystemdUnits(name, self._state_dir, write, prefix=units.prefix, user=units.user)
-        files, size = settings.log_files, settings.log_max_bytes
-        return Children(name, self._state_dir, write, log_files=files, log_max_bytes=size)
+            return supervise.SystemdUnits(name, self._state_dir, write, prefix=units.prefix, user=units.user)
+        count, size = settings.log_files, settings.log_max_bytes
+        return supervise.Children(name, self._state_dir, write, log_files=count, log_max_bytes=size)
 
     def _tell_owner(self, manifest: FleetManifest) -> None:
         """What is started from now on is as `manifest` has it."""
-        if isinstance(self._owner, Children):
+        if isinstance(self._owner, supervise.Children):
             self._owner.log_files = manifest.supervisor.log_files
             self._owner.log_max_bytes = manifest.supervisor.log_max_bytes
 
@@ -167,15 +148,15 @@ class Runtime:
             return await task
         except asyncio.CancelledError:
             if task.cancelled() and self._ending:
-                raise SuperviseError([stopping_finding(self._manifest.deployment)]) from None
+                raise SuperviseError([supervise.stopping_finding(self._manifest.deployment)]) from None
             raise
 
     def _refuse_unless_up(self) -> None:
         """Raises SuperviseError when everything was told to end, or has not come up yet."""
         if self._ending or self._told.is_set():
-            raise SuperviseError([stopping_finding(self._manifest.deployment)])
+            raise SuperviseError([supervise.stopping_finding(self._manifest.deployment)])
         if not self._started:
-            raise SuperviseError([starting_finding(self.status())])
+            raise SuperviseError([supervise.starting_finding(self.status())])
 
     async def _take_over(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """One reload, when it is its turn."""
@@ -188,7 +169,7 @@ class Runtime:
             if unknown:
                 raise KeyError(min(unknown))
             if manifest.supervisor.state_dir != self._manifest.supervisor.state_dir:
-                raise SuperviseError([state_moved_finding(manifest.deployment)])
+                raise SuperviseError([supervise.state_moved_finding(manifest.deployment)])
             fronts = [unit.name for unit in manifest.services if unit.builtin is not None and unit.name in names]
             front = front_changes(self._table, table)
             # everything that may fail comes first: a reload that is refused has changed nothing
@@ -229,17 +210,17 @@ class Runtime:
     async def main(self) -> None:
         """The whole run, with the deployment's lock held."""
         with signals(self._on_signal), self._keeping.locked():
-            drop_leftovers(self._state_dir)
+            files.drop_leftovers(self._state_dir)
             try:
                 self._events = EventLog(self._state_dir / FILE_NAME)
                 self._observer.pool.remember(e.name for e in self._events.after() if e.kind in ("starting", "adopted"))
                 keep_pins(self._observer.pool, lambda: self._state_dir)
                 # With the lock held: whoever stops everything from now on finds it.
-                if self._asked_ns is not None and is_called_off(self._asked_ns):
-                    raise SuperviseError([early_finding(self._manifest.deployment)])
+                if self._asked_ns is not None and files.is_called_off(self._asked_ns):
+                    raise SuperviseError([supervise.early_finding(self._manifest.deployment)])
                 # At once: who sees the lock held can ask from now on, and is answered when the doors open.
                 with contextlib.ExitStack() as doors:
-                    with writing(self._state_dir):
+                    with files.writing(self._state_dir):
                         sock = doors.enter_context(control_socket(self._state_dir))
                     address = doors.enter_context(socket_address(self._state_dir))
                     await self._hold(sock, Path(address))
@@ -251,14 +232,14 @@ class Runtime:
                     self._events.close()
 
     def _make_state_dir(self) -> Path:
-        return deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
+        return files.deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
 
-    def _holder(self) -> LockOwner:
-        mine = proc_stat(os.getpid())
-        return LockOwner(
+    def _holder(self) -> files.LockOwner:
+        mine = supervise.proc_stat(os.getpid())
+        return files.LockOwner(
             pid=os.getpid(),
             start_ticks=mine.start_ticks if mine else 0,
-            boot_id=boot_id(),
+            boot_id=supervise.boot_id(),
             deployment=self._manifest.deployment,
             deployment_dir=str(self._directory),
             front=self._url,
@@ -363,7 +344,7 @@ class Runtime:
             if task.done() and not task.cancelled():
                 task.result()
         if not self._started and self._reason == "control":
-            raise SuperviseError([early_finding(self._manifest.deployment)])
+            raise SuperviseError([supervise.early_finding(self._manifest.deployment)])
 
     async def _start(self) -> None:
         """Find what an earlier runtime left, start the rest, tell systemd."""
