@@ -12,18 +12,9 @@ import yaml
 
 from launcher import author, hardware
 from launcher.author.edit import NotEditableError, servers_of
+from launcher.cli import init
 from launcher.cli.findings import show_findings
-from launcher.cli.init import (
-    as_candidates,
-    as_seen,
-    best_engine,
-    describe,
-    fitting,
-    look_for_models,
-    try_out,
-    unwritable,
-    write_new,
-)
+from launcher.cli.hub import download
 from launcher.cli.joining import Joined, take_in
 from launcher.cli.onefile import fleet_file, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
@@ -184,8 +175,6 @@ def _brought(what: str, err: Terminal) -> list[Path]:
     if not what.strip():
         raise _usage("no model is named")
     if what.startswith("hf:"):
-        from launcher.cli.hub import download
-
         return download(what, err)
     return [Path(what).expanduser()]
 
@@ -210,16 +199,16 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     paths = [plain_path(path) for path in paths]
     named = {str(path) for path in paths if not path.is_dir()}
     places = [*paths, *(path.parent for path in paths if not path.is_dir())]
-    found = look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
+    found = init.look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
     relevant = [f for f in found.findings if not named or any(path in f.message for path in named)]
     show_findings(err, list(dict.fromkeys(relevant)))
     files = found.files if not named else tuple(f for f in found.files if f.path in named or f.facts.is_projector)
     beside = tuple(f for f in found.files if f not in files)
-    every = as_candidates(msgspec.structs.replace(found, files=(*files, *(f for f in beside if named))))
+    every = init.as_candidates(msgspec.structs.replace(found, files=(*files, *(f for f in beside if named))))
     wanted = [c for c in every if not named or c.path in named]
     if not wanted:
         # of several quantizations of one model the largest is taken, unless another was named
-        wanted = list(as_candidates(msgspec.structs.replace(found, files=files)))
+        wanted = list(init.as_candidates(msgspec.structs.replace(found, files=files)))
     wanted = [c for c in wanted if not named or c.path in named]
     if not wanted:
         shown = ", ".join(map(str, paths))
@@ -230,10 +219,7 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
 
 def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Terminal) -> str:
     """The text of a file that is not there yet, as `launch init` would write it. Raises LaunchError."""
-    host = hardware.take_inventory()
-    engine = best_engine(host)
-    machine = describe(host, engine)
-    chosen = fitting(new, as_seen(host, engine), machine, target)
+    chosen, machine = init.chosen_here(new, target)
     text = author.fleet_text(chosen, machine, schema=fleet_schema_path())
     for choice in chosen.servers:
         out.line(f"{choice.candidate.name}: {choice.why}")
@@ -243,7 +229,7 @@ def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Ter
     for candidate, why in chosen.left_out:
         out.line(f"{candidate.name}: left out, {why}")
     if more.roles or more.faces:
-        try_out(text, target)
+        init.try_out(text, target)
     return text
 
 
@@ -322,7 +308,7 @@ def _paths(text: str, target: Path) -> dict[str, str]:
 def _write(target: Path, before: str | None, text: str) -> None:
     """Write the fleet file, which said `before`. Raises ConfigError or HostError; then it is as it was."""
     if before is None:
-        write_new(target, text)
+        init.write_new(target, text)
         return
     try:
         replace_as_read(target, before.encode(), text.encode())
@@ -330,7 +316,7 @@ def _write(target: Path, before: str | None, text: str) -> None:
         message = f"{shown_path(target)} was changed meanwhile by somebody else and stays as it is: do it again"
         raise _usage(message) from None
     except OSError as error:
-        raise unwritable(target, error) from None
+        raise init.unwritable(target, error) from None
 
 
 def _usage(message: str) -> ConfigError:

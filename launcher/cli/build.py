@@ -7,14 +7,25 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.cli.arguments import is_override
 from launcher.cli.findings import counted, printable, show_findings, shown_place, summary
 from launcher.cli.terminal import terminals
-from launcher.compiler import Compilation, compile_fleet, with_speeds
+from launcher.compiler import (
+    Compilation,
+    compile_fleet,
+    compose_config,
+    error_class,
+    hosts_of,
+    on_host,
+    render,
+    with_speeds,
+)
 from launcher.errors import STALE_EXIT_CODE, ConfigError, HostError, LaunchError, has_errors
-from launcher.files import deployment_state_dir
+from launcher.files import FileDifference, compare_deployment, deployment_state_dir, read_measured, write_deployment
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
 from launcher.ir.deployment import RECORDS
+from launcher.ir.documents import CheckDocument, CheckedDocument, ConfigDocument, RenderDocument
 from launcher.ir.speed import ServerSpeed
 
 
@@ -88,7 +99,6 @@ def _may_run(compiled: Compilation) -> bool:
 def expected_speeds(compiled: Compilation) -> tuple[ServerSpeed, ...]:
     """Tokens a second that the servers are expected to make, by the hardware file and what was measured here."""
     from launcher import plan
-    from launcher.files import read_measured
 
     known = tuple(m for m in read_measured() if m.hardware == compiled.plan.config.hardware.name)
     keys = {}
@@ -111,9 +121,6 @@ def write(
     no_color: bool,
 ) -> int:
     """`launch render`."""
-    from launcher.compiler import hosts_of, on_host, render
-    from launcher.files import FileDifference, compare_deployment, write_deployment
-
     out, err = terminals(no_color=no_color)
     compiled = (_proven if prove else compile_fleet)(overrides, config_dirs=config_dirs)
     compiled.require()
@@ -130,8 +137,6 @@ def write(
         if written:
             write_deployment(rendered.deployment, target / below)
     if as_json:
-        from launcher.ir.documents import RenderDocument
-
         out.json(RenderDocument(directory=str(target), written=written, changes=tuple(changes)))
     elif diff:
         for change in changes:
@@ -183,7 +188,6 @@ def examine(
     """`launch check`. `host`: which of several this is."""
     from launcher import config, plan
     from launcher.cli.this_host import examined, of_host
-    from launcher.compiler import error_class, render
     from launcher.proving import prove_here
 
     out, _ = terminals(no_color=no_color)
@@ -198,8 +202,6 @@ def examine(
     findings = (*compiled.findings, *spoken, *found, *here.findings)
     checked = (*checked, *here.lines)
     if as_json:
-        from launcher.ir.documents import CheckDocument, CheckedDocument
-
         said = tuple(CheckedDocument(subject=subject, found=text) for subject, text in checked)
         out.json(CheckDocument(deployment=manifest.deployment, checked=said, findings=findings))
     else:
@@ -217,8 +219,6 @@ def show_config(
 ) -> int:
     """`launch config`: words that are no overrides are keys, and only what lies below them is shown."""
     from launcher import config
-    from launcher.cli.arguments import is_override
-    from launcher.compiler import compose_config
 
     out, err = terminals(no_color=no_color)
     asked = tuple(word for word in overrides if not is_override(word))
@@ -250,8 +250,6 @@ def show_config(
         if not out.interactive:
             err.line("this is for people; a fleet file that composes to the same: launch config --yaml")
     if as_json:
-        from launcher.ir.documents import ConfigDocument
-
         origins = {key: str(place) for key, _, place in values if place}
         out.json(ConfigDocument(config=composed.tree, origins=origins))
         return 0

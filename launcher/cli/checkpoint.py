@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from launcher import __version__
 from launcher.cli.checkpointed import Subject, subject_of, subjects
-from launcher.cli.deploy import require_rights
 from launcher.cli.fleet import DEPLOYMENT_NAME
+from launcher.cli.installed import require_rights
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import CatalogError, ConfigError, SuperviseError
 from launcher.files import (

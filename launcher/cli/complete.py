@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.cli.arguments import complete_override
+from launcher.cli.onefile import found_fleet_file
 from launcher.errors import LaunchError
 from launcher.ir.config import ServerConfig
 
@@ -17,7 +19,6 @@ from launcher.ir.config import ServerConfig
 def complete_overrides(incomplete: str) -> list[str]:
     """Groups with their options, and the fields of the servers, with their choices."""
     from launcher import config
-    from launcher.cli.arguments import complete_override
     from launcher.files import packaged_dir
 
     args, typed = words_before(os.environ, incomplete)
@@ -64,8 +65,6 @@ def complete_fleet_servers(incomplete: str) -> list[str]:
 def _fleet_servers(args: list[str]) -> list[str]:
     """Names of the servers in the fleet file that was typed, or is found."""
     import yaml
-
-    from launcher.cli.onefile import found_fleet_file
 
     named = next((Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word in {"-f", "--file"}), None)
     path = named or found_fleet_file()

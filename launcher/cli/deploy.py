@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
@@ -13,8 +12,11 @@ import msgspec
 
 from launcher.base.regular import read_regular
 from launcher.cli.findings import show_findings
+from launcher.cli.installed import require_rights
 from launcher.cli.running import fleets
 from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.this_host import of_host
+from launcher.compiler import compile_fleet, error_class, render
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
 from launcher.files import compare_deployment, owned_files, writing
 from launcher.install import (
@@ -39,6 +41,9 @@ from launcher.install.changes import SIGNS
 from launcher.install.ownership import digest, shown
 from launcher.install.steps import not_active
 from launcher.ir.deployment import Deployment, RenderedFile
+from launcher.supervise import reach_runtime
+from launcher.supervise.control import ControlClient, NoRuntimeError
+from launcher.supervise.ending import no_answer_finding
 
 if TYPE_CHECKING:
     from launcher.supervise.control import ControlClient
@@ -162,10 +167,6 @@ def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) ->
 
     Raises SuperviseError `supervise/no-answer` when that one does not answer either, and what the runtime refuses.
     """
-    from launcher.supervise import reach_runtime
-    from launcher.supervise.control import NoRuntimeError
-    from launcher.supervise.ending import no_answer_finding
-
     units = [c.service for c in installed.components if c.name == installed.name]
     for _ in range(2):
         try:
@@ -272,8 +273,6 @@ def _compiled(
     overrides: list[str], config_dirs: list[Path], layout: Layout, err: Terminal, host: str | None
 ) -> tuple[Deployment, tuple[str, ...]]:
     """What `overrides` compile to for this host, and what differs in the rendered folder, if there is one."""
-    from launcher.cli.this_host import of_host
-    from launcher.compiler import compile_fleet, error_class, render
     from launcher.proving import prove_here
 
     scope = ["deploy.scope=user"] if layout.scope == "user" else []
@@ -300,13 +299,6 @@ def _require_scope(deployment: Deployment, layout: Layout) -> None:
         message = f"{deployment.name} was rendered with deploy.scope={'user' if theirs else 'system'}"
         note = "install it with --user" if theirs else "without --user, or render it with deploy.scope=user"
         raise ConfigError.of("install/scope", message, note, key="deploy.scope")
-
-
-def require_rights(layout: Layout, verb: str) -> None:
-    """HostError when units of the machine are to be `verb` (installed, stopped) by somebody who is not root."""
-    if layout.scope == "system" and layout.root == Path("/") and os.geteuid() != 0:
-        note = "sudo launch …; units of your own need no root: launch install --user …"
-        raise HostError.of("install/not-root", f"units of the machine are {verb} by root", note)
 
 
 def _show_changes(

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import msgspec
 
+from launcher import engine
 from launcher.base.regular import read_regular
+from launcher.cli import init
 from launcher.cli.findings import counted, show_findings, summary
-from launcher.cli.init import write_new
 from launcher.cli.onefile import FLEET_FILE, shown_path
+from launcher.cli.plan_view import show_plan
 from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import compile_fleet
 from launcher.errors import ConfigError, EngineError, LaunchError, has_errors
 from launcher.files.packaged import fleet_schema_path
+from launcher.hardware import take_inventory
 from launcher.importing import FORMATS, Imported, imported_text, translate
 from launcher.importing.formats import UnreadableError
 
@@ -42,7 +46,7 @@ def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, 
     if target.exists():
         note = "name another file with -f FILE, or look at the translation with --dry-run"
         raise _refused(f"{shown_path(target)} is there already and stays as it is", note)
-    write_new(target, text)
+    init.write_new(target, text)
     lost = f"{summary(imported.findings)} about what has no equal here" if imported.findings else "nothing was lost"
     out.line(f"wrote {shown_path(target)}: {counted(len(imported.servers), 'server')}, {lost}")
     _planned(out, err, target, "launch" if file is None else f"launch -f {shown_path(target)}")
@@ -50,8 +54,6 @@ def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, 
 
 
 def _translated(path: Path, kind: str | None) -> Imported:
-    from launcher import engine
-
     try:
         text = read_regular(path).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -76,9 +78,6 @@ def _merge(into: Imported, other: Imported) -> None:
 
 def _engine(imported: Imported) -> None:
     """The llama-server that the commands run, where it is here; else the one that `init` would take."""
-    from launcher.cli.init import best_engine
-    from launcher.hardware import take_inventory
-
     if "engines" in imported.rest:
         return
     here = [path for program in imported.programs if (path := shutil.which(program))]
@@ -89,7 +88,7 @@ def _engine(imported: Imported) -> None:
     binary = here[0] if here else None
     if binary is None:
         with contextlib.suppress(EngineError):  # the plan says that there is none
-            found = best_engine(take_inventory())
+            found = init.best_engine(take_inventory())
             binary = None if found.packaged else found.binary
     if binary is not None:
         imported.rest = {"engines": {"default": {"binary": binary, "dialect": "probe"}}} | imported.rest
@@ -97,9 +96,6 @@ def _engine(imported: Imported) -> None:
 
 def _planned(out: Terminal, err: Terminal, target: Path, command: str) -> None:
     """The plan of what was written; its errors are advice here, for the file is written."""
-    from launcher.cli.plan_view import show_plan
-    from launcher.compiler import compile_fleet
-
     try:
         compiled = compile_fleet([], config_dirs=[target])
     except LaunchError as error:

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from launcher import catalog, config, engine, plan
 from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
 from launcher.author.pairing import ModelOnDisk
+from launcher.cli.build import show
 from launcher.cli.findings import printable, show_findings
 from launcher.cli.hub import install_command
 from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import compile_fleet, compose_config
 from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
 from launcher.errors import CatalogError, EngineError, HostError, LaunchError
 from launcher.files.packaged import fleet_schema_path
-from launcher.ir.config import HardwareConfig
+from launcher.hardware import hardware_tree, take_inventory
+from launcher.ir.config import EngineConfig, HardwareConfig
 from launcher.ir.host import HostInventory
 from launcher.sizes import gib
 
@@ -60,19 +64,12 @@ def init(
             "models lie elsewhere: launch init --models DIR",
             "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
         )
-    from launcher.hardware import take_inventory
-
-    host = take_inventory()
-    engine = best_engine(host)
-    machine = describe(host, engine)
-    host = as_seen(host, engine)
-    text = fleet_text(fitting(as_candidates(found), host, machine, target), machine, schema=fleet_schema_path())
+    chosen, machine = chosen_here(as_candidates(found), target)
+    text = fleet_text(chosen, machine, schema=fleet_schema_path())
     if dry_run:
         out.write(text)
         return 0
     write_new(target, text)
-    from launcher.cli.build import show
-
     code = show([], [target], as_json=False, no_color=no_color, verbose=verbose)
     out.line()
     out.line(f"wrote {shown_path(target)} ({len(text.splitlines())} lines)")
@@ -80,13 +77,19 @@ def init(
     return code
 
 
+def chosen_here(servers: Sequence[Candidate], target: Path) -> tuple[Chosen, Machine]:
+    """The fleet of `servers` that fits this machine, and the machine. Raises LaunchError."""
+    host = take_inventory()
+    found = best_engine(host)
+    machine = describe(host, found)
+    return fitting(servers, as_seen(host, found), machine, target), machine
+
+
 def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> Models:
     """Every model file in the places that are named and, with `usual`, where other programs keep theirs.
 
     Without `deep` folders inside those folders are not looked into.
     """
-    from launcher import catalog
-
     if err.interactive:
         err.write("looking for models …\r")
     places = usual_places(os.environ) if usual else ()
@@ -96,9 +99,6 @@ def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True,
 
 def best_engine(host: HostInventory) -> FoundEngine:
     """The llama-server to use: one that sees the cards where there are any, else the user's own. Raises EngineError."""
-    from launcher import engine
-    from launcher.errors import LaunchError
-    from launcher.ir.config import EngineConfig
 
     def at(binary: str) -> str | None:
         try:
@@ -121,8 +121,6 @@ def best_engine(host: HostInventory) -> FoundEngine:
 
 def _listed(found: FoundEngine) -> tuple[SeenDevice, ...] | None:
     """The devices that an engine sees; None where it does not say."""
-    from launcher import engine
-
     try:
         return engine.list_devices(Path(found.binary))
     except engine.NoAnswerError:
@@ -159,8 +157,6 @@ def as_candidates(found: Models) -> tuple[Candidate, ...]:
 
 def memory_of(host: HostInventory, share: float = 1.0) -> Memory:
     """What a fleet may use on this machine now, and a `share` of it."""
-    from launcher.hardware import hardware_tree
-
     tree = hardware_tree(host)
     ram = min(tree["ram_bytes"] - tree["ram_reserve_bytes"], int(host.available_bytes * RAM_SHARE))
     cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
@@ -176,9 +172,8 @@ class Needing:
     def __init__(self, hardware: HardwareConfig, used: Sequence[str] | None) -> None:
         """`used`: the CPU features that the build has code for; None: all."""
         self._host = hardware
-        if (
-            used is not None and self._host.cpu is not None
-        ):  # what else the CPU has, this build does not use: it makes no copies of weights for it
+        # what else the CPU has, this build does not use: it makes no copies of weights for it
+        if used is not None and self._host.cpu is not None:
             features = tuple(f for f in self._host.cpu.features if f in used)
             cpu = msgspec.structs.replace(self._host.cpu, features=features)
             self._host = msgspec.structs.replace(self._host, cpu=cpu)
@@ -188,8 +183,6 @@ class Needing:
         """Bytes with `SLOTS` slots of so many tokens."""
         key = (candidate.path, tokens)
         if key not in self._known:
-            from launcher import config, plan
-
             embeds = candidate.kind != "chat"
             fields = [f"slots={SLOTS}", f"n_ctx_per_slot={tokens}"]
             batch = max(512, tokens * SLOTS)
@@ -208,9 +201,6 @@ class Needing:
 
 def needing(host: HostInventory, *, packaged: bool) -> Needing:
     """What servers take on this machine, of the packaged build or of one that uses all that the CPU has."""
-    from launcher.compiler import compose_config
-    from launcher.hardware import hardware_tree
-
     used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
     return Needing(msgspec.convert(hardware_tree(host), HardwareConfig), used)
 
@@ -237,8 +227,6 @@ def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine,
 
 def try_out(text: str, target: Path) -> Compilation:
     """Compile `text` as if it stood in `target`. Raises LaunchError with what is wrong with it; writes nothing."""
-    from launcher.compiler import compile_fleet
-
     compiled = compile_fleet([], config_dirs=[target], draft=text)
     compiled.require()
     return compiled

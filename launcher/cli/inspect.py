@@ -10,12 +10,17 @@ from typing import Any
 
 import msgspec
 
+from launcher import catalog, config, plan
+from launcher.author.declare import declaration_text
 from launcher.cli.findings import counted, show_findings
+from launcher.cli.plan_view import show_proof
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import CatalogError, ConfigError, PlanError
+from launcher.hardware import hardware_tree, take_inventory
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.documents import InspectDocument
+from launcher.proving import prove_file
 from launcher.sizes import gib, parse_size
 
 _FURTHER = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
@@ -29,8 +34,6 @@ def inspect_files(
     `vram`: sizes of the cards of another machine, none for this one as it is. `prover`: the binary that proves it by
     its dry run, empty for the embedded one; None = no proof. The exit code is the first that is not 0.
     """
-    from launcher.hardware import hardware_tree, take_inventory
-
     out, err = terminals(no_color=no_color)
     fields = [word for word in words if "=" in word and not Path(word).exists()]
     files = _files([word for word in words if word not in fields])
@@ -75,14 +78,11 @@ def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> Hardw
 
 def declare_files(words: Sequence[str], *, no_color: bool) -> int:
     """Writes the files among `words` as entries of `models:`. The exit code is the first that is not 0."""
-    from launcher.author.declare import declaration_text
-    from launcher.catalog import describe
-
     out, err = terminals(no_color=no_color)
     models, codes = [], [0]
     for file in _files(words):
         try:
-            models.append(describe(str(file.absolute())))
+            models.append(catalog.describe(str(file.absolute())))
         except CatalogError as error:  # the others can still be written
             show_findings(err, error.findings)
             codes.append(error.exit_code)
@@ -118,8 +118,6 @@ def _inspected(
     file: Path, fields: list[str], host: HardwareConfig, prover: str | None
 ) -> tuple[InspectDocument, ModelFile]:
     """One file, and what a server with `fields` needs of `host`. Raises CatalogError, ConfigError."""
-    from launcher import catalog, config, plan
-
     model = catalog.describe(str(file))
     server = config.server_from_fields(fields)
     settled = plan.settle(server, model, host)
@@ -128,8 +126,6 @@ def _inspected(
     memory = plan.estimate(model, settled.settings)
     proof, findings = None, (*settled.findings, *plan.unsized(model, memory))
     if prover is not None:
-        from launcher.proving import prove_file
-
         proof, found = prove_file(model, server, host, binary=prover or None)
         findings += found
     document = InspectDocument(
@@ -188,7 +184,5 @@ def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: Hard
         verdict = "fits" if memory.resident_peak_bytes <= size else out.style("does not fit", "red")
         out.line(f"  {verdict}: {gib(memory.resident_peak_bytes)} of {gib(size)}")
     if document.proof is not None:
-        from launcher.cli.plan_view import show_proof
-
         out.line()
         show_proof(out, document.proof)

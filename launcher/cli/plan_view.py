@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from launcher.base.addresses import socket_of
@@ -45,8 +46,6 @@ def show_plan(
     if absent:
         terminal.line(absent)
     if verbose:
-        import shlex
-
         for name, command in compiled.commands.items():
             terminal.line()
             terminal.line(terminal.style(name, "bold"))

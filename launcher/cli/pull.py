@@ -11,6 +11,7 @@ import msgspec
 import yaml
 
 from launcher.catalog import resolve_path, split_paths
+from launcher.cli.hub import bring
 from launcher.cli.terminal import terminals
 from launcher.compiler import compose_config
 from launcher.errors import ConfigError, LaunchError
@@ -39,8 +40,6 @@ def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_ru
     if dry_run:
         return 0
     for entry in known:
-        from launcher.cli.hub import bring
-
         bring(entry.repo or "", Path(entry.path), entry.names, err)
         out.line(f"{entry.path} is here")
     if unknown:

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from launcher.cli.arguments import is_override, later_wins
-from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, require_rights, stale_finding
+from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, stale_finding
 from launcher.cli.findings import show_findings
 from launcher.cli.fleet import Recompiled, compile_for, recompile, request_again
-from launcher.cli.installed import again, components_of, fleet_status, installed_here, names_of
+from launcher.cli.installed import again, components_of, fleet_status, installed_here, names_of, require_rights
 from launcher.cli.reloaded import restart_reasons, served_manifest, show_reloaded, without_those_down, would_do
 from launcher.cli.running import asked, fleets, nothing_runs, require_known
 from launcher.cli.terminal import Terminal, terminals

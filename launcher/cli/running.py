@@ -11,7 +11,9 @@ from pathlib import Path
 from launcher import supervise
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import fleet_status, installed_here, names_of, stop_installed
+from launcher.cli.onefile import found_fleet_file
 from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.watch import watch as watch_screen
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -106,8 +108,6 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
             page.line(_nothing_runs())
 
     if watch:
-        from launcher.cli.watch import watch as watch_screen
-
         watch_screen(out, draw)
     else:
         draw(out)
@@ -120,8 +120,6 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
 
 
 def _nothing_runs() -> str:
-    from launcher.cli.onefile import found_fleet_file
-
     path = found_fleet_file()
     if path is not None:
         return f"nothing runs; `launch` starts what {path} says, `launch plan` shows it"

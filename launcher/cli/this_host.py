@@ -10,15 +10,18 @@ from typing import NamedTuple
 
 import msgspec
 
+from launcher import engine
 from launcher.base.environment import libraries, withheld
 from launcher.base.programs import unrunnable
 from launcher.cli.findings import counted
 from launcher.compiler import Compilation, hosts_of, on_host
 from launcher.errors import ConfigError, EngineError, Finding, LaunchError, error_finding
+from launcher.files import deployment_state_dir, state_root
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.host import HostGpu
 from launcher.plan import peer_devices
+from launcher.supervise import offline_status, port_owner
 
 LISTED_BY_DRIVERS = ("cuda", "rocm")
 """Backends whose cards the inventory finds without a binary."""
@@ -41,8 +44,6 @@ def examined(
     And what was looked at: subject and what was found.
     """
     from launcher import catalog, config, hardware, plan
-    from launcher.files import deployment_state_dir
-    from launcher.supervise import offline_status, port_owner
 
     state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
     alive = offline_status(state)
@@ -81,8 +82,6 @@ def ask_binaries(compiled: Compilation) -> Binaries:
 
     A line for each engine: which build it is, how many flags of how many servers it was asked about.
     """
-    from launcher import engine
-    from launcher.files import state_root
     from launcher.render import render_commands
 
     findings: list[Finding] = []
@@ -124,7 +123,6 @@ def _devices(
 
     Raises EngineError (`engine/probe-failed`) for one that hangs.
     """
-    from launcher import engine
     from launcher.render.devices import place
 
     absent = peer_devices(compiled.plan.config)  # `rpc`: each start waits for them, and they need not be up yet

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher.cli.deploy import require_rights
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile
+from launcher.cli.installed import require_rights
 from launcher.cli.reload import reload_servers
 from launcher.cli.running import stop_servers
 from launcher.compiler import compile_fleet, render
