@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.cli.findings import show_findings
+from launcher.cli.findings import show_findings, show_problems
 from launcher.cli.running import state_dirs
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError
@@ -53,8 +53,7 @@ def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool, n
     if as_json and not follow:
         fleets = (EventList(deployment=stores[path], events=tuple(records)) for path, records in chosen.items())
         out.json(EventLists(fleets=tuple(fleets)))
-        show_findings(err, problems)
-        return HostError.exit_code if problems else 0
+        return show_problems(err, problems)
     for path, records in chosen.items():
         for record in records:
             _show(out, record, stores[path] if len(stores) > 1 else "", as_json=as_json)

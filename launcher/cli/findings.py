@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from launcher.cli.terminal import Terminal
-from launcher.errors import Finding, Location
+from launcher.errors import Finding, HostError, Location
 
 _STYLE = {"error": "red", "warning": "yellow", "note": "cyan"}
 _RANK = {"error": 0, "warning": 1, "note": 2}
@@ -27,6 +27,12 @@ def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
         for fix in finding.fixes:
             effect = f" {printable(fix.effect)}" if fix.effect else ""
             terminal.line(f"  = fix: {terminal.style(printable(fix.override), 'green')}{effect}")
+
+
+def show_problems(err: Terminal, problems: Collection[Finding]) -> int:
+    """What could not be looked into, beside an answer; the exit code."""
+    show_findings(err, problems)
+    return HostError.exit_code if problems else 0
 
 
 def _folded(terminal: Terminal, text: str) -> list[str]:

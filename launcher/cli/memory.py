@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.cli.findings import counted, show_findings
+from launcher.cli.findings import counted, show_problems
 from launcher.cli.running import state_dirs
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError
@@ -33,8 +33,7 @@ def show_memory(
     out, errors = terminals(no_color=no_color)
     if name is None:
         _list(projects, out, as_json=as_json)
-        show_findings(errors, problems)
-        return HostError.exit_code if problems else 0
+        return show_problems(errors, problems)
     if problems and all(found[2].name != name for found in projects):
         raise HostError(problems)
     where, path, project = _only(name, [found for found in projects if found[2].name == name], projects)
@@ -75,8 +74,7 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
             out.line(f"    {line}")
     if not rows and not as_json:
         errors.line("nothing was refused")
-    show_findings(errors, problems)
-    return HostError.exit_code if problems else 0
+    return show_problems(errors, problems)
 
 
 def _projects(deployment: str | None, owner: str | None, problems: list[Finding]) -> list[Found]:

@@ -296,25 +296,19 @@ def nothing_runs(so: str) -> SuperviseError:
     )
 
 
-def state_dirs(problems: list[Finding] | None = None) -> list[tuple[str, Path]]:
+def state_dirs(problems: list[Finding]) -> list[tuple[str, Path]]:
     """Name and state directory of each fleet that ever ran here, and of each that is installed.
 
-    An installed one's is its runtime's alone: for who may not look into it, it is a finding in `problems`, or without
-    them a HostError. Raises HostError too where the directory above those of `launch up` cannot be read.
+    An installed one's is its runtime's alone: for who may not look into it, it is a finding in `problems`. Raises
+    HostError where the directory above those of `launch up` cannot be read.
     """
     found = [(name, deployment_state_dir(name)) for name in known_deployments()]
     for installed in installed_here(problems):
-        directory = installed.state_dir
         try:
-            known = directory.is_dir()
+            found += [(installed.name, installed.state_dir)] if installed.state_dir.is_dir() else []
         except OSError as error:
             note = f"what the runtime of {installed.name} keeps is for root and itself: sudo launch …"
-            finding = cannot_read(directory, error.strerror or str(error), note)
-            if problems is None:
-                raise HostError([finding]) from None
-            problems.append(finding)
-        else:
-            found += [(installed.name, directory)] if known else []
+            problems.append(cannot_read(installed.state_dir, error.strerror or str(error), note))
     return found
 
 

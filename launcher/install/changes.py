@@ -12,8 +12,7 @@ import msgspec
 
 from launcher.base.tree import Found
 from launcher.errors import Finding, error_finding
-from launcher.install.layout import Layout, is_unit, placements
-from launcher.install.names import foreign_names
+from launcher.install.layout import Layout, foreign_names, is_unit, placements
 from launcher.install.ownership import Record, Source, digest, installed_names, read_record, record_path, shown
 from launcher.ir.deployment import Deployment
 

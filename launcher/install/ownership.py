@@ -9,8 +9,7 @@ import msgspec
 
 from launcher.base.names import DEPLOYMENT
 from launcher.errors import ConfigError
-from launcher.install.layout import Layout
-from launcher.install.names import not_ours
+from launcher.install.layout import Layout, not_ours
 
 SCHEMA = "launch.installed/v1"
 

@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from launcher.errors import Finding, Severity, error_finding
-from launcher.install.layout import UNIT_FOLDERS, Layout
-from launcher.install.names import manifest_of
+from launcher.install.layout import UNIT_FOLDERS, Layout, manifest_of
 from launcher.ir.deployment import Deployment
 
 _ABSENT = re.compile(r"Command (\S+) is not executable: No such file or directory")

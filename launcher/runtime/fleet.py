@@ -24,9 +24,8 @@ from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.manifest import front_changes
 from launcher.runtime.deployment import read_deployment
 from launcher.runtime.host import front_url, notify, signals
-from launcher.runtime.keeping import Keeping
+from launcher.runtime.keeping import Keeping, keep_pins
 from launcher.runtime.observing import Observer
-from launcher.runtime.pins import keep_pins
 from launcher.runtime.telling import happened
 from launcher.supervise.control import control_socket, serve_control, socket_address
 from launcher.supervise.events import AnyEvent, RuntimeStarted

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from launcher.errors import HostError, LaunchError
 from launcher.files import LockHeldError, LockOwner, OwnedLock, write_atomic, writing
+from launcher.orchestrate.pool import WarmPool
 from launcher.supervise import LOCK_NAME
 from launcher.supervise.control import SOCKET_NAME, control_socket, serve_control
 
 _LOG = logging.getLogger("launch.runtime")
+_POOL_LOG = logging.getLogger("launch.pool")
 LOOK_S = 1.0
+PINS_NAME = "pinned.json"
+"""Which models' files somebody pinned: a restart unpins nothing."""
 
 
 class Keeping:
@@ -122,3 +129,28 @@ class Keeping:
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def keep_pins(pool: WarmPool, state_dir: Callable[[], Path]) -> None:
+    """Have `pool` pin what was pinned when the last run ended, and write down what is from now on."""
+    pool.remember_pins(_read_pins(state_dir() / PINS_NAME), functools.partial(_write_pins, state_dir))
+
+
+def _read_pins(path: Path) -> tuple[str, ...]:
+    """The paths of pinned models; none where there is no file, or one that cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[str, ...])
+    except FileNotFoundError:
+        return ()
+    except (OSError, msgspec.DecodeError) as error:
+        _POOL_LOG.warning("what was pinned is not known any more: %s: %s", path, error)
+        return ()
+
+
+def _write_pins(state_dir: Callable[[], Path], pinned: Iterable[str]) -> None:
+    """Keep them; a disk that takes nothing costs the next run its pins, and this one nothing."""
+    path = state_dir() / PINS_NAME
+    try:
+        write_atomic(path, msgspec.json.encode(sorted(pinned)), mode=0o600)
+    except OSError as error:
+        _POOL_LOG.warning("what is pinned is not kept: %s: %s", path, error.strerror or error)
