@@ -11,6 +11,7 @@ from launcher import __version__
 from launcher.cli.checkpointed import Subject, subject_of, subjects
 from launcher.cli.fleet import DEPLOYMENT_NAME
 from launcher.cli.installed import require_rights
+from launcher.cli.reloaded import change_lines
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import CatalogError, ConfigError, SuperviseError
 from launcher.files import (
@@ -262,9 +263,7 @@ def _usage(action: str) -> ConfigError:
 def show_difference(out: Terminal, document: Mapping[str, Any]) -> None:
     """A difference for people: what a restore would do, and what stands in its way."""
     against = "what is compiled now" if document["against"] == "now" else document["against"]
-    lines = [out.style(f"+ {name}  start", "green") for name in document["started"]]
-    lines += [out.style(f"~ {name}  restart: {why}", "yellow") for name, why in document["restarted"].items()]
-    lines += [out.style(f"- {name}  stop", "red") for name in document["stopped"]]
+    lines = [*change_lines(out, document["started"], document["restarted"], document["stopped"])]
     lines += [f"  override only in {document['name']}: {o}" for o in document["overrides"]["only_in_checkpoint"]]
     lines += [f"  override only in {against}: {o}" for o in document["overrides"]["only_against"]]
     lines += [f"  config file differs: {path}" for path in document["config_files"]]

@@ -10,7 +10,7 @@ from launcher.cli.arguments import later_wins
 from launcher.cli.fleet import read_request, served_directory
 from launcher.cli.installed import components_of, fleet_status, installed_here
 from launcher.cli.onefile import switch_command
-from launcher.cli.reloaded import deployment_in, on_demand
+from launcher.cli.reloaded import change_lines, deployment_in, on_demand
 from launcher.cli.terminal import Terminal
 from launcher.cli.this_host import of_host
 from launcher.compiler import Compilation, render
@@ -62,13 +62,8 @@ def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
         out.line(out.style(f"runs here under {by}; {what} would {'change nothing' if quiet else 'do'}", "bold"))
         if change.hindrance and not quiet:
             out.line(f"  no reload makes this plan of it: {change.hindrance}")
-        for name in change.started:
-            when = "on demand: it comes up when it is asked" if name in change.on_demand else "start"
-            out.line(out.style(f"+ {name}  {when}", "green"))
-        for name, why in change.restarted.items():
-            out.line(out.style(f"~ {name}  restart: {why}", "yellow"))
-        for name in change.stopped:
-            out.line(out.style(f"- {name}  stop", "red"))
+        for line in change_lines(out, change.started, change.restarted, change.stopped, change.on_demand):
+            out.line(line)
         for what in change.front:
             out.line(out.style(f"~ front  {what}", "yellow"))
         if change.kept and not quiet:

@@ -23,7 +23,7 @@ def complete_overrides(incomplete: str) -> list[str]:
 
     args, typed = words_before(os.environ, incomplete)
     try:
-        groups = config.groups([*_config_dirs(args), packaged_dir("conf")])
+        groups = config.groups([*_paths_behind(args, "--config-dir"), packaged_dir("conf")])
     except (LaunchError, OSError):
         return []
     options = {group: list(names) for group, names in groups.items()}
@@ -66,8 +66,7 @@ def _fleet_servers(args: list[str]) -> list[str]:
     """Names of the servers in the fleet file that was typed, or is found."""
     import yaml
 
-    named = next((Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word in {"-f", "--file"}), None)
-    path = named or found_fleet_file()
+    path = next(iter(_paths_behind(args, "-f", "--file")), None) or found_fleet_file()
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -126,5 +125,6 @@ def words_before(env: Mapping[str, str], incomplete: str) -> tuple[list[str], st
     return before, incomplete
 
 
-def _config_dirs(args: list[str]) -> list[Path]:
-    return [Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word == "--config-dir"]
+def _paths_behind(args: list[str], *options: str) -> list[Path]:
+    """The values of one of `options` that were typed so far."""
+    return [Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word in options]

@@ -17,7 +17,16 @@ from launcher.cli.running import fleets
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import of_host
 from launcher.compiler import compile_fleet, error_class, render
-from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
+from launcher.errors import (
+    STALE_EXIT_CODE,
+    ConfigError,
+    Finding,
+    HostError,
+    LaunchError,
+    SuperviseError,
+    error_finding,
+    has_errors,
+)
 from launcher.files import compare_deployment, owned_files, writing
 from launcher.install import (
     Change,
@@ -256,10 +265,15 @@ def _rendered(folder: Path, layout: Layout, err: Terminal) -> Deployment:
 
     bundle = read_bundle(folder)
     findings = prove_rendered(read_deployment(folder)[0]) if layout.root == Path("/") else ()
+    _refuse_errors(findings, HostError, err)
+    return bundle
+
+
+def _refuse_errors(findings: Sequence[Finding], kind: type[LaunchError], err: Terminal) -> None:
+    """Shows the warnings. Raises `kind` with the errors, where there are any."""
     show_findings(err, [f for f in findings if f.severity == "warning"])
     if has_errors(findings):
-        raise HostError(f for f in findings if f.severity == "error")
-    return bundle
+        raise kind(f for f in findings if f.severity == "error")
 
 
 def stale_finding(deployment: Deployment, stale: tuple[str, ...]) -> Finding:
@@ -286,9 +300,7 @@ def _compiled(
     differ = [compare_deployment(r.deployment, folder) for r in known] if owned_files(folder) and not scope else [()]
     stale = min(differ, key=len)
     findings = (*(here.compiled if here else compiled).findings, *rendered.findings, *(here.findings if here else ()))
-    show_findings(err, [f for f in findings if f.severity == "warning"])
-    if has_errors(findings):
-        raise (error_class(findings) or HostError)(f for f in findings if f.severity == "error")
+    _refuse_errors(findings, error_class(findings) or HostError, err)
     return rendered.deployment, tuple(difference.path for difference in stale)
 
 

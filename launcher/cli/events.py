@@ -7,8 +7,6 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
-
 from launcher.cli.findings import show_findings, show_problems
 from launcher.cli.running import state_dirs
 from launcher.cli.terminal import Terminal, terminals
@@ -112,4 +110,7 @@ def shown(text: str) -> str:
 
 
 def _show(out: Terminal, record: Record, fleet: str, *, as_json: bool) -> None:
-    out.line(msgspec.json.encode(record).decode() if as_json else line_of(out, record, fleet))
+    if as_json:
+        out.json(record, indent=0)
+    else:
+        out.line(line_of(out, record, fleet))

@@ -20,7 +20,7 @@ from launcher.cli.ask import Question, curl
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import installed_here
 from launcher.cli.onefile import switch_command
-from launcher.cli.progress import Progress, show_as_json
+from launcher.cli.progress import Progress
 from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined, of_host
@@ -121,7 +121,7 @@ def bring_up(
     progress = Progress(err, verbose=verbose)
     model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
     key_file = rendered.routes.front.api_key_file
-    show = functools.partial(show_as_json, out) if as_json else progress
+    show = functools.partial(out.json, indent=0) if as_json else progress
     announcer = Announcer(show, None if as_json else out, model, ask, key_file=key_file, detach=detach)
     from launcher.runtime import run, spawn_detached
 

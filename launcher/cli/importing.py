@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher import engine
+from launcher import engine, hardware
 from launcher.base.regular import read_regular
 from launcher.cli import init
 from launcher.cli.findings import counted, show_findings, summary
@@ -20,7 +20,6 @@ from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet
 from launcher.errors import ConfigError, EngineError, LaunchError, has_errors
 from launcher.files.packaged import fleet_schema_path
-from launcher.hardware import take_inventory
 from launcher.importing import FORMATS, Imported, imported_text, translate
 from launcher.importing.formats import UnreadableError
 
@@ -88,7 +87,7 @@ def _engine(imported: Imported) -> None:
     binary = here[0] if here else None
     if binary is None:
         with contextlib.suppress(EngineError):  # the plan says that there is none
-            found = init.best_engine(take_inventory())
+            found = init.best_engine(hardware.take_inventory())
             binary = None if found.packaged else found.binary
     if binary is not None:
         imported.rest = {"engines": {"default": {"binary": binary, "dialect": "probe"}}} | imported.rest

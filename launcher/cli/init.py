@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from launcher import catalog, config, engine, plan
+from launcher import catalog, config, engine, hardware, plan
 from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
 from launcher.author.pairing import ModelOnDisk
@@ -23,7 +23,6 @@ from launcher.compiler import compile_fleet, compose_config
 from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
 from launcher.errors import CatalogError, EngineError, HostError, LaunchError
 from launcher.files.packaged import fleet_schema_path
-from launcher.hardware import hardware_tree, take_inventory
 from launcher.ir.config import EngineConfig, HardwareConfig
 from launcher.ir.host import HostInventory
 from launcher.sizes import gib
@@ -79,7 +78,7 @@ def init(
 
 def chosen_here(servers: Sequence[Candidate], target: Path) -> tuple[Chosen, Machine]:
     """The fleet of `servers` that fits this machine, and the machine. Raises LaunchError."""
-    host = take_inventory()
+    host = hardware.take_inventory()
     found = best_engine(host)
     machine = describe(host, found)
     return fitting(servers, as_seen(host, found), machine, target), machine
@@ -138,10 +137,10 @@ def describe(host: HostInventory, found: FoundEngine) -> Machine:
     cards = ", ".join(f"{gpu.model} {gib(gpu.vram_bytes)}" for gpu in host.gpus) or "no card"
     nodes = f", {len(host.nodes)} NUMA nodes" if len(host.nodes) > 1 else ""
     cpu = host.cpu_model or "unknown CPU"
-    hardware = f"{cpu}, {host.physical_cores} cores{nodes}, {gib(host.ram_bytes)} RAM, {cards}"
+    words = f"{cpu}, {host.physical_cores} cores{nodes}, {gib(host.ram_bytes)} RAM, {cards}"
     build = f" (b{found.build})" if found.build > 1 else ""
     return Machine(
-        hardware=hardware,
+        hardware=words,
         engine="the packaged llama-server" if found.packaged else f"{found.binary}{build}",
         binary=None if found.packaged else found.binary,
         home=os.environ.get("HOME", ""),
@@ -157,7 +156,7 @@ def as_candidates(found: Models) -> tuple[Candidate, ...]:
 
 def memory_of(host: HostInventory, share: float = 1.0) -> Memory:
     """What a fleet may use on this machine now, and a `share` of it."""
-    tree = hardware_tree(host)
+    tree = hardware.hardware_tree(host)
     ram = min(tree["ram_bytes"] - tree["ram_reserve_bytes"], int(host.available_bytes * RAM_SHARE))
     cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
     return Memory(cards=int(cards * share), ram=int(ram * share))
@@ -202,7 +201,7 @@ class Needing:
 def needing(host: HostInventory, *, packaged: bool) -> Needing:
     """What servers take on this machine, of the packaged build or of one that uses all that the CPU has."""
     used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
-    return Needing(msgspec.convert(hardware_tree(host), HardwareConfig), used)
+    return Needing(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
 
 
 def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:

@@ -10,13 +10,12 @@ from typing import Any
 
 import msgspec
 
-from launcher import catalog, config, plan
+from launcher import catalog, config, hardware, plan
 from launcher.author.declare import declaration_text
 from launcher.cli.findings import counted, show_findings
 from launcher.cli.plan_view import show_proof
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import CatalogError, ConfigError, PlanError
-from launcher.hardware import hardware_tree, take_inventory
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.documents import InspectDocument
@@ -37,7 +36,7 @@ def inspect_files(
     out, err = terminals(no_color=no_color)
     fields = [word for word in words if "=" in word and not Path(word).exists()]
     files = _files([word for word in words if word not in fields])
-    host = _host(hardware_tree(take_inventory()), fields, vram)
+    host = _host(hardware.hardware_tree(hardware.take_inventory()), fields, vram)
     codes, documents = [], []
     for i, file in enumerate(files):
         if len(files) > 1 and not as_json:

@@ -83,7 +83,7 @@ class _Journal(msgspec.Struct, frozen=True):
 
 def _relay(out: Terminal, journal: _Journal, reader: subprocess.Popen[bytes]) -> None:
     for raw in reader.stdout or ():
-        out.line(msgspec.json.encode(journal.line(raw)).decode())
+        out.json(journal.line(raw), indent=0)
 
 
 def _last(journals: Iterable[_Journal], files: Mapping[str, Path], lines: int) -> Iterator[LogLine]:
@@ -117,8 +117,10 @@ def _show_files(out: Terminal, files: Mapping[str, Path], *, follow: bool, lines
     }
 
     def show(name: str, line: str) -> None:
-        json = msgspec.json.encode(LogLine(name=name, line=line)).decode() if as_json else ""
-        out.line(json or f"{heads[name]}{line}")
+        if as_json:
+            out.json(LogLine(name=name, line=line), indent=0)
+        else:
+            out.line(f"{heads[name]}{line}")
 
     for name, path in files.items():
         for line in tail(path, lines):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def show_memory(
         errors.line(f"forgot {name} of {where}: {what}")
         return 0
     for line in export_project(path, project.owner, name) or ():
-        sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+        out.json(line, indent=0)
     return 0
 
 
@@ -64,7 +63,8 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
     out, errors = terminals(no_color=no_color)
     if as_json:
         out.json(DraftsDocument(drafts=rows))
-    for row in () if as_json else rows:
+        return show_problems(errors, problems)
+    for row in rows:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.at))
         out.line(f"{row.project}, {when}: block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}")
         out.line(f"  {row.server}: {out.style(row.kind, 'yellow')}: {row.reason}")
@@ -72,7 +72,7 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
             out.line(f"  to change: {row.correction}")
         for line in row.text.splitlines():
             out.line(f"    {line}")
-    if not rows and not as_json:
+    if not rows:
         errors.line("nothing was refused")
     return show_problems(errors, problems)
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from launcher.base.addresses import place
 from launcher.cli.terminal import Terminal
 from launcher.supervise import events
@@ -152,8 +150,3 @@ class Progress:
         text = f"  … {', '.join(shown)}"
         self._terminal.line(self._terminal.style(text[: self._terminal.width - 1], "dim"))
         self._drawn = 1
-
-
-def show_as_json(out: Terminal, event: events.AnyEvent) -> None:
-    """One event as a line of JSON, for scripts; with `--json` the events are the answer."""
-    out.line(msgspec.json.encode(event).decode())

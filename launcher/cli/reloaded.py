@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,23 @@ def without_those_down(result: Mapping[str, Any], before: Collection[str], now: 
         "not_running": [name for name in kept if name in down and name in before],
         "on_demand": [name for name in kept if name in down and name not in before],
     }
+
+
+def change_lines(
+    out: Terminal,
+    started: Iterable[str],
+    restarted: Mapping[str, str],
+    stopped: Iterable[str],
+    on_demand: Collection[str] = (),
+) -> Iterator[str]:
+    """What is to come, a line each with its sign; `restarted`: with the reason, `on_demand`: of `started`."""
+    for name in started:
+        when = "on demand: it comes up when it is asked" if name in on_demand else "start"
+        yield out.style(f"+ {name}  {when}", "green")
+    for name, why in restarted.items():
+        yield out.style(f"~ {name}  restart: {why}", "yellow")
+    for name in stopped:
+        yield out.style(f"- {name}  stop", "red")
 
 
 def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:

@@ -38,11 +38,12 @@ class Terminal:
         self.stream.write(text.encode(encoding, "replace").decode(encoding))
         self.stream.flush()
 
-    def json(self, document: object) -> None:
-        """Writes any msgspec-encodable value as JSON, indented, keys in their own order."""
+    def json(self, document: object, *, indent: int = 2) -> None:
+        """Writes any msgspec-encodable value as JSON, keys in their own order; on one line without `indent`."""
         import msgspec
 
-        self.line(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        text = msgspec.json.encode(document)
+        self.line((msgspec.json.format(text, indent=indent) if indent else text).decode())
 
     def diff(self, lines: Iterable[str]) -> None:
         """Writes the lines of a unified diff."""
