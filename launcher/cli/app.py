@@ -178,5 +178,5 @@ def request_of(
 
 
 # files with the commands: they need `app`
-for _more in ("fleets", "deployments", "starters", "verbs", "measuring", "watching"):
+for _more in ("fleets", "deployments", "starters", "operating"):
     importlib.import_module(f"launcher.cli.{_more}")

@@ -1,4 +1,4 @@
-"""Commands that compile: plan, render, check, config, inspect. They start nothing."""
+"""Commands that compile and start nothing: plan (`launch -m a=1,2`: of every combination), render, check, config."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from launcher import config
 from launcher.cli.arguments import is_override
 from launcher.cli.findings import counted, printable, show_findings, shown_place, summary
-from launcher.cli.terminal import terminals
+from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import (
     Compilation,
     compile_fleet,
@@ -20,13 +21,21 @@ from launcher.compiler import (
     render,
     with_speeds,
 )
-from launcher.errors import STALE_EXIT_CODE, ConfigError, HostError, LaunchError, has_errors
+from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, PlanError, has_errors
 from launcher.files import FileDifference, compare_deployment, deployment_state_dir, read_measured, write_deployment
 from launcher.ir.changes import FleetChange
 from launcher.ir.config import FleetConfig
 from launcher.ir.deployment import RECORDS
-from launcher.ir.documents import CheckDocument, CheckedDocument, ConfigDocument, RenderDocument
+from launcher.ir.documents import (
+    CheckDocument,
+    CheckedDocument,
+    ConfigDocument,
+    MultirunDocument,
+    RenderDocument,
+    RunDocument,
+)
 from launcher.ir.speed import ServerSpeed
+from launcher.sizes import gib
 
 
 def exit_code(compiled: Compilation) -> int:
@@ -186,7 +195,7 @@ def examine(
     overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool, no_color: bool
 ) -> int:
     """`launch check`. `host`: which of several this is."""
-    from launcher import config, plan
+    from launcher import plan
     from launcher.cli.this_host import examined, of_host
     from launcher.proving import prove_here
 
@@ -218,8 +227,6 @@ def show_config(
     overrides: list[str], config_dirs: list[Path], *, as_json: bool, as_yaml: bool = False, no_color: bool
 ) -> int:
     """`launch config`: words that are no overrides are keys, and only what lies below them is shown."""
-    from launcher import config
-
     out, err = terminals(no_color=no_color)
     asked = tuple(word for word in overrides if not is_override(word))
     composed = compose_config([word for word in overrides if is_override(word)], config_dirs=config_dirs)
@@ -272,3 +279,56 @@ def _is_unused(key: str, used: dict[str, set[str]]) -> bool:
     """Whether `key` belongs to a catalogue entry that nothing refers to."""
     group, _, rest = key.partition(".")
     return group in used and rest.partition(".")[0] not in used[group]
+
+
+RUNS_MAX = 500
+"""A plan takes some tenths of a second."""
+
+
+def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:
+    """Plan every combination. The exit code is 0 where any of them has no error. Raises ConfigError."""
+    out, _ = terminals(no_color=no_color)
+    runs = config.each_run(overrides)
+    if len(runs) > RUNS_MAX:
+        message = f"{len(runs)} combinations are more than {RUNS_MAX}"
+        raise ConfigError.of("config/override", message)
+    swept = [at for at in range(len(overrides)) if len({run[at] for run in runs}) > 1]
+    found = [_run_of(run, tuple(run[at] for at in swept), config_dirs) for run in runs]
+    if as_json:
+        out.json(MultirunDocument(runs=tuple(found)))
+    else:
+        _show_runs(out, found)
+    failed = [run.findings for run in found if not run.fits]
+    return 0 if len(failed) < len(found) else (error_class(failed[0]) or PlanError).exit_code
+
+
+def _run_of(overrides: tuple[str, ...], changed: tuple[str, ...], config_dirs: list[Path]) -> RunDocument:
+    try:
+        compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    except LaunchError as error:
+        return RunDocument(overrides=changed, fits=False, devices=(), findings=error.findings)
+    findings = compiled.findings
+    return RunDocument(
+        overrides=changed, fits=not has_errors(findings), devices=compiled.plan.devices, findings=findings
+    )
+
+
+def _show_runs(out: Terminal, found: list[RunDocument]) -> None:
+    """One row a run: what differs, whether it fits, each device, and the first of what was found."""
+    devices = list(dict.fromkeys(d.name for run in found for d in run.devices))
+    header = ("OVERRIDES", "FITS", *(f"{name.upper()} PLANNED / PEAK / BUDGET" for name in devices), "FINDINGS")
+    rows: list[tuple[str, ...]] = []
+    for run in found:
+        sizes = {d.name: f"{gib(d.planned_bytes)} / {gib(d.peak_bytes)} / {gib(d.budget_bytes)}" for d in run.devices}
+        cells = (sizes.get(name, "") for name in devices)
+        rows.append((" ".join(run.overrides), "yes" if run.fits else "no", *cells, _weightiest(run.findings)))
+    out.table(header, rows)
+
+
+def _weightiest(findings: tuple[Finding, ...]) -> str:
+    """The first error, else the first warning, and how many more there are."""
+    weighty = [f for kind in ("error", "warning") for f in findings if f.severity == kind]
+    if not weighty:
+        return ""
+    more = f" and {len(weighty) - 1} more" if len(weighty) > 1 else ""
+    return f"{weighty[0].severity}[{weighty[0].code}]{more}"

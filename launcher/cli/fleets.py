@@ -83,7 +83,7 @@ def plan(
     from launcher.cli.build import show
 
     if multirun:
-        from launcher.cli.multirun import plan_each
+        from launcher.cli.build import plan_each
 
         return plan_each(*request_of(overrides, config_dir, file), as_json=json, no_color=no_color)
     prover = (prove_with or "") if prove or prove_with else None

@@ -13,7 +13,7 @@ from launcher.cli.findings import show_findings
 from launcher.cli.installed import fleet_status, installed_here, names_of, stop_installed
 from launcher.cli.onefile import found_fleet_file
 from launcher.cli.terminal import Terminal, terminals
-from launcher.cli.watch import watch as watch_screen
+from launcher.cli.terminal import watch as watch_screen
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus

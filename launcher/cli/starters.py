@@ -98,7 +98,7 @@ def pull(
     launch pull                                 files of models whose entry has a repo
     launch pull hardware=epyc profile=hot_only --dry-run
     """
-    from launcher.cli.pull import pull_models
+    from launcher.cli.hub import pull_models
 
     return pull_models(*request_of(overrides, config_dir, file), dry_run=dry_run, no_color=no_color)
 

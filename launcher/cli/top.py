@@ -18,8 +18,7 @@ import msgspec
 
 from launcher.cli.events import shown
 from launcher.cli.running import all_fleets
-from launcher.cli.terminal import Terminal, terminals
-from launcher.cli.watch import Screen
+from launcher.cli.terminal import Screen, Terminal, terminals
 from launcher.errors import ConfigError, LaunchError
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
