@@ -152,7 +152,6 @@ def _remove(name: str, target: Path, out: Terminal, err: Terminal) -> int:
 
 
 def _group(text: str, name: str) -> str:
-    """The exclusive group that a server's entry names, or ""."""
     entry = next((value for key, value in servers_of(text).items() if str(key) == name), None)
     return str(entry.get("exclusive") or "") if isinstance(entry, dict) else ""
 
@@ -291,7 +290,6 @@ def _servers(text: str, target: Path) -> tuple[str, ...]:
 
 
 def _names(text: str) -> set[str]:
-    """Every name that a request may use already: of servers, their roles, aliases and faces."""
     names = {str(name) for name in servers_of(text)}
     for server in servers_of(text).values():
         for key in ("roles", "aliases", "faces") if isinstance(server, dict) else ():

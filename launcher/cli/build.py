@@ -276,7 +276,6 @@ def _used(fleet: FleetConfig) -> dict[str, set[str]]:
 
 
 def _is_unused(key: str, used: dict[str, set[str]]) -> bool:
-    """Whether `key` belongs to a catalogue entry that nothing refers to."""
     group, _, rest = key.partition(".")
     return group in used and rest.partition(".")[0] not in used[group]
 
@@ -314,7 +313,6 @@ def _run_of(overrides: tuple[str, ...], changed: tuple[str, ...], config_dirs: l
 
 
 def _show_runs(out: Terminal, found: list[RunDocument]) -> None:
-    """One row a run: what differs, whether it fits, each device, and the first of what was found."""
     devices = list(dict.fromkeys(d.name for run in found for d in run.devices))
     header = ("OVERRIDES", "FITS", *(f"{name.upper()} PLANNED / PEAK / BUDGET" for name in devices), "FINDINGS")
     rows: list[tuple[str, ...]] = []

@@ -70,7 +70,6 @@ def _disk(compiled: Compilation) -> ReadSpeed | None:
 
 
 def _show_disk(out: Terminal, disk: ReadSpeed, compiled: Compilation) -> None:
-    """What was found, and who reads it: a hardware file is written by its owner."""
     hardware = compiled.plan.config.hardware
     out.line(f"models are read at {gib(disk.bytes_per_s)} a second ({gib(disk.read_bytes)} of {disk.folder})")
     if hardware.name != "auto":
@@ -78,7 +77,6 @@ def _show_disk(out: Terminal, disk: ReadSpeed, compiled: Compilation) -> None:
 
 
 def _show_rates(out: Terminal, compiled: Compilation) -> None:
-    """How fast weights were read by all that was measured on this hardware, and who plans by it."""
     name = compiled.plan.config.hardware.name
     for device, rate in known_rates(name).items():
         out.line(f"weights are read from {device} at {gib(rate)} a second")

@@ -91,7 +91,6 @@ def require_files(checkpoint: Checkpoint, digests: Mapping[str, FileDigest]) -> 
 
 
 def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
-    """Write a checkpoint of what runs (or was last brought up, or is installed)."""
     files, executable = subject.files()
     manifest = decode_fleet(files.get("fleet.json", b""), f"fleet.json of {subject}")
     status = subject.status()
@@ -163,7 +162,6 @@ def _compiled(state: Path, checkpoint: Checkpoint) -> FleetManifest:
 
 
 def _now(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> _Against:
-    """What is there now of what `checkpoint` covers."""
     files, _ = subject.files()
     before = decode_fleet(files["fleet.json"]) if files else None
     digests = digested((c.path for c in checkpoint.covered), err)
@@ -171,7 +169,6 @@ def _now(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> _Against:
 
 
 def _other(state: Path, checkpoint: Checkpoint, name: str) -> _Against:
-    """What the checkpoint `name` has of what `checkpoint` covers."""
     base = read_checkpoint(state, name)
     digests = {c.path: FileDigest(path=c.path, error=f"not part of {name}") for c in checkpoint.covered}
     known = {c.path: FileDigest(path=c.path, size_bytes=c.size_bytes, digest=c.digest) for c in base.covered}

@@ -63,7 +63,6 @@ def complete_fleet_servers(incomplete: str) -> list[str]:
 
 
 def _fleet_servers(args: list[str]) -> list[str]:
-    """Names of the servers in the fleet file that was typed, or is found."""
     import yaml
 
     path = next(iter(_paths_behind(args, "-f", "--file")), None) or found_fleet_file()
@@ -126,5 +125,4 @@ def words_before(env: Mapping[str, str], incomplete: str) -> tuple[list[str], st
 
 
 def _paths_behind(args: list[str], *options: str) -> list[Path]:
-    """The values of one of `options` that were typed so far."""
     return [Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word in options]

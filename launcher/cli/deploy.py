@@ -316,7 +316,6 @@ def _require_scope(deployment: Deployment, layout: Layout) -> None:
 def _show_changes(
     out: Terminal, changes: tuple[Change, ...], layout: Layout, *, as_json: bool, deployment: str
 ) -> None:
-    """Each file with its sign, and whether it is a unit that restarts; then the diffs of those that stay or come."""
     if as_json:
         rows = [
             {"path": shown(c.path, layout), "kind": c.kind, "restarts": bool(c.restarts and c.unit)} for c in changes

@@ -185,7 +185,6 @@ def _show_all(out: Terminal, pages: Sequence[Explanation]) -> None:
 
 
 def _wrapped(out: Terminal, text: str, indent: str = "") -> None:
-    """`text` in lines no wider than people read well."""
     width = min(out.width, _WIDTH)
     for line in textwrap.wrap(
         text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False

@@ -47,7 +47,6 @@ def _walk(struct: type[msgspec.Struct], prefix: str) -> Iterator[Key]:
 
 
 def _record(shape: Shape) -> tuple[type[msgspec.Struct] | None, str]:
-    """The record that stands under a key, and how an entry of it is addressed."""
     match shape:
         case Record(struct=struct):
             return struct, ""

@@ -90,7 +90,6 @@ class Announcer:
             self._question.join()
 
     def _announce(self, out: Terminal, front: str) -> None:
-        """A request that anyone can paste; with a question, its answer first."""
         if self._ask:
             self._question = Question(out, front, self._model, self._ask, key_file=self._key_file, ends=self._ends)
             self._question.start()
@@ -337,7 +336,6 @@ def adopt(again: Again, state: Path, request: UpRequest) -> Recompiled:
 
 
 def _snapshot(state: Path) -> tuple[Deployment, bytes]:
-    """What is in place now: the files of the deployment, and what they were compiled from."""
     directory = state / DEPLOYMENT_NAME
     kept = []
     for path in files.owned_files(directory):

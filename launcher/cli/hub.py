@@ -250,7 +250,6 @@ def _written(file: Path) -> dict[str, Any] | None:
 
 
 def _missing(models: Mapping[str, Any], used: set[str], folder: str) -> Iterator[Missing]:
-    """What is not there, by model and quantization; projectors, too."""
     for name in sorted(used & set(models)):
         model = models[name] if isinstance(models[name], dict) else {}
         files = {f"files.{q}": file for q, file in (model.get("files") or {}).items()}

@@ -273,7 +273,6 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
 
 
 def _named(candidate: Candidate, text: str) -> bool:
-    """Whether the text names one of a model's files, in whatever form."""
     home = f"{os.environ.get('HOME', '')}/"
     paths = (candidate.path, *candidate.others)
     return any(form in text for path in paths for form in (path, path.removeprefix(home), Path(path).name))

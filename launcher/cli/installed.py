@@ -145,7 +145,6 @@ def components_of(installed: install.Installed, units: Sequence[str]) -> list[st
 
 
 def _process(component: install.Component, installed: install.Installed, spec: ProcessSpec | None) -> ProcessStatus:
-    """One component, of which no runtime tells."""
     alive = (u for u in component.units if installed.units[u].active in _ALIVE)
     unit = installed.units[next(alive, component.service)]
     state = "backoff" if unit.sub == "auto-restart" else _STATES.get(unit.active, "stopped")
@@ -176,7 +175,6 @@ def _process(component: install.Component, installed: install.Installed, spec: P
 
 
 def _error(unit: install.Unit, host: str, port: int) -> str:
-    """Why `unit` is down, and who else holds its port or path."""
     reason = f"{unit.name}: {unit.result}" + (f", exit status {unit.exit_status}" if unit.exit_status else "")
     owner = port_owner(port, socket_of(host)) if port or socket_of(host) else None
     stolen = [f"{place(host, port)} is held by {owner}"] if owner is not None and owner.pid != unit.pid else []

@@ -257,7 +257,6 @@ Model = Annotated[
 
 
 def _pool_command(verb: str, meaning: str) -> None:
-    """A command that does `verb` to a model's files."""
 
     def command(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
         from launcher.cli.asking import act_on_pool

@@ -188,7 +188,6 @@ def show_proof(terminal: Terminal, proof: Proof) -> None:
 
 
 def _proof_rows(server: ServerProof) -> Iterator[tuple[str, ...]]:
-    """One server's rows; its name on the first."""
     if server.failure is not None:
         yield (server.name, "", "not proven", "", "", "", "see findings")
         return

@@ -16,7 +16,6 @@ _TAIL_LINES = 12
 
 
 def _moved(event: events.FleetReloaded) -> list[str]:
-    """What a reload did, a line a verb."""
     verbs = ("started", "restarted", "stopped")
     return [f"  {verb}: {', '.join(names)}" for verb in verbs if (names := getattr(event, verb))]
 
@@ -94,7 +93,6 @@ class Progress:
             self._starting.clear()
 
     def _track(self, event: events.AnyEvent) -> None:
-        """Which servers are being waited for."""
         match event:
             case events.ServerStarting(name=name):
                 self._starting[name] = time.monotonic()
@@ -117,7 +115,6 @@ class Progress:
         return [f"  {style(line[0], marks[line[0]])}{line[1:]}" if line[0] in marks else line for line in lines]
 
     def _failure(self, event: events.ServerFailed) -> list[str]:
-        """Cause, remedy and the last lines of the log."""
         style = self._terminal.style
         again = f"; trying again in {event.retry_s:.1f} s" if event.retry_s is not None else ""
         lines = [f"  {style('✗', 'red')} {event.name}: {event.cause}{again}"]
@@ -142,7 +139,6 @@ class Progress:
             self._drawn = 0
 
     def _draw(self) -> None:
-        """One line for what is being waited for."""
         if not self._terminal.interactive or not self._starting:
             return
         now = time.monotonic()

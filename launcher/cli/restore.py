@@ -96,7 +96,6 @@ def _deployment(checkpoint: Checkpoint, files: dict[str, bytes]) -> Deployment:
 
 
 def _lists(done: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Of what a reload did, the names by verb."""
     return {verb: list(names) for verb, names in done.items() if isinstance(names, list)}
 
 

@@ -197,7 +197,6 @@ def _row(process: ProcessStatus) -> tuple[str, ...]:
 
 
 def _in_ram(process: ProcessStatus) -> str:
-    """How much of its files is in RAM, and what the warm pool does with them."""
     if process.in_ram_percent is None:
         return ""
     words = (f"{process.in_ram_percent:.0f}%", process.in_ram, "pinned" if process.pinned else "")
@@ -254,7 +253,6 @@ def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str
 
 
 def _stop_named(directory: Path, status: FleetStatus, names: tuple[str, ...], err: Terminal) -> Sequence[str]:
-    """Stop `names` of one fleet; those that were stopped."""
     if names and status.runtime_pid is None:
         return _stop_left(directory, names, err)
     if names:

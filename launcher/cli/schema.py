@@ -85,7 +85,6 @@ def _shape(name: str) -> shapes.Shape:
 
 
 def _schema(shape: shapes.Shape, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: C901 - a line a shape
-    """The schema of one shape; records are definitions."""
     match shape:
         case shapes.Text():
             return {"type": "string"}

@@ -229,7 +229,6 @@ class _Sweep:
         return rules.recommend(server, None, None, limit)
 
     def _said(self, found: trial.Candidate, in_flight: int, speed: float) -> None:
-        """One batch is done: which, how fast, how long it will go on."""
         self._done += 1
         spent = time.monotonic() - self._begun
         left = spent / self._done * max(0, self._wanted - self._done)
@@ -281,7 +280,6 @@ def _applied(
     config_dirs: Sequence[Path],
     engine: str,
 ) -> dict[str, str]:
-    """Write what is better, where that was asked; what was written, by file."""
     done: dict[str, str] = {}
     date = utc_now().partition("T")[0]
     for found in recommended:

@@ -60,7 +60,6 @@ def apply(
 
 
 def _yaml(value: str) -> str:
-    """A value as YAML: numbers, lists and truth values plain, other words as strings."""
     plain = value.replace(".", "", 1).isdigit() or value[:1] in "[{" or value in {"true", "false", "null"}
     return value if plain else scalar(value)
 

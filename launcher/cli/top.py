@@ -95,7 +95,6 @@ def draw(page: Terminal, seen: Seen, view: View, lines: int) -> None:
 
 
 def _devices(page: Terminal, status: FleetStatus) -> str:
-    """What is planned and measured on each device, of what runs, on one line."""
     planned: dict[str, int] = {}
     measured: dict[str, int] = {}
     for process in status.processes:
@@ -141,7 +140,6 @@ def _body(page: Terminal, seen: Seen, view: View, rows: list[tuple[Path, Process
 
 
 def _log(page: Terminal, process: ProcessStatus, left: int) -> None:
-    """The end of the chosen one's log, without what a terminal would obey."""
     page.line(page.style(f"log of {process.name}", "dim"))
     for line in tail(Path(process.log_file), max(1, left)) if process.log_file else process.log_tail[-left:]:
         page.line(shown(line))

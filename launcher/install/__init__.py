@@ -7,7 +7,6 @@ record, and a systemd that runs what they say. I/O: files and systemctl. Only fi
 from __future__ import annotations
 
 from launcher.install.changes import Change, Changes, plan_changes, plan_removal
-from launcher.install.exclusive import alone
 from launcher.install.layout import Layout, bundle_files, placements
 from launcher.install.ownership import Record, Source, installed_names, read_record
 from launcher.install.present import (
@@ -20,7 +19,7 @@ from launcher.install.present import (
     limit_drift,
     loaded_drift,
 )
-from launcher.install.steps import Report, install, uninstall
+from launcher.install.steps import Report, alone, install, uninstall
 from launcher.install.systemd import Systemd
 from launcher.install.verify import verify_units
 

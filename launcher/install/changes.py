@@ -101,7 +101,6 @@ def plan_removal(record: Record, layout: Layout, *, force: bool = False) -> Chan
 
 
 def _outermost_first(folders: AbstractSet[str], files: Iterable[str]) -> tuple[str, ...]:
-    """Those of `folders` that are above one of `files`."""
     above = {str(parent) for name in files for parent in Path(name).parents}
     return tuple(sorted(folders & above, key=lambda name: (name.count("/"), name)))
 

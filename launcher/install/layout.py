@@ -117,7 +117,6 @@ def bundle_files(names: Iterable[str], layout: Layout, deployment: str) -> dict[
 
 
 def _folders(layout: Layout, deployment: str) -> dict[str, Path]:
-    """Folder of a deployment → where its files go."""
     return {
         UNIT_FOLDERS[layout.scope]: layout.units,
         "polkit": layout.rights,

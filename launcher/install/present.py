@@ -230,7 +230,6 @@ def _digits(text: str | None) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a kernel file, if it can be read and is one."""
     try:
         return _digits(path.read_text().strip())
     except OSError:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -211,6 +214,43 @@ def _is_booted(path: Path, layout: Layout) -> bool:
 
 
 def _keeps_state(path: Path, layout: Layout) -> bool:
-    """Whether systemd keeps a directory for the unit at `path`."""
     text = layout.tree.text(path)
     return "CacheDirectory=" in text or "StateDirectory=" in text
+
+
+LOCK_NAME = "launch-install.lock"
+
+
+@contextlib.contextmanager
+def alone(layout: Layout, say: Callable[[str], None], *, runtime_dir: Path | None = None) -> Iterator[None]:
+    """Hold the lock of `layout`'s machine or user within the block; waits for who has it, and says so.
+
+    It is a file below /run that only its owner opens, and goes with the block; the kernel drops it with the process. A
+    tree that does not run is nobody's to change twice. Raises OSError.
+    """
+    usual = Path("/run") if layout.scope == "system" else Path(f"/run/user/{os.getuid()}")
+    folder = runtime_dir or usual
+    if layout.root != Path("/") or not folder.is_dir():
+        yield
+        return
+    path = folder / LOCK_NAME
+    descriptor = _locked(path, say)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(path: Path, say: Callable[[str], None]) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another install, uninstall or reload is under way: waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:  # noqa: PTH116 - beside fstat
+                return descriptor
+        os.close(descriptor)  # who had it took it away

@@ -135,7 +135,6 @@ class Systemd:
             raise SuperviseError.of("install/systemctl", message)
 
     def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """`systemctl` with `words` for this manager."""
         scope = ["--user"] if self._layout.scope == "user" else []
         tree = [] if self.running else [f"--root={self._layout.root}"]
         argv = ["systemctl", "--no-pager", *scope, *tree, *words]

@@ -98,7 +98,6 @@ def _said(line: str, layout: Layout, optional: Collection[str]) -> Finding:
 
 
 def _will_be_there(line: str, layout: Layout, coming: Collection[Path]) -> bool:
-    """Whether `line` complains of a program that this install writes, or that the tree has."""
     absent = _ABSENT.search(line)
     if absent is None:
         return False

@@ -110,7 +110,6 @@ class Runtime:
         return msgspec.structs.replace(status, drift=(*status.drift, *self._keeping.trouble))
 
     def _processes(self) -> tuple[ProcessStatus, ...]:
-        """Every process now, with what the front knows of it."""
         return self._with_figures(self._supervisor.status()).processes
 
     def _with_figures(self, status: FleetStatus) -> FleetStatus:
@@ -250,7 +249,6 @@ class Runtime:
         self._keeping.remember((self._state_dir / "request.json", *served))
 
     async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
-        """Open the doors, run the fleet until told, close in order."""
         from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
         self._open_doors(control_address)
@@ -346,7 +344,6 @@ class Runtime:
             raise SuperviseError([supervise.early_finding(self._manifest.deployment)])
 
     async def _start(self) -> None:
-        """Find what an earlier runtime left, start the rest, tell systemd."""
         await self._supervisor.recover()
         await self._supervisor.start()
         self._started = True
@@ -367,7 +364,6 @@ class Runtime:
             self._events.add(what)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """End; if that is under way, end now."""
         if self._told.is_set():
             if not self._owner.outlives:  # else the manager has limits of its own
                 self._supervisor.kill_all()

@@ -116,7 +116,6 @@ class Keeping:
         return ()
 
     def _files_again(self) -> Iterable[str]:
-        """What reload and plan read."""
         for path, data in self._files.items():
             try:
                 if not os.path.lexists(path):
@@ -137,7 +136,6 @@ def keep_pins(pool: WarmPool, state_dir: Callable[[], Path]) -> None:
 
 
 def _read_pins(path: Path) -> tuple[str, ...]:
-    """The paths of pinned models; none where there is no file, or one that cannot be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=tuple[str, ...])
     except FileNotFoundError:

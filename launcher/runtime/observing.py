@@ -149,7 +149,6 @@ class Observer:
         return "\n".join(lines) + "\n" + self.pool.metrics()
 
     def _families(self, processes: Sequence[ProcessStatus]) -> Iterator[tuple[str, str, str, Iterable[_Sample]]]:
-        """Each metric: its name, its kind, what it means, its samples."""
         failures: Counter[str] = Counter()
         for name, model in self._models.items():
             failures[model] += self._failures[name]
@@ -216,7 +215,6 @@ def _ram_used() -> float | None:
 
 
 def _counts(label: str, counts: Counter[str]) -> Iterator[_Sample]:
-    """A sample a name."""
     return ((_labels(**{label: name}), count) for name, count in sorted(counts.items()))
 
 

@@ -55,7 +55,6 @@ def turned(before: Mapping[tuple[str, str], bool], now: Iterable[TargetStatus]) 
 
 
 def _shown(value: float) -> str:
-    """Three digits, or all before the point."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
