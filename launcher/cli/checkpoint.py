@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from launcher import __version__
 from launcher.cli.checkpointed import Subject, subject_of, subjects
-from launcher.cli.fleet import DEPLOYMENT_NAME
+from launcher.cli.fleet import DEPLOYMENT_NAME, served_directory
 from launcher.cli.installed import require_rights
 from launcher.cli.reloaded import change_lines
 from launcher.cli.terminal import Terminal, terminals
@@ -100,7 +100,7 @@ def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
     covered, findings = cover(manifest, digested(files_of(manifest), err))
     if findings:
         raise CatalogError(findings)
-    ours = subject.installed is not None or subject.source == subject.state / DEPLOYMENT_NAME
+    ours = subject.installed is not None or served_directory(subject.state) == subject.state / DEPLOYMENT_NAME
     request = subject.request() if ours else None
     content = {f"deployment/{path}": data for path, data in files.items()}
     content |= {f"inputs/{path}": data for path, data in _inputs(request).items()}

@@ -44,11 +44,6 @@ class Subject(NamedTuple):
             return runtime_holder(self.state) is not None
         return any(self.installed.units[c.service].pid for c in self.installed.components if c.name == self.name)
 
-    @property
-    def source(self) -> Path:
-        """The compiled deployment that `launch up` runs, or brought up last."""
-        return served_directory(self.state)
-
     def status(self) -> FleetStatus | None:
         """Every process now; None where nothing of a fleet of `launch up` runs."""
         return fleets().get(self.state) if self.installed is None else fleet_status(self.installed)
@@ -64,7 +59,7 @@ class Subject(NamedTuple):
         Raises SuperviseError when an installed file is not what was installed.
         """
         if self.installed is None:
-            return _tree(self.source)
+            return _tree(served_directory(self.state))
         drift = file_drift(self.installed)
         if drift:
             message = f"{self.name} is not as it was installed: {drift[0]}"

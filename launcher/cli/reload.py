@@ -66,6 +66,11 @@ def reload_servers(
             done = reload_installed(installed, theirs, overrides, err)
             now = fleet_status(again(installed))
             results.append({"deployment": installed.name, **without_those_down(done, known, now)})
+    return _show_done(out, results, as_json=as_json)
+
+
+def _show_done(out: Terminal, results: Sequence[dict[str, Any]], *, as_json: bool) -> int:
+    """What became of each fleet's processes. The exit code: 7 where something did not come up."""
     if as_json:
         out.json({"schema": "launch.reload/v1", "fleets": results})
     for result in results if not as_json else ():
@@ -203,22 +208,17 @@ def switch_fleet(
     old = read_request(state)
     names = _named_alike(state.name, overrides, config_dirs)
     request = UpRequest(overrides=(*overrides, *names), config_dirs=tuple(str(d) for d in config_dirs), host=old.host)
-    again = compile_for(state, request)
-    show_findings(err, [finding for finding in again.findings if finding.severity != "note"])
+    compiled = compile_for(state, request)
+    show_findings(err, [finding for finding in compiled.findings if finding.severity != "note"])
     command = "" if as_json else "launch switch"
-    changes = runtime_change(served_directory(state), again.rendered, command=command)
+    changes = runtime_change(served_directory(state), compiled.rendered, command=command)
     if not as_json:
         show_coming(out, changes)
     if dry_run:
         if as_json:
             out.json({"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})
         return 0
-    result = hand_over(state, adopt(again, state, request))
-    if as_json:
-        out.json({"schema": "launch.reload/v1", "fleets": [result]})
-    else:
-        show_reloaded(out, result)
-    return SuperviseError.exit_code if result.get("failed") else 0
+    return _show_done(out, [hand_over(state, adopt(compiled, state, request))], as_json=as_json)
 
 
 def _running(fleet: str | None) -> Path:

@@ -10,7 +10,7 @@ import msgspec
 
 from launcher.cli.checkpoint import digested, require_files
 from launcher.cli.checkpointed import Subject
-from launcher.cli.fleet import write_up
+from launcher.cli.fleet import served_directory, write_up
 from launcher.cli.installed import fleet_status
 from launcher.cli.progress import Progress
 from launcher.cli.reload import converge
@@ -59,7 +59,7 @@ def _up_again(subject: Subject, checkpoint: Checkpoint, files: dict[str, bytes],
     """A fleet of `launch up`: taken over by its runtime where that can, else started anew."""
     state = subject.state
     manifest, table = decode_fleet(files["fleet.json"]), decode_routes(files["routes.json"])
-    before = deployment_in(subject.source) if subject.runs else None
+    before = deployment_in(served_directory(subject.state)) if subject.runs else None
     # a running runtime can take over what it does not read only at its start
     in_place = before is not None and (before[0].supervisor, before[1].front) == (manifest.supervisor, table.front)
     if before is not None and not in_place:
