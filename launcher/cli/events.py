@@ -20,18 +20,12 @@ POLL_S = 0.3
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _STYLES = {
-    "ready": "green",
+    **dict.fromkeys(("ready", "block"), "green"),
+    **dict.fromkeys(("degraded", "slow", "evicted", "room", "target"), "yellow"),
+    **dict.fromkeys(("preload", "prediction"), "blue"),
     "failed": "red",
-    "degraded": "yellow",
-    "slow": "yellow",
-    "evicted": "yellow",
-    "room": "yellow",
-    "target": "yellow",
     "swap": "cyan",
-    "preload": "blue",
-    "prediction": "blue",
     "decision": "dim",
-    "block": "green",
 }
 
 

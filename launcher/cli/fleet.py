@@ -52,49 +52,23 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Announcer:
-    """Progress, and when the fleet is ready: how to talk to it, and the answer to `--ask`."""
+    """Shows events; once the fleet is ready, says how to talk to it, or asks it a question."""
 
-    def __init__(
-        self,
-        show: Callable[[AnyEvent], None],
-        out: Terminal | None,
-        model: str,
-        ask: str | None,
-        *,
-        key_file: str | None,
-        detach: bool,
-    ) -> None:
-        """`out` None says nothing more than the events; `model` is the name to ask, `key_file` of the front's keys.
-
-        With `detach` the fleet runs on when this process ends.
-        """
-        self._show, self._out = show, out
-        self._model, self._ask, self._key_file = model, ask, key_file
-        self._ends = "`launch stop --all`" if detach else "Ctrl-C"
-        self._question: Question | None = None
+    def __init__(self, show: Callable[[AnyEvent], None], say: Callable[[str], Question | None] | None) -> None:
+        """`say` is called with the front's address, and gives the question that it asks; None: nothing is said."""
+        self._show, self._say = show, say
+        self.question: Question | None = None
         self.was_ready = False
 
     def __call__(self, event: AnyEvent) -> None:
         """Takes one event."""
-        if isinstance(event, Stopping) and self._question is not None:
-            self._question.dropped = True
+        if isinstance(event, Stopping) and self.question is not None:
+            self.question.dropped = True
         self._show(event)
         if isinstance(event, FleetReady):
             self.was_ready = True
-            if self._out is not None and event.front:
-                self._announce(self._out, event.front)
-
-    def wait(self) -> None:
-        """Until the question, if there is one, is answered."""
-        if self._question is not None:
-            self._question.join()
-
-    def _announce(self, out: Terminal, front: str) -> None:
-        if self._ask:
-            self._question = Question(out, front, self._model, self._ask, key_file=self._key_file, ends=self._ends)
-            self._question.start()
-        else:
-            out.line(curl(front, self._model, "Say hello.", self._key_file))
+            if self._say is not None and event.front:
+                self.question = self._say(event.front)
 
 
 def bring_up(
@@ -116,12 +90,9 @@ def bring_up(
     asked_ns = files.asked_at_ns()
     with files.start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
-    manifest = rendered.manifest
     progress = Progress(err, verbose=verbose)
-    model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
-    key_file = rendered.routes.front.api_key_file
-    show = functools.partial(out.json, indent=0) if as_json else progress
-    announcer = Announcer(show, None if as_json else out, model, ask, key_file=key_file, detach=detach)
+    say = None if as_json else functools.partial(_say_ready, out, rendered, ask, detach=detach)
+    announcer = Announcer(functools.partial(out.json, indent=0) if as_json else progress, say)
     from launcher.runtime import run, spawn_detached
 
     try:
@@ -134,10 +105,24 @@ def bring_up(
         err.line("stopped")
         raise
     if detach:
-        announcer.wait()
+        if announcer.question is not None:
+            announcer.question.join()
         return 0
     # told to stop before it was ever ready: the start did not succeed
     return code if announcer.was_ready else 128 + signal.SIGINT
+
+
+def _say_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> Question | None:
+    """A request that anyone can paste; with a question, its answer first."""
+    servers, key_file = fleet.manifest.servers, fleet.routes.front.api_key_file
+    model = fleet.routes.default or (servers[0].name if servers else "")
+    if not ask:
+        out.line(curl(front, model, "Say hello.", key_file))
+        return None
+    ends = "`launch stop --all`" if detach else "Ctrl-C"
+    question = Question(out, front, model, ask, key_file=key_file, ends=ends)
+    question.start()
+    return question
 
 
 def _prepare(

@@ -13,7 +13,8 @@ from launcher.cli.checkpointed import Subject
 from launcher.cli.deploy import ask_runtime, require_not_up
 from launcher.cli.fleet import require_not_installed
 from launcher.errors import HostError, SuperviseError
-from launcher.install import Layout, alone, bundle_files, placements
+from launcher.install import Layout, alone, bundle_files
+from launcher.install.layout import placements
 from launcher.install.steps import LOCK_NAME
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.live import FleetStatus
