@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from launcher.cli.running import all_fleets, fleets
+from launcher.cli.running import all_fleets, asked, fleets
 from launcher.cli.terminal import terminals
 from launcher.errors import ConfigError, SuperviseError
 from launcher.ir.page import UiDocument
-from launcher.supervise.control import ControlClient, NoRuntimeError
-from launcher.supervise.ending import no_answer_finding
 
 _DONE = {
     "preload": "its files are fetched into RAM",
@@ -36,7 +31,7 @@ def show_page(name: str | None, *, print_only: bool, as_json: bool, no_color: bo
         names = ", ".join(sorted(status.deployment for status in served.values()))
         raise ConfigError.of("config/usage", f"several fleets run: {names}", "launch ui FLEET")
     [(directory, status)] = served.items()
-    with _control(directory) as control:
+    with asked(directory) as control:
         link = f"{status.front}/ui/#enter={control.page_link()}"
     if as_json:
         out.json(UiDocument(url=link))
@@ -59,10 +54,10 @@ def act_on_pool(verb: str, model: str, fleet: str | None, *, as_json: bool, no_c
     unknown = ""
     for directory, status in running.items():
         try:
-            with _control(directory) as control:
+            with asked(directory) as control:
                 control.pool(verb, model)
-        except KeyError as error:
-            unknown = str(error.args[0])
+        except ConfigError as error:
+            unknown = error.findings[0].message
             continue
         if as_json:
             out.json({"schema": "launch.pool/v1", "fleet": status.deployment, "done": verb, "name": model})
@@ -75,13 +70,3 @@ def act_on_pool(verb: str, model: str, fleet: str | None, *, as_json: bool, no_c
 def _nothing_runs(fleet: str | None, which: str = "") -> SuperviseError:
     what = f"no fleet runs here{which}" if fleet is None else f"no fleet {fleet!r} runs here"
     return SuperviseError.of("supervise/nothing-runs", what, "`launch up` starts one")
-
-
-@contextmanager
-def _control(directory: Path) -> Iterator[ControlClient]:
-    """The runtime of `directory`. Raises SuperviseError where it does not answer."""
-    try:
-        with ControlClient(directory) as control:
-            yield control
-    except NoRuntimeError:
-        raise SuperviseError([no_answer_finding(directory)]) from None
