@@ -109,8 +109,7 @@ def _bytes(text: str) -> int:
     try:
         return parse_size(text)
     except ValueError as error:
-        message = f"--vram {text}: {error}"
-        raise ConfigError.of("config/usage", message) from None
+        raise ConfigError.of("config/usage", f"--vram {text}: {error}") from None
 
 
 def _inspected(

@@ -234,7 +234,7 @@ def ui(
     launch ui
     launch ui --print
     """
-    from launcher.cli.asking import show_page
+    from launcher.cli.ui_and_pool import show_page
 
     return show_page(name, print_only=print_only, as_json=json, no_color=no_color)
 
@@ -259,7 +259,7 @@ Model = Annotated[
 def _pool_command(verb: str, meaning: str) -> None:
 
     def command(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
-        from launcher.cli.asking import act_on_pool
+        from launcher.cli.ui_and_pool import act_on_pool
 
         return act_on_pool(verb, model, fleet, as_json=json, no_color=no_color)
 

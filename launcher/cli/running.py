@@ -281,8 +281,7 @@ def asked(directory: Path) -> Iterator[ControlClient]:
     except NoRuntimeError:
         raise SuperviseError([no_answer_finding(directory)]) from None
     except KeyError as error:
-        message = str(error.args[0])
-        raise ConfigError.of("supervise/unknown-name", message) from None
+        raise ConfigError.of("supervise/unknown-name", str(error.args[0])) from None
 
 
 def nothing_runs(so: str) -> SuperviseError:
