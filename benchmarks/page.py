@@ -71,7 +71,7 @@ def request(number: int) -> Request:
 
 
 class Host:
-    """A PageHost of a made-up fleet; what the page does not ask for by itself is left out."""
+    """`Pages` of a made-up fleet; what the page does not ask for by itself is left out."""
 
     def __init__(self) -> None:
         """At rest."""
@@ -169,8 +169,8 @@ def serve(port: int, busy: Event, make: Callable[[], Host] = Host, live: Live = 
     """The routes of the page, and the control API's, over a made-up host that `live` changes, until killed."""
     import uvicorn  # noqa: PLC0415 - the child's alone
 
-    from launcher.page import page_routes  # noqa: PLC0415
     from launcher.route import control_app  # noqa: PLC0415
+    from launcher.runtime.page.app import page_routes  # noqa: PLC0415
 
     async def main() -> None:
         host: Any = make()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -52,10 +52,20 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     location: Location | None = None
 
 
+def error_finding(code: str, message: str, *notes: str, key: str = "") -> Finding:
+    """A finding of severity `error` about `key`, or about no key."""
+    return Finding(code=code, severity="error", key=key, message=message, notes=notes)
+
+
 class LaunchError(Exception):
     """A stage could not go on. Carries every finding of that stage; the class decides the exit code."""
 
     exit_code = 1
+
+    @classmethod
+    def of(cls, code: str, message: str, *notes: str, key: str = "") -> Self:
+        """The error with this one finding; see `error_finding`."""
+        return cls([error_finding(code, message, *notes, key=key)])
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         """Keep `findings` in order; the text of the exception is their messages."""

@@ -66,30 +66,28 @@ def _interrupted_by_signals() -> Iterator[list[int]]:
 
 
 def _run(words: list[str]) -> int:
-    """The exit code of one command line."""
-    from launcher.errors import ConfigError, Finding, LaunchError
+    from launcher.errors import ConfigError, LaunchError
 
     try:
         _require_text(words)
         from launcher.cli.app import command_names, run_app
-        from launcher.cli.arguments import with_command
-        from launcher.cli.hydra import hydra_answer, hydra_words
+        from launcher.cli.arguments import hydra_answer, hydra_words, with_command
         from launcher.cli.onefile import found_fleet_file
 
         words = hydra_words(words)
         if (answer := hydra_answer(words, command_names())) is not None:
-            raise ConfigError([Finding(code="config/usage", severity="error", key="", message=answer)])
+            raise ConfigError.of("config/usage", answer)
         words = with_command(words, command_names(), fleet=found_fleet_file() is not None)
         code = run_app(words)
         sys.stdout.flush()
     except LaunchError as error:
         return _show_error(error, words)
     except OSError as error:
-        return _unwritable(error) if _is_about_output(error) else _show_error(_refusal(error), words)
+        about_output = error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF) and error.filename is None
+        return _unwritable(error) if about_output else _show_error(_refusal(error), words)
     except RecursionError:
-        message = "something that was read is nested deeper than anything of ours"
-        finding = Finding(code="config/depth", severity="error", key="", message=message)
-        return _show_error(ConfigError([finding]), words)
+        deep = "something that was read is nested deeper than anything of ours"
+        return _show_error(ConfigError.of("config/depth", deep), words)
     return code
 
 
@@ -100,26 +98,19 @@ def _require_text(words: Sequence[str]) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            message = f"{what} is not UTF-8 text: {os.fsencode(value)!r}"
-            from launcher.errors import ConfigError, Finding
+            from launcher.errors import ConfigError
 
-            finding = Finding(code="config/not-text", severity="error", key="", message=message)
-            raise ConfigError([finding]) from None
-
-
-def _is_about_output(error: OSError) -> bool:
-    """Whether standard output cannot be written."""
-    return error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF) and error.filename is None
+            raise ConfigError.of("config/not-text", f"{what} is not UTF-8 text: {os.fsencode(value)!r}") from None
 
 
 def _refusal(error: OSError) -> HostError:
     """What the system refused, where nobody nearer had a better word for it."""
-    from launcher.errors import Finding, HostError
+    from launcher.errors import HostError
 
     about = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     notes = ("`ulimit -n` says how many; 256 are enough for any command",) if error.errno == errno.EMFILE else ()
     message = f"the system refused: {about}{error.strerror or error}"
-    return HostError([Finding(code="host/refused", severity="error", key="", message=message, notes=notes)])
+    return HostError.of("host/refused", message, *notes)
 
 
 def _open_standard_streams() -> None:
@@ -134,7 +125,6 @@ def _open_standard_streams() -> None:
 
 
 def _unwritable(error: OSError) -> int:
-    """The exit code when an answer cannot be written."""
     # the reader went away (`launch plan | head`) or the disk is full; what is buffered must not be tried again at exit
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error.errno == errno.EPIPE:
@@ -152,12 +142,9 @@ def _show_error(error: LaunchError, words: Sequence[str]) -> int:
 
     out, err = terminals(no_color="--no-color" in words)
     if "--json" in words:
-        import msgspec
-
         from launcher.ir.documents import ErrorDocument
 
-        body = ErrorDocument(error=type(error).__name__, findings=tuple(error.findings))
-        out.line(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
+        out.json(ErrorDocument(error=type(error).__name__, findings=tuple(error.findings)))
     else:
         show_findings(err, error.findings)
     return error.exit_code

@@ -10,27 +10,17 @@ from typing import Any
 import msgspec
 import yaml
 
-from launcher import hardware
-from launcher.author import Candidate, add_server, alone, fleet_text, flow, free_name, remove_server, server_lines
+from launcher import author, hardware
 from launcher.author.edit import NotEditableError, servers_of
+from launcher.cli import init
 from launcher.cli.findings import show_findings
-from launcher.cli.init import (
-    as_candidates,
-    as_seen,
-    best_engine,
-    describe,
-    fitting,
-    look_for_models,
-    try_out,
-    unwritable,
-    write_new,
-)
+from launcher.cli.hub import download
 from launcher.cli.joining import Joined, take_in
 from launcher.cli.onefile import fleet_file, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet
 from launcher.discover import plain_path
-from launcher.errors import CatalogError, ConfigError, Finding, HostError, LaunchError, PlanError
+from launcher.errors import CatalogError, ConfigError, Finding, LaunchError, PlanError
 from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read
 from launcher.files.packaged import fleet_schema_path
 
@@ -52,7 +42,7 @@ def add(
     """
     out, err = terminals(no_color=no_color)
     if not all(word.strip() for word in (*roles, *([] if name is None else [name]))):
-        raise ConfigError([_usage(f"--{'role' if name is None or name.strip() else 'name'}: a name has letters")])
+        raise _usage(f"--{'role' if name is None or name.strip() else 'name'}: a name has letters")
     more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
     paths = [path for word in what for path in _brought(word, err)]
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
@@ -76,7 +66,7 @@ def _add(
     text = _text_of(target) if target.exists() else None
     strangers = set(more.mates) - set(_servers(text or "", target))
     if strangers:
-        raise ConfigError([_usage(f"{shown_path(target)} has no server {min(strangers)}")])
+        raise _usage(f"{shown_path(target)} has no server {min(strangers)}")
     found = _all_wanted(paths, err)
     new = [c for c in found if text is None or c.path not in _paths(text, target)]
     if not new:
@@ -85,12 +75,12 @@ def _add(
         return 0
     if len(new) > 1 and (name is not None or more.faces):
         option = "--face" if name is None else "--name"
-        raise ConfigError([_usage(f"{option} is for one model, and {' '.join(what)} has {len(new)}")])
+        raise _usage(f"{option} is for one model, and {' '.join(what)} has {len(new)}")
     if name is not None and name in _names(text or ""):
-        raise ConfigError([_usage(f"--name {name}: {shown_path(target)} has that name already")])
+        raise _usage(f"--name {name}: {shown_path(target)} has that name already")
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
-    longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more, (out, err))
+    longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more, terminals)
     if dry_run:
         out.write(longer)
         return 0
@@ -115,19 +105,19 @@ def _face(words: str) -> tuple[str, dict[str, Any]]:
         path, equals, text = pair.partition("=")
         *parents, last = path.strip().split(".")
         if not equals or not all((*parents, last)):
-            raise ConfigError([_usage(f"--face {words}: {pair!r} is not KEY=VALUE")])
+            raise _usage(f"--face {words}: {pair!r} is not KEY=VALUE")
         place = values
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise ConfigError([_usage(f"--face {words}: {parent} is a value already")])
+                raise _usage(f"--face {words}: {parent} is a value already")
         try:
             place[last] = yaml.safe_load(text)
-            flow(place[last])
+            author.flow(place[last])
         except (yaml.YAMLError, ValueError, TypeError):  # a date, or what JSON has no word for
-            raise ConfigError([_usage(f"--face {words}: {text!r} is no value")]) from None
+            raise _usage(f"--face {words}: {text!r} is no value") from None
     if not name.strip():
-        raise ConfigError([_usage(f"--face {words}: a face needs a name")])
+        raise _usage(f"--face {words}: a face needs a name")
     return name.strip(), values
 
 
@@ -136,23 +126,22 @@ def remove(name: str, *, file: Path | None, no_color: bool) -> int:
     out, err = terminals(no_color=no_color)
     target = fleet_file(file, (), ())
     if target is None:
-        raise ConfigError([_usage("there is no fleet file here: name it with -f FILE")])
+        raise _usage("there is no fleet file here: name it with -f FILE")
     with one_at_a_time(target):
         return _remove(name, target, out, err)
 
 
 def _remove(name: str, target: Path, out: Terminal, err: Terminal) -> int:
-    """Take the server out, with nobody else at the file."""
     text = _text_of(target)
     names = list(_servers(text, target))
     if name not in names:
-        raise ConfigError([_usage(f"{shown_path(target)} has no server {name}; it has {', '.join(names) or 'none'}")])
+        raise _usage(f"{shown_path(target)} has no server {name}; it has {', '.join(names) or 'none'}")
     group = _group(text, name)
     try:
-        shorter = remove_server(text, name)
-        shorter = alone(shorter, group) if group else shorter
+        shorter = author.remove_server(text, name)
+        shorter = author.alone(shorter, group) if group else shorter
     except NotEditableError as error:
-        raise ConfigError([_usage(f"{shown_path(target)}: {error}")]) from None
+        raise _usage(f"{shown_path(target)}: {error}") from None
     _write(target, text, shorter)
     out.line(f"{name} is no longer in {shown_path(target)}; `launch reload` stops it, its file stays")
     others = [other for other in _servers(shorter, target) if group and _group(shorter, other) == group]
@@ -163,7 +152,6 @@ def _remove(name: str, target: Path, out: Terminal, err: Terminal) -> int:
 
 
 def _group(text: str, name: str) -> str:
-    """The exclusive group that a server's entry names; empty where it names none."""
     entry = next((value for key, value in servers_of(text).items() if str(key) == name), None)
     return str(entry.get("exclusive") or "") if isinstance(entry, dict) else ""
 
@@ -184,75 +172,68 @@ def _broken(before: str, after: str, target: Path) -> list[Finding]:
 def _brought(what: str, err: Terminal) -> list[Path]:
     """Paths of model files on this machine: what was named, or what it stands for once it is downloaded."""
     if not what.strip():
-        raise ConfigError([_usage("no model is named")])
+        raise _usage("no model is named")
     if what.startswith("hf:"):
-        from launcher.cli.hub import download
-
         return download(what, err)
     return [Path(what).expanduser()]
 
 
-def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
-    """The servers of folders and of files, each once, with names of their own."""
+def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if path not in folders]
-    found: dict[str, Candidate] = {}
+    found: dict[str, author.Candidate] = {}
     for group in (*([folder] for folder in folders), *([files] if files else [])):
         for candidate in _wanted(group, err):
-            name = free_name(candidate.name, {c.name for c in found.values()})
+            name = author.free_name(candidate.name, {c.name for c in found.values()})
             found.setdefault(candidate.path, msgspec.structs.replace(candidate, name=name))
     return list(found.values())
 
 
-def _wanted(paths: Sequence[Path], err: Terminal) -> list[Candidate]:
+def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     """The servers that the files could be; of a file alone its folder is looked at too, for what lies beside it."""
     missing = next((path for path in paths if not path.exists()), None)
     if missing is not None:
-        raise CatalogError([_absent(missing)])
+        note = "to download from Hugging Face write hf:ORG/REPO or hf:ORG/REPO:QUANT"
+        raise CatalogError.of("author/no-models", f"there is no file or folder {missing}", note)
     paths = [plain_path(path) for path in paths]
     named = {str(path) for path in paths if not path.is_dir()}
     places = [*paths, *(path.parent for path in paths if not path.is_dir())]
-    found = look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
+    found = init.look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
     relevant = [f for f in found.findings if not named or any(path in f.message for path in named)]
     show_findings(err, list(dict.fromkeys(relevant)))
     files = found.files if not named else tuple(f for f in found.files if f.path in named or f.facts.is_projector)
     beside = tuple(f for f in found.files if f not in files)
-    every = as_candidates(msgspec.structs.replace(found, files=(*files, *(f for f in beside if named))))
+    every = init.as_candidates(msgspec.structs.replace(found, files=(*files, *(f for f in beside if named))))
     wanted = [c for c in every if not named or c.path in named]
     if not wanted:
         # of several quantizations of one model the largest is taken, unless another was named
-        wanted = list(as_candidates(msgspec.structs.replace(found, files=files)))
+        wanted = list(init.as_candidates(msgspec.structs.replace(found, files=files)))
     wanted = [c for c in wanted if not named or c.path in named]
     if not wanted:
-        raise CatalogError([_no_model(paths)])
+        shown = ", ".join(map(str, paths))
+        note = "a projector (mmproj) or a draft is recognised beside its model, and is no server of its own"
+        raise CatalogError.of("author/no-models", f"{shown}: no model in it can be read", note)
     return wanted
 
 
-def _first(new: Sequence[Candidate], target: Path, more: Wishes, out: Terminal) -> str:
+def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Terminal) -> str:
     """The text of a file that is not there yet, as `launch init` would write it. Raises LaunchError."""
-    host = hardware.take_inventory()
-    engine = best_engine(host)
-    machine = describe(host, engine)
-    chosen = fitting(new, as_seen(host, engine), machine, target)
-    text = fleet_text(chosen, machine, schema=fleet_schema_path())
+    chosen, machine = init.chosen_here(new, target)
+    text = author.fleet_text(chosen, machine, schema=fleet_schema_path())
     for choice in chosen.servers:
         out.line(f"{choice.candidate.name}: {choice.why}")
         if more.roles or more.faces:
-            text = remove_server(text, choice.candidate.name)
-            text = add_server(text, server_lines(choice, machine.home, more.roles, more.faces))
+            text = author.remove_server(text, choice.candidate.name)
+            text = author.add_server(text, author.server_lines(choice, machine.home, more.roles, more.faces))
     for candidate, why in chosen.left_out:
         out.line(f"{candidate.name}: left out, {why}")
     if more.roles or more.faces:
-        try_out(text, target)
+        init.try_out(text, target)
     return text
 
 
 def _longer(
-    text: str,
-    new: Sequence[Candidate],
-    target: Path,
-    more: Wishes,
-    terminals: tuple[Terminal, Terminal],
+    text: str, new: Sequence[author.Candidate], target: Path, more: Wishes, terminals: tuple[Terminal, Terminal]
 ) -> str:
     """The text of a file with more servers; of several models those for which there is no room are said, and left out.
 
@@ -262,18 +243,14 @@ def _longer(
     host, home = hardware.take_inventory(), os.environ.get("HOME", "")
     refused: list[Finding] = []
     before, compiled = text, compile_fleet([], config_dirs=[target], draft=text)
+
+    def lines(choice: author.Choice) -> Sequence[str]:
+        return author.server_lines(choice, home, more.roles, more.faces)
+
     for candidate in new:
-        named = msgspec.structs.replace(candidate, name=free_name(candidate.name, _names(text)))
+        named = msgspec.structs.replace(candidate, name=author.free_name(candidate.name, _names(text)))
         try:
-            joined = take_in(
-                named,
-                text,
-                target,
-                compiled,
-                host=host,
-                lines=lambda choice: server_lines(choice, home, more.roles, more.faces),
-                mates=more.mates,
-            )
+            joined = take_in(named, text, target, compiled, host=host, lines=lines, mates=more.mates)
         except PlanError as error:
             if len(new) == 1:
                 raise
@@ -288,8 +265,7 @@ def _longer(
 
 
 def _say(out: Terminal, joined: Joined) -> None:
-    """What was chosen and why, and whom else it concerns."""
-    choice, way = joined.way.choice, joined.way
+    way, choice = joined.way, joined.way.choice
     out.line(f"{choice.candidate.name}: {choice.why}")
     if way.mates:
         new = f", from now on in it: {', '.join(way.drawn)}" if way.drawn else ""
@@ -297,12 +273,11 @@ def _say(out: Terminal, joined: Joined) -> None:
 
 
 def _text_of(target: Path) -> str:
-    """What a fleet file says. Raises ConfigError."""
     try:
         return target.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8; save it as UTF-8"
-        raise ConfigError([_usage(f"{shown_path(target)} cannot be read: {why}")]) from None
+        raise _usage(f"{shown_path(target)} cannot be read: {why}") from None
 
 
 def _servers(text: str, target: Path) -> tuple[str, ...]:
@@ -311,11 +286,10 @@ def _servers(text: str, target: Path) -> tuple[str, ...]:
         return tuple(str(name) for name in servers_of(text))
     except NotEditableError as error:
         compile_fleet([], config_dirs=[target], draft=text)  # which knows the line
-        raise ConfigError([_usage(f"{shown_path(target)} is {error}")]) from None
+        raise _usage(f"{shown_path(target)} is {error}") from None
 
 
 def _names(text: str) -> set[str]:
-    """Every name that a request may use already: of servers, their roles, aliases and faces."""
     names = {str(name) for name in servers_of(text)}
     for server in servers_of(text).values():
         for key in ("roles", "aliases", "faces") if isinstance(server, dict) else ():
@@ -325,7 +299,6 @@ def _names(text: str) -> set[str]:
 
 
 def _paths(text: str, target: Path) -> dict[str, str]:
-    """Absolute paths of the files that the servers of a text name, and whose they are."""
     files = {str(n): s.get("file") if isinstance(s, dict) else s for n, s in servers_of(text).items()}
     return {str((target.parent / Path(f).expanduser()).absolute()): n for n, f in files.items() if isinstance(f, str)}
 
@@ -333,33 +306,17 @@ def _paths(text: str, target: Path) -> dict[str, str]:
 def _write(target: Path, before: str | None, text: str) -> None:
     """Write the fleet file, which said `before`. Raises ConfigError or HostError; then it is as it was."""
     if before is None:
-        write_new(target, text)
+        init.write_new(target, text)
         return
     try:
         replace_as_read(target, before.encode(), text.encode())
     except ChangedMeanwhileError:
         message = f"{shown_path(target)} was changed meanwhile by somebody else and stays as it is: do it again"
-        raise ConfigError([_usage(message)]) from None
+        raise _usage(message) from None
     except OSError as error:
-        raise HostError([unwritable(target, error)]) from None
+        raise init.unwritable(target, error) from None
 
 
-def _usage(message: str) -> Finding:
-    """Words that do not fit what is there."""
+def _usage(message: str) -> ConfigError:
     note = "launch add FILE.gguf… | DIR | hf:ORG/REPO[:QUANT]; launch remove NAME"
-    return Finding(code="author/usage", severity="error", key="", message=message, notes=(note,))
-
-
-def _absent(path: Path) -> Finding:
-    """A model that is not there."""
-    note = "to download from Hugging Face write hf:ORG/REPO or hf:ORG/REPO:QUANT"
-    message = f"there is no file or folder {path}"
-    return Finding(code="author/no-models", severity="error", key="", message=message, notes=(note,))
-
-
-def _no_model(paths: Sequence[Path]) -> Finding:
-    """Files of which none is a model."""
-    shown = ", ".join(str(path) for path in paths)
-    note = "a projector (mmproj) or a draft is recognised beside its model, and is no server of its own"
-    message = f"{shown}: no model in it can be read"
-    return Finding(code="author/no-models", severity="error", key="", message=message, notes=(note,))
+    return ConfigError.of("author/usage", message, note)

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 from launcher import __version__
 from launcher.base.names import derived_name
-from launcher.cli.arguments import is_override
-from launcher.cli.complete import (
-    complete_deployed,
-    complete_overrides,
-    words_before,
-)
-from launcher.cli.said import said_elsewhere
+from launcher.cli.arguments import is_override, said_elsewhere
+from launcher.cli.complete import complete_deployed, complete_overrides, words_before
 from launcher.errors import ConfigError
 
 _FIRST = ("init", "add", "remove", "import")
@@ -68,7 +64,7 @@ app = typer.Typer(
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="[OVERRIDES]...",
         help="Hydra overrides: hardware=epyc servers.coder.slots=4 +server=mine ~servers.worker_vision",
         autocompletion=complete_overrides,
@@ -86,7 +82,7 @@ def _process_names(names: list[str] | None) -> list[str] | None:
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="[NAME]...", help="Servers or services.", autocompletion=complete_deployed, callback=_process_names
     ),
 ]
@@ -101,7 +97,7 @@ def _config_dir(text: str) -> Path:
 
 ConfigDir = Annotated[
     list[Path] | None,
-    typer.Option(
+    Option(
         "--config-dir",
         parser=_config_dir,
         metavar="PATH",
@@ -110,27 +106,24 @@ ConfigDir = Annotated[
 ]
 FleetFile = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--file", "-f", metavar="FILE", help="A whole fleet in one file; default: ./launch.yaml, ~/.config/launch/."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas: docs/schemas).")]
-NoColor = Annotated[bool, typer.Option("--no-color", help="No colour, also on a terminal (NO_COLOR works too).")]
+Json = Annotated[bool, Option("--json", help="Print JSON (schemas: docs/schemas).")]
+NoColor = Annotated[bool, Option("--no-color", help="No colour, also on a terminal (NO_COLOR works too).")]
 Prove = Annotated[
-    bool, typer.Option("--prove", help="Check the memory with the server's own dry run, which reads no weights.")
+    bool, Option("--prove", help="Check the memory with the server's own dry run, which reads no weights.")
 ]
-ProveWith = Annotated[
-    str | None, typer.Option("--prove-with", metavar="BINARY", help="--prove, with this llama-server.")
-]
+ProveWith = Annotated[str | None, Option("--prove-with", metavar="BINARY", help="--prove, with this llama-server.")]
 Host = Annotated[
-    str | None,
-    typer.Option("--host", metavar="NAME", help="Which of several hosts this is; default: this machine's name."),
+    str | None, Option("--host", metavar="NAME", help="Which of several hosts this is; default: this machine's name.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: command lines, every start.")]
+OfFleet = Annotated[str | None, Option("--fleet", metavar="NAME", help="Which running fleet, where there are several.")]
+Verbose = Annotated[bool, Option("--verbose", "-v", help="Say more: command lines, every start.")]
 
 
 def _version(asked: bool) -> None:
-    """Print what is installed, and end."""
     if asked:
         typer.echo(f"launch {__version__}")
         raise typer.Exit
@@ -140,7 +133,7 @@ def _version(asked: bool) -> None:
 def _options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Compile and run a fleet of llama.cpp servers."""
@@ -185,5 +178,5 @@ def request_of(
 
 
 # files with the commands: they need `app`
-for _more in ("fleets", "deployments", "starters", "verbs", "measuring", "watching"):
+for _more in ("fleets", "deployments", "starters", "operating"):
     importlib.import_module(f"launcher.cli.{_more}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 _OVERRIDE = re.compile(r"(?:\+\+?|~)?[A-Za-z_][\w./@-]*=.*|[~+][A-Za-z_][\w./@-]*", re.DOTALL)
@@ -96,3 +97,82 @@ def _keys(typed: str, values: Mapping[str, Sequence[str]]) -> list[str]:
         return _keys(head, values)
     known = values[head[:-1]]
     return [*([head] if len(known) < 2 else ()), *(head + value for value in known)]
+
+
+_HYDRA_FLAGS = {"--resolve": "launch config", "--run": "launch up", "-r": "launch up", "--hydra-help": "launch --help"}
+_HYDRA_VALUED = dict.fromkeys(("--cfg", "-c", "--info", "-i", "--package", "-p"), "launch config")
+_HYDRA_NAMES = ("-cn", "--config-name")
+_HYDRA_PATHS = ("-cp", "--config-path")
+
+
+def hydra_words(words: Sequence[str]) -> list[str]:
+    """`words` with `-cd DIR` as `--config-dir DIR`, which is the same here."""
+    return ["--config-dir" if word == "-cd" else word for word in words]
+
+
+def hydra_answer(words: Sequence[str], commands: Collection[str]) -> str | None:
+    """What to say to the first of Hydra's options in `words` that is none of ours; None where there is none.
+
+    Only where no command is named: behind one, `-c` and its like are the command's to judge.
+    """
+    values = {at + 1 for at, word in enumerate(words) if word in _HYDRA_VALUED}
+    if any(word in commands for at, word in enumerate(words) if at not in values):
+        return None
+    for at, word in enumerate(words):
+        option, _, value = word.partition("=")
+        follows = value or next(iter(words[at + 1 :]), "")
+        rest = [w for i, w in enumerate(words) if i != at and is_override(w)]
+        if option in _HYDRA_NAMES:
+            return _here(option, _command(f"launch up profile={follows}", rest), "a fleet file: launch up -f FILE")
+        if option in _HYDRA_PATHS:
+            return _here(option, _command(f"launch up --config-dir {follows}", rest))
+        if option in _HYDRA_FLAGS or option in _HYDRA_VALUED:
+            return _here(option, _command(_HYDRA_FLAGS.get(option) or _HYDRA_VALUED[option], rest))
+    return None
+
+
+def _here(option: str, *commands: str) -> str:
+    return f"{option} is Hydra's. Here it is: {', or for '.join(commands)}"
+
+
+def _command(begin: str, rest: Sequence[str]) -> str:
+    return " ".join((begin, *rest))
+
+
+SAID = {
+    "start": "launch up",
+    "run": "launch add FILE.gguf and launch up; launch up --ask 'a question' asks it",
+    "create": "launch init",
+    "new": "launch init",
+    "scan": "launch init",
+    "list": "launch status for what runs, launch plan for what could",
+    "ls": "launch status for what runs, launch plan for what could",
+    "models": "launch status for what runs, launch plan for what could",
+    "show": "launch inspect FILE.gguf, or launch plan",
+    "stats": "launch status --watch",
+    "download": "launch add hf:ORG/REPO[:QUANT]",
+    "rm": "launch remove NAME for the file, launch stop NAME for what runs",
+    "delete": "launch remove NAME",
+    "kill": "launch stop NAME",
+    "unload": "launch stop NAME",
+    "load": "launch restart NAME; a warm server also starts when it is asked",
+    "quit": "launch down",
+    "exit": "launch down",
+    "validate": "launch check",
+    "test": "launch check",
+    "doctor": "launch check",
+    "build": "launch render",
+    "version": "launch --version",
+    "help": "launch --help",
+    "convert": "launch import FILE",
+    "migrate": "launch import FILE",
+    "export": "deploy.targets=[llama_swap,router] and launch render",
+    "deploy": "launch install",
+}
+
+
+def said_elsewhere(word: str) -> str | None:
+    """What a verb of another program, or a model's file, is said as here; None for what nobody says."""
+    if word.endswith(".gguf"):
+        return f"launch add {shlex.quote(word)}, then launch"
+    return SAID.get(word.lower())

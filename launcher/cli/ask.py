@@ -53,30 +53,21 @@ def _spelled(key_file: str, model: str) -> str:
     return f"$(head -n1 {shlex.quote(str(path))})" if alone else "$YOUR_KEY"
 
 
-class Question:
-    """One question to the front, asked from a thread: the caller's is the runtime's loop, which must serve it."""
+class Question(threading.Thread):
+    """One question to the front, asked from a thread: the caller's is the runtime's loop, which must serve it.
+
+    The answer is printed as it comes.
+    """
 
     def __init__(self, out: Terminal, front: str, model: str, text: str, *, key_file: str | None, ends: str) -> None:
         """Nothing is asked yet. `key_file`: of the keys that the front asks for; `ends`: how the fleet is stopped."""
-        self._out = out
-        self._front = front
-        self._model = model
-        self._text = text
-        self._key_file = key_file
-        self._ends = ends
-        self._dropped = threading.Event()
+        super().__init__(daemon=True, name="ask")
+        self._out, self._front, self._model, self._text = out, front, model, text
+        self._key_file, self._ends = key_file, ends
+        self.dropped = False
+        """Set when the fleet stops: nobody waits for the answer any more."""
 
-    def ask(self) -> threading.Thread:
-        """Begin; the answer is printed as it comes."""
-        thread = threading.Thread(target=self._run, daemon=True, name="ask")
-        thread.start()
-        return thread
-
-    def drop(self) -> None:
-        """The fleet stops: nobody waits for the answer any more."""
-        self._dropped.set()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         """Print the question, the answer, and how to ask again."""
         import httpx
 
@@ -89,10 +80,10 @@ class Question:
             else:
                 self._print_answer({"Authorization": f"Bearer {key}"} if key else {})
         except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
-            if not self._dropped.is_set():
+            if not self.dropped:
                 out.line(f"no answer: {error}")
             return
-        if not self._dropped.is_set():
+        if not self.dropped:
             command = curl(self._front, self._model, "Say hello.", self._key_file)
             out.line(f"\nAsk it yourself, from another terminal:\n\n  {command}\n\n{self._ends} stops everything.")
 

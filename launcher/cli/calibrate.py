@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.cli.build import print_json
-from launcher.cli.sweep import check_servers, nothing_measured
+from launcher.cli.sweep import check_servers, nothing_measured, utc_now
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import SuperviseError
 from launcher.files import keep_measured, keep_read_speed, known_rates
 from launcher.ir.answers import CalibrateDocument
 from launcher.ir.settings import RAM
@@ -48,10 +44,10 @@ def run_calibration(
             err.line(f"{server}: not measured: {error}")
             refused.append(PointResult(server=server, settings={}, in_flight=1, current=True, refused=str(error)))
     if not found:
-        raise SuperviseError([nothing_measured(refused)])
+        raise nothing_measured(refused)
     path = keep_measured(found)
     if as_json:
-        print_json(out, CalibrateDocument(measurements=tuple(found), file=str(path), read_speed=disk))
+        out.json(CalibrateDocument(measurements=tuple(found), file=str(path), read_speed=disk))
     else:
         _show(out, found)
         if disk is not None:
@@ -63,23 +59,18 @@ def run_calibration(
 
 def _disk(compiled: Compilation) -> ReadSpeed | None:
     """How fast the model files are read, the largest first, kept for `hardware=auto`; None: too little to tell."""
-    files = sorted((Path(p.path) for server in compiled.plan.servers for p in server.model.parts), key=_size)[::-1]
-    measured = read_speed(dict.fromkeys(files)) if files else None
+    here = {Path(p.path): 0 for server in compiled.plan.servers for p in server.model.parts}
+    here |= {path: path.stat().st_size for path in here if path.exists()}
+    files = sorted(here, key=lambda path: here[path])[::-1]
+    measured = read_speed(files) if files else None
     if measured is None:
         return None
-    at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-    found = ReadSpeed(bytes_per_s=measured[0], read_bytes=measured[1], folder=str(files[0].parent), at=at)
+    found = ReadSpeed(bytes_per_s=measured[0], read_bytes=measured[1], folder=str(files[0].parent), at=utc_now())
     keep_read_speed(found)
     return found
 
 
-def _size(file: Path) -> int:
-    """Bytes of a file; 0 of one that is not here."""
-    return file.stat().st_size if file.exists() else 0
-
-
 def _show_disk(out: Terminal, disk: ReadSpeed, compiled: Compilation) -> None:
-    """What was found, and who reads it: a hardware file is written by its owner."""
     hardware = compiled.plan.config.hardware
     out.line(f"models are read at {gib(disk.bytes_per_s)} a second ({gib(disk.read_bytes)} of {disk.folder})")
     if hardware.name != "auto":
@@ -87,7 +78,6 @@ def _show_disk(out: Terminal, disk: ReadSpeed, compiled: Compilation) -> None:
 
 
 def _show_rates(out: Terminal, compiled: Compilation) -> None:
-    """How fast weights were read by all that was measured on this hardware, and who plans by it."""
     name = compiled.plan.config.hardware.name
     for device, rate in known_rates(name).items():
         out.line(f"weights are read from {device} at {gib(rate)} a second")
@@ -97,7 +87,6 @@ def _show_rates(out: Terminal, compiled: Compilation) -> None:
 
 
 def _measured(server: str, overrides: Sequence[str], config_dirs: Sequence[Path], workload: Workload) -> Measurement:
-    """One server, started and stopped. Raises TrialError."""
     candidate = candidate_of(server, (), (), overrides, config_dirs)
     reason = candidate.refused or no_room(candidate)
     if reason:
@@ -109,25 +98,17 @@ def _measured(server: str, overrides: Sequence[str], config_dirs: Sequence[Path]
         experiment.measure(candidate, [Point(server=server, values=(), in_flight=1)])
         blank = PointResult(server=server, settings={}, in_flight=1, current=True)
         result = summarise(blank, experiment.samples(candidate, 1))
-    at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
     load_s = experiment.load_s[candidate.digest]
-    return measurement_of(candidate, result, workload, at=at, load_average=load, load_s=load_s)
+    return measurement_of(candidate, result, workload, at=utc_now(), load_average=load, load_s=load_s)
 
 
 def _show(out: Terminal, found: Sequence[Measurement]) -> None:
-    """One row a server."""
     header = ("SERVER", "MODEL", "TOKENS/S", "PROMPT/S", "TOUCHED", "MEASURED", "LOAD", "MACHINE'S LOAD")
-    rows: list[tuple[str, ...]] = [
-        (
-            m.server,
-            f"{m.model} {m.quantization}",
-            f"{m.decode:.1f}",
-            f"{m.prompt:.0f}",
-            gib(sum(m.touched.bytes.values())),
-            gib(m.memory_bytes),
-            f"{m.load_s:.1f} s",
-            f"{m.load_average:.1f}",
+    rows = []
+    for m in found:
+        sizes = (gib(sum(m.touched.bytes.values())), gib(m.memory_bytes))
+        speeds = (f"{m.decode:.1f}", f"{m.prompt:.0f}")
+        rows.append(
+            (m.server, f"{m.model} {m.quantization}", *speeds, *sizes, f"{m.load_s:.1f} s", f"{m.load_average:.1f}")
         )
-        for m in found
-    ]
-    out.table(header, rows, right=frozenset(range(2, len(header))))
+    out.table(header, rows, right=range(2, len(header)))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher import __version__
-from launcher.cli.build import print_json
-from launcher.cli.checkpoint_view import difference_document, show_difference
-from launcher.cli.checkpointed import Subject, refused, subject_of, subjects
-from launcher.cli.deploy import require_rights
-from launcher.cli.fleet import DEPLOYMENT_NAME
+from launcher.cli.checkpointed import Subject, subject_of, subjects
+from launcher.cli.fleet import DEPLOYMENT_NAME, served_directory
+from launcher.cli.installed import require_rights
+from launcher.cli.reloaded import change_lines
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import CatalogError, ConfigError, Finding, SuperviseError
+from launcher.errors import CatalogError, ConfigError, SuperviseError
 from launcher.files import (
     Checkpoint,
     FileDigest,
@@ -30,10 +29,12 @@ from launcher.files import (
     state_root,
 )
 from launcher.ir.fleet import FleetManifest
-from launcher.manifest import decode_fleet
+from launcher.ir.live import FleetStatus
+from launcher.manifest import decode_fleet, diff_manifests
 from launcher.sizes import GIB, gib
 
-ACTIONS = ("create", "list", "diff", "restore", "delete")
+ACTIONS = {"create": "NAME", "list": "", "diff": "NAME [OTHER]", "restore": "NAME", "delete": "NAME"}
+"""What can be done, and the names that it takes."""
 _SAY_ABOVE_BYTES = 1 * GIB
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CONFIG_FILES = 2000
@@ -46,7 +47,7 @@ def run_checkpoint(
     out, err = terminals(no_color=no_color)
     least, most = {"list": (0, 0), "diff": (1, 2)}.get(action, (1, 1))
     if action not in ACTIONS or not least <= len(names) <= most:
-        raise ConfigError([_usage(action)])
+        raise _usage(action)
     if action == "list":
         return _list(deployment, out, as_json=as_json)
     subject = subject_of(deployment, None if action == "create" else names[0])
@@ -64,7 +65,7 @@ def run_checkpoint(
         delete_checkpoint(subject.kept, names[0])
         document = {"schema": "launch.checkpoint-deleted/v1", "deployment": subject.name, "name": names[0]}
     if as_json:
-        print_json(out, document)
+        out.json(document)
     elif action == "diff":
         show_difference(out, document)
     else:
@@ -76,7 +77,6 @@ def digested(paths: Iterable[str], err: Terminal) -> dict[str, FileDigest]:
     """The digest, now, of every file in `paths`; says when a big one is read."""
 
     def on_file(path: str, size_bytes: int) -> None:
-        """One line for what takes seconds."""
         if size_bytes >= _SAY_ABOVE_BYTES:
             err.line(f"reading {path}, {gib(size_bytes)}")
 
@@ -91,17 +91,16 @@ def require_files(checkpoint: Checkpoint, digests: Mapping[str, FileDigest]) -> 
 
 
 def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
-    """Write a checkpoint of what runs (or was last brought up, or is installed)."""
     files, executable = subject.files()
     manifest = decode_fleet(files.get("fleet.json", b""), f"fleet.json of {subject}")
     status = subject.status()
     if status is not None and status.runtime_pid and status.input_digest != manifest.input_digest:
         message = f"{subject} was compiled anew, and still runs what was there before"
-        raise SuperviseError([refused("checkpoint/not-what-runs", message, "`launch reload` takes it over")])
+        raise SuperviseError.of("checkpoint/not-what-runs", message, "`launch reload` takes it over")
     covered, findings = cover(manifest, digested(files_of(manifest), err))
     if findings:
         raise CatalogError(findings)
-    ours = subject.installed is not None or subject.source == subject.state / DEPLOYMENT_NAME
+    ours = subject.installed is not None or served_directory(subject.state) == subject.state / DEPLOYMENT_NAME
     request = subject.request() if ours else None
     content = {f"deployment/{path}": data for path, data in files.items()}
     content |= {f"inputs/{path}": data for path, data in _inputs(request).items()}
@@ -120,36 +119,61 @@ def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
     return {"schema": "launch.checkpoint-created/v1", "path": str(where), **_entry(checkpoint, content)}
 
 
+class _Against(NamedTuple):
+    """What a checkpoint is compared with. `manifest` None: nothing is compiled."""
+
+    manifest: FleetManifest | None
+    request: Mapping[str, Any] | None
+    inputs: Mapping[str, bytes]
+    digests: Mapping[str, FileDigest]
+    status: FleetStatus | None
+
+
 def _diff(subject: Subject, name: str, other: str | None, err: Terminal) -> dict[str, Any]:
-    """What a restore would change: from now, or from the checkpoint `other`."""
-    state = subject.kept
-    checkpoint = read_checkpoint(state, name)
-    manifest = decode_fleet(checkpoint_files(state, checkpoint, "deployment")["fleet.json"])
-    before: FleetManifest | None
-    if other is not None:
-        base = read_checkpoint(state, other)
-        before = decode_fleet(checkpoint_files(state, base, "deployment")["fleet.json"])
-        digests = {c.path: FileDigest(path=c.path, size_bytes=c.size_bytes, digest=c.digest) for c in base.covered}
-        kept = {c.path: FileDigest(path=c.path, error=f"not part of {other}") for c in checkpoint.covered}
-        inputs, request, status = checkpoint_files(state, base, "inputs"), base.request, base.status
-        found = {path: digests.get(path, absent) for path, absent in kept.items()}
-    else:
-        files, _ = subject.files()
-        before = decode_fleet(files["fleet.json"]) if files else None
-        request = subject.request()
-        inputs, status = _inputs(checkpoint.request), subject.status()
-        found = digested((c.path for c in checkpoint.covered), err)
-    return difference_document(
-        checkpoint,
-        manifest,
-        checkpoint_files(state, checkpoint, "inputs"),
-        against=other or "now",
-        before=before,
-        request=request,
-        inputs=inputs,
-        digests=found,
-        status=status,
-    )
+    """`launch checkpoint diff --json`: what a restore would change, from now or from the checkpoint `other`."""
+    checkpoint = read_checkpoint(subject.kept, name)
+    manifest, its_inputs = _compiled(subject.kept, checkpoint), checkpoint_files(subject.kept, checkpoint, "inputs")
+    it = _now(subject, checkpoint, err) if other is None else _other(subject.kept, checkpoint, other)
+    names = sorted([*(s.name for s in manifest.servers), *(s.name for s in manifest.services)])
+    changes = diff_manifests(it.manifest, manifest) if it.manifest is not None else None
+    was, now = (set((request or {}).get("overrides", ())) for request in (checkpoint.request, it.request))
+    return {
+        "schema": "launch.checkpoint-diff/v1",
+        "deployment": checkpoint.deployment,
+        "name": checkpoint.name,
+        "against": other or "now",
+        "input_digest": {
+            "checkpoint": checkpoint.input_digest,
+            "against": it.manifest.input_digest if it.manifest is not None else None,
+        },
+        "started": changes.started if changes else names,
+        "stopped": changes.stopped if changes else (),
+        "restarted": changes.restarted if changes else {},
+        "kept": changes.kept if changes else (),
+        "overrides": {"only_in_checkpoint": sorted(was - now), "only_against": sorted(now - was)},
+        "config_files": sorted(p for p in {*its_inputs, *it.inputs} if its_inputs.get(p) != it.inputs.get(p)),
+        "files": changed_files(checkpoint.covered, it.digests),
+        "states": _states(checkpoint.status, it.status),
+    }
+
+
+def _compiled(state: Path, checkpoint: Checkpoint) -> FleetManifest:
+    return decode_fleet(checkpoint_files(state, checkpoint, "deployment")["fleet.json"])
+
+
+def _now(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> _Against:
+    files, _ = subject.files()
+    before = decode_fleet(files["fleet.json"]) if files else None
+    digests = digested((c.path for c in checkpoint.covered), err)
+    return _Against(before, subject.request(), _inputs(checkpoint.request), digests, subject.status())
+
+
+def _other(state: Path, checkpoint: Checkpoint, name: str) -> _Against:
+    base = read_checkpoint(state, name)
+    digests = {c.path: FileDigest(path=c.path, error=f"not part of {name}") for c in checkpoint.covered}
+    known = {c.path: FileDigest(path=c.path, size_bytes=c.size_bytes, digest=c.digest) for c in base.covered}
+    digests |= {path: digest for path, digest in known.items() if path in digests}
+    return _Against(_compiled(state, base), base.request, checkpoint_files(state, base, "inputs"), digests, base.status)
 
 
 def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
@@ -166,17 +190,16 @@ def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
             entries.append(_entry(checkpoint, checkpoint.contents))
     entries.sort(key=lambda e: e.get("created_at", 0))
     if as_json:
-        print_json(out, {"schema": "launch.checkpoints/v1", "checkpoints": entries})
+        out.json({"schema": "launch.checkpoints/v1", "checkpoints": entries})
     elif not entries:
         out.line("there are no checkpoints; `launch checkpoint create NAME` makes one")
     else:
         header = ("CHECKPOINT", "DEPLOYMENT", "CREATED", "SERVERS", "RUNNING", "FILES", "INPUT")
-        out.table(header, [_cells(entry) for entry in entries], right=frozenset({3, 4, 5}))
+        out.table(header, [_cells(entry) for entry in entries], right={3, 4, 5})
     return 0
 
 
 def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """One checkpoint as cells."""
     if "damaged" in entry:
         return (entry["name"], entry["deployment"], "damaged", "", "", "", "")
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["created_at"]))
@@ -186,7 +209,6 @@ def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _entry(checkpoint: Checkpoint, contents: Iterable[str]) -> dict[str, Any]:
-    """A checkpoint in numbers."""
     processes = checkpoint.status.processes if checkpoint.status else ()
     return {
         "deployment": checkpoint.deployment,
@@ -203,7 +225,6 @@ def _entry(checkpoint: Checkpoint, contents: Iterable[str]) -> dict[str, Any]:
 
 
 def _said(action: str, document: Mapping[str, Any]) -> str:
-    """What was done, in a line."""
     name, deployment = document["name"], document["deployment"]
     if action == "create":
         return (
@@ -228,12 +249,31 @@ def _inputs(request: Mapping[str, Any] | None) -> dict[str, bytes]:
     return files
 
 
-def _usage(action: str) -> Finding:
-    """For words that are no checkpoint command."""
-    uses = ("create NAME", "list", "diff NAME [OTHER]", "restore NAME", "delete NAME")
+def _usage(action: str) -> ConfigError:
+    uses = [f"launch checkpoint {action} {names}".rstrip() for action, names in ACTIONS.items()]
     if action in ACTIONS:
-        message = f"launch checkpoint {next(use for use in uses if use.split()[0] == action)}"
-        return refused("checkpoint/usage", f"the names do not fit: {message}", "launch checkpoint --help")
-    return refused(
-        "checkpoint/usage", f"{action!r} is no action of checkpoint", *(f"launch checkpoint {use}" for use in uses)
-    )
+        fitting = uses[list(ACTIONS).index(action)]
+        return ConfigError.of("checkpoint/usage", f"the names do not fit: {fitting}", "launch checkpoint --help")
+    return ConfigError.of("checkpoint/usage", f"{action!r} is no action of checkpoint", *uses)
+
+
+def show_difference(out: Terminal, document: Mapping[str, Any]) -> None:
+    """A difference for people: what a restore would do, and what stands in its way."""
+    against = "what is compiled now" if document["against"] == "now" else document["against"]
+    lines = [*change_lines(out, document["started"], document["restarted"], document["stopped"])]
+    lines += [f"  override only in {document['name']}: {o}" for o in document["overrides"]["only_in_checkpoint"]]
+    lines += [f"  override only in {against}: {o}" for o in document["overrides"]["only_against"]]
+    lines += [f"  config file differs: {path}" for path in document["config_files"]]
+    lines += [f"  {name}: was {was}, is {now}" for name, (was, now) in document["states"].items()]
+    lines += [out.style(f"! {finding.message}", "red") for finding in document["files"]]
+    out.line(out.style(f"{document['name']} against {against}", "bold"))
+    for line in lines or ["  no difference"]:
+        out.line(line)
+    if document["kept"] and lines:
+        out.line(f"  {len(document['kept'])} stay as they are")
+
+
+def _states(was: FleetStatus | None, now: FleetStatus | None) -> dict[str, tuple[str, str]]:
+    before, after = ({p.name: p.state for p in s.processes} if s is not None else {} for s in (was, now))
+    pairs = {name: (before.get(name, "absent"), after.get(name, "absent")) for name in sorted({*before, *after})}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import msgspec
-
-from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
-from launcher.cli.fleet import read_request
+from launcher.cli.fleet import read_request, served_directory
 from launcher.cli.installed import components_of, fleet_status, installed_here
 from launcher.cli.onefile import switch_command
-from launcher.cli.reloaded import on_demand
+from launcher.cli.reloaded import change_lines, deployment_in, on_demand
 from launcher.cli.terminal import Terminal
-from launcher.compiler import Compilation, hosts_of, on_host, render
-from launcher.errors import LaunchError, SuperviseError, has_errors
+from launcher.cli.this_host import of_host
+from launcher.compiler import Compilation, render
+from launcher.errors import ConfigError, SuperviseError, has_errors
 from launcher.files import compare_deployment, deployment_state_dir, owned_files
 from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
 from launcher.ir.documents import FleetChange
-from launcher.ir.live import FleetStatus
-from launcher.manifest import ManifestDiff, decode_fleet, decode_routes, diff_manifests, front_changes
+from launcher.manifest import diff_manifests, front_changes
 from launcher.render import Rendered
 from launcher.supervise import runtime_holder
 
@@ -44,17 +41,19 @@ def coming_changes(
     if holder is None and not here:
         return ()
     rendered = render(part)
-    drift = _generated(compiled, part, rendered)
+    folder = Path(part.plan.config.deploy.output_dir) / compiled.plan.deployment / part.plan.on
+    stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) else ()
+    what = f"generated: {len(stale)} files in {folder} are not what the config compiles to"
+    drift = (what,) if stale else ()
     changes = [_installed_change(installed, rendered, drift) for installed in here]
     if holder is not None:
-        directory = Path(holder.deployment_dir or state / "deployment")
         command, hindrance = _reload(state, overrides, config_dirs)
-        found = runtime_change(directory, rendered, drift)
-        changes += (msgspec.structs.replace(change, command=command, hindrance=hindrance) for change in found)
+        served = served_directory(state)
+        changes += runtime_change(served, rendered, drift=drift, command=command, hindrance=hindrance)
     return tuple(changes)
 
 
-def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
+def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
     """Each running fleet with `+`, `~` and `−` lines."""
     for change in changes:
         by = "our runtime" if change.manager == "runtime" else change.manager
@@ -63,13 +62,8 @@ def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
         out.line(out.style(f"runs here under {by}; {what} would {'change nothing' if quiet else 'do'}", "bold"))
         if change.hindrance and not quiet:
             out.line(f"  no reload makes this plan of it: {change.hindrance}")
-        for name in change.started:
-            when = "on demand: it comes up when it is asked" if name in change.on_demand else "start"
-            out.line(out.style(f"+ {name}  {when}", "green"))
-        for name, why in change.restarted.items():
-            out.line(out.style(f"~ {name}  restart: {why}", "yellow"))
-        for name in change.stopped:
-            out.line(out.style(f"- {name}  stop", "red"))
+        for line in change_lines(out, change.started, change.restarted, change.stopped, change.on_demand):
+            out.line(line)
         for what in change.front:
             out.line(out.style(f"~ front  {what}", "yellow"))
         if change.kept and not quiet:
@@ -80,20 +74,10 @@ def show_coming(out: Terminal, changes: tuple[FleetChange, ...]) -> None:
 
 def _of_this_host(compiled: Compilation) -> Compilation | None:
     """The plan, of several hosts this one's part; None where this is none of them."""
-    names = hosts_of(compiled)
-    if not names:
-        return compiled
-    import socket
-
-    name = socket.gethostname().partition(".")[0]
-    return on_host(compiled, name) if name in names else None
-
-
-def _generated(compiled: Compilation, part: Compilation, rendered: Rendered) -> tuple[str, ...]:
-    """Where the rendered folder, if there is one, is not what the config compiles to."""
-    folder = Path(part.plan.config.deploy.output_dir) / compiled.plan.deployment / part.plan.on
-    stale = compare_deployment(rendered.deployment, folder) if owned_files(folder) else ()
-    return (f"generated: {len(stale)} files in {folder} are not what the config compiles to",) if stale else ()
+    try:
+        return of_host(compiled, None)
+    except ConfigError:
+        return None
 
 
 def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str, ...]) -> FleetChange:
@@ -101,12 +85,13 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
     changes = plan_changes(rendered.deployment, installed.layout, force=True)
     diff = diff_manifests(installed.manifest, rendered.manifest) if installed.manifest else None
     status = fleet_status(installed)
-    touched = _units(changes, "change")
+    reasons = diff.restarted if diff else {}  # of a unit whose command line is the same, the unit is all that differs
+    restarted = {n: reasons.get(n, "its unit differs") for n in components_of(installed, _units(changes, "change"))}
     stopped = components_of(installed, _units(changes, "remove"))
-    restarted = {name: _reason(diff, name) for name in components_of(installed, touched)}
     old = [p.name for p in status.processes]
     new = [*(s.name for s in rendered.manifest.servers), *(s.name for s in rendered.manifest.services)]
-    started = tuple(name for name in new if name not in old and _has_unit(changes, name))
+    added = _units(changes, "add")
+    started = tuple(n for n in new if n not in old and any(unit.endswith(f"-{n}.service") for unit in added))
     return FleetChange(
         manager=status.manager,
         started=started,
@@ -114,7 +99,7 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
         restarted=restarted,
         kept=tuple(name for name in old if name not in restarted and name not in stopped),
         front=front_changes(installed.routes, rendered.routes) if installed.routes else (),
-        drift=(*drift, *_drift(status)),
+        drift=(*drift, *status.drift, *(f"{p.name}: {p.drift}" for p in status.processes if p.drift)),
         command="launch install",
         on_demand=on_demand(rendered.manifest, started),
     )
@@ -123,24 +108,6 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
 def _units(changes: Changes, kind: str) -> list[str]:
     """Units whose files are added, changed or removed, comments not counted."""
     return [unit_of(c.path) for c in changes.changes if c.kind == kind and c.unit and c.restarts]
-
-
-def _has_unit(changes: Changes, name: str) -> bool:
-    """Whether a unit of component `name` is among what is added."""
-    return any(unit.endswith(f"-{name}.service") for unit in _units(changes, "add"))
-
-
-def _reason(diff: ManifestDiff | None, name: str) -> str:
-    """Why a unit changes: its argv where that is it."""
-    return (diff.restarted.get(name) if diff else None) or "its unit differs"
-
-
-def _drift(status: FleetStatus) -> Iterator[str]:
-    """Everything that has drifted, with names."""
-    yield from status.drift
-    for process in status.processes:
-        if process.drift:
-            yield f"{process.name}: {process.drift}"
 
 
 def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, str]:
@@ -159,23 +126,23 @@ def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) 
     return shlex.join(["launch", "reload", *(w for w in overrides if w not in request.overrides)]), ""
 
 
-def runtime_change(directory: Path, rendered: Rendered, drift: tuple[str, ...] = ()) -> list[FleetChange]:
-    """What a reload would do to the fleet that our runtime serves from `directory`."""
-    try:
-        old = decode_fleet(read_regular(directory / "fleet.json"))
-        routes = decode_routes(read_regular(directory / "routes.json"))
-    except (OSError, LaunchError):
+def runtime_change(
+    directory: Path, rendered: Rendered, *, command: str, hindrance: str = "", drift: tuple[str, ...] = ()
+) -> list[FleetChange]:
+    """What `command`, a reload or a switch, would do to the fleet that our runtime serves from `directory`."""
+    if (served := deployment_in(directory)) is None:
         return []
-    diff = diff_manifests(old, rendered.manifest)
-    return [
-        FleetChange(
-            manager="runtime",
-            started=diff.started,
-            stopped=diff.stopped,
-            restarted=diff.restarted,
-            kept=diff.kept,
-            front=front_changes(routes, rendered.routes),
-            drift=drift,
-            on_demand=on_demand(rendered.manifest, diff.started),
-        )
-    ]
+    diff = diff_manifests(served[0], rendered.manifest)
+    change = FleetChange(
+        manager="runtime",
+        started=diff.started,
+        stopped=diff.stopped,
+        restarted=diff.restarted,
+        kept=diff.kept,
+        front=front_changes(served[1], rendered.routes),
+        drift=drift,
+        command=command,
+        hindrance=hindrance,
+        on_demand=on_demand(rendered.manifest, diff.started),
+    )
+    return [change]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.cli.arguments import complete_override
+from launcher.cli.onefile import found_fleet_file
 from launcher.errors import LaunchError
 from launcher.ir.config import ServerConfig
 
@@ -17,12 +19,11 @@ from launcher.ir.config import ServerConfig
 def complete_overrides(incomplete: str) -> list[str]:
     """Groups with their options, and the fields of the servers, with their choices."""
     from launcher import config
-    from launcher.cli.arguments import complete_override
     from launcher.files import packaged_dir
 
     args, typed = words_before(os.environ, incomplete)
     try:
-        groups = config.groups([*_config_dirs(args), packaged_dir("conf")])
+        groups = config.groups([*_paths_behind(args, "--config-dir"), packaged_dir("conf")])
     except (LaunchError, OSError):
         return []
     options = {group: list(names) for group, names in groups.items()}
@@ -50,7 +51,6 @@ def _server_fields(groups: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]
 
 
 def _defaults() -> dict[str, str]:
-    """What each field of a server is when nobody writes it."""
     fields = msgspec.structs.fields(ServerConfig)
     plain = {f.name: None if f.default is msgspec.NODEFAULT else f.default for f in fields}
     return {name: msgspec.json.encode(value).decode() for name, value in plain.items()}
@@ -63,13 +63,9 @@ def complete_fleet_servers(incomplete: str) -> list[str]:
 
 
 def _fleet_servers(args: list[str]) -> list[str]:
-    """Names of the servers in the fleet file that was typed, or is found."""
     import yaml
 
-    from launcher.cli.onefile import found_fleet_file
-
-    named = next((Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word in {"-f", "--file"}), None)
-    path = named or found_fleet_file()
+    path = next(iter(_paths_behind(args, "-f", "--file")), None) or found_fleet_file()
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -128,6 +124,5 @@ def words_before(env: Mapping[str, str], incomplete: str) -> tuple[list[str], st
     return before, incomplete
 
 
-def _config_dirs(args: list[str]) -> list[Path]:
-    """The `--config-dir` values typed so far."""
-    return [Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word == "--config-dir"]
+def _paths_behind(args: list[str], *options: str) -> list[Path]:
+    return [Path(args[i + 1]) for i, word in enumerate(args[:-1]) if word in options]

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.cli.build import print_json
 from launcher.cli.findings import show_findings
-from launcher.cli.one_owner import require_not_up
+from launcher.cli.installed import require_rights
+from launcher.cli.running import fleets
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, SuperviseError, has_errors
+from launcher.cli.this_host import of_host
+from launcher.compiler import compile_fleet, error_class, render
+from launcher.errors import (
+    STALE_EXIT_CODE,
+    ConfigError,
+    Finding,
+    HostError,
+    LaunchError,
+    SuperviseError,
+    error_finding,
+    has_errors,
+)
 from launcher.files import compare_deployment, owned_files, writing
 from launcher.install import (
     Change,
@@ -40,6 +50,9 @@ from launcher.install.changes import SIGNS
 from launcher.install.ownership import digest, shown
 from launcher.install.steps import not_active
 from launcher.ir.deployment import Deployment, RenderedFile
+from launcher.supervise import reach_runtime
+from launcher.supervise.control import ControlClient, NoRuntimeError
+from launcher.supervise.ending import no_answer_finding
 
 if TYPE_CHECKING:
     from launcher.supervise.control import ControlClient
@@ -47,50 +60,55 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of both commands."""
-
-    user: bool
-    root: Path | None
-    dry_run: bool
-    force: bool
-    start: bool
-    host: str | None = None
-    """Which of several hosts this is; absent: the one named as this machine."""
-
-    def layout(self) -> Layout:
-        """Where files go."""
-        scope: Literal["system", "user"] = "user" if self.user else "system"
-        root = (self.root or Path("/")).absolute()
-        return Layout(scope=scope, root=root, home=Path.home())
+def layout_of(*, user: bool, root: Path | None) -> Layout:
+    """Where files go: of this machine, of this user or, below `root`, of a tree."""
+    return Layout(scope="user" if user else "system", root=(root or Path("/")).absolute(), home=Path.home())
 
 
 def install_fleet(
-    what: list[str], config_dirs: list[Path], *, options: InstallOptions, as_json: bool, no_color: bool
+    what: list[str],
+    config_dirs: list[Path],
+    layout: Layout,
+    *,
+    dry_run: bool,
+    force: bool,
+    start: bool,
+    host: str | None,
+    as_json: bool,
+    no_color: bool,
 ) -> int:
-    """Read or compile, compare, verify, and only then write."""
+    """Read or compile, compare, verify, and only then write. `host`: which of several this is."""
     out, err = terminals(no_color=no_color)
-    layout = options.layout()
     if len(what) == 1 and "=" not in what[0]:
-        source = Source(folder=str(Path(what[0]).absolute()), host=options.host)
+        source = Source(folder=str(Path(what[0]).absolute()), host=host)
     else:
-        source = Source(overrides=tuple(what), config_dirs=tuple(map(str, config_dirs)), host=options.host)
+        source = Source(overrides=tuple(what), config_dirs=tuple(map(str, config_dirs)), host=host)
     deployment, stale = read_source(source, layout, err)
     if stale:
         show_findings(err, [stale_finding(deployment, stale)])
         return STALE_EXIT_CODE
-    if options.dry_run:
-        changes = judged(deployment, layout, source, err, force=options.force, dry_run=True)
+    if dry_run:
+        changes = judged(deployment, layout, source, err, force=force, dry_run=True)
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
         return HostError.exit_code if has_errors(changes.findings) else 0
     require_rights(layout, "installed")
-    if options.start:
+    if start:
         require_not_up(deployment.name, layout)
     with alone(layout, err.line):
-        changes = judged(deployment, layout, source, err, force=options.force)
-        report = put_in_place(changes, layout, start=options.start)
+        changes = judged(deployment, layout, source, err, force=force)
+        report = put_in_place(changes, layout, start=start)
     _show_report(out, deployment.name, report, as_json=as_json)
     return 0
+
+
+def require_not_up(deployment: str, layout: Layout) -> None:
+    """Raises HostError when `deployment` runs here under `launch up`: it has one runtime."""
+    for status in fleets([]).values() if layout.root == Path("/") else ():
+        if status.deployment == deployment:
+            runtime = f", its runtime is pid {status.runtime_pid}" if status.runtime_pid else ""
+            message = f"{deployment} runs under `launch up`{runtime}"
+            note = "`launch stop --all` ends it; then `launch install` puts it in systemd's hands"
+            raise HostError.of("supervise/already-running", message, note)
 
 
 def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployment, tuple[str, ...]]:
@@ -158,10 +176,6 @@ def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) ->
 
     Raises SuperviseError `supervise/no-answer` when that one does not answer either, and what the runtime refuses.
     """
-    from launcher.supervise import reach_runtime
-    from launcher.supervise.control import NoRuntimeError
-    from launcher.supervise.ending import no_answer_finding
-
     units = [c.service for c in installed.components if c.name == installed.name]
     for _ in range(2):
         try:
@@ -176,19 +190,18 @@ def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) ->
     raise SuperviseError([no_answer_finding(installed.state_dir)])
 
 
-def uninstall_fleet(name: str, *, options: InstallOptions, as_json: bool, no_color: bool) -> int:
+def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as_json: bool, no_color: bool) -> int:
     """Stop and remove an installed deployment."""
     out, err = terminals(no_color=no_color)
-    layout = options.layout()
     with writing(layout.records, "nothing was removed"):
         record = read_record(name, layout)
     if record is None:
         there = ", ".join(installed_names(layout)) or "none"
         message = f"{name} is not installed here; installed: {there}"
-        raise HostError([Finding(code="install/not-installed", severity="error", key="", message=message)])
-    changes = plan_removal(record, layout, force=options.force)
+        raise HostError.of("install/not-installed", message)
+    changes = plan_removal(record, layout, force=force)
     show_findings(err, [f for f in changes.findings if f.severity != "error"])
-    if options.dry_run:
+    if dry_run:
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=name)
         return 0
     require_rights(layout, "uninstalled")
@@ -211,10 +224,8 @@ def bundle_of(directory: Path, host: str | None) -> Path:
     if wanted in hosts:
         return directory / wanted
     message = f"{directory} has bundles of {len(hosts)} hosts, and {wanted} is none of them"
-    notes = (f"say which one: --host {' | '.join(hosts)}",)
-    raise ConfigError(
-        [Finding(code="config/which-host", severity="error", key="hardware.hosts", message=message, notes=notes)]
-    )
+    note = f"say which one: --host {' | '.join(hosts)}"
+    raise ConfigError.of("config/which-host", message, note, key="hardware.hosts")
 
 
 def read_bundle(directory: Path) -> Deployment:
@@ -240,12 +251,10 @@ def read_bundle(directory: Path) -> Deployment:
         require_ours(file, facts)
         files.append(RenderedFile(path=path, text=text, executable=executable))
     if wrong or not owned:
-        what = (
-            f"{len(wrong)} files differ from what was rendered: {', '.join(wrong[:5])}" if wrong else "its list is gone"
-        )
-        message = f"{directory} is no whole rendered deployment: {what}"
-        notes = ("`launch render` writes it again; own settings belong into drop-ins on the target",)
-        raise ConfigError([Finding(code="install/damaged", severity="error", key="", message=message, notes=notes)])
+        differ = f"{len(wrong)} files differ from what was rendered: {', '.join(wrong[:5])}"
+        message = f"{directory} is no whole rendered deployment: {differ if wrong else 'its list is gone'}"
+        note = "`launch render` writes it again; own settings belong into drop-ins on the target"
+        raise ConfigError.of("install/damaged", message, note)
     return Deployment(name=manifest.deployment, input_digest=manifest.input_digest, files=tuple(files))
 
 
@@ -256,25 +265,28 @@ def _rendered(folder: Path, layout: Layout, err: Terminal) -> Deployment:
 
     bundle = read_bundle(folder)
     findings = prove_rendered(read_deployment(folder)[0]) if layout.root == Path("/") else ()
+    _refuse_errors(findings, HostError, err)
+    return bundle
+
+
+def _refuse_errors(findings: Sequence[Finding], kind: type[LaunchError], err: Terminal) -> None:
+    """Shows the warnings. Raises `kind` with the errors, where there are any."""
     show_findings(err, [f for f in findings if f.severity == "warning"])
     if has_errors(findings):
-        raise HostError(f for f in findings if f.severity == "error")
-    return bundle
+        raise kind(f for f in findings if f.severity == "error")
 
 
 def stale_finding(deployment: Deployment, stale: tuple[str, ...]) -> Finding:
     """What is on disk is not what the config compiles to."""
     message = f"{deployment.name} on disk is not what the config compiles to: {len(stale)} files differ"
     notes = (f"first {stale[0]}", "look with `launch render … --diff`, accept with `launch render …`, then install")
-    return Finding(code="install/stale", severity="error", key="", message=message, notes=notes)
+    return error_finding("install/stale", message, *notes)
 
 
 def _compiled(
     overrides: list[str], config_dirs: list[Path], layout: Layout, err: Terminal, host: str | None
 ) -> tuple[Deployment, tuple[str, ...]]:
     """What `overrides` compile to for this host, and what differs in the rendered folder, if there is one."""
-    from launcher.cli.host import of_host
-    from launcher.compiler import compile_fleet, error_class, render
     from launcher.proving import prove_here
 
     scope = ["deploy.scope=user"] if layout.scope == "user" else []
@@ -288,9 +300,7 @@ def _compiled(
     differ = [compare_deployment(r.deployment, folder) for r in known] if owned_files(folder) and not scope else [()]
     stale = min(differ, key=len)
     findings = (*(here.compiled if here else compiled).findings, *rendered.findings, *(here.findings if here else ()))
-    show_findings(err, [f for f in findings if f.severity == "warning"])
-    if has_errors(findings):
-        raise (error_class(findings) or HostError)(f for f in findings if f.severity == "error")
+    _refuse_errors(findings, error_class(findings) or HostError, err)
     return rendered.deployment, tuple(difference.path for difference in stale)
 
 
@@ -300,42 +310,31 @@ def _require_scope(deployment: Deployment, layout: Layout) -> None:
     if theirs != (layout.scope == "user"):
         message = f"{deployment.name} was rendered with deploy.scope={'user' if theirs else 'system'}"
         note = "install it with --user" if theirs else "without --user, or render it with deploy.scope=user"
-        finding = Finding(code="install/scope", severity="error", key="deploy.scope", message=message, notes=(note,))
-        raise ConfigError([finding])
-
-
-def require_rights(layout: Layout, verb: str) -> None:
-    """HostError when units of the machine are to be `verb` (installed, stopped) by somebody who is not root."""
-    if layout.scope == "system" and layout.root == Path("/") and os.geteuid() != 0:
-        message = f"units of the machine are {verb} by root"
-        notes = ("sudo launch …; units of your own need no root: launch install --user …",)
-        raise HostError([Finding(code="install/not-root", severity="error", key="", message=message, notes=notes)])
+        raise ConfigError.of("install/scope", message, note, key="deploy.scope")
 
 
 def _show_changes(
     out: Terminal, changes: tuple[Change, ...], layout: Layout, *, as_json: bool, deployment: str
 ) -> None:
-    """Each file with its sign, and whether it is a unit that restarts; then the diffs of those that stay or come."""
     if as_json:
         rows = [
             {"path": shown(c.path, layout), "kind": c.kind, "restarts": bool(c.restarts and c.unit)} for c in changes
         ]
-        print_json(out, {"schema": "launch.install/v1", "deployment": deployment, "dry_run": True, "changes": rows})
+        out.json({"schema": "launch.install/v1", "deployment": deployment, "dry_run": True, "changes": rows})
         return
     for change in changes:
         restarts = "  restarts" if change.restarts and change.unit and change.kind == "change" else ""
         out.line(out.style(f"{SIGNS[change.kind]} {shown(change.path, layout)}", "bold") + restarts)
-    for line in (line for change in changes if change.kind != "remove" for line in change.diff):
-        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-        out.line(out.style(line, colour) if colour else line)
+    for change in changes:
+        if change.kind != "remove":
+            out.diff(change.diff)
     out.line(f"{deployment}: {len(changes)} files would change")
 
 
 def _show_report(out: Terminal, deployment: str, report: Report, *, as_json: bool) -> None:
-    """What was done."""
     if as_json:
         document = {"schema": "launch.install/v1", "deployment": deployment, "dry_run": False}
-        print_json(out, document | msgspec.to_builtins(report))
+        out.json(document | msgspec.to_builtins(report))
         return
     for verb in ("started", "restarted", "stopped", "failed"):
         for unit in getattr(report, verb):

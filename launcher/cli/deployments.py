@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from launcher.cli.app import (
     ConfigDir,
@@ -30,11 +31,9 @@ def config(
     overrides: Overrides = None,
     *,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of a fleet file, or of a group's files.")
+        bool, Option("--schema", help="Print the JSON Schema of a fleet file, or of a group's files.")
     ] = False,
-    yaml: Annotated[
-        bool, typer.Option("--yaml", help="Print it whole, as a fleet file that composes to the same.")
-    ] = False,
+    yaml: Annotated[bool, Option("--yaml", help="Print it whole, as a fleet file that composes to the same.")] = False,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
@@ -49,13 +48,12 @@ def config(
     launch config --schema > fleet.schema.json      for the editor; --schema server: of a group
     launch config --yaml profile=dev > fleet.yaml   to keep: launch up -f fleet.yaml
     """
-    from launcher.cli.build import print_json, show_config
-
     if schema:
         from launcher.cli.schema import asked_schema
 
-        print_json(Terminal(sys.stdout), asked_schema(overrides or ()))
+        Terminal(sys.stdout).json(asked_schema(overrides or ()))
         return 0
+    from launcher.cli.build import show_config
 
     return show_config(*request_of(overrides, config_dir, file), as_json=json, as_yaml=yaml, no_color=no_color)
 
@@ -64,7 +62,7 @@ def config(
 def inspect(
     words: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="FILE.gguf|DIR... [FIELD=VALUE]...",
             help="Model files (of a split one, part 1), or folders of them; n_ctx=16384 slots=2 n_ubatch=256 …",
         ),
@@ -72,7 +70,7 @@ def inspect(
     *,
     vram: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--vram",
             metavar="SIZE",
             help="On a machine with a card of so much memory (24GiB), not on this one; may be repeated.",
@@ -81,7 +79,7 @@ def inspect(
     prove: Prove = False,
     prove_with: ProveWith = None,
     yaml: Annotated[
-        bool, typer.Option("--yaml", help="Entries for `models:`, to plan with where the files are not.")
+        bool, Option("--yaml", help="Entries for `models:`, to plan with where the files are not.")
     ] = False,
     json: Json = False,
     no_color: NoColor = False,
@@ -103,17 +101,14 @@ def inspect(
 
 @app.command()
 def checkpoint(
-    action: Annotated[
-        str,
-        typer.Argument(help="create, list, diff, restore, delete", autocompletion=complete_checkpoints),
-    ],
+    action: Annotated[str, Argument(help="create, list, diff, restore, delete", autocompletion=complete_checkpoints)],
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="A checkpoint; two for diff.", autocompletion=complete_checkpoints),
+        Argument(metavar="[NAME]...", help="A checkpoint; two for diff.", autocompletion=complete_checkpoints),
     ] = None,
     *,
     deployment: Annotated[
-        str | None, typer.Option("--deployment", metavar="NAME", help="Which fleet, where several are known.")
+        str | None, Option("--deployment", metavar="NAME", help="Which fleet, where several are known.")
     ] = None,
     json: Json = False,
     no_color: NoColor = False,
@@ -134,12 +129,12 @@ def checkpoint(
 
 @app.command()
 def memory(
-    project: Annotated[str | None, typer.Argument(help="All that is known of it, as JSON lines.")] = None,
+    project: Annotated[str | None, Argument(help="All that is known of it, as JSON lines.")] = None,
     *,
-    deployment: Annotated[str | None, typer.Option("--deployment", help="Of this deployment only.")] = None,
-    owner: Annotated[str | None, typer.Option("--owner", help="Of the API key of this name only.")] = None,
-    forget: Annotated[bool, typer.Option("--forget", help="Drop the project and everything in it.")] = False,
-    drafts: Annotated[bool, typer.Option("--drafts", help="What the validator refused, and why.")] = False,
+    deployment: Annotated[str | None, Option("--deployment", help="Of this deployment only.")] = None,
+    owner: Annotated[str | None, Option("--owner", help="Of the API key of this name only.")] = None,
+    forget: Annotated[bool, Option("--forget", help="Drop the project and everything in it.")] = False,
+    drafts: Annotated[bool, Option("--drafts", help="What the validator refused, and why.")] = False,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -165,7 +160,7 @@ def memory(
 @app.command()
 def explain(
     code: Annotated[
-        str | None, typer.Argument(help="A finding's code; none lists all.", autocompletion=complete_codes)
+        str | None, Argument(help="A finding's code; none lists all.", autocompletion=complete_codes)
     ] = None,
     *,
     json: Json = False,
@@ -185,15 +180,13 @@ def explain(
 def install(
     what: Overrides = None,
     *,
-    user: Annotated[bool, typer.Option("--user", help="Units of this user, without root.")] = False,
+    user: Annotated[bool, Option("--user", help="Units of this user, without root.")] = False,
     root: Annotated[
-        Path | None, typer.Option("--root", help="Install into this tree (an image); nothing is started.")
+        Path | None, Option("--root", help="Install into this tree (an image); nothing is started.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing; show every line that would change.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite installed files that were edited by hand.")] = False,
-    start: Annotated[bool, typer.Option("--start/--no-start", help="Start and restart what changed.")] = True,
+    dry_run: Annotated[bool, Option("--dry-run", help="Write nothing; show every line that would change.")] = False,
+    force: Annotated[bool, Option("--force", help="Overwrite installed files that were edited by hand.")] = False,
+    start: Annotated[bool, Option("--start/--no-start", help="Start and restart what changed.")] = True,
     host: Host = None,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
@@ -206,20 +199,23 @@ def install(
     launch install hardware=epyc profile=hot_only --dry-run
     launch install generated/epyc-hot_only
     """
-    from launcher.cli.deploy import InstallOptions, install_fleet
+    from launcher.cli.deploy import install_fleet, layout_of
 
-    options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=start, host=host)
-    return install_fleet(*request_of(what, config_dir, file), options=options, as_json=json, no_color=no_color)
+    words, dirs = request_of(what, config_dir, file)
+    layout = layout_of(user=user, root=root)
+    return install_fleet(
+        words, dirs, layout, dry_run=dry_run, force=force, start=start, host=host, as_json=json, no_color=no_color
+    )
 
 
 @app.command()
 def uninstall(
-    name: Annotated[str, typer.Argument(help="An installed deployment: epyc-hot_only.")],
+    name: Annotated[str, Argument(help="An installed deployment: epyc-hot_only.")],
     *,
-    user: Annotated[bool, typer.Option("--user", help="Units of this user.")] = False,
-    root: Annotated[Path | None, typer.Option("--root", help="Uninstall from this tree (an image).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; show what would go.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Remove files that were edited by hand, too.")] = False,
+    user: Annotated[bool, Option("--user", help="Units of this user.")] = False,
+    root: Annotated[Path | None, Option("--root", help="Uninstall from this tree (an image).")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Remove nothing; show what would go.")] = False,
+    force: Annotated[bool, Option("--force", help="Remove files that were edited by hand, too.")] = False,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -229,26 +225,25 @@ def uninstall(
     launch uninstall epyc-hot_only --dry-run
     launch uninstall epyc-hot_only
     """
-    from launcher.cli.deploy import InstallOptions, uninstall_fleet
+    from launcher.cli.deploy import layout_of, uninstall_fleet
 
-    options = InstallOptions(user=user, root=root, dry_run=dry_run, force=force, start=True)
-    return uninstall_fleet(name, options=options, as_json=json, no_color=no_color)
+    layout = layout_of(user=user, root=root)
+    return uninstall_fleet(name, layout, dry_run=dry_run, force=force, as_json=json, no_color=no_color)
 
 
 @app.command()
 def serve(
-    directory: Annotated[Path, typer.Argument(help="A rendered deployment: generated/NAME.")],
+    directory: Annotated[Path, Argument(help="A rendered deployment: generated/NAME.")],
     *,
     route_only: Annotated[
-        bool, typer.Option("--route-only", help="The front alone: start and stop no server, somebody else does.")
+        bool, Option("--route-only", help="The front alone: start and stop no server, somebody else does.")
     ] = False,
     units: Annotated[
-        str | None,
-        typer.Option("--units", metavar="PREFIX", help="Servers are the systemd units PREFIX-NAME.service."),
+        str | None, Option("--units", metavar="PREFIX", help="Servers are the systemd units PREFIX-NAME.service.")
     ] = None,
-    user: Annotated[bool, typer.Option("--user", help="With --units: of this user's manager.")] = False,
+    user: Annotated[bool, Option("--user", help="With --units: of this user's manager.")] = False,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="The front's keys are read here instead.")
+        Path | None, Option("--api-key-file", help="The front's keys are read here instead.")
     ] = None,
     no_color: NoColor = False,
     verbose: Verbose = False,

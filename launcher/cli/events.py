@@ -7,11 +7,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
-
-from launcher.cli.build import print_json
-from launcher.cli.findings import show_findings
-from launcher.cli.here import state_dirs
+from launcher.cli.findings import show_findings, show_problems
+from launcher.cli.running import state_dirs
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.events import FILE_NAME, read_records, store_files
@@ -23,18 +20,12 @@ POLL_S = 0.3
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _STYLES = {
-    "ready": "green",
+    **dict.fromkeys(("ready", "block"), "green"),
+    **dict.fromkeys(("degraded", "slow", "evicted", "room", "target"), "yellow"),
+    **dict.fromkeys(("preload", "prediction"), "blue"),
     "failed": "red",
-    "degraded": "yellow",
-    "slow": "yellow",
-    "evicted": "yellow",
-    "room": "yellow",
-    "target": "yellow",
     "swap": "cyan",
-    "preload": "blue",
-    "prediction": "blue",
     "decision": "dim",
-    "block": "green",
 }
 
 
@@ -48,19 +39,16 @@ def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool, n
     earliest = moment(since, time.time()) if since is not None else 0.0
     problems: list[Finding] = []
     stores = {state / FILE_NAME: name for name, state in state_dirs(problems)}
-    if as_json and not follow:
-        fleets = tuple(
-            EventList(deployment=name, events=tuple(_chosen(path, earliest, lines if since is None else 0)))
-            for path, name in stores.items()
-        )
-        print_json(out, EventLists(fleets=fleets))
-        show_findings(err, problems)
-        return HostError.exit_code if problems else 0
+    chosen = {path: _chosen(path, earliest, lines if since is None else 0) for path in stores}
     last: dict[Path, int] = {}
     sizes: dict[Path, tuple[int, ...]] = {}
-    for path, name in stores.items():
-        for record in _chosen(path, earliest, lines if since is None else 0):
-            _show(out, record, name if len(stores) > 1 else "", as_json=as_json)
+    if as_json and not follow:
+        fleets = (EventList(deployment=stores[path], events=tuple(records)) for path, records in chosen.items())
+        out.json(EventLists(fleets=tuple(fleets)))
+        return show_problems(err, problems)
+    for path, records in chosen.items():
+        for record in records:
+            _show(out, record, stores[path] if len(stores) > 1 else "", as_json=as_json)
             last[path] = record.id
     show_findings(err, problems)
     if not last and not follow:
@@ -88,14 +76,11 @@ def moment(text: str, now: float) -> float:
     try:
         return datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError):
-        finding = Finding(
-            code="config/usage",
-            severity="error",
-            key="",
-            message=f"--since: {text!r} is no time",
-            notes=("30s, 15m, 2h and 3d count back from now; 2026-05-01T13:00 is a time here",),
-        )
-        raise ConfigError([finding]) from None
+        raise ConfigError.of(
+            "config/usage",
+            f"--since: {text!r} is no time",
+            "30s, 15m, 2h and 3d count back from now; 2026-05-01T13:00 is a time here",
+        ) from None
 
 
 def _chosen(path: Path, earliest: float, last: int) -> list[Record]:
@@ -119,5 +104,7 @@ def shown(text: str) -> str:
 
 
 def _show(out: Terminal, record: Record, fleet: str, *, as_json: bool) -> None:
-    """Print one."""
-    out.line(msgspec.json.encode(record).decode() if as_json else line_of(out, record, fleet))
+    if as_json:
+        out.json(record, indent=0)
+    else:
+        out.line(line_of(out, record, fleet))

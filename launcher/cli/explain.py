@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Finding, Severity
+from launcher.errors import ConfigError, Severity
 
 DATA = Path(__file__).with_name("explanations.toml")
 _WIDTH = 100
@@ -23,8 +23,8 @@ _STYLE = {"error": "red", "warning": "yellow", "note": "cyan"}
 _SENTENCE = re.compile(r".+?\.(?=\s|$)", re.DOTALL)
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings of one stage: the prefixes of their codes, when they appear, and the exit code of its errors."""
+class Stage(NamedTuple):
+    """Findings of one stage: the prefixes of their codes, the exit code of its errors, and when they appear."""
 
     name: str
     prefixes: tuple[str, ...]
@@ -33,25 +33,19 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STAGES = (
-    Stage(
-        name="Author", prefixes=("author",), exit_code=2, when="`init`, `add`, `remove`, `import`: writing a fleet file"
-    ),
-    Stage(name="Config", prefixes=("config",), exit_code=2, when="reading config files and overrides"),
-    Stage(name="Catalog", prefixes=("catalog",), exit_code=3, when="reading model files, or what is declared of them"),
-    Stage(name="Plan", prefixes=("plan", "cpu"), exit_code=4, when="deciding whether the fleet fits and makes sense"),
-    Stage(
-        name="Engine", prefixes=("engine", "render"), exit_code=5, when="writing command lines and units for a build"
-    ),
-    Stage(name="Host", prefixes=("host",), exit_code=6, when="`check` and `up`: holding the plan against this host"),
-    Stage(name="Install", prefixes=("install",), exit_code=6, when="`install` and `uninstall`: putting units in place"),
-    Stage(name="Manifest", prefixes=("manifest",), exit_code=2, when="reading a rendered deployment"),
-    Stage(name="Supervise", prefixes=("supervise",), exit_code=7, when="starting and watching servers"),
-    Stage(
-        name="Checkpoint", prefixes=("checkpoint",), exit_code=2, when="keeping a fleet as it runs, and restoring it"
-    ),
-    Stage(name="Sweep", prefixes=("sweep",), exit_code=2, when="`sweep`: measuring settings of servers"),
-    Stage(name="Route", prefixes=("route",), exit_code=6, when="opening the one port that clients talk to"),
-    Stage(name="Orchestrate", prefixes=("orchestrate",), exit_code=6, when="opening the memory of projects"),
+    Stage("Author", ("author",), 2, "`init`, `add`, `remove`, `import`: writing a fleet file"),
+    Stage("Config", ("config",), 2, "reading config files and overrides"),
+    Stage("Catalog", ("catalog",), 3, "reading model files, or what is declared of them"),
+    Stage("Plan", ("plan", "cpu"), 4, "deciding whether the fleet fits and makes sense"),
+    Stage("Engine", ("engine", "render"), 5, "writing command lines and units for a build"),
+    Stage("Host", ("host",), 6, "`check` and `up`: holding the plan against this host"),
+    Stage("Install", ("install",), 6, "`install` and `uninstall`: putting units in place"),
+    Stage("Manifest", ("manifest",), 2, "reading a rendered deployment"),
+    Stage("Supervise", ("supervise",), 7, "starting and watching servers"),
+    Stage("Checkpoint", ("checkpoint",), 2, "keeping a fleet as it runs, and restoring it"),
+    Stage("Sweep", ("sweep",), 2, "`sweep`: measuring settings of servers"),
+    Stage("Route", ("route",), 6, "opening the one port that clients talk to"),
+    Stage("Orchestrate", ("orchestrate",), 6, "opening the memory of projects"),
 )
 
 
@@ -108,7 +102,15 @@ def find(code: str, pages: Iterable[Explanation]) -> Explanation:
     same = [c for c in by_code if c.partition("/")[2] == wanted]
     if len(same) == 1:
         return by_code[same[0]]
-    raise ConfigError([_unknown(code, same or _near(wanted, list(by_code)), several=bool(same))])
+    if same:
+        message, note = f"{code} could be any of {len(same)} findings", f"one of {', '.join(same)}"
+    else:
+        near = _near(wanted, list(by_code))
+        message, note = (
+            f"there is no finding {code}",
+            f"did you mean {near}?" if near else "`launch explain` lists them all",
+        )
+    raise ConfigError.of("config/unknown-code", message, note)
 
 
 def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
@@ -126,9 +128,7 @@ def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
     pages = explanations()
     chosen = pages if code is None else (find(code, pages),)
     if as_json:
-        from launcher.cli.build import print_json
-
-        print_json(out, {"schema": "launch.explain/v1", "codes": chosen})
+        out.json({"schema": "launch.explain/v1", "codes": chosen})
     elif code is None:
         _show_all(out, pages)
     else:
@@ -137,7 +137,6 @@ def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
 
 
 def _data() -> dict[str, Any]:
-    """The file as plain values."""
     import tomllib
 
     return tomllib.loads(DATA.read_text(encoding="utf-8"))
@@ -153,29 +152,18 @@ def _page(code: str, entry: dict[str, Any]) -> Explanation:
     )
 
 
-def _near(wanted: str, codes: list[str]) -> list[str]:
-    """The code most like `wanted`, written with or without its first part; none when nothing is near."""
+def _near(wanted: str, codes: list[str]) -> str | None:
+    """The code most like `wanted`, written with or without its first part; None when nothing is near."""
     import difflib
 
     bare = {c.partition("/")[2]: c for c in codes}
     found = difflib.get_close_matches(wanted, codes if "/" in wanted else bare, n=1)
     if not found and "/" in wanted:
         found = difflib.get_close_matches(wanted.partition("/")[2], bare, n=1)
-    return [bare.get(f, f) for f in found]
-
-
-def _unknown(code: str, near: list[str], *, several: bool) -> Finding:
-    """The finding for a code that has no page, or for a last part that is not enough."""
-    if several:
-        message, notes = f"{code} could be any of {len(near)} findings", (f"one of {', '.join(near)}",)
-    else:
-        message = f"there is no finding {code}"
-        notes = (f"did you mean {near[0]}?",) if near else ("`launch explain` lists them all",)
-    return Finding(code="config/unknown-code", severity="error", key="", message=message, notes=notes)
+    return bare.get(found[0], found[0]) if found else None
 
 
 def _show_one(out: Terminal, page: Explanation) -> None:
-    """A page for people."""
     out.line(f"{out.style(page.code, _STYLE[page.severity[0]], 'bold')}  {out.style(page.weight, 'dim')}")
     out.line()
     _wrapped(out, page.meaning)
@@ -186,14 +174,10 @@ def _show_one(out: Terminal, page: Explanation) -> None:
     _wrapped(out, page.remedy, "  ")
 
 
-def _show_all(out: Terminal, pages: Iterable[Explanation]) -> None:
-    """All codes by stage, each with its first sentence."""
-    by_stage: dict[str, list[Explanation]] = {stage.name: [] for stage in STAGES}
-    for page in pages:
-        by_stage[page.stage].append(page)
+def _show_all(out: Terminal, pages: Sequence[Explanation]) -> None:
     for stage in STAGES:
         out.line(f"{out.style(stage.name, 'bold')}, {stage.when}")
-        for page in by_stage[stage.name]:
+        for page in (page for page in pages if page.stage == stage.name):
             out.line(f"  {out.style(page.code, _STYLE[page.severity[0]])}")
             _wrapped(out, page.first_sentence, "      ")
         out.line()
@@ -201,7 +185,6 @@ def _show_all(out: Terminal, pages: Iterable[Explanation]) -> None:
 
 
 def _wrapped(out: Terminal, text: str, indent: str = "") -> None:
-    """`text` in lines no wider than people read well."""
     width = min(out.width, _WIDTH)
     for line in textwrap.wrap(
         text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
@@ -283,14 +266,12 @@ def checks_page() -> str:
 
 
 def _exit_row(code: int) -> str:
-    """The row of one exit code: the prefixes of its stages, and when they look."""
     stages = [s for s in STAGES if s.exit_code == code]
     prefixes = ", ".join(f"`{p}/…`" for s in stages for p in s.prefixes)
     return f"| {code} | {prefixes} | {'; '.join(s.when for s in stages)} |"
 
 
 def _markdown(page: Explanation) -> str:
-    """One page for docs/checks.md."""
     return (
         f"### `{page.code}`\n\n*{page.weight}*\n\n{page.meaning}\n\n```text\n{page.example}\n```\n\n"
         f"**What to do.** {page.remedy}\n"

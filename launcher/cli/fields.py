@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from launcher.cli.reference import declared, explanations
 from launcher.cli.terminal import Terminal
 from launcher.config.schema import Either, Many, Record, Shape, Table, describe, fields_of
+from launcher.ir import config
 from launcher.ir.config import FleetConfig
+
+_ANY = frozenset({"NAME", "0"})
+"""Parts of a path that stand for the name, or the number, of any entry."""
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -31,19 +36,17 @@ def keys() -> tuple[Key, ...]:
 
 
 def _walk(struct: type[msgspec.Struct], prefix: str) -> Iterator[Key]:
-    """The keys of a record and of what lies below them."""
     meanings = meanings_of(struct)
     for name, field in fields_of(struct).items():
         path = f"{prefix}{name}"
         below, suffix = _record(field.shape)
-        about = meanings.get(name, "") or (_first_paragraph(below) if below else "")
+        about = meanings.get(name, "") or (first_paragraph(below) if below else "")
         yield Key(path + suffix, describe(field.shape), "" if field.required else _yaml(field.default), about)
         if below is not None:
             yield from _walk(below, f"{path}{suffix}.")
 
 
 def _record(shape: Shape) -> tuple[type[msgspec.Struct] | None, str]:
-    """The record that stands under a key, and how an entry of it is addressed."""
     match shape:
         case Record(struct=struct):
             return struct, ""
@@ -60,58 +63,57 @@ def _record(shape: Shape) -> tuple[type[msgspec.Struct] | None, str]:
 
 
 def _yaml(value: Any) -> str:
-    """A default as one would write it."""
     if isinstance(value, msgspec.Struct):
         return "its own"
     return msgspec.json.encode(value).decode().strip('"') or '""'
 
 
-def _first_paragraph(struct: type[msgspec.Struct]) -> str:
+def first_paragraph(struct: type[msgspec.Struct]) -> str:
     """What a record is."""
     return " ".join((inspect.getdoc(struct) or "").partition("\n\n")[0].split())
 
 
 @cache
-def _meanings() -> dict[str, str]:
-    """`Class.field` → the string that stands below it in the source."""
-    return explanations(declared())
+def explanations() -> dict[str, str]:
+    """`Class.field` → the text under the field in the source of the config types, and `Class` → the class's own."""
+    found: dict[str, str] = {}
+    files = sorted(Path(config.__file__).parent.glob("*.py"))
+    for node in (node for path in files for node in ast.parse(path.read_bytes()).body):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        found[node.name] = ast.get_docstring(node) or ""
+        for field, below in zip(node.body, node.body[1:], strict=False):
+            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, str):
+                found[f"{node.name}.{field.target.id}"] = text
+    return {name: " ".join(text.split()) for name, text in found.items()}
 
 
 def meanings_of(struct: type[msgspec.Struct]) -> dict[str, str]:
     """What the source says of each field of a record, where it does."""
     prefix = f"{struct.__name__}."
-    return {name.removeprefix(prefix): text for name, text in _meanings().items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): text for name, text in explanations().items() if name.startswith(prefix)}
 
 
 def find_keys(wanted: str) -> tuple[Key, ...]:
     """The key of that path, names of entries aside (`servers.chat.slots`), or all that end in it (`slots`)."""
     parts = wanted.split(".")
-    paths = {key: key.path.split(".") for key in keys()}
-    for fits in (_is, _is_without_names, _is_of_an_entry, _ends):
-        found = tuple(key for key, path in paths.items() if fits(path, parts))
-        if found:
-            return found
-    return ()
+    fits = {key: _distance(key.path.split("."), parts) for key in keys()}
+    nearest = min((fit for fit in fits.values() if fit is not None), default=None)
+    return tuple(key for key, fit in fits.items() if nearest is not None and fit == nearest)
 
 
-def _is(path: list[str], parts: list[str]) -> bool:
-    """`servers.NAME.slots`."""
-    return path == parts
-
-
-def _is_without_names(path: list[str], parts: list[str]) -> bool:
-    """`servers.slots`."""
-    return [part for part in path if part not in {"NAME", "0"}] == parts
-
-
-def _is_of_an_entry(path: list[str], parts: list[str]) -> bool:
-    """`servers.chat.slots`."""
-    return len(path) == len(parts) and all(a in {b, "NAME", "0"} for a, b in zip(path, parts, strict=True))
-
-
-def _ends(path: list[str], parts: list[str]) -> bool:
-    """`slots`."""
-    return path[-len(parts) :] == parts
+def _distance(path: list[str], parts: list[str]) -> int | None:
+    """How far `parts` are from saying the whole `path`; None where they mean another."""
+    if path == parts:  # servers.NAME.slots
+        return 0
+    if [part for part in path if part not in _ANY] == parts:  # servers.slots
+        return 1
+    if len(path) == len(parts) and all(
+        a == b or a in _ANY for a, b in zip(path, parts, strict=True)
+    ):  # servers.chat.slots
+        return 2
+    return 3 if path[-len(parts) :] == parts else None  # slots
 
 
 def show_keys(out: Terminal, found: tuple[Key, ...]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from launcher.cli.terminal import Terminal
-from launcher.errors import Finding, Location
+from launcher.errors import Finding, HostError, Location
 
 _STYLE = {"error": "red", "warning": "yellow", "note": "cyan"}
 _RANK = {"error": 0, "warning": 1, "note": 2}
@@ -29,6 +29,12 @@ def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
             terminal.line(f"  = fix: {terminal.style(printable(fix.override), 'green')}{effect}")
 
 
+def show_problems(err: Terminal, problems: Collection[Finding]) -> int:
+    """What could not be looked into, beside an answer; the exit code."""
+    show_findings(err, problems)
+    return HostError.exit_code if problems else 0
+
+
 def _folded(terminal: Terminal, text: str) -> list[str]:
     """`text` in lines that end between words, where a person reads; a pipe gets one line, a long word stays whole."""
     if not terminal.interactive or len(text) <= terminal.width:
@@ -47,10 +53,14 @@ def shown_place(location: Location) -> str:
     return str(location).removeprefix(here)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 server`, `2 servers`."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def summary(findings: Iterable[Finding]) -> str:
     """`1 error, 2 warnings, 3 notes`."""
     counts = dict.fromkeys(_RANK, 0)
     for finding in findings:
         counts[finding.severity] += 1
-    parts = [f"{n} {severity}{'s' if n != 1 else ''}" for severity, n in counts.items() if n]
-    return ", ".join(parts) or "no findings"
+    return ", ".join(counted(n, severity) for severity, n in counts.items() if n) or "no findings"

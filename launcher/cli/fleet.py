@@ -7,37 +7,25 @@ import functools
 import os
 import re
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from launcher import files
 from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
 from launcher.cli.findings import show_findings
-from launcher.cli.host import of_host
-from launcher.cli.one_owner import require_not_installed
+from launcher.cli.installed import installed_here
 from launcher.cli.onefile import switch_command
-from launcher.cli.progress import JsonProgress, Progress
-from launcher.cli.reloaded import manifest_in
+from launcher.cli.progress import Progress
+from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
-from launcher.cli.this_host import examined
+from launcher.cli.this_host import examined, of_host
 from launcher.compiler import compile_fleet, error_class, render
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError, has_errors
-from launcher.files import (
-    asked_at_ns,
-    deployment_state_dir,
-    make_key_file,
-    owned_files,
-    start_under_way,
-    state_root,
-    write_atomic,
-    write_deployment,
-    writing,
-)
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.plan import FleetPlan
@@ -64,58 +52,23 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Announcer:
-    """Progress, and when the fleet is ready: how to talk to it, and the answer to `--ask`."""
+    """Shows events; once the fleet is ready, says how to talk to it, or asks it a question."""
 
-    def __init__(
-        self,
-        progress: Progress | JsonProgress,
-        out: Terminal | None,
-        model: str,
-        ask: str | None,
-        *,
-        key_file: str | None,
-        detach: bool,
-    ) -> None:
-        """`out` None says nothing more than the events; `model` is the name to ask, `key_file` of the front's keys.
-
-        With `detach` the fleet runs on when this process ends.
-        """
-        self._progress = progress
-        self._out = out
-        self._model = model
-        self._ask = ask
-        self._key_file = key_file
-        self._ends = "`launch stop --all`" if detach else "Ctrl-C"
-        self._question: Question | None = None
-        self._asking: threading.Thread | None = None
+    def __init__(self, show: Callable[[AnyEvent], None], say: Callable[[str], Question | None] | None) -> None:
+        """`say` is called with the front's address, and gives the question that it asks; None: nothing is said."""
+        self._show, self._say = show, say
+        self.question: Question | None = None
         self.was_ready = False
 
     def __call__(self, event: AnyEvent) -> None:
         """Takes one event."""
-        if isinstance(event, Stopping) and self._question is not None:
-            self._question.drop()
-        self._progress(event)
+        if isinstance(event, Stopping) and self.question is not None:
+            self.question.dropped = True
+        self._show(event)
         if isinstance(event, FleetReady):
             self.was_ready = True
-            if self._out is not None and event.front:
-                self._announce(self._out, event.front)
-
-    def finish(self) -> None:
-        """Nobody waits any more."""
-        self._progress.finish()
-
-    def wait(self) -> None:
-        """Until the question, if there is one, is answered."""
-        if self._asking is not None:
-            self._asking.join()
-
-    def _announce(self, out: Terminal, front: str) -> None:
-        """A request that anyone can paste; with a question, its answer first."""
-        if self._ask:
-            self._question = Question(out, front, self._model, self._ask, key_file=self._key_file, ends=self._ends)
-            self._asking = self._question.ask()
-        else:
-            out.line(curl(front, self._model, "Say hello.", self._key_file))
+            if self._say is not None and event.front:
+                self.question = self._say(event.front)
 
 
 def bring_up(
@@ -134,14 +87,12 @@ def bring_up(
     Of a fleet for several hosts, `host` (or the one named as this machine) runs its own part here.
     """
     out, err = terminals(no_color=no_color)
-    asked_ns = asked_at_ns()
-    with start_under_way():
+    asked_ns = files.asked_at_ns()
+    with files.start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
-    manifest = rendered.manifest
-    progress: Progress | JsonProgress = JsonProgress(out) if as_json else Progress(err, verbose=verbose)
-    model = rendered.routes.default or (manifest.servers[0].name if manifest.servers else "")
-    key_file = rendered.routes.front.api_key_file
-    announcer = Announcer(progress, None if as_json else out, model, ask, key_file=key_file, detach=detach)
+    progress = Progress(err, verbose=verbose)
+    say = None if as_json else functools.partial(_say_ready, out, rendered, ask, detach=detach)
+    announcer = Announcer(functools.partial(out.json, indent=0) if as_json else progress, say)
     from launcher.runtime import run, spawn_detached
 
     try:
@@ -150,14 +101,28 @@ def bring_up(
         else:
             code = run(target, on_event=announcer, asked_ns=asked_ns)
     except KeyboardInterrupt:
-        announcer.finish()
+        progress.finish()
         err.line("stopped")
         raise
     if detach:
-        announcer.wait()
+        if announcer.question is not None:
+            announcer.question.join()
         return 0
     # told to stop before it was ever ready: the start did not succeed
     return code if announcer.was_ready else 128 + signal.SIGINT
+
+
+def _say_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> Question | None:
+    """A request that anyone can paste; with a question, its answer first."""
+    servers, key_file = fleet.manifest.servers, fleet.routes.front.api_key_file
+    model = fleet.routes.default or (servers[0].name if servers else "")
+    if not ask:
+        out.line(curl(front, model, "Say hello.", key_file))
+        return None
+    ends = "`launch stop --all`" if detach else "Ctrl-C"
+    question = Question(out, front, model, ask, key_file=key_file, ends=ends)
+    question.start()
+    return question
 
 
 def _prepare(
@@ -183,9 +148,7 @@ def _prepare(
     request = UpRequest(
         overrides=tuple(overrides), config_dirs=tuple(str(d) for d in config_dirs), host=compiled.plan.on or None
     )
-    target = _write(rendered.deployment, state)
-    _write_request(state, request)
-    return rendered, target
+    return rendered, write_up(state, rendered.deployment, msgspec.json.encode(request))
 
 
 def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, err: Terminal) -> tuple[Finding, ...]:
@@ -200,36 +163,45 @@ def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, e
         return found
     from launcher.cli.coming import runtime_change, show_coming
 
-    for change in runtime_change(Path(holder.deployment_dir or f"{other[2]}/{DEPLOYMENT_NAME}"), rendered):
-        show_coming(err, (msgspec.structs.replace(change, command=command),))
+    show_coming(err, runtime_change(served_directory(Path(other[2])), rendered, command=command))
     note = f"`{command}` makes {other[1]} this fleet, and leaves up what both have; `launch down` ends it"
     theirs = f" of {other[1]} in {other[2]})"
     rest = (f for f in found if f not in taken or "the front of " in f.message or not f.message.endswith(theirs))
     return tuple(msgspec.structs.replace(f, notes=(note,)) if f.message.endswith(other[0]) else f for f in rest)
 
 
+def require_not_installed(deployment: str) -> None:
+    """Raises HostError when `deployment` is installed, whether it runs now or at the next boot: it has one runtime."""
+    for installed in installed_here([]):
+        if installed.name == deployment:
+            user = " --user" if installed.layout.scope == "user" else ""
+            raise HostError.of(
+                "supervise/already-running",
+                f"{deployment} is installed: systemd{user} runs it",
+                "`launch reload` starts it, and takes over what changed",
+                f"`launch uninstall{user} {deployment}` takes it away; then `launch up` runs it",
+            )
+
+
 def _require_stopped(manifest: FleetManifest) -> None:
     """Raises HostError when a runtime serves this deployment: its files must not change under it."""
-    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
+    state = files.deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
     pid = offline_status(state).runtime_pid
     if pid is not None:
         runtime = f"its runtime is pid {pid}" if pid else f"{state / LOCK_NAME} is held and does not say by whom"
-        finding = Finding(
-            code="supervise/already-running",
-            severity="error",
-            key="",
-            message=f"{manifest.deployment} is already running, {runtime}",
-            notes=("`launch status` shows it, `launch reload KEY=VALUE` changes it, `launch stop --all` ends it",),
+        raise HostError.of(
+            "supervise/already-running",
+            f"{manifest.deployment} is already running, {runtime}",
+            "`launch status` shows it, `launch reload KEY=VALUE` changes it, `launch stop --all` ends it",
         )
-        raise HostError([finding])
 
 
 def _state_dir(manifest: FleetManifest) -> Path:
     """The deployment's state directory, made; where config puts it elsewhere, the usual place points to it."""
-    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
-    usual = state_root() / manifest.deployment
+    state = files.deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
+    usual = files.state_root() / manifest.deployment
     if state != usual and not usual.exists():
-        with writing(usual):
+        with files.writing(usual):
             usual.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             usual.unlink(missing_ok=True)
             usual.symlink_to(state)
@@ -240,31 +212,35 @@ def _make_server_key(plan: FleetPlan) -> None:
     """Make the key file of the servers, where the config names one and there is none. Raises HostError."""
     path = plan.config.runtime.server_key_file
     if path is not None:
-        with writing(Path(path)):
-            make_key_file(Path(path))
+        with files.writing(Path(path)):
+            files.make_key_file(Path(path))
 
 
-def _write(deployment: Deployment, state: Path) -> Path:
-    """Write the deployment into the state directory, where the runtime takes it over only if no other may write it."""
+def write_up(state: Path, deployment: Deployment, request: bytes | None) -> Path:
+    """Write the deployment, and what was asked for where that is known, into the state directory. Raises HostError.
+
+    A runtime takes the deployment over only if no other may write it.
+    """
     target = state / DEPLOYMENT_NAME
-    write_deployment(deployment, target)
-    with writing(target):
+    files.write_deployment(deployment, target)
+    with files.writing(target):
         target.chmod(0o700)
+    if request is not None:
+        with files.writing(state / REQUEST_NAME):
+            files.write_atomic(state / REQUEST_NAME, request)
     return target
 
 
-def _write_request(state: Path, request: UpRequest) -> None:
-    """Keep what was asked for. Raises HostError when it cannot be written."""
-    with writing(state / REQUEST_NAME):
-        write_atomic(state / REQUEST_NAME, msgspec.json.encode(request))
-
-
 class Recompiled(NamedTuple):
-    """A deployment that was written for a runtime to take over; `undo` puts back what was there."""
+    """A deployment that was written for a runtime to take over.
+
+    `before` is what the runtime serves until then, where that is known; `undo` puts back what was there.
+    """
 
     target: Path
     findings: tuple[Finding, ...]
-    undo: Callable[[], None]
+    before: FleetManifest | None
+    undo: Callable[[], object]
 
 
 def recompile(state: Path, overrides: tuple[str, ...] = ()) -> Recompiled:
@@ -274,17 +250,11 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> Recompiled:
 
     Raises what `read_request` and a compile raise; then nothing is written.
     """
-    request = _request_again(state, overrides)
+    request = request_again(state, overrides)
     return adopt(compile_for(state, request), state, request)
 
 
-def would_reload(state: Path, overrides: tuple[str, ...] = ()) -> tuple[FleetManifest, tuple[Finding, ...]]:
-    """The manifest that `recompile` would write, and all findings. Raises as it does, and writes nothing."""
-    again = compile_for(state, _request_again(state, overrides))
-    return again.rendered.manifest, again.findings
-
-
-def _request_again(state: Path, overrides: tuple[str, ...]) -> UpRequest:
+def request_again(state: Path, overrides: tuple[str, ...]) -> UpRequest:
     """What the fleet in `state` was started with, and more `overrides`."""
     request = read_request(state)
     return msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
@@ -310,7 +280,9 @@ def compile_for(state: Path, request: UpRequest) -> Again:
     if has_errors(here.findings):
         raise (error_class(here.findings) or HostError)(here.findings)
     if rendered.deployment.name != state.name:
-        raise ConfigError([_other_deployment(state.name, rendered.deployment.name)])
+        message = f"{state.name} runs, these overrides make {rendered.deployment.name}"
+        note = "`launch stop --all` ends what runs; then `launch up` starts the other"
+        raise ConfigError.of("manifest/other-deployment", message, note)
     _require_files(state, rendered.manifest)
     return Again(compiled.plan, rendered, tuple(compiled.findings))
 
@@ -320,17 +292,15 @@ def _require_files(state: Path, manifest: FleetManifest) -> None:
 
     A plan needs none (`launch.lock`). Of what runs on nothing is asked: its disk may be away.
     """
-    holder = runtime_holder(state)
-    before = manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
+    before = served_manifest(state)
     diff = diff_manifests(before, manifest) if before is not None else None
     anew = {*diff.started, *diff.restarted} if diff is not None else set()
     found = [
-        Finding(
-            code="host/file-missing",
-            severity="error",
+        error_finding(
+            "host/file-missing",
+            f"{server.name} needs {path}, which is not there",
+            "nothing was changed: put it in its place, or mount its disk, and try again",
             key=f"servers.{server.name}",
-            message=f"{server.name} needs {path}, which is not there",
-            notes=("nothing was changed: put it in its place, or mount its disk, and try again",),
         )
         for server in manifest.servers
         if server.name in anew and server.start != "never"
@@ -344,30 +314,21 @@ def _require_files(state: Path, manifest: FleetManifest) -> None:
 def adopt(again: Again, state: Path, request: UpRequest) -> Recompiled:
     """Write what the runtime in `state` is to take over, and what it was asked for. Raises HostError."""
     _make_server_key(again.plan)
-    before = _snapshot(state)
-    target = _write(again.rendered.deployment, state)
-    _write_request(state, request)
-    undo = functools.partial(_put_back, state, *before)
-    return Recompiled(target, tuple(f for f in again.findings if f.severity != "note"), undo)
+    undo = functools.partial(write_up, state, *_snapshot(state))
+    findings = tuple(f for f in again.findings if f.severity != "note")
+    before = served_manifest(state)
+    return Recompiled(write_up(state, again.rendered.deployment, msgspec.json.encode(request)), findings, before, undo)
 
 
 def _snapshot(state: Path) -> tuple[Deployment, bytes]:
-    """What is in place now: the files of the deployment, and what they were compiled from."""
     directory = state / DEPLOYMENT_NAME
-    files = []
-    for path in owned_files(directory):
+    kept = []
+    for path in files.owned_files(directory):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             file = directory / path
             executable = bool(file.stat().st_mode & 0o100)
-            files.append(RenderedFile(path=path, text=file.read_text(encoding="utf-8"), executable=executable))
-    return Deployment(name=state.name, input_digest="", files=tuple(files)), (state / REQUEST_NAME).read_bytes()
-
-
-def _put_back(state: Path, deployment: Deployment, request: bytes) -> None:
-    """What the runtime refused is not what it runs. Raises HostError."""
-    _write(deployment, state)
-    with writing(state / REQUEST_NAME):
-        write_atomic(state / REQUEST_NAME, request)
+            kept.append(RenderedFile(path=path, text=file.read_text(encoding="utf-8"), executable=executable))
+    return Deployment(name=state.name, input_digest="", files=tuple(kept)), (state / REQUEST_NAME).read_bytes()
 
 
 def read_request(state: Path) -> UpRequest:
@@ -380,30 +341,27 @@ def read_request(state: Path) -> UpRequest:
     served = Path(holder.deployment_dir) if holder is not None else state / DEPLOYMENT_NAME
     if served.resolve() != (state / DEPLOYMENT_NAME).resolve():
         # A request here is one of an earlier `up`: it says nothing about what runs.
-        raise SuperviseError([_no_request(f"{state.name} was started from {served}, not by `launch up`")])
+        raise _no_request(f"{state.name} was started from {served}, not by `launch up`")
+    request = stored_request(state)
+    if isinstance(request, Exception):
+        raise _no_request(f"{state / REQUEST_NAME} cannot be read: {request}")
+    return request
+
+
+def served_directory(state: Path) -> Path:
+    """The compiled deployment that the runtime of `state` serves, or that `up` wrote there last."""
+    holder = runtime_holder(state)
+    return Path(holder.deployment_dir) if holder is not None and holder.deployment_dir else state / DEPLOYMENT_NAME
+
+
+def stored_request(state: Path) -> UpRequest | Exception:
+    """What lies in `state` as the last request of `up`, or why it cannot be read."""
     try:
         return msgspec.json.decode(read_regular(state / REQUEST_NAME), type=UpRequest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SuperviseError([_no_request(f"{state / REQUEST_NAME} cannot be read: {error}")]) from None
+        return error
 
 
-def _other_deployment(running: str, compiled: str) -> Finding:
-    """Why overrides that make another deployment are not for `reload`."""
-    return Finding(
-        code="manifest/other-deployment",
-        severity="error",
-        key="",
-        message=f"{running} runs, these overrides make {compiled}",
-        notes=("`launch stop --all` ends what runs; then `launch up` starts the other",),
-    )
-
-
-def _no_request(message: str) -> Finding:
-    """Why there is nothing to compile again."""
-    return Finding(
-        code="supervise/no-request",
-        severity="error",
-        key="",
-        message=message,
-        notes=("a fleet that `launch serve` runs is reloaded by rendering again and restarting serve",),
-    )
+def _no_request(message: str) -> SuperviseError:
+    note = "a fleet that `launch serve` runs is reloaded by rendering again and restarting serve"
+    return SuperviseError.of("supervise/no-request", message, note)

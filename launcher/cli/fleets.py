@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher.cli.app import (
     ConfigDir,
@@ -28,11 +28,9 @@ def up(
     overrides: Overrides = None,
     *,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", "--wait", help="Return once the fleet is ready; it runs on.")
+        bool, Option("--detach", "-d", "--wait", help="Return once the fleet is ready; it runs on.")
     ] = False,
-    ask: Annotated[
-        str | None, typer.Option("--ask", help="When ready, ask the fleet this and print the answer.")
-    ] = None,
+    ask: Annotated[str | None, Option("--ask", help="When ready, ask the fleet this and print the answer.")] = None,
     host: Host = None,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
@@ -66,7 +64,7 @@ def plan(
     prove: Prove = False,
     prove_with: ProveWith = None,
     multirun: Annotated[
-        bool, typer.Option("--multirun", "-m", help="Several values (a=1,2): a row for the plan of each.")
+        bool, Option("--multirun", "-m", help="Several values (a=1,2): a row for the plan of each.")
     ] = False,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
@@ -85,7 +83,7 @@ def plan(
     from launcher.cli.build import show
 
     if multirun:
-        from launcher.cli.multirun import plan_each
+        from launcher.cli.build import plan_each
 
         return plan_each(*request_of(overrides, config_dir, file), as_json=json, no_color=no_color)
     prover = (prove_with or "") if prove or prove_with else None
@@ -98,13 +96,11 @@ def plan(
 def render(
     overrides: Overrides = None,
     *,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 8 when files on disk differ.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Write nothing; show how files on disk differ.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Parent folder; default: deploy.output_dir.")
-    ] = None,
+    check: Annotated[bool, Option("--check", help="Write nothing; exit 8 when files on disk differ.")] = False,
+    diff: Annotated[bool, Option("--diff", help="Write nothing; show how files on disk differ.")] = False,
+    output: Annotated[Path | None, Option("--output", "-o", help="Parent folder; default: deploy.output_dir.")] = None,
     prove: Annotated[
-        bool, typer.Option("--prove", help="Limits by the dry runs of this host's binaries, where they say more.")
+        bool, Option("--prove", help="Limits by the dry runs of this host's binaries, where they say more.")
     ] = False,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
@@ -154,7 +150,7 @@ def check(
 def status(
     names: Names = None,
     *,
-    watch: Annotated[bool, typer.Option("--watch", help="One live screen; Ctrl-C ends it.")] = False,
+    watch: Annotated[bool, Option("--watch", help="One live screen; Ctrl-C ends it.")] = False,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -174,7 +170,7 @@ def status(
 def stop(
     names: Names = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Stop every fleet and its runtime.")] = False,
+    everything: Annotated[bool, Option("--all", help="Stop every fleet and its runtime.")] = False,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -193,8 +189,8 @@ def stop(
 def reload(
     names: Names = None,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
-    fleet: Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="Of several fleets, this one.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Say what would change; change nothing.")] = False,
+    fleet: Annotated[str | None, Option("--fleet", metavar="NAME", help="Of several fleets, this one.")] = None,
     json: Json = False,
     no_color: NoColor = False,
 ) -> int:
@@ -205,6 +201,6 @@ def reload(
     launch reload servers.assistant.slots=4    with one more override, kept from now on
     launch reload assistant                    restart it although nothing changed
     """
-    from launcher.cli.running import reload_servers
+    from launcher.cli.reload import reload_servers
 
     return reload_servers(tuple(names or ()), as_json=json, no_color=no_color, dry_run=dry_run, fleet=fleet)

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub, through `huggingface_hub`, into its cache: resumed, checked, never half there. I/O.
+"""Models from the Hugging Face hub: `launch pull`, and `launch add hf:…`. Resumed, checked, never half there. I/O.
 
 The token is the library's own business: `HF_TOKEN`, or the file that `hf auth login` writes.
 """
@@ -8,15 +8,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import os.path
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.cli.installing import install_command
-from launcher.cli.terminal import Terminal
-from launcher.errors import CatalogError, ConfigError, Finding, HostError
+import msgspec
+import yaml
+
+from launcher.catalog import resolve_path, split_paths
+from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import compose_config
+from launcher.errors import CatalogError, ConfigError, HostError, LaunchError
 from launcher.files import writing
 from launcher.sizes import gib
 
@@ -37,7 +43,8 @@ def download(what: str, err: Terminal) -> list[Path]:
     """
     match = _WHAT.fullmatch(what)
     if match is None:
-        raise ConfigError([_finding("author/usage", f"{what!r} is not hf:ORG/REPO or hf:ORG/REPO:QUANT")])
+        message = f"{what!r} is not hf:ORG/REPO or hf:ORG/REPO:QUANT"
+        raise ConfigError.of("author/usage", message, "launch add --help")
     repo, quantization = match[1], match[2]
     paths = _fetch(repo, lambda names: _files_of(repo, names, quantization), err)
     return [path for name, path in paths.items() if not _is_projector(name)][:1]
@@ -55,7 +62,7 @@ def bring(repo: str, path: Path, names: Sequence[str], err: Terminal) -> None:
             shown = ", ".join(sorted(there)[:12]) or "no GGUF files"
             message = f"{repo} has no {names[found.index(None)]}"
             note = "the file's name in `path` is the one that is looked for there"
-            raise CatalogError([_finding("author/no-repository", message, f"it has {shown}", note)])
+            raise CatalogError.of("author/no-repository", message, f"it has {shown}", note)
         return tuple(name for name in found if name)
 
     for name, fetched in _fetch(repo, wanted, err, path.parent).items():
@@ -76,7 +83,7 @@ def _fetch(
         errors: Any = importlib.import_module("huggingface_hub.errors")
     except ImportError:
         note = f"{install_command('huggingface_hub')}; or download the file yourself and add that"
-        raise HostError([_finding("author/no-hub", "huggingface_hub is not installed", note)]) from None
+        raise HostError.of("author/no-hub", "huggingface_hub is not installed", note) from None
     try:
         info = hub.HfApi().model_info(repo, files_metadata=True)
         files = {f.rfilename: f for f in info.siblings or () if f.rfilename.endswith(".gguf")}
@@ -86,13 +93,13 @@ def _fetch(
         paths = [Path(hub.hf_hub_download(repo, name, revision=info.sha, local_dir=folder)) for name in wanted]
     except errors.RepositoryNotFoundError:
         note = "check its name; a private or gated one needs a token: HF_TOKEN, or `hf auth login`"
-        raise CatalogError([_finding("author/no-repository", f"there is no model repository {repo}", note)]) from None
+        raise CatalogError.of("author/no-repository", f"there is no model repository {repo}", note) from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        raise HostError([_unreached(repo, error)]) from None
+        raise _unreached(repo, error) from None
     except Exception as error:
         if not type(error).__module__.startswith(("http", "requests")):  # whichever client the library brings
             raise
-        raise HostError([_unreached(repo, error)]) from None
+        raise _unreached(repo, error) from None
     for name, path in zip(wanted, paths, strict=True):
         _verify(path, getattr(files[name].lfs, "sha256", None))
     return dict(zip(wanted, paths, strict=True))
@@ -102,7 +109,12 @@ def _files_of(repo: str, names: tuple[str, ...], quantization: str | None) -> tu
     """The files to bring. Raises CatalogError where it is not plain which, or there are none."""
     wanted = choose_files(names, quantization)
     if not wanted:
-        raise CatalogError([_nothing(repo, quantization, names)])
+        shown = ", ".join(sorted(n for n in names if not _is_projector(n))[:12]) or "no GGUF files"
+        lacking = (
+            f"GGUF file of quantization {quantization}" if quantization else "file that is plainly the one to take"
+        )
+        notes = (f"it has {shown}", f"write hf:{repo}:QUANT")
+        raise CatalogError.of("author/no-repository", f"{repo} has no {lacking}", *notes)
     return wanted
 
 
@@ -141,7 +153,7 @@ def _require_room(cache: Path, files: Sequence[Any]) -> None:
     if need - there + RESERVE_BYTES > free:
         note = "make room, or put the cache elsewhere: HF_HUB_CACHE=/big/disk"
         message = f"{cache}: {gib(need - there)} are to come, and {gib(free)} are free"
-        raise HostError([_finding("author/no-room", message, note)])
+        raise HostError.of("author/no-room", message, note)
 
 
 def _verify(path: Path, sha256: str | None) -> None:
@@ -156,25 +168,96 @@ def _verify(path: Path, sha256: str | None) -> None:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         message = f"{path.name} is not what the hub states: sha256 {digest.hexdigest()[:12]}…, not {sha256[:12]}…"
-        raise CatalogError([_finding("author/checksum", message, "it was removed; run the command again")])
+        raise CatalogError.of("author/checksum", message, "it was removed; run the command again")
 
 
-def _nothing(repo: str, quantization: str | None, names: tuple[str, ...]) -> Finding:
-    """A repository without the file that was asked for."""
-    shown = ", ".join(sorted(n for n in names if not _is_projector(n))[:12]) or "no GGUF files"
-    wanted = (
-        f"no GGUF file of quantization {quantization}" if quantization else "no file that is plainly the one to take"
-    )
-    return _finding("author/no-repository", f"{repo} has {wanted}", f"it has {shown}", f"write hf:{repo}:QUANT")
-
-
-def _unreached(repo: str, error: Exception) -> Finding:
-    """The hub did not answer, or refused."""
+def _unreached(repo: str, error: Exception) -> HostError:
     reason = " ".join(str(error).split())[:160] or type(error).__name__
     notes = ("without a network, add a file that is here: launch add FILE.gguf", "HF_ENDPOINT names another hub")
-    return _finding("author/offline", f"{repo} could not be fetched: {reason}", *notes)
+    return HostError.of("author/offline", f"{repo} could not be fetched: {reason}", *notes)
 
 
-def _finding(code: str, message: str, *notes: str) -> Finding:
-    """An error of this command."""
-    return Finding(code=code, severity="error", key="", message=message, notes=notes or ("launch add --help",))
+def install_command(package: str) -> str:
+    """The command that puts `package` beside launch: that of pipx or uv where they made the environment, else pip's."""
+    made_here = Path(sys.prefix)
+    if (made_here / "pipx_metadata.json").exists():
+        return f"pipx inject launch-fleet {package}"
+    if (made_here / "uv-receipt.toml").exists():
+        return f"uv pip install --python {sys.executable} {package}"
+    return f"{sys.executable} -m pip install {package}"
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of one repository (all parts of a split one) that are not where the config has them."""
+
+    repo: str | None
+    path: str
+    names: tuple[str, ...]
+    key: str
+
+
+def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_run: bool, no_color: bool) -> int:
+    """Fetch what is missing, one after the other. Raises LaunchError at the first that cannot be had."""
+    out, err = terminals(no_color=no_color)
+    missing = list(_missing(*_entries(overrides, config_dirs)))
+    known, unknown = [m for m in missing if m.repo], [m for m in missing if m.repo is None]
+    for entry in known:
+        out.line(f"{entry.path}  from {entry.repo}")
+    for entry in unknown:
+        out.line(f"{entry.path} is not here, and {entry.key} names no repo")
+    if not missing:
+        out.line("every model file that the config names is here")
+    if dry_run:
+        return 0
+    for entry in known:
+        bring(entry.repo or "", Path(entry.path), entry.names, err)
+        out.line(f"{entry.path} is here")
+    if unknown:
+        first, count = unknown[0], f"{len(unknown)} file{' has' if len(unknown) == 1 else 's have'}"
+        note = f"write {first.key}.repo=ORG/REPO, the repository on Hugging Face that has {first.names[0]}"
+        message = f"{count} no repo to be fetched from"
+        raise ConfigError.of("author/no-repository", message, note, key=f"{first.key}.repo")
+    return 0
+
+
+def _entries(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[Mapping[str, Any], set[str], str]:
+    """Models as written, the names of those that servers load, and the folder that relative paths start from."""
+    try:
+        fleet = compose_config(overrides, config_dirs=config_dirs).fleet
+    except LaunchError as error:
+        if mistyped := [f for f in error.findings if f.code == "config/override"]:
+            note = "a model that no config names yet is downloaded by: launch add hf:ORG/REPO"
+            raise ConfigError([msgspec.structs.replace(f, notes=(*f.notes, note)) for f in mistyped]) from None
+        # a fleet file's models may lack what only their files say, and these are what is to be fetched
+        file = next((path for path in config_dirs if path.is_file()), None)
+        tree = _written(file) if file is not None else None
+        if tree is None or file is None:
+            raise
+        models = tree.get("models")
+        return models if isinstance(models, dict) else {}, set(models or ()), str(file.parent)
+    drafts = {s.draft.model for s in fleet.servers.values() if s.draft is not None and s.draft.model}
+    used = {s.model for s in fleet.servers.values()} | drafts
+    return msgspec.to_builtins(fleet.models), used, fleet.hardware.model_dir
+
+
+def _written(file: Path) -> dict[str, Any] | None:
+    """A fleet file's tree; None where it is none."""
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def _missing(models: Mapping[str, Any], used: set[str], folder: str) -> Iterator[Missing]:
+    for name in sorted(used & set(models)):
+        model = models[name] if isinstance(models[name], dict) else {}
+        files = {f"files.{q}": file for q, file in (model.get("files") or {}).items()}
+        for key, entry in {**files, "projector": model.get("projector")}.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+                continue
+            path = resolve_path(os.path.expanduser(os.path.expandvars(entry["path"])), folder)  # noqa: PTH111
+            parts = (split_paths(path) if entry.get("parts", 1) > 1 else None) or (path,)
+            absent = tuple(os.path.basename(p) for p in parts if not os.path.lexists(p))  # noqa: PTH119
+            if absent:
+                yield Missing(repo=entry.get("repo"), path=path, names=absent, key=f"models.{name}.{key}")

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import msgspec
 
+from launcher import engine, hardware
 from launcher.base.regular import read_regular
-from launcher.cli.findings import show_findings, summary
-from launcher.cli.init import write_new
+from launcher.cli import init
+from launcher.cli.findings import counted, show_findings, summary
 from launcher.cli.onefile import FLEET_FILE, shown_path
+from launcher.cli.plan_view import show_plan
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, EngineError, Finding, LaunchError, has_errors
+from launcher.compiler import compile_fleet
+from launcher.errors import ConfigError, EngineError, LaunchError, has_errors
 from launcher.files.packaged import fleet_schema_path
 from launcher.importing import FORMATS, Imported, imported_text, translate
 from launcher.importing.formats import UnreadableError
@@ -25,14 +28,14 @@ def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, 
     """Translate `files` into one fleet file and plan it. Raises LaunchError; then nothing is written."""
     out, err = terminals(no_color=no_color)
     if kind is not None and kind not in FORMATS:
-        raise ConfigError([_refused(f"there is no format {kind}", f"there are {', '.join(FORMATS)}")])
+        raise _refused(f"there is no format {kind}", f"there are {', '.join(FORMATS)}")
     target = (file or Path(FLEET_FILE)).absolute()
     imported = Imported()
     for path in files:
         _merge(imported, _translated(path, kind))
     if not imported.servers:
         show_findings(err, imported.findings)
-        raise ConfigError([_refused("no llama-server is started in " + ", ".join(map(str, files)))])
+        raise _refused("no llama-server is started in " + ", ".join(map(str, files)))
     _engine(imported)
     text = imported_text(imported, " ".join(map(str, files)), schema=fleet_schema_path())
     show_findings(err, imported.findings)
@@ -41,35 +44,30 @@ def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, 
         return 0
     if target.exists():
         note = "name another file with -f FILE, or look at the translation with --dry-run"
-        raise ConfigError([_refused(f"{shown_path(target)} is there already and stays as it is", note)])
-    write_new(target, text)
+        raise _refused(f"{shown_path(target)} is there already and stays as it is", note)
+    init.write_new(target, text)
     lost = f"{summary(imported.findings)} about what has no equal here" if imported.findings else "nothing was lost"
-    count = len(imported.servers)
-    out.line(f"wrote {shown_path(target)}: {count} server{'s' if count != 1 else ''}, {lost}")
+    out.line(f"wrote {shown_path(target)}: {counted(len(imported.servers), 'server')}, {lost}")
     _planned(out, err, target, "launch" if file is None else f"launch -f {shown_path(target)}")
     return 0
 
 
 def _translated(path: Path, kind: str | None) -> Imported:
-    """One file. Raises ConfigError."""
-    from launcher import engine
-
     try:
         text = read_regular(path).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError([_refused(f"{path}: {reason}")]) from None
+        raise _refused(f"{path}: {reason}") from None
     flags = engine.recorded(engine.recorded_names()[-1]).index()
     older = engine.recorded(engine.recorded_names()[0]).index()
     try:
         return translate(str(path), text, {**older, **flags}, os.environ, kind)
     except UnreadableError as error:
         note = "say which it is with --as llama-swap | preset | script | unit | compose"
-        raise ConfigError([_refused(f"{path}: {error}", note)]) from None
+        raise _refused(f"{path}: {error}", note) from None
 
 
 def _merge(into: Imported, other: Imported) -> None:
-    """Servers and findings of one more file."""
     for name, fields in other.servers.items():
         into.add(name, dict(fields))
     into.rest.update(other.rest)
@@ -79,9 +77,6 @@ def _merge(into: Imported, other: Imported) -> None:
 
 def _engine(imported: Imported) -> None:
     """The llama-server that the commands run, where it is here; else the one that `init` would take."""
-    from launcher.cli.init import best_engine
-    from launcher.hardware import take_inventory
-
     if "engines" in imported.rest:
         return
     here = [path for program in imported.programs if (path := shutil.which(program))]
@@ -92,7 +87,7 @@ def _engine(imported: Imported) -> None:
     binary = here[0] if here else None
     if binary is None:
         with contextlib.suppress(EngineError):  # the plan says that there is none
-            found = best_engine(take_inventory())
+            found = init.best_engine(hardware.take_inventory())
             binary = None if found.packaged else found.binary
     if binary is not None:
         imported.rest = {"engines": {"default": {"binary": binary, "dialect": "probe"}}} | imported.rest
@@ -100,9 +95,6 @@ def _engine(imported: Imported) -> None:
 
 def _planned(out: Terminal, err: Terminal, target: Path, command: str) -> None:
     """The plan of what was written; its errors are advice here, for the file is written."""
-    from launcher.cli.plan_view import show_plan
-    from launcher.compiler import compile_fleet
-
     try:
         compiled = compile_fleet([], config_dirs=[target])
     except LaunchError as error:
@@ -115,8 +107,5 @@ def _planned(out: Terminal, err: Terminal, target: Path, command: str) -> None:
     out.line(f"{wrong}start it with: {command}")
 
 
-def _refused(message: str, *notes: str) -> Finding:
-    """A file that cannot be translated."""
-    return Finding(
-        code="author/not-imported", severity="error", key="", message=message, notes=notes or ("docs/import.md",)
-    )
+def _refused(message: str, note: str = "docs/import.md") -> ConfigError:
+    return ConfigError.of("author/not-imported", message, note)

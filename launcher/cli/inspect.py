@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from launcher.cli.build import print_json
-from launcher.cli.findings import show_findings
+from launcher import catalog, config, hardware, plan
+from launcher.author.text import declaration_text
+from launcher.cli.findings import counted, show_findings
+from launcher.cli.plan_view import show_proof
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import CatalogError, ConfigError, Finding, PlanError
+from launcher.errors import CatalogError, ConfigError, PlanError
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.documents import InspectDocument
+from launcher.proving import prove_file
 from launcher.sizes import gib, parse_size
 
 _FURTHER = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
@@ -29,12 +33,10 @@ def inspect_files(
     `vram`: sizes of the cards of another machine, none for this one as it is. `prover`: the binary that proves it by
     its dry run, empty for the embedded one; None = no proof. The exit code is the first that is not 0.
     """
-    from launcher.hardware import hardware_tree, take_inventory
-
     out, err = terminals(no_color=no_color)
     fields = [word for word in words if "=" in word and not Path(word).exists()]
     files = _files([word for word in words if word not in fields])
-    host = _host(hardware_tree(take_inventory()), fields, vram)
+    host = _host(hardware.hardware_tree(hardware.take_inventory()), fields, vram)
     codes, documents = [], []
     for i, file in enumerate(files):
         if len(files) > 1 and not as_json:
@@ -54,14 +56,16 @@ def inspect_files(
         codes.append(PlanError.exit_code if any(f.severity == "error" for f in document.findings) else 0)
     if as_json:
         several = {"schema": "launch.inspections/v1", "files": documents}
-        print_json(out, documents[0] if len(files) == 1 else several)
+        out.json(documents[0] if len(files) == 1 else several)
     return next((code for code in codes if code), 0)
 
 
 def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> HardwareConfig:
     """The machine as it is, or with cards of these sizes; then `fields` use them where they do not say otherwise."""
     if any(re.match(r"hardware\b", field) for field in fields):
-        raise ConfigError([_another_machine()])
+        message = "inspect takes fields of a server, as n_ctx=16384; the hardware is this machine's"
+        note = "cards of another machine: --vram 24GiB, once for each"
+        raise ConfigError.of("config/unknown-key", message, note, key="hardware")
     if vram:
         tree["gpus"] = {f"card{i}": {"backend": "cuda", "vram_bytes": _bytes(size)} for i, size in enumerate(vram)}
         if not any(field.startswith("devices=") for field in fields):
@@ -71,27 +75,13 @@ def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> Hardw
     return msgspec.convert(tree, HardwareConfig)
 
 
-def _another_machine() -> Finding:
-    """Hardware is no field of a server."""
-    return Finding(
-        code="config/unknown-key",
-        severity="error",
-        key="hardware",
-        message="inspect takes fields of a server, as n_ctx=16384; the hardware is this machine's",
-        notes=("cards of another machine: --vram 24GiB, once for each",),
-    )
-
-
 def declare_files(words: Sequence[str], *, no_color: bool) -> int:
     """Writes the files among `words` as entries of `models:`. The exit code is the first that is not 0."""
-    from launcher.author.text import declaration_text
-    from launcher.catalog import describe
-
     out, err = terminals(no_color=no_color)
     models, codes = [], [0]
     for file in _files(words):
         try:
-            models.append(describe(str(file.absolute())))
+            models.append(catalog.describe(str(file.absolute())))
         except CatalogError as error:  # the others can still be written
             show_findings(err, error.findings)
             codes.append(error.exit_code)
@@ -111,25 +101,21 @@ def _files(words: Sequence[str]) -> list[Path]:
     if not files:
         what = f"{', '.join(words)} has no GGUF files" if words else "inspect what?"
         note = "launch inspect FILE.gguf|DIR… [FIELD=VALUE]…"
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=what, notes=(note,))])
+        raise ConfigError.of("config/usage", what, note)
     return files
 
 
 def _bytes(text: str) -> int:
-    """A size as the config takes it. Raises ConfigError."""
     try:
         return parse_size(text)
     except ValueError as error:
-        message = f"--vram {text}: {error}"
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=message)]) from None
+        raise ConfigError.of("config/usage", f"--vram {text}: {error}") from None
 
 
 def _inspected(
     file: Path, fields: list[str], host: HardwareConfig, prover: str | None
 ) -> tuple[InspectDocument, ModelFile]:
     """One file, and what a server with `fields` needs of `host`. Raises CatalogError, ConfigError."""
-    from launcher import catalog, config, plan
-
     model = catalog.describe(str(file))
     server = config.server_from_fields(fields)
     settled = plan.settle(server, model, host)
@@ -138,8 +124,6 @@ def _inspected(
     memory = plan.estimate(model, settled.settings)
     proof, findings = None, (*settled.findings, *plan.unsized(model, memory))
     if prover is not None:
-        from launcher.proving import prove_file
-
         proof, found = prove_file(model, server, host, binary=prover or None)
         findings += found
     document = InspectDocument(
@@ -159,13 +143,12 @@ def _inspected(
 
 
 def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: HardwareConfig) -> None:
-    """The document for people."""
-    arch = model.architecture
+    arch, types = model.architecture, Counter(tensor.type for tensor in model.tensors)
     rows: list[tuple[str, Any]] = [
         ("architecture", arch.arch),
         ("parameters", f"{document.parameters / 1e9:.2f} B in {document.tensors} tensors"),
-        ("file", f"{gib(document.file_bytes)} in {len(model.parts)} part{'s' if len(model.parts) > 1 else ''}"),
-        ("types", ", ".join(f"{name} {count}" for name, count in _types(model))),
+        ("file", f"{gib(document.file_bytes)} in {counted(len(model.parts), 'part')}"),
+        ("types", ", ".join(f"{name} {count}" for name, count in types.most_common())),
         ("layers", arch.n_layer),
         ("embedding", arch.n_embd),
         ("heads", f"{arch.n_head}, K/V {arch.n_head_kv}"),
@@ -199,15 +182,5 @@ def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: Hard
         verdict = "fits" if memory.resident_peak_bytes <= size else out.style("does not fit", "red")
         out.line(f"  {verdict}: {gib(memory.resident_peak_bytes)} of {gib(size)}")
     if document.proof is not None:
-        from launcher.cli.prove_view import show_proof
-
         out.line()
         show_proof(out, document.proof)
-
-
-def _types(model: ModelFile) -> list[tuple[str, int]]:
-    """Tensor types and how many tensors have each, most first."""
-    counts: dict[str, int] = {}
-    for tensor in model.tensors:
-        counts[tensor.type] = counts.get(tensor.type, 0) + 1
-    return sorted(counts.items(), key=lambda item: -item[1])

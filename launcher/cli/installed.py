@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from launcher import install
 from launcher.base.addresses import place, socket_of
-from launcher.errors import Finding, SuperviseError
-from launcher.install import (
-    Component,
-    Installed,
-    Layout,
-    Systemd,
-    Unit,
-    file_drift,
-    installed_fleet,
-    installed_fleets,
-    installed_names,
-    limit_drift,
-    loaded_drift,
-    read_record,
-)
+from launcher.errors import Finding, HostError, SuperviseError
 from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
 from launcher.manifest import argv_changes
 from launcher.supervise import port_owner
@@ -33,9 +21,6 @@ from launcher.supervise.identity import argv_agrees
 from launcher.supervise.procfs import cmdline, memory_bytes
 from launcher.supervise.spec import ProcessSpec, process_specs
 from launcher.supervise.status import planned_bytes
-
-if TYPE_CHECKING:
-    from launcher.cli.terminal import Terminal
 
 _TAIL_LINES = 20
 _ALIVE = ("active", "activating", "reloading")
@@ -48,20 +33,20 @@ _STATES: dict[str, ServerState] = {
 }
 
 
-def installed_here(problems: list[Finding] | None = None) -> tuple[Installed, ...]:
+def installed_here(problems: list[Finding] | None = None) -> tuple[install.Installed, ...]:
     """What is installed on this machine, and for this user; nothing where no systemd runs it, or it may not be read.
 
     A damaged record is a finding in `problems`, and hides no other deployment.
     """
-    layouts = (Layout(), Layout(scope="user", home=Path.home()))
+    layouts = (install.Layout(), install.Layout(scope="user", home=Path.home()))
     try:
-        return installed_fleets((layout for layout in layouts if installed_names(layout)), problems)
+        return install.installed_fleets((layout for layout in layouts if install.installed_names(layout)), problems)
     except (SuperviseError, OSError):
         return ()
 
 
 @contextlib.contextmanager
-def runtime_of(installed: Installed) -> Iterator[ControlClient | None]:
+def runtime_of(installed: install.Installed) -> Iterator[ControlClient | None]:
     """The runtime of an installed fleet, to be asked; None where none answers, or this user may not ask it."""
     client: ControlClient | None = None
     with contextlib.suppress(NoRuntimeError, OSError):
@@ -70,15 +55,18 @@ def runtime_of(installed: Installed) -> Iterator[ControlClient | None]:
         yield client
 
 
-def fleet_status(installed: Installed) -> FleetStatus:
+def fleet_status(installed: install.Installed) -> FleetStatus:
     """The fleet as `launch status` shows every fleet: as its runtime says, else as systemd does."""
     drift = _drift_of_the_rest(installed)
     with runtime_of(installed) as runtime:
         if runtime is not None:
             with contextlib.suppress(NoRuntimeError):
                 status = runtime.status()
-                units = {c.name: c for c in installed.components}
-                processes = tuple(_with_units(p, units.get(p.name), installed) for p in status.processes)
+                drifts = {c.name: _drift(c, installed) for c in installed.components}
+                processes = tuple(
+                    msgspec.structs.replace(p, drift="; ".join(filter(None, (p.drift, *drifts.get(p.name, ())))))
+                    for p in status.processes
+                )
                 return msgspec.structs.replace(status, processes=processes, drift=drift)
     specs = process_specs(installed.manifest) if installed.manifest else {}
     components = [c for c in installed.components if c.name != installed.name]
@@ -101,17 +89,15 @@ def fleet_status(installed: Installed) -> FleetStatus:
     )
 
 
-def _with_units(process: ProcessStatus, component: Component | None, installed: Installed) -> ProcessStatus:
-    """What the runtime says of a process, with where its units have drifted."""
-    if component is None:
-        return process
-    return msgspec.structs.replace(process, drift="; ".join([process.drift, *_drift(component, installed)]).strip("; "))
+def require_rights(layout: install.Layout, verb: str) -> None:
+    """HostError when units of the machine are to be `verb` (installed, stopped) by somebody who is not root."""
+    if layout.scope == "system" and layout.root == Path("/") and os.geteuid() != 0:
+        note = "sudo launch …; units of your own need no root: launch install --user …"
+        raise HostError.of("install/not-root", f"units of the machine are {verb} by root", note)
 
 
-def stop_installed(installed: Installed, names: Iterable[str] = ()) -> list[str]:
+def stop_installed(installed: install.Installed, names: Iterable[str] = ()) -> list[str]:
     """Stop components `names` (None given: all, and the runtime); those that ran. SuperviseError when some still do."""
-    from launcher.cli.deploy import require_rights
-
     require_rights(installed.layout, "stopped")
     wanted = set(names)
     chosen = [c for c in installed.components if not wanted or c.name in wanted]
@@ -126,54 +112,48 @@ def stop_installed(installed: Installed, names: Iterable[str] = ()) -> list[str]
     units = [unit for component in reversed(chosen) for unit in component.units]
     if not wanted:
         units += [u for u in installed.units if u not in units and not u.endswith(".slice")]
-    if Systemd(installed.layout).stop(units):
-        raise SuperviseError([_not_stopped(installed, units)])
+    if install.Systemd(installed.layout).stop(units):
+        now = again(installed).units
+        left = [u for u in units if u in now and now[u].active not in ("inactive", "failed")]
+        message = f"systemd did not stop {', '.join(left) or 'everything'}"
+        raise SuperviseError.of("install/systemctl", message)
     return running
 
 
-def journal_of(installed: Installed, names: Iterable[str], *, follow: bool, lines: int) -> list[str]:
+def journal_of(installed: install.Installed, names: Iterable[str], *, follow: bool, lines: int) -> list[str]:
     """The command line that prints what the units of components `names` wrote, in order of time."""
     wanted = set(names)
     units = [unit for component in installed.components if component.name in wanted for unit in component.units]
-    return [*Systemd(installed.layout).journal(units, lines), "--quiet", *["--follow"] * follow]
+    return [*install.Systemd(installed.layout).journal(units, lines), "--quiet", *["--follow"] * follow]
 
 
-def names_of(installed: Installed) -> list[str]:
+def names_of(installed: install.Installed) -> list[str]:
     """What can be stopped and reloaded by name: servers and services, the runtime's own front among them."""
     fronts = [s.name for s in installed.manifest.services if s.builtin] if installed.manifest else []
     return [c.name for c in installed.components if c.name != installed.name] + fronts
 
 
-def again(installed: Installed) -> Installed:
+def again(installed: install.Installed) -> install.Installed:
     """The same deployment as it is now."""
-    record = read_record(installed.name, installed.layout) or installed.record
-    return installed_fleet(record, installed.layout)
+    record = install.read_record(installed.name, installed.layout) or installed.record
+    return install.installed_fleet(record, installed.layout)
 
 
-def show_drift(out: Terminal, status: FleetStatus) -> None:
-    """What has drifted beyond single processes."""
-    for line in status.drift:
-        out.line(f"  {out.style('drift', 'yellow')}: {line}")
-
-
-def components_of(installed: Installed, units: Sequence[str]) -> list[str]:
+def components_of(installed: install.Installed, units: Sequence[str]) -> list[str]:
     """Names of the components that have one of `units`."""
     return [c.name for c in installed.components if not {*c.units}.isdisjoint(units)]
 
 
-def _process(component: Component, installed: Installed, spec: ProcessSpec | None) -> ProcessStatus:
-    """One component, of which no runtime tells."""
+def _process(component: install.Component, installed: install.Installed, spec: ProcessSpec | None) -> ProcessStatus:
     alive = (u for u in component.units if installed.units[u].active in _ALIVE)
     unit = installed.units[next(alive, component.service)]
-    state = _state(unit)
+    state = "backoff" if unit.sub == "auto-restart" else _STATES.get(unit.active, "stopped")
     broken = state in ("failed", "backoff")
     host, port = (spec.unit.host, spec.unit.port) if spec else ("", 0)
-    known: dict[str, Any] = (
-        {}
-        if spec is None
-        else {"model": spec.unit.model, "tier": spec.unit.tier, "roles": spec.unit.roles, "slots": spec.unit.slots}
-        | {"planned_bytes": planned_bytes(spec)}
-    )
+    known: dict[str, Any] = {}
+    if spec is not None:
+        known = {name: getattr(spec.unit, name) for name in ("model", "tier", "roles", "slots")}
+        known["planned_bytes"] = planned_bytes(spec)
     without = "runs without a runtime" if unit.pid else None
     return ProcessStatus(
         name=component.name,
@@ -186,7 +166,7 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
         restarts=unit.restarts,
         exit_code=unit.exit_status if broken else None,
         error=_error(unit, host, port) if broken else without,
-        log_tail=Systemd(installed.layout).log(component.service, _TAIL_LINES) if broken else (),
+        log_tail=install.Systemd(installed.layout).log(component.service, _TAIL_LINES) if broken else (),
         measured_bytes=memory_bytes(unit.pid) if unit.pid else {},
         in_flight=None,
         drift="; ".join(_drift(component, installed)),
@@ -194,31 +174,25 @@ def _process(component: Component, installed: Installed, spec: ProcessSpec | Non
     )
 
 
-def _state(unit: Unit) -> ServerState:
-    """The unit's state in the runtime's words."""
-    if unit.sub == "auto-restart":
-        return "backoff"
-    return _STATES.get(unit.active, "stopped")
-
-
-def _error(unit: Unit, host: str, port: int) -> str:
-    """Why `unit` is down, and who else holds its port or path."""
+def _error(unit: install.Unit, host: str, port: int) -> str:
     reason = f"{unit.name}: {unit.result}" + (f", exit status {unit.exit_status}" if unit.exit_status else "")
     owner = port_owner(port, socket_of(host)) if port or socket_of(host) else None
     stolen = [f"{place(host, port)} is held by {owner}"] if owner is not None and owner.pid != unit.pid else []
     return "; ".join([reason, *stolen])
 
 
-def _drift(component: Component, installed: Installed) -> list[str]:
+def _drift(component: install.Component, installed: install.Installed) -> list[str]:
     """Loaded against files, then running against loaded."""
-    loaded = [f"loaded: {line}" for name in component.units for line in loaded_drift(installed.units[name])]
+    loaded = [f"loaded: {line}" for name in component.units for line in install.loaded_drift(installed.units[name])]
     servers = {s.name for s in installed.manifest.servers} if installed.manifest else set()
     units = [installed.units[name] for name in component.units]
     argv = [line for unit in units for line in _argv_drift(unit)] if component.name in servers else []
-    return loaded + [f"running: {line}" for line in (*argv, *(line for unit in units for line in limit_drift(unit)))]
+    return loaded + [
+        f"running: {line}" for line in (*argv, *(line for unit in units for line in install.limit_drift(unit)))
+    ]
 
 
-def _argv_drift(unit: Unit) -> list[str]:
+def _argv_drift(unit: install.Unit) -> list[str]:
     """Where the argv of a server differs from what its unit's files say. Services may be scripts, which differ."""
     running = cmdline(unit.pid) if unit.pid else ()
     # before it is active, it may still be systemd's own child or our wrapper
@@ -227,17 +201,9 @@ def _argv_drift(unit: Unit) -> list[str]:
     return argv_changes(running, unit.argv)
 
 
-def _drift_of_the_rest(installed: Installed) -> tuple[str, ...]:
+def _drift_of_the_rest(installed: install.Installed) -> tuple[str, ...]:
     """Files, and units that belong to no component."""
     named = {unit for c in installed.components for unit in c.units}
-    files = [f"installed: {line}" for line in file_drift(installed)]
+    files = [f"installed: {line}" for line in install.file_drift(installed)]
     others = [unit for name, unit in installed.units.items() if name not in named]
-    return (*files, *(f"loaded: {line}" for unit in others for line in loaded_drift(unit)))
-
-
-def _not_stopped(installed: Installed, units: Sequence[str]) -> Any:
-    """The finding for units that still run."""
-    now = again(installed).units
-    left = [u for u in units if u in now and now[u].active not in ("inactive", "failed")]
-    message = f"systemd did not stop {', '.join(left) or 'everything'}"
-    return Finding(code="install/systemctl", severity="error", key="", message=message)
+    return (*files, *(f"loaded: {line}" for unit in others for line in install.loaded_drift(unit)))

@@ -16,11 +16,10 @@ from launcher.author.joining import taken
 from launcher.cli.init import CARD_SHARE, RAM_SHARE, Needing, try_out
 from launcher.cli.onefile import shown_path
 from launcher.compiler import Compilation
-from launcher.errors import ConfigError, Finding, PlanError
+from launcher.errors import ConfigError, Finding, PlanError, error_finding
 from launcher.files import deployment_state_dir
-from launcher.ir.config import FleetConfig
 from launcher.ir.host import HostInventory
-from launcher.ir.plan import DeviceMemory, FleetPlan
+from launcher.ir.plan import FleetPlan
 from launcher.ir.settings import RAM
 from launcher.sizes import gib
 from launcher.supervise import offline_status
@@ -57,7 +56,8 @@ def take_in(
     wrong with the longer fleet.
     """
     fleet, plan = compiled.composed.fleet, compiled.plan
-    needs = Needing(fleet.hardware, _features(fleet))
+    engine = fleet.engines.get("default")
+    needs = Needing(fleet.hardware, engine.cpu_features if engine else None)
     around = neighbours(compiled, text)
     memory = memory_of(plan, host, around)
     refusal: PlanError | None = None
@@ -78,8 +78,10 @@ def take_in(
     if spare is not None:
         return spare
     least = needs(candidate, min(tokens_for(candidate, context) for context in CONTEXTS))
+    whom = would_make_room(around, memory, least)
+    other = next((n for n in around if n.name == whom), None)
     findings = refusal.findings if refusal else ()
-    raise PlanError([_no_room(candidate, target, least, room(around, memory), _whom(around, memory, least)), *findings])
+    raise PlanError([_no_room(candidate, target, least, room(around, memory), other), *findings])
 
 
 def _moved(before: FleetPlan, after: FleetPlan) -> set[str]:
@@ -105,10 +107,11 @@ def neighbours(compiled: Compilation, text: str) -> tuple[Neighbour, ...]:
         return isinstance(entry, str) or (isinstance(entry, dict) and "exclusive" not in entry)
 
     plan = compiled.plan
+    cards = any(device.kind == "gpu" for device in plan.devices)
     return tuple(
         Neighbour(
             name=server.name,
-            bytes=sum(m.resident_peak_bytes for m in _there(plan, server.memory)),
+            bytes=sum(m.resident_peak_bytes for m in server.memory if (m.device != RAM) == cards),
             group=server.config.exclusive or "",
             shares=not server.settings.embedding and shares(server.name),
         )
@@ -149,18 +152,6 @@ def _held(plan: FleetPlan) -> dict[str, int]:
     return held
 
 
-def _there(plan: FleetPlan, memory: Sequence[DeviceMemory]) -> list[DeviceMemory]:
-    """Of a server's memory, what is where models go: on the cards, where there are any."""
-    cards = any(device.kind == "gpu" for device in plan.devices)
-    return [m for m in memory if (m.device != RAM) == cards]
-
-
-def _features(fleet: FleetConfig) -> tuple[str, ...] | None:
-    """The CPU features that the fleet's own engine has code for; None: all."""
-    engine = fleet.engines.get("default")
-    return engine.cpu_features if engine else None
-
-
 def _edited(text: str, target: Path, way: Way, lines: Callable[[Choice], Sequence[str]], *, over: bool) -> str:
     """The text with the new server, and with those that take turns with it. Raises ConfigError."""
     try:
@@ -169,32 +160,20 @@ def _edited(text: str, target: Path, way: Way, lines: Callable[[Choice], Sequenc
         return add_server(text, lines(way.choice))
     except NotEditableError as error:
         note = f"it does not fit beside the others: write `exclusive: {way.choice.exclusive}` there by hand"
-        raise ConfigError([_refused(f"{shown_path(target)}: {error}", *([note] if way.drawn else ()))]) from None
-
-
-def _whom(around: Sequence[Neighbour], memory: Memory, least: int) -> Neighbour | None:
-    """Who would make room, if what a person wrote of it were changed."""
-    name = would_make_room(around, memory, least)
-    return next((n for n in around if n.name == name), None)
+        notes = (note,) if way.drawn else ()
+        raise ConfigError.of("author/usage", f"{shown_path(target)}: {error}", *notes) from None
 
 
 def _no_room(candidate: Candidate, target: Path, least: int, free: int, other: Neighbour | None) -> Finding:
-    """A model for which there is no room, in turns neither."""
+    """`other`: who would make room, if what a person wrote of it were changed."""
     notes = [f"{shown_path(target)} stays as it is"]
     if other is not None:
         command = shlex.join(["launch", "add", candidate.path, "--turns-with", other.name])
         instead = f", in the place of its group {other.group}" if other.group else ""
         notes.append(f"it would fit in turns with {other.name}{instead}: {command}")
-    return Finding(
-        code="author/does-not-fit",
-        severity="error",
-        key="",
-        message=f"{candidate.name} needs {gib(least)} with the shortest context, "
+    return error_finding(
+        "author/does-not-fit",
+        f"{candidate.name} needs {gib(least)} with the shortest context, "
         f"and the fleet can leave it {gib(max(0, free))}",
-        notes=tuple(notes),
+        *tuple(notes),
     )
-
-
-def _refused(message: str, *notes: str) -> Finding:
-    """A text that is not edited."""
-    return Finding(code="author/usage", severity="error", key="", message=message, notes=notes)

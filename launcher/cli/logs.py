@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.build import print_json
 from launcher.cli.installed import installed_here, journal_of, names_of
 from launcher.cli.running import fleets, require_known
 from launcher.cli.terminal import Terminal, terminals
@@ -36,7 +35,7 @@ def show_logs(
     journals, rest = _journals(names, follow=follow, lines=lines)
     files = {} if names and not rest else _files(rest, left=not journals)
     if as_json and not follow:
-        print_json(out, LogsDocument(schema="launch.logs/v1", lines=tuple(_last(journals, files, lines))))
+        out.json(LogsDocument(schema="launch.logs/v1", lines=tuple(_last(journals, files, lines))))
         return 0
     if not files and not journals:
         if not as_json:
@@ -83,13 +82,11 @@ class _Journal(msgspec.Struct, frozen=True):
 
 
 def _relay(out: Terminal, journal: _Journal, reader: subprocess.Popen[bytes]) -> None:
-    """Print a journal as it comes, a line of JSON each."""
     for raw in reader.stdout or ():
-        out.line(msgspec.json.encode(journal.line(raw)).decode())
+        out.json(journal.line(raw), indent=0)
 
 
 def _last(journals: Iterable[_Journal], files: Mapping[str, Path], lines: int) -> Iterator[LogLine]:
-    """The ends of all of these."""
     for journal in journals:
         with journal.read(piped=True) as reader:
             yield from map(journal.line, reader.stdout or ())
@@ -113,7 +110,6 @@ def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list
 
 
 def _show_files(out: Terminal, files: Mapping[str, Path], *, follow: bool, lines: int, as_json: bool) -> None:
-    """The end of each file, and with `follow` what comes."""
     width = max(len(name) for name in files)
     heads = {
         name: f"{out.style(f'{name:<{width}} |', _COLOURS[i % len(_COLOURS)])} " if len(files) > 1 else ""
@@ -121,9 +117,10 @@ def _show_files(out: Terminal, files: Mapping[str, Path], *, follow: bool, lines
     }
 
     def show(name: str, line: str) -> None:
-        """Print one line."""
-        json = msgspec.json.encode(LogLine(name=name, line=line)).decode() if as_json else ""
-        out.line(json or f"{heads[name]}{line}")
+        if as_json:
+            out.json(LogLine(name=name, line=line), indent=0)
+        else:
+            out.line(f"{heads[name]}{line}")
 
     for name, path in files.items():
         for line in tail(path, lines):

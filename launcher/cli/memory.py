@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import msgspec
 
-from launcher.cli.build import print_json
-from launcher.cli.findings import show_findings
-from launcher.cli.here import state_dirs
-from launcher.cli.terminal import terminals
+from launcher.cli.findings import counted, show_problems
+from launcher.cli.running import state_dirs
+from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.ir.answers import DraftDocument, DraftsDocument, MemoryDocument, ProjectDocument
 from launcher.ir.project import ProjectSummary
@@ -30,22 +28,20 @@ def show_memory(
     """
     problems: list[Finding] = []
     projects = _projects(deployment, owner, problems)
+    out, errors = terminals(no_color=no_color)
     if name is None:
-        _list(projects, as_json=as_json, no_color=no_color)
-        show_findings(terminals(no_color=no_color)[1], problems)
-        return HostError.exit_code if problems else 0
+        _list(projects, out, as_json=as_json)
+        return show_problems(errors, problems)
     if problems and all(found[2].name != name for found in projects):
         raise HostError(problems)
     where, path, project = _only(name, [found for found in projects if found[2].name == name], projects)
     if forget:
         forget_project(path, project.owner, name)
-        _, errors = terminals(no_color=no_color)
-        answers = f"{project.generations} answer{'s' * (project.generations != 1)}"
-        blocks = f"{project.blocks} block{'s' * (project.blocks != 1)}"
-        errors.line(f"forgot {name} of {where}: {answers}, {blocks}")
+        what = f"{counted(project.generations, 'answer')}, {counted(project.blocks, 'block')}"
+        errors.line(f"forgot {name} of {where}: {what}")
         return 0
     for line in export_project(path, project.owner, name) or ():
-        sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+        out.json(line, indent=0)
     return 0
 
 
@@ -65,8 +61,9 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
     )
     out, errors = terminals(no_color=no_color)
     if as_json:
-        print_json(out, DraftsDocument(drafts=rows))
-    for row in () if as_json else rows:
+        out.json(DraftsDocument(drafts=rows))
+        return show_problems(errors, problems)
+    for row in rows:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.at))
         out.line(f"{row.project}, {when}: block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}")
         out.line(f"  {row.server}: {out.style(row.kind, 'yellow')}: {row.reason}")
@@ -74,51 +71,35 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
             out.line(f"  to change: {row.correction}")
         for line in row.text.splitlines():
             out.line(f"    {line}")
-    if not rows and not as_json:
+    if not rows:
         errors.line("nothing was refused")
-    show_findings(errors, problems)
-    return HostError.exit_code if problems else 0
+    return show_problems(errors, problems)
 
 
 def _projects(deployment: str | None, owner: str | None, problems: list[Finding]) -> list[Found]:
     """Every project of these; what cannot be looked into is added to `problems`. Raises HostError."""
+    files = [(name, state / FILE_NAME) for name, state in state_dirs(problems) if deployment in (None, name)]
     return [
         (where, path, project)
-        for where, path in _memories(deployment, problems)
+        for where, path in files
+        if path.exists()
         for project in list_projects(path)
         if owner is None or project.owner == owner
     ]
 
 
-def _memories(deployment: str | None, problems: list[Finding]) -> list[tuple[str, Path]]:
-    """Deployments with a memory, and its file; those that cannot be looked into are added to `problems`."""
-    files = [(name, state / FILE_NAME) for name, state in state_dirs(problems) if deployment in (None, name)]
-    return [(name, path) for name, path in files if path.exists()]
-
-
-def _list(projects: list[Found], *, as_json: bool, no_color: bool) -> None:
-    """One line a project."""
-    terminal, _ = terminals(no_color=no_color)
+def _list(projects: list[Found], out: Terminal, *, as_json: bool) -> None:
     if as_json:
-        rows = tuple(
-            ProjectDocument(deployment=where, **msgspec.structs.asdict(project)) for where, _, project in projects
-        )
-        print_json(terminal, MemoryDocument(projects=rows))
+        known = (ProjectDocument(deployment=where, **msgspec.structs.asdict(project)) for where, _, project in projects)
+        out.json(MemoryDocument(projects=tuple(known)))
         return
-    table: list[tuple[str, ...]] = [
-        (
-            where,
-            project.name,
-            project.owner or "-",
-            str(project.generations),
-            str(project.blocks),
-            str(project.notes),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(project.last_at)),
-        )
-        for where, _, project in projects
-    ]
+    rows = []
+    for where, _, project in projects:
+        counts = (str(project.generations), str(project.blocks), str(project.notes))
+        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(project.last_at))
+        rows.append((where, project.name, project.owner or "-", *counts, last))
     header = ("DEPLOYMENT", "PROJECT", "OWNER", "ANSWERS", "BLOCKS", "NOTES", "LAST USED")
-    terminal.table(header, table, right=frozenset({3, 4, 5}))
+    out.table(header, rows, right={3, 4, 5})
 
 
 def _only(name: str, found: list[Found], known: list[Found]) -> Found:
@@ -131,10 +112,8 @@ def _only(name: str, found: list[Found], known: list[Found]) -> Found:
     if found:
         message = f"there are several projects {name!r}"
         places = ", ".join(f"--deployment {where} --owner {p.owner or repr('')}" for where, _, p in found)
-        notes = (f"say which one: {places}",)
+        note = f"say which one: {places}"
     else:
         message = f"there is no project {name!r}"
-        notes = ("known are " + (", ".join(sorted({p.name for _, _, p in known})) or "none"),)
-    raise ConfigError(
-        [Finding(code="orchestrate/unknown-project", severity="error", key="", message=message, notes=notes)]
-    )
+        note = "known are " + (", ".join(sorted({p.name for _, _, p in known})) or "none")
+    raise ConfigError.of("orchestrate/unknown-project", message, note)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.cli.arguments import is_override
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError
 
 FLEET_FILE = "launch.yaml"
 
@@ -47,46 +47,20 @@ def fleet_file(given: Path | None, overrides: Sequence[str], config_dirs: Sequen
         return None if profile or config_dirs else found_fleet_file()
     path = given / FLEET_FILE if given.is_dir() else given
     if not path.is_file():
-        raise ConfigError([_absent(path)])
-    if path.suffix not in {".yaml", ".yml"}:
-        raise ConfigError([_misnamed(path)])
+        note = "`launch init` writes a launch.yaml for the models of this machine"
+        raise ConfigError.of("config/no-fleet-file", f"there is no file {path}", note)
+    found = new_fleet_file(path)
     if profile:
-        raise ConfigError([_two(path, profile)])
-    return path.absolute()
+        message = f"{path} is a whole fleet, and so is {profile!r}: name one of them"
+        note = "a fleet file brings parts of others by a `defaults:` list of its own"
+        raise ConfigError.of("config/no-fleet-file", message, note, key="profile")
+    return found
 
 
 def new_fleet_file(given: Path | None) -> Path:
     """The file to write where there is none yet. Raises ConfigError where nobody would read it under that name."""
     path = given or Path(FLEET_FILE)
     if path.suffix not in {".yaml", ".yml"}:
-        raise ConfigError([_misnamed(path)])
+        note = "other formats are translated: `launch import FILE`"
+        raise ConfigError.of("config/no-fleet-file", f"{path} does not end in .yaml", note)
     return path.absolute()
-
-
-def _absent(path: Path) -> Finding:
-    """A fleet file that is not there."""
-    return Finding(
-        code="config/no-fleet-file",
-        severity="error",
-        key="",
-        message=f"there is no file {path}",
-        notes=("`launch init` writes a launch.yaml for the models of this machine",),
-    )
-
-
-def _misnamed(path: Path) -> Finding:
-    """A fleet file whose name says that it is something else."""
-    note = "other formats are translated: `launch import FILE`"
-    message = f"{path} does not end in .yaml"
-    return Finding(code="config/no-fleet-file", severity="error", key="", message=message, notes=(note,))
-
-
-def _two(path: Path, profile: str) -> Finding:
-    """A fleet file and a profile: each is a whole fleet."""
-    return Finding(
-        code="config/no-fleet-file",
-        severity="error",
-        key="profile",
-        message=f"{path} is a whole fleet, and so is {profile!r}: name one of them",
-        notes=("a fleet file brings parts of others by a `defaults:` list of its own",),
-    )

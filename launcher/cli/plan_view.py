@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+
 from launcher.base.addresses import socket_of
-from launcher.cli.findings import show_findings, summary
+from launcher.cli.findings import counted, show_findings, summary
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation
-from launcher.ir.config import HardwareConfig
-from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan, ServicePlan
-from launcher.ir.proof import Proof
+from launcher.ir.plan import DevicePlan, FleetPlan, ResidentSet, ServerPlan, ServicePlan, Solved
+from launcher.ir.proof import Proof, ServerProof
 from launcher.ir.speed import ServerSpeed
+from launcher.plan import is_mismatch
 from launcher.sizes import GIB, MIB, gib
 
 SHOWN = 3
 """Of the models whose files are not here."""
-_NUMBERS = frozenset({1, 5, 6, 7, 8, 9, 10, 11})
 
 
 def show_plan(
@@ -35,33 +37,20 @@ def show_plan(
     terminal.line()
     for device in plan.devices:
         _device(terminal, device, plan)
-    if speeds:
-        from launcher.cli.speed_view import show_speeds
-
-        show_speeds(terminal, speeds)
-    if plan.solved:
-        from launcher.cli.solved_view import show_solved
-
-        show_solved(terminal, plan.solved)
-    if plan.residency:
-        from launcher.cli.together_view import show_residency
-
-        show_residency(terminal, plan)
+    _speeds(terminal, speeds)
+    _solved(terminal, plan)
+    _residency(terminal, plan)
     terminal.line()
     terminal.line(_sums(plan))
     absent = _absent(plan)
     if absent:
         terminal.line(absent)
     if verbose:
-        import shlex
-
         for name, command in compiled.commands.items():
             terminal.line()
             terminal.line(terminal.style(name, "bold"))
             terminal.line(f"  {shlex.join(command.argv)}")
     if proof is not None:
-        from launcher.cli.prove_view import show_proof
-
         terminal.line()
         show_proof(terminal, proof)
     terminal.line()
@@ -70,15 +59,16 @@ def show_plan(
 
 
 def _sums(plan: FleetPlan) -> str:
-    """The fleet in one line."""
-    totals = plan.totals
-    counts = f"{_count(len(plan.servers), 'server')}, {_count(len(plan.services), 'service')}"
+    totals, hardware = plan.totals, plan.config.hardware
+    machines = [hardware.machine(name) for name in hardware.hosts] or [hardware]
+    cores = sum(machine.cpu.physical_cores for machine in machines)
+    counts = f"{counted(len(plan.servers), 'server')}, {counted(len(plan.services), 'service')}"
     if plan.config.upstreams:
-        counts += f", {_count(len(plan.config.upstreams), 'upstream')}"
+        counts += f", {counted(len(plan.config.upstreams), 'upstream')}"
     parts = [
         f"{counts}; HOT {gib(totals.hot_ram_bytes)} of RAM",
         f"K/V {gib(totals.kv_bytes)}",
-        f"{totals.threads} threads on {_cores(plan.config.hardware)} cores",
+        f"{totals.threads} threads on {cores} cores",
     ]
     if totals.warm_ram_bytes:
         parts.insert(1, f"WARM {gib(totals.warm_ram_bytes)}")
@@ -98,17 +88,6 @@ def _absent(plan: FleetPlan) -> str:
     return f"{len(names)} model {files} not here, sized as declared: {', '.join(names[:SHOWN])}{rest}"
 
 
-def _cores(hardware: HardwareConfig) -> int:
-    """Physical cores, of all hosts."""
-    machines = [hardware.machine(name) for name in hardware.hosts] or [hardware]
-    return sum(machine.cpu.physical_cores for machine in machines)
-
-
-def _count(number: int, noun: str) -> str:
-    """`1 server`, `2 servers`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _size(size_bytes: int) -> str:
     """Short size for a column: `17.3G`, `412M`, `-`."""
     if size_bytes == 0:
@@ -117,38 +96,24 @@ def _size(size_bytes: int) -> str:
 
 
 def _servers(terminal: Terminal, plan: FleetPlan) -> None:
-    """One row a server and device."""
     header = (
-        "SERVER",
-        "PORT",
-        "TIER",
-        "MODEL",
-        "DEVICE",
-        "SLOTS",
-        "CTX/SLOT",
-        "MODEL",
-        "K/V",
-        "COMPUTE",
-        "OTHER",
-        "TOTAL",
+        *("SERVER", "PORT", "TIER", "MODEL", "DEVICE", "SLOTS", "CTX/SLOT"),
+        *("MODEL", "K/V", "COMPUTE", "OTHER", "TOTAL"),
     )
-    rows: list[tuple[str, ...]] = []
+    rows = []
     for server in plan.servers:
+        name, slots = (server.name, _port(server), server.tier, server.entry), str(server.settings.slots)
         for index, memory in enumerate(server.memory):
-            known = memory.model_bytes + memory.kv_bytes + memory.compute_bytes
             total = memory.committed_bytes + memory.file_bytes
+            known = (memory.model_bytes, memory.kv_bytes, memory.compute_bytes)
             cells = (
-                *(_identity(server) if index == 0 else ("", "", "", "")),
+                *(name if index == 0 else ("", "", "", "")),
                 memory.device,
-                *((str(server.settings.slots), _context(server)) if index == 0 else ("", "")),
-                _size(memory.model_bytes),
-                _size(memory.kv_bytes),
-                _size(memory.compute_bytes),
-                _size(max(0, total - known)),
-                _size(total),
+                *((slots, _context(server)) if index == 0 else ("", "")),
+                *map(_size, (*known, max(0, total - sum(known)), total)),
             )
             rows.append(cells)
-    terminal.table(header, rows, right=_NUMBERS)
+    terminal.table(header, rows, right={1, *range(5, 12)})
 
 
 def _context(server: ServerPlan) -> str:
@@ -158,11 +123,6 @@ def _context(server: ServerPlan) -> str:
     return f"{settings.n_ctx} for {settings.slots}" if shared else str(settings.n_ctx_per_slot)
 
 
-def _identity(server: ServerPlan) -> tuple[str, str, str, str]:
-    """Name, port, tier, model of a server's first row."""
-    return server.name, _port(server), server.tier, server.entry
-
-
 def _port(process: ServerPlan | ServicePlan) -> str:
     """`8080`, or the path of a unix socket; of several hosts with whose it is: `beta:8080`."""
     where = socket_of(process.config.host) or str(process.port)
@@ -170,14 +130,13 @@ def _port(process: ServerPlan | ServicePlan) -> str:
 
 
 def _services(terminal: Terminal, plan: FleetPlan) -> None:
-    """One row a service; nothing where there is none."""
     if not plan.services:
         return
     terminal.line()
-    rows: list[tuple[str, ...]] = [
+    rows = [
         (s.name, _port(s), _size(s.config.ram_bytes), s.config.model or s.config.description) for s in plan.services
     ]
-    terminal.table(("SERVICE", "PORT", "RAM", "WHAT"), rows, right=frozenset({1, 2}))
+    terminal.table(("SERVICE", "PORT", "RAM", "WHAT"), rows, right={1, 2})
 
 
 def _upstreams(terminal: Terminal, plan: FleetPlan) -> None:
@@ -185,13 +144,13 @@ def _upstreams(terminal: Terminal, plan: FleetPlan) -> None:
     if not plan.config.upstreams:
         return
     terminal.line()
-    rows: list[tuple[str, ...]] = []
+    rows = []
     for name, upstream in plan.config.upstreams.items():
         taken = {"RAM": upstream.ram_bytes, **upstream.vram_bytes}
         here = ", ".join(f"{_size(size)} {device}" for device, size in taken.items() if size)
         models = ", ".join((*upstream.models, *upstream.aliases))
         rows.append((name, upstream.url, str(upstream.slots), here or "-", models))
-    terminal.table(("UPSTREAM", "URL", "SLOTS", "HERE", "MODELS"), rows, right=frozenset({2}))
+    terminal.table(("UPSTREAM", "URL", "SLOTS", "HERE", "MODELS"), rows, right={2})
 
 
 def _device(terminal: Terminal, device: DevicePlan, plan: FleetPlan) -> None:
@@ -212,3 +171,95 @@ def _device(terminal: Terminal, device: DevicePlan, plan: FleetPlan) -> None:
             f"{gib(node.planned_bytes)} planned, {gib(node.peak_bytes)} peak"
             f"{f', {gib(node.locked_bytes)} locked' if node.locked_bytes else ''} of {gib(node.capacity_bytes)}"
         )
+
+
+def show_proof(terminal: Terminal, proof: Proof) -> None:
+    """The table, and with what it was made."""
+    header = ("PROOF", "DEVICE", "COMPONENT", "PREDICTED", "PROVEN", "OVER", "")
+    rows = [row for server in proof.servers for row in _proof_rows(server)]
+    terminal.table(header, rows, right={3, 4, 5})
+    terminal.line()
+    features = ", ".join(proof.features) or "no extra instructions"
+    terminal.line(f"MiB, by {proof.binary} ({proof.version.removeprefix('version: ')})")
+    terminal.line(f"both columns are for this machine's CPU ({features}); compute is never under, the rest is exact")
+    stood = sorted({device for server in proof.servers for device in server.stand_ins})
+    if stood:
+        terminal.line(f"not on this machine, an RPC server stood in: {', '.join(stood)}")
+
+
+def _proof_rows(server: ServerProof) -> Iterator[tuple[str, ...]]:
+    if server.failure is not None:
+        yield (server.name, "", "not proven", "", "", "", "see findings")
+        return
+    for at, d in enumerate(server.differences):
+        over = f"{(d.predicted_bytes - d.proven_bytes) / d.proven_bytes:+.1%}" if d.proven_bytes else "-"
+        sizes = (f"{d.predicted_bytes / MIB:.2f}", f"{d.proven_bytes / MIB:.2f}")
+        differs = "DIFFERS" if is_mismatch(d) else ""
+        yield ("" if at else server.name, d.device, d.component, *sizes, over, differs)
+
+
+def _solved(terminal: Terminal, plan: FleetPlan) -> None:
+    """What was chosen for servers that leave something open, and what the next better values would need."""
+    if plan.solved:
+        terminal.line()
+        terminal.table(("CHOSEN", "", "NOTHING BETTER FITS"), [_solved_row(choice) for choice in plan.solved])
+
+
+def _solved_row(choice: Solved) -> tuple[str, str, str]:
+    values = ", ".join(f"{field}={_value(value)}" for field, value in choice.chosen.items())
+    if not choice.fits:
+        return choice.server, values, "not even this: it is the least that will do"
+    more = () if choice.complete else ("there may be better: too many combinations for so many devices",)
+    return choice.server, values, "; ".join((*choice.beyond, *more)) or "all is at its best"
+
+
+def _value(value: object) -> str:
+    return f"[{','.join(f'{v:g}' for v in value)}]" if isinstance(value, list) else str(value)
+
+
+def _speeds(terminal: Terminal, speeds: tuple[ServerSpeed, ...]) -> None:
+    """One row a server: tokens a second with one request at a time, and where that is known from."""
+    if not speeds:
+        return
+    terminal.line()
+    header = ("SPEED", "TOKENS/S", "ALL AT ONCE", "PROMPT/S", "LOADS IN", "A TOKEN READS", "SOURCE")
+    rows = []
+    for s in speeds:
+        load = "" if s.load_s is None else f"{s.load_s:.1f} s"
+        read = ", ".join(f"{size / 1e9:.2f} GB of {device}" for device, size in s.touched_bytes.items())
+        speed = (_range(s.decode), _range(s.together), _range(s.prompt))
+        rows.append((s.server, *speed, load, read, f"{s.source}: {s.basis}"))
+    terminal.table(header, rows, right=range(1, 5))
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    """`12-20`; one number where both ends are one."""
+    if ends is None:
+        return ""
+    low, high = (f"{end:.1f}" if end < 10 else f"{end:.0f}" for end in ends)
+    return low if low == high else f"{low}-{high}"
+
+
+def _residency(terminal: Terminal, plan: FleetPlan) -> None:
+    """Which servers may be up at once, a row a set; nothing where all fit together and may be."""
+    for table in plan.residency:
+        if len(table.sets) == 1 and table.sets[0].allowed and not table.never and table.complete:
+            continue
+        budgets = {d.name: d.budget_bytes for d in plan.devices if d.host == table.host}
+        terminal.line()
+        rows = [_resident_row(found, budgets) for found in table.sets]
+        rows += [(name, *("" for _ in budgets), "fits beside none") for name in table.never]
+        where = f" on {table.host}" if table.host else ""
+        header = (f"UP TOGETHER{where}", *(name.upper() for name in budgets), "")
+        terminal.table(header, rows, right=range(1, len(budgets) + 1))
+        beside = f"beside {', '.join(table.always)}" if table.always else "nothing else is up"
+        whole = "" if table.complete else "; there are more sets than these"
+        terminal.line(f"{beside}{whole}; sizes are peaks, of the budget")
+
+
+def _resident_row(found: ResidentSet, budgets: dict[str, int]) -> tuple[str, ...]:
+    cells = (
+        f"{_size(size)} {size / budget:>4.0%}" if (size := found.bytes.get(name, 0)) and budget else "-"
+        for name, budget in budgets.items()
+    )
+    return " + ".join(found.servers), *cells, "" if found.allowed else "would fit, but they take turns (exclusive)"

@@ -7,45 +7,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from launcher.base.addresses import place
 from launcher.cli.terminal import Terminal
-from launcher.supervise.events import (
-    AnyEvent,
-    FleetFailed,
-    FleetReady,
-    FleetReloaded,
-    HookDone,
-    RoomMade,
-    RungTaken,
-    RuntimeStarted,
-    ServerAdopted,
-    ServerFailed,
-    ServerReady,
-    ServerSlow,
-    ServerStarting,
-    ServerStopped,
-    ServerStopping,
-    SlotsRestored,
-    StateIgnored,
-    Stopped,
-    Stopping,
-    Swapped,
-)
+from launcher.supervise import events
 
 _TICK_S = 0.2
 _TAIL_LINES = 12
 
 
-def _moved(event: FleetReloaded) -> list[str]:
-    """What a reload did, a line a verb."""
-    moved = (("started", event.started), ("restarted", event.restarted), ("stopped", event.stopped))
-    return [f"  {verb}: {', '.join(names)}" for verb, names in moved if names]
+def _moved(event: events.FleetReloaded) -> list[str]:
+    verbs = ("started", "restarted", "stopped")
+    return [f"  {verb}: {', '.join(names)}" for verb in verbs if (names := getattr(event, verb))]
 
 
-def _ready(event: FleetReady) -> list[str]:
-    """The line that people wait for."""
+def _ready(event: events.FleetReady) -> list[str]:
     failed = f", {len(event.failed)} failed: {', '.join(event.failed)}" if event.failed else ""
     return [f"ready in {event.seconds:.2f} s: {len(event.ready)} running{failed}"]
 
@@ -55,36 +30,35 @@ def _process(pid: int) -> str:
     return f", pid {pid}" if pid else ""
 
 
-def _log_of(file: str) -> str:
-    """A log that is a file."""
-    return f", log {file}" if file else ""
+def _starting(event: events.ServerStarting) -> list[str]:
+    log = f", log {event.log_file}" if event.log_file else ""
+    return [f"  {event.name}: started{_process(event.pid)}, {place(event.socket, event.port)}{log}"]
 
 
-def _slow(event: ServerSlow) -> list[str]:
-    """Slower than planned, and not given up."""
+def _slow(event: events.ServerSlow) -> list[str]:
     expected = f", {event.expected_s:.0f} s were expected for reading it" if event.expected_s is not None else ""
     return [f"! {event.name} still loads after {event.seconds:.0f} s{expected}; it gets on, and is waited for"]
 
 
 _TEXTS: dict[type, Callable[[Any], list[str]]] = {
-    RuntimeStarted: lambda e: [f"starting {e.deployment}: {len(e.processes)} to start"],
-    ServerStarting: lambda e: [f"  {e.name}: started{_process(e.pid)}, {place(e.socket, e.port)}{_log_of(e.log_file)}"],
-    ServerSlow: _slow,
-    ServerReady: lambda e: [f"✓ {e.name} ready in {e.seconds:.2f} s"],
-    ServerAdopted: lambda e: [f"✓ {e.name} was running already{_process(e.pid)}"],
-    Swapped: lambda e: [f"✓ {e.name} instead of {', '.join(e.instead_of)} in {e.seconds:.2f} s"],
-    RoomMade: lambda e: [f"  {', '.join(e.going)} must go for {e.name}"],
-    SlotsRestored: lambda e: [f"  {e.name}: {e.tokens} tokens of {e.slots} slots are back"],
-    RungTaken: lambda e: [f"! {e.name}: {e.why}; now {e.rung or 'as planned'}"],
-    ServerStopping: lambda e: [f"  {e.name}: stopping ({e.why})"],
-    ServerStopped: lambda _: [],
-    HookDone: lambda e: [f"! {e.name}: {e.error}" if e.error else f"✓ {e.name} done in {e.seconds:.2f} s"],
-    StateIgnored: lambda e: [f"! {e.path} was not trusted: {e.reason}"],
-    FleetReady: _ready,
-    FleetFailed: lambda _: [],
-    FleetReloaded: _moved,
-    Stopping: lambda e: [f"stopping ({e.reason})"],
-    Stopped: lambda _: ["stopped"],
+    events.RuntimeStarted: lambda e: [f"starting {e.deployment}: {len(e.processes)} to start"],
+    events.ServerStarting: _starting,
+    events.ServerSlow: _slow,
+    events.ServerReady: lambda e: [f"✓ {e.name} ready in {e.seconds:.2f} s"],
+    events.ServerAdopted: lambda e: [f"✓ {e.name} was running already{_process(e.pid)}"],
+    events.Swapped: lambda e: [f"✓ {e.name} instead of {', '.join(e.instead_of)} in {e.seconds:.2f} s"],
+    events.RoomMade: lambda e: [f"  {', '.join(e.going)} must go for {e.name}"],
+    events.SlotsRestored: lambda e: [f"  {e.name}: {e.tokens} tokens of {e.slots} slots are back"],
+    events.RungTaken: lambda e: [f"! {e.name}: {e.why}; now {e.rung or 'as planned'}"],
+    events.ServerStopping: lambda e: [f"  {e.name}: stopping ({e.why})"],
+    events.ServerStopped: lambda _: [],
+    events.HookDone: lambda e: [f"! {e.name}: {e.error}" if e.error else f"✓ {e.name} done in {e.seconds:.2f} s"],
+    events.StateIgnored: lambda e: [f"! {e.path} was not trusted: {e.reason}"],
+    events.FleetReady: _ready,
+    events.FleetFailed: lambda _: [],
+    events.FleetReloaded: _moved,
+    events.Stopping: lambda e: [f"stopping ({e.reason})"],
+    events.Stopped: lambda _: ["stopped"],
 }
 
 
@@ -100,7 +74,7 @@ class Progress:
         self._lock = threading.Lock()
         self._ticker: threading.Thread | None = None
 
-    def __call__(self, event: AnyEvent) -> None:
+    def __call__(self, event: events.AnyEvent) -> None:
         """Takes one event."""
         with self._lock:
             self._erase()
@@ -118,34 +92,29 @@ class Progress:
             self._erase()
             self._starting.clear()
 
-    def _track(self, event: AnyEvent) -> None:
-        """Which servers are being waited for."""
+    def _track(self, event: events.AnyEvent) -> None:
         match event:
-            case ServerStarting(name=name):
+            case events.ServerStarting(name=name):
                 self._starting[name] = time.monotonic()
-            case ServerReady(name=name) | ServerFailed(name=name) | ServerStopped(name=name):
+            case events.ServerReady(name=name) | events.ServerFailed(name=name) | events.ServerStopped(name=name):
                 self._starting.pop(name, None)
-            case FleetReady() | FleetFailed() | Stopping() | Stopped():
+            case events.FleetReady() | events.FleetFailed() | events.Stopping() | events.Stopped():
                 self._starting.clear()
 
-    def _lines(self, event: AnyEvent) -> list[str]:
+    def _lines(self, event: events.AnyEvent) -> list[str]:
         """What an event says; empty for those that only move the live lines."""
-        if isinstance(event, ServerFailed):
+        if isinstance(event, events.ServerFailed):
             return self._failure(event)
-        if isinstance(event, ServerStarting) and self._terminal.interactive and not self._verbose:
+        if isinstance(event, events.ServerStarting) and self._terminal.interactive and not self._verbose:
             return []
-        if isinstance(event, ServerStopping) and not self._verbose:
+        if isinstance(event, events.ServerStopping) and not self._verbose:
             return []
-        text = _TEXTS[type(event)](event)
-        marks = {"✓": "green", "!": "yellow"}
-        styled = [
-            f"  {self._terminal.style(line[0], marks[line[0]])}{line[1:]}" if line[0] in marks else line
-            for line in text
-        ]
-        return [self._terminal.style(line, "bold") for line in styled] if isinstance(event, FleetReady) else styled
+        style, marks, lines = self._terminal.style, {"✓": "green", "!": "yellow"}, _TEXTS[type(event)](event)
+        if isinstance(event, events.FleetReady):
+            return [style(line, "bold") for line in lines]
+        return [f"  {style(line[0], marks[line[0]])}{line[1:]}" if line[0] in marks else line for line in lines]
 
-    def _failure(self, event: ServerFailed) -> list[str]:
-        """Cause, remedy and the last lines of the log."""
+    def _failure(self, event: events.ServerFailed) -> list[str]:
         style = self._terminal.style
         again = f"; trying again in {event.retry_s:.1f} s" if event.retry_s is not None else ""
         lines = [f"  {style('✗', 'red')} {event.name}: {event.cause}{again}"]
@@ -155,7 +124,6 @@ class Progress:
         return lines
 
     def _tick(self) -> None:
-        """Redraws elapsed times while anything starts."""
         while True:
             time.sleep(_TICK_S)
             with self._lock:
@@ -166,32 +134,15 @@ class Progress:
                 self._draw()
 
     def _erase(self) -> None:
-        """Takes the live lines back."""
         if self._drawn:
             self._terminal.stream.write(f"\x1b[{self._drawn}F\x1b[J")
             self._drawn = 0
 
     def _draw(self) -> None:
-        """One line for what is being waited for."""
         if not self._terminal.interactive or not self._starting:
             return
         now = time.monotonic()
-        shown = [f"{name} {now - since:.0f} s" for name, since in self._starting.items()]
+        shown = (f"{name} {now - since:.0f} s" for name, since in self._starting.items())
         text = f"  … {', '.join(shown)}"
         self._terminal.line(self._terminal.style(text[: self._terminal.width - 1], "dim"))
         self._drawn = 1
-
-
-class JsonProgress:
-    """Events as JSON lines, for scripts."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        """`terminal` is stdout: with `--json` the events are the answer."""
-        self._terminal = terminal
-
-    def __call__(self, event: AnyEvent) -> None:
-        """Takes one event."""
-        self._terminal.line(msgspec.json.encode(event).decode())
-
-    def finish(self) -> None:
-        """There is nothing to take back."""

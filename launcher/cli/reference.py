@@ -6,7 +6,6 @@ The text above the marker stays. Types, defaults and explanations are those of `
 
 from __future__ import annotations
 
-import ast
 import sys
 import types
 import typing
@@ -16,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from launcher.cli.fields import explanations
 from launcher.engine import recorded, recorded_names
-from launcher.ir import config
 from launcher.ir.config import FleetConfig
 from launcher.render import TABLE
 
@@ -96,20 +95,6 @@ MEMORY: dict[str, str] = {
 """What a field does to memory; of any other field: nothing."""
 
 
-def explanations(source: str) -> dict[str, str]:
-    """`Class.field` → the text under the field, and `Class` → the class's own."""
-    found: dict[str, str] = {}
-    for node in ast.parse(source).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        found[node.name] = ast.get_docstring(node) or ""
-        for field, below in zip(node.body, node.body[1:], strict=False):
-            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, str):
-                found[f"{node.name}.{field.target.id}"] = text
-    return {name: " ".join(text.split()) for name, text in found.items()}
-
-
 def reached(kind: Any, path: str, seen: dict[type, str]) -> None:
     """Every struct that `kind` leads to → the dotted path of its first place."""
     for inner in typing.get_args(kind):
@@ -177,15 +162,9 @@ def unit_of(field: str) -> str:
     return next((unit for ending, unit in UNITS.items() if field.endswith(ending)), "bytes" if field == "bytes" else "")
 
 
-def declared() -> str:
-    """The source of every config type."""
-    files = sorted(Path(config.__file__).parent.glob("*.py"))
-    return "\n".join(path.read_text(encoding="utf-8") for path in files)
-
-
 def reference() -> str:
     """Every group and field as Markdown."""
-    said = explanations(declared())
+    said = explanations()
     seen: dict[type, str] = {}
     reached(FleetConfig, "", seen)
     return "\n\n".join("\n".join(section(kind, path, said)) for kind, path in seen.items()) + "\n"

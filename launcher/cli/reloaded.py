@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from launcher.base.regular import read_regular
 from launcher.cli.terminal import Terminal
-from launcher.errors import ConfigError
-from launcher.ir.fleet import FleetManifest
+from launcher.errors import ConfigError, LaunchError
+from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
-from launcher.manifest import decode_fleet, diff_manifests
+from launcher.manifest import ManifestDiff, decode_fleet, decode_routes, diff_manifests
 from launcher.supervise import runtime_holder
 
 
-def restart_reasons(state: Path) -> Callable[[Path, tuple[str, ...]], dict[str, str]]:
-    """Why each process is restarted, to be asked once the new deployment is written: it overwrites what runs now.
-
-    The answer takes the new deployment's directory and the names that were asked for.
-    """
-    holder = runtime_holder(state)
-    before = manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
-
-    def reasons(target: Path, asked: tuple[str, ...]) -> dict[str, str]:
-        """Why, by name."""
-        after = manifest_in(target)
-        changed = diff_manifests(before, after).restarted if before is not None and after is not None else {}
-        return {**dict.fromkeys(asked, "asked for"), **changed}
-
-    return reasons
+def restart_reasons(before: FleetManifest | None, target: Path, asked: Iterable[str]) -> dict[str, str]:
+    """Why each process is restarted when the deployment in `target` takes the place of `before`; `asked`: by name."""
+    after = manifest_in(target)
+    changed = diff_manifests(before, after).restarted if before is not None and after is not None else {}
+    return {**dict.fromkeys(asked, "asked for"), **changed}
 
 
 def on_demand(manifest: FleetManifest, names: Iterable[str]) -> tuple[str, ...]:
@@ -54,6 +44,23 @@ def without_those_down(result: Mapping[str, Any], before: Collection[str], now: 
     }
 
 
+def change_lines(
+    out: Terminal,
+    started: Iterable[str],
+    restarted: Mapping[str, str],
+    stopped: Iterable[str],
+    on_demand: Collection[str] = (),
+) -> Iterator[str]:
+    """What is to come, a line each with its sign; `restarted`: with the reason, `on_demand`: of `started`."""
+    for name in started:
+        when = "on demand: it comes up when it is asked" if name in on_demand else "start"
+        yield out.style(f"+ {name}  {when}", "green")
+    for name, why in restarted.items():
+        yield out.style(f"~ {name}  restart: {why}", "yellow")
+    for name in stopped:
+        yield out.style(f"- {name}  stop", "red")
+
+
 def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
     """One fleet's changes, a line each."""
     failed = result.get("failed") or {}
@@ -75,9 +82,44 @@ def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
         out.line(f"  not running, as before: {', '.join(result['not_running'])}")
 
 
+def deployment_in(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
+    """Manifest and routes in `directory`, where both can be read."""
+    try:
+        fleet, routes = (read_regular(directory / name) for name in ("fleet.json", "routes.json"))
+        return decode_fleet(fleet), decode_routes(routes)
+    except (OSError, LaunchError):
+        return None
+
+
 def manifest_in(directory: Path) -> FleetManifest | None:
     """The manifest in `directory`, where it can be read."""
     try:
         return decode_fleet(read_regular(directory / "fleet.json"))
     except (OSError, ConfigError):
         return None
+
+
+def served_manifest(state: Path) -> FleetManifest | None:
+    """The manifest that the runtime of `state` serves; None where none lives, or its files cannot be read."""
+    holder = runtime_holder(state)
+    return manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
+
+
+def would_do(
+    after: FleetManifest, changes: ManifestDiff | None, names: Iterable[str], units: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What becomes of each process; `units`: why those are restarted whose units differ in more than their command."""
+    known = {unit.name for unit in after.servers} | {unit.name for unit in after.services}
+    asked = dict.fromkeys((name for name in names if name in known), "asked for")
+    reasons = {**asked, **(units or {}), **(changes.restarted if changes is not None else {})}
+    new = changes.started if changes is not None else ()
+    later = on_demand(after, new)
+    return {
+        "deployment": after.deployment,
+        "started": [name for name in new if name not in later],
+        "stopped": list(changes.stopped) if changes is not None else [],
+        "restarted": sorted(reasons),
+        "kept": [name for name in changes.kept if name not in reasons] if changes is not None else [],
+        "reasons": reasons,
+        "on_demand": list(later),
+    }

@@ -10,17 +10,17 @@ import msgspec
 
 from launcher.cli.checkpoint import digested, require_files
 from launcher.cli.checkpointed import Subject
-from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME
+from launcher.cli.fleet import served_directory, write_up
 from launcher.cli.installed import fleet_status
 from launcher.cli.progress import Progress
-from launcher.cli.reinstall import converge
-from launcher.cli.reloaded import without_those_down
+from launcher.cli.reload import converge
+from launcher.cli.reloaded import deployment_in, without_those_down
 from launcher.cli.terminal import Terminal
-from launcher.errors import ConfigError, Finding, SuperviseError
-from launcher.files import Checkpoint, changed_since, checkpoint_files, write_atomic, write_deployment, writing
+from launcher.errors import Finding, SuperviseError, error_finding
+from launcher.files import Checkpoint, changed_since, checkpoint_files
 from launcher.install import Installed, Source
 from launcher.ir.deployment import Deployment, RenderedFile
-from launcher.ir.fleet import FleetManifest, RoutingTable
+from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus
 from launcher.manifest import argv_digest, decode_fleet, decode_routes, diff_manifests
 from launcher.supervise import RecordStore, end_runtime, reach_runtime, stop_orphans
@@ -59,12 +59,14 @@ def _up_again(subject: Subject, checkpoint: Checkpoint, files: dict[str, bytes],
     """A fleet of `launch up`: taken over by its runtime where that can, else started anew."""
     state = subject.state
     manifest, table = decode_fleet(files["fleet.json"]), decode_routes(files["routes.json"])
-    before = _served(subject.source) if subject.runs else None
-    in_place = before is not None and _same_frame(before, (manifest, table))
+    before = deployment_in(served_directory(subject.state)) if subject.runs else None
+    # a running runtime can take over what it does not read only at its start
+    in_place = before is not None and (before[0].supervisor, before[1].front) == (manifest.supervisor, table.front)
     if before is not None and not in_place:
         err.line("the front or the supervisor differs: the whole fleet is started anew")
         end_runtime(state, wait_s=_END_WAIT_S, say=err.line)
-    target = _write(state, checkpoint, files)
+    request = None if checkpoint.request is None else msgspec.json.encode(checkpoint.request)
+    target = write_up(state, _deployment(checkpoint, files), request)
     if in_place:
         return _take_over(state, target, checkpoint)
     stop_orphans(state)
@@ -81,11 +83,10 @@ def _installed_again(
     source = msgspec.convert(checkpoint.request, Source) if checkpoint.request else installed.record.source
     started_at = {p.name: p.started_at for p in fleet_status(installed).processes if p.started_at is not None}
     done = converge(installed, _deployment(checkpoint, files), source, sorted(_stale(checkpoint, started_at)), err)
-    return {verb: list(names) for verb, names in done.items() if isinstance(names, list)}
+    return _lists(done)
 
 
 def _deployment(checkpoint: Checkpoint, files: dict[str, bytes]) -> Deployment:
-    """The compiled files as a value."""
     rendered = tuple(
         RenderedFile(path=path, text=data.decode(), executable=path in checkpoint.executable)
         for path, data in sorted(files.items())
@@ -94,8 +95,11 @@ def _deployment(checkpoint: Checkpoint, files: dict[str, bytes]) -> Deployment:
     return Deployment(name=checkpoint.deployment, input_digest=checkpoint.input_digest, files=rendered)
 
 
+def _lists(done: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {verb: list(names) for verb, names in done.items() if isinstance(names, list)}
+
+
 def _stale(checkpoint: Checkpoint, started_at: Mapping[str, float]) -> set[str]:
-    """What was started before its files were put back."""
     return {
         name
         for covered in checkpoint.covered
@@ -104,36 +108,11 @@ def _stale(checkpoint: Checkpoint, started_at: Mapping[str, float]) -> set[str]:
     }
 
 
-def _served(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
-    """What a runtime serves, where its files still say so."""
-    try:
-        fleet, routes = (directory / "fleet.json").read_bytes(), (directory / "routes.json").read_bytes()
-        return decode_fleet(fleet), decode_routes(routes)
-    except (OSError, ConfigError):
-        return None
-
-
-def _same_frame(old: tuple[FleetManifest, RoutingTable], new: tuple[FleetManifest, RoutingTable]) -> bool:
-    """Whether a running runtime can take over: what it reads only at its start is the same."""
-    return (old[0].supervisor, old[1].front) == (new[0].supervisor, new[1].front)
-
-
-def _write(state: Path, checkpoint: Checkpoint, files: dict[str, bytes]) -> Path:
-    """Put the compiled files, and what they were compiled from, where `up` puts them."""
-    target = state / DEPLOYMENT_NAME
-    write_deployment(_deployment(checkpoint, files), target)
-    with writing(target):
-        target.chmod(0o700)
-        if checkpoint.request is not None:
-            write_atomic(state / REQUEST_NAME, msgspec.json.encode(checkpoint.request))
-    return target
-
-
 def _take_over(state: Path, target: Path, checkpoint: Checkpoint) -> dict[str, list[str]]:
     """Have the living runtime run it: what changed, and what was started before its files were put back."""
     stale = _stale(checkpoint, {record.name: record.started_at for record in RecordStore(state).read()[0]})
     with reach_runtime(state) as control:
-        done = {verb: list(names) for verb, names in control.reload((), target).items() if isinstance(names, list)}
+        done = _lists(control.reload((), target))
         again = tuple(sorted(stale & set(done["kept"])))
         if again:
             control.reload(again, target)
@@ -186,13 +165,5 @@ def _verify(state: Path, manifest: FleetManifest, checkpoint: Checkpoint, status
             running = argv_digest(records[process.name].argv)
             if running != argv_digest(argv[process.name]):
                 found.append((process.name, f"{process.name} runs another command line than the checkpoint's"))
-    return tuple(
-        Finding(
-            code="checkpoint/not-restored",
-            severity="error",
-            key=f"servers.{name}",
-            message=message,
-            notes=("`launch status` and `launch logs` show more",),
-        )
-        for name, message in found
-    )
+    note = "`launch status` and `launch logs` show more"
+    return tuple(error_finding("checkpoint/not-restored", text, note, key=f"servers.{name}") for name, text in found)

@@ -8,29 +8,16 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from launcher.cli.build import print_json
+from launcher import supervise
 from launcher.cli.findings import show_findings
-from launcher.cli.installed import (
-    again,
-    fleet_status,
-    installed_here,
-    names_of,
-    show_drift,
-    stop_installed,
-)
+from launcher.cli.installed import fleet_status, installed_here, names_of, stop_installed
+from launcher.cli.onefile import found_fleet_file
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Finding, HostError, LaunchError, SuperviseError
+from launcher.cli.terminal import watch as watch_screen
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
-from launcher.supervise import (
-    RuntimeAliveError,
-    end_runtime,
-    marked_deployments,
-    offline_status,
-    reach_runtime,
-    stop_orphans,
-)
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
 
@@ -39,8 +26,8 @@ _COLUMNS = (
     *("COMPONENT", "PORT", "PID", "STATUS", "MODEL", "PLANNED", "MEASURED", "IN RAM", "BUSY", "QUEUE", "TOK/S"),
     *("RESTARTS", "UP"),
 )
-_IF_KNOWN = frozenset({"IN RAM", "QUEUE", "TOK/S"})
-_LEFT = frozenset({"COMPONENT", "STATUS", "MODEL"})
+_IF_KNOWN = {_COLUMNS.index(title) for title in ("IN RAM", "QUEUE", "TOK/S")}
+_RIGHT = set(range(len(_COLUMNS))) - {_COLUMNS.index(title) for title in ("COMPONENT", "STATUS", "MODEL")}
 _STOP_WAIT_S = 120.0
 
 
@@ -52,7 +39,7 @@ def fleets(problems: list[Finding] | None = None) -> dict[Path, FleetStatus]:
     """
     found: dict[Path, FleetStatus] = {}
     try:
-        known = {*known_deployments(), *marked_deployments(state_root())}
+        known = {*known_deployments(), *supervise.marked_deployments(state_root())}
     except HostError as error:
         if problems is None:
             raise
@@ -61,7 +48,7 @@ def fleets(problems: list[Finding] | None = None) -> dict[Path, FleetStatus]:
     for name in sorted(known):
         directory = deployment_state_dir(name)
         try:
-            status = offline_status(directory)
+            status = supervise.offline_status(directory)
             if status.runtime_pid is not None:
                 # while it starts or ends, what its state files say is the best that is known
                 with contextlib.suppress(NoRuntimeError), ControlClient(directory) as control:
@@ -92,19 +79,11 @@ def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None
     """Raises ConfigError for names that no running fleet has."""
     known = sorted({p.name for status in statuses for p in status.processes})
     findings = []
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'nothing runs'}"
-            findings.append(
-                Finding(
-                    code="supervise/unknown-name",
-                    severity="error",
-                    key=f"servers.{name}",
-                    message=f"no running fleet has {name}",
-                    notes=(hint,),
-                )
-            )
+    for name in (name for name in names if name not in known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'nothing runs'}"
+        message = f"no running fleet has {name}"
+        findings.append(error_finding("supervise/unknown-name", message, hint, key=f"servers.{name}"))
     if findings:
         raise ConfigError(findings)
 
@@ -121,7 +100,7 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
         statuses[:] = [*fleets(problems).values(), *map(fleet_status, installed_here(problems))]
         require_known(names, statuses)
         if as_json:
-            print_json(page, {"schema": "launch.statuses/v1", "fleets": statuses})
+            page.json({"schema": "launch.statuses/v1", "fleets": statuses})
             return
         for status in statuses:
             _fleet(page, status, names)
@@ -129,8 +108,6 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
             page.line(_nothing_runs())
 
     if watch:
-        from launcher.cli.watch import watch as watch_screen
-
         watch_screen(out, draw)
     else:
         draw(out)
@@ -143,9 +120,6 @@ def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color:
 
 
 def _nothing_runs() -> str:
-    """What could be started here."""
-    from launcher.cli.onefile import found_fleet_file
-
     path = found_fleet_file()
     if path is not None:
         return f"nothing runs; `launch` starts what {path} says, `launch plan` shows it"
@@ -153,21 +127,15 @@ def _nothing_runs() -> str:
 
 
 def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
-    """One fleet as a table, then what is wrong with its processes."""
-    named = f"runtime pid {status.runtime_pid}" if status.runtime_pid else out.style("its lock names no runtime", "red")
-    runtime = out.style("no runtime", "red") if status.runtime_pid is None else named
+    runtime = f"runtime pid {status.runtime_pid}"
+    if not status.runtime_pid:
+        runtime = out.style("no runtime" if status.runtime_pid is None else "its lock names no runtime", "red")
     if status.manager != "runtime":
         runtime = f"run by {status.manager}, {runtime}"
     front = f", front {status.front}" if status.front else ""
     out.line(f"{out.style(status.deployment, 'bold')}  {'ready' if status.ready else 'not ready'}, {runtime}{front}")
     shown = [p for p in status.processes if not names or p.name in names]
-    rows = [_row(p) for p in shown]
-    kept = [i for i, title in enumerate(_COLUMNS) if title not in _IF_KNOWN or any(row[i] for row in rows)]
-    out.table(
-        tuple(_COLUMNS[i] for i in kept),
-        [tuple(row[i] for i in kept) for row in rows],
-        right=frozenset(at for at, i in enumerate(kept) if _COLUMNS[i] not in _LEFT),
-    )
+    out.table(_COLUMNS, [_row(p) for p in shown], right=_RIGHT, optional=_IF_KNOWN)
     for process in shown:
         _wrong(out, process)
     for target in status.targets:
@@ -180,11 +148,11 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
         took = f" in {hook.seconds:.2f} s" if hook.seconds is not None else ""
         style = {"done": "green", "failed": "red"}.get(hook.state, "yellow")
         out.line(f"  hook {hook.name}: {out.style(hook.state, style)}{took}{f': {hook.error}' if hook.error else ''}")
-    show_drift(out, status)
+    for line in status.drift:
+        out.line(f"  {out.style('drift', 'yellow')}: {line}")
 
 
 def _wrong(out: Terminal, process: ProcessStatus) -> None:
-    """What there is to say of one process below the table, a line each."""
     if process.error:
         style = _STATE_STYLE.get(process.state, "yellow")
         out.line(f"  {out.style(process.name, style)}: {process.error}")
@@ -200,7 +168,6 @@ def _wrong(out: Terminal, process: ProcessStatus) -> None:
 
 
 def _start_said(process: ProcessStatus, starting_s: float) -> str:
-    """How far a start is."""
     said = f"starting for {_duration(starting_s)}"
     if process.left_s is not None:
         said += f", about {_duration(process.left_s)} left"
@@ -210,7 +177,6 @@ def _start_said(process: ProcessStatus, starting_s: float) -> str:
 
 
 def _row(process: ProcessStatus) -> tuple[str, ...]:
-    """One process as cells."""
     up = _duration(time.time() - process.started_at) if process.started_at and process.pid else ""
     busy = f"{process.in_flight}/{process.slots}" if process.slots and process.in_flight is not None else ""
     return (
@@ -231,16 +197,10 @@ def _row(process: ProcessStatus) -> tuple[str, ...]:
 
 
 def _in_ram(process: ProcessStatus) -> str:
-    """How much of its files is in RAM, and what the warm pool does with them."""
     if process.in_ram_percent is None:
         return ""
-    return " ".join(
-        (
-            f"{process.in_ram_percent:.0f}%",
-            *([process.in_ram] if process.in_ram else []),
-            *(["pinned"] if process.pinned else []),
-        )
-    )
+    words = (f"{process.in_ram_percent:.0f}%", process.in_ram, "pinned" if process.pinned else "")
+    return " ".join(filter(None, words))
 
 
 def _duration(seconds: float) -> str:
@@ -259,14 +219,8 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
     problems: list[Finding] = []
     statuses, managed = fleets(problems), installed_here(problems)
     if bool(names) == everything:
-        finding = Finding(
-            code="config/usage",
-            severity="error",
-            key="",
-            message="stop what? name servers, or stop all of them",
-            notes=("launch stop NAME…", "launch stop --all"),
-        )
-        raise ConfigError([finding])
+        message = "stop what? name servers, or stop all of them"
+        raise ConfigError.of("config/usage", message, "launch stop NAME…", "launch stop --all")
     require_known(names, [*statuses.values(), *map(fleet_status, managed)])
     stopped: list[str] = []
     for directory, status in statuses.items():
@@ -277,7 +231,7 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
         if everything or theirs:
             stopped += stop_installed(installed, theirs)
     if as_json:
-        print_json(out, {"schema": "launch.stop/v1", "stopped": stopped})
+        out.json({"schema": "launch.stop/v1", "stopped": stopped})
     else:
         if called_off:
             out.line("called off a start that was still compiling")
@@ -289,17 +243,16 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_
 
 def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str]:
     """End a fleet, its runtime too, and what a dead runtime left of it; gives what was ended, by name."""
+    if status.runtime_pid is None:
+        return _stop_left(directory, (), err)
     running = [p.name for p in status.processes if p.pid is not None]
-    if status.runtime_pid is not None:
-        end_runtime(directory, wait_s=_STOP_WAIT_S, say=err.line)
-        left = _stop_left(directory, (), err)
-        # one that is stopped before it started a server has only its own name
-        return running + [name for name in left if name not in running] or [status.deployment]
-    return _stop_left(directory, (), err)
+    supervise.end_runtime(directory, wait_s=_STOP_WAIT_S, say=err.line)
+    left = _stop_left(directory, (), err)
+    # one that is stopped before it started a server has only its own name
+    return running + [name for name in left if name not in running] or [status.deployment]
 
 
 def _stop_named(directory: Path, status: FleetStatus, names: tuple[str, ...], err: Terminal) -> Sequence[str]:
-    """Stop `names` of one fleet; those that were stopped."""
     if names and status.runtime_pid is None:
         return _stop_left(directory, names, err)
     if names:
@@ -311,8 +264,8 @@ def _stop_named(directory: Path, status: FleetStatus, names: tuple[str, ...], er
 def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[str]:
     """Stop what a dead runtime left, by its state files (all, or `names`). SuperviseError when one lives again."""
     try:
-        report = stop_orphans(directory, names)
-    except RuntimeAliveError:
+        report = supervise.stop_orphans(directory, names)
+    except supervise.RuntimeAliveError:
         raise SuperviseError([no_answer_finding(directory)]) from None
     for bad in report.rejected:
         err.line(f"{bad.path} was not trusted, nothing was signalled: {bad.reason}")
@@ -323,78 +276,39 @@ def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[s
 def asked(directory: Path) -> Iterator[ControlClient]:
     """The runtime of `directory`, to be asked. SuperviseError: it does not answer; ConfigError: it has no such name."""
     try:
-        with reach_runtime(directory) as control:
+        with supervise.reach_runtime(directory) as control:
             yield control
     except NoRuntimeError:
         raise SuperviseError([no_answer_finding(directory)]) from None
     except KeyError as error:
-        message = str(error.args[0])
-        finding = Finding(code="supervise/unknown-name", severity="error", key="", message=message)
-        raise ConfigError([finding]) from None
+        raise ConfigError.of("supervise/unknown-name", str(error.args[0])) from None
 
 
-def nothing_runs(so: str) -> Finding:
+def nothing_runs(so: str) -> SuperviseError:
     """Why a command that changes a running fleet changed none."""
-    return Finding(
-        code="supervise/nothing-runs",
-        severity="error",
-        key="",
-        message=f"no runtime lives, so that {so}",
-        notes=("`launch up` starts one; while it still compiles, it is not there yet",),
+    return SuperviseError.of(
+        "supervise/nothing-runs",
+        f"no runtime lives, so that {so}",
+        "`launch up` starts one; while it still compiles, it is not there yet",
     )
 
 
-def reload_servers(
-    names: tuple[str, ...], *, as_json: bool, no_color: bool, dry_run: bool = False, fleet: str | None = None
-) -> int:
-    """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime.
+def state_dirs(problems: list[Finding]) -> list[tuple[str, Path]]:
+    """Name and state directory of each fleet that ever ran here, and of each that is installed.
 
-    `fleet`: that one alone. `dry_run`: say what would change.
+    An installed one's is its runtime's alone: for who may not look into it, it is a finding in `problems`. Raises
+    HostError where the directory above those of `launch up` cannot be read.
     """
-    from launcher.cli.arguments import is_override
-    from launcher.cli.fleet import recompile
-    from launcher.cli.reinstall import reload_installed, would_reinstall
-    from launcher.cli.reloaded import restart_reasons, show_reloaded, without_those_down
-    from launcher.cli.would import show_would
-
-    out, err = terminals(no_color=no_color)
-    overrides = tuple(word for word in names if is_override(word))
-    names = tuple(word for word in names if word not in overrides)
-    statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None and fleet in (None, s.deployment)}
-    managed = [installed for installed in installed_here() if fleet in (None, installed.name)]
-    if not statuses and not managed:
-        raise SuperviseError([nothing_runs("nothing was reloaded")])
-    require_known(names, [*statuses.values(), *map(fleet_status, managed)])
-    if dry_run:
-        would = [would_reinstall(installed, names, overrides, err) for installed in managed]
-        return show_would(out, statuses, would, names, overrides, as_json=as_json)
-    results = []
-    for directory, status in statuses.items():
-        mine = tuple(p.name for p in status.processes if p.name in names)
-        if names and not mine:
-            continue
-        reasons = restart_reasons(directory)
-        compiled = recompile(directory, overrides)
-        show_findings(err, compiled.findings)
-        why = reasons(compiled.target, mine)
+    found = [(name, deployment_state_dir(name)) for name in known_deployments()]
+    for installed in installed_here(problems):
         try:
-            with asked(directory) as control:
-                done = control.reload(mine, compiled.target)
-                now = control.status()
-        except LaunchError:
-            compiled.undo()
-            raise
-        before = {p.name for p in status.processes}
-        results.append({"deployment": status.deployment, **without_those_down(done, before, now), "reasons": why})
-    for installed in managed:
-        theirs = [name for name in names_of(installed) if name in names]
-        if theirs or not names:
-            before = set(names_of(installed))
-            done = reload_installed(installed, theirs, overrides, err)
-            now = fleet_status(again(installed))
-            results.append({"deployment": installed.name, **without_those_down(done, before, now)})
-    if as_json:
-        print_json(out, {"schema": "launch.reload/v1", "fleets": results})
-    for result in results if not as_json else ():
-        show_reloaded(out, result)
-    return SuperviseError.exit_code if any(result.get("failed") for result in results) else 0
+            found += [(installed.name, installed.state_dir)] if installed.state_dir.is_dir() else []
+        except OSError as error:
+            note = f"what the runtime of {installed.name} keeps is for root and itself: sudo launch …"
+            problems.append(cannot_read(installed.state_dir, error.strerror or str(error), note))
+    return found
+
+
+def all_fleets() -> dict[Path, FleetStatus]:
+    """Every fleet of `launch up` that lives, and every installed one, by the directory where its runtime is asked."""
+    return fleets() | {installed.state_dir: fleet_status(installed) for installed in installed_here()}

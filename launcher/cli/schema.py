@@ -14,32 +14,11 @@ from typing import Any
 
 import msgspec
 
-from launcher.cli.fields import meanings_of
+from launcher.cli.fields import first_paragraph, meanings_of
+from launcher.config import schema as shapes
 from launcher.config.fragments import ENTRY_GROUPS
-from launcher.config.schema import (
-    Anything,
-    Choice,
-    Either,
-    Flag,
-    Many,
-    Number,
-    Record,
-    Shape,
-    Size,
-    Table,
-    Text,
-    fields_of,
-    inner,
-)
-from launcher.errors import ConfigError, Finding
-from launcher.ir.config import (
-    DraftConfig,
-    EngineConfig,
-    FleetConfig,
-    ModelConfig,
-    ModelFileConfig,
-    ServerConfig,
-)
+from launcher.errors import ConfigError
+from launcher.ir.config import DraftConfig, EngineConfig, FleetConfig, ModelConfig, ModelFileConfig, ServerConfig
 
 _SHORT = (ServerConfig, ModelConfig, ModelFileConfig, EngineConfig, DraftConfig)
 """Records of which a path alone is an entry."""
@@ -73,7 +52,7 @@ def config_schema(name: str) -> dict[str, Any]:
     """
     definitions: dict[str, Any] = {"reference": _REFERENCE}
     shape = _shape(name)
-    root = _record(shape.struct, definitions) if isinstance(shape, Record) else _schema(shape, definitions)
+    root = _record(shape.struct, definitions) if isinstance(shape, shapes.Record) else _schema(shape, definitions)
     root.setdefault("properties", {})["defaults"] = {"type": "array", "description": "Hydra's defaults list."}
     title = "A launch fleet in one file" if name == FLEET else f"A file of the config group {name}/"
     return {
@@ -92,51 +71,46 @@ def asked_schema(words: Sequence[str]) -> dict[str, Any]:
     if len(words) > 1 or name not in known:
         said = " ".join(words)
         note = f"there are {', '.join(known)}"
-        finding = Finding(
-            code="config/unknown-key", severity="error", key=said, message=f"{said!r} has no schema", notes=(note,)
-        )
-        raise ConfigError([finding])
+        raise ConfigError.of("config/unknown-key", f"{said!r} has no schema", note, key=said)
     return config_schema(name)
 
 
-def _shape(name: str) -> Shape:
-    """What a file of that schema is a value of."""
+def _shape(name: str) -> shapes.Shape:
     if name == FLEET:
-        return Record(struct=FleetConfig)
-    shape = fields_of(FleetConfig)[ENTRY_GROUPS.get(name, name)].shape
+        return shapes.Record(struct=FleetConfig)
+    shape = shapes.fields_of(FleetConfig)[ENTRY_GROUPS.get(name, name)].shape
     if name in ENTRY_GROUPS:
-        shape = inner(shape, "ENTRY") or shape
-    return shape.options[0] if isinstance(shape, Either) else shape
+        shape = shapes.inner(shape, "ENTRY") or shape
+    return shape.options[0] if isinstance(shape, shapes.Either) else shape
 
 
-def _schema(shape: Shape, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: C901 - a line a shape
-    """The schema of one shape; records are definitions."""
+def _schema(shape: shapes.Shape, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: C901 - a line a shape
     match shape:
-        case Text():
+        case shapes.Text():
             return {"type": "string"}
-        case Flag():
+        case shapes.Flag():
             return _or_reference({"type": "boolean"})
-        case Number(whole=whole, low=low, high=high):
+        case shapes.Number(whole=whole, low=low, high=high):
             limits = {word: limit for word, limit in (("minimum", low), ("maximum", high)) if limit is not None}
             return _or_reference({"type": "integer" if whole else "number", **limits})
-        case Size():
+        case shapes.Size():
             return {"type": ["integer", "string"]}
-        case Choice(options=options):
+        case shapes.Choice(options=options):
             return _or_reference({"enum": list(options)})
-        case Many(item=item):
+        case shapes.Many(item=item):
             return _or_reference({"type": "array", "items": _schema(item, definitions)})
-        case Table(value=value):
+        case shapes.Table(value=value):
             return {"type": "object", "additionalProperties": _schema(value, definitions)}
-        case Record(struct=struct):
+        case shapes.Record(struct=struct):
             if struct.__name__ not in definitions:
                 definitions[struct.__name__] = {}
                 definitions[struct.__name__] = _record(struct, definitions)
             reference = {"$ref": f"#/$defs/{struct.__name__}"}
             return {"anyOf": [{"type": "string"}, reference]} if struct in _SHORT else reference
-        case Either(options=options, nullable=nullable):
+        case shapes.Either(options=options, nullable=nullable):
             alternatives = [_schema(option, definitions) for option in options]
             return {"anyOf": [*alternatives, *([{"type": "null"}] if nullable else [])]}
-        case Anything():
+        case shapes.Anything():
             return {}
 
 
@@ -146,19 +120,17 @@ def _or_reference(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(struct: type[msgspec.Struct], definitions: dict[str, Any]) -> dict[str, Any]:
-    """A mapping with the keys of a struct."""
     properties = {}
     meanings = meanings_of(struct)
-    for name, field in fields_of(struct).items():
+    for name, field in shapes.fields_of(struct).items():
         schema = _schema(field.shape, definitions)
         if struct is ServerConfig and name in _MORE:
             schema = {"anyOf": [schema, _MORE[name]]}
         meaning = {"description": meanings[name]} if name in meanings else {}
         properties[name] = {**schema, **meaning}
-    about = (struct.__doc__ or "").partition("\n\n")[0]
     return {
         "type": "object",
-        "description": " ".join(about.split()),
+        "description": first_paragraph(struct),
         "properties": properties,
         "additionalProperties": False,
     }

@@ -5,30 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from launcher.cli.app import ConfigDir, FleetFile, NoColor, Overrides, Verbose, app, request_of
 from launcher.cli.complete import complete_fleet_servers
 
-Target = Annotated[
-    Path | None, typer.Option("--file", "-f", metavar="FILE", help="The fleet file; default: ./launch.yaml.")
-]
+Target = Annotated[Path | None, Option("--file", "-f", metavar="FILE", help="The fleet file; default: ./launch.yaml.")]
+PrintOnly = Annotated[bool, Option("--dry-run", help="Write nothing; print the file.")]
 
 
 @app.command()
 def init(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders to look into, as with --models.")
+        list[Path] | None, Argument(metavar="[DIR]...", help="Folders to look into, as with --models.")
     ] = None,
     *,
     models: Annotated[
-        list[Path] | None,
-        typer.Option("--models", metavar="DIR", help="Look for model files here, too; may be repeated."),
+        list[Path] | None, Option("--models", metavar="DIR", help="Look for model files here, too; may be repeated.")
     ] = None,
-    only: Annotated[
-        bool, typer.Option("--only", help="Look nowhere else: not in the caches of other programs.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the file.")] = False,
+    only: Annotated[bool, Option("--only", help="Look nowhere else: not in the caches of other programs.")] = False,
+    dry_run: PrintOnly = False,
     file: Target = None,
     no_color: NoColor = False,
     verbose: Verbose = False,
@@ -48,30 +44,26 @@ def init(
 
 @app.command()
 def add(
-    what: Annotated[
-        list[str], typer.Argument(metavar="FILE...|DIR|hf:ORG/REPO[:QUANT]", help="Models, here or on the hub.")
-    ],
+    what: Annotated[list[str], Argument(metavar="FILE...|DIR|hf:ORG/REPO[:QUANT]", help="Models, here or on the hub.")],
     *,
-    name: Annotated[str | None, typer.Option("--name", help="The server's name; default: after the file.")] = None,
-    role: Annotated[
-        list[str] | None, typer.Option("--role", help="A further name to answer by; may be repeated.")
-    ] = None,
+    name: Annotated[str | None, Option("--name", help="The server's name; default: after the file.")] = None,
+    role: Annotated[list[str] | None, Option("--role", help="A further name to answer by; may be repeated.")] = None,
     face: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--face", metavar="NAME[,KEY=VALUE...]", help="A further model over it, with request values of its own."
         ),
     ] = None,
     turns_with: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--turns-with",
             metavar="NAME",
             help="Take turns with this server, whatever is written of it; may be repeated.",
             autocompletion=complete_fleet_servers,
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the file.")] = False,
+    dry_run: PrintOnly = False,
     file: Target = None,
     no_color: NoColor = False,
 ) -> int:
@@ -95,7 +87,7 @@ def add(
 def pull(
     overrides: Overrides = None,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fetch nothing; print what is missing.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Fetch nothing; print what is missing.")] = False,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     no_color: NoColor = False,
@@ -106,14 +98,14 @@ def pull(
     launch pull                                 files of models whose entry has a repo
     launch pull hardware=epyc profile=hot_only --dry-run
     """
-    from launcher.cli.pull import pull_models
+    from launcher.cli.hub import pull_models
 
     return pull_models(*request_of(overrides, config_dir, file), dry_run=dry_run, no_color=no_color)
 
 
 @app.command()
 def remove(
-    name: Annotated[str, typer.Argument(help="A server of the fleet file.", autocompletion=complete_fleet_servers)],
+    name: Annotated[str, Argument(help="A server of the fleet file.", autocompletion=complete_fleet_servers)],
     *,
     file: Target = None,
     no_color: NoColor = False,
@@ -130,12 +122,12 @@ def remove(
 
 @app.command("import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What starts your servers today.")],
+    files: Annotated[list[Path], Argument(metavar="FILE...", help="What starts your servers today.")],
     *,
     kind: Annotated[
-        str | None, typer.Option("--as", metavar="FORMAT", help="llama-swap, preset, script, unit or compose.")
+        str | None, Option("--as", metavar="FORMAT", help="llama-swap, preset, script, unit or compose.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the file.")] = False,
+    dry_run: PrintOnly = False,
     file: Target = None,
     no_color: NoColor = False,
 ) -> int:

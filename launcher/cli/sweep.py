@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
-from launcher.cli.build import print_json
+from launcher import files, trial
+from launcher import sweep as rules
 from launcher.cli.sweep_apply import apply, places_to_write
-from launcher.cli.sweep_picture import lacking, png
-from launcher.cli.sweep_view import show_sweep
+from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import ConfigError, Finding, SuperviseError
-from launcher.files import (
-    LockHeldError,
-    LockOwner,
-    OwnedLock,
-    keep_measured,
-    read_measured,
-    state_root,
-    write_atomic,
-    writing,
-)
+from launcher.errors import ConfigError, SuperviseError
 from launcher.ir.speed import Measurement
 from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
 from launcher.supervise import procfs
-from launcher.sweep import (
-    LOOKS,
-    candidate,
-    current_of,
-    gain_of,
-    grid,
-    is_decided,
-    is_swept,
-    plot,
-    recommend,
-    summarise,
-    swept,
-    verdict_of_all,
-    with_expectation,
-    with_multipliers,
-)
-from launcher.trial import (
-    Candidate,
-    Experiment,
-    Prompts,
-    TrialError,
-    candidate_of,
-    measurement_of,
-    no_room,
-    read_prompts,
-    values_now,
-)
 
 PAIRS = 2
 """Pairs of batches that the best setting is measured anew with, per batch of the grid; and two more."""
@@ -85,10 +49,10 @@ def run_sweep(
     """`launch sweep`. `words`: servers, `FIELD=a,b`, overrides. Raises LaunchError."""
     out, err = terminals(no_color=no_color)
     servers = [w for w in words if "=" not in w and not w.startswith("~")]
-    overrides = [w for w in words if w not in servers and not is_swept(w)]
+    overrides = [w for w in words if w not in servers and not rules.is_swept(w)]
     try:
-        fields = swept([w for w in words if w not in servers and is_swept(w)])
-        prompts = read_prompts(options.prompts) if options.prompts else Prompts()
+        fields = rules.swept([w for w in words if w not in servers and rules.is_swept(w)])
+        prompts = trial.read_prompts(options.prompts) if options.prompts else trial.Prompts()
     except (ValueError, OSError) as error:
         raise _usage(f"{options.prompts}: {error}" if isinstance(error, OSError) else str(error)) from None
     _check_options(options)
@@ -96,44 +60,31 @@ def run_sweep(
     compiled.require()
     check_servers(servers, compiled)
     places = places_to_write(servers, config_dirs) if options.apply else {}
-    csv = options.csv or state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
-    with writing(csv, "a sweep keeps every batch there as it comes"):
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        lock = _lock(csv)
-        try:
-            if options.fresh:
-                csv.unlink(missing_ok=True)
-            sweep = _Sweep(
-                compiled,
-                overrides=overrides,
-                config_dirs=config_dirs,
-                options=options,
-                prompts=prompts,
-                csv=csv,
-                err=err,
-            )
-            points, recommended = sweep.run(servers, fields)
-            recommended = [_named(found, compiled) for found in recommended]
-        finally:
-            lock.release()
+    csv = options.csv or files.state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
+    with files.writing(csv, "a sweep keeps every batch there as it comes"), _alone(csv):
+        if options.fresh:
+            csv.unlink(missing_ok=True)
+        sweep = _Sweep(compiled, overrides, config_dirs, options, prompts, csv, err)
+        points, recommended = sweep.run(servers, fields)
     if all(point.refused for point in points):
-        raise SuperviseError([nothing_measured(points)])
+        raise nothing_measured(points)
     svg = options.svg or csv.with_suffix(".svg")
     title = f"{', '.join(servers)} on {compiled.plan.deployment}, {options.workload.n_predict} tokens an answer"
-    _draw(plot(points, title), svg, options.png)
+    _draw(rules.plot(points, title), svg, options.png)
+    engine = ", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()}))
     document = SweepDocument(
         deployment=compiled.plan.deployment,
-        engine=", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()})),
+        engine=engine,
         workload=sweep.workload,
         points=tuple(points),
         recommendation=tuple(recommended),
-        verdict=verdict_of_all(recommended),
+        verdict=rules.verdict_of_all(recommended),
         csv=str(csv),
         svg=str(svg),
-        applied=_applied(recommended, places, overrides, config_dirs, compiled),
+        applied=_applied(recommended, places, overrides, config_dirs, engine),
     )
     if as_json:
-        print_json(out, document)
+        out.json(document)
     else:
         show_sweep(out, document)
     return 0
@@ -149,24 +100,23 @@ def _check_options(options: SweepOptions) -> None:
 
 def _draw(drawn: str, svg: Path, picture: Path | None) -> None:
     """Write the plot, as PNG, too, where that is wanted. Raises LaunchError."""
-    with writing(svg):
-        write_atomic(svg, drawn)
+    with files.writing(svg):
+        files.write_atomic(svg, drawn)
     if picture is not None:
-        with writing(picture):
-            write_atomic(picture, png(drawn))
+        with files.writing(picture):
+            files.write_atomic(picture, png(drawn))
 
 
 class _Sweep:
     """One run of the command: the experiment and its progress."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - all that a sweep is of
         self,
         compiled: Compilation,
-        *,
         overrides: list[str],
         config_dirs: list[Path],
         options: SweepOptions,
-        prompts: Prompts,
+        prompts: trial.Prompts,
         csv: Path,
         err: Terminal,
     ) -> None:
@@ -177,12 +127,12 @@ class _Sweep:
         if prompts.lengths:
             self.workload = msgspec.structs.replace(self.workload, prompt_tokens=prompts.lengths)
         try:
-            self._experiment = Experiment(self.workload, prompts, csv, csv.with_suffix(".log"), self._said)
+            self._experiment = trial.Experiment(self.workload, prompts, csv, csv.with_suffix(".log"), self._said)
         except ValueError as error:
             raise _usage(f"{csv}: {error}; another with --csv, or --fresh to begin anew") from None
         self._begun, self._done, self._wanted = time.monotonic(), 0, 0
         self._pairs = PAIRS * (options.workload.batches + 1)
-        self._known = read_measured()
+        self._known = files.read_measured()
         """Of this host, before the sweep."""
 
     def run(
@@ -195,30 +145,31 @@ class _Sweep:
                 self._wanted += sum(len(self._experiment.open_batches(found, p.in_flight)) for p in points)
             self._wanted += 2 * self._pairs if len(tried) > 1 else 0
         results, recommended = [], []
+        planned = {s.name: s for s in self._compiled.plan.servers}
         for server, (current, tried) in plans.items():
             mine = self._grid(current, tried)
             results += mine
-            recommended.append(self._recommended(server, mine, tried))
+            chosen, entry = self._recommended(server, mine, tried), planned[server]
+            recommended.append(msgspec.structs.replace(chosen, model=entry.entry, port=entry.port))
         return results, recommended
 
     def _planned(
         self, server: str, fields: Mapping[str, tuple[str, ...]]
-    ) -> tuple[Values, list[tuple[list[Point], Candidate]]]:
+    ) -> tuple[Values, list[tuple[list[Point], trial.Candidate]]]:
         """What a server has now, and each setting as it would be started, with its points."""
-        now = values_now(self._compiled, server, fields)
-        current = current_of(fields, now)
-        points = grid(server, fields, now, self._options.in_flight)
+        now = trial.values_now(self._compiled, server, fields)
+        current = rules.current_of(fields, now)
+        points = rules.grid(server, fields, now, self._options.in_flight)
         tried = []
         for values, group in groupby(points, key=lambda p: p.values):
-            found = candidate_of(server, values, current, self._overrides, self._dirs)
-            refused = found.refused or no_room(found)
+            found = trial.candidate_of(server, values, current, self._overrides, self._dirs)
+            refused = found.refused or trial.no_room(found)
             if refused:
                 self._err.line(f"{server} {found.settings}: not started: {refused}")
             tried.append((list(group), msgspec.structs.replace(found, refused=refused)))
         return current, tried
 
-    def _grid(self, current: Values, tried: Sequence[tuple[list[Point], Candidate]]) -> list[PointResult]:
-        """Measure every setting that may be started."""
+    def _grid(self, current: Values, tried: Sequence[tuple[list[Point], trial.Candidate]]) -> list[PointResult]:
         results: list[PointResult] = []
         new: list[Measurement] = []
         for points, found in tried:
@@ -228,7 +179,7 @@ class _Sweep:
             if not refused:
                 try:
                     self._experiment.measure(found, points)
-                except TrialError as error:
+                except trial.TrialError as error:
                     refused = str(error)
                     self._err.line(f"{found.server} {found.settings}: {refused}")
             for point in points:
@@ -241,46 +192,43 @@ class _Sweep:
                     planned_bytes=found.planned_bytes,
                 )
                 samples = [] if refused else self._experiment.samples(found, point.in_flight)
-                result = with_expectation(summarise(blank, samples), decode) if samples else blank
+                result = rules.with_expectation(rules.summarise(blank, samples), decode) if samples else blank
                 results.append(result)
                 new += self._measurement(found, result)
         if now := [measured for measured in new if measured.load_s]:
-            keep_measured(now)
-        return list(with_multipliers(results))
+            files.keep_measured(now)
+        return list(rules.with_multipliers(results))
 
-    def _measurement(self, found: Candidate, result: PointResult) -> tuple[Measurement, ...]:
+    def _measurement(self, found: trial.Candidate, result: PointResult) -> tuple[Measurement, ...]:
         """What is known by a point with one request at a time; without a load time where an earlier run measured it."""
         if result.in_flight != 1 or not result.batches:
             return ()
-        load_s = self._experiment.load_s.get(found.digest, 0.0)
-        at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-        load = os.getloadavg()[0]
-        return (measurement_of(found, result, self.workload, at=at, load_average=load, load_s=load_s),)
+        load_s, load = self._experiment.load_s.get(found.digest, 0.0), os.getloadavg()[0]
+        return (trial.measurement_of(found, result, self.workload, at=utc_now(), load_average=load, load_s=load_s),)
 
     def _recommended(
-        self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], Candidate]]
+        self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], trial.Candidate]]
     ) -> Recommendation:
         """What the rule chooses, measured anew beside what the server has now."""
         limit = self._options.p95_limit
-        chosen = candidate(results, limit)
+        chosen = rules.candidate(results, limit)
         if chosen is None:
-            return recommend(server, None, None, limit)
+            return rules.recommend(server, None, None, limit)
         by_values = {found.values: found for _, found in tried}
         now, best = ((by_values[tuple(p.settings.items())], p.in_flight) for p in chosen)
         try:
-            for look in range(LOOKS):
+            for look in range(rules.LOOKS):
                 pairs = self._pairs * 2**look
-                gain = gain_of(self._experiment.confirm(now, best, pairs))
-                if is_decided(gain) or look == LOOKS - 1:
-                    return recommend(server, chosen, gain, limit)
+                gain = rules.gain_of(self._experiment.confirm(now, best, pairs))
+                if rules.is_decided(gain) or look == rules.LOOKS - 1:
+                    return rules.recommend(server, chosen, gain, limit)
                 self._err.line(f"{server}: {gain.low:+.1%} to {gain.high:+.1%} after {pairs} pairs: as many again")
                 self._wanted += 2 * pairs
-        except TrialError as error:
+        except trial.TrialError as error:
             self._err.line(f"{server}: {error}")
-        return recommend(server, None, None, limit)
+        return rules.recommend(server, None, None, limit)
 
-    def _said(self, found: Candidate, in_flight: int, speed: float) -> None:
-        """One batch is done: which, how fast, how long it will go on."""
+    def _said(self, found: trial.Candidate, in_flight: int, speed: float) -> None:
         self._done += 1
         spent = time.monotonic() - self._begun
         left = spent / self._done * max(0, self._wanted - self._done)
@@ -289,10 +237,9 @@ class _Sweep:
         self._err.line(f"[{self._done}/{self._wanted}] {what}: {speed:.1f} tokens/s; about {about} left")
 
 
-def _named(found: Recommendation, compiled: Compilation) -> Recommendation:
-    """`found` with the model of its server and the port that it has in the fleet."""
-    server = next(s for s in compiled.plan.servers if s.name == found.server)
-    return msgspec.structs.replace(found, model=server.entry, port=server.port)
+def utc_now() -> str:
+    """This moment as ISO 8601 writes it, in UTC, to the second."""
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
 
 
 def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
@@ -308,15 +255,22 @@ def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
             raise _usage(f"{name} serves embeddings: it generates no tokens that could be measured")
 
 
-def _lock(csv: Path) -> OwnedLock:
-    """One sweep at a time in a file. Raises ConfigError."""
-    lock = OwnedLock(csv.with_suffix(".lock"))
+@contextlib.contextmanager
+def _alone(csv: Path) -> Iterator[None]:
+    """One sweep at a time in a file, whose folder is made. Raises ConfigError."""
+    csv.parent.mkdir(parents=True, exist_ok=True)
+    lock = files.OwnedLock(csv.with_suffix(".lock"))
     stat = procfs.proc_stat(os.getpid())
     try:
-        lock.acquire(LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id()))
-    except LockHeldError as error:
+        lock.acquire(
+            files.LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id())
+        )
+    except files.LockHeldError as error:
         raise _usage(f"another sweep is under way: {error}; wait for it, or name another file with --csv") from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _applied(
@@ -324,35 +278,25 @@ def _applied(
     places: Mapping[str, tuple[Path, tuple[str, ...]]],
     overrides: Sequence[str],
     config_dirs: Sequence[Path],
-    compiled: Compilation,
+    engine: str,
 ) -> dict[str, str]:
-    """Write what is better, where that was asked; what was written, by file."""
     done: dict[str, str] = {}
-    build = ", ".join(sorted({dialect.name for _, dialect in compiled.engines.values()}))
-    date = datetime.fromtimestamp(time.time(), UTC).date().isoformat()
+    date = utc_now().partition("T")[0]
     for found in recommended:
         if found.server in places and found.settings and found.gain:
-            why = f"{date}, {build}: {found.sentence.partition(': ')[2]}"
+            why = f"{date}, {engine}: {found.sentence.partition(': ')[2]}"
             path, written = apply(found, places[found.server], why, overrides, config_dirs)
             done[str(path)] = "; ".join(filter(None, (done.get(str(path)), written)))
     return done
 
 
-def nothing_measured(points: Sequence[PointResult]) -> Finding:
+def nothing_measured(points: Sequence[PointResult]) -> SuperviseError:
     """No point could be measured."""
-    reasons = dict.fromkeys(
-        f"{p.server} {' '.join(f'{k}={v}' for k, v in p.settings.items())}: {p.refused}" for p in points
-    )
-    return Finding(
-        code="sweep/nothing-measured",
-        severity="error",
-        key="",
-        message=f"none of {len(points)} points could be measured",
-        notes=tuple(reasons),
-    )
+    settings = (" ".join(f"{k}={v}" for k, v in p.settings.items()) for p in points)
+    reasons = dict.fromkeys(f"{p.server} {words}: {p.refused}" for p, words in zip(points, settings, strict=True))
+    return SuperviseError.of("sweep/nothing-measured", f"none of {len(points)} points could be measured", *reasons)
 
 
 def _usage(message: str) -> ConfigError:
-    """Words that do not fit what is there."""
     note = "launch sweep SERVER… FIELD=a,b,c [OVERRIDES]"
-    return ConfigError([Finding(code="sweep/usage", severity="error", key="", message=message, notes=(note,))])
+    return ConfigError.of("sweep/usage", message, note)

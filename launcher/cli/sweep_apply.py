@@ -9,7 +9,7 @@ from launcher.author import scalar
 from launcher.author.edit import NotEditableError, set_value
 from launcher.compiler import compile_fleet
 from launcher.config import is_fleet_file
-from launcher.errors import ConfigError, Finding, LaunchError
+from launcher.errors import ConfigError, LaunchError
 from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read, writing
 from launcher.ir.sweep import Recommendation
 
@@ -23,7 +23,6 @@ def places_to_write(servers: Sequence[str], config_dirs: Sequence[Path]) -> dict
 
 
 def _place(server: str, config_dirs: Sequence[Path]) -> Place:
-    """The fleet file, or the server's own file in a config directory."""
     for path in config_dirs:
         if is_fleet_file(path):
             return path, ("servers", server)
@@ -32,7 +31,7 @@ def _place(server: str, config_dirs: Sequence[Path]) -> Place:
             return own, ()
     message = f"there is no fleet file and no server/{server}.yaml of yours to write into"
     note = "without --apply the recommendation is printed, with the override to type"
-    raise ConfigError([Finding(code="sweep/not-applied", severity="error", key="", message=message, notes=(note,))])
+    raise ConfigError.of("sweep/not-applied", message, note)
 
 
 def apply(
@@ -60,12 +59,10 @@ def apply(
 
 
 def _yaml(value: str) -> str:
-    """A value as YAML: numbers, lists and truth values plain, other words as strings."""
     plain = value.replace(".", "", 1).isdigit() or value[:1] in "[{" or value in {"true", "false", "null"}
     return value if plain else scalar(value)
 
 
 def _refused(message: str, words: str) -> ConfigError:
-    """Why nothing was written."""
     note = f"write it by hand, or start with: {words}"
-    return ConfigError([Finding(code="sweep/not-applied", severity="error", key="", message=message, notes=(note,))])
+    return ConfigError.of("sweep/not-applied", message, note)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 from launcher.cli.terminal import Terminal
 from launcher.ir.sweep import PointResult, SweepDocument
 from launcher.sizes import gib
@@ -16,11 +19,8 @@ _HEADER = (
 def show_sweep(out: Terminal, document: SweepDocument) -> None:
     """Everything that a sweep found."""
     measured = [p for p in document.points if not p.refused]
-    cells = [_row(p) for p in measured]
-    kept = [i for i in range(len(_HEADER)) if i < 2 or any(row[i] for row in cells)]
-    rows = [tuple(row[i] for i in kept) for row in cells]
-    right = frozenset(at for at, i in enumerate(kept) if i > 1)
-    out.table(tuple(_HEADER[i] for i in kept), rows, right=right)
+    numbers = range(2, len(_HEADER))
+    out.table(_HEADER, [_row(p) for p in measured], right=numbers, optional=numbers)
     out.line()
     for refused in dict.fromkeys((p.server, _settings(p), p.refused) for p in document.points if p.refused):
         out.line(f"{refused[0]} {refused[1]}: not measured: {refused[2]}")
@@ -31,12 +31,12 @@ def show_sweep(out: Terminal, document: SweepDocument) -> None:
         style = {"better": "green", "worse": "dim", "noise": "yellow"}[found.verdict]
         out.line(f"{out.style(found.server, 'bold')}: {out.style(found.verdict, style)}: {found.sentence}")
         if found.settings:
-            words = " ".join(f"servers.{found.server}.{field}={value}" for field, value in found.settings.items())
-            out.line(f"  {words}")
+            out.line(
+                "  " + " ".join(f"servers.{found.server}.{field}={value}" for field, value in found.settings.items())
+            )
     if len(document.recommendation) > 1:
         out.line()
-        header, found_rows = recommended(document)
-        out.table(header, found_rows, right=frozenset({2}))
+        out.table(*recommended(document), right={2})
         out.line()
     out.line(f"rule: {document.recommendation[0].rule}")
     out.line(f"samples: {document.csv}; plot: {document.svg}")
@@ -50,7 +50,6 @@ def _settings(point: PointResult) -> str:
 
 
 def _row(p: PointResult) -> tuple[str, ...]:
-    """One measured point as cells."""
     if p.latency is None or p.first_token is None:
         return (p.server, _settings(p), str(p.in_flight), *("" for _ in _HEADER[3:]))
     return (
@@ -72,3 +71,49 @@ def _row(p: PointResult) -> tuple[str, ...]:
         gib(p.planned_bytes),
         gib(p.memory_bytes),
     )
+
+
+_FONTS = {
+    "DejaVuSans.ttf": "DejaVu Sans",
+    "LiberationSans-Regular.ttf": "Liberation Sans",
+    "NotoSans-Regular.ttf": "Noto Sans",
+}
+"""File → the family that is in it; `sans-serif` is whichever is there."""
+_PLACES = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
+_ZOOM = 2
+
+
+def lacking() -> str | None:
+    """What has to be installed before a picture can be drawn, in words; None: nothing."""
+    if importlib.util.find_spec("resvg_py") is None:
+        return "--png needs the Python package resvg_py: pipx inject launch-fleet resvg_py"
+    if _font() is None:
+        return "--png needs a font, of which this machine has none: apt-get install fonts-dejavu-core"
+    return None
+
+
+def png(svg: str) -> bytes:
+    """`svg` in twice its size on white. Where something is `lacking` it raises."""
+    import resvg_py
+
+    found = _font()
+    assert found is not None  # noqa: S101 - see `lacking`
+    return bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=svg,
+            zoom=_ZOOM,
+            background="white",
+            skip_system_fonts=True,
+            font_files=[str(found)],
+            sans_serif_family=_FONTS[found.name],
+        )
+    )
+
+
+def _font() -> Path | None:
+    for place in _PLACES:
+        there = {path.name: path for path in sorted(Path(place).expanduser().rglob("*.ttf"))}
+        for name in _FONTS:
+            if name in there:
+                return there[name]
+    return None

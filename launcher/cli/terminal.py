@@ -1,11 +1,16 @@
-"""How a terminal is written to: colour and bars where a person reads, plain text everywhere else."""
+"""How a terminal is written to: colour, bars and live screens where a person reads, plain text everywhere else."""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shutil
 import sys
-from typing import TextIO
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from types import TracebackType
+from typing import Self, TextIO
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -37,6 +42,19 @@ class Terminal:
         self.stream.write(text.encode(encoding, "replace").decode(encoding))
         self.stream.flush()
 
+    def json(self, document: object, *, indent: int = 2) -> None:
+        """Writes any msgspec-encodable value as JSON, keys in their own order; on one line without `indent`."""
+        import msgspec
+
+        text = msgspec.json.encode(document)
+        self.line((msgspec.json.format(text, indent=indent) if indent else text).decode())
+
+    def diff(self, lines: Iterable[str]) -> None:
+        """Writes the lines of a unified diff."""
+        for line in lines:
+            colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+            self.line(self.style(line, colour) if colour else line)
+
     def bar(self, share: float, width: int = 30) -> str:
         """A bar that is `share` full (clamped to 0..1), in eighths where the stream can show them."""
         eighths = round(max(0.0, min(1.0, share)) * width * 8)
@@ -47,14 +65,25 @@ class Terminal:
         return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width, "·")
 
     def table(
-        self, header: tuple[str, ...], rows: list[tuple[str, ...]], *, right: frozenset[int] = frozenset()
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        right: Collection[int] = (),
+        optional: Collection[int] = (),
     ) -> None:
-        """Rows under a header, in columns as wide as their widest cell; `right` columns align right."""
-        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        """Rows under a header, in columns as wide as their widest cell.
 
-        def laid(row: tuple[str, ...]) -> str:
-            """One row, padded."""
-            cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        `right` columns align right, `optional` ones are left out where every row has an empty cell.
+        """
+        widths = {
+            i: max(len(row[i]) for row in (header, *rows))
+            for i in range(len(header))
+            if i not in optional or any(row[i] for row in rows)
+        }
+
+        def laid(row: Sequence[str]) -> str:
+            cells = (row[i].rjust(w) if i in right else row[i].ljust(w) for i, w in widths.items())
             return "  ".join(cells).rstrip()
 
         self.line(self.style(laid(header), "dim"))
@@ -65,3 +94,70 @@ class Terminal:
 def terminals(*, no_color: bool = False) -> tuple[Terminal, Terminal]:
     """(stdout, stderr)."""
     return Terminal(sys.stdout, no_color=no_color), Terminal(sys.stderr, no_color=no_color)
+
+
+_EVERY_S = 1.0
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Screen:
+    """The other page of an interactive terminal for the length of a `with` block; then the first one is back."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        """`terminal` must be interactive."""
+        self._terminal = terminal
+
+    def __enter__(self) -> Self:
+        """Turn to it, and hide the cursor; a line of wide characters is cut at the edge and takes no second one."""
+        self._terminal.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Turn back."""
+        self._terminal.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
+
+    def show(self, draw: Callable[[Terminal], None]) -> None:
+        """Replace what is shown by what `draw` writes, cut to the size that the window has now; nothing flickers."""
+        size = shutil.get_terminal_size((100, 24))
+        page = Terminal(io.StringIO())
+        page.interactive, page.colour, page.width = True, self._terminal.colour, size.columns
+        draw(page)
+        assert isinstance(page.stream, io.StringIO)  # noqa: S101 - made so above
+        lines = page.stream.getvalue().splitlines()
+        if len(lines) > size.lines - 1:
+            lines = [*lines[: size.lines - 2], f"… {len(lines) - size.lines + 2} more lines"]
+        cut = [f"{clipped(line, size.columns)}\x1b[K" for line in lines]
+        self._terminal.write("\x1b[H" + "\r\n".join(cut) + "\x1b[J")
+
+
+def watch(terminal: Terminal, draw: Callable[[Terminal], None]) -> None:
+    """Draw every second until Ctrl-C; one after the other where the terminal is none."""
+    try:
+        if not terminal.interactive:
+            while True:
+                draw(terminal)
+                time.sleep(_EVERY_S)
+        with Screen(terminal) as screen:
+            while True:
+                screen.show(draw)
+                time.sleep(_EVERY_S)
+    except KeyboardInterrupt:
+        return
+
+
+def clipped(line: str, columns: int) -> str:
+    """`line` cut to `columns` characters, its styles kept and ended; `…` says that something is missing."""
+    whole = len(_STYLE.sub("", line)) <= columns
+    parts, left = [], columns if whole else columns - 1
+    at = 0
+    for style in _STYLE.finditer(line):
+        text = line[at : style.start()]
+        parts += [text[: max(0, left)], style[0]]
+        left -= len(text)
+        at = style.end()
+    parts.append(line[at:][: max(0, left)])
+    if not whole and columns > 0:
+        parts.append("…")
+    return "".join(parts)

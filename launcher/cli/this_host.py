@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from launcher import engine
 from launcher.base.environment import libraries, withheld
 from launcher.base.programs import unrunnable
-from launcher.compiler import Compilation
-from launcher.errors import EngineError, Finding, LaunchError
+from launcher.cli.findings import counted
+from launcher.compiler import Compilation, hosts_of, on_host
+from launcher.errors import ConfigError, EngineError, Finding, LaunchError, error_finding
+from launcher.files import deployment_state_dir, state_root
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
-from launcher.ir.host import HostGpu, HostInventory
+from launcher.ir.host import HostGpu
 from launcher.plan import peer_devices
+from launcher.supervise import offline_status, port_owner
 
 LISTED_BY_DRIVERS = ("cuda", "rocm")
 """Backends whose cards the inventory finds without a binary."""
@@ -39,8 +44,6 @@ def examined(
     And what was looked at: subject and what was found.
     """
     from launcher import catalog, config, hardware, plan
-    from launcher.files import deployment_state_dir
-    from launcher.supervise import offline_status, port_owner
 
     state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
     alive = offline_status(state)
@@ -49,7 +52,10 @@ def examined(
         running["front"] = 0
     binaries = ask_binaries(compiled)
     kept_out = _withheld(compiled)
-    inventory = _with_gpus(hardware.take_inventory(), binaries.gpus)
+    inventory = hardware.take_inventory()
+    listed = {gpu.name for gpu in inventory.gpus}
+    seen = (gpu for name, gpu in binaries.gpus.items() if name not in listed)  # by a binary, and by no driver
+    inventory = msgspec.structs.replace(inventory, gpus=(*inventory.gpus, *seen))
     facts = hardware.gather_facts(manifest, routes, inventory, running=running, state_dir=state, owner=port_owner)
     to_come, free = hardware.models_to_come(catalog.vault(compiled.plan.config, compiled.catalog))
     facts = msgspec.structs.replace(
@@ -66,14 +72,9 @@ def _withheld(compiled: Compilation) -> tuple[Finding, ...]:
     names = withheld(os.environ, known)
     if not names:
         return ()
-    finding = Finding(
-        code="host/environment-withheld",
-        severity="note",
-        key="",
-        message=f"{', '.join(names)} of this environment {'is' if len(names) == 1 else 'are'} not passed on to servers",
-        notes=("what is planned is what runs: use a field, or servers.NAME.env, where it is checked",),
-    )
-    return (finding,)
+    message = f"{', '.join(names)} of this environment {'is' if len(names) == 1 else 'are'} not passed on to servers"
+    notes = ("what is planned is what runs: use a field, or servers.NAME.env, where it is checked",)
+    return (Finding(code="host/environment-withheld", severity="note", key="", message=message, notes=notes),)
 
 
 def ask_binaries(compiled: Compilation) -> Binaries:
@@ -81,8 +82,6 @@ def ask_binaries(compiled: Compilation) -> Binaries:
 
     A line for each engine: which build it is, how many flags of how many servers it was asked about.
     """
-    from launcher import engine
-    from launcher.files import state_root
     from launcher.render import render_commands
 
     findings: list[Finding] = []
@@ -109,7 +108,7 @@ def ask_binaries(compiled: Compilation) -> Binaries:
             continue
         mine = [compiled.commands[s.name].argv for s in compiled.plan.servers if s.config.engine == name]
         flags = {word for argv in mine for word in argv if word in real[name][1].index()}
-        servers = f"{len(mine)} server{'s' * (len(mine) != 1)}"
+        servers = counted(len(mine), "server")
         lines.append((f"engine {name}", f"{real[name][1].name}: {len(flags)} flags of {servers}, {binary}"))
     said = {(f.code, f.key) for f in compiled.findings}
     _, refused = render_commands(compiled.plan, real)
@@ -124,7 +123,6 @@ def _devices(
 
     Raises EngineError (`engine/probe-failed`) for one that hangs.
     """
-    from launcher import engine
     from launcher.render.devices import place
 
     absent = peer_devices(compiled.plan.config)  # `rpc`: each start waits for them, and they need not be up yet
@@ -143,41 +141,43 @@ def _devices(
     seen = {}
     for name, gpu in gpus.items():
         if (device := by_name.get(own[name])) is not None:
-            seen[name] = HostGpu(
-                name=name,
-                backend=gpu.backend,
-                model=device.model,
-                vram_bytes=device.total_bytes,
-                free_bytes=device.free_bytes,
-            )
+            total, free = device.total_bytes, device.free_bytes
+            seen[name] = HostGpu(name=name, backend=gpu.backend, model=device.model, vram_bytes=total, free_bytes=free)
     servers = [s for s in compiled.plan.servers if s.config.engine == engine_name]
-    missing = [
-        _missing(s.name, gone, tuple(by_name), engine_name)
-        for s in servers
-        if (gone := tuple(own[d] for d in s.settings.devices if d not in seen and d not in absent))
-    ]
+    note = f"a build for another backend, or the wrong libraries: engines.{engine_name}.library_path"
+    missing = []
+    for server in servers:
+        if gone := [own[d] for d in server.settings.devices if d not in seen and d not in absent]:
+            message = f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(by_name) or 'no device'}"
+            missing.append(error_finding("engine/device-missing", message, note, key=f"servers.{server.name}.devices"))
     return seen, missing
-
-
-def _missing(server: str, gone: tuple[str, ...], there: tuple[str, ...], engine_name: str) -> Finding:
-    """The finding for devices that a server's binary, with the libraries that it loads here, does not see."""
-    return Finding(
-        code="engine/device-missing",
-        severity="error",
-        key=f"servers.{server}.devices",
-        message=f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(there) or 'no device'}",
-        notes=(f"a build for another backend, or the wrong libraries: engines.{engine_name}.library_path",),
-    )
-
-
-def _with_gpus(host: HostInventory, seen: Mapping[str, HostGpu]) -> HostInventory:
-    """The inventory with the cards that a binary sees and no driver lists."""
-    known = {gpu.name for gpu in host.gpus}
-    return msgspec.structs.replace(host, gpus=(*host.gpus, *(g for name, g in seen.items() if name not in known)))
 
 
 def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
     """GPUs of the config whose backend only a binary lists, where none was there to ask."""
-    gpus: Iterator[tuple[str, str]] = ((n, g.backend) for n, g in compiled.plan.config.hardware.gpus.items())
-    unlisted = (name for name, backend in gpus if not binaries.asked and backend not in LISTED_BY_DRIVERS)
+    gpus = {} if binaries.asked else compiled.plan.config.hardware.gpus
+    unlisted = (name for name, gpu in gpus.items() if gpu.backend not in LISTED_BY_DRIVERS)
     return tuple(dict.fromkeys((*unlisted, *peer_devices(compiled.plan.config))))
+
+
+def of_host(compiled: Compilation, host: str | None) -> Compilation:
+    """The part of `compiled` that one host runs: `host`, else the one named as this machine is.
+
+    A fleet for one machine is what it is. Raises ConfigError when `host` is no host of the fleet, or none is given and
+    this machine is none of them.
+    """
+    names = hosts_of(compiled)
+    wanted = host if host is not None else socket.gethostname().partition(".")[0]
+    if wanted in names:
+        return on_host(compiled, wanted)
+    if host is None and not names:
+        return compiled
+    deployment = compiled.plan.deployment
+    if not names:
+        message = f"{deployment} is for one machine, and --host {host} names one of several"
+    elif host is None:
+        message = f"{deployment} is for {len(names)} hosts, and this machine ({wanted}) is none of them"
+    else:
+        message = f"{deployment} has no host {host}"
+    notes = (f"say which one: --host {' | '.join(names)}",) if names else ()
+    raise ConfigError.of("config/which-host", message, *notes, key="hardware.hosts")

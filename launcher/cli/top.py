@@ -17,10 +17,9 @@ from typing import Any
 import msgspec
 
 from launcher.cli.events import shown
-from launcher.cli.here import all_fleets
-from launcher.cli.terminal import Terminal, terminals
-from launcher.cli.watch import Screen
-from launcher.errors import ConfigError, Finding, LaunchError
+from launcher.cli.running import all_fleets
+from launcher.cli.terminal import Screen, Terminal, terminals
+from launcher.errors import ConfigError, LaunchError
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
 from launcher.supervise.control import ControlClient, NoRuntimeError
@@ -96,7 +95,6 @@ def draw(page: Terminal, seen: Seen, view: View, lines: int) -> None:
 
 
 def _devices(page: Terminal, status: FleetStatus) -> str:
-    """What is planned and measured on each device, of what runs, on one line."""
     planned: dict[str, int] = {}
     measured: dict[str, int] = {}
     for process in status.processes:
@@ -142,7 +140,6 @@ def _body(page: Terminal, seen: Seen, view: View, rows: list[tuple[Path, Process
 
 
 def _log(page: Terminal, process: ProcessStatus, left: int) -> None:
-    """The end of the chosen one's log, without what a terminal would obey."""
     page.line(page.style(f"log of {process.name}", "dim"))
     for line in tail(Path(process.log_file), max(1, left)) if process.log_file else process.log_tail[-left:]:
         page.line(shown(line))
@@ -189,7 +186,6 @@ def press(key: str, view: View, seen: Seen) -> bool:
 
 
 def _stop(chosen: tuple[Path, ProcessStatus]) -> str:
-    """Stop one; what became of it."""
     directory, process = chosen
     try:
         with ControlClient(directory) as control:
@@ -216,7 +212,7 @@ def show_top(*, no_color: bool) -> int:
     out, _ = terminals(no_color=no_color)
     if not (out.interactive and sys.stdin.isatty()):
         message, notes = "top needs a terminal", ("`launch status --json` and `launch events --json` are for scripts",)
-        raise ConfigError([Finding(code="config/usage", severity="error", key="", message=message, notes=notes)])
+        raise ConfigError.of("config/usage", message, *notes)
     view = View()
     with contextlib.suppress(KeyboardInterrupt), _keys() as keyboard, Screen(out) as screen:
         while True:

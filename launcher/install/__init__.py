@@ -7,9 +7,8 @@ record, and a systemd that runs what they say. I/O: files and systemctl. Only fi
 from __future__ import annotations
 
 from launcher.install.changes import Change, Changes, plan_changes, plan_removal
-from launcher.install.exclusive import alone
-from launcher.install.layout import Layout, bundle_files, placements
-from launcher.install.ownership import Record, Source, installed_names, read_record
+from launcher.install.layout import Layout, bundle_files
+from launcher.install.ownership import Source, installed_names, read_record
 from launcher.install.present import (
     Component,
     Installed,
@@ -20,7 +19,7 @@ from launcher.install.present import (
     limit_drift,
     loaded_drift,
 )
-from launcher.install.steps import Report, install, uninstall
+from launcher.install.steps import Report, alone, install, uninstall
 from launcher.install.systemd import Systemd
 from launcher.install.verify import verify_units
 
@@ -30,7 +29,6 @@ __all__ = [
     "Component",
     "Installed",
     "Layout",
-    "Record",
     "Report",
     "Source",
     "Systemd",
@@ -44,7 +42,6 @@ __all__ = [
     "installed_names",
     "limit_drift",
     "loaded_drift",
-    "placements",
     "plan_changes",
     "plan_removal",
     "read_record",

@@ -11,9 +11,8 @@ from typing import Literal
 import msgspec
 
 from launcher.base.tree import Found
-from launcher.errors import Finding
-from launcher.install.layout import Layout, is_unit, placements
-from launcher.install.names import foreign_names
+from launcher.errors import Finding, error_finding
+from launcher.install.layout import Layout, foreign_names, is_unit, placements
 from launcher.install.ownership import Record, Source, digest, installed_names, read_record, record_path, shown
 from launcher.ir.deployment import Deployment
 
@@ -54,8 +53,9 @@ def plan_changes(
     somebody changed it; with `force` it is overwritten, and this is a warning), `install/foreign-name` (nothing of
     this deployment may be called that). Raises OSError, ConfigError.
     """
-    before = _record(deployment.name, layout)
-    owners = _owners(layout, besides=deployment.name)
+    before = read_record(deployment.name, layout) or Record(deployment=deployment.name, input_digest="")
+    others = (read_record(name, layout) for name in installed_names(layout) if name != deployment.name)
+    owners = {path: other.deployment for other in others if other is not None for path in other.files}
     changes: list[Change] = []
     findings: list[Finding] = []
     files: dict[str, str] = {}
@@ -69,7 +69,7 @@ def plan_changes(
         if found == Found(data, mode) and before.files.get(name) == digest(data):
             continue
         if old is not None and old != data:
-            findings += _in_the_way(name, old, before, owners, force=force)
+            findings += _in_the_way(name, old, before, owners.get(name), force=force)
         changes.append(
             Change(
                 path=path,
@@ -101,7 +101,6 @@ def plan_removal(record: Record, layout: Layout, *, force: bool = False) -> Chan
 
 
 def _outermost_first(folders: AbstractSet[str], files: Iterable[str]) -> tuple[str, ...]:
-    """Those of `folders` that are above one of `files`."""
     above = {str(parent) for name in files for parent in Path(name).parents}
     return tuple(sorted(folders & above, key=lambda name: (name.count("/"), name)))
 
@@ -127,30 +126,13 @@ def unified(name: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:
     return tuple(difflib.unified_diff(before, after, *names, lineterm=""))
 
 
-def _record(deployment: str, layout: Layout) -> Record:
-    """The record of `deployment`, empty when there is none."""
-    return read_record(deployment, layout) or Record(deployment=deployment, input_digest="")
-
-
-def _owners(layout: Layout, *, besides: str) -> dict[str, str]:
-    """Path → the other deployment that wrote it."""
-    others = (read_record(name, layout) for name in installed_names(layout) if name != besides)
-    return {path: other.deployment for other in others if other is not None for path in other.files}
-
-
-def _in_the_way(name: str, old: bytes, before: Record, owners: dict[str, str], *, force: bool) -> list[Finding]:
-    """What is wrong with replacing the content `old` of `name`."""
+def _in_the_way(name: str, old: bytes, before: Record, owner: str | None, *, force: bool) -> list[Finding]:
+    """What is wrong with replacing the content `old` of `name`; `owner`: the other deployment that wrote it."""
     if name in before.files:
         return [] if before.wrote(name, old) else [_hand_edited(name, force=force)]
-    whose = f"deployment {owners[name]}" if name in owners else "somebody else"
-    finding = Finding(
-        code="install/foreign-file",
-        severity="error",
-        key="deploy.unit_prefix",
-        message=f"{name} exists and was written by {whose}",
-        notes=("another deploy.unit_prefix gives this deployment names of its own",),
-    )
-    return [finding]
+    message = f"{name} exists and was written by {f'deployment {owner}' if owner else 'somebody else'}"
+    note = "another deploy.unit_prefix gives this deployment names of its own"
+    return [error_finding("install/foreign-file", message, note, key="deploy.unit_prefix")]
 
 
 def _removals(
@@ -164,19 +146,16 @@ def _removals(
         found = _read(path, layout)
         if found is None:
             continue
-        old = found.data
-        if not record.wrote(name, old):
+        edited = not record.wrote(name, found.data)
+        if edited:
             findings.append(_hand_edited(name, force=force))
-            if not force:
-                continue
-        changes.append(
-            Change(path=path, kind="remove", unit=is_unit(path, layout), restarts=True, diff=unified(name, old, None))
-        )
+        if force or not edited:
+            diff = unified(name, found.data, None)
+            changes.append(Change(path=path, kind="remove", unit=is_unit(path, layout), restarts=True, diff=diff))
     return changes, findings
 
 
 def _hand_edited(name: str, *, force: bool) -> Finding:
-    """The finding for a file of ours that is no longer what we wrote."""
     return Finding(
         code="install/hand-edited",
         severity="warning" if force else "error",

@@ -8,9 +8,8 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.names import DEPLOYMENT
-from launcher.errors import ConfigError, Finding
-from launcher.install.layout import Layout
-from launcher.install.names import not_ours
+from launcher.errors import ConfigError
+from launcher.install.layout import Layout, not_ours
 
 SCHEMA = "launch.installed/v1"
 
@@ -47,7 +46,7 @@ def record_path(deployment: str, layout: Layout) -> Path:
     """Where the record of `deployment` lies. Raises ConfigError for what is no deployment's name."""
     if not DEPLOYMENT.fullmatch(deployment):
         message = f"{deployment!r} cannot name a deployment: letters, digits and . _ + @ = -"
-        raise ConfigError([Finding(code="install/foreign-name", severity="error", key="", message=message)])
+        raise ConfigError.of("install/foreign-name", message)
     return layout.records / f"{deployment}.json"
 
 
@@ -63,33 +62,24 @@ def read_record(deployment: str, layout: Layout) -> Record | None:
     try:
         record = msgspec.json.decode(found.data, type=Record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError([_damaged(path, str(error))]) from None
+        raise _damaged(path, str(error)) from None
     if record.deployment != deployment:
-        raise ConfigError([_damaged(path, f"it describes {record.deployment!r}")])
+        raise _damaged(path, f"it describes {record.deployment!r}")
     for name in (*record.files, *record.previous):
         file = Path(name)
         why = "it is no absolute path" if not file.is_absolute() or "\0" in name else not_ours(file, layout, deployment)
         if why is not None or str(file) != name:
-            raise ConfigError([_damaged(path, f"{name!r} is no file of {deployment}: {why or 'it is no plain path'}")])
+            raise _damaged(path, f"{name!r} is no file of {deployment}: {why or 'it is no plain path'}")
+    above = {parent for file in (*record.files, *record.previous, shown(path, layout)) for parent in Path(file).parents}
     for name in record.folders:
-        if name == "/" or not any(
-            Path(name) in Path(file).parents for file in (*record.files, *record.previous, shown(path, layout))
-        ):
-            raise ConfigError([_damaged(path, f"{name!r} is no directory above a file of {deployment}")])
+        if name == "/" or Path(name) not in above:
+            raise _damaged(path, f"{name!r} is no directory above a file of {deployment}")
     return record
 
 
-def _damaged(path: Path, why: str) -> Finding:
-    """The finding for a file that is no record of ours."""
-    return Finding(
-        code="install/damaged",
-        severity="error",
-        key="",
-        message=f"{path} is no install record: {why}",
-        notes=(
-            "what is installed is not known without it: put it back, or remove the units by hand and then this file",
-        ),
-    )
+def _damaged(path: Path, why: str) -> ConfigError:
+    note = "what is installed is not known without it: put it back, or remove the units by hand and then this file"
+    return ConfigError.of("install/damaged", f"{path} is no install record: {why}", note)
 
 
 def installed_names(layout: Layout) -> tuple[str, ...]:

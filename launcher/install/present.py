@@ -104,13 +104,14 @@ def installed_fleet(record: Record, layout: Layout) -> Installed:
     manifest, routes = _documents(layout, record.deployment)
     paths = [layout.root / name[1:] for name in record.files]
     names = [unit_of(p) for p in paths if is_unit(p, layout) and "@." not in p.name]
+    answers = Systemd(layout).properties(names, _NAMES)
     return Installed(
         record=record,
         layout=layout,
         manifest=manifest,
         routes=routes,
         components=_components(names, manifest, record.deployment),
-        units=_ask(names, layout),
+        units={name: _unit(name, answers.get(name)) for name in names},
     )
 
 
@@ -156,7 +157,6 @@ def limit_drift(unit: Unit) -> tuple[str, ...]:
 
 
 def _documents(layout: Layout, deployment: str) -> tuple[FleetManifest | None, RoutingTable | None]:
-    """Manifest and routes that are installed, where they can be read."""
     folder = layout.data(deployment)
     try:
         fleet, routes = (layout.tree.read(folder / name) for name in ("fleet.json", "routes.json"))
@@ -188,14 +188,10 @@ def _prefix(units: list[str], names: list[str]) -> str:
     return max(sorted(set(heads)), key=heads.count, default="launch")
 
 
-def _ask(names: list[str], layout: Layout) -> dict[str, Unit]:
-    """Every unit of `names` as the manager has it."""
-    answers = Systemd(layout).properties(names, _NAMES)
-    return {name: _unit(name, answers[name]) if name in answers else Unit(name=name) for name in names}
-
-
-def _unit(name: str, values: dict[str, str]) -> Unit:
-    """A unit out of what `systemctl show` prints."""
+def _unit(name: str, values: dict[str, str] | None) -> Unit:
+    """A unit as `systemctl show` prints it; None: the manager does not know it."""
+    if values is None:
+        return Unit(name=name)
     drop_ins = tuple(values.get("DropInPaths", "").split())
     files = (values.get("FragmentPath", ""), *drop_ins)
     started_us = _digits(values.get("ExecMainStartTimestampMonotonic"))
@@ -219,7 +215,6 @@ def _unit(name: str, values: dict[str, str]) -> Unit:
 
 
 def _texts(files: Iterable[str]) -> list[str]:
-    """Contents of those of `files` that can be read."""
     texts = []
     for name in files:
         try:
@@ -235,7 +230,6 @@ def _digits(text: str | None) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a kernel file, if it can be read and is one."""
     try:
         return _digits(path.read_text().strip())
     except OSError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from launcher.errors import Finding, HostError, SuperviseError, has_errors
+from launcher.errors import Finding, HostError, SuperviseError, error_finding, has_errors
 from launcher.install.changes import Changes
 from launcher.install.layout import Layout, is_unit
 from launcher.install.ownership import Record, digest, encode_record, read_record, record_path, shown
@@ -112,7 +115,6 @@ def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
 
 
 def _refuse(changes: Changes) -> None:
-    """Raise HostError when something is in the way."""
     if has_errors(changes.findings):
         raise HostError(changes.findings)
 
@@ -124,11 +126,8 @@ def _write_files(changes: Changes, layout: Layout, write: Write) -> None:
         return
     old = read_record(changes.deployment, layout)
     if changes.changes:
-        known = {
-            **(old.files if old else {}),
-            **{shown(c.path, layout): digest(c.data) for c in changes.changes if c.data},
-        }
         previous = old.files if old else {}
+        known = previous | {shown(c.path, layout): digest(c.data) for c in changes.changes if c.data}
         _write_record(msgspec.structs.replace(record, files=known, previous=previous), layout, write)
     for change in sorted(changes.changes, key=lambda c: (c.unit, c.kind == "remove")):
         if change.kind == "remove":
@@ -143,7 +142,6 @@ def _write_files(changes: Changes, layout: Layout, write: Write) -> None:
 
 
 def _write_record(record: Record, layout: Layout, write: Write) -> None:
-    """Write the ownership record, when it differs."""
     path, data = record_path(record.deployment, layout), encode_record(record)
     found = layout.tree.read(path)
     if found is None or found.data != data:
@@ -170,7 +168,8 @@ def _run_units(
     # a target that is up would start again what somebody stopped
     systemd.start([u for u in boot if before.get(u, {}).get("ActiveState") != "active" or u in again])
     targets = [unit for unit in boot if unit.endswith(".target")]
-    wanted = {*runtimes, *(u for target in targets for u in _wants(texts[target]))}
+    wants = re.findall(r"^Wants=(.*)$", "\n".join(texts[target] for target in targets), re.MULTILINE)
+    wanted = {*runtimes, *(unit for line in wants for unit in line.split())}
     restarted: Sequence[str] = ()
     alive = systemd.properties(runtimes, ("ActiveState",))
     if running and any(p.get("ActiveState") == "active" for p in alive.values()):
@@ -189,20 +188,14 @@ def _run_units(
 
 
 def _boots(texts: dict[str, str]) -> list[str]:
-    """Units that start at boot."""
     return sorted(unit for unit, text in texts.items() if _BOOT.search(text))
-
-
-def _wants(target: str) -> list[str]:
-    """Units that a target's text wants."""
-    return [unit for line in re.findall(r"^Wants=(.*)$", target, re.MULTILINE) for unit in line.split()]
 
 
 def not_active(unit: str, systemd: Systemd) -> Finding:
     """The finding for a unit that did not become active, with the end of its log."""
     found = systemd.properties([unit], ("Result", "ActiveState")).get(unit, {})
     message = f"{unit} is {found.get('ActiveState', 'unknown')} ({found.get('Result', 'unknown')})"
-    return Finding(code="install/not-active", severity="error", key="", message=message, notes=systemd.log(unit))
+    return error_finding("install/not-active", message, *systemd.log(unit))
 
 
 def unit_of(path: Path) -> str:
@@ -221,6 +214,43 @@ def _is_booted(path: Path, layout: Layout) -> bool:
 
 
 def _keeps_state(path: Path, layout: Layout) -> bool:
-    """Whether systemd keeps a directory for the unit at `path`."""
     text = layout.tree.text(path)
     return "CacheDirectory=" in text or "StateDirectory=" in text
+
+
+LOCK_NAME = "launch-install.lock"
+
+
+@contextlib.contextmanager
+def alone(layout: Layout, say: Callable[[str], None], *, runtime_dir: Path | None = None) -> Iterator[None]:
+    """Hold the lock of `layout`'s machine or user within the block; waits for who has it, and says so.
+
+    It is a file below /run that only its owner opens, and goes with the block; the kernel drops it with the process. A
+    tree that does not run is nobody's to change twice. Raises OSError.
+    """
+    usual = Path("/run") if layout.scope == "system" else Path(f"/run/user/{os.getuid()}")
+    folder = runtime_dir or usual
+    if layout.root != Path("/") or not folder.is_dir():
+        yield
+        return
+    path = folder / LOCK_NAME
+    descriptor = _locked(path, say)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(path: Path, say: Callable[[str], None]) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another install, uninstall or reload is under way: waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:  # noqa: PTH116 - beside fstat
+                return descriptor
+        os.close(descriptor)  # who had it took it away

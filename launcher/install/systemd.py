@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import SuperviseError
 from launcher.install.layout import Layout
 
 _TIMEOUT_S = 3600.0
@@ -25,7 +25,6 @@ class Systemd:
     """The manager that runs what is installed in `layout`; `running` is False where it does not run (a tree)."""
 
     def __init__(self, layout: Layout) -> None:
-        """Looks at nothing."""
         self._layout = layout
         self.running = layout.root == Path("/")
 
@@ -84,7 +83,7 @@ class Systemd:
         done = subprocess.run(["systemd-sysusers", file], capture_output=True, text=True, check=False)
         if done.returncode:
             message = f"systemd-sysusers {file} failed: {done.stderr.strip() or done.returncode}"
-            raise SuperviseError([Finding(code="install/systemctl", severity="error", key="", message=message)])
+            raise SuperviseError.of("install/systemctl", message)
 
     def remove_users(self, file: Path) -> None:
         """The opposite; a user who still has processes stays."""
@@ -130,14 +129,12 @@ class Systemd:
         return ["journalctl", "--no-pager", f"--lines={lines}", *(f"{scope}={unit}" for unit in units)]
 
     def _must(self, words: Sequence[str]) -> None:
-        """Run, or raise SuperviseError with what systemctl said."""
         done = self._run(words)
         if done.returncode:
             message = f"systemctl {words[0]} failed: {done.stderr.strip() or done.returncode}"
-            raise SuperviseError([Finding(code="install/systemctl", severity="error", key="", message=message)])
+            raise SuperviseError.of("install/systemctl", message)
 
     def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """`systemctl` with `words` for this manager."""
         scope = ["--user"] if self._layout.scope == "user" else []
         tree = [] if self.running else [f"--root={self._layout.root}"]
         argv = ["systemctl", "--no-pager", *scope, *tree, *words]
@@ -147,8 +144,7 @@ class Systemd:
             )
         except FileNotFoundError:
             message = "systemctl is not installed: this machine is not run by systemd"
-            finding = Finding(code="install/no-systemd", severity="error", key="", message=message)
-            raise SuperviseError([finding]) from None
+            raise SuperviseError.of("install/no-systemd", message) from None
 
     def _env(self) -> dict[str, str]:
         """The environment; a user's manager is found by a directory that `su` and `cron` leave unnamed."""

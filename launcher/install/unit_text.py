@@ -32,7 +32,6 @@ def running_words(texts: Iterable[str], credentials: str) -> tuple[str, ...] | N
 
 
 def _values(text: str, section: str, key: str) -> Iterator[str]:
-    """Values of `key` in `section`, continued lines joined."""
     here, joined = "", ""
     for part in text.splitlines():
         if part.lstrip().startswith(("#", ";")):

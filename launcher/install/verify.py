@@ -9,10 +9,9 @@ import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from launcher.errors import ConfigError, Finding, Severity
-from launcher.install.layout import UNIT_FOLDERS, Layout
+from launcher.errors import Finding, Severity, error_finding
+from launcher.install.layout import UNIT_FOLDERS, Layout, manifest_of
 from launcher.ir.deployment import Deployment
-from launcher.manifest import decode_fleet
 
 _ABSENT = re.compile(r"Command (\S+) is not executable: No such file or directory")
 _EXPOSURE = re.compile(r"^X-Launch-Exposure=([\d.]+)$", re.MULTILINE)
@@ -31,7 +30,7 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
     units = {f.path.rpartition("/")[2]: f.text for f in deployment.files if f.path.startswith(f"{folder}/")}
     if not units:
         return ()
-    homeless = tuple(_without_folder(unit, path[1]) for unit, text in units.items() if (path := _homeless(text)))
+    homeless = tuple(filter(None, (_homeless(unit, text) for unit, text in units.items())))
     with tempfile.TemporaryDirectory(prefix="launch-verify-") as name:
         directory = Path(name)
         for unit, text in units.items():
@@ -46,25 +45,20 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
             return (Finding(code="install/no-systemd", severity=severity, key="", message=message),)
 
 
-def _homeless(text: str) -> re.Match[str] | None:
-    """The unix socket that the unit `text` listens on where no folder is made for it."""
-    return None if "\nRuntimeDirectory=" in text else _SOCKET.search(text)
-
-
-def _without_folder(unit: str, path: str) -> Finding:
-    """The error for such a unit."""
+def _homeless(unit: str, text: str) -> Finding | None:
+    """The error for a unit that listens on a unix socket for which no folder is made; None for any other."""
+    path = None if "\nRuntimeDirectory=" in text else _SOCKET.search(text)
+    if path is None:
+        return None
     server = unit.removesuffix(".service")
-    message = f"{unit} listens on {path}, and nobody makes a folder for it or removes what a dead server left there"
+    message = f"{unit} listens on {path[1]}, and nobody makes a folder for it or removes what a dead server left there"
     note = f"a unix socket of an installed server is below /run: servers.NAME.host=/run/{server}/http.sock"
-    return Finding(code="render/socket-folder", severity="error", key="", message=message, notes=(note,))
+    return error_finding("render/socket-folder", message, note)
 
 
 def _optional(deployment: Deployment) -> tuple[str, ...]:
     """What the names of units end with that may fail without ending the fleet."""
-    text = next((file.text for file in deployment.files if file.path == "fleet.json"), "")
-    try:
-        manifest = decode_fleet(text.encode())
-    except ConfigError:
+    if (manifest := manifest_of(deployment)) is None:
         return ()
     names = [s.name for s in manifest.servers if not s.fatal] + [s.name for s in manifest.services if not s.fatal]
     return tuple(f"-{name}.service" for name in names)
@@ -104,7 +98,6 @@ def _said(line: str, layout: Layout, optional: Collection[str]) -> Finding:
 
 
 def _will_be_there(line: str, layout: Layout, coming: Collection[Path]) -> bool:
-    """Whether `line` complains of a program that this install writes, or that the tree has."""
     absent = _ABSENT.search(line)
     if absent is None:
         return False
@@ -127,5 +120,5 @@ def _exposed(units: dict[str, str], directory: Path, layout: Layout) -> list[Fin
         if level is None or float(level[1]) > float(claim[1]):
             found = level[1] if level else f"unknown ({done.stderr.strip()})"
             message = f"{unit}: exposure level is {found}, at most {claim[1]} was promised"
-            findings.append(Finding(code="install/exposure", severity="error", key="deploy.hardening", message=message))
+            findings.append(error_finding("install/exposure", message, key="deploy.hardening"))
     return findings

@@ -51,7 +51,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _log_with_times() -> None:
-    """Warnings and errors go to stderr, with the wall clock's time before them."""
     handler = BackgroundHandler()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))

@@ -24,7 +24,6 @@ class ClusterRuntime(Runtime):
     _giving: asyncio.Task[None] | None = None
 
     def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
-        """The cluster."""
         del units
         front, slurm, cluster = self._table.front, self._manifest.slurm, self._manifest.cluster
         if isinstance(slurm, SlurmUnit):
@@ -73,8 +72,7 @@ class ClusterRuntime(Runtime):
         self._giving = asyncio.get_running_loop().create_task(self._scheduler.election.give_back())
 
     async def _first(self, event: asyncio.Event) -> None:
-        """Wait until `event`, or until we are told to end."""
-        waits = [asyncio.create_task(event.wait()), asyncio.create_task(self._told.wait())]
+        waits = [asyncio.create_task(one.wait()) for one in (event, self._told)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()

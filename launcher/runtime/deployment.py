@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import ConfigError, Finding
+from launcher.errors import ConfigError
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.manifest import argv_digest, decode_fleet, decode_routes
 
@@ -26,13 +26,9 @@ def read_deployment(deployment_dir: Path, *, api_key_file: Path | None = None) -
     for server in manifest.servers:
         digests = [(server.argv_digest, server.argv), *((rung.argv_digest, rung.argv) for rung in server.rungs)]
         if any(digest != argv_digest(argv) for digest, argv in digests):
-            message = (
-                f"{deployment_dir / 'fleet.json'} cannot be used: argv of {server.name} is not what its digest says"
-            )
-            notes = ("run `launch render` to write it again",)
-            raise ConfigError(
-                [Finding(code="manifest/invalid", severity="error", key="", message=message, notes=notes)]
-            )
+            file = deployment_dir / "fleet.json"
+            message = f"{file} cannot be used: argv of {server.name} is not what its digest says"
+            raise ConfigError.of("manifest/invalid", message, "run `launch render` to write it again")
     if api_key_file is not None:
         unit = msgspec.structs.replace(table.front, api_key_file=str(api_key_file))
         table = msgspec.structs.replace(table, front=unit)
@@ -60,9 +56,7 @@ def _read_pair(directory: Path) -> tuple[bytes, bytes]:
             os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: a path with NUL in it
         message = f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}"
-        notes = ("`launch render` writes it",)
-        finding = Finding(code="manifest/missing", severity="error", key="", message=message, notes=notes)
-        raise ConfigError([finding]) from None
+        raise ConfigError.of("manifest/missing", message, "`launch render` writes it") from None
     return texts[0], texts[1]
 
 
@@ -80,11 +74,8 @@ def require_ours(path: Path, facts: os.stat_result) -> None:
         why = f"others than its owner may write it (mode {facts.st_mode & 0o7777:04o})"
     else:
         return
-    finding = Finding(
-        code="manifest/untrusted",
-        severity="error",
-        key="",
-        message=f"{path} is not taken over: {why}",
-        notes=(f"chmod go-w {path}, and have it owned by the user that runs the fleet",),
+    raise ConfigError.of(
+        "manifest/untrusted",
+        f"{path} is not taken over: {why}",
+        f"chmod go-w {path}, and have it owned by the user that runs the fleet",
     )
-    raise ConfigError([finding])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -14,39 +15,18 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError
+from launcher import files, supervise
+from launcher.errors import ConfigError, SuperviseError
 from launcher.events import FILE_NAME, EventLog
-from launcher.files import (
-    LockHeldError,
-    LockOwner,
-    deployment_state_dir,
-    drop_leftovers,
-    is_called_off,
-    write_atomic,
-    writing,
-)
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.manifest import front_changes
 from launcher.runtime.deployment import read_deployment
 from launcher.runtime.host import front_url, notify, signals
-from launcher.runtime.keeping import Keeping
+from launcher.runtime.keeping import Keeping, keep_pins
 from launcher.runtime.observing import Observer
-from launcher.runtime.pins import keep_pins
 from launcher.runtime.telling import happened
-from launcher.supervise import (
-    Children,
-    ProcessOwner,
-    Supervisor,
-    SystemdUnits,
-    boot_id,
-    early_finding,
-    proc_stat,
-    starting_finding,
-    state_moved_finding,
-    stopping_finding,
-)
 from launcher.supervise.control import control_socket, serve_control, socket_address
 from launcher.supervise.events import AnyEvent, RuntimeStarted
 
@@ -81,12 +61,8 @@ class Runtime:
         self._state_dir = self._make_state_dir()
         self._url = front_url(self._table)
         self._owner = self._make_owner(units)
-        self._supervisor = Supervisor(
-            self._manifest,
-            state_dir=self._state_dir,
-            owner=self._owner,
-            emit=self._emit,
-            front=self._url,
+        self._supervisor = supervise.Supervisor(
+            self._manifest, state_dir=self._state_dir, owner=self._owner, emit=self._emit, front=self._url
         )
         self._supervisor.runtime_pid = os.getpid()
         self._keeping = Keeping(self._state_dir, self._holder, self._make_state_dir)
@@ -111,13 +87,18 @@ class Runtime:
         """Whether a cluster has the processes, so that we are one of several fronts."""
         return self._manifest.cluster is not msgspec.UNSET or self._manifest.slurm is not msgspec.UNSET
 
-    def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
-        """Who has the processes."""
-        return _owner(self._manifest, self._state_dir, units)
+    def _make_owner(self, units: UnitsOptions | None) -> supervise.ProcessOwner:
+        """Who has the processes: systemd, or we."""
+        name, settings = self._manifest.deployment, self._manifest.supervisor
+        write = functools.partial(files.write_atomic, mode=0o600)
+        if units is not None:
+            return supervise.SystemdUnits(name, self._state_dir, write, prefix=units.prefix, user=units.user)
+        count, size = settings.log_files, settings.log_max_bytes
+        return supervise.Children(name, self._state_dir, write, log_files=count, log_max_bytes=size)
 
     def _tell_owner(self, manifest: FleetManifest) -> None:
         """What is started from now on is as `manifest` has it."""
-        if isinstance(self._owner, Children):
+        if isinstance(self._owner, supervise.Children):
             self._owner.log_files = manifest.supervisor.log_files
             self._owner.log_max_bytes = manifest.supervisor.log_max_bytes
 
@@ -129,7 +110,6 @@ class Runtime:
         return msgspec.structs.replace(status, drift=(*status.drift, *self._keeping.trouble))
 
     def _processes(self) -> tuple[ProcessStatus, ...]:
-        """Every process now, with what the front knows of it."""
         return self._with_figures(self._supervisor.status()).processes
 
     def _with_figures(self, status: FleetStatus) -> FleetStatus:
@@ -166,15 +146,15 @@ class Runtime:
             return await task
         except asyncio.CancelledError:
             if task.cancelled() and self._ending:
-                raise SuperviseError([stopping_finding(self._manifest.deployment)]) from None
+                raise SuperviseError([supervise.stopping_finding(self._manifest.deployment)]) from None
             raise
 
     def _refuse_unless_up(self) -> None:
         """Raises SuperviseError when everything was told to end, or has not come up yet."""
         if self._ending or self._told.is_set():
-            raise SuperviseError([stopping_finding(self._manifest.deployment)])
+            raise SuperviseError([supervise.stopping_finding(self._manifest.deployment)])
         if not self._started:
-            raise SuperviseError([starting_finding(self.status())])
+            raise SuperviseError([supervise.starting_finding(self.status())])
 
     async def _take_over(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """One reload, when it is its turn."""
@@ -187,7 +167,7 @@ class Runtime:
             if unknown:
                 raise KeyError(min(unknown))
             if manifest.supervisor.state_dir != self._manifest.supervisor.state_dir:
-                raise SuperviseError([state_moved_finding(manifest.deployment)])
+                raise SuperviseError([supervise.state_moved_finding(manifest.deployment)])
             fronts = [unit.name for unit in manifest.services if unit.builtin is not None and unit.name in names]
             front = front_changes(self._table, table)
             # everything that may fail comes first: a reload that is refused has changed nothing
@@ -208,10 +188,7 @@ class Runtime:
             changes = await self._supervisor.reload(manifest, names)
             self._observer.take_over(manifest, table)
             return {
-                "started": list(changes.started),
-                "stopped": list(changes.stopped),
-                "restarted": list(changes.restarted),
-                "kept": list(changes.kept),
+                **{verb: list(getattr(changes, verb)) for verb in ("started", "stopped", "restarted", "kept")},
                 "reloaded": fronts,
                 "front": front,
                 "failed": {name: self._supervisor.why_failed(name) for name in changes.failed},
@@ -223,32 +200,25 @@ class Runtime:
         manifest, table = read_deployment(directory, api_key_file=self._api_key_file)
         if manifest.deployment != self._manifest.deployment:
             message = f"{directory} is {manifest.deployment}, this runtime serves {self._manifest.deployment}"
-            finding = Finding(code="manifest/other-deployment", severity="error", key="", message=message)
-            raise ConfigError([finding])
+            raise ConfigError.of("manifest/other-deployment", message)
         return directory, manifest, table
 
     # --- the run ---------------------------------------------------------------------------------------------
 
     async def main(self) -> None:
         """The whole run, with the deployment's lock held."""
-        lock = self._keeping.lock
-        with signals(self._on_signal):
-            try:
-                with writing(lock.path):
-                    lock.acquire(self._holder())
-            except LockHeldError as error:
-                raise HostError([_held(self._manifest.deployment, error)]) from None
-            drop_leftovers(self._state_dir)
+        with signals(self._on_signal), self._keeping.locked():
+            files.drop_leftovers(self._state_dir)
             try:
                 self._events = EventLog(self._state_dir / FILE_NAME)
                 self._observer.pool.remember(e.name for e in self._events.after() if e.kind in ("starting", "adopted"))
                 keep_pins(self._observer.pool, lambda: self._state_dir)
                 # With the lock held: whoever stops everything from now on finds it.
-                if self._asked_ns is not None and is_called_off(self._asked_ns):
-                    raise SuperviseError([early_finding(self._manifest.deployment)])
+                if self._asked_ns is not None and files.is_called_off(self._asked_ns):
+                    raise SuperviseError([supervise.early_finding(self._manifest.deployment)])
                 # At once: who sees the lock held can ask from now on, and is answered when the doors open.
                 with contextlib.ExitStack() as doors:
-                    with writing(self._state_dir):
+                    with files.writing(self._state_dir):
                         sock = doors.enter_context(control_socket(self._state_dir))
                     address = doors.enter_context(socket_address(self._state_dir))
                     await self._hold(sock, Path(address))
@@ -258,19 +228,16 @@ class Runtime:
                     await self._supervisor.sweep()
                 if self._events is not None:
                     self._events.close()
-                self._keeping.lock.release()
 
     def _make_state_dir(self) -> Path:
-        """The state directory, made. Raises HostError."""
-        return deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
+        return files.deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
 
-    def _holder(self) -> LockOwner:
-        """Who we are, and what we serve where."""
-        mine = proc_stat(os.getpid())
-        return LockOwner(
+    def _holder(self) -> files.LockOwner:
+        mine = supervise.proc_stat(os.getpid())
+        return files.LockOwner(
             pid=os.getpid(),
             start_ticks=mine.start_ticks if mine else 0,
-            boot_id=boot_id(),
+            boot_id=supervise.boot_id(),
             deployment=self._manifest.deployment,
             deployment_dir=str(self._directory),
             front=self._url,
@@ -282,24 +249,9 @@ class Runtime:
         self._keeping.remember((self._state_dir / "request.json", *served))
 
     async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
-        """Open the doors, run the fleet until told, close in order."""
-        from launcher import orchestrate, route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
+        from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
-        orchestrator = orchestrate.Orchestrator(self._table, lambda: self._state_dir)
-        orchestrator.on_domain, orchestrator.tell = self._observer.pool.domain, self.tell
-        self._front = route.Front(
-            self._table,
-            route.with_remote(self._supervisor, self._table),
-            control=control_address,
-            orchestrator=orchestrator,
-        )
-        self._front.expansion.tell = self.tell
-        unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
-        sock = self._listening or route.bind(self._front, unit.host, unit.port)
-        with contextlib.ExitStack() as unless_made:
-            unless_made.callback(sock.close)
-            self._doors = route.Doors(self._front, sock, route.bind_more(self._front))
-            unless_made.pop_all()
+        self._open_doors(control_address)
         closing = asyncio.Event()
         self._emit(
             RuntimeStarted(
@@ -314,16 +266,16 @@ class Runtime:
         app = route.control_app(self, self._page_routes())
         async with serve_control(app, control_sock):
             keeping = asyncio.create_task(self._keeping.watch(app, self._owner.heal))
-            self._serving = asyncio.create_task(
-                route.serve(
-                    self._front,
-                    host=unit.host,
-                    port=unit.port,
-                    doors=self._doors,
-                    shutdown=closing,
-                    drain_timeout_s=drain_s,
-                )
+            unit, drain_s = self._table.front, self._manifest.supervisor.drain_timeout_s
+            serving = route.serve(
+                self._front,
+                host=unit.host,
+                port=unit.port,
+                doors=self._doors,
+                shutdown=closing,
+                drain_timeout_s=drain_s,
             )
+            self._serving = asyncio.create_task(serving)
             self._front.more_metrics = self._observer.metrics
             try:
                 await self._run_fleet(self._serving)
@@ -338,16 +290,29 @@ class Runtime:
                     await self._supervisor.stop_all(self._reason)
                 await self._observer.close()
 
+    def _open_doors(self, control_address: Path) -> None:
+        """Make the front, and have it listen: clients may come, and are answered once it is served."""
+        from launcher import orchestrate, route  # noqa: PLC0415 - late, as above
+
+        orchestrator = orchestrate.Orchestrator(self._table, lambda: self._state_dir)
+        orchestrator.on_domain, orchestrator.tell = self._observer.pool.domain, self.tell
+        upstreams = route.with_remote(self._supervisor, self._table)
+        self._front = route.Front(self._table, upstreams, control=control_address, orchestrator=orchestrator)
+        self._front.expansion.tell = self.tell
+        sock = self._listening or route.bind(self._front, self._table.front.host, self._table.front.port)
+        with contextlib.ExitStack() as unless_made:
+            unless_made.callback(sock.close)
+            self._doors = route.Doors(self._front, sock, route.bind_more(self._front))
+            unless_made.pop_all()
+
     def _page_routes(self) -> Any:
-        """The page at /ui, and what it asks of us."""
-        from launcher.page import page_routes  # noqa: PLC0415 - late, as above
+        from launcher.runtime.page.app import page_routes  # noqa: PLC0415 - late, as above
         from launcher.runtime.paging import Pages  # noqa: PLC0415
 
         assert self._events is not None  # noqa: S101 - the lock is held
-        served = lambda: (self._manifest, self._table)  # noqa: E731
         pages = Pages(
             *(self, self._front, self._supervisor, self._events, self._observer),
-            served=served,
+            served=lambda: (self._manifest, self._table),
             state_dir=lambda: self._state_dir,
         )
         return page_routes(pages)
@@ -376,10 +341,9 @@ class Runtime:
             if task.done() and not task.cancelled():
                 task.result()
         if not self._started and self._reason == "control":
-            raise SuperviseError([early_finding(self._manifest.deployment)])
+            raise SuperviseError([supervise.early_finding(self._manifest.deployment)])
 
     async def _start(self) -> None:
-        """Find what an earlier runtime left, start the rest, tell systemd."""
         await self._supervisor.recover()
         await self._supervisor.start()
         self._started = True
@@ -400,7 +364,6 @@ class Runtime:
             self._events.add(what)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """End; if that is under way, end now."""
         if self._told.is_set():
             if not self._owner.outlives:  # else the manager has limits of its own
                 self._supervisor.kill_all()
@@ -411,30 +374,3 @@ class Runtime:
         self._leaves = self._owner.outlives
         notify("STOPPING=1")
         self._told.set()
-
-
-def _owner(manifest: FleetManifest, state_dir: Path, units: UnitsOptions | None) -> ProcessOwner:
-    """Who has the processes: systemd, or we."""
-
-    def write(path: Path, data: bytes) -> None:
-        write_atomic(path, data, mode=0o600)
-
-    if units is not None:
-        return SystemdUnits(manifest.deployment, state_dir, write, prefix=units.prefix, user=units.user)
-    settings = manifest.supervisor
-    return Children(
-        manifest.deployment, state_dir, write, log_files=settings.log_files, log_max_bytes=settings.log_max_bytes
-    )
-
-
-def _held(deployment: str, error: LockHeldError) -> Finding:
-    """The finding for a second runtime."""
-    owner = error.owner
-    who = f"process {owner.pid} ({owner.deployment_dir})" if owner else "another process"
-    return Finding(
-        code="supervise/already-running",
-        severity="error",
-        key="",
-        message=f"{deployment} is already run by {who}",
-        notes=("`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it",),
-    )

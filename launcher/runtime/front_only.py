@@ -25,7 +25,6 @@ async def route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None],
     manifest, table = read_deployment(deployment_dir, api_key_file=api_key_file)
 
     def state_dir() -> Path:
-        """Where the project memory lies; only asked for where there is one."""
         return deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
 
     front = route.Front(table, route.AskedUpstreams(), orchestrator=orchestrate.Orchestrator(table, state_dir))

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import LaunchError
-from launcher.files import LockHeldError, LockOwner, OwnedLock, write_atomic
+import msgspec
+
+from launcher.errors import HostError, LaunchError
+from launcher.files import LockHeldError, LockOwner, OwnedLock, write_atomic, writing
+from launcher.orchestrate.pool import WarmPool
 from launcher.supervise import LOCK_NAME
 from launcher.supervise.control import SOCKET_NAME, control_socket, serve_control
 
 _LOG = logging.getLogger("launch.runtime")
+_POOL_LOG = logging.getLogger("launch.pool")
 LOOK_S = 1.0
+PINS_NAME = "pinned.json"
+"""Which models' files somebody pinned: a restart unpins nothing."""
 
 
 class Keeping:
@@ -31,6 +38,23 @@ class Keeping:
         self._holder = holder
         self._make = make
         self._files: dict[Path, bytes] = {}
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within the block the deployment is ours. Raises HostError where another runtime has it."""
+        mine = self._holder()
+        try:
+            with writing(self.lock.path):
+                self.lock.acquire(mine)
+        except LockHeldError as error:
+            who = f"process {error.owner.pid} ({error.owner.deployment_dir})" if error.owner else "another process"
+            note = "`launch status` shows it, `launch reload` changes it, `launch stop --all` ends it"
+            message = f"{mine.deployment} is already run by {who}"
+            raise HostError.of("supervise/already-running", message, note) from None
+        try:
+            yield
+        finally:
+            self.lock.release()
 
     def claim(self) -> None:
         """Have the lock say what we serve now; on a disk that takes nothing it goes on saying what it said."""
@@ -78,11 +102,9 @@ class Keeping:
         return ()
 
     def _has_socket(self) -> bool:
-        """Whether commands find a control socket."""
         return os.path.lexists(self._state_dir / SOCKET_NAME)
 
     async def _socket_again(self, app: Any, doors: contextlib.AsyncExitStack) -> Iterable[str]:
-        """A control socket where commands look for it."""
         if self._has_socket():
             return ()
         await doors.aclose()
@@ -94,7 +116,6 @@ class Keeping:
         return ()
 
     def _files_again(self) -> Iterable[str]:
-        """What reload and plan read."""
         for path, data in self._files.items():
             try:
                 if not os.path.lexists(path):
@@ -106,5 +127,28 @@ class Keeping:
 
 
 def _reason(error: Exception) -> str:
-    """An error, for people."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def keep_pins(pool: WarmPool, state_dir: Callable[[], Path]) -> None:
+    """Have `pool` pin what was pinned when the last run ended, and write down what is from now on."""
+    pool.remember_pins(_read_pins(state_dir() / PINS_NAME), functools.partial(_write_pins, state_dir))
+
+
+def _read_pins(path: Path) -> tuple[str, ...]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[str, ...])
+    except FileNotFoundError:
+        return ()
+    except (OSError, msgspec.DecodeError) as error:
+        _POOL_LOG.warning("what was pinned is not known any more: %s: %s", path, error)
+        return ()
+
+
+def _write_pins(state_dir: Callable[[], Path], pinned: Iterable[str]) -> None:
+    """Keep them; a disk that takes nothing costs the next run its pins, and this one nothing."""
+    path = state_dir() / PINS_NAME
+    try:
+        write_atomic(path, msgspec.json.encode(sorted(pinned)), mode=0o600)
+    except OSError as error:
+        _POOL_LOG.warning("what is pinned is not kept: %s: %s", path, error.strerror or error)

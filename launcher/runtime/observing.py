@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.base.metrics import Histogram, histogram
+from launcher.base import metrics
+from launcher.base.metrics import Histogram, Samples, counter, gauge, histogram
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -121,7 +122,6 @@ class Observer:
             self._met |= {(t.name, t.server): t.met for t in now if t.met is not None}
 
     async def _watch_targets(self) -> None:
-        """Look now and then."""
         while True:
             await asyncio.sleep(TARGETS_EVERY_S)
             self.look()
@@ -138,63 +138,48 @@ class Observer:
 
     def metrics(self) -> str:
         """Prometheus text: the seed document's names, then ours."""
-        lines: list[str] = []
-
-        def family(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, float]]) -> None:
-            """One metric with its samples."""
-            lines.extend((f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"))
-            lines.extend(f"{name}{labels} {value:.10g}" for labels, value in samples)
-
         processes = tuple(self._processes())
         failures: Counter[str] = Counter()
         for name, model in self._models.items():
             failures[model] += self._failures[name]
-        swaps = (({"source": source}, part) for source, part in self._swaps.items())
-        lines += histogram("model_swap_duration_seconds", "From a worker's drain until the other serves.", swaps)
-        family(
-            "model_load_failures_total",
-            "counter",
-            "Starts that did not become ready, and processes that ended unasked.",
-            ((_labels(model=model), count) for model, count in sorted(failures.items())),
-        )
-        family("ram_used_bytes", "gauge", "RAM of this machine that is not available.", _samples(_ram_used()))
-        vram = [("", float(sum(self._vram.values())))] if self._vram else []
-        family("vram_used_bytes", "gauge", "Memory of the fleet's GPUs that is in use, where it can be asked.", vram)
-        family(
-            "launch_server_memory_bytes",
-            "gauge",
-            "Memory of a server by device, planned and measured.",
-            _memory(processes),
-        )
-        family(
-            "launch_server_restarts_total",
-            "counter",
-            "Restarts of a process that was not asked to end.",
-            ((_labels(server=p.name), p.restarts) for p in processes),
-        )
-        family(
-            "launch_out_of_memory_total",
-            "counter",
-            "Steps down the ladder.",
-            ((_labels(server=name), count) for name, count in sorted(self._slips.items())),
-        )
-        family(
-            "launch_server_rung",
-            "gauge",
-            "Where a server stands on its ladder; 0 = as planned.",
-            ((_labels(server=p.name), int(p.rung.partition("/")[0] or 0)) for p in processes if p.kind == "server"),
-        )
-        family(
-            "launch_slot_tokens_restored_total",
-            "counter",
-            "Tokens of saved slots that a server confirmed to have again after a swap.",
-            ((_labels(server=name), count) for name, count in sorted(self._restored.items())),
-        )
+        ram = _ram_used()
+        rungs = [({"server": p.name}, int(p.rung.partition("/")[0] or 0)) for p in processes if p.kind == "server"]
         now = targets_now(self._targets, processes, self._swap_s)
-        for what, meaning in TARGET_METRICS.items():
-            values = ((_labels(**labels), value) for labels, value in samples(now, what))
-            family(f"launch_target_{what}", "gauge", meaning, values)
-        return "\n".join(lines) + "\n" + self.pool.metrics()
+        families = (
+            histogram(
+                "model_swap_duration_seconds",
+                "From a worker's drain until the other serves.",
+                [({"source": source}, part) for source, part in self._swaps.items()],
+            ),
+            counter(
+                "model_load_failures_total",
+                "Starts that did not become ready, and processes that ended unasked.",
+                _by("model", failures),
+            ),
+            gauge("ram_used_bytes", "RAM of this machine that is not available.", [] if ram is None else [({}, ram)]),
+            gauge(
+                "vram_used_bytes",
+                "Memory of the fleet's GPUs that is in use, where it can be asked.",
+                [({}, float(sum(self._vram.values())))] if self._vram else [],
+            ),
+            gauge(
+                "launch_server_memory_bytes", "Memory of a server by device, planned and measured.", _memory(processes)
+            ),
+            counter(
+                "launch_server_restarts_total",
+                "Restarts of a process that was not asked to end.",
+                [({"server": p.name}, p.restarts) for p in processes],
+            ),
+            counter("launch_out_of_memory_total", "Steps down the ladder.", _by("server", self._slips)),
+            gauge("launch_server_rung", "Where a server stands on its ladder; 0 = as planned.", rungs),
+            counter(
+                "launch_slot_tokens_restored_total",
+                "Tokens of saved slots that a server confirmed to have again after a swap.",
+                _by("server", self._restored),
+            ),
+            *(gauge(f"launch_target_{what}", meaning, samples(now, what)) for what, meaning in TARGET_METRICS.items()),
+        )
+        return metrics.text(*families) + self.pool.metrics()
 
     async def _watch_gpus(self) -> None:
         """Ask the driver now and then, in a thread: it may take its time."""
@@ -218,12 +203,11 @@ def _swaps(manifest: FleetManifest) -> dict[str, Histogram]:
     return {source: Histogram(bounds(manifest.targets)) for source in SOURCES}
 
 
-def _memory(processes: Iterable[ProcessStatus]) -> Iterable[tuple[str, float]]:
-    """Planned and measured bytes by server and device."""
+def _memory(processes: Iterable[ProcessStatus]) -> Samples:
     for process in processes:
         for kind, sizes in (("planned", process.planned_bytes), ("measured", process.measured_bytes)):
             for device, size in sizes.items():
-                yield _labels(server=process.name, device=device, kind=kind), size
+                yield {"server": process.name, "device": device, "kind": kind}, size
 
 
 def _ram_used() -> float | None:
@@ -236,16 +220,5 @@ def _ram_used() -> float | None:
     return 1024.0 * (int(known["MemTotal"]) - int(known["MemAvailable"])) if len(known) == 2 else None
 
 
-def _samples(value: float | None) -> Iterable[tuple[str, float]]:
-    """One sample without labels, or none."""
-    return () if value is None else (("", value),)
-
-
-def _labels(**labels: str) -> str:
-    """`{name="value"}` with the values escaped."""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    """`value` as a label value."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _by(label: str, counts: Counter[str]) -> Samples:
+    return [({label: name}, count) for name, count in sorted(counts.items())]

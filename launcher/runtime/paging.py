@@ -1,11 +1,11 @@
-"""What the page may ask of one runtime: implements `launcher.page.PageHost`. I/O: the clock, child processes."""
+"""What the page may ask of one runtime. I/O: the clock, child processes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 from launcher.events import EventLog
 from launcher.hardware.load import device_loads
 from launcher.ir.events import Record
-from launcher.ir.fleet import DeviceNeed, FleetManifest, RoutingTable
+from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import Control, FleetStatus, UnavailableError
 from launcher.orchestrate import FILE_NAME, list_projects, read_generation, recent_generations
 from launcher.orchestrate.pool import Verb
@@ -27,7 +27,7 @@ _LAUNCH = "from launcher.cli import main; main()"
 
 
 class Pages:
-    """The fleet as the page sees it."""
+    """The fleet as the page sees it. All methods are called in the runtime's loop."""
 
     def __init__(
         self,
@@ -41,13 +41,9 @@ class Pages:
         state_dir: Callable[[], Path],
     ) -> None:
         """`served`: the manifest and the routes that hold now. Nothing is looked at before somebody asks."""
-        self._control = control
-        self._front = front
-        self._supervisor = supervisor
-        self._log = events
-        self._observer = observer
-        self._served = served
-        self._state_dir = state_dir
+        self._control, self._front, self._supervisor = control, front, supervisor
+        self._log, self._observer = events, observer
+        self._served, self._state_dir = served, state_dir
         self._compiling = asyncio.Lock()
 
     def status(self) -> FleetStatus:
@@ -55,7 +51,7 @@ class Pages:
         return self._control.status()
 
     def events(self, after: int) -> tuple[Record, ...]:
-        """The events behind number `after`."""
+        """The events behind number `after`, oldest first, as far as they are kept."""
         return self._log.after(after)
 
     def listen(self, listener: Callable[[Record], None]) -> Callable[[], None]:
@@ -71,25 +67,31 @@ class Pages:
         return list(self._front.requests.ended(after)) if self._front.requests.number > after else []
 
     def speeds(self) -> dict[str, list[tuple[int, float]]]:
-        """By server: minutes of the last hour, and the mean speed of the answers that ended in each."""
+        """By server: Unix time of a minute of the last hour, and the mean tokens/s of the answers that ended in it."""
         return self._front.requests.speeds()
 
     def cancel(self, request_id: str) -> bool:
-        """End a request."""
+        """End a request; False where it does not run."""
         return self._front.cancel(request_id)
 
     def fleet(self) -> dict[str, Any]:
         """What the manifest says, less command lines and environments."""
         manifest, table = self._served()
-        shown = ("name", "model", "slots", "n_ctx_per_slot", "tier", "start", "exclusive", "roles", "aliases", "memory")
-        names = (*shown, "proved")
+        names = (
+            *("name", "model", "slots", "n_ctx_per_slot", "tier", "start", "exclusive", "roles", "aliases"),
+            *("memory", "proved"),
+        )
         servers = []
         for unit in manifest.servers:
             target = table.targets.get(unit.name)
             more = {
                 "embedding": target.embedding if target else False,
                 "modalities": target.modalities if target else (),
-                "rungs": [{"label": rung.label, "bytes": _taken(rung.memory)} for rung in unit.rungs],
+                # what a server takes in all, at load
+                "rungs": [
+                    {"label": rung.label, "bytes": sum(need.committed_bytes + need.file_bytes for need in rung.memory)}
+                    for rung in unit.rungs
+                ],
             }
             servers.append({**{name: getattr(unit, name) for name in names}, **more})
         return {
@@ -133,19 +135,19 @@ class Pages:
                 await self._control.reload((name,), None)  # somebody had stopped it by hand
 
     async def stop(self, names: tuple[str, ...]) -> None:
-        """Stop servers."""
+        """Stop servers. Raises KeyError."""
         await self._control.stop(names)
 
     async def restart(self, name: str) -> dict[str, Any]:
-        """Restart a server with the manifest that holds."""
+        """Restart a server with the manifest that holds. Raises KeyError."""
         return await self._control.reload((name,), None)
 
     async def change_rung(self, name: str, *, down: bool) -> None:
-        """Start a server one rung smaller, or as planned again."""
+        """Start a server one rung smaller, or as planned again. Raises UnavailableError, KeyError."""
         await self._supervisor.change_rung(name, down=down)
 
     def pool(self, verb: str, name: str) -> None:
-        """What somebody wants of the warm pool; `name`: a worker, its role, its alias or its model."""
+        """What somebody wants of the warm pool; `name`: a worker, its role, its alias or its model. Raises KeyError."""
         pool = self._observer.pool
         workers = pool.workers()
         if not workers:
@@ -163,11 +165,11 @@ class Pages:
         return sorted(found or [], key=lambda project: -project.last_at)
 
     async def project(self, owner: str, name: str) -> list[dict[str, Any]]:
-        """Its last generations."""
+        """Its last generations, the newest first."""
         return await self._remembered(recent_generations, owner, name) or []
 
     async def generation(self, generation_id: str) -> dict[str, Any] | None:
-        """One of whoever."""
+        """A generation with its blocks, verdicts and notes; None where there is none."""
         found: dict[str, Any] | None = await self._remembered(read_generation, generation_id)
         return found
 
@@ -207,11 +209,6 @@ class Pages:
     def leave(self, cookies: str) -> None:
         """End the session of a Cookie header."""
         self._front.sessions.end(cookies.encode("latin-1", "replace"))
-
-
-def _taken(needs: Iterable[DeviceNeed]) -> int:
-    """What a server takes in all, at load."""
-    return sum(need.committed_bytes + need.file_bytes for need in needs)
 
 
 async def _launch(*words: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ _CHUNK_BYTES = 1 << 16
 
 
 def _problem(status: bytes, code: bytes, message: bytes) -> bytes:
-    """A whole answer that says what is wrong, and ends the connection."""
     body = b'{"error":{"message":"%b","type":"unavailable_error","code":"%b"}}' % (message, code)
     head = b"content-type: application/json\r\nretry-after: 1\r\nconnection: close"
     return b"HTTP/1.1 %b\r\n%b\r\ncontent-length: %d\r\n\r\n%b" % (status, head, len(body), body)
@@ -33,7 +32,6 @@ class Relay:
     """
 
     def __init__(self, leader: Callable[[], tuple[str, int] | None], *, encrypted: bool) -> None:
-        """Listens nowhere yet."""
         self._leader = leader
         self._encrypted = encrypted
         self._sock: socket.socket | None = None
@@ -62,7 +60,6 @@ class Relay:
         await asyncio.gather(*self._clients, return_exceptions=True)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - the stream's callback is one
         self._clients.add(task)

@@ -25,7 +25,6 @@ def targets_now(
 
 
 def _now(target: TargetUnit, swap_s: float | None, processes: Mapping[str, ProcessStatus]) -> TargetStatus:
-    """One target."""
     process = processes.get(target.server)
     measured = swap_s if target.name == "swap_seconds" else None
     if process is not None:
@@ -56,7 +55,6 @@ def turned(before: Mapping[tuple[str, str], bool], now: Iterable[TargetStatus]) 
 
 
 def _shown(value: float) -> str:
-    """Three digits, or all before the point."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 

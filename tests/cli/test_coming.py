@@ -11,9 +11,8 @@ import pytest
 
 from launcher.cli.build import show
 from launcher.cli.fleet import DEPLOYMENT_NAME, recompile
-from launcher.cli.reloaded import manifest_in, show_reloaded, without_those_down
+from launcher.cli.reloaded import manifest_in, show_reloaded, without_those_down, would_do
 from launcher.cli.terminal import terminals
-from launcher.cli.would import would_do
 from launcher.compiler import compile_fleet, render
 from launcher.files import write_atomic, write_deployment
 from launcher.files.state import LockOwner, OwnedLock

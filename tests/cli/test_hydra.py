@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.cli.hydra import hydra_answer, hydra_words
+from launcher.cli.arguments import hydra_answer, hydra_words
 from launcher.compiler import compose_config
 
 from .conftest import Cli

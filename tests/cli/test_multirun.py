@@ -10,7 +10,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from launcher.cli.arguments import with_command
-from launcher.cli.multirun import RUNS_MAX, plan_each
+from launcher.cli.build import RUNS_MAX, plan_each
 from launcher.config import each_run
 from launcher.errors import ConfigError
 from tests.cli.test_documents import holds

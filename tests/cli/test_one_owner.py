@@ -10,11 +10,12 @@ from typing import Any, Self
 import pytest
 
 from launcher.cli.checkpointed import Subject
-from launcher.cli.deploy import ask_runtime
-from launcher.cli.one_owner import require_not_installed, require_not_up
+from launcher.cli.deploy import ask_runtime, require_not_up
+from launcher.cli.fleet import require_not_installed
 from launcher.errors import HostError, SuperviseError
-from launcher.install import Layout, alone, bundle_files, placements
-from launcher.install.exclusive import NAME
+from launcher.install import Layout, alone, bundle_files
+from launcher.install.layout import placements
+from launcher.install.steps import LOCK_NAME
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.live import FleetStatus
 from launcher.supervise.control import NoRuntimeError
@@ -23,7 +24,7 @@ from launcher.supervise.control import NoRuntimeError
 def test_up_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused with what to do, running or not; another deployment is not."""
     there = SimpleNamespace(name="dev-dev", layout=Layout(scope="user", home=Path("/home/op")))
-    monkeypatch.setattr("launcher.cli.one_owner.installed_here", lambda _: (there,))
+    monkeypatch.setattr("launcher.cli.fleet.installed_here", lambda _: (there,))
     with pytest.raises(HostError, match="dev-dev is installed: systemd --user runs it") as refused:
         require_not_installed("dev-dev")
     (finding,) = refused.value.findings
@@ -35,7 +36,7 @@ def test_up_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_install_of_what_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused on this machine; another deployment, or an image, is not."""
     status = FleetStatus(deployment="d", input_digest="", runtime_pid=4711, front=None, ready=True, processes=())
-    monkeypatch.setattr("launcher.cli.running.fleets", lambda _: {Path("/state/d"): status})
+    monkeypatch.setattr("launcher.cli.deploy.fleets", lambda _: {Path("/state/d"): status})
     with pytest.raises(HostError, match="d runs under `launch up`, its runtime is pid 4711"):
         require_not_up("d", Layout())
     require_not_up("e", Layout())
@@ -64,17 +65,17 @@ def test_installs_wait_for_each_other(tmp_path: Path) -> None:
     thread.join(30)
     assert order == ["first", "second"]
     assert said == ["another install, uninstall or reload is under way: waiting for it"]
-    assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / LOCK_NAME).exists()
 
 
 def test_an_install_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
     """What is left of it is only a file; and a tree that does not run needs no lock."""
-    (tmp_path / NAME).touch()
+    (tmp_path / LOCK_NAME).touch()
     said: list[str] = []
     with alone(Layout(), said.append, runtime_dir=tmp_path):
-        assert (tmp_path / NAME).exists()
+        assert (tmp_path / LOCK_NAME).exists()
     with alone(Layout(root=Path("/srv/image")), said.append, runtime_dir=tmp_path):
-        assert not (tmp_path / NAME).exists()
+        assert not (tmp_path / LOCK_NAME).exists()
     assert said == []
 
 
@@ -103,7 +104,7 @@ def test_a_runtime_that_dies_while_it_is_asked(monkeypatch: pytest.MonkeyPatch, 
     """The manager is waited for, and the next one asked; a second death is said."""
     monkeypatch.setattr(Runtime, "deaths", deaths)
     started: list[list[str]] = []
-    monkeypatch.setattr("launcher.supervise.reach_runtime", lambda _: Runtime())
+    monkeypatch.setattr("launcher.cli.deploy.reach_runtime", lambda _: Runtime())
     monkeypatch.setattr("launcher.cli.deploy.Systemd", lambda _: SimpleNamespace(start=started.append))
     component = SimpleNamespace(name="d", service="launch-d.service")
     installed: Any = SimpleNamespace(

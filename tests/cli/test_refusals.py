@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher.cli.deploy import require_rights
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile
-from launcher.cli.running import reload_servers, stop_servers
+from launcher.cli.installed import require_rights
+from launcher.cli.reload import reload_servers
+from launcher.cli.running import stop_servers
 from launcher.compiler import compile_fleet, render
 from launcher.errors import ConfigError, HostError, LaunchError, SuperviseError
 from launcher.files import write_deployment

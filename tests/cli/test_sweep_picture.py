@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import sweep_picture
+from launcher.cli import sweep_view
 from launcher.cli.sweep import SweepOptions, run_sweep
 from launcher.errors import ConfigError
 from launcher.ir.sweep import Workload
@@ -17,15 +17,15 @@ SVG = Path(__file__).parents[2] / "docs" / "sweep.svg"
 
 def test_it_is_drawn_with_words() -> None:
     """By a font of this machine; on one without, that is said."""
-    missing = sweep_picture.lacking()
+    missing = sweep_view.lacking()
     if missing is not None:
         assert "fonts-dejavu-core" in missing
         return
     svg = SVG.read_text()
-    drawn = sweep_picture.png(svg)
+    drawn = sweep_view.png(svg)
     assert drawn.startswith(b"\x89PNG\r\n\x1a\n")
     bare = "\n".join(line for line in svg.splitlines() if "<text" not in line)
-    assert len(drawn) > 1.2 * len(sweep_picture.png(bare))
+    assert len(drawn) > 1.2 * len(sweep_view.png(bare))
 
 
 @pytest.mark.parametrize(("change", "remedy"), [("package", "resvg_py"), ("font", "fonts-dejavu-core")])
@@ -36,7 +36,7 @@ def test_what_is_lacking_is_said_before_the_sweep(
     if change == "package":
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     else:
-        monkeypatch.setattr(sweep_picture, "_PLACES", (str(tmp_path),))
+        monkeypatch.setattr(sweep_view, "_PLACES", (str(tmp_path),))
     options = SweepOptions(workload=Workload(), png=tmp_path / "plot.png")
     with pytest.raises(ConfigError, match=remedy):
         run_sweep(["assistant", "slots=1,2"], [], options, as_json=False, no_color=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from launcher.cli.app import command_names
-from launcher.cli.installing import install_command
-from launcher.cli.said import SAID, said_elsewhere
+from launcher.cli.arguments import SAID, said_elsewhere
+from launcher.cli.hub import install_command
 from tests.cli.conftest import Cli
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.cli.watch import clipped
+from launcher.cli.terminal import clipped
 from tests.cli.conftest import LAUNCH, Cli
 
 pytestmark = pytest.mark.xdist_group("fleet")

@@ -25,7 +25,7 @@ from launcher.ir.fleet import DeviceBudget, DeviceNeed, FleetManifest
 from launcher.orchestrate import resident as program
 from launcher.orchestrate.pool import WarmPool
 from launcher.orchestrate.resident import Part
-from launcher.runtime.pins import keep_pins
+from launcher.runtime.keeping import keep_pins
 from tests.supervise.conftest import fake, manifest, routes
 
 MIB = 1024**2

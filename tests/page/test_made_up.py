@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.page import SERVERS, Host, process, serve
 from launcher.ir.events import Happened
-from launcher.page.stream import LOOK_S
+from launcher.runtime.page.stream import LOOK_S
 from tests.page.browser import Browser, browser
 from tests.page.pages import PAGES
 from tests.ports import free_port

@@ -19,16 +19,15 @@ from launcher.ir.answers import json_schema
 from launcher.ir.events import Happened, Record
 from launcher.ir.live import FleetStatus, ProcessStatus, UnavailableError
 from launcher.ir.page import Request, StreamDocument
-from launcher.page import page_routes
-from launcher.page.app import static_file, static_names
-from launcher.page.stream import stream
+from launcher.runtime.page.app import page_routes, static_file, static_names
+from launcher.runtime.page.stream import stream
 
 MOST_BYTES = 150_000
 STREAM = jsonschema.Draft202012Validator(json_schema("launch.stream/v1"))
 
 
 class Told:
-    """A PageHost whose fleet the test changes."""
+    """`Pages` whose fleet the test changes."""
 
     def __init__(self) -> None:
         """One server that is ready."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from launcher.ir.events import Record
 from launcher.ir.live import FleetStatus, ProcessStatus
-from launcher.page.host import PageHost
+
+if TYPE_CHECKING:
+    from launcher.runtime.paging import Pages
+
 
 LOOK_S = 0.5
 """Between two looks at the fleet."""
@@ -26,7 +29,7 @@ _ALIVE_S = 15.0
 """After which a stream in which nothing happens says that it lives."""
 
 
-async def stream(host: PageHost, after: int | None) -> AsyncIterator[bytes]:
+async def stream(host: Pages, after: int | None) -> AsyncIterator[bytes]:
     """The stream's bytes; `after`: the number of the last event that the reader has."""
     changed = asyncio.Event()
     end = host.listen(lambda _: changed.set())
@@ -68,13 +71,12 @@ class _State:
     """What one reader was told."""
 
     def __init__(self) -> None:
-        """Nothing."""
         self._fleet: FleetStatus | None = None
         self._processes: dict[str, ProcessStatus] = {}
         self._requests: list[Any] | None = None
         self._ended = 0
 
-    def changes(self, host: PageHost) -> list[bytes]:
+    def changes(self, host: Pages) -> list[bytes]:
         """What is new, as events; it counts as told."""
         parts: list[bytes] = []
         status = host.status()
@@ -96,7 +98,6 @@ class _State:
 
 
 def _event(record: Record) -> bytes:
-    """One Record, with its number."""
     return b"id: %d\n" % record.id + _part("event", record)
 
 

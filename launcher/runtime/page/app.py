@@ -9,15 +9,15 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from launcher.ir.live import UnavailableError
-from launcher.page.host import PageHost
-from launcher.page.stream import stream
+from launcher.runtime.page.stream import stream
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route
+    from launcher.runtime.paging import Pages
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
@@ -44,11 +44,10 @@ class Enter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str = ""
 
 
-class _Pages:
-    """The page's functions over one PageHost."""
+class _Routes:
+    """The page's functions over one fleet. Nothing is cached but the files."""
 
-    def __init__(self, host: PageHost) -> None:
-        """Nothing is cached but the files."""
+    def __init__(self, host: Pages) -> None:
         self._host = host
 
     async def static(self, request: Request) -> Response:
@@ -57,15 +56,11 @@ class _Pages:
         data = static_file(name)
         if data is None:
             return _error(404, "not_found", f"the page has no {name!r}")
-        from starlette.responses import Response  # noqa: PLC0415
-
         kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
         return Response(data, media_type=kind, headers=_SAFE)
 
     async def to_page(self, _: Request) -> Response:
         """`GET /ui`."""
-        from starlette.responses import Response  # noqa: PLC0415
-
         return Response(status_code=303, headers={"location": "/ui/"})
 
     async def enter(self, request: Request) -> Response:
@@ -88,8 +83,6 @@ class _Pages:
 
     async def events(self, request: Request) -> Response:
         """`GET /v1/launch/events`: the stream; as JSON the events behind `after`, as far as they are kept."""
-        from starlette.responses import StreamingResponse  # noqa: PLC0415
-
         last = request.headers.get("last-event-id", request.query_params.get("after", ""))
         if last and not (last.isascii() and last.isdigit() and len(last) < 18):
             return _error(400, "invalid_request", "Last-Event-ID and after are the number of an event")
@@ -181,11 +174,9 @@ class _Pages:
         return _json(await self._host.command("reload", "--json"))
 
 
-def page_routes(host: PageHost) -> list[Route]:
+def page_routes(host: Pages) -> list[Route]:
     """The routes, to be added to the control application."""
-    from starlette.routing import Route  # noqa: PLC0415 - late: starlette costs 60 ms
-
-    pages = _Pages(host)
+    pages = _Routes(host)
     get, post = ["GET"], ["POST"]
     return [
         Route("/ui", pages.to_page, methods=get),
@@ -239,12 +230,8 @@ async def _body(request: Request, kind: type[Any]) -> Any:
 
 
 def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON response."""
-    from starlette.responses import Response  # noqa: PLC0415
-
     return Response(msgspec.json.encode(value), status, media_type="application/json", headers=headers)
 
 
 def _error(status: int, code: str, message: str) -> Response:
-    """An error in the API's shape."""
     return _json({"error": {"code": code, "message": message}}, status)

@@ -1,0 +1,252 @@
+"""`launch reload` and `launch switch`: what the files say now is handed to the living runtime, or installed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.cli.arguments import is_override, later_wins
+from launcher.cli.coming import runtime_change, show_coming
+from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, stale_finding
+from launcher.cli.findings import show_findings
+from launcher.cli.fleet import (
+    Recompiled,
+    UpRequest,
+    adopt,
+    compile_for,
+    read_request,
+    recompile,
+    request_again,
+    served_directory,
+)
+from launcher.cli.installed import again, components_of, fleet_status, installed_here, names_of, require_rights
+from launcher.cli.reloaded import restart_reasons, served_manifest, show_reloaded, without_those_down, would_do
+from launcher.cli.running import asked, fleets, nothing_runs, require_known
+from launcher.cli.terminal import Terminal, terminals
+from launcher.compiler import compile_fleet, deployment_name
+from launcher.errors import ConfigError, HostError, LaunchError, SuperviseError
+from launcher.install import Installed, Source, Systemd, alone, plan_changes
+from launcher.install.steps import unit_of
+from launcher.ir.deployment import Deployment
+from launcher.manifest import decode_fleet, diff_manifests
+
+
+def reload_servers(
+    names: tuple[str, ...], *, as_json: bool, no_color: bool, dry_run: bool = False, fleet: str | None = None
+) -> int:
+    """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime.
+
+    `fleet`: that one alone. `dry_run`: say what would change.
+    """
+    out, err = terminals(no_color=no_color)
+    overrides = tuple(word for word in names if is_override(word))
+    names = tuple(word for word in names if word not in overrides)
+    statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None and fleet in (None, s.deployment)}
+    managed = [installed for installed in installed_here() if fleet in (None, installed.name)]
+    if not statuses and not managed:
+        raise nothing_runs("nothing was reloaded")
+    require_known(names, [*statuses.values(), *map(fleet_status, managed)])
+    if dry_run:
+        would = [would_reinstall(installed, names, overrides, err) for installed in managed]
+        return _show_would(out, [*would, *(_would_reload(d, names, overrides) for d in statuses)], as_json=as_json)
+    results = []
+    for directory, status in statuses.items():
+        mine = tuple(p.name for p in status.processes if p.name in names)
+        if mine or not names:
+            written = recompile(directory, overrides)
+            show_findings(err, written.findings)
+            results.append(hand_over(directory, written, mine))
+    for installed in managed:
+        known = names_of(installed)
+        theirs = [name for name in known if name in names]
+        if theirs or not names:
+            done = reload_installed(installed, theirs, overrides, err)
+            now = fleet_status(again(installed))
+            results.append({"deployment": installed.name, **without_those_down(done, known, now)})
+    return _show_done(out, results, as_json=as_json)
+
+
+def _show_done(out: Terminal, results: Sequence[dict[str, Any]], *, as_json: bool) -> int:
+    """What became of each fleet's processes. The exit code: 7 where something did not come up."""
+    if as_json:
+        out.json({"schema": "launch.reload/v1", "fleets": results})
+    for result in results if not as_json else ():
+        show_reloaded(out, result)
+    return SuperviseError.exit_code if any(result.get("failed") for result in results) else 0
+
+
+def hand_over(state: Path, written: Recompiled, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Have the runtime of `state` take over what was `written`, and restart `names`; gives what became of each process.
+
+    Raises LaunchError where it refuses; then what was there before is back.
+    """
+    try:
+        with asked(state) as control:
+            before = {p.name for p in control.status().processes}
+            done, now = control.reload(names, written.target), control.status()
+    except LaunchError:
+        written.undo()
+        raise
+    why = restart_reasons(written.before, written.target, names)
+    return {"deployment": now.deployment, **without_those_down(done, before, now), "reasons": why}
+
+
+def _would_reload(state: Path, names: tuple[str, ...], overrides: tuple[str, ...]) -> dict[str, Any]:
+    """What a reload would do to the fleet of `launch up` in `state`. Raises what a compile raises; writes nothing."""
+    compiled = compile_for(state, request_again(state, overrides))
+    before, after = served_manifest(state), compiled.rendered.manifest
+    changes = diff_manifests(before, after) if before is not None else None
+    same = before is not None and before.input_digest == after.input_digest
+    return would_do(after, changes, names) | {"same_files": same, "findings": compiled.findings}
+
+
+def _show_would(out: Terminal, results: list[dict[str, Any]], *, as_json: bool) -> int:
+    if as_json:
+        out.json({"schema": "launch.reload/v1", "dry_run": True, "fleets": results})
+        return 0
+    for result in results:
+        show_findings(out, result["findings"])
+        out.line(out.style(f"{result['deployment']}: a reload would do this, nothing is done now", "bold"))
+        show_reloaded(out, result)
+    return 0
+
+
+def reload_installed(
+    installed: Installed, names: Sequence[str], overrides: tuple[str, ...], err: Terminal
+) -> dict[str, Any]:
+    """Install again from where it came from, with more `overrides`; load and restart what drifted, and `names`.
+
+    Gives component names: `started`, `restarted`, `stopped`, `kept`, the front's where it was `reloaded`, and of what
+    `failed` the reason. Raises ConfigError, HostError, SuperviseError (also when the runtime does not answer).
+    """
+    require_rights(installed.layout, "reloaded")
+    source = _with(installed.record.source, overrides, installed.name)
+    deployment, stale = read_source(source, installed.layout, err)
+    if stale:
+        raise HostError([stale_finding(deployment, stale)])
+    if deployment.name != installed.name:
+        message = f"{installed.name} is installed, its source makes {deployment.name} now"
+        note = "`launch uninstall` takes away what is installed; then `launch install` puts the other in place"
+        raise ConfigError.of("manifest/other-deployment", message, note)
+    return converge(installed, deployment, source, names, err)
+
+
+def converge(
+    installed: Installed, deployment: Deployment, source: Source, names: Sequence[str], err: Terminal
+) -> dict[str, Any]:
+    """Install `deployment`, which comes from `source`, in place of what is installed; see `reload_installed`."""
+    with alone(installed.layout, err.line):
+        changes = judged(deployment, installed.layout, source, err)
+        report = put_in_place(changes, installed.layout, start=True)
+    now = again(installed)
+    if any(unit.needs_reload for unit in now.units.values()):
+        Systemd(installed.layout).reload()
+        now = again(now)
+    touched = {
+        "started": components_of(now, report.started),
+        "restarted": components_of(now, report.restarted),
+        "stopped": components_of(installed, report.stopped),
+        "reloaded": [],
+        "failed": {},
+    }
+    asked = [n for n in names if n not in touched["restarted"] and n not in touched["started"]]
+    if asked:
+        done = ask_runtime(now, lambda runtime: runtime.reload(tuple(asked)))
+        for kind in ("started", "restarted", "stopped", "reloaded"):
+            touched[kind] += done[kind]
+        touched["failed"] = done["failed"]
+    changed = {name for kind in ("started", "restarted", "stopped") for name in touched[kind]}
+    return {**touched, "kept": [c.name for c in now.components if c.name not in changed]}
+
+
+def would_reinstall(
+    installed: Installed, names: Sequence[str], overrides: tuple[str, ...], err: Terminal
+) -> dict[str, Any]:
+    """What `reload_installed` would do; nothing is written. Raises what a compile raises."""
+    source = _with(installed.record.source, overrides, installed.name)
+    deployment, stale = read_source(source, installed.layout, err)
+    after = decode_fleet(next(file.text for file in deployment.files if file.path == "fleet.json").encode())
+    changes = plan_changes(deployment, installed.layout, source=source)
+    units = [unit_of(c.path) for c in changes.changes if c.unit and c.restarts and c.kind == "change"]
+    diff = diff_manifests(installed.manifest, after) if installed.manifest is not None else None
+    differ = {name: "its unit differs" for name in components_of(installed, units) if name != installed.name}
+    return would_do(after, diff, names, differ) | {
+        "same_files": not changes.changes,
+        "findings": (*changes.findings, *([stale_finding(deployment, stale)] if stale else ())),
+    }
+
+
+def _with(source: Source, overrides: tuple[str, ...], name: str) -> Source:
+    """`source` with more overrides. ConfigError when it is a rendered folder, which has none."""
+    if overrides and source.folder:
+        raise ConfigError.of(
+            "supervise/no-request",
+            f"{name} was installed from {source.folder}: overrides change nothing there",
+            "`launch render …` writes the folder anew, then `launch reload` takes it over",
+        )
+    return msgspec.structs.replace(source, overrides=later_wins(source.overrides, overrides))
+
+
+def switch_fleet(
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+    *,
+    fleet: str | None,
+    dry_run: bool,
+    as_json: bool,
+    no_color: bool,
+) -> int:
+    """Show what differs, then hand it over. Raises LaunchError; then nothing has changed.
+
+    The fleet keeps its name, and with it its state directory, logs and metrics: only what it runs is another.
+    """
+    out, err = terminals(no_color=no_color)
+    state = _running(fleet)
+    old = read_request(state)
+    names = _named_alike(state.name, overrides, config_dirs)
+    request = UpRequest(overrides=(*overrides, *names), config_dirs=tuple(str(d) for d in config_dirs), host=old.host)
+    compiled = compile_for(state, request)
+    show_findings(err, [finding for finding in compiled.findings if finding.severity != "note"])
+    command = "" if as_json else "launch switch"
+    changes = runtime_change(served_directory(state), compiled.rendered, command=command)
+    if not as_json:
+        show_coming(out, changes)
+    if dry_run:
+        if as_json:
+            out.json({"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})
+        return 0
+    return _show_done(out, [hand_over(state, adopt(compiled, state, request))], as_json=as_json)
+
+
+def _running(fleet: str | None) -> Path:
+    """The state directory of the fleet to switch. Raises SuperviseError: none runs; ConfigError: several do."""
+    running = {status.deployment: path for path, status in fleets().items() if status.runtime_pid is not None}
+    installed = [there.name for there in installed_here()]
+    if installed and (not running or fleet in installed):
+        message = f"{fleet or ', '.join(installed)} is installed, and systemd's units are not switched"
+        note = "`launch install …` puts another plan in place, and restarts only what differs"
+        raise ConfigError.of("config/usage", message, note)
+    if not running:
+        raise nothing_runs("nothing can be switched")
+    name = fleet if fleet is not None or len(running) > 1 else next(iter(running))
+    if name not in running:
+        wrong = f"no running fleet is called {name}" if name else f"{len(running)} fleets run: which one?"
+        notes = tuple(f"launch switch --fleet {known} …" for known in sorted(running))
+        raise ConfigError.of("config/usage", wrong, *notes)
+    return running[name]
+
+
+def _named_alike(name: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
+    """The overrides by which what was asked for is called as what runs. Raises LaunchError: it does not compile."""
+    compiled = compile_fleet(overrides, config_dirs=config_dirs)
+    compiled.require()
+    fleet = compiled.plan.config
+    if deployment_name(fleet) == name:
+        return ()
+    if name.startswith(f"{fleet.hardware.name}-"):
+        return (f"profile.name={name.removeprefix(f'{fleet.hardware.name}-')}",)
+    hardware, _, profile = name.partition("-")
+    return (f"hardware.name={hardware}", f"profile.name={profile}")
