@@ -12,14 +12,12 @@ import msgspec
 
 from launcher.catalog.gguf import BadHeader, Header
 from launcher.catalog.layouts import LAYOUTS
-from launcher.catalog.traits import ENCODERS, MAX_LAYERS, complete
+from launcher.catalog.traits import MAX_LAYERS, complete
+from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
 
 _CONVOLUTION = 4
 """Length of the convolution before linear attention, where the file gives none."""
-
-_STREAMS = {"gemma3n": 4}
-"""Rows of the residual stream where the file does not say it."""
 
 
 def widened(architecture: ArchitectureConfig, values: Mapping[str, Any]) -> ArchitectureConfig:
@@ -48,7 +46,7 @@ def widened(architecture: ArchitectureConfig, values: Mapping[str, Any]) -> Arch
     if indexer:
         changes |= {"key_length": a.key_length + indexer, "indexer_key_length": 0}
         changes |= {"kv_lora_rank": a.kv_lora_rank + indexer} if a.kv_lora_rank else {}
-    streams = max(size("hyper_connection.count"), size("altup.num_inputs"), _STREAMS.get(a.arch, 0))
+    streams = max(size("hyper_connection.count"), size("altup.num_inputs"), traits(a.arch).streams)
     if streams > 1:
         changes["n_deepstack"] = max(a.n_deepstack, streams - 1)
     return msgspec.structs.replace(a, **changes) if changes else a
@@ -121,7 +119,7 @@ def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig
         "swa_pattern": keys.pattern("attention.sliding_window_pattern", n_layer),
         "indexer_types": keys.flags("attention.indexer.types"),
         "n_layer_kv": _n_layer_kv(keys, n_layer),
-        "tied_embeddings": "output.weight" not in shapes and keys.arch not in ENCODERS,
+        "tied_embeddings": "output.weight" not in shapes and not traits(keys.arch).is_encoder,
         "attention_bias": any(n.endswith((".attn_q.bias", ".attn_qkv.bias")) for n in shapes),
         "qk_norm": any(n.endswith(".attn_q_norm.weight") for n in shapes),
         "causal": keys.flag("attention.causal", default=True),

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from launcher.catalog.traits import ENCODERS, GATED_DELTA, at_layer, is_recurrent
+from launcher.catalog.traits import at_layer, is_recurrent
+from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
 
 
@@ -178,7 +179,7 @@ def layer_kind(a: ArchitectureConfig, il: int) -> Layer:
 
 def model_parts(a: ArchitectureConfig) -> Parts:
     """Tensors outside the layers, in llama-quantize's order (by name)."""
-    if a.arch in ENCODERS:
+    if traits(a.arch).is_encoder:
         if a.arch == "bert":
             yield Part("position_embd.weight", (a.n_embd, a.n_ctx_train))
         yield Part("token_embd.weight", (a.n_embd, a.n_vocab))
@@ -189,15 +190,11 @@ def model_parts(a: ArchitectureConfig) -> Parts:
         return
     if not a.tied_embeddings:
         yield Part("output.weight", (a.n_embd, a.n_vocab))
-    if a.arch not in _NORM_AT_EMBEDDING:
+    if not traits(a.arch).norm_at_embedding:
         yield Part("output_norm.weight", (a.n_embd,))
     yield Part("token_embd.weight", (a.n_embd, a.n_vocab))
-    if a.arch in _NORM_AT_EMBEDDING:
+    if traits(a.arch).norm_at_embedding:
         yield Part("token_embd_norm.weight", (a.n_embd,))
-
-
-_NORM_AT_EMBEDDING = frozenset({"lfm2", "lfm2moe"})
-"""Where the output norm is called token_embd_norm."""
 
 
 def layer_parts(a: ArchitectureConfig, kind: Layer) -> tuple[Part, ...]:
@@ -213,20 +210,15 @@ def _llama(a: ArchitectureConfig, k: Layer) -> Parts:
     """llama, qwen2, qwen3, their mixtures of experts, granite, gemma: pre-norm attention and feed-forward."""
     yield norm("attn_norm", a.n_embd)
     yield from attention(a, k)
-    if a.qk_norm or a.arch in _ALWAYS_QK_NORM:
+    if a.qk_norm or traits(a.arch).qk_norm:
         yield from qk_norm(a)
     yield norm("ffn_norm", a.n_embd)
     yield from feed_forward(a, k)
-    if k.experts and a.arch in _GATED_SHARED:
+    if k.experts and traits(a.arch).gates_shared_expert:
         yield Part("ffn_gate_inp_shexp.weight", (a.n_embd,))
-    if a.arch in _SANDWICH:
+    if traits(a.arch).sandwich_norms:
         yield norm("post_attention_norm", a.n_embd)
         yield norm("post_ffw_norm", a.n_embd)
-
-
-_ALWAYS_QK_NORM = frozenset({"qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "gemma3", "gemma-embedding"})
-_GATED_SHARED = frozenset({"qwen2moe"})
-_SANDWICH = frozenset({"gemma2", "gemma3", "gemma-embedding"})
 
 
 def _phi3(a: ArchitectureConfig, k: Layer) -> Parts:
@@ -401,13 +393,10 @@ def _nextn(a: ArchitectureConfig) -> Parts:
     yield Part("nextn.eh_proj.weight", (2 * a.n_embd, a.n_embd))
     for name in ("nextn.enorm", "nextn.hnorm", "nextn.shared_head_norm"):
         yield norm(name, a.n_embd)
-    if a.arch in _NEXTN_VOCABULARY:
+    if traits(a.arch).nextn_vocabulary:
         yield Part("nextn.embed_tokens.weight", (a.n_embd, a.n_vocab))
         yield Part("nextn.shared_head_head.weight", (a.n_embd, a.n_vocab))
 
-
-_NEXTN_VOCABULARY = frozenset({"glm4moe", "deepseek2", "deepseek32", "glm-dsa"})
-"""Where further-token layers carry their own embedding and output matrix."""
 
 LAYOUTS: dict[str, Callable[[ArchitectureConfig, Layer], Parts]] = {
     **dict.fromkeys(
@@ -417,7 +406,7 @@ LAYOUTS: dict[str, Callable[[ArchitectureConfig, Layer], Parts]] = {
         ),
         _llama,
     ),
-    **dict.fromkeys(GATED_DELTA, _gated_delta_hybrid),
+    **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), _gated_delta_hybrid),
     "phi3": _phi3,
     "olmo2": _olmo2,
     "bert": _bert,

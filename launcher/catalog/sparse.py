@@ -12,7 +12,8 @@ from pathlib import Path
 
 from launcher.catalog.architecture import POOLING, SCALAR_KEYS
 from launcher.catalog.ggml_types import BY_NAME
-from launcher.catalog.traits import SHARED_KV_FROM, SLIDING_PERIOD, complete
+from launcher.catalog.traits import complete
+from launcher.ir.architectures import traits
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
 
@@ -22,10 +23,6 @@ _ALIGNMENT = 32
 _VERSION = 3
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 """GGUF value types (gguf.h `enum gguf_type`)."""
-_SIGMOID_ROUTER = frozenset({"deepseek2", "deepseek32", "glm-dsa", "glm4moe", "lfm2moe", "nemotron_h_moe"})
-_SECTIONED_ROPE = frozenset({"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe"})
-_EXPERT_WIDTH_IS_N_FF = frozenset({"granitehybrid", "granitemoe"})
-"""Architectures whose loader takes the experts' width from feed_forward_length."""
 _GRANITE_SCALES = ("attention.scale", "embedding_scale", "residual_scale", "logit_scale")
 
 
@@ -59,7 +56,7 @@ def _keys(architecture: ArchitectureConfig) -> Iterator[tuple[str, Value]]:
     """Metadata that the loader asks for, by whole names; values that do not decide memory are the usual ones."""
     a = complete(architecture)
     at = f"{a.arch}."
-    n_ff = a.n_ff_exp if a.arch in _EXPERT_WIDTH_IS_N_FF and a.n_expert else a.n_ff
+    n_ff = a.n_ff_exp if traits(a.arch).expert_width_of_n_ff and a.n_expert else a.n_ff
     yield at + "context_length", a.n_ctx_train
     yield at + "embedding_length", a.n_embd
     yield at + "block_count", a.n_layer
@@ -89,17 +86,17 @@ def _keys(architecture: ArchitectureConfig) -> Iterator[tuple[str, Value]]:
 
 def _peculiar(a: ArchitectureConfig) -> Iterator[tuple[str, Value]]:
     at = f"{a.arch}."
-    if a.n_expert and a.arch in _SIGMOID_ROUTER:
+    if a.n_expert and traits(a.arch).sigmoid_router:
         yield at + "expert_gating_func", 2
     if a.n_expert and not a.n_expert_shared and a.n_ff_shexp and a.n_ff_exp:
         yield at + "expert_shared_count", max(1, a.n_ff_shexp // a.n_ff_exp)
-    if a.n_swa and a.swa_pattern != SLIDING_PERIOD.get(a.arch, 0):
+    if a.n_swa and a.swa_pattern != traits(a.arch).sliding_period:
         yield at + "attention.sliding_window_pattern", a.swa_pattern
-    if a.n_layer_kv and a.n_layer_kv != min(SHARED_KV_FROM.get(a.arch, 0), a.n_layer):
+    if a.n_layer_kv and a.n_layer_kv != min(traits(a.arch).shared_kv_from, a.n_layer):
         yield at + "attention.shared_kv_layers", a.n_layer - a.n_layer_kv
     if a.indexer_types:
         yield at + "attention.indexer.types", tuple(map(int, a.indexer_types))
-    if a.arch in _SECTIONED_ROPE:
+    if traits(a.arch).sectioned_rope:
         width = a.rope_dim or a.key_length
         yield at + "rope.dimension_sections", (width // 8, width * 3 // 16, width * 3 // 16, 0)
     if a.arch.startswith("granite"):

@@ -7,44 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
+from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
 
 MAX_LAYERS = 4096
 """More layers than any model has; a bound for whoever walks over them."""
-
-SLIDING_PERIOD = {
-    "cohere2": 4,
-    "cohere2moe": 4,
-    "exaone4": 4,
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3n": 5,
-    "gemma-embedding": 6,
-    "gpt-oss": 2,
-    "llama4": 4,
-    "olmo2": 4,
-    "smallthinker": 4,
-}
-"""Period p of sliding-window layers (il % p < p-1 slides) where the file does not give it."""
-
-SLIDING_DEFAULT = {"gemma2": 4096, "llama4": 8192}
-"""Window of architectures that slide even where the file gives none."""
-
-ENCODERS = frozenset(
-    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert", "eurobert"}
-)
-"""Architectures without an output matrix."""
-
-GATED_DELTA = frozenset({"qwen3next", "qwen35", "qwen35moe"})
-"""Gated delta net hybrids: recurrent unless (il + 1) % full_attention_interval == 0."""
-
-SHARED_KV_FROM = {"gemma3n": 20}
-"""First layer that reuses an earlier layer's KV, where the file does not give it."""
-
-
-INDEXER_DEFAULT = {"deepseek32": (64, 128, 2048), "glm-dsa": (32, 128, 2048)}
-"""Heads, width of a key and tokens chosen of the indexer, where a declaration gives none: as in every published model
-of the architecture (config.json `index_n_heads`, `index_head_dim`, `index_topk`). A file must have them."""
 
 GLM_5_2_CONTEXT = 1_048_576
 """glm-dsa models trained with so much share indexers (src/models/glm-dsa.cpp GLM_5_2_DEFAULT_INDEXER_TYPES)."""
@@ -56,7 +23,7 @@ def complete(architecture: ArchitectureConfig) -> ArchitectureConfig:
     A sliding window that llama.cpp does not use for this architecture (phi3, qwen2) is dropped: all layers keep the
     whole context.
     """
-    a = architecture
+    a, known = architecture, traits(architecture.arch)
     changes: dict[str, object] = {}
     heads = first_positive(a.n_head)
     if not a.key_length and heads:
@@ -65,28 +32,21 @@ def complete(architecture: ArchitectureConfig) -> ArchitectureConfig:
         changes["value_length"] = a.n_embd // heads
     if a.n_expert and not a.n_ff_exp:
         n_ff = first_positive(a.n_ff)
-        changes["n_ff_exp"] = n_ff // max(1, a.n_expert_used) if a.arch in _SPLIT_EXPERTS else n_ff
-    period = SLIDING_PERIOD.get(a.arch, 0)
-    if not a.n_swa and a.arch in SLIDING_DEFAULT:
-        changes["n_swa"] = SLIDING_DEFAULT[a.arch]
+        changes["n_ff_exp"] = n_ff // max(1, a.n_expert_used) if known.expert_width_of_used else n_ff
+    if not a.n_swa and known.sliding_window:
+        changes["n_swa"] = known.sliding_window
     if a.swa_pattern == 0 and (a.n_swa or "n_swa" in changes):
-        changes |= {"swa_pattern": period} if period else {"n_swa": 0}
-    if a.arch in GATED_DELTA and not a.full_attention_interval:
+        changes |= {"swa_pattern": known.sliding_period} if known.sliding_period else {"n_swa": 0}
+    if known.recurrent == "by interval" and not a.full_attention_interval:
         changes["full_attention_interval"] = 4
-    if a.arch in SHARED_KV_FROM and not a.n_layer_kv:
-        changes["n_layer_kv"] = min(SHARED_KV_FROM[a.arch], a.n_layer)
-    if a.arch in INDEXER_DEFAULT:
+    if known.shared_kv_from and not a.n_layer_kv:
+        changes["n_layer_kv"] = min(known.shared_kv_from, a.n_layer)
+    if known.indexer is not None:
         names = ("indexer_n_head", "indexer_key_length", "indexer_top_k")
-        changes |= {n: v for n, v in zip(names, INDEXER_DEFAULT[a.arch], strict=True) if not getattr(a, n)}
+        changes |= {n: v for n, v in zip(names, known.indexer, strict=True) if not getattr(a, n)}
     if a.arch == "glm-dsa" and a.n_ctx_train >= GLM_5_2_CONTEXT and not a.indexer_types:
         changes["indexer_types"] = tuple(il < 2 or il % 4 == 2 for il in range(a.n_layer - a.n_layer_nextn))
     return msgspec.structs.replace(a, **changes) if changes else a
-
-
-_SPLIT_EXPERTS = frozenset(
-    {"qwen2moe", "qwen3moe", "qwen3vlmoe", "qwen3next", "qwen35moe", "glm4moe", "nemotron_h_moe", "dots1", "bailingmoe"}
-)
-"""Architectures whose expert width, when absent, is n_ff / n_expert_used; for others it is n_ff."""
 
 
 def first_positive(value: int | tuple[int, ...]) -> int:
@@ -108,12 +68,10 @@ def is_recurrent(architecture: ArchitectureConfig, layer: int) -> bool:
 
     Source: `hparams.is_recr` of each architecture's `load_arch_hparams`.
     """
-    a = architecture
-    if a.arch in GATED_DELTA:
+    a, kind = architecture, traits(architecture.arch).recurrent
+    if kind == "by interval":
         interval = a.full_attention_interval or 4
         return layer < a.n_layer - a.n_layer_nextn and (layer + 1) % interval != 0
-    if a.arch in {"granitehybrid", "lfm2", "lfm2moe", "jamba"}:
-        return at_layer(a.n_head_kv, layer) == 0
-    if a.arch in {"nemotron_h", "nemotron_h_moe"}:
-        return at_layer(a.n_head_kv, layer) == 0 and at_layer(a.n_ff, layer) == 0
-    return a.arch in {"mamba", "mamba2"}
+    if kind in ("without heads", "without heads or width"):
+        return at_layer(a.n_head_kv, layer) == 0 and (kind == "without heads" or at_layer(a.n_ff, layer) == 0)
+    return kind == "all"

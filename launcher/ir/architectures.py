@@ -26,9 +26,9 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     is_encoder: bool = False
     """It makes embeddings, keeps no memory, and has no output matrix."""
     embeds_only: bool = False
-    """It makes embeddings and nothing else; true of every encoder."""
+    """It makes embeddings and nothing else, though it is no encoder."""
     keeps_kv: bool = True
-    """False: encoders and diffusion models."""
+    """False: a diffusion model, or one that only embeds."""
     is_mixture: bool = False
     """It always has experts."""
     recurrent: Literal["", "all", "by interval", "without heads", "without heads or width"] = ""
@@ -84,6 +84,16 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """False: builds up to b11434 refuse `--split-mode tensor` (llm_arch_supports_sm_tensor)."""
     rolls_back: bool = False
     """Sequences are rolled back to states that they keep (llm_arch_supports_rs_rollback)."""
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it keeps anything of earlier tokens (create_memory)."""
+        return self.keeps_kv and not self.is_encoder
+
+    @property
+    def writes(self) -> bool:
+        """Whether it makes text, not only embeddings."""
+        return not (self.is_encoder or self.embeds_only)
 
 
 def traits(name: str) -> Traits:

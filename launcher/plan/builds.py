@@ -9,43 +9,24 @@ import re
 
 import msgspec
 
+from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
 
 UNKNOWN = 0
 """Number of a build whose dialect has no number."""
 SKIPS_NEXTN_WEIGHTS = 10434
 """From here on layers for further tokens are loaded for `draft-mtp` alone, in every architecture."""
-LOADED_NEXTN = frozenset({"qwen35", "qwen35moe"})
-"""Architectures whose layers for further tokens were always loaded before."""
-NEVER_NEXTN = {"glm4moe": 10434, "deepseek32": 10092, "glm-dsa": 10092}
-"""Architecture → the last build that was seen not to load such layers, even for `draft-mtp`."""
 SKIPS_NEXTN_KV = 11434
 """From here on the model's own context has no K/V for those layers; before, only the hybrids left them out."""
 
-SPARSE = frozenset({"deepseek32", "glm-dsa"})
-"""Latent attention with an indexer."""
 SPARSE_ANEW = 10434
 """From here on glm-dsa models use their indexer, and both have no K/V of layers for further tokens."""
 
-NO_TENSOR_SPLIT = frozenset(
-    {
-        *("grok", "mpt", "plamo2", "minicpm3", "gemma3n", "mamba", "mamba2", "jamba", "falcon-h1", "olmo2", "olmoe"),
-        *("deepseek2", "deepseek32", "glm-dsa", "bitnet", "t5", "nemotron_h", "nemotron_h_moe", "granitehybrid"),
-        *("minimax-m2", "minimax-m3", "mistral4", "kimi-linear"),
-    }
-)
-"""Architectures that builds up to TENSOR_SPLIT_SEEN refuse under `--split-mode tensor` (llama-arch.cpp
-llm_arch_supports_sm_tensor)."""
 TENSOR_SPLIT_SEEN = 11434
+"""The last build that was seen to refuse some architectures under `--split-mode tensor`."""
 
 SPECULATES_EVERYWHERE = 10068
 """From here on models with recurrent layers, latent attention and images speculate (of the builds tried)."""
-ROLLS_BACK = frozenset(
-    {
-        *("kimi-k3", "qwen35", "qwen35moe", "qwen4exp", "deepseek4", "glm5-next", "nemotron_h", "nemotron_h_moe"),
-        *("lfm2", "lfm2moe", "bailingmoe3"),
-    }
-)
 TRAINED_DRAFTS = frozenset({"mtp", "eagle3", "dflash", "dspark"})
 
 
@@ -60,9 +41,9 @@ def loads_nextn(arch: ArchitectureConfig, build: int, *, drafts: bool) -> bool:
 
     Source: llama-model.cpp load_tensors.
     """
-    if arch.arch in LOADED_NEXTN:
+    if traits(arch.arch).always_loads_nextn:
         return drafts or build < SKIPS_NEXTN_WEIGHTS
-    return drafts and not UNKNOWN < build <= NEVER_NEXTN.get(arch.arch, UNKNOWN)
+    return drafts and not UNKNOWN < build <= traits(arch.arch).no_nextn_until
 
 
 def keeps_indexer(arch: ArchitectureConfig, build: int) -> bool:
@@ -72,7 +53,7 @@ def keeps_indexer(arch: ArchitectureConfig, build: int) -> bool:
 
 def drafts_further(arch: ArchitectureConfig, build: int) -> bool:
     """Whether the build is known to draft with the architecture's own layers for further tokens."""
-    return arch.arch in LOADED_NEXTN or build == UNKNOWN or build >= SKIPS_NEXTN_KV
+    return traits(arch.arch).always_loads_nextn or build == UNKNOWN or build >= SKIPS_NEXTN_KV
 
 
 def rolled_back(arch: ArchitectureConfig, draft_kind: str, n_max: int) -> int:
@@ -81,7 +62,7 @@ def rolled_back(arch: ArchitectureConfig, draft_kind: str, n_max: int) -> int:
     Others keep a copy on the host instead (a checkpoint). Source: common.h need_n_rs_seq, llama-arch.cpp
     llm_arch_supports_rs_rollback.
     """
-    return n_max if arch.arch in ROLLS_BACK and draft_kind in TRAINED_DRAFTS else 0
+    return n_max if traits(arch.arch).rolls_back and draft_kind in TRAINED_DRAFTS else 0
 
 
 def as_built(arch: ArchitectureConfig, build: int) -> ArchitectureConfig:
@@ -92,6 +73,6 @@ def as_built(arch: ArchitectureConfig, build: int) -> ArchitectureConfig:
 
 def keeps_nextn_kv(arch: ArchitectureConfig, build: int) -> bool:
     """Whether the model's own context keeps K/V for those layers (llama-model.cpp create_memory)."""
-    if arch.arch in SPARSE:
+    if traits(arch.arch).indexer is not None:
         return build < SPARSE_ANEW
     return not arch.ssm_d_inner and build < SKIPS_NEXTN_KV

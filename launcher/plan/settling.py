@@ -10,11 +10,12 @@ import msgspec
 
 from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding, fault
+from launcher.ir.architectures import traits
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig, CacheTypeConfig, CpuConfig, HardwareConfig, ServerConfig
 from launcher.ir.settings import RAM, Settings
 from launcher.plan.memory.caches import ROW
-from launcher.plan.memory.layout import AUTO_SLOTS, EMBEDS_ONLY, SLOTS_MAX, resolve_context
+from launcher.plan.memory.layout import AUTO_SLOTS, SLOTS_MAX, resolve_context
 from launcher.plan.memory.process import Companions, add_up, server_parts
 from launcher.plan.memory.weights import WeightTables
 
@@ -222,7 +223,7 @@ def embedding(config: ServerConfig, arch: ArchitectureConfig) -> bool:
     """Whether the server makes embeddings or orders texts: as written, else by its pooling and the model's kind."""
     if config.embedding is not None:
         return config.embedding or pooling(config, arch) == "rank"
-    return arch.arch in EMBEDS_ONLY or pooling(config, arch) is not None
+    return not traits(arch.arch).writes or pooling(config, arch) is not None
 
 
 def pooling(config: ServerConfig, arch: ArchitectureConfig) -> str | None:

@@ -11,7 +11,9 @@ import pytest
 from launcher.catalog.architecture import architecture_from_headers
 from launcher.catalog.files import describe
 from launcher.catalog.gguf import BadHeader, parse_header
+from launcher.catalog.layouts import LAYOUTS
 from launcher.catalog.traits import complete, is_recurrent
+from launcher.ir.architectures import ARCHITECTURES
 from launcher.ir.config import ArchitectureConfig
 from tests import tinymodels
 
@@ -144,3 +146,8 @@ def test_windows_that_llama_cpp_ignores_are_dropped() -> None:
     assert changed(arch="gemma2", n_swa=0).n_swa == 4096
     assert changed(arch="new", swa_pattern=3).n_swa == 2047
     assert changed(arch="gemma3n").n_layer_kv == 4
+
+
+def test_every_compared_architecture_has_its_tensors() -> None:
+    """The row that says so, and the layout, are there or missing together."""
+    assert {name for name, known in ARCHITECTURES.items() if known.compared} == set(LAYOUTS)

@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.engine import stand_in_devices
+from launcher.ir.architectures import ARCHITECTURES
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig, GpuConfig, ServerConfig
 from launcher.plan import Settings, estimate, settle
-from launcher.plan.memory.compute import COMPARED, compute_parts
+from launcher.plan.memory.compute import compute_parts
 from launcher.plan.memory.layout import layers
 from launcher.sizes import GIB, MIB
 
@@ -41,6 +42,8 @@ ROUNDED = 0.021
 MEDIAN, WORST, MEDIAN_OF_SMALL = 0.01, 0.06, 0.025
 """Of what a server takes in all, the share by which the bound is over: of well-known models, and in the median of small
 ones, of which the process itself is a large part."""
+
+COMPARED = {name for name, known in ARCHITECTURES.items() if known.compared}
 
 
 class Compared(NamedTuple):

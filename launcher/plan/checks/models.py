@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from launcher.errors import Finding, Fix, Severity, fault
+from launcher.ir.architectures import traits
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import DeviceMemory, ServerPlan
@@ -13,7 +14,7 @@ from launcher.plan.builds import SPECULATES_EVERYWHERE, drafts_further
 from launcher.plan.checks.planning import Planning, set_field, set_fields
 from launcher.plan.memory.caches import block_of
 from launcher.plan.memory.compute import PLAIN, not_compared
-from launcher.plan.memory.layout import EMBEDS_ONLY, is_mla, key_length, layers, torn, value_length
+from launcher.plan.memory.layout import is_mla, key_length, layers, torn, value_length
 from launcher.plan.memory.process import file_identity
 from launcher.plan.memory.weights import SHARING_MODES
 from launcher.sizes import gib
@@ -197,7 +198,7 @@ def check_embedders(planning: Planning) -> Iterator[Finding]:
     """
     for server in planning.running:
         config, settings, slot = server.config, server.settings, server.settings.n_ctx_per_slot
-        if config.embedding is False and server.model.architecture.arch in EMBEDS_ONLY:
+        if config.embedding is False and not traits(server.model.architecture.arch).writes:
             message = f"{config.model} makes embeddings and nothing else"
             fixes = (set_field(server, "embedding", "true"),)
             yield fault("plan/embedding-only", f"{server.key}.embedding", message, fixes=fixes)

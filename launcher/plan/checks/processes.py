@@ -10,9 +10,10 @@ from typing import NamedTuple
 from launcher.base.addresses import is_path, place, spelled
 from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.errors import Finding, Fix, Severity, fault
+from launcher.ir.architectures import traits
 from launcher.ir.plan import ServerPlan
 from launcher.ir.settings import RAM
-from launcher.plan.builds import NO_TENSOR_SPLIT, TENSOR_SPLIT_SEEN
+from launcher.plan.builds import TENSOR_SPLIT_SEEN
 from launcher.plan.checks.planning import Planning, set_field
 from launcher.plan.devices import worst
 from launcher.plan.memory.compute import PLAIN
@@ -321,7 +322,7 @@ def check_split_mode(planning: Planning) -> Iterator[Finding]:
         elif mode == "row" and not backends <= ROWS:
             names = ", ".join(sorted(backends - ROWS))
             message = f"{names} cannot split matrices by rows: llama-server ends, as it does not support split buffers"
-        elif mode == "tensor" and arch in NO_TENSOR_SPLIT:
+        elif mode == "tensor" and not traits(arch).splits_tensors:
             severity = "error" if 0 < server.settings.build <= TENSOR_SPLIT_SEEN else "warning"
             message = f"builds up to b{TENSOR_SPLIT_SEEN} do not share tensors of {arch} models"
         elif mode == "row":

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
@@ -31,25 +32,6 @@ from launcher.plan.memory.caches import (
 from launcher.plan.memory.layout import Layers, fully_offloaded, is_mla, key_length, pad, torn, value_length, widest
 from launcher.sizes import KIB, MIB
 
-COMPARED = frozenset(
-    {
-        *("llama", "mistral3", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"),
-        *("granite", "granitemoe", "granitehybrid", "gemma", "gemma2", "gemma3", "gemma-embedding", "phi3", "olmo2"),
-        *("gpt-oss", "deepseek2", "glm4moe", "qwen3next", "qwen35", "qwen35moe", "nemotron_h", "nemotron_h_moe"),
-        *("lfm2", "lfm2moe", "falcon-h1", "bert", "deepseek32", "glm-dsa"),
-    }
-)
-"""Architectures whose bound was held against servers."""
-DELTA_NET = frozenset({"qwen3next", "qwen35", "qwen35moe", "kimi-linear"})
-"""Recurrent layers are gated delta nets; elsewhere Mamba-like."""
-GATED_QUERY = frozenset({"qwen3next", "qwen35", "qwen35moe"})
-"""attn_q is twice as wide."""
-UNGATED = {"nemotron_h": 2, "nemotron_h_moe": 2, "bert": 1}
-"""Matrices of the inner width in a feed-forward without a gate; else three: gate, up and their product."""
-BOTH_MIXERS = frozenset({"falcon-h1"})
-"""Attention and Mamba in one layer: what the first leaves is kept beside the second, and above the feed-forward."""
-NO_LOGITS = frozenset({"lfm2", "lfm2moe"})
-"""Their servers of embeddings make no logits; those of other causal models do."""
 HOLES, HOLES_OF_HYBRIDS = 5, 20
 """Percent of what is live that holes between values take; more where layers of two kinds take turns, because what fits
 after the one does not after the other."""
@@ -104,7 +86,7 @@ def micro_batch(settings: Settings) -> int:
 def head_width(arch: ArchitectureConfig) -> int:
     """Width of all query heads together."""
     head = arch.key_length_mla if is_mla(arch) else key_length(arch)
-    return widest(arch.n_head) * head * (2 if arch.arch in GATED_QUERY else 1)
+    return widest(arch.n_head) * head * (2 if traits(arch.arch).gated_query else 1)
 
 
 def quantised(settings: Settings) -> bool:
@@ -156,7 +138,7 @@ def phases(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) 
         # beside them its queries as projected, turned, rotated and copied
         chosen = u * F32 * settings.n_ctx_seq
         found.append(Phase(values=_base(arch) + 4 * arch.indexer_n_head * arch.indexer_key_length, known=chosen))
-    silent = not arch.causal or (settings.embedding and arch.arch in NO_LOGITS)
+    silent = not arch.causal or (settings.embedding and traits(arch.arch).embeds_without_logits)
     rows = 0 if silent else min(u, outputs_max(settings)) * arch.n_vocab * F32
     logits = Phase(values=_base(arch) + 2 * arch.n_embd, known=rows)
     attention = _attention(arch, kinds, settings, u, chosen)
@@ -207,9 +189,9 @@ def _feed_forward(arch: ArchitectureConfig, settings: Settings) -> list[int]:
     experts used needs room of its own where it does not fit into gate and up; the routed result is kept beside the
     shared expert. Layers of a compared mixture are dense only where it says so.
     """
-    matrices = UNGATED.get(arch.arch, 3)
+    matrices = traits(arch.arch).ungated or 3
     rest = _base(arch) + head_width(arch)
-    dense = matrices * widest(arch.n_ff) + rest + (3 * arch.ssm_d_inner if arch.arch in BOTH_MIXERS else 0)
+    dense = matrices * widest(arch.n_ff) + rest + (3 * arch.ssm_d_inner if traits(arch.arch).both_mixers else 0)
     if not arch.n_expert:
         return [dense]
     used = settings.n_expert_used * arch.n_ff_exp
@@ -218,7 +200,7 @@ def _feed_forward(arch: ArchitectureConfig, settings: Settings) -> list[int]:
         down = 0
     shared = arch.n_ff_shexp or arch.n_expert_shared * arch.n_ff_exp
     found = [matrices * used + down + rest + 2 * arch.n_expert, matrices * shared + rest + 2 * arch.n_embd]
-    return [*found, dense] if arch.n_layer_dense_lead or arch.arch not in COMPARED else found
+    return [*found, dense] if arch.n_layer_dense_lead or not traits(arch.arch).compared else found
 
 
 def _attention(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int, chosen: int) -> Phase:
@@ -261,11 +243,11 @@ def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> l
         return [Phase(values=_base(arch) + 5 * arch.n_embd, states=states)]
     conv, inner, state = conv_dim(arch), arch.ssm_d_inner, arch.ssm_d_state
     states = 2 * inner * state + 2 * max(0, arch.ssm_d_conv - 1) * conv
-    if arch.arch in DELTA_NET:
+    if traits(arch.arch).delta_net:
         values = _base(arch) + arch.n_embd + max(3 * conv, conv + 4 * inner)
     else:
         projection = 2 * inner + 2 * arch.ssm_n_group * state + arch.ssm_dt_rank
-        beside = 4 if arch.arch in BOTH_MIXERS else 2
+        beside = 4 if traits(arch.arch).both_mixers else 2
         values = _base(arch) + beside * arch.n_embd + projection + 2 * conv + inner
     return [Phase(values=values, states=settings.slots * F32 * states * copies(arch, settings))]
 
@@ -288,7 +270,7 @@ COPIES = 2
 
 def not_compared(arch: ArchitectureConfig) -> str:
     """Why the figures of a model rest on its measures alone; "" where they were held against servers."""
-    return "" if arch.arch in COMPARED else f"the graph of {arch.arch} is not known"
+    return "" if traits(arch.arch).compared else f"the graph of {arch.arch} is not known"
 
 
 def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:

@@ -11,6 +11,7 @@ from math import ceil
 
 import msgspec
 
+from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.settings import RAM, Settings
 
@@ -56,21 +57,6 @@ def resolve_context(
         n_batch=batch,
         n_ubatch=min(batch, n_ubatch),
     )
-
-
-SWA_PERIOD = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
-"""Layer il slides iff il % p < p - 1, where the file has no pattern of its own (llama-model.cpp load_hparams)."""
-NO_CACHE = frozenset(
-    {
-        *("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert"),
-        *("eurobert", "gemma-embedding", "dream", "llada", "llada-moe", "rnd1"),
-    }
-)
-"""Encoders and diffusion models, without any memory (llama-model.cpp create_memory)."""
-EMBEDS_ONLY = NO_CACHE - {"dream", "llada", "llada-moe", "rnd1"}
-"""Encoders, which make embeddings and nothing else."""
-NEMOTRON = frozenset({"nemotron_h", "nemotron_h_moe"})
-GEMMA3N_KV_LAYERS = 20
 
 
 class Layers(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +110,7 @@ def layers(arch: ArchitectureConfig, *, nextn_kv: bool = False) -> Layers:
     """
     recurrent = frozenset(il for il in range(trunk(arch)) if _recurs(arch, il))
     last = arch.n_layer if nextn_kv else trunk(arch)
-    owners = arch.n_layer_kv or (GEMMA3N_KV_LAYERS if arch.arch == "gemma3n" else arch.n_layer)
+    owners = arch.n_layer_kv or traits(arch.arch).shared_kv_from or arch.n_layer
     attending = [il for il in range(min(last, owners)) if _attends(arch, il, recurs=il in recurrent)]
     sliding = frozenset(il for il in attending if slides(arch, il))
     return Layers(
@@ -146,7 +132,7 @@ def slides(arch: ArchitectureConfig, layer: int) -> bool:
         return False
     if isinstance(arch.swa_pattern, tuple):
         return layer < len(arch.swa_pattern) and arch.swa_pattern[layer]
-    period = arch.swa_pattern or SWA_PERIOD.get(arch.arch, 0)
+    period = arch.swa_pattern or traits(arch.arch).sliding_period
     return period > 0 and layer % period < period - 1
 
 
@@ -157,16 +143,16 @@ def _recurs(arch: ArchitectureConfig, layer: int) -> bool:
         return False
     if arch.full_attention_interval:
         return (layer + 1) % arch.full_attention_interval != 0
-    if arch.arch in NEMOTRON:
+    if traits(arch.arch).recurrent == "without heads or width":
         return at(arch.n_head_kv, layer) == 0 and at(arch.n_ff, layer) == 0
     return isinstance(arch.n_head_kv, int) or at(arch.n_head_kv, layer) == 0
 
 
 def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
     """Whether `layer` keeps keys and values."""
-    if arch.arch in NO_CACHE:
+    if not traits(arch.arch).has_memory:
         return False
-    if arch.arch in NEMOTRON:
+    if traits(arch.arch).recurrent == "without heads or width":
         return at(arch.n_head_kv, layer) != 0 and at(arch.n_ff, layer) == 0
     if recurs and (arch.full_attention_interval or not isinstance(arch.n_head_kv, int)):
         return False  # else it keeps a state beside keys and values: as in falcon-h1, or nothing says which

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from launcher.ir.architectures import traits
 from launcher.ir.catalog import ImageEncoder, ModelFile, ProjectorFile
 from launcher.ir.config import ArchitectureConfig, DraftConfig
 from launcher.ir.plan import DeviceMemory, Part
@@ -35,7 +36,6 @@ CANDIDATE = 12
 """Bytes of a candidate token (llama_token_data) a slot."""
 NGRAM_MOD = 16 * MIB
 CHECKPOINT_STEP = 8192
-MANY_NODES = frozenset({"qwen3next", "qwen35", "qwen35moe", "kimi-linear", "deepseek4", "minimax-m3"})
 IMAGE = 150 * MIB
 """Host memory of one large image being encoded (measured)."""
 
@@ -58,7 +58,7 @@ def context_overhead(arch: ArchitectureConfig, kinds: Layers, settings: Settings
     go back to, where states cannot be rolled back (server-context.cpp "speculative decoding will use checkpoints").
     """
     nodes = max(NODES_MIN, 8 * tensors)
-    if arch.arch in MANY_NODES:
+    if traits(arch.arch).many_nodes:
         nodes = max(40 * micro_batch(settings), 32 * tensors)
     vocabulary = arch.n_vocab * TOKEN + arch.n_merges * MERGE
     checkpoints = (

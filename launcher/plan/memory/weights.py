@@ -13,10 +13,11 @@ from math import prod
 
 import msgspec
 
+from launcher.ir.architectures import traits
 from launcher.ir.catalog import ModelFile, Tensor
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
-from launcher.plan.memory.layout import EMBEDS_ONLY, divided, layer_devices, split_name, trunk
+from launcher.plan.memory.layout import divided, layer_devices, split_name, trunk
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
 """Types with AMX kernels → what ne0 must be a multiple of."""
@@ -29,8 +30,6 @@ INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "
 NOT_MATMUL = ("_norm", "conv1d", "ssm_a", "ssm_d", "attn_sinks", "time_", "altup_", "rel_b")
 """Marks of weights that other operations than MUL_MAT read: extra buffer types refuse them."""
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
-NO_OUTPUT = EMBEDS_ONLY - {"gemma-embedding"}
-"""Encoders without an output matrix; of every other model the embedding is loaded as such where the file has none."""
 EXPERTS = ("ffn_up", "ffn_down", "ffn_gate", "ffn_gate_up")
 FILE_ALIGNMENT = 32
 SHARING_MODES = frozenset({"mmap", "mmap+mlock"})
@@ -236,7 +235,7 @@ def _tied(model: ModelFile, copies: CpuCopies) -> Group | None:
     """The embedding once more, where it is also the output matrix: nothing where both stay plain on the CPU."""
     by_name = {t.name: t for t in model.tensors if t.name in {EMBEDDING, OUTPUT}}
     embedding = by_name.get(EMBEDDING)
-    if embedding is None or OUTPUT in by_name or model.architecture.arch in NO_OUTPUT:
+    if embedding is None or OUTPUT in by_name or traits(model.architecture.arch).is_encoder:
         return None
     return Group(tensors=embedding.size_bytes, copies=copied_bytes(embedding, copies))
 
