@@ -17,14 +17,12 @@ from launcher.cli.findings import counted
 from launcher.compiler import Compilation, hosts_of, on_host
 from launcher.errors import ConfigError, EngineError, Finding, LaunchError, error_finding
 from launcher.files import deployment_state_dir, state_root
+from launcher.ir.backends import BACKENDS
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.host import HostGpu
 from launcher.plan import peer_devices
 from launcher.supervise import offline_status, port_owner
-
-LISTED_BY_DRIVERS = ("cuda", "rocm")
-"""Backends whose cards the inventory finds without a binary."""
 
 
 class Binaries(NamedTuple):
@@ -156,7 +154,7 @@ def _devices(
 def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
     """GPUs of the config whose backend only a binary lists, where none was there to ask."""
     gpus = {} if binaries.asked else compiled.plan.config.hardware.gpus
-    unlisted = (name for name, gpu in gpus.items() if gpu.backend not in LISTED_BY_DRIVERS)
+    unlisted = (name for name, gpu in gpus.items() if not BACKENDS[gpu.backend].listed_by_driver)
     return tuple(dict.fromkeys((*unlisted, *peer_devices(compiled.plan.config))))
 
 

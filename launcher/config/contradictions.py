@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from launcher.config.nearest import spell
 from launcher.errors import Finding, Fix, fault
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import FleetConfig
-
-CLOSED_TO_CONTAINERS = frozenset({"metal", "rpc"})
-"""Backends whose devices no container has: macOS passes none on, and an RPC server is asked over the network."""
 
 
 def conflict(key: str, message: str, note: str, *fixes: Fix) -> Finding:
@@ -76,7 +74,7 @@ def check_container_cards(fleet: FleetConfig) -> Iterator[Finding]:
         gpus = fleet.gpus(service.host)
         for device in service.vram_bytes if service.container else ():
             backend = gpus[device].backend if device in gpus else ""
-            if backend in CLOSED_TO_CONTAINERS:
+            if backend and not BACKENDS[backend].in_containers:
                 key = f"services.{name}.vram_bytes.{device}"
                 yield conflict(
                     key,

@@ -20,6 +20,7 @@ from launcher.base.addresses import is_path
 from launcher.config.located import mapping_at
 from launcher.config.schema import Number, fields_of
 from launcher.errors import THIS_MACHINE, CatalogError, Finding, Location, fault
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import SourceMap, TierConfig
 from launcher.ir.headers import HeaderFacts, ReadHeader, SeeDevices
 
@@ -35,9 +36,11 @@ CACHE_MIB = 1024
 """Prompt cache of a chat; llama-server's own 8 GiB a server are more than a machine of several models has."""
 _ENCODER_POOLING = (None, "none")
 
-BACKENDS = {"CUDA": "cuda", "Vulkan": "vulkan", "ROCm": "rocm", "SYCL": "sycl", "MTL": "metal", "Metal": "metal"}
+_BY_DEVICE = {
+    device: name for name, known in BACKENDS.items() for device in (known.device, known.other_device) if device
+}
 """llama.cpp's device names are these with a number."""
-_CARD = re.compile(rf"({'|'.join(BACKENDS)})(\d+)")
+_CARD = re.compile(rf"({'|'.join(_BY_DEVICE)})(\d+)")
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -327,7 +330,7 @@ def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | Non
     sizes = {str(gpu.get("model")): gpu.get("vram_bytes") for gpu in gpus.values()}
     tree["hardware"]["gpus"] = {
         name.lower().replace("mtl", "metal"): {
-            "backend": BACKENDS[name.rstrip("0123456789")],
+            "backend": _BY_DEVICE[name.rstrip("0123456789")],
             "vram_bytes": sizes.get(seen.model) or seen.total_bytes,
             "model": seen.model,
             "target_min": 0.0,  # nobody said how full it should be

@@ -32,7 +32,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     listed_by_driver: bool = False
     """The inventory finds its cards without a binary."""
     in_containers: bool = True
-    """A container can be given its cards."""
+    """A container can be given its cards: macOS passes none on, and an RPC server is asked over the network."""
     unit_devices: tuple[str, ...] = ()
     """systemd's DeviceAllow."""
     container_nodes: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from launcher.errors import Finding, fault
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import FleetConfig, GpuConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import ServerPlan, ServicePlan
 
@@ -25,8 +26,6 @@ PROCESS_BYTES = 64 * 1024**2
 _UNKNOWN_BYTES = 1024**4
 """Room on a peer that somebody else runs: nobody has said."""
 _PRIVATE = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
-_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "rocm": "ROCm", "sycl": "SYCL", "metal": "Metal", "rpc": "RPC"}
-"""Backend → what llama.cpp calls its devices, with a number behind it."""
 COST = "each token goes over the network once a peer, and whoever reaches a peer's port can run what he likes there"
 
 
@@ -216,7 +215,7 @@ def _service(
         host=peer.host,
         port=peer.port,
         protocol="rpc",
-        command=(*words, "--device", f"{_NAMES[machine.gpus[card].backend]}0" if card else "CPU"),
+        command=(*words, "--device", f"{BACKENDS[machine.gpus[card].backend].device}0" if card else "CPU"),
         vram_bytes={card: 0} if card else {},
         threads=0 if card else threads,
         tier=server.tier if _tier(server, fleet) == "boot" else tier or server.tier,

@@ -11,6 +11,7 @@ import msgspec
 from launcher.cpulist import parse_cpulist
 from launcher.errors import Finding, fault
 from launcher.ir.architectures import traits
+from launcher.ir.backends import BACKENDS
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig, CacheTypeConfig, CpuConfig, HardwareConfig, ServerConfig
 from launcher.ir.settings import RAM, Settings
@@ -19,8 +20,6 @@ from launcher.plan.memory.layout import AUTO_SLOTS, SLOTS_MAX, resolve_context
 from launcher.plan.memory.process import Companions, add_up, server_parts
 from launcher.plan.memory.weights import WeightTables
 
-HOST_BUFFERS = frozenset({"cuda", "rocm", "vulkan", "sycl"})
-"""Backends with a host buffer type, which llama.cpp prefers to repacked CPU weights (make_cpu_buft_list)."""
 NO_COMPANIONS = Companions()
 NO_TYPES: Mapping[str, CacheTypeConfig] = MappingProxyType({})
 
@@ -178,7 +177,7 @@ def _on_devices(
         placement=tuple(_placement(config, devices, key, findings)),
         projector_device=RAM if projector == "cpu" else projector,
         contexts=tuple((device, gpus[device].context_bytes) for device in used),
-        host_buffer=bool(backends & HOST_BUFFERS),
+        host_buffer=any(BACKENDS[name].has_host_buffer for name in backends),
         plain_devices=hardware is not None and backends <= {"rpc"},
         cpu_features=frozenset(hardware.cpu.features if hardware else ()),
     )

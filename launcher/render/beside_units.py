@@ -10,6 +10,7 @@ from string import ascii_letters
 from typing import Any, NamedTuple
 
 from launcher.base.addresses import is_path
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import ContainerConfig, GpuConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.render.devices import place
@@ -33,12 +34,6 @@ from launcher.render.units import (
     units_of,
 )
 
-_CDI = {"cuda": "nvidia.com/gpu"}
-"""Backend → kind of the Container Device Interface, whose names are of single cards (NVIDIA's container toolkit)."""
-_NODES = {"rocm": ("/dev/kfd", "/dev/dri"), "vulkan": ("/dev/dri",), "sycl": ("/dev/dri",)}
-"""Backend → what its drivers open: nodes of all cards, whose numbers are not llama.cpp's."""
-_SEEN = {"rocm": "ROCR_VISIBLE_DEVICES", "sycl": "ZE_AFFINITY_MASK"}
-"""Backend → the variable that shows a process only some of its cards, by number."""
 _MIB = 1024**2
 
 
@@ -63,9 +58,11 @@ def cards(config: ServiceConfig, gpus: Mapping[str, GpuConfig]) -> Cards:
         if device in gpus:
             placement, _ = place((device,), gpus, "")
             by_backend.setdefault(gpus[device].backend, []).append(_number(placement.devices[0]))
-    devices = [f"{kind}={number}" for backend, kind in _CDI.items() for number in by_backend.get(backend, ())]
-    devices += [node for backend in by_backend for node in _NODES.get(backend, ())]
-    shown = {_SEEN[backend]: ",".join(numbers) for backend, numbers in by_backend.items() if backend in _SEEN}
+    kinds = {backend: BACKENDS[backend].cdi_kind for backend in by_backend}
+    devices = [f"{kind}={number}" for backend, kind in kinds.items() if kind for number in by_backend[backend]]
+    devices += [node for backend in by_backend for node in BACKENDS[backend].container_nodes]
+    variables = {backend: BACKENDS[backend].visible_by for backend in by_backend}
+    shown = {name: ",".join(by_backend[backend]) for backend, name in variables.items() if name}
     return Cards(
         devices=tuple(dict.fromkeys(devices)),
         env={key: value for key, value in shown.items() if key not in config.env},

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from launcher.errors import Finding, Fix, fault
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import GpuConfig
 
-BACKEND_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "rocm": "ROCm", "sycl": "SYCL", "metal": "Metal", "rpc": "RPC"}
-"""llama.cpp's device names are these plus a number from 0 (ggml_backend_dev_name of each backend)."""
-
-_OWN_NAME = re.compile(rf"({'|'.join(BACKEND_NAMES)})(\d+)")
+_OWN_NAME = re.compile(rf"({'|'.join(BACKENDS)})(\d+)")
 
 
 class Placement(NamedTuple):
@@ -50,10 +48,10 @@ def place(names: tuple[str, ...], gpus: Mapping[str, GpuConfig], key: str) -> tu
             devices.append(f"RPC{len(rpc)}")
             rpc.append(gpu.endpoint or "")
         elif own is not None and (gpu is None or gpu.backend == own[1]):
-            devices.append(f"{BACKEND_NAMES[own[1]]}{own[2]}")
+            devices.append(f"{BACKENDS[own[1]].device}{own[2]}")
         elif gpu is not None:
             siblings = [n for n, g in gpus.items() if g.backend == gpu.backend]
-            devices.append(f"{BACKEND_NAMES[gpu.backend]}{siblings.index(name)}")
+            devices.append(f"{BACKENDS[gpu.backend].device}{siblings.index(name)}")
         else:
             findings.append(_unknown(name, gpus, key))
     return Placement(devices=tuple(devices), rpc=tuple(rpc)), tuple(findings)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from launcher.base.environment import DEVICE_VARIABLES, PASSED_ON
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import SlurmConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines, server_command
@@ -23,8 +24,6 @@ JOB_TEMPLATE = "slurm/job.sbatch.j2"
 FRONT_TEMPLATE = "slurm/front.sbatch.j2"
 PLACES, LOGS = "places", "logs"
 """Folders of the fleet's directory: where jobs say where they are, and where they write."""
-_GRES = {"cuda": "gpu", "rocm": "gpu", "sycl": "gpu"}
-"""Backend → what clusters usually call such a card. Slurm tells these drivers which of them are a job's."""
 _FURTHER = 9
 _FURTHER_STEP = 1000
 """How many more ports are tried where one is taken, and how far apart: the next one is the next server's."""
@@ -157,7 +156,8 @@ def _asked(server: ServerPlan, plan: FleetPlan, settings: SlurmConfig) -> tuple[
         lost.append("a memory limit: the prompt cache has none (cache_ram_mib)")
     else:
         options.append(f"--mem={_mib(int(limit))}M")
-    gpus, called = plan.config.hardware.machine(server.on).gpus, {**_GRES, **settings.gres}
+    gpus = plan.config.hardware.machine(server.on).gpus
+    called = {name: backend.gres for name, backend in BACKENDS.items() if backend.gres} | settings.gres
     cards = card_amounts(server.settings.devices, gpus, called, lost, "deploy.slurm.gres has no name")
     if cards:
         options.append("--gres=" + ",".join(f"{what}:{count}" for what, count in cards.items()))

@@ -12,6 +12,7 @@ import msgspec
 
 from launcher.base.names import control_character
 from launcher.errors import Finding, fault
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Engines, server_command
@@ -33,8 +34,7 @@ OWN = ("front", "fleet", "servers", "clients", "peers", "heads")
 """Objects that belong to no server."""
 LABEL_CHARACTERS = 57
 """Of the 63 of a label, so that names of pods and their sets show it whole."""
-GPU_RESOURCES = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu", "sycl": "gpu.intel.com/xe"}
-"""Backend → what its vendor's device plugin calls a card."""
+
 
 _NO_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 """What the name of a deployment may have and no label's value."""
@@ -312,7 +312,8 @@ def cards_asked(devices: Iterable[str], host: str, plan: FleetPlan, lost: list[s
     """`card_amounts` in resources that device plugins offer."""
     settings = plan.config.deploy.kubernetes or KubernetesConfig()
     gpus = plan.config.hardware.machine(host).gpus
-    resources = {**GPU_RESOURCES, **settings.gpu_resources}
+    known = {name: backend.pod_resource for name, backend in BACKENDS.items() if backend.pod_resource}
+    resources = known | settings.gpu_resources
     return {**card_amounts(devices, gpus, resources, lost, "deploy.kubernetes.gpu_resources has no resource")}
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from launcher.base.addresses import SOCKET_END, is_path
 from launcher.errors import Finding, Fix, fault
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import RuntimeConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command
@@ -142,12 +143,6 @@ GPU_HOST_BYTES = 2048 * MIB
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 # names of what ProtectHome and PrivateTmp hide
 """Directories that the sandbox hides; files of a server below them are bound in, read-only."""
 
-_DEVICES_BY_BACKEND = {
-    "cuda": ("char-nvidia", "char-nvidia-uvm", "char-nvidia-caps"),
-    "vulkan": ("char-nvidia", "char-nvidia-uvm", "char-nvidia-caps", "char-drm"),
-    "rocm": ("char-drm", "/dev/kfd"),
-    "sycl": ("char-drm",),
-}
 _GROUPS = ("render", "video")
 
 
@@ -241,7 +236,7 @@ def sandbox(plan: FleetPlan, bound: Iterable[str], ports: tuple[int, ...], *, lo
 
 def device_nodes(backends: Iterable[str]) -> tuple[str, ...]:
     """What a process opens for GPUs of `backends`."""
-    return tuple(dict.fromkeys(node for backend in backends for node in _DEVICES_BY_BACKEND.get(backend, ())))
+    return tuple(dict.fromkeys(node for backend in backends for node in BACKENDS[backend].unit_devices))
 
 
 def _gate(server: ServerPlan) -> str:

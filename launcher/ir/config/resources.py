@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from launcher.ir.backends import BACKENDS, BackendName
+
 ByteSize = Annotated[int, "bytes"]
 """Bytes; the config decoder also accepts a string with a unit."""
 
@@ -51,15 +53,10 @@ class CpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     nodes: tuple[NumaNodeConfig, ...] = ()
 
 
-PROCESS_BYTES = {"cuda": 400 * 1024**2, "rocm": 400 * 1024**2}
-"""VRAM of a process's context by backend, where nobody states it. From reports (nvidia-smi of idle llama.cpp and
-PyTorch processes on cards from Turing to Ada: 300 to 500 MiB), not measured by this project."""
-
-
 class GpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One accelerator. `backend` is llama.cpp's; the device is named as the map key (`cuda0`)."""
 
-    backend: Literal["cuda", "vulkan", "rocm", "sycl", "metal", "rpc"]
+    backend: BackendName
     vram_bytes: ByteSize
     memory: Literal["own", "shared"] = "own"
     """shared: it uses the host's RAM (Apple, Strix Halo, GB10, Jetson). What is on it counts in RAM, too; `vram_bytes`
@@ -79,7 +76,7 @@ class GpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def context_bytes(self) -> int:
         """`process_bytes`, or what is taken for it."""
-        return self.process_bytes if self.process_bytes is not None else PROCESS_BYTES.get(self.backend, 0)
+        return self.process_bytes if self.process_bytes is not None else BACKENDS[self.backend].process_bytes
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from launcher.base.addresses import is_path, place, spelled
 from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.architectures import traits
+from launcher.ir.backends import BACKENDS
 from launcher.ir.plan import ServerPlan
 from launcher.ir.settings import RAM
 from launcher.plan.builds import TENSOR_SPLIT_SEEN
@@ -304,10 +305,6 @@ def check_idle_cards(planning: Planning) -> Iterator[Finding]:
         yield fault("plan/card-idle", f"{largest.key}.devices", message, fixes=fixes, severity="note")
 
 
-ROWS = frozenset({"cuda", "rocm", "sycl"})
-"""Backends that split matrices by rows (ggml_backend_split_buffer_type); with others the server ends."""
-
-
 def check_split_mode(planning: Planning) -> Iterator[Finding]:
     """`plan/split-mode`: modes that llama-server refuses, and a note that rows were not compared."""
     for server in planning.running:
@@ -315,12 +312,13 @@ def check_split_mode(planning: Planning) -> Iterator[Finding]:
         if mode in ("layer", "none") or len(devices) < 2:
             continue
         backends = {planning.fleet.hardware.gpus[d].backend for d in devices}
+        unable = sorted(name for name in backends if not BACKENDS[name].splits_rows)
         severity: Severity = "error"
         effect = ""
         if mode == "tensor" and {server.settings.cache_type_k, server.settings.cache_type_v} - PLAIN:
             message = "llama-server refuses a quantised K/V cache where devices share every tensor"
-        elif mode == "row" and not backends <= ROWS:
-            names = ", ".join(sorted(backends - ROWS))
+        elif mode == "row" and unable:
+            names = ", ".join(unable)
             message = f"{names} cannot split matrices by rows: llama-server ends, as it does not support split buffers"
         elif mode == "tensor" and not traits(arch).splits_tensors:
             severity = "error" if 0 < server.settings.build <= TENSOR_SPLIT_SEEN else "warning"
