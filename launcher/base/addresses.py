@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 SOCKET_END = ".sock"
@@ -14,6 +15,14 @@ _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._@+-]+)+")
 def is_path(host: str) -> bool:
     """Whether `host` is a unix socket's: absolute."""
     return host.startswith("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is reached from its own machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def wrong_path(path: str) -> str | None:

@@ -6,12 +6,12 @@ a host runs listens on the host's address; what runs beside the front is asked o
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from launcher.base.addresses import is_loopback, is_path
 from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
@@ -145,17 +145,9 @@ def _own_loopback(host: HostConfig) -> str:
     return host.address if is_loopback(host.address) else LOOPBACK
 
 
-def is_loopback(address: str) -> bool:
-    """Whether nobody but the host itself reaches `address`."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
 def is_private(address: str) -> bool:
     """Whether `address` is loopback or a unix socket."""
-    return is_loopback(address) or address.startswith("/") or address.endswith(".sock")
+    return is_loopback(address) or is_path(address) or address.endswith(".sock")
 
 
 def without_foreign(

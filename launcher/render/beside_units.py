@@ -9,7 +9,7 @@ from pathlib import PurePath
 from string import ascii_letters
 from typing import Any, NamedTuple
 
-from launcher.base.addresses import is_path
+from launcher.base.addresses import is_loopback, is_path
 from launcher.ir.backends import BACKENDS
 from launcher.ir.config import ContainerConfig, GpuConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
@@ -25,7 +25,6 @@ from launcher.render.units import (
     boot_target,
     device_nodes,
     hidden_paths,
-    is_loopback,
     runtime_tier,
     runtime_user,
     sandbox,

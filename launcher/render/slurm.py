@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from launcher.base.addresses import is_loopback
 from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import SlurmConfig
 from launcher.ir.deployment import RenderedFile
@@ -27,7 +28,7 @@ from launcher.render.nodes import crowded_nodes, shared_cards
 from launcher.render.passed import files_of, own_key_file
 from launcher.render.pods import pod_port
 from launcher.render.routes import here_target, routing_table
-from launcher.render.units import is_loopback, memory_max
+from launcher.render.units import memory_max
 
 NOWHERE = "slurm.invalid"
 """Where a server is of which nobody knows yet where it landed (RFC 2606)."""

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from launcher.base.addresses import SOCKET_END, is_path
+from launcher.base.addresses import SOCKET_END, is_loopback, is_path
 from launcher.errors import Finding, Fix, fault
 from launcher.ir.backends import BACKENDS
 from launcher.ir.config import RuntimeConfig
@@ -36,11 +36,6 @@ def reachable_url(host: str, port: int) -> str:
     """URL under which this host reaches a server that listens on `host`."""
     address = _ANY_ADDRESS.get(host, host)
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on `host`."""
-    return host in ("::1", "localhost") or host.startswith("127.")
 
 
 def unit_name(plan: FleetPlan, name: str, kind: str = "service") -> str:

@@ -8,12 +8,13 @@ from math import ceil, floor
 
 import msgspec
 
+from launcher.base.addresses import is_loopback
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import FleetConfig, OrchestrationConfig
 from launcher.ir.plan import ServerPlan
 from launcher.ir.speed import ServerSpeed
 from launcher.plan.checks.planning import Planning, set_field
-from launcher.plan.hosts import LOOPBACK, is_loopback, is_private
+from launcher.plan.hosts import LOOPBACK, is_private
 from launcher.plan.speed import expected, states_rates, touched
 from launcher.sizes import gib
 

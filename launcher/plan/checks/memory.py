@@ -13,8 +13,11 @@ from launcher.plan.devices import figure, worst
 from launcher.plan.server import price, rung_config
 from launcher.sizes import MIB, gib
 
+PEAK = "resident_peak_bytes"
 STATED_TOLERANCE = 0.01
 SHOWN = 3
+IDLE_BYTES = 8 * 1024**3
+"""RAM that a server takes at least before a card beside it is missed; a small model may well be meant for the CPU."""
 CONTEXTS_SHARE = 0.05
 """Of a card: contexts of processes that take no more are not worth a line."""
 
@@ -89,12 +92,23 @@ def check_nodes(planning: Planning) -> Iterator[Finding]:
 
 
 def check_cards(planning: Planning) -> Iterator[Finding]:
-    """`plan/vram-target`, `plan/gpu-context`: cards that are hardly used, or whose drivers may take more."""
-    for device in planning.devices[1:]:
+    """`plan/vram-target`, `plan/gpu-context`: cards that are hardly used, or whose drivers may take more.
+
+    `plan/card-idle`: no server uses any card, and a large one says nothing of devices: it fills RAM instead.
+    """
+    cards = planning.devices[1:]
+    for device in cards:
         gpu = planning.fleet.hardware.gpus[device.name]
         users = [s for s in planning.running if s.takes(device.name)]
         yield from _target(planning, device, gpu, users)
         yield from _contexts(device, gpu, users)
+    plain = [s for s in planning.running if not s.config.devices and figure(s, RAM, PEAK) >= IDLE_BYTES]
+    if cards and plain and not any(d.peak_bytes for d in cards):
+        largest = max(plain, key=lambda s: figure(s, RAM, PEAK))
+        names, taken = ", ".join(d.name for d in cards), gib(figure(largest, RAM, PEAK))
+        message = f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {taken} of RAM"
+        fixes = (set_field(largest, "devices", "auto", "as many layers on the card as fit"),)
+        yield fault("plan/card-idle", f"{largest.key}.devices", message, fixes=fixes, severity="note")
 
 
 def _target(planning: Planning, device: DevicePlan, gpu: GpuConfig, users: list[ServerPlan]) -> Iterator[Finding]:
@@ -116,7 +130,7 @@ def _target(planning: Planning, device: DevicePlan, gpu: GpuConfig, users: list[
 
 def _of_turns(device: DevicePlan, users: list[ServerPlan]) -> Iterator[tuple[str, int]]:
     """Members of exclusive groups, and what is used of `device` at most while each has its turn."""
-    taken = {s.name: figure(s, device.name, "resident_peak_bytes") for s in users}
+    taken = {s.name: figure(s, device.name, PEAK) for s in users}
     for server in users:
         group = server.config.exclusive
         if group and taken[server.name]:

@@ -13,7 +13,6 @@ from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.architectures import traits
 from launcher.ir.backends import BACKENDS
 from launcher.ir.plan import ServerPlan
-from launcher.ir.settings import RAM
 from launcher.plan.builds import TENSOR_SPLIT_SEEN
 from launcher.plan.checks.planning import Planning, set_field
 from launcher.plan.devices import worst
@@ -286,25 +285,6 @@ def check_offload(planning: Planning) -> Iterator[Finding]:
         yield fault("plan/gpu-unused-layers", f"{server.key}.n_gpu_layers", message, fixes=fixes, severity="warning")
 
 
-IDLE_BYTES = 8 * 1024**3
-"""RAM that a server takes at least before a card beside it is missed; a small model may well be meant for the CPU."""
-
-
-def check_idle_cards(planning: Planning) -> Iterator[Finding]:
-    """`plan/card-idle`: no server uses any card, and a large one says nothing of devices: it fills RAM instead."""
-    cards = [d for d in planning.devices if d.kind == "gpu"]
-    if not cards or any(d.peak_bytes for d in cards):
-        return
-    held = {s.name: memory.resident_peak_bytes for s in planning.running if (memory := s.takes(RAM))}
-    plain = [s for s in planning.running if not s.config.devices and held.get(s.name, 0) >= IDLE_BYTES]
-    if plain:
-        largest = max(plain, key=lambda s: held[s.name])
-        names, taken = ", ".join(d.name for d in cards), gib(held[largest.name])
-        message = f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {taken} of RAM"
-        fixes = (set_field(largest, "devices", "auto", "as many layers on the card as fit"),)
-        yield fault("plan/card-idle", f"{largest.key}.devices", message, fixes=fixes, severity="note")
-
-
 def check_split_mode(planning: Planning) -> Iterator[Finding]:
     """`plan/split-mode`: modes that llama-server refuses, and a note that rows were not compared."""
     for server in planning.running:
@@ -363,7 +343,6 @@ CHECKS = (
     check_port_conflicts,
     check_memlock,
     check_offload,
-    check_idle_cards,
     check_split_mode,
     check_slot_saving,
 )
