@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.tree import Found
-from launcher.errors import Finding, error_finding
+from launcher.errors import Finding, fault
 from launcher.install.layout import Layout, foreign_names, is_unit, placements
 from launcher.install.ownership import Record, Source, digest, installed_names, read_record, record_path, shown
 from launcher.ir.deployment import Deployment
@@ -132,7 +132,7 @@ def _in_the_way(name: str, old: bytes, before: Record, owner: str | None, *, for
         return [] if before.wrote(name, old) else [_hand_edited(name, force=force)]
     message = f"{name} exists and was written by {f'deployment {owner}' if owner else 'somebody else'}"
     note = "another deploy.unit_prefix gives this deployment names of its own"
-    return [error_finding("install/foreign-file", message, note, key="deploy.unit_prefix")]
+    return [fault("install/foreign-file", "deploy.unit_prefix", message, note)]
 
 
 def _removals(

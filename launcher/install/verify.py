@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from launcher.errors import Finding, Severity, error_finding
+from launcher.errors import Finding, Severity, fault
 from launcher.install.layout import UNIT_FOLDERS, Layout, manifest_of
 from launcher.ir.deployment import Deployment
 
@@ -53,7 +53,7 @@ def _homeless(unit: str, text: str) -> Finding | None:
     server = unit.removesuffix(".service")
     message = f"{unit} listens on {path[1]}, and nobody makes a folder for it or removes what a dead server left there"
     note = f"a unix socket of an installed server is below /run: servers.NAME.host=/run/{server}/http.sock"
-    return error_finding("render/socket-folder", message, note)
+    return fault("render/socket-folder", "", message, note)
 
 
 def _optional(deployment: Deployment) -> tuple[str, ...]:
@@ -120,5 +120,5 @@ def _exposed(units: dict[str, str], directory: Path, layout: Layout) -> list[Fin
         if level is None or float(level[1]) > float(claim[1]):
             found = level[1] if level else f"unknown ({done.stderr.strip()})"
             message = f"{unit}: exposure level is {found}, at most {claim[1]} was promised"
-            findings.append(error_finding("install/exposure", message, key="deploy.hardening"))
+            findings.append(fault("install/exposure", "deploy.hardening", message))
     return findings

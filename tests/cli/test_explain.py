@@ -74,9 +74,20 @@ def composed_codes(tree: ast.Module) -> set[str]:
 
 
 def given_codes(tree: ast.Module) -> set[str]:
-    """What calls give as `code=`, whatever it begins with: a new stage's findings must not slip by."""
-    keywords = [k.value for n in nodes(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "code"]
-    return {text for text in strings([*keywords]) if "/" in text}
+    """What calls give as `code=`, or `fault` first, whatever it begins with: no new stage's findings slip by."""
+    calls = [n for n in nodes(tree) if isinstance(n, ast.Call)]
+    keywords = [k.value for n in calls for k in n.keywords if k.arg == "code"]
+    return {text for text in strings([*keywords, *(n.args[0] for n in calls if is_fault(n))]) if "/" in text}
+
+
+def is_fault(call: ast.Call) -> bool:
+    """Whether a call makes a finding by `fault` or `ConfigError.of`, whose severity is error where none is given."""
+    return bool(call.args) and bool(re.fullmatch(r"fault|\w+Error\.of", ast.unparse(call.func)))
+
+
+def unsaid(call: ast.Call) -> set[str]:
+    """The severity of a `fault` that says none."""
+    return {"error"} if is_fault(call) and not any(k.arg == "severity" for k in call.keywords) else set()
 
 
 @functools.cache
@@ -89,11 +100,6 @@ def codes_in_source() -> frozenset[str]:
     return frozenset(found)
 
 
-def makes_an_error(call: ast.Call) -> bool:
-    """`error_finding(CODE, …)` and `ConfigError.of(CODE, …)`."""
-    return bool(re.fullmatch(r"error_finding|\w+Error\.of", ast.unparse(call.func)))
-
-
 def severities_in_source() -> dict[str, set[str]]:
     """Code → severities that stand with it in one call."""
     found: defaultdict[str, set[str]] = defaultdict(set)
@@ -101,9 +107,9 @@ def severities_in_source() -> dict[str, set[str]]:
         for call in (n for n in nodes(tree) if isinstance(n, ast.Call)):
             arguments = [*call.args, *(k.value for k in call.keywords)]
             direct = [n for a in arguments for n in ([a.body, a.orelse] if isinstance(a, ast.IfExp) else [a])]
-            words = set(strings(list(direct))) | ({"error"} if makes_an_error(call) else set())
+            words = set(strings(list(direct)))
             for code in words & codes_in_source():
-                found[code] |= words & {"error", "warning", "note"}
+                found[code] |= (words | unsaid(call)) & {"error", "warning", "note"}
     return found
 
 
