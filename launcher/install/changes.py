@@ -156,13 +156,9 @@ def _removals(
 
 
 def _hand_edited(name: str, *, force: bool) -> Finding:
-    return Finding(
-        code="install/hand-edited",
-        severity="warning" if force else "error",
-        key="",
-        message=f"{name} was edited after it was installed" + (": the edit is lost" if force else ""),
-        notes=(f"put your own settings into {name}.d/*.conf, which launch never touches; --force drops the edit",),
-    )
+    message = f"{name} was edited after it was installed" + (": the edit is lost" if force else "")
+    note = f"put your own settings into {name}.d/*.conf, which launch never touches; --force drops the edit"
+    return fault("install/hand-edited", "", message, note, severity="warning" if force else "error")
 
 
 def _read(path: Path, layout: Layout) -> Found | None:

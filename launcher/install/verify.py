@@ -42,7 +42,7 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
         except FileNotFoundError:
             message = "systemd-analyze is not installed: units cannot be verified"
             severity: Severity = "error" if layout.root == Path("/") else "warning"
-            return (Finding(code="install/no-systemd", severity=severity, key="", message=message),)
+            return (fault("install/no-systemd", "", message, severity=severity),)
 
 
 def _homeless(unit: str, text: str) -> Finding | None:
@@ -94,7 +94,7 @@ def _said(line: str, layout: Layout, optional: Collection[str]) -> Finding:
     if absent:
         key = "deploy.launch" if absent[1].endswith("/launch") else "engines.NAME.binary"
         notes = (f"where it is on this machine is the config's to say: {key}=PATH, then render and install again",)
-    return Finding(code="install/verify", severity=severity, key="", message=line, notes=notes)
+    return fault("install/verify", "", line, *notes, severity=severity)
 
 
 def _will_be_there(line: str, layout: Layout, coming: Collection[Path]) -> bool:
