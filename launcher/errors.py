@@ -52,11 +52,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     location: Location | None = None
 
 
-def error_finding(code: str, message: str, *notes: str, key: str = "") -> Finding:
-    """A finding of severity `error` about `key`, or about no key."""
-    return Finding(code=code, severity="error", key=key, message=message, notes=notes)
-
-
 class LaunchError(Exception):
     """A stage could not go on. Carries every finding of that stage; the class decides the exit code."""
 
@@ -64,8 +59,8 @@ class LaunchError(Exception):
 
     @classmethod
     def of(cls, code: str, message: str, *notes: str, key: str = "") -> Self:
-        """The error with this one finding; see `error_finding`."""
-        return cls([error_finding(code, message, *notes, key=key)])
+        """The error with this one finding about `key`, or about no key; see `fault`."""
+        return cls([fault(code, key, message, *notes)])
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         """Keep `findings` in order; the text of the exception is their messages."""

@@ -24,7 +24,7 @@ from launcher.errors import (
     HostError,
     LaunchError,
     SuperviseError,
-    error_finding,
+    fault,
     has_errors,
 )
 from launcher.files import compare_deployment, owned_files, writing
@@ -280,7 +280,7 @@ def stale_finding(deployment: Deployment, stale: tuple[str, ...]) -> Finding:
     """What is on disk is not what the config compiles to."""
     message = f"{deployment.name} on disk is not what the config compiles to: {len(stale)} files differ"
     notes = (f"first {stale[0]}", "look with `launch render … --diff`, accept with `launch render …`, then install")
-    return error_finding("install/stale", message, *notes)
+    return fault("install/stale", "", message, *notes)
 
 
 def _compiled(

@@ -25,7 +25,7 @@ from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined, of_host
 from launcher.compiler import compile_fleet, error_class, render
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding, has_errors
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError, fault, has_errors
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.plan import FleetPlan
@@ -295,16 +295,11 @@ def _require_files(state: Path, manifest: FleetManifest) -> None:
     before = served_manifest(state)
     diff = diff_manifests(before, manifest) if before is not None else None
     anew = {*diff.started, *diff.restarted} if diff is not None else set()
+    note = "nothing was changed: put it in its place, or mount its disk, and try again"
+    needed = ((s.name, path) for s in manifest.servers if s.name in anew and s.start != "never" for path in s.files)
     found = [
-        error_finding(
-            "host/file-missing",
-            f"{server.name} needs {path}, which is not there",
-            "nothing was changed: put it in its place, or mount its disk, and try again",
-            key=f"servers.{server.name}",
-        )
-        for server in manifest.servers
-        if server.name in anew and server.start != "never"
-        for path in server.files
+        fault("host/file-missing", f"servers.{name}", f"{name} needs {path}, which is not there", note)
+        for name, path in needed
         if not os.path.exists(path)  # noqa: PTH110 - paths are strings in a manifest
     ]
     if found:

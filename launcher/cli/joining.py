@@ -16,7 +16,7 @@ from launcher.author.joining import taken
 from launcher.cli.init import CARD_SHARE, RAM_SHARE, Needing, try_out
 from launcher.cli.onefile import shown_path
 from launcher.compiler import Compilation
-from launcher.errors import ConfigError, Finding, PlanError, error_finding
+from launcher.errors import ConfigError, Finding, PlanError, fault
 from launcher.files import deployment_state_dir
 from launcher.ir.host import HostInventory
 from launcher.ir.plan import FleetPlan
@@ -171,8 +171,9 @@ def _no_room(candidate: Candidate, target: Path, least: int, free: int, other: N
         command = shlex.join(["launch", "add", candidate.path, "--turns-with", other.name])
         instead = f", in the place of its group {other.group}" if other.group else ""
         notes.append(f"it would fit in turns with {other.name}{instead}: {command}")
-    return error_finding(
+    return fault(
         "author/does-not-fit",
+        "",
         f"{candidate.name} needs {gib(least)} with the shortest context, "
         f"and the fleet can leave it {gib(max(0, free))}",
         *tuple(notes),

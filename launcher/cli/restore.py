@@ -16,7 +16,7 @@ from launcher.cli.progress import Progress
 from launcher.cli.reload import converge
 from launcher.cli.reloaded import deployment_in, without_those_down
 from launcher.cli.terminal import Terminal
-from launcher.errors import Finding, SuperviseError, error_finding
+from launcher.errors import Finding, SuperviseError, fault
 from launcher.files import Checkpoint, changed_since, checkpoint_files
 from launcher.install import Installed, Source
 from launcher.ir.deployment import Deployment, RenderedFile
@@ -166,4 +166,4 @@ def _verify(state: Path, manifest: FleetManifest, checkpoint: Checkpoint, status
             if running != argv_digest(argv[process.name]):
                 found.append((process.name, f"{process.name} runs another command line than the checkpoint's"))
     note = "`launch status` and `launch logs` show more"
-    return tuple(error_finding("checkpoint/not-restored", text, note, key=f"servers.{name}") for name, text in found)
+    return tuple(fault("checkpoint/not-restored", f"servers.{name}", text, note) for name, text in found)

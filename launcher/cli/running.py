@@ -14,7 +14,7 @@ from launcher.cli.installed import fleet_status, installed_here, names_of, stop_
 from launcher.cli.onefile import found_fleet_file
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.terminal import watch as watch_screen
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError, error_finding
+from launcher.errors import ConfigError, Finding, HostError, SuperviseError, fault
 from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
@@ -83,7 +83,7 @@ def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'nothing runs'}"
         message = f"no running fleet has {name}"
-        findings.append(error_finding("supervise/unknown-name", message, hint, key=f"servers.{name}"))
+        findings.append(fault("supervise/unknown-name", f"servers.{name}", message, hint))
     if findings:
         raise ConfigError(findings)
 

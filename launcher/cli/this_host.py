@@ -15,7 +15,7 @@ from launcher.base.environment import libraries, withheld
 from launcher.base.programs import unrunnable
 from launcher.cli.findings import counted
 from launcher.compiler import Compilation, hosts_of, on_host
-from launcher.errors import ConfigError, EngineError, Finding, LaunchError, error_finding
+from launcher.errors import ConfigError, EngineError, Finding, LaunchError, fault
 from launcher.files import deployment_state_dir, state_root
 from launcher.ir.backends import BACKENDS
 from launcher.ir.dialect import Dialect
@@ -71,8 +71,8 @@ def _withheld(compiled: Compilation) -> tuple[Finding, ...]:
     if not names:
         return ()
     message = f"{', '.join(names)} of this environment {'is' if len(names) == 1 else 'are'} not passed on to servers"
-    notes = ("what is planned is what runs: use a field, or servers.NAME.env, where it is checked",)
-    return (Finding(code="host/environment-withheld", severity="note", key="", message=message, notes=notes),)
+    note = "what is planned is what runs: use a field, or servers.NAME.env, where it is checked"
+    return (fault("host/environment-withheld", "", message, note, severity="note"),)
 
 
 def ask_binaries(compiled: Compilation) -> Binaries:
@@ -147,7 +147,7 @@ def _devices(
     for server in servers:
         if gone := [own[d] for d in server.settings.devices if d not in seen and d not in absent]:
             message = f"llama-server sees no {', '.join(gone)} here; it sees {', '.join(by_name) or 'no device'}"
-            missing.append(error_finding("engine/device-missing", message, note, key=f"servers.{server.name}.devices"))
+            missing.append(fault("engine/device-missing", f"servers.{server.name}.devices", message, note))
     return seen, missing
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.tree import Found
-from launcher.errors import Finding, error_finding
+from launcher.errors import Finding, fault
 from launcher.install.layout import Layout, foreign_names, is_unit, placements
 from launcher.install.ownership import Record, Source, digest, installed_names, read_record, record_path, shown
 from launcher.ir.deployment import Deployment
@@ -132,7 +132,7 @@ def _in_the_way(name: str, old: bytes, before: Record, owner: str | None, *, for
         return [] if before.wrote(name, old) else [_hand_edited(name, force=force)]
     message = f"{name} exists and was written by {f'deployment {owner}' if owner else 'somebody else'}"
     note = "another deploy.unit_prefix gives this deployment names of its own"
-    return [error_finding("install/foreign-file", message, note, key="deploy.unit_prefix")]
+    return [fault("install/foreign-file", "deploy.unit_prefix", message, note)]
 
 
 def _removals(
@@ -156,13 +156,9 @@ def _removals(
 
 
 def _hand_edited(name: str, *, force: bool) -> Finding:
-    return Finding(
-        code="install/hand-edited",
-        severity="warning" if force else "error",
-        key="",
-        message=f"{name} was edited after it was installed" + (": the edit is lost" if force else ""),
-        notes=(f"put your own settings into {name}.d/*.conf, which launch never touches; --force drops the edit",),
-    )
+    message = f"{name} was edited after it was installed" + (": the edit is lost" if force else "")
+    note = f"put your own settings into {name}.d/*.conf, which launch never touches; --force drops the edit"
+    return fault("install/hand-edited", "", message, note, severity="warning" if force else "error")
 
 
 def _read(path: Path, layout: Layout) -> Found | None:

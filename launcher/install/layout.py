@@ -11,7 +11,7 @@ import msgspec
 
 from launcher.base.names import DEPLOYMENT, PROCESS, TAKEN_PREFIXES
 from launcher.base.tree import Found, Tree
-from launcher.errors import ConfigError, Finding, error_finding
+from launcher.errors import ConfigError, Finding, fault
 from launcher.ir.deployment import RECORDS, Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
 from launcher.manifest import decode_fleet
@@ -189,7 +189,7 @@ def foreign_names(deployment: Deployment, paths: Iterable[Path], layout: Layout)
         if why is not None:
             message = f"{deployment.name} cannot have {path}: {why}"
             note = "`launch render` writes no such file: whoever made this bundle wants more than to run servers"
-            yield error_finding("install/foreign-name", message, note)
+            yield fault("install/foreign-name", "", message, note)
 
 
 def manifest_of(deployment: Deployment) -> FleetManifest | None:

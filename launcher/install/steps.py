@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.errors import Finding, HostError, SuperviseError, error_finding, has_errors
+from launcher.errors import Finding, HostError, SuperviseError, fault, has_errors
 from launcher.install.changes import Changes
 from launcher.install.layout import Layout, is_unit
 from launcher.install.ownership import Record, digest, encode_record, read_record, record_path, shown
@@ -195,7 +195,7 @@ def not_active(unit: str, systemd: Systemd) -> Finding:
     """The finding for a unit that did not become active, with the end of its log."""
     found = systemd.properties([unit], ("Result", "ActiveState")).get(unit, {})
     message = f"{unit} is {found.get('ActiveState', 'unknown')} ({found.get('Result', 'unknown')})"
-    return error_finding("install/not-active", message, *systemd.log(unit))
+    return fault("install/not-active", "", message, *systemd.log(unit))
 
 
 def unit_of(path: Path) -> str:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from launcher.errors import Finding, Severity, error_finding
+from launcher.errors import Finding, Severity, fault
 from launcher.install.layout import UNIT_FOLDERS, Layout, manifest_of
 from launcher.ir.deployment import Deployment
 
@@ -42,7 +42,7 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
         except FileNotFoundError:
             message = "systemd-analyze is not installed: units cannot be verified"
             severity: Severity = "error" if layout.root == Path("/") else "warning"
-            return (Finding(code="install/no-systemd", severity=severity, key="", message=message),)
+            return (fault("install/no-systemd", "", message, severity=severity),)
 
 
 def _homeless(unit: str, text: str) -> Finding | None:
@@ -53,7 +53,7 @@ def _homeless(unit: str, text: str) -> Finding | None:
     server = unit.removesuffix(".service")
     message = f"{unit} listens on {path[1]}, and nobody makes a folder for it or removes what a dead server left there"
     note = f"a unix socket of an installed server is below /run: servers.NAME.host=/run/{server}/http.sock"
-    return error_finding("render/socket-folder", message, note)
+    return fault("render/socket-folder", "", message, note)
 
 
 def _optional(deployment: Deployment) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def _said(line: str, layout: Layout, optional: Collection[str]) -> Finding:
     if absent:
         key = "deploy.launch" if absent[1].endswith("/launch") else "engines.NAME.binary"
         notes = (f"where it is on this machine is the config's to say: {key}=PATH, then render and install again",)
-    return Finding(code="install/verify", severity=severity, key="", message=line, notes=notes)
+    return fault("install/verify", "", line, *notes, severity=severity)
 
 
 def _will_be_there(line: str, layout: Layout, coming: Collection[Path]) -> bool:
@@ -120,5 +120,5 @@ def _exposed(units: dict[str, str], directory: Path, layout: Layout) -> list[Fin
         if level is None or float(level[1]) > float(claim[1]):
             found = level[1] if level else f"unknown ({done.stderr.strip()})"
             message = f"{unit}: exposure level is {found}, at most {claim[1]} was promised"
-            findings.append(error_finding("install/exposure", message, key="deploy.hardening"))
+            findings.append(fault("install/exposure", "deploy.hardening", message))
     return findings

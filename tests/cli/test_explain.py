@@ -81,8 +81,8 @@ def given_codes(tree: ast.Module) -> set[str]:
 
 
 def is_fault(call: ast.Call) -> bool:
-    """Whether a call makes a finding by `errors.fault`, whose severity is error where none is given."""
-    return isinstance(call.func, ast.Name) and call.func.id == "fault" and bool(call.args)
+    """Whether a call makes a finding by `fault` or `ConfigError.of`, whose severity is error where none is given."""
+    return bool(call.args) and bool(re.fullmatch(r"fault|\w+Error\.of", ast.unparse(call.func)))
 
 
 def unsaid(call: ast.Call) -> set[str]:
@@ -100,11 +100,6 @@ def codes_in_source() -> frozenset[str]:
     return frozenset(found)
 
 
-def makes_an_error(call: ast.Call) -> bool:
-    """`error_finding(CODE, …)` and `ConfigError.of(CODE, …)`."""
-    return bool(re.fullmatch(r"error_finding|\w+Error\.of", ast.unparse(call.func)))
-
-
 def severities_in_source() -> dict[str, set[str]]:
     """Code → severities that stand with it in one call."""
     found: defaultdict[str, set[str]] = defaultdict(set)
@@ -112,7 +107,7 @@ def severities_in_source() -> dict[str, set[str]]:
         for call in (n for n in nodes(tree) if isinstance(n, ast.Call)):
             arguments = [*call.args, *(k.value for k in call.keywords)]
             direct = [n for a in arguments for n in ([a.body, a.orelse] if isinstance(a, ast.IfExp) else [a])]
-            words = set(strings(list(direct))) | ({"error"} if makes_an_error(call) else set())
+            words = set(strings(list(direct)))
             for code in words & codes_in_source():
                 found[code] |= (words | unsaid(call)) & {"error", "warning", "note"}
     return found
