@@ -7,28 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from launcher.base.addresses import is_path
 from launcher.base.names import control_character
 from launcher.errors import Finding, fault
+from launcher.ir.config import ExportName
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines
 from launcher.render.fleet_manifest import targets_of
 from launcher.render.quoting import shell_lines
 from launcher.render.units import reachable_url
-
-EXPORTS: dict[str, str] = {
-    "llama_swap": "llama-swap.yaml",
-    "router": "router.ini",
-    "prometheus": "prometheus.yml",
-    "alerts": "alerts.yml",
-    "grafana": "grafana.json",
-}
-"""`deploy.targets` → file below `exports/`; its template has the same name with `.j2`."""
 
 _ROUTERS_OWN = ("--host", "--port", "--alias")
 """What the router decides for its children (tools/server/server-models.cpp)."""
@@ -53,14 +45,22 @@ _PANELS = (
 )
 
 
+class Export(NamedTuple):
+    """A file below `exports/`; its template has the same name with `.j2`."""
+
+    file: str
+    values: Callable[[FleetPlan, Mapping[str, Command], Engines], tuple[dict[str, Any], list[Finding]]]
+    """What the template needs, and a finding for what the format cannot say."""
+
+
 def export_values(
-    target: str, plan: FleetPlan, commands: Mapping[str, Command], engines: Engines
+    target: ExportName, plan: FleetPlan, commands: Mapping[str, Command], engines: Engines
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """What the template of `target` needs. KeyError for an unknown target.
 
     Finding: `render/left-out`, a warning for what the target's format cannot describe.
     """
-    values, findings = _BUILDERS[target](plan, commands, engines)
+    values, findings = EXPORTS[target].values(plan, commands, engines)
     return values, tuple(findings)
 
 
@@ -145,7 +145,7 @@ def _options(words: tuple[str, ...], dialect: Dialect) -> list[tuple[str, str]] 
     return list(options.items())
 
 
-def _scrape(target: str, plan: FleetPlan) -> tuple[dict[str, Any], list[Finding]]:
+def _scrape(target: ExportName, plan: FleetPlan) -> tuple[dict[str, Any], list[Finding]]:
     """Addresses of the front where it is here, and of servers that run from boot; with the front all hosts'.
 
     The labels are what alerts and the dashboard select by: no metric has them of itself.
@@ -183,16 +183,6 @@ def _grafana(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[di
     return {**values, "panels": panels}, []
 
 
-_Builder = Callable[[FleetPlan, Mapping[str, Command], Engines], tuple[dict[str, Any], list[Finding]]]
-_BUILDERS: dict[str, _Builder] = {
-    "llama_swap": _llama_swap,
-    "router": _router,
-    "prometheus": lambda plan, _, __: _scrape("prometheus", plan),
-    "alerts": lambda plan, _, __: _scrape("alerts", plan),
-    "grafana": _grafana,
-}
-
-
 def _started(plan: FleetPlan) -> list[ServerPlan]:
     return [s for s in plan.servers if s.starts != "never"]
 
@@ -209,7 +199,7 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _requests_lost(target: str, server: ServerPlan) -> list[Finding]:
+def _requests_lost(target: ExportName, server: ServerPlan) -> list[Finding]:
     """Warnings for what our front does to requests and the target does not: `setParams` would overrule a client."""
     config = server.config
     lost: dict[str, tuple[Iterable[str], str]] = {
@@ -223,7 +213,7 @@ def _requests_lost(target: str, server: ServerPlan) -> list[Finding]:
         fault(
             "render/left-out",
             f"servers.{server.name}.{field}",
-            f"{EXPORTS[target]} leaves out {field} of {server.name} ({', '.join(names)}): {why}",
+            f"{EXPORTS[target].file} leaves out {field} of {server.name} ({', '.join(names)}): {why}",
             severity="warning",
         )
         for field, (names, why) in lost.items()
@@ -239,6 +229,16 @@ def _filters(server: ServerPlan) -> str:
     return _json(strip | put) if strip or put else ""
 
 
-def _left_out(target: str, server: ServerPlan, why: str) -> Finding:
-    message = f"{EXPORTS[target]} leaves out {server.name}: {why}"
+def _left_out(target: ExportName, server: ServerPlan, why: str) -> Finding:
+    message = f"{EXPORTS[target].file} leaves out {server.name}: {why}"
     return fault("render/left-out", f"servers.{server.name}", message, severity="warning")
+
+
+EXPORTS: dict[ExportName, Export] = {
+    "llama_swap": Export("llama-swap.yaml", _llama_swap),
+    "router": Export("router.ini", _router),
+    "prometheus": Export("prometheus.yml", lambda plan, _, __: _scrape("prometheus", plan)),
+    "alerts": Export("alerts.yml", lambda plan, _, __: _scrape("alerts", plan)),
+    "grafana": Export("grafana.json", _grafana),
+}
+"""By name in `deploy.targets`."""

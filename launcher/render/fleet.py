@@ -149,8 +149,8 @@ def _exports(
     findings: list[Finding] = []
     for target in dict.fromkeys(plan.config.deploy.targets):
         export, found = export_values(target, plan, commands, engines)
-        text = environment.get_template(f"exports/{EXPORTS[target]}.j2").render({**values, **export})
-        files.append(RenderedFile(path=f"exports/{EXPORTS[target]}", text=text))
+        text = environment.get_template(f"exports/{EXPORTS[target].file}.j2").render({**values, **export})
+        files.append(RenderedFile(path=f"exports/{EXPORTS[target].file}", text=text))
         findings += found
     return files, findings
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from launcher.engine import probe, recorded
-from launcher.ir.config import DeployConfig, FaceConfig
+from launcher.ir.config import DeployConfig, ExportName, FaceConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan
 from launcher.render import Rendered, render_fleet
@@ -27,7 +27,7 @@ from tests.render.plan_factory import fleet_plan, server_plan
 
 pytestmark = pytest.mark.xdist_group("exports")  # one worker fetches promtool
 
-ALL = DeployConfig(targets=tuple(EXPORTS))  # type: ignore[arg-type] # its own keys
+ALL = DeployConfig(targets=tuple(EXPORTS))
 LLAMA_SWAP_KEYS = {"cmd", "proxy", "checkEndpoint", "env", "aliases", "filters", "ttl"}
 """Keys of a model that we write, all in llama-swap's documented configuration (README, config.example.yaml)."""
 
@@ -52,9 +52,9 @@ def result(request: pytest.FixtureRequest) -> Rendered:
     return render_fleet(a_fleet(), engines, request.getfixturevalue("templates"), "0.1.0")
 
 
-def export(result: Rendered, target: str) -> str:
+def export(result: Rendered, target: ExportName) -> str:
     """Text of an export."""
-    return next(f.text for f in result.deployment.files if f.path == f"exports/{EXPORTS[target]}")
+    return next(f.text for f in result.deployment.files if f.path == f"exports/{EXPORTS[target].file}")
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ from launcher.ir.config.resources import (
 from launcher.ir.config.runtime import (
     ContainerConfig,
     DeployConfig,
+    ExportName,
     FrontConfig,
     HookConfig,
     ImageConfig,
@@ -71,6 +72,7 @@ __all__ = [
     "DraftConfig",
     "EngineConfig",
     "EscalationConfig",
+    "ExportName",
     "FaceConfig",
     "FleetConfig",
     "FrontConfig",

@@ -237,6 +237,10 @@ class SlurmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """More options of sbatch for every job (`--reservation=models`)."""
 
 
+ExportName = Literal["llama_swap", "router", "prometheus", "alerts", "grafana"]
+"""Other programs that a deployment can have a file for (`launcher/render/exports.py`)."""
+
+
 class DeployConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How units are written."""
 
@@ -252,7 +256,7 @@ class DeployConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The `launch` program that the runtime's unit runs, on the machine where it is installed."""
     units: bool = True
     """Whether systemd units are written."""
-    targets: tuple[Literal["llama_swap", "router", "prometheus", "alerts", "grafana"], ...] = ()
+    targets: tuple[ExportName, ...] = ()
     """What else is written from the plan, below `exports/`."""
     kubernetes: KubernetesConfig | None = None
     """Objects for Kubernetes, below `kubernetes/`."""
