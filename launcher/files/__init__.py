@@ -38,7 +38,6 @@ from launcher.files.state import (
     deployment_state_dir,
     is_called_off,
     known_deployments,
-    lock_owner,
     start_under_way,
     state_root,
 )
@@ -91,7 +90,6 @@ __all__ = [
     "known_deployments",
     "known_rates",
     "known_read_speed",
-    "lock_owner",
     "make_key_file",
     "measured_file",
     "one_at_a_time",

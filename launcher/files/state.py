@@ -120,7 +120,7 @@ class OwnedLock:
     def acquire(self, owner: LockOwner) -> None:
         """Take the lock and write `owner` into it. Raises LockHeldError.
 
-        Tries for 0.1 s, because `lock_owner` in another process holds it for an instant.
+        Tries for 0.1 s, because who looks whether it is held (`runtime_holder`) holds it for an instant.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for attempt in range(_ATTEMPTS):
@@ -168,21 +168,6 @@ class OwnedLock:
             os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = None
-
-
-def lock_owner(path: Path) -> LockOwner | None:
-    """Who holds the lock at `path` now; None when nobody does. An unreadable name gives pid 0."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _read_owner(path) or LockOwner(pid=0, start_ticks=0, boot_id="")
-    finally:
-        os.close(descriptor)
-    return None
 
 
 def _read_owner(path: Path) -> LockOwner | None:

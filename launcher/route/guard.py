@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
+from launcher.base import addresses
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.keys import EVERYTHING, Grant, Keys, read_keys
@@ -19,12 +19,7 @@ _APP_ORIGIN = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://\*")
 
 def is_loopback(host: str) -> bool:
     """Whether `host`, an address or the path of a unix socket, is reachable from this machine only."""
-    if host == "localhost" or host.startswith("/"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    return addresses.is_path(host) or addresses.is_loopback(host.strip("[]"))
 
 
 def is_control(path: str) -> bool:

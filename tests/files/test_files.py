@@ -21,7 +21,6 @@ from launcher.files import (
     deployment_state_dir,
     drop_leftovers,
     known_deployments,
-    lock_owner,
     make_key_file,
     packaged_dir,
     state_root,
@@ -29,6 +28,7 @@ from launcher.files import (
     write_deployment,
 )
 from launcher.ir.deployment import Deployment, RenderedFile
+from tests.locks import lock_owner
 
 
 def deployment(**files: str) -> Deployment:

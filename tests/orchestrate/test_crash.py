@@ -16,7 +16,6 @@ import httpx
 import msgspec
 import pytest
 
-from launcher.files import lock_owner
 from launcher.ir.config import OrchestrationConfig, ValidationConfig
 from launcher.ir.fleet import RoutingTable
 from launcher.manifest import encode_fleet, encode_routes
@@ -24,6 +23,7 @@ from launcher.orchestrate import FILE_NAME
 from launcher.runtime import ControlClient, spawn_detached
 from launcher.supervise import LOCK_NAME, stop_orphans
 from tests.late import Late
+from tests.locks import lock_owner
 from tests.supervise.conftest import SUPERVISOR, manifest, routes, state_dir, unit
 
 openai = Late("openai")

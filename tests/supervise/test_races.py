@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from launcher.errors import SuperviseError
-from launcher.files import lock_owner
 from launcher.runtime import ControlClient, NoRuntimeError, spawn_detached
 from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, reach_runtime, runtime_holder
+from tests.locks import lock_owner
 from tests.supervise.conftest import fake, manifest
 from tests.supervise.test_runtime import deploy, wait_until
 

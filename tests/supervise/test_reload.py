@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.files import lock_owner
 from launcher.ir.fleet import ServerUnit
 from launcher.manifest import encode_routes
 from launcher.runtime import ControlClient, spawn_detached
 from launcher.supervise import LOCK_NAME, stop_orphans
 from launcher.supervise.reload import waves
 from launcher.supervise.spec import ProcessSpec, process_specs
+from tests.locks import lock_owner
 from tests.supervise.conftest import SUPERVISOR, fake, manifest, real, routes, write_deployment_dir
 
 FreePort = Callable[[], int]

@@ -18,10 +18,11 @@ import psutil
 import pytest
 
 from launcher.errors import ConfigError, HostError, SuperviseError
-from launcher.files import deployment_state_dir, lock_owner
+from launcher.files import deployment_state_dir
 from launcher.ir.fleet import HookUnit, ServiceUnit
 from launcher.runtime import ControlClient, NoRuntimeError, run, spawn_detached
 from launcher.supervise import LOCK_NAME, events, offline_status, stop_orphans
+from tests.locks import lock_owner
 from tests.supervise.conftest import FAKE, SUPERVISOR, fake, manifest, real, write_deployment_dir
 
 FreePort = Callable[[], int]

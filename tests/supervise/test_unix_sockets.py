@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 from launcher.base.addresses import LONGEST_BYTES, wrong_path
 from launcher.base.unix_socket import NotASocketError, listener, make_room, remove_stale
-from launcher.files import lock_owner
 from launcher.hardware.facts import address_taken
 from launcher.ir.fleet import ServerUnit
 from launcher.runtime import spawn_detached
 from launcher.supervise import LOCK_NAME, events, offline_status, stop_orphans
 from launcher.supervise.ports import port_owner
 from tests.faults.conftest import sites
+from tests.locks import lock_owner
 from tests.supervise.conftest import FAKE, fake, real
 from tests.supervise.test_runtime import deploy
 
