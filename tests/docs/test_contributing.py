@@ -95,7 +95,7 @@ async def test_the_example_endpoint_answers() -> None:
 )
 def test_the_example_rows_are_rows(begins: str, path: str) -> None:
     """A row shown in CONTRIBUTING stands in the file that it names."""
-    (row,) = re.findall(rf"```python\n({re.escape(begins)}.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    (row,) = re.findall(rf"```\n({re.escape(begins)}.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     assert row in (ROOT / path).read_text()
 
 
