@@ -46,8 +46,15 @@ class Terminal:
         """Writes any msgspec-encodable value as JSON, keys in their own order; on one line without `indent`."""
         import msgspec
 
-        text = msgspec.json.encode(document)
-        self.line((msgspec.json.format(text, indent=indent) if indent else text).decode())
+        data = msgspec.json.encode(document)
+        text = (msgspec.json.format(data, indent=indent) if indent else data).decode()
+        try:
+            text.encode(self.stream.encoding or "utf-8")
+        except UnicodeEncodeError:  # escaped, nothing of it is lost
+            import json
+
+            text = json.dumps(json.loads(data), indent=indent or None)
+        self.line(text)
 
     def diff(self, lines: Iterable[str]) -> None:
         """Writes the lines of a unified diff."""

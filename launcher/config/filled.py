@@ -37,7 +37,10 @@ CACHE_MIB = 1024
 _ENCODER_POOLING = (None, "none")
 
 _BY_DEVICE = {
-    device: name for name, known in BACKENDS.items() for device in (known.device, known.other_device) if device
+    device: name
+    for name, known in BACKENDS.items()
+    for device in (known.device, known.other_device)
+    if device and name != "rpc"
 }
 """llama.cpp's device names are these with a number."""
 _CARD = re.compile(rf"({'|'.join(_BY_DEVICE)})(\d+)")

@@ -43,6 +43,7 @@ class Part:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         facts = os.fstat(self.fd)
         self.size = facts.st_size
+        self.identity = (facts.st_dev, facts.st_ino, facts.st_size)
         self.honest = facts.st_uid == os.geteuid() or os.geteuid() == 0 or os.access(path, os.W_OK)
         self.locked_at = 0
 
@@ -112,8 +113,9 @@ class Files:
         for path in self.paths:
             seen = None  # one that cannot be opened is tried again
             with contextlib.suppress(OSError):
-                self.parts.append(Part(path))
-                seen = identity(path)
+                part = Part(path)
+                self.parts.append(part)
+                seen = part.identity
             self.identities.append(seen)
         self.at: tuple[int, int] | None = None
         self.read = 0

@@ -35,7 +35,7 @@ def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
         name, devices = unit.argv[0], tuple(need.device for need in unit.memory if need.device in gpus)
         if unit.start == "never" or "--rpc" in unit.argv or (devices and not inventory.gpus):
             continue
-        if name not in found:
+        if found.get(name) is None:  # one that was not found may be with another server's libraries
             env[name] = {k: v for k, v in unit.env.items() if k == LIBRARIES}
             found[name] = engine_here(name, "engines", env[name])
         at = found[name]

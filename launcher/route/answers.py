@@ -40,7 +40,9 @@ class Page(NamedTuple):
 
 def page_of(path: str) -> Page | None:
     """The page at `path`; None: a server answers that."""
-    return PAGES.get(path) or (_MODEL if path.startswith(("/v1/models/", "/models/")) else None)
+    if path.startswith(("/v1/models/", "/models/")):
+        return PAGES["/models"] if path.rstrip("/").endswith("/models") else _MODEL
+    return PAGES.get(path)
 
 
 def _json(exchange: Exchange, value: object, status: int = 200) -> None:

@@ -144,26 +144,26 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
     taken = [(record, running) for record in records if (running := adopt(record)) is not None]
     for _, running in taken:
         running.terminate()
-    outcomes: dict[str, Literal["stopped", "killed", "survived"]] = {}
+    outcomes: dict[int, Literal["stopped", "killed", "survived"]] = {}  # by pid: two may have one name
     begun = time.monotonic()
     for record, running in taken:
         limit_s = record.stop_grace_s if grace_s is None else grace_s
         if running.wait_gone(max(0.0, begun + limit_s - time.monotonic())):
-            outcomes[record.name] = "stopped"
-    left = [(record, running) for record, running in taken if record.name not in outcomes]
+            outcomes[record.pid] = "stopped"
+    left = [(record, running) for record, running in taken if record.pid not in outcomes]
     for _, running in left:
         running.kill()
     begun = time.monotonic()
     for record, running in left:
         gone = running.wait_gone(max(0.0, begun + _KILL_WAIT_S - time.monotonic()))
-        outcomes[record.name] = "killed" if gone else "survived"
+        outcomes[record.pid] = "killed" if gone else "survived"
     for record, running in taken:
         running.release()
         remove_container(record.argv)
     for record in records:  # one that ended meanwhile left its socket, too
         if is_path(record.host):
             remove_stale(record.host)
-    return tuple(Orphan(name=r.name, pid=r.pid, outcome=outcomes[r.name]) for r, _ in taken)
+    return tuple(Orphan(name=r.name, pid=r.pid, outcome=outcomes[r.pid]) for r, _ in taken)
 
 
 def runtime_pid(state_dir: Path) -> int | None:

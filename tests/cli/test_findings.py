@@ -60,3 +60,12 @@ def test_on_a_narrow_terminal_lines_end_between_words() -> None:
     assert lines[1].startswith("    ")
     assert " ".join(" ".join(lines).split()).count(words) == 2
     assert words in shown(msgspec.structs.replace(FINDING, message=words)).splitlines()[0]
+
+
+def test_json_loses_nothing_where_the_stream_has_no_such_characters() -> None:
+    """What an ASCII stream cannot show is escaped in JSON, and replaced in text."""
+    written = io.BytesIO()
+    terminal = Terminal(io.TextIOWrapper(written, encoding="ascii"))
+    terminal.json({"said": "naïve 🙂"}, indent=0)
+    terminal.line("naïve")
+    assert written.getvalue() == b'{"said": "na\\u00efve \\ud83d\\ude42"}\nna?ve\n'

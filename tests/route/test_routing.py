@@ -403,7 +403,8 @@ async def test_models() -> None:
     )
     async with running(Front(table(*units), FakeFleet(b="stopped"))) as port:
         listed = (await ask(port, get("/v1/models"))).json()
-        assert (await ask(port, get("/models"))).json() == listed
+        for other in ("/models", "/v1/models/", "/models/"):
+            assert (await ask(port, get(other))).json() == listed
         one = (await ask(port, get("/v1/models/al"))).json()
         missing = await ask(port, get("/v1/models/nope"))
         head = await ask(port, get("/v1/models", method="HEAD"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ from launcher.supervise import (
     stop_orphans,
 )
 from launcher.supervise.identity import MARKER, argv_agrees, mismatch, shows
+from launcher.supervise.offline import stop_records
+from tests.supervise.test_runtime import wait_until
 
 SLEEPER = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 
@@ -104,6 +107,24 @@ def test_orphans_are_shown_and_exactly_they_are_stopped(state_dir: Path, sleeper
     assert ended(ours)
     assert stranger.poll() is None
     assert offline_status(state_dir).processes == ()
+
+
+def test_of_two_with_one_name_each_is_ended(sleeper: Sleeper) -> None:
+    """The first goes when it is asked, the second does not: it is killed, and said to be."""
+    deaf = (sys.executable, "-S", "-u", "-c", "import signal,time; signal.signal(15, 1); print(); time.sleep(600)")
+    easy, first = sleeper()
+    hard, second = sleeper(argv=deaf, stop_grace_s=0.3)
+    wait_until(lambda: shows_sigterm_ignored(hard.pid))
+    report = stop_records([first, second])
+    assert [(o.pid, o.outcome) for o in report] == [(easy.pid, "stopped"), (hard.pid, "killed")]
+    assert ended(easy)
+    assert ended(hard)
+
+
+def shows_sigterm_ignored(pid: int) -> bool:
+    """Whether the kernel says that the process ignores SIGTERM."""
+    (line,) = (row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("SigIgn:"))
+    return bool(int(line.split()[1], 16) & 1 << (signal.SIGTERM - 1))
 
 
 def test_only_named_orphans_are_stopped(state_dir: Path, sleeper: Sleeper) -> None:
