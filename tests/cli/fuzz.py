@@ -113,7 +113,7 @@ def spoil_file(rng: random.Random, path: Path) -> None:
     if kind < 0.82:
         path.mkdir()
     elif kind < 0.9:
-        path.symlink_to(rng.choice([path.name, "/nowhere", "/dev/full", "/proc/self/mem", "..", "/etc"]))
+        path.symlink_to(rng.choice([path.name, "/nowhere/at/all", "/dev/full", "/proc/self/mem", "..", "/etc"]))
 
 
 class Arena:
