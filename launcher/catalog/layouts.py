@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from launcher.catalog.traits import at_layer, is_recurrent
-from launcher.ir.architectures import traits
+from launcher.catalog.traits import is_recurrent
+from launcher.ir.architectures import at_layer, traits
 from launcher.ir.config import ArchitectureConfig
 
 

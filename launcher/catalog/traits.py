@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from launcher.ir.architectures import traits
+from launcher.ir.architectures import at_layer, traits
 from launcher.ir.config import ArchitectureConfig
 
 MAX_LAYERS = 4096
@@ -54,13 +54,6 @@ def first_positive(value: int | tuple[int, ...]) -> int:
     if isinstance(value, int):
         return value
     return next((v for v in value if v), 0)
-
-
-def at_layer(value: int | tuple[int, ...], layer: int) -> int:
-    """The value for one layer of a scalar or a per-layer list; 0 beyond a list's end."""
-    if isinstance(value, int):
-        return value
-    return value[layer] if layer < len(value) else 0
 
 
 def is_recurrent(architecture: ArchitectureConfig, layer: int) -> bool:

@@ -96,6 +96,13 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.is_encoder or self.embeds_only)
 
 
+def at_layer(value: int | tuple[int, ...], layer: int) -> int:
+    """The value for one layer of a scalar or a per-layer list; 0 beyond a list's end."""
+    if isinstance(value, int):
+        return value
+    return value[layer] if layer < len(value) else 0
+
+
 def traits(name: str) -> Traits:
     """What is known of the architecture `name`; of an unknown one a plain transformer's."""
     return ARCHITECTURES.get(name, _PLAIN)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from launcher.ir.architectures import at_layer
 from launcher.ir.config import ArchitectureConfig, KvType
 from launcher.ir.plan import Part
 from launcher.ir.settings import RAM, Settings
 from launcher.plan.builds import rolled_back
-from launcher.plan.memory.layout import Layers, at, divided, is_mla, key_length, layer_devices, pad, value_length
+from launcher.plan.memory.layout import Layers, divided, is_mla, key_length, layer_devices, pad, value_length
 
 ROW = {
     "f32": (4, 1),
@@ -51,13 +52,13 @@ def sliding_cells(arch: ArchitectureConfig, settings: Settings) -> int:
 
 def token_bytes(arch: ArchitectureConfig, kinds: Layers, settings: Settings, layer: int, *, sliding: bool) -> int:
     """K and V bytes of one token in `layer`. MLA keeps no V; without flash attention V is as wide as the widest."""
-    heads = 1 if is_mla(arch) else at(arch.n_head_kv, layer)
+    heads = 1 if is_mla(arch) else at_layer(arch.n_head_kv, layer)
     k = row_bytes(settings.cache_type_k, heads * key_length(arch, sliding=sliding), settings)
     if is_mla(arch):
         return k
     v_heads = heads
     if not settings.flash_attention and isinstance(arch.n_head_kv, tuple):
-        v_heads = max(at(arch.n_head_kv, il) for il in (*kinds.full, *kinds.sliding))
+        v_heads = max(at_layer(arch.n_head_kv, il) for il in (*kinds.full, *kinds.sliding))
     return k + row_bytes(settings.cache_type_v, v_heads * value_length(arch, sliding=sliding), settings)
 
 

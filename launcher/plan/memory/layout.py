@@ -11,7 +11,7 @@ from math import ceil
 
 import msgspec
 
-from launcher.ir.architectures import traits
+from launcher.ir.architectures import at_layer, traits
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.settings import RAM, Settings
 
@@ -70,13 +70,6 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True):
     full: tuple[int, ...]
     sliding: tuple[int, ...]
     recurrent: tuple[int, ...]
-
-
-def at(value: int | tuple[int, ...], layer: int) -> int:
-    """A per-layer hyper-parameter at `layer` (a plain number holds for all)."""
-    if isinstance(value, int):
-        return value
-    return value[layer] if layer < len(value) else 0
 
 
 def widest(value: int | tuple[int, ...]) -> int:
@@ -138,14 +131,14 @@ def slides(arch: ArchitectureConfig, layer: int) -> bool:
 
 def _recurs(arch: ArchitectureConfig, layer: int) -> bool:
     if arch.shortconv_l_cache:
-        return at(arch.n_head_kv, layer) == 0
+        return at_layer(arch.n_head_kv, layer) == 0
     if not arch.ssm_d_inner:
         return False
     if arch.full_attention_interval:
         return (layer + 1) % arch.full_attention_interval != 0
     if traits(arch.arch).recurrent == "without heads or width":
-        return at(arch.n_head_kv, layer) == 0 and at(arch.n_ff, layer) == 0
-    return isinstance(arch.n_head_kv, int) or at(arch.n_head_kv, layer) == 0
+        return at_layer(arch.n_head_kv, layer) == 0 and at_layer(arch.n_ff, layer) == 0
+    return isinstance(arch.n_head_kv, int) or at_layer(arch.n_head_kv, layer) == 0
 
 
 def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
@@ -153,10 +146,10 @@ def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
     if not traits(arch.arch).has_memory:
         return False
     if traits(arch.arch).recurrent == "without heads or width":
-        return at(arch.n_head_kv, layer) != 0 and at(arch.n_ff, layer) == 0
+        return at_layer(arch.n_head_kv, layer) != 0 and at_layer(arch.n_ff, layer) == 0
     if recurs and (arch.full_attention_interval or not isinstance(arch.n_head_kv, int)):
         return False  # else it keeps a state beside keys and values: as in falcon-h1, or nothing says which
-    return at(arch.n_head_kv, layer) != 0
+    return at_layer(arch.n_head_kv, layer) != 0
 
 
 def key_length(arch: ArchitectureConfig, *, sliding: bool = False) -> int:
