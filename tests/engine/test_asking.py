@@ -67,15 +67,17 @@ def test_whatever_it_starts_is_ended_and_holds_nobody_up(how: str, tmp_path: Pat
 
 def test_what_a_killed_command_left_is_ended_by_the_next(tmp_path: Path) -> None:
     """Kill -9 of who asked: the script dies with it, what the script started has the mark of one that is gone."""
-    words = script(tmp_path, f"sleep 4328 & echo > {tmp_path}/asked; wait")
+    words = script(tmp_path, "sleep 4328 & wait")
     asking = "import sys; from launcher.engine.asking import ask; ask(sys.argv[1:], {}, timeout_s=600)"
     with subprocess.Popen([sys.executable, "-c", asking, *words]) as command:
-        until = time.monotonic() + 60
-        while not (tmp_path / "asked").exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        kill_left_behind()
-        assert [p for p in psutil.process_iter(["cmdline"]) if "4328" in (p.info["cmdline"] or ())]
-        command.kill()
+        try:
+            until = time.monotonic() + 60
+            while not running("4328") and time.monotonic() < until:
+                time.sleep(0.02)
+            kill_left_behind()
+            assert running("4328")
+        finally:
+            command.kill()
     kill_left_behind()
     assert left("4328") == []
 
@@ -131,8 +133,12 @@ def test_nothing_runs_after_its_scope() -> None:
     assert left("4325") == []
 
 
+def running(word: str) -> list[psutil.Process]:
+    """Processes with that word; a child that has not become its program yet has its parent's words."""
+    return [p for p in psutil.process_iter(["cmdline"]) if word in (p.info["cmdline"] or ())]
+
+
 def left(word: str) -> list[int]:
     """Processes with that word, but for those that are ending."""
-    found = [p for p in psutil.process_iter(["cmdline"]) if word in (p.info["cmdline"] or ())]
-    _, alive = psutil.wait_procs(found, timeout=30)
+    _, alive = psutil.wait_procs(running(word), timeout=30)
     return [p.pid for p in alive]
