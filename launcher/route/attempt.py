@@ -7,8 +7,6 @@ and counts it.
 
 from __future__ import annotations
 
-import abc
-import dataclasses
 import math
 from time import monotonic
 from typing import Any
@@ -34,39 +32,62 @@ LEFT = 499
 """Counted for a client that left; never sent."""
 
 
-@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Attempt(Reply):
     """A request, up to when it is sent; `Exchange` has its answer."""
 
+    __slots__ = (
+        "_before",
+        "_connection",
+        "_heard_at",
+        "_last",
+        "_lease",
+        "_route",
+        "_sent_at",
+        "_slot",
+        "asked",
+        "named",
+        "target",
+    )
     services: Services[Any]
-    named: str = ""  # the name that its client asked for, as it was written
-    asked: str = ""
-    decision: str = ""  # why it goes where it goes, where an orchestrator said so
-    target: Target | None = None  # the server that was asked last
+    named: str
+    """The name that its client asked for, as it was written."""
+    asked: str
+    target: Target | None
+    """The server that was asked last."""
+    decision = ""
+    """Why it goes where it goes, where an orchestrator said so."""
     beginning: bytes | None = None
-    media: frozenset[str] | None = None  # its prompt's beginning and media, where another process read it
-    _route: Route | None = None
-    _granted: str = ""
-    _tier: int = 0
-    _left: list[Target] = dataclasses.field(init=False)  # of this tier, not asked yet
-    _failure: HttpError | None = None  # what is said when nobody is left to ask
-    _stronger: tuple[str, ...] | None = None  # who may still answer what is refused; None: as its first route says
-    _chances: int = 0  # how often it was asked again after its server ran out of memory
-    _pings: Pings | None = None  # what its client gets while it waits
-    _lease: Lease | None = None
-    _slot: bool = False
-    _connection: Connection | None = None
-    _fresh: bool = False
-    _sent_at: float = 0.0
-    _silence_s: float = math.inf  # how long its server may say nothing
-    _heard_at: float = 0.0  # when it was last seen to have said something new
-    _heard: bytes = b""  # the answer's last part at that time
-    _before: bytes = b""  # the answer's last part but one
-    _last: bytes = b""  # the answer's last part
+    media: frozenset[str] | None = None
+    """Its prompt's beginning and media, where another process read it."""
+    _route: Route | None
+    _granted = ""
+    """The name that the caller's key must allow, where it is another than the one asked."""
+    _left: tuple[Target, ...] = ()
+    """Of this tier, not asked yet."""
+    _tier = 0
+    _failure: HttpError | None = None
+    """What is said when nobody is left to ask."""
+    _stronger: tuple[str, ...] | None = None
+    """Who may still answer what is refused; None: as its first route says."""
+    _chances = 0
+    """How often it was asked again after its server ran out of memory."""
+    _pings: Pings | None = None
+    """What its client gets while it waits."""
+    _lease: Lease | None
+    _slot: bool
+    _connection: Connection | None
+    _fresh = False
+    """Its connection was made for it."""
+    _sent_at: float
+    _heard_at: float
+    """When its server was asked, and when it last said something."""
+    _before: bytes
+    _last: bytes
+    """The answer's last two parts."""
 
-    @abc.abstractmethod
     def progress(self) -> None:
         """Something of the answer came, or it will not come."""
+        raise NotImplementedError
 
     def start(self, route: Route, *, granted: str = "") -> None:
         """Send the request to a server of `route`, now or else when it can be. Raises HttpError.
@@ -74,37 +95,50 @@ class Attempt(Reply):
         `granted` is the name that the caller's key must allow, where it is another.
         """
         self.asked = route.name
-        self._granted = granted or route.name
         self._route = route
-        self._left = list(route.tiers[0])
-        faults = self.services.faults
-        if faults.guarded_until and monotonic() < faults.guarded_until and not self.is_question:
-            faults.require_harmless(self._traits())
+        if granted:
+            self._granted = granted
+        services = self.services
+        if services.faults.guarded_until:
+            self._require_harmless()
         if route.grows_above:
-            self.services.grow(route)
-        target = self._choose()
-        lease = self.services.upstreams.try_lease(target.name)
+            services.grow(route)
+        lease, target = None, route.sole
+        if target is not None and target.breaker is CLOSED and self.head.grant.models is None:
+            lease = services.upstreams.try_lease(target.name)  # there is nothing to choose
+        if target is None or lease is None:
+            self._left = route.tiers[0]
+            target = self._choose()
+            lease = services.upstreams.try_lease(target.name)
         if lease is not None and self.head.takes_slot and not target.gate.try_acquire():
             lease.release(ok=False)
             lease = None
-        connection = None
-        if lease is not None:
-            self._admitted(target, lease)
-            if target.passes_bodies:
-                connection, body = target.pool.take(), self.body
-            elif not self._needs_worker(target):
-                body = self._changed(target)
-                connection = target.pool.take()
-        elif self._reroutes(route):
+        if lease is None:
+            if not self._reroutes(route):
+                self.run(self._pursue, target, None)
             return
-        if connection is not None:
-            self._send(connection, body)
-        else:
+        self._admitted(target, lease, route.timeouts_s[target.name])
+        connection, body = None, self.body
+        if target.passes_bodies:
+            connection = target.pool.take()
+        elif not self._needs_worker(target):
+            body = self._changed(target)
+            connection = target.pool.take()
+        if connection is None:
             self.run(self._pursue, target, None)
+        else:
+            self._send(connection, body)
+
+    def _require_harmless(self) -> None:
+        """Raises HttpError for a request like one that ended servers."""
+        faults = self.services.faults
+        if monotonic() < faults.guarded_until and not self.is_question:
+            faults.require_harmless(self._traits())
 
     def start_at(self, target: Target) -> None:
         """Have `target`, which is no server of the table, answer."""
         self._admitted(target, Lease(target.name), math.inf)
+        self._slot = False
         self.run(self._pursue, target, None)
 
     def _reroutes(self, route: Route) -> bool:
@@ -114,8 +148,7 @@ class Attempt(Reply):
         if found is None:
             return False
         self._abandon()
-        self._tier = 0
-        self.start(found, granted=self._granted)
+        self._start_anew(found)
         return True
 
     def _escalates(self, connection: Connection) -> bool:
@@ -133,9 +166,13 @@ class Attempt(Reply):
             target.succeeded()
         self._settle(connection.status)
         self.escalated(target.name, name, "refused")
-        self._tier = 0
-        self.start(found, granted=self._granted)
+        self._start_anew(found)
         return True
+
+    def _start_anew(self, route: Route) -> None:
+        """Send the request to servers of another route. Raises HttpError."""
+        self._tier, self._left, self._fresh = 0, (), False
+        self.start(route, granted=self._granted or self.asked)
 
     def escalated(self, server: str, to: str, why: str) -> None:
         """`to` answers in place of `server`: counted, in the journal, and in the answer's head unless that is out."""
@@ -161,15 +198,15 @@ class Attempt(Reply):
             if target is not None and (target.outside is None or self._is_offered(target.outside)):
                 break
             if target is not None:
-                self._left.remove(target)
+                self._left = without(self._left, target)
                 continue
             self._tier += 1
             if only_looks or self._tier >= len(route.tiers):
                 raise self._failure or why_none(route.tiers[0], services.upstreams.state, monotonic())
-            self._left = list(route.tiers[self._tier])
-        self._left.remove(target)
+            self._left = route.tiers[self._tier]
+        self._left = without(self._left, target)
         grant = self.head.grant
-        if grant.models is not None and not grant.may_ask(self._granted, target.name):
+        if grant.models is not None and not grant.may_ask(self._granted or self.asked, target.name):
             raise HttpError(403, "model_not_allowed", f"this API key may not ask {self.asked!r}", param="model")
         if beginnings:
             services.sticky.remember(beginnings, target.name)
@@ -181,25 +218,19 @@ class Attempt(Reply):
         self._failure = self._failure or refusal
         return refusal is None
 
-    def _admitted(self, target: Target, lease: Lease, timeout_s: float | None = None) -> None:
+    def _admitted(self, target: Target, lease: Lease, timeout_s: float) -> None:
         """`target` is asked from now on: a lease on it is held, and a slot where one is needed."""
-        if timeout_s is None:
-            assert self._route is not None  # noqa: S101  # `start` found it
-            timeout_s = self._route.timeouts_s[target.name]
-            self._slot = self.head.takes_slot
         self.target = target
-        address = lease.address or (target.unit.host, target.unit.port)
-        if address != target.pool.address:
-            target.move(address)
         self._lease = lease
-        self._fresh = False
-        self._sent_at = self._heard_at = monotonic()
-        self._silence_s = timeout_s
+        self._slot = self.head.takes_slot
+        if (lease.address or target.address) != target.pool.address:
+            target.move(lease.address or target.address)
         if target.breaker is not CLOSED:
             target.begin()
         if self.head.conversation:
             self.services.conversations.remember(self.head.conversation, self._owner(target))
-        self.client.answer_by(self._sent_at + timeout_s * LOOK)
+        now = self._sent_at = self._heard_at = monotonic()
+        self.client.answer_by(now + timeout_s * LOOK)
 
     async def _admit(self, target: Target) -> None:
         """Wait for a lease on `target` and a slot of it. Raises UnavailableError, HttpError.
@@ -226,7 +257,7 @@ class Attempt(Reply):
             except BaseException:
                 gate.release()
                 raise
-        self._admitted(target, lease)
+        self._admitted(target, lease, timeout_s)
 
     async def _pursue(self, target: Target, error: UpstreamError | None) -> None:
         """Send the request to `target`, and where that fails to others; after `error`, if it failed before."""
@@ -258,8 +289,8 @@ class Attempt(Reply):
                 changed = self.services.body_reader.for_target(self.body, target.unit, self.asked) if big else None
                 body = await changed if changed is not None else self._changed(target)
                 connection = None if is_admitted else target.pool.take()
+                self._fresh = connection is None
                 if connection is None:
-                    self._fresh = True
                     connection = await target.pool.connect(self.view.table.front.connect_timeout_s)
             except UnavailableError as unavailable:
                 code, message = unavailable.code, unavailable.message
@@ -268,7 +299,7 @@ class Attempt(Reply):
             except UpstreamError as unreachable:
                 error = unreachable
             except MovedError:
-                self._left.append(target)
+                self._left = (*self._left, target)
                 target = self._choose()
             else:
                 self._send(connection, body)
@@ -284,7 +315,7 @@ class Attempt(Reply):
             self._chances += 1
             said = str(error) if error.reason == "out_of_memory" else ""
             if await self.services.upstreams.retry_after_oom(target.name, self._sent_at, said):
-                self._left.insert(0, target)
+                self._left = (target, *self._left)
                 return self._choose()
         if error.reason not in ("unreachable", "wrong_server", "refused") or target.is_control:
             raise self._failure
@@ -319,7 +350,7 @@ class Attempt(Reply):
         return self._connection is not None
 
     def _owner(self, target: Target) -> Owner:
-        return Owner(target.name, self._granted or target.name, self.head.grant.name)
+        return Owner(target.name, self._granted or self.asked or target.name, self.head.grant.name)
 
     # --- what it comes to -------------------------------------------------------------------------------------
 
@@ -349,7 +380,6 @@ class Attempt(Reply):
         if lease is None or target is None:
             return
         self._lease = self._connection = None
-        self._before = self._last = self._heard = b""
         if connection is not None:
             target.pool.put_back(connection)
         if self._slot:
@@ -361,3 +391,8 @@ class Attempt(Reply):
             target.tally.add(status, seconds)
             if self.services.has_journal:
                 self.services.note_attempt(self, status, seconds, tokens)
+
+
+def without(targets: tuple[Target, ...], target: Target) -> tuple[Target, ...]:
+    """All but `target`."""
+    return tuple(t for t in targets if t is not target)

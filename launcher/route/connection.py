@@ -164,7 +164,8 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         """A request has begun: its turn, or a place in the queue."""
         if self.transport.is_closing():
             return
-        handler = self._reading = self._clients.handle(self, head, length)
+        handler = self._reading = self._clients.handle(self, head)
+        handler.length = length
         if self._active is None and not self._waiting and not self.write_paused:
             self._begin(handler)
         else:
@@ -173,9 +174,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     def on_whole_request(self, head: Head, body: bytes) -> bool:
         """A request has come at once; whether it had its turn."""
         self.client_due = math.inf
-        handler = self._clients.handle(self, head, None)
-        handler.body = body
-        handler.complete = True
+        handler = self._clients.handle(self, head, body)
         if len(body) > UNCOUNTED_BYTES:
             handler.held = len(body)
             self._clients.held.kept(handler.held)
@@ -280,6 +279,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self.transport.abort()
 
     def _queue(self, handler: Handler) -> None:
+        handler.has_turn = False
         self._waiting.append(handler)
         self._pause()
 
@@ -290,6 +290,9 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
 
     def _begin(self, handler: Handler) -> None:
         self._active = handler
+        if handler.refusal is not None:
+            handler.refuse(handler.refusal)
+            return
         handler.opened()
         if handler.head.expects_continue and self._active is handler and not handler.complete:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -300,7 +303,9 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             return
         self._taking_turns = True
         while self._waiting and self._active is None and not (self.write_paused or self.transport.is_closing()):
-            self._begin(self._waiting.pop(0))
+            handler = self._waiting.pop(0)
+            handler.has_turn = True
+            self._begin(handler)
         self._taking_turns = False
         if not self._waiting:
             self._read_on()

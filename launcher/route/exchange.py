@@ -6,43 +6,64 @@ How it comes to a server is `Attempt`'s. `_finish` ends the exchange, once.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import math
 from time import monotonic
 
 from launcher.route.attempt import LEFT, Attempt
 from launcher.route.breaker import CLOSED
+from launcher.route.client import Client
+from launcher.route.head import Head, new_request_id
 from launcher.route.oom import said_out_of_memory
 from launcher.route.problem import HttpError, answered_otherwise, stopping
-from launcher.route.reply import Reply
 from launcher.route.services import Services
 from launcher.route.tap import Tap
-from launcher.route.target import Target
+from launcher.route.target import NO_TOKENS, Target
 from launcher.route.timeouts import judged
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
 
 
-@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Exchange(Attempt):
     """One request and its answer. Implements `launcher.route.connection.Handler`."""
 
+    __slots__ = ("_is_events", "first_at")
     services: Services[Exchange]
-    tap: Tap | None = None  # keeps what passes of the answer
-    orchestration: asyncio.Task[None] | None = None  # somebody else who answers, see `hand_over`
-    _is_events: bool = False
-    _has_new_id: bool = False  # its answer's first part names the completion, and somebody may have to find it
-    first_at: float = 0.0  # when its first part came (monotonic); 0: not yet
-    parts: int = 0  # events of a stream so far
-    tokens: tuple[int, int] = (0, 0)  # of prompt and answer, as the server reported them
+    tap: Tap | None = None
+    """Keeps what passes of the answer."""
+    first_at: float
+    """When the answer's first part came, of the monotonic clock; 0: not yet."""
+    _is_events: bool
+    orchestration: asyncio.Task[None] | None = None
+    """Somebody else who answers, see `hand_over`."""
+    tokens: tuple[int, int] = (0, 0)
+    """Of prompt and answer, as the server reported them."""
+    parts = 0
+    """Events of a stream so far."""
+    _has_new_id = False
+    """Its answer's first part names the completion, and somebody may have to find it."""
+
+    def __init__(self, services: Services[Exchange], client: Client, head: Head, body: bytes | None = None) -> None:
+        """Its id is the client's own, or a new one. `body` None: it is still to come."""
+        self.services = services
+        self.client = client
+        self.head = head
+        self.view = services.view
+        self.id = head.request_id or new_request_id()
+        self.began = monotonic()
+        self.complete = body is not None
+        self.body = body or b""
+        self.held = self.status = 0
+        self.more = b"request-id: %b\r\n" % self.id if head.is_anthropic else b""  # its clients know this name
+        self.named = self.asked = ""
+        self.target = self._route = self._lease = self._connection = None
+        self.started = self.ended = self._slot = self._is_events = False
+        self._before = self._last = b""
+        self.first_at = 0.0
 
     def opened(self) -> None:
         """Its head has come, perhaps its body too, and it is its turn."""
-        self.has_turn = True
         try:
-            if self._refusal is not None:
-                self.refuse(self._refusal)
-                return
-            if self.head.passes is not self.view or self.length is not None:
+            if self.head.passes is not self.view or not self.complete:
                 self.services.open(self)
             if self.complete and not self.ended:
                 self.services.dispatch(self)
@@ -72,7 +93,12 @@ class Exchange(Attempt):
             data = connection.take() if connection.chunks else b""
             done = connection.complete
             if data:
-                self._note(data)
+                self._before, self._last = self._last, data
+                self._heard_at = monotonic()
+                if not self.first_at:
+                    self.first_at = self._heard_at
+                if self._is_events:
+                    self._note_events(data)
             self.client.write(data, done)
             if self.tap is not None:
                 self.tap.add(data, done=done)
@@ -88,21 +114,20 @@ class Exchange(Attempt):
         assert target is not None  # noqa: S101  # it answered
         if target.breaker is not CLOSED:
             target.succeeded()
-        self.tokens = target.tokens.read(self._before, self._last)
-        if self._is_events and self.tokens[1]:
-            target.tokens.first_s = self.first_at - self.began
-        self._settle(self.status, True, self.tokens)
+        tokens = target.tokens.read(self._before, self._last)
+        if tokens is not NO_TOKENS:
+            self.tokens = tokens
+            if self._is_events and tokens[1]:
+                target.tokens.first_s = self.first_at - self.began
+        self._settle(self.status, True, tokens)
         self._finish(self.status)
 
-    def _note(self, data: bytes) -> None:
-        """What is to be known of a part of the answer; its first one tells who has which completion."""
+    def _note_events(self, data: bytes) -> None:
+        """Count them; the first ones tell who has which completion."""
         if self._has_new_id and self.target is not None:
             self._has_new_id = False
             self.services.completions.learn(data, self._owner(self.target))
-        self._before, self._last = self._last, data
-        self.first_at = self.first_at or monotonic()
-        if self._is_events:
-            self.parts += data.count(b"\n\n")
+        self.parts += data.count(b"\n\n")
 
     def _begin_answer(self, connection: Connection) -> bool:
         """Begin the answer, unless more of it must be seen first, or it is none to pass on."""
@@ -112,21 +137,23 @@ class Exchange(Attempt):
             if connection.error is not None:
                 self._failed_early(connection.error)
             return False
-        if (target.outside is not None or target.unit.rungs) and self._is_failure(target, connection):
+        status, length = connection.status, connection.length
+        if target.may_fail and self._is_failure(target, connection):
             return False
-        head = target.answer_for(connection.status, connection.headers)
-        if connection.status >= 400 and self._route is not None and self._is_taken_over(self._route, connection):
+        head = target.answer_for(status, connection.headers)
+        if status >= 400 and self._route is not None and self._is_taken_over(self._route, connection):
             return False
         if self._pings is not None and self._pings.begun:
             return self._go_on(connection, is_events=head.is_events)
-        self._is_events = head.is_events
-        self._has_new_id = head.is_events and self.head.takes_slot and len(self.view.targets) > 1
-        length = None if head.is_events else connection.length
+        if head.is_events:
+            self._is_events, length = True, None
+            if self.head.takes_slot and len(self.view.targets) > 1:
+                self._has_new_id = True
         self.started = True
+        self.status = status
         if self.held:
             self.drop_body()  # nobody else is asked now
-        self.status = connection.status
-        self.client.begin(self.status, b"".join((head.lines, self.id, b"\r\n", self.head.cors, self.more)), length)
+        self.client.begin(status, b"%b%b\r\n%b%b" % (head.lines, self.id, self.head.cors, self.more), length)
         return True
 
     def _is_failure(self, target: Target, connection: Connection) -> bool:
@@ -177,7 +204,7 @@ class Exchange(Attempt):
         if self._has_begun and not (self.started or self.ended):
             self.end_events(problem, at_boundary=True)
         else:
-            Reply.refuse(self, problem)
+            super().refuse(problem)
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -211,7 +238,7 @@ class Exchange(Attempt):
     def failed(self, error: BaseException) -> None:
         """Answer what went wrong: a refusal of the front, or a bug."""
         self._abandon()
-        Reply.failed(self, error)  # not super(): a dataclass with slots is another class than the one written here
+        super().failed(error)
 
     # --- from outside -----------------------------------------------------------------------------------------
 
@@ -231,10 +258,8 @@ class Exchange(Attempt):
         target = self.target
         if self.ended or self._lease is None or target is None:
             return
-        now = monotonic()
-        if self._last is not self._heard:
-            self._heard, self._heard_at = self._last, now
-        verdict = judged(now, self._heard_at, self._silence_s, self._sent_at, target.unit.total_timeout_s)
+        silence_s = math.inf if self._route is None else self._route.timeouts_s[target.name]
+        verdict = judged(monotonic(), self._heard_at, silence_s, self._sent_at, target.unit.total_timeout_s)
         if isinstance(verdict, float):
             self.client.answer_by(verdict)
             return

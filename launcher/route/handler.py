@@ -17,6 +17,11 @@ class Handler(Protocol):
     """The body has come."""
     held: int
     """Bytes of it that are counted."""
+    length: bytes | None
+    """Content-Length, where the body comes later."""
+    has_turn: bool
+    """Those before it are answered: until then it keeps a refusal to itself."""
+    refusal: HttpError | None
 
     def drop_body(self) -> None:
         """It is not needed any more."""

@@ -77,9 +77,7 @@ def asked_by(services: Services[Exchange], collector: Collector, question: Quest
     """An exchange for `question`, whose answer goes to `collector`."""
     headers = [(b"content-type", b"application/json"), (b"x-request-id", question.request_id)]
     head = Head("POST", question.path.encode(), "1.1", headers, keep_alive=True)
-    exchange = collector.exchange = Exchange(services, collector, head)
-    exchange.has_turn = True
-    exchange.body = question.body
+    exchange = collector.exchange = Exchange(services, collector, head, question.body)
     head.grant = question.grant
     exchange.decision = question.decision
     return exchange

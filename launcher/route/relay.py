@@ -54,7 +54,7 @@ async def relayed(
     """
     relay = Relay(getattr(exchange.client, "peer", ""))
     inner = asked_by(services, relay, question)
-    inner.complete, inner.head.purpose = True, "forward"
+    inner.head.purpose = "forward"
     inner.start(route)
     try:
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable, Coroutine
 from time import monotonic
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 from launcher.route.client import Client
 from launcher.route.clients import Clients
-from launcher.route.head import Head, new_request_id
+from launcher.route.head import Head
 from launcher.route.problem import HttpError, error_event
 from launcher.route.view import View
 
@@ -32,49 +31,62 @@ class Notes(Protocol):
         """A request has ended, with the `code` of an error of the front, or "-": for the access log."""
 
 
-@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Reply:
-    """One request and its answer; `_finish` ends it, once."""
+    """One request and its answer; `_finish` ends it, once.
 
+    What every request sets is a slot. The rest stands here as it usually is, and costs nothing where it stays so.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "began",
+        "body",
+        "client",
+        "complete",
+        "ended",
+        "head",
+        "held",
+        "id",
+        "more",
+        "services",
+        "started",
+        "status",
+        "view",
+    )
     services: Notes
     client: Client
     head: Head
+    view: View
+    """Of when it came: a reload does not change it."""
+    id: bytes
+    began: float
+    """When it came, of the monotonic clock."""
+    body: bytes
+    complete: bool
+    """The request's body has come."""
+    held: int
+    """Bytes of the body that count among those of all."""
+    more: bytes
+    """Header lines that go with any answer."""
+    started: bool
+    """An answer has begun."""
+    ended: bool
+    """It is complete, or given up."""
+    status: int
     length: bytes | None = None
     """Of the request's body, as the client announced it."""
-    view: View = dataclasses.field(init=False)
-    """Of when it came: a reload does not change it."""
-    id: bytes = dataclasses.field(init=False)
-    began: float = dataclasses.field(default_factory=monotonic)
-    body: bytes = b""
-    complete: bool = False
-    """The request's body has come."""
-    held: int = 0
-    """Bytes of the body that count among those of all."""
-    more: bytes = b""
-    """Header lines that go with any answer."""
-    started: bool = False
-    """An answer has begun."""
-    ended: bool = False
-    """It is complete, or given up."""
-    gone: bool = False
+    gone = False
     """The client has left."""
-    status: int = 0
-    is_question: bool = False
+    is_question = False
     """It is one of our own: no line in the access log."""
-    on_end: Callable[[], object] | None = None
-    has_turn: bool = False
+    has_turn = True
     """Those before it on its connection are answered."""
-    _refusal: HttpError | None = None
+    refusal: HttpError | None = None
+    """What is answered when it has its turn."""
+    on_end: Callable[[], object] | None = None
     _drained: asyncio.Future[None] | None = None
     _task: asyncio.Task[None] | None = None
     """What is waited for."""
-
-    def __post_init__(self) -> None:
-        """Its id is the client's own, or a new one."""
-        self.view = self.services.view
-        self.id = self.head.request_id or new_request_id()
-        if self.head.is_anthropic:
-            self.more = b"request-id: %b\r\n" % self.id  # its clients know a request by this name
 
     def answer(self, status: int, content_type: bytes, data: bytes, more: bytes = b"") -> None:
         """A complete answer; `more` header lines go with it."""
@@ -114,7 +126,7 @@ class Reply:
     def refuse(self, problem: HttpError) -> None:
         """Answer with an error of the front; where an answer has begun, cut it."""
         if not self.has_turn:
-            self._refusal = problem  # others are answered first
+            self.refusal = problem  # others are answered first
         elif self.started and not self.ended:
             self._cut(problem)
         elif not self.ended:

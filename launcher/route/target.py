@@ -28,6 +28,8 @@ SERVING: frozenset[ServerState] = frozenset({"ready", "sleeping"})
 _SPARE_CONNECTIONS = 4
 """Idle connections kept beyond one a slot, for requests that take none."""
 _TAIL_BYTES = 2048
+NO_TOKENS = (0, 0)
+"""What is read of an answer that reports none."""
 _SUMS = (b'"usage"', b'"timings"')
 """Where an answer's sums begin."""
 _PROMPT = re.compile(rb'"(?:prompt_n|prompt_tokens|input_tokens)":\s*(\d{1,12})')
@@ -175,7 +177,7 @@ class Tokens:
         tail = last if len(last) >= _TAIL_BYTES or not before else before[-_TAIL_BYTES:] + last
         found = [at for key in _SUMS if (at := tail.find(key, max(0, len(tail) - _TAIL_BYTES))) >= 0]
         if not found:
-            return 0, 0
+            return NO_TOKENS
         tail = tail[min(found) :]
         prompt, output = _number(_PROMPT, tail), _number(_OUTPUT, tail)
         self.prompt += prompt
@@ -223,12 +225,14 @@ class Target:
 
     __slots__ = (
         "_answer_head",
+        "address",
         "authority",
         "authorization",
         "breaker",
         "changes_bodies",
         "gate",
         "is_control",
+        "may_fail",
         "name",
         "outside",
         "passes_bodies",
@@ -244,6 +248,8 @@ class Target:
         self.is_control = False
         """It is no server but the control API: not shown, not counted."""
         self.authority = authority_of(unit.host, unit.port)
+        self.address = (unit.host, unit.port)
+        """As the routes say; its process may listen elsewhere while a reload goes on."""
         self.pool = Pool(unit.host, unit.port, max_idle=unit.slots + _SPARE_CONNECTIONS)
         self.outside: Outside | None = None
         """It is no llama-server of ours."""
@@ -259,13 +265,16 @@ class Target:
         self.authorization = own_key(unit)
         self.changes_bodies = changes_bodies(unit)
         self.passes_bodies = not self.changes_bodies and self.outside is None
+        self.may_fail = self.outside is not None or unit.rungs > 0
 
     def update(self, unit: RouteTarget) -> None:
         """Take over a new entry. Where its address is another, requests go there once they are granted that one."""
         self.unit = unit
+        self.address = (unit.host, unit.port)
         self.authorization = own_key(unit)
         self.changes_bodies = changes_bodies(unit)
         self.passes_bodies = not self.changes_bodies and self.outside is None
+        self.may_fail = self.outside is not None or unit.rungs > 0
         self.gate.resize(unit.slots)
         self.pool.max_idle = unit.slots + _SPARE_CONNECTIONS
 

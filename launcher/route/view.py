@@ -36,6 +36,8 @@ class Route(msgspec.Struct, frozen=True):
     """Media that none of its first tier takes."""
     stronger: tuple[str, ...] = ()
     """Who may answer, one after another, what its servers refuse."""
+    sole: Target | None = None
+    """The one llama-server of ours that its first tier is; None: there is a choice, or more to see to."""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -117,7 +119,8 @@ def _route(
     timeouts_s = {t.name: directory.timeout_s(name, t.unit) for tier in tiers for t in tier}
     lacks = MEDIA.difference(*(target.unit.modalities for target in tiers[0]))
     lacks |= {TEXT} if tiers[0] and all(target.unit.embedding for target in tiers[0]) else set()
-    return Route(name, tiers, timeouts_s, above, validated, len(tiers[0]) > 1, lacks, stronger)
+    sole = tiers[0][0] if len(tiers[0]) == 1 and tiers[0][0].outside is None else None
+    return Route(name, tiers, timeouts_s, above, validated, len(tiers[0]) > 1, lacks, stronger, sole)
 
 
 def grows_above(pools: Iterable[RoutePool], servers: tuple[str, ...]) -> int:
