@@ -366,7 +366,7 @@ class Attempt(Reply):
         return problem
 
     def _traits(self) -> Traits:
-        return traits_of(f"{self.head.grant.name} {getattr(self.client, 'peer', '')}", self.head.path, self.body)
+        return traits_of(f"{self.head.grant.name} {self.client.peer}", self.head.path, self.body)
 
     def _abandon(self) -> None:
         """Account for an attempt that was given up for no fault of the server."""

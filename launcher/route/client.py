@@ -10,6 +10,8 @@ from launcher.route.problem import HttpError
 class Client(Protocol):
     """One at a time is answered."""
 
+    peer: str
+    """Its IP address, "" for none."""
     write_paused: bool
     """What is written now is kept in memory: wait for `progress`."""
 

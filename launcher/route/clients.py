@@ -73,7 +73,10 @@ class Clients:
     """The connections of one front's clients, and what they share."""
 
     def __init__(self, unit: FrontUnit, handle: Callable[..., Any]) -> None:
-        """`unit`: limits that hold now; `handle`: makes a request's handler: its connection, head, and body, if that is here."""
+        """`unit`: limits that hold now.
+
+        `handle` makes a request's handler, of its connection, its head, and its body where that is here already.
+        """
         self.unit = unit
         self.handle = handle
         self.buffer = memoryview(bytearray(_READ_BYTES))

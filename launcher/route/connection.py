@@ -224,29 +224,38 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
 
         It is sent with the first `write`. `close` ends the connection after the answer.
         """
-        last = (self._last or self._clients.stopping) and not (self._waiting or self._reader.unread)
-        method, version = "", "1.1"
-        if self._active is None:  # what could not be read
-            close = True
+        active = self._active
+        if status != 200 or close or self._last or self._clients.stopping or active is None:
+            framing = self._unusual(status, close=close, known_length=length is not None)
         else:
-            head = self._active.head
-            method, version, close = head.method, head.version, close or last or not head.keep_alive
-        framing = self._framing = framing_of(status, method, version, known_length=length is not None, close=close)
-        self._close = self._close or framing.close
+            framing = active.head.in_parts if length is None else active.head.with_length
+        self._framing = framing
+        if framing.close:
+            self._close = True
         if framing.has_length and length is not None:
             lines = b"%bcontent-length: %b\r\n" % (lines, length)
-        self._pending = b"".join((STATUS_LINES[status], self._clients.date, lines, framing.lines))
+        self._pending = b"%b%b%b%b" % (STATUS_LINES[status], self._clients.date, lines, framing.lines)
+
+    def _unusual(self, status: int, *, close: bool, known_length: bool) -> Framing:
+        """Of an answer that is an error, or the connection's last."""
+        if self._active is None:  # what could not be read
+            return framing_of(status, "", "1.1", known_length=known_length, close=True)
+        head = self._active.head
+        last = (self._last or self._clients.stopping) and not (self._waiting or self._reader.unread)
+        close = close or last or not head.keep_alive
+        return framing_of(status, head.method, head.version, known_length=known_length, close=close)
 
     def write(self, data: bytes, done: bool) -> None:
         """A part of the answer's body, the last one when `done`."""
-        out, self._pending = self._pending, b""
-        if self._framing.chunked:
+        framing, out = self._framing, self._pending
+        if framing.chunked:
             if data:
                 out = b"%b%x\r\n%b\r\n" % (out, len(data), data)
             if done:
                 out += b"0\r\n\r\n"
-        elif self._framing.has_body:
+        elif framing.has_body:
             out += data
+        self._pending = b""
         if out and not self.transport.is_closing():
             self.transport.write(out)
 
@@ -263,7 +272,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self.answer_due = math.inf
         if self.transport.is_closing():
             return
-        if self._reading is handler:
+        if self._reading is not None and self._reading is handler:
             self._reading = None
             self._reader.discard()
         if self._close:

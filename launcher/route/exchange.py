@@ -208,6 +208,20 @@ class Exchange(Attempt):
 
     # --- the end ----------------------------------------------------------------------------------------------
 
+    def _finish(self, status: int, code: str = "-") -> None:
+        """The answer is complete, or given up: nothing more is written. `code`: of an error of the front."""
+        services = self.services
+        self.ended = True
+        self.body = b""
+        if self.held:
+            self.drop_body()
+        services.note(self, status, code)
+        if code != "-" or services.has_access_log:
+            services.note_answer(self, status, code)
+        if self.on_end is not None:
+            self.on_end()
+        self.client.answered()
+
     def _failed_early(self, error: UpstreamError) -> None:
         """The upstream failed before a byte was answered: ask again where that is safe, else say so."""
         target, connection = self.target, self._connection

@@ -76,6 +76,7 @@ class Front:
         self.upstreams = upstreams
         self.sticky = Sticky()
         self.requests = Requests()
+        self.note = self.requests.note
         self.sessions = Sessions()
         self.sessions.cookie = f"launch-{table.front.port}"
         self.conversations = Owners()
@@ -232,24 +233,31 @@ class Front:
 
     def _send(self, exchange: Exchange, model: str | None, body: bytes) -> None:
         """Have the servers that `model` names answer, or the orchestrator, which reads `body`. Raises HttpError."""
-        head, view, orchestrator = exchange.head, exchange.view, self._orchestrator
+        view, orchestrator = exchange.view, self._orchestrator
         exchange.named = model or ""
-        if head.purpose == "steer":
+        if exchange.head.purpose == "steer":
             if len(body) > BIG_BYTES:
                 raise too_large(BIG_BYTES, "for what is only looked up")
             steer(exchange, model)
             return
-        if model in view.auto and head.method == "POST" and orchestrator is not None:
+        if orchestrator is not None and model in view.auto and exchange.head.method == "POST":
             hand_over(exchange, orchestrator.answer, Handover(exchange, model or "", body))
             return
-        route = view.routes.get(model or "") or view.route(model, head.kind)
-        is_handed_over = route.is_validated or b"x-validation-policy" in head.seen
-        if orchestrator is not None and (is_handed_over or (b"x-project" in head.seen and len(body) <= BIG_BYTES)):
+        route = view.routes.get(model or "") or view.route(model, exchange.head.kind)
+        if orchestrator is not None and self._is_handed_over(exchange, route, body):
+            hand_over(exchange, orchestrator.answer, Handover(exchange, route.name, body))
+        else:
+            exchange.start(route)
+
+    @staticmethod
+    def _is_handed_over(exchange: Exchange, route: Route, body: bytes) -> bool:
+        """Whether the orchestrator answers what `route` is asked. Raises HttpError."""
+        seen = exchange.head.seen
+        if route.is_validated or b"x-validation-policy" in seen:
             if len(body) > BIG_BYTES:
                 raise too_large(BIG_BYTES, "for an answer that is validated")
-            hand_over(exchange, orchestrator.answer, Handover(exchange, route.name, body))
-            return
-        exchange.start(route)
+            return True
+        return b"x-project" in seen and len(body) <= BIG_BYTES
 
     def grow(self, route: Route) -> None:
         """One more request goes by `route`: start another server of its pool, if it has one and is busy."""
@@ -277,11 +285,6 @@ class Front:
                 generated_tokens=tokens[1],
                 decision=exchange.decision,
             )
-
-    def note_end(self, reply: Reply, status: int, code: str) -> None:
-        """A request has ended."""
-        if isinstance(reply, Exchange) and is_shown(reply):
-            self.requests.note(reply, status, code)
 
     def running(self) -> list[Request]:
         """The requests that run or wait now."""

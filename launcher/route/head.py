@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import httptools
 
 from launcher.route.endpoint import kind_of
+from launcher.route.framing import framing_of
 from launcher.route.keys import EVERYTHING
 from launcher.route.problem import HttpError
 
@@ -81,6 +82,7 @@ class Head:
         "forwarded",
         "grant",
         "headers",
+        "in_parts",
         "is_anthropic",
         "is_json",
         "is_plain",
@@ -100,6 +102,7 @@ class Head:
         "takes_slot",
         "url",
         "version",
+        "with_length",
     )
 
     def __init__(self, method: str, url: bytes, version: str, headers: RawHeaders, *, keep_alive: bool) -> None:
@@ -135,6 +138,10 @@ class Head:
         self.kind = kind_of(method, self.path)
         self.takes_slot = self.kind != ""
         self.is_anthropic = self.path.startswith("/v1/messages")
+        close = not self.keep_alive
+        self.with_length = framing_of(200, method, version, known_length=True, close=close)
+        self.in_parts = framing_of(200, method, version, known_length=False, close=close)
+        """How an answer with status 200 is framed."""
         self.conversation = seen.get(b"x-conversation-id", b"").strip() if self.takes_slot else b""
         """The id under which llama-server keeps the stream for who comes back."""
         target = self.raw_path + b"?" + self.query if self.query else self.raw_path

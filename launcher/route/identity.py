@@ -67,7 +67,7 @@ def _peer(connection: Connection) -> int | None:
 
     Raises UpstreamError where the kernel does not say.
     """
-    if not is_path(connection.address[0]) or connection.transport is None:
+    if not is_path(connection.address[0]):
         return None
     try:
         return peer_pid(connection.transport.get_extra_info("socket"))

@@ -18,8 +18,9 @@ from launcher.route.view import Route
 class Collector:
     """A client that keeps the answer."""
 
-    def __init__(self) -> None:
-        """Nothing is answered yet."""
+    def __init__(self, peer: str = "") -> None:
+        """Nothing is answered yet. `peer`: the address of whose request it is."""
+        self.peer = peer
         self.write_paused = False
         self.status = 0
         self.parts: list[bytes] = []

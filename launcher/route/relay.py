@@ -19,8 +19,7 @@ class Relay(Collector):
 
     def __init__(self, peer: str) -> None:
         """`peer`: the address of whose request it is."""
-        super().__init__()
-        self.peer = peer
+        super().__init__(peer)
         self.more = asyncio.Event()
         self._held = 0
 
@@ -52,7 +51,7 @@ async def relayed(
 
     It counts as that client's request. Raises HttpError.
     """
-    relay = Relay(getattr(exchange.client, "peer", ""))
+    relay = Relay(exchange.client.peer)
     inner = asked_by(services, relay, question)
     inner.head.purpose = "forward"
     inner.start(route)

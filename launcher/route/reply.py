@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from time import monotonic
 from typing import Any, Protocol
 
 from launcher.route.client import Client
@@ -23,9 +22,6 @@ class Notes(Protocol):
     view: View
     clients: Clients
     has_access_log: bool
-
-    def note_end(self, reply: Reply, status: int, code: str) -> None:
-        """A request has ended, as for `note_answer`; called for every one."""
 
     def note_answer(self, reply: Reply, status: int, code: str) -> None:
         """A request has ended, with the `code` of an error of the front, or "-": for the access log."""
@@ -152,17 +148,8 @@ class Reply:
             self.services.clients.held.dropped(count)
 
     def _finish(self, status: int, code: str = "-") -> None:
-        """The answer is complete, or given up: nothing more is written."""
-        self.ended = True
-        self.body = b""
-        if self.held:
-            self.drop_body()
-        self.services.note_end(self, status, code)
-        if code != "-" or self.services.has_access_log:
-            self.services.note_answer(self, status, code)
-        if self.on_end is not None:
-            self.on_end()
-        self.client.answered()
+        """The answer is complete, or given up: nothing more is written. `code`: of an error of the front."""
+        raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
         """Answer what went wrong: a refusal of the front, or a bug."""

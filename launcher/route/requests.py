@@ -15,6 +15,8 @@ KEPT = 1000
 MINUTES = 60
 """Over which the speed of answers is kept, by server."""
 _NAME_CHARACTERS = 128
+SHOWN = "forward"
+"""The purpose of a request to the models. Pages, control and questions of our own, which have none, are not shown."""
 
 
 class Requests:
@@ -28,27 +30,30 @@ class Requests:
         self._speeds: dict[str, deque[list[float]]] = {}
 
     def note(self, exchange: Exchange, status: int, code: str) -> None:
-        """`exchange` has ended. Called for every request: only what must be is done now."""
+        """`exchange` has ended, with the `code` of an error of the front, or "-". Only what must be is done now."""
+        head, target, tokens = exchange.head, exchange.target, exchange.tokens
+        if head.purpose != SHOWN:
+            return
         self.number += 1
-        target = exchange.target
-        speed = target.tokens.per_second if target is not None and exchange.tokens[1] else None
-        if target is not None and speed:
-            self._note_speed(target.name, speed)
-        head = exchange.head
+        speed = None
+        if target is not None and tokens[1]:
+            speed = target.tokens.per_second
+            if speed:
+                self._note_speed(target.name, speed)
         self._ended.append(
             (
                 self.number,
                 exchange.id,
                 time.time(),
                 monotonic() - exchange.began,
-                head.grant.name or getattr(exchange.client, "peer", ""),
+                head.grant.name or exchange.client.peer,
                 head.path,
-                (exchange.named or exchange.asked)[:_NAME_CHARACTERS],  # where it named nobody, who was asked
+                exchange.named[:_NAME_CHARACTERS] or exchange.asked,  # where it named nobody, who was asked
                 "" if target is None else target.name,
                 status,
                 code,
-                exchange.first_at - exchange.began if exchange.first_at else None,
-                exchange.tokens,
+                exchange.first_at - exchange.began,
+                tokens,
                 speed,
                 exchange.decision,
             )
@@ -84,9 +89,9 @@ def live(exchanges: Iterable[Exchange]) -> list[Request]:
         Request(
             id=exchange.id.decode("ascii"),
             at=wall - (now - exchange.began),
-            client=exchange.head.grant.name or getattr(exchange.client, "peer", ""),
+            client=exchange.head.grant.name or exchange.client.peer,
             path=exchange.head.path,
-            asked=(exchange.named or exchange.asked)[:_NAME_CHARACTERS],
+            asked=exchange.named[:_NAME_CHARACTERS] or exchange.asked,
             server="" if exchange.target is None else exchange.target.name,
             state=_state(exchange),
             seconds=now - exchange.began,
@@ -102,7 +107,7 @@ def live(exchanges: Iterable[Exchange]) -> list[Request]:
 
 def is_shown(exchange: Exchange) -> bool:
     """Whether it is a request to the models: pages and control are not shown."""
-    return not exchange.is_question and exchange.head.purpose == "forward"
+    return exchange.head.purpose == SHOWN
 
 
 def _state(exchange: Exchange) -> str:
@@ -128,7 +133,7 @@ def _ended(known: tuple[Any, ...]) -> Request:
         status=status,
         code="" if code == "-" else code,
         seconds=seconds,
-        first_s=first_s,
+        first_s=first_s if first_s > 0 else None,
         prompt_tokens=tokens[0],
         generated_tokens=tokens[1],
         tokens_per_second=speed,

@@ -31,6 +31,9 @@ class Services(Notes, Protocol[E_contra]):
     has_journal: bool
     """Whether `note_attempt` does anything."""
 
+    def note(self, exchange: E_contra, status: int, code: str, /) -> None:
+        """A request has ended, with the `code` of an error of the front, or "-"."""
+
     def open(self, exchange: E_contra) -> None:
         """Check who asks; answer what needs no body. Raises HttpError."""
 

@@ -30,8 +30,6 @@ _SPARE_CONNECTIONS = 4
 _TAIL_BYTES = 2048
 NO_TOKENS = (0, 0)
 """What is read of an answer that reports none."""
-_SUMS = (b'"usage"', b'"timings"')
-"""Where an answer's sums begin."""
 _PROMPT = re.compile(rb'"(?:prompt_n|prompt_tokens|input_tokens)":\s*(\d{1,12})')
 _OUTPUT = re.compile(rb'"(?:predicted_n|completion_tokens|output_tokens)":\s*(\d{1,12})')
 _RATE = re.compile(rb'"predicted_per_second":\s*(\d{1,12}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)')
@@ -175,10 +173,10 @@ class Tokens:
     def read(self, before: bytes, last: bytes) -> tuple[int, int]:
         """Add what the last two parts of an answer report; prompt and generated tokens of this answer."""
         tail = last if len(last) >= _TAIL_BYTES or not before else before[-_TAIL_BYTES:] + last
-        found = [at for key in _SUMS if (at := tail.find(key, max(0, len(tail) - _TAIL_BYTES))) >= 0]
-        if not found:
+        usage, timings = tail.find(b'"usage"', -_TAIL_BYTES), tail.find(b'"timings"', -_TAIL_BYTES)
+        if usage < 0 and timings < 0:
             return NO_TOKENS
-        tail = tail[min(found) :]
+        tail = tail[min(at for at in (usage, timings) if at >= 0) :]  # where its sums begin
         prompt, output = _number(_PROMPT, tail), _number(_OUTPUT, tail)
         self.prompt += prompt
         self.generated += output

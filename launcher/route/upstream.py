@@ -82,8 +82,7 @@ class Watcher(Protocol):
 class Connection(asyncio.Protocol):
     """One connection. `send` begins an exchange, whose watcher is called whenever something of the answer came."""
 
-    transport: asyncio.Transport | None = None
-    """None until it is connected."""
+    transport: asyncio.Transport = dataclasses.field(init=False)
     watcher: Watcher | None = None
     address: tuple[str, int] = ("", 0)
     """Of the server: host and port, or the path of a unix socket and 0."""
@@ -109,14 +108,12 @@ class Connection(asyncio.Protocol):
     _informational: bool = False
     _until_eof: bool = False
     _keep_alive: bool = False
-    _dirty: bool = False
-    """More came than the answer."""
+    """The answer is complete, and another may follow."""
     _written: int = 0
     _written_before: int = 0
     """Bytes sent to the server in all, and before this exchange."""
     _repeated: RepeatedHead | None = None
-    _repeated_headers: RawHeaders = dataclasses.field(default_factory=list)
-    """The head of an earlier answer, as bytes and as lines."""
+    """The head of the last answer that was parsed, if another may have the same."""
 
     def __post_init__(self) -> None:
         """It parses for itself."""
@@ -126,18 +123,17 @@ class Connection(asyncio.Protocol):
 
     def send(self, watcher: Watcher, head: bytes, body: bytes, head_only: bool) -> None:
         """Begin an exchange. `head_only` for HEAD: the answer has no body whatever its headers say."""
-        assert self.transport is not None  # noqa: S101  # the pool hands out connected ones only
         self.busy = True
         self.watcher = watcher
+        self.received = self.head_done = self.complete = self._keep_alive = False
+        self._head_only = head_only
+        self._head_bytes = 0
         self._written_before = self._written
         self._written += len(head) + len(body)
         if self.is_tls:  # what is acknowledged is more than what was written
             self._written_before = acknowledged_bytes(self.transport.get_extra_info("socket")) or 0
-        self._head_only = head_only
-        self.received = self.head_done = self.complete = self._until_eof = self._keep_alive = False
-        self._head_bytes = 0
         if len(body) < HIGH_WATER_BYTES:
-            self.transport.write(head + body if body else head)
+            self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
 
@@ -147,7 +143,7 @@ class Connection(asyncio.Protocol):
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self._buffered_bytes = 0
-        if self._paused and self.transport is not None:
+        if self._paused:
             self._paused = False
             self.transport.resume_reading()
         return data
@@ -163,33 +159,22 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> bool:
         """End the exchange. True when the connection can serve another; else it is closed."""
-        transport = self.transport
-        reusable = (
-            self.complete
-            and not self.chunks
-            and self._keep_alive
-            and not self._dirty
-            and self.error is None
-            and transport is not None
-            and not transport.is_closing()
-            and transport.get_write_buffer_size() == 0
-        )
         self.busy = False
         self.watcher = None
-        self.headers = []
         self.reused = True
-        if not reusable:
-            self.close()
-        return reusable
+        transport = self.transport
+        if not (transport.is_closing() or self.chunks or transport.get_write_buffer_size()) and self._keep_alive:
+            return True
+        transport.abort()
+        return False
 
     def is_closed(self) -> bool:
         """Whether nothing more can be sent on it: by our doing or the server's."""
-        return self.transport is None or self.transport.is_closing()
+        return self.transport.is_closing()
 
     def close(self) -> None:
         """Close at once."""
-        if self.transport is not None:
-            self.transport.abort()
+        self.transport.abort()
 
     # asyncio's callbacks
 
@@ -197,53 +182,51 @@ class Connection(asyncio.Protocol):
         """Connected."""
         self.transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:  # noqa: C901  # the hot path
+    def data_received(self, data: bytes) -> None:
         """Bytes of the answer; without a request, or after its answer, they make the connection unusable."""
         if not self.busy:
             self.close()
             return
-        if self._repeated is not None and not self.received and not self._head_only:
-            start = self._repeated.body_start(data)
-            if start:
-                self._answered_again(data[start:])
-                return
-        first, self.received = not self.received, True
+        if not self.received:
+            self.received = True
+            start = self._repeated.body_start(data) if self._repeated is not None else 0
+            if start:  # a whole answer, with the status and the headers of the last
+                self.head_done = self.complete = self._keep_alive = True
+                self.length = b"%d" % (len(data) - start)
+                self.chunks.append(data[start:])
+            else:
+                self._repeated = None
+                if not self._parse(data):
+                    return
+                if self.complete and self._may_repeat():
+                    self._repeated = repeated_head(data)
+        elif not self._parse(data):
+            return
+        if self.watcher is not None:
+            self.watcher.progress()
+
+    def _parse(self, data: bytes) -> bool:
+        """Whether there is something to tell."""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if self.complete:
-                self._dirty = True
-            else:
+            self._keep_alive = False
+            if not self.complete:
                 self._fail(UpstreamError("garbage", f"the server's answer is not HTTP: {error}"))
-                return
+                return False
         if not self.head_done:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(UpstreamError("garbage", f"the server's headers exceed {MAX_HEAD_BYTES} bytes"))
-            return
-        if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
+            return False
+        if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused:
             self._paused = True
             self.transport.pause_reading()
-        if first and self.complete and self._repeated is None and self._may_repeat():
-            self._repeated = repeated_head(data)
-            self._repeated_headers = self.headers
-        if self.watcher is not None:
-            self.watcher.progress()
+        return True
 
     def _may_repeat(self) -> bool:
         """Whether the answer that is complete was an ordinary one, whose head the next may have too."""
-        return self.status == 200 and self._keep_alive and not (self._dirty or self._informational or self._head_only)
-
-    def _answered_again(self, body: bytes) -> None:
-        """A whole answer came, with the head of an earlier one."""
-        self.received = self.head_done = self.complete = self._keep_alive = True
-        self.status = 200
-        self.headers = self._repeated_headers
-        self.length = b"%d" % len(body)
-        if body:
-            self.chunks.append(body)
-        if self.watcher is not None:
-            self.watcher.progress()
+        return self.status == 200 and self._keep_alive and not (self._informational or self._head_only)
 
     def eof_received(self) -> None:
         """The upstream ends: the end of an answer without a length, the death of any other."""
@@ -270,8 +253,7 @@ class Connection(asyncio.Protocol):
         """
         if not self.address[1]:
             return not isinstance(exc, ConnectionResetError | BrokenPipeError)
-        sock = None if self.transport is None else self.transport.get_extra_info("socket")
-        acknowledged = acknowledged_bytes(sock)
+        acknowledged = acknowledged_bytes(self.transport.get_extra_info("socket"))
         return acknowledged is None or acknowledged > self._written_before
 
     # httptools' callbacks
@@ -279,11 +261,11 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A status line begins; a second one after the answer was not asked for."""
         if self.complete:
-            self._dirty = True
+            self._keep_alive = False
             return
         self.headers = []
         self.length = None
-        self._informational = False
+        self._informational = self._until_eof = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header line; trailers are dropped."""
@@ -362,7 +344,7 @@ class Pool:
         """An idle connection that was not closed yet."""
         while self.idle:
             connection = self.idle.pop()
-            if connection.transport is not None and not connection.transport.is_closing():
+            if not connection.transport.is_closing():
                 return connection
         return None
 
@@ -389,7 +371,6 @@ class Pool:
 
     async def _greet(self, connection: Connection, timeout_s: float) -> None:
         """Set up a fresh connection, and see whose it is. Raises UpstreamError."""
-        assert connection.transport is not None  # noqa: S101  # it was connected just now
         if self.address[1]:
             sock = connection.transport.get_extra_info("socket")
             expect_acknowledgements(sock)
@@ -406,10 +387,10 @@ class Pool:
         """Take a connection back after its exchange; unusable or surplus ones are closed."""
         if not connection.finish():
             return
-        if len(self.idle) >= self.max_idle or connection.address != self.address:
-            connection.close()
-        else:
+        if len(self.idle) < self.max_idle and connection.address == self.address:
             self.idle.append(connection)
+        else:
+            connection.close()
 
     def forget_idle(self) -> None:
         """Close the idle connections: the server behind them is gone or another."""

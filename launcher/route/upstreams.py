@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from launcher.base import claimed_name
@@ -13,22 +12,13 @@ from launcher.ir.live import Lease, ServerState, Upstreams
 class StaticUpstreams(Upstreams):
     """Every server counts as ready, nothing is started or stopped here: the base of what follows, and for tests."""
 
-    def __init__(self) -> None:
-        """Nothing in flight."""
-        self.in_flight: defaultdict[str, int] = defaultdict(int)
-
     def state(self, name: str) -> ServerState:  # noqa: ARG002  # the protocol's
         """Always ready: whether it answers is found out by asking it."""
         return "ready"
 
     def try_lease(self, name: str) -> Lease:
         """Always granted."""
-        self.in_flight[name] += 1
-
-        def end(ok: bool) -> None:  # noqa: ARG001  # whether it failed changes nothing here
-            self.in_flight[name] -= 1
-
-        return Lease(name, end)
+        return Lease(name)
 
     async def acquire(self, name: str, timeout_s: float) -> Lease:  # noqa: ARG002  # the protocol's
         """Nothing to start."""

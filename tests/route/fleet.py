@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -91,7 +92,7 @@ class FakeFleet(StaticUpstreams):
 
     def __init__(self, **states: ServerState) -> None:
         """Servers that are not named are ready."""
-        super().__init__()
+        self.in_flight: defaultdict[str, int] = defaultdict(int)
         self.states: dict[str, ServerState] = dict(states)
         self.woken: list[str] = []
         self.left: list[tuple[str, bool]] = []
@@ -219,6 +220,8 @@ def answering(*answers: bytes, tls: ssl.SSLContext | None = None) -> Upstream:
 @contextlib.asynccontextmanager
 async def running(front: Front, *, drain_timeout_s: float = 0.2) -> AsyncIterator[int]:
     """The front on a free port, served as the runtime does; yields the port. Nothing is in flight afterwards."""
+    if type(front.upstreams) is StaticUpstreams:
+        front.upstreams = FakeFleet()  # the same, and counts
     sock = bind(front, "127.0.0.1", 0)
     port: int = sock.getsockname()[1]
     shutdown = asyncio.Event()
@@ -233,7 +236,7 @@ async def running(front: Front, *, drain_timeout_s: float = 0.2) -> AsyncIterato
         assert front.clients.connections == set()
         assert {n: t.gate.in_flight for n, t in view.targets.items() if t.gate.in_flight} == {}
         upstreams: Upstreams = front.upstreams
-        if isinstance(upstreams, StaticUpstreams):
+        if isinstance(upstreams, FakeFleet):
             assert set(upstreams.in_flight.values()) <= {0}
 
 

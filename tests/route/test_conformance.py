@@ -79,6 +79,8 @@ async def test_same_as_direct(name: str, both: dict[str, tuple[Clients, Clients]
     server, call = (CALLS | MORE)[name]
     direct, through = both[server]
     if name.startswith("messages"):
-        await outcome(call, direct)  # Anthropic's API has no switch for the prompt cache: let both find it full
+        # Anthropic's API has no switch for the prompt cache: let both find it full. Not by the direct client, whose
+        # connection llama-server closes after a stream without having said so.
+        await outcome(call, through)
     expected = await outcome(call, direct)
     assert await outcome(call, through) == expected
