@@ -128,29 +128,22 @@ class UnavailableError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """A request's hold on a server, counted as in flight from the grant on: nothing evicts or swaps it out meanwhile.
 
     Who asks it to stop waits for the release, at most as long as a drain may take.
     """
 
-    __slots__ = ("_end", "address", "name")
-
-    def __init__(
-        self, name: str, end: Callable[[bool], None] | None = None, *, address: tuple[str, int] | None = None
-    ) -> None:
-        """`end` is called once, with `ok`, when the lease is released.
-
-        `address`: host and port (or path and 0) of the process; None: as the routes say. While a reload goes on the
-        routes may name those of the next process already.
-        """
-        self.name = name
-        self.address = address
-        self._end = end
+    name: str
+    end: Callable[[bool], None] | None = None
+    """Called once, with `ok`, when the lease is released."""
+    address: tuple[str, int] | None = None
+    """Host and port (or path and 0) of the process; None: as the routes say. While a reload goes on the routes may name
+    those of the next process already."""
 
     def release(self, *, ok: bool) -> None:
         """The request has ended; `ok` False when the server failed it, or was never asked. A second call is void."""
-        end, self._end = self._end, None
+        end, self.end = self.end, None
         if end is not None:
             end(ok)
 

@@ -23,7 +23,7 @@ from launcher.route.problem import HttpError, refuses
 from launcher.route.reply import Reply
 from launcher.route.services import Services
 from launcher.route.sticky import beginning, hashes
-from launcher.route.target import MovedError, Target, choose, why_none
+from launcher.route.target import NO_TOKENS, MovedError, Target, choose, why_none
 from launcher.route.timeouts import LOOK
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
@@ -103,16 +103,7 @@ class Attempt(Reply):
             self._require_harmless()
         if route.grows_above:
             services.grow(route)
-        lease, target = None, route.sole
-        if target is not None and target.breaker is CLOSED and self.head.grant.models is None:
-            lease = services.upstreams.try_lease(target.name)  # there is nothing to choose
-        if target is None or lease is None:
-            self._left = route.tiers[0]
-            target = self._choose()
-            lease = services.upstreams.try_lease(target.name)
-        if lease is not None and self.head.takes_slot and not target.gate.try_acquire():
-            lease.release(ok=False)
-            lease = None
+        target, lease = self._first(route)
         if lease is None:
             if not self._reroutes(route):
                 self.run(self._pursue, target, None)
@@ -128,6 +119,20 @@ class Attempt(Reply):
             self.run(self._pursue, target, None)
         else:
             self._send(connection, body)
+
+    def _first(self, route: Route) -> tuple[Target, Lease | None]:
+        """Whom to ask first, and a lease on it, with a slot; None where that has to be waited for. Raises HttpError."""
+        target, lease, upstreams = route.sole, None, self.services.upstreams
+        if target is not None and target.breaker is CLOSED and self.head.grant.models is None:
+            lease = upstreams.try_lease(target.name)  # there is nothing to choose
+        if target is None or lease is None:
+            self._left = route.tiers[0]
+            target = self._choose()
+            lease = upstreams.try_lease(target.name)
+        if lease is not None and self.head.takes_slot and not target.gate.try_acquire():
+            lease.release(ok=False)
+            lease = None
+        return target, lease
 
     def _require_harmless(self) -> None:
         """Raises HttpError for a request like one that ended servers."""
@@ -374,21 +379,22 @@ class Attempt(Reply):
             self.target.abandoned()
             self._settle(LEFT)
 
-    def _settle(self, status: int, ok: bool = True, tokens: tuple[int, int] = (0, 0)) -> None:
+    def _settle(self, status: int, ok: bool = True, tokens: tuple[int, int] = NO_TOKENS) -> None:
         """Give back what this attempt held, and count it."""
-        lease, target, connection = self._lease, self.target, self._connection
+        lease, target = self._lease, self.target
         if lease is None or target is None:
             return
-        self._lease = self._connection = None
-        if connection is not None:
-            target.pool.put_back(connection)
+        if self._connection is not None:
+            target.pool.put_back(self._connection)
         if self._slot:
             self._slot = False
             target.gate.release()
+        self._lease = self._connection = None
         lease.release(ok=ok)
         if not target.is_control:
             seconds = monotonic() - self.began
-            target.tally.add(status, seconds)
+            target.by_status[status] += 1
+            target.seconds += seconds
             if self.services.has_journal:
                 self.services.note_attempt(self, status, seconds, tokens)
 

@@ -178,7 +178,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         if len(body) > UNCOUNTED_BYTES:
             handler.held = len(body)
             self._clients.held.kept(handler.held)
-        if self._active is None and not self._waiting and not self.write_paused:
+        if not (self._active or self._waiting or self.write_paused):
             self._active = handler
             handler.opened()  # it is a plain one: nothing else to do
             return True
@@ -233,8 +233,8 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         if framing.close:
             self._close = True
         if framing.has_length and length is not None:
-            lines = b"%bcontent-length: %b\r\n" % (lines, length)
-        self._pending = b"%b%b%b%b" % (STATUS_LINES[status], self._clients.date, lines, framing.lines)
+            lines = b"".join((lines, b"content-length: ", length, b"\r\n"))
+        self._pending = b"".join((STATUS_LINES[status], self._clients.date, lines, framing.lines))
 
     def _unusual(self, status: int, *, close: bool, known_length: bool) -> Framing:
         """Of an answer that is an error, or the connection's last."""
@@ -323,18 +323,18 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
 
     def _rest(self) -> None:
         """All that came is answered: read on, for a while."""
+        reader, clients = self._reader, self._clients
         if self._taking_turns or self.transport.is_closing():
             return
-        place, idle_timeout_s = self._reader.place, self._clients.unit.idle_timeout_s
-        if self._waiting or (self._reader.unread and self.write_paused):  # for a client that does not read
-            self.client_by(idle_timeout_s)
-        elif self._reader.unread:
-            self._clients.later(self)
-        elif self._last or (self._clients.stopping and place != "body"):
+        if self._waiting or (reader.unread and self.write_paused):  # for a client that does not read
+            self.client_by(clients.unit.idle_timeout_s)
+        elif reader.unread:
+            clients.later(self)
+        elif self._last or (clients.stopping and reader.place != "body"):
             self._end()
-        elif place == "between":
+        elif reader.place == "between":
             self._unread = -1
-            self.client_by(idle_timeout_s)
+            self.client_by(clients.unit.idle_timeout_s)
 
     def _read_on(self) -> None:
         """Nobody waits: read what the client sends next, if all that came was read."""

@@ -63,10 +63,11 @@ class Exchange(Attempt):
     def opened(self) -> None:
         """Its head has come, perhaps its body too, and it is its turn."""
         try:
-            if self.head.passes is not self.view or not self.complete:
+            if not (self.complete and self.head.passes is self.view):
                 self.services.open(self)
-            if self.complete and not self.ended:
-                self.services.dispatch(self)
+                if self.ended or not self.complete:
+                    return
+            self.services.dispatch(self)
         except Exception as error:  # noqa: BLE001  # a bug of ours must not leave a client without an answer
             self.failed(error)
 
@@ -90,15 +91,9 @@ class Exchange(Attempt):
         try:
             if not self.started and not self._begin_answer(connection):
                 return
-            data = connection.take() if connection.chunks else b""
-            done = connection.complete
+            data, done = connection.take(), connection.complete
             if data:
-                self._before, self._last = self._last, data
-                self._heard_at = monotonic()
-                if not self.first_at:
-                    self.first_at = self._heard_at
-                if self._is_events:
-                    self._note_events(data)
+                self._note(data)
             self.client.write(data, done)
             if self.tap is not None:
                 self.tap.add(data, done=done)
@@ -122,12 +117,16 @@ class Exchange(Attempt):
         self._settle(self.status, True, tokens)
         self._finish(self.status)
 
-    def _note_events(self, data: bytes) -> None:
-        """Count them; the first ones tell who has which completion."""
-        if self._has_new_id and self.target is not None:
-            self._has_new_id = False
-            self.services.completions.learn(data, self._owner(self.target))
-        self.parts += data.count(b"\n\n")
+    def _note(self, data: bytes) -> None:
+        """What is to be known of a part of the answer; the first events tell who has which completion."""
+        self._before, self._last = self._last, data
+        self._heard_at = monotonic()
+        self.first_at = self.first_at or self._heard_at
+        if self._is_events:
+            self.parts += data.count(b"\n\n")
+            if self._has_new_id and self.target is not None:
+                self._has_new_id = False
+                self.services.completions.learn(data, self._owner(self.target))
 
     def _begin_answer(self, connection: Connection) -> bool:
         """Begin the answer, unless more of it must be seen first, or it is none to pass on."""
@@ -153,7 +152,7 @@ class Exchange(Attempt):
         self.status = status
         if self.held:
             self.drop_body()  # nobody else is asked now
-        self.client.begin(status, b"%b%b\r\n%b%b" % (head.lines, self.id, self.head.cors, self.more), length)
+        self.client.begin(status, b"".join((head.lines, self.id, b"\r\n", self.head.cors, self.more)), length)
         return True
 
     def _is_failure(self, target: Target, connection: Connection) -> bool:

@@ -192,16 +192,16 @@ class Front:
 
     def dispatch(self, exchange: Exchange) -> None:
         """The whole request is here: send it on its way. Raises HttpError."""
-        head = exchange.head
+        head, body = exchange.head, exchange.body
         if head.purpose != "forward" and self._is_answered_otherwise(exchange):
             return
-        if len(exchange.body) > BIG_BYTES:
+        if len(body) > BIG_BYTES:
             exchange.run(self._dispatch_big, exchange)
             return
-        model = peek_json(exchange.body) if head.is_json and exchange.body else None
+        model = peek_json(body) if body and head.is_json else None
         if not model:
-            model = peek(exchange.body, head.content_type, head.query, self._named(exchange))
-        self._send(exchange, model, exchange.body)
+            model = peek(body, head.content_type, head.query, self._named(exchange))
+        self._send(exchange, model, body)
 
     def _is_answered_otherwise(self, exchange: Exchange) -> bool:
         """Whether it is a request that no server is asked for as it is; then it is on its way. Raises HttpError."""

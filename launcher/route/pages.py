@@ -77,7 +77,7 @@ def metrics_text(
     def each(of: Callable[[Target], float]) -> metrics.Samples:
         return [(server, of(target)) for server, target in servers]
 
-    statuses = [(server | {"status": str(s)}, n) for server, t in servers for s, n in sorted(t.tally.by_status.items())]
+    statuses = [(server | {"status": str(s)}, n) for server, t in servers for s, n in sorted(t.by_status.items())]
     refusals = [({"code": code}, n) for code, n in sorted(refused.items())]
     steps = [({"from": server, "to": to, "why": why}, n) for (server, to, why), n in sorted(escalations.items())]
     escalated = metrics.counter("launch_escalations_total", "Answers that a stronger server took over.", steps)
@@ -112,11 +112,11 @@ def metrics_text(
             each(lambda t: t.tokens.generated),
         ),
         metrics.gauge("inference_tokens_per_second", "Generation speed that the last answer reported.", known),
-        metrics.counter("launch_request_duration_seconds_sum", "Seconds of requests.", each(lambda t: t.tally.seconds)),
+        metrics.counter("launch_request_duration_seconds_sum", "Seconds of requests.", each(lambda t: t.seconds)),
         metrics.counter(
             "launch_request_duration_seconds_count",
             "Requests whose seconds are summed.",
-            each(lambda t: sum(t.tally.by_status.values())),
+            each(lambda t: sum(t.by_status.values())),
         ),
     )
 

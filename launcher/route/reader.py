@@ -90,7 +90,7 @@ class RequestReader:
     _head: Head | None = None
     """The last request's."""
     _repeated: RepeatedHead | None = None
-    """Its bytes, if that request came whole and had nothing unusual."""
+    """Its bytes, if that request came whole and had nothing unusual, and all that came was read."""
     _body: bytes | bytearray | Spool = b""
     size: int = 0
     """What is kept of the body, and how much has come of it."""
@@ -119,19 +119,15 @@ class RequestReader:
 
         Whether it was one whole request and nothing is left to see to.
         """
-        if self.failed:
-            return False
+        if self._repeated is not None:
+            start = self._repeated.body_start(data)
+            if start and len(data) - start <= self._limits.unit.max_body_bytes and self._head is not None:
+                return self._listener.on_whole_request(self._head, data[start:])
         if self.unread:
             self.unread = self.unread[self._at :] + data
             self._at = 0
-            return False
-        repeated = self._repeated
-        if repeated is not None and self.place == "between":
-            start = repeated.body_start(data)
-            if start and len(data) - start <= self._limits.unit.max_body_bytes:
-                assert self._head is not None  # noqa: S101  # it was parsed before
-                return self._listener.on_whole_request(self._head, data[start:])
-        self._read(data, 0)
+        elif not self.failed:
+            self._read(data, 0)
         return False
 
     def go_on(self) -> None:
@@ -198,6 +194,7 @@ class RequestReader:
         self.forget()
         self.failed = True
         self.unread = b""
+        self._repeated = None
         del self._parser, self._listener
 
     def _check_sizes(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from time import monotonic
@@ -192,32 +193,6 @@ def _number(pattern: re.Pattern[bytes], tail: bytes) -> int:
     return max(map(int, numbers), default=0)
 
 
-class Tally:
-    """Answered requests by status, and the seconds they took from arrival to last byte."""
-
-    __slots__ = ("_others", "ok", "seconds")
-
-    def __init__(self) -> None:
-        """Nothing counted."""
-        self.ok = 0
-        """Those with status 200."""
-        self._others: dict[int, int] = {}
-        self.seconds = 0.0
-
-    def add(self, status: int, seconds: float) -> None:
-        """Count one."""
-        if status == 200:
-            self.ok += 1
-        else:
-            self._others[status] = self._others.get(status, 0) + 1
-        self.seconds += seconds
-
-    @property
-    def by_status(self) -> dict[int, int]:
-        """How many there were of each status."""
-        return {200: self.ok} | self._others
-
-
 class Target:
     """One upstream server."""
 
@@ -227,6 +202,7 @@ class Target:
         "authority",
         "authorization",
         "breaker",
+        "by_status",
         "changes_bodies",
         "gate",
         "is_control",
@@ -235,7 +211,7 @@ class Target:
         "outside",
         "passes_bodies",
         "pool",
-        "tally",
+        "seconds",
         "tokens",
         "unit",
     )
@@ -256,7 +232,10 @@ class Target:
             self.authority, self.pool.tls = self.outside.authority, self.outside.tls
         self.gate = Gate(unit.slots, unit.name)
         self.breaker = breaker.CLOSED
-        self.tally = Tally()
+        self.by_status: defaultdict[int, int] = defaultdict(int, {200: 0})
+        """Requests that it answered, or that came to it in vain, by their status."""
+        self.seconds = 0.0
+        """What they took together, from arrival to last byte."""
         self.tokens = Tokens()
         self._answer_head: AnswerHead | None = None
         self.unit = unit

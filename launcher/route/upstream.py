@@ -139,9 +139,8 @@ class Connection(asyncio.Protocol):
 
     def take(self) -> bytes:
         """Everything of the body that has come and was not read yet."""
-        chunks = self.chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
+        data = b"".join(self.chunks)  # of one it is that one
+        self.chunks.clear()
         self._buffered_bytes = 0
         if self._paused:
             self._paused = False
@@ -385,12 +384,11 @@ class Pool:
 
     def put_back(self, connection: Connection) -> None:
         """Take a connection back after its exchange; unusable or surplus ones are closed."""
-        if not connection.finish():
-            return
-        if len(self.idle) < self.max_idle and connection.address == self.address:
-            self.idle.append(connection)
-        else:
-            connection.close()
+        if connection.finish():
+            if len(self.idle) < self.max_idle and connection.address == self.address:
+                self.idle.append(connection)
+            else:
+                connection.close()
 
     def forget_idle(self) -> None:
         """Close the idle connections: the server behind them is gone or another."""

@@ -36,7 +36,7 @@ async def test_a_question_is_answered() -> None:
                 assert (answered.status, answered.body, answered.server) == (200, b'{"ok":true}', "m")
         assert [r.header("x-request-id") for r in up.requests] == ["mine"] * 2
         assert up.connections == 1
-        assert front.view.targets["m"].tally.ok == 2
+        assert front.view.targets["m"].by_status[200] == 2
 
 
 @pytest.mark.parametrize(
