@@ -38,22 +38,15 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     scheme: str = "http"
     write_paused: bool = False
     _reader: RequestReader = dataclasses.field(init=False)
-    _reading: Handler | None = None
-    """Whose body comes; None: it is dropped."""
-    _active: Handler | None = None
-    """Who answers now."""
+    _reading: Handler | None = None  # whose body comes; None: it is dropped
+    _active: Handler | None = None  # who answers now
     _waiting: list[Handler] = dataclasses.field(default_factory=list)  # a deque takes 600 bytes while it is empty
     _taking_turns: bool = False
-    _paused: bool = False
-    """Nothing is read: others wait already."""
-    _last: bool = False
-    """The connection ends when all that came is answered."""
-    _close: bool = False
-    """It ends with the present answer."""
-    _lingers: bool = False
-    """It ends when a body has come that nobody reads."""
-    _pending: bytes = b""
-    """The answer's head, which is not written yet."""
+    _paused: bool = False  # nothing is read: others wait already
+    _last: bool = False  # the connection ends when all that came is answered
+    _close: bool = False  # it ends with the present answer
+    _lingers: bool = False  # it ends when a body has come that nobody reads
+    _pending: bytes = b""  # the answer's head, which is not written yet
     _framing: Framing = PLAIN
     _unread: int = -1
     """Bytes that the client had not read when its idle time was over, a whole idle time ago; -1: it was not."""
@@ -224,26 +217,22 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
 
         It is sent with the first `write`. `close` ends the connection after the answer.
         """
-        active = self._active
-        if status != 200 or close or self._last or self._clients.stopping or active is None:
-            framing = self._unusual(status, close=close, known_length=length is not None)
+        active, known = self._active, length is not None
+        if active is None:  # what could not be read
+            framing = framing_of(status, "", "1.1", known_length=known, close=True)
+        elif status != 200 or close or self._last or self._clients.stopping:
+            head = active.head
+            last = (self._last or self._clients.stopping) and not (self._waiting or self._reader.unread)
+            close = close or last or not head.keep_alive
+            framing = framing_of(status, head.method, head.version, known_length=known, close=close)
         else:
-            framing = active.head.in_parts if length is None else active.head.with_length
+            framing = active.head.with_length if known else active.head.in_parts
         self._framing = framing
         if framing.close:
             self._close = True
         if framing.has_length and length is not None:
             lines = b"".join((lines, b"content-length: ", length, b"\r\n"))
         self._pending = b"".join((STATUS_LINES[status], self._clients.date, lines, framing.lines))
-
-    def _unusual(self, status: int, *, close: bool, known_length: bool) -> Framing:
-        """Of an answer that is an error, or the connection's last."""
-        if self._active is None:  # what could not be read
-            return framing_of(status, "", "1.1", known_length=known_length, close=True)
-        head = self._active.head
-        last = (self._last or self._clients.stopping) and not (self._waiting or self._reader.unread)
-        close = close or last or not head.keep_alive
-        return framing_of(status, head.method, head.version, known_length=known_length, close=close)
 
     def write(self, data: bytes, done: bool) -> None:
         """A part of the answer's body, the last one when `done`."""
@@ -272,7 +261,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self.answer_due = math.inf
         if self.transport.is_closing():
             return
-        if self._reading is not None and self._reading is handler:
+        if self._reading is handler:
             self._reading = None
             self._reader.discard()
         if self._close:
