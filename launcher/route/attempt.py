@@ -14,7 +14,7 @@ from typing import Any
 from launcher.ir.live import Lease, UnavailableError
 from launcher.route.body import BIG_BYTES, for_target
 from launcher.route.breaker import CLOSED
-from launcher.route.faults import Traits, traits_of
+from launcher.route.faults import RequestTraits, traits_of
 from launcher.route.media import WRITTEN
 from launcher.route.outside import Outside, body_for, is_form
 from launcher.route.owners import Owner
@@ -370,7 +370,7 @@ class Attempt(Reply):
         self._settle(problem.status, ok=False)
         return problem
 
-    def _traits(self) -> Traits:
+    def _traits(self) -> RequestTraits:
         return traits_of(f"{self.head.grant.name} {self.client.peer}", self.head.path, self.body)
 
     def _abandon(self) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from launcher.ir.fleet import RouteTarget
 from launcher.route.body import changes_for
-from launcher.route.body_worker import Question, Reply, content_of, memory_of
+from launcher.route.body_worker import BodyQuestion, BodyReply, content_of, memory_of
 from launcher.route.problem import HttpError
 
 _PATIENCE_S = 20.0
@@ -40,18 +40,18 @@ class BodyReader:
         self, body: bytes, content_type: bytes, query: bytes, header: bytes | None
     ) -> tuple[str | None, bytes, frozenset[str]]:
         """What `peek` finds, the prompt's beginning, and `media_in` it. Raises HttpError."""
-        reply, _ = await self._ask(Question("model", (content_type, query, header)), body)
+        reply, _ = await self._ask(BodyQuestion("model", (content_type, query, header)), body)
         model, beginning, media = reply.value
         return model, beginning, frozenset(media)
 
     async def for_target(self, body: bytes, unit: RouteTarget, asked: str) -> bytes:
         """What `launcher.route.body.for_target` makes of `body`. Raises HttpError."""
-        reply, changed = await self._ask(Question("filtered", changes_for(unit, asked)), body)
+        reply, changed = await self._ask(BodyQuestion("filtered", changes_for(unit, asked)), body)
         return changed if reply.changed else body
 
     async def outline(self, body: bytes) -> bytes:
         """What `outline` makes of `body`. Raises HttpError."""
-        return (await self._ask(Question("outline", ()), body))[1]
+        return (await self._ask(BodyQuestion("outline", ()), body))[1]
 
     def close(self) -> None:
         """End the process."""
@@ -60,7 +60,7 @@ class BodyReader:
             self._thread = None
         self._end()
 
-    async def _ask(self, question: Question, body: bytes) -> tuple[Reply, bytes]:
+    async def _ask(self, question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
         """The worker's answer. Raises HttpError."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "reading")
@@ -75,7 +75,7 @@ class BodyReader:
             raise HttpError(status, code, message, param=param)
         return reply, changed
 
-    def _asked(self, question: Question, body: bytes) -> tuple[Reply, bytes]:
+    def _asked(self, question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
         """In a thread: all that takes long there are calls of the system. After an error there is no process."""
         try:
             return self._exchanged(self._connected(), question, body)
@@ -84,7 +84,7 @@ class BodyReader:
             raise
 
     @staticmethod
-    def _exchanged(sock: socket.socket, question: Question, body: bytes) -> tuple[Reply, bytes]:
+    def _exchanged(sock: socket.socket, question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
         fd = memory_of(body)
         try:
             socket.send_fds(sock, [msgspec.msgpack.encode(question)], [fd])
@@ -93,7 +93,7 @@ class BodyReader:
         data, fds, _, _ = socket.recv_fds(sock, _MESSAGE_BYTES, 1)
         if not data:
             raise ConnectionError("its reader ended")
-        return msgspec.msgpack.decode(data, type=Reply), content_of(fds[0]) if fds else b""
+        return msgspec.msgpack.decode(data, type=BodyReply), content_of(fds[0]) if fds else b""
 
     def _connected(self) -> socket.socket:
         """The socket to a process that lives."""

@@ -25,14 +25,14 @@ _SHORT_BYTES = 32 * 1024
 Refused = tuple[int, str, str, str | None]
 
 
-class Question(msgspec.Struct):
+class BodyQuestion(msgspec.Struct):
     """What to do with the body that comes along: `model`, `outline` or `filtered`, and with what."""
 
     what: str
     args: tuple[Any, ...]
 
 
-class Reply(msgspec.Struct):
+class BodyReply(msgspec.Struct):
     """What came of it: a value, a changed body (which comes along), or an HttpError's parts."""
 
     value: Any = None
@@ -40,20 +40,22 @@ class Reply(msgspec.Struct):
     refused: Refused | None = None
 
 
-def reply_to(question: Question, body: bytes) -> tuple[Reply, bytes]:
+def reply_to(question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
     """Answer, with a body where it is another than `body`."""
     try:
         if question.what == "model":
             content_type, query, header = question.args
-            return Reply(value=(peek(body, content_type, query, header), beginning(body), sorted(media_in(body)))), b""
+            return BodyReply(
+                value=(peek(body, content_type, query, header), beginning(body), sorted(media_in(body)))
+            ), b""
         if question.what == "outline":
             changed = outline(body)
         else:
             defaults, given, strip = question.args
             changed = filtered(body, defaults, given, tuple(strip))
     except HttpError as error:
-        return Reply(refused=(error.status, error.code, error.message, error.param)), b""
-    return (Reply(), b"") if changed is body else (Reply(changed=True), changed)
+        return BodyReply(refused=(error.status, error.code, error.message, error.param)), b""
+    return (BodyReply(), b"") if changed is body else (BodyReply(changed=True), changed)
 
 
 def outline(body: bytes) -> bytes:
@@ -112,7 +114,7 @@ def main() -> None:
             data, fds, _, _ = socket.recv_fds(sock, 1 << 20, 1)
             if not data:
                 return
-            reply, body = reply_to(msgspec.msgpack.decode(data, type=Question), content_of(fds[0]))
+            reply, body = reply_to(msgspec.msgpack.decode(data, type=BodyQuestion), content_of(fds[0]))
             if reply.changed:
                 fd = memory_of(body)
                 socket.send_fds(sock, [msgspec.msgpack.encode(reply)], [fd])

@@ -46,14 +46,14 @@ _ORDINARY = frozenset(
 """Keys that nearly every request has: what one does with them alone, it does by their values."""
 
 
-class Asked(Protocol):
+class Asker(Protocol):
     """Who has a server's failures judged."""
 
     upstreams: Upstreams
     view: View
 
 
-class Traits(NamedTuple):
+class RequestTraits(NamedTuple):
     """By what a request is known again."""
 
     body: bytes
@@ -74,18 +74,18 @@ class Strike(msgspec.Struct):
 class Faults:
     """The failures of one front's servers."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asker) -> None:
         """None yet."""
         self.strikes: dict[bytes, Strike] = {}
         self.guarded_until = 0.0
         """Until when some request may be refused: only then is it worth looking at each (monotonic)."""
         self._asked = asked
-        self._suspects: dict[Target, list[Traits]] = {}
+        self._suspects: dict[Target, list[RequestTraits]] = {}
         """By server that is being asked how it is: the requests that failed."""
         self._failures: dict[Target, int] = {}
         self._tasks: dict[Target, asyncio.Task[None]] = {}
 
-    def failed(self, target: Target, error: UpstreamError, traits: Traits | None) -> None:
+    def failed(self, target: Target, error: UpstreamError, traits: RequestTraits | None) -> None:
         """`target` failed a request; `traits`: those of one that may have ended it."""
         is_busy = error.problem is not None and error.problem.code == "upstream_busy"
         if target.is_control or error.reason == "out_of_memory" or is_busy:
@@ -101,7 +101,7 @@ class Faults:
             self._suspects.setdefault(target, []).append(traits)
         self._look_after(target)
 
-    def require_harmless(self, traits: Traits) -> None:
+    def require_harmless(self, traits: RequestTraits) -> None:
         """HttpError 422 for a request that ended a server a while ago, or for one of a kind that did so twice."""
         now = monotonic()
         for trait, held_from, what in ((traits.body, 2, "this request"), (traits.kind, 4, "requests of this kind")):
@@ -170,7 +170,7 @@ class Faults:
             return False
         return status != 503 if target.outside is None else not target.outside.refuses_us(status)
 
-    def _accuse(self, suspects: list[Traits]) -> None:
+    def _accuse(self, suspects: list[RequestTraits]) -> None:
         """These requests were with a server when it ended."""
         bodies, kinds = {traits.body for traits in suspects}, {traits.kind for traits in suspects}
         for body in bodies:
@@ -192,7 +192,7 @@ class Faults:
         self.guarded_until = max(self.guarded_until, strike.until)
 
 
-def traits_of(caller: str, path: str, body: bytes) -> Traits:
+def traits_of(caller: str, path: str, body: bytes) -> RequestTraits:
     """What a request is known by; a kind is bodies with the same rarer keys, such as `grammar` and `tools`."""
     if len(body) > _SMALL_BYTES:
         body = b"%d" % len(body) + body[:_SMALL_BYTES] + body[-_SMALL_BYTES:]
@@ -203,4 +203,4 @@ def traits_of(caller: str, path: str, body: bytes) -> Traits:
     rare = sorted(sent.keys() - _ORDINARY)
     kind = hashlib.sha256(msgspec.json.encode([caller, path, rare])).digest() if rare else None
     what = msgspec.json.encode({key: sent[key] for key in sorted(sent) if key != "model"}) if sent else body
-    return Traits(hashlib.sha256(path.encode() + b"\n" + what).digest(), kind)
+    return RequestTraits(hashlib.sha256(path.encode() + b"\n" + what).digest(), kind)

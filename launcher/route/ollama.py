@@ -67,7 +67,7 @@ class Message(msgspec.Struct):
     thinking: str | None = None
 
 
-class Asked(msgspec.Struct):
+class OllamaRequest(msgspec.Struct):
     """A body of `/api/chat`, `/api/generate`, `/api/embed`, `/api/embeddings` or `/api/show`."""
 
     model: str = ""
@@ -93,10 +93,10 @@ class Asked(msgspec.Struct):
         return self.keep_alive in (0, "0", "0s", "0m")
 
 
-def asked_of(body: bytes) -> Asked:
+def asked_of(body: bytes) -> OllamaRequest:
     """A body. Raises HttpError 400."""
     try:
-        asked = msgspec.json.decode(body or b"{}", type=Asked)
+        asked = msgspec.json.decode(body or b"{}", type=OllamaRequest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HttpError(400, "invalid_json", f"the body is not understood: {error}") from None
     asked.model = asked.model or asked.name
@@ -105,7 +105,7 @@ def asked_of(body: bytes) -> Asked:
     return asked
 
 
-def chat_body(asked: Asked) -> dict[str, Any]:
+def chat_body(asked: OllamaRequest) -> dict[str, Any]:
     """The body of `/v1/chat/completions`."""
     messages = asked.messages
     if not messages:
@@ -119,12 +119,12 @@ def chat_body(asked: Asked) -> dict[str, Any]:
     return body
 
 
-def raw_body(asked: Asked) -> dict[str, Any]:
+def raw_body(asked: OllamaRequest) -> dict[str, Any]:
     """The body of `/v1/completions`."""
     return _settings(asked) | {"prompt": asked.prompt}
 
 
-def _settings(asked: Asked) -> dict[str, Any]:
+def _settings(asked: OllamaRequest) -> dict[str, Any]:
     options = asked.options or {}
     body = {name: value for name, value in options.items() if name in _SAME}
     limit = options.get("num_predict")
@@ -236,10 +236,10 @@ class Vectors(msgspec.Struct):
 _Said = TypeVar("_Said", Chunk, Vectors)
 
 
-class Answer:
+class OllamaAnswer:
     """What came of a stream of OpenAI's, as Ollama's parts."""
 
-    def __init__(self, asked: Asked, *, is_chat: bool) -> None:
+    def __init__(self, asked: OllamaRequest, *, is_chat: bool) -> None:
         """`is_chat`: the answer is a message, not a `response`."""
         self._model = asked.model
         self._is_chat = is_chat
@@ -314,7 +314,7 @@ def joined(parts: list[dict[str, Any]], last: dict[str, Any]) -> dict[str, Any]:
     return whole | ({"thinking": thinking} if thinking else {})
 
 
-def at_once(asked: Asked, reason: str, *, is_chat: bool) -> dict[str, Any]:
+def at_once(asked: OllamaRequest, reason: str, *, is_chat: bool) -> dict[str, Any]:
     """The answer to a request that only loads or unloads."""
     said = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
     return {"model": asked.model, "created_at": now(), **said, "done": True, "done_reason": reason}

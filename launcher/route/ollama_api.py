@@ -12,7 +12,7 @@ from launcher.route import ollama
 from launcher.route.body import BIG_BYTES
 from launcher.route.exchange import Exchange
 from launcher.route.loading import load, unload
-from launcher.route.ollama import Answer, Asked
+from launcher.route.ollama import OllamaAnswer, OllamaRequest
 from launcher.route.problem import HttpError, answered_otherwise, as_http
 from launcher.route.question import Question, ask
 from launcher.route.reader import too_large
@@ -69,7 +69,7 @@ def _about(services: Services[Exchange], exchange: Exchange, path: str, created:
     return {"models": [ollama.model_entry(n, unit, created) for n, unit in names if may_ask(n, unit.name)]}
 
 
-def _route(exchange: Exchange, asked: Asked) -> Route:
+def _route(exchange: Exchange, asked: OllamaRequest) -> Route:
     """Where a model's requests go; `:latest` may be left out, or said of any. Raises HttpError 404, 403."""
     view = exchange.view
     name = asked.model
@@ -81,7 +81,7 @@ def _route(exchange: Exchange, asked: Asked) -> Route:
     return route
 
 
-async def _generate(services: Services[Exchange], exchange: Exchange, asked: Asked, route: Route) -> None:
+async def _generate(services: Services[Exchange], exchange: Exchange, asked: OllamaRequest, route: Route) -> None:
     is_chat = exchange.head.path == "/api/chat"
     if asked.suffix:
         raise HttpError(400, "suffix_not_supported", "text is filled in by POST /infill, not here")
@@ -98,7 +98,7 @@ async def _generate(services: Services[Exchange], exchange: Exchange, asked: Ask
     path = "/v1/completions" if is_raw else "/v1/chat/completions"
     data = msgspec.json.encode(body)
     question = Question(path=path, body=data, request_id=exchange.id, grant=exchange.head.grant)
-    said = Answer(asked, is_chat=is_chat)
+    said = OllamaAnswer(asked, is_chat=is_chat)
     parts: list[dict[str, Any]] = []
     async for part in _parts(services, exchange, route, question, said):
         if asked.stream is False:
@@ -114,7 +114,7 @@ async def _generate(services: Services[Exchange], exchange: Exchange, asked: Ask
 
 
 async def _parts(
-    services: Services[Exchange], exchange: Exchange, route: Route, question: Question, said: Answer
+    services: Services[Exchange], exchange: Exchange, route: Route, question: Question, said: OllamaAnswer
 ) -> AsyncIterator[dict[str, Any]]:
     """The parts of an answer, the last one `done`. Raises HttpError."""
     refused, status = b"", 200
@@ -129,7 +129,7 @@ async def _parts(
     yield said.last()
 
 
-async def _embed(services: Services[Exchange], exchange: Exchange, asked: Asked, route: Route) -> None:
+async def _embed(services: Services[Exchange], exchange: Exchange, asked: OllamaRequest, route: Route) -> None:
     is_old = exchange.head.path == "/api/embeddings"
     body: dict[str, Any] = {"model": asked.model, "input": asked.prompt if is_old else asked.input}
     if asked.dimensions is not None:

@@ -59,7 +59,7 @@ class Counter(Protocol):
         """A file that begins with `data` and takes the rest of its body; None while memory has room for it."""
 
 
-class Limits(Protocol):
+class ReadLimits(Protocol):
     """Who knows the limits that hold now."""
 
     unit: FrontUnit
@@ -74,7 +74,7 @@ class RequestReader:
     """Reads the requests of one connection."""
 
     _listener: Listener
-    _limits: Limits
+    _limits: ReadLimits
     place: Literal["between", "head", "body"] = "between"
     """Where in a request the bytes that come next are."""
     failed: bool = False

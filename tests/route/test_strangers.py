@@ -17,7 +17,7 @@ import pytest
 from launcher.errors import HostError
 from launcher.route import Front
 from launcher.route.body_worker import outline
-from launcher.route.faults import Faults, Traits, traits_of
+from launcher.route.faults import Faults, RequestTraits, traits_of
 from launcher.route.keys import read_keys
 from launcher.route.peek import peek_multipart
 from launcher.route.problem import HttpError
@@ -178,13 +178,13 @@ async def test_a_request_that_ended_a_server_is_refused_and_its_kind_after_a_sec
         assert (len(bad.requests), len(worse.requests)) == (1, 1)
 
 
-def judged(*crashes: tuple[Traits, ...]) -> Callable[[Traits], bool]:
+def judged(*crashes: tuple[RequestTraits, ...]) -> Callable[[RequestTraits], bool]:
     """Whether a request is refused after these crashes, each with the requests that were there."""
     faults = Faults(front_of(1))
     for suspects in crashes:
         faults._accuse(list(suspects))
 
-    def is_refused(traits: Traits) -> bool:
+    def is_refused(traits: RequestTraits) -> bool:
         try:
             faults.require_harmless(traits)
         except HttpError:
