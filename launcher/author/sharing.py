@@ -50,7 +50,7 @@ def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> 
     else:
         rows[first:last] = _with_group(rows[first:last], group, f"  {MARK}{why}")
     up = "tier" in before or any(_is_up(other, group) for other in servers_of(text).values())
-    _say(rows, first, TURNS_WORDS if up else f"up first, then {TURNS_WORDS}")
+    _set_note(rows, first, TURNS_WORDS if up else f"up first, then {TURNS_WORDS}")
     wanted = tree_of(text)
     wanted["servers"][key] = {**before, "exclusive": group}
     return checked("\n".join(rows) + "\n", wanted, f"servers.{name} is written in a way that is not edited")
@@ -75,7 +75,7 @@ def alone(text: str, group: str) -> str:
     if kept == entry:
         return text
     rows[first:last] = kept
-    _say(rows, first, ALWAYS)
+    _set_note(rows, first, ALWAYS)
     return "\n".join(rows) + "\n"
 
 
@@ -119,8 +119,8 @@ def _unmarked(row: str, line: str) -> str:
     return row.partition(f"  {MARK}")[0].replace(f", {line}}}", "}") if MARK in row else row
 
 
-def _say(rows: list[str], first: int, words: str) -> None:
+def _set_note(rows: list[str], first: int, words: str) -> None:
     """Put `words` into our comment above line `first`, where there is one, in place."""
-    said = OURS.fullmatch(rows[first - 1]) if first else None
-    if said:
-        rows[first - 1] = f"{said[1]}{words}{said[3]}"
+    note = OURS.fullmatch(rows[first - 1]) if first else None
+    if note:
+        rows[first - 1] = f"{note[1]}{words}{note[3]}"

@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs `launch` and exits with CONTRACT's code. A traceback here is a bug of ours (exit code 1)."""
     words = list(sys.argv[1:] if argv is None else argv)
     _open_standard_streams()
-    with _interrupted_by_signals() as came:
+    with _interrupted_by_signals() as received:
         try:
             code = _run(words)
         except KeyboardInterrupt:  # also while the rest is still being imported
             code = 128 + signal.SIGINT
-    told = next((number for number in came if number != signal.SIGINT), None)
-    sys.exit(code if told is None else 128 + told)
+    ended_by = next((number for number in received if number != signal.SIGINT), None)
+    sys.exit(code if ended_by is None else 128 + ended_by)
 
 
 @contextlib.contextmanager
@@ -44,12 +44,12 @@ def _interrupted_by_signals() -> Iterator[list[int]]:
     Those that come within a second are taken as one, so that nothing interrupts what the first has ended; once the
     command is over, none counts. Yields those that came.
     """
-    came: list[int] = []
+    received: list[int] = []
     last = -math.inf
 
     def interrupt(number: int, _frame: object) -> None:
         nonlocal last
-        came.append(number)
+        received.append(number)
         before, last = last, time.monotonic()
         if last - before > _AS_ONE_S:
             raise KeyboardInterrupt
@@ -59,10 +59,10 @@ def _interrupted_by_signals() -> Iterator[list[int]]:
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     before = {n: signal.signal(n, interrupt) for n in ours if mine and signal.getsignal(n) in defaults}
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if came else handler)
+            signal.signal(number, signal.SIG_IGN if received else handler)
 
 
 def _run(words: list[str]) -> int:

@@ -257,14 +257,14 @@ def _longer(
             refused += error.findings
             continue
         text, compiled = joined.text, joined.compiled
-        _say(out, joined)
+        _report(out, joined)
     if text == before:
         raise PlanError(refused)
     show_findings(err, [f for f in refused if f.code.startswith("author/")])
     return text
 
 
-def _say(out: Terminal, joined: Joined) -> None:
+def _report(out: Terminal, joined: Joined) -> None:
     way, choice = joined.way, joined.way.choice
     out.line(f"{choice.candidate.name}: {choice.why}")
     if way.mates:

@@ -69,7 +69,7 @@ def run_checkpoint(
     elif action == "diff":
         show_difference(out, document)
     else:
-        out.line(_said(action, document))
+        out.line(_sentence(action, document))
     return 0
 
 
@@ -224,7 +224,7 @@ def _entry(checkpoint: Checkpoint, contents: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _said(action: str, document: Mapping[str, Any]) -> str:
+def _sentence(action: str, document: Mapping[str, Any]) -> str:
     name, deployment = document["name"], document["deployment"]
     if action == "create":
         return (

@@ -54,9 +54,9 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Announcer:
     """Shows events; once the fleet is ready, says how to talk to it, or asks it a question."""
 
-    def __init__(self, show: Callable[[AnyEvent], None], say: Callable[[str], Question | None] | None) -> None:
+    def __init__(self, show: Callable[[AnyEvent], None], on_ready: Callable[[str], Question | None] | None) -> None:
         """`say` is called with the front's address, and gives the question that it asks; None: nothing is said."""
-        self._show, self._say = show, say
+        self._show, self._on_ready = show, on_ready
         self.question: Question | None = None
         self.was_ready = False
 
@@ -67,8 +67,8 @@ class Announcer:
         self._show(event)
         if isinstance(event, FleetReady):
             self.was_ready = True
-            if self._say is not None and event.front:
-                self.question = self._say(event.front)
+            if self._on_ready is not None and event.front:
+                self.question = self._on_ready(event.front)
 
 
 def bring_up(
@@ -91,8 +91,8 @@ def bring_up(
     with files.start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
     progress = Progress(err, verbose=verbose)
-    say = None if as_json else functools.partial(_say_ready, out, rendered, ask, detach=detach)
-    announcer = Announcer(functools.partial(out.json, indent=0) if as_json else progress, say)
+    on_ready = None if as_json else functools.partial(_report_ready, out, rendered, ask, detach=detach)
+    announcer = Announcer(functools.partial(out.json, indent=0) if as_json else progress, on_ready)
     from launcher.runtime import run, spawn_detached
 
     try:
@@ -112,7 +112,7 @@ def bring_up(
     return code if announcer.was_ready else 128 + signal.SIGINT
 
 
-def _say_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> Question | None:
+def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> Question | None:
     """A request that anyone can paste; with a question, its answer first."""
     servers, key_file = fleet.manifest.servers, fleet.routes.front.api_key_file
     model = fleet.routes.default or (servers[0].name if servers else "")

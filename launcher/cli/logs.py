@@ -73,10 +73,10 @@ class _Journal(msgspec.Struct, frozen=True):
         """One entry of the journal. systemd's own entries about a unit name it in UNIT."""
         entry: dict[str, Any] = msgspec.json.decode(raw)
         units = (entry.get(key) for key in ("UNIT", "USER_UNIT", "_SYSTEMD_USER_UNIT", "_SYSTEMD_UNIT"))
-        said = entry.get("MESSAGE") or ""
+        message = entry.get("MESSAGE") or ""
         return LogLine(
             name=next((self.names[unit] for unit in units if unit in self.names), self.deployment),
-            line=bytes(said).decode(errors="replace") if isinstance(said, list) else said,  # what is no UTF-8
+            line=bytes(message).decode(errors="replace") if isinstance(message, list) else message,  # what is no UTF-8
             at=int(entry["__REALTIME_TIMESTAMP"]) / 1e6,
         )
 

@@ -164,17 +164,17 @@ def unit_of(field: str) -> str:
 
 def reference() -> str:
     """Every group and field as Markdown."""
-    said = explanations()
+    docs = explanations()
     seen: dict[type, str] = {}
     reached(FleetConfig, "", seen)
-    return "\n\n".join("\n".join(section(kind, path, said)) for kind, path in seen.items()) + "\n"
+    return "\n\n".join("\n".join(section(kind, path, docs)) for kind, path in seen.items()) + "\n"
 
 
-def section(kind: type, path: str, said: Mapping[str, str]) -> Iterator[str]:
+def section(kind: type, path: str, docs: Mapping[str, str]) -> Iterator[str]:
     """One type: where it stands, what it is, a row a field."""
     yield f"### {kind.__name__}"
     yield ""
-    yield f"`{path}`: {said[kind.__name__]}" if path else said[kind.__name__]
+    yield f"`{path}`: {docs[kind.__name__]}" if path else docs[kind.__name__]
     yield ""
     yield "| field | type | default | flag | memory | |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -187,7 +187,7 @@ def section(kind: type, path: str, said: Mapping[str, str]) -> Iterator[str]:
             spelled_default(field),
             flags_of(kind, field.name),
             MEMORY.get(name, ""),
-            said.get(name, "").replace("|", "\\|"),
+            docs.get(name, "").replace("|", "\\|"),
         )
         yield f"| {' | '.join(cells)} |".replace("  ", " ")
 

@@ -157,7 +157,7 @@ def _wrong(out: Terminal, process: ProcessStatus) -> None:
         style = _STATE_STYLE.get(process.state, "yellow")
         out.line(f"  {out.style(process.name, style)}: {process.error}")
     if process.starting_s is not None:
-        out.line(f"  {out.style(process.name, 'yellow')}: {_start_said(process, process.starting_s)}")
+        out.line(f"  {out.style(process.name, 'yellow')}: {_start_line(process, process.starting_s)}")
     if process.breaker_s:
         again = f"asked again within {process.breaker_s:.0f} s, or as soon as it answers"
         out.line(f"  {process.name}: {out.style('requests failed', 'yellow')}: {again}")
@@ -167,13 +167,13 @@ def _wrong(out: Terminal, process: ProcessStatus) -> None:
         out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
 
 
-def _start_said(process: ProcessStatus, starting_s: float) -> str:
-    said = f"starting for {_duration(starting_s)}"
+def _start_line(process: ProcessStatus, starting_s: float) -> str:
+    line = f"starting for {_duration(starting_s)}"
     if process.left_s is not None:
-        said += f", about {_duration(process.left_s)} left"
+        line += f", about {_duration(process.left_s)} left"
     if process.load_s is not None and starting_s > process.load_s:
-        said += f"; slower than the {_duration(process.load_s)} that reading it should take"
-    return said
+        line += f"; slower than the {_duration(process.load_s)} that reading it should take"
+    return line
 
 
 def _row(process: ProcessStatus) -> tuple[str, ...]:

@@ -69,9 +69,9 @@ def asked_schema(words: Sequence[str]) -> dict[str, Any]:
     known = (FLEET, *ENTRY_GROUPS, *_PARTS)
     name = words[0] if words else FLEET
     if len(words) > 1 or name not in known:
-        said = " ".join(words)
+        asked = " ".join(words)
         note = f"there are {', '.join(known)}"
-        raise ConfigError.of("config/unknown-key", f"{said!r} has no schema", note, key=said)
+        raise ConfigError.of("config/unknown-key", f"{asked!r} has no schema", note, key=asked)
     return config_schema(name)
 
 

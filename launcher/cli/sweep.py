@@ -127,7 +127,7 @@ class _Sweep:
         if prompts.lengths:
             self.workload = msgspec.structs.replace(self.workload, prompt_tokens=prompts.lengths)
         try:
-            self._experiment = trial.Experiment(self.workload, prompts, csv, csv.with_suffix(".log"), self._said)
+            self._experiment = trial.Experiment(self.workload, prompts, csv, csv.with_suffix(".log"), self._report)
         except ValueError as error:
             raise _usage(f"{csv}: {error}; another with --csv, or --fresh to begin anew") from None
         self._begun, self._done, self._wanted = time.monotonic(), 0, 0
@@ -228,7 +228,7 @@ class _Sweep:
             self._err.line(f"{server}: {error}")
         return rules.recommend(server, None, None, limit)
 
-    def _said(self, found: trial.Candidate, in_flight: int, speed: float) -> None:
+    def _report(self, found: trial.Candidate, in_flight: int, speed: float) -> None:
         self._done += 1
         spent = time.monotonic() - self._begun
         left = spent / self._done * max(0, self._wanted - self._done)

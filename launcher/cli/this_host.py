@@ -108,9 +108,9 @@ def ask_binaries(compiled: Compilation) -> Binaries:
         flags = {word for argv in mine for word in argv if word in real[name][1].index()}
         servers = counted(len(mine), "server")
         lines.append((f"engine {name}", f"{real[name][1].name}: {len(flags)} flags of {servers}, {binary}"))
-    said = {(f.code, f.key) for f in compiled.findings}
+    reported = {(f.code, f.key) for f in compiled.findings}
     _, refused = render_commands(compiled.plan, real)
-    findings += (f for f in refused if (f.code, f.key) not in said)
+    findings += (f for f in refused if (f.code, f.key) not in reported)
     return Binaries(tuple(findings), tuple(lines), gpus, asked)
 
 

@@ -41,7 +41,7 @@ class View(msgspec.Struct):
     asks: bool = False
     """Whether to stop the chosen one: the next key answers."""
     all_requests: bool = False
-    said: str = ""
+    notice: str = ""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ def draw(page: Terminal, seen: Seen, view: View, lines: int) -> None:
     else:
         _body(page, seen, view, rows, left)
     chosen = rows[view.chosen][1].name if rows else ""
-    page.line(page.style(f"stop {chosen}? y: yes, any other key: no" if view.asks else view.said or HELP, "bold"))
+    page.line(page.style(f"stop {chosen}? y: yes, any other key: no" if view.asks else view.notice or HELP, "bold"))
 
 
 def _devices(page: Terminal, status: FleetStatus) -> str:
@@ -162,10 +162,10 @@ def press(key: str, view: View, seen: Seen) -> bool:
     """What a key does to the view; False ends it. `y` after `x` stops the chosen one."""
     rows = seen.rows(view.sort)
     chosen = rows[view.chosen] if rows and view.chosen < len(rows) else None
-    asked, view.asks, view.said = view.asks, False, ""
+    asked, view.asks, view.notice = view.asks, False, ""
     if asked:
         if key == "y" and chosen is not None:
-            view.said = _stop(chosen)
+            view.notice = _stop(chosen)
         return True
     if key in ("q", "\x03", "\x04"):
         return False
@@ -175,7 +175,7 @@ def press(key: str, view: View, seen: Seen) -> bool:
         view.chosen += 1
     elif key == "s":
         view.sort = SORTS[(SORTS.index(view.sort) + 1) % len(SORTS)]
-        view.said = f"sorted by {view.sort}"
+        view.notice = f"sorted by {view.sort}"
     elif key == "l":
         view.log = not view.log
     elif key == "r":

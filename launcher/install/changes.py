@@ -110,13 +110,13 @@ def process(raw: bytes) -> bytes:
 
     That is [Unit] and [Install]: descriptions, the order of a start, its limits.
     """
-    said, section = [], b""
+    lines, section = [], b""
     for line in raw.splitlines():
         text = line.strip()
         section = text if text.startswith(b"[") else section
         if text and not text.startswith((b"#", b";")) and section not in (b"[Unit]", b"[Install]"):
-            said.append(line)
-    return b"\n".join(said)
+            lines.append(line)
+    return b"\n".join(lines)
 
 
 def unified(name: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:

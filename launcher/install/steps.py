@@ -222,7 +222,7 @@ LOCK_NAME = "launch-install.lock"
 
 
 @contextlib.contextmanager
-def alone(layout: Layout, say: Callable[[str], None], *, runtime_dir: Path | None = None) -> Iterator[None]:
+def alone(layout: Layout, report: Callable[[str], None], *, runtime_dir: Path | None = None) -> Iterator[None]:
     """Hold the lock of `layout`'s machine or user within the block; waits for who has it, and says so.
 
     It is a file below /run that only its owner opens, and goes with the block; the kernel drops it with the process. A
@@ -234,7 +234,7 @@ def alone(layout: Layout, say: Callable[[str], None], *, runtime_dir: Path | Non
         yield
         return
     path = folder / LOCK_NAME
-    descriptor = _locked(path, say)
+    descriptor = _locked(path, report)
     try:
         yield
     finally:
@@ -242,13 +242,13 @@ def alone(layout: Layout, say: Callable[[str], None], *, runtime_dir: Path | Non
         os.close(descriptor)
 
 
-def _locked(path: Path, say: Callable[[str], None]) -> int:
+def _locked(path: Path, report: Callable[[str], None]) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another install, uninstall or reload is under way: waiting for it")
+            report("another install, uninstall or reload is under way: waiting for it")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:  # noqa: PTH116 - beside fstat

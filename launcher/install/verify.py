@@ -37,8 +37,8 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
             (directory / unit).write_text(text, encoding="utf-8")
         paths = sorted(directory.iterdir())
         try:
-            said = _verify(paths, layout, coming, _optional(deployment))
-            return (*homeless, *said, *_exposed(units, directory, layout))
+            problems = _verify(paths, layout, coming, _optional(deployment))
+            return (*homeless, *problems, *_exposed(units, directory, layout))
         except FileNotFoundError:
             message = "systemd-analyze is not installed: units cannot be verified"
             severity: Severity = "error" if layout.root == Path("/") else "warning"
@@ -75,13 +75,13 @@ def _verify(
         ["systemd-analyze", "verify", "--man=no", *scope, *paths], capture_output=True, text=True, check=False, env=env
     )
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    said = [line for line in lines if not _will_be_there(line, layout, coming)]
+    problems = [line for line in lines if not _will_be_there(line, layout, coming)]
     if done.returncode and not lines:
-        said = [f"systemd-analyze verify exited with {done.returncode}"]
-    return [_said(line, layout, optional) for line in dict.fromkeys(said)]
+        problems = [f"systemd-analyze verify exited with {done.returncode}"]
+    return [_finding(line, layout, optional) for line in dict.fromkeys(problems)]
 
 
-def _said(line: str, layout: Layout, optional: Collection[str]) -> Finding:
+def _finding(line: str, layout: Layout, optional: Collection[str]) -> Finding:
     """The finding for a line: a warning where a tree, or a unit that may fail, lacks a program, which may yet come.
 
     `optional`: what the names of such units end with.

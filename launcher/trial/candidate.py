@@ -108,8 +108,8 @@ def candidate_of(
     config = compiled.plan.config.servers[server]
     kept = {field: _at(config, field) for field, value in values if field in GROUPS and _at(config, field) != value}
     if own and kept:
-        said = ", ".join(f"{field} stays {value}" for field, value in kept.items())
-        return refused(refused=f"{said}: its file decides")
+        kept_fields = ", ".join(f"{field} stays {value}" for field, value in kept.items())
+        return refused(refused=f"{kept_fields}: its file decides")
     command, hardware = compiled.commands[server], compiled.plan.config.hardware
     return Candidate(
         server=server,

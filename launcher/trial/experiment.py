@@ -39,10 +39,15 @@ class Experiment:
     """One CSV and what is added to it. `say` is told of every batch: which, and tokens a second."""
 
     def __init__(
-        self, workload: Workload, prompts: Prompts, csv: Path, log: Path, say: Callable[[Candidate, int, float], None]
+        self,
+        workload: Workload,
+        prompts: Prompts,
+        csv: Path,
+        log: Path,
+        report: Callable[[Candidate, int, float], None],
     ) -> None:
         """Reads what an earlier run left in `csv`. Raises OSError; ValueError where it is another file."""
-        self._workload, self._prompts, self._csv, self._log, self._say = workload, prompts, csv, log, say
+        self._workload, self._prompts, self._csv, self._log, self._report = workload, prompts, csv, log, report
         text = csv.read_text(encoding="utf-8") if csv.exists() else ""
         self.load_s: dict[str, float] = {}
         """Digest of a candidate → seconds that its last start took."""
@@ -156,7 +161,7 @@ class Experiment:
             file.flush()
             os.fsync(file.fileno())
         self._samples += samples
-        self._say(candidate, in_flight, batch_speeds(samples)[0])
+        self._report(candidate, in_flight, batch_speeds(samples)[0])
 
 
 def fits_beside(first: Candidate, second: Candidate) -> bool:

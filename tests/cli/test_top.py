@@ -121,7 +121,7 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stopped == []
     press("x", view, now)
     press("y", view, now)
-    assert (stopped, view.said) == (["server-00"], "done")
+    assert (stopped, view.notice) == (["server-00"], "done")
     assert press("x", View(), Seen((), ()))
     assert not press("q", view, now)
 
