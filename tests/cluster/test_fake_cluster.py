@@ -43,7 +43,7 @@ class Client:
     async def is_over(self) -> bool:
         """Whether the other end closes, with a word or without."""
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 with contextlib.suppress(ConnectionResetError):
                     while await self.reader.read(65536):
                         pass
