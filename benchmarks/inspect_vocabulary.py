@@ -52,9 +52,13 @@ def write(path: Path, tokens: int, merges: int) -> None:
         ),
         ("tokenizer.ggml.bos_token_id", struct.pack("<II", 4, 1)),
     ]
-    shapes = [("token_embd", (WIDTH, tokens)), ("output", (WIDTH, tokens)), ("output_norm", (WIDTH,))]
+    shapes: list[tuple[str, tuple[int, ...]]] = [
+        ("token_embd", (WIDTH, tokens)),
+        ("output", (WIDTH, tokens)),
+        ("output_norm", (WIDTH,)),
+    ]
     for layer in range(LAYERS):
-        inner = {
+        inner: dict[str, tuple[int, ...]] = {
             "attn_q": (WIDTH, WIDTH),
             "attn_k": (WIDTH, 1024),
             "attn_v": (WIDTH, 1024),

@@ -18,9 +18,9 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psutil
 
@@ -36,7 +36,7 @@ _LIMITS = """
     timeout http-request 10s
     timeout http-keep-alive 75s
 """
-Attack = Callable[[int, float], Awaitable[None]]
+Attack = Callable[[int, float], Coroutine[Any, Any, None]]
 
 
 async def _send(port: int, until: float, data: bytes, every: bytes = b"", read: bool = False) -> None:

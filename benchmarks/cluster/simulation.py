@@ -121,7 +121,7 @@ class Fleet:
         """As the front does it: a server, the next where that one cannot be had. Raises HttpError for nobody."""
         targets = self._targets.get(ask.model, [])
         left, failure = list(targets), None
-        while (target := choose(left, self._state, self._loop.time())) is not None:
+        while (target := choose(left, self._state)) is not None:
             left.remove(target)
             try:
                 return await self._answer_of(target, ask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socketserver
 import sys
@@ -16,6 +17,7 @@ class Sink(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         """Until it is closed."""
         buffer = bytearray(1 << 18)
+        assert isinstance(self.rfile, io.BufferedReader)
         while head := b"".join(iter(self.rfile.readline, b"\r\n")) if self.rfile.peek(1) else b"":
             found = _LENGTH.search(head)
             left = int(found[1]) if found else 0

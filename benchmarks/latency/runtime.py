@@ -205,7 +205,6 @@ def _routes(fleet: FleetManifest, front_port: int) -> RoutingTable:
     )
     return RoutingTable(
         deployment=fleet.deployment,
-        input_digest=fleet.input_digest,
         front=front,
         targets={NAME: target},
         names={NAME: (NAME,)},

@@ -140,7 +140,7 @@ def live_table(rows: Sequence[Row]) -> list[str]:
     out = ["| model | flags | weights | context | compute | loaded | filled |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         if r := row.resident:
-            cells = (pair(row.model), pair(row.context), pair(row.compute))
+            cells = [pair(row.model), pair(row.context), pair(row.compute)]
             cells += (f"{r.loaded:.0f} / {r.ready:.0f}", f"{r.peak:.0f} / {r.used:.0f}")
             out.append(f"| {' | '.join((row.case.name, _flags(row.case), *cells))} |")
     return out

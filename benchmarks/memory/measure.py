@@ -71,7 +71,7 @@ def compare(binaries: Sequence[Path], case: Case) -> Row:
     (plan,) = estimate(case.model, settings)
     context = (plan.kv_bytes + plan.recurrent_bytes + plan.output_bytes) / MIB
     command = ["-m", str(case.path), *flags(case.config), "--device", "none"]
-    (dry,) = dry_run([str(binary), *command], {})[-1:]
+    dry = dry_run([str(binary), *command], {}, model=str(case.path)).own
     proven = (dry.kv_bytes + dry.recurrent_bytes + dry.output_bytes) / MIB
     unmapped = msgspec.structs.replace(settings, load_mode="none")
     model = (estimate(case.model, unmapped)[0].model_bytes / MIB, sum(m.model_bytes for m in dry.memory) / MIB)
@@ -91,7 +91,7 @@ def compare(binaries: Sequence[Path], case: Case) -> Row:
 def _run(binary: Path, case: Case, settings: Settings, plan: DeviceMemory) -> tuple[dict[str, float], Resident]:
     """Logged buffers, and what the process holds."""
     flags_ = (*BARE, "-lv", "4", "-t", "1", "-tb", "1")  # two threads on shared cores wait for each other
-    words = ("-m", case.path, *flags(case.config), *load_words(binary, case.config.load_mode))
+    words: tuple[str | Path, ...] = ("-m", case.path, *flags(case.config), *load_words(binary, case.config.load_mode))
     with RunningServer(binary, *words, flags=flags_, timeout_s=PATIENCE_S) as running:
         ready = _rss(running.pid)
         _fill(running, settings)

@@ -142,11 +142,11 @@ async def measure(directory: Path, rounds: int, mib: int) -> None:
     ]
     watcher = Watcher()
     quiet = msgspec.structs.replace(SUPERVISOR, drain_timeout_s=60)
-    state = deployment_state_dir("test", str(directory / "state"), create=True)
+    kept = deployment_state_dir("test", str(directory / "state"), create=True)
     supervisor = Supervisor(
         manifest(*units, supervisor=quiet),
-        state_dir=state,
-        owner=children(state),
+        state_dir=kept,
+        owner=children(kept),
         emit=watcher,
     )
     swaps: dict[str, list[float]] = {state: [] for state in STATES}

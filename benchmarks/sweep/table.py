@@ -54,7 +54,7 @@ def main() -> int:
         env = os.environ | {"XDG_STATE_HOME": str(Path(name, "state"))}
         launch = Path(sys.executable).with_name("launch")
         words = ("sweep", *SERVERS, f"slots={options.slots}", "-f", str(file), "--svg", str(options.svg.absolute()))
-        command = [launch, *words, "--n-predict", "32", "--prompt-tokens", "64", *more]
+        command = [str(launch), *words, "--n-predict", "32", "--prompt-tokens", "64", *more]
         return subprocess.run(command, env=env, check=False).returncode
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher.files import packaged_dir
+from tests.children import killed_on_failure
 
 LAUNCH = Path(sys.executable).with_name("launch")
 
@@ -83,7 +84,9 @@ def type_into(shell: str, folder: Path, keys: str) -> str:
     result = folder / "line"
     typed, terminal = pty.openpty()
     argv = ["setsid", "--ctty", shell, *(option.format(folder=folder) for option in options)]
-    with subprocess.Popen(argv, env=env, stdin=terminal, stdout=terminal, stderr=terminal) as running:
+    with killed_on_failure(
+        subprocess.Popen(argv, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
+    ) as running:
         os.close(terminal)
         # then the line as it stands, in quotes, behind printf
         os.write(typed, f"{keys}\x05'>{result}; exit\x01printf %s '\r".encode())

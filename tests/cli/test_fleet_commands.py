@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from launcher.cli.ask import curl, plain_key
+from tests.children import killed_on_failure
 from tests.cli.conftest import Cli
 from tests.late import Late
 
@@ -124,7 +125,7 @@ def test_a_fleet_starts_answers_heals_and_stops(cli: Cli) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(cli: Cli) -> None:
     """Foreground, plain lines in a pipe, exit code 0, every process gone (the fixture looks)."""
-    with cli.start("up", *cli.dev, "--ask", "Say hello.") as process:
+    with killed_on_failure(cli.start("up", *cli.dev, "--ask", "Say hello.")) as process:
         lines: list[str] = []
         assert process.stdout is not None
         for line in process.stdout:
@@ -201,7 +202,7 @@ def test_stop_during_a_start_ends_it(cli: Cli, llama_server: Path) -> None:
     slow = cli.home / "llama-server"
     slow.write_text(f'#!/bin/sh\ncase "$*" in *--fit\\ on*) ;; *--port*) sleep 30;; esac\nexec {llama_server} "$@"\n')
     slow.chmod(0o755)
-    with cli.start("up", *cli.dev, f"engines.default.binary={slow}", "--detach") as starting:
+    with killed_on_failure(cli.start("up", *cli.dev, f"engines.default.binary={slow}", "--detach")) as starting:
         lock = next(iter(eventually(lambda: list((cli.home / "state/launch").glob("*/runtime.lock")))))
         eventually(lambda: lock.read_bytes().strip())
         assert "stopped" in cli.run("stop", "--all").stdout
@@ -247,7 +248,7 @@ def test_a_served_fleet_is_not_reloaded_from_an_old_request(cli: Cli) -> None:
     cli.run("stop", "--all")
     state = cli.home / "state/launch/dev-dev"
     shutil.copytree(state / "deployment", cli.home / "served")
-    with cli.start("serve", str(cli.home / "served")) as serving:
+    with killed_on_failure(cli.start("serve", str(cli.home / "served"))) as serving:
         eventually(lambda: any(f["ready"] for f in cli.json("status", code=None)["fleets"]))
         before = cli.process()["pid"]
         assert "served, not by `launch up`" in cli.run("reload", "assistant", code=7).stderr

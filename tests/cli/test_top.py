@@ -18,6 +18,7 @@ from launcher.cli import top
 from launcher.cli.terminal import Terminal
 from launcher.cli.top import SORTS, Seen, View, draw, press, typed
 from launcher.ir.live import FleetStatus, ProcessStatus
+from tests.children import killed_on_failure
 from tests.cli.conftest import LAUNCH, Cli
 
 
@@ -146,7 +147,9 @@ def test_the_terminal_is_as_it_was(cli: Cli) -> None:
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     command = [LAUNCH, "top"]
-    with subprocess.Popen(command, cwd=cli.home, env=cli.env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+    with killed_on_failure(
+        subprocess.Popen(command, cwd=cli.home, env=cli.env, stdin=theirs, stdout=theirs, stderr=theirs)
+    ) as process:
         shown = b""
         deadline = time.monotonic() + 90
         while b"nothing runs" not in shown:

@@ -13,6 +13,7 @@ import pytest
 from launcher.cli.app import command_names
 from launcher.cli.arguments import SAID, said_elsewhere
 from launcher.cli.hub import install_command
+from tests.children import killed_on_failure
 from tests.cli.conftest import Cli
 
 
@@ -46,7 +47,7 @@ def test_up_ps_restart_logs_down(cli: Cli, fleet: Path) -> None:
         assert not cli.run("logs", "one", "-n", "1").stdout.startswith("one")
         assert "supervise/unknown-name" in cli.run("logs", "three", code=2).stderr
         assert [line["name"] for line in cli.json("logs", "-n", "2")["lines"]] == ["one", "one", "two", "two"]
-        with cli.start("logs", "-f", "-n", "1", "--json") as following:
+        with killed_on_failure(cli.start("logs", "-f", "-n", "1", "--json")) as following:
             said = [json.loads(following.stdout.readline()) for _ in range(2)]
             following.terminate()
         assert [sorted(line) for line in said] == [["line", "name"]] * 2

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.cli.terminal import clipped
+from tests.children import killed_on_failure
 from tests.cli.conftest import LAUNCH, Cli
 
 pytestmark = pytest.mark.xdist_group("fleet")
@@ -59,7 +60,9 @@ def test_the_screen_lives_and_the_terminal_is_as_it_was(cli: Cli) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     env = {k: v for k, v in cli.env.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
-    with subprocess.Popen([LAUNCH, "status", "--watch"], stdin=slave, stdout=slave, stderr=slave, env=env) as process:
+    with killed_on_failure(
+        subprocess.Popen([LAUNCH, "status", "--watch"], stdin=slave, stdout=slave, stderr=slave, env=env)
+    ) as process:
         raw = b""
 
         def until(wanted: str) -> list[str]:

@@ -14,6 +14,7 @@ import json
 import signal
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -72,6 +73,9 @@ class Cluster:
         self._tasks: set[asyncio.Task[None]] = set()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._server: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._connections: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
+        """Under any TLS: a client that is gone never answers the TLS end, nor the handshake."""
         self.port = 0
 
     # --- for tests ------------------------------------------------------------------------------------------
@@ -79,7 +83,8 @@ class Cluster:
     async def open(self, tls: ssl.SSLContext | None = None, bound: socket.socket | None = None) -> None:
         """Listen on a port of loopback, or on the socket `bound`."""
         where: dict[str, Any] = {"host": "127.0.0.1", "port": 0} if bound is None else {"sock": bound}
-        self._server = await asyncio.start_server(self._client, ssl=tls, **where)
+        self._tls = tls
+        self._server = await asyncio.start_server(self._client, **where)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -92,6 +97,7 @@ class Cluster:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _abort(self._connections)
         await asyncio.gather(*(p.wait() for p in self._processes.values()))
 
     def fail(self, method: str, part: str, *whats: What) -> None:
@@ -245,7 +251,10 @@ class Cluster:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._connections.add(writer.transport)
         try:
+            if self._tls is not None:
+                await writer.start_tls(self._tls)  # before anything is awaited: what was read until then is lost
             while await self._request(reader, writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError, TimeoutError):
@@ -409,6 +418,7 @@ class Link:
         self._whole = asyncio.Event()
         self._whole.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self.port = 0
 
     async def open(self) -> None:
@@ -430,14 +440,17 @@ class Link:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _abort(self._connections)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._connections.add(writer.transport)
         there: asyncio.StreamWriter | None = None
         try:
             from_there, there = await asyncio.open_connection("127.0.0.1", self._to)
+            self._connections.add(there.transport)
             await asyncio.gather(self._pump(reader, there), self._pump(from_there, writer))
         except (OSError, asyncio.CancelledError):
             pass
@@ -455,6 +468,13 @@ class Link:
             sink.write(data)
             await sink.drain()
         sink.close()
+
+
+async def _abort(connections: weakref.WeakSet[asyncio.WriteTransport]) -> None:
+    """Close them now, whatever was still to be sent."""
+    for connection in tuple(connections):
+        connection.abort()
+    await asyncio.sleep(0)  # the loop closes their sockets in its next round
 
 
 def _selected(pod: Object, selector: str) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from launcher.base.processes import MARK, ProcessScope, ScopeEndedError, heard, kill_left_behind
 from launcher.engine.asking import NoAnswerError, ask
+from tests.children import killed_on_failure
 
 
 def script(folder: Path, does: str) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ def test_what_a_killed_command_left_is_ended_by_the_next(tmp_path: Path) -> None
 
 def test_nobody_of_another_namespace_is_ended() -> None:
     """A container's command has a pid that means nobody here, or somebody else: what it asks is let alone."""
-    with subprocess.Popen(["sleep", "4329"], env={**os.environ, MARK: "pid:[1].1.1/0"}) as theirs:
+    with killed_on_failure(subprocess.Popen(["sleep", "4329"], env={**os.environ, MARK: "pid:[1].1.1/0"})) as theirs:
         kill_left_behind()
         assert theirs.poll() is None
         theirs.kill()

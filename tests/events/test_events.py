@@ -18,6 +18,7 @@ from launcher.ir.events import Happened, Record
 from launcher.ir.page import EventLists
 from launcher.runtime.telling import happened
 from launcher.supervise import events
+from tests.children import killed_on_failure
 from tests.cli.conftest import Cli, cli  # noqa: F401 - a fixture
 
 
@@ -218,7 +219,7 @@ def test_events_in_the_shell(cli: Cli) -> None:  # noqa: F811
     [fleet] = document["fleets"]
     jsonschema.validate(fleet, json_schema("launch.events/v1"))
     assert [event["name"] for event in fleet["events"]] == ["s1"]
-    with cli.start("events", "-f", "--since", "2020-01-01", "--json") as following:
+    with killed_on_failure(cli.start("events", "-f", "--since", "2020-01-01", "--json")) as following:
         assert following.stdout is not None
         assert msgspec.json.decode(following.stdout.readline())["name"] == "s1"
         log.add(some(2))

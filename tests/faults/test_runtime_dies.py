@@ -21,6 +21,7 @@ from launcher.files import asked_at_ns, call_off, start_under_way
 from launcher.runtime import ControlClient, NoRuntimeError, run, spawn_detached
 from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, stop_orphans
 from launcher.supervise.procfs import is_suspended
+from tests.children import killed_on_failure
 from tests.locks import lock_owner
 from tests.supervise.conftest import SUPERVISOR, fake
 from tests.supervise.test_runtime import alive, foreground, pids, wait_until
@@ -250,7 +251,7 @@ def test_forged_state(deploy: Any, state_dir: Path, free_port: FreePort) -> None
     true = path.read_bytes()
     end_runtime(state_dir, wait_s=30, say=lambda _: None)
     assert not alive(runtime)
-    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]) as stranger:
+    with killed_on_failure(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])) as stranger:
         forged = msgspec.json.encode({**msgspec.json.decode(true), "pid": stranger.pid})
         path.write_bytes(forged)
         report = stop_orphans(state_dir)

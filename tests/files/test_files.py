@@ -28,6 +28,7 @@ from launcher.files import (
     write_deployment,
 )
 from launcher.ir.deployment import Deployment, RenderedFile
+from tests.children import killed_on_failure
 from tests.locks import lock_owner
 
 
@@ -103,7 +104,9 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         "lock.acquire(LockOwner(pid=1, start_ticks=2, boot_id='b')); print(flush=True); time.sleep(60)"
     )
     path = tmp_path / "lock"
-    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as holder:
+    with killed_on_failure(
+        subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
+    ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         assert lock_owner(path) == LockOwner(pid=1, start_ticks=2, boot_id="b")

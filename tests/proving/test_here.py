@@ -20,6 +20,7 @@ from launcher.ir.host import HostGpu
 from launcher.proving import prove_here
 from launcher.proving.runs import prover
 from launcher.sizes import MIB
+from tests.children import killed_on_failure
 from tests.cli.conftest import Cli
 from tests.launched import LAUNCH
 
@@ -132,13 +133,15 @@ def test_a_command_that_is_ended_leaves_no_engine(number: signal.Signals, tmp_pa
     temporary.mkdir()
     binary = engine(tmp_path, llama_server, f"echo $$ > {asked}.part; mv {asked}.part {asked}; exec sleep 4326")
     words = ["check", "hardware=dev", "profile=dev", f"engines.default.binary={binary}"]
-    with subprocess.Popen(
-        [LAUNCH, *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "TMPDIR": str(temporary)},
-        text=True,
+    with killed_on_failure(
+        subprocess.Popen(
+            [LAUNCH, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(temporary)},
+            text=True,
+        )
     ) as command:
         until = time.monotonic() + 60
         while not asked.exists():

@@ -214,6 +214,13 @@ async def wake(supervisor: Supervisor, name: str, timeout_s: float = 10) -> None
         pass
 
 
+async def becomes(supervisor: Supervisor, name: str, state: str) -> None:
+    """Wait until a server is shown in `state`."""
+    async with asyncio.timeout(60):
+        while supervisor.state(name) != state:  # noqa: ASYNC110 - a drain tells nobody that it began
+            await asyncio.sleep(0.005)
+
+
 class Watcher:
     """Collects events and lets a test wait for one."""
 

@@ -16,6 +16,7 @@ import pytest
 from launcher.errors import SuperviseError
 from launcher.runtime import ControlClient, NoRuntimeError, spawn_detached
 from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, reach_runtime, runtime_holder
+from tests.children import killed_on_failure
 from tests.locks import lock_owner
 from tests.supervise.conftest import fake, manifest
 from tests.supervise.test_runtime import deploy, wait_until
@@ -106,7 +107,9 @@ time.sleep(600)
 def test_a_holder_that_never_listens_gets_sigterm(state_dir: Path, no_orphans: None) -> None:
     """Whom the lock names truly is signalled after a while without a control socket; the wait is told."""
     said: list[str] = []
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(state_dir / LOCK_NAME)], stdout=subprocess.PIPE) as held:
+    with killed_on_failure(
+        subprocess.Popen([sys.executable, "-c", HOLDER, str(state_dir / LOCK_NAME)], stdout=subprocess.PIPE)
+    ) as held:
         assert held.stdout is not None
         held.stdout.readline()
         end_runtime(state_dir, wait_s=20, say=said.append)

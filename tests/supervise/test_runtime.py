@@ -22,6 +22,7 @@ from launcher.files import deployment_state_dir
 from launcher.ir.fleet import HookUnit, ServiceUnit
 from launcher.runtime import ControlClient, NoRuntimeError, run, spawn_detached
 from launcher.supervise import LOCK_NAME, events, offline_status, stop_orphans
+from tests.children import killed_on_failure
 from tests.locks import lock_owner
 from tests.supervise.conftest import FAKE, SUPERVISOR, fake, manifest, real, write_deployment_dir
 
@@ -152,7 +153,7 @@ def test_forged_state_is_reported_and_its_pid_spared(deploy: Any, state_dir: Pat
     with ControlClient(state_dir) as client:
         client.stop()
     wait_until(lambda: not alive(runtime))
-    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"]) as victim:
+    with killed_on_failure(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])) as victim:
         path.write_bytes(msgspec.json.encode({**msgspec.json.decode(true), "pid": victim.pid}))
         seen: list[Any] = []
         spawn_detached(directory, on_event=seen.append)
@@ -188,8 +189,10 @@ def test_a_taken_front_port_is_a_host_error(deploy: Any, free_port: FreePort) ->
     """Found before any server is started."""
     directory = deploy(fake("a", free_port()))
     port = int(deploy.front.rpartition(":")[2])
-    with subprocess.Popen(
-        [sys.executable, "-S", "-m", "http.server", "--bind", "127.0.0.1", str(port)], stderr=subprocess.DEVNULL
+    with killed_on_failure(
+        subprocess.Popen(
+            [sys.executable, "-S", "-m", "http.server", "--bind", "127.0.0.1", str(port)], stderr=subprocess.DEVNULL
+        )
     ) as stranger:
         wait_until(lambda: _answers(deploy.front))
         seen: list[Any] = []
@@ -423,10 +426,12 @@ def test_the_front_alone_routes_to_servers_of_others(deploy: Any, state_dir: Pat
     """Route only: no process is started, requests reach what already listens, SIGTERM ends it, the server lives."""
     port = free_port()
     directory = deploy(fake("a", port))
-    with subprocess.Popen([sys.executable, "-S", str(FAKE), "--port", str(port), "--alias", "a"]) as theirs:
-        front = subprocess.Popen(
-            [sys.executable, "-m", "launcher.runtime", str(directory), "--route-only"], stderr=subprocess.DEVNULL
-        )
+    serves = [sys.executable, "-S", str(FAKE), "--port", str(port), "--alias", "a"]
+    routes = [sys.executable, "-m", "launcher.runtime", str(directory), "--route-only"]
+    with (
+        killed_on_failure(subprocess.Popen(serves)) as theirs,
+        killed_on_failure(subprocess.Popen(routes, stderr=subprocess.DEVNULL)) as front,
+    ):
         wait_until(lambda: _answers(f"{deploy.front}/health") and _answers(f"http://127.0.0.1:{port}/health"))
         assert httpx.post(f"{deploy.front}/completion", json={"model": "a"}).status_code == 200
         front.send_signal(signal.SIGTERM)

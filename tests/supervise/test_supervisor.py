@@ -264,9 +264,9 @@ async def test_a_port_in_use_names_its_owner_and_spares_it(fleet: Any, free_port
 async def test_a_stranger_that_answers_health_is_not_taken_for_ours(fleet: Any, free_port: FreePort) -> None:
     """It took the port between our look and our server's bind; with the same model; still not ours."""
     port = free_port()
-    supervisor, _ = fleet(fake("one", port, argv=(sys.executable, "-S", "-c", "import time; time.sleep(60)")))
+    supervisor, watcher = fleet(fake("one", port, argv=(sys.executable, "-S", "-c", "import time; time.sleep(60)")))
     starting = asyncio.create_task(supervisor.start())
-    await asyncio.sleep(0.15)
+    await watcher.until(events.ServerStarting)
     stranger = run_fake(port)
     try:
         with pytest.raises(SuperviseError, match=rf"answered by .*\(pid {stranger.pid}\)") as caught:

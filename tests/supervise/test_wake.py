@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from launcher.ir.fleet import DeviceNeed
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Resident, choose_victims, events
-from tests.supervise.conftest import fake, real, wake
+from tests.supervise.conftest import becomes, fake, real, wake
 
 FreePort = Callable[[], int]
 
@@ -63,12 +63,10 @@ async def test_nothing_is_started_for_nobody(fleet: Any, free_port: FreePort) ->
     await wake(supervisor, "a", 10)
     held_a = supervisor.try_lease("a")
     waiting = asyncio.create_task(wake(supervisor, "b", 10))
-    await asyncio.sleep(0.1)
-    assert supervisor.state("a") == "stopping"
+    await becomes(supervisor, "a", "stopping")
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    await asyncio.sleep(0.05)
-    assert supervisor.state("a") == "ready"
+    await becomes(supervisor, "a", "ready")
     held_a.release(ok=True)
     assert watcher.of(events.ServerStarting, "b") == []
 
@@ -84,6 +82,7 @@ async def test_an_exclusive_group_runs_one_member_and_drains_it(fleet: Any, free
     assert (supervisor.state("a"), supervisor.state("b")) == ("stopped", "ready")
     held_b = supervisor.try_lease("b")
     waking = asyncio.create_task(wake(supervisor, "a", 10))
+    await becomes(supervisor, "b", "stopping")
     await asyncio.sleep(0.2)
     assert (supervisor.state("b"), watcher.of(events.ServerStopping)) == ("stopping", [])
     held_b.release(ok=True)
@@ -221,6 +220,7 @@ async def test_what_is_unloaded_goes_after_its_answer_and_comes_when_it_is_asked
     await supervisor.unload("a")  # nothing to do
     held = await supervisor.acquire("a", 10)
     going = asyncio.create_task(supervisor.unload("a"))
+    await becomes(supervisor, "a", "stopping")
     await asyncio.sleep(0.1)
     assert (going.done(), supervisor.state("a")) == (False, "stopping")
     held.release(ok=True)

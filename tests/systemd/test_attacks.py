@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.children import killed_on_failure
 from tests.systemd.conftest import FRONT, Fleet
 from tests.systemd.scenarios import PORTS, WORDS, Units, describe
 
@@ -44,7 +45,9 @@ class Attacked(Units):
     def during(self, words: tuple[str, ...], moment: Callable[[], Any]) -> tuple[int, str]:
         """Kill the runtime when `moment` has come while `launch WORDS` works; its exit code, and what it said."""
         command = self.host.command("launch", *words)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        with killed_on_failure(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        ) as child:
             self.until(lambda: moment() or child.poll() is not None, f"{words} begins")
             self.kill_runtime()
             said, _ = child.communicate()
@@ -93,7 +96,7 @@ def killed_in_a_swap(run: Attacked, leaving: str) -> None:
     body = json.dumps({"model": coming, "prompt": "1", "max_tokens": 1})
     words = ("curl", "-s", "-m", "60", "-H", "content-type: application/json", "-d", body, f"{FRONT}/v1/completions")
     pid = run.host.main_pid(f"launch-{leaving}.service")
-    with subprocess.Popen(run.host.command(*words), stdout=subprocess.PIPE, text=True) as client:
+    with killed_on_failure(subprocess.Popen(run.host.command(*words), stdout=subprocess.PIPE, text=True)) as client:
         run.until(lambda: run.host.main_pid(f"launch-{leaving}.service") != pid, "a swap begins")
         run.kill_runtime()
         said = client.communicate()[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.children import killed_on_failure
 from tests.systemd.conftest import FRONT, FRONT_PORT, Fleet
 
 pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(600)]
@@ -168,7 +169,9 @@ def test_slots_and_drift_where_keys_are_asked_for(fleet: Fleet) -> None:
 
     words = ("-sN", "-m", "40", "-H", "Authorization: Bearer a-long-enough-key-of-the-front", f"{FRONT}/v1/completions")
     body = {"model": "alpha", "prompt": "1", "max_tokens": 60000, "stream": True, "ignore_eos": True}
-    with subprocess.Popen(host.command("curl", *words, "--data", json.dumps(body)), stdout=subprocess.PIPE) as asking:
+    with killed_on_failure(
+        subprocess.Popen(host.command("curl", *words, "--data", json.dumps(body)), stdout=subprocess.PIPE)
+    ) as asking:
         assert asking.stdout is not None
         assert asking.stdout.readline().startswith(b"data: ")
         assert status(fleet)[1]["alpha"]["in_flight"] == 1
