@@ -16,7 +16,7 @@ import msgspec
 from launcher import __version__, catalog, config, engine, plan
 from launcher.base.environment import libraries
 from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, fault, has_errors
-from launcher.files import known_codes, known_rates, known_read_speed, packaged_dir, write_atomic
+from launcher.files import known_codes, packaged_dir, write_atomic
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
 from launcher.ir.dialect import Dialect
@@ -28,7 +28,7 @@ from launcher.ir.speed import ServerSpeed
 from launcher.render import Command, render_commands
 
 if TYPE_CHECKING:
-    from launcher.render import Rendered
+    from launcher.render.fleet import Rendered
 
 
 class Compilation(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,8 +170,10 @@ def compose_config(
     draft: str | None = None,
 ) -> Composed:
     """The first stage alone. Raises ConfigError, or CatalogError for a header that it needs."""
+    from launcher.config.composing import compose
+
     dirs = tuple(config_dirs)
-    return config.compose(
+    return compose(
         overrides,
         config_dirs=(*dirs, packaged_dir("conf")),
         virtual={"hardware/auto": _probe_hardware},
@@ -225,7 +227,7 @@ def _keep(lock: HeaderLock | None, config_dirs: tuple[Path, ...]) -> tuple[Findi
 
 def render(compiled: Compilation) -> Rendered:
     """The files of a compilation without errors, as values. Raises what `Compilation.require` raises."""
-    from launcher.render import render_fleet
+    from launcher.render.fleet import render_fleet
 
     compiled.require()
     rendered = render_fleet(compiled.plan, compiled.engines, _templates(), __version__)
@@ -255,6 +257,7 @@ def deployment_name(fleet: FleetConfig) -> str:
 
 def _probe_hardware() -> dict[str, Any]:
     """This host as a hardware fragment, with the speeds of its disk and its memory as they were measured here."""
+    from launcher.files import known_rates, known_read_speed
     from launcher.hardware import hardware_tree, take_inventory
 
     tree, disk, rates = hardware_tree(take_inventory()), known_read_speed(), known_rates("auto")

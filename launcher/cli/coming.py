@@ -20,7 +20,7 @@ from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
 from launcher.ir.documents import FleetChange
 from launcher.manifest import diff_manifests, front_changes
-from launcher.render import Rendered
+from launcher.render.fleet import Rendered
 from launcher.supervise import runtime_holder
 
 

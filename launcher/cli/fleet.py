@@ -35,7 +35,7 @@ from launcher.supervise import LOCK_NAME, offline_status, runtime_holder
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
 
 if TYPE_CHECKING:
-    from launcher.render import Rendered
+    from launcher.render.fleet import Rendered
 
 REQUEST_NAME = "request.json"
 DEPLOYMENT_NAME = "deployment"

@@ -20,7 +20,7 @@ from launcher.config.interpolation import resolve
 from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
 from launcher.config.references import cache_types, check_references
-from launcher.config.repository import FragmentRepository, Virtual
+from launcher.config.repository import NO_PROBES, FragmentRepository, Virtual
 from launcher.config.schema import shape_of
 from launcher.config.shorthand import know_by_id, spell_out
 from launcher.config.typed import Typed, parse_overrides
@@ -40,16 +40,25 @@ class Assembled(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
 
 
-def compose_fleet(
+def compose(
     overrides: Sequence[str],
-    config_dirs: Sequence[Path],
-    virtual: Virtual,
     *,
+    config_dirs: Sequence[Path],
+    virtual: Virtual = NO_PROBES,
     headers: ReadHeader | None = None,
     devices: SeeDevices | None = None,
     draft: str | None = None,
 ) -> Composed:
-    """See `launcher.config.compose`."""
+    """Compose, override, decode and cross-check the config.
+
+    `config_dirs` are searched in order: a file of an earlier one shadows the same group and name in a later one,
+    and `config.yaml` is the primary config. `virtual` maps config paths (`hardware/auto`) to functions that give
+    the tree of that fragment; a function is called only when its option is chosen, and a file of the same name
+    comes before it. A file among `config_dirs` is a whole fleet: a profile that is chosen. `headers` reads model files
+    that stand in the place of what their headers say; raises CatalogError where it does. `devices` says what an engine
+    sees of the machine's cards; `draft` is what the fleet file is taken to say. Raises ConfigError with every finding,
+    each located; findings that stop nothing are in the result.
+    """
     index = index_of(config_dirs, tuple(virtual), draft)
     typed, findings = parse_overrides(overrides, index.groups)
     fleet_file = Fleet(here=str(Path.cwd()))
@@ -295,8 +304,11 @@ def _listed_twice(repository: FragmentRepository, choices: Choices) -> list[Find
     ]
 
 
-def decode_fields(fields: Sequence[str]) -> ServerConfig:
-    """`fields` in the override grammar, without signs, as a ServerConfig. Raises ConfigError with every finding."""
+def server_from_fields(fields: Sequence[str]) -> ServerConfig:
+    """A server with these fields (`n_ctx=16384 slots=2`) and no name, model or tier.
+
+    Raises ConfigError with every finding.
+    """
     typed, findings = parse_overrides(fields)
     tree: dict[str, Any] = {"model": "", "quantization": "", "tier": ""}
     places = {}

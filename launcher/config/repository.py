@@ -8,6 +8,7 @@ their defaults lists; this answers from `Fragment`s.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from hydra._internal.config_repository import IConfigRepository
@@ -22,6 +23,8 @@ from launcher.config.located import has_interpolations
 from launcher.errors import Finding, Location, fault
 
 Virtual = Mapping[str, Callable[[], dict[str, Any]]]
+"""Config path → what finds out its values on this machine."""
+NO_PROBES: Virtual = MappingProxyType({})
 
 
 class FragmentRepository(IConfigRepository):

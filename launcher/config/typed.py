@@ -228,8 +228,10 @@ def _sweep(override: Typed) -> Finding:
     return fault("config/override", override.key, message, note, fixes=fixes, location=override.location)
 
 
-def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Every combination, the last override's values changing first.
+def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Overrides with several values (Hydra's `a=1,2`, `range()`, `choice()`) as one list for each combination.
+
+    The last override's values change first.
 
     What has no values to go through (an interval, a `glob()`, no override at all) stays: who compiles it says so.
     """

@@ -1,7 +1,7 @@
 """Files on disk: atomic writes, locks with an owner, where state lives, where packaged data lies.
 
 In: a `Deployment` value, a deployment's name. Out: files written whole or not at all, and how the disk differs
-from a `Deployment`. I/O. Checkpoints are imported when they are first asked for: only their commands need them.
+from a `Deployment`. I/O. State, measurements and checkpoints are imported when they are first asked for.
 """
 
 from __future__ import annotations
@@ -20,27 +20,7 @@ from launcher.files.atomic import (
     writing,
 )
 from launcher.files.deployment import compare_deployment, owned_files, write_deployment
-from launcher.files.measured import (
-    keep_measured,
-    keep_read_speed,
-    known_rates,
-    known_read_speed,
-    measured_file,
-    read_measured,
-)
 from launcher.files.packaged import known_codes, packaged_dir
-from launcher.files.state import (
-    LockHeldError,
-    LockOwner,
-    OwnedLock,
-    asked_at_ns,
-    call_off,
-    deployment_state_dir,
-    is_called_off,
-    known_deployments,
-    start_under_way,
-    state_root,
-)
 from launcher.ir.deployment import FileDifference
 
 if TYPE_CHECKING:
@@ -59,6 +39,36 @@ if TYPE_CHECKING:
         read_checkpoint,
         save_checkpoint,
     )
+    from launcher.files.measured import (
+        keep_measured,
+        keep_read_speed,
+        known_rates,
+        known_read_speed,
+        measured_file,
+        read_measured,
+    )
+    from launcher.files.state import (
+        LockHeldError,
+        LockOwner,
+        OwnedLock,
+        asked_at_ns,
+        call_off,
+        deployment_state_dir,
+        is_called_off,
+        known_deployments,
+        start_under_way,
+        state_root,
+    )
+
+_STATE = (
+    *("LockHeldError", "LockOwner", "OwnedLock", "asked_at_ns", "call_off", "deployment_state_dir", "is_called_off"),
+    *("known_deployments", "start_under_way", "state_root"),
+)
+_MEASURED = (
+    *("keep_measured", "keep_read_speed", "known_rates", "known_read_speed", "measured_file", "read_measured"),
+)
+_LATE = {**dict.fromkeys(_STATE, "state"), **dict.fromkeys(_MEASURED, "measured")}
+"""Name → its module here; of the others all that is not imported above is of `checkpoints`."""
 
 __all__ = [
     "ChangedMeanwhileError",
@@ -108,7 +118,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is about checkpoints, imported on first use. AttributeError for any other name."""
+    """What is imported on first use. AttributeError for any other name."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.checkpoints"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_LATE.get(name, 'checkpoints')}"), name)

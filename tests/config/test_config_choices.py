@@ -114,7 +114,8 @@ def test_a_small_fleet_composes_as_under_plain_hydra(headed: Conf, by_hydra: Pla
 )
 def test_the_shipped_config_composes_as_under_plain_hydra(by_hydra: Plain, overrides: tuple[str, ...]) -> None:
     """Every packaged profile: the same tree, and a location for each of its values."""
-    from launcher.config import compose, flatten
+    from launcher.config import flatten
+    from launcher.config.composing import compose
 
     composed = compose(overrides, config_dirs=[SHIPPED])
     plain = by_hydra(SHIPPED, *overrides)

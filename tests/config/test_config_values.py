@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.config import server_from_fields
+from launcher.config.composing import server_from_fields
 from launcher.config.decode import decode, stand_in
 from launcher.config.schema import Number, Record, Shape, Table, describe, fields_of, inner, shape_of
 from launcher.errors import ConfigError

@@ -27,7 +27,7 @@ from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.ir.speed import ServerSpeed
 from launcher.manifest import argv_digest, decode_fleet, decode_routes
-from launcher.render import Rendered, render_fleet
+from launcher.render.fleet import Rendered, render_fleet
 from tests.render.plan_factory import fleet_plan, server_plan
 
 NEWEST = recorded("b10434")

@@ -10,7 +10,7 @@ import pytest
 from launcher.compiler import compile_fleet, render
 from launcher.errors import ConfigError
 from launcher.manifest import argv_digest, encode_fleet, encode_routes
-from launcher.render import Rendered
+from launcher.render.fleet import Rendered
 from launcher.runtime import read_deployment
 
 

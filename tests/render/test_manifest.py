@@ -29,7 +29,8 @@ from launcher.manifest import (
     encode_fleet,
     encode_routes,
 )
-from launcher.render import Rendered, render_commands, render_fleet
+from launcher.render import render_commands
+from launcher.render.fleet import Rendered, render_fleet
 from tests.render.plan_factory import MIB, fleet_plan, server_plan
 
 ENGINES = {"default": ("/opt/llama-server", recorded("b10434"))}
