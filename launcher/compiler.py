@@ -17,13 +17,11 @@ from launcher import __version__, catalog, config, engine, plan
 from launcher.base.environment import libraries
 from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, fault, has_errors
 from launcher.files import known_codes, packaged_dir, write_atomic
-from launcher.ir.catalog import Catalog
+from launcher.ir.catalog import Catalog, HeaderLock, ReadHeader, SeenCard
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
 from launcher.ir.dialect import Dialect
-from launcher.ir.headers import HeaderLock, ReadHeader, SeenCard
-from launcher.ir.plan import FleetPlan
+from launcher.ir.plan import RAM, FleetPlan
 from launcher.ir.proof import Proved
-from launcher.ir.settings import RAM
 from launcher.ir.speed import ServerSpeed
 from launcher.render import Command, render_commands
 

@@ -15,9 +15,8 @@ from launcher.catalog.locate import PACKAGE_SCHEME, resolve_path, split_paths
 from launcher.catalog.mix import MIXES, Mix, find_mix
 from launcher.catalog.projector import adapter_file, projector_file
 from launcher.errors import CatalogError, Finding, fault
-from launcher.ir.catalog import AdapterFile, Catalog, ModelFile, ProjectorFile, StoredFile
+from launcher.ir.catalog import AdapterFile, Catalog, HeaderFacts, ModelFile, ProjectorFile, StoredFile
 from launcher.ir.config import FleetConfig
-from launcher.ir.headers import HeaderFacts
 
 
 def vault(fleet: FleetConfig, catalog: Catalog) -> tuple[StoredFile, ...]:

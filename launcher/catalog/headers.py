@@ -14,8 +14,7 @@ from launcher.catalog.ggml_types import TYPES, GgmlType
 from launcher.catalog.locate import resolve_path
 from launcher.catalog.projector import image_encoder, modalities, projected_widths
 from launcher.errors import CatalogError, Finding
-from launcher.ir.catalog import ModelFile
-from launcher.ir.headers import LOCK_SCHEMA, HeaderFacts, HeaderLock
+from launcher.ir.catalog import LOCK_SCHEMA, HeaderFacts, HeaderLock, ModelFile
 
 _BY_NAME = {kind.name: kind for kind in TYPES.values()}
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from launcher.catalog.locate import resolve_path
 from launcher.errors import CatalogError, Finding, fault
-from launcher.ir.catalog import AdapterFile, ImageEncoder, ProjectorFile
+from launcher.ir.catalog import AdapterFile, HeaderFacts, ImageEncoder, ProjectorFile
 from launcher.ir.config import LoraConfig, ModelConfig, ProjectorConfig
-from launcher.ir.headers import HeaderFacts
 
 if TYPE_CHECKING:
     from launcher.catalog.gguf import Header

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from launcher.catalog.architecture import POOLING, SCALAR_KEYS
 from launcher.catalog.ggml_types import BY_NAME
-from launcher.catalog.traits import complete
-from launcher.ir.architectures import traits
+from launcher.ir.architectures import complete, traits
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
 

@@ -19,8 +19,7 @@ from launcher.compiler import Compilation
 from launcher.errors import ConfigError, Finding, PlanError, fault
 from launcher.files import deployment_state_dir
 from launcher.ir.host import HostInventory
-from launcher.ir.plan import FleetPlan
-from launcher.ir.settings import RAM
+from launcher.ir.plan import RAM, FleetPlan
 from launcher.sizes import gib
 from launcher.supervise import offline_status
 

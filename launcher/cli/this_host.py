@@ -121,7 +121,7 @@ def _devices(
 
     Raises EngineError (`engine/probe-failed`) for one that hangs.
     """
-    from launcher.render.devices import place
+    from launcher.render.command import place
 
     absent = peer_devices(compiled.plan.config)  # `rpc`: each start waits for them, and they need not be up yet
     gpus = {name: gpu for name, gpu in compiled.plan.config.hardware.gpus.items() if name not in absent}

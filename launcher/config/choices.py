@@ -16,8 +16,7 @@ from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher.config.fragments import CATALOGUE_GROUPS, ENTRY_GROUPS
-from launcher.config.index import PRIMARY, ConfigIndex
+from launcher.config.index import CATALOGUE_GROUPS, ENTRY_GROUPS, PRIMARY, ConfigIndex
 from launcher.config.nearest import listing, meant, nearest
 from launcher.config.references import cycles
 from launcher.config.repository import FragmentRepository

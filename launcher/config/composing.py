@@ -14,19 +14,18 @@ from launcher.config.assignments import assign
 from launcher.config.choices import Choices, choose
 from launcher.config.decode import decode
 from launcher.config.filled import Fleet, by_engine, fill
-from launcher.config.fragments import ENTRY_GROUPS, Fragment
-from launcher.config.index import PRIMARY, ConfigIndex, index_of
+from launcher.config.index import ENTRY_GROUPS, PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import resolve
 from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
 from launcher.config.references import cache_types, check_references
-from launcher.config.repository import NO_PROBES, FragmentRepository, Virtual
+from launcher.config.repository import NO_PROBES, Fragment, FragmentRepository, Virtual
 from launcher.config.schema import shape_of
 from launcher.config.shorthand import know_by_id, spell_out
 from launcher.config.typed import Typed, parse_overrides
 from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, fault, has_errors
+from launcher.ir.catalog import ReadHeader, SeeDevices
 from launcher.ir.config import Composed, FleetConfig, ServerConfig, SourceMap
-from launcher.ir.headers import ReadHeader, SeeDevices
 
 INCLUDE = "include_warm"
 """The key that lists the servers."""

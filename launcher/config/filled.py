@@ -21,8 +21,8 @@ from launcher.config.located import mapping_at
 from launcher.config.schema import Number, fields_of
 from launcher.errors import THIS_MACHINE, CatalogError, Finding, Location, fault
 from launcher.ir.backends import BACKENDS
+from launcher.ir.catalog import HeaderFacts, ReadHeader, SeeDevices
 from launcher.ir.config import SourceMap, TierConfig
-from launcher.ir.headers import HeaderFacts, ReadHeader, SeeDevices
 
 PORTS = range(18001, 18901)
 """Where ports are taken from for servers that name none."""

@@ -6,7 +6,7 @@ In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pur
 (`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages.
 """
 
-from launcher.ir.settings import Settings
+from launcher.ir.plan import Settings
 from launcher.plan.checks.front import OUT_OF_REACH, too_slow
 from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from launcher.ir.config import FleetConfig, NumaNodeConfig, ServiceConfig, Start, UpstreamConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, NodePlan, Part, PlanTotals, ServerPlan, ServicePlan
-from launcher.ir.settings import RAM
+from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, NodePlan, Part, PlanTotals, ServerPlan, ServicePlan
 from launcher.plan.memory.process import add_up
 
 RANKS: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}

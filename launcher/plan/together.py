@@ -6,8 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from launcher.ir.plan import DevicePlan, Part, Residency, ResidentSet, ServerPlan, ServicePlan
-from launcher.ir.settings import RAM
+from launcher.ir.plan import RAM, DevicePlan, Part, Residency, ResidentSet, ServerPlan, ServicePlan
 from launcher.plan.devices import taken_on
 from launcher.plan.memory.process import add_up
 

@@ -13,7 +13,7 @@ from launcher.base.addresses import is_loopback, is_path
 from launcher.ir.backends import BACKENDS
 from launcher.ir.config import ContainerConfig, GpuConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.render.devices import place
+from launcher.render.command import place
 from launcher.render.passed import own_key_file
 from launcher.render.quoting import credential_path, quote_assignments, quote_bind, quote_command
 from launcher.render.routes import outside_targets

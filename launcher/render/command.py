@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from launcher.base.environment import libraries
-from launcher.errors import Finding, Severity, fault
+from launcher.errors import Finding, Fix, Severity, fault
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.manifest import argv_digest
-from launcher.render.devices import place
 from launcher.render.extra import (
     check_architecture,
     check_environment,
@@ -23,7 +24,9 @@ from launcher.render.extra import (
     refused_value,
 )
 from launcher.render.quoting import bad_characters
-from launcher.render.spellings import TABLE, Alternatives, Meaning
+from launcher.render.spellings import TABLE, Alternatives, Meaning, Placement
+
+_OWN_NAME = re.compile(rf"({'|'.join(BACKENDS)})(\d+)")
 
 
 def server_words(
@@ -75,6 +78,45 @@ def server_words(
     for position, word in enumerate(server.config.extra_args):
         findings += bad_characters([word], f"servers.{server.name}.extra_args.{position}")
     return argv, tuple(findings)
+
+
+def place(names: tuple[str, ...], gpus: Mapping[str, GpuConfig], key: str) -> tuple[Placement, tuple[Finding, ...]]:
+    """llama.cpp's names of the devices `names`, for `--device` and `--rpc`; findings at `key` for unknown ones.
+
+    A name of the form `cuda1` says backend and number itself. Others are found in `gpus` (hardware.gpus): the
+    number is the position among the entries of that backend. RPC devices count in the order of their endpoints.
+    """
+    devices: list[str] = []
+    rpc: list[str] = []
+    findings: list[Finding] = []
+    for name in names:
+        own = _OWN_NAME.fullmatch(name)
+        gpu = gpus.get(name)
+        if gpu is not None and gpu.backend == "rpc":
+            if gpu.endpoint is None:
+                findings.append(_no_endpoint(name))
+            devices.append(f"RPC{len(rpc)}")
+            rpc.append(gpu.endpoint or "")
+        elif own is not None and (gpu is None or gpu.backend == own[1]):
+            devices.append(f"{BACKENDS[own[1]].device}{own[2]}")
+        elif gpu is not None:
+            siblings = [n for n, g in gpus.items() if g.backend == gpu.backend]
+            devices.append(f"{BACKENDS[gpu.backend].device}{siblings.index(name)}")
+        else:
+            findings.append(_unknown(name, gpus, key))
+    return Placement(devices=tuple(devices), rpc=tuple(rpc)), tuple(findings)
+
+
+def _unknown(name: str, gpus: Mapping[str, GpuConfig], key: str) -> Finding:
+    there = ", ".join(gpus) or "none"
+    return fault("render/unknown-device", key, f"no device {name!r}; hardware has {there}")
+
+
+def _no_endpoint(name: str) -> Finding:
+    key = f"hardware.gpus.{name}.endpoint"
+    message = f"device {name} has backend rpc but no endpoint"
+    fixes = (Fix(override=f"{key}=127.0.0.1:50052", effect="where its ggml-rpc-server listens"),)
+    return fault("render/no-endpoint", key, message, fixes=fixes)
 
 
 def placement_prefix(server: ServerPlan) -> tuple[str, ...]:

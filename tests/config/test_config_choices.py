@@ -12,8 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from launcher.config.fragments import CATALOGUE_GROUPS, ENTRY_GROUPS
-from launcher.config.index import index_of
+from launcher.config.index import CATALOGUE_GROUPS, ENTRY_GROUPS, index_of
 from launcher.config.repository import FragmentRepository
 from launcher.errors import LaunchError
 from tests.config.conftest import FILES, Conf

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import GpuConfig, ServerConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
-from launcher.ir.settings import RAM
+from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
 from launcher.plan.checks.planning import Planning, set_field
 from launcher.plan.devices import figure, worst
 from launcher.plan.server import price, rung_config

@@ -8,8 +8,7 @@ import msgspec
 
 from launcher.errors import Fix
 from launcher.ir.config import ServerConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
-from launcher.ir.settings import RAM
+from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
 from launcher.plan.checks.planning import Planning
 from launcher.plan.devices import device_plans, elect, share
 from launcher.plan.memory.layout import pad

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 from launcher.ir.architectures import at_layer
 from launcher.ir.config import ArchitectureConfig, KvType
-from launcher.ir.plan import Part
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, Part, Settings
 from launcher.plan.builds import rolled_back
 from launcher.plan.memory.layout import Layers, divided, is_mla, key_length, layer_devices, pad, value_length
 

@@ -18,8 +18,7 @@ import msgspec
 
 from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
-from launcher.ir.plan import Part
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, Part, Settings
 from launcher.plan.memory.caches import (
     conv_dim,
     copies,

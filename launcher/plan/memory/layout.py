@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.ir.architectures import at_layer, traits
 from launcher.ir.config import ArchitectureConfig
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, Settings
 
 SLOTS_MAX = 256
 """LLAMA_MAX_SEQ: more slots are refused (llama-context.cpp)."""

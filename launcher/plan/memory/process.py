@@ -13,8 +13,7 @@ import msgspec
 from launcher.ir.architectures import traits
 from launcher.ir.catalog import ImageEncoder, ModelFile, ProjectorFile
 from launcher.ir.config import ArchitectureConfig, DraftConfig
-from launcher.ir.plan import DeviceMemory, Part
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, DeviceMemory, Part, Settings
 from launcher.plan.builds import as_built, keeps_nextn_kv, loads_nextn, rolled_back
 from launcher.plan.memory.caches import cells, kv_parts, output_part, recurrent_parts, state_bytes, token_bytes
 from launcher.plan.memory.compute import SLACK, compute_parts, head_width, micro_batch, on_card
