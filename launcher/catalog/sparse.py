@@ -107,7 +107,6 @@ def _padded(n: int) -> int:
 
 
 def _string(text: str) -> bytes:
-    """A length and UTF-8."""
     data = text.encode()
     return struct.pack("<Q", len(data)) + data
 

@@ -26,7 +26,7 @@ from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, La
 from launcher.files import FileDifference, compare_deployment, write_deployment
 from launcher.ir.config import FleetConfig
 from launcher.ir.deployment import RECORDS
-from launcher.ir.speed import ServerSpeed
+from launcher.ir.measured import ServerSpeed
 from launcher.sizes import gib
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _may_run(compiled: Compilation) -> bool:
 
     Told by names of files: what looks closer takes 0.15 s to import.
     """
-    from launcher.files import deployment_state_dir
+    from launcher.files.state import deployment_state_dir
 
     whole = compiled.plan.deployment
     names = [whole, *(f"{whole}-{host}" for host in compiled.plan.config.hardware.hosts)]
@@ -105,7 +105,7 @@ def _may_run(compiled: Compilation) -> bool:
 def expected_speeds(compiled: Compilation) -> tuple[ServerSpeed, ...]:
     """Tokens a second that the servers are expected to make, by the hardware file and what was measured here."""
     from launcher import plan
-    from launcher.files import read_measured
+    from launcher.files.measured import read_measured
 
     known = tuple(m for m in read_measured() if m.hardware == compiled.plan.config.hardware.name)
     keys = {}

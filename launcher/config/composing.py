@@ -13,12 +13,12 @@ import msgspec
 from launcher.config.assignments import assign
 from launcher.config.choices import Choices, choose
 from launcher.config.decode import decode
-from launcher.config.filled import Fleet, by_engine, fill
+from launcher.config.filled import Filler, by_engine
 from launcher.config.index import ENTRY_GROUPS, PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import resolve
 from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
-from launcher.config.references import cache_types, check_references
+from launcher.config.references import CHECKS, cache_types
 from launcher.config.repository import NO_PROBES, Fragment, FragmentRepository, Virtual
 from launcher.config.schema import shape_of
 from launcher.config.shorthand import know_by_id, spell_out
@@ -60,10 +60,8 @@ def compose(
     """
     index = index_of(config_dirs, tuple(virtual), draft)
     typed, findings = parse_overrides(overrides, index.groups)
-    fleet_file = Fleet(here=str(Path.cwd()))
-    if index.fleet:
-        name = index.fleet.partition("/")[2]
-        fleet_file = Fleet(index.files[index.fleet], name, str(Path.cwd()))
+    here, name = str(Path.cwd()), index.fleet.partition("/")[2]
+    if name:
         typed = [*parse_overrides([f"profile={name}"])[0], *typed]
     if not has_errors(index.findings) and PRIMARY not in index.files:
         findings.append(_no_primary(config_dirs))
@@ -81,10 +79,11 @@ def compose(
     if has_interpolations(tree):
         tree, unresolved = resolve(tree)
         findings += locate(unresolved, sources)
-    if not fleet_file.name:
+    if not name:
         _call_profile(tree, assembled.choices)
     findings += locate(by_engine(tree, sources, devices), sources)
-    filled = locate(fill(tree, sources, headers, fleet_file), sources)
+    filler = Filler(tree, sources, headers, file=index.files.get(index.fleet, ""), name=name, here=here)
+    filled = locate(filler.run(), sources)
     if has_errors(filled):
         # what a header would have said is not also missing
         raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
@@ -111,7 +110,8 @@ def _decoded(
     if all("." in problem.key for problem in problems):
         wrong = [f"{problem.key}." for problem in problems]
         # a value that is wrong in itself has a stand-in, of which nothing is said
-        problems += [f for f in check_references(fleet) if not any(key.startswith(f"{f.key}.") for key in wrong)]
+        crossed = [f for check in CHECKS for f in check(fleet)]
+        problems += [f for f in crossed if not any(key.startswith(f"{f.key}.") for key in wrong)]
     return fleet, problems
 
 
@@ -254,7 +254,6 @@ def _include(
 
 
 def _starts_at_boot(tree: Mapping[str, Any], server: Any) -> bool:
-    """Whether a server of the merged tree is in a tier that starts at boot."""
     tier = mapping_at(mapping_at(tree, "tiers"), server.get("tier") if isinstance(server, dict) else None)
     return tier.get("start") == "boot"
 
@@ -324,5 +323,4 @@ def server_from_fields(fields: Sequence[str]) -> ServerConfig:
 
 
 def _placed(finding: Finding, places: dict[str, Any]) -> Finding:
-    """The finding at the field that it is about."""
     return msgspec.structs.replace(finding, location=places.get(finding.key.partition(".")[0]))

@@ -227,7 +227,6 @@ class FragmentRepository(IConfigRepository):
         """There is nothing to initialise."""
 
     def _fragment(self, config_path: str) -> Fragment:
-        """The fragment of an existing config path, read the first time."""
         if config_path in self.fragments:
             return self.fragments[config_path]
         if config_path in self.index.files:

@@ -88,11 +88,6 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences are rolled back to states that they keep (llm_arch_supports_rs_rollback)."""
 
     @property
-    def has_memory(self) -> bool:
-        """Whether it keeps anything of earlier tokens (create_memory)."""
-        return self.keeps_kv and not self.is_encoder
-
-    @property
     def writes(self) -> bool:
         """Whether it makes text, not only embeddings."""
         return not (self.is_encoder or self.embeds_only)

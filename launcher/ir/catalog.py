@@ -187,13 +187,14 @@ class HeaderLock(msgspec.Struct, frozen=True, kw_only=True):
 LOCK_SCHEMA = "launch.lock/v1"
 
 
-class SeenCard(NamedTuple):
-    """A device that an engine lists: its name there, the card's, and its memory in bytes (0 = not said)."""
+class SeenDevice(NamedTuple):
+    """A device by its name for `--device` (`CUDA0`, `Vulkan1`, `RPC0`); sizes are 0 where the build gives none."""
 
     name: str
     model: str
     total_bytes: int
+    free_bytes: int
 
 
-SeeDevices = Callable[[Mapping[str, Any]], Sequence[SeenCard] | None]
+SeeDevices = Callable[[Mapping[str, Any]], Sequence[SeenDevice] | None]
 """An entry of `engines` → the devices that its binary lists here; None where it does not say."""

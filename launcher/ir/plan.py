@@ -19,11 +19,12 @@ from launcher.ir.config import (
     SplitMode,
     Start,
 )
-from launcher.ir.proof import Proved
-from launcher.ir.speed import ServerSpeed
+from launcher.ir.measured import Proved, ServerSpeed
 
 RAM = "ram"
 """Name of the host's memory among the devices."""
+START_RANK: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}
+"""Who comes first by when it starts: it is asked rather, and owns the pages of a file that others map, too."""
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,14 +14,13 @@ from launcher.ir.backends import BACKENDS
 from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.manifest import argv_digest
 from launcher.render.extra import (
     check_architecture,
     check_environment,
     check_extra_args,
     known,
-    named_flags,
     refused_value,
+    walk,
 )
 from launcher.render.quoting import bad_characters
 from launcher.render.spellings import TABLE, Alternatives, Meaning, Placement
@@ -57,7 +56,7 @@ def server_words(
         projector=tuple(names[d] for d in seeing if d in names),
     )
     findings = [*found, *check_architecture(server, dialect)]
-    theirs = named_flags(server.config.extra_args, index)
+    theirs = [flag for _, _, flag, _ in walk(server.config.extra_args, index) if flag is not None]
     words = [binary]
     for meaning in TABLE:
         if theirs and meaning.soft and any(index.get(flag) in theirs for flag in meaning.owns if flag in index):
@@ -132,22 +131,17 @@ def placement_prefix(server: ServerPlan) -> tuple[str, ...]:
 def refusals(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[str, ...]:
     """Why a build would not take `words` (flags with their values), one sentence each; empty if it takes them."""
     reasons: list[str] = []
-    position = 0
-    while position < len(words):
-        word = words[position]
-        flag = index.get(word)
+    switch: str | None = None
+    for _, word, flag, values in walk(words, index):
         if flag is None:
-            return (f"{word} is not known",)
+            return (*reasons, f"{switch} takes no value" if switch else f"{word} is not known")
         if flag.removed:
             return (f"{word} was removed: {flag.help}",)
         arity = 0 if word in flag.negations else flag.arity
-        values = words[position + 1 : position + 1 + arity]
         if len(values) < arity:
             return (f"{word} takes a value",)
         reasons += [reason for value in values if (reason := refused_value(flag, word, value))]
-        position += 1 + arity
-        if position < len(words) and words[position] not in index:
-            return (*reasons, f"{word} takes no value" if arity == 0 else f"{words[position]} is not known")
+        switch = None if arity else word
     return tuple(reasons)
 
 
@@ -199,6 +193,8 @@ class Command(NamedTuple):
     @property
     def digest(self) -> str:
         """`sha256:…` of argv."""
+        from launcher.manifest import argv_digest  # noqa: PLC0415 - a plan needs none, nor what the runtime reads
+
         return argv_digest(self.argv)
 
 

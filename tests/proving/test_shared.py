@@ -8,7 +8,7 @@ import pytest
 
 from launcher import catalog
 from launcher.config.composing import server_from_fields
-from launcher.plan import is_mismatch
+from launcher.plan.proof import is_mismatch
 from launcher.proving import prove_file
 from tests.plan import fleets
 from tests.tinymodels import Shape

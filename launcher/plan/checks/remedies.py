@@ -193,7 +193,6 @@ def _changes(server: ServerPlan) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _quantizations(planning: Planning, server: ServerPlan) -> Iterator[tuple[int, dict[str, object]]]:
-    """Other files of the model that are smaller than the present one."""
     model = planning.fleet.models.get(server.config.model)
     for name, file in (model.files if model else {}).items():
         known = planning.catalog.get(server.config.model, name)

@@ -64,7 +64,7 @@ def context_overhead(arch: ArchitectureConfig, kinds: Layers, settings: Settings
         0 if settings.embedding else min(settings.context_checkpoints, settings.n_ctx_seq // CHECKPOINT_STEP + 4)
     )
     drafts = settings.draft_n_max > 0 or settings.ngram is not None
-    goes_back = drafts and not rolled_back(arch, settings.draft_kind, settings.draft_n_max)
+    goes_back = drafts and not rolled_back(arch, settings)
     kept = settings.slots * (max(0, checkpoints) + goes_back)
     return Part(
         device=RAM,
